@@ -1,0 +1,128 @@
+"""Schemas of the sections ``model``, ``prompt`` and ``client``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from fedsim.core.schema import Schema
+
+
+class HeadConfig(Schema):
+    """How class scores are read from the backbone."""
+
+    kind: Literal["verbalizer", "classifier"] = "verbalizer"
+    """verbalizer: the frozen LM head at the mask (or last) token, label words; classifier: a linear layer trained and exchanged
+    with the prompt."""
+    pooling: Literal["auto", "first", "mean", "last"] = "auto"
+    """classifier: hidden states to classify: of the first token, the mean over tokens, or of the last token; auto is first for
+    encoders and last for decoders."""
+    loss: Literal["labels", "vocabulary"] = "labels"
+    """verbalizer: cross-entropy over the label words, or over the whole vocabulary (published code)."""
+    init_std: PositiveFloat = 0.02
+    """classifier: standard deviation of the initial weights."""
+
+
+class ModelConfig(Schema):
+    """The frozen backbone."""
+
+    path: str | None = None
+    """``embedded`` (the tiny model in the repository), a folder with a Hugging Face model, or a name on the hub."""
+    package: str | None = None
+    """Installed Python package that carries the model in its folder ``model``; used when ``path`` is not given."""
+    head: HeadConfig = HeadConfig()
+    """How class scores are read."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the frozen weights; prompts are float32 always."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """cpu, cuda (an error where there is none), or auto: cuda where the actor was given one, else cpu."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """Attention function that the prompts are put before."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model; leave it off unless you have read that code."""
+
+    @property
+    def location(self) -> str:
+        """The model's path, ``package:NAME``, or ``embedded`` when neither is given."""
+        return self.path or (f"package:{self.package}" if self.package else "embedded")
+
+
+class PromptConfig(Schema):
+    """The trainable prefix."""
+
+    length: PositiveInt = 8
+    """Virtual tokens a prompted layer."""
+    init_std: NonNegativeFloat = 0.02
+    """Standard deviation of the initial prompt."""
+    position_offset: Literal["none", "paper"] = "none"
+    """Positions of the text start at 0 (none), or behind the prefix, as in the published code and in PEFT (paper)."""
+
+
+class OptimizerConfig(Schema):
+    """The optimizer on the device."""
+
+    kind: Literal["adamw", "adamw_published", "sgd"] = "adamw"
+    """adamw (Loshchilov & Hutter, as torch.optim.AdamW), adamw_published (epsilon before bias correction, decay after the
+    step, as in the published code), sgd (with ``momentum``)."""
+    lr: PositiveFloat = 0.04
+    """Local learning rate (eta)."""
+    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """adamw: decay of the first moment."""
+    beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
+    """adamw: decay of the second moment."""
+    eps: PositiveFloat = 1e-8
+    """adamw: added to the root of the second moment."""
+    momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """sgd: momentum."""
+    weight_decay: NonNegativeFloat = 0.1
+    """Decoupled weight decay."""
+    clip_norm: PositiveFloat | None = 1.0
+    """Largest norm of a client's gradient over all its layers together; null for no clipping."""
+    moments: Literal["restart", "keep"] = "restart"
+    """Moments, step count and schedule begin anew every round (paper), or go on over a client's visits (published code)."""
+
+
+class ScheduleConfig(Schema):
+    """How the local learning rate changes over a client's steps."""
+
+    kind: Literal["constant", "linear", "cosine"] = "constant"
+    """constant, linear decay to zero, or cosine decay to zero, over ``total_steps``."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps over which the learning rate rises from zero."""
+    total_steps: PositiveInt | None = None
+    """Steps until zero; if not given, the steps of one visit."""
+
+
+class ClientConfig(Schema):
+    """Training on a device."""
+
+    epochs: PositiveInt | None = 2
+    """Local passes over the client's examples in a round."""
+    steps: PositiveInt | None = None
+    """Local optimizer steps in a round, instead of ``epochs``."""
+    batch_size: PositiveInt = 8
+    """Examples in a local step."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """The optimizer on the device."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """Warm-up and decay of the local learning rate."""
+    correction: Literal["auto", "none", "control", "proximal"] = "auto"
+    """Local correction: none; control adds c - c_i to every gradient (SCAFFOLD); proximal pulls to the global vector (FedProx);
+    auto takes what ``server.kind`` needs."""
+    proximal_mu: NonNegativeFloat = 0.01
+    """proximal: strength of the pull."""
+    dropout: bool = False
+    """Keep the backbone's dropout active in training (published code)."""
+    shuffle: bool = True
+    """Shuffle a client's examples anew every local epoch."""
+    threads: PositiveInt = 1
+    """CPU threads of a worker. Part of a result's identity: another number may change last bits."""
+    on_failure: Literal["raise", "drop"] = "raise"
+    """A client whose work raises: stop the run with its traceback, or go on without it in this round."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ClientConfig:
+        if self.epochs is None and self.steps is None:
+            raise ValueError("give epochs or steps")
+        return self

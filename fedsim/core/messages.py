@@ -1,0 +1,147 @@
+"""What passes between driver, clients and server. Plain frozen records of NumPy arrays: cheap to pickle, zero-copy in Ray.
+
+Shape suffixes: F entries of the exchanged vector, M entries of the local (personal) vector, A entries of all
+parameters a client trains (F + M), C classes, k clients of a group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class GlobalState:
+    """What the server broadcasts, one object a round."""
+
+    round: int
+    """Rounds completed, so also the number of the round that starts from this state."""
+    layers: tuple[int, ...]
+    """Exchanged layers, ascending."""
+    vector_F: np.ndarray
+    """float32; prompts of the exchanged layers, then the head."""
+    control_F: np.ndarray | None = None
+    """float32; the server's control variate c, or None if the method has none."""
+
+
+@dataclass(frozen=True)
+class ClientState:
+    """What a client keeps between its visits. Returned by the call that made it and owned by the driver."""
+
+    client: int
+    visits: int = 0
+    """Rounds in which the client trained."""
+    steps: int = 0
+    """Local optimizer steps over all visits."""
+    personal_M: np.ndarray | None = None
+    """float32; prompts of the layers that are not exchanged."""
+    control_F: np.ndarray | None = None
+    """float32; the control variate c_i; None stands for zeros."""
+    first_moment_A: np.ndarray | None = None
+    """float32; Adam's first moment, where the client keeps it."""
+    second_moment_A: np.ndarray | None = None
+    """float32; Adam's second moment, where the client keeps it."""
+
+
+@dataclass(frozen=True)
+class WorkGroup:
+    """A fixed cut of the cohort that one actor call executes: the unit of scheduling, retry and reduction."""
+
+    round: int
+    group: int
+    """Number of the group in its round."""
+    clients: tuple[int, ...]
+    """Client ids, ascending."""
+    part: int = 0
+    """Number of this call's clients within the group; 0 unless every client has an actor of its own."""
+
+
+@dataclass(frozen=True)
+class ClientFailure:
+    """A client whose own work raised or whose result cannot be used."""
+
+    kind: Literal["error", "non_finite"]
+    message: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class ClientReport:
+    """What is known of one client after its visit; travels to the driver, holds no tensor."""
+
+    client: int
+    round: int
+    num_examples: int
+    num_steps: int = 0
+    loss_first: float = float("nan")
+    """Mean loss of the first local epoch."""
+    loss_last: float = float("nan")
+    """Mean loss of the last local epoch."""
+    seconds: float = 0.0
+    bytes_down: int = 0
+    """Bytes that a real device would have received."""
+    bytes_up: int = 0
+    """Bytes that a real device would have sent."""
+    node: str = ""
+    pid: int = 0
+    failure: ClientFailure | None = None
+
+
+@dataclass(frozen=True)
+class GroupUpdate:
+    """Sums over a group's usable clients, in client-id order, in float64.
+
+    With w_i the client's weight, P_i its exchanged vector after training, T_i its local steps and c_i, c_i+ its
+    control variate before and after.
+    """
+
+    round: int
+    group: int
+    part: int
+    clients: tuple[int, ...]
+    """Clients in the sums, ascending."""
+    weight_sum: float
+    """Sum of w_i."""
+    vector_sum_F: np.ndarray
+    """Sum of w_i P_i."""
+    steps_sum: int
+    """Sum of T_i."""
+    control_delta_sum_F: np.ndarray | None = None
+    """Sum of T_i (c_i+ - c_i)."""
+    control_sum_F: np.ndarray | None = None
+    """Sum of w_i c_i+."""
+    weights_k: np.ndarray | None = None
+    """float64 w_i one by one; only where the server treats clients one after another."""
+    control_kF: np.ndarray | None = None
+    """float32 c_i+ one by one; only where the server treats clients one after another."""
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """One client's layer scores."""
+
+    client: int
+    num_examples: int
+    scores_L: np.ndarray
+    """float64, one score for each layer of the backbone."""
+    failure: ClientFailure | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Counts from which every metric follows; evaluations add up."""
+
+    confusion_CC: np.ndarray
+    """int64; row = true class, column = predicted class."""
+    loss_sum: float
+    """Sum of the examples' losses."""
+
+    @property
+    def num_examples(self) -> int:
+        """Number of examples counted."""
+        return int(self.confusion_CC.sum())
+
+    def __add__(self, other: Evaluation) -> Evaluation:
+        return Evaluation(self.confusion_CC + other.confusion_CC, self.loss_sum + other.loss_sum)

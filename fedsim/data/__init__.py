@@ -1,0 +1,1 @@
+"""Tasks, sources of examples, metrics, and the columnar token table."""

@@ -1,0 +1,57 @@
+"""Schema of the ``ray`` section."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from fedsim.core.schema import Schema
+
+
+def _unit_fraction(value: Any) -> Any:
+    """Snap a GPU share to 0 or exactly 1/n, so that n actors fill one GPU."""
+    if isinstance(value, str):
+        top, slash, bottom = value.partition("/")
+        try:
+            value = float(top) / float(bottom) if slash else float(value)
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f"{value!r} is neither a number nor a fraction such as 1/4") from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if value == 0:
+        return 0.0
+    if not 0 < value <= 1:
+        raise ValueError(f"{value:g} is not a share of one GPU; give 0 or 1/n, for example 1/4")
+    parts = round(1 / value)
+    if abs(1 / value - parts) > 0.02 * parts:
+        raise ValueError(f"{value:g} is not 1/n, so actors would not fill a GPU; the nearest is 1/{parts} = {1 / parts:.4g}")
+    return 1 / parts
+
+
+UnitFraction = Annotated[float, BeforeValidator(_unit_fraction)]
+
+
+class RayConfig(Schema):
+    """Actors and the cluster they run on."""
+
+    actors: PositiveInt | Literal["pool", "per_client"] = "pool"
+    """Number of actors; pool fits the number to the cluster's free CPUs and GPUs; per_client gives every client its own."""
+    address: str | None = None
+    """null starts a Ray of the run's own; auto joins the cluster that this machine or job belongs to; or host:port."""
+    num_cpus_per_actor: PositiveFloat | None = None
+    """CPUs reserved for an actor; if not given, ``client.threads``."""
+    num_gpus_per_actor: UnitFraction = 0.0
+    """GPU share of an actor: 0 or exactly 1/n, written 0.25 or 1/4."""
+    num_cpus: PositiveInt | None = None
+    """CPUs to declare for a Ray of the run's own; if not given, those of this machine."""
+    num_gpus: NonNegativeInt | None = None
+    """GPUs to declare for a Ray of the run's own; if not given, those of this machine."""
+    object_store_mb: PositiveInt | None = None
+    """Shared memory of a Ray of the run's own, in MB; if not given, fitted to the model and the data."""
+    start_timeout_seconds: PositiveFloat = 180.0
+    """Longest wait for all actors to be ready."""
+    group_timeout_seconds: PositiveFloat = 3600.0
+    """Longest wait for one work group."""
+    max_replacements: int = Field(default=5, ge=0)
+    """Actors lost to the system (killed, out of memory) that one round may replace."""

@@ -1,0 +1,35 @@
+"""Schema of the ``partition`` section."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from fedsim.core.schema import Schema
+
+PartitionKind = Literal["iid", "dirichlet_label", "dirichlet_class", "dirichlet_quantity", "label_shards", "by_column"]
+
+
+class PartitionConfig(Schema):
+    """How the training examples are dealt out to clients."""
+
+    kind: PartitionKind = "dirichlet_label"
+    """iid; dirichlet_label (published procedure: sizes, then class priors of each client); dirichlet_class (each class dealt
+    over clients); dirichlet_quantity (sizes only); label_shards (k classes a client); by_column (natural clients)."""
+    clients: PositiveInt = 100
+    """Number of simulated devices. For by_column: at most this many of the column's values, drawn with the seed."""
+    alpha: PositiveFloat = 1.0
+    """Concentration of the Dirichlet draw of the kinds that skew: small is more skewed."""
+    size_alpha: PositiveFloat = 5.0
+    """dirichlet_label: concentration of the draw of client sizes."""
+    classes_per_client: PositiveInt = 2
+    """label_shards: number of classes that a client holds."""
+    column: str | None = None
+    """by_column: column whose values are the clients, for example ``author``."""
+    min_size: PositiveInt = 1
+    """Fewest examples that a client may hold."""
+    max_tries: PositiveInt = 100
+    """Draws to try until every client holds ``min_size`` examples."""
+    holdout_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Share of each client's examples that it holds out for personalised evaluation."""

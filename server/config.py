@@ -1,0 +1,129 @@
+"""Schemas of the sections ``server``, ``sampling`` and ``layers``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from fedsim.core.schema import Schema
+
+ServerKind = Literal[
+    "fedpeptao", "fedpeptao_published", "fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "scaffold", "fedprox"
+]
+
+_STEP_CHOICES: dict[str, Any] = {"gradient": "difference", "base": "average", "coupling": "independent", "momentum_form": "clean"}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "fedpeptao": {"lr": 0.05, "lr_decay": 0.99, "momentum": 0.9, **_STEP_CHOICES},
+    "fedpeptao_published": {"lr": 0.05, "lr_decay": 0.99, "momentum": 0.9},
+    "fedavg": {"lr": 1.0},
+    "fedprox": {"lr": 1.0},
+    "scaffold": {"lr": 1.0},
+    "fedavgm": {"lr": 1.0, "momentum": 0.9},
+    "fedadam": {"lr": 0.02, "momentum": 0.9},
+    "fedyogi": {"lr": 0.02, "momentum": 0.9},
+    "fedadagrad": {"lr": 0.05, "momentum": 0.0},
+}
+_PUBLISHED: dict[str, Any] = {
+    "gradient": "difference",
+    "base": "average",
+    "coupling": "chained",
+    "momentum_form": "control_in_velocity",
+}
+
+
+class ServerConfig(Schema):
+    """The server's optimizer. Keys left out take the default of ``kind``; keys that ``kind`` has no use for are ignored."""
+
+    kind: ServerKind = "fedpeptao"
+    """Server method; scaffold and fedprox also set ``client.correction``."""
+    lr: PositiveFloat = 0.05
+    """Server learning rate."""
+    lr_decay: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Factor on the learning rate after every server step."""
+    lr_min: NonNegativeFloat = 1e-4
+    """Learning rate at which the decay stops."""
+    momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Server momentum (beta, beta_1)."""
+    beta2: float = Field(default=0.99, ge=0.0, lt=1.0)
+    """fedadam, fedyogi: decay of the second moment."""
+    tau: PositiveFloat = 1e-3
+    """fedadam, fedyogi, fedadagrad: degree of adaptivity, added to the root of the second moment."""
+    gradient: Literal["difference", "pseudo"] = "difference"
+    """fedpeptao: difference of successive pseudo-gradients (published code), or the pseudo-gradient itself."""
+    base: Literal["average", "previous"] = "average"
+    """fedpeptao: the step starts from the clients' average (published code), or from the previous global vector."""
+    coupling: Literal["independent", "chained"] = "independent"
+    """fedpeptao: every client steps from the same point, or client after client in sampling order (published code)."""
+    momentum_form: Literal["control_in_velocity", "clean"] = "clean"
+    """fedpeptao: the velocity carries the control variates (published code), or the gradient alone."""
+    control: bool = True
+    """fedpeptao: use control variates in the server step."""
+    weighting: Literal["examples", "uniform"] = "examples"
+    """Weight of a client in averages: its number of training examples, or one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_kind(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        kind = values.get("kind", "fedpeptao")
+        if not isinstance(kind, str) or kind not in _DEFAULTS:
+            return values
+        given = {key: value for key, value in values.items() if value is not None}
+        if kind == "fedpeptao_published":
+            clash = [key for key, value in _PUBLISHED.items() if given.get(key, value) != value]
+            if clash:
+                raise ValueError(
+                    f"kind fedpeptao_published fixes {clash[0]} to {_PUBLISHED[clash[0]]!r}; use kind fedpeptao to choose it"
+                )
+            given.update(_PUBLISHED)
+        return {**_DEFAULTS[kind], **given}
+
+    @property
+    def uses_control(self) -> bool:
+        """Whether clients keep a control variate c_i and the server keeps c."""
+        return self.kind == "scaffold" or (self.kind.startswith("fedpeptao") and self.control)
+
+    @property
+    def needs_each_client(self) -> bool:
+        """Whether the server step needs the clients' control variates one by one, in sampling order."""
+        return self.kind.startswith("fedpeptao") and self.coupling == "chained"
+
+
+class SamplingConfig(Schema):
+    """Which clients train in a round."""
+
+    kind: Literal["uniform", "by_size", "round_robin"] = "uniform"
+    """uniform (without replacement), by_size (without replacement, chance in proportion to the examples held), round_robin."""
+    clients_per_round: PositiveInt = 10
+    """Size of the cohort."""
+
+
+class LayersConfig(Schema):
+    """Which layers' prompts are exchanged (partial prompt tuning)."""
+
+    choose: Literal["score", "all", "top", "bottom", "random", "fixed"] = "score"
+    """score (spectral layer score, highest first), all, top (nearest the output), bottom, random, or the list ``fixed``."""
+    share: float = Field(default=0.5, gt=0.0, le=1.0)
+    """Share of the layers to exchange, rounded up; for score, top, bottom and random."""
+    fixed: tuple[int, ...] | None = None
+    """Layers to exchange, counted from 0, when ``choose`` is fixed."""
+    unselected: Literal["none", "local"] = "none"
+    """Layers not chosen: no prompt at all, or a personal prompt that stays on the device (published code)."""
+    score_batch_size: PositiveInt = 16
+    """Examples in the batch on which a client scores the layers."""
+    score_clients: PositiveInt | None = None
+    """Clients that score the layers, drawn with the seed; all if not given."""
+    score_last: bool = True
+    """Score the last layer as well; the published code leaves it out, so that it ranks last."""
+    score_padding: Literal["zero", "keep"] = "zero"
+    """Hidden states of padding tokens: set to zero, or kept as they are (published code)."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LayersConfig:
+        if self.choose == "fixed" and not self.fixed:
+            raise ValueError("choose: fixed needs the key fixed, a list of layers counted from 0")
+        if self.fixed is not None and (len(set(self.fixed)) != len(self.fixed) or min(self.fixed, default=0) < 0):
+            raise ValueError(f"fixed: {list(self.fixed)} must name each layer once, counted from 0")
+        return self
