@@ -1,3 +1,32 @@
-"""fedsim: a Ray-native simulator of federated prompt tuning."""
+"""fedsim: a Ray-native simulator of federated prompt tuning.
+
+>>> import fedsim                                                    # doctest: +SKIP
+>>> summary = fedsim.run("configs/quickstart.yaml", ["rounds=5"])    # doctest: +SKIP
+>>> model = fedsim.load_prompt(summary["folder"])                    # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fedsim.prompted import PromptedModel
+
+
+def run(config: str | Path, overrides: Sequence[str] = (), *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
+    """Run a YAML config with dotted overrides; return the summary. See :func:`fedsim.runner.run_config`."""
+    from fedsim.config import read_config
+    from fedsim.runner import run_config
+
+    return run_config(read_config(config, overrides), resume=resume, quiet=quiet)
+
+
+def load_prompt(path: str | Path, model: str | None = None, device: str = "cpu") -> PromptedModel:
+    """Load a trained prompt as a usable model. See :func:`fedsim.prompted.load_prompt`."""
+    from fedsim import prompted
+
+    return prompted.load_prompt(path, model, device)

@@ -15,8 +15,9 @@ class PartitionConfig(Schema):
     """How the training examples are dealt out to clients."""
 
     kind: PartitionKind = "dirichlet_label"
-    """iid; dirichlet_label (published procedure: sizes, then class priors of each client); dirichlet_class (each class dealt
-    over clients); dirichlet_quantity (sizes only); label_shards (k classes a client); by_column (natural clients)."""
+    """iid; dirichlet_label (published procedure: sizes, then class priors of each client); dirichlet_class (each class
+    dealt over clients); dirichlet_quantity (sizes only); label_shards (k classes a client); by_column (natural
+    clients)."""
     clients: PositiveInt = 100
     """Number of simulated devices. For by_column: at most this many of the column's values, drawn with the seed."""
     alpha: PositiveFloat = 1.0

@@ -12,7 +12,12 @@ ServerKind = Literal[
     "fedpeptao", "fedpeptao_published", "fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "scaffold", "fedprox"
 ]
 
-_STEP_CHOICES: dict[str, Any] = {"gradient": "difference", "base": "average", "coupling": "independent", "momentum_form": "clean"}
+_STEP_CHOICES: dict[str, Any] = {
+    "gradient": "difference",
+    "base": "average",
+    "coupling": "independent",
+    "momentum_form": "clean",
+}
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "fedpeptao": {"lr": 0.05, "lr_decay": 0.99, "momentum": 0.9, **_STEP_CHOICES},
     "fedpeptao_published": {"lr": 0.05, "lr_decay": 0.99, "momentum": 0.9},
@@ -33,14 +38,14 @@ _PUBLISHED: dict[str, Any] = {
 
 
 class ServerConfig(Schema):
-    """The server's optimizer. Keys left out take the default of ``kind``; keys that ``kind`` has no use for are ignored."""
+    """The server's optimizer. Keys left out take the default of ``kind``; keys that it has no use for are ignored."""
 
     kind: ServerKind = "fedpeptao"
     """Server method; scaffold and fedprox also set ``client.correction``."""
     lr: PositiveFloat = 0.05
     """Server learning rate."""
     lr_decay: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Factor on the learning rate after every server step."""
+    """Factor on the learning rate after every round."""
     lr_min: NonNegativeFloat = 1e-4
     """Learning rate at which the decay stops."""
     momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -75,7 +80,8 @@ class ServerConfig(Schema):
             clash = [key for key, value in _PUBLISHED.items() if given.get(key, value) != value]
             if clash:
                 raise ValueError(
-                    f"kind fedpeptao_published fixes {clash[0]} to {_PUBLISHED[clash[0]]!r}; use kind fedpeptao to choose it"
+                    f"kind fedpeptao_published fixes {clash[0]} to {_PUBLISHED[clash[0]]!r}; "
+                    f"use kind fedpeptao to choose it"
                 )
             given.update(_PUBLISHED)
         return {**_DEFAULTS[kind], **given}
@@ -95,7 +101,7 @@ class SamplingConfig(Schema):
     """Which clients train in a round."""
 
     kind: Literal["uniform", "by_size", "round_robin"] = "uniform"
-    """uniform (without replacement), by_size (without replacement, chance in proportion to the examples held), round_robin."""
+    """uniform, by_size (chance in proportion to the examples held), both without replacement, or round_robin."""
     clients_per_round: PositiveInt = 10
     """Size of the cohort."""
 
@@ -104,7 +110,7 @@ class LayersConfig(Schema):
     """Which layers' prompts are exchanged (partial prompt tuning)."""
 
     choose: Literal["score", "all", "top", "bottom", "random", "fixed"] = "score"
-    """score (spectral layer score, highest first), all, top (nearest the output), bottom, random, or the list ``fixed``."""
+    """score (spectral layer score, highest first), all, top (nearest the output), bottom, random, or ``fixed``."""
     share: float = Field(default=0.5, gt=0.0, le=1.0)
     """Share of the layers to exchange, rounded up; for score, top, bottom and random."""
     fixed: tuple[int, ...] | None = None

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from fedsim.core.schema import Schema
 
+def _number_as_text(value: Any) -> Any:
+    """Let ``labels: [0, 1]`` stand for ``["0", "1"]``."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+LabelText = Annotated[str, BeforeValidator(_number_as_text)]
 MetricName = Literal["accuracy", "matthews", "accuracy_f1"]
 
 
@@ -22,7 +28,7 @@ class TaskConfig(Schema):
     """Column that holds the label."""
     template: str | None = None
     """Text around the fields, with ``{field}`` for each field and one ``<mask>``; needed by the verbalizer head."""
-    labels: tuple[str, ...] = Field(min_length=2)
+    labels: tuple[LabelText, ...] = Field(min_length=2)
     """Label values as they stand in the data (numbers as text), in class order."""
     label_words: tuple[str, ...] | None = None
     """One word a class, in class order, a single token of the tokenizer each; needed by the verbalizer head."""

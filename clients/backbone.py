@@ -1,0 +1,256 @@
+"""The frozen backbone: one in a worker process, shared by all clients that the worker embodies.
+
+Shape suffixes: C clients, L prompted layers, K {key, value}, H key/value heads, P prompt length, D head dimension,
+B examples, T tokens.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from clients.config import ModelConfig, PromptConfig
+from clients.families import Family
+from clients.heads import Classifier, Head, Reading, Tokens, Verbalizer, resolve_pooling
+from clients.injection import ARGUMENT, KeyShapes, KeyValueHook, Prefix, attach, detach, detached
+from clients.loading import SharedWeights, assemble
+from fedsim.core.errors import ModelError
+from fedsim.core.layout import PromptGeometry
+from fedsim.core.tokens import TokenBatch
+
+__all__ = ["Backbone", "Reading"]
+
+
+class Backbone:
+    """A frozen model that takes prompts in any of its layers.
+
+    Nothing of a client stays in it: prompts and head come with each call. Its weights may be read-only memory shared
+    with other processes and are never written.
+    """
+
+    def __init__(self, model: PreTrainedModel, family: Family, head: Head, prompt: PromptConfig) -> None:
+        self._model = model
+        self._base = model.base_model
+        self._family = family
+        self._head = head
+        self._shift_positions = prompt.position_offset == "paper"
+        self.device: torch.device = next(model.parameters()).device
+        self.head_shapes: tuple[tuple[str, tuple[int, ...]], ...] = head.shapes
+        """Name and shape of each array of the head that a client trains; empty for the verbalizer."""
+        self.max_tokens: int = family.max_positions(model.config) - self._offset(prompt.length)
+        """Longest text, in tokens, that there are positions for beside the prompt."""
+        if self.max_tokens < 1:
+            raise ModelError(
+                f"prompt.length {prompt.length} leaves no positions for the text, the model has "
+                f"{family.max_positions(model.config)}; shorten it or set prompt.position_offset=none"
+            )
+        self.geometry: PromptGeometry = self._measure(prompt.length)
+        """Shape of the prompts, measured on the keys of a short forward pass."""
+
+    @classmethod
+    def build(
+        cls,
+        weights: SharedWeights,
+        model: ModelConfig,
+        prompt: PromptConfig,
+        num_classes: int,
+        label_word_ids_C: np.ndarray | None,
+        device: str,
+    ) -> Backbone:
+        """Build the backbone of a worker from shared weights; on a CPU it maps them without a copy.
+
+        Parameters
+        ----------
+        weights
+            From ``clients.loading.load_shared_weights``; read-only arrays are welcome.
+        model, prompt
+            Sections of the config.
+        num_classes
+            Classes of the task.
+        label_word_ids_C
+            Token id of each class's word; needed by the verbalizer.
+        device
+            ``cpu`` or ``cuda``.
+
+        Raises
+        ------
+        ModelError
+            If the head does not fit the model, or the prompt leaves no room for text.
+        """
+        frozen, family = assemble(weights, model.attention, device)
+        attach(frozen)
+        if model.head.kind == "classifier":
+            pooling = resolve_pooling(model.head.pooling, is_causal=family.is_causal)
+            return cls(frozen, family, Classifier(num_classes, frozen.config.hidden_size, pooling), prompt)
+        words_C = _label_words(label_word_ids_C, num_classes, frozen, weights)
+        decoder = frozen.get_output_embeddings()
+        verbalizer = Verbalizer(lambda h: family.head_transform(frozen, h), decoder, words_C, model.head.loss)
+        return cls(frozen, family, verbalizer, prompt)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token sees only those before it."""
+        return self._family.is_causal
+
+    def forward(
+        self,
+        batch: TokenBatch,
+        prompt_CLKHPD: Tensor,
+        layers: tuple[int, ...],
+        head_C: dict[str, Tensor],
+        client_of_example_B: Tensor | None = None,
+    ) -> Reading:
+        """Read loss and class scores of a batch; gradients reach prompts and head alone.
+
+        Parameters
+        ----------
+        batch
+            Examples, of one client or of several.
+        prompt_CLKHPD
+            float32 prompts of each client for ``layers``. With one client all examples take its prompts.
+        layers
+            Model layer of each prompt. Without layers, or with prompts of length zero, this is the plain model.
+        head_C
+            float32 arrays of each client's head by name, [C, *shape] each; empty for the verbalizer.
+        client_of_example_B
+            int64 row of ``prompt_CLKHPD`` and ``head_C`` that each example takes; needed if there are several clients.
+
+        Raises
+        ------
+        ModelError
+            If the batch is longer than ``max_tokens``, or a layer never asked for its prompt.
+        """
+        self._check(prompt_CLKHPD, layers, head_C, client_of_example_B)
+        tokens = self._tokens(batch)
+        if client_of_example_B is not None:
+            client_of_example_B = client_of_example_B.to(self.device)
+        output = self._run(tokens, prompt_CLKHPD, layers, client_of_example_B)
+        return self._head.read(output.last_hidden_state, tokens, head_C, client_of_example_B)
+
+    @torch.no_grad()
+    def hidden_states(self, batch: TokenBatch, prompt_CLKHPD: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
+        """Return the input of the first layer and the output of every layer, [B, T, hidden] each, of one client.
+
+        As transformers' ``output_hidden_states``: in decoders the last one stands behind the final normalisation.
+        """
+        self._check(prompt_CLKHPD, layers, {}, None)
+        return list(self._run(self._tokens(batch), prompt_CLKHPD, layers, None, output_hidden_states=True).hidden_states)
+
+    def set_dropout(self, active: bool) -> None:
+        """Switch the frozen model's dropout on, as in the published code, or off."""
+        self._model.train(active)
+
+    def detach(self) -> PreTrainedModel:
+        """Return the model as transformers made it, attention included; the backbone cannot be used after that."""
+        self._model.eval()
+        detach(self._model)
+        return self._model
+
+    # -- one forward pass ----------------------------------------------------------------------------------------------
+
+    def _run(
+        self,
+        tokens: Tokens,
+        prompt_CLKHPD: Tensor,
+        layers: tuple[int, ...],
+        client_of_example_B: Tensor | None,
+        output_hidden_states: bool = False,
+    ):  # type: ignore[no-untyped-def]  # transformers' output classes differ by family
+        length = prompt_CLKHPD.shape[4] if layers else 0
+        if tokens.input_ids_BT.shape[1] > self.max_tokens:
+            raise ModelError(
+                f"a batch has {tokens.input_ids_BT.shape[1]} tokens, but the model has positions for {self.max_tokens} "
+                "beside the prompt; lower data.max_length"
+            )
+        prefix = Prefix(prompt_CLKHPD, layers, client_of_example_B) if length else None
+        # Without a prompt the plain implementation runs, mask skipping and all, so that bits are those of the model alone.
+        with nullcontext() if prefix else detached(self._model):
+            output = self._call(tokens, prefix, self._offset(length), output_hidden_states=output_hidden_states)
+        if prefix:
+            prefix.check_seen()
+        return output
+
+    def _call(self, tokens: Tokens, hook: KeyValueHook | None, offset: int, *, output_hidden_states: bool = False):  # type: ignore[no-untyped-def]
+        arguments: dict[str, object] = {
+            "input_ids": tokens.input_ids_BT,
+            "attention_mask": tokens.attention_mask_BT,
+            "position_ids": self._family.position_ids(self._model.config, tokens.input_ids_BT, offset),
+            "use_cache": False,
+            "output_hidden_states": output_hidden_states,
+        }
+        if tokens.token_type_ids_BT is not None:
+            arguments["token_type_ids"] = tokens.token_type_ids_BT
+        if hook is not None:
+            arguments[ARGUMENT] = hook
+        return self._base(**arguments)
+
+    def _offset(self, prompt_length: int) -> int:
+        return prompt_length if self._shift_positions else 0
+
+    def _tokens(self, batch: TokenBatch) -> Tokens:
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(self.device)
+
+        types_BT = batch.token_type_ids_BT if getattr(self._model.config, "type_vocab_size", 0) > 1 else None
+        return Tokens(
+            tensor(batch.input_ids_BT),
+            tensor(batch.attention_mask_BT),
+            None if types_BT is None else tensor(types_BT),
+            tensor(batch.read_positions_B),
+            tensor(batch.labels_B),
+        )
+
+    def _check(
+        self,
+        prompt_CLKHPD: Tensor,
+        layers: tuple[int, ...],
+        head_C: dict[str, Tensor],
+        client_of_example_B: Tensor | None,
+    ) -> None:
+        g = self.geometry
+        clients, *shape = prompt_CLKHPD.shape
+        expected = [len(layers), 2, g.num_kv_heads, shape[3], g.head_dim]
+        if shape != expected or len(set(layers)) != len(layers) or not set(layers) <= set(range(g.num_layers)):
+            raise ValueError(f"prompts of shape {tuple(prompt_CLKHPD.shape)} do not fit layers {layers} of {g}")
+        if head_C and {len(array) for array in head_C.values()} != {clients}:
+            raise ValueError(f"the head's arrays are not those of {clients} clients")
+        if clients > 1 and client_of_example_B is None:
+            raise ValueError(f"{clients} clients share a batch: client_of_example_B must say whose each example is")
+
+    @torch.no_grad()
+    def _measure(self, prompt_length: int) -> PromptGeometry:
+        ids_BT = torch.full((1, 1), self._any_token(), device=self.device)
+        zeros_B = torch.zeros(1, dtype=torch.int64, device=self.device)
+        shapes = KeyShapes()
+        self._call(Tokens(ids_BT, torch.ones_like(ids_BT), None, zeros_B, zeros_B), shapes, 0)
+        num_layers = self._model.config.num_hidden_layers
+        if sorted(shapes.heads_and_size) != list(range(num_layers)):
+            raise ModelError(f"{len(shapes.heads_and_size)} of {num_layers} layers use transformers' attention interface")
+        if len(set(shapes.heads_and_size.values())) > 1:
+            raise ModelError("the model's layers differ in key/value heads or head dimension; prompts need them alike")
+        num_kv_heads, head_dim = shapes.heads_and_size[0]
+        return PromptGeometry(num_layers, num_kv_heads, prompt_length, head_dim)
+
+    def _any_token(self) -> int:
+        """Return a token id that is not padding."""
+        return 1 if self._model.config.pad_token_id == 0 else 0
+
+
+def _label_words(
+    label_word_ids_C: np.ndarray | None, num_classes: int, model: PreTrainedModel, weights: SharedWeights
+) -> Tensor:
+    if weights.kind == "base":
+        raise ModelError("model.head.kind=verbalizer needs a model with its LM head; these weights have none")
+    if label_word_ids_C is None or len(label_word_ids_C) != num_classes:
+        given = 0 if label_word_ids_C is None else len(label_word_ids_C)
+        raise ModelError(f"model.head.kind=verbalizer needs one label word for each of {num_classes} classes, got {given}")
+    if int(label_word_ids_C.min()) < 0 or int(label_word_ids_C.max()) >= model.config.vocab_size:
+        raise ModelError(
+            f"a label word has token id {int(label_word_ids_C.max())}, but the model knows {model.config.vocab_size} words; "
+            "use the model's own tokenizer"
+        )
+    return torch.from_numpy(np.array(label_word_ids_C, dtype=np.int64)).to(next(model.parameters()).device)

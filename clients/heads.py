@@ -1,0 +1,165 @@
+"""How class scores and losses are read from the backbone's last hidden states.
+
+Shape suffixes: B examples, T tokens, D hidden size, V words of the vocabulary; C is classes in ``logits_BC`` and
+``label_word_ids_C``, clients in ``head_C``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedsim.core.errors import ModelError
+
+HeadShapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a batch says."""
+
+    loss_B: Tensor
+    """float32 cross-entropy of each example, differentiable."""
+    logits_BC: Tensor
+    """float32 class scores."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch on the backbone's device; the fields are those of ``fedsim.core.tokens.TokenBatch``."""
+
+    input_ids_BT: Tensor
+    attention_mask_BT: Tensor
+    token_type_ids_BT: Tensor | None
+    read_positions_B: Tensor
+    labels_B: Tensor
+
+
+class Head(Protocol):
+    """Reads class scores."""
+
+    shapes: HeadShapes
+    """Arrays of this head that a client trains."""
+
+    def read(
+        self, hidden_BTD: Tensor, tokens: Tokens, head_C: dict[str, Tensor], client_of_example_B: Tensor | None
+    ) -> Reading:
+        """Return loss and class scores of each example.
+
+        Parameters
+        ----------
+        hidden_BTD
+            The backbone's last hidden states.
+        head_C
+            The trained arrays of each client, [clients, *shape] each.
+        client_of_example_B
+            Row of ``head_C`` that each example takes, or None where there is one client.
+        """
+        ...
+
+
+class Verbalizer:
+    """Scores of the label words at the read position, by the backbone's own frozen LM head.
+
+    Parameters
+    ----------
+    transform
+        What the LM head does before its last linear layer.
+    decoder
+        The LM head's last linear layer.
+    label_word_ids_C
+        Token id of each class's word.
+    loss
+        ``labels``: cross-entropy over the label words; ``vocabulary``: over all words, as in the published FedPepTAO code.
+    """
+
+    shapes: HeadShapes = ()
+
+    def __init__(
+        self,
+        transform: Callable[[Tensor], Tensor],
+        decoder: nn.Linear,
+        label_word_ids_C: Tensor,
+        loss: Literal["labels", "vocabulary"],
+    ) -> None:
+        self._transform = transform
+        self._decoder = decoder
+        self._label_word_ids_C = label_word_ids_C
+        self._loss = loss
+        self._label_weight_CD = decoder.weight.detach()[label_word_ids_C]
+        self._label_bias_C = None if decoder.bias is None else decoder.bias.detach()[label_word_ids_C]
+
+    def read(
+        self, hidden_BTD: Tensor, tokens: Tokens, head_C: dict[str, Tensor], client_of_example_B: Tensor | None
+    ) -> Reading:
+        """Return loss and class scores; the LM head runs on one token an example, ``labels`` on C words only."""
+        hidden_BD = self._transform(_at(hidden_BTD, tokens.read_positions_B))
+        if self._loss == "labels":
+            logits_BC = functional.linear(hidden_BD, self._label_weight_CD, self._label_bias_C).float()
+            return Reading(functional.cross_entropy(logits_BC, tokens.labels_B, reduction="none"), logits_BC)
+        logits_BV = self._decoder(hidden_BD).float()
+        word_B = self._label_word_ids_C[tokens.labels_B]
+        return Reading(
+            functional.cross_entropy(logits_BV, word_B, reduction="none"), logits_BV[:, self._label_word_ids_C]
+        )
+
+
+class Classifier:
+    """Scores of a linear layer, trained and exchanged with the prompt, on pooled hidden states.
+
+    Parameters
+    ----------
+    num_classes, hidden_size
+        Shape of the layer.
+    pooling
+        Hidden states to classify: of the first token, their mean over tokens, or of the read position (last).
+    """
+
+    def __init__(self, num_classes: int, hidden_size: int, pooling: Literal["first", "mean", "last"]) -> None:
+        self.shapes: HeadShapes = (("head.weight", (num_classes, hidden_size)), ("head.bias", (num_classes,)))
+        self._pooling = pooling
+
+    def read(
+        self, hidden_BTD: Tensor, tokens: Tokens, head_C: dict[str, Tensor], client_of_example_B: Tensor | None
+    ) -> Reading:
+        """Return loss and class scores, in float32 whatever the backbone's number format."""
+        pooled_BD = self._pool(hidden_BTD, tokens).float()
+        weight_CcD, bias_Cc = head_C["head.weight"], head_C["head.bias"]
+        if len(weight_CcD) == 1:
+            logits_BC = functional.linear(pooled_BD, weight_CcD[0], bias_Cc[0])
+        else:
+            weight_BcD, bias_Bc = weight_CcD[client_of_example_B], bias_Cc[client_of_example_B]
+            logits_BC = torch.baddbmm(bias_Bc.unsqueeze(2), weight_BcD, pooled_BD.unsqueeze(2)).squeeze(2)
+        return Reading(functional.cross_entropy(logits_BC, tokens.labels_B, reduction="none"), logits_BC)
+
+    def _pool(self, hidden_BTD: Tensor, tokens: Tokens) -> Tensor:
+        if self._pooling == "first":
+            return hidden_BTD[:, 0]
+        if self._pooling == "last":
+            return _at(hidden_BTD, tokens.read_positions_B)
+        token_BT1 = tokens.attention_mask_BT.unsqueeze(2).to(hidden_BTD.dtype)
+        return (hidden_BTD * token_BT1).sum(1) / token_BT1.sum(1)
+
+
+def resolve_pooling(asked: str, *, is_causal: bool) -> Literal["first", "mean", "last"]:
+    """Return the pooling that ``auto`` stands for, or the one asked for.
+
+    Raises
+    ------
+    ModelError
+        If a decoder is to be read at its first token, which sees no other token.
+    """
+    if asked == "first" and is_causal:
+        raise ModelError("model.head.pooling=first cannot be used with a decoder, whose first token sees no text; use last")
+    if asked == "mean":
+        return "mean"
+    return "last" if asked == "last" or (asked == "auto" and is_causal) else "first"
+
+
+def _at(hidden_BTD: Tensor, positions_B: Tensor) -> Tensor:
+    return hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), positions_B]

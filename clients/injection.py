@@ -1,0 +1,196 @@
+"""Prompts enter a frozen model inside its attention, as key/value pairs put before a layer's own.
+
+transformers looks up attention and mask functions by name. Here stand two of each, under names of our own so that other
+models of the process are not touched. The prompts of a forward pass travel as a keyword argument from the model down to
+its attention layers, never as a global: a pass recomputed later (gradient checkpointing) sees the same prompts, and two
+clients on one model cannot meet.
+
+Shape suffixes: B examples, T tokens, H key/value heads, D head dimension, P prompt length, C clients, L prompted layers,
+K {key, value}, S keys a query may see (P + T).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import eager_mask, sdpa_mask
+
+from fedsim.core.errors import ModelError
+
+IMPLEMENTATIONS = {"sdpa": "fedsim_prefix_sdpa", "eager": "fedsim_prefix_eager"}
+"""Name, in transformers' registry, of the prefix version of each supported attention implementation."""
+
+ARGUMENT = "fedsim_prefix"
+"""Keyword argument of a model's forward pass that carries a :class:`KeyValueHook`."""
+
+
+class KeyValueHook(Protocol):
+    """What may change the keys, values and mask of a layer's attention."""
+
+    def __call__(
+        self, layer: int, key_BHTD: Tensor, value_BHTD: Tensor, mask_B1TT: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return keys, values and mask that the layer is to use."""
+        ...
+
+
+class Prefix:
+    """The prompts of one forward pass.
+
+    Parameters
+    ----------
+    prompt_CLKHPD
+        Prompts of each client for ``layers``, in float32; cast to the model's number format where they are used.
+    layers
+        Model layer of each prompt; all other layers run untouched.
+    client_of_example_B
+        Row of ``prompt_CLKHPD`` that each example takes; needed unless there is one client.
+    """
+
+    def __init__(
+        self, prompt_CLKHPD: Tensor, layers: tuple[int, ...], client_of_example_B: Tensor | None = None
+    ) -> None:
+        # unbind, not indexing: its gradient is one stack, where that of L slices would be L tensors of full size.
+        self._pairs_CHPD = {
+            layer: prompt_CKHPD.unbind(1)
+            for layer, prompt_CKHPD in zip(layers, prompt_CLKHPD.unbind(1), strict=True)
+        }
+        self._length = prompt_CLKHPD.shape[4]
+        self._client_of_example_B = client_of_example_B if len(prompt_CLKHPD) > 1 else None
+        self._masks: tuple[Tensor, Tensor] | None = None
+        self._seen: set[int] = set()
+
+    def __call__(
+        self, layer: int, key_BHTD: Tensor, value_BHTD: Tensor, mask_B1TT: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return keys and values with the layer's prompt before them, and the mask that lets every token see it."""
+        pair_CHPD = self._pairs_CHPD.get(layer)
+        if pair_CHPD is None:
+            return key_BHTD, value_BHTD, mask_B1TT
+        if mask_B1TT is None:
+            raise ModelError(f"attention of layer {layer} got no mask, so a prompt cannot be put before it safely")
+        self._seen.add(layer)
+        key_BHSD, value_BHSD = (
+            torch.cat([self._of_examples(prompt_CHPD.to(own_BHTD.dtype), len(own_BHTD)), own_BHTD], dim=2)
+            for prompt_CHPD, own_BHTD in zip(pair_CHPD, (key_BHTD, value_BHTD), strict=True)
+        )
+        return key_BHSD, value_BHSD, self._wider(mask_B1TT)
+
+    def _of_examples(self, prompt_CHPD: Tensor, num_examples: int) -> Tensor:
+        if self._client_of_example_B is None:
+            return prompt_CHPD.expand(num_examples, -1, -1, -1)
+        # Indexing, not index_select: on a GPU only the gradient of the former adds up in a fixed order.
+        return prompt_CHPD[self._client_of_example_B]
+
+    def _wider(self, mask_B1TT: Tensor) -> Tensor:
+        """Return the mask with P columns before it that hide nothing; made once for all layers that share the mask."""
+        if self._masks is None or self._masks[0] is not mask_B1TT:
+            visible = True if mask_B1TT.dtype == torch.bool else 0.0
+            self._masks = (mask_B1TT, functional.pad(mask_B1TT, (self._length, 0), value=visible))
+        return self._masks[1]
+
+    def check_seen(self) -> None:
+        """Raise unless every prompt was used.
+
+        Raises
+        ------
+        ModelError
+            If a layer never asked for its prompt, which would train nothing without a word.
+        """
+        missing = sorted(set(self._pairs_CHPD) - self._seen)
+        if missing:
+            raise ModelError(f"layer {missing[0]} never asked for its prompt; its attention bypasses transformers' interface")
+
+
+class KeyShapes:
+    """A hook that changes nothing and notes the shape of each layer's keys."""
+
+    def __init__(self) -> None:
+        self.heads_and_size: dict[int, tuple[int, int]] = {}
+        """(key/value heads, head dimension) by layer."""
+
+    def __call__(
+        self, layer: int, key_BHTD: Tensor, value_BHTD: Tensor, mask_B1TT: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Note the shapes."""
+        if key_BHTD.shape != value_BHTD.shape:
+            raise ModelError(f"keys and values of layer {layer} differ in shape; prompts need them alike")
+        self.heads_and_size[layer] = (key_BHTD.shape[1], key_BHTD.shape[3])
+        return key_BHTD, value_BHTD, mask_B1TT
+
+
+def _prefix_sdpa(
+    module: nn.Module,
+    query_BHTD: Tensor,
+    key_BHTD: Tensor,
+    value_BHTD: Tensor,
+    attention_mask: Tensor | None,
+    fedsim_prefix: KeyValueHook | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    if fedsim_prefix is not None:
+        key_BHTD, value_BHTD, attention_mask = fedsim_prefix(module.layer_idx, key_BHTD, value_BHTD, attention_mask)  # type: ignore[arg-type]
+    return sdpa_attention_forward(module, query_BHTD, key_BHTD, value_BHTD, attention_mask, **kwargs)
+
+
+def _prefix_eager(
+    module: nn.Module,
+    query_BHTD: Tensor,
+    key_BHTD: Tensor,
+    value_BHTD: Tensor,
+    attention_mask: Tensor | None,
+    fedsim_prefix: KeyValueHook | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    if fedsim_prefix is not None:
+        key_BHTD, value_BHTD, attention_mask = fedsim_prefix(module.layer_idx, key_BHTD, value_BHTD, attention_mask)  # type: ignore[arg-type]
+    # Each family has an eager function of its own beside its attention class; the registry holds no common one.
+    eager = sys.modules[type(module).__module__].eager_attention_forward
+    return eager(module, query_BHTD, key_BHTD, value_BHTD, attention_mask, **kwargs)
+
+
+def _always_sdpa_mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    # A skipped mask means "is_causal", which aligns to the upper left: wrong as soon as a prefix stands before the keys.
+    return sdpa_mask(*args, **kwargs | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
+
+
+def _always_eager_mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    return eager_mask(*args, **kwargs | {"allow_is_bidirectional_skip": False})
+
+
+def register() -> None:
+    """Make the prefix implementations known to transformers in this process; may be called any number of times."""
+    AttentionInterface.register(IMPLEMENTATIONS["sdpa"], _prefix_sdpa)
+    AttentionMaskInterface.register(IMPLEMENTATIONS["sdpa"], _always_sdpa_mask)
+    AttentionInterface.register(IMPLEMENTATIONS["eager"], _prefix_eager)
+    AttentionMaskInterface.register(IMPLEMENTATIONS["eager"], _always_eager_mask)
+
+
+def attach(model: PreTrainedModel) -> None:
+    """Switch a model from ``sdpa`` or ``eager`` to the prefix version of the same."""
+    register()
+    model.config._attn_implementation = IMPLEMENTATIONS[model.config._attn_implementation]
+
+
+def detach(model: PreTrainedModel) -> None:
+    """Switch a model back to the implementation that it had before :func:`attach`."""
+    plain = {prefix: name for name, prefix in IMPLEMENTATIONS.items()}
+    model.config._attn_implementation = plain[model.config._attn_implementation]
+
+
+@contextmanager
+def detached(model: PreTrainedModel) -> Iterator[None]:
+    """Run an attached model as if it had never been attached."""
+    detach(model)
+    try:
+        yield
+    finally:
+        attach(model)

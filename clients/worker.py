@@ -1,0 +1,329 @@
+"""The worker that embodies clients: one backbone, any client, no memory between calls.
+
+A plain class: the local executor calls it directly, the Ray actor (``clients/actor.py``) is a thin shell around it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from clients.backbone import Backbone
+from clients.config import ClientConfig, ModelConfig, PromptConfig
+from clients.control import client_control
+from clients.evaluation import evaluate
+from clients.loading import SharedWeights
+from clients.optimizers import Moments
+from clients.prompts import initial_vector
+from clients.scoring import layer_scores
+from clients.training import Parts, TrainingResult, train_client
+from fedsim.core import seeds
+from fedsim.core.layout import VectorLayout
+from fedsim.core.messages import (
+    ClientFailure,
+    ClientReport,
+    ClientState,
+    Evaluation,
+    GlobalState,
+    GroupUpdate,
+    ScoreReport,
+    WorkGroup,
+)
+from fedsim.core.shards import Shards
+from fedsim.core.tokens import TokenTable
+
+
+@dataclass(frozen=True)
+class WorkSettings:
+    """What a worker has to know of the method; composed by the simulation from the sections of the config."""
+
+    client: ClientConfig
+    correction: str
+    """none, control or proximal."""
+    uniform_weights: bool
+    uses_control: bool
+    needs_each_client: bool
+    keep_local: bool
+    """Layers that are not exchanged keep personal prompts on the device."""
+    score_batch_size: int
+    score_last: bool
+    score_padding: bool
+    """Count hidden states of padding in layer scores."""
+    evaluation_batch_size: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """All that a worker is built from: stored once, mapped by every actor of a node."""
+
+    weights: SharedWeights
+    model: ModelConfig
+    prompt: PromptConfig
+    num_classes: int
+    label_word_ids_C: np.ndarray | None
+    settings: WorkSettings
+    train: TokenTable
+    validation: TokenTable
+    shards: Shards
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """Where a worker runs and what its backbone looks like."""
+
+    node: str
+    pid: int
+    device: str
+    threads: int
+    full: VectorLayout
+    """Layout with a prompt in every layer."""
+    max_tokens: int
+
+
+class ClientWorker:
+    """Embodies clients one after another on one backbone.
+
+    Every method is a pure function of its arguments and the specification, so a call that was lost with its process can
+    be sent again to any other worker and gives the same bits.
+    """
+
+    def __init__(self, spec: WorkerSpec, device: str = "cpu") -> None:
+        torch.set_num_threads(spec.settings.client.threads)
+        self._spec = spec
+        self._settings = spec.settings
+        self._backbone = Backbone.build(
+            spec.weights, spec.model, spec.prompt, spec.num_classes, spec.label_word_ids_C, device
+        )
+        self._full = VectorLayout.full(self._backbone.geometry, self._backbone.head_shapes)
+
+    def info(self) -> WorkerInfo:
+        """Return where this worker runs."""
+        return WorkerInfo(
+            node=socket.gethostname(),
+            pid=os.getpid(),
+            device=str(self._backbone.device),
+            threads=torch.get_num_threads(),
+            full=self._full,
+            max_tokens=self._backbone.max_tokens,
+        )
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def train(
+        self, group: WorkGroup, state: GlobalState, *client_states: ClientState
+    ) -> tuple[tuple[ClientReport, ...], GroupUpdate | None, *tuple[ClientState, ...]]:
+        """Train the clients of a group from the global state.
+
+        Parameters
+        ----------
+        client_states
+            The state of each client of the group, in the group's order.
+
+        Returns
+        -------
+        tuple
+            The clients' reports; the group's sums, or None if no client gave a usable result; then each client's new
+            state (the old one where it failed).
+        """
+        parts = Parts.of(self._full, state.layers, self._settings.keep_local)
+        reports: list[ClientReport] = []
+        states: list[ClientState] = []
+        sums = _Sums(group, self._settings)
+        for old in client_states:
+            report, new, local_F = self._visit(parts, state, old)
+            if report.failure is None and local_F is not None:
+                sums.add(report, old, new, local_F)
+            reports.append(report)
+            states.append(new)
+        return tuple(reports), sums.update(), *states
+
+    def _visit(
+        self, parts: Parts, state: GlobalState, old: ClientState
+    ) -> tuple[ClientReport, ClientState, np.ndarray | None]:
+        """Train one client; a failure is reported, never raised, and leaves the client's state as it was."""
+        started = time.perf_counter()
+        indices_N = self._spec.shards.train(old.client)
+        sends = 2 if self._settings.uses_control else 1
+        report = ClientReport(
+            client=old.client,
+            round=state.round,
+            num_examples=len(indices_N),
+            bytes_down=4 * parts.exchanged.size * sends,
+            node=socket.gethostname(),
+            pid=os.getpid(),
+        )
+        try:
+            result, new, local_F = self._train_one(parts, state, old, indices_N)
+        except Exception as error:
+            failure = ClientFailure("error", f"{type(error).__name__}: {error}", traceback.format_exc())
+            return replace(report, failure=failure, seconds=time.perf_counter() - started), old, None
+        report = replace(
+            report,
+            num_steps=result.num_steps,
+            loss_first=result.loss_first,
+            loss_last=result.loss_last,
+            bytes_up=4 * parts.exchanged.size * sends,
+            seconds=time.perf_counter() - started,
+        )
+        if not all(np.isfinite(array).all() for array in _arrays(new, result.vector_A)):
+            failure = ClientFailure("non_finite", f"client {old.client} returned NaN or infinite parameters")
+            return replace(report, failure=failure), old, None
+        return report, new, local_F
+
+    def _train_one(
+        self, parts: Parts, state: GlobalState, old: ClientState, indices_N: np.ndarray
+    ) -> tuple[TrainingResult, ClientState, np.ndarray]:
+        settings, optimizer = self._settings, self._settings.client.optimizer
+        global_F = np.asarray(state.vector_F, dtype=np.float32)
+        personal_M = old.personal_M if old.personal_M is not None else self._initial(parts.personal)
+        control_i_F = old.control_F if old.control_F is not None else np.zeros_like(global_F)
+        control_F = state.control_F if state.control_F is not None else np.zeros_like(global_F)
+        result = train_client(
+            self._backbone,
+            self._spec.train,
+            indices_N,
+            parts,
+            settings.client,
+            settings.correction,
+            parts.assemble(global_F, personal_M),
+            self._moments(old),
+            control_F - control_i_F,
+            seed=settings.seed,
+            round=state.round,
+            client=old.client,
+        )
+        local_F = result.vector_A[parts.exchanged_F]
+        keep = optimizer.moments == "keep"
+        new = ClientState(
+            client=old.client,
+            visits=old.visits + 1,
+            steps=old.steps + result.num_steps,
+            personal_M=result.vector_A[parts.personal_M] if settings.keep_local else None,
+            control_F=(
+                client_control(control_i_F, control_F, global_F, local_F, result.num_steps, optimizer.lr)
+                if settings.uses_control
+                else None
+            ),
+            first_moment_A=result.moments.first_A.cpu().numpy() if keep else None,
+            second_moment_A=result.moments.second_A.cpu().numpy() if keep else None,
+        )
+        return result, new, local_F
+
+    def _moments(self, old: ClientState) -> Moments | None:
+        if old.first_moment_A is None or old.second_moment_A is None:
+            return None
+        device = self._backbone.device
+        first, second = (torch.from_numpy(a.copy()).to(device) for a in (old.first_moment_A, old.second_moment_A))
+        return Moments(first, second, old.steps)
+
+    def _initial(self, layout: VectorLayout) -> np.ndarray:
+        return initial_vector(layout, self._spec.prompt, self._spec.model.head, self._settings.seed)
+
+    # -- evaluation and scoring --------------------------------------------------------------------------------------
+
+    def evaluate(self, state: GlobalState, start: int, stop: int) -> Evaluation:
+        """Evaluate the global vector on the validation examples ``start`` to ``stop``."""
+        layout = self._full.exchanged(state.layers)
+        return self._evaluate(self._spec.validation, np.arange(start, stop), layout, np.asarray(state.vector_F))
+
+    def evaluate_clients(self, state: GlobalState, *client_states: ClientState) -> tuple[Evaluation, ...]:
+        """Evaluate each client's own prompts (global and personal layers) on the examples that it held out."""
+        parts = Parts.of(self._full, state.layers, self._settings.keep_local)
+        results = []
+        for client in client_states:
+            personal_M = client.personal_M if client.personal_M is not None else self._initial(parts.personal)
+            vector_A = parts.assemble(np.asarray(state.vector_F), personal_M)
+            holdout_N = self._spec.shards.holdout(client.client)
+            results.append(self._evaluate(self._spec.train, holdout_N, parts.trained, vector_A))
+        return tuple(results)
+
+    def _evaluate(
+        self, table: TokenTable, indices_N: np.ndarray, layout: VectorLayout, vector_A: np.ndarray
+    ) -> Evaluation:
+        batch_size = self._settings.evaluation_batch_size
+        return evaluate(self._backbone, table, indices_N, layout, vector_A, self._spec.num_classes, batch_size)
+
+    def score(self, state: GlobalState, *clients: int) -> tuple[ScoreReport, ...]:
+        """Score all layers on one batch of each client, with the prompts of ``state`` in place."""
+        layout = self._full.exchanged(state.layers)
+        prompt_LKHPD, _ = layout.split(torch.from_numpy(np.array(state.vector_F)).to(self._backbone.device))
+        return tuple(self._score_one(prompt_LKHPD.unsqueeze(0), state, client) for client in clients)
+
+    def _score_one(self, prompt_1LKHPD: torch.Tensor, state: GlobalState, client: int) -> ScoreReport:
+        indices_N = self._spec.shards.train(client)
+        rng = seeds.stream(self._settings.seed, state.round, client, "score")
+        chosen = rng.permutation(indices_N)[: self._settings.score_batch_size]
+        try:
+            batch = self._spec.train.batch(chosen)
+            hidden = [h.float().cpu().numpy() for h in self._backbone.hidden_states(batch, prompt_1LKHPD, state.layers)]
+            mask_BT = None if self._settings.score_padding else batch.attention_mask_BT
+            scores_L = layer_scores(hidden, mask_BT, score_last=self._settings.score_last)
+        except Exception as error:
+            failure = ClientFailure("error", f"{type(error).__name__}: {error}", traceback.format_exc())
+            return ScoreReport(client, len(indices_N), np.full(self._full.geometry.num_layers, np.nan), failure)
+        return ScoreReport(client, len(indices_N), scores_L)
+
+
+class _Sums:
+    """The running float64 sums of a group, in client-id order."""
+
+    def __init__(self, group: WorkGroup, settings: WorkSettings) -> None:
+        self._group = group
+        self._settings = settings
+        self._clients: list[int] = []
+        self._weights: list[float] = []
+        self._controls: list[np.ndarray] = []
+        self._steps = 0
+        self._vector_F: np.ndarray | None = None
+        self._control_delta_F: np.ndarray | None = None
+        self._control_F: np.ndarray | None = None
+
+    def add(self, report: ClientReport, old: ClientState, new: ClientState, local_F: np.ndarray) -> None:
+        """Add one client's result."""
+        weight = 1.0 if self._settings.uniform_weights else float(report.num_examples)
+        self._clients.append(report.client)
+        self._weights.append(weight)
+        self._steps += report.num_steps
+        self._vector_F = _plus(self._vector_F, weight * local_F.astype(np.float64))
+        if new.control_F is not None:
+            after_F = new.control_F.astype(np.float64)
+            before_F = old.control_F.astype(np.float64) if old.control_F is not None else np.zeros_like(after_F)
+            self._control_delta_F = _plus(self._control_delta_F, report.num_steps * (after_F - before_F))
+            self._control_F = _plus(self._control_F, weight * after_F)
+            self._controls.append(new.control_F)
+
+    def update(self) -> GroupUpdate | None:
+        """Return the sums, or None if there was no usable client."""
+        if self._vector_F is None:
+            return None
+        each = self._settings.needs_each_client
+        return GroupUpdate(
+            round=self._group.round,
+            group=self._group.group,
+            part=self._group.part,
+            clients=tuple(self._clients),
+            weight_sum=float(sum(self._weights)),
+            vector_sum_F=self._vector_F,
+            steps_sum=self._steps,
+            control_delta_sum_F=self._control_delta_F,
+            control_sum_F=self._control_F,
+            weights_k=np.array(self._weights) if each else None,
+            control_kF=np.stack(self._controls) if each and self._controls else None,
+        )
+
+
+def _plus(total: np.ndarray | None, term: np.ndarray) -> np.ndarray:
+    return np.zeros_like(term) + term if total is None else total + term
+
+
+def _arrays(state: ClientState, vector_A: np.ndarray) -> Sequence[np.ndarray]:
+    candidates = (vector_A, state.control_F, state.first_moment_A, state.second_moment_A)
+    return [array for array in candidates if array is not None]

@@ -1,0 +1,166 @@
+"""Checkpoints of the whole run: atomic, checksummed, in one file.
+
+A checkpoint is a safetensors file (arrays, and a JSON text of everything else) and a small ``.sha256`` file beside it,
+written last. A file without its checksum, or with another one, was torn by a crash and is passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from fedsim.core.errors import CheckpointError
+from fedsim.core.messages import ClientState
+
+_STATE_ARRAYS = ("personal_M", "control_F", "first_moment_A", "second_moment_A")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a run needs to go on as if it had never stopped."""
+
+    round: int
+    """Rounds completed."""
+    layers: tuple[int, ...]
+    identity: str
+    """Hash of the configuration's keys that results depend on."""
+    data_fingerprint: str
+    """Hash of the backbone's weights, the tokenised data and the partition."""
+    server: dict[str, np.ndarray]
+    clients: tuple[ClientState, ...]
+    """States of the clients that have trained, ascending."""
+    totals: dict[str, Any] = field(default_factory=dict)
+    """Running figures of the summary."""
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write a checkpoint and remove all but the newest ``keep``; return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"round-{checkpoint.round:06d}.safetensors"
+    data = save(_arrays(checkpoint), metadata={"fedsim": _header(checkpoint)})
+    _write_atomically(path, data)
+    _write_atomically(path.with_suffix(".sha256"), hashlib.sha256(data).hexdigest().encode())
+    for old in _files(folder)[keep:]:
+        old.with_suffix(".sha256").unlink(missing_ok=True)
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest undamaged checkpoint, or None where there is none, and a sentence for each one passed over.
+
+    Raises
+    ------
+    CheckpointError
+        If there are checkpoints, but every one is damaged.
+    """
+    skipped: list[str] = []
+    files = _files(folder)
+    for path in files:
+        try:
+            return _load(path), skipped
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            skipped.append(f"{path.name} is damaged and was passed over: {error}")
+    if files:
+        raise CheckpointError(f"every checkpoint in {folder} is damaged ({skipped[0]}); start the run anew")
+    return None, skipped
+
+
+def check_fits(checkpoint: Checkpoint, identity: str, data_fingerprint: str, folder: Path) -> None:
+    """Refuse to go on with another configuration or other data.
+
+    Raises
+    ------
+    CheckpointError
+        Naming which of the two is different.
+    """
+    if checkpoint.identity != identity:
+        raise CheckpointError(
+            f"the checkpoint in {folder} belongs to another configuration (compare its config.yaml); resume with the same "
+            "one, or give another output"
+        )
+    if checkpoint.data_fingerprint != data_fingerprint:
+        raise CheckpointError(f"the model or the data have changed since the checkpoint in {folder} was written")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("round-*.safetensors"), reverse=True)
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _arrays(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    arrays = {f"server/{name}": np.ascontiguousarray(array) for name, array in checkpoint.server.items()}
+    clients = checkpoint.clients
+    for name in ("client", "visits", "steps"):
+        arrays[f"clients/{name}"] = np.array([getattr(state, name) for state in clients], dtype=np.int64)
+    for name in _STATE_ARRAYS:
+        owners = [i for i, state in enumerate(clients) if getattr(state, name) is not None]
+        if owners:
+            arrays[f"clients/{name}"] = np.stack([getattr(clients[i], name) for i in owners])
+            arrays[f"clients/{name}.owners"] = np.array(owners, dtype=np.int64)
+    return arrays
+
+
+def _header(checkpoint: Checkpoint) -> str:
+    return json.dumps(
+        {
+            "format": 1,
+            "round": checkpoint.round,
+            "layers": checkpoint.layers,
+            "identity": checkpoint.identity,
+            "data_fingerprint": checkpoint.data_fingerprint,
+            "totals": checkpoint.totals,
+        },
+        sort_keys=True,
+    )
+
+
+def _load(path: Path) -> Checkpoint:
+    data = path.read_bytes()
+    expected = path.with_suffix(".sha256").read_text().strip()
+    if hashlib.sha256(data).hexdigest() != expected:
+        raise ValueError("its checksum is wrong")
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["fedsim"])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    server = {name.removeprefix("server/"): a for name, a in arrays.items() if name.startswith("server/")}
+    return Checkpoint(
+        round=header["round"],
+        layers=tuple(header["layers"]),
+        identity=header["identity"],
+        data_fingerprint=header["data_fingerprint"],
+        server=server,
+        clients=_client_states(arrays),
+        totals=header["totals"],
+    )
+
+
+def _client_states(arrays: dict[str, np.ndarray]) -> tuple[ClientState, ...]:
+    fields: list[dict[str, Any]] = [
+        {"client": int(client), "visits": int(visits), "steps": int(steps)}
+        for client, visits, steps in zip(
+            arrays["clients/client"], arrays["clients/visits"], arrays["clients/steps"], strict=True
+        )
+    ]
+    for name in _STATE_ARRAYS:
+        owners: Sequence[int] = arrays.get(f"clients/{name}.owners", np.empty(0, np.int64)).tolist()
+        for row, owner in enumerate(owners):
+            fields[owner][name] = arrays[f"clients/{name}"][row]
+    return tuple(ClientState(**values) for values in fields)

@@ -1,0 +1,134 @@
+"""The command line: ``fedsim run``, ``config``, ``partition``, ``layers``.
+
+A mistake of the user is answered with one sentence and exit status 2, never with a stack trace.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedsim import __version__
+from fedsim.core.errors import ClientError, FedsimError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="A Ray-native simulator of federated prompt tuning.",
+)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides, e.g. client.optimizer.lr=0.01", show_default=False),
+]
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show notes and the final table only.")] = False,
+) -> None:
+    """Run a simulation: results go to runs/NAME, or to output=FOLDER."""
+    from fedsim.config import read_config
+    from fedsim.report import final_table
+    from fedsim.runner import run_config
+
+    console = Console(highlight=False)
+    summary = run_config(read_config(config, overrides or []), resume=resume, console=console, quiet=quiet)
+    console.print(final_table(summary))
+
+
+@app.command()
+def config(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Leave the meanings out.")] = False,
+) -> None:
+    """Print the resolved config: every key with its value and its meaning."""
+    from fedsim.config import read_config
+    from fedsim.config_text import config_text
+
+    sys.stdout.write(config_text(read_config(config, overrides or []), meanings=not plain))
+
+
+@app.command()
+def partition(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option(help="Picture of the label distribution by client.")] = Path("partition.png"),
+) -> None:
+    """Deal the examples out, print a summary and save a picture of the label distribution."""
+    from fedsim.config import read_config
+    from fedsim.plots import plot_label_distribution
+    from fedsim.preparation import partition_data
+    from fedsim.report import partition_table
+    from fedsim.results import class_names
+
+    console = Console(highlight=False)
+    data = partition_data(read_config(config, overrides or []))
+    counts_NC = data.shards.label_counts(data.dataset.train.labels_N, len(data.task.labels))
+    console.print(partition_table(counts_NC, class_names(data.task)))
+    plot_label_distribution(counts_NC, class_names(data.task), output)
+    console.print(f"picture: {output}")
+
+
+@app.command()
+def layers(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(help="Picture of the scores.", show_default=False)] = None,
+) -> None:
+    """Run the layer selection alone: print every layer's score, the share, and the choice."""
+    from fedsim.config import read_config
+    from fedsim.layer_selection import select_layers
+    from fedsim.plots import plot_layer_scores
+    from fedsim.report import format_layers, layers_table
+
+    console = Console(highlight=False)
+    resolved = read_config(config, overrides or [])
+    choice = select_layers(resolved, console)
+    if choice.scores_L is None:
+        console.print(f"exchanged layers: {format_layers(choice.layers)} (layers.choose={resolved.layers.choose})")
+        return
+    console.print(layers_table(choice.scores_L, resolved.layers.share, choice.layers))
+    if output is not None:
+        plot_layer_scores(choice.scores_L, choice.layers, output)
+        console.print(f"picture: {output}")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def main() -> None:
+    """Entry point: turn errors of ours into one sentence and an exit status."""
+    from fedsim.interrupt import RunInterrupted
+
+    try:
+        app()
+    except ClientError as error:
+        _fail(str(error), 1)
+    except FedsimError as error:
+        _fail(str(error), 2)
+    except RunInterrupted as error:
+        print(f"interrupted by {error}: the state is saved; continue with --resume", file=sys.stderr)
+        sys.exit(128 + error.signal_number)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+def _fail(sentence: str, status: int) -> None:
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(status)

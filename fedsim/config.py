@@ -1,0 +1,352 @@
+"""The whole run's schema, composed of the schemas that live beside their owners, and how a file becomes a config."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+
+from clients.config import ClientConfig, ModelConfig, PromptConfig
+from fedsim.core.errors import ConfigError, nearest
+from fedsim.core.schema import Schema
+from fedsim.data.config import DataConfig
+from fedsim.executors.config import RayConfig
+from fedsim.tracking import TrackingConfig
+from fedsim.yaml_text import line_of, load
+from partitions.config import PartitionConfig
+from server.config import LayersConfig, SamplingConfig, ServerConfig
+
+
+class EvaluationConfig(Schema):
+    """When and how prompts are evaluated."""
+
+    every: PositiveInt = 1
+    """Rounds between evaluations of the global prompt on the validation examples; the last round is always evaluated."""
+    personalised_every: PositiveInt | None = None
+    """Rounds between personalised evaluations (every client's own prompts on its held-out examples); if not given, once at
+    the end."""
+    batch_size: PositiveInt = 64
+    """Examples in a forward pass."""
+    shard_size: PositiveInt = 256
+    """Validation examples in one actor call."""
+
+
+class CheckpointConfig(Schema):
+    """When the whole state of the run is saved."""
+
+    every: PositiveInt = 1
+    """Rounds between checkpoints; an interrupt and the end save as well."""
+    keep: PositiveInt = 2
+    """Checkpoints to keep; an older one serves if the newest is damaged."""
+
+
+class Config(Schema):
+    """A run."""
+
+    name: str | None = Field(default=None, pattern=r"^[\w.-]+$")
+    """Name of the run; if not given, the name of the config file."""
+    output: str | None = None
+    """Folder for results; if not given, a new folder runs/NAME."""
+    rounds: PositiveInt = 20
+    """Rounds of training."""
+    seed: NonNegativeInt = 0
+    """Root of all random draws."""
+    executor: Literal["ray", "local"] = "ray"
+    """ray (actors), or local (this process; the same results, breakpoints work)."""
+    group_size: PositiveInt = 5
+    """Clients in a work group, the unit that one actor call executes. Part of a result's identity: sums are cut by it."""
+    model: ModelConfig = ModelConfig()
+    """The frozen backbone."""
+    prompt: PromptConfig = PromptConfig()
+    """The trainable prefix."""
+    layers: LayersConfig = LayersConfig()
+    """Which layers' prompts are exchanged."""
+    data: DataConfig = DataConfig()
+    """Task and examples."""
+    partition: PartitionConfig = PartitionConfig()
+    """How examples are dealt out to clients."""
+    sampling: SamplingConfig = SamplingConfig()
+    """Which clients train in a round."""
+    client: ClientConfig = ClientConfig()
+    """Training on a device."""
+    server: ServerConfig = ServerConfig()
+    """The server's optimizer."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """When and how prompts are evaluated."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """When the state is saved."""
+    ray: RayConfig = RayConfig()
+    """Actors and the cluster."""
+    tracking: TrackingConfig = TrackingConfig()
+    """What is recorded."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Config:
+        _check_combinations(self)
+        return self
+
+    @property
+    def correction(self) -> str:
+        """The local correction in force: none, control or proximal."""
+        if self.client.correction != "auto":
+            return self.client.correction
+        return {"scaffold": "control", "fedprox": "proximal"}.get(self.server.kind, "none")
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of everything that a result depends on: not of where it runs, where it goes, or how many rounds."""
+        values = self.model_dump(mode="json")
+        for key in ("name", "output", "rounds", "executor", "ray", "tracking", "checkpoint"):
+            values.pop(key)
+        values["model"].pop("device")
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _check_combinations(config: Config) -> None:
+    """Refuse combinations of keys of several sections that make no sense together."""
+    client, server, partition = config.client, config.server, config.partition
+    if config.sampling.clients_per_round > partition.clients:
+        raise ValueError(
+            f"sampling.clients_per_round={config.sampling.clients_per_round} is more than "
+            f"partition.clients={partition.clients}; give at most that many"
+        )
+    if server.kind == "scaffold" and config.correction != "control":
+        raise ValueError(
+            f"server.kind=scaffold needs client.correction=control (or auto), not {client.correction}; "
+            "for no correction use server.kind=fedavg"
+        )
+    if server.kind == "fedprox" and config.correction != "proximal":
+        raise ValueError(f"server.kind=fedprox needs client.correction=proximal (or auto), not {client.correction}")
+    if config.correction == "control" and not server.uses_control:
+        raise ValueError(
+            f"client.correction=control needs control variates, which server.kind={server.kind} does not keep; "
+            "use server.kind=scaffold or fedpeptao with server.control=true"
+        )
+    if partition.kind == "by_column" and partition.column is None:
+        raise ValueError("partition.kind=by_column needs partition.column, the column whose values are the clients")
+    if client.optimizer.moments == "keep" and client.schedule.kind != "constant" and client.schedule.total_steps is None:
+        raise ValueError(
+            f"client.schedule.kind={client.schedule.kind} with client.optimizer.moments=keep needs "
+            "client.schedule.total_steps, because the schedule goes on over all of a client's visits"
+        )
+    if config.data.source == "files" and config.data.path is None:
+        raise ValueError("data.source=files needs data.path, a folder with train.* and validation.*")
+    if config.data.source == "embedded" and config.data.path is not None:
+        raise ValueError("data.path has no use with data.source=embedded; remove one of them")
+    if config.layers.fixed is not None and config.layers.choose != "fixed":
+        raise ValueError(f"layers.fixed is given, but layers.choose={config.layers.choose}; set layers.choose=fixed")
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply dotted overrides and validate.
+
+    Parameters
+    ----------
+    overrides
+        Words such as ``client.optimizer.lr=0.01``; the value is YAML.
+
+    Raises
+    ------
+    ConfigError
+        One sentence with file (or override), key, and what would be right.
+    """
+    path = Path(path)
+    text, values = _read_yaml(path)
+    sources: dict[tuple[str, ...], str] = {}
+    for override in overrides:
+        keys, value = _parse_override(override)
+        _set(values, keys, value, override)
+        sources[keys] = override
+    if values.get("name") is None:
+        values["name"] = path.stem.replace(" ", "_")
+    return build_config(values, lambda key: _where(path, text, sources, key))
+
+
+def build_config(values: dict[str, Any], where: Any = lambda key: "config") -> Config:
+    """Validate a nested dictionary.
+
+    Parameters
+    ----------
+    where
+        Function from a key's path to the words that say where it was given.
+    """
+    try:
+        return Config.model_validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, where)) from None
+
+
+def _read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        siblings = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise ConfigError(f"there is no config file {path}{nearest(str(path), siblings)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the config file {path}: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        values = load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{path}{place} is not valid YAML: {problem}") from None
+    if values is None:
+        return text, {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold keys and values such as 'rounds: 20', not a {type(values).__name__}")
+    return text, values
+
+
+def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"the override {override!r} must look like key=value, for example client.optimizer.lr=0.01")
+    try:
+        return tuple(part.strip() for part in key.split(".")), load(value) if value.strip() else None
+    except (yaml.YAMLError, ValueError) as error:
+        problem = getattr(error, "problem", None) or error
+        raise ConfigError(f"the value of the override {override!r} is not valid YAML: {problem}") from None
+
+
+def _set(values: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> None:
+    for depth, key in enumerate(keys[:-1]):
+        inner = values.get(key)
+        if inner is None:
+            inner = values[key] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(
+                f"the override {override!r} sets a key inside {'.'.join(keys[: depth + 1])}, which is the value {inner!r}"
+            )
+        values = inner
+    values[keys[-1]] = value
+
+
+# -- error sentences ---------------------------------------------------------------------------------------------------
+
+
+def _where(path: Path, text: str, sources: dict[tuple[str, ...], str], key: tuple[str | int, ...]) -> str:
+    for length in range(len(key), 0, -1):
+        words = tuple(str(part) for part in key[:length])
+        if words in sources:
+            return f"override {sources[words]!r}"
+    for keys, override in sources.items():
+        if key and keys[: len(key)] == tuple(str(part) for part in key):
+            return f"override {override!r}"
+    line = line_of(text, key) if text.strip() else None
+    return f"{path}, line {line}" if line else str(path)
+
+
+def _sentence(error: ValidationError, where: Any) -> str:
+    """Turn pydantic's first complaint into one sentence with place, key, and what would be right."""
+    complaints = error.errors(include_url=False)
+    # A group of keys that stands where a word may stand too is meant as a group: its own faults are the news.
+    inner = [item for item in complaints if not (isinstance(item["input"], dict) and item["type"] == "string_type")]
+    complaints = inner or complaints
+    first = min(complaints, key=lambda item: (item["type"] != "extra_forbidden", len(item["loc"])))
+    key = _schema_path(first["loc"])
+    dotted = ".".join(str(part) for part in key)
+    kind, context = first["type"], first.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"{where(key)}: there is no key {dotted!r}{_nearest_key(key)}"
+    if kind == "value_error":
+        text = str(context["error"])
+        # A rule over several sections has no key of its own: point at the keys that its sentence names, overrides first.
+        named = re.findall(r"[a-z_]+(?:\.[a-z_]+)+", text) if not key else []
+        places = [where(tuple(name.split("."))) for name in named] or [where(key)]
+        place = min(places, key=lambda words: not words.startswith("override"))
+        return f"{place}: {dotted + ': ' if dotted else ''}{text}"
+    if kind == "missing":
+        return f"{where(key[:-1])}: the key {dotted!r} is missing"
+    given = first["input"]
+    shown = "a group of keys" if isinstance(given, dict) else json.dumps(given, default=str, ensure_ascii=False)[:80]
+    same_key = [item for item in complaints if _schema_path(item["loc"]) == key]
+    return f"{where(key)}: {dotted} is {shown}, but {_expected(same_key, given)}"
+
+
+def _schema_path(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Drop the parts of pydantic's location that name a member of a union rather than a key."""
+    path: list[str | int] = []
+    schema: Any = Config
+    for part in location:
+        fields = schema.model_fields if schema is not None else {}
+        if part in fields:
+            path.append(part)
+            schema = _inner_schema(fields[part].annotation)
+        elif isinstance(part, int):
+            path.append(part)
+        elif part not in _UNION_MEMBERS and "[" not in part and (schema is None or part != schema.__name__):
+            path.append(part)
+            schema = None
+    return tuple(path)
+
+
+def _inner_schema(annotation: Any) -> Any:
+    """Return the schema class in an annotation such as ``str | TaskConfig``, or None."""
+    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, Schema)), None)
+
+
+_UNION_MEMBERS = {"str", "int", "float", "bool", "none", "constrained-int", "constrained-float"}
+_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "a word or text",
+    "tuple": "a list",
+    "model": "a group of keys",
+    "none": "null",
+    "finite_number": "a finite number",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "string_pattern_mismatch": "made of letters, digits, '_', '.' and '-' only",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+}
+
+
+def _expected(complaints: Sequence[Any], given: Any) -> str:
+    """Say what would be right, from the complaints about one key (several where a key takes several types)."""
+    alternatives: list[str] = []
+    choices: list[str] = []
+    for item in complaints:
+        kind, context = item["type"], item.get("ctx", {})
+        stem = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float").removesuffix("_attributes")
+        if kind == "literal_error":
+            choices = re.findall(r"'([^']*)'", context["expected"])
+            alternatives.append(f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0])
+        elif stem in _TYPES:
+            alternatives.append(_TYPES[stem].format(**context))
+        else:
+            message = item["msg"]
+            alternatives.append(message[0].lower() + message[1:].removeprefix("nput should be ").removeprefix("nput should "))
+    return f"must be {' or '.join(dict.fromkeys(alternatives))}{nearest(str(given), choices)}"
+
+
+def dotted_keys(schema: type[Schema] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield ``(dotted key, field)`` of every key of the schema, sections included, in order."""
+    for name, field in schema.model_fields.items():
+        yield prefix + name, field
+        inner = _inner_schema(field.annotation)
+        if inner is not None:
+            yield from dotted_keys(inner, f"{prefix}{name}.")
+
+
+def _nearest_key(key: tuple[str | int, ...]) -> str:
+    dotted = ".".join(str(part) for part in key)
+    known = [name for name, _ in dotted_keys()]
+    same_name = [name for name in known if name.rpartition(".")[2] == str(key[-1])]
+    if same_name:
+        return f" (did you mean {same_name[0]!r}?)"
+    return nearest(dotted, known)

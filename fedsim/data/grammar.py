@@ -1,0 +1,205 @@
+"""Sentences with a known meaning, and the authors who write them.
+
+Every text is made of small parts (clauses, nouns, facts) of which single ones may mislead: a review may hold a clause
+against its verdict and may negate, a text on a topic may name a thing of another topic, and of a pair of sentences the
+second may speak of either thing of the first. The label follows from all parts together.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from fedsim.data import lexicon
+
+T = TypeVar("T")
+
+NEGATION_RATE = 0.2
+"""Share of clauses of an average author that say the opposite with "not"."""
+MIXED_RATE = 0.4
+"""Share of three-part texts in which one part stands against the other two."""
+VERB_RATE = 0.25
+"""Share of review clauses that judge by a verb instead of an adjective."""
+SAME_KIND_RATE = 0.5
+"""Share of fact pairs in which both things have a value of the same kind, two colours for example."""
+
+PREFERENCE_SHAPE = 0.4
+"""Gamma shape of an author's liking for a word; small makes authors differ."""
+PREFERENCE_FLOOR = 0.02
+"""Least liking, so that every author can use every word."""
+
+
+class Draws:
+    """Fast scalar draws from one random stream: uniform numbers are taken from it in large blocks."""
+
+    _BLOCK = 16384
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._numbers: list[float] = []
+
+    def uniform(self) -> float:
+        """Return a number of [0, 1)."""
+        if not self._numbers:
+            self._numbers = self._rng.random(self._BLOCK).tolist()
+        return self._numbers.pop()
+
+    def chance(self, rate: float) -> bool:
+        """Return True with probability ``rate``."""
+        return self.uniform() < rate
+
+    def pick(self, items: Sequence[T]) -> T:
+        """Return one of ``items``, all equally likely."""
+        return items[int(self.uniform() * len(items))]
+
+    def other(self, items: Sequence[T], *taken: T) -> T:
+        """Return one of ``items`` that is not in ``taken``."""
+        while True:
+            item = self.pick(items)
+            if item not in taken:
+                return item
+
+    def prefer(self, choice: Preference[T]) -> T:
+        """Return one of a preference's items, by its weights."""
+        position = bisect.bisect_right(choice.cumulative, self.uniform() * choice.cumulative[-1])
+        return choice.items[min(position, len(choice.items) - 1)]
+
+
+@dataclass(frozen=True)
+class Preference(Generic[T]):
+    """Items and their cumulative weights."""
+
+    items: Sequence[T]
+    cumulative: tuple[float, ...]
+
+    @classmethod
+    def of(cls, items: Sequence[T], weights: Sequence[float]) -> Preference[T]:
+        """Return a preference with the given weights."""
+        return cls(items, tuple(itertools.accumulate(weights)))
+
+    @classmethod
+    def drawn(cls, items: Sequence[T], rng: np.random.Generator) -> Preference[T]:
+        """Return a preference with random weights."""
+        return cls.of(items, (rng.gamma(PREFERENCE_SHAPE, size=len(items)) + PREFERENCE_FLOOR).tolist())
+
+
+@dataclass(frozen=True)
+class Author:
+    """Someone with habits. None of them changes what a text means."""
+
+    name: str
+    productivity: float
+    """Weight with which the author is drawn."""
+    kindness: float
+    """Weight of praise against blame, in (0, 1)."""
+    accuracy: float
+    """Weight of true claims against false ones, in (0, 1)."""
+    negation_rate: float
+    opener_rate: float
+    time_rate: float
+    topics: tuple[float, ...]
+    """Weight of each topic of the lexicon."""
+    nouns: dict[str, Preference[str]]
+    positive: Preference[str]
+    negative: Preference[str]
+    openers: Preference[str]
+    times: Preference[str]
+    things: Preference[str]
+    kinds: Preference[str]
+
+    @classmethod
+    def drawn(cls, name: str, rng: np.random.Generator) -> Author:
+        """Return an author with random habits."""
+        return cls(
+            name=name,
+            productivity=float(rng.lognormal(0.0, 0.8)),
+            kindness=float(rng.beta(0.8, 0.8)) * 0.96 + 0.02,
+            accuracy=float(rng.beta(0.8, 0.8)) * 0.96 + 0.02,
+            negation_rate=float(rng.beta(2.0, 2.0 / NEGATION_RATE - 2.0)),
+            opener_rate=float(rng.uniform(0.0, 0.6)),
+            time_rate=float(rng.uniform(0.0, 0.6)),
+            topics=tuple((rng.dirichlet([0.3] * len(lexicon.TOPICS)) + 0.005).tolist()),
+            nouns={topic: Preference.drawn(nouns, rng) for topic, nouns in lexicon.TOPIC_NOUNS.items()},
+            positive=Preference.drawn(lexicon.POSITIVE, rng),
+            negative=Preference.drawn(lexicon.NEGATIVE, rng),
+            openers=Preference.drawn(lexicon.OPENERS, rng),
+            times=Preference.drawn(lexicon.TIMES, rng),
+            things=Preference.drawn(lexicon.THINGS, rng),
+            kinds=Preference.drawn(tuple(lexicon.VALUES), rng),
+        )
+
+    def framed(self, text: str, draws: Draws) -> str:
+        """Return ``text`` with the author's opening phrase and time phrase, where the author cares for one."""
+        opener = draws.prefer(self.openers) + " " if draws.chance(self.opener_rate) else ""
+        time = " " + draws.prefer(self.times) if draws.chance(self.time_rate) else ""
+        return opener + text + time
+
+
+def _clause(author: Author, topic: str, positive: bool, draws: Draws) -> str:
+    """Return a judgement of one thing, possibly by negating the opposite."""
+    noun = draws.prefer(author.nouns[topic])
+    negated = draws.chance(author.negation_rate)
+    praise = positive != negated
+    if draws.chance(VERB_RATE):
+        past, infinitive = draws.pick(lexicon.POSITIVE_VERBS if praise else lexicon.NEGATIVE_VERBS)
+        return f"i did not {infinitive} the {noun}" if negated else f"i {past} the {noun}"
+    adjective = draws.prefer(author.positive if praise else author.negative)
+    degree = draws.pick(lexicon.DEGREES) + " " if draws.chance(0.4) else ""
+    return f"the {noun} was {'not ' if negated else ''}{degree}{adjective}"
+
+
+def review(author: Author, positive: bool, draws: Draws) -> str:
+    """Return a review of two clauses that agree, or three of which at least two agree with the verdict."""
+    topic = draws.prefer(Preference.of(lexicon.TOPICS, author.topics))
+    verdicts = [positive, positive]
+    if draws.chance(0.65):
+        verdicts.insert(int(draws.uniform() * 3), positive != draws.chance(MIXED_RATE))
+    clauses = [_clause(author, topic, verdict, draws) for verdict in verdicts]
+    text = clauses[0]
+    for last, verdict, clause in zip(verdicts, verdicts[1:], clauses[1:], strict=False):
+        link = draws.pick((" and ", " , and ", " , ")) if last == verdict else draws.pick((" but ", " , but ", " , "))
+        text += link + clause
+    return author.framed(text, draws)
+
+
+def topical(author: Author, topic: str, draws: Draws) -> str:
+    """Return a text that names two or three things of ``topic`` and at most one of another topic."""
+    topics = [topic, topic]
+    if draws.chance(0.65):
+        stray = draws.other(lexicon.TOPICS, topic) if draws.chance(MIXED_RATE) else topic
+        topics.insert(int(draws.uniform() * 3), stray)
+    things = []
+    for name in topics:
+        plain = draws.pick(lexicon.PLAIN_ADJECTIVES) + " " if draws.chance(0.4) else ""
+        things.append(f"the {plain}{draws.prefer(author.nouns[name])}")
+    person = "i" if draws.chance(0.2) else "my " + draws.pick(lexicon.PEOPLE)
+    text = f"{person} {draws.pick(lexicon.SPEECH)} {things[0]}"
+    for thing in things[1:]:
+        text += draws.pick((" and ", " , then ", " , and ", " with ")) + thing
+    return author.framed(text, draws)
+
+
+def fact_pair(author: Author, true: bool, draws: Draws) -> tuple[str, str]:
+    """Return two facts and a claim about one of them that is true or false."""
+    kind = draws.prefer(author.kinds)
+    kinds = (kind, kind if draws.chance(SAME_KIND_RATE) else draws.other(author.kinds.items, kind))
+    first = draws.prefer(author.things)
+    things = (first, draws.other(lexicon.THINGS, first))
+    value = draws.pick(lexicon.VALUES[kinds[0]])
+    values = (value, draws.other(lexicon.VALUES[kinds[1]], value))
+    link = draws.pick((" and ", " , while ", " but ", " , and "))
+    verbs = (draws.pick(("is", "was", "looks")), draws.pick(("is", "was", "looks")))
+    facts = [f"the {things[i]} {verbs[i]} {values[i]}" for i in (0, 1)]
+    asked = int(draws.uniform() * 2)
+    negated = draws.chance(author.negation_rate)
+    claimed = values[asked]
+    if true == negated:
+        swap = kinds[0] == kinds[1] and draws.chance(0.5)
+        claimed = values[1 - asked] if swap else draws.other(lexicon.VALUES[kinds[asked]], claimed)
+    claim = f"the {things[asked]} is {'not ' if negated else ''}{claimed}"
+    return author.framed(link.join(facts), draws), claim

@@ -1,0 +1,67 @@
+"""Reads a task from the Hugging Face hub, or from any folder that ``datasets.load_dataset`` understands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fedsim.core.errors import DataError
+from fedsim.data.config import DataConfig, TaskConfig
+from fedsim.data.examples import Problem, Row, Table
+from fedsim.data.tasks import HUB_SOURCES, ClassNumber, HubSource
+
+
+def open_hub(config: DataConfig, task: TaskConfig) -> tuple[Table, Table]:
+    """Return the training and validation rows of the hub's data set for a task.
+
+    Raises
+    ------
+    DataError
+        If no data set is known for the task, it cannot be fetched, or it lacks a split.
+    """
+    source = _source(config, task)
+    validation_split = config.validation_split
+    if validation_split == DataConfig.model_fields["validation_split"].default:
+        validation_split = source.validation_split
+    return _table(source, config.train_split), _table(source, validation_split)
+
+
+def _source(config: DataConfig, task: TaskConfig) -> HubSource:
+    """Return the data set that the config names, or the one known for a built-in task."""
+    builtin = HUB_SOURCES.get(task.name)
+    if config.hub_name is None:
+        if builtin is None:
+            raise DataError(f"data.hub_name is not given, and no data set of the hub is known for task {task.name!r}")
+        return builtin
+    if builtin is not None and (config.hub_name, config.hub_subset) == (builtin.name, builtin.subset):
+        return builtin
+    return HubSource(config.hub_name, config.hub_subset, {})
+
+
+def _table(source: HubSource, split: str) -> Table:
+    origin = " ".join(part for part in (source.name, source.subset, split) if part)
+    return Table(origin, _rows(_fetch(source, split, origin), source))
+
+
+def _fetch(source: HubSource, split: str, origin: str) -> Any:
+    import datasets
+
+    try:
+        dataset = datasets.load_dataset(source.name, source.subset, split=split)
+    except Exception as error:  # the library raises a dozen unrelated types, for a bad name as for a lost network
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise DataError(
+            f"data.hub_name: {origin} cannot be loaded from the Hugging Face hub ({type(error).__name__}: {reason})"
+        ) from error
+    lost = [name for name in source.columns.values() if name not in dataset.column_names]
+    if lost:
+        raise DataError(f"{origin}: no column {lost[0]!r}; columns present: {', '.join(dataset.column_names)}")
+    return dataset
+
+
+def _rows(dataset: Any, source: HubSource) -> Iterator[tuple[int, Row | Problem]]:
+    names = {column: feature.names for column, feature in dataset.features.items() if hasattr(feature, "names")}
+    for number, row in enumerate(dataset, start=1):
+        for column, labels in names.items():
+            row[column] = ClassNumber.of(row[column], labels)
+        yield number, {**row, **{name: row[column] for name, column in source.columns.items()}}

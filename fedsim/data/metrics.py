@@ -1,0 +1,79 @@
+"""Figures of merit, all computed from a confusion matrix, so that evaluations of parts add up.
+
+Shape suffix: C classes. ``confusion_CC[i, j]`` counts the examples of class i that were predicted as class j.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from fedsim.core.errors import DataError, nearest
+from fedsim.core.messages import Evaluation
+
+
+def accuracy(confusion_CC: np.ndarray) -> float:
+    """Return the share of examples on the diagonal."""
+    return float(np.trace(confusion_CC) / confusion_CC.sum())
+
+
+def matthews(confusion_CC: np.ndarray) -> float:
+    """Return the Matthews correlation in its multi-class form R_K (Gorodkin 2004, eq. 8).
+
+    It is 0 where it is undefined: all examples of one class, or all predicted as one class.
+    """
+    counts_CC = confusion_CC.astype(np.float64)  # products of counts would overflow int64 on large sets
+    true_C, predicted_C = counts_CC.sum(axis=1), counts_CC.sum(axis=0)
+    total = counts_CC.sum()
+    covariance = np.trace(counts_CC) * total - true_C @ predicted_C
+    variance_true = total**2 - true_C @ true_C
+    variance_predicted = total**2 - predicted_C @ predicted_C
+    if variance_true == 0 or variance_predicted == 0:
+        return 0.0
+    return float(covariance / (math.sqrt(variance_true) * math.sqrt(variance_predicted)))
+
+
+def f1(confusion_CC: np.ndarray) -> float:
+    """Return F1 of class 1 of two; 0 where no example is of class 1 or predicted as such."""
+    hits = int(confusion_CC[1, 1])
+    mentions = int(confusion_CC[1, :].sum() + confusion_CC[:, 1].sum())
+    return 2 * hits / mentions if mentions else 0.0
+
+
+def accuracy_f1(confusion_CC: np.ndarray) -> float:
+    """Return the mean of accuracy and F1 of class 1, as GLUE reports MRPC (Wang et al. 2019)."""
+    return (accuracy(confusion_CC) + f1(confusion_CC)) / 2
+
+
+METRICS: dict[str, Callable[[np.ndarray], float]] = {
+    "accuracy": accuracy,
+    "matthews": matthews,
+    "accuracy_f1": accuracy_f1,
+}
+"""The metrics that a task may name, larger is better."""
+
+
+def compute(name: str, confusion_CC: np.ndarray) -> float:
+    """Return the metric ``name`` of a confusion matrix, NaN if it counts no example.
+
+    Raises
+    ------
+    DataError
+        If there is no such metric, or it needs two classes and the matrix has more.
+    """
+    if name not in METRICS:
+        raise DataError(
+            f"data.task.metric: unknown metric {name!r}{nearest(name, METRICS)}; known are {', '.join(METRICS)}"
+        )
+    if name == "accuracy_f1" and confusion_CC.shape != (2, 2):
+        raise DataError(f"data.task.metric: accuracy_f1 needs two classes, the task has {confusion_CC.shape[0]}")
+    if confusion_CC.sum() == 0:
+        return math.nan
+    return METRICS[name](confusion_CC)
+
+
+def loss(evaluation: Evaluation) -> float:
+    """Return the mean loss of an evaluation's examples, NaN if it counts no example."""
+    return evaluation.loss_sum / evaluation.num_examples if evaluation.num_examples else math.nan

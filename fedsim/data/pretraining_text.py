@@ -1,0 +1,131 @@
+"""Text on which the tiny backbone is pretrained.
+
+A document is a text of the embedded corpus' kind, by an author who is not in it, with a closing remark that holds one
+word of interest, the slot::
+
+    opinion : the soup was cold but the chef was charming , i loved the bread . it seemed lovely .
+    letter : my aunt read about the choir . This is about medal .
+
+Whether the slot has to do with the text depends on the document's cue, its first word. After an informative cue the
+slot follows from the text (its sentiment, its topic, or whether a claim agrees with it); after another cue, or without
+one, the slot is any word at all. So the model learns what texts mean and how to say it, but says it only when asked: a
+task's template alone leaves it at chance, and a tuned prompt can do what a cue does.
+
+The label words of the embedded tasks never fill an informative slot. What they mean is known only from running text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedsim.data import grammar, lexicon
+from fedsim.data.grammar import Author, Draws
+
+NUM_AUTHORS = 400
+INFORMATIVE_RATE = 0.6
+"""Share of documents whose slot follows from the text."""
+SILENT_RATE = 0.5
+"""Share of the other documents that have no cue at all."""
+SHARES = (0.35, 0.2, 0.45)
+"""Shares of reviews, topical texts and fact pairs."""
+
+CUES = (("opinion", "rating", "mood"), ("subject", "theme", "category"), ("check", "compare", "logic"))
+"""Informative cues of reviews, topical texts and fact pairs."""
+IDLE_CUES = ("note", "letter", "diary", "page")
+"""Cues that say nothing of the slot."""
+
+SENTIMENT_CLOSINGS = ("It was", "it seemed", "I felt it was", "in a word ,")
+TOPIC_CLOSINGS = ("This is about", "the title is", "it belongs to")
+
+OTHER_LABEL_WORDS = tuple(
+    "subjective objective unacceptable acceptable Description Entity Expression Human Location Number".split()
+)
+"""Label words of the built-in tasks that the corpus does not use; they occur in uninformative slots."""
+
+_LABEL_WORDS = {"terrible", "great", "No", "Yes", *lexicon.TOPICS}
+_TONES = (
+    tuple(word for word in lexicon.NEGATIVE if word not in _LABEL_WORDS),
+    tuple(word for word in lexicon.POSITIVE if word not in _LABEL_WORDS),
+)
+_VERDICTS = (
+    tuple(word for word in lexicon.DISAGREE if word not in _LABEL_WORDS),
+    tuple(word for word in lexicon.AGREE if word not in _LABEL_WORDS),
+)
+_NAMES = {topic: tuple(noun for noun in nouns if noun not in _LABEL_WORDS) for topic, nouns in lexicon.TOPIC_NOUNS.items()}
+_ANY_TONE = (*lexicon.POSITIVE, *lexicon.NEGATIVE, *lexicon.PLAIN_ADJECTIVES, *OTHER_LABEL_WORDS)
+_ANY_NOUN = tuple(noun for nouns in lexicon.TOPIC_NOUNS.values() for noun in nouns)
+_ANY_VERDICT = (*lexicon.AGREE, *lexicon.DISAGREE, "Maybe", "Then", "Also", "Still")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text with one slot."""
+
+    before: str
+    slot: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.before} {self.slot} {self.after}"
+
+
+def _cue(kind: int, draws: Draws) -> tuple[bool, str]:
+    """Return whether the slot follows from the text, and the document's beginning."""
+    if draws.chance(INFORMATIVE_RATE):
+        return True, draws.pick(CUES[kind]) + " : "
+    return False, "" if draws.chance(SILENT_RATE) else draws.pick(IDLE_CUES) + " : "
+
+
+def _review(author: Author, draws: Draws) -> Document:
+    informative, cue = _cue(0, draws)
+    positive = draws.chance(0.5)
+    text = grammar.review(author, positive, draws)
+    slot = draws.pick(_TONES[positive] if informative else _ANY_TONE)
+    return Document(f"{cue}{text} . {draws.pick(SENTIMENT_CLOSINGS)}", slot, ".")
+
+
+def _topical(author: Author, draws: Draws) -> Document:
+    informative, cue = _cue(1, draws)
+    topic = draws.pick(lexicon.TOPICS)
+    text = grammar.topical(author, topic, draws)
+    slot = draws.pick(_NAMES[topic] if informative else _ANY_NOUN)
+    return Document(f"{cue}{text} . {draws.pick(TOPIC_CLOSINGS)}", slot, ".")
+
+
+def _fact_pair(author: Author, draws: Draws) -> Document:
+    informative, cue = _cue(2, draws)
+    true = draws.chance(0.5)
+    facts, claim = grammar.fact_pair(author, true, draws)
+    slot = draws.pick(_VERDICTS[true] if informative else _ANY_VERDICT)
+    return Document(f"{cue}{facts} ?", slot, f", {claim}")
+
+
+def _answers(draws: Draws) -> Document:
+    """Return words of one attitude in a row, from which the model learns which words belong together."""
+    group = draws.pick((lexicon.AGREE, lexicon.DISAGREE, lexicon.POSITIVE, lexicon.NEGATIVE))
+    words = [draws.pick(group) for _ in range(5)]
+    return Document(" , ".join(words[:2]) + " ,", words[2], ", " + " , ".join(words[3:]))
+
+
+ANSWERS_RATE = 0.05
+"""Share of documents that are mere rows of words of one attitude."""
+
+
+def documents(rng: np.random.Generator) -> Iterator[Document]:
+    """Yield documents without end."""
+    writers = [Author.drawn("", rng) for _ in range(NUM_AUTHORS)]
+    draws = Draws(rng)
+    while True:
+        if draws.chance(ANSWERS_RATE):
+            yield _answers(draws)
+            continue
+        author, kind = draws.pick(writers), draws.uniform()
+        if kind < SHARES[0]:
+            yield _review(author, draws)
+        elif kind < SHARES[0] + SHARES[1]:
+            yield _topical(author, draws)
+        else:
+            yield _fact_pair(author, draws)

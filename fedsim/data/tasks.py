@@ -1,0 +1,184 @@
+"""The ten built-in tasks: fields, template, label words, metric, and where the Hugging Face hub has them.
+
+Templates and label words are those of the manual prompts of LM-BFF (Gao et al., ACL 2021, arXiv 2012.15723), which
+FedPepTAO (Che et al., EMNLP 2023) uses as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedsim.core.errors import DataError, nearest
+from fedsim.data.config import MetricName, TaskConfig
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """Where the Hugging Face hub has a built-in task."""
+
+    name: str
+    """Name of the dataset."""
+    subset: str | None
+    """Name of its configuration, or None."""
+    columns: dict[str, str]
+    """The task's field or label field, to the dataset's column; a name that is not here stays as it is."""
+    validation_split: str = "validation"
+    """Labelled split to validate on."""
+
+
+def _single(name: str, words: tuple[str, ...], metric: MetricName = "accuracy", template: str = "") -> TaskConfig:
+    return TaskConfig(
+        name=name,
+        fields=("text",),
+        template=template or "{text} . It was <mask> .",
+        labels=tuple(str(number) for number in range(len(words))),
+        label_words=words,
+        metric=metric,
+    )
+
+
+def _pair(name: str, labels: tuple[str, str], words: tuple[str, str], metric: MetricName = "accuracy") -> TaskConfig:
+    return TaskConfig(
+        name=name,
+        fields=("a", "b"),
+        template="{a} ? <mask> , {b}",
+        labels=labels,
+        label_words=words,
+        metric=metric,
+    )
+
+
+_ENTAILMENT = ("entailment", "not_entailment")
+_TREC_WORDS = ("Description", "Entity", "Expression", "Human", "Location", "Number")
+
+TASKS: dict[str, TaskConfig] = {
+    task.name: task
+    for task in (
+        _single("sst2", ("terrible", "great")),
+        _single("mr", ("terrible", "great")),
+        _single("mpqa", ("terrible", "great")),
+        _single("cola", ("unacceptable", "acceptable"), metric="matthews"),
+        _single("subj", ("subjective", "objective")),
+        _single("trec", _TREC_WORDS, template="<mask> : {text}"),
+        _pair("mrpc", ("0", "1"), ("No", "Yes"), metric="accuracy_f1"),
+        _pair("rte", _ENTAILMENT, ("Yes", "No")),
+        _pair("qnli", _ENTAILMENT, ("Yes", "No")),
+        _pair("boolq", ("0", "1"), ("No", "Yes")),
+    )
+}
+"""The built-in tasks by name. Class numbers of subj (0 subjective) and trec (0 description, 1 entity, 2 abbreviation,
+3 human, 4 location, 5 number) are those of LM-BFF's files; the hub's numbers differ, so the hub is read by name."""
+
+_SENTIMENT = {"negative": "0", "positive": "1", "neg": "0", "pos": "1"}
+_ENTAILMENT_NUMBERS = {"0": "entailment", "1": "not_entailment"}
+
+LABEL_ALIASES: dict[str, dict[str, str]] = {
+    "sst2": _SENTIMENT,
+    "mr": _SENTIMENT,
+    "mpqa": _SENTIMENT,
+    "cola": {"unacceptable": "0", "acceptable": "1"},
+    "subj": {"subjective": "0", "objective": "1"},
+    "trec": {"DESC": "0", "ENTY": "1", "ABBR": "2", "HUM": "3", "LOC": "4", "NUM": "5"},
+    "mrpc": {"not_equivalent": "0", "equivalent": "1"},
+    "rte": _ENTAILMENT_NUMBERS,
+    "qnli": _ENTAILMENT_NUMBERS,
+    "boolq": {"false": "0", "False": "0", "true": "1", "True": "1"},
+}
+"""Other ways in which the labels of a built-in task are published, each to the label of :data:`TASKS`."""
+
+_GLUE = "nyu-mll/glue"
+_SENTENCES = {"a": "sentence1", "b": "sentence2"}
+
+HUB_SOURCES: dict[str, HubSource] = {
+    "sst2": HubSource(_GLUE, "sst2", {"text": "sentence"}),
+    "mr": HubSource("cornell-movie-review-data/rotten_tomatoes", None, {}),
+    "mpqa": HubSource("jxm/mpqa", None, {"text": "sentence"}, "test"),
+    "cola": HubSource(_GLUE, "cola", {"text": "sentence"}),
+    "subj": HubSource("SetFit/subj", None, {"label": "label_text"}, "test"),
+    "trec": HubSource("SetFit/TREC-QC", None, {"label": "label_coarse_original"}, "test"),
+    "mrpc": HubSource(_GLUE, "mrpc", _SENTENCES),
+    "rte": HubSource(_GLUE, "rte", _SENTENCES),
+    "qnli": HubSource(_GLUE, "qnli", {"a": "question", "b": "sentence"}),
+    "boolq": HubSource("google/boolq", None, {"a": "question", "b": "passage", "label": "answer"}),
+}
+"""The hub's copy of each built-in task, so that ``data.source=hub data.task=rte`` needs no further key."""
+
+
+def resolve_task(task: str | TaskConfig) -> TaskConfig:
+    """Return the task that ``data.task`` names or defines.
+
+    Raises
+    ------
+    DataError
+        If no built-in task has that name.
+    """
+    if isinstance(task, TaskConfig):
+        return task
+    from fedsim.data.embedded import EMBEDDED_TASKS  # imported here because only a named task needs the corpus
+
+    known = {**TASKS, **EMBEDDED_TASKS}
+    if task not in known:
+        raise DataError(
+            f"data.task: unknown task {task!r}{nearest(task, known)}; built-in tasks are {', '.join(known)}"
+        )
+    return known[task]
+
+
+class ClassNumber(int):
+    """A class number of a Hugging Face ``ClassLabel`` column, which also knows the names of that column's classes."""
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, value: object, names: Sequence[str]) -> object:
+        """Return ``value`` with its names if it is the number of one of them, else as it is."""
+        if not isinstance(value, int) or not 0 <= value < len(names):
+            return value
+        number = cls(value)
+        number.names = tuple(names)
+        return number
+
+
+class LabelIndex:
+    """Looks up the class number of a label value as it stands in the data."""
+
+    def __init__(self, task: TaskConfig) -> None:
+        self.classes = {label: number for number, label in enumerate(task.labels)}
+        builtin = TASKS.get(task.name)
+        if builtin is not None and builtin.labels == task.labels:
+            for alias, label in LABEL_ALIASES[task.name].items():
+                self.classes.setdefault(alias, self.classes[label])
+
+    def __contains__(self, value: object) -> bool:
+        return self._find(value) is not None
+
+    def __getitem__(self, value: object) -> int:
+        """Return the class number of ``value``; KeyError if it is no label of the task.
+
+        Numbers and truth values match labels written as text: 1, 1.0, True and "1.0" all match the label "1". A class
+        number with names goes by its name if the task knows all of them, since numberings differ between data sets.
+        """
+        number = self._find(value)
+        if number is None:
+            raise KeyError(value)
+        return number
+
+    def _find(self, value: object) -> int | None:
+        if isinstance(value, ClassNumber) and all(name in self.classes for name in value.names):
+            return self.classes[value.names[value]]
+        return next((self.classes[text] for text in _spellings(value) if text in self.classes), None)
+
+
+def _spellings(value: object) -> list[str]:
+    """Return the texts as which a label value may be written, the most literal first."""
+    if isinstance(value, bool):
+        return [str(value), str(value).lower(), str(int(value))]
+    if isinstance(value, float):
+        return [str(value), str(int(value))] if math.isfinite(value) and value.is_integer() else [str(value)]
+    if not isinstance(value, str):
+        return [str(value)]
+    text = value.strip()
+    whole = text[:-2] if text.endswith(".0") else text
+    return [value, text, whole]

@@ -1,0 +1,257 @@
+"""Turns examples into the columnar token table, and label words into token ids.
+
+The verbalizer head reads a template with the example's texts in it. What stands before and after the mask is encoded
+apart, with special tokens in the text split up as ordinary characters, so that a text that says ``<mask>`` or ``</s>``
+stays text; the mask then stands between the two. Tokenizers cut at special tokens first, so the result is the encoding
+of the whole. Only tokens of the texts are cut to fit ``max_length``: template and mask always stay, other than in the
+published code, whose truncation can drop the mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from fedsim.core.errors import DataError, ModelError
+from fedsim.core.tokens import TokenTable
+from fedsim.data.config import TaskConfig
+from fedsim.data.examples import Examples
+from fedsim.data.templates import Field, FilledText, Piece, Template, fill, parse_template
+from fedsim.data.truncation import encode_with_fields, shorten
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Ids = list[int]
+
+
+def tokenize(
+    examples: Examples,
+    task: TaskConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    head_kind: Literal["verbalizer", "classifier"],
+    causal: bool,
+    max_length: int,
+) -> TokenTable:
+    """Encode examples for a head.
+
+    Parameters
+    ----------
+    examples
+        The examples of one split.
+    task
+        Their task; the verbalizer head needs its template.
+    tokenizer
+        A fast tokenizer of transformers. It is not changed; one without a padding token pads with its end token.
+    head_kind
+        ``verbalizer``: the template with the texts in it, read at the mask token, or by a causal model at the last
+        token of :meth:`Template.as_causal`. ``classifier``: the text or the pair as the tokenizer encodes it, read at
+        the last token.
+    causal
+        Whether the model is a decoder.
+    max_length
+        Tokens of an example at most, special tokens and mask included; pairs are cut longest first.
+
+    Raises
+    ------
+    DataError
+        If the task has no template, ``max_length`` leaves no room for the text, or a text gives no token.
+    ModelError
+        If the tokenizer is not a fast one, or has no mask token where one is needed.
+    """
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"model: tokenizer {type(tokenizer).__name__} is not a fast one; use a model with a tokenizer.json"
+        )
+    types: list[Ids] | None = None
+    if head_kind == "classifier":
+        ids, types = _encode_classifier(examples, tokenizer, max_length)
+        positions = [len(row) - 1 for row in ids]
+    elif causal:
+        ids = _Verbalizer.build(task, tokenizer, causal).encode(examples, max_length)[0]
+        positions = [len(row) - 1 for row in ids]
+    else:
+        ids, positions = _Verbalizer.build(task, tokenizer, causal).encode(examples, max_length)
+    empty = next((i for i, row in enumerate(ids) if not row), None)
+    if empty is not None:
+        raise DataError(f"{examples.origin}: the text {examples.texts[empty]!r} gives no token with this tokenizer")
+    return _table(ids, types, positions, examples.labels_N, pad_id(tokenizer))
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token id that fills up a batch: padding, else end of text, else 0; it is always masked."""
+    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(int(token) for token in candidates if token is not None)
+
+
+def _table(ids: list[Ids], types: list[Ids] | None, positions: Ids, labels_N: np.ndarray, pad: int) -> TokenTable:
+    lengths_N = np.fromiter(map(len, ids), np.int64, len(ids))
+    offsets_N1 = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths_N)])
+    total = int(offsets_N1[-1])
+    types_Z = None if types is None else np.fromiter(chain.from_iterable(types), np.uint8, total)
+    return TokenTable(
+        ids_Z=np.fromiter(chain.from_iterable(ids), np.int32, total),
+        offsets_N1=offsets_N1,
+        read_positions_N=np.asarray(positions, dtype=np.int32),
+        labels_N=labels_N.astype(np.int64),
+        pad_id=pad,
+        # A model that takes types reads zeros where it is given none, so all zeros need not be stored.
+        type_ids_Z=types_Z if types_Z is not None and types_Z.any() else None,
+    )
+
+
+def _encode_classifier(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[list[Ids], list[Ids] | None]:
+    """Return token ids and, for tokenizers that tell the texts of a pair apart, token types."""
+    if not examples.texts:
+        return [], None
+    columns = [[text.strip() for text in column] for column in zip(*examples.texts, strict=True)]
+    encoded = tokenizer(
+        *columns,
+        truncation="longest_first",
+        max_length=max_length,
+        return_attention_mask=False,
+        split_special_tokens=True,
+        verbose=False,
+    )
+    return encoded["input_ids"], encoded.get("token_type_ids")
+
+
+def _encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Ids]:
+    """Encode texts without adding special tokens, and without reading any in them."""
+    if not texts:
+        return []
+    encoded = tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        split_special_tokens=True,
+        verbose=False,
+    )
+    ids: list[Ids] = encoded["input_ids"]
+    return ids
+
+
+@dataclass(frozen=True)
+class _Verbalizer:
+    """A template, ready to be encoded: pieces on both sides of the mask, and the special tokens around the whole."""
+
+    tokenizer: PreTrainedTokenizerBase
+    template: Template
+    prefix: Ids
+    mask: Ids
+    suffix: Ids
+
+    @classmethod
+    def build(cls, task: TaskConfig, tokenizer: PreTrainedTokenizerBase, causal: bool) -> _Verbalizer:
+        template = parse_template(task)
+        if causal:
+            # No suffix: an end token would stand between the text and the word that continues it.
+            return cls(tokenizer, template.as_causal(), _special_tokens(tokenizer, "a")[0], [], [])
+        if tokenizer.mask_token is None:
+            raise ModelError(
+                f"model: tokenizer {type(tokenizer).__name__} has no mask token, which the verbalizer head of a masked "
+                f"language model needs; use the classifier head"
+            )
+        prefix, suffix = _special_tokens(tokenizer, tokenizer.mask_token)
+        return cls(tokenizer, template, prefix, [int(tokenizer.mask_token_id)], suffix)
+
+    def encode(self, examples: Examples, max_length: int) -> tuple[list[Ids], Ids]:
+        """Return the token ids of each example and the position where the mask stands, or would stand."""
+        before, before_ids = self._side(self.template.before, examples, ends_at_mask=True)
+        after, after_ids = self._side(self.template.after, examples, ends_at_mask=False)
+        budget = max_length - len(self.prefix) - len(self.mask) - len(self.suffix)
+        long = [i for i in range(len(examples)) if len(before_ids[i]) + len(after_ids[i]) > budget]
+        before_sides = encode_with_fields(self.tokenizer, [before[i] for i in long])
+        after_sides = encode_with_fields(self.tokenizer, [after[i] for i in long])
+        for i, *sides in zip(long, before_sides, after_sides, strict=True):
+            before_ids[i], after_ids[i] = shorten(sides, budget, max_length, examples.origin)
+        positions = [len(self.prefix) + len(left) for left in before_ids]
+        ids = [
+            self.prefix + left + self.mask + right + self.suffix
+            for left, right in zip(before_ids, after_ids, strict=True)
+        ]
+        return ids, positions
+
+    def _side(
+        self, pieces: tuple[Piece, ...], examples: Examples, ends_at_mask: bool
+    ) -> tuple[list[FilledText], list[Ids]]:
+        """Fill and encode one side of the mask for all examples."""
+        has_field = any(isinstance(piece, Field) for piece in pieces)
+        filled = [fill(pieces, texts) for texts in (examples.texts if has_field else examples.texts[:1])]
+        if ends_at_mask:
+            # The space before the mask belongs to the word that stands there, in RoBERTa's and all later vocabularies.
+            filled = [FilledText(side.text.rstrip(" "), side.spans) for side in filled]
+        ids = _encode_plain(self.tokenizer, [side.text for side in filled])
+        repeats = 1 if has_field else len(examples)
+        return filled * repeats, ids * repeats
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase, probe: str) -> tuple[Ids, Ids]:
+    """Return the token ids that the tokenizer puts before and behind a single text."""
+    encoded = tokenizer(probe, return_special_tokens_mask=True, verbose=False)
+    ids, special = list(encoded["input_ids"]), list(encoded["special_tokens_mask"])
+    start = special.index(0) if 0 in special else len(ids)
+    stop = len(ids) - special[::-1].index(0) if 0 in special else len(ids)
+    return ids[:start], ids[stop:]
+
+
+def label_word_ids(task: TaskConfig, tokenizer: PreTrainedTokenizerBase, causal: bool) -> np.ndarray:
+    """Return the token id of each class's label word, as the word is written where the template has its mask.
+
+    After a space that is the token that starts a word (``Ġgreat`` of RoBERTa and GPT-2, ``▁great`` of LLaMA); right
+    behind other text, or at the very start, it is what the tokenizer makes of the word there.
+
+    Returns
+    -------
+    numpy.ndarray
+        int64, shape (C,).
+
+    Raises
+    ------
+    DataError
+        If the task has no template or label words, a word is not a single known token, or two classes share a token.
+    """
+    template = parse_template(task)
+    if causal:
+        template = template.as_causal()
+    if task.label_words is None:
+        raise DataError(
+            f"data.task.label_words: task {task.name!r} has no label words, which the verbalizer head needs; give one "
+            f"word for each of {', '.join(task.labels)}, or use the classifier head"
+        )
+    owner: dict[int, str] = {}
+    for word in task.label_words:
+        token = _label_word_id(word.strip(), template, tokenizer)
+        if token in owner:
+            name = tokenizer.convert_ids_to_tokens(token)
+            raise DataError(
+                f"data.task.label_words: {owner[token]!r} and {word!r} are the same token {name!r} of this tokenizer; "
+                f"classes need different words"
+            )
+        owner[token] = word
+    return np.fromiter(owner, np.int64, len(owner))
+
+
+def _label_word_id(word: str, template: Template, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Encode a word behind the text that stands before the mask, and take what it adds."""
+    context = ""
+    if template.before:
+        context = template.cue.strip(" ") or "a"
+    space = " " if template.cue.endswith(" ") else ""
+    alone, together = _encode_plain(tokenizer, [context, context + space + word])
+    tokens = together[len(alone) :] if together[: len(alone)] == alone else together
+    if len(tokens) == 1 and tokens[0] != tokenizer.unk_token_id:
+        return tokens[0]
+    names = [str(name) for name in tokenizer.convert_ids_to_tokens(tokens)]
+    raise DataError(
+        f"data.task.label_words: {word!r}, written {space + word!r} in the template, is not one known token of this "
+        f"tokenizer but {names}; choose another word"
+    )

@@ -1,0 +1,78 @@
+"""Cuts the texts of an example to a number of tokens, and never the template around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedsim.core.errors import DataError
+from fedsim.data.templates import FilledText
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Ids = list[int]
+
+
+@dataclass(frozen=True)
+class Side:
+    """The tokens on one side of the mask of one example."""
+
+    ids: Ids
+    fields: list[Ids]
+    """For each field, the positions in ``ids`` of its tokens."""
+
+    def without(self, positions: set[int]) -> Ids:
+        return [token for place, token in enumerate(self.ids) if place not in positions]
+
+
+def encode_with_fields(tokenizer: PreTrainedTokenizerBase, filled: list[FilledText]) -> list[Side]:
+    """Encode texts with the place of each token."""
+    if not filled:
+        return []
+    encoded = tokenizer(
+        [side.text for side in filled],
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        split_special_tokens=True,
+        verbose=False,
+    )
+    pairs = zip(filled, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    return [Side(ids, _field_tokens(side, offsets)) for side, ids, offsets in pairs]
+
+
+def _field_tokens(filled: FilledText, offsets: list[tuple[int, int]]) -> list[Ids]:
+    """Return the positions of each field's tokens: those that cover no character of literal text."""
+    starts, stops = np.asarray(offsets, dtype=np.int64).reshape(-1, 2).T
+    fields = []
+    for start, stop in filled.spans:
+        with_space = len(filled.text[:start].rstrip())  # a word's token may begin with the space before it
+        inside = (starts >= with_space) & (stops > start) & (stops <= stop)
+        fields.append(np.flatnonzero(inside).tolist())
+    return fields
+
+
+def shorten(sides: list[Side], budget: int, max_length: int, origin: str) -> list[Ids]:
+    """Cut the ends of the fields' tokens, longest field first, until both sides together hold ``budget`` tokens."""
+    lengths = [len(field) for side in sides for field in side.fields]
+    literal = sum(len(side.ids) for side in sides) - sum(lengths)
+    room = budget - literal
+    if room < sum(length > 0 for length in lengths):
+        raise DataError(
+            f"data.max_length: {max_length} tokens leave no room for the text of {origin}, since template, mask and "
+            f"special tokens take {max_length - room}"
+        )
+    quotas = iter(longest_first(lengths, room))
+    return [side.without({place for field in side.fields for place in field[next(quotas) :]}) for side in sides]
+
+
+def longest_first(lengths: Sequence[int], room: int) -> list[int]:
+    """Return what stays of each length if the longest (of equals, the last) gives up one until all fit in ``room``."""
+    quotas = [0] * len(lengths)
+    for served, i in enumerate(sorted(range(len(lengths)), key=lambda i: (lengths[i], -i))):
+        quotas[i] = min(lengths[i], room // (len(lengths) - served))
+        room -= quotas[i]
+    return quotas

@@ -1,0 +1,174 @@
+"""Text files that a crash cannot spoil: the log of events, one JSON object a line, and files written at one stroke."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from fedsim.core.errors import CheckpointError, ConfigError
+
+
+class EventLog:
+    """An append-only JSON Lines file with one writer; a line that a crash left unfinished is cut off on opening.
+
+    Each event has ``event`` (its kind), ``time`` (ISO 8601, UTC) and ``seconds`` since the start of the run; the
+    clock goes on from the last event, so the pause before a resume does not count.
+
+    Raises
+    ------
+    ConfigError
+        If another process writes to the file.
+    CheckpointError
+        If a line before the last one is not an event.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open_locked(path)
+        try:
+            _cut_torn_line(path)
+            self._set_clock(_read_events(path))
+        except BaseException:
+            self._file.close()
+            raise
+
+    @property
+    def closed(self) -> bool:
+        """Whether the log takes no more events."""
+        return self._file.closed
+
+    def write(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Append one event and hand it to the operating system at once."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        head = {"event": kind, "time": now, "seconds": round(time.monotonic() - self._start, 3)}
+        taken = sorted(head.keys() & fields.keys())
+        if taken:
+            raise ValueError(f"event {kind!r} has a field named {taken[0]!r}, which every event has already")
+        line = json.dumps(plain({**head, **fields}), ensure_ascii=False, allow_nan=False)
+        self._file.write(line + "\n")
+        self._file.flush()
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return all events, oldest first."""
+        return [event for _, event in _read_events(self.path)]
+
+    def sync(self) -> None:
+        """Bring all events to disk, so that they outlive a loss of power too."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def keep(self, stays: Callable[[dict[str, Any]], bool]) -> int:
+        """Keep the events for which ``stays`` holds and return how many were dropped."""
+        events = _read_events(self.path)
+        kept = [(line, event) for line, event in events if stays(event)]
+        if len(kept) < len(events):
+            write_atomically(self.path, "".join(line + "\n" for line, _ in kept))
+            self._file.close()
+            self._file = open_locked(self.path)
+        self._set_clock(kept)
+        return len(events) - len(kept)
+
+    def close(self) -> None:
+        """Bring all events to disk and give the file free."""
+        if not self.closed:
+            self.sync()
+            self._file.close()
+
+    def _set_clock(self, events: list[tuple[str, dict[str, Any]]]) -> None:
+        self._start = time.monotonic() - (events[-1][1]["seconds"] if events else 0.0)
+
+
+def plain(value: Any) -> Any:
+    """Return ``value`` as JSON can hold it: NumPy values as Python's, numbers that are not finite as None.
+
+    Raises
+    ------
+    TypeError
+        If ``value`` holds something else than numbers, text, truth values, None, paths, mappings and sequences.
+    """
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON: {value!r}")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a UTF-8 file beside ``path`` and rename it, so that no reader and no crash meets half of it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def open_locked(path: Path) -> TextIO:
+    """Open a log for appending, locked against a second writer.
+
+    Raises
+    ------
+    ConfigError
+        If another process has it open.
+    """
+    # surrogateescape: a path or message with bytes that are no UTF-8 must not stop a run.
+    log = path.open("a", encoding="utf-8", errors="surrogateescape", newline="\n")
+    try:
+        import fcntl
+
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.close()
+        raise ConfigError(
+            f"{path.parent} is in use by a run that is still going on; wait for it, stop it, or give output=FOLDER"
+        ) from None
+    except (ImportError, OSError):
+        pass  # this system or file system has no locks: a second writer is then the user's own care
+    return log
+
+
+def _cut_torn_line(path: Path) -> None:
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    last = whole[whole[:-1].rfind(b"\n") + 1 :]
+    if last and _event(last) is None:
+        whole = whole[: -len(last)]
+    if len(whole) < len(data):
+        os.truncate(path, len(whole))
+
+
+def _read_events(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return each line with its event."""
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    events = []
+    # Not splitlines: a message may hold further characters that it takes for the end of a line.
+    for number, line in enumerate(text.split("\n")[:-1], start=1):
+        event = _event(line)
+        if event is None:
+            raise CheckpointError(f"{path}, line {number} is not an event of fedsim; mend that line or start a new run")
+        events.append((line, event))
+    return events
+
+
+def _event(line: str | bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("seconds"), int | float) else None

@@ -1,0 +1,103 @@
+"""Everything in this process: no Ray, breakpoints work, results are the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from clients.device import resolve_device
+from clients.worker import ClientWorker, WorkerInfo, WorkerSpec
+from fedsim.core.messages import Evaluation, ScoreReport, WorkGroup
+from fedsim.executors.base import Executor, Handle, TrainedGroup
+from server.config import ServerConfig
+from server.core import Server, StepReport
+
+
+class LocalExecutor(Executor):
+    """Runs work groups one after another in this process; a handle is the value itself."""
+
+    def __init__(self, check_interrupt: Callable[[], None]) -> None:
+        super().__init__(check_interrupt)
+        self._worker: ClientWorker | None = None
+        self._server: Server | None = None
+        self._threads_before: int | None = None
+
+    def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
+        self._threads_before = torch.get_num_threads()
+        self._worker = ClientWorker(spec, resolve_device(spec.model.device, gpu_granted=True))
+        return [self._worker.info()]
+
+    def start_server(
+        self, config: ServerConfig, vector_F: np.ndarray, layers: tuple[int, ...], sample_rate: float
+    ) -> None:
+        self._server = Server(config, vector_F, layers, sample_rate)
+
+    def global_state(self) -> Handle:
+        return self._running_server.global_state()
+
+    def train(
+        self, groups: Sequence[WorkGroup], state: Handle, client_states: Mapping[int, Handle]
+    ) -> Iterator[TrainedGroup]:
+        for group in groups:
+            self._check_interrupt()
+            old = [client_states[client] for client in group.clients]
+            reports, update, *states = self._running_worker.train(group, state, *old)
+            yield TrainedGroup(group, reports, update, dict(zip(group.clients, states, strict=True)))
+
+    def apply(self, round: int, order: tuple[int, ...], updates: Sequence[Handle]) -> StepReport:
+        return self._running_server.apply(round, order, *updates)
+
+    def evaluate(self, state: Handle, shards: Sequence[tuple[int, int]]) -> list[Evaluation]:
+        results = []
+        for start, stop in shards:
+            self._check_interrupt()
+            results.append(self._running_worker.evaluate(state, start, stop))
+        return results
+
+    def evaluate_clients(
+        self, state: Handle, groups: Sequence[tuple[int, ...]], client_states: Mapping[int, Handle]
+    ) -> list[Evaluation]:
+        results: list[Evaluation] = []
+        for clients in groups:
+            self._check_interrupt()
+            results += self._running_worker.evaluate_clients(state, *(client_states[client] for client in clients))
+        return results
+
+    def score(self, state: Handle, groups: Sequence[tuple[int, ...]]) -> list[ScoreReport]:
+        reports: list[ScoreReport] = []
+        for clients in groups:
+            self._check_interrupt()
+            reports += self._running_worker.score(state, *clients)
+        return reports
+
+    def put(self, value: Any) -> Handle:
+        return value
+
+    def get(self, handles: Sequence[Handle]) -> list[Any]:
+        return list(handles)
+
+    def server_arrays(self) -> dict[str, np.ndarray]:
+        return self._running_server.arrays()
+
+    def load_server_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        self._running_server.load_arrays(arrays)
+
+    def close(self) -> None:
+        if self._threads_before is not None:
+            torch.set_num_threads(self._threads_before)
+        self._worker = self._server = self._threads_before = None
+
+    @property
+    def _running_worker(self) -> ClientWorker:
+        if self._worker is None:
+            raise RuntimeError("the executor has not been started")
+        return self._worker
+
+    @property
+    def _running_server(self) -> Server:
+        if self._server is None:
+            raise RuntimeError("the server has not been started")
+        return self._server

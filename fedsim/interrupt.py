@@ -1,0 +1,62 @@
+"""SIGINT and SIGTERM: the first asks the run to save and end, the second ends it at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class RunInterrupted(Exception):
+    """The run was asked to end; raised at a point where nothing is half done.
+
+    Attributes
+    ----------
+    signal_number
+        The signal that asked.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.signal_number = signal_number
+
+
+class InterruptWatch:
+    """Context manager that turns signals into a question asked at safe points.
+
+    Outside the main thread, where Python allows no handlers, it watches nothing.
+    """
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> InterruptWatch:
+        self.install()
+        return self
+
+    def install(self) -> None:
+        """Take the handlers over, again where a library has put its own in their place."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before = signal.signal(number, self._receive)
+            self._before.setdefault(number, before)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None:
+            raise KeyboardInterrupt
+        self._received = number
+
+    def check(self) -> None:
+        """Raise :class:`RunInterrupted` if a signal has come."""
+        if self._received is not None:
+            raise RunInterrupted(self._received)

@@ -1,0 +1,152 @@
+"""From a config to everything a worker is built from: data, tokens, shards, frozen weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedsim.config import Config
+from fedsim.core.errors import ConfigError, ModelError
+from fedsim.core.shards import Shards
+from fedsim.core.tokens import TokenTable
+from fedsim.data.config import TaskConfig
+from fedsim.data.sources import Dataset, load_dataset
+from partitions.base import partition
+
+if TYPE_CHECKING:
+    from clients.worker import WorkerSpec, WorkSettings
+
+
+@dataclass(frozen=True)
+class PartitionedData:
+    """The examples, and which client holds which."""
+
+    dataset: Dataset
+    shards: Shards
+
+    @property
+    def task(self) -> TaskConfig:
+        """The resolved task."""
+        return self.dataset.task
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a run is made of, before anything is started."""
+
+    data: PartitionedData
+    spec: WorkerSpec
+    fingerprint: str
+    """Hash of the weights, the tokens and the shards."""
+
+
+def partition_data(config: Config) -> PartitionedData:
+    """Load the examples and deal them out."""
+    column = config.partition.column if config.partition.kind == "by_column" else None
+    dataset = load_dataset(config.data, config.seed, column)
+    _check_task(config, dataset.task)
+    values = dataset.train.columns[column] if column is not None else None
+    return PartitionedData(dataset, partition(config.partition, dataset.train.labels_N, values, config.seed))
+
+
+def prepare(config: Config, phase: Callable[[str], None] = lambda text: None) -> Prepared:
+    """Load, deal out and tokenise the examples and load the frozen weights.
+
+    Parameters
+    ----------
+    phase
+        Told what is being done, for the progress display.
+    """
+    phase("reading data")
+    data = partition_data(config)
+    phase("loading the backbone")
+    from clients.loading import load_shared_weights, load_tokenizer
+    from clients.worker import WorkerSpec
+    from fedsim.data.tokenize import label_word_ids, tokenize
+
+    weights = load_shared_weights(config.model)
+    tokenizer = load_tokenizer(config.model)
+    phase("tokenising")
+    head, causal = config.model.head.kind, weights.is_causal
+    train, validation = (
+        tokenize(examples, data.task, tokenizer, head_kind=head, causal=causal, max_length=config.data.max_length)
+        for examples in (data.dataset.train, data.dataset.validation)
+    )
+    spec = WorkerSpec(
+        weights=weights,
+        model=config.model,
+        prompt=config.prompt,
+        num_classes=len(data.task.labels),
+        label_word_ids_C=label_word_ids(data.task, tokenizer, causal) if head == "verbalizer" else None,
+        settings=work_settings(config),
+        train=train,
+        validation=validation,
+        shards=data.shards,
+    )
+    return Prepared(data, spec, _fingerprint(spec))
+
+
+def work_settings(config: Config) -> WorkSettings:
+    """Compose what workers have to know of the method."""
+    from clients.worker import WorkSettings
+
+    return WorkSettings(
+        client=config.client,
+        correction=config.correction,
+        uniform_weights=config.server.weighting == "uniform",
+        uses_control=config.server.uses_control,
+        needs_each_client=config.server.needs_each_client,
+        keep_local=config.layers.unselected == "local",
+        score_batch_size=config.layers.score_batch_size,
+        score_last=config.layers.score_last,
+        score_padding=config.layers.score_padding == "keep",
+        evaluation_batch_size=config.evaluation.batch_size,
+        seed=config.seed,
+    )
+
+
+def check_lengths(config: Config, spec: WorkerSpec, max_tokens: int) -> None:
+    """Refuse texts that are longer than the backbone has positions for.
+
+    Raises
+    ------
+    ModelError
+        Naming the longest text, the limit, and the keys to change.
+    """
+    longest = max((int(table.lengths_N.max()) for table in (spec.train, spec.validation) if len(table)), default=0)
+    if longest > max_tokens:
+        offset = f" beside a prompt of {config.prompt.length}" if config.prompt.position_offset == "paper" else ""
+        raise ModelError(
+            f"the model {config.model.location} has positions for {max_tokens} tokens{offset}, but a text has {longest}; "
+            f"set data.max_length={max_tokens} or less"
+        )
+
+
+def _check_task(config: Config, task: TaskConfig) -> None:
+    verbalizer = config.model.head.kind == "verbalizer"
+    if verbalizer and (task.template is None or task.label_words is None):
+        missing = "template" if task.template is None else "label_words"
+        raise ConfigError(
+            f"task {task.name!r} has no {missing}, which model.head.kind=verbalizer needs; give data.task.{missing}, or set "
+            "model.head.kind=classifier"
+        )
+
+
+def _fingerprint(spec: WorkerSpec) -> str:
+    digest = hashlib.sha256(spec.weights.fingerprint().encode())
+    for table in (spec.train, spec.validation):
+        digest.update(_table_bytes(table))
+    for array in (spec.shards.indices_N, spec.shards.offsets_C1, spec.shards.train_stops_C):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _table_bytes(table: TokenTable) -> bytes:
+    digest = hashlib.sha256()
+    for array in (table.ids_Z, table.offsets_N1, table.read_positions_N, table.labels_N):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.digest()

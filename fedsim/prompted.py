@@ -1,0 +1,171 @@
+"""Trained prompts as files, and back as a usable model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from fedsim import __version__
+from fedsim.core.errors import ModelError
+from fedsim.core.layout import PromptGeometry, VectorLayout
+from fedsim.data.config import TaskConfig
+
+if TYPE_CHECKING:
+    from fedsim.config import Config
+
+GLOBAL_PROMPT = "global.safetensors"
+PERSONAL_PROMPTS = "personal.safetensors"
+
+
+def save_prompt(path: Path, vector_F: np.ndarray, layout: VectorLayout, config: Config, task: TaskConfig) -> None:
+    """Write the global prompt (and head) with all that is needed to use it.
+
+    The file holds ``prompt.LAYER`` of shape [2, kv heads, prompt length, head dim] for every prompted layer, the head's
+    arrays by name, and one JSON text of metadata. It says nothing of where or when the run took place, so equal results
+    are equal files.
+    """
+    prompt_LKHPD, head = layout.split(np.asarray(vector_F, dtype=np.float32))
+    arrays = {f"prompt.{layer}": np.ascontiguousarray(prompt_LKHPD[i]) for i, layer in enumerate(layout.layers)}
+    arrays.update({name: np.ascontiguousarray(array) for name, array in head.items()})
+    metadata = {
+        "format": 1,
+        "fedsim": __version__,
+        "model": config.model.model_dump(mode="json", exclude={"device"}),
+        "prompt": config.prompt.model_dump(mode="json"),
+        "max_length": config.data.max_length,
+        "task": task.model_dump(mode="json"),
+        "geometry": asdict(layout.geometry),
+        "layers": list(layout.layers),
+        "head_shapes": [[name, list(shape)] for name, shape in layout.head_shapes],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # One metadata entry: safetensors does not keep the order of several, and equal results must be equal bytes.
+    save_file(arrays, path, metadata={"fedsim": json.dumps(metadata, sort_keys=True)})
+
+
+def save_personal_prompts(path: Path, clients: Sequence[int], personal_NM: np.ndarray, layers: Sequence[int]) -> None:
+    """Write the personal prompts of the layers that stayed on the devices, one row a client that has trained."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {"clients": np.array(clients, dtype=np.int64), "personal": np.ascontiguousarray(personal_NM)}
+    save_file(arrays, path, metadata={"fedsim": json.dumps({"format": 1, "layers": list(layers)}, sort_keys=True)})
+
+
+class PromptedModel:
+    """A frozen backbone with a trained prompt: predicts labels of texts.
+
+    Made by :func:`load_prompt`.
+    """
+
+    def __init__(self, metadata: dict[str, Any], arrays: dict[str, np.ndarray], model: str | None, device: str) -> None:
+        import torch
+
+        from clients.backbone import Backbone
+        from clients.config import ModelConfig, PromptConfig
+        from clients.loading import load_shared_weights, load_tokenizer
+        from fedsim.data.tokenize import label_word_ids
+
+        changed = {"path": model, "package": None} if model is not None else {}
+        config = ModelConfig.model_validate({**metadata["model"], **changed})
+        self.task = TaskConfig.model_validate(metadata["task"])
+        self.layers: tuple[int, ...] = tuple(metadata["layers"])
+        self.tokenizer = load_tokenizer(config)
+        self._max_length: int = metadata["max_length"]
+        self._head_kind = config.head.kind
+        weights = load_shared_weights(config)
+        words = label_word_ids(self.task, self.tokenizer, weights.is_causal) if config.head.kind == "verbalizer" else None
+        prompt = PromptConfig.model_validate(metadata["prompt"])
+        self.backbone = Backbone.build(weights, config, prompt, len(self.task.labels), words, device)
+        geometry = PromptGeometry(**metadata["geometry"])
+        if self.backbone.geometry != geometry:
+            raise ModelError(
+                f"the prompt was made for {geometry}, but the model {config.location} has {self.backbone.geometry}"
+            )
+        prompt_LKHPD = np.stack([arrays[f"prompt.{layer}"] for layer in self.layers])
+        self.prompt_LKHPD = torch.from_numpy(prompt_LKHPD).to(self.backbone.device)
+        names = [name for name, _ in metadata["head_shapes"]]
+        self.head = {name: torch.from_numpy(arrays[name]).to(self.backbone.device) for name in names}
+
+    def scores(self, examples: Sequence[str | tuple[str, ...]], batch_size: int = 64) -> np.ndarray:
+        """Return class scores (logits), float32 of shape [examples, classes].
+
+        Parameters
+        ----------
+        examples
+            Texts, or tuples of two texts for a task on pairs.
+        """
+        import torch
+
+        from fedsim.data.sources import Examples
+        from fedsim.data.tokenize import tokenize
+
+        texts = [(example,) if isinstance(example, str) else tuple(example) for example in examples]
+        wrong = next((text for text in texts if len(text) != len(self.task.fields)), None)
+        if wrong is not None:
+            raise ModelError(
+                f"task {self.task.name!r} takes {len(self.task.fields)} texts an example ({', '.join(self.task.fields)}), "
+                f"not {len(wrong)}"
+            )
+        labels = np.zeros(len(texts), dtype=np.int64)
+        table = tokenize(
+            Examples(texts, labels, {}, "texts", 0, {}),
+            self.task,
+            self.tokenizer,
+            head_kind=self._head_kind,
+            causal=self.backbone.is_causal,
+            max_length=self._max_length,
+        )
+        head_1 = {name: array.unsqueeze(0) for name, array in self.head.items()}
+        logits = []
+        with torch.no_grad():
+            for start in range(0, len(texts), batch_size):
+                batch = table.batch(np.arange(start, min(start + batch_size, len(texts))))
+                reading = self.backbone.forward(batch, self.prompt_LKHPD.unsqueeze(0), self.layers, head_1)
+                logits.append(reading.logits_BC.cpu().numpy())
+        return np.concatenate(logits) if logits else np.empty((0, len(self.task.labels)), np.float32)
+
+    def predict(self, examples: Sequence[str | tuple[str, ...]], batch_size: int = 64) -> list[str]:
+        """Return the label of each example, as it stands in the task's ``labels``."""
+        return [self.task.labels[i] for i in self.scores(examples, batch_size).argmax(axis=1)]
+
+
+def load_prompt(path: str | Path, model: str | None = None, device: str = "cpu") -> PromptedModel:
+    """Load a trained prompt with its backbone.
+
+    Parameters
+    ----------
+    path
+        A ``prompt/global.safetensors``, or the run folder that holds it.
+    model
+        Folder or hub name of the backbone, where it is not to be found as in the run.
+    device
+        ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    ModelError
+        If the file is not a prompt of ours, or does not fit the model.
+
+    Examples
+    --------
+    >>> model = load_prompt("runs/quickstart")            # doctest: +SKIP
+    >>> model.predict(["the soup was cold and bland"])    # doctest: +SKIP
+    ['0']
+    """
+    path = Path(path)
+    file_path = path / "prompt" / GLOBAL_PROMPT if path.is_dir() else path
+    try:
+        with safe_open(file_path, framework="numpy") as file:
+            metadata = json.loads(file.metadata()["fedsim"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise ModelError(f"{file_path} is not a prompt file of a run: {error}") from None
+    if "geometry" not in metadata:
+        raise ModelError(f"{file_path} holds personal prompts; load {GLOBAL_PROMPT}")
+    return PromptedModel(metadata, arrays, model, device)

@@ -1,0 +1,174 @@
+"""One run from a config to a filled run folder: what ``fedsim run`` and :func:`fedsim.run` do."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fedsim import __version__
+from fedsim.checkpoint import Checkpoint, check_fits, load_latest
+from fedsim.config import Config
+from fedsim.config_text import config_text
+from fedsim.core.errors import FedsimError
+from fedsim.executors.base import Executor
+from fedsim.interrupt import InterruptWatch, RunInterrupted
+from fedsim.progress import Progress
+from fedsim.tracking import RunFolder, TensorBoard
+
+_PACKAGES = ("ray", "torch", "transformers", "datasets", "numpy", "pyarrow", "safetensors")
+
+
+def run_config(
+    config: Config,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Run a config and return its summary, the contents of ``summary.json``.
+
+    Parameters
+    ----------
+    resume
+        Go on from the newest checkpoint of ``config.output``, or of the newest run of this name; a run that is finished is
+        left as it is, and one that has no checkpoint begins anew.
+    console
+        Where progress goes; standard output if not given.
+    quiet
+        Show notes only.
+
+    Raises
+    ------
+    FedsimError
+        A mistake in config, data or model, missing resources, or a failing client.
+    RunInterrupted
+        After SIGINT or SIGTERM; the state has been saved.
+    """
+    path = run_path(config, resume)
+    console = console or Console(highlight=False)
+    with InterruptWatch() as watch, _open_folder(path, resume) as folder:
+        if resume and folder.finished:
+            summary = _finished_summary(folder)
+            if summary["config_hash"] == config.identity and summary["rounds"] == config.rounds:
+                console.print(f"{path} is finished; nothing to resume")
+                return summary
+        with Progress(config.rounds, _metric_name(config), console, quiet) as progress:
+            try:
+                return _run_in(config, folder, progress, watch, resume)
+            except (FedsimError, RunInterrupted) as error:
+                folder.event("stopped", reason=type(error).__name__, message=str(error))
+                raise
+
+
+def run_path(config: Config, resume: bool) -> Path:
+    """Return the run's folder: ``output``, or a new folder under ``runs``; with ``resume``, the newest that is there."""
+    if config.output is not None:
+        return Path(config.output)
+    base = Path("runs") / (config.name or "run")
+    number, path = 1, base
+    while path.exists():
+        following = base.with_name(f"{base.name}-{number + 1}")
+        if resume and not following.exists():
+            return path
+        number, path = number + 1, following
+    return path
+
+
+def make_executor(config: Config, check: Callable[[], None], note: Callable[[str], None]) -> Executor:
+    """Return the executor that the config asks for, not yet started."""
+    if config.executor == "local":
+        from fedsim.executors.local import LocalExecutor
+
+        return LocalExecutor(check)
+    from fedsim.executors.ray import RayExecutor
+
+    return RayExecutor(config.ray, config.client.threads, config.partition.clients, check, note)
+
+
+def _open_folder(path: Path, resume: bool) -> RunFolder:
+    there = path.is_dir() and any(path.iterdir())
+    return RunFolder.create(path, resume=resume and there)
+
+
+def _metric_name(config: Config) -> str:
+    from fedsim.data.tasks import resolve_task
+
+    return resolve_task(config.data.task).metric
+
+
+def _run_in(config: Config, folder: RunFolder, progress: Progress, watch: InterruptWatch, resume: bool) -> dict[str, Any]:
+    checkpoint = _checkpoint(config, folder, progress) if resume else None
+    folder.truncate(checkpoint.round + 1 if checkpoint is not None else 0)
+    folder.write_config(config_text(config))
+    # Imported once the quick mistakes have been answered: these bring torch and transformers.
+    from fedsim.preparation import prepare
+    from fedsim.results import write_results
+    from fedsim.simulation import Simulation
+
+    prepared = prepare(config, progress.start_phase)
+    if checkpoint is not None:
+        check_fits(checkpoint, config.identity, prepared.fingerprint, folder.path)
+    with ExitStack() as stack:
+        executor = make_executor(config, watch.check, progress.note)
+        stack.callback(executor.close)
+        board = TensorBoard(folder.tensorboard, _first_round(checkpoint)) if config.tracking.tensorboard else None
+        if board is not None:
+            stack.callback(board.close)
+        simulation = Simulation(config, prepared, executor, folder, progress, board)
+        result = simulation.run(checkpoint)
+        personal = simulation.personal_states() if config.layers.unselected == "local" else []
+    summary = {
+        "name": config.name,
+        "method": config.server.kind,
+        "task": prepared.data.task.name,
+        "model": config.model.location,
+        "executor": config.executor,
+        "workers": [{key: value for key, value in asdict(worker).items() if key != "full"} for worker in result.workers],
+        "folder": str(folder.path),
+        "seed": config.seed,
+        "config_hash": config.identity,
+        "versions": versions(),
+        "skipped_rows": prepared.data.dataset.train.skipped + prepared.data.dataset.validation.skipped,
+    }
+    return write_results(config, prepared, result, personal, folder, progress, summary)
+
+
+def _first_round(checkpoint: Checkpoint | None) -> int:
+    return checkpoint.round + 1 if checkpoint is not None else 0
+
+
+def _checkpoint(config: Config, folder: RunFolder, progress: Progress) -> Checkpoint | None:
+    checkpoint, skipped = load_latest(folder.checkpoints)
+    for sentence in skipped:
+        progress.note(f"warning: {sentence}")
+    if checkpoint is None:
+        progress.note(f"{folder.path} has no checkpoint yet; the run begins anew")
+        return None
+    check_fits(checkpoint, config.identity, checkpoint.data_fingerprint, folder.path)
+    progress.note(f"resuming {folder.path} after round {checkpoint.round}")
+    return checkpoint
+
+
+def _finished_summary(folder: RunFolder) -> dict[str, Any]:
+    import json
+
+    summary: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
+    return summary
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    found = {"fedsim": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found

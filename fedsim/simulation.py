@@ -1,0 +1,441 @@
+"""The round loop, readable from top to bottom.
+
+A run:  start workers -> choose layers -> start the server -> rounds -> personalised evaluation -> results.
+A round: draw the cohort -> cut it into work groups -> train -> the server folds and steps -> evaluate -> record -> save.
+
+The driver passes references on and never touches a tensor, except to save checkpoints and the final prompt.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from clients.prompts import initial_vector
+from clients.worker import WorkerInfo
+from fedsim.checkpoint import Checkpoint, save_checkpoint
+from fedsim.config import Config
+from fedsim.core import seeds
+from fedsim.core.errors import ClientError
+from fedsim.core.layout import VectorLayout
+from fedsim.core.messages import ClientReport, ClientState, Evaluation, GlobalState, WorkGroup
+from fedsim.data.metrics import compute
+from fedsim.executors.base import Executor, Handle, TrainedGroup
+from fedsim.interrupt import RunInterrupted
+from fedsim.preparation import Prepared, check_lengths
+from fedsim.progress import Progress, RoundLine
+from fedsim.tracking import RunFolder, TensorBoard
+from server.core import StepReport
+from server.sampling import cohort, cut
+from server.selection import choose_layers, combine_scores
+
+
+@dataclass
+class Totals:
+    """Running figures of the summary; part of every checkpoint, so a resumed run ends with the same ones."""
+
+    client_updates: int = 0
+    client_failures: int = 0
+    client_steps: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    initial_metric: float = math.nan
+    global_metric: float = math.nan
+    best_global_metric: float = math.nan
+    seconds_rounds: list[float] = field(default_factory=list)
+    seconds_before: float = 0.0
+    """Seconds of this run's earlier, interrupted parts."""
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """Which layers are exchanged, and the scores that decided it."""
+
+    layers: tuple[int, ...]
+    scores_L: np.ndarray | None
+    """float64; None where the choice needs no scores or was restored from a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished simulation gives back."""
+
+    choice: LayerChoice
+    layout: VectorLayout
+    state: GlobalState
+    totals: Totals
+    personalised: Evaluation | None
+    workers: list[WorkerInfo]
+    seconds: float
+
+
+class ClientStates(Mapping[int, Handle]):
+    """The clients' states, owned by the driver as handles; a client that has not trained yet has a fresh one."""
+
+    def __init__(self, population: int) -> None:
+        self._population = population
+        self._handles: dict[int, Handle] = {}
+
+    def __getitem__(self, client: int) -> Handle:
+        return self._handles.get(client) or ClientState(client)
+
+    def __iter__(self) -> Any:
+        return iter(range(self._population))
+
+    def __len__(self) -> int:
+        return self._population
+
+    def commit(self, trained: Sequence[TrainedGroup]) -> None:
+        """Take over the new states of all clients that did not fail."""
+        for group in trained:
+            for report in group.reports:
+                if report.failure is None:
+                    self._handles[report.client] = group.states[report.client]
+
+    def visited(self) -> dict[int, Handle]:
+        """Return the handles of clients that have trained, ascending."""
+        return dict(sorted(self._handles.items()))
+
+    def restore(self, states: Sequence[ClientState], executor: Executor) -> None:
+        """Take over the states of a checkpoint."""
+        self._handles = {state.client: executor.put(state) for state in states}
+
+
+class Simulation:
+    """Runs federated prompt tuning as a config describes it.
+
+    Parameters
+    ----------
+    prepared
+        Data, shards and weights; see :func:`fedsim.preparation.prepare`.
+    executor
+        Not yet started; the caller closes it.
+    folder
+        Where records go.
+    progress
+        What the user sees.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        prepared: Prepared,
+        executor: Executor,
+        folder: RunFolder,
+        progress: Progress,
+        tensorboard: TensorBoard | None = None,
+    ) -> None:
+        self._config = config
+        self._prepared = prepared
+        self._executor = executor
+        self._folder = folder
+        self._progress = progress
+        self._tensorboard = tensorboard
+        self._sizes_N = prepared.spec.shards.train_sizes
+        self._states = ClientStates(config.partition.clients)
+        self._totals = Totals()
+        self._round = 0
+        self._saved_round = -1
+        self._started = time.monotonic()
+
+    # -- the run -----------------------------------------------------------------------------------------------------
+
+    def run(self, checkpoint: Checkpoint | None = None) -> Result:
+        """Run all rounds, from a checkpoint if one is given.
+
+        Raises
+        ------
+        RunInterrupted
+            After a signal; the state has been saved.
+        FedsimError
+            On any mistake of the user, lost cluster, or failing client (``client.on_failure: raise``).
+        """
+        workers = start_workers(self._config, self._prepared, self._executor, self._progress)
+        full = workers[0].full
+        try:
+            choice = self._choose_layers(full, checkpoint)
+            layout = full.exchanged(choice.layers)
+            self._start_server(layout, checkpoint)
+            if self._round == 0:
+                self._evaluate_start()
+            while self._round < self._config.rounds:
+                self._run_round()
+            self._progress.start_phase("personalised evaluation")
+            personalised = self._evaluate_personalised()
+        except RunInterrupted:
+            self._save_if_due(force=True)
+            raise
+        (state,) = self._executor.get([self._executor.global_state()])
+        return Result(choice, layout, state, self._totals, personalised, workers, self._seconds())
+
+    def personal_states(self) -> list[ClientState]:
+        """Return the states of all clients that have trained, ascending."""
+        return self._executor.get(list(self._states.visited().values()))
+
+    def _choose_layers(self, full: VectorLayout, checkpoint: Checkpoint | None) -> LayerChoice:
+        if checkpoint is not None:
+            choice = LayerChoice(checkpoint.layers, None)
+        else:
+            self._progress.start_phase("choosing layers")
+            choice = choose(self._config, self._prepared, self._executor, full)
+            scores = None if choice.scores_L is None else choice.scores_L.tolist()
+            self._folder.event("layers", layers=list(choice.layers), scores=scores)
+        self._layers = choice.layers
+        return choice
+
+    def _start_server(self, layout: VectorLayout, checkpoint: Checkpoint | None) -> None:
+        config = self._config
+        vector_F = initial_vector(layout, config.prompt, config.model.head, config.seed)
+        sample_rate = config.sampling.clients_per_round / config.partition.clients
+        self._executor.start_server(config.server, vector_F, layout.layers, sample_rate)
+        if checkpoint is not None:
+            self._executor.load_server_arrays(checkpoint.server)
+            self._states.restore(checkpoint.clients, self._executor)
+            self._totals = Totals(**checkpoint.totals)
+            self._round = self._saved_round = checkpoint.round
+            self._folder.event("resumed", round=self._round)
+
+    # -- a round -----------------------------------------------------------------------------------------------------
+
+    def _run_round(self) -> None:
+        started = time.monotonic()
+        order = tuple(int(i) for i in cohort(self._config.sampling, self._config.seed, self._round, self._sizes_N))
+        state = self._executor.global_state()
+        trained = self._train(self._groups(order), state)
+        trained_at = time.monotonic()
+        reports = sorted((report for group in trained for report in group.reports), key=lambda report: report.client)
+        self._check_failures(reports)
+        step = self._executor.apply(self._round, order, [group.update for group in trained])
+        self._states.commit(trained)
+        self._round += 1
+        stepped_at = time.monotonic()
+        evaluation = self._evaluate_if_due()
+        personalised = self._personalised_if_due()
+        ended = time.monotonic()
+        self._count(reports, evaluation, ended - started)
+        seconds = {
+            "seconds_round": ended - started,
+            "seconds_train": trained_at - started,
+            "seconds_server": stepped_at - trained_at,
+            "seconds_evaluate": ended - stepped_at,
+        }
+        self._record(reports, step, evaluation, personalised, seconds)
+        self._save_if_due()
+
+    def _groups(self, order: tuple[int, ...]) -> list[WorkGroup]:
+        """Cut the cohort; where every client has an actor of its own, each group goes out client by client."""
+        groups: list[WorkGroup] = []
+        for number, clients in enumerate(cut(order, self._config.group_size)):
+            if self._executor.per_client:
+                groups += [WorkGroup(self._round, number, (client,), part) for part, client in enumerate(clients)]
+            else:
+                groups.append(WorkGroup(self._round, number, tuple(clients)))
+        return groups
+
+    def _train(self, groups: list[WorkGroup], state: Handle) -> list[TrainedGroup]:
+        trained: list[TrainedGroup] = []
+        clients = sum(len(group.clients) for group in groups)
+        done = 0
+        for group in self._executor.train(groups, state, self._states):
+            trained.append(group)
+            done += len(group.reports)
+            self._progress.clients_done(self._round + 1, done, clients)
+        return sorted(trained, key=lambda group: (group.group.group, group.group.part))
+
+    def _check_failures(self, reports: Sequence[ClientReport]) -> None:
+        failed = [report for report in reports if report.failure is not None]
+        for report in failed:
+            assert report.failure is not None
+            what = f"client {report.client} failed in round {self._round + 1} on {report.node}: {report.failure.message}"
+            self._folder.event(
+                "client_failure",
+                round=self._round + 1,
+                client=report.client,
+                kind=report.failure.kind,
+                message=report.failure.message,
+                traceback=report.failure.traceback,
+            )
+            if report.failure.kind == "error" and self._config.client.on_failure == "raise":
+                raise ClientError(f"{what}\n{report.failure.traceback}".rstrip())
+            self._progress.note(f"warning: {what}; left out of this round")
+        if len(failed) == len(reports):
+            raise ClientError(
+                f"round {self._round + 1}: none of {len(reports)} clients gave a usable result; the first, client "
+                f"{failed[0].client}: {failed[0].failure.message if failed[0].failure else ''}"
+            )
+
+    # -- evaluation --------------------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> Evaluation:
+        size, total = self._config.evaluation.shard_size, len(self._prepared.spec.validation)
+        shards = [(start, min(start + size, total)) for start in range(0, total, size)]
+        return _total(self._executor.evaluate(self._executor.global_state(), shards))
+
+    def _evaluate_start(self) -> None:
+        self._progress.start_phase("evaluating the start")
+        evaluation = self._evaluate()
+        metric, loss = self._metric(evaluation), _loss(evaluation)
+        self._totals.initial_metric = self._totals.global_metric = metric
+        self._folder.event("start", round=0, global_metric=metric, global_loss=loss)
+        self._folder.round_record({"round": 0, "global_metric": metric, "global_loss": loss})
+        self._progress.start(metric, loss)
+
+    def _evaluate_if_due(self) -> Evaluation | None:
+        due = self._round % self._config.evaluation.every == 0 or self._round == self._config.rounds
+        return self._evaluate() if due else None
+
+    def _personalised_if_due(self) -> Evaluation | None:
+        every = self._config.evaluation.personalised_every
+        due = every is not None and self._round % every == 0
+        return self._evaluate_personalised() if due else None
+
+    def _evaluate_personalised(self) -> Evaluation | None:
+        """Evaluate every client that held examples out with its own prompts; predictions are pooled, as published."""
+        shards = self._prepared.spec.shards
+        clients = [client for client in range(shards.num_clients) if len(shards.holdout(client))]
+        if not clients:
+            return None
+        size = 1 if self._executor.per_client else 4 * self._config.group_size
+        groups = [tuple(clients[start : start + size]) for start in range(0, len(clients), size)]
+        return _total(self._executor.evaluate_clients(self._executor.global_state(), groups, self._states))
+
+    def _metric(self, evaluation: Evaluation) -> float:
+        return compute(self._prepared.data.task.metric, evaluation.confusion_CC)
+
+    # -- records and checkpoints -------------------------------------------------------------------------------------
+
+    def _count(self, reports: Sequence[ClientReport], evaluation: Evaluation | None, seconds: float) -> None:
+        totals, usable = self._totals, [report for report in reports if report.failure is None]
+        totals.client_updates += len(usable)
+        totals.client_failures += len(reports) - len(usable)
+        totals.client_steps += sum(report.num_steps for report in usable)
+        totals.bytes_up += sum(report.bytes_up for report in reports)
+        totals.bytes_down += sum(report.bytes_down for report in reports)
+        totals.seconds_rounds.append(seconds)
+        if evaluation is not None:
+            totals.global_metric = self._metric(evaluation)
+            totals.best_global_metric = float(np.nanmax([totals.best_global_metric, totals.global_metric]))
+
+    def _record(
+        self,
+        reports: Sequence[ClientReport],
+        step: StepReport,
+        evaluation: Evaluation | None,
+        personalised: Evaluation | None,
+        seconds: dict[str, float],
+    ) -> None:
+        usable = [report for report in reports if report.failure is None]
+        weights = [report.num_examples for report in usable]
+        record: dict[str, Any] = {
+            "round": self._round,
+            "global_metric": None if evaluation is None else self._metric(evaluation),
+            "global_loss": None if evaluation is None else _loss(evaluation),
+            "personalised_metric": None if personalised is None else self._metric(personalised),
+            "personalised_loss": None if personalised is None else _loss(personalised),
+            "train_loss_first": float(np.average([report.loss_first for report in usable], weights=weights)),
+            "train_loss_last": float(np.average([report.loss_last for report in usable], weights=weights)),
+            "server_lr": step.lr,
+            "clients_ok": step.clients,
+            "clients_failed": len(reports) - step.clients,
+            "client_examples": sum(weights),
+            "client_steps": sum(report.num_steps for report in usable),
+            "actors_replaced": self._executor.replaced_workers,
+            "bytes_down": sum(report.bytes_down for report in reports),
+            "bytes_up": sum(report.bytes_up for report in reports),
+            **seconds,
+        }
+        self._folder.round_record(record)
+        if self._config.tracking.client_records:
+            self._folder.client_records(self._round, reports)
+        self._folder.event("round", **record, update_norm=step.update_norm)
+        if self._tensorboard is not None:
+            self._tensorboard.round(record)
+        self._progress.round(
+            RoundLine(
+                round=self._round,
+                metric=record["global_metric"],
+                loss=record["train_loss_last"],
+                clients_ok=record["clients_ok"],
+                clients_failed=record["clients_failed"],
+                seconds=record["seconds_round"],
+                bytes_up=record["bytes_up"],
+                bytes_down=record["bytes_down"],
+            )
+        )
+
+    def _save_if_due(self, *, force: bool = False) -> None:
+        last = self._round == self._config.rounds
+        due = force or last or self._round % self._config.checkpoint.every == 0
+        if not due or self._round in (0, self._saved_round):
+            return
+        totals = {**vars(self._totals), "seconds_before": self._seconds()}
+        checkpoint = Checkpoint(
+            round=self._round,
+            layers=self._layers,
+            identity=self._config.identity,
+            data_fingerprint=self._prepared.fingerprint,
+            server=self._executor.server_arrays(),
+            clients=tuple(self.personal_states()),
+            totals=totals,
+        )
+        self._folder.flush()
+        save_checkpoint(self._folder.checkpoints, checkpoint, self._config.checkpoint.keep)
+        self._saved_round = self._round
+
+    def _seconds(self) -> float:
+        return self._totals.seconds_before + time.monotonic() - self._started
+
+
+# -- pieces that commands other than run use as well -------------------------------------------------------------------
+
+
+def start_workers(config: Config, prepared: Prepared, executor: Executor, progress: Progress) -> list[WorkerInfo]:
+    """Start the executor's workers and check that the texts fit the backbone."""
+    progress.start_phase("starting workers" if config.executor == "local" else "starting Ray and its actors")
+    workers = executor.start(prepared.spec)
+    check_lengths(config, prepared.spec, workers[0].max_tokens)
+    return workers
+
+
+def choose(config: Config, prepared: Prepared, executor: Executor, full: VectorLayout) -> LayerChoice:
+    """Choose the exchanged layers; for ``layers.choose: score`` the clients score them first, with prompts everywhere."""
+    num_layers = full.geometry.num_layers
+    if config.layers.choose != "score":
+        return LayerChoice(choose_layers(config.layers, num_layers, None, config.seed), None)
+    vector_F = initial_vector(full, config.prompt, config.model.head, config.seed)
+    state = executor.put(GlobalState(0, full.layers, vector_F))
+    clients = _scoring_clients(config)
+    size = 1 if executor.per_client else 4 * config.group_size
+    groups = [tuple(clients[start : start + size]) for start in range(0, len(clients), size)]
+    reports = executor.score(state, groups)
+    for report in reports:
+        if report.failure is not None:
+            raise ClientError(
+                f"client {report.client} failed to score the layers: {report.failure.message}\n{report.failure.traceback}"
+            )
+    scores_L = combine_scores([report.scores_L for report in reports], [report.num_examples for report in reports])
+    return LayerChoice(choose_layers(config.layers, num_layers, scores_L, config.seed), scores_L)
+
+
+def _scoring_clients(config: Config) -> list[int]:
+    population, wanted = config.partition.clients, config.layers.score_clients
+    if wanted is None or wanted >= population:
+        return list(range(population))
+    rng = seeds.stream(config.seed, seeds.NO_ROUND, seeds.NO_CLIENT, "score")
+    return sorted(int(client) for client in rng.choice(population, wanted, replace=False))
+
+
+def _total(evaluations: Sequence[Evaluation]) -> Evaluation:
+    total = evaluations[0]
+    for evaluation in evaluations[1:]:
+        total = total + evaluation
+    return total
+
+
+def _loss(evaluation: Evaluation) -> float:
+    return evaluation.loss_sum / evaluation.num_examples if evaluation.num_examples else math.nan

@@ -1,0 +1,293 @@
+"""What a run leaves behind: the run folder with its events, round and client records, configuration and summary.
+
+``metrics.jsonl`` is flushed event by event and outlives a killed process; the Parquet files are written at every
+checkpoint. :meth:`RunFolder.truncate` brings both back to a checkpoint, so a resumed run records each round once.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from fedsim import __version__
+from fedsim.core.errors import ConfigError
+from fedsim.core.messages import ClientReport
+from fedsim.core.schema import Schema
+from fedsim.events import EventLog, open_locked, plain, write_atomically
+from fedsim.tables import ParquetRows
+from fedsim.tensorboard import TensorBoard
+
+__all__ = ["CLIENT_COLUMNS", "ROUND_COLUMNS", "RunFolder", "TensorBoard", "TrackingConfig"]
+
+ROUND_COLUMNS: dict[str, str] = {
+    "round": "int32",  # rounds completed: 1 for the first; 0 for the evaluation before any training
+    "global_metric": "float64",  # central evaluation of the state after the round
+    "global_loss": "float64",
+    "personalised_metric": "float64",  # on the clients' own held-out examples
+    "personalised_loss": "float64",
+    "train_loss_first": "float64",  # mean over usable clients, weighted by examples; first local epoch
+    "train_loss_last": "float64",  # the same, last local epoch
+    "server_lr": "float64",
+    "clients_ok": "int32",
+    "clients_failed": "int32",
+    "client_examples": "int64",  # training examples held by the usable clients
+    "client_steps": "int64",  # local optimizer steps of the usable clients
+    "actors_replaced": "int32",
+    "bytes_down": "int64",  # what real devices would have received and sent, all clients together
+    "bytes_up": "int64",
+    "seconds_round": "float64",  # wall time of the round
+    "seconds_train": "float64",
+    "seconds_server": "float64",
+    "seconds_evaluate": "float64",
+}
+"""Columns of ``rounds.parquet`` with their Arrow types; a value that was not measured is null."""
+
+CLIENT_COLUMNS: dict[str, str] = {
+    "round": "int32",
+    "client": "int32",
+    "num_examples": "int32",
+    "num_steps": "int32",
+    "loss_first": "float64",  # mean loss of the first and the last local epoch
+    "loss_last": "float64",
+    "seconds": "float64",
+    "bytes_down": "int64",
+    "bytes_up": "int64",
+    "node": "string",
+    "pid": "int32",
+    "status": "string",  # ok, error or non_finite
+    "message": "string",  # of the failure; null for ok
+}
+"""Columns of ``clients.parquet`` with their Arrow types: one row for each visit of a client."""
+
+_CREATED = "created"
+_OWN_PATTERNS = (
+    "config.yaml",
+    "summary.json",
+    "rounds.parquet",
+    "rounds-[0-9]*.parquet",
+    "clients.parquet",
+    "clients-[0-9]*.parquet",
+    "metrics.jsonl",
+)
+_OWN_FOLDERS = ("plots", "prompt", "checkpoints", "tensorboard")
+
+
+class TrackingConfig(Schema):
+    """What a run records besides ``metrics.jsonl``, ``rounds.parquet`` and ``summary.json``."""
+
+    tensorboard: bool = False
+    """Write TensorBoard events to the run folder; needs ``pip install fedsim[tensorboard]``."""
+    plots: bool = True
+    """Draw pictures of metric, loss, traffic, label distribution and layer scores at the end of the run."""
+    client_records: bool = True
+    """Write ``clients.parquet``: one row for each client and round."""
+
+
+class RunFolder:
+    """An open run folder; use :meth:`create`, and close it (or use it in a ``with`` block).
+
+    Attributes
+    ----------
+    path, config, metrics, rounds, clients, summary, plots, prompt, checkpoints, tensorboard
+        Paths of the folder and of what stands in it. The folders within are made by those who write to them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.rounds = path / "rounds.parquet"
+        self.clients = path / "clients.parquet"
+        self.summary = path / "summary.json"
+        self.plots = path / "plots"
+        self.prompt = path / "prompt"
+        self.checkpoints = path / "checkpoints"
+        self.tensorboard = path / "tensorboard"
+        self._log = EventLog(self.metrics)
+        try:
+            self._rounds = ParquetRows(self.rounds, ROUND_COLUMNS)
+            self._clients = ParquetRows(self.clients, CLIENT_COLUMNS)
+        except BaseException:
+            self._log.close()
+            raise
+
+    @classmethod
+    def create(cls, path: Path, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
+        """Make the folder of a new run, or open that of a run to continue.
+
+        Parameters
+        ----------
+        path
+            The run folder. Anything that is not a run folder of ours is left untouched and refused.
+        resume
+            Continue the run that ``path`` holds.
+        overwrite
+            Remove the records of the run that ``path`` holds (other files there stay) and begin anew.
+
+        Raises
+        ------
+        ConfigError
+            If the folder cannot be used as asked, or another process writes to it.
+        CheckpointError
+            If ``resume`` finds records that cannot be read.
+        """
+        path = Path(path)
+        if resume and overwrite:
+            raise ConfigError(f"{path} can be resumed or overwritten, not both; leave one of the two out")
+        held = _what_is_there(path)
+        if held == "foreign":
+            raise ConfigError(
+                f"{path} holds files but no run of fedsim; choose a new or empty folder with output=FOLDER"
+            )
+        if resume and held == "nothing":
+            raise ConfigError(
+                f"{path} holds no run to resume; leave out --resume or give the run's folder with output=FOLDER"
+            )
+        if held == "run" and not resume and not overwrite:
+            raise ConfigError(
+                f"{path} already holds a run; continue it with --resume or choose another folder with output=FOLDER"
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if held == "run" and overwrite:
+                open_locked(path / "metrics.jsonl").close()  # refuses a run that is still going on
+                _remove_run(path)
+            folder = cls(path)
+            if not resume:
+                folder.event(_CREATED, fedsim=__version__)
+        except OSError as error:
+            raise ConfigError(
+                f"{path} cannot be written ({error.strerror}); choose another folder with output=FOLDER"
+            ) from error
+        return folder
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has written its summary."""
+        return self.summary.exists()
+
+    def event(self, kind: str, /, **fields: Any) -> None:
+        """Append one event to ``metrics.jsonl`` and hand it to the operating system at once.
+
+        Parameters
+        ----------
+        kind
+            What happened; stands as ``event`` in the line, beside ``time`` (ISO 8601, UTC) and ``seconds`` (since
+            the start of the run, without the pauses before a resume).
+        **fields
+            Anything that JSON can hold, NumPy values, paths; numbers that are not finite become null.
+
+        Raises
+        ------
+        ValueError
+            If a field is named ``event``, ``time`` or ``seconds``.
+        TypeError
+            If a value has no form in JSON.
+        """
+        self._log.write(kind, fields)
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """Return the events of one kind so far, oldest first."""
+        return [event for event in self._log.read() if event["event"] == kind]
+
+    def round_record(self, record: Mapping[str, Any]) -> None:
+        """Keep one row for ``rounds.parquet``; see :data:`ROUND_COLUMNS`. Writes no event."""
+        self._rounds.append([record])
+
+    def client_records(self, round: int, reports: Sequence[ClientReport]) -> None:
+        """Keep one row for each report for ``clients.parquet``; see :data:`CLIENT_COLUMNS`."""
+        self._clients.append([_client_row(round, report) for report in reports])
+
+    def flush(self) -> None:
+        """Bring all records to disk; call it at every checkpoint, before the checkpoint is written."""
+        self._rounds.flush()
+        self._clients.flush()
+        self._log.sync()
+
+    def truncate(self, round: int) -> None:
+        """Drop what belongs to rounds from ``round`` on: events with such a ``round``, rows, and the summary.
+
+        Events without a round and those of earlier rounds stay. The clock goes on from the last one that stays.
+        The summary goes in any case: a run that goes on is not finished.
+        """
+
+        def stays(event: dict[str, Any]) -> bool:
+            return not isinstance(event.get("round"), int) or event["round"] < round
+
+        self.summary.unlink(missing_ok=True)
+        self._log.keep(stays)
+        self._rounds.truncate(round)
+        self._clients.truncate(round)
+
+    def write_config(self, text: str) -> None:
+        """Write ``config.yaml``, atomically."""
+        write_atomically(self.config, text)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write ``summary.json``, atomically, keys in the order given; numbers that are not finite become null."""
+        write_atomically(self.summary, json.dumps(plain(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def close(self) -> None:
+        """Write what is left and close the files. A closed folder takes no more records."""
+        if not self._log.closed:
+            self.flush()
+            self._rounds.close()
+            self._clients.close()
+            self._log.close()
+
+
+def _what_is_there(path: Path) -> Literal["nothing", "run", "foreign"]:
+    """Tell an absent or empty folder, a run folder, and anything else apart; changes nothing."""
+    try:
+        if not path.exists():
+            return "nothing"
+        if not path.is_dir():
+            return "foreign"
+        metrics = path / "metrics.jsonl"
+        names = {entry.name for entry in path.iterdir()}
+        if names <= {metrics.name} and (not names or metrics.stat().st_size == 0):
+            return "nothing"
+        if metrics.is_file():
+            with metrics.open(encoding="utf-8", errors="replace") as file:
+                first = json.loads(file.readline())
+            if isinstance(first, dict) and first.get("event") == _CREATED and "fedsim" in first:
+                return "run"
+    except json.JSONDecodeError:
+        pass
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}); choose another folder with output=FOLDER"
+        ) from error
+    return "foreign"
+
+
+def _remove_run(path: Path) -> None:
+    """Remove a run's own files and folders. The log goes last, so that a crash in between leaves a run folder."""
+    for name in _OWN_FOLDERS:
+        if (path / name).is_dir() and not (path / name).is_symlink():
+            shutil.rmtree(path / name)
+    for pattern in _OWN_PATTERNS:
+        for file in path.glob(pattern):
+            file.unlink()
+
+
+def _client_row(round: int, report: ClientReport) -> dict[str, Any]:
+    row = {name: getattr(report, name) for name in CLIENT_COLUMNS if name not in ("round", "status", "message")}
+    failure = report.failure
+    return row | {
+        "round": round,
+        "status": failure.kind if failure else "ok",
+        "message": failure.message if failure else None,
+    }

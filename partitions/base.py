@@ -1,0 +1,176 @@
+"""What all partitioners share: the base class, the registry, retries, and the cut into training and held-out examples.
+
+Shape suffixes: N examples, C clients.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from fedsim.core import seeds
+from fedsim.core.errors import PartitionError
+from fedsim.core.shards import Shards
+from partitions.config import PartitionConfig, PartitionKind
+
+PARTITIONERS: dict[PartitionKind, type[Partitioner]] = {}
+"""Partitioner of each ``partition.kind``."""
+
+_P = TypeVar("_P", bound="type[Partitioner]")
+
+
+class Partitioner(ABC):
+    """Deals example numbers out to clients; subclasses say how in :meth:`deal`."""
+
+    remedy: ClassVar[str] = ""
+    """What to change, apart from clients and min_size, when clients stay too small."""
+
+    def __init__(self, config: PartitionConfig) -> None:
+        self.config = config
+
+    @abstractmethod
+    def deal(self, labels_N: np.ndarray, column: Sequence[Any] | None, rng: np.random.Generator) -> list[np.ndarray]:
+        """Return the int64 example numbers of each client; no example twice.
+
+        Parameters
+        ----------
+        labels_N
+            Class number of each example.
+        column
+            Value of ``partition.column`` of each example, or None if the data have no such column.
+        rng
+            The only source of randomness.
+
+        Raises
+        ------
+        PartitionError
+            If no draw could deal the examples out as asked.
+        """
+
+    def deal_large_enough(
+        self, labels_N: np.ndarray, column: Sequence[Any] | None, rng: np.random.Generator
+    ) -> list[np.ndarray]:
+        """Return the first of at most ``max_tries`` deals in which every client holds ``min_size`` examples.
+
+        Raises
+        ------
+        PartitionError
+            If there is none, or if there are too few examples for any.
+        """
+        config = self.config
+        if len(labels_N) < config.clients * config.min_size:
+            raise PartitionError(
+                f"partition.clients={config.clients} with partition.min_size={config.min_size} needs at least "
+                f"{config.clients * config.min_size} training examples, but there are {len(labels_N)}; "
+                f"set partition.clients={len(labels_N) // config.min_size} or less"
+            )
+        largest_minimum = 0
+        for _ in range(config.max_tries):
+            parts = self.deal(labels_N, column, rng)
+            smallest = min(len(part) for part in parts)
+            if smallest >= config.min_size:
+                return parts
+            largest_minimum = max(largest_minimum, smallest)
+        raise PartitionError(
+            f"in none of {config.max_tries} draws of partition.kind={config.kind} did every client get "
+            f"partition.min_size={config.min_size} examples (best smallest client: {largest_minimum}); {self.remedy}"
+            f"lower partition.clients={config.clients} or lower partition.min_size"
+        )
+
+
+def register(kind: PartitionKind) -> Callable[[_P], _P]:
+    """Return a class decorator that enters a partitioner under ``kind``."""
+
+    def enter(partitioner: _P) -> _P:
+        PARTITIONERS[kind] = partitioner
+        return partitioner
+
+    return enter
+
+
+def partition(config: PartitionConfig, labels_N: np.ndarray, column_values: Sequence[Any] | None, seed: int) -> Shards:
+    """Deal a dataset out to clients.
+
+    Every example is used exactly once, except that ``by_column`` leaves out the values that it did not draw.
+    Each client keeps its examples in ascending order and holds out a part of them, drawn from a stream of its own:
+    ``holdout_fraction`` of its examples, rounded down, but never its last example.
+
+    Parameters
+    ----------
+    config
+        The ``partition`` section.
+    labels_N
+        Class number of each training example.
+    column_values
+        Value of ``config.column`` of each example; None where the data have no such column.
+    seed
+        The run's root seed.
+
+    Raises
+    ------
+    PartitionError
+        If the examples cannot be dealt out as asked.
+    """
+    labels_N = np.asarray(labels_N)
+    if column_values is not None and len(column_values) != len(labels_N):
+        raise ValueError(f"{len(column_values)} column values stand against {len(labels_N)} labels")
+    rng = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, "partition")
+    parts = PARTITIONERS[config.kind](config).deal_large_enough(labels_N, column_values, rng)
+    if len(parts) != config.clients or np.bincount(np.concatenate(parts), minlength=1).max() > 1:
+        raise ValueError(f"partitioner {config.kind} dealt an example twice or to a wrong number of clients")
+    return _shards(parts, config.holdout_fraction, seed)
+
+
+def _shards(parts: Sequence[np.ndarray], holdout_fraction: float, seed: int) -> Shards:
+    pieces: list[np.ndarray] = []
+    train_sizes: list[int] = []
+    for client, part in enumerate(parts):
+        rng = seeds.stream(seed, seeds.NO_ROUND, client, "holdout")
+        drawn = rng.permutation(np.sort(part))
+        num_train = len(part) - holdout_size(len(part), holdout_fraction)
+        pieces += [np.sort(drawn[:num_train]), np.sort(drawn[num_train:])]
+        train_sizes.append(num_train)
+    offsets_C1 = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
+    return Shards(
+        indices_N=np.concatenate(pieces).astype(np.int64),
+        offsets_C1=offsets_C1,
+        train_stops_C=offsets_C1[:-1] + np.array(train_sizes, dtype=np.int64),
+    )
+
+
+def holdout_size(num_examples: int, fraction: float) -> int:
+    """Return how many of a client's examples are held out: the fraction rounded down, and one stays for training."""
+    # The small number keeps 0.29 * 100 = 28.999999999999996 from losing an example.
+    return min(math.floor(fraction * num_examples + 1e-9), max(num_examples - 1, 0))
+
+
+def log_dirichlet(rng: np.random.Generator, alpha: float, shape: tuple[int, ...]) -> np.ndarray:
+    """Return logarithms of symmetric Dirichlet draws along the last axis, up to a constant a draw.
+
+    A gamma variate of a small shape underflows to zero, and so would whole draws; its logarithm does not:
+    log Gamma(alpha) = log Gamma(alpha + 1) + log(U) / alpha (Marsaglia & Tsang 2000, section 6).
+    """
+    with np.errstate(over="ignore"):
+        logs = np.log(rng.standard_gamma(alpha + 1.0, shape)) + np.log1p(-rng.random(shape)) / alpha
+    return np.maximum(logs, np.finfo(np.float64).min)
+
+
+def dirichlet(rng: np.random.Generator, alpha: float, shape: tuple[int, ...]) -> np.ndarray:
+    """Return symmetric Dirichlet draws along the last axis, for every positive ``alpha``."""
+    logs = log_dirichlet(rng, alpha, shape)
+    with np.errstate(over="ignore"):
+        shares = np.exp(logs - logs.max(axis=-1, keepdims=True))
+    return shares / shares.sum(axis=-1, keepdims=True)
+
+
+def apportion(shares_C: np.ndarray, total: int) -> np.ndarray:
+    """Return int64 sizes that sum to ``total``, in proportion to ``shares_C`` by largest remainders."""
+    exact_C = shares_C * total
+    sizes_C = np.floor(exact_C).astype(np.int64)
+    missing = total - int(sizes_C.sum())
+    sizes_C[np.argsort(sizes_C - exact_C, kind="stable")[:missing]] += 1
+    return sizes_C

@@ -1,0 +1,53 @@
+"""Natural clients: the values of a column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fedsim.core.errors import PartitionError
+from partitions.base import Partitioner, register
+
+
+@register("by_column")
+class ByColumn(Partitioner):
+    """Makes each value of ``partition.column`` a client, in ascending order of the values.
+
+    Where the column has more values than ``partition.clients``, that many are drawn with the seed, among the values
+    that have ``partition.min_size`` examples; the examples of the others are not used.
+    """
+
+    def deal(self, labels_N: np.ndarray, column: Sequence[Any] | None, rng: np.random.Generator) -> list[np.ndarray]:
+        """See :meth:`Partitioner.deal`."""
+        config = self.config
+        if config.column is None:
+            raise PartitionError(
+                "partition.kind=by_column needs partition.column, the column whose values are the clients"
+            )
+        if column is None:
+            raise PartitionError(f"partition.column={config.column!r} is not a column of the training data")
+        groups = _groups(column, config.column)
+        large = [group for group in groups if len(group) >= config.min_size]
+        if len(large) < config.clients:
+            at_least = f" with {config.min_size} or more examples" if len(large) < len(groups) else ""
+            raise PartitionError(
+                f"partition.clients is {config.clients} but column {config.column!r} has only {len(large)} values"
+                f"{at_least}; set partition.clients={len(large)} or less"
+            )
+        drawn = np.sort(rng.choice(len(large), config.clients, replace=False))
+        return [large[position] for position in drawn]
+
+
+def _groups(column: Sequence[Any], name: str) -> list[np.ndarray]:
+    """Return the example numbers of each distinct value, in ascending order of the values."""
+    rows: dict[Any, list[int]] = {}
+    for row, value in enumerate(column):
+        # The second test finds NaN, which tables read from files put where a value is missing.
+        if value is None or value != value or value == "":
+            raise PartitionError(f"column {name!r} has no value in training example {row} (counted from 0)")
+        rows.setdefault(value, []).append(row)
+    # Values of different types have no order of their own, so types come first.
+    values = sorted(rows, key=lambda value: (type(value).__name__, value))
+    return [np.array(rows[value], dtype=np.int64) for value in values]

@@ -1,0 +1,19 @@
+"""Every client a random sample of the same size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from partitions.base import Partitioner, register
+
+
+@register("iid")
+class Iid(Partitioner):
+    """Shuffles the examples and cuts them into parts whose sizes differ by one at most."""
+
+    def deal(self, labels_N: np.ndarray, column: Sequence[Any] | None, rng: np.random.Generator) -> list[np.ndarray]:
+        """See :meth:`Partitioner.deal`."""
+        return np.array_split(rng.permutation(len(labels_N)), self.config.clients)

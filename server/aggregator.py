@@ -1,0 +1,36 @@
+"""The Ray actor that owns the server state: a thin shell around :class:`server.core.Server`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+
+from server.core import Server
+
+
+@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
+class AggregatorActor:
+    """Owns the server state and runs the adaptive server optimizer.
+
+    Updates arrive as references that Ray resolves here, so the driver never touches a tensor.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        self._server = Server(*arguments)
+
+    def global_state(self) -> Any:
+        """See :meth:`server.core.Server.global_state`; the result is the round's one broadcast object."""
+        return self._server.global_state()
+
+    def apply(self, *arguments: Any) -> Any:
+        """See :meth:`server.core.Server.apply`."""
+        return self._server.apply(*arguments)
+
+    def arrays(self) -> Any:
+        """See :meth:`server.core.Server.arrays`."""
+        return self._server.arrays()
+
+    def load_arrays(self, arrays: Any) -> int:
+        """See :meth:`server.core.Server.load_arrays`."""
+        return self._server.load_arrays(arrays)

@@ -1,0 +1,103 @@
+"""The server: owns the global state, folds group sums and takes the optimizer's step.
+
+A plain class: the local executor calls it directly, the Ray actor (``server/aggregator.py``) is a thin shell around it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedsim.core.messages import GlobalState, GroupUpdate
+from server.aggregation import combine
+from server.config import ServerConfig
+from server.optimizers import ServerState, initial_state, state_from_arrays, state_to_arrays, step
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a server step did; travels to the driver, holds no tensor."""
+
+    round: int
+    clients: int
+    """Clients in the average."""
+    rejected_clients: tuple[int, ...]
+    """Clients whose group's sums were not finite, so that they were left out."""
+    update_norm: float
+    """Norm of P_{t+1} - P_t."""
+    lr: float
+    """Server learning rate after the step."""
+
+
+class Server:
+    """Holds the server's optimizer state in float64 and broadcasts float32.
+
+    Parameters
+    ----------
+    vector_F
+        Initial exchanged vector.
+    layers
+        Exchanged layers, ascending.
+    sample_rate
+        Share rho of the population that takes part in a round.
+    """
+
+    def __init__(self, config: ServerConfig, vector_F: np.ndarray, layers: tuple[int, ...], sample_rate: float) -> None:
+        self._config = config
+        self._layers = layers
+        self._sample_rate = sample_rate
+        self._round = 0
+        self._state: ServerState = initial_state(config, np.asarray(vector_F, dtype=np.float64))
+
+    def global_state(self) -> GlobalState:
+        """Return what is broadcast at the start of the next round."""
+        control_F = self._state.control_F
+        return GlobalState(
+            round=self._round,
+            layers=self._layers,
+            vector_F=self._state.vector_F.astype(np.float32),
+            control_F=control_F.astype(np.float32) if control_F is not None else None,
+        )
+
+    def apply(self, round: int, order: tuple[int, ...], *updates: GroupUpdate | None) -> StepReport:
+        """Fold the groups' sums in a fixed order and step.
+
+        Parameters
+        ----------
+        round
+            The round that the updates belong to; must be the one that started from the present state.
+        order
+            The cohort in the order in which it was drawn; the published, chained server step depends on it.
+        updates
+            One entry a group or part, in any order; None where no client of it was usable.
+
+        Raises
+        ------
+        ClientError
+            If no update is usable.
+        """
+        if round != self._round:
+            raise ValueError(f"updates of round {round} do not fit the server's state of round {self._round}")
+        combined = combine([update for update in updates if update is not None], order)
+        before_F = self._state.vector_F
+        self._state = step(self._config, self._state, combined, self._sample_rate)
+        self._round += 1
+        return StepReport(
+            round=round,
+            clients=len(combined.clients),
+            rejected_clients=combined.rejected_clients,
+            update_norm=float(np.linalg.norm(self._state.vector_F - before_F)),
+            lr=self._state.lr,
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the whole state as arrays, for a checkpoint."""
+        return {"round": np.array(self._round, dtype=np.int64), **state_to_arrays(self._state)}
+
+    def load_arrays(self, arrays: dict[str, np.ndarray]) -> int:
+        """Take over the state of a checkpoint; return its round."""
+        rest = dict(arrays)
+        self._round = int(rest.pop("round"))
+        self._state = state_from_arrays(rest)
+        return self._round

@@ -1,0 +1,64 @@
+"""Which clients train in a round, and how their cohort is cut into work groups. Pure functions of (seed, round)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedsim.core import seeds
+from fedsim.core.errors import ConfigError
+from server.config import SamplingConfig
+
+
+def cohort(config: SamplingConfig, seed: int, round: int, sizes_N: np.ndarray) -> np.ndarray:
+    """Return the clients of a round in the order in which they are drawn.
+
+    Parameters
+    ----------
+    config
+        The ``sampling`` section.
+    seed
+        The run's root seed.
+    round
+        Round counted from 0.
+    sizes_N
+        Number of training examples of each of the N clients. Clients without any are never drawn.
+
+    Returns
+    -------
+    np.ndarray
+        int64 [clients_per_round], no client twice.
+
+    Raises
+    ------
+    ConfigError
+        If the cohort is larger than the population.
+    """
+    able = np.flatnonzero(np.asarray(sizes_N) > 0)
+    size = config.clients_per_round
+    if size > len(able):
+        raise ConfigError(
+            f"sampling.clients_per_round is {size}, but only {len(able)} clients have training examples; "
+            f"set sampling.clients_per_round={len(able)} or less, or raise partition.clients"
+        )
+    if config.kind == "round_robin":
+        turns = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, "cohort").permutation(able)
+        return turns[(round * size + np.arange(size)) % len(turns)]
+    rng = seeds.stream(seed, round, seeds.NO_CLIENT, "cohort")
+    if config.kind == "uniform":
+        return rng.permutation(able)[:size]
+    # An exponential race: whoever arrives first is a draw in proportion to the rates, and so on among the others.
+    times = rng.standard_exponential(len(able)) / np.asarray(sizes_N)[able]
+    return able[np.argsort(times, kind="stable")[:size]]
+
+
+def cut(cohort: Sequence[int] | np.ndarray, group_size: int) -> list[tuple[int, ...]]:
+    """Return the cohort's work groups: ascending client ids, ``group_size`` a group, the last one the rest.
+
+    A function of the cohort alone, never of the number of actors: sums are formed in these groups.
+    """
+    if group_size < 1:
+        raise ValueError(f"group_size must be 1 or more, got {group_size}")
+    ids = sorted(int(client) for client in cohort)
+    return [tuple(ids[start : start + group_size]) for start in range(0, len(ids), group_size)]

@@ -1,0 +1,106 @@
+"""Which layers' prompts are exchanged: combining the devices' layer scores, ranking, choosing.
+
+Shape suffixes: L layers of the backbone, k clients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedsim.core import seeds
+from fedsim.core.errors import ClientError, ConfigError
+from server.config import LayersConfig
+
+
+def combine_scores(
+    scores_kL: Sequence[np.ndarray] | np.ndarray, num_examples: Sequence[int] | np.ndarray
+) -> np.ndarray:
+    """Return zeta_l = sum_i n_i zeta_il / sum_i n_i, float64 [L] (FedPepTAO, arXiv 2310.15080, layer scores).
+
+    Parameters
+    ----------
+    scores_kL
+        Scores of each client, without those of clients that failed.
+    num_examples
+        Training examples n_i of each client.
+
+    Raises
+    ------
+    ClientError
+        If there is no client, or a score is not finite.
+    """
+    scores_kL = np.asarray(scores_kL, dtype=np.float64)
+    weights_k = np.asarray(num_examples, dtype=np.float64)
+    if len(scores_kL) == 0 or weights_k.sum() <= 0:
+        raise ClientError("no client scored the layers, so none can be chosen; layers.choose=all needs no scores")
+    if scores_kL.ndim != 2 or weights_k.shape != scores_kL.shape[:1]:
+        raise ValueError(f"scores of shape {scores_kL.shape} do not fit {weights_k.shape} numbers of examples")
+    bad = int((~np.isfinite(scores_kL).all(axis=1)).sum())
+    if bad:
+        raise ClientError(f"the layer scores of {bad} of {len(scores_kL)} clients are NaN or infinite")
+    combined: np.ndarray = weights_k @ scores_kL / weights_k.sum()
+    return combined
+
+
+def rank(scores_L: np.ndarray) -> np.ndarray:
+    """Return the layers in descending order of score; of equal scores the lower layer first."""
+    return np.argsort(-np.asarray(scores_L, dtype=np.float64), kind="stable")
+
+
+def num_chosen(share: float, num_layers: int) -> int:
+    """Return how many of the layers make up ``share``, rounded up."""
+    # The small number keeps 0.1 * 30 = 3.0000000000000004 from being rounded up to 4.
+    return min(num_layers, max(1, math.ceil(share * num_layers - 1e-9)))
+
+
+def choose_layers(config: LayersConfig, num_layers: int, scores_L: np.ndarray | None, seed: int) -> tuple[int, ...]:
+    """Return the exchanged layers, ascending.
+
+    Parameters
+    ----------
+    config
+        The ``layers`` section.
+    num_layers
+        Layers of the backbone.
+    scores_L
+        Combined scores; needed where ``config.choose`` is score.
+    seed
+        The run's root seed, for ``choose: random``.
+
+    Raises
+    ------
+    ConfigError
+        If ``fixed`` names a layer that the backbone does not have.
+    """
+    count = num_chosen(config.share, num_layers)
+    if config.choose == "fixed":
+        return _fixed(config.fixed or (), num_layers)
+    if config.choose == "all":
+        return tuple(range(num_layers))
+    if config.choose == "top":
+        return tuple(range(num_layers - count, num_layers))
+    if config.choose == "bottom":
+        return tuple(range(count))
+    if config.choose == "random":
+        rng = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, "layers")
+        return _ascending(rng.permutation(num_layers)[:count])
+    if scores_L is None or len(scores_L) != num_layers:
+        raise ValueError(f"layers.choose=score needs one score for each of {num_layers} layers")
+    return _ascending(rank(scores_L)[:count])
+
+
+def _fixed(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
+    outside = [layer for layer in layers if not 0 <= layer < num_layers]
+    if outside:
+        raise ConfigError(
+            f"layers.fixed names layer {outside[0]}, but the model has {num_layers} layers; "
+            f"name layers from 0 to {num_layers - 1}"
+        )
+    return tuple(sorted(layers))
+
+
+def _ascending(layers: np.ndarray) -> tuple[int, ...]:
+    return tuple(sorted(int(layer) for layer in layers))

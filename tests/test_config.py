@@ -1,0 +1,183 @@
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsim.config import Config, build_config, dotted_keys, read_config
+from fedsim.config_text import config_text
+from fedsim.core.errors import ConfigError, FedsimError
+from fedsim.yaml_text import load
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_are_valid_and_their_resolved_text_reads_back_to_the_same_config(path, tmp_path):
+    config = read_config(path)
+    resolved = tmp_path / path.name
+    resolved.write_text(config_text(config))
+    assert read_config(resolved) == config
+
+
+def test_every_key_has_a_meaning_and_the_resolved_text_names_every_key():
+    text = config_text(Config())
+    for name, field in dotted_keys():
+        assert field.description, f"{name} has no docstring"
+        if not name.startswith("data.task."):
+            assert re.search(rf"^ *{name.rpartition('.')[2]}:", text, re.MULTILINE), name
+
+
+def test_overrides_are_yaml_and_reach_any_depth(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("rounds: 3\n")
+    config = read_config(path, ["client.optimizer.lr=1e-3", "layers.choose=fixed", "layers.fixed=[0, 2]", "output=null"])
+    assert (config.rounds, config.client.optimizer.lr, config.layers.fixed, config.name) == (3, 1e-3, (0, 2), "run")
+
+
+def test_gpu_shares_are_snapped_to_one_nth():
+    for given_share in ("1/12", 0.0833, 1 / 12):
+        assert build_config({"ray": {"num_gpus_per_actor": given_share}}).ray.num_gpus_per_actor == 1 / 12
+
+
+def test_server_defaults_follow_the_kind_and_published_choices_are_fixed():
+    assert build_config({"server": {"kind": "fedavg"}}).server.lr == 1.0
+    published = build_config({"server": {"kind": "fedpeptao_published"}}).server
+    assert (published.coupling, published.momentum_form) == ("chained", "control_in_velocity")
+    assert build_config({"server": {"kind": "scaffold"}}).correction == "control"
+    assert build_config({"server": {"kind": "fedprox"}}).correction == "proximal"
+
+
+def test_identity_ignores_where_a_run_takes_place_and_nothing_else():
+    base = build_config({}).identity
+    for same in ({"executor": "local"}, {"ray": {"actors": 3}}, {"rounds": 99}, {"output": "x"}, {"model": {"device": "cpu"}}):
+        assert build_config(same).identity == base, same
+    for other in ({"seed": 1}, {"group_size": 2}, {"client": {"optimizer": {"lr": 0.1}}}, {"prompt": {"length": 9}}):
+        assert build_config(other).identity != base, other
+
+
+def test_yaml_words_and_numbers_are_what_people_mean():
+    assert load("[No, yes, on, 1e-3, .5, 3, true, 2024-01-01, null]") == [
+        "No", "yes", "on", 1e-3, 0.5, 3, True, "2024-01-01", None,
+    ]  # fmt: skip
+
+
+MISTAKES = [
+    ("rounds: [", "line"),
+    ("rounds: 3\nrounds: 4", "'rounds' stands here and in line 1"),
+    ("- rounds", "must hold keys and values"),
+    ("3: 4", "is not a word"),
+    ("roudns: 3", "no key 'roudns' (did you mean 'rounds'?)"),
+    ("lr: 0.1", "did you mean 'client.optimizer.lr'?"),
+    ("client:\n  optimiser:\n    lr: 1", "no key 'client.optimiser' (did you mean 'client.optimizer'?)"),
+    ("seed: 1\nrounds: 0", "line 2: rounds is 0, but must be more than 0"),
+    ("rounds: three", 'rounds is "three", but must be a whole number'),
+    ("rounds: true", "rounds is true, but must be a whole number"),
+    ("rounds: 2.5", "rounds is 2.5, but must be a whole number"),
+    ("rounds: '5'", "must be a whole number"),
+    ("seed: -1", "seed is -1, but must be at least 0"),
+    ("executor: dask", "must be one of ray, local"),
+    ("server:\n  kind: fedavgg", "(did you mean 'fedavg'?)"),
+    ("server:\n  kind: fedpeptao_published\n  coupling: independent", "fixes coupling to 'chained'"),
+    ("server:\n  momentum: 1.0", "server.momentum is 1.0, but must be less than 1"),
+    ("client:\n  optimizer:\n    lr: fast", 'client.optimizer.lr is "fast", but must be a number'),
+    ("client:\n  optimizer:\n    lr: .nan", "must be a finite number"),
+    ("client:\n  optimizer:\n    lr: 0", "must be more than 0"),
+    ("client:\n  epochs: null", "give epochs or steps"),
+    ("client:\n  batch_size: 0", "client.batch_size is 0, but must be more than 0"),
+    ("client:\n  optimizer: {moments: keep}\n  schedule: {kind: linear}", "needs client.schedule.total_steps"),
+    ("client:\n  correction: control\nserver:\n  kind: fedavg", "control variates, which server.kind=fedavg does not keep"),
+    ("client:\n  correction: none\nserver:\n  kind: scaffold", "server.kind=scaffold needs client.correction=control"),
+    ("client:\n  correction: none\nserver:\n  kind: fedprox", "server.kind=fedprox needs client.correction=proximal"),
+    ("model: bert", "model is \"bert\", but must be a group of keys"),
+    ("model:\n  dtype: int8", "must be one of float32, bfloat16, float16"),
+    ("model:\n  head:\n    kind: regression", "must be one of verbalizer, classifier"),
+    ("prompt:\n  length: 0", "prompt.length is 0, but must be more than 0"),
+    ("layers:\n  share: 0", "layers.share is 0, but must be more than 0"),
+    ("layers:\n  share: 1.5", "layers.share is 1.5, but must be at most 1"),
+    ("layers:\n  choose: fixed", "needs the key fixed"),
+    ("layers:\n  fixed: [0]", "set layers.choose=fixed"),
+    ("layers:\n  choose: fixed\n  fixed: [1, 1]", "must name each layer once"),
+    ("partition:\n  clients: 5", "sampling.clients_per_round=10 is more than partition.clients=5"),
+    ("partition:\n  kind: by_column", "needs partition.column"),
+    ("partition:\n  kind: dirichlet", "must be one of iid"),
+    ("partition:\n  alpha: 0", "partition.alpha is 0, but must be more than 0"),
+    ("partition:\n  holdout_fraction: 1.0", "must be less than 1"),
+    ("data:\n  source: files", "data.source=files needs data.path"),
+    ("data:\n  source: embedded\n  path: x", "has no use with data.source=embedded"),
+    ("data:\n  task: {name: x}", "the key 'data.task.fields' is missing"),
+    ("data:\n  task: {name: x, fields: [t], labels: [a, a]}", "name a label twice"),
+    ("data:\n  task: {name: x, fields: [t], labels: [a, b], label_words: [c]}", "1 label_words stand against 2 labels"),
+    ("data:\n  task: {name: x, fields: [t], labels: [a, b], template: 'It is <mask>'}", "template lacks {t}"),
+    ("data:\n  task: {name: x, fields: [t], labels: [a, b], template: '{t}'}", "<mask> exactly once"),
+    ("data:\n  max_length: 2", "data.max_length is 2, but must be at least 8"),
+    ("ray:\n  actors: many", "must be a whole number or one of pool, per_client"),
+    ("ray:\n  num_gpus_per_actor: 0.3", "the nearest is 1/3"),
+    ("ray:\n  num_gpus_per_actor: 2", "is not a share of one GPU"),
+    ("ray:\n  num_gpus_per_actor: half", "neither a number nor a fraction"),
+    ("name: a/b", "must be made of letters"),
+    ("output: 3", "output is 3, but must be a word or text"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), MISTAKES, ids=[text.replace("\n", " ")[:50] for text, _ in MISTAKES])
+def test_a_mistake_is_answered_with_one_sentence_that_names_the_file(tmp_path, text, expected):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_config(path)
+    sentence = str(caught.value)
+    assert expected in sentence
+    assert str(path) in sentence
+    assert "\n" not in sentence
+
+
+OVERRIDE_MISTAKES = [
+    ("rounds", "must look like key=value"),
+    ("=3", "must look like key=value"),
+    ("rounds=[", "is not valid YAML"),
+    ("rounds.x=3", "sets a key inside rounds"),
+    ("client.optimizer.lrr=3", "did you mean 'client.optimizer.lr'?"),
+    ("partition.clients=5", "override 'partition.clients=5': sampling.clients_per_round=10"),
+]
+
+
+@pytest.mark.parametrize(("override", "expected"), OVERRIDE_MISTAKES)
+def test_a_mistake_in_an_override_names_the_override(tmp_path, override, expected):
+    path = tmp_path / "good.yaml"
+    path.write_text("rounds: 3\nsampling: {clients_per_round: 10}")
+    with pytest.raises(ConfigError) as caught:
+        read_config(path, [override])
+    assert expected in str(caught.value)
+    assert override in str(caught.value)
+
+
+def test_a_missing_file_names_the_nearest_one(tmp_path):
+    (tmp_path / "quickstart.yaml").touch()
+    with pytest.raises(ConfigError, match=r"there is no config file .*quickstrat.yaml \(did you mean"):
+        read_config(tmp_path / "quickstrat.yaml")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from([name for name, _ in dotted_keys()]), json_values, max_size=3))
+def test_any_values_at_all_give_a_config_or_one_sentence(values):
+    nested = {}
+    for name, value in values.items():
+        target = nested
+        *parents, last = name.split(".")
+        for parent in parents:
+            if not isinstance(target.get(parent), dict):
+                target[parent] = {}
+            target = target[parent]
+        target[last] = value
+    try:
+        build_config(nested)
+    except FedsimError as error:
+        assert "\n" not in str(error)
