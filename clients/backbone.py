@@ -92,6 +92,11 @@ class Backbone:
         return cls(frozen, family, verbalizer, prompt)
 
     @property
+    def model(self) -> PreTrainedModel:
+        """The frozen model, for a look inside; to use it without prompts, take it from :meth:`detach`."""
+        return self._model
+
+    @property
     def is_causal(self) -> bool:
         """Whether a token sees only those before it."""
         return self._family.is_causal

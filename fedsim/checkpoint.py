@@ -106,7 +106,7 @@ def _write_atomically(path: Path, data: bytes) -> None:
 
 
 def _arrays(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-    arrays = {f"server/{name}": np.ascontiguousarray(array) for name, array in checkpoint.server.items()}
+    arrays = {f"server/{name}": np.asarray(array, order="C") for name, array in checkpoint.server.items()}
     clients = checkpoint.clients
     for name in ("client", "visits", "steps"):
         arrays[f"clients/{name}"] = np.array([getattr(state, name) for state in clients], dtype=np.int64)

@@ -71,7 +71,7 @@ def prepare(config: Config, phase: Callable[[str], None] = lambda text: None) ->
     weights = load_shared_weights(config.model)
     tokenizer = load_tokenizer(config.model)
     phase("tokenising")
-    head, causal = config.model.head.kind, weights.is_causal
+    head, causal = config.model.head.kind, weights.kind == "causal_lm"
     train, validation = (
         tokenize(examples, data.task, tokenizer, head_kind=head, causal=causal, max_length=config.data.max_length)
         for examples in (data.dataset.train, data.dataset.validation)

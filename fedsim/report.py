@@ -75,9 +75,11 @@ def final_table(summary: Mapping[str, Any]) -> Table:
     Parameters
     ----------
     summary
-        Contents of ``summary.json``, and where known ``method``, ``task``, ``model``, ``clients``, ``num_layers``,
-        ``executor``, ``workers`` (a list), ``best_round``, ``first_global_metric``, ``clients_failed``, ``interrupted`` and ``folder``. A figure
-        that is absent or not a number gets no row.
+        Contents of ``summary.json``; read are, where present, ``metric_name``, ``method``, ``task``, ``model``,
+        ``clients``, ``executor``, ``workers`` (a list), ``layers``, ``num_layers``, ``rounds``, ``first_global_metric``,
+        ``global_metric``, ``best_global_metric``, ``best_round``, ``personalised_metric``, ``client_updates``,
+        ``clients_failed``, ``client_steps``, ``bytes_down``, ``bytes_up``, ``seconds_total``,
+        ``seconds_per_round_median``, ``folder`` and ``interrupted``. What is absent or not a number gets no row.
     """
     metric_name = str(summary.get("metric_name") or "metric")
     rows: list[tuple[str, str | None]] = [
@@ -187,7 +189,9 @@ def _metric(summary: Mapping[str, Any], key: str) -> str | None:
 
 def _executor(summary: Mapping[str, Any]) -> str | None:
     executor, workers = summary.get("executor"), summary.get("workers")
-    return f"{executor}, {len(workers)} worker{'s'[: len(workers) != 1]}" if executor and workers else executor
+    if executor is None or not workers:
+        return executor
+    return f"{executor}, {len(workers)} {'worker' if len(workers) == 1 else 'workers'}"
 
 
 def _layers(summary: Mapping[str, Any]) -> str | None:

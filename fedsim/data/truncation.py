@@ -26,6 +26,7 @@ class Side:
     """For each field, the positions in ``ids`` of its tokens."""
 
     def without(self, positions: set[int]) -> Ids:
+        """Return the token ids without those at ``positions``."""
         return [token for place, token in enumerate(self.ids) if place not in positions]
 
 

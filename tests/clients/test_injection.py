@@ -1,0 +1,305 @@
+"""The contract that every supported family must keep, on tiny random models."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import (
+    CONFIGS,
+    PAD,
+    attention_modules,
+    backbone,
+    batch,
+    cache_oracle,
+    plain_positions,
+    prompts,
+    same_at_tokens,
+    save,
+    tiny_model,
+    transformer_layers,
+)
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from clients.config import ModelConfig
+from clients.families import FAMILIES
+from clients.loading import SharedWeights, load_shared_weights
+from fedsim.core.errors import ModelError
+from fedsim.core.tokens import TokenBatch
+
+ALL_LAYERS = (0, 1, 2)
+families = pytest.mark.parametrize("family", CONFIGS)
+attentions = pytest.mark.parametrize("attention", ["sdpa", "eager"])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("models")
+    return {family: save(tiny_model(family), root / family) for family in CONFIGS}
+
+
+def reference(family: str, attention: str):
+    model = tiny_model(family)
+    model.config._attn_implementation = attention
+    return model
+
+
+def loss_gradient(model, data: TokenBatch, prompt: Tensor, layers, clients=None) -> tuple[Tensor, Tensor]:
+    reading = model.forward(data, prompt, layers, {}, clients)
+    (gradient,) = torch.autograd.grad(reading.loss_B.sum(), prompt)
+    return reading.logits_BC.detach(), gradient
+
+
+def test_every_family_is_under_contract():
+    assert set(CONFIGS) == set(FAMILIES)
+
+
+@families
+@attentions
+@pytest.mark.parametrize("padding", ["none", "right", "left", "single"])
+@pytest.mark.parametrize("position_offset", ["none", "paper"])
+def test_equals_key_value_cache(folders, family, attention, padding, position_offset):
+    if padding == "left" and position_offset == "paper":
+        pytest.skip("transformers' own positions differ by family for padding on the left, which token tables never have")
+    model, data = backbone(folders[family], None, attention, position_offset), batch(padding)
+    prompt = prompts(model, ALL_LAYERS)
+    with torch.no_grad():
+        expected = cache_oracle(reference(family, attention), data, prompt[0], ALL_LAYERS, position_offset)
+    same_at_tokens(model.hidden_states(data, prompt, ALL_LAYERS), expected, data)
+
+
+@families
+@attentions
+@pytest.mark.parametrize("layers", [(0,), (2,), (0, 2)])
+def test_partial_layers_equal_a_cache_masked_elsewhere(folders, family, attention, layers):
+    model, data = backbone(folders[family], None, attention, "paper"), batch("right")
+    prompt = prompts(model, layers)
+    with torch.no_grad():
+        expected = cache_oracle(reference(family, attention), data, prompt[0], layers, "paper")
+    same_at_tokens(model.hidden_states(data, prompt, layers), expected, data)
+
+
+@families
+def test_gradient_equals_key_value_cache(folders, family):
+    model, data = backbone(folders[family], position_offset="paper"), batch("right")
+    prompt = prompts(model, ALL_LAYERS)
+    _, gradient = loss_gradient(model, data, prompt, ALL_LAYERS)
+    plain = reference(family, "sdpa").requires_grad_(False)
+    hidden = cache_oracle(plain, data, prompt[0], ALL_LAYERS, "paper")[-1]
+    read = hidden[torch.arange(len(hidden)), torch.from_numpy(data.read_positions_B)]
+    transform = FAMILIES[family].head_transform
+    logits = plain.get_output_embeddings()(transform(plain, read))[:, [11, 42, 7]]
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(data.labels_B), reduction="sum")
+    (expected,) = torch.autograd.grad(loss, prompt)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
+@families
+@attentions
+def test_gradient_survives_checkpointing(folders, family, attention):
+    model, data = backbone(folders[family], None, attention), batch()
+    prompt = prompts(model, ALL_LAYERS)
+    _, gradient = loss_gradient(model, data, prompt, ALL_LAYERS)
+    assert all(gradient[0, layer].abs().max() > 1e-4 for layer in ALL_LAYERS)
+    model.model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.set_dropout(True)  # checkpointing works in training mode alone; these models have no dropout
+    _, checkpointed = loss_gradient(model, data, prompt, ALL_LAYERS)
+    torch.testing.assert_close(checkpointed, gradient, rtol=1e-5, atol=1e-6)
+
+
+@families
+@attentions
+@pytest.mark.parametrize("padding", ["none", "right", "single"])
+@pytest.mark.parametrize("layers", [(), ALL_LAYERS])
+def test_without_a_prompt_bits_are_those_of_the_plain_model(folders, family, attention, padding, layers):
+    model, data = backbone(folders[family], None, attention, "paper"), batch(padding)
+    actual = model.hidden_states(data, prompts(model, layers, length=0), layers)
+    ids, mask = torch.from_numpy(data.input_ids_BT), torch.from_numpy(data.attention_mask_BT)
+    with torch.no_grad():
+        expected = reference(family, attention).base_model(
+            input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True
+        )
+    assert all(torch.equal(a, e) for a, e in zip(actual, expected.hidden_states, strict=True))
+
+
+@families
+@attentions
+def test_padding_changes_nothing(folders, family, attention):
+    model, data = backbone(folders[family], None, attention), batch("none", num_examples=2, num_tokens=6)
+    wider = TokenBatch(
+        np.pad(data.input_ids_BT, ((0, 0), (0, 5)), constant_values=PAD),
+        np.pad(data.attention_mask_BT, ((0, 0), (0, 5))),
+        None,
+        data.read_positions_B,
+        data.labels_B,
+    )
+    prompt = prompts(model, (1, 2))
+    for short, long in zip(loss_gradient(model, data, prompt, (1, 2)), loss_gradient(model, wider, prompt, (1, 2)), strict=True):
+        torch.testing.assert_close(short, long, rtol=1e-5, atol=1e-5)
+
+
+@families
+def test_clients_leave_no_trace(folders, family):
+    model, data = backbone(folders[family]), batch()
+    mine, other = prompts(model, (0, 2), seed=1), prompts(model, (1,), seed=2)
+    before = loss_gradient(model, data, mine, (0, 2))
+    loss_gradient(model, data, other, (1,))
+    model.hidden_states(data, other, (1,))
+    after = loss_gradient(model, data, mine, (0, 2))
+    assert all(torch.equal(b, a) for b, a in zip(before, after, strict=True))
+
+
+@families
+@attentions
+def test_a_batch_of_several_clients_equals_separate_calls(folders, family, attention):
+    model, data = backbone(folders[family], None, attention), batch("right", num_examples=6)
+    prompt = prompts(model, ALL_LAYERS, clients=3)
+    owner = np.array([2, 0, 2, 1, 0, 2])
+    logits, gradient = loss_gradient(model, data, prompt, ALL_LAYERS, torch.from_numpy(owner))
+    for client in range(3):
+        rows = owner == client
+        own = TokenBatch(
+            data.input_ids_BT[rows],
+            data.attention_mask_BT[rows],
+            None,
+            data.read_positions_B[rows],
+            data.labels_B[rows],
+        )
+        alone = prompt[client : client + 1].detach().requires_grad_()
+        own_logits, own_gradient = loss_gradient(model, own, alone, ALL_LAYERS)
+        torch.testing.assert_close(logits[torch.from_numpy(rows)], own_logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(gradient[client], own_gradient[0], rtol=1e-5, atol=1e-5)
+
+
+@families
+def test_weights_stay_as_they_were(folders, family):
+    weights = load_shared_weights(ModelConfig(path=folders[family]))
+    before = weights.fingerprint()
+    model = backbone(weights)
+    prompt = prompts(model, ALL_LAYERS)
+    loss_gradient(model, batch(), prompt, ALL_LAYERS)
+    assert weights.fingerprint() == before
+    assert not any(p.requires_grad or p.grad is not None for p in model.model.parameters())
+
+
+@families
+@attentions
+def test_detach_restores_the_model(folders, family, attention):
+    model, data = backbone(folders[family], None, attention), batch("none")
+    model.hidden_states(data, prompts(model, ALL_LAYERS), ALL_LAYERS)
+    assert model.model.config._attn_implementation == f"fedsim_prefix_{attention}"
+    restored = model.detach()
+    assert restored.config._attn_implementation == attention
+    assert all(module.config._attn_implementation == attention for module in attention_modules(restored))
+    ids = torch.from_numpy(data.input_ids_BT)
+    with torch.no_grad():
+        assert torch.equal(restored(ids).logits, reference(family, attention)(ids).logits)
+
+
+@families
+def test_a_prompt_that_no_layer_asks_for_is_an_error(folders, family):
+    model, data = backbone(folders[family]), batch()
+    model.detach()
+    with pytest.raises(ModelError, match="layer 1 never asked for its prompt"):
+        model.forward(data, prompts(model, (1, 2)), (1, 2), {})
+
+
+@families
+def test_layers_below_the_lowest_prompt_build_no_graph(folders, family):
+    model, data = backbone(folders[family]), batch()
+    needs_gradient: list[bool] = []
+    for layer in transformer_layers(model.model):
+        layer.register_forward_hook(lambda _module, _args, out: needs_gradient.append(out.requires_grad))
+    model.forward(data, prompts(model, (1,)), (1,), {})
+    assert needs_gradient == [False, True, True]
+
+
+@families
+def test_layers_without_a_prompt_get_no_more_keys(folders, family):
+    model, data = backbone(folders[family]), batch()
+    widths: dict[int, int] = {}
+
+    def spy(module, query, key, value, mask, **kwargs):
+        widths[module.layer_idx] = key.shape[2]
+        assert mask.shape[-1] == key.shape[2]
+        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clients.injection.sdpa_attention_forward", spy)
+        model.hidden_states(data, prompts(model, (1,)), (1,))
+    assert widths == {0: 9, 1: 13, 2: 9}
+
+
+def test_mistral_sliding_window_always_sees_the_prompt(tmp_path):
+    window = {"sliding_window": 3}
+    model, data = backbone(save(tiny_model("mistral", **window), tmp_path), attention="eager"), batch("none")
+    prompt = prompts(model, ALL_LAYERS)
+    plain = tiny_model("mistral", **window)
+    plain.config._attn_implementation = "eager"
+    steps = torch.arange(9)
+    near = (steps[None] <= steps[:, None]) & (steps[None] > steps[:, None] - 3)
+    seen = torch.cat([torch.ones(9, 4, dtype=torch.bool), near], dim=1).expand(4, 1, -1, -1)
+    expected = _with_float_mask(plain, data, prompt[0], torch.where(seen, 0.0, torch.finfo(torch.float32).min))
+    same_at_tokens(model.hidden_states(data, prompt, ALL_LAYERS), expected, data)
+
+
+def _with_float_mask(plain, data: TokenBatch, prompt_LKHPD: Tensor, mask: Tensor) -> list[Tensor]:
+    def use_mask(_module, args, kwargs):
+        return args, kwargs | {"attention_mask": mask}
+
+    for module in attention_modules(plain):
+        module.register_forward_pre_hook(use_mask, with_kwargs=True)
+    with torch.no_grad():
+        return cache_oracle(plain, data, prompt_LKHPD, ALL_LAYERS, "none")
+
+
+def test_positions_are_those_of_transformers():
+    data = batch("right")
+    ids = torch.from_numpy(data.input_ids_BT)
+    for family in CONFIGS:
+        model = tiny_model(family)
+        mine = FAMILIES[family].position_ids(model.config, ids, 0).expand_as(ids)
+        assert torch.equal(mine, plain_positions(model, ids)), family
+
+
+def test_registered_names_are_our_own(folders):
+    backbone(folders["bert"])
+    assert AttentionInterface()["sdpa"] is sdpa_attention_forward
+
+
+def _logits_in_child(weights: dict[str, SharedWeights], connection) -> None:
+    answers = {}
+    for family, shared in weights.items():
+        model = backbone(shared)
+        logits, gradient = loss_gradient(model, batch(), prompts(model, (0, 2)), (0, 2))
+        answers[family] = (logits.numpy().tobytes(), gradient.numpy().tobytes())
+    connection.send((answers, torch.get_num_threads()))
+
+
+def test_a_fresh_process_gives_the_same_bits(folders):
+    weights = {family: load_shared_weights(ModelConfig(path=folder)) for family, folder in folders.items()}
+    pickled = pickle.loads(pickle.dumps(copy.deepcopy(weights)))
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_logits_in_child, args=(pickled, sender))
+    child.start()
+    try:
+        assert receiver.poll(120), "the spawned process gave no answer"
+        answers, threads = receiver.recv()
+    finally:
+        child.join(30)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for family, shared in weights.items():
+            model = backbone(shared)
+            logits, gradient = loss_gradient(model, batch(), prompts(model, (0, 2)), (0, 2))
+            assert (logits.numpy().tobytes(), gradient.numpy().tobytes()) == answers[family], family
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,176 @@
+"""Tiny random models of every supported family, batches for them, and what the tests know of their insides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from clients.backbone import Backbone
+from clients.config import HeadConfig, ModelConfig, PromptConfig
+from clients.families import FAMILIES
+from clients.loading import SharedWeights, load_shared_weights
+from fedsim.core.tokens import TokenBatch
+
+VOCABULARY = 97
+PAD = 1
+LABEL_WORDS = np.array([11, 42, 7], dtype=np.int64)
+PROMPT_LENGTH = 4
+
+_COMMON = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "bos_token_id": 0, "eos_token_id": 2}
+_ENCODER = _COMMON | {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+_DECODER = _COMMON | {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+}
+CONFIGS: dict[str, dict[str, object]] = {
+    "bert": _ENCODER | {"type_vocab_size": 2},
+    "roberta": _ENCODER | {"type_vocab_size": 1},
+    "xlm-roberta": _ENCODER | {"type_vocab_size": 1},
+    "camembert": _ENCODER | {"type_vocab_size": 1},
+    "gpt2": _COMMON
+    | {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 40, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
+    | {"attn_pdrop": 0.0},
+    "llama": _DECODER | {"tie_word_embeddings": False},
+    "mistral": _DECODER | {"tie_word_embeddings": False, "sliding_window": None},
+    "qwen2": _DECODER | {"tie_word_embeddings": True},
+    "qwen3": _DECODER | {"tie_word_embeddings": True, "head_dim": 16},
+}
+
+
+def tiny_model(family: str, kind: str | None = None, **changes: object) -> PreTrainedModel:
+    """Return a model whose every parameter is random and large enough for mistakes to show."""
+    row = FAMILIES[family]
+    kind = kind or row.lm_kind
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = row.model_class(kind)(row.config(CONFIGS[family] | changes), **row.arguments(kind))
+        for parameter in model.parameters():
+            parameter.data.add_(0.2 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def save(model: PreTrainedModel, folder: Path) -> str:
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def backbone(
+    path: str | Path | SharedWeights,
+    head: HeadConfig | None = None,
+    attention: str = "sdpa",
+    position_offset: str = "none",
+    prompt_length: int = PROMPT_LENGTH,
+    dtype: str = "float32",
+) -> Backbone:
+    name = "shared" if isinstance(path, SharedWeights) else str(path)
+    config = ModelConfig(path=name, head=head or HeadConfig(), attention=attention, dtype=dtype)
+    weights = path if isinstance(path, SharedWeights) else load_shared_weights(config)
+    prompt = PromptConfig(length=prompt_length, position_offset=position_offset)
+    words = LABEL_WORDS if config.head.kind == "verbalizer" else None
+    return Backbone.build(weights, config, prompt, len(LABEL_WORDS), words, "cpu")
+
+
+def batch(padding: str = "right", num_examples: int = 4, num_tokens: int = 9, seed: int = 0) -> TokenBatch:
+    """Return a batch with padding on the ``right``, on the ``left``, or ``none`` at all; ``single``: one token each."""
+    rng = np.random.default_rng(seed)
+    num_tokens = 1 if padding == "single" else num_tokens
+    ids = rng.integers(3, VOCABULARY, (num_examples, num_tokens))
+    mask = np.ones_like(ids)
+    if padding in ("right", "left"):
+        for row in range(1, num_examples):
+            hidden = slice(num_tokens - row, None) if padding == "right" else slice(0, row)
+            mask[row, hidden] = 0
+    ids[mask == 0] = PAD
+    last = num_tokens - 1 - mask[:, ::-1].argmax(1)
+    return TokenBatch(ids, mask, None, last, rng.integers(0, len(LABEL_WORDS), num_examples))
+
+
+def prompts(model: Backbone, layers: tuple[int, ...], clients: int = 1, seed: int = 0, length: int | None = None) -> Tensor:
+    g = model.geometry
+    length = g.prompt_length if length is None else length
+    generator = torch.Generator().manual_seed(seed)
+    shape = (clients, len(layers), 2, g.num_kv_heads, length, g.head_dim)
+    return torch.randn(shape, generator=generator).requires_grad_()
+
+
+def plain_positions(model: PreTrainedModel, ids_BT: Tensor) -> Tensor:
+    """Positions of a text without a prompt, by transformers' own function for the families that have one."""
+    embeddings = getattr(model.base_model, "embeddings", None)
+    if hasattr(embeddings, "create_position_ids_from_input_ids"):
+        return embeddings.create_position_ids_from_input_ids(ids_BT, PAD)
+    return torch.arange(ids_BT.shape[1]).expand(len(ids_BT), -1)
+
+
+def cache_oracle(
+    model: PreTrainedModel, data: TokenBatch, prompt_LKHPD: Tensor, layers: tuple[int, ...], position_offset: str
+) -> list[Tensor]:
+    """Return all hidden states of transformers' own way: a key/value cache filled with the prompts.
+
+    A layer without a prompt gets one as well, of zeros, and hides it by its mask.
+    """
+    ids, mask = torch.from_numpy(data.input_ids_BT), torch.from_numpy(data.attention_mask_BT)
+    length = prompt_LKHPD.shape[3]
+    cache = DynamicCache()
+    for layer in range(model.config.num_hidden_layers):
+        pair = prompt_LKHPD[layers.index(layer)] if layer in layers else torch.zeros_like(prompt_LKHPD[0])
+        cache.update(*pair.unsqueeze(1).expand(-1, len(ids), -1, -1, -1), layer)
+    handles = [
+        module.register_forward_pre_hook(_hide(length), with_kwargs=True)
+        for module in attention_modules(model)
+        if module.layer_idx not in layers
+    ]
+    try:
+        output = model.base_model(
+            input_ids=ids,
+            attention_mask=torch.cat([torch.ones(len(ids), length, dtype=torch.int64), mask], dim=1),
+            position_ids=None if position_offset == "paper" else plain_positions(model, ids),
+            past_key_values=cache,
+            use_cache=False,
+            output_hidden_states=True,
+        )
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(output.hidden_states)
+
+
+def _hide(length: int):
+    def hook(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        mask = kwargs["attention_mask"]
+        assert mask is not None, "the oracle needs a mask; give it a padded batch"
+        narrow = mask.clone()
+        narrow[..., :length] = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+        return args, kwargs | {"attention_mask": narrow}
+
+    return hook
+
+
+def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(getattr(module, "layer_idx", None), int)]
+
+
+def transformer_layers(model: PreTrainedModel) -> nn.ModuleList:
+    return next(m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == model.config.num_hidden_layers)
+
+
+def same_at_tokens(actual: list[Tensor], expected: list[Tensor], data: TokenBatch, tolerance: float = 2e-5) -> None:
+    assert len(actual) == len(expected)
+    token_BT = torch.from_numpy(data.attention_mask_BT).bool()
+    for mine, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(mine[token_BT], theirs[token_BT], rtol=tolerance, atol=tolerance)
