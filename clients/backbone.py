@@ -7,6 +7,7 @@ B examples, T tokens.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,7 +144,9 @@ class Backbone:
         As transformers' ``output_hidden_states``: in decoders the last one stands behind the final normalisation.
         """
         self._check(prompt_CLKHPD, layers, {}, None)
-        return list(self._run(self._tokens(batch), prompt_CLKHPD, layers, None, output_hidden_states=True).hidden_states)
+        return list(
+            self._run(self._tokens(batch), prompt_CLKHPD, layers, None, output_hidden_states=True).hidden_states
+        )
 
     def set_dropout(self, active: bool) -> None:
         """Switch the frozen model's dropout on, as in the published code, or off."""
@@ -164,7 +167,7 @@ class Backbone:
         layers: tuple[int, ...],
         client_of_example_B: Tensor | None,
         output_hidden_states: bool = False,
-    ):  # type: ignore[no-untyped-def]  # transformers' output classes differ by family
+    ) -> Any:
         length = prompt_CLKHPD.shape[4] if layers else 0
         if tokens.input_ids_BT.shape[1] > self.max_tokens:
             raise ModelError(
@@ -172,14 +175,16 @@ class Backbone:
                 "beside the prompt; lower data.max_length"
             )
         prefix = Prefix(prompt_CLKHPD, layers, client_of_example_B) if length else None
-        # Without a prompt the plain implementation runs, mask skipping and all, so that bits are those of the model alone.
+        # Without a prompt the plain implementation runs, mask skipping and all: bits are those of the model alone.
         with nullcontext() if prefix else detached(self._model):
             output = self._call(tokens, prefix, self._offset(length), output_hidden_states=output_hidden_states)
         if prefix:
             prefix.check_seen()
         return output
 
-    def _call(self, tokens: Tokens, hook: KeyValueHook | None, offset: int, *, output_hidden_states: bool = False):  # type: ignore[no-untyped-def]
+    def _call(
+        self, tokens: Tokens, hook: KeyValueHook | None, offset: int, *, output_hidden_states: bool = False
+    ) -> Any:
         arguments: dict[str, object] = {
             "input_ids": tokens.input_ids_BT,
             "attention_mask": tokens.attention_mask_BT,
@@ -234,7 +239,9 @@ class Backbone:
         self._call(Tokens(ids_BT, torch.ones_like(ids_BT), None, zeros_B, zeros_B), shapes, 0)
         num_layers = self._model.config.num_hidden_layers
         if sorted(shapes.heads_and_size) != list(range(num_layers)):
-            raise ModelError(f"{len(shapes.heads_and_size)} of {num_layers} layers use transformers' attention interface")
+            raise ModelError(
+                f"{len(shapes.heads_and_size)} of {num_layers} layers use transformers' attention interface"
+            )
         if len(set(shapes.heads_and_size.values())) > 1:
             raise ModelError("the model's layers differ in key/value heads or head dimension; prompts need them alike")
         num_kv_heads, head_dim = shapes.heads_and_size[0]
@@ -252,10 +259,12 @@ def _label_words(
         raise ModelError("model.head.kind=verbalizer needs a model with its LM head; these weights have none")
     if label_word_ids_C is None or len(label_word_ids_C) != num_classes:
         given = 0 if label_word_ids_C is None else len(label_word_ids_C)
-        raise ModelError(f"model.head.kind=verbalizer needs one label word for each of {num_classes} classes, got {given}")
+        raise ModelError(
+            f"model.head.kind=verbalizer needs one label word for each of {num_classes} classes, got {given}"
+        )
     if int(label_word_ids_C.min()) < 0 or int(label_word_ids_C.max()) >= model.config.vocab_size:
         raise ModelError(
-            f"a label word has token id {int(label_word_ids_C.max())}, but the model knows {model.config.vocab_size} words; "
-            "use the model's own tokenizer"
+            f"a label word has token id {int(label_word_ids_C.max())}, but the model knows {model.config.vocab_size} "
+            "words; use the model's own tokenizer"
         )
     return torch.from_numpy(np.array(label_word_ids_C, dtype=np.int64)).to(next(model.parameters()).device)

@@ -26,5 +26,7 @@ def resolve_device(asked: str, *, gpu_granted: bool) -> str:
     usable = gpu_granted and torch.cuda.is_available()
     if asked == "cuda" and not usable:
         reason = "torch sees no GPU here" if gpu_granted else "the worker has no share of a GPU"
-        raise ResourceError(f"model.device is cuda, but {reason}; set ray.num_gpus_per_actor to 1/n, or model.device=cpu")
+        raise ResourceError(
+            f"model.device is cuda, but {reason}; set ray.num_gpus_per_actor to 1/n, or model.device=cpu"
+        )
     return "cuda" if usable and asked != "cpu" else "cpu"

@@ -117,9 +117,9 @@ def family_of(values: Mapping[str, Any], model: str) -> Family:
     """
     name = str(values.get("model_type"))
     if name not in FAMILIES:
-        supported = ", ".join(FAMILIES)
         raise ModelError(
-            f"model {model} is of type {name!r}, which is not supported{nearest(name, FAMILIES)}; use one of: {supported}"
+            f"model {model} is of type {name!r}, which is not supported{nearest(name, FAMILIES)}; "
+            f"use one of: {', '.join(FAMILIES)}"
         )
     family = FAMILIES[name]
     for key, why in _UNSUPPORTED:

@@ -75,7 +75,7 @@ class Verbalizer:
     label_word_ids_C
         Token id of each class's word.
     loss
-        ``labels``: cross-entropy over the label words; ``vocabulary``: over all words, as in the published FedPepTAO code.
+        ``labels``: cross-entropy over the label words; ``vocabulary``: over all words, as in the published code.
     """
 
     shapes: HeadShapes = ()
@@ -155,7 +155,9 @@ def resolve_pooling(asked: str, *, is_causal: bool) -> Literal["first", "mean", 
         If a decoder is to be read at its first token, which sees no other token.
     """
     if asked == "first" and is_causal:
-        raise ModelError("model.head.pooling=first cannot be used with a decoder, whose first token sees no text; use last")
+        raise ModelError(
+            "model.head.pooling=first cannot be used with a decoder, whose first token sees no text; use last"
+        )
     if asked == "mean":
         return "mean"
     return "last" if asked == "last" or (asked == "auto" and is_causal) else "first"

@@ -5,8 +5,8 @@ models of the process are not touched. The prompts of a forward pass travel as a
 its attention layers, never as a global: a pass recomputed later (gradient checkpointing) sees the same prompts, and two
 clients on one model cannot meet.
 
-Shape suffixes: B examples, T tokens, H key/value heads, D head dimension, P prompt length, C clients, L prompted layers,
-K {key, value}, S keys a query may see (P + T).
+Shape suffixes: B examples, T tokens, H key/value heads, D head dimension, P prompt length, C clients, L prompted
+layers, K {key, value}, S keys a query may see (P + T).
 """
 
 from __future__ import annotations
@@ -60,8 +60,7 @@ class Prefix:
     ) -> None:
         # unbind, not indexing: its gradient is one stack, where that of L slices would be L tensors of full size.
         self._pairs_CHPD = {
-            layer: prompt_CKHPD.unbind(1)
-            for layer, prompt_CKHPD in zip(layers, prompt_CLKHPD.unbind(1), strict=True)
+            layer: prompt_CKHPD.unbind(1) for layer, prompt_CKHPD in zip(layers, prompt_CLKHPD.unbind(1), strict=True)
         }
         self._length = prompt_CLKHPD.shape[4]
         self._client_of_example_B = client_of_example_B if len(prompt_CLKHPD) > 1 else None
@@ -107,7 +106,9 @@ class Prefix:
         """
         missing = sorted(set(self._pairs_CHPD) - self._seen)
         if missing:
-            raise ModelError(f"layer {missing[0]} never asked for its prompt; its attention bypasses transformers' interface")
+            raise ModelError(
+                f"layer {missing[0]} never asked for its prompt; its attention bypasses transformers' interface"
+            )
 
 
 class KeyShapes:
@@ -158,7 +159,7 @@ def _prefix_eager(
 
 
 def _always_sdpa_mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    # A skipped mask means "is_causal", which aligns to the upper left: wrong as soon as a prefix stands before the keys.
+    # A skipped mask means "is_causal", which aligns to the upper left: wrong once a prefix stands before the keys.
     return sdpa_mask(*args, **kwargs | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
 
 

@@ -40,7 +40,7 @@ class SharedWeights:
     kind: Literal["masked_lm", "causal_lm", "base"]
     """With the LM head of its family, or without one."""
     arrays: dict[str, np.ndarray]
-    """Every parameter and buffer by name, contiguous, tied ones once, those included that a checkpoint leaves out (rotary
+    """Every parameter and buffer by name, contiguous, tied ones once; also those that a checkpoint leaves out (rotary
     frequencies). NumPy has no bfloat16: such numbers are carried as uint16 of the same bits."""
     dtype: str
     """Number format of the parameters: float32, bfloat16 or float16."""
@@ -57,7 +57,7 @@ class SharedWeights:
         digest = hashlib.sha256()
         for name, array in sorted(self.arrays.items()):
             digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+            digest.update(memoryview(np.ascontiguousarray(array)).cast("B"))
         return digest.hexdigest()
 
 
@@ -86,7 +86,9 @@ def locate(config: ModelConfig) -> str:
             raise ModelError(f"model.path {location} has no config.json; give the folder of a Hugging Face model")
         return str(folder)
     if folder.exists() or location.startswith(("/", ".", "~")) or not _HUB_NAME.fullmatch(location):
-        raise ModelError(f"model.path {location} is not a folder; give the folder of a Hugging Face model or a hub name")
+        raise ModelError(
+            f"model.path {location} is not a folder; give the folder of a Hugging Face model or a hub name"
+        )
     return location
 
 
@@ -102,7 +104,7 @@ def _package_folder(package: str) -> Path:
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """Return the model's tokenizer; where it has no padding token, as in many decoders, the end token pads (masked anyway).
+    """Return the model's tokenizer. Where it has no padding token, as in many decoders, the end token pads, masked.
 
     Raises
     ------
@@ -153,12 +155,10 @@ def _config_values(location: str, name: str) -> dict[str, Any]:
     return values
 
 
-def _load(
-    location: str, config: ModelConfig, family: Family, values: Mapping[str, Any], kind: Kind
-) -> PreTrainedModel:
+def _load(location: str, config: ModelConfig, family: Family, values: Mapping[str, Any], kind: Kind) -> PreTrainedModel:
     try:
         with _quiet():
-            model, info = family.model_class(kind).from_pretrained(
+            loaded: Any = family.model_class(kind).from_pretrained(
                 location,
                 config=family.config(values),
                 dtype=getattr(torch, config.dtype),
@@ -170,6 +170,7 @@ def _load(
         raise ModelError(
             f"the weights of model {config.location} cannot be read (only safetensors files are): {_first_line(error)}"
         ) from error
+    model, info = loaded
     _refuse_missing(sorted(info["missing_keys"]), model, config, kind)
     return model
 
@@ -198,7 +199,9 @@ def _shared(model: PreTrainedModel, kind: Kind, dtype: str) -> SharedWeights:
             first_name[id(parameter)] = name
             arrays[name] = _to_numpy(parameter)
     arrays |= {name: _to_numpy(buffer) for name, buffer in model.named_buffers()}
-    return SharedWeights(model.config.to_json_string(use_diff=False), kind, arrays, dtype, tuple(aliases))
+    values = model.config.to_dict()
+    values.pop("_name_or_path", None)  # a path of this machine, of no use in another
+    return SharedWeights(json.dumps(values, sort_keys=True), kind, arrays, dtype, tuple(aliases))
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:

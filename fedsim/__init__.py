@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from fedsim.prompted import PromptedModel
 
 
-def run(config: str | Path, overrides: Sequence[str] = (), *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
+def run(
+    config: str | Path, overrides: Sequence[str] = (), *, resume: bool = False, quiet: bool = False
+) -> dict[str, Any]:
     """Run a YAML config with dotted overrides; return the summary. See :func:`fedsim.runner.run_config`."""
     from fedsim.config import read_config
     from fedsim.runner import run_config

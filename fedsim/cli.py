@@ -25,7 +25,9 @@ app = typer.Typer(
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides, e.g. client.optimizer.lr=0.01", show_default=False),
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Dotted overrides, e.g. client.optimizer.lr=0.01", show_default=False
+    ),
 ]
 
 

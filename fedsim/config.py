@@ -130,7 +130,11 @@ def _check_combinations(config: Config) -> None:
         )
     if partition.kind == "by_column" and partition.column is None:
         raise ValueError("partition.kind=by_column needs partition.column, the column whose values are the clients")
-    if client.optimizer.moments == "keep" and client.schedule.kind != "constant" and client.schedule.total_steps is None:
+    if (
+        client.optimizer.moments == "keep"
+        and client.schedule.kind != "constant"
+        and client.schedule.total_steps is None
+    ):
         raise ValueError(
             f"client.schedule.kind={client.schedule.kind} with client.optimizer.moments=keep needs "
             "client.schedule.total_steps, because the schedule goes on over all of a client's visits"
@@ -322,7 +326,9 @@ def _expected(complaints: Sequence[Any], given: Any) -> str:
     choices: list[str] = []
     for item in complaints:
         kind, context = item["type"], item.get("ctx", {})
-        stem = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float").removesuffix("_attributes")
+        stem = (
+            kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float").removesuffix("_attributes")
+        )
         if kind == "literal_error":
             choices = re.findall(r"'([^']*)'", context["expected"])
             alternatives.append(f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0])
@@ -330,7 +336,9 @@ def _expected(complaints: Sequence[Any], given: Any) -> str:
             alternatives.append(_TYPES[stem].format(**context))
         else:
             message = item["msg"]
-            alternatives.append(message[0].lower() + message[1:].removeprefix("nput should be ").removeprefix("nput should "))
+            alternatives.append(
+                message[0].lower() + message[1:].removeprefix("nput should be ").removeprefix("nput should ")
+            )
     return f"must be {' or '.join(dict.fromkeys(alternatives))}{nearest(str(given), choices)}"
 
 

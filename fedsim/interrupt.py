@@ -8,7 +8,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 
-class RunInterrupted(Exception):
+class RunInterrupted(Exception):  # noqa: N818 - it is no error
     """The run was asked to end; raised at a point where nothing is half done.
 
     Attributes

@@ -217,8 +217,8 @@ def _stacked_bars(axes: Axes, heights_NC: np.ndarray, clients_N: np.ndarray, col
             axes.bar(np.arange(num_clients), heights_NC[:, number], 0.86, bottom_N, color=color, linewidth=0, zorder=2)
         else:
             edges_E = np.arange(num_clients + 1) - 0.5
-            axes.stairs(tops_NC[:, number], edges_E, baseline=bottom_N, fill=True, color=color, lw=0, antialiased=False,
-                        zorder=2)  # fmt: skip
+            low_E, high_E = (np.append(value_N, value_N[-1]) for value_N in (bottom_N, tops_NC[:, number]))
+            axes.fill_between(edges_E, low_E, high_E, step="post", color=color, lw=0, antialiased=False, zorder=2)
     axes.set_xlim(-0.5, num_clients - 0.5)
     axes.set_ylim(0, max(float(tops_NC[:, -1].max()), 1e-9) * 1.02)
     axes.grid(visible=False, axis="x")
@@ -251,10 +251,11 @@ def _class_legend(figure: Figure, axes: Axes, class_names: Sequence[str], colors
 def _new_figures(num_rows: int, height: float) -> tuple[Figure, Sequence[Axes]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(8.0, height), dpi=DPI, layout="constrained", facecolor="white")
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    figure = Figure(figsize=(8.0, height), dpi=DPI, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     return figure, list(figure.subplots(num_rows, 1, squeeze=False)[:, 0])
 
 

@@ -220,7 +220,7 @@ def plain_line(line: RoundLine, total_rounds: int, metric_name: str) -> str:
     digits = len(str(total_rounds))
     pairs = [
         ("round", f"{line.round}/{total_rounds}".rjust(2 * digits + 1)),
-        (metric_name, format_metric(line.metric).rjust(6)),
+        (metric_name, format_metric(line.metric).rjust(7)),
         ("loss", format_metric(line.loss).rjust(7)),
         ("ok", f"{line.clients_ok:>3}"),
         ("failed", f"{line.clients_failed}"),

@@ -79,7 +79,11 @@ class PromptedModel:
         self._max_length: int = metadata["max_length"]
         self._head_kind = config.head.kind
         weights = load_shared_weights(config)
-        words = label_word_ids(self.task, self.tokenizer, weights.kind == "causal_lm") if config.head.kind == "verbalizer" else None
+        words = (
+            label_word_ids(self.task, self.tokenizer, weights.kind == "causal_lm")
+            if config.head.kind == "verbalizer"
+            else None
+        )
         prompt = PromptConfig.model_validate(metadata["prompt"])
         self.backbone = Backbone.build(weights, config, prompt, len(self.task.labels), words, device)
         geometry = PromptGeometry(**metadata["geometry"])

@@ -76,9 +76,9 @@ def final_table(summary: Mapping[str, Any]) -> Table:
     ----------
     summary
         Contents of ``summary.json``; read are, where present, ``metric_name``, ``method``, ``task``, ``model``,
-        ``clients``, ``executor``, ``workers`` (a list), ``layers``, ``num_layers``, ``rounds``, ``first_global_metric``,
-        ``global_metric``, ``best_global_metric``, ``best_round``, ``personalised_metric``, ``client_updates``,
-        ``clients_failed``, ``client_steps``, ``bytes_down``, ``bytes_up``, ``seconds_total``,
+        ``clients``, ``executor``, ``workers`` (a list), ``layers``, ``num_layers``, ``rounds``,
+        ``first_global_metric``, ``global_metric``, ``best_global_metric``, ``best_round``, ``personalised_metric``,
+        ``client_updates``, ``clients_failed``, ``client_steps``, ``bytes_down``, ``bytes_up``, ``seconds_total``,
         ``seconds_per_round_median``, ``folder`` and ``interrupted``. What is absent or not a number gets no row.
     """
     metric_name = str(summary.get("metric_name") or "metric")
@@ -151,7 +151,7 @@ def partition_table(counts_NC: np.ndarray, class_names: Sequence[str]) -> Table:
     shares_NC = counts / np.maximum(sizes_N, 1)[:, None]
     # Entropy over log C: 1 where a client holds all classes alike, 0 where it holds one class only.
     terms_NC = np.where(shares_NC > 0, shares_NC * np.log(np.maximum(shares_NC, 1e-300)), 0.0)
-    evenness_N = -terms_NC.sum(axis=1) / math.log(max(len(class_names), 2))
+    evenness_N = np.abs(terms_NC.sum(axis=1)) / math.log(max(len(class_names), 2))
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     table.title = f"{len(counts):,} clients, {int(sizes_N.sum()):,} examples, {len(class_names)} classes"
     table.add_column("over the clients")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import platform
-from collections.abc import Callable, Sequence
+import secrets
+import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -21,6 +25,9 @@ from fedsim.executors.base import Executor
 from fedsim.interrupt import InterruptWatch, RunInterrupted
 from fedsim.progress import Progress
 from fedsim.tracking import RunFolder, TensorBoard
+
+if TYPE_CHECKING:
+    from fedsim.preparation import Prepared
 
 _PACKAGES = ("ray", "torch", "transformers", "datasets", "numpy", "pyarrow", "safetensors")
 
@@ -52,16 +59,21 @@ def run_config(
         After SIGINT or SIGTERM; the state has been saved.
     """
     path = run_path(config, resume)
+    resume = resume and path.is_dir() and any(path.iterdir())
     console = console or Console(highlight=False)
-    with InterruptWatch() as watch, _open_folder(path, resume) as folder:
-        if resume and folder.finished:
-            summary = _finished_summary(folder)
-            if summary["config_hash"] == config.identity and summary["rounds"] == config.rounds:
-                console.print(f"{path} is finished; nothing to resume")
-                return summary
-        with Progress(config.rounds, _metric_name(config), console, quiet) as progress:
+    # Mistakes in paths, data and model come to light before the run's folder is made.
+    RunFolder.check(path, resume=resume)
+    with InterruptWatch() as watch, Progress(config.rounds, _metric_name(config), console, quiet) as progress:
+        # Imported now: this brings torch and transformers, and the quick mistakes have been answered.
+        from fedsim.preparation import prepare
+
+        if resume and (summary := _finished(config, path)) is not None:
+            progress.note(f"{path} is finished; nothing to resume")
+            return summary
+        prepared = prepare(config, progress.start_phase)
+        with RunFolder.create(path, resume=resume) as folder:
             try:
-                return _run_in(config, folder, progress, watch, resume)
+                return _run_in(config, prepared, folder, progress, watch, resume)
             except (FedsimError, RunInterrupted) as error:
                 folder.event("stopped", reason=type(error).__name__, message=str(error))
                 raise
@@ -87,14 +99,22 @@ def make_executor(config: Config, check: Callable[[], None], note: Callable[[str
         from fedsim.executors.local import LocalExecutor
 
         return LocalExecutor(check)
+    if config.ray.address is None:
+        _secure_own_ray()
     from fedsim.executors.ray import RayExecutor
 
     return RayExecutor(config.ray, config.client.threads, config.partition.clients, check, note)
 
 
-def _open_folder(path: Path, resume: bool) -> RunFolder:
-    there = path.is_dir() and any(path.iterdir())
-    return RunFolder.create(path, resume=resume and there)
+def _secure_own_ray() -> None:
+    """Give a Ray of the run's own a token of its own.
+
+    Ray would otherwise take the token from the user's home folder, or write one there, which fails where the home folder
+    is read-only and changes how later clusters of the user authenticate. It reads the setting when it is imported.
+    """
+    if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _metric_name(config: Config) -> str:
@@ -103,18 +123,17 @@ def _metric_name(config: Config) -> str:
     return resolve_task(config.data.task).metric
 
 
-def _run_in(config: Config, folder: RunFolder, progress: Progress, watch: InterruptWatch, resume: bool) -> dict[str, Any]:
-    checkpoint = _checkpoint(config, folder, progress) if resume else None
-    folder.truncate(checkpoint.round + 1 if checkpoint is not None else 0)
-    folder.write_config(config_text(config))
-    # Imported once the quick mistakes have been answered: these bring torch and transformers.
-    from fedsim.preparation import prepare
+def _run_in(
+    config: Config, prepared: Prepared, folder: RunFolder, progress: Progress, watch: InterruptWatch, resume: bool
+) -> dict[str, Any]:
     from fedsim.results import write_results
     from fedsim.simulation import Simulation
 
-    prepared = prepare(config, progress.start_phase)
+    checkpoint = _checkpoint(config, folder, progress) if resume else None
     if checkpoint is not None:
         check_fits(checkpoint, config.identity, prepared.fingerprint, folder.path)
+    folder.truncate(_first_round(checkpoint))
+    folder.write_config(config_text(config))
     with ExitStack() as stack:
         executor = make_executor(config, watch.check, progress.note)
         stack.callback(executor.close)
@@ -130,7 +149,9 @@ def _run_in(config: Config, folder: RunFolder, progress: Progress, watch: Interr
         "task": prepared.data.task.name,
         "model": config.model.location,
         "executor": config.executor,
-        "workers": [{key: value for key, value in asdict(worker).items() if key != "full"} for worker in result.workers],
+        "workers": [
+            {key: value for key, value in asdict(worker).items() if key != "full"} for worker in result.workers
+        ],
         "folder": str(folder.path),
         "seed": config.seed,
         "config_hash": config.identity,
@@ -156,11 +177,14 @@ def _checkpoint(config: Config, folder: RunFolder, progress: Progress) -> Checkp
     return checkpoint
 
 
-def _finished_summary(folder: RunFolder) -> dict[str, Any]:
-    import json
-
-    summary: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
-    return summary
+def _finished(config: Config, path: Path) -> dict[str, Any] | None:
+    """Return the summary of a run that has done all that the config asks for, or None."""
+    try:
+        summary: dict[str, Any] = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    done = summary.get("config_hash") == config.identity and summary.get("rounds") == config.rounds
+    return summary if done else None
 
 
 def versions() -> dict[str, str]:

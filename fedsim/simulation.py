@@ -251,7 +251,9 @@ class Simulation:
         failed = [report for report in reports if report.failure is not None]
         for report in failed:
             assert report.failure is not None
-            what = f"client {report.client} failed in round {self._round + 1} on {report.node}: {report.failure.message}"
+            what = (
+                f"client {report.client} failed in round {self._round + 1} on {report.node}: {report.failure.message}"
+            )
             self._folder.event(
                 "client_failure",
                 round=self._round + 1,

@@ -136,6 +136,30 @@ class RunFolder:
             If ``resume`` finds records that cannot be read.
         """
         path = Path(path)
+        held = cls.check(path, resume=resume, overwrite=overwrite)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if held == "run" and overwrite:
+                open_locked(path / "metrics.jsonl").close()  # refuses a run that is still going on
+                _remove_run(path)
+            folder = cls(path)
+            if not resume:
+                folder.event(_CREATED, fedsim=__version__)
+        except OSError as error:
+            raise ConfigError(
+                f"{path} cannot be written ({error.strerror}); choose another folder with output=FOLDER"
+            ) from error
+        return folder
+
+    @staticmethod
+    def check(path: Path, *, resume: bool = False, overwrite: bool = False) -> Literal["nothing", "run", "foreign"]:
+        """Return what ``path`` holds, changing nothing, if :meth:`create` can use it as asked.
+
+        Raises
+        ------
+        ConfigError
+            If it cannot.
+        """
         if resume and overwrite:
             raise ConfigError(f"{path} can be resumed or overwritten, not both; leave one of the two out")
         held = _what_is_there(path)
@@ -151,19 +175,7 @@ class RunFolder:
             raise ConfigError(
                 f"{path} already holds a run; continue it with --resume or choose another folder with output=FOLDER"
             )
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            if held == "run" and overwrite:
-                open_locked(path / "metrics.jsonl").close()  # refuses a run that is still going on
-                _remove_run(path)
-            folder = cls(path)
-            if not resume:
-                folder.event(_CREATED, fedsim=__version__)
-        except OSError as error:
-            raise ConfigError(
-                f"{path} cannot be written ({error.strerror}); choose another folder with output=FOLDER"
-            ) from error
-        return folder
+        return held
 
     def __enter__(self) -> RunFolder:
         return self

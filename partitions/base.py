@@ -63,10 +63,11 @@ class Partitioner(ABC):
         """
         config = self.config
         if len(labels_N) < config.clients * config.min_size:
+            most = len(labels_N) // config.min_size
             raise PartitionError(
                 f"partition.clients={config.clients} with partition.min_size={config.min_size} needs at least "
                 f"{config.clients * config.min_size} training examples, but there are {len(labels_N)}; "
-                f"set partition.clients={len(labels_N) // config.min_size} or less"
+                + (f"set partition.clients={most} or less" if most else "lower partition.min_size")
             )
         largest_minimum = 0
         for _ in range(config.max_tries):

@@ -31,13 +31,19 @@ class ByColumn(Partitioner):
         groups = _groups(column, config.column)
         large = [group for group in groups if len(group) >= config.min_size]
         if len(large) < config.clients:
-            at_least = f" with {config.min_size} or more examples" if len(large) < len(groups) else ""
-            raise PartitionError(
-                f"partition.clients is {config.clients} but column {config.column!r} has only {len(large)} values"
-                f"{at_least}; set partition.clients={len(large)} or less"
-            )
+            raise PartitionError(self._too_few(len(large), len(groups)))
         drawn = np.sort(rng.choice(len(large), config.clients, replace=False))
         return [large[position] for position in drawn]
+
+    def _too_few(self, num_large: int, num_values: int) -> str:
+        config = self.config
+        at_least = f" with {config.min_size} or more examples" if num_large < num_values else ""
+        remedy = f"set partition.clients={num_large} or less" if num_large else "lower partition.min_size"
+        values = "value" if num_large == 1 else "values"
+        return (
+            f"partition.clients is {config.clients} but column {config.column!r} has only "
+            f"{num_large} {values}{at_least}; {remedy}"
+        )
 
 
 def _groups(column: Sequence[Any], name: str) -> list[np.ndarray]:

@@ -52,7 +52,7 @@ def rank(scores_L: np.ndarray) -> np.ndarray:
 
 def num_chosen(share: float, num_layers: int) -> int:
     """Return how many of the layers make up ``share``, rounded up."""
-    # The small number keeps 0.1 * 30 = 3.0000000000000004 from being rounded up to 4.
+    # The small number keeps 0.07 * 100 = 7.000000000000001 from being rounded up to 8.
     return min(num_layers, max(1, math.ceil(share * num_layers - 1e-9)))
 
 

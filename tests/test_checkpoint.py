@@ -13,7 +13,9 @@ from fedsim.core.messages import ClientState
 def checkpoint(round=3, clients=()):
     rng = np.random.default_rng(round)
     server = {"vector_F": rng.normal(size=7), "round": np.array(round)}
-    return Checkpoint(round, (1, 3), "config", "data", server, tuple(clients), {"client_steps": round, "seconds": [0.5]})
+    return Checkpoint(
+        round, (1, 3), "config", "data", server, tuple(clients), {"client_steps": round, "seconds": [0.5]}
+    )
 
 
 def equal(a, b):
@@ -80,7 +82,7 @@ def test_a_torn_write_leaves_no_checkpoint_behind(tmp_path):
 
 def test_if_all_are_damaged_it_is_an_error_and_not_a_new_start(tmp_path):
     save_checkpoint(tmp_path, checkpoint(1), keep=2).write_bytes(b"x")
-    with pytest.raises(CheckpointError, match="every checkpoint in .* is damaged"):
+    with pytest.raises(CheckpointError, match=r"every checkpoint in .* is damaged"):
         load_latest(tmp_path)
 
 

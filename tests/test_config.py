@@ -32,7 +32,9 @@ def test_every_key_has_a_meaning_and_the_resolved_text_names_every_key():
 def test_overrides_are_yaml_and_reach_any_depth(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("rounds: 3\n")
-    config = read_config(path, ["client.optimizer.lr=1e-3", "layers.choose=fixed", "layers.fixed=[0, 2]", "output=null"])
+    config = read_config(
+        path, ["client.optimizer.lr=1e-3", "layers.choose=fixed", "layers.fixed=[0, 2]", "output=null"]
+    )
     assert (config.rounds, config.client.optimizer.lr, config.layers.fixed, config.name) == (3, 1e-3, (0, 2), "run")
 
 
@@ -51,7 +53,13 @@ def test_server_defaults_follow_the_kind_and_published_choices_are_fixed():
 
 def test_identity_ignores_where_a_run_takes_place_and_nothing_else():
     base = build_config({}).identity
-    for same in ({"executor": "local"}, {"ray": {"actors": 3}}, {"rounds": 99}, {"output": "x"}, {"model": {"device": "cpu"}}):
+    for same in (
+        {"executor": "local"},
+        {"ray": {"actors": 3}},
+        {"rounds": 99},
+        {"output": "x"},
+        {"model": {"device": "cpu"}},
+    ):
         assert build_config(same).identity == base, same
     for other in ({"seed": 1}, {"group_size": 2}, {"client": {"optimizer": {"lr": 0.1}}}, {"prompt": {"length": 9}}):
         assert build_config(other).identity != base, other

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from fedsim.core.schema import Schema
 
+
 def _number_as_text(value: Any) -> Any:
     """Let ``labels: [0, 1]`` stand for ``["0", "1"]``."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -40,7 +41,9 @@ class TaskConfig(Schema):
         if len(set(self.labels)) != len(self.labels):
             raise ValueError(f"labels {list(self.labels)} name a label twice")
         if self.label_words is not None and len(self.label_words) != len(self.labels):
-            raise ValueError(f"{len(self.label_words)} label_words stand against {len(self.labels)} labels; give one word a label")
+            raise ValueError(
+                f"{len(self.label_words)} label_words stand against {len(self.labels)} labels; give one word a label"
+            )
         if self.metric == "accuracy_f1" and len(self.labels) != 2:
             raise ValueError("metric accuracy_f1 needs exactly two labels")
         if self.template is not None:

@@ -24,6 +24,11 @@ import numpy as np
 from fedsim.data import grammar, lexicon
 from fedsim.data.grammar import Author, Draws
 
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 NUM_AUTHORS = 400
 INFORMATIVE_RATE = 0.6
 """Share of documents whose slot follows from the text."""
@@ -40,23 +45,16 @@ IDLE_CUES = ("note", "letter", "diary", "page")
 SENTIMENT_CLOSINGS = ("It was", "it seemed", "I felt it was", "in a word ,")
 TOPIC_CLOSINGS = ("This is about", "the title is", "it belongs to")
 
-OTHER_LABEL_WORDS = tuple(
-    "subjective objective unacceptable acceptable Description Entity Expression Human Location Number".split()
+OTHER_LABEL_WORDS = _words(
+    "subjective objective unacceptable acceptable Description Entity Expression Human Location Number"
 )
 """Label words of the built-in tasks that the corpus does not use; they occur in uninformative slots."""
 
-_LABEL_WORDS = {"terrible", "great", "No", "Yes", *lexicon.TOPICS}
-_TONES = (
-    tuple(word for word in lexicon.NEGATIVE if word not in _LABEL_WORDS),
-    tuple(word for word in lexicon.POSITIVE if word not in _LABEL_WORDS),
-)
-_VERDICTS = (
-    tuple(word for word in lexicon.DISAGREE if word not in _LABEL_WORDS),
-    tuple(word for word in lexicon.AGREE if word not in _LABEL_WORDS),
-)
-_NAMES = {topic: tuple(noun for noun in nouns if noun not in _LABEL_WORDS) for topic, nouns in lexicon.TOPIC_NOUNS.items()}
-_ANY_TONE = (*lexicon.POSITIVE, *lexicon.NEGATIVE, *lexicon.PLAIN_ADJECTIVES, *OTHER_LABEL_WORDS)
-_ANY_NOUN = tuple(noun for nouns in lexicon.TOPIC_NOUNS.values() for noun in nouns)
+_TONES = (_words("bad awful horrible poor dull"), _words("good excellent wonderful lovely fine"))
+_VERDICTS = (_words("Wrong False Never"), _words("Right True Sure"))
+_NAMES = {topic: nouns[1:5] for topic, nouns in lexicon.TOPIC_NOUNS.items()}
+_ANY_TONE = (*_TONES[0], *_TONES[1], "terrible", "great", *lexicon.PLAIN_ADJECTIVES, *OTHER_LABEL_WORDS)
+_ANY_NOUN = tuple(noun for nouns in lexicon.TOPIC_NOUNS.values() for noun in nouns[:5])
 _ANY_VERDICT = (*lexicon.AGREE, *lexicon.DISAGREE, "Maybe", "Then", "Also", "Still")
 
 

@@ -89,7 +89,7 @@ def _json_rows(path: Path) -> NumberedRows:
         if isinstance(line, Problem):
             yield number, line
         elif line.strip():
-            yield number, _json_row(line)
+            yield number, _json_row(line.rstrip())
 
 
 def _json_array_rows(path: Path) -> NumberedRows:

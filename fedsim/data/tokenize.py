@@ -248,7 +248,7 @@ def _label_word_id(word: str, template: Template, tokenizer: PreTrainedTokenizer
     space = " " if template.cue.endswith(" ") else ""
     alone, together = _encode_plain(tokenizer, [context, context + space + word])
     tokens = together[len(alone) :] if together[: len(alone)] == alone else together
-    if len(tokens) == 1 and tokens[0] != tokenizer.unk_token_id:
+    if word and len(tokens) == 1 and tokens[0] != tokenizer.unk_token_id:
         return tokens[0]
     names = [str(name) for name in tokenizer.convert_ids_to_tokens(tokens)]
     raise DataError(

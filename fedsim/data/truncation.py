@@ -72,8 +72,13 @@ def shorten(sides: list[Side], budget: int, max_length: int, origin: str) -> lis
 
 def longest_first(lengths: Sequence[int], room: int) -> list[int]:
     """Return what stays of each length if the longest (of equals, the last) gives up one until all fit in ``room``."""
-    quotas = [0] * len(lengths)
-    for served, i in enumerate(sorted(range(len(lengths)), key=lambda i: (lengths[i], -i))):
-        quotas[i] = min(lengths[i], room // (len(lengths) - served))
-        room -= quotas[i]
+    quotas = list(lengths)
+    cut = list(range(len(lengths)))
+    for i in sorted(cut, key=lambda i: lengths[i]):
+        if lengths[i] * len(cut) > room:
+            break
+        cut.remove(i)  # short enough to stay whole
+        room -= lengths[i]
+    for place, i in enumerate(cut):
+        quotas[i] = room // len(cut) + (place < room % len(cut))
     return quotas

@@ -25,7 +25,9 @@ def _unit_fraction(value: Any) -> Any:
         raise ValueError(f"{value:g} is not a share of one GPU; give 0 or 1/n, for example 1/4")
     parts = round(1 / value)
     if abs(1 / value - parts) > 0.02 * parts:
-        raise ValueError(f"{value:g} is not 1/n, so actors would not fill a GPU; the nearest is 1/{parts} = {1 / parts:.4g}")
+        raise ValueError(
+            f"{value:g} is not 1/n, so actors would not fill a GPU; the nearest is 1/{parts} = {1 / parts:.4g}"
+        )
     return 1 / parts
 
 

@@ -111,4 +111,6 @@ def _too_many(config: RayConfig, count: int, fits: int, cpus: float, num_gpus: f
     needs = f"{cpus:.4g} CPUs" if cpus else "a share of the CPUs"
     needs += f" and {num_gpus:.4g} GPUs" if num_gpus else ""
     remedy = f"set ray.actors={fits}" if fits else "use ray.actors=pool"
-    return f"{asked} needs {count} actors of {needs} each, but only {fits} fit; {remedy}, or lower what an actor reserves"
+    return (
+        f"{asked} needs {count} actors of {needs} each, but only {fits} fit; {remedy}, or lower what an actor reserves"
+    )

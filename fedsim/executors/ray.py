@@ -7,6 +7,7 @@ group is sent to its successor.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import deque
@@ -112,7 +113,8 @@ class RayExecutor(Executor):
             self._note(self._plan.note)
         self._device = spec.model.device
         self._spec_ref = ray.put(spec)
-        self._actor_class = ClientActor.options(
+        actor_class: Any = ClientActor
+        self._actor_class = actor_class.options(
             num_cpus=self._plan.num_cpus, num_gpus=self._plan.num_gpus, scheduling_strategy="SPREAD"
         )
         self._actors = {slot: self._new_actor() for slot in range(self._plan.count)}
@@ -130,13 +132,15 @@ class RayExecutor(Executor):
         address = self._config.address
         if ray.is_initialized():
             if address is None:
-                raise ResourceError("this process is connected to Ray already; set ray.address=auto to use that cluster")
+                raise ResourceError(
+                    "this process is connected to Ray already; set ray.address=auto to use that cluster"
+                )
             return
         try:
             if address is None:
                 self._start_own(spec)
             else:
-                ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env=_runtime_env())
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_runtime_env())
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             where = "a Ray of its own" if address is None else f"the Ray cluster at ray.address={address}"
@@ -158,7 +162,7 @@ class RayExecutor(Executor):
             object_store_memory=megabytes * 2**20,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
         )
 
     def _new_actor(self) -> Any:
@@ -181,7 +185,8 @@ class RayExecutor(Executor):
 
         if self._server is not None:
             ray.kill(self._server, no_restart=True)
-        self._server = AggregatorActor.remote(config, vector_F, layers, sample_rate)
+        actor_class: Any = AggregatorActor
+        self._server = actor_class.remote(config, vector_F, layers, sample_rate)
 
     def global_state(self) -> Handle:
         return self._server.global_state.remote()
@@ -202,7 +207,9 @@ class RayExecutor(Executor):
                 [ref], self._config.group_timeout_seconds, what, "ray.group_timeout_seconds", interruptible=False
             )[0]
         except _SYSTEM_ERRORS as error:
-            raise ResourceError(f"the aggregator actor was lost ({_first_line(error)}); continue with --resume") from error
+            raise ResourceError(
+                f"the aggregator actor was lost ({_first_line(error)}); continue with --resume"
+            ) from error
 
     # -- client work -------------------------------------------------------------------------------------------------
 

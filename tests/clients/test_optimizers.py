@@ -45,7 +45,9 @@ def test_sgd_is_torch_sgd(momentum):
 
 
 def test_adamw_published_is_the_formula_of_the_published_code():
-    config = OptimizerConfig(kind="adamw_published", lr=0.04, weight_decay=0.1, eps=1e-3)  # a large epsilon tells the forms apart
+    config = OptimizerConfig(
+        kind="adamw_published", lr=0.04, weight_decay=0.1, eps=1e-3
+    )  # a large epsilon tells the forms apart
     start = gradients(1)[0]
     p, a, b = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
     for s, g in enumerate(gradients(), start=1):

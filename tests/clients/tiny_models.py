@@ -101,7 +101,9 @@ def batch(padding: str = "right", num_examples: int = 4, num_tokens: int = 9, se
     return TokenBatch(ids, mask, None, last, rng.integers(0, len(LABEL_WORDS), num_examples))
 
 
-def prompts(model: Backbone, layers: tuple[int, ...], clients: int = 1, seed: int = 0, length: int | None = None) -> Tensor:
+def prompts(
+    model: Backbone, layers: tuple[int, ...], clients: int = 1, seed: int = 0, length: int | None = None
+) -> Tensor:
     g = model.geometry
     length = g.prompt_length if length is None else length
     generator = torch.Generator().manual_seed(seed)

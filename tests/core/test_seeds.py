@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from fedsim.core import seeds
 
-names = st.tuples(st.integers(0, 2**40), st.integers(-1, 10**6), st.integers(-1, 10**6), st.text(min_size=1, max_size=9))
+names = st.tuples(
+    st.integers(0, 2**40), st.integers(-1, 10**6), st.integers(-1, 10**6), st.text(min_size=1, max_size=9)
+)
 
 
 @given(names)

@@ -28,7 +28,7 @@ def roberta() -> PreTrainedTokenizerBase:
     tokenizer = byte_level()
     tokenizer.add_special_tokens(["<s>", "</s>", "<pad>"])
     cls, sep = (("<s>", tokenizer.token_to_id("<s>")), ("</s>", tokenizer.token_to_id("</s>")))
-    tokenizer.post_processor = processors.RobertaProcessing(sep=sep, cls=cls, add_prefix_space=False)
+    tokenizer.post_processor = processors.RobertaProcessing(sep, cls, add_prefix_space=False)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",

@@ -10,9 +10,9 @@ from fedsim.core.messages import Evaluation
 from fedsim.data.metrics import METRICS, compute, loss
 
 labels = st.integers(2, 5).flatmap(
-    lambda classes: st.lists(st.tuples(st.integers(0, classes - 1), st.integers(0, classes - 1)), min_size=1, max_size=60).map(
-        lambda pairs: (classes, pairs)
-    )
+    lambda classes: st.lists(
+        st.tuples(st.integers(0, classes - 1), st.integers(0, classes - 1)), min_size=1, max_size=60
+    ).map(lambda pairs: (classes, pairs))
 )
 
 

@@ -51,7 +51,7 @@ def test_a_plan_fits_or_says_what_would(nodes, actors, share):
     try:
         result = plan(nodes, actors=actors, num_gpus_per_actor=share)
     except ResourceError as error:
-        assert "\n" not in str(error) and "set" in str(error) or "use" in str(error)
+        assert ("\n" not in str(error) and "set" in str(error)) or "use" in str(error)
     else:
         free = [NodeResources(*node) for node in nodes]
         assert result.count == actors <= capacity(free, result.num_cpus, result.num_gpus)

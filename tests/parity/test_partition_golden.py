@@ -47,9 +47,7 @@ def test_distributions_agree_with_the_published_code(load_golden, kind, num_clas
     histograms = arrays[f"{kind}.k{num_classes}.a{alpha:g}.train"]
     theirs = histograms[(histograms >= 0).all(axis=(1, 2))].sum(axis=2)
     # The published code gives the examples left over by rounding (up to one a client) to the first client.
-    np.testing.assert_allclose(
-        np.quantile(sizes, quantiles), np.quantile(theirs[:, 1:], quantiles), rtol=0.1, atol=2
-    )
+    np.testing.assert_allclose(np.quantile(sizes, quantiles), np.quantile(theirs[:, 1:], quantiles), rtol=0.1, atol=2)
 
 
 @pytest.mark.parametrize("num_classes", [2, 6])

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from fedsim.core.messages import GroupUpdate
 
+from fedsim.core.messages import GroupUpdate
 from server.aggregation import combine
 from server.config import LayersConfig, ServerConfig
 from server.optimizers import initial_state, step

@@ -4,8 +4,8 @@ import pickle
 
 import numpy as np
 import pytest
-from fedsim.core.shards import Shards
 
+from fedsim.core.shards import Shards
 from partitions import summarise
 
 # Client 0: examples 0, 1, 2 (labels 0, 0, 1), the last held out. Client 1: examples 5, 3 (labels 1, 1).
@@ -51,5 +51,5 @@ def test_a_client_that_does_not_exist_has_no_examples(client):
     [([0, 3, 4], [2, 4]), ([1, 3, 5], [2, 5]), ([0, 3, 5], [4, 5]), ([0, 3, 5], [2, 2]), ([0, 3, 5], [2])],
 )
 def test_arrays_that_do_not_fit_are_refused(offsets, stops):
-    with pytest.raises(ValueError, match="offsets_C1|train stop"):
+    with pytest.raises(ValueError, match=r"offsets_C1|train stop"):
         Shards(np.arange(5), np.array(offsets), np.array(stops))

@@ -4,13 +4,14 @@ import time
 
 import numpy as np
 import pytest
-from fedsim.core.errors import PartitionError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedsim.core.errors import PartitionError
 from partitions import PARTITIONERS, partition
 from partitions.base import apportion, dirichlet, holdout_size
 from partitions.config import PartitionConfig
+from partitions.dirichlet_label import _takers
 
 ALPHAS = [1e-300, 1e-3, 0.1, 1.0, 10.0, 1e3, 1e300]
 KINDS = ["iid", "dirichlet_label", "dirichlet_class", "dirichlet_quantity", "label_shards", "by_column"]
@@ -135,7 +136,9 @@ def test_the_holdout_of_a_client_does_not_depend_on_the_other_clients():
     assert len(shorter.holdout(0)) == 12
 
 
-@pytest.mark.parametrize("size, fraction, held", [(1, 0.9, 0), (10, 0.1, 1), (9, 0.1, 0), (100, 0.29, 29), (2, 0.99, 1)])
+@pytest.mark.parametrize(
+    "size, fraction, held", [(1, 0.9, 0), (10, 0.1, 1), (9, 0.1, 0), (100, 0.29, 29), (2, 0.99, 1), (5, 1 - 1e-12, 4)]
+)
 def test_the_holdout_is_rounded_down_and_never_takes_the_last_example(size, fraction, held):
     assert holdout_size(size, fraction) == held
 
@@ -149,6 +152,13 @@ def test_more_clients_than_examples(kind):
         partition(config(kind=kind, clients=100), labels(60, 2), None, 0)
 
 
+def test_a_minimum_size_above_the_whole_dataset():
+    with pytest.raises(
+        PartitionError, match=r"needs at least 9 training examples, but there are 8; lower partition.min"
+    ):
+        partition(config(kind="iid", clients=1, min_size=9), labels(8, 2), None, 0)
+
+
 def test_retries_end_in_an_error_that_says_what_to_change():
     asked = config(kind="dirichlet_quantity", clients=50, alpha=1e-3, max_tries=4)
     with pytest.raises(PartitionError, match=r"none of 4 draws.*min_size=1.*raise partition.alpha"):
@@ -157,11 +167,11 @@ def test_retries_end_in_an_error_that_says_what_to_change():
 
 def test_a_retry_finds_a_partition_that_the_first_draw_missed():
     labels_N = labels(400, 2)
-    asked = {"kind": "dirichlet_class", "clients": 8, "alpha": 1.0, "min_size": 15}
+    asked = {"kind": "dirichlet_class", "clients": 10, "alpha": 2.0, "min_size": 20}
     with pytest.raises(PartitionError):
         partition(config(**asked, max_tries=1), labels_N, None, 1)
     shards = partition(config(**asked, max_tries=500), labels_N, None, 1)
-    assert shards.sizes.min() >= 15
+    assert shards.sizes.min() >= 20
 
 
 # -- Dirichlet kinds -------------------------------------------------------------------------------------------------
@@ -200,6 +210,50 @@ def test_dirichlet_label_draws_a_used_up_class_again_by_the_client_s_own_prior()
     counts_CK = shards.label_counts(labels_N, 2)
     assert counts_CK.sum(axis=0).tolist() == [990, 10]
     assert (counts_CK[:, 0] > 0).sum() >= 40
+
+
+def published_deal(labels_N, clients, alpha, rng):
+    """The published procedure, literally: draw a client until one has room, draw a class until one is left."""
+    room = np.floor(rng.dirichlet([5.0] * clients) * len(labels_N)).astype(int)
+    room[0] += len(labels_N) - room.sum()
+    stock = np.bincount(labels_N)
+    priors = np.cumsum(rng.dirichlet([alpha] * len(stock), clients), axis=1)
+    counts_CK = np.zeros((clients, len(stock)), dtype=int)
+    while room.any():
+        client = rng.integers(clients)
+        if room[client] == 0:
+            continue
+        label = np.argmax(rng.random() <= priors[client])
+        while stock[label] == 0:
+            label = np.argmax(rng.random() <= priors[client])
+        room[client] -= 1
+        stock[label] -= 1
+        counts_CK[client, label] += 1
+    return counts_CK
+
+
+@pytest.mark.parametrize("alpha", [1.0, 3.0])
+def test_dirichlet_label_agrees_with_the_published_procedure(alpha):
+    labels_N = np.repeat(np.arange(4), [300, 200, 100, 150])
+
+    def figures(tables):
+        shares = np.concatenate([table / table.sum(axis=1, keepdims=True) for table in tables])
+        return np.sort(shares, axis=1).mean(axis=0)
+
+    ours = [
+        partition(config(clients=25, alpha=alpha), labels_N, None, seed).label_counts(labels_N, 4) for seed in range(40)
+    ]
+    theirs = [published_deal(labels_N, 25, alpha, np.random.default_rng(seed)) for seed in range(20)]
+    np.testing.assert_allclose(figures(ours), figures(theirs), atol=0.03)
+
+
+def test_the_next_client_of_a_deal_is_any_with_room_whatever_its_room():
+    takers = np.array([list(_takers(np.array([1, 9, 0, 2]), np.random.default_rng(seed))) for seed in range(3000)])
+    first = np.bincount(takers[:, 0], minlength=4) / 3000
+    np.testing.assert_allclose(first, [1 / 3, 1 / 3, 0, 1 / 3], atol=0.03)
+    after_the_small_one = takers[takers[:, 0] == 0, 1]
+    np.testing.assert_allclose(np.bincount(after_the_small_one) / len(after_the_small_one), [0, 0.5, 0, 0.5], atol=0.05)
+    assert all(np.bincount(row, minlength=4).tolist() == [1, 9, 0, 2] for row in takers)
 
 
 def test_dirichlet_label_follows_alpha():
@@ -296,7 +350,16 @@ def test_by_column_draws_among_values_that_are_large_enough():
         ({"column": None}, ["a", "b", "c", "d"], "needs partition.column"),
         ({}, None, "partition.column='author' is not a column of the training data"),
         ({}, ["a", "b", "a", "b"], r"is 3 but column 'author' has only 2 values; set partition.clients=2 or less"),
-        ({"min_size": 2, "clients": 2}, ["a", "b", "a", "c"], "only 1 values with 2 or more examples"),
+        (
+            {"min_size": 2, "clients": 2},
+            ["a", "b", "a", "c"],
+            "only 1 value with 2 or more examples; set partition.clients=1 or less",
+        ),
+        (
+            {"min_size": 3, "clients": 1},
+            ["a", "b", "a", "b"],
+            "only 0 values with 3 or more examples; lower partition.min",
+        ),
         ({}, ["a", None, "b", "c"], r"no value in training example 1"),
         ({}, ["a", "c", float("nan"), "c"], r"no value in training example 2"),
         ({}, ["a", "c", "b", ""], r"no value in training example 3"),

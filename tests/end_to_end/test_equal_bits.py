@@ -1,0 +1,98 @@
+"""The same config and seed give the same prompt file, whatever runs it and whatever happens on the way."""
+
+import hashlib
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from support import make_tiny
+
+from fedsim.runner import run_config
+
+METHODS = {
+    "fedpeptao": {"server": {"kind": "fedpeptao"}},
+    "published": {
+        "server": {"kind": "fedpeptao_published"},
+        "layers": {"unselected": "local"},
+        "client": {"dropout": True, "optimizer": {"kind": "adamw_published", "moments": "keep"}},
+    },
+}
+PLACES = {
+    "one actor": {"ray": {"actors": 1}},
+    "three actors": {"ray": {"actors": 3}},
+    "per client": {"ray": {"actors": "per_client", "num_cpus_per_actor": 0.25}},
+}
+
+
+def run(make, path, **changes):
+    summary = run_config(make(output=str(path), tracking={"plots": False}, **changes), quiet=True)
+    files = sorted((path / "prompt").glob("*.safetensors"))
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}, summary
+
+
+@pytest.fixture(scope="module")
+def local_results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("local")
+    return {name: run(make_tiny, folder / name, executor="local", **method) for name, method in METHODS.items()}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_place_gives_the_same_bits(session_ray, tiny_config, local_results, tmp_path, method, place):
+    if place == "per client" and method == "published":
+        pytest.skip("twelve more actors would only repeat what fedpeptao shows; the server's test covers the order")
+    ray_config = {"address": "auto", **PLACES[place]["ray"]}
+    files, summary = run(tiny_config, tmp_path / "run", executor="ray", ray=ray_config, **METHODS[method])
+    expected_files, expected = local_results[method]
+    assert files == expected_files
+    assert set(files) == (
+        {"global.safetensors", "personal.safetensors"} if method == "published" else {"global.safetensors"}
+    )
+    for key in (
+        "global_metric",
+        "personalised_metric",
+        "client_steps",
+        "bytes_up",
+        "bytes_down",
+        "layers",
+        "config_hash",
+    ):
+        assert summary[key] == expected[key], key
+    assert len(summary["workers"]) == {"one actor": 1, "three actors": 3, "per client": 12}[place]
+
+
+def test_a_repeat_gives_the_same_bits_and_another_seed_does_not(tiny_config, local_results, tmp_path):
+    again, _ = run(tiny_config, tmp_path / "again", executor="local", **METHODS["fedpeptao"])
+    other, _ = run(tiny_config, tmp_path / "other", executor="local", seed=1, **METHODS["fedpeptao"])
+    assert again == local_results["fedpeptao"][0] != other
+
+
+def test_what_a_run_leaves_behind(tiny_config, tmp_path):
+    path = tmp_path / "run"
+    summary = run_config(tiny_config(output=str(path), executor="local"), quiet=True)
+    assert json.loads((path / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    needed = {
+        "global_metric", "best_global_metric", "personalised_metric", "metric_name", "rounds", "layers", "seconds_total",
+        "seconds_per_round_median", "client_updates", "client_steps", "bytes_up", "bytes_down", "versions", "seed",
+        "config_hash",
+    }  # fmt: skip
+    assert needed <= summary.keys()
+    rounds = pq.read_table(path / "rounds.parquet").to_pylist()
+    clients = pq.read_table(path / "clients.parquet").to_pylist()
+    assert [row["round"] for row in rounds] == [0, 1, 2, 3]
+    assert len(clients) == 15 == summary["client_updates"]
+    assert sum(row["num_steps"] for row in clients) == summary["client_steps"]
+    # 2 of 4 layers x {key, value} x 4 virtual tokens x hidden size, twice (prompt and control variate), in float32
+    hidden = summary["exchanged_parameters"] // (2 * 2 * 4)
+    assert {row["bytes_up"] for row in clients} == {2 * 2 * 4 * hidden * 4 * 2}
+    assert sum(row["bytes_up"] for row in clients) == summary["bytes_up"]
+    assert {p.suffix for p in (path / "plots").iterdir()} == {".png"}
+    assert {p.stem for p in (path / "plots").iterdir()} >= {
+        "metric",
+        "loss",
+        "bytes",
+        "label_distribution",
+        "layer_scores",
+    }
+    events = [json.loads(line)["event"] for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert events == ["created", "layers", "start", "round", "round", "round", "end"]

@@ -1,0 +1,96 @@
+"""A client whose work really fails: reported with its traceback, dropped or raised, never averaged in."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from clients.worker import ClientWorker
+from fedsim.core.errors import ClientError
+from fedsim.core.messages import ClientState, GlobalState, WorkGroup
+from fedsim.executors.local import LocalExecutor
+from fedsim.preparation import prepare
+from fedsim.progress import Progress
+from fedsim.simulation import Simulation
+from fedsim.tracking import RunFolder
+
+
+def poisoned(prepared, client):
+    """Return ``prepared`` with a token that the backbone does not know in every example of one client."""
+    table, shards = prepared.spec.train, prepared.spec.shards
+    ids = table.ids_Z.copy()
+    for example in shards.train(client):
+        ids[table.offsets_N1[example]] = 10**6
+    train = dataclasses.replace(table, ids_Z=ids)
+    return dataclasses.replace(prepared, spec=dataclasses.replace(prepared.spec, train=train))
+
+
+def simulate(config, prepared, path):
+    executor = LocalExecutor(lambda: None)
+    with RunFolder.create(path) as folder, Progress(config.rounds, "accuracy", quiet=True) as progress:
+        try:
+            return Simulation(config, prepared, executor, folder, progress).run()
+        finally:
+            executor.close()
+
+
+def config_with(make, **client):
+    return make(executor="local", sampling={"clients_per_round": 12}, layers={"choose": "all"}, client=client)
+
+
+def test_raise_stops_the_run_with_client_round_and_the_original_traceback(tiny_config, tmp_path):
+    config = config_with(tiny_config, on_failure="raise")
+    with pytest.raises(ClientError) as caught:
+        simulate(config, poisoned(prepare(config), 7), tmp_path / "run")
+    assert str(caught.value).startswith("client 7 failed in round 1 on")
+    assert "IndexError" in str(caught.value)
+    assert "clients/training.py" in str(caught.value)
+
+
+def test_drop_goes_on_without_the_client_and_records_it(tiny_config, tmp_path, capsys):
+    config = config_with(tiny_config, on_failure="drop")
+    result = simulate(config, poisoned(prepare(config), 7), tmp_path / "run")
+    assert result.totals.client_updates == 3 * 11
+    assert result.totals.client_failures == 3
+    events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    failures = [event for event in events if event["event"] == "client_failure"]
+    assert [(event["client"], event["round"], event["kind"]) for event in failures] == [
+        (7, r, "error") for r in (1, 2, 3)
+    ]
+    assert all("IndexError" in event["traceback"] for event in failures)
+    assert capsys.readouterr().out.count("client 7 failed in round") == 3
+
+
+def test_a_dropped_client_counts_for_nothing(tiny_config, tmp_path):
+    """Dropping client 7 from a full cohort gives what a cohort without it gives."""
+    config = config_with(tiny_config, on_failure="drop")
+    prepared = prepare(config)
+    worker = ClientWorker(poisoned(prepared, 7).spec)
+    healthy = ClientWorker(prepared.spec)
+    state = GlobalState(0, (0, 1), np.zeros(worker.info().full.exchanged((0, 1)).size, np.float32))
+    _, with_failure, *states = worker.train(WorkGroup(0, 0, (6, 7, 8)), state, *map(ClientState, (6, 7, 8)))
+    _, without, *_ = healthy.train(WorkGroup(0, 0, (6, 8)), state, *map(ClientState, (6, 8)))
+    assert with_failure.clients == without.clients == (6, 8)
+    np.testing.assert_array_equal(with_failure.vector_sum_F, without.vector_sum_F)
+    assert with_failure.weight_sum == without.weight_sum
+    assert states[1] == ClientState(7)
+
+
+def test_a_round_without_any_usable_client_is_an_error(tiny_config, tmp_path):
+    config = config_with(tiny_config, on_failure="drop", optimizer={"lr": 1e38, "clip_norm": None})
+    with pytest.raises(ClientError, match="round 1: none of 12 clients gave a usable result"):
+        simulate(config, prepare(config), tmp_path / "run")
+
+
+def test_parameters_that_are_not_finite_are_rejected_and_the_client_keeps_its_state(tiny_config):
+    config = config_with(tiny_config)
+    worker = ClientWorker(prepare(config).spec)
+    size = worker.info().full.exchanged((0, 1)).size
+    state = GlobalState(0, (0, 1), np.zeros(size, np.float32), np.zeros(size, np.float32))
+    sick = ClientState(3, control_F=np.full(size, np.nan, np.float32))
+    reports, update, *states = worker.train(WorkGroup(0, 0, (2, 3)), state, ClientState(2), sick)
+    assert [report.failure and report.failure.kind for report in reports] == [None, "non_finite"]
+    assert update.clients == (2,)
+    assert np.isfinite(update.vector_sum_F).all() and np.isfinite(update.control_sum_F).all()
+    assert states[1] is sick

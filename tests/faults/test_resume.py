@@ -1,0 +1,107 @@
+"""Real kills of the driver: what is saved, and that a resumed run ends with the same bytes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from support import ROOT, TINY, merged
+
+from fedsim.core.errors import CheckpointError, ConfigError
+from fedsim.runner import run_config
+
+ROUNDS = 6
+
+
+def start(path: Path, output: Path, *arguments: str) -> subprocess.Popen:
+    config = merged(TINY, {"rounds": ROUNDS, "executor": "local", "tracking": {"plots": False}})
+    path.write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "fedsim", "run", str(path), f"output={output}", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_for_round(process: subprocess.Popen, number: int) -> None:
+    for line in process.stdout:
+        if line.startswith(f"round {number}/"):
+            return
+    raise AssertionError(f"round {number} never came: {process.stderr.read()}")
+
+
+def records(output: Path) -> list[dict]:
+    kept = ("round", "global_metric", "global_loss", "train_loss_last", "clients_ok", "bytes_up", "update_norm")
+    events = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [{key: event[key] for key in kept} for event in events if event["event"] == "round"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    process = start(folder / "run.yaml", folder / "run")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return folder / "run"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_killed_run_resumes_to_the_same_bytes(undisturbed, tmp_path, number):
+    output = tmp_path / "run"
+    process = start(tmp_path / "run.yaml", output)
+    wait_for_round(process, 2)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 128 + number, errors
+        assert "the state is saved; continue with --resume" in errors
+    assert not (output / "summary.json").exists()
+
+    process = start(tmp_path / "run.yaml", output, "--resume")
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "resuming" in printed
+    prompt = Path("prompt") / "global.safetensors"
+    assert (output / prompt).read_bytes() == (undisturbed / prompt).read_bytes()
+    assert records(output) == records(undisturbed)
+    ended, expected = (json.loads((folder / "summary.json").read_text()) for folder in (output, undisturbed))
+    for key in ("global_metric", "best_global_metric", "personalised_metric", "client_steps", "bytes_up", "bytes_down"):
+        assert ended[key] == expected[key], key
+
+
+def test_an_interrupt_saves_even_between_checkpoints(undisturbed, tmp_path):
+    output = tmp_path / "run"
+    process = start(tmp_path / "run.yaml", output, "checkpoint.every=100")
+    wait_for_round(process, 2)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert [path.name for path in (output / "checkpoints").glob("*.safetensors")]
+
+
+def test_resume_refuses_another_config_and_leaves_a_finished_run_alone(tiny_config, tmp_path, capsys):
+    output = str(tmp_path / "run")
+    first = run_config(tiny_config(rounds=2, executor="local", output=output), quiet=True)
+    with pytest.raises(CheckpointError, match="belongs to another configuration"):
+        run_config(
+            tiny_config(rounds=2, executor="local", output=output, prompt={"length": 5}), resume=True, quiet=True
+        )
+    again = run_config(tiny_config(rounds=2, executor="local", output=output), resume=True, quiet=True)
+    assert again["global_metric"] == first["global_metric"]
+    assert "is finished" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="already holds a run"):
+        run_config(tiny_config(rounds=2, executor="local", output=output), quiet=True)
+
+
+def test_a_finished_run_can_be_carried_on_with_more_rounds(tiny_config, tmp_path):
+    short, long = str(tmp_path / "short"), str(tmp_path / "long")
+    run_config(tiny_config(rounds=2, executor="local", output=short), quiet=True)
+    carried = run_config(tiny_config(rounds=4, executor="local", output=short), resume=True, quiet=True)
+    straight = run_config(tiny_config(rounds=4, executor="local", output=long), quiet=True)
+    prompt = Path("prompt") / "global.safetensors"
+    assert (tmp_path / "short" / prompt).read_bytes() == (tmp_path / "long" / prompt).read_bytes()
+    assert carried["client_updates"] == straight["client_updates"] == 20
