@@ -2,11 +2,9 @@
 
 from partitions import by_column, dirichlet_class, dirichlet_label, dirichlet_quantity, iid, label_shards
 from partitions.base import PARTITIONERS, Partitioner, partition
-from partitions.summary import PartitionSummary, summarise
 
 __all__ = [
     "PARTITIONERS",
-    "PartitionSummary",
     "Partitioner",
     "by_column",
     "dirichlet_class",
@@ -15,5 +13,4 @@ __all__ = [
     "iid",
     "label_shards",
     "partition",
-    "summarise",
 ]

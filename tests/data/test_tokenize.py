@@ -151,11 +151,17 @@ def test_a_decoder_always_ends_with_the_cue(tokenizers, style, name, data):
 @pytest.mark.parametrize("style", MASKED + CAUSAL)
 def test_classifier_encodings_are_the_tokenizers_own(tokenizers, style, name, data):
     tokenizer, task = tokenizers[style], TASKS[name]
-    rows = data.draw(rows_of(task, words))
+    rows = data.draw(rows_of(task, texts))
     max_length = data.draw(st.integers(8, 40))
     table = encode(rows, task, tokenizer, "classifier", style in CAUSAL, max_length)
     for i, row in enumerate(rows):
-        own = tokenizer(*[text.strip() for text in row], truncation="longest_first", max_length=max_length)
+        own = tokenizer(
+            *[text.strip() for text in row],
+            truncation="longest_first",
+            max_length=max_length,
+            split_special_tokens=True,
+        )
+        assert tokenizer.mask_token_id not in own["input_ids"]
         assert ids_of(table, i) == own["input_ids"]
         assert table.read_positions_N[i] == len(own["input_ids"]) - 1
         if style == "bert" and name == "rte":
