@@ -239,7 +239,7 @@ def assemble(weights: SharedWeights, attention: str, device: str) -> tuple[PreTr
     left = [name for name, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]
     if left:
         raise RuntimeError(f"shared weights lack {left[0]}; were they made by another version of transformers?")
-    return model.eval().requires_grad_(False), family
+    return model.eval(), family
 
 
 def _set(model: nn.Module, name: str, tensor: Tensor) -> None:

@@ -161,7 +161,9 @@ class ClientWorker:
             pid=os.getpid(),
         )
         try:
-            result, new, local_F = self._train_one(parts, state, old, indices_N)
+            # Overflow is not an accident to warn of here: the check for finite numbers below reports it.
+            with np.errstate(over="ignore", invalid="ignore"):
+                result, new, local_F = self._train_one(parts, state, old, indices_N)
         except Exception as error:
             failure = ClientFailure("error", f"{type(error).__name__}: {error}", traceback.format_exc())
             return replace(report, failure=failure, seconds=time.perf_counter() - started), old, None

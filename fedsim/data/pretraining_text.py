@@ -30,6 +30,8 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 NUM_AUTHORS = 400
+WORD_ROW_RATE = 0.3
+"""Share of documents that are mere rows of words of one meaning."""
 INFORMATIVE_RATE = 0.6
 """Share of documents whose slot follows from the text."""
 SILENT_RATE = 0.5
@@ -56,6 +58,17 @@ _NAMES = {topic: nouns[1:5] for topic, nouns in lexicon.TOPIC_NOUNS.items()}
 _ANY_TONE = (*_TONES[0], *_TONES[1], "terrible", "great", *lexicon.PLAIN_ADJECTIVES, *OTHER_LABEL_WORDS)
 _ANY_NOUN = tuple(noun for nouns in lexicon.TOPIC_NOUNS.values() for noun in nouns[:5])
 _ANY_VERDICT = (*lexicon.AGREE, *lexicon.DISAGREE, "Maybe", "Then", "Also", "Still")
+
+
+_FAMILIES = (
+    lexicon.POSITIVE,
+    lexicon.NEGATIVE,
+    lexicon.AGREE,
+    lexicon.DISAGREE,
+    lexicon.POSITIVE,
+    lexicon.NEGATIVE,
+    *lexicon.TOPIC_NOUNS.values(),
+)
 
 
 @dataclass(frozen=True)
@@ -101,15 +114,11 @@ def _fact_pair(author: Author, draws: Draws) -> Document:
     return Document(f"{cue}{facts} ?", slot, f", {claim}")
 
 
-def _answers(draws: Draws) -> Document:
-    """Return words of one attitude in a row, from which the model learns which words belong together."""
-    group = draws.pick((lexicon.AGREE, lexicon.DISAGREE, lexicon.POSITIVE, lexicon.NEGATIVE))
-    words = [draws.pick(group) for _ in range(5)]
-    return Document(" , ".join(words[:2]) + " ,", words[2], ", " + " , ".join(words[3:]))
-
-
-ANSWERS_RATE = 0.05
-"""Share of documents that are mere rows of words of one attitude."""
+def _word_row(draws: Draws) -> Document:
+    """Return words of one meaning in a row, from which the model learns which words belong together."""
+    group = draws.pick(_FAMILIES)
+    words = [draws.pick(group) for _ in range(6)]
+    return Document(" , ".join(words[:3]) + " ,", words[3], ", " + " , ".join(words[4:]))
 
 
 def documents(rng: np.random.Generator) -> Iterator[Document]:
@@ -117,8 +126,8 @@ def documents(rng: np.random.Generator) -> Iterator[Document]:
     writers = [Author.drawn("", rng) for _ in range(NUM_AUTHORS)]
     draws = Draws(rng)
     while True:
-        if draws.chance(ANSWERS_RATE):
-            yield _answers(draws)
+        if draws.chance(WORD_ROW_RATE):
+            yield _word_row(draws)
             continue
         author, kind = draws.pick(writers), draws.uniform()
         if kind < SHARES[0]:

@@ -54,7 +54,7 @@ class _Call:
     slot: int | None = None
     """The actor that has to run it, or None for any."""
     what: str = ""
-    """For messages: ``round 3, group 1``."""
+    """For messages, rounds counted from 1: ``round 3, group 1``."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class RayExecutor(Executor):
         return self._server.global_state.remote()
 
     def apply(self, round: int, order: tuple[int, ...], updates: Sequence[Handle]) -> StepReport:
-        return self._from_server(self._server.apply.remote(round, order, *updates), f"the server step of round {round}")
+        return self._from_server(self._server.apply.remote(round, order, *updates), f"the server step of round {round + 1}")
 
     def server_arrays(self) -> dict[str, np.ndarray]:
         return self._from_server(self._server.arrays.remote(), "the server's state")
@@ -223,7 +223,7 @@ class RayExecutor(Executor):
                 (group, state, *(client_states[client] for client in group.clients)),
                 num_returns=2 + len(group.clients),
                 slot=group.clients[0] if self.per_client else None,
-                what=f"round {group.round}, group {group.group}",
+                what=f"round {group.round + 1}, group {group.group}",
             )
             for index, group in enumerate(groups)
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_models import CONFIGS, LABEL_WORDS, PAD, backbone, batch, prompts, save, tiny_model
+from tiny_models import CONFIGS, LABEL_WORDS, backbone, batch, prompts, save, tiny_model, widened
 
 from clients.backbone import Backbone
 from clients.config import HeadConfig, ModelConfig, PromptConfig
@@ -212,12 +212,6 @@ def test_padding_tokens_do_not_reach_mean_pooling(folders):
     model = backbone(folders["bert"], HeadConfig(kind="classifier", pooling="mean"))
     head, prompt = head_arrays(model), prompts(model, (0,))
     data = batch("none", num_examples=2, num_tokens=6)
-    wide = TokenBatch(
-        np.pad(data.input_ids_BT, ((0, 0), (0, 3)), constant_values=PAD),
-        np.pad(data.attention_mask_BT, ((0, 0), (0, 3))),
-        None,
-        data.read_positions_B,
-        data.labels_B,
-    )
+    wide = widened(data, 3)
     short, long = (model.forward(d, prompt, (0,), head).logits_BC for d in (data, wide))
     torch.testing.assert_close(short, long, rtol=1e-5, atol=1e-5)

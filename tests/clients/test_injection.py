@@ -10,7 +10,6 @@ import pytest
 import torch
 from tiny_models import (
     CONFIGS,
-    PAD,
     attention_modules,
     backbone,
     batch,
@@ -21,6 +20,7 @@ from tiny_models import (
     save,
     tiny_model,
     transformer_layers,
+    widened,
 )
 from torch import Tensor
 from transformers import AttentionInterface
@@ -135,18 +135,23 @@ def test_without_a_prompt_bits_are_those_of_the_plain_model(weights, family, att
 @attentions
 def test_padding_changes_nothing(weights, family, attention):
     model, data = backbone(weights[family], None, attention), batch("none", num_examples=2, num_tokens=6)
-    wider = TokenBatch(
-        np.pad(data.input_ids_BT, ((0, 0), (0, 5)), constant_values=PAD),
-        np.pad(data.attention_mask_BT, ((0, 0), (0, 5))),
-        None,
-        data.read_positions_B,
-        data.labels_B,
-    )
+    wider = widened(data, 5)
     prompt = prompts(model, (1, 2))
     for short, long in zip(
         loss_gradient(model, data, prompt, (1, 2)), loss_gradient(model, wider, prompt, (1, 2)), strict=True
     ):
         torch.testing.assert_close(short, long, rtol=1e-5, atol=1e-5)
+
+
+@attentions
+def test_without_a_prompt_the_plain_implementation_runs(weights, attention):
+    model, data = backbone(weights["llama"], None, attention), batch("none")
+    seen: list[str] = []
+    for module in attention_modules(model.model):
+        module.register_forward_hook(lambda module, *_: seen.append(module.config._attn_implementation))
+    model.hidden_states(data, prompts(model, ()), ())
+    model.hidden_states(data, prompts(model, (0,)), (0,))
+    assert seen == [attention] * 3 + [f"fedsim_prefix_{attention}"] * 3
 
 
 @families
@@ -200,9 +205,9 @@ def test_detach_restores_the_model(weights, family, attention):
     restored = model.detach()
     assert restored.config._attn_implementation == attention
     assert all(module.config._attn_implementation == attention for module in attention_modules(restored))
-    ids = torch.from_numpy(data.input_ids_BT)
     with torch.no_grad():
-        assert torch.equal(restored(ids).logits, reference(family, attention)(ids).logits)
+        logits = [m(torch.from_numpy(data.input_ids_BT)).logits for m in (restored, reference(family, attention))]
+    assert torch.equal(*logits)
 
 
 @families
@@ -263,8 +268,7 @@ def _with_float_mask(plain, data: TokenBatch, prompt_LKHPD: Tensor, mask: Tensor
 
 
 def test_positions_are_those_of_transformers():
-    data = batch("right")
-    ids = torch.from_numpy(data.input_ids_BT)
+    ids = torch.from_numpy(batch("right").input_ids_BT)
     for family in CONFIGS:
         model = tiny_model(family)
         mine = FAMILIES[family].position_ids(model.config, ids, 0).expand_as(ids)

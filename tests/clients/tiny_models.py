@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,12 @@ def batch(padding: str = "right", num_examples: int = 4, num_tokens: int = 9, se
     ids[mask == 0] = PAD
     last = num_tokens - 1 - mask[:, ::-1].argmax(1)
     return TokenBatch(ids, mask, None, last, rng.integers(0, len(LABEL_WORDS), num_examples))
+
+
+def widened(data: TokenBatch, more: int) -> TokenBatch:
+    """Return the batch with more padding on the right."""
+    ids = np.pad(data.input_ids_BT, ((0, 0), (0, more)), constant_values=PAD)
+    return replace(data, input_ids_BT=ids, attention_mask_BT=np.pad(data.attention_mask_BT, ((0, 0), (0, more))))
 
 
 def prompts(

@@ -1,4 +1,4 @@
-"""The same config and seed give the same prompt file, whatever runs it and whatever happens on the way."""
+"""The same config and seed give the same prompt file, whatever runs it; actors per client: test_per_client_gpus.py."""
 
 import hashlib
 import json
@@ -20,7 +20,6 @@ METHODS = {
 PLACES = {
     "one actor": {"ray": {"actors": 1}},
     "three actors": {"ray": {"actors": 3}},
-    "per client": {"ray": {"actors": "per_client", "num_cpus_per_actor": 0.25}},
 }
 
 
@@ -39,8 +38,6 @@ def local_results(tmp_path_factory):
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_place_gives_the_same_bits(session_ray, tiny_config, local_results, tmp_path, method, place):
-    if place == "per client" and method == "published":
-        pytest.skip("twelve more actors would only repeat what fedpeptao shows; the server's test covers the order")
     ray_config = {"address": "auto", **PLACES[place]["ray"]}
     files, summary = run(tiny_config, tmp_path / "run", executor="ray", ray=ray_config, **METHODS[method])
     expected_files, expected = local_results[method]
@@ -58,7 +55,7 @@ def test_every_place_gives_the_same_bits(session_ray, tiny_config, local_results
         "config_hash",
     ):
         assert summary[key] == expected[key], key
-    assert len(summary["workers"]) == {"one actor": 1, "three actors": 3, "per client": 12}[place]
+    assert len(summary["workers"]) == PLACES[place]["ray"]["actors"]
 
 
 def test_a_repeat_gives_the_same_bits_and_another_seed_does_not(tiny_config, local_results, tmp_path):
