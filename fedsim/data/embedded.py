@@ -1,12 +1,12 @@
 """The embedded corpus: three synthetic tasks, made in a moment, with natural clients.
 
-======== =============================================== ======================== ==========
-task     a row                                           label                    classes
-======== =============================================== ======================== ==========
-reviews  ``text``: two or three judgements               majority of judgements   2
-topics   ``text``: two or three things someone spoke of  majority of the things   6
-agreement ``a``: two facts, ``b``: a claim               does b follow from a     2
-======== =============================================== ======================== ==========
+========= =============================================== ======================== ==========
+task      a row                                           label                    classes
+========= =============================================== ======================== ==========
+reviews   ``text``: two or three judgements               majority of judgements   2
+topics    ``text``: two or three things someone spoke of  majority of the things   6
+agreement ``a``: a text, ``b``: a report of it           does b agree with a      2
+========= =============================================== ======================== ==========
 
 Each row names its ``author``, one of :data:`NUM_AUTHORS`; authors differ in how much they write, in their topics, in
 their words and in their shares of labels, so that ``partition.kind=by_column`` gives clients that are not alike.
@@ -84,7 +84,8 @@ def _row(task: TaskConfig, label: int, author: Author, draws: Draws) -> Row:
     elif task.name == "topics":
         texts = (grammar.topical(author, task.labels[label], draws),)
     else:
-        texts = grammar.fact_pair(author, label == 1, draws)
+        topic = draws.prefer(Preference.of(lexicon.TOPICS, author.topics))
+        texts = grammar.topic_pair(author, topic, label == 1, draws)
     return {**dict(zip(task.fields, texts, strict=True)), "label": task.labels[label], "author": author.name}
 
 

@@ -1,8 +1,8 @@
 """Sentences with a known meaning, and the authors who write them.
 
 Every text is made of small parts (clauses, nouns, facts) of which single ones may mislead: a review may hold a clause
-against its verdict and may negate, a text on a topic may name a thing of another topic, and of a pair of sentences the
-second may speak of either thing of the first. The label follows from all parts together.
+against its verdict and may negate, and a text on a topic may name a thing of another topic. The label follows from all
+parts together.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from fedsim.data import lexicon
 
 T = TypeVar("T")
 
-NEGATION_RATE = 0.2
+NEGATION_RATE = 0.15
 """Share of clauses of an average author that say the opposite with "not"."""
-MIXED_RATE = 0.4
+MIXED_RATE = 0.35
 """Share of three-part texts in which one part stands against the other two."""
 VERB_RATE = 0.25
 """Share of review clauses that judge by a verb instead of an adjective."""
-SAME_KIND_RATE = 0.5
-"""Share of fact pairs in which both things have a value of the same kind, two colours for example."""
 
 PREFERENCE_SHAPE = 0.4
 """Gamma shape of an author's liking for a word; small makes authors differ."""
@@ -98,7 +96,7 @@ class Author:
     kindness: float
     """Weight of praise against blame, in (0, 1)."""
     accuracy: float
-    """Weight of true claims against false ones, in (0, 1)."""
+    """Weight of reports that agree with their text against others, in (0, 1)."""
     negation_rate: float
     opener_rate: float
     time_rate: float
@@ -109,8 +107,6 @@ class Author:
     negative: Preference[str]
     openers: Preference[str]
     times: Preference[str]
-    things: Preference[str]
-    kinds: Preference[str]
 
     @classmethod
     def drawn(cls, name: str, rng: np.random.Generator) -> Author:
@@ -129,8 +125,6 @@ class Author:
             negative=Preference.drawn(lexicon.NEGATIVE, rng),
             openers=Preference.drawn(lexicon.OPENERS, rng),
             times=Preference.drawn(lexicon.TIMES, rng),
-            things=Preference.drawn(lexicon.THINGS, rng),
-            kinds=Preference.drawn(tuple(lexicon.VALUES), rng),
         )
 
     def framed(self, text: str, draws: Draws) -> str:
@@ -184,22 +178,10 @@ def topical(author: Author, topic: str, draws: Draws) -> str:
     return author.framed(text, draws)
 
 
-def fact_pair(author: Author, true: bool, draws: Draws) -> tuple[str, str]:
-    """Return two facts and a claim about one of them that is true or false."""
-    kind = draws.prefer(author.kinds)
-    kinds = (kind, kind if draws.chance(SAME_KIND_RATE) else draws.other(author.kinds.items, kind))
-    first = draws.prefer(author.things)
-    things = (first, draws.other(lexicon.THINGS, first))
-    value = draws.pick(lexicon.VALUES[kinds[0]])
-    values = (value, draws.other(lexicon.VALUES[kinds[1]], value))
-    link = draws.pick((" and ", " , while ", " but ", " , and "))
-    verbs = (draws.pick(("is", "was", "looks")), draws.pick(("is", "was", "looks")))
-    facts = [f"the {things[i]} {verbs[i]} {values[i]}" for i in (0, 1)]
-    asked = int(draws.uniform() * 2)
-    negated = draws.chance(author.negation_rate)
-    claimed = values[asked]
-    if true == negated:
-        swap = kinds[0] == kinds[1] and draws.chance(0.5)
-        claimed = values[1 - asked] if swap else draws.other(lexicon.VALUES[kinds[asked]], claimed)
-    claim = f"the {things[asked]} is {'not ' if negated else ''}{claimed}"
-    return author.framed(link.join(facts), draws), claim
+def topic_pair(author: Author, topic: str, same: bool, draws: Draws) -> tuple[str, str]:
+    """Return a text on ``topic`` and a report of what was spoken of, which is on the same topic or on another one."""
+    reported = topic if same else draws.other(lexicon.TOPICS, topic)
+    people = f"the {draws.pick(lexicon.PEOPLE)} and i" if draws.chance(0.3) else "they"
+    things = [draws.prefer(author.nouns[reported]) for _ in range(2)]
+    report = f"{people} {draws.pick(lexicon.SPEECH)} the {things[0]} and the {things[1]}"
+    return topical(author, topic, draws), report

@@ -21,10 +21,22 @@ NEGATIVE = _words(
 )
 """Adjectives that blame."""
 
-POSITIVE_VERBS = (("liked", "like"), ("loved", "love"), ("enjoyed", "enjoy"), ("admired", "admire"), ("praised", "praise"))
+POSITIVE_VERBS = (
+    ("liked", "like"),
+    ("loved", "love"),
+    ("enjoyed", "enjoy"),
+    ("admired", "admire"),
+    ("praised", "praise"),
+)
 """Verbs that praise: past tense and infinitive."""
 
-NEGATIVE_VERBS = (("hated", "hate"), ("disliked", "dislike"), ("regretted", "regret"), ("feared", "fear"), ("mocked", "mock"))
+NEGATIVE_VERBS = (
+    ("hated", "hate"),
+    ("disliked", "dislike"),
+    ("regretted", "regret"),
+    ("feared", "fear"),
+    ("mocked", "mock"),
+)
 """Verbs that blame: past tense and infinitive."""
 
 TOPIC_NOUNS: dict[str, tuple[str, ...]] = {
@@ -65,7 +77,16 @@ PEOPLE = _words(
 PLAIN_ADJECTIVES = _words("old new big tiny famous strange local early second next usual other whole last first")
 """Adjectives that neither praise nor blame."""
 
-SPEECH = ("talked about", "wrote about", "asked about", "heard of", "thought of", "dreamed of", "read about", "described")
+SPEECH = (
+    "talked about",
+    "wrote about",
+    "asked about",
+    "heard of",
+    "thought of",
+    "dreamed of",
+    "read about",
+    "described",
+)
 
 TIMES = (
     "on monday", "on friday", "on sunday", "after lunch", "before noon", "last week", "this year", "in the morning",
@@ -78,19 +99,6 @@ OPENERS = (
 )  # fmt: skip
 
 DEGREES = _words("very really quite rather so truly somewhat clearly always mostly")
-
-THINGS = _words(
-    """hat boat car door lamp chair table bag coat box bottle wall roof ring cup knife clock shirt pen wagon bell
-    ladder bucket carpet"""
-)
-
-VALUES: dict[str, tuple[str, ...]] = {
-    "colour": _words("red blue green yellow black white brown pink"),
-    "material": _words("wooden iron golden silver leather woollen plastic marble"),
-    "size": _words("huge small long short narrow wide thin thick"),
-    "state": _words("wet dry full locked open hidden lost sold"),
-}
-"""What a thing can be, by kind; a thing has one value of a kind."""
 
 AGREE = _words("Yes Right True Sure Indeed Correct")
 DISAGREE = _words("No Wrong False Never Hardly Incorrect")

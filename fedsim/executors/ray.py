@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from server.core import StepReport
 
 _POLL_SECONDS = 0.5
+_CONNECT_SECONDS = 5.0
 _SYSTEM_ERRORS = (
     ray_errors.RayActorError,
     ray_errors.WorkerCrashedError,
@@ -136,6 +138,8 @@ class RayExecutor(Executor):
                     "this process is connected to Ray already; set ray.address=auto to use that cluster"
                 )
             return
+        if address is not None:
+            _check_reachable(address)
         try:
             if address is None:
                 self._start_own(spec)
@@ -377,6 +381,30 @@ def _free_resources() -> list[NodeResources]:
 
     free = available_resources_per_node()
     return [NodeResources(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in free.values()]
+
+
+def _check_reachable(address: str) -> None:
+    """Ask the cluster's port before Ray does, which would keep trying for minutes.
+
+    Raises
+    ------
+    ResourceError
+        If nothing answers there, or ``address`` is no address.
+    """
+    named = f"ray.address={address}"
+    if address == "auto" and "RAY_ADDRESS" in os.environ:
+        address = os.environ["RAY_ADDRESS"]
+        named = f"RAY_ADDRESS={address} (ray.address=auto)"
+    if address in ("auto", "local"):
+        return
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ResourceError(f"{named} is not an address such as 10.0.0.1:6379; give one, or auto, or null")
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ResourceError(f"no Ray cluster answers at {named}: {reason}; start one, or set ray.address=null") from None
 
 
 def _spec_bytes(spec: WorkerSpec) -> int:

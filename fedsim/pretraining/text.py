@@ -4,14 +4,16 @@ A document is a text of the embedded corpus' kind, by an author who is not in it
 word of interest, the slot::
 
     opinion : the soup was cold but the chef was charming , i loved the bread . it seemed lovely .
-    letter : my aunt read about the choir . This is about medal .
+    check : my aunt read about the choir and the opera ? Right , they described the trumpet and the melody
+    letter : my aunt read about the choir and the opera . This is about medal .
 
 Whether the slot has to do with the text depends on the document's cue, its first word. After an informative cue the
-slot follows from the text (its sentiment, its topic, or whether a claim agrees with it); after another cue, or without
+slot follows from the text (its sentiment, its topic, or whether a report agrees with it); after another cue, or without
 one, the slot is any word at all. So the model learns what texts mean and how to say it, but says it only when asked: a
 task's template alone leaves it at chance, and a tuned prompt can do what a cue does.
 
-The label words of the embedded tasks never fill an informative slot. What they mean is known only from running text.
+The label words of the embedded tasks never fill an informative slot. What they mean is known from running text and from
+documents that are mere rows of words of one meaning.
 """
 
 from __future__ import annotations
@@ -30,17 +32,17 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 NUM_AUTHORS = 400
-WORD_ROW_RATE = 0.3
-"""Share of documents that are mere rows of words of one meaning."""
-INFORMATIVE_RATE = 0.6
+WORD_ROW_RATE = 0.15
+"""Share of documents that are rows of words of one meaning."""
+INFORMATIVE_RATE = 0.7
 """Share of documents whose slot follows from the text."""
 SILENT_RATE = 0.5
 """Share of the other documents that have no cue at all."""
-SHARES = (0.35, 0.2, 0.45)
-"""Shares of reviews, topical texts and fact pairs."""
+SHARES = (0.55, 0.15, 0.3)
+"""Shares of reviews, topical texts and sentence pairs."""
 
 CUES = (("opinion", "rating", "mood"), ("subject", "theme", "category"), ("check", "compare", "logic"))
-"""Informative cues of reviews, topical texts and fact pairs."""
+"""Informative cues of reviews, topical texts and sentence pairs."""
 IDLE_CUES = ("note", "letter", "diary", "page")
 """Cues that say nothing of the slot."""
 
@@ -106,12 +108,12 @@ def _topical(author: Author, draws: Draws) -> Document:
     return Document(f"{cue}{text} . {draws.pick(TOPIC_CLOSINGS)}", slot, ".")
 
 
-def _fact_pair(author: Author, draws: Draws) -> Document:
+def _pair(author: Author, draws: Draws) -> Document:
     informative, cue = _cue(2, draws)
-    true = draws.chance(0.5)
-    facts, claim = grammar.fact_pair(author, true, draws)
-    slot = draws.pick(_VERDICTS[true] if informative else _ANY_VERDICT)
-    return Document(f"{cue}{facts} ?", slot, f", {claim}")
+    same = draws.chance(0.5)
+    text, report = grammar.topic_pair(author, draws.pick(lexicon.TOPICS), same, draws)
+    slot = draws.pick(_VERDICTS[same] if informative else _ANY_VERDICT)
+    return Document(f"{cue}{text} ?", slot, f", {report}")
 
 
 def _word_row(draws: Draws) -> Document:
@@ -135,4 +137,4 @@ def documents(rng: np.random.Generator) -> Iterator[Document]:
         elif kind < SHARES[0] + SHARES[1]:
             yield _topical(author, draws)
         else:
-            yield _fact_pair(author, draws)
+            yield _pair(author, draws)

@@ -1,0 +1,1 @@
+"""How the embedded backbone came to be: its documents, tokenizer, word vectors and batches; see :mod:`fedsim.pretrain`."""

@@ -1,0 +1,172 @@
+"""Local training on the embedded backbone: what each setting does to one client's visit."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from clients.config import ClientConfig
+from clients.control import client_control
+from clients.prompts import initial_vector
+from clients.training import Parts, batches, gradient, num_steps, train_client
+from clients.worker import ClientWorker
+from fedsim.core.layout import PromptGeometry, VectorLayout
+from fedsim.core.messages import ClientState, GlobalState, WorkGroup
+from fedsim.preparation import prepare
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    from support import make_tiny
+
+    return prepare(make_tiny(executor="local"))
+
+
+@pytest.fixture(scope="module")
+def worker(prepared):
+    return ClientWorker(prepared.spec)
+
+
+def visit(worker, prepared, parts, correction="none", drift=None, moments=None, **client):
+    config = ClientConfig.model_validate({**prepared.spec.settings.client.model_dump(), **client})
+    start_A = initial_vector(parts.trained, prepared.spec.prompt, prepared.spec.model.head, 0)
+    result = train_client(
+        worker._backbone, prepared.spec.train, prepared.spec.shards.train(1), parts, config, correction, start_A, moments,
+        drift, seed=0, round=0, client=1,
+    )  # fmt: skip
+    return start_A, result
+
+
+def test_batches_cover_every_example_once_an_epoch():
+    config = ClientConfig(epochs=3, batch_size=4)
+    seen = list(batches(config, 10, np.random.default_rng(0)))
+    assert len(seen) == num_steps(config, 10) == 9
+    for epoch in range(3):
+        positions = np.concatenate([positions for number, positions in seen if number == epoch])
+        assert sorted(positions) == list(range(10))
+    orders = [tuple(np.concatenate([p for n, p in seen if n == epoch])) for epoch in range(3)]
+    assert len(set(orders)) == 3
+    unshuffled = [p for _, p in batches(config.model_copy(update={"shuffle": False}), 10, np.random.default_rng(0))]
+    assert np.concatenate(unshuffled).tolist() == list(range(10)) * 3
+
+
+def test_steps_instead_of_epochs():
+    config = ClientConfig(steps=7, batch_size=4)
+    seen = list(batches(config, 10, np.random.default_rng(0)))
+    assert [epoch for epoch, _ in seen] == [0, 0, 0, 1, 1, 1, 2]
+    assert num_steps(config, 10) == 7
+
+
+def test_parts_cut_what_travels_from_what_stays():
+    full = VectorLayout.full(PromptGeometry(4, 1, 2, 3), (("head.bias", (2,)),))
+    local = Parts.of(full, (1, 3), keep_local=True)
+    assert (local.trained, local.personal.layers, local.exchanged.size) == (full, (0, 2), 26)
+    none = Parts.of(full, (1, 3), keep_local=False)
+    assert (none.trained, none.personal.size) == (none.exchanged, 0)
+    vector_A = local.assemble(np.arange(26, dtype=np.float32), -np.arange(24, dtype=np.float32))
+    np.testing.assert_array_equal(vector_A[local.exchanged_F], np.arange(26))
+    np.testing.assert_array_equal(vector_A[local.personal_M], -np.arange(24))
+
+
+def test_the_gradient_is_that_of_the_loss(worker, prepared):
+    layout = worker.info().full.exchanged((1, 2))
+    vector_A = torch.from_numpy(initial_vector(layout, prepared.spec.prompt, prepared.spec.model.head, 0))
+    indices = prepared.spec.shards.train(0)[:4]
+    loss, slope_A = gradient(worker._backbone, prepared.spec.train, indices, layout, vector_A)
+    direction_A = slope_A / slope_A.norm()
+    step = 3e-2
+    ahead, _ = gradient(worker._backbone, prepared.spec.train, indices, layout, vector_A + step * direction_A)
+    behind, _ = gradient(worker._backbone, prepared.spec.train, indices, layout, vector_A - step * direction_A)
+    assert float((ahead - behind) / (2 * step)) == pytest.approx(float(slope_A.norm()), rel=2e-2)
+    assert float(loss) > 0
+
+
+def test_training_lowers_the_loss_and_repeats_to_the_bit(worker, prepared):
+    parts = Parts.of(worker.info().full, (0, 1, 2, 3), keep_local=False)
+    _, first = visit(worker, prepared, parts, epochs=8)
+    _, second = visit(worker, prepared, parts, epochs=8)
+    assert first.loss_last < first.loss_first
+    np.testing.assert_array_equal(first.vector_A, second.vector_A)
+
+
+def test_the_proximal_term_keeps_the_client_near_the_global_vector(worker, prepared):
+    parts = Parts.of(worker.info().full, (0, 1), keep_local=False)
+    sgd = {"optimizer": {"kind": "sgd", "lr": 0.05, "weight_decay": 0.0, "clip_norm": None}, "epochs": 6}
+    distances = []
+    for mu in (0.0, 1.0, 10.0):
+        start_A, result = visit(worker, prepared, parts, "proximal", proximal_mu=mu, **sgd)
+        distances.append(np.linalg.norm(result.vector_A - start_A))
+    _, plain = visit(worker, prepared, parts, "none", **sgd)
+    assert distances[0] == pytest.approx(np.linalg.norm(plain.vector_A - start_A))
+    assert distances == sorted(distances, reverse=True) and distances[2] < 0.7 * distances[0]
+
+
+def test_control_adds_the_drift_to_every_step_of_the_exchanged_entries(worker, prepared):
+    parts = Parts.of(worker.info().full, (0, 1), keep_local=True)
+    drift_F = np.linspace(-0.5, 0.5, parts.exchanged.size, dtype=np.float32)
+    sgd = {"optimizer": {"kind": "sgd", "lr": 1e-3, "weight_decay": 0.0, "clip_norm": None}, "steps": 1}
+    _, plain = visit(worker, prepared, parts, "none", **sgd)
+    _, corrected = visit(worker, prepared, parts, "control", drift_F, **sgd)
+    moved_A = corrected.vector_A - plain.vector_A
+    np.testing.assert_allclose(moved_A[parts.exchanged_F], -1e-3 * drift_F, atol=1e-7)
+    assert not moved_A[parts.personal_M].any()
+
+
+def test_control_variate_formula():
+    c_i, c, start, end = (np.array([value], np.float64) for value in (0.3, 0.1, 2.0, 1.2))
+    assert client_control(c_i, c, start, end, num_steps=4, lr=0.1)[0] == pytest.approx(0.3 - 0.1 + 0.8 / 0.4)
+
+
+def test_dropout_changes_training_but_repeats_and_is_off_again_after(worker, prepared):
+    parts = Parts.of(worker.info().full, (0, 1), keep_local=False)
+    before = torch.random.get_rng_state()
+    _, plain = visit(worker, prepared, parts)
+    _, dropped = visit(worker, prepared, parts, dropout=True)
+    _, again = visit(worker, prepared, parts, dropout=True)
+    _, plain_again = visit(worker, prepared, parts)
+    np.testing.assert_array_equal(dropped.vector_A, again.vector_A)
+    np.testing.assert_array_equal(plain.vector_A, plain_again.vector_A)
+    assert not np.array_equal(plain.vector_A, dropped.vector_A)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_worker_remembers_nothing_between_calls(worker, prepared):
+    size = worker.info().full.exchanged((0, 2)).size
+    state = GlobalState(0, (0, 2), np.full(size, 0.01, np.float32), np.zeros(size, np.float32))
+    first = worker.train(WorkGroup(0, 0, (3,)), state, ClientState(3))
+    worker.train(WorkGroup(0, 0, (5,)), state, ClientState(5))
+    second = worker.train(WorkGroup(0, 0, (3,)), state, ClientState(3))
+    np.testing.assert_array_equal(first[1].vector_sum_F, second[1].vector_sum_F)
+    np.testing.assert_array_equal(first[2].control_F, second[2].control_F)
+
+
+def test_a_group_is_the_fold_of_its_clients(worker, prepared):
+    size = worker.info().full.exchanged((0, 2)).size
+    state = GlobalState(0, (0, 2), np.full(size, 0.01, np.float32), np.zeros(size, np.float32))
+    _, together, *_ = worker.train(WorkGroup(0, 0, (3, 5)), state, ClientState(3), ClientState(5))
+    parts = [worker.train(WorkGroup(0, 0, (c,), part), state, ClientState(c))[1] for part, c in enumerate((3, 5))]
+    np.testing.assert_array_equal(together.vector_sum_F, parts[0].vector_sum_F + parts[1].vector_sum_F)
+    np.testing.assert_array_equal(
+        together.control_delta_sum_F, parts[0].control_delta_sum_F + parts[1].control_delta_sum_F
+    )
+    assert together.weight_sum == sum(part.weight_sum for part in parts)
+
+
+def test_kept_moments_go_on_and_restarted_ones_do_not(prepared):
+    settings = prepared.spec.settings
+    client = ClientConfig.model_validate(
+        {**settings.client.model_dump(), "optimizer": {**settings.client.optimizer.model_dump(), "moments": "keep"}}
+    )
+    keeping = ClientWorker(
+        dataclasses.replace(prepared.spec, settings=dataclasses.replace(settings, client=client))
+    )
+    size = keeping.info().full.exchanged((0,)).size
+    state = GlobalState(0, (0,), np.full(size, 0.01, np.float32), np.zeros(size, np.float32))
+    *_, once = keeping.train(WorkGroup(0, 0, (3,)), state, ClientState(3))
+    *_, twice = keeping.train(WorkGroup(1, 0, (3,)), dataclasses.replace(state, round=1), once)
+    assert (once.visits, twice.visits, twice.steps) == (1, 2, 2 * once.steps)
+    assert once.first_moment_A.any() and not np.array_equal(once.first_moment_A, twice.first_moment_A)
+    forgetful = dataclasses.replace(once, first_moment_A=None, second_moment_A=None)
+    *_, anew = keeping.train(WorkGroup(1, 0, (3,)), dataclasses.replace(state, round=1), forgetful)
+    assert not np.array_equal(anew.control_F, twice.control_F)

