@@ -4,8 +4,24 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def kept_handlers() -> Iterator[None]:
+    """Put the handlers back that a library replaces in this block (``ray.init`` takes SIGTERM for itself)."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 class RunInterrupted(Exception):  # noqa: N818 - it is no error
@@ -33,16 +49,10 @@ class InterruptWatch:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> InterruptWatch:
-        self.install()
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                self._before[number] = signal.signal(number, self._receive)
         return self
-
-    def install(self) -> None:
-        """Take the handlers over, again where a library has put its own in their place."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before = signal.signal(number, self._receive)
-            self._before.setdefault(number, before)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

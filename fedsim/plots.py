@@ -177,7 +177,8 @@ def plot_layer_scores(scores_L: Sequence[float] | np.ndarray, chosen: Sequence[i
     axes.set_xlim(-0.7, len(scores) - 0.3)
     axes.set_xticks(layers[:: 1 + (len(scores) - 1) // 24])
     axes.grid(visible=False, axis="x")
-    _legend(axes)
+    # Above the axes: bars of like height leave no room among them.
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False, fontsize=9, labelcolor=_INK)
     return _save(figure, path)
 
 

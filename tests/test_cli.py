@@ -84,7 +84,11 @@ def foreign(tmp_path):
     return folder
 
 
-OWN_TASK = 'data.task={name: own, fields: [text], labels: ["0", "1"], label_words: [bad, good], template: "{text} : <mask>"}'
+OWN_TASK = (
+    'data.task={name: own, fields: [text], labels: ["0", "1"], label_words: [bad, good], template: "{text} : <mask>"}'
+)
+UNREADABLE_TASK = 'data.task={name: own, fields: [text], labels: ["0", "1"]}'
+SPLIT_WORD_TASK = OWN_TASK.replace("good", "xylophonist")
 GOOD_ROWS = "text,label\n" + "".join(f"words number {i},{i % 2}\n" for i in range(40))
 
 MISTAKES = {
@@ -108,11 +112,14 @@ MISTAKES = {
     ),
     "more training examples than there are": (lambda tmp: ["data.train_examples=1000000"], "train_examples"),
     "label word of several tokens": (
-        lambda tmp: ['data.task={name: own, fields: [text], labels: ["0", "1"], label_words: [bad, xylophonist], template: "{text} : <mask>"}', f"data.path={data_folder(tmp / 'd', GOOD_ROWS)}"],  # noqa: E501
+        lambda tmp: [SPLIT_WORD_TASK, f"data.path={data_folder(tmp / 'd', GOOD_ROWS)}"],
         "xylophonist",
     ),
     "verbalizer without template": (
-        lambda tmp: ['data.task={name: own, fields: [text], labels: ["0", "1"]}', f"data.path={data_folder(tmp / 'd', GOOD_ROWS)}"],
+        lambda tmp: [
+            'data.task={name: own, fields: [text], labels: ["0", "1"]}',
+            f"data.path={data_folder(tmp / 'd', GOOD_ROWS)}",
+        ],
         "template",
     ),
     "more clients than examples": (lambda tmp: ["partition.clients=500"], "partition.clients"),
@@ -128,9 +135,10 @@ MISTAKES = {
     "layer out of range": (lambda tmp: ["layers.choose=fixed", "layers.fixed=[0, 9]"], "0 to 3"),
     "text longer than positions": (
         lambda tmp: [
-            "data.max_length=5000", OWN_TASK,
+            "data.max_length=5000",
+            OWN_TASK,
             f"data.path={data_folder(tmp / 'd', GOOD_ROWS + 'long ' * 4000 + ',1' + chr(10))}",
-        ],  # fmt: skip
+        ],
         "data.max_length=",
     ),
     "cuda without a GPU": (lambda tmp: ["model.device=cuda"], "model.device"),

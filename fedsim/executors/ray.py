@@ -25,6 +25,7 @@ from fedsim.core.messages import Evaluation, ScoreReport, WorkGroup
 from fedsim.executors.base import Executor, Handle, TrainedGroup
 from fedsim.executors.config import RayConfig
 from fedsim.executors.plan import ActorPlan, NodeResources, plan_actors
+from fedsim.interrupt import kept_handlers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,10 +142,13 @@ class RayExecutor(Executor):
         if address is not None:
             _check_reachable(address)
         try:
-            if address is None:
-                self._start_own(spec)
-            else:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_runtime_env())
+            with kept_handlers():
+                if address is None:
+                    self._start_own(spec)
+                else:
+                    ray.init(
+                        address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_runtime_env()
+                    )
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             where = "a Ray of its own" if address is None else f"the Ray cluster at ray.address={address}"
@@ -196,7 +200,9 @@ class RayExecutor(Executor):
         return self._server.global_state.remote()
 
     def apply(self, round: int, order: tuple[int, ...], updates: Sequence[Handle]) -> StepReport:
-        return self._from_server(self._server.apply.remote(round, order, *updates), f"the server step of round {round + 1}")
+        return self._from_server(
+            self._server.apply.remote(round, order, *updates), f"the server step of round {round + 1}"
+        )
 
     def server_arrays(self) -> dict[str, np.ndarray]:
         return self._from_server(self._server.arrays.remote(), "the server's state")
@@ -404,7 +410,9 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ResourceError(f"no Ray cluster answers at {named}: {reason}; start one, or set ray.address=null") from None
+        raise ResourceError(
+            f"no Ray cluster answers at {named}: {reason}; start one, or set ray.address=null"
+        ) from None
 
 
 def _spec_bytes(spec: WorkerSpec) -> int:

@@ -158,9 +158,7 @@ def test_kept_moments_go_on_and_restarted_ones_do_not(prepared):
     client = ClientConfig.model_validate(
         {**settings.client.model_dump(), "optimizer": {**settings.client.optimizer.model_dump(), "moments": "keep"}}
     )
-    keeping = ClientWorker(
-        dataclasses.replace(prepared.spec, settings=dataclasses.replace(settings, client=client))
-    )
+    keeping = ClientWorker(dataclasses.replace(prepared.spec, settings=dataclasses.replace(settings, client=client)))
     size = keeping.info().full.exchanged((0,)).size
     state = GlobalState(0, (0,), np.full(size, 0.01, np.float32), np.zeros(size, np.float32))
     *_, once = keeping.train(WorkGroup(0, 0, (3,)), state, ClientState(3))

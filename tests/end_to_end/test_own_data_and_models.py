@@ -16,7 +16,11 @@ FAMILIES = {
     "bert": (transformers.BertConfig, transformers.BertForMaskedLM, {"intermediate_size": 64}),
     "roberta": (transformers.RobertaConfig, transformers.RobertaForMaskedLM, {"intermediate_size": 64}),
     "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel, {"n_positions": 128}),
-    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {"intermediate_size": 64, "num_key_value_heads": 2}),
+    "llama": (
+        transformers.LlamaConfig,
+        transformers.LlamaForCausalLM,
+        {"intermediate_size": 64, "num_key_value_heads": 2},
+    ),
     "qwen3": (
         transformers.Qwen3Config,
         transformers.Qwen3ForCausalLM,
@@ -42,7 +46,9 @@ def model_folder(path, family):
 
 @pytest.mark.parametrize("head", ["verbalizer", "classifier"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_and_head_trains_and_its_prompt_file_gives_the_same_predictions(tiny_config, tmp_path, family, head):
+def test_every_family_and_head_trains_and_its_prompt_file_gives_the_same_predictions(
+    tiny_config, tmp_path, family, head
+):
     model = {"path": model_folder(tmp_path / "model", family), "head": {"kind": head}}
     unselected = "local" if family in ("bert", "gpt2") else "none"
     config = tiny_config(
@@ -71,7 +77,7 @@ def test_own_task_from_csv_with_natural_clients(tiny_config, tmp_path):
             writer.writerow(["text", "stars", "shop"])
             for _ in range(count):
                 good = rng.random() < 0.5
-                text = f"the {rng.choice(['soup', 'room', 'film'])} was {'wonderful' if good else 'awful'}, \"really\""
+                text = f'the {rng.choice(["soup", "room", "film"])} was {"wonderful" if good else "awful"}, "really"'
                 writer.writerow([text, 5 if good else 1, f"shop {rng.integers(6)}"])
     task = {
         "name": "stars", "fields": ["text"], "label_field": "stars", "labels": [1, 5],
@@ -97,7 +103,17 @@ def test_embedded_tasks_run(tiny_config, tmp_path, task):
 
 @pytest.mark.parametrize(
     "server",
-    ["fedpeptao", "fedpeptao_published", "fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "scaffold", "fedprox"],
+    [
+        "fedpeptao",
+        "fedpeptao_published",
+        "fedavg",
+        "fedavgm",
+        "fedadam",
+        "fedyogi",
+        "fedadagrad",
+        "scaffold",
+        "fedprox",
+    ],
 )
 def test_every_server_method_runs_and_lowers_the_training_loss(tiny_config, tmp_path, server):
     import pyarrow.parquet as pq

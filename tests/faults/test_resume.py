@@ -15,14 +15,34 @@ from fedsim.core.errors import CheckpointError, ConfigError
 from fedsim.runner import run_config
 
 ROUNDS = 6
+MARK = "FEDSIM_TEST_RUN"
 
 
 def start(path: Path, output: Path, *arguments: str) -> subprocess.Popen:
+    """Start a run in a session of its own, as in a terminal of its own."""
     config = merged(TINY, {"rounds": ROUNDS, "executor": "local", "tracking": {"plots": False}})
     path.write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "fedsim", "run", str(path), f"output={output}", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", MARK: str(output)}
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):
+        environment.pop(name, None)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+
+
+def processes_of(output: Path) -> set[int]:
+    """Return the pids of all processes that a run has started, itself included: they carry its mark."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                environment = (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if f"{MARK}={output}".encode() in environment.split(b"\0"):
+                found.add(int(entry.name))
+    return found
 
 
 def wait_for_round(process: subprocess.Popen, number: int) -> None:
@@ -71,6 +91,31 @@ def test_a_killed_run_resumes_to_the_same_bytes(undisturbed, tmp_path, number):
     ended, expected = (json.loads((folder / "summary.json").read_text()) for folder in (output, undisturbed))
     for key in ("global_metric", "best_global_metric", "personalised_metric", "client_steps", "bytes_up", "bytes_down"):
         assert ended[key] == expected[key], key
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_an_interrupted_run_on_a_ray_of_its_own_saves_and_leaves_no_process_behind(undisturbed, tmp_path, number):
+    output = tmp_path / "run"
+    process = start(tmp_path / "run.yaml", output, "executor=ray", "ray.actors=2")
+    wait_for_round(process, 2)
+    assert len(processes_of(output)) > 3
+    # Ctrl-C in a terminal reaches every process of the group, SIGTERM of a scheduler the one it knows.
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, errors
+    assert processes_of(output) == set()
+    if number == signal.SIGTERM:
+        assert list((output / "checkpoints").glob("*.safetensors"))
+        return
+
+    process = start(tmp_path / "run.yaml", output, "--resume")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    prompt = Path("prompt") / "global.safetensors"
+    assert (output / prompt).read_bytes() == (undisturbed / prompt).read_bytes()
 
 
 def test_an_interrupt_saves_even_between_checkpoints(undisturbed, tmp_path):
