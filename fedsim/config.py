@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from clients.config import ClientConfig, ModelConfig, PromptConfig
+from fedsim.config_errors import Key, Where, sentence
 from fedsim.core.errors import ConfigError, nearest
 from fedsim.core.schema import Schema
 from fedsim.data.config import DataConfig
@@ -175,7 +175,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return build_config(values, lambda key: _where(path, text, sources, key))
 
 
-def build_config(values: dict[str, Any], where: Any = lambda key: "config") -> Config:
+def build_config(values: dict[str, Any], where: Where = lambda key: "config") -> Config:
     """Validate a nested dictionary.
 
     Parameters
@@ -186,7 +186,7 @@ def build_config(values: dict[str, Any], where: Any = lambda key: "config") -> C
     try:
         return Config.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
-        raise ConfigError(_sentence(error, where)) from None
+        raise ConfigError(sentence(error, Config, where)) from None
 
 
 def _read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
@@ -235,10 +235,7 @@ def _set(values: dict[str, Any], keys: tuple[str, ...], value: Any, override: st
     values[keys[-1]] = value
 
 
-# -- error sentences ---------------------------------------------------------------------------------------------------
-
-
-def _where(path: Path, text: str, sources: dict[tuple[str, ...], str], key: tuple[str | int, ...]) -> str:
+def _where(path: Path, text: str, sources: dict[tuple[str, ...], str], key: Key) -> str:
     for length in range(len(key), 0, -1):
         words = tuple(str(part) for part in key[:length])
         if words in sources:
@@ -248,113 +245,3 @@ def _where(path: Path, text: str, sources: dict[tuple[str, ...], str], key: tupl
             return f"override {override!r}"
     line = line_of(text, key) if text.strip() else None
     return f"{path}, line {line}" if line else str(path)
-
-
-def _sentence(error: ValidationError, where: Any) -> str:
-    """Turn pydantic's first complaint into one sentence with place, key, and what would be right."""
-    complaints = error.errors(include_url=False)
-    # A group of keys that stands where a word may stand too is meant as a group: its own faults are the news.
-    inner = [item for item in complaints if not (isinstance(item["input"], dict) and item["type"] == "string_type")]
-    complaints = inner or complaints
-    first = min(complaints, key=lambda item: (item["type"] != "extra_forbidden", len(item["loc"])))
-    key = _schema_path(first["loc"])
-    dotted = ".".join(str(part) for part in key)
-    kind, context = first["type"], first.get("ctx", {})
-    if kind == "extra_forbidden":
-        return f"{where(key)}: there is no key {dotted!r}{_nearest_key(key)}"
-    if kind == "value_error":
-        text = str(context["error"])
-        # A rule over several sections has no key of its own: point at the keys that its sentence names, overrides first.
-        named = re.findall(r"[a-z_]+(?:\.[a-z_]+)+", text) if not key else []
-        places = [where(tuple(name.split("."))) for name in named] or [where(key)]
-        place = min(places, key=lambda words: not words.startswith("override"))
-        return f"{place}: {dotted + ': ' if dotted else ''}{text}"
-    if kind == "missing":
-        return f"{where(key[:-1])}: the key {dotted!r} is missing"
-    given = first["input"]
-    shown = "a group of keys" if isinstance(given, dict) else json.dumps(given, default=str, ensure_ascii=False)[:80]
-    same_key = [item for item in complaints if _schema_path(item["loc"]) == key]
-    return f"{where(key)}: {dotted} is {shown}, but {_expected(same_key, given)}"
-
-
-def _schema_path(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """Drop the parts of pydantic's location that name a member of a union rather than a key."""
-    path: list[str | int] = []
-    schema: Any = Config
-    for part in location:
-        fields = schema.model_fields if schema is not None else {}
-        if part in fields:
-            path.append(part)
-            schema = _inner_schema(fields[part].annotation)
-        elif isinstance(part, int):
-            path.append(part)
-        elif part not in _UNION_MEMBERS and "[" not in part and (schema is None or part != schema.__name__):
-            path.append(part)
-            schema = None
-    return tuple(path)
-
-
-def _inner_schema(annotation: Any) -> Any:
-    """Return the schema class in an annotation such as ``str | TaskConfig``, or None."""
-    candidates = [annotation, *getattr(annotation, "__args__", ())]
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, Schema)), None)
-
-
-_UNION_MEMBERS = {"str", "int", "float", "bool", "none", "constrained-int", "constrained-float"}
-_TYPES = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "string": "a word or text",
-    "tuple": "a list",
-    "model": "a group of keys",
-    "none": "null",
-    "finite_number": "a finite number",
-    "greater_than": "more than {gt:g}",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than": "less than {lt:g}",
-    "less_than_equal": "at most {le:g}",
-    "string_pattern_mismatch": "made of letters, digits, '_', '.' and '-' only",
-    "too_short": "a list of at least {min_length}",
-    "too_long": "a list of at most {max_length}",
-}
-
-
-def _expected(complaints: Sequence[Any], given: Any) -> str:
-    """Say what would be right, from the complaints about one key (several where a key takes several types)."""
-    alternatives: list[str] = []
-    choices: list[str] = []
-    for item in complaints:
-        kind, context = item["type"], item.get("ctx", {})
-        stem = (
-            kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float").removesuffix("_attributes")
-        )
-        if kind == "literal_error":
-            choices = re.findall(r"'([^']*)'", context["expected"])
-            alternatives.append(f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0])
-        elif stem in _TYPES:
-            alternatives.append(_TYPES[stem].format(**context))
-        else:
-            message = item["msg"]
-            alternatives.append(
-                message[0].lower() + message[1:].removeprefix("nput should be ").removeprefix("nput should ")
-            )
-    return f"must be {' or '.join(dict.fromkeys(alternatives))}{nearest(str(given), choices)}"
-
-
-def dotted_keys(schema: type[Schema] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield ``(dotted key, field)`` of every key of the schema, sections included, in order."""
-    for name, field in schema.model_fields.items():
-        yield prefix + name, field
-        inner = _inner_schema(field.annotation)
-        if inner is not None:
-            yield from dotted_keys(inner, f"{prefix}{name}.")
-
-
-def _nearest_key(key: tuple[str | int, ...]) -> str:
-    dotted = ".".join(str(part) for part in key)
-    known = [name for name, _ in dotted_keys()]
-    same_name = [name for name in known if name.rpartition(".")[2] == str(key[-1])]
-    if same_name:
-        return f" (did you mean {same_name[0]!r}?)"
-    return nearest(dotted, known)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,20 +19,20 @@ import numpy as np
 from clients.prompts import initial_vector
 from clients.worker import WorkerInfo
 from fedsim.checkpoint import Checkpoint, save_checkpoint
+from fedsim.client_states import ClientStates
 from fedsim.config import Config
-from fedsim.core import seeds
 from fedsim.core.errors import ClientError
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import ClientReport, ClientState, Evaluation, GlobalState, WorkGroup
 from fedsim.data.metrics import compute
 from fedsim.executors.base import Executor, Handle, TrainedGroup
 from fedsim.interrupt import RunInterrupted
-from fedsim.preparation import Prepared, check_lengths
+from fedsim.layer_selection import LayerChoice, choose, start_workers
+from fedsim.preparation import Prepared
 from fedsim.progress import Progress, RoundLine
 from fedsim.tracking import RunFolder, TensorBoard
 from server.core import StepReport
 from server.sampling import cohort, cut
-from server.selection import choose_layers, combine_scores
 
 
 @dataclass
@@ -53,15 +53,6 @@ class Totals:
 
 
 @dataclass(frozen=True)
-class LayerChoice:
-    """Which layers are exchanged, and the scores that decided it."""
-
-    layers: tuple[int, ...]
-    scores_L: np.ndarray | None
-    """float64; None where the choice needs no scores or was restored from a checkpoint."""
-
-
-@dataclass(frozen=True)
 class Result:
     """What a finished simulation gives back."""
 
@@ -72,38 +63,6 @@ class Result:
     personalised: Evaluation | None
     workers: list[WorkerInfo]
     seconds: float
-
-
-class ClientStates(Mapping[int, Handle]):
-    """The clients' states, owned by the driver as handles; a client that has not trained yet has a fresh one."""
-
-    def __init__(self, population: int) -> None:
-        self._population = population
-        self._handles: dict[int, Handle] = {}
-
-    def __getitem__(self, client: int) -> Handle:
-        return self._handles.get(client) or ClientState(client)
-
-    def __iter__(self) -> Any:
-        return iter(range(self._population))
-
-    def __len__(self) -> int:
-        return self._population
-
-    def commit(self, trained: Sequence[TrainedGroup]) -> None:
-        """Take over the new states of all clients that did not fail."""
-        for group in trained:
-            for report in group.reports:
-                if report.failure is None:
-                    self._handles[report.client] = group.states[report.client]
-
-    def visited(self) -> dict[int, Handle]:
-        """Return the handles of clients that have trained, ascending."""
-        return dict(sorted(self._handles.items()))
-
-    def restore(self, states: Sequence[ClientState], executor: Executor) -> None:
-        """Take over the states of a checkpoint."""
-        self._handles = {state.client: executor.put(state) for state in states}
 
 
 class Simulation:
@@ -182,7 +141,7 @@ class Simulation:
             choice = LayerChoice(checkpoint.layers, None)
         else:
             self._progress.start_phase("choosing layers")
-            choice = choose(self._config, self._prepared, self._executor, full)
+            choice = choose(self._config, self._executor, full)
             scores = None if choice.scores_L is None else choice.scores_L.tolist()
             self._folder.event("layers", layers=list(choice.layers), scores=scores)
         self._layers = choice.layers
@@ -391,45 +350,6 @@ class Simulation:
 
     def _seconds(self) -> float:
         return self._totals.seconds_before + time.monotonic() - self._started
-
-
-# -- pieces that commands other than run use as well -------------------------------------------------------------------
-
-
-def start_workers(config: Config, prepared: Prepared, executor: Executor, progress: Progress) -> list[WorkerInfo]:
-    """Start the executor's workers and check that the texts fit the backbone."""
-    progress.start_phase("starting workers" if config.executor == "local" else "starting Ray and its actors")
-    workers = executor.start(prepared.spec)
-    check_lengths(config, prepared.spec, workers[0].max_tokens)
-    return workers
-
-
-def choose(config: Config, prepared: Prepared, executor: Executor, full: VectorLayout) -> LayerChoice:
-    """Choose the exchanged layers; for ``layers.choose: score`` the clients score them first, with prompts everywhere."""
-    num_layers = full.geometry.num_layers
-    if config.layers.choose != "score":
-        return LayerChoice(choose_layers(config.layers, num_layers, None, config.seed), None)
-    vector_F = initial_vector(full, config.prompt, config.model.head, config.seed)
-    state = executor.put(GlobalState(0, full.layers, vector_F))
-    clients = _scoring_clients(config)
-    size = 1 if executor.per_client else 4 * config.group_size
-    groups = [tuple(clients[start : start + size]) for start in range(0, len(clients), size)]
-    reports = executor.score(state, groups)
-    for report in reports:
-        if report.failure is not None:
-            raise ClientError(
-                f"client {report.client} failed to score the layers: {report.failure.message}\n{report.failure.traceback}"
-            )
-    scores_L = combine_scores([report.scores_L for report in reports], [report.num_examples for report in reports])
-    return LayerChoice(choose_layers(config.layers, num_layers, scores_L, config.seed), scores_L)
-
-
-def _scoring_clients(config: Config) -> list[int]:
-    population, wanted = config.partition.clients, config.layers.score_clients
-    if wanted is None or wanted >= population:
-        return list(range(population))
-    rng = seeds.stream(config.seed, seeds.NO_ROUND, seeds.NO_CLIENT, "score")
-    return sorted(int(client) for client in rng.choice(population, wanted, replace=False))
 
 
 def _total(evaluations: Sequence[Evaluation]) -> Evaluation:

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.config import Config, build_config, dotted_keys, read_config
+from fedsim.config import Config, build_config, read_config
+from fedsim.config_errors import dotted_keys
 from fedsim.config_text import config_text
 from fedsim.core.errors import ConfigError, FedsimError
 from fedsim.yaml_text import load
@@ -23,7 +24,7 @@ def test_shipped_configs_are_valid_and_their_resolved_text_reads_back_to_the_sam
 
 def test_every_key_has_a_meaning_and_the_resolved_text_names_every_key():
     text = config_text(Config())
-    for name, field in dotted_keys():
+    for name, field in dotted_keys(Config):
         assert field.description, f"{name} has no docstring"
         if not name.startswith("data.task."):
             assert re.search(rf"^ *{name.rpartition('.')[2]}:", text, re.MULTILINE), name
@@ -174,7 +175,7 @@ json_values = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from([name for name, _ in dotted_keys()]), json_values, max_size=3))
+@given(st.dictionaries(st.sampled_from([name for name, _ in dotted_keys(Config)]), json_values, max_size=3))
 def test_any_values_at_all_give_a_config_or_one_sentence(values):
     nested = {}
     for name, value in values.items():

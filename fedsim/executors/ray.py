@@ -7,14 +7,10 @@ group is sent to its successor.
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -23,9 +19,9 @@ from ray import exceptions as ray_errors
 from fedsim.core.errors import ClientError, FedsimError, ResourceError
 from fedsim.core.messages import Evaluation, ScoreReport, WorkGroup
 from fedsim.executors.base import Executor, Handle, TrainedGroup
+from fedsim.executors.cluster import connect, free_resources
 from fedsim.executors.config import RayConfig
-from fedsim.executors.plan import ActorPlan, NodeResources, plan_actors
-from fedsim.interrupt import kept_handlers
+from fedsim.executors.plan import ActorPlan, plan_actors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +31,6 @@ if TYPE_CHECKING:
     from server.core import StepReport
 
 _POLL_SECONDS = 0.5
-_CONNECT_SECONDS = 5.0
 _SYSTEM_ERRORS = (
     ray_errors.RayActorError,
     ray_errors.WorkerCrashedError,
@@ -43,7 +38,6 @@ _SYSTEM_ERRORS = (
     ray_errors.OutOfMemoryError,
     ray_errors.ObjectLostError,
 )
-_EXCLUDES = [".git", ".venv", "runs", "docs", "tests", "benchmarks", "**/__pycache__", "*.egg-info"]
 
 
 @dataclass(frozen=True)
@@ -109,8 +103,8 @@ class RayExecutor(Executor):
     def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
         from clients.actor import ClientActor
 
-        self._connect(spec)
-        self._plan = plan_actors(self._config, self._threads, self._population, _free_resources())
+        self._connected = connect(self._config, spec.weights.nbytes + spec.train.nbytes + spec.validation.nbytes)
+        self._plan = plan_actors(self._config, self._threads, self._population, free_resources())
         self.per_client = self._plan.per_client
         if self._plan.note:
             self._note(self._plan.note)
@@ -130,48 +124,6 @@ class RayExecutor(Executor):
         if self._plan.num_gpus and spec.model.device == "auto" and any(info.device == "cpu" for info in infos):
             self._note("warning: actors hold GPU shares, but torch sees no GPU there; they compute on the CPU")
         return infos
-
-    def _connect(self, spec: WorkerSpec) -> None:
-        address = self._config.address
-        if ray.is_initialized():
-            if address is None:
-                raise ResourceError(
-                    "this process is connected to Ray already; set ray.address=auto to use that cluster"
-                )
-            return
-        if address is not None:
-            _check_reachable(address)
-        try:
-            with kept_handlers():
-                if address is None:
-                    self._start_own(spec)
-                else:
-                    ray.init(
-                        address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_runtime_env()
-                    )
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            where = "a Ray of its own" if address is None else f"the Ray cluster at ray.address={address}"
-            raise ResourceError(f"cannot reach {where}: {reason}") from error
-        self._connected = True
-
-    def _start_own(self, spec: WorkerSpec) -> None:
-        # Actors are processes of the raylet and take its environment over: they find the top-level packages by it.
-        root = str(_project_root())
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(os.pathsep.join(paths).split(os.pathsep)))
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        megabytes = self._config.object_store_mb or 256 + 2 * _spec_bytes(spec) // 2**20
-        ray.init(
-            address="local",
-            num_cpus=self._config.num_cpus,
-            num_gpus=self._config.num_gpus,
-            object_store_memory=megabytes * 2**20,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
 
     def _new_actor(self) -> Any:
         return self._actor_class.remote(self._spec_ref, self._device)
@@ -380,52 +332,3 @@ def _task_error(what: str, error: ray_errors.RayTaskError) -> FedsimError:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _free_resources() -> list[NodeResources]:
-    from ray._private.state import available_resources_per_node
-
-    free = available_resources_per_node()
-    return [NodeResources(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in free.values()]
-
-
-def _check_reachable(address: str) -> None:
-    """Ask the cluster's port before Ray does, which would keep trying for minutes.
-
-    Raises
-    ------
-    ResourceError
-        If nothing answers there, or ``address`` is no address.
-    """
-    named = f"ray.address={address}"
-    if address == "auto" and "RAY_ADDRESS" in os.environ:
-        address = os.environ["RAY_ADDRESS"]
-        named = f"RAY_ADDRESS={address} (ray.address=auto)"
-    if address in ("auto", "local"):
-        return
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ResourceError(f"{named} is not an address such as 10.0.0.1:6379; give one, or auto, or null")
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ResourceError(
-            f"no Ray cluster answers at {named}: {reason}; start one, or set ray.address=null"
-        ) from None
-
-
-def _spec_bytes(spec: WorkerSpec) -> int:
-    return spec.weights.nbytes + spec.train.nbytes + spec.validation.nbytes
-
-
-def _project_root() -> Path:
-    return Path(__file__).resolve().parents[2]
-
-
-def _runtime_env() -> dict[str, Any]:
-    """Ship a source checkout to a cluster that we join; a submitted job has brought its files, an installation is there."""
-    root = _project_root()
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or not (root / "pyproject.toml").exists():
-        return {}
-    return {"working_dir": str(root), "excludes": _EXCLUDES}
