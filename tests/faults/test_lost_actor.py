@@ -1,10 +1,12 @@
 """A client actor is killed in the middle of a group: its successor gets the same group, and the result is the same."""
 
+import contextlib
 import os
 import signal
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fedsim.core.errors import ResourceError
@@ -29,16 +31,12 @@ class ActorKiller(threading.Thread):
 
 
 def training_actors() -> list[int]:
-    """Return the pids of actors that are in a ``train`` call: Ray shows it in the process title."""
+    """Return the pids of this session's actors that are in a ``train`` call: Ray shows it in the process title."""
     pids = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                title = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if title.startswith(b"ray::ClientActor.train"):
-                pids.append(int(entry.name))
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.cmdline()[:1] == ["ray::ClientActor.train"]:
+                pids.append(process.pid)
     return pids
 
 

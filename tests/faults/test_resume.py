@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from support import ROOT, TINY, merged
@@ -15,7 +16,6 @@ from fedsim.core.errors import CheckpointError, ConfigError
 from fedsim.runner import run_config
 
 ROUNDS = 6
-MARK = "FEDSIM_TEST_RUN"
 
 
 def start(path: Path, output: Path, *arguments: str) -> subprocess.Popen:
@@ -23,26 +23,12 @@ def start(path: Path, output: Path, *arguments: str) -> subprocess.Popen:
     config = merged(TINY, {"rounds": ROUNDS, "executor": "local", "tracking": {"plots": False}})
     path.write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "fedsim", "run", str(path), f"output={output}", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", MARK: str(output)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):
         environment.pop(name, None)
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     )
-
-
-def processes_of(output: Path) -> set[int]:
-    """Return the pids of all processes that a run has started, itself included: they carry its mark."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                environment = (entry / "environ").read_bytes()
-            except OSError:
-                continue
-            if f"{MARK}={output}".encode() in environment.split(b"\0"):
-                found.add(int(entry.name))
-    return found
 
 
 def wait_for_round(process: subprocess.Popen, number: int) -> None:
@@ -98,7 +84,8 @@ def test_an_interrupted_run_on_a_ray_of_its_own_saves_and_leaves_no_process_behi
     output = tmp_path / "run"
     process = start(tmp_path / "run.yaml", output, "executor=ray", "ray.actors=2")
     wait_for_round(process, 2)
-    assert len(processes_of(output)) > 3
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert sum("ray::ClientActor" in " ".join(child.cmdline()) for child in children) == 2
     # Ctrl-C in a terminal reaches every process of the group, SIGTERM of a scheduler the one it knows.
     if number == signal.SIGINT:
         os.killpg(process.pid, number)
@@ -106,7 +93,8 @@ def test_an_interrupted_run_on_a_ray_of_its_own_saves_and_leaves_no_process_behi
         process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number, errors
-    assert processes_of(output) == set()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
     if number == signal.SIGTERM:
         assert list((output / "checkpoints").glob("*.safetensors"))
         return
