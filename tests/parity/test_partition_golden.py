@@ -1,9 +1,11 @@
 """Our partitions against histograms of the published code: 20 seeds, 100 clients, 5,000 examples."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from partitions import partition, summarise
+from partitions import partition
 from partitions.config import PartitionConfig
 
 SEEDS = range(20)
@@ -15,7 +17,20 @@ def figures(kind, num_classes, alpha, description):
         np.repeat(np.arange(num_classes), np.round(shares * 5000).astype(int))
     )
     config = PartitionConfig(kind=kind, clients=100, alpha=alpha, holdout_fraction=0.0)
-    return [summarise(partition(config, labels_N, None, seed), labels_N, ["c"] * num_classes) for seed in SEEDS]
+    return [summary(partition(config, labels_N, None, seed).label_counts(labels_N, num_classes)) for seed in SEEDS]
+
+
+def summary(counts_CK):
+    """Return the figures that the description of the trace gives, of one partition."""
+    sizes_C = counts_CK.sum(axis=1)
+    shares_CK = counts_CK / np.maximum(sizes_C, 1)[:, None]
+    logs_CK = np.log(shares_CK, out=np.zeros_like(shares_CK), where=shares_CK > 0)
+    entropy_C = -(shares_CK * logs_CK).sum(axis=1)
+    return SimpleNamespace(
+        size_min=sizes_C.min(), size_mean=sizes_C.mean(), size_std=sizes_C.std(), size_max=sizes_C.max(),
+        label_entropy_mean=entropy_C.mean(), label_entropy_std=entropy_C.std(),
+        top_class_share_mean=shares_CK.max(axis=1).mean(),
+    )  # fmt: skip
 
 
 # dirichlet_label with alpha 0.1 is not here: the published code does not end, its histograms are of partial deals.
