@@ -27,8 +27,7 @@ def summary(counts_CK):
     logs_CK = np.log(shares_CK, out=np.zeros_like(shares_CK), where=shares_CK > 0)
     entropy_C = -(shares_CK * logs_CK).sum(axis=1)
     return SimpleNamespace(
-        size_min=sizes_C.min(), size_mean=sizes_C.mean(), size_std=sizes_C.std(), size_max=sizes_C.max(),
-        label_entropy_mean=entropy_C.mean(), label_entropy_std=entropy_C.std(),
+        counts_CK=counts_CK, label_entropy_mean=entropy_C.mean(), label_entropy_std=entropy_C.std(),
         top_class_share_mean=shares_CK.max(axis=1).mean(),
     )  # fmt: skip
 
