@@ -98,6 +98,9 @@ class Simulation:
         self._sizes_N = prepared.spec.shards.train_sizes
         self._states = ClientStates(config.partition.clients)
         self._totals = Totals()
+        self._layers: tuple[int, ...] = ()
+        self._state: Handle = None
+        """The global state that the next round starts from: the one object that is broadcast."""
         self._round = 0
         self._saved_round = -1
         self._started = time.monotonic()
@@ -126,10 +129,11 @@ class Simulation:
                 self._run_round()
             self._progress.start_phase("personalised evaluation")
             personalised = self._evaluate_personalised()
-        except RunInterrupted:
+        except (RunInterrupted, ClientError):
+            # Both come at points between rounds or before a server step, where the last round's state is whole.
             self._save_if_due(force=True)
             raise
-        (state,) = self._executor.get([self._executor.global_state()])
+        (state,) = self._executor.get([self._state])
         return Result(choice, layout, state, self._totals, personalised, workers, self._seconds())
 
     def personal_states(self) -> list[ClientState]:
@@ -158,23 +162,26 @@ class Simulation:
             self._totals = Totals(**checkpoint.totals)
             self._round = self._saved_round = checkpoint.round
             self._folder.event("resumed", round=self._round)
+        self._state = self._executor.global_state()
 
     # -- a round -----------------------------------------------------------------------------------------------------
 
     def _run_round(self) -> None:
         started = time.monotonic()
         order = tuple(int(i) for i in cohort(self._config.sampling, self._config.seed, self._round, self._sizes_N))
-        state = self._executor.global_state()
-        trained = self._train(self._groups(order), state)
+        trained = self._train(self._groups(order))
         trained_at = time.monotonic()
         reports = sorted((report for group in trained for report in group.reports), key=lambda report: report.client)
         self._check_failures(reports)
         step = self._executor.apply(self._round, order, [group.update for group in trained])
         self._states.commit(trained)
+        self._state = self._executor.global_state()
         self._round += 1
         stepped_at = time.monotonic()
-        evaluation = self._evaluate_if_due()
-        personalised = self._personalised_if_due()
+        # A state without its record could not be resumed to the same records, so an interrupt waits for the evaluation.
+        with self._executor.uninterrupted():
+            evaluation = self._evaluate_if_due()
+            personalised = self._personalised_if_due()
         ended = time.monotonic()
         self._count(reports, evaluation, ended - started)
         seconds = {
@@ -196,11 +203,11 @@ class Simulation:
                 groups.append(WorkGroup(self._round, number, tuple(clients)))
         return groups
 
-    def _train(self, groups: list[WorkGroup], state: Handle) -> list[TrainedGroup]:
+    def _train(self, groups: list[WorkGroup]) -> list[TrainedGroup]:
         trained: list[TrainedGroup] = []
         clients = sum(len(group.clients) for group in groups)
         done = 0
-        for group in self._executor.train(groups, state, self._states):
+        for group in self._executor.train(groups, self._state, self._states):
             trained.append(group)
             done += len(group.reports)
             self._progress.clients_done(self._round + 1, done, clients)
@@ -235,7 +242,7 @@ class Simulation:
     def _evaluate(self) -> Evaluation:
         size, total = self._config.evaluation.shard_size, len(self._prepared.spec.validation)
         shards = [(start, min(start + size, total)) for start in range(0, total, size)]
-        return _total(self._executor.evaluate(self._executor.global_state(), shards))
+        return _total(self._executor.evaluate(self._state, shards))
 
     def _evaluate_start(self) -> None:
         self._progress.start_phase("evaluating the start")
@@ -263,7 +270,7 @@ class Simulation:
             return None
         size = 1 if self._executor.per_client else 4 * self._config.group_size
         groups = [tuple(clients[start : start + size]) for start in range(0, len(clients), size)]
-        return _total(self._executor.evaluate_clients(self._executor.global_state(), groups, self._states))
+        return _total(self._executor.evaluate_clients(self._state, groups, self._states))
 
     def _metric(self, evaluation: Evaluation) -> float:
         return compute(self._prepared.data.task.metric, evaluation.confusion_CC)

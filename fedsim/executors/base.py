@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,15 @@ class Executor(ABC):
     def __init__(self, check_interrupt: Callable[[], None]) -> None:
         self._check_interrupt = check_interrupt
 
+    @contextmanager
+    def uninterrupted(self) -> Iterator[None]:
+        """Let no interrupt through in this block; one that comes is answered after it."""
+        check, self._check_interrupt = self._check_interrupt, lambda: None
+        try:
+            yield
+        finally:
+            self._check_interrupt = check
+
     @abstractmethod
     def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
         """Start the workers; return where each of them runs."""
@@ -52,7 +62,7 @@ class Executor(ABC):
 
     @abstractmethod
     def global_state(self) -> Handle:
-        """Return the state that the next round starts from, stored once."""
+        """Store the state that the next round starts from, and return its handle; called once a round."""
 
     @abstractmethod
     def train(
