@@ -1,6 +1,7 @@
 # fedsim: `make run` and `make test` do all set-up themselves.
 PYTHON ?= python3
 VENV   ?= .venv
+JOBS   ?= 2
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
@@ -13,7 +14,7 @@ run: $(STAMP)  ## Set up and run the quickstart: FedPepTAO over 100 non-IID clie
 	$(BIN)/python -m fedsim run configs/quickstart.yaml
 
 test: $(STAMP)  ## Set up and run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(STAMP)  ## Check style and types
 	$(BIN)/ruff check .
