@@ -160,7 +160,7 @@ def load_prompt(path: str | Path, model: str | None = None, device: str = "cpu")
     --------
     >>> model = load_prompt("runs/quickstart")            # doctest: +SKIP
     >>> model.predict(["the soup was cold and bland"])    # doctest: +SKIP
-    ['0']
+    ['negative']
     """
     path = Path(path)
     file_path = path / "prompt" / GLOBAL_PROMPT if path.is_dir() else path
