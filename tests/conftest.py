@@ -14,7 +14,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support import ROOT, make_tiny
+
+# How long an example takes says something of the machine, nothing of the code.
+settings.register_profile("fedsim", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fedsim")
 
 
 @pytest.fixture
