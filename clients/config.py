@@ -33,14 +33,20 @@ class ModelConfig(Schema):
     """Installed Python package that carries the model in its folder ``model``; used when ``path`` is not given."""
     head: HeadConfig = HeadConfig()
     """How class scores are read."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number format of the frozen weights; prompts are float32 always."""
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    """Number format of the frozen weights. Prompts and messages are float32, except with float64, in which everything is
+    computed and sent: for exact comparisons, slow."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """cpu, cuda (an error where there is none), or auto: cuda where the actor was given one, else cpu."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Attention function that the prompts are put before."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model; leave it off unless you have read that code."""
+
+    @property
+    def exchange_dtype(self) -> str:
+        """Number format of what clients and server exchange."""
+        return "float64" if self.dtype == "float64" else "float32"
 
     @property
     def location(self) -> str:

@@ -100,9 +100,9 @@ class Verbalizer:
         """Return loss and class scores; the LM head runs on one token an example, ``labels`` on C words only."""
         hidden_BD = self._transform(_at(hidden_BTD, tokens.read_positions_B))
         if self._loss == "labels":
-            logits_BC = functional.linear(hidden_BD, self._label_weight_CD, self._label_bias_C).float()
+            logits_BC = _single(functional.linear(hidden_BD, self._label_weight_CD, self._label_bias_C))
             return Reading(functional.cross_entropy(logits_BC, tokens.labels_B, reduction="none"), logits_BC)
-        logits_BV = self._decoder(hidden_BD).float()
+        logits_BV = _single(self._decoder(hidden_BD))
         word_B = self._label_word_ids_C[tokens.labels_B]
         return Reading(
             functional.cross_entropy(logits_BV, word_B, reduction="none"), logits_BV[:, self._label_word_ids_C]
@@ -128,7 +128,7 @@ class Classifier:
         self, hidden_BTD: Tensor, tokens: Tokens, head_C: dict[str, Tensor], client_of_example_B: Tensor | None
     ) -> Reading:
         """Return loss and class scores, in float32 whatever the backbone's number format."""
-        pooled_BD = self._pool(hidden_BTD, tokens).float()
+        pooled_BD = _single(self._pool(hidden_BTD, tokens))
         weight_CcD, bias_Cc = head_C["head.weight"], head_C["head.bias"]
         if len(weight_CcD) == 1:
             logits_BC = functional.linear(pooled_BD, weight_CcD[0], bias_Cc[0])
@@ -165,3 +165,8 @@ def resolve_pooling(asked: str, *, is_causal: bool) -> Literal["first", "mean", 
 
 def _at(hidden_BTD: Tensor, positions_B: Tensor) -> Tensor:
     return hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), positions_B]
+
+
+def _single(tensor: Tensor) -> Tensor:
+    """Return half precision as float32; losses are computed in no less."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

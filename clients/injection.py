@@ -48,7 +48,7 @@ class Prefix:
     Parameters
     ----------
     prompt_CLKHPD
-        Prompts of each client for ``layers``, in float32; cast to the model's number format where they are used.
+        Prompts of each client for ``layers``, in float32 (or float64); cast to the model's number format where they are used.
     layers
         Model layer of each prompt; all other layers run untouched.
     client_of_example_B

@@ -41,7 +41,7 @@ class Parts:
 
     def assemble(self, vector_F: np.ndarray, personal_M: np.ndarray) -> np.ndarray:
         """Return the trained vector of length A made of its exchanged and personal entries."""
-        vector_A = np.empty(self.trained.size, dtype=np.float32)
+        vector_A = np.empty(self.trained.size, dtype=vector_F.dtype)
         vector_A[self.exchanged_F] = vector_F
         vector_A[self.personal_M] = personal_M
         return vector_A
@@ -52,7 +52,7 @@ class TrainingResult:
     """What one visit made of a client's parameters."""
 
     vector_A: np.ndarray
-    """float32 parameters after training."""
+    """Parameters after training, in the number format of those before."""
     moments: Moments
     num_steps: int
     loss_first: float
@@ -136,11 +136,11 @@ def train_client(
         ``none``, ``proximal`` (FedProx: the gradient of mu/2 |p - P_t|^2 is added on the exchanged entries) or
         ``control`` (``drift_F`` is added to every step on the exchanged entries).
     start_A
-        float32 parameters to start from; the exchanged entries are the global vector P_t.
+        Parameters to start from, float32 or float64; the exchanged entries are the global vector P_t.
     moments
         The optimizer's state of the last visit, or None to begin anew.
     drift_F
-        float32 c - c_i, needed by ``control``. It is added to the step rather than to the gradient: c_i is a
+        c - c_i, needed by ``control``. It is added to the step rather than to the gradient: c_i is a
         displacement per step and learning rate, so it has the units of a step whatever the optimizer (with plain SGD
         the two are the same, and this is SCAFFOLD).
     """

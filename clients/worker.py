@@ -156,7 +156,7 @@ class ClientWorker:
             client=old.client,
             round=state.round,
             num_examples=len(indices_N),
-            bytes_down=4 * parts.exchanged.size * sends,
+            bytes_down=state.vector_F.itemsize * parts.exchanged.size * sends,
             node=socket.gethostname(),
             pid=os.getpid(),
         )
@@ -172,7 +172,7 @@ class ClientWorker:
             num_steps=result.num_steps,
             loss_first=result.loss_first,
             loss_last=result.loss_last,
-            bytes_up=4 * parts.exchanged.size * sends,
+            bytes_up=state.vector_F.itemsize * parts.exchanged.size * sends,
             seconds=time.perf_counter() - started,
         )
         if not all(np.isfinite(array).all() for array in _arrays(new, result.vector_A)):
@@ -184,7 +184,7 @@ class ClientWorker:
         self, parts: Parts, state: GlobalState, old: ClientState, indices_N: np.ndarray
     ) -> tuple[TrainingResult, ClientState, np.ndarray]:
         settings, optimizer = self._settings, self._settings.client.optimizer
-        global_F = np.asarray(state.vector_F, dtype=np.float32)
+        global_F = np.asarray(state.vector_F, dtype=self._spec.model.exchange_dtype)
         personal_M = old.personal_M if old.personal_M is not None else self._initial(parts.personal)
         control_i_F = old.control_F if old.control_F is not None else np.zeros_like(global_F)
         control_F = state.control_F if state.control_F is not None else np.zeros_like(global_F)

@@ -154,6 +154,7 @@ class Simulation:
     def _start_server(self, layout: VectorLayout, checkpoint: Checkpoint | None) -> None:
         config = self._config
         vector_F = initial_vector(layout, config.prompt, config.model.head, config.seed)
+        vector_F = vector_F.astype(config.model.exchange_dtype)
         sample_rate = config.sampling.clients_per_round / config.partition.clients
         self._executor.start_server(config.server, vector_F, layout.layers, sample_rate)
         if checkpoint is not None:

@@ -31,12 +31,12 @@ class StepReport:
 
 
 class Server:
-    """Holds the server's optimizer state in float64 and broadcasts float32.
+    """Holds the server's optimizer state in float64 and broadcasts in the number format that it was given.
 
     Parameters
     ----------
     vector_F
-        Initial exchanged vector.
+        Initial exchanged vector, float32 as a rule.
     layers
         Exchanged layers, ascending.
     sample_rate
@@ -48,6 +48,7 @@ class Server:
         self._layers = layers
         self._sample_rate = sample_rate
         self._round = 0
+        self._dtype = vector_F.dtype
         self._state: ServerState = initial_state(config, np.asarray(vector_F, dtype=np.float64))
 
     def global_state(self) -> GlobalState:
@@ -56,8 +57,8 @@ class Server:
         return GlobalState(
             round=self._round,
             layers=self._layers,
-            vector_F=self._state.vector_F.astype(np.float32),
-            control_F=control_F.astype(np.float32) if control_F is not None else None,
+            vector_F=self._state.vector_F.astype(self._dtype),
+            control_F=control_F.astype(self._dtype) if control_F is not None else None,
         )
 
     def apply(self, round: int, order: tuple[int, ...], *updates: GroupUpdate | None) -> StepReport:

@@ -21,9 +21,9 @@ class GlobalState:
     layers: tuple[int, ...]
     """Exchanged layers, ascending."""
     vector_F: np.ndarray
-    """float32; prompts of the exchanged layers, then the head."""
+    """Prompts of the exchanged layers, then the head; float32, in exact runs float64 (``model.dtype``)."""
     control_F: np.ndarray | None = None
-    """float32; the server's control variate c, or None if the method has none."""
+    """The server's control variate c, or None if the method has none."""
 
 
 @dataclass(frozen=True)
