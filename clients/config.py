@@ -113,8 +113,9 @@ class ClientConfig(Schema):
     """The optimizer on the device."""
     schedule: ScheduleConfig = ScheduleConfig()
     """Warm-up and decay of the local learning rate."""
-    correction: Literal["auto", "none", "control", "proximal"] = "auto"
-    """Local correction: none; control adds c - c_i to every gradient (SCAFFOLD); proximal pulls to the global vector (FedProx);
+    correction: Literal["auto", "none", "control", "preconditioner", "proximal"] = "auto"
+    """Local correction: none; control adds c - c_i to every step (SCAFFOLD); preconditioner averages the clients' changes in a
+    common metric, the mean of their Adam preconditioners (after Wang et al. 2021); proximal pulls to the global vector (FedProx);
     auto takes what ``server.kind`` needs."""
     proximal_mu: NonNegativeFloat = 0.01
     """proximal: strength of the pull."""

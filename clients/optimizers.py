@@ -49,13 +49,15 @@ def learning_rate(config: ScheduleConfig, base_lr: float, step: int, visit_steps
     return base_lr * (1.0 - progress if config.kind == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
-def clip(gradient_A: Tensor, max_norm: float | None) -> None:
-    """Scale the gradient in place to a norm of at most ``max_norm``, over all layers and the head together."""
+def clip(gradient_A: Tensor, max_norm: float | None) -> Tensor:
+    """Scale the gradient in place to a norm of at most ``max_norm``, over all layers and the head together; return the factor."""
     if max_norm is None:
-        return
+        return torch.ones((), dtype=gradient_A.dtype, device=gradient_A.device)
     norm = torch.linalg.vector_norm(gradient_A)
     # The published code uses torch's clip_grad_norm_, whose 1e-6 we keep.
-    gradient_A.mul_(torch.clamp(max_norm / (norm + 1e-6), max=1.0))
+    factor = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
+    gradient_A.mul_(factor)
+    return factor
 
 
 def direction(config: OptimizerConfig, moments: Moments, gradient_A: Tensor) -> Tensor:
@@ -78,6 +80,21 @@ def direction(config: OptimizerConfig, moments: Moments, gradient_A: Tensor) -> 
     if config.kind == "adamw":
         return moments.first_A / correction1 / (root_A / correction2).add_(config.eps)
     return moments.first_A * (correction2 / correction1) / root_A.add_(config.eps)
+
+
+def gain(config: OptimizerConfig, moments: Moments) -> Tensor:
+    """Return what the optimizer multiplies a steady gradient by in the step just taken, per entry [A]: Adam's 1/(sqrt(v) + eps).
+
+    Call it after :func:`direction`. With SGD it is one, or what heavy-ball momentum has built up.
+    """
+    if config.kind == "sgd":
+        built_up = (1.0 - config.momentum**moments.step) / (1.0 - config.momentum)
+        return torch.full_like(moments.second_A, built_up)
+    correction2 = math.sqrt(1.0 - config.beta2**moments.step)
+    root_A = moments.second_A.sqrt()
+    if config.kind == "adamw":
+        return (root_A / correction2).add_(config.eps).reciprocal_()
+    return root_A.add_(config.eps).reciprocal_().mul_(correction2)
 
 
 def decay_and_step(config: OptimizerConfig, vector_A: Tensor, step_A: Tensor, lr: float) -> None:

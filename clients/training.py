@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clients.backbone import Backbone
 from clients.config import ClientConfig
-from clients.optimizers import Moments, clip, decay_and_step, direction, learning_rate
+from clients.optimizers import Moments, clip, decay_and_step, direction, gain, learning_rate
 from fedsim.core import seeds
 from fedsim.core.layout import VectorLayout
 from fedsim.core.tokens import TokenTable
@@ -59,6 +59,10 @@ class TrainingResult:
     """Mean loss over the first pass."""
     loss_last: float
     """Mean loss over the last pass."""
+    stepped_A: np.ndarray | None = None
+    """With the preconditioner correction: what the optimizer's steps took away, weight decay left out."""
+    gain_A: np.ndarray | None = None
+    """With the preconditioner correction: sum over steps of learning rate times gain, so that stepped over gain is a mean gradient."""
 
 
 def batches(config: ClientConfig, num_examples: int, rng: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:
@@ -133,8 +137,9 @@ def train_client(
     indices_N
         The client's training examples in ``table``.
     correction
-        ``none``, ``proximal`` (FedProx: the gradient of mu/2 |p - P_t|^2 is added on the exchanged entries) or
-        ``control`` (``drift_F`` is added to every step on the exchanged entries).
+        ``none``, ``proximal`` (FedProx: the gradient of mu/2 |p - P_t|^2 is added on the exchanged entries), ``control``
+        (``drift_F`` is added to every step on the exchanged entries) or ``preconditioner`` (steps are plain; what they took
+        away and their gain are returned, so that the server can average clients in a common metric).
     start_A
         Parameters to start from, float32 or float64; the exchanged entries are the global vector P_t.
     moments
@@ -153,18 +158,37 @@ def train_client(
     visit_steps = num_steps(config, len(indices_N))
     rng = seeds.stream(seed, round, client, "shuffle")
     losses: dict[int, list[Tensor]] = {}
+    tally = _Tally(vector_A) if correction == "preconditioner" else None
     with _dropout(backbone, config.dropout, seeds.torch_seed(seed, round, client, "dropout")):
         for epoch, positions_B in batches(config, len(indices_N), rng):
             loss, gradient_A = gradient(backbone, table, indices_N[positions_B], parts.trained, vector_A)
             if anchor_F is not None:
                 pull_F = config.proximal_mu * (vector_A[positions_F] - anchor_F)
                 gradient_A.index_add_(0, positions_F, pull_F)
-            clip(gradient_A, config.optimizer.clip_norm)
+            scale = clip(gradient_A, config.optimizer.clip_norm)
             lr = learning_rate(config.schedule, config.optimizer.lr, moments.step, visit_steps)
             step_A = direction(config.optimizer, moments, gradient_A)
             if drift is not None:
                 step_A = step_A.index_add(0, positions_F, drift)
+            if tally is not None:
+                tally.add(step_A, gain(config.optimizer, moments) * scale, lr)
             decay_and_step(config.optimizer, vector_A, step_A, lr)
             losses.setdefault(epoch, []).append(loss)
     means = [float(torch.stack(values).mean()) for values in losses.values()]
-    return TrainingResult(vector_A.cpu().numpy(), moments, visit_steps, means[0], means[-1])
+    result = TrainingResult(vector_A.cpu().numpy(), moments, visit_steps, means[0], means[-1])
+    return result if tally is None else tally.add_to(result)
+
+
+class _Tally:
+    """Sums over a visit's steps, for the preconditioner correction."""
+
+    def __init__(self, like_A: Tensor) -> None:
+        self._stepped_A = torch.zeros_like(like_A)
+        self._gain_A = torch.zeros_like(like_A)
+
+    def add(self, step_A: Tensor, gain_A: Tensor, lr: float) -> None:
+        self._stepped_A.add_(step_A, alpha=lr)
+        self._gain_A.add_(gain_A, alpha=lr)
+
+    def add_to(self, result: TrainingResult) -> TrainingResult:
+        return replace(result, stepped_A=self._stepped_A.cpu().numpy(), gain_A=self._gain_A.cpu().numpy())

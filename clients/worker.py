@@ -17,13 +17,13 @@ import torch
 
 from clients.backbone import Backbone
 from clients.config import ClientConfig, ModelConfig, PromptConfig
-from clients.control import client_control
+from clients.control import ControlForm, client_control, drift
 from clients.evaluation import evaluate
 from clients.loading import SharedWeights
 from clients.optimizers import Moments
 from clients.prompts import initial_vector
 from clients.scoring import layer_scores
-from clients.training import Parts, TrainingResult, train_client
+from clients.training import Parts, TrainingResult, num_steps, train_client
 from fedsim.core import seeds
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import (
@@ -46,9 +46,12 @@ class WorkSettings:
 
     client: ClientConfig
     correction: str
-    """none, control or proximal."""
+    """none, control, preconditioner or proximal."""
     uniform_weights: bool
     uses_control: bool
+    control_form: ControlForm
+    control_before: bool
+    """The server steps with the control variates from before the round."""
     needs_each_client: bool
     keep_local: bool
     """Layers that are not exchanged keep personal prompts on the device."""
@@ -136,34 +139,35 @@ class ClientWorker:
         parts = Parts.of(self._full, state.layers, self._settings.keep_local)
         reports: list[ClientReport] = []
         states: list[ClientState] = []
-        sums = _Sums(group, self._settings)
+        sums = _Sums(group, self._settings, parts.exchanged_F)
         for old in client_states:
-            report, new, local_F = self._visit(parts, state, old)
-            if report.failure is None and local_F is not None:
-                sums.add(report, old, new, local_F)
+            report, new, result = self._visit(parts, state, old)
+            if report.failure is None and result is not None:
+                sums.add(report, old, new, result)
             reports.append(report)
             states.append(new)
         return tuple(reports), sums.update(), *states
 
     def _visit(
         self, parts: Parts, state: GlobalState, old: ClientState
-    ) -> tuple[ClientReport, ClientState, np.ndarray | None]:
+    ) -> tuple[ClientReport, ClientState, TrainingResult | None]:
         """Train one client; a failure is reported, never raised, and leaves the client's state as it was."""
         started = time.perf_counter()
         indices_N = self._spec.shards.train(old.client)
-        sends = 2 if self._settings.uses_control else 1
+        receives = 2 if self._settings.uses_control else 1
+        sends = receives + (1 if self._settings.correction == "preconditioner" else 0)
         report = ClientReport(
             client=old.client,
             round=state.round,
             num_examples=len(indices_N),
-            bytes_down=state.vector_F.itemsize * parts.exchanged.size * sends,
+            bytes_down=state.vector_F.itemsize * parts.exchanged.size * receives,
             node=socket.gethostname(),
             pid=os.getpid(),
         )
         try:
             # Overflow is not an accident to warn of here: the check for finite numbers below reports it.
             with np.errstate(over="ignore", invalid="ignore"):
-                result, new, local_F = self._train_one(parts, state, old, indices_N)
+                result, new = self._train_one(parts, state, old, indices_N)
         except Exception as error:
             failure = ClientFailure("error", f"{type(error).__name__}: {error}", traceback.format_exc())
             return replace(report, failure=failure, seconds=time.perf_counter() - started), old, None
@@ -175,15 +179,16 @@ class ClientWorker:
             bytes_up=state.vector_F.itemsize * parts.exchanged.size * sends,
             seconds=time.perf_counter() - started,
         )
-        if not all(np.isfinite(array).all() for array in _arrays(new, result.vector_A)):
+        if not all(np.isfinite(array).all() for array in _arrays(new, result)):
             failure = ClientFailure("non_finite", f"client {old.client} returned NaN or infinite parameters")
             return replace(report, failure=failure), old, None
-        return report, new, local_F
+        return report, new, result
 
     def _train_one(
         self, parts: Parts, state: GlobalState, old: ClientState, indices_N: np.ndarray
-    ) -> tuple[TrainingResult, ClientState, np.ndarray]:
+    ) -> tuple[TrainingResult, ClientState]:
         settings, optimizer = self._settings, self._settings.client.optimizer
+        steps = num_steps(settings.client, len(indices_N))
         global_F = np.asarray(state.vector_F, dtype=self._spec.model.exchange_dtype)
         personal_M = old.personal_M if old.personal_M is not None else self._initial(parts.personal)
         control_i_F = old.control_F if old.control_F is not None else np.zeros_like(global_F)
@@ -197,7 +202,7 @@ class ClientWorker:
             settings.correction,
             parts.assemble(global_F, personal_M),
             self._moments(old),
-            control_F - control_i_F,
+            drift(control_i_F, control_F, steps, optimizer.lr, settings.control_form),
             seed=settings.seed,
             round=state.round,
             client=old.client,
@@ -210,14 +215,23 @@ class ClientWorker:
             steps=old.steps + result.num_steps,
             personal_M=result.vector_A[parts.personal_M] if settings.keep_local else None,
             control_F=(
-                client_control(control_i_F, control_F, global_F, local_F, result.num_steps, optimizer.lr)
+                client_control(
+                    control_i_F,
+                    control_F,
+                    global_F,
+                    local_F,
+                    result.num_steps,
+                    optimizer.lr,
+                    form=settings.control_form,
+                    drift_applied=settings.correction == "control",
+                )
                 if settings.uses_control
                 else None
             ),
             first_moment_A=result.moments.first_A.cpu().numpy() if keep else None,
             second_moment_A=result.moments.second_A.cpu().numpy() if keep else None,
         )
-        return result, new, local_F
+        return result, new
 
     def _moments(self, old: ClientState) -> Moments | None:
         if old.first_moment_A is None or old.second_moment_A is None:
@@ -277,9 +291,10 @@ class ClientWorker:
 class _Sums:
     """The running float64 sums of a group, in client-id order."""
 
-    def __init__(self, group: WorkGroup, settings: WorkSettings) -> None:
+    def __init__(self, group: WorkGroup, settings: WorkSettings, exchanged_F: np.ndarray) -> None:
         self._group = group
         self._settings = settings
+        self._exchanged_F = exchanged_F
         self._clients: list[int] = []
         self._weights: list[float] = []
         self._controls: list[np.ndarray] = []
@@ -287,20 +302,32 @@ class _Sums:
         self._vector_F: np.ndarray | None = None
         self._control_delta_F: np.ndarray | None = None
         self._control_F: np.ndarray | None = None
+        self._metric_F: np.ndarray | None = None
+        self._metric_step_F: np.ndarray | None = None
 
-    def add(self, report: ClientReport, old: ClientState, new: ClientState, local_F: np.ndarray) -> None:
+    def add(self, report: ClientReport, old: ClientState, new: ClientState, result: TrainingResult) -> None:
         """Add one client's result."""
         weight = 1.0 if self._settings.uniform_weights else float(report.num_examples)
         self._clients.append(report.client)
         self._weights.append(weight)
         self._steps += report.num_steps
-        self._vector_F = _plus(self._vector_F, weight * local_F.astype(np.float64))
+        local_F = self._exchanged(result.vector_A)
+        if result.stepped_A is not None and result.gain_A is not None:
+            stepped_F, metric_F = self._exchanged(result.stepped_A), 1.0 / self._exchanged(result.gain_A)
+            local_F = local_F + stepped_F
+            self._metric_F = _plus(self._metric_F, weight * metric_F)
+            self._metric_step_F = _plus(self._metric_step_F, weight * metric_F * stepped_F)
+        self._vector_F = _plus(self._vector_F, weight * local_F)
         if new.control_F is not None:
             after_F = new.control_F.astype(np.float64)
             before_F = old.control_F.astype(np.float64) if old.control_F is not None else np.zeros_like(after_F)
             self._control_delta_F = _plus(self._control_delta_F, report.num_steps * (after_F - before_F))
-            self._control_F = _plus(self._control_F, weight * after_F)
-            self._controls.append(new.control_F)
+            used_F = before_F if self._settings.control_before else after_F
+            self._control_F = _plus(self._control_F, weight * used_F)
+            self._controls.append(used_F.astype(new.control_F.dtype))
+
+    def _exchanged(self, vector_A: np.ndarray) -> np.ndarray:
+        return vector_A[self._exchanged_F].astype(np.float64)
 
     def update(self) -> GroupUpdate | None:
         """Return the sums, or None if there was no usable client."""
@@ -319,6 +346,8 @@ class _Sums:
             control_sum_F=self._control_F,
             weights_k=np.array(self._weights) if each else None,
             control_kF=np.stack(self._controls) if each and self._controls else None,
+            metric_sum_F=self._metric_F,
+            metric_step_sum_F=self._metric_step_F,
         )
 
 
@@ -326,6 +355,7 @@ def _plus(total: np.ndarray | None, term: np.ndarray) -> np.ndarray:
     return np.zeros_like(term) + term if total is None else total + term
 
 
-def _arrays(state: ClientState, vector_A: np.ndarray) -> Sequence[np.ndarray]:
-    candidates = (vector_A, state.control_F, state.first_moment_A, state.second_moment_A)
+def _arrays(state: ClientState, result: TrainingResult) -> Sequence[np.ndarray]:
+    moments = (state.first_moment_A, state.second_moment_A)
+    candidates = (result.vector_A, result.stepped_A, result.gain_A, state.control_F, *moments)
     return [array for array in candidates if array is not None]

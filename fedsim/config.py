@@ -93,7 +93,7 @@ class Config(Schema):
 
     @property
     def correction(self) -> str:
-        """The local correction in force: none, control or proximal."""
+        """The local correction in force: none, control, preconditioner or proximal."""
         if self.client.correction != "auto":
             return self.client.correction
         return {"scaffold": "control", "fedprox": "proximal"}.get(self.server.kind, "none")

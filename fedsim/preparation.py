@@ -99,6 +99,8 @@ def work_settings(config: Config) -> WorkSettings:
         correction=config.correction,
         uniform_weights=config.server.weighting == "uniform",
         uses_control=config.server.uses_control,
+        control_form=config.server.control_form,
+        control_before=config.server.control_timing == "before",
         needs_each_client=config.server.needs_each_client,
         keep_local=config.layers.unselected == "local",
         score_batch_size=config.layers.score_batch_size,

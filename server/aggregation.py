@@ -27,17 +27,18 @@ class CombinedUpdate:
     weight_sum: float
     """Sum of w_i."""
     vector_F: np.ndarray
-    """Sum of w_i P_i over the sum of w_i: the average of the clients' vectors."""
+    """Sum of w_i P_i over the sum of w_i: the average of the clients' vectors. With the preconditioner correction their steps are
+    averaged in the common metric D = sum of w_i D_i instead: sum w_i (P_i + S_i) / sum w_i - (sum w_i D_i S_i) / D."""
     steps_sum: int
     """Sum of T_i."""
     control_delta_sum_F: np.ndarray | None = None
     """Sum of T_i (c_i+ - c_i)."""
     control_F: np.ndarray | None = None
-    """Sum of w_i c_i+ over the sum of w_i."""
+    """Sum of w_i c_i+ (or c_i, see ``GroupUpdate``) over the sum of w_i."""
     weights_k: np.ndarray | None = None
     """float64 w_i one by one, in the order of ``clients``."""
     control_kF: np.ndarray | None = None
-    """c_i+ one by one, in the order of ``clients``, in the dtype in which they came."""
+    """c_i+ (or c_i) one by one, in the order of ``clients``, in the dtype in which they came."""
 
 
 def combine(updates: Sequence[GroupUpdate], order: Sequence[int]) -> CombinedUpdate:
@@ -81,7 +82,7 @@ def combine(updates: Sequence[GroupUpdate], order: Sequence[int]) -> CombinedUpd
         clients=clients,
         rejected_clients=tuple(rejected),
         weight_sum=weight_sum,
-        vector_F=_fold(usable, "vector_sum_F") / weight_sum,
+        vector_F=_average(usable, weight_sum),
         steps_sum=sum(update.steps_sum for update in usable),
         control_delta_sum_F=_fold_optional(usable, "control_delta_sum_F"),
         control_F=None if control_sum_F is None else control_sum_F / weight_sum,
@@ -98,11 +99,13 @@ def is_finite(update: GroupUpdate) -> bool:
         update.control_sum_F,
         update.weights_k,
         update.control_kF,
+        update.metric_sum_F,
+        update.metric_step_sum_F,
     )
     return bool(np.isfinite(update.weight_sum)) and all(np.isfinite(a).all() for a in arrays if a is not None)
 
 
-_ARRAYS = ("control_delta_sum_F", "control_sum_F", "weights_k", "control_kF")
+_ARRAYS = ("control_delta_sum_F", "control_sum_F", "weights_k", "control_kF", "metric_sum_F", "metric_step_sum_F")
 
 
 def _check(updates: Sequence[GroupUpdate], order: Sequence[int]) -> None:
@@ -136,6 +139,8 @@ def _check_shapes(update: GroupUpdate, name: str) -> None:
         "control_sum_F": shape,
         "weights_k": (len(update.clients),),
         "control_kF": (len(update.clients), *shape),
+        "metric_sum_F": shape,
+        "metric_step_sum_F": shape,
     }
     for field in _ARRAYS:
         array = getattr(update, field)
@@ -145,6 +150,12 @@ def _check_shapes(update: GroupUpdate, name: str) -> None:
 
 def _lacks(update: GroupUpdate, field: str) -> bool:
     return getattr(update, field) is None
+
+
+def _average(updates: Sequence[GroupUpdate], weight_sum: float) -> np.ndarray:
+    average_F: np.ndarray = _fold(updates, "vector_sum_F") / weight_sum
+    metric_F, metric_step_F = (_fold_optional(updates, field) for field in ("metric_sum_F", "metric_step_sum_F"))
+    return average_F if metric_F is None or metric_step_F is None else average_F - metric_step_F / metric_F
 
 
 def _fold_optional(updates: Sequence[GroupUpdate], field: str) -> np.ndarray | None:

@@ -34,6 +34,9 @@ _PUBLISHED: dict[str, Any] = {
     "base": "average",
     "coupling": "chained",
     "momentum_form": "control_in_velocity",
+    "debias": False,
+    "control_form": "scaffold",
+    "control_timing": "after",
 }
 
 
@@ -60,10 +63,19 @@ class ServerConfig(Schema):
     """fedpeptao: the step starts from the clients' average (published code), or from the previous global vector."""
     coupling: Literal["independent", "chained"] = "independent"
     """fedpeptao: every client steps from the same point, or client after client in sampling order (published code)."""
-    momentum_form: Literal["control_in_velocity", "clean"] = "clean"
-    """fedpeptao: the velocity carries the control variates (published code), or the gradient alone."""
+    momentum_form: Literal["control_in_velocity", "clean", "control_in_gradient"] = "clean"
+    """fedpeptao: the correction c - c_i is added to the velocity and fed back with it (published code), to the step outside of the
+    velocity (clean), or to the gradient that the velocity averages."""
+    debias: bool = False
+    """fedpeptao: divide the velocity by 1 - momentum^t, so that the first rounds are not damped (as Adam does)."""
     control: bool = True
     """fedpeptao: use control variates in the server step."""
+    control_form: Literal["scaffold", "displacement"] = "scaffold"
+    """Control variates: per step and learning rate, c_i - c + (P_t - P_i)/(T_i eta) (SCAFFOLD, published code), or the client's
+    last displacement P_t - P_i, in the units of the prompt."""
+    control_timing: Literal["after", "before"] = "after"
+    """fedpeptao: the server steps with the variates updated in this round (published code), or with those from before it, whose
+    difference c - c_i is zero on average over cohorts."""
     weighting: Literal["examples", "uniform"] = "examples"
     """Weight of a client in averages: its number of training examples, or one."""
 
@@ -85,6 +97,17 @@ class ServerConfig(Schema):
                 )
             given.update(_PUBLISHED)
         return {**_DEFAULTS[kind], **given}
+
+    @model_validator(mode="after")
+    def _possible_step(self) -> ServerConfig:
+        if not self.kind.startswith("fedpeptao"):
+            return self
+        if self.coupling == "chained" and (self.debias or self.momentum_form == "control_in_gradient"):
+            key = "debias=true" if self.debias else "momentum_form=control_in_gradient"
+            raise ValueError(f"{key} is not defined with coupling=chained; use coupling=independent")
+        if self.debias and self.momentum_form == "control_in_velocity":
+            raise ValueError("debias=true is not defined with momentum_form=control_in_velocity; use another momentum_form")
+        return self
 
     @property
     def uses_control(self) -> bool:

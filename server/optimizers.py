@@ -84,7 +84,9 @@ def step(config: ServerConfig, state: ServerState, combined: CombinedUpdate, sam
         if combined.control_delta_sum_F is None or combined.control_F is None or state.control_F is None:
             raise ValueError(f"server.kind {config.kind} needs the clients' control variates, but the update has none")
         control_F = server_control(state.control_F, combined.control_delta_sum_F, combined.steps_sum, sample_rate)
-        state = replace(state, control_F=control_F)
+        if config.control_timing == "after":
+            state = replace(state, control_F=control_F)
+        return replace(_RULES[config.kind](config, state, combined), control_F=control_F)
     return _RULES[config.kind](config, state, combined)
 
 
@@ -155,13 +157,25 @@ def _fedpeptao(config: ServerConfig, state: ServerState, combined: CombinedUpdat
 def _independent(
     config: ServerConfig, state: ServerState, combined: CombinedUpdate, base_F: np.ndarray, gradient_F: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (P_{t+1}, v+): every client steps from the same point, so only the mean of the c_i+ enters."""
-    momentum_F = config.momentum * _given(state.velocity_F) + (1.0 - config.momentum) * gradient_F
-    if not config.control:
-        return base_F - state.lr * momentum_F, momentum_F
-    corrected_F = momentum_F + (_given(state.control_F) - _given(combined.control_F).astype(base_F.dtype))
-    velocity_F = corrected_F if config.momentum_form == "control_in_velocity" else momentum_F
-    return base_F - state.lr * corrected_F, velocity_F
+    """Return (P_{t+1}, v+): every client steps from the same point, so only the mean of the control variates enters."""
+    correction_F = np.zeros_like(base_F)
+    if config.control:
+        correction_F = _given(state.control_F) - _given(combined.control_F).astype(base_F.dtype)
+    if config.momentum_form == "control_in_gradient":
+        gradient_F = gradient_F + correction_F
+    velocity_F = config.momentum * _given(state.velocity_F) + (1.0 - config.momentum) * gradient_F
+    step_F = velocity_F / _accumulated_weight(config, state) if config.debias else velocity_F
+    if config.momentum_form != "control_in_gradient":
+        step_F = step_F + correction_F
+    if config.momentum_form == "control_in_velocity":
+        velocity_F = step_F
+    return base_F - state.lr * step_F, velocity_F
+
+
+def _accumulated_weight(config: ServerConfig, state: ServerState) -> float:
+    """Return 1 - beta^t, the sum of the weights that the velocity has given to gradients so far."""
+    gradients = state.steps - 1 if config.gradient == "difference" else state.steps
+    return 1.0 - config.momentum**gradients
 
 
 def _chained(

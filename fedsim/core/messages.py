@@ -105,17 +105,21 @@ class GroupUpdate:
     weight_sum: float
     """Sum of w_i."""
     vector_sum_F: np.ndarray
-    """Sum of w_i P_i."""
+    """Sum of w_i P_i; with the preconditioner correction, sum of w_i (P_i + S_i), S_i what the client's steps took away."""
     steps_sum: int
     """Sum of T_i."""
     control_delta_sum_F: np.ndarray | None = None
     """Sum of T_i (c_i+ - c_i)."""
     control_sum_F: np.ndarray | None = None
-    """Sum of w_i c_i+."""
+    """Sum of w_i c_i+, or of w_i c_i where the server steps with the variates from before the round."""
     weights_k: np.ndarray | None = None
     """float64 w_i one by one; only where the server treats clients one after another."""
     control_kF: np.ndarray | None = None
-    """float32 c_i+ one by one; only where the server treats clients one after another."""
+    """The terms of ``control_sum_F`` without w_i, one by one; only where the server treats clients one after another."""
+    metric_sum_F: np.ndarray | None = None
+    """Preconditioner correction: sum of w_i D_i, D_i the reciprocal of the client's accumulated gain."""
+    metric_step_sum_F: np.ndarray | None = None
+    """Preconditioner correction: sum of w_i D_i S_i."""
 
 
 @dataclass(frozen=True)
