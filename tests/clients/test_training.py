@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from clients.config import ClientConfig
-from clients.control import client_control
+from clients.control import client_control, drift
 from clients.prompts import initial_vector
 from clients.training import Parts, batches, gradient, num_steps, train_client
 from clients.worker import ClientWorker
 from fedsim.core.layout import PromptGeometry, VectorLayout
 from fedsim.core.messages import ClientState, GlobalState, WorkGroup
 from fedsim.preparation import prepare
+from server.aggregation import combine
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,73 @@ def test_control_adds_the_drift_to_every_step_of_the_exchanged_entries(worker, p
 def test_control_variate_formula():
     c_i, c, start, end = (np.array([value], np.float64) for value in (0.3, 0.1, 2.0, 1.2))
     assert client_control(c_i, c, start, end, num_steps=4, lr=0.1)[0] == pytest.approx(0.3 - 0.1 + 0.8 / 0.4)
+
+
+def test_control_variates_as_displacements():
+    c_i, c, start, end = (np.array([value], np.float64) for value in (0.3, 0.1, 2.0, 1.2))
+    plain = client_control(c_i, c, start, end, 4, 0.1, form="displacement")
+    assert plain[0] == pytest.approx(0.8)
+    corrected = client_control(c_i, c, start, end, 4, 0.1, form="displacement", drift_applied=True)
+    assert corrected[0] == pytest.approx(0.8 + 0.3 - 0.1)
+    # What is added to a local step does not depend on the units that the variates are kept in.
+    assert drift(c_i, c, 4, 0.1, "scaffold")[0] == pytest.approx(-0.2)
+    assert drift(0.4 * c_i, 0.4 * c, 4, 0.1, "displacement")[0] == pytest.approx(-0.2)
+
+
+def settings_with(prepared, **changes):
+    return dataclasses.replace(prepared.spec, settings=dataclasses.replace(prepared.spec.settings, **changes))
+
+
+def test_the_server_gets_the_variates_that_it_asks_for(prepared):
+    for before in (False, True):
+        worker = ClientWorker(settings_with(prepared, uses_control=True, control_before=before))
+        size = worker.info().full.exchanged((0, 2)).size
+        state = GlobalState(0, (0, 2), np.full(size, 0.01, np.float32), np.zeros(size, np.float32))
+        old = ClientState(3, 1, 2, control_F=np.full(size, 0.5, np.float32))
+        (report,), update, new = worker.train(WorkGroup(0, 0, (3,)), state, old)
+        used = old if before else new
+        np.testing.assert_array_equal(update.control_sum_F, report.num_examples * used.control_F.astype(np.float64))
+        change = report.num_steps * (new.control_F.astype(np.float64) - old.control_F)
+        np.testing.assert_array_equal(update.control_delta_sum_F, change)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adamw_published", "sgd"])
+def test_a_common_metric_changes_nothing_for_one_client(prepared, kind):
+    client = ClientConfig.model_validate(
+        {**prepared.spec.settings.client.model_dump(), "optimizer": {"kind": kind, "weight_decay": 0.1, "lr": 0.01}}
+    )
+    plain, metric = (
+        ClientWorker(settings_with(prepared, client=client, correction=correction))
+        for correction in ("none", "preconditioner")
+    )
+    size = plain.info().full.exchanged((0, 2)).size
+    state = GlobalState(0, (0, 2), np.full(size, 0.01, np.float32), np.zeros(size, np.float32))
+    group = WorkGroup(0, 0, (3,))
+    (one,), plain_update, _ = plain.train(group, state, ClientState(3))
+    (two,), metric_update, _ = metric.train(group, state, ClientState(3))
+    assert metric_update.metric_sum_F.min() > 0
+    np.testing.assert_allclose(
+        combine([metric_update], [3]).vector_F, combine([plain_update], [3]).vector_F, rtol=1e-5, atol=1e-7
+    )
+    assert two.bytes_up == one.bytes_up + 4 * size
+
+
+def test_in_a_common_metric_each_entry_moves_between_what_the_clients_did(prepared):
+    worker = ClientWorker(settings_with(prepared, correction="preconditioner"))
+    size = worker.info().full.exchanged((0, 2)).size
+    state = GlobalState(0, (0, 2), np.full(size, 0.01, np.float32), np.zeros(size, np.float32))
+    clients = (3, 5)
+    _, together, *_ = worker.train(WorkGroup(0, 0, clients), state, *map(ClientState, clients))
+    alone = [worker.train(WorkGroup(0, 0, (c,)), state, ClientState(c))[1] for c in clients]
+    moved = [update.metric_step_sum_F / update.metric_sum_F for update in alone]
+    both = together.metric_step_sum_F / together.metric_sum_F
+    assert (both >= np.minimum(*moved) - 1e-12).all() and (both <= np.maximum(*moved) + 1e-12).all()
+    assert (
+        np.abs(
+            both - sum(update.weight_sum * m for update, m in zip(alone, moved, strict=True)) / together.weight_sum
+        ).max()
+        > 1e-4
+    )
 
 
 def test_dropout_changes_training_but_repeats_and_is_off_again_after(worker, prepared):

@@ -52,6 +52,10 @@ def random_round(rng, order, controls):
     return visits
 
 
+def used(config, visit):
+    return visit.c_before if config.control_timing == "before" else visit.c_after
+
+
 def fold(config, visits, order, group_size=2, round=0):
     """Return the combined update that work groups of the cohort give."""
     updates = []
@@ -67,10 +71,10 @@ def fold(config, visits, order, group_size=2, round=0):
                 vector_sum_F=sum(x.n * x.P for x in v),
                 steps_sum=sum(x.T for x in v),
                 control_delta_sum_F=sum(x.T * (x.c_after - x.c_before) for x in v) if config.uses_control else None,
-                control_sum_F=sum(x.n * x.c_after for x in v) if config.uses_control else None,
+                control_sum_F=sum(x.n * used(config, x) for x in v) if config.uses_control else None,
                 weights_k=np.array([float(x.n) for x in v]) if config.needs_each_client else None,
                 control_kF=(
-                    np.stack([x.c_after for x in v]) if config.needs_each_client and config.uses_control else None
+                    np.stack([used(config, x) for x in v]) if config.needs_each_client and config.uses_control else None
                 ),
             )
         )
@@ -81,14 +85,15 @@ def fold(config, visits, order, group_size=2, round=0):
 
 
 class SlowFedPepTAO:
-    """One client after another, entry by entry in meaning: the round as section 7 of the design states it."""
+    """One client after another, entry by entry in meaning: the round as the method's page states it."""
 
-    def __init__(self, P, gradient, base, coupling, form, control, eta=0.05, decay=0.99, beta=0.9):
+    def __init__(self, P, config, eta=0.05, decay=0.99, beta=0.9):
         self.P, self.c, self.v, self.previous = P, np.zeros_like(P), np.zeros_like(P), None
-        self.gradient, self.base, self.coupling, self.form, self.control = gradient, base, coupling, form, control
-        self.eta, self.decay, self.beta, self.round = eta, decay, beta, 0
+        self.config = config
+        self.eta, self.decay, self.beta, self.round, self.gradients = eta, decay, beta, 0, 0
 
     def apply(self, visits, order):
+        choices = self.config
         if self.round > 0:
             self.eta = max(self.decay * self.eta, 1e-4)
         self.round += 1
@@ -96,24 +101,33 @@ class SlowFedPepTAO:
         average = sum(weights[i] * visits[i].P for i in order)
         delta = self.P - average
         all_steps = sum(visit.T for visit in visits.values())
-        if self.control:
+        c_before = self.c
+        if choices.control:
             change = sum(visits[i].T / all_steps * (visits[i].c_after - visits[i].c_before) for i in order)
             self.c = self.c + RATE * change
         previous, self.previous = self.previous, delta
-        if self.gradient == "difference" and previous is None:
+        if choices.gradient == "difference" and previous is None:
             self.P = average
             return
-        g = previous - delta if self.gradient == "difference" else delta
-        x = start = average if self.base == "average" else self.P
+        self.gradients += 1
+        g = previous - delta if choices.gradient == "difference" else delta
+        x = start = average if choices.base == "average" else self.P
         v = self.v
         points, velocities = {}, {}
         for i in order:
-            if self.coupling == "independent":
+            if choices.coupling == "independent":
                 x, v = start, self.v
-            correction = self.c - visits[i].c_after if self.control else 0.0
-            v = self.beta * v + (1 - self.beta) * g
-            move = v + correction
-            if self.form == "control_in_velocity":
+            correction = 0.0
+            if choices.control and choices.control_timing == "after":
+                correction = self.c - visits[i].c_after
+            elif choices.control:
+                correction = c_before - visits[i].c_before
+            in_gradient = choices.momentum_form == "control_in_gradient"
+            v = self.beta * v + (1 - self.beta) * (g + correction if in_gradient else g)
+            move = v / (1 - self.beta**self.gradients) if choices.debias else v
+            if not in_gradient:
+                move = move + correction
+            if choices.momentum_form == "control_in_velocity":
                 v = move
             x = x - self.eta * move
             points[i], velocities[i] = x, v
@@ -121,7 +135,12 @@ class SlowFedPepTAO:
         self.v = sum(weights[i] * velocities[i] for i in order)
 
 
+STEP = {"lr": 0.05, "lr_decay": 0.99, "momentum": 0.9}
+
+
 @pytest.mark.parametrize("control", [True, False])
+@pytest.mark.parametrize("timing", ["after", "before"])
+@pytest.mark.parametrize("debias", [False, True])
 @pytest.mark.parametrize(
     "gradient, base, coupling, form",
     list(
@@ -129,26 +148,42 @@ class SlowFedPepTAO:
             ["difference", "pseudo"],
             ["average", "previous"],
             ["independent", "chained"],
-            ["control_in_velocity", "clean"],
+            ["control_in_velocity", "clean", "control_in_gradient"],
         )
     ),
 )
-def test_fedpeptao_equals_its_slow_twin(gradient, base, coupling, form, control):
-    config = ServerConfig(
-        kind="fedpeptao", gradient=gradient, base=base, coupling=coupling, momentum_form=form, control=control
-    )
-    run_against_twin(config, gradient, base, coupling, form, control)
+def test_fedpeptao_equals_its_slow_twin(gradient, base, coupling, form, debias, timing, control):
+    choices = {"gradient": gradient, "base": base, "coupling": coupling, "momentum_form": form, "debias": debias}
+    undefined = coupling == "chained" and (debias or form == "control_in_gradient")
+    undefined |= debias and form == "control_in_velocity"
+    if undefined:
+        with pytest.raises(ValueError, match="is not defined with"):
+            ServerConfig(kind="fedpeptao", **choices)
+        return
+    run_against_twin(ServerConfig(kind="fedpeptao", control=control, control_timing=timing, **choices, **STEP))
 
 
 def test_the_published_kind_is_one_of_these_combinations():
     config = ServerConfig(kind="fedpeptao_published")
-    run_against_twin(config, "difference", "average", "chained", "control_in_velocity", True)
+    same = ServerConfig(
+        kind="fedpeptao",
+        gradient="difference",
+        base="average",
+        coupling="chained",
+        momentum_form="control_in_velocity",
+        control_form="scaffold",
+        control_timing="after",
+        debias=False,
+        **STEP,
+    )
+    assert config.model_dump(exclude={"kind"}) == same.model_dump(exclude={"kind"})
+    run_against_twin(config)
 
 
-def run_against_twin(config, *choices):
+def run_against_twin(config):
     rng = np.random.default_rng(1)
     P = rng.normal(size=SIZE)
-    twin, state = SlowFedPepTAO(P, *choices), initial_state(config, P)
+    twin, state = SlowFedPepTAO(P, config), initial_state(config, P)
     controls = [np.zeros(SIZE)] * NUM_CLIENTS
     for round in range(5):
         order = rng.permutation(NUM_CLIENTS)[:4].tolist()
@@ -169,7 +204,9 @@ def test_the_order_of_a_cohort_matters_to_chained_steps_alone():
     order = [3, 0, 7, 5]
     visits = random_round(rng, order, [np.zeros(SIZE)] * NUM_CLIENTS)
     for coupling, same in (("independent", True), ("chained", False)):
-        config = ServerConfig(kind="fedpeptao", gradient="pseudo", coupling=coupling)
+        config = ServerConfig(
+            kind="fedpeptao", gradient="pseudo", coupling=coupling, momentum_form="clean", debias=False
+        )
         start = initial_state(config, np.zeros(SIZE))
         results = [step(config, start, fold(config, visits, o), RATE).vector_F for o in (order, order[::-1])]
         assert np.array_equal(*results) == same
@@ -181,7 +218,9 @@ def test_couplings_agree_on_a_cohort_of_one(form):
     visits = random_round(rng, [6], [np.zeros(SIZE)] * NUM_CLIENTS)
     results = []
     for coupling in ("independent", "chained"):
-        config = ServerConfig(kind="fedpeptao", gradient="pseudo", coupling=coupling, momentum_form=form)
+        config = ServerConfig(
+            kind="fedpeptao", gradient="pseudo", coupling=coupling, momentum_form=form, debias=False
+        )
         state = initial_state(config, np.ones(SIZE))
         for _ in range(3):
             state = step(config, state, fold(config, visits, [6]), 1 / 9)

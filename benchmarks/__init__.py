@@ -1,0 +1,1 @@
+"""Measured comparisons, each runnable by one command."""
