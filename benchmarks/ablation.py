@@ -24,7 +24,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.studies import ARMS, BASE, CONFIG, DATASETS, LEARNING_RATES, TUNING_ROWS, TUNING_SEED, Arm
+from benchmarks.studies import ARMS, BASE, CONFIG, DATASETS, LEARNING_RATES, TUNING, TUNING_ROWS, TUNING_SEED, Arm
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,11 @@ def run(job: Job, folder: str, overrides: Sequence[str]) -> dict[str, Any]:
             f"client.optimizer.lr={job.lr}",
         )
         started = time.monotonic()
-        summary = run_config(read_config(CONFIG, [*BASE, *keys, *overrides]), console=Console(file=nowhere), quiet=True)
+        summary = run_config(
+            read_config(CONFIG, [*BASE, *(TUNING if job.stage == "tune" else ()), *keys, *overrides]),
+            console=Console(file=nowhere),
+            quiet=True,
+        )
         loss = [json.loads(line) for line in Path(scratch, "run/metrics.jsonl").read_text().splitlines()]
     losses = [event["global_loss"] for event in loss if event.get("global_loss") is not None]
     return {

@@ -35,6 +35,8 @@ BASE = (
 )
 """Every client is visited two to three times, so that what a client keeps between visits has an effect."""
 LEARNING_RATES = (0.01, 0.03)
+TUNING = ("rounds=5",)
+"""Overrides of the runs that tune."""
 DATASETS = ("sst2", "mrpc", "rte")
 TUNING_ROWS = 600
 """Rows of the training file that the learning rate is chosen on (at most a sixth of the file)."""
@@ -46,7 +48,6 @@ _PUBLISHED_DEVICE = (
     "client.schedule.kind=linear",
     "client.schedule.total_steps=5000",
     "client.dropout=true",
-    "layers.unselected=local",
     "layers.score_last=false",
     "layers.score_padding=keep",
     "prompt.position_offset=paper",
@@ -54,11 +55,11 @@ _PUBLISHED_DEVICE = (
 _ALL = ("layers.choose=all",)
 
 ARMS = (
-    Arm("FedPepTAO (half of the layers by score)", "method", everywhere=True),
+    Arm("FedPepTAO (half of the layers by score)", "method", ("server.momentum=0.5",), everywhere=True),
     Arm("FedAvg, all layers", "method", ("server.kind=fedavg", *_ALL), everywhere=True),
     Arm("FedAdam, all layers", "method", ("server.kind=fedadam", *_ALL), everywhere=True),
     Arm("published code", "method", ("server.kind=fedpeptao_published", *_PUBLISHED_DEVICE), everywhere=True),
-    Arm("bottom half", "layers", ("layers.choose=bottom",), everywhere=True),
+    Arm("bottom half", "layers", ("layers.choose=bottom",)),
     Arm("top half", "layers", ("layers.choose=top",)),
     Arm("random half", "layers", ("layers.choose=random",)),
     Arm("all layers", "layers", _ALL, everywhere=True),
@@ -79,6 +80,7 @@ ARMS = (
             "server.momentum_form=control_in_velocity",
             "server.control_form=scaffold",
             "server.control_timing=after",
+            "server.coupling=independent",
             "server.debias=false",
             "server.lr=0.05",
             "server.lr_decay=0.99",

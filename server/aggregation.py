@@ -27,8 +27,8 @@ class CombinedUpdate:
     weight_sum: float
     """Sum of w_i."""
     vector_F: np.ndarray
-    """Sum of w_i P_i over the sum of w_i: the average of the clients' vectors. With the preconditioner correction their steps are
-    averaged in the common metric D = sum of w_i D_i instead: sum w_i (P_i + S_i) / sum w_i - (sum w_i D_i S_i) / D."""
+    """Sum of w_i P_i over the sum of w_i: the average of the clients' vectors. With the preconditioner correction their
+    steps are averaged in the common metric D = sum of w_i D_i instead: sum w_i (P_i + S_i) / sum w_i - (sum w_i D_i S_i) / D."""
     steps_sum: int
     """Sum of T_i."""
     control_delta_sum_F: np.ndarray | None = None

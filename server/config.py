@@ -12,14 +12,17 @@ ServerKind = Literal[
     "fedpeptao", "fedpeptao_published", "fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "scaffold", "fedprox"
 ]
 
-_STEP_CHOICES: dict[str, Any] = {
-    "gradient": "difference",
-    "base": "average",
+_RECOMMENDED: dict[str, Any] = {
+    "gradient": "pseudo",
+    "base": "previous",
     "coupling": "independent",
-    "momentum_form": "clean",
+    "momentum_form": "control_in_gradient",
+    "debias": True,
+    "control_form": "displacement",
+    "control_timing": "before",
 }
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "fedpeptao": {"lr": 0.05, "lr_decay": 0.99, "momentum": 0.9, **_STEP_CHOICES},
+    "fedpeptao": {"lr": 1.0, "momentum": 0.5, **_RECOMMENDED},
     "fedpeptao_published": {"lr": 0.05, "lr_decay": 0.99, "momentum": 0.9},
     "fedavg": {"lr": 1.0},
     "fedprox": {"lr": 1.0},
@@ -57,15 +60,15 @@ class ServerConfig(Schema):
     """fedadam, fedyogi: decay of the second moment."""
     tau: PositiveFloat = 1e-3
     """fedadam, fedyogi, fedadagrad: degree of adaptivity, added to the root of the second moment."""
-    gradient: Literal["difference", "pseudo"] = "difference"
+    gradient: Literal["difference", "pseudo"] = "pseudo"
     """fedpeptao: difference of successive pseudo-gradients (published code), or the pseudo-gradient itself."""
-    base: Literal["average", "previous"] = "average"
+    base: Literal["average", "previous"] = "previous"
     """fedpeptao: the step starts from the clients' average (published code), or from the previous global vector."""
     coupling: Literal["independent", "chained"] = "independent"
     """fedpeptao: every client steps from the same point, or client after client in sampling order (published code)."""
-    momentum_form: Literal["control_in_velocity", "clean", "control_in_gradient"] = "clean"
-    """fedpeptao: the correction c - c_i is added to the velocity and fed back with it (published code), to the step outside of the
-    velocity (clean), or to the gradient that the velocity averages."""
+    momentum_form: Literal["control_in_velocity", "clean", "control_in_gradient"] = "control_in_gradient"
+    """fedpeptao: the correction c - c_i is added to the velocity and fed back with it (published code), to the step outside
+    of the velocity (clean), or to the gradient that the velocity averages."""
     debias: bool = False
     """fedpeptao: divide the velocity by 1 - momentum^t, so that the first rounds are not damped (as Adam does)."""
     control: bool = True
@@ -106,7 +109,9 @@ class ServerConfig(Schema):
             key = "debias=true" if self.debias else "momentum_form=control_in_gradient"
             raise ValueError(f"{key} is not defined with coupling=chained; use coupling=independent")
         if self.debias and self.momentum_form == "control_in_velocity":
-            raise ValueError("debias=true is not defined with momentum_form=control_in_velocity; use another momentum_form")
+            raise ValueError(
+                "debias=true is not defined with momentum_form=control_in_velocity; use another momentum_form"
+            )
         return self
 
     @property
@@ -129,13 +134,39 @@ class SamplingConfig(Schema):
     """Size of the cohort."""
 
 
+class SpectrumConfig(Schema):
+    """How the share of layers is estimated from the clients' spectra, after a warm-up that is then thrown away."""
+
+    warmup_rounds: PositiveInt = 3
+    """Rounds of FedAvg with prompts in all layers before the spectra are taken (published code: 10)."""
+    clients: PositiveInt | None = None
+    """Clients whose spectrum is taken, drawn with the seed; those of the last warm-up round if not given (published code)."""
+    batch_size: PositiveInt = 16
+    """Examples in the batch whose loss the Hessian is of."""
+    lanczos_steps: PositiveInt = 50
+    """Steps of Lanczos, each a Hessian-vector product and a float64 vector as long as all prompts (published code: 50)."""
+    probes: PositiveInt = 1
+    """Random vectors that Lanczos starts from, one after another; their densities are averaged (published code: 1)."""
+    directions: PositiveInt = 2
+    """eigengap: random directions in which the change of the Hessian is measured, for the Lipschitz constant."""
+    radius: PositiveFloat = 0.04
+    """eigengap: how far to go in each direction, as the root mean square change of a prompt entry."""
+    weighting: Literal["examples", "uniform"] = "examples"
+    """Weight of a client's share in the mean: its number of training examples, or one (published code)."""
+
+
 class LayersConfig(Schema):
     """Which layers' prompts are exchanged (partial prompt tuning)."""
 
     choose: Literal["score", "all", "top", "bottom", "random", "fixed"] = "score"
     """score (spectral layer score, highest first), all, top (nearest the output), bottom, random, or ``fixed``."""
+    share_rule: Literal["fixed", "density", "eigengap"] = "fixed"
+    """How many layers: ``share`` of them (fixed), or what the clients' Hessian spectra ask for: by the threshold search of the
+    published code (density), or by the first gap wider than four Lipschitz constants, as the paper says (eigengap)."""
     share: float = Field(default=0.5, gt=0.0, le=1.0)
-    """Share of the layers to exchange, rounded up; for score, top, bottom and random."""
+    """Share of the layers to exchange, rounded up; for score, top, bottom and random, where ``share_rule`` is fixed."""
+    spectrum: SpectrumConfig = SpectrumConfig()
+    """density, eigengap: how the share is estimated."""
     fixed: tuple[int, ...] | None = None
     """Layers to exchange, counted from 0, when ``choose`` is fixed."""
     unselected: Literal["none", "local"] = "none"
@@ -153,6 +184,11 @@ class LayersConfig(Schema):
     def _consistent(self) -> LayersConfig:
         if self.choose == "fixed" and not self.fixed:
             raise ValueError("choose: fixed needs the key fixed, a list of layers counted from 0")
+        if self.share_rule != "fixed" and self.choose in ("all", "fixed"):
+            raise ValueError(
+                f"share_rule: {self.share_rule} has nothing to decide with choose: {self.choose}; "
+                "use choose: score, top, bottom or random, or share_rule: fixed"
+            )
         if self.fixed is not None and (len(set(self.fixed)) != len(self.fixed) or min(self.fixed, default=0) < 0):
             raise ValueError(f"fixed: {list(self.fixed)} must name each layer once, counted from 0")
         return self
