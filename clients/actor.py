@@ -53,3 +53,7 @@ class ClientActor:
     def score(self, *arguments: Any) -> Any:
         """See :meth:`clients.worker.ClientWorker.score`."""
         return self._worker.score(*arguments)
+
+    def spectrum(self, *arguments: Any) -> Any:
+        """See :meth:`clients.worker.ClientWorker.spectrum`."""
+        return self._worker.spectrum(*arguments)

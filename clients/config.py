@@ -63,6 +63,9 @@ class PromptConfig(Schema):
     """Standard deviation of the initial prompt."""
     position_offset: Literal["none", "paper"] = "none"
     """Positions of the text start at 0 (none), or behind the prefix, as in the published code and in PEFT (paper)."""
+    start_from: str | None = None
+    """Start from a PEFT prefix-tuning adapter (its folder) or earlier run (its folder or its prompt file), not at random; the
+    head is taken as well where the source has one of the same shape."""
 
 
 class OptimizerConfig(Schema):
@@ -115,8 +118,8 @@ class ClientConfig(Schema):
     """Warm-up and decay of the local learning rate."""
     correction: Literal["auto", "none", "control", "preconditioner", "proximal"] = "auto"
     """Local correction: none; control adds c - c_i to every step (SCAFFOLD); preconditioner averages the clients' changes in a
-    common metric, the mean of their Adam preconditioners (after Wang et al. 2021); proximal pulls to the global vector (FedProx);
-    auto takes what ``server.kind`` needs."""
+    common metric, the mean of their Adam preconditioners (after Wang et al. 2021); proximal pulls to the global vector
+    (FedProx); auto takes what ``server.kind`` needs."""
     proximal_mu: NonNegativeFloat = 0.01
     """proximal: strength of the pull."""
     dropout: bool = False

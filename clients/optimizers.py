@@ -50,7 +50,7 @@ def learning_rate(config: ScheduleConfig, base_lr: float, step: int, visit_steps
 
 
 def clip(gradient_A: Tensor, max_norm: float | None) -> Tensor:
-    """Scale the gradient in place to a norm of at most ``max_norm``, over all layers and the head together; return the factor."""
+    """Scale the gradient in place to a norm of at most ``max_norm``, over all layers and the head; return the factor."""
     if max_norm is None:
         return torch.ones((), dtype=gradient_A.dtype, device=gradient_A.device)
     norm = torch.linalg.vector_norm(gradient_A)
@@ -83,7 +83,7 @@ def direction(config: OptimizerConfig, moments: Moments, gradient_A: Tensor) -> 
 
 
 def gain(config: OptimizerConfig, moments: Moments) -> Tensor:
-    """Return what the optimizer multiplies a steady gradient by in the step just taken, per entry [A]: Adam's 1/(sqrt(v) + eps).
+    """Return what the step just taken multiplies a steady gradient by, per entry [A]: with Adam 1/(sqrt(v) + eps).
 
     Call it after :func:`direction`. With SGD it is one, or what heavy-ball momentum has built up.
     """

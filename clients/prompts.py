@@ -1,31 +1,93 @@
-"""The starting point of a run: the initial prompt and head.
+"""The starting point of a run: the initial prompt and head, drawn at random or taken from an earlier result.
 
 Shape suffixes as in :mod:`fedsim.core.layout`; A = all parameters that a client can train.
 """
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass, field
+
 import numpy as np
 
 from clients.config import HeadConfig, PromptConfig
 from fedsim.core import seeds
-from fedsim.core.layout import VectorLayout
+from fedsim.core.errors import ModelError
+from fedsim.core.layout import PromptGeometry, VectorLayout
 
 
-def initial_vector(layout: VectorLayout, prompt: PromptConfig, head: HeadConfig, seed: int) -> np.ndarray:
-    """Draw the initial parameters, float32 of length ``layout.size``.
+@dataclass(frozen=True)
+class StartingPoint:
+    """Where a run starts instead of at random (``prompt.start_from``), in the run's own numbering of positions."""
 
-    Prompts are normal with ``prompt.init_std`` (the published code uses the model's initializer range, 0.02), head
-    weights normal with ``head.init_std``, biases zero. Each layer has a stream of its own, so the prompt of a layer
-    does not depend on which other layers are prompted.
+    source: str
+    """The file or folder, as given by the user."""
+    geometry: PromptGeometry
+    layers: tuple[int, ...]
+    """Layers that the source has prompts for."""
+    prompt_LKHPD: np.ndarray
+    """float32 prompts of ``layers``."""
+    head: dict[str, np.ndarray] = field(default_factory=dict)
+    """float32 arrays of the head by name; empty where the source has none."""
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256, as hexadecimal digits, of all arrays and where they stand; not of their source."""
+        digest = hashlib.sha256(f"{self.geometry} {self.layers}".encode())
+        for name, array in (("prompt", self.prompt_LKHPD), *sorted(self.head.items())):
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def prompt_of(self, layer: int) -> np.ndarray:
+        """Return the prompt of a layer, float32 of shape [2, kv heads, prompt length, head dim].
+
+        Raises
+        ------
+        ModelError
+            If the source has no prompt for that layer: a random one in its place would not be where it ended.
+        """
+        if layer not in self.layers:
+            raise ModelError(
+                f"prompt.start_from {self.source} has no prompt for layer {layer}, only for {list(self.layers)}; start from "
+                f"one with a prompt in every layer, or set layers.choose=fixed, layers.fixed={list(self.layers)} and "
+                "layers.unselected=none"
+            )
+        prompt_KHPD: np.ndarray = self.prompt_LKHPD[self.layers.index(layer)]
+        return prompt_KHPD
+
+    def has_head(self, layout: VectorLayout) -> bool:
+        """Whether the layout has a trained head, and the source has all its arrays in the same shape."""
+        shapes = layout.head_shapes
+        return bool(shapes) and all(name in self.head and self.head[name].shape == shape for name, shape in shapes)
+
+
+def initial_vector(
+    layout: VectorLayout, prompt: PromptConfig, head: HeadConfig, seed: int, start: StartingPoint | None = None
+) -> np.ndarray:
+    """Make the initial parameters, float32 of length ``layout.size``.
+
+    Prompts are those of ``start``, or else normal with ``prompt.init_std`` (the published code uses the model's
+    initializer range, 0.02). The head is that of ``start`` where it has one of the same shape, or else its weights are
+    normal with ``head.init_std`` and its biases zero. Each layer has a stream of its own, so the prompt of a layer does
+    not depend on which other layers are prompted.
+
+    Raises
+    ------
+    ModelError
+        If ``start`` lacks the prompt of a layer.
     """
     shape_KHPD = layout.prompt_shape_LKHPD[1:]
     pieces: list[np.ndarray] = []
     for layer in layout.layers:
+        if start is not None:
+            pieces.append(start.prompt_of(layer).reshape(-1))
+            continue
         rng = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, f"prompt/{layer}")
         pieces.append(rng.normal(0.0, prompt.init_std, shape_KHPD).reshape(-1))
     for name, shape in layout.head_shapes:
-        if len(shape) > 1:
+        if start is not None and start.has_head(layout):
+            pieces.append(start.head[name].reshape(-1))
+        elif len(shape) > 1:
             rng = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, f"head/{name}")
             pieces.append(rng.normal(0.0, head.init_std, shape).reshape(-1))
         else:

@@ -62,7 +62,7 @@ class TrainingResult:
     stepped_A: np.ndarray | None = None
     """With the preconditioner correction: what the optimizer's steps took away, weight decay left out."""
     gain_A: np.ndarray | None = None
-    """With the preconditioner correction: sum over steps of learning rate times gain, so that stepped over gain is a mean gradient."""
+    """With the preconditioner correction: sum over steps of learning rate times gain; stepped over gain is a mean gradient."""
 
 
 def batches(config: ClientConfig, num_examples: int, rng: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:

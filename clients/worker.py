@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,8 +21,9 @@ from clients.config import ClientConfig, ModelConfig, PromptConfig
 from clients.control import ControlForm, client_control, drift
 from clients.evaluation import evaluate
 from clients.loading import SharedWeights
+from clients.lossless import SpectrumSettings, spectrum_report
 from clients.optimizers import Moments
-from clients.prompts import initial_vector
+from clients.prompts import StartingPoint, initial_vector
 from clients.scoring import layer_scores
 from clients.training import Parts, TrainingResult, num_steps, train_client
 from fedsim.core import seeds
@@ -34,6 +36,7 @@ from fedsim.core.messages import (
     GlobalState,
     GroupUpdate,
     ScoreReport,
+    SpectrumReport,
     WorkGroup,
 )
 from fedsim.core.shards import Shards
@@ -59,6 +62,7 @@ class WorkSettings:
     score_last: bool
     score_padding: bool
     """Count hidden states of padding in layer scores."""
+    spectrum: SpectrumSettings
     evaluation_batch_size: int
     seed: int
 
@@ -76,6 +80,8 @@ class WorkerSpec:
     train: TokenTable
     validation: TokenTable
     shards: Shards
+    start: StartingPoint | None = None
+    """Where the run starts instead of at random."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +247,8 @@ class ClientWorker:
         return Moments(first, second, old.steps)
 
     def _initial(self, layout: VectorLayout) -> np.ndarray:
-        return initial_vector(layout, self._spec.prompt, self._spec.model.head, self._settings.seed)
+        spec = self._spec
+        return initial_vector(layout, spec.prompt, spec.model.head, spec.settings.seed, spec.start)
 
     # -- evaluation and scoring --------------------------------------------------------------------------------------
 
@@ -286,6 +293,12 @@ class ClientWorker:
             failure = ClientFailure("error", f"{type(error).__name__}: {error}", traceback.format_exc())
             return ScoreReport(client, len(indices_N), np.full(self._full.geometry.num_layers, np.nan), failure)
         return ScoreReport(client, len(indices_N), scores_L)
+
+    def spectrum(self, state: GlobalState, *clients: int) -> tuple[SpectrumReport, ...]:
+        """Estimate each client's Hessian spectrum at the prompts of ``state``, and the share of them that it needs."""
+        spec, settings = self._spec, self._settings
+        work = partial(spectrum_report, self._backbone, spec.train, full=self._full, state=state, seed=settings.seed)
+        return tuple(work(spec.shards.train(client), settings=settings.spectrum, client=client) for client in clients)
 
 
 class _Sums:

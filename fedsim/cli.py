@@ -1,4 +1,4 @@
-"""The command line: ``fedsim run``, ``config``, ``partition``, ``layers``.
+"""The command line: ``fedsim run``, ``config``, ``partition``, ``layers``, ``export``.
 
 A mistake of the user is answered with one sentence and exit status 2, never with a stack trace.
 """
@@ -6,6 +6,7 @@ A mistake of the user is answered with one sentence and exit status 2, never wit
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -86,24 +87,63 @@ def partition(
 def layers(
     config: ConfigPath,
     overrides: Overrides = None,
-    output: Annotated[Path | None, typer.Option(help="Picture of the scores.", show_default=False)] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Picture of the scores; one of the spectra, if any, goes beside it.", show_default=False),
+    ] = None,
 ) -> None:
-    """Run the layer selection alone: print every layer's score, the share, and the choice."""
+    """Run the layer selection alone: print every layer's score, the share and its cost, and the choice."""
     from fedsim.config import read_config
     from fedsim.layer_selection import select_layers
     from fedsim.plots import plot_layer_scores
-    from fedsim.report import format_layers, layers_table
+    from fedsim.report import format_layers, layers_table, share_table
+    from fedsim.spectrum_plot import plot_spectrum
 
     console = Console(highlight=False)
     resolved = read_config(config, overrides or [])
     choice = select_layers(resolved, console)
-    if choice.scores_L is None:
+    if choice.estimate is not None:
+        console.print(share_table(choice.record(), choice.spectra()))
+        if output is not None:
+            beside = output.with_name(f"{output.stem}-spectrum.png")
+            console.print(f"picture: {plot_spectrum(choice.spectra(), choice.record(), beside)}")
+    if choice.scores_L is None or choice.share is None:
         console.print(f"exchanged layers: {format_layers(choice.layers)} (layers.choose={resolved.layers.choose})")
         return
-    console.print(layers_table(choice.scores_L, resolved.layers.share, choice.layers))
+    console.print(layers_table(choice.scores_L, round(choice.share, 4), choice.layers))
     if output is not None:
         plot_layer_scores(choice.scores_L, choice.layers, output)
         console.print(f"picture: {output}")
+
+
+class ExportFormat(StrEnum):
+    """What a trained prompt can be written as."""
+
+    PEFT = "peft"
+
+
+@app.command()
+def export(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a run, or its prompt file.", show_default=False)
+    ],
+    to: Annotated[
+        ExportFormat,
+        typer.Option(help="peft: an adapter that peft.PeftModel.from_pretrained loads.", show_default=False),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="New or empty folder; if not given, RUN/prompt/peft.", show_default=False)
+    ] = None,
+    client: Annotated[
+        int | None,
+        typer.Option(help="Take the layers that were not exchanged from this client.", show_default=False),
+    ] = None,
+) -> None:
+    """Write the prompt of a run as an adapter of another library."""
+    from fedsim.peft_adapter import default_output, export_peft
+
+    folder = export_peft(run, output or default_output(run), client)
+    Console(highlight=False).print(f"adapter: {folder}; README.md in it says how to use it", soft_wrap=True)
 
 
 @app.command()

@@ -1,14 +1,16 @@
-"""Which layers are exchanged: let the clients score them, then choose. A part of every run, and ``fedsim layers``."""
+"""Which layers are exchanged: how many, let the clients score them, then choose. A part of every run, and ``fedsim layers``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from clients.prompts import initial_vector
+from clients.prompts import StartingPoint, initial_vector
 from clients.worker import WorkerInfo
 from fedsim.config import Config
 from fedsim.core import seeds
@@ -17,19 +19,51 @@ from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import GlobalState
 from fedsim.executors.base import Executor
 from fedsim.interrupt import InterruptWatch
+from fedsim.lossless import ShareEstimate, estimate_share
 from fedsim.preparation import Prepared, check_lengths, prepare
 from fedsim.progress import Progress
 from fedsim.runner import make_executor
+from fedsim.starting_point import check_start
 from server.selection import choose_layers, combine_scores
 
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """Which layers are exchanged, and the scores that decided it."""
+    """Which layers are exchanged, and what decided it."""
 
     layers: tuple[int, ...]
-    scores_L: np.ndarray | None
+    num_layers: int
+    scores_L: np.ndarray | None = None
     """float64; None where the choice needs no scores or was restored from a checkpoint."""
+    share: float | None = None
+    """Share of the layers that was asked for; None where it has no part in the choice or was restored."""
+    estimate: ShareEstimate | None = None
+    """Where the share comes from the clients' spectra."""
+
+    def record(self) -> dict[str, Any]:
+        """Return the event ``layers``."""
+        return {
+            "layers": list(self.layers),
+            "num_layers": self.num_layers,
+            "scores": None if self.scores_L is None else self.scores_L.tolist(),
+            "share": self.share,
+            "share_rule": "fixed" if self.estimate is None else self.estimate.rule,
+            "share_cost": None if self.estimate is None else asdict(self.estimate.cost),
+        }
+
+    def spectra(self) -> list[dict[str, Any]]:
+        """Return the events ``spectrum``, one a client."""
+        if self.estimate is None:
+            return []
+        by_examples = self.estimate.weighting == "examples"
+        records = []
+        for report in self.estimate.reports:
+            record = asdict(report)
+            record["weight"] = report.num_examples if by_examples else 1
+            record["seconds_client"] = record.pop("seconds")  # every event has its own ``seconds``
+            record.pop("failure")
+            records.append(record)
+        return records
 
 
 def select_layers(config: Config, console: Console) -> LayerChoice:
@@ -39,24 +73,67 @@ def select_layers(config: Config, console: Console) -> LayerChoice:
         executor = make_executor(config, watch.check, progress.note)
         stack.callback(executor.close)
         workers = start_workers(config, prepared, executor, progress)
-        progress.start_phase("scoring layers")
-        return choose(config, executor, workers[0].full)
+        sizes_N = prepared.spec.shards.train_sizes
+        return choose(config, executor, workers[0].full, sizes_N, progress.start_phase, prepared.spec.start)
 
 
 def start_workers(config: Config, prepared: Prepared, executor: Executor, progress: Progress) -> list[WorkerInfo]:
-    """Start the executor's workers and check that the texts fit the backbone."""
+    """Start the executor's workers and check that the texts and the starting point fit the backbone."""
     progress.start_phase("starting workers" if config.executor == "local" else "starting Ray and its actors")
     workers = executor.start(prepared.spec)
     check_lengths(config, prepared.spec, workers[0].max_tokens)
+    if prepared.spec.start is not None:
+        progress.note(check_start(config, prepared.spec.start, workers[0].full))
     return workers
 
 
-def choose(config: Config, executor: Executor, full: VectorLayout) -> LayerChoice:
-    """Choose the exchanged layers; for ``layers.choose: score`` the clients score them first, with prompts everywhere."""
-    num_layers = full.geometry.num_layers
-    if config.layers.choose != "score":
-        return LayerChoice(choose_layers(config.layers, num_layers, None, config.seed), None)
-    vector_F = initial_vector(full, config.prompt, config.model.head, config.seed)
+def choose(
+    config: Config,
+    executor: Executor,
+    full: VectorLayout,
+    sizes_N: np.ndarray,
+    phase: Callable[[str], None] = lambda text: None,
+    start: StartingPoint | None = None,
+) -> LayerChoice:
+    """Choose the exchanged layers.
+
+    For ``layers.choose: score`` the clients score them first, with prompts everywhere; where ``layers.share_rule`` is not
+    fixed, their number comes from the clients' spectra after a warm-up (:mod:`fedsim.lossless`).
+
+    Parameters
+    ----------
+    full
+        Layout with a prompt in every layer.
+    sizes_N
+        Training examples of each client.
+    phase
+        Told what is being done, for the progress display.
+    start
+        Where the run starts instead of at random.
+
+    Raises
+    ------
+    ClientError
+        If a client fails.
+    """
+    layers, num_layers = config.layers, full.geometry.num_layers
+    if layers.choose in ("all", "fixed"):
+        return LayerChoice(choose_layers(layers, num_layers, None, config.seed), num_layers)
+    estimate = None
+    if layers.share_rule != "fixed":
+        estimate = estimate_share(config, executor, full, sizes_N, phase, start)
+    share = layers.share if estimate is None else estimate.share
+    scores_L = None
+    if layers.choose == "score":
+        phase("scoring layers")
+        scores_L = score(config, executor, full, start)
+    chosen = choose_layers(layers, num_layers, scores_L, config.seed, share)
+    return LayerChoice(chosen, num_layers, scores_L, share, estimate)
+
+
+def score(config: Config, executor: Executor, full: VectorLayout, start: StartingPoint | None = None) -> np.ndarray:
+    """Return the layers' scores [L], the clients' taken together, with the initial prompt in all layers."""
+    vector_F = initial_vector(full, config.prompt, config.model.head, config.seed, start)
     state = executor.put(GlobalState(0, full.layers, vector_F))
     clients = _scoring_clients(config)
     size = 1 if executor.per_client else 4 * config.group_size
@@ -67,8 +144,7 @@ def choose(config: Config, executor: Executor, full: VectorLayout) -> LayerChoic
             raise ClientError(
                 f"client {report.client} failed to score the layers: {report.failure.message}\n{report.failure.traceback}"
             )
-    scores_L = combine_scores([report.scores_L for report in reports], [report.num_examples for report in reports])
-    return LayerChoice(choose_layers(config.layers, num_layers, scores_L, config.seed), scores_L)
+    return combine_scores([report.scores_L for report in reports], [report.num_examples for report in reports])
 
 
 def _scoring_clients(config: Config) -> list[int]:

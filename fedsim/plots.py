@@ -73,6 +73,10 @@ def write_plots(
             scores_L, chosen = event["scores"], event["layers"]
     if scores_L is not None:
         written.append(plot_layer_scores(scores_L, chosen, folder.plots / "layer_scores.png"))
+    if spectra := folder.events("spectrum"):
+        from fedsim.spectrum_plot import plot_spectrum
+
+        written.append(plot_spectrum(spectra, folder.events("layers")[-1], folder.plots / "spectrum.png"))
     return [path for path in written if path is not None]
 
 

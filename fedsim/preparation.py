@@ -41,7 +41,7 @@ class Prepared:
     data: PartitionedData
     spec: WorkerSpec
     fingerprint: str
-    """Hash of the weights, the tokens and the shards."""
+    """Hash of the weights, the tokens, the shards and the starting point."""
 
 
 def partition_data(config: Config) -> PartitionedData:
@@ -67,6 +67,7 @@ def prepare(config: Config, phase: Callable[[str], None] = lambda text: None) ->
     from clients.loading import load_shared_weights, load_tokenizer
     from clients.worker import WorkerSpec
     from fedsim.data.tokenize import label_word_ids, tokenize
+    from fedsim.starting_point import load_start
 
     weights = load_shared_weights(config.model)
     tokenizer = load_tokenizer(config.model)
@@ -86,12 +87,14 @@ def prepare(config: Config, phase: Callable[[str], None] = lambda text: None) ->
         train=train,
         validation=validation,
         shards=data.shards,
+        start=load_start(config, weights),
     )
     return Prepared(data, spec, _fingerprint(spec))
 
 
 def work_settings(config: Config) -> WorkSettings:
     """Compose what workers have to know of the method."""
+    from clients.lossless import SpectrumSettings
     from clients.worker import WorkSettings
 
     return WorkSettings(
@@ -106,6 +109,14 @@ def work_settings(config: Config) -> WorkSettings:
         score_batch_size=config.layers.score_batch_size,
         score_last=config.layers.score_last,
         score_padding=config.layers.score_padding == "keep",
+        spectrum=SpectrumSettings(
+            rule=config.layers.share_rule,
+            batch_size=config.layers.spectrum.batch_size,
+            lanczos_steps=config.layers.spectrum.lanczos_steps,
+            probes=config.layers.spectrum.probes,
+            directions=config.layers.spectrum.directions,
+            radius=config.layers.spectrum.radius,
+        ),
         evaluation_batch_size=config.evaluation.batch_size,
         seed=config.seed,
     )
@@ -144,6 +155,8 @@ def _fingerprint(spec: WorkerSpec) -> str:
         digest.update(_table_bytes(table))
     for array in (spec.shards.indices_N, spec.shards.offsets_C1, spec.shards.train_stops_C):
         digest.update(np.ascontiguousarray(array).tobytes())
+    if spec.start is not None:
+        digest.update(spec.start.fingerprint().encode())
     return digest.hexdigest()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ def save_prompt(path: Path, vector_F: np.ndarray, layout: VectorLayout, config: 
         "format": 1,
         "fedsim": __version__,
         "model": config.model.model_dump(mode="json", exclude={"device"}),
-        "prompt": config.prompt.model_dump(mode="json"),
+        "prompt": config.prompt.model_dump(mode="json", exclude={"start_from"}),
         "max_length": config.data.max_length,
         "task": task.model_dump(mode="json"),
         "geometry": asdict(layout.geometry),
@@ -57,13 +57,50 @@ def save_personal_prompts(path: Path, clients: Sequence[int], personal_NM: np.nd
     save_file(arrays, path, metadata={"fedsim": json.dumps({"format": 1, "layers": list(layers)}, sort_keys=True)})
 
 
+@dataclass(frozen=True)
+class PromptFile:
+    """What a global prompt file says."""
+
+    path: Path
+    metadata: dict[str, Any]
+    layout: VectorLayout
+    prompt_LKHPD: np.ndarray
+    """float32 prompts of ``layout.layers``."""
+    head: dict[str, np.ndarray]
+
+
+def read_prompt(path: str | Path) -> PromptFile:
+    """Read a ``prompt/global.safetensors``, given by itself or by the run folder that holds it; no model is needed.
+
+    Raises
+    ------
+    ModelError
+        If it is not a prompt of ours.
+    """
+    path = Path(path)
+    file_path = path / "prompt" / GLOBAL_PROMPT if path.is_dir() else path
+    try:
+        with safe_open(file_path, framework="numpy") as file:
+            metadata = json.loads(file.metadata()["fedsim"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        if "geometry" not in metadata:
+            raise ModelError(f"{file_path} holds personal prompts; load {GLOBAL_PROMPT}")
+        shapes = tuple((name, tuple(shape)) for name, shape in metadata["head_shapes"])
+        layout = VectorLayout(PromptGeometry(**metadata["geometry"]), tuple(metadata["layers"]), shapes)
+        prompt_LKHPD = np.stack([arrays[f"prompt.{layer}"] for layer in layout.layers])
+        head = {name: arrays[name] for name, _ in shapes}
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise ModelError(f"{file_path} is not a prompt file of a run: {error}") from None
+    return PromptFile(file_path, metadata, layout, prompt_LKHPD, head)
+
+
 class PromptedModel:
     """A frozen backbone with a trained prompt: predicts labels of texts.
 
     Made by :func:`load_prompt`.
     """
 
-    def __init__(self, metadata: dict[str, Any], arrays: dict[str, np.ndarray], model: str | None, device: str) -> None:
+    def __init__(self, file: PromptFile, model: str | None, device: str) -> None:
         import torch
 
         from clients.backbone import Backbone
@@ -71,10 +108,11 @@ class PromptedModel:
         from clients.loading import load_shared_weights, load_tokenizer
         from fedsim.data.tokenize import label_word_ids
 
+        metadata = file.metadata
         changed = {"path": model, "package": None} if model is not None else {}
         config = ModelConfig.model_validate({**metadata["model"], **changed})
         self.task = TaskConfig.model_validate(metadata["task"])
-        self.layers: tuple[int, ...] = tuple(metadata["layers"])
+        self.layers: tuple[int, ...] = file.layout.layers
         self.tokenizer = load_tokenizer(config)
         self._max_length: int = metadata["max_length"]
         self._head_kind = config.head.kind
@@ -86,15 +124,13 @@ class PromptedModel:
         )
         prompt = PromptConfig.model_validate(metadata["prompt"])
         self.backbone = Backbone.build(weights, config, prompt, len(self.task.labels), words, device)
-        geometry = PromptGeometry(**metadata["geometry"])
+        geometry = file.layout.geometry
         if self.backbone.geometry != geometry:
             raise ModelError(
                 f"the prompt was made for {geometry}, but the model {config.location} has {self.backbone.geometry}"
             )
-        prompt_LKHPD = np.stack([arrays[f"prompt.{layer}"] for layer in self.layers])
-        self.prompt_LKHPD = torch.from_numpy(prompt_LKHPD).to(self.backbone.device)
-        names = [name for name, _ in metadata["head_shapes"]]
-        self.head = {name: torch.from_numpy(arrays[name]).to(self.backbone.device) for name in names}
+        self.prompt_LKHPD = torch.from_numpy(file.prompt_LKHPD).to(self.backbone.device)
+        self.head = {name: torch.from_numpy(array).to(self.backbone.device) for name, array in file.head.items()}
 
     def scores(self, examples: Sequence[str | tuple[str, ...]], batch_size: int = 64) -> np.ndarray:
         """Return class scores (logits), float32 of shape [examples, classes].
@@ -162,14 +198,4 @@ def load_prompt(path: str | Path, model: str | None = None, device: str = "cpu")
     >>> model.predict(["the soup was cold and bland"])    # doctest: +SKIP
     ['negative']
     """
-    path = Path(path)
-    file_path = path / "prompt" / GLOBAL_PROMPT if path.is_dir() else path
-    try:
-        with safe_open(file_path, framework="numpy") as file:
-            metadata = json.loads(file.metadata()["fedsim"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{file_path} is not a prompt file of a run: {error}") from None
-    if "geometry" not in metadata:
-        raise ModelError(f"{file_path} holds personal prompts; load {GLOBAL_PROMPT}")
-    return PromptedModel(metadata, arrays, model, device)
+    return PromptedModel(read_prompt(path), model, device)

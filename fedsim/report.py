@@ -136,6 +136,46 @@ def layers_table(scores_L: Sequence[float] | np.ndarray, share: float, chosen: S
     return table
 
 
+def share_table(choice: Mapping[str, Any], spectra: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table of ``fedsim layers`` of how the share of the layers came about.
+
+    Parameters
+    ----------
+    choice
+        The event ``layers`` of a run: ``share``, ``share_rule``, ``share_cost``, ``layers`` and ``num_layers``.
+    spectra
+        The events ``spectrum``, one a client.
+    """
+    cost = choice["share_cost"]
+    shares_k = np.array([entry["share"] for entry in spectra])
+    spread = f"min {shares_k.min():.3f}, median {np.median(shares_k):.3f}, max {shares_k.max():.3f}"
+    without = sum(entry["threshold"] is None for entry in spectra)
+    rows = [
+        ("rule", choice["share_rule"]),
+        ("share", f"{choice['share']:.4f}, so {len(choice['layers'])} of {choice['num_layers']} layers"),
+        ("shares of the clients", f"{spread} ({len(spectra)} clients)"),
+        ("no gap", f"{without} of {len(spectra)} clients, which keep all" if without else None),
+        (
+            "warm-up",
+            f"{cost['warmup_rounds']} rounds, {cost['client_visits']:,} visits, {cost['client_steps']:,} local steps",
+        ),
+        ("Hessian-vector products", f"{cost['hessian_vector_products']:,}"),
+        ("traffic", f"{format_bytes(cost['bytes_down'])} down, {format_bytes(cost['bytes_up'])} up"),
+        (
+            "time",
+            f"{format_seconds(cost['seconds_warmup'])} warm-up, {format_seconds(cost['seconds_spectra'])} spectra",
+        ),
+    ]
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, padding=(0, 1), title_justify="left", title_style="bold")
+    table.title = "Share of the layers"
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        if value is not None:
+            table.add_row(name, Text(value, style="bold" if name == "share" else ""))
+    return table
+
+
 def partition_table(counts_NC: np.ndarray, class_names: Sequence[str]) -> Table:
     """Return the table of ``fedsim partition``: sizes and label skew over the clients.
 

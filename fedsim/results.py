@@ -46,7 +46,9 @@ def write_results(
         rows = np.stack([state.personal_M for state in owners if state.personal_M is not None])
         layers = full.local(result.choice.layers).layers
         save_personal_prompts(folder.prompt / PERSONAL_PROMPTS, [state.client for state in owners], rows, layers)
-    summary = {**_figures(config, prepared, result), **about}
+    # From the records: a run that was resumed has chosen its layers in an earlier part.
+    chosen = folder.events("layers")[-1]
+    summary = {**_figures(config, prepared, result, chosen), **about}
     folder.event("end", round=config.rounds, **{k: summary[k] for k in ("global_metric", "personalised_metric")})
     folder.flush()
     if config.tracking.plots:
@@ -69,7 +71,7 @@ def class_names(task: Any) -> tuple[str, ...]:
     return tuple(task.label_words or task.labels)
 
 
-def _figures(config: Config, prepared: Prepared, result: Result) -> dict[str, Any]:
+def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[str, Any]) -> dict[str, Any]:
     totals = result.totals
     personalised = result.personalised
     metric = prepared.data.task.metric
@@ -82,6 +84,7 @@ def _figures(config: Config, prepared: Prepared, result: Result) -> dict[str, An
         "rounds": config.rounds,
         "clients": config.partition.clients,
         "layers": list(result.choice.layers),
+        **{key: chosen.get(key) for key in ("share", "share_rule", "share_cost")},
         "num_layers": result.layout.geometry.num_layers,
         "exchanged_parameters": result.layout.size,
         "client_updates": totals.client_updates,

@@ -32,7 +32,7 @@ from fedsim.preparation import Prepared
 from fedsim.progress import Progress, RoundLine
 from fedsim.tracking import RunFolder, TensorBoard
 from server.core import StepReport
-from server.sampling import cohort, cut
+from server.sampling import cohort
 
 
 @dataclass
@@ -142,18 +142,19 @@ class Simulation:
 
     def _choose_layers(self, full: VectorLayout, checkpoint: Checkpoint | None) -> LayerChoice:
         if checkpoint is not None:
-            choice = LayerChoice(checkpoint.layers, None)
+            choice = LayerChoice(checkpoint.layers, full.geometry.num_layers)
         else:
-            self._progress.start_phase("choosing layers")
-            choice = choose(self._config, self._executor, full)
-            scores = None if choice.scores_L is None else choice.scores_L.tolist()
-            self._folder.event("layers", layers=list(choice.layers), scores=scores)
+            start, phase = self._prepared.spec.start, self._progress.start_phase
+            choice = choose(self._config, self._executor, full, self._sizes_N, phase, start)
+            for spectrum in choice.spectra():
+                self._folder.event("spectrum", round=0, **spectrum)
+            self._folder.event("layers", **choice.record())
         self._layers = choice.layers
         return choice
 
     def _start_server(self, layout: VectorLayout, checkpoint: Checkpoint | None) -> None:
         config = self._config
-        vector_F = initial_vector(layout, config.prompt, config.model.head, config.seed)
+        vector_F = initial_vector(layout, config.prompt, config.model.head, config.seed, self._prepared.spec.start)
         vector_F = vector_F.astype(config.model.exchange_dtype)
         sample_rate = config.sampling.clients_per_round / config.partition.clients
         self._executor.start_server(config.server, vector_F, layout.layers, sample_rate)
@@ -170,7 +171,7 @@ class Simulation:
     def _run_round(self) -> None:
         started = time.monotonic()
         order = tuple(int(i) for i in cohort(self._config.sampling, self._config.seed, self._round, self._sizes_N))
-        trained = self._train(self._groups(order))
+        trained = self._train(self._executor.groups(self._round, order, self._config.group_size))
         trained_at = time.monotonic()
         reports = sorted((report for group in trained for report in group.reports), key=lambda report: report.client)
         self._check_failures(reports)
@@ -193,16 +194,6 @@ class Simulation:
         }
         self._record(reports, step, evaluation, personalised, seconds)
         self._save_if_due()
-
-    def _groups(self, order: tuple[int, ...]) -> list[WorkGroup]:
-        """Cut the cohort; where every client has an actor of its own, each group goes out client by client."""
-        groups: list[WorkGroup] = []
-        for number, clients in enumerate(cut(order, self._config.group_size)):
-            if self._executor.per_client:
-                groups += [WorkGroup(self._round, number, (client,), part) for part, client in enumerate(clients)]
-            else:
-                groups.append(WorkGroup(self._round, number, tuple(clients)))
-        return groups
 
     def _train(self, groups: list[WorkGroup]) -> list[TrainedGroup]:
         trained: list[TrainedGroup] = []

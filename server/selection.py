@@ -45,6 +45,37 @@ def combine_scores(
     return combined
 
 
+def combine_shares(
+    shares_k: Sequence[float] | np.ndarray, num_examples: Sequence[int] | np.ndarray, weighting: str
+) -> float:
+    """Return the share of the layers that the clients ask for together, in [0, 1].
+
+    Parameters
+    ----------
+    shares_k
+        Share that each client asks for.
+    num_examples
+        Training examples n_i of each client.
+    weighting
+        ``examples``: sum_i n_i s_i / sum_i n_i; ``uniform``: the plain mean (published code).
+
+    Raises
+    ------
+    ClientError
+        If there is no client, or a share is not a number from 0 to 1.
+    """
+    shares_k = np.asarray(shares_k, dtype=np.float64)
+    weights_k = np.asarray(num_examples, dtype=np.float64) if weighting == "examples" else np.ones(len(shares_k))
+    if len(shares_k) == 0 or weights_k.sum() <= 0:
+        raise ClientError("no client estimated its share of the layers; layers.share_rule=fixed needs no estimates")
+    if weights_k.shape != shares_k.shape:
+        raise ValueError(f"{len(shares_k)} shares do not fit {len(weights_k)} numbers of examples")
+    bad = int((~((shares_k >= 0.0) & (shares_k <= 1.0))).sum())
+    if bad:
+        raise ClientError(f"the shares of {bad} of {len(shares_k)} clients are not numbers from 0 to 1")
+    return min(float(weights_k @ shares_k / weights_k.sum()), 1.0)
+
+
 def rank(scores_L: np.ndarray) -> np.ndarray:
     """Return the layers in descending order of score; of equal scores the lower layer first."""
     return np.argsort(-np.asarray(scores_L, dtype=np.float64), kind="stable")
@@ -56,7 +87,9 @@ def num_chosen(share: float, num_layers: int) -> int:
     return min(num_layers, max(1, math.ceil(share * num_layers - 1e-9)))
 
 
-def choose_layers(config: LayersConfig, num_layers: int, scores_L: np.ndarray | None, seed: int) -> tuple[int, ...]:
+def choose_layers(
+    config: LayersConfig, num_layers: int, scores_L: np.ndarray | None, seed: int, share: float | None = None
+) -> tuple[int, ...]:
     """Return the exchanged layers, ascending.
 
     Parameters
@@ -69,13 +102,15 @@ def choose_layers(config: LayersConfig, num_layers: int, scores_L: np.ndarray | 
         Combined scores; needed where ``config.choose`` is score.
     seed
         The run's root seed, for ``choose: random``.
+    share
+        Share of the layers that was estimated; if not given, that of the config.
 
     Raises
     ------
     ConfigError
         If ``fixed`` names a layer that the backbone does not have.
     """
-    count = num_chosen(config.share, num_layers)
+    count = num_chosen(config.share if share is None else share, num_layers)
     if config.choose == "fixed":
         return _fixed(config.fixed or (), num_layers)
     if config.choose == "all":

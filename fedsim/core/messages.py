@@ -134,6 +134,30 @@ class ScoreReport:
 
 
 @dataclass(frozen=True)
+class SpectrumReport:
+    """One client's spectrum of the Hessian in all prompts, and the share of them that it asks to keep.
+
+    Shape suffixes: R probes, K Ritz values of a probe.
+    """
+
+    client: int
+    num_examples: int
+    share: float = float("nan")
+    threshold: float | None = None
+    """Eigenvalues above it are kept; None where the rule found no gap, so that everything is."""
+    values_RK: np.ndarray | None = None
+    """float64 Ritz values, ascending."""
+    weights_RK: np.ndarray | None = None
+    """float64 weights of the Ritz values, sum 1 a probe."""
+    lipschitz: float | None = None
+    """Estimate of the Lipschitz constant, where the rule needs it."""
+    products: int = 0
+    """Hessian-vector products computed."""
+    seconds: float = 0.0
+    failure: ClientFailure | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Counts from which every metric follows; evaluations add up."""
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fedsim.core.messages import ClientReport, Evaluation, ScoreReport, WorkGroup
+from fedsim.core.messages import ClientReport, Evaluation, ScoreReport, SpectrumReport, WorkGroup
+from server.sampling import cut
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +51,16 @@ class Executor(ABC):
         finally:
             self._check_interrupt = check
 
+    def groups(self, round: int, order: Sequence[int], group_size: int) -> list[WorkGroup]:
+        """Cut a cohort into work groups; where every client has a worker of its own, each group goes out in parts."""
+        groups: list[WorkGroup] = []
+        for number, clients in enumerate(cut(order, group_size)):
+            if self.per_client:
+                groups += [WorkGroup(round, number, (client,), part) for part, client in enumerate(clients)]
+            else:
+                groups.append(WorkGroup(round, number, clients))
+        return groups
+
     @abstractmethod
     def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
         """Start the workers; return where each of them runs."""
@@ -87,6 +98,10 @@ class Executor(ABC):
     @abstractmethod
     def score(self, state: Handle, groups: Sequence[tuple[int, ...]]) -> list[ScoreReport]:
         """Let each client of the groups score the layers; one report a client, in order."""
+
+    @abstractmethod
+    def spectrum(self, state: Handle, groups: Sequence[tuple[int, ...]]) -> list[SpectrumReport]:
+        """Let each client of the groups estimate its Hessian's spectrum; one report a client, in order."""
 
     @abstractmethod
     def put(self, value: Any) -> Handle:

@@ -10,7 +10,7 @@ import torch
 
 from clients.device import resolve_device
 from clients.worker import ClientWorker, WorkerInfo, WorkerSpec
-from fedsim.core.messages import Evaluation, ScoreReport, WorkGroup
+from fedsim.core.messages import Evaluation, ScoreReport, SpectrumReport, WorkGroup
 from fedsim.executors.base import Executor, Handle, TrainedGroup
 from server.config import ServerConfig
 from server.core import Server, StepReport
@@ -71,6 +71,13 @@ class LocalExecutor(Executor):
         for clients in groups:
             self._check_interrupt()
             reports += self._running_worker.score(state, *clients)
+        return reports
+
+    def spectrum(self, state: Handle, groups: Sequence[tuple[int, ...]]) -> list[SpectrumReport]:
+        reports: list[SpectrumReport] = []
+        for clients in groups:
+            self._check_interrupt()
+            reports += self._running_worker.spectrum(state, *clients)
         return reports
 
     def put(self, value: Any) -> Handle:

@@ -17,7 +17,7 @@ import ray
 from ray import exceptions as ray_errors
 
 from fedsim.core.errors import ClientError, FedsimError, ResourceError
-from fedsim.core.messages import Evaluation, ScoreReport, WorkGroup
+from fedsim.core.messages import Evaluation, ScoreReport, SpectrumReport, WorkGroup
 from fedsim.executors.base import Executor, Handle, TrainedGroup
 from fedsim.executors.cluster import connect, free_resources
 from fedsim.executors.config import RayConfig
@@ -216,17 +216,10 @@ class RayExecutor(Executor):
         return [evaluation for group in self._in_order(calls) for evaluation in group]
 
     def score(self, state: Handle, groups: Sequence[tuple[int, ...]]) -> list[ScoreReport]:
-        calls = [
-            _Call(
-                index,
-                "score",
-                (state, *clients),
-                slot=clients[0] if self.per_client else None,
-                what=f"layer scores of clients {clients[0]} to {clients[-1]}",
-            )
-            for index, clients in enumerate(groups)
-        ]
-        return [report for group in self._in_order(calls) for report in group]
+        return self._of_clients("score", state, groups, "layer scores")
+
+    def spectrum(self, state: Handle, groups: Sequence[tuple[int, ...]]) -> list[SpectrumReport]:
+        return self._of_clients("spectrum", state, groups, "Hessian spectra")
 
     def put(self, value: Any) -> Handle:
         return ray.put(value)
@@ -239,6 +232,19 @@ class RayExecutor(Executor):
         return self._replaced
 
     # -- dispatch ----------------------------------------------------------------------------------------------------
+
+    def _of_clients(self, method: str, state: Handle, groups: Sequence[tuple[int, ...]], what: str) -> list[Any]:
+        calls = [
+            _Call(
+                index,
+                method,
+                (state, *clients),
+                slot=clients[0] if self.per_client else None,
+                what=f"{what} of clients {clients[0]} to {clients[-1]}",
+            )
+            for index, clients in enumerate(groups)
+        ]
+        return [report for group in self._in_order(calls) for report in group]
 
     def _in_order(self, calls: Sequence[_Call]) -> list[Any]:
         results = {index: value for index, value, _ in self._run(calls)}

@@ -11,6 +11,7 @@ from fedsim.runner import run_config
 
 METHODS = {
     "fedpeptao": {"server": {"kind": "fedpeptao"}},
+    "common metric": {"server": {"kind": "fedpeptao"}, "client": {"correction": "preconditioner"}},
     "published": {
         "server": {"kind": "fedpeptao_published"},
         "layers": {"unselected": "local"},
@@ -36,7 +37,13 @@ def local_results(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("method", "place"), [("fedpeptao", "one actor"), ("fedpeptao", "three actors"), ("published", "three actors")]
+    ("method", "place"),
+    [
+        ("fedpeptao", "one actor"),
+        ("fedpeptao", "three actors"),
+        ("common metric", "three actors"),
+        ("published", "three actors"),
+    ],
 )
 def test_every_place_gives_the_same_bits(session_ray, tiny_config, local_results, tmp_path, method, place):
     ray_config = {"address": "auto", **PLACES[place]["ray"]}

@@ -19,15 +19,22 @@ TRACES = [
 ]
 
 
-def server_config(name):
+def server_config(name, lr):
+    """Return the server of a trace: as published, or with the aliasing of the published code switched off."""
     if not name.endswith("_unaliased"):
-        return ServerConfig(kind="fedpeptao_published")
+        return ServerConfig(kind="fedpeptao_published", lr=lr)
     return ServerConfig(
         kind="fedpeptao",
+        lr=lr,
         gradient="difference",
         base="average",
         coupling="independent",
         momentum_form="control_in_velocity",
+        control_form="scaffold",
+        control_timing="after",
+        debias=False,
+        lr_decay=0.99,
+        momentum=0.9,
     )
 
 
@@ -75,7 +82,8 @@ def test_server_rounds(load_golden, name, group_size, devices, server, tolerance
         error = np.abs(ours - theirs) / (0.1 + np.abs(theirs))
         assert error.max() <= tolerance, f"{what} of round {round}: {error.max():.2e}"
 
-    config = server_config(name)
+    config = server_config(name, about["server_lr_start"])
+    assert config.momentum == about["server_momentum"]
     state = initial_state(config, exchanged(arrays["initial_prefix"]).astype(server))
     controls = np.zeros((about["num_clients"], state.vector_F.size), dtype=devices)
     for round, order in enumerate(arrays["selected"].tolist()):
@@ -102,17 +110,19 @@ def test_server_rounds(load_golden, name, group_size, devices, server, tolerance
         np.testing.assert_allclose(state.lr, arrays["server_lr"][round], rtol=1e-12)
         if round > 0:
             assert_close(state.velocity_F, arrays["global_v"][round], "velocity")
-    assert round == 5
+    assert round == len(arrays["selected"]) - 1 >= 2
 
 
 def test_consensus_and_ranking_of_layers(load_golden):
     arrays, _ = load_golden("02_layer_score")
-    scores_kL = np.stack([arrays[f"consensus.client_score{i}"] for i in range(5)])
+    scores_kL = np.stack([arrays[f"consensus.client_score{i}"] for i in range(len(arrays["consensus.n_samples"]))])
     combined_L = combine_scores(scores_kL, arrays["consensus.n_samples"])
     np.testing.assert_allclose(combined_L, arrays["consensus.score"], rtol=1e-12)
     np.testing.assert_array_equal(rank(combined_L), arrays["consensus.rank"])
-    chosen = choose_layers(LayersConfig(share=0.6), 5, combined_L, 0)
-    assert chosen == tuple(sorted(arrays["consensus.rank"][:3].tolist()))
+    num_layers = len(arrays["consensus.rank"])
+    for count in range(1, num_layers + 1):
+        chosen = choose_layers(LayersConfig(share=count / num_layers), num_layers, combined_L, 0)
+        assert chosen == tuple(sorted(arrays["consensus.rank"][:count].tolist()))
 
 
 def test_ranking_of_every_case(load_golden):

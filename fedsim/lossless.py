@@ -1,0 +1,163 @@
+"""How many layers: warm up with prompts in all of them, then let clients read from their Hessians what share they need.
+
+Follows the published programs: some rounds of plain FedAvg over all layers, then one spectrum a client at the last global
+prompt, then the mean of the clients' shares. The warmed-up prompt is thrown away, as there, where this is a script of its
+own: the run begins from the initial prompt. What all this costs is counted, because a user pays it for every choice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from clients.prompts import StartingPoint, initial_vector
+from fedsim.config import Config
+from fedsim.core import seeds
+from fedsim.core.errors import ClientError
+from fedsim.core.layout import VectorLayout
+from fedsim.core.messages import ClientReport, ClientState, SpectrumReport
+from fedsim.executors.base import Executor, Handle
+from server.config import ServerConfig
+from server.sampling import cohort
+from server.selection import combine_shares
+
+
+@dataclass(frozen=True)
+class ShareCost:
+    """What an estimate of the share costs, beside the run itself."""
+
+    warmup_rounds: int
+    client_visits: int
+    """Visits to clients for training."""
+    client_steps: int
+    """Local steps in these visits."""
+    spectra: int
+    """Clients whose spectrum was taken."""
+    hessian_vector_products: int
+    bytes_down: int
+    """Bytes that real devices would have received: all prompts and the head, once a visit and once a spectrum."""
+    bytes_up: int
+    """Bytes that real devices would have sent: all prompts and the head, once a visit. (A share is one number.)"""
+    seconds_warmup: float
+    seconds_spectra: float
+
+
+@dataclass(frozen=True)
+class ShareEstimate:
+    """The share of the layers that the clients ask for, and what it was made of."""
+
+    rule: str
+    weighting: str
+    share: float
+    """In [0, 1]."""
+    reports: tuple[SpectrumReport, ...]
+    """One a client, in the order of their ids."""
+    cost: ShareCost
+
+
+def estimate_share(
+    config: Config,
+    executor: Executor,
+    full: VectorLayout,
+    sizes_N: np.ndarray,
+    phase: Callable[[str], None],
+    start: StartingPoint | None = None,
+) -> ShareEstimate:
+    """Warm up, take the clients' spectra, and combine their shares; for ``layers.share_rule`` density and eigengap.
+
+    The server is plain FedAvg (with ``server.weighting``), the devices train as ``client`` says. Each visit begins with a
+    fresh client state: nothing is left behind, neither moments nor control variates.
+
+    Parameters
+    ----------
+    executor
+        Started; a server is started on it, and left there for the run to replace.
+    full
+        Layout with a prompt in every layer.
+    sizes_N
+        Training examples of each client.
+    phase
+        Told what is being done, for the progress display.
+    start
+        Where the warm-up starts instead of at random.
+
+    Raises
+    ------
+    ClientError
+        If a client fails in training or in taking its spectrum.
+    """
+    settings = config.layers.spectrum
+    started = time.monotonic()
+    state, last, trained = _warm_up(config, executor, full, sizes_N, phase, start)
+    warm = time.monotonic()
+    clients = _clients(config, sizes_N, last)
+    phase(f"taking the Hessian spectra of {len(clients)} clients")
+    reports = executor.spectrum(state, [(client,) for client in clients])
+    for report in reports:
+        _refuse_failure(report, "to estimate its share of the layers")
+    share = combine_shares(
+        [report.share for report in reports], [report.num_examples for report in reports], settings.weighting
+    )
+    size = np.dtype(config.model.exchange_dtype).itemsize * full.size
+    cost = ShareCost(
+        warmup_rounds=settings.warmup_rounds,
+        client_visits=len(trained),
+        client_steps=sum(report.num_steps for report in trained),
+        spectra=len(reports),
+        hessian_vector_products=sum(report.products for report in reports),
+        bytes_down=size * (len(trained) + len(reports)),
+        bytes_up=size * len(trained),
+        seconds_warmup=warm - started,
+        seconds_spectra=time.monotonic() - warm,
+    )
+    return ShareEstimate(config.layers.share_rule, settings.weighting, share, tuple(reports), cost)
+
+
+def _warm_up(
+    config: Config,
+    executor: Executor,
+    full: VectorLayout,
+    sizes_N: np.ndarray,
+    phase: Callable[[str], None],
+    start: StartingPoint | None,
+) -> tuple[Handle, tuple[int, ...], list[ClientReport]]:
+    """Return the last global state, the last cohort in the order drawn, and the reports of all visits."""
+    rounds = config.layers.spectrum.warmup_rounds
+    vector_F = initial_vector(full, config.prompt, config.model.head, config.seed, start)
+    vector_F = vector_F.astype(config.model.exchange_dtype)
+    server = ServerConfig(kind="fedavg", weighting=config.server.weighting)
+    executor.start_server(server, vector_F, full.layers, config.sampling.clients_per_round / config.partition.clients)
+    order: tuple[int, ...] = ()
+    trained: list[ClientReport] = []
+    for round in range(rounds):
+        phase(f"warm-up round {round + 1} of {rounds}, prompts in all layers")
+        order = tuple(int(client) for client in cohort(config.sampling, config.seed, round, sizes_N))
+        groups = executor.groups(round, order, config.group_size)
+        done = sorted(
+            executor.train(groups, executor.global_state(), {client: ClientState(client) for client in order}),
+            key=lambda group: (group.group.group, group.group.part),
+        )
+        reports = [report for group in done for report in group.reports]
+        for report in reports:
+            _refuse_failure(report, f"in warm-up round {round + 1}")
+        trained += reports
+        executor.apply(round, order, [group.update for group in done])
+    return executor.global_state(), order, trained
+
+
+def _clients(config: Config, sizes_N: np.ndarray, last: tuple[int, ...]) -> list[int]:
+    able, wanted = np.flatnonzero(sizes_N > 0), config.layers.spectrum.clients
+    if wanted is None:
+        return sorted(last)
+    rng = seeds.stream(config.seed, seeds.NO_ROUND, seeds.NO_CLIENT, "spectrum")
+    return sorted(int(client) for client in rng.choice(able, min(wanted, len(able)), replace=False))
+
+
+def _refuse_failure(report: ClientReport | SpectrumReport, what: str) -> None:
+    if report.failure is not None:
+        raise ClientError(
+            f"client {report.client} failed {what}: {report.failure.message}\n{report.failure.traceback}".rstrip()
+        )

@@ -1,0 +1,74 @@
+"""Picture of the clients' Hessian spectra and of the share of the prompts that they ask to keep.
+
+Shape suffixes: G points of a grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedsim.plots import _BLUE, _GREY, _INK, _new_figure, _save
+
+_POINTS = 4_000
+_DECADES = 6
+"""Powers of ten that the density's axis shows."""
+_RULES = {
+    "density": "threshold of each client",
+    "eigengap": "middle of the gap of each client",
+}
+
+
+def plot_spectrum(spectra: Sequence[Mapping[str, Any]], choice: Mapping[str, Any], path: Path) -> Path:
+    """Draw the clients' mean spectral density; what they keep of it stands out.
+
+    Parameters
+    ----------
+    spectra
+        One entry a client: ``values_RK``, ``weights_RK``, ``threshold``, ``weight`` (of the client in the mean), as in the
+        events ``spectrum``.
+    choice
+        ``share``, ``share_rule``, ``layers`` and ``num_layers``, as in the event ``layers``.
+    path
+        The PNG to write.
+    """
+    grid_G, whole_G, kept_G = _mean_density(spectra)
+    share, layers = choice["share"], len(choice["layers"])
+    title = (
+        f"Hessian spectrum of the prompts: share {share:.3f}, so {layers} of {choice['num_layers']} layers exchanged"
+    )
+    figure, axes = _new_figure(title, "eigenvalue", "spectral density")
+    floor = whole_G.max() * 10.0**-_DECADES
+    axes.fill_between(grid_G, floor, np.maximum(whole_G, floor), color=_GREY, lw=0, zorder=2, label="not kept")
+    kept = f"kept: {share:.1%} of the parameters ({choice['share_rule']})"
+    axes.fill_between(grid_G, floor, np.maximum(kept_G, floor), color=_BLUE, lw=0, zorder=2, label=kept)
+    thresholds = [entry["threshold"] for entry in spectra if entry["threshold"] is not None]
+    without = len(spectra) - len(thresholds)
+    for number, threshold in enumerate(thresholds):
+        label = _RULES[choice["share_rule"]] if number == 0 else None
+        axes.axvline(threshold, color=_INK, lw=0.9, ls=(0, (4, 3)), zorder=3, label=label)
+    if without:
+        axes.plot([], [], " ", label=f"{without} of {len(spectra)} clients: no gap, all kept")
+    axes.set_yscale("log")
+    axes.set_ylim(floor, whole_G.max() * 2)
+    axes.set_xlim(grid_G[0], grid_G[-1])
+    axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.14), ncols=2, frameon=False, fontsize=9, labelcolor=_INK)
+    return _save(figure, path)
+
+
+def _mean_density(spectra: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a grid over all spectra, the weighted mean of the clients' densities, and of those above their thresholds."""
+    from clients.spectrum import spectral_density  # here, because it brings torch
+
+    densities = [spectral_density(np.array(entry["values_RK"]), np.array(entry["weights_RK"])) for entry in spectra]
+    grid_G = np.linspace(min(d.grid_G[0] for d in densities), max(d.grid_G[-1] for d in densities), _POINTS)
+    whole_G, kept_G = np.zeros((2, _POINTS))
+    total = sum(entry["weight"] for entry in spectra)
+    for entry, density in zip(spectra, densities, strict=True):
+        density_G = np.interp(grid_G, density.grid_G, density.density_G, left=0.0, right=0.0) * entry["weight"] / total
+        whole_G += density_G
+        kept_G += density_G if entry["threshold"] is None else np.where(grid_G > entry["threshold"], density_G, 0.0)
+    return grid_G, whole_G, kept_G

@@ -1,0 +1,1 @@
+"""What stands in a folder of fixtures: one module for each kind of trace, each with a function ``traces(rng)``."""

@@ -1,0 +1,97 @@
+"""Prompt files of tiny random models, and what PEFT makes of them; shared by several tests and no fixture."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import peft
+import torch
+import transformers
+from safetensors.numpy import load_file, save_file
+from support import make_tiny
+
+sys.path.append(str(Path(__file__).parent / "clients"))
+from tiny_models import CONFIGS, LABEL_WORDS, PROMPT_LENGTH, backbone, batch, save, tiny_model
+
+from clients.config import HeadConfig
+from clients.families import FAMILIES
+from fedsim.core.layout import VectorLayout
+from fedsim.data.config import TaskConfig
+from fedsim.prompted import save_personal_prompts, save_prompt
+
+__all__ = ["CONFIGS", "LABEL_WORDS", "PROMPT_LENGTH", "backbone", "batch", "save", "tiny_model"]
+
+ALL_LAYERS = (0, 1, 2)
+ROTARY = ("llama", "mistral", "qwen2", "qwen3")
+TOLERANCE = {"rtol": 0.0, "atol": 3e-6}
+TURNED = {"rtol": 0.0, "atol": 1e-5}
+"""Where the text is numbered otherwise, a model's own rotations of the text are rounded otherwise."""
+TASK = TaskConfig(
+    name="own", fields=("text",), template="{text} . It was <mask> .", labels=("a", "b", "c"), label_words=("x", "y", "z")
+)  # fmt: skip
+
+
+class Prompt:
+    """A prompt file of a tiny model, with what is in it."""
+
+    def __init__(self, folder: Path, family: str, head: HeadConfig | None = None, layers=ALL_LAYERS, task=TASK, **keys):
+        self.family, self.row = family, FAMILIES[family]
+        changes = keys.pop("changes", {})
+        max_length = keys.pop("max_length", 16)
+        self.head_config = head or HeadConfig()
+        kind = "base" if self.head_config.kind == "classifier" else None
+        self.model = save(tiny_model(family, kind, **changes), folder / "model")
+        offset = keys.setdefault("position_offset", "paper")
+        self.backbone = backbone(self.model, self.head_config, position_offset=offset)
+        self.layout = VectorLayout.full(self.backbone.geometry, self.backbone.head_shapes).exchanged(layers)
+        self.vector_F = np.random.default_rng(1).normal(size=self.layout.size).astype(np.float32)
+        self.path = folder / "run" / "prompt" / "global.safetensors"
+        model = {"path": self.model, "head": self.head_config.model_dump()}
+        config = make_tiny(model=model, prompt={"length": PROMPT_LENGTH, **keys}, data={"max_length": max_length})
+        save_prompt(self.path, self.vector_F, self.layout, config, task)
+
+    def scores(self, data) -> torch.Tensor:
+        prompt_LKHPD, head = self.layout.split(torch.from_numpy(self.vector_F))
+        head_1 = {name: array.unsqueeze(0) for name, array in head.items()}
+        with torch.no_grad():
+            return self.backbone.forward(data, prompt_LKHPD.unsqueeze(0), self.layout.layers, head_1).logits_BC
+
+    def base(self, kind: str | None = None) -> transformers.PreTrainedModel:
+        kind = kind or ("CausalLM" if self.row.is_causal else "MaskedLM")
+        auto = getattr(transformers, f"AutoModelFor{kind}" if kind != "base" else "AutoModel")
+        return auto.from_pretrained(self.model, dtype=torch.float32)
+
+    def save_personal(self, clients=(3, 8), seed=7) -> np.ndarray:
+        rest = VectorLayout.full(self.layout.geometry).local(self.layout.layers)
+        personal_NM = np.random.default_rng(seed).normal(size=(len(clients), rest.size)).astype(np.float32)
+        save_personal_prompts(self.path.with_name("personal.safetensors"), clients, personal_NM, rest.layers)
+        return personal_NM
+
+
+def of_peft(model: peft.PeftModel, data):
+    ids, mask = torch.from_numpy(data.input_ids_BT), torch.from_numpy(data.attention_mask_BT)
+    with torch.no_grad():
+        return model(input_ids=ids, attention_mask=mask)
+
+
+def label_scores(model: peft.PeftModel, data) -> torch.Tensor:
+    rows = torch.arange(len(data.labels_B))
+    return of_peft(model, data).logits[rows, torch.from_numpy(data.read_positions_B)][:, LABEL_WORDS]
+
+
+def partial(tmp_path, **keys):
+    return Prompt(tmp_path, "roberta", layers=(0, 2), **keys)
+
+
+def with_personal(tmp_path):
+    prompt = partial(tmp_path)
+    prompt.save_personal()
+    return prompt
+
+
+def change_array(folder: Path, change) -> None:
+    """Change the arrays of an adapter."""
+    arrays = load_file(folder / "adapter_model.safetensors")
+    save_file(change(arrays), folder / "adapter_model.safetensors")
