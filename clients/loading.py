@@ -27,6 +27,10 @@ from fedsim.core.errors import ModelError
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
+_ALIGNMENT = 64
+"""Bytes. Matrix products of the same numbers differ in their last bits where the memory is aligned differently, and Ray's
+object store aligns by 64: without this, results in this process would not be those of actors."""
+
 
 @dataclass(frozen=True)
 class SharedWeights:
@@ -206,6 +210,8 @@ def _shared(model: PreTrainedModel, kind: Kind, dtype: str) -> SharedWeights:
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:
     plain = tensor.detach().contiguous()
+    if plain.data_ptr() % _ALIGNMENT:
+        plain = plain.clone()  # torch allocates aligned memory; a mapped safetensors file starts anywhere
     array = (plain.view(torch.uint16) if plain.dtype == torch.bfloat16 else plain).numpy()
     array.flags.writeable = False
     return array

@@ -13,7 +13,7 @@ import numpy as np
 
 from fedsim.plots import _BLUE, _GREY, _INK, _new_figure, _save
 
-_POINTS = 4_000
+_POINTS = 20_000
 _DECADES = 6
 """Powers of ten that the density's axis shows."""
 _RULES = {
@@ -42,14 +42,15 @@ def plot_spectrum(spectra: Sequence[Mapping[str, Any]], choice: Mapping[str, Any
     )
     figure, axes = _new_figure(title, "eigenvalue", "spectral density")
     floor = whole_G.max() * 10.0**-_DECADES
-    axes.fill_between(grid_G, floor, np.maximum(whole_G, floor), color=_GREY, lw=0, zorder=2, label="not kept")
     kept = f"kept: {share:.1%} of the parameters ({choice['share_rule']})"
-    axes.fill_between(grid_G, floor, np.maximum(kept_G, floor), color=_BLUE, lw=0, zorder=2, label=kept)
+    for density_G, color, label in ((whole_G, _GREY, "not kept"), (kept_G, _BLUE, kept)):
+        # With an edge, so that the thin peaks of a wide spectrum are seen.
+        axes.fill_between(grid_G, floor, density_G, where=density_G > floor, color=color, lw=0.8, zorder=2, label=label)
     thresholds = [entry["threshold"] for entry in spectra if entry["threshold"] is not None]
     without = len(spectra) - len(thresholds)
     for number, threshold in enumerate(thresholds):
-        label = _RULES[choice["share_rule"]] if number == 0 else None
-        axes.axvline(threshold, color=_INK, lw=0.9, ls=(0, (4, 3)), zorder=3, label=label)
+        name = _RULES[choice["share_rule"]] if number == 0 else None
+        axes.axvline(threshold, color=_INK, lw=0.9, ls=(0, (4, 3)), zorder=3, label=name)
     if without:
         axes.plot([], [], " ", label=f"{without} of {len(spectra)} clients: no gap, all kept")
     axes.set_yscale("log")

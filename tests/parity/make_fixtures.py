@@ -18,7 +18,7 @@ README = """# Parity fixtures of our own
 
 Small traces in the form of those of the published FedPepTAO code, for when these are not at hand. Made by
 
-    python tests/parity/make_fixtures.py {folder} --seed {seed}
+    python tests/parity/make_fixtures.py FOLDER --seed {seed}
 
 from `tests/parity/reference/`, a plain re-computation from the formulas of the algorithm as the published code runs it,
 which uses nothing of the simulator. `tests/parity/test_reference.py` holds that re-computation against the traces of
@@ -55,7 +55,7 @@ def make(folder: Path, seed: int) -> None:
     }
     for name, (arrays, description) in traces.items():
         _save(folder, name, arrays, {**description, "seed": seed})
-    readme = README.format(folder=folder.name, seed=seed, server_rounds=server.ROUNDS, run_rounds=runs.ROUNDS)
+    readme = README.format(seed=seed, server_rounds=server.ROUNDS, run_rounds=runs.ROUNDS)
     (folder / "README.md").write_text(readme)
 
 

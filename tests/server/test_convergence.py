@@ -116,10 +116,15 @@ def radius(*rows):
     return np.abs(np.linalg.eigvals(np.array(rows))).max()
 
 
-def measured_rate(errors):
-    """Return the factor a round of a sequence that falls (or swings) geometrically, by a line through its logarithm."""
-    window = np.lib.stride_tricks.sliding_window_view(np.abs(errors), 16).max(axis=1)
-    return np.exp(np.polyfit(np.arange(len(window)), np.log(window), 1)[0])
+def measured_rate(errors, largest=np.inf):
+    """Return the factor a round of a sequence that falls geometrically, perhaps swinging: a line through its logarithm.
+
+    Counted from where it is below ``largest`` to where rounding begins.
+    """
+    sizes = np.lib.stride_tricks.sliding_window_view(np.abs(errors), 16).max(axis=1)
+    used = np.log(sizes[np.argmax(sizes < largest) : np.argmax(sizes < 1e-11) or None])
+    used = used[len(used) // 4 :]
+    return np.exp(np.polyfit(np.arange(len(used)), used, 1)[0])
 
 
 # -- all clients take part: linear rates -------------------------------------------------------------------------------
@@ -155,8 +160,7 @@ def test_fedavgm_is_the_heavy_ball(beta):
     errors = path - problem.optimum
     for entry, h in enumerate(problem.progress[0]):
         theory = radius([1 + beta - 0.9 * h, -beta], [1.0, 0.0])
-        falling = errors[np.abs(errors).max(axis=1) > 1e-11, entry]
-        assert measured_rate(falling[len(falling) // 3 :]) == pytest.approx(theory, rel=0.02)
+        assert measured_rate(errors[:, entry]) == pytest.approx(theory, rel=0.02)
         np.testing.assert_allclose(
             errors[2:, entry], (1 + beta - 0.9 * h) * errors[1:-1, entry] - beta * errors[:-2, entry], atol=1e-12
         )
@@ -166,7 +170,7 @@ def test_fedavgm_is_the_heavy_ball(beta):
 def test_our_step_is_an_averaged_heavy_ball_whose_first_rounds_are_not_damped(beta):
     """v = beta v + (1 - beta) delta, e+ = e - eta_s v / (1 - beta^t); in the end the heavy ball with (1 - beta) eta_s."""
     problem = Quadratics.draw(alike=True, steps=3)
-    path, state = federate(problem, ServerConfig(**RECOMMENDED, momentum=beta), 200)
+    path, _ = federate(problem, ServerConfig(**RECOMMENDED, momentum=beta), 200)
     errors = path - problem.optimum
     h = problem.progress[0]
     e, v = errors[0], 0.0
@@ -175,9 +179,8 @@ def test_our_step_is_an_averaged_heavy_ball_whose_first_rounds_are_not_damped(be
         e = e - v / (1 - beta**t)
         np.testing.assert_allclose(seen, e, atol=1e-12)
     np.testing.assert_allclose(errors[1], (1 - h) * errors[0], rtol=1e-12)  # the first round is FedAvg's
-    slow = errors[np.abs(errors[:, 0]) > 1e-11, 0]
     theory = radius([1 + beta - (1 - beta) * h[0], -beta], [1.0, 0.0])
-    assert measured_rate(slow[30:]) == pytest.approx(theory, rel=0.01)
+    assert measured_rate(errors[:, 0]) == pytest.approx(theory, rel=0.01)
 
 
 def published_matrix(h, clients, eta, beta):
@@ -202,8 +205,7 @@ def test_the_published_step_contracts_as_its_linear_iteration_where_it_is_stable
         matrices = [np.array(published_matrix(h, clients, 0.05, 0.9)) for h in problem.progress[0]]
         state = np.stack([matrix @ column for matrix, column in zip(matrices, state.T, strict=True)], axis=1)
     theory = radius(*published_matrix(problem.progress[0, 0], clients, 0.05, 0.9))
-    slow = errors[np.abs(errors[:, 0]) > 1e-11, 0]
-    assert measured_rate(slow[10:]) == pytest.approx(theory, rel=0.03)
+    assert measured_rate(errors[:, 0]) == pytest.approx(theory, rel=0.03)
 
 
 # -- adaptive methods --------------------------------------------------------------------------------------------------
@@ -214,7 +216,7 @@ def averaged_heavy_ball(beta, gain):
 
 
 @pytest.mark.parametrize("kind, lr", [("fedadam", 0.02), ("fedyogi", 0.02), ("fedadagrad", 0.5)])
-@pytest.mark.parametrize("beta", [0.0, 0.5])
+@pytest.mark.parametrize("beta", [0.0, 0.3])
 def test_adaptive_methods_converge_linearly_where_tau_outweighs_the_learning_rate(kind, lr, beta):
     """Their second moment ends at some v (zero for Adam): the heavy ball with eta_s / (sqrt(v) + tau)."""
     problem = Quadratics.draw(alike=True, lr=0.2)
@@ -223,9 +225,7 @@ def test_adaptive_methods_converge_linearly_where_tau_outweighs_the_learning_rat
     errors = path - problem.optimum
     for entry, h in enumerate(problem.progress[0]):
         theory = averaged_heavy_ball(beta, lr * h / (np.sqrt(state.second_moment_F[entry]) + 0.02))
-        small = np.flatnonzero(np.abs(errors[:, entry]) < 1e-4)[0]
-        falling = errors[small:, entry][np.abs(errors[small:, entry]) > 1e-12]
-        assert measured_rate(falling) == pytest.approx(theory, rel=0.02)
+        assert measured_rate(errors[:, entry], largest=1e-4) == pytest.approx(theory, rel=0.02)
 
 
 def test_adam_swings_where_the_learning_rate_outweighs_tau():
@@ -289,12 +289,11 @@ def test_control_variates_reach_the_optimum_with_few_clients_a_round(kind, beta)
     problem = Quadratics.draw(40, lr=0.05)
     config = ServerConfig(kind="scaffold") if kind == "scaffold" else ServerConfig(**RECOMMENDED, momentum=beta)
     path, _ = federate(problem, config, 1500, cohort=10)
-    errors = np.abs(path - problem.optimum)
-    assert errors[-1].max() < 1e-9
+    errors = path - problem.optimum
+    assert np.abs(errors[-1]).max() < 1e-9
     # The slowest entry: its progress a round, 0.015, is far below the share 0.25 of clients whose memory is renewed.
     h = problem.progress.mean(axis=0)[0]
-    falling = errors[100:, 0][errors[100:, 0] > 1e-9]
-    assert measured_rate(falling) == pytest.approx(averaged_heavy_ball(beta, h), abs=5e-4)
+    assert measured_rate(errors[:, 0]) == pytest.approx(averaged_heavy_ball(beta, h), abs=5e-4)
     fedavg, _ = federate(problem, ServerConfig(kind="fedavg"), 1500, cohort=10)
     assert np.abs(fedavg[-100:] - problem.optimum).mean() > 1e-2
 

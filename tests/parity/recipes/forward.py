@@ -28,7 +28,7 @@ CONFIG = {
 }
 LABELS = (11, 12)
 """Token ids of the label words."""
-EXAMPLES, TOKENS, LANCZOS_STEPS = 3, 8, 10
+EXAMPLES, TOKENS, LANCZOS_STEPS = 3, 7, 28
 LAYERS = list(range(CONFIG["num_hidden_layers"]))
 CASES = {
     "layers_all.pers_on": LAYERS,

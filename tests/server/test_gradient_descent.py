@@ -1,0 +1,69 @@
+"""One local step of all clients against gradient descent on all examples, on the embedded backbone in float64."""
+
+import numpy as np
+import pytest
+import torch
+from support import make_tiny
+
+from clients.prompts import initial_vector
+from clients.training import gradient
+from clients.worker import ClientWorker
+from fedsim.core.messages import ClientState, WorkGroup
+from fedsim.preparation import prepare
+from server.core import Server
+from server.sampling import cut
+
+OURS = {
+    "kind": "fedpeptao",
+    "gradient": "pseudo",
+    "base": "previous",
+    "coupling": "independent",
+    "momentum_form": "control_in_gradient",
+    "control_form": "displacement",
+    "control_timing": "before",
+    "debias": True,
+    "lr": 1.0,
+    "lr_decay": 1.0,
+    "momentum": 0.0,
+}
+
+
+@pytest.mark.parametrize("kind, partition", [("fedavg", "dirichlet_label"), ("fedprox", "dirichlet_label"),
+                                             ("scaffold", "iid"), ("fedpeptao", "iid")])  # fmt: skip
+def test_one_local_step_of_all_clients_is_gradient_descent_on_all_examples(kind, partition):
+    """To a few units in the last place, through worker and server; clients weigh as many as their examples."""
+    config = make_tiny(
+        executor="local",
+        model={"dtype": "float64"},
+        data={"train_examples": 96, "validation_examples": 10},
+        partition={"kind": partition, "clients": 6, "holdout_fraction": 0.0},
+        sampling={"clients_per_round": 6},
+        client={
+            "batch_size": 1000,
+            "epochs": 1,
+            "optimizer": {"kind": "sgd", "lr": 50.0, "weight_decay": 0.0, "clip_norm": None},
+        },
+        server=OURS if kind == "fedpeptao" else {"kind": kind},
+    )
+    prepared = prepare(config)
+    worker, sizes = ClientWorker(prepared.spec), prepared.spec.shards.train_sizes
+    assert (len(set(sizes.tolist())) > 1) == (partition == "dirichlet_label") and sizes.sum() == 96
+    layout = worker.info().full.exchanged((1, 2))
+    central_F = initial_vector(layout, prepared.spec.prompt, prepared.spec.model.head, 0).astype(np.float64)
+    first_F = central_F
+    server = Server(config.server, central_F, (1, 2), 1.0)
+    states = [ClientState(client) for client in range(6)]
+    for round in range(3):
+        updates = []
+        for number, group in enumerate(cut(range(6), 2)):
+            work = WorkGroup(round, number, tuple(group))
+            _, update, *new = worker.train(work, server.global_state(), *(states[client] for client in group))
+            updates.append(update)
+            states[group[0] : group[-1] + 1] = new
+        server.apply(round, (3, 0, 5, 1, 4, 2), *updates)
+        start_F = torch.from_numpy(central_F)
+        _, slope_F = gradient(worker._backbone, prepared.spec.train, np.arange(96), layout, start_F)
+        central_F = central_F - 50.0 * slope_F.numpy()
+        # Sums in another order: a few units in the last place (1.4e-17 each), on a way of 1e-2 a round.
+        np.testing.assert_allclose(server.global_state().vector_F, central_F, rtol=0, atol=2e-16)
+    assert np.abs(central_F - first_F).max() > 1e-2
