@@ -99,8 +99,16 @@ class ScheduleConfig(Schema):
     """constant, linear decay to zero, or cosine decay to zero, over ``total_steps``."""
     warmup_steps: NonNegativeInt = 0
     """Steps over which the learning rate rises from zero."""
-    total_steps: PositiveInt | None = None
-    """Steps until zero; if not given, the steps of one visit."""
+    total_steps: PositiveInt | Literal["all_data"] | None = None
+    """Steps until zero; if not given, the steps of one visit. all_data: rounds times the batches in all training examples
+    (published code), far more than a client takes, so that the learning rate hardly falls."""
+
+
+    def resolved(self, rounds: int, num_examples: int, batch_size: int) -> ScheduleConfig:
+        """Return the schedule with ``all_data`` as a number: ``rounds`` times the batches in ``num_examples``."""
+        if self.total_steps != "all_data":
+            return self
+        return self.model_copy(update={"total_steps": rounds * -(-num_examples // batch_size)})
 
 
 class ClientConfig(Schema):

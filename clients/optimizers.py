@@ -44,6 +44,8 @@ def learning_rate(config: ScheduleConfig, base_lr: float, step: int, visit_steps
         return base_lr * (step + 1) / config.warmup_steps
     if config.kind == "constant":
         return base_lr
+    if isinstance(config.total_steps, str):
+        raise ValueError("total_steps=all_data must be resolved before training")
     total = config.total_steps or visit_steps
     progress = min(1.0, (step - config.warmup_steps) / max(1, total - config.warmup_steps))
     return base_lr * (1.0 - progress if config.kind == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress)))

@@ -102,8 +102,10 @@ class Config(Schema):
     def identity(self) -> str:
         """SHA-256 of everything that a result depends on: not of where it runs, where it goes, or how many rounds."""
         values = self.model_dump(mode="json")
-        for key in ("name", "output", "rounds", "executor", "ray", "tracking", "checkpoint"):
+        for key in ("name", "output", "executor", "ray", "tracking", "checkpoint"):
             values.pop(key)
+        if self.client.schedule.total_steps != "all_data":
+            values.pop("rounds")
         values["model"].pop("device")
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

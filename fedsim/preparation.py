@@ -83,7 +83,7 @@ def prepare(config: Config, phase: Callable[[str], None] = lambda text: None) ->
         prompt=config.prompt,
         num_classes=len(data.task.labels),
         label_word_ids_C=label_word_ids(data.task, tokenizer, causal) if head == "verbalizer" else None,
-        settings=work_settings(config),
+        settings=work_settings(config, len(train)),
         train=train,
         validation=validation,
         shards=data.shards,
@@ -92,13 +92,14 @@ def prepare(config: Config, phase: Callable[[str], None] = lambda text: None) ->
     return Prepared(data, spec, _fingerprint(spec))
 
 
-def work_settings(config: Config) -> WorkSettings:
-    """Compose what workers have to know of the method."""
+def work_settings(config: Config, num_examples: int) -> WorkSettings:
+    """Compose what workers have to know of the method; ``num_examples`` is that of all clients together."""
     from clients.lossless import SpectrumSettings
     from clients.worker import WorkSettings
 
+    schedule = config.client.schedule.resolved(config.rounds, num_examples, config.client.batch_size)
     return WorkSettings(
-        client=config.client,
+        client=config.client.model_copy(update={"schedule": schedule}),
         correction=config.correction,
         uniform_weights=config.server.weighting == "uniform",
         uses_control=config.server.uses_control,

@@ -98,7 +98,7 @@ class Trace:
             prompt=config.prompt,
             num_classes=len(words),
             label_word_ids_C=words,
-            settings=work_settings(config),
+            settings=work_settings(config, len(table)),
             train=table,
             validation=table,
             shards=shards,
