@@ -103,7 +103,6 @@ class ScheduleConfig(Schema):
     """Steps until zero; if not given, the steps of one visit. all_data: rounds times the batches in all training examples
     (published code), far more than a client takes, so that the learning rate hardly falls."""
 
-
     def resolved(self, rounds: int, num_examples: int, batch_size: int) -> ScheduleConfig:
         """Return the schedule with ``all_data`` as a number: ``rounds`` times the batches in ``num_examples``."""
         if self.total_steps != "all_data":

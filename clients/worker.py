@@ -25,6 +25,7 @@ from clients.lossless import SpectrumSettings, spectrum_report
 from clients.optimizers import Moments
 from clients.prompts import StartingPoint, initial_vector
 from clients.scoring import layer_scores
+from clients.sums import GroupSums
 from clients.training import Parts, TrainingResult, num_steps, train_client
 from fedsim.core import seeds
 from fedsim.core.layout import VectorLayout
@@ -145,7 +146,13 @@ class ClientWorker:
         parts = Parts.of(self._full, state.layers, self._settings.keep_local)
         reports: list[ClientReport] = []
         states: list[ClientState] = []
-        sums = _Sums(group, self._settings, parts.exchanged_F)
+        sums = GroupSums(
+            group,
+            parts.exchanged_F,
+            uniform_weights=self._settings.uniform_weights,
+            control_before=self._settings.control_before,
+            each_client=self._settings.needs_each_client,
+        )
         for old in client_states:
             report, new, result = self._visit(parts, state, old)
             if report.failure is None and result is not None:
@@ -185,7 +192,7 @@ class ClientWorker:
             bytes_up=state.vector_F.itemsize * parts.exchanged.size * sends,
             seconds=time.perf_counter() - started,
         )
-        if not all(np.isfinite(array).all() for array in _arrays(new, result)):
+        if not all(np.isfinite(array).all() for array in _arrays(old, new, result)):
             failure = ClientFailure("non_finite", f"client {old.client} returned NaN or infinite parameters")
             return replace(report, failure=failure), old, None
         return report, new, result
@@ -301,74 +308,8 @@ class ClientWorker:
         return tuple(work(spec.shards.train(client), settings=settings.spectrum, client=client) for client in clients)
 
 
-class _Sums:
-    """The running float64 sums of a group, in client-id order."""
-
-    def __init__(self, group: WorkGroup, settings: WorkSettings, exchanged_F: np.ndarray) -> None:
-        self._group = group
-        self._settings = settings
-        self._exchanged_F = exchanged_F
-        self._clients: list[int] = []
-        self._weights: list[float] = []
-        self._controls: list[np.ndarray] = []
-        self._steps = 0
-        self._vector_F: np.ndarray | None = None
-        self._control_delta_F: np.ndarray | None = None
-        self._control_F: np.ndarray | None = None
-        self._metric_F: np.ndarray | None = None
-        self._metric_step_F: np.ndarray | None = None
-
-    def add(self, report: ClientReport, old: ClientState, new: ClientState, result: TrainingResult) -> None:
-        """Add one client's result."""
-        weight = 1.0 if self._settings.uniform_weights else float(report.num_examples)
-        self._clients.append(report.client)
-        self._weights.append(weight)
-        self._steps += report.num_steps
-        local_F = self._exchanged(result.vector_A)
-        if result.stepped_A is not None and result.gain_A is not None:
-            stepped_F, metric_F = self._exchanged(result.stepped_A), 1.0 / self._exchanged(result.gain_A)
-            local_F = local_F + stepped_F
-            self._metric_F = _plus(self._metric_F, weight * metric_F)
-            self._metric_step_F = _plus(self._metric_step_F, weight * metric_F * stepped_F)
-        self._vector_F = _plus(self._vector_F, weight * local_F)
-        if new.control_F is not None:
-            after_F = new.control_F.astype(np.float64)
-            before_F = old.control_F.astype(np.float64) if old.control_F is not None else np.zeros_like(after_F)
-            self._control_delta_F = _plus(self._control_delta_F, report.num_steps * (after_F - before_F))
-            used_F = before_F if self._settings.control_before else after_F
-            self._control_F = _plus(self._control_F, weight * used_F)
-            self._controls.append(used_F.astype(new.control_F.dtype))
-
-    def _exchanged(self, vector_A: np.ndarray) -> np.ndarray:
-        return vector_A[self._exchanged_F].astype(np.float64)
-
-    def update(self) -> GroupUpdate | None:
-        """Return the sums, or None if there was no usable client."""
-        if self._vector_F is None:
-            return None
-        each = self._settings.needs_each_client
-        return GroupUpdate(
-            round=self._group.round,
-            group=self._group.group,
-            part=self._group.part,
-            clients=tuple(self._clients),
-            weight_sum=float(sum(self._weights)),
-            vector_sum_F=self._vector_F,
-            steps_sum=self._steps,
-            control_delta_sum_F=self._control_delta_F,
-            control_sum_F=self._control_F,
-            weights_k=np.array(self._weights) if each else None,
-            control_kF=np.stack(self._controls) if each and self._controls else None,
-            metric_sum_F=self._metric_F,
-            metric_step_sum_F=self._metric_step_F,
-        )
-
-
-def _plus(total: np.ndarray | None, term: np.ndarray) -> np.ndarray:
-    return np.zeros_like(term) + term if total is None else total + term
-
-
-def _arrays(state: ClientState, result: TrainingResult) -> Sequence[np.ndarray]:
-    moments = (state.first_moment_A, state.second_moment_A)
-    candidates = (result.vector_A, result.stepped_A, result.gain_A, state.control_F, *moments)
+def _arrays(old: ClientState, new: ClientState, result: TrainingResult) -> Sequence[np.ndarray]:
+    """Return all that goes into the group's sums or the client's state."""
+    moments = (new.first_moment_A, new.second_moment_A)
+    candidates = (result.vector_A, result.stepped_A, result.gain_A, old.control_F, new.control_F, *moments)
     return [array for array in candidates if array is not None]

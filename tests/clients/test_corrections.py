@@ -6,6 +6,7 @@ takes the place of the language model. Shape suffixes: N clients, F entries.
 """
 
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -90,7 +91,9 @@ class Problem:
         table = TokenTable(np.zeros(total, np.int32), np.arange(total + 1), np.zeros(total, np.int32), labels_N, 0)
         stops_C = np.cumsum(self.sizes_N)
         shards = Shards(np.arange(total), np.concatenate([[0], stops_C]), stops_C)
-        return WorkerSpec(None, config.model, config.prompt, number, None, work_settings(config), table, table, shards)
+        return WorkerSpec(
+            None, config.model, config.prompt, number, None, work_settings(config, total), table, table, shards
+        )
 
 
 def train(problem, rounds, decay=1.0, start=0.0, **keys):
@@ -178,7 +181,7 @@ def test_averaged_in_a_common_metric_clients_find_the_optimum(optimizer, work):
 
 def results(weights_k, stepped_kF, gain_kF, start_F):
     """Return the combined update of clients that took these steps with these gains."""
-    settings = replace(work_settings(make_tiny()), correction="preconditioner", uses_control=False)
+    settings = replace(work_settings(make_tiny(), 1), correction="preconditioner", uses_control=False)
     clients = tuple(range(len(weights_k)))
     sums = _Sums(WorkGroup(0, 0, clients), settings, np.arange(len(start_F)))
     for client, weight in enumerate(weights_k):
@@ -204,6 +207,22 @@ def test_the_common_metric_takes_each_entry_to_a_point_among_the_clients(data):
     np.testing.assert_allclose(average_F, start_F - (share_kF * stepped_kF).sum(0) / share_kF.sum(0), atol=1e-9)
     points_kF = start_F - stepped_kF
     assert (points_kF.min(axis=0) - 1e-9 <= average_F).all() and (average_F <= points_kF.max(axis=0) + 1e-9).all()
+
+
+def test_the_common_metric_of_a_cohort_is_biased_and_that_of_all_clients_is_not():
+    """At x*, sum w g / sum w |g| over cohorts: both sums go together, so their mean is zero only once all take part."""
+    problem, number = Problem.draw((1,) * 6), 6
+    g_NF = problem.h_NF * (problem.optimum_F - problem.a_NF)
+    biases = []
+    for cohort in (2, 3, 4, 6):
+        steps = [
+            results(
+                np.ones(cohort), np.sign(g_NF[list(chosen)]), 1.0 / np.abs(g_NF[list(chosen)]), np.zeros(6)
+            ).vector_F
+            for chosen in combinations(range(number), cohort)
+        ]
+        biases.append(np.abs(np.mean(steps, axis=0)).max())
+    assert biases[0] > biases[1] > biases[2] > 0.02 and biases[3] < 1e-12
 
 
 def test_with_equal_gains_the_common_metric_is_the_plain_average():
