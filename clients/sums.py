@@ -19,6 +19,8 @@ class GroupSums:
         Positions of the exchanged entries in the vectors that clients train.
     uniform_weights
         Every client weighs one, not its number of examples.
+    control_by_steps
+        The server's control variate weighs clients by their local steps, not by w_i.
     control_before
         The server steps with the control variates from before the round.
     each_client
@@ -31,12 +33,14 @@ class GroupSums:
         exchanged_F: np.ndarray,
         *,
         uniform_weights: bool,
+        control_by_steps: bool,
         control_before: bool,
         each_client: bool,
     ) -> None:
         self._group = group
         self._exchanged_F = exchanged_F
         self._uniform_weights = uniform_weights
+        self._control_by_steps = control_by_steps
         self._control_before = control_before
         self._each_client = each_client
         self._clients: list[int] = []
@@ -57,7 +61,9 @@ class GroupSums:
         self._steps += report.num_steps
         local_F = self._exchanged(result.vector_A)
         if result.stepped_A is not None and result.gain_A is not None:
-            stepped_F, metric_F = self._exchanged(result.stepped_A), 1.0 / self._exchanged(result.gain_A)
+            stepped_F, gain_F = self._exchanged(result.stepped_A), self._exchanged(result.gain_A)
+            # A schedule at zero has no gain: the client took no step, and has no say.
+            metric_F = np.divide(1.0, gain_F, out=np.zeros_like(gain_F), where=gain_F > 0.0)
             local_F = local_F + stepped_F
             self._metric_F = _plus(self._metric_F, weight * metric_F)
             self._metric_step_F = _plus(self._metric_step_F, weight * metric_F * stepped_F)
@@ -65,7 +71,8 @@ class GroupSums:
         if new.control_F is not None:
             after_F = new.control_F.astype(np.float64)
             before_F = old.control_F.astype(np.float64) if old.control_F is not None else np.zeros_like(after_F)
-            self._control_delta_F = _plus(self._control_delta_F, report.num_steps * (after_F - before_F))
+            share = report.num_steps if self._control_by_steps else weight
+            self._control_delta_F = _plus(self._control_delta_F, share * (after_F - before_F))
             used_F = before_F if self._control_before else after_F
             self._control_F = _plus(self._control_F, weight * used_F)
             self._controls.append(used_F.astype(new.control_F.dtype))

@@ -54,6 +54,8 @@ class WorkSettings:
     uniform_weights: bool
     uses_control: bool
     control_form: ControlForm
+    control_by_steps: bool
+    """The server's control variate weighs clients by their local steps."""
     control_before: bool
     """The server steps with the control variates from before the round."""
     needs_each_client: bool
@@ -150,6 +152,7 @@ class ClientWorker:
             group,
             parts.exchanged_F,
             uniform_weights=self._settings.uniform_weights,
+            control_by_steps=self._settings.control_by_steps,
             control_before=self._settings.control_before,
             each_client=self._settings.needs_each_client,
         )

@@ -20,6 +20,7 @@ from fedsim.core.errors import ClientError
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import ClientReport, ClientState, SpectrumReport
 from fedsim.executors.base import Executor, Handle
+from server.aggregation import population_weight
 from server.config import ServerConfig
 from server.sampling import cohort
 from server.selection import combine_shares
@@ -129,7 +130,8 @@ def _warm_up(
     vector_F = initial_vector(full, config.prompt, config.model.head, config.seed, start)
     vector_F = vector_F.astype(config.model.exchange_dtype)
     server = ServerConfig(kind="fedavg", weighting=config.server.weighting)
-    executor.start_server(server, vector_F, full.layers, config.sampling.clients_per_round / config.partition.clients)
+    sample_rate = config.sampling.clients_per_round / config.partition.clients
+    executor.start_server(server, vector_F, full.layers, sample_rate, population_weight(server, sizes_N))
     order: tuple[int, ...] = ()
     trained: list[ClientReport] = []
     for round in range(rounds):

@@ -104,6 +104,7 @@ def work_settings(config: Config, num_examples: int) -> WorkSettings:
         uniform_weights=config.server.weighting == "uniform",
         uses_control=config.server.uses_control,
         control_form=config.server.control_form,
+        control_by_steps=config.server.control_mean == "steps",
         control_before=config.server.control_timing == "before",
         needs_each_client=config.server.needs_each_client,
         keep_local=config.layers.unselected == "local",

@@ -31,6 +31,7 @@ from fedsim.layer_selection import LayerChoice, choose, start_workers
 from fedsim.preparation import Prepared
 from fedsim.progress import Progress, RoundLine
 from fedsim.tracking import RunFolder, TensorBoard
+from server.aggregation import population_weight
 from server.core import StepReport
 from server.sampling import cohort
 
@@ -157,7 +158,8 @@ class Simulation:
         vector_F = initial_vector(layout, config.prompt, config.model.head, config.seed, self._prepared.spec.start)
         vector_F = vector_F.astype(config.model.exchange_dtype)
         sample_rate = config.sampling.clients_per_round / config.partition.clients
-        self._executor.start_server(config.server, vector_F, layout.layers, sample_rate)
+        weight = population_weight(config.server, self._sizes_N)
+        self._executor.start_server(config.server, vector_F, layout.layers, sample_rate, weight)
         if checkpoint is not None:
             self._executor.load_server_arrays(checkpoint.server)
             self._states.restore(checkpoint.clients, self._executor)

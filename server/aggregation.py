@@ -13,6 +13,7 @@ import numpy as np
 
 from fedsim.core.errors import ClientError
 from fedsim.core.messages import GroupUpdate
+from server.config import ServerConfig
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,11 @@ class CombinedUpdate:
     """Sum of w_i."""
     vector_F: np.ndarray
     """Sum of w_i P_i over the sum of w_i: the average of the clients' vectors. With the preconditioner correction their
-    steps are averaged in the common metric D = sum of w_i D_i instead: sum w_i (P_i + S_i) / sum w_i - (sum w_i D_i S_i) / D."""
+    steps are averaged in the common metric D = sum of w_i D_i instead: sum w_i (P_i + S_i) / sum w_i - sum w_i D_i S_i / D."""
     steps_sum: int
     """Sum of T_i."""
     control_delta_sum_F: np.ndarray | None = None
-    """Sum of T_i (c_i+ - c_i)."""
+    """Sum of T_i (c_i+ - c_i), or of w_i (c_i+ - c_i); see ``GroupUpdate``."""
     control_F: np.ndarray | None = None
     """Sum of w_i c_i+ (or c_i, see ``GroupUpdate``) over the sum of w_i."""
     weights_k: np.ndarray | None = None
@@ -89,6 +90,12 @@ def combine(updates: Sequence[GroupUpdate], order: Sequence[int]) -> CombinedUpd
         weights_k=_each(usable, "weights_k", positions),
         control_kF=_each(usable, "control_kF", positions),
     )
+
+
+def population_weight(config: ServerConfig, sizes_N: np.ndarray) -> float:
+    """Return the sum of the weights w_i of all clients that can be drawn, from their numbers of training examples."""
+    sizes_N = np.asarray(sizes_N)
+    return float(np.count_nonzero(sizes_N) if config.weighting == "uniform" else sizes_N.sum())
 
 
 def is_finite(update: GroupUpdate) -> bool:
@@ -155,7 +162,11 @@ def _lacks(update: GroupUpdate, field: str) -> bool:
 def _average(updates: Sequence[GroupUpdate], weight_sum: float) -> np.ndarray:
     average_F: np.ndarray = _fold(updates, "vector_sum_F") / weight_sum
     metric_F, metric_step_F = (_fold_optional(updates, field) for field in ("metric_sum_F", "metric_step_sum_F"))
-    return average_F if metric_F is None or metric_step_F is None else average_F - metric_step_F / metric_F
+    if metric_F is None or metric_step_F is None:
+        return average_F
+    # No client took a step where the common metric is zero.
+    step_F = np.divide(metric_step_F, metric_F, out=np.zeros_like(metric_F), where=metric_F > 0.0)
+    return average_F - step_F
 
 
 def _fold_optional(updates: Sequence[GroupUpdate], field: str) -> np.ndarray | None:

@@ -20,6 +20,7 @@ _RECOMMENDED: dict[str, Any] = {
     "debias": True,
     "control_form": "displacement",
     "control_timing": "before",
+    "control_mean": "weights",
 }
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "fedpeptao": {"lr": 1.0, "momentum": 0.5, **_RECOMMENDED},
@@ -40,6 +41,7 @@ _PUBLISHED: dict[str, Any] = {
     "debias": False,
     "control_form": "scaffold",
     "control_timing": "after",
+    "control_mean": "steps",
 }
 
 
@@ -76,6 +78,9 @@ class ServerConfig(Schema):
     control_form: Literal["scaffold", "displacement"] = "scaffold"
     """Control variates: per step and learning rate, c_i - c + (P_t - P_i)/(T_i eta) (SCAFFOLD, published code), or the client's
     last displacement P_t - P_i, in the units of the prompt."""
+    control_mean: Literal["weights", "steps"] = "weights"
+    """The server's control variate c: the mean of all clients' c_i with the weights of ``weighting``, kept exactly, or the
+    published code's, which weighs by local steps and scales by the share of clients, and drifts where clients are unequal."""
     control_timing: Literal["after", "before"] = "after"
     """fedpeptao: the server steps with the variates updated in this round (published code), or with those from before it, whose
     difference c - c_i is zero on average over cohorts."""

@@ -43,10 +43,18 @@ class Server:
         Share rho of the population that takes part in a round.
     """
 
-    def __init__(self, config: ServerConfig, vector_F: np.ndarray, layers: tuple[int, ...], sample_rate: float) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        vector_F: np.ndarray,
+        layers: tuple[int, ...],
+        sample_rate: float,
+        population_weight: float | None = None,
+    ) -> None:
         self._config = config
         self._layers = layers
         self._sample_rate = sample_rate
+        self._population_weight = population_weight
         self._round = 0
         self._dtype = vector_F.dtype
         self._state: ServerState = initial_state(config, np.asarray(vector_F, dtype=np.float64))
@@ -82,7 +90,7 @@ class Server:
             raise ValueError(f"updates of round {round} do not fit the server's state of round {self._round}")
         combined = combine([update for update in updates if update is not None], order)
         before_F = self._state.vector_F
-        self._state = step(self._config, self._state, combined, self._sample_rate)
+        self._state = step(self._config, self._state, combined, self._sample_rate, self._population_weight)
         self._round += 1
         return StepReport(
             round=round,

@@ -18,7 +18,7 @@ import numpy as np
 from fedsim.core.errors import CheckpointError
 from server.aggregation import CombinedUpdate
 from server.config import ServerConfig
-from server.control import server_control
+from server.control import control_by_steps, control_by_weights
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,13 @@ def initial_state(config: ServerConfig, vector_F: np.ndarray) -> ServerState:
     )
 
 
-def step(config: ServerConfig, state: ServerState, combined: CombinedUpdate, sample_rate: float) -> ServerState:
+def step(
+    config: ServerConfig,
+    state: ServerState,
+    combined: CombinedUpdate,
+    sample_rate: float,
+    population_weight: float | None = None,
+) -> ServerState:
     """Return the server's state after a round.
 
     Parameters
@@ -69,6 +75,8 @@ def step(config: ServerConfig, state: ServerState, combined: CombinedUpdate, sam
         The cohort's sums and averages.
     sample_rate
         rho, the share of the population in a cohort.
+    population_weight
+        Sum of all clients' weights w_i. If not given, the clients are taken to weigh alike: the cohort's sum over rho.
 
     Raises
     ------
@@ -83,7 +91,11 @@ def step(config: ServerConfig, state: ServerState, combined: CombinedUpdate, sam
     if config.uses_control:
         if combined.control_delta_sum_F is None or combined.control_F is None or state.control_F is None:
             raise ValueError(f"server.kind {config.kind} needs the clients' control variates, but the update has none")
-        control_F = server_control(state.control_F, combined.control_delta_sum_F, combined.steps_sum, sample_rate)
+        if config.control_mean == "weights":
+            weight = population_weight or combined.weight_sum / sample_rate
+            control_F = control_by_weights(state.control_F, combined.control_delta_sum_F, weight)
+        else:
+            control_F = control_by_steps(state.control_F, combined.control_delta_sum_F, combined.steps_sum, sample_rate)
         if config.control_timing == "after":
             state = replace(state, control_F=control_F)
         return replace(_RULES[config.kind](config, state, combined), control_F=control_F)

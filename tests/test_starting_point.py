@@ -173,9 +173,9 @@ def test_layers_that_stay_on_the_devices_start_there_too(tmp_path):
     ids = np.arange(3, 93, dtype=np.int32)
     table = TokenTable(ids, np.arange(0, 91, 9), np.zeros(10, np.int32), np.arange(10) % 3, pad_id=1)
     shards = Shards(np.arange(10), np.array([0, 10]), np.array([5]))
+    weights, settings = load_shared_weights(config.model), work_settings(config, len(table))
     spec = WorkerSpec(
-        load_shared_weights(config.model), config.model, config.prompt, 3, LABEL_WORDS, work_settings(config, len(table)), table, table,
-        shards, start,
+        weights, config.model, config.prompt, 3, LABEL_WORDS, settings, table, table, shards, start
     )  # fmt: skip
     worker = ClientWorker(dataclasses.replace(spec, settings=dataclasses.replace(spec.settings, keep_local=True)))
     everything = GlobalState(0, ALL_LAYERS, prompt.vector_F)

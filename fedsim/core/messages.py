@@ -109,7 +109,7 @@ class GroupUpdate:
     steps_sum: int
     """Sum of T_i."""
     control_delta_sum_F: np.ndarray | None = None
-    """Sum of T_i (c_i+ - c_i)."""
+    """Sum of w_i (c_i+ - c_i), or of T_i (c_i+ - c_i) where the server's variate is weighted by local steps."""
     control_sum_F: np.ndarray | None = None
     """Sum of w_i c_i+, or of w_i c_i where the server steps with the variates from before the round."""
     weights_k: np.ndarray | None = None

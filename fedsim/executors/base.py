@@ -67,7 +67,12 @@ class Executor(ABC):
 
     @abstractmethod
     def start_server(
-        self, config: ServerConfig, vector_F: np.ndarray, layers: tuple[int, ...], sample_rate: float
+        self,
+        config: ServerConfig,
+        vector_F: np.ndarray,
+        layers: tuple[int, ...],
+        sample_rate: float,
+        population_weight: float,
     ) -> None:
         """Start the server, or start it anew with other layers."""
 

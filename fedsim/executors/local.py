@@ -31,9 +31,14 @@ class LocalExecutor(Executor):
         return [self._worker.info()]
 
     def start_server(
-        self, config: ServerConfig, vector_F: np.ndarray, layers: tuple[int, ...], sample_rate: float
+        self,
+        config: ServerConfig,
+        vector_F: np.ndarray,
+        layers: tuple[int, ...],
+        sample_rate: float,
+        population_weight: float,
     ) -> None:
-        self._server = Server(config, vector_F, layers, sample_rate)
+        self._server = Server(config, vector_F, layers, sample_rate, population_weight)
 
     def global_state(self) -> Handle:
         return self._running_server.global_state()

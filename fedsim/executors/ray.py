@@ -139,14 +139,19 @@ class RayExecutor(Executor):
     # -- server ------------------------------------------------------------------------------------------------------
 
     def start_server(
-        self, config: ServerConfig, vector_F: np.ndarray, layers: tuple[int, ...], sample_rate: float
+        self,
+        config: ServerConfig,
+        vector_F: np.ndarray,
+        layers: tuple[int, ...],
+        sample_rate: float,
+        population_weight: float,
     ) -> None:
         from server.aggregator import AggregatorActor
 
         if self._server is not None:
             ray.kill(self._server, no_restart=True)
         actor_class: Any = AggregatorActor
-        self._server = actor_class.remote(config, vector_F, layers, sample_rate)
+        self._server = actor_class.remote(config, vector_F, layers, sample_rate, population_weight)
 
     def global_state(self) -> Handle:
         return self._server.global_state.remote()

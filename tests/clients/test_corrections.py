@@ -18,8 +18,9 @@ from support import make_tiny
 from clients.config import OptimizerConfig
 from clients.heads import Reading
 from clients.optimizers import Moments, direction, gain
+from clients.sums import GroupSums
 from clients.training import TrainingResult
-from clients.worker import ClientWorker, WorkerSpec, _Sums
+from clients.worker import ClientWorker, WorkerSpec
 from fedsim.core.layout import PromptGeometry, VectorLayout
 from fedsim.core.messages import ClientReport, ClientState, WorkGroup
 from fedsim.core.shards import Shards
@@ -181,9 +182,9 @@ def test_averaged_in_a_common_metric_clients_find_the_optimum(optimizer, work):
 
 def results(weights_k, stepped_kF, gain_kF, start_F):
     """Return the combined update of clients that took these steps with these gains."""
-    settings = replace(work_settings(make_tiny(), 1), correction="preconditioner", uses_control=False)
     clients = tuple(range(len(weights_k)))
-    sums = _Sums(WorkGroup(0, 0, clients), settings, np.arange(len(start_F)))
+    choices = dict.fromkeys(("uniform_weights", "control_by_steps", "control_before", "each_client"), False)
+    sums = GroupSums(WorkGroup(0, 0, clients), np.arange(len(start_F)), **choices)
     for client, weight in enumerate(weights_k):
         moments = Moments.zeros(torch.zeros(1))
         result = TrainingResult(start_F - stepped_kF[client], moments, 3, 0.0, 0.0, stepped_kF[client], gain_kF[client])

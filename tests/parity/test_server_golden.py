@@ -32,6 +32,7 @@ def server_config(name, lr):
         momentum_form="control_in_velocity",
         control_form="scaffold",
         control_timing="after",
+        control_mean="steps",
         debias=False,
         lr_decay=0.99,
         momentum=0.9,

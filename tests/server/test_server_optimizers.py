@@ -10,7 +10,7 @@ from fedsim.core.errors import CheckpointError
 from fedsim.core.messages import GroupUpdate
 from server.aggregation import CombinedUpdate, combine
 from server.config import ServerConfig
-from server.control import server_control
+from server.control import control_by_steps, control_by_weights
 from server.optimizers import initial_state, state_from_arrays, state_to_arrays, step
 from server.sampling import cut
 
@@ -27,6 +27,8 @@ KINDS = [
 ]
 ADAPTIVE = ["fedadam", "fedyogi", "fedadagrad"]
 NUM_CLIENTS, SIZE, RATE = 9, 7, 4 / 9
+WEIGHT = 222.0
+"""Training examples of all clients."""
 
 
 @dataclass
@@ -52,6 +54,10 @@ def random_round(rng, order, controls):
     return visits
 
 
+def share(config, visit):
+    return visit.T if config.control_mean == "steps" else visit.n
+
+
 def used(config, visit):
     return visit.c_before if config.control_timing == "before" else visit.c_after
 
@@ -70,7 +76,9 @@ def fold(config, visits, order, group_size=2, round=0):
                 weight_sum=float(sum(x.n for x in v)),
                 vector_sum_F=sum(x.n * x.P for x in v),
                 steps_sum=sum(x.T for x in v),
-                control_delta_sum_F=sum(x.T * (x.c_after - x.c_before) for x in v) if config.uses_control else None,
+                control_delta_sum_F=sum(share(config, x) * (x.c_after - x.c_before) for x in v)
+                if config.uses_control
+                else None,
                 control_sum_F=sum(x.n * used(config, x) for x in v) if config.uses_control else None,
                 weights_k=np.array([float(x.n) for x in v]) if config.needs_each_client else None,
                 control_kF=(
@@ -103,8 +111,11 @@ class SlowFedPepTAO:
         all_steps = sum(visit.T for visit in visits.values())
         c_before = self.c
         if choices.control:
-            change = sum(visits[i].T / all_steps * (visits[i].c_after - visits[i].c_before) for i in order)
-            self.c = self.c + RATE * change
+            if choices.control_mean == "steps":
+                share = {i: RATE * visits[i].T / all_steps for i in order}
+            else:
+                share = {i: visits[i].n / WEIGHT for i in order}
+            self.c = self.c + sum(share[i] * (visits[i].c_after - visits[i].c_before) for i in order)
         previous, self.previous = self.previous, delta
         if choices.gradient == "difference" and previous is None:
             self.P = average
@@ -139,7 +150,7 @@ STEP = {"lr": 0.05, "lr_decay": 0.99, "momentum": 0.9}
 
 
 @pytest.mark.parametrize("control", [True, False])
-@pytest.mark.parametrize("timing", ["after", "before"])
+@pytest.mark.parametrize("timing, mean", [("after", "steps"), ("before", "weights"), ("before", "steps")])
 @pytest.mark.parametrize("debias", [False, True])
 @pytest.mark.parametrize(
     "gradient, base, coupling, form",
@@ -152,7 +163,7 @@ STEP = {"lr": 0.05, "lr_decay": 0.99, "momentum": 0.9}
         )
     ),
 )
-def test_fedpeptao_equals_its_slow_twin(gradient, base, coupling, form, debias, timing, control):
+def test_fedpeptao_equals_its_slow_twin(gradient, base, coupling, form, debias, timing, mean, control):
     choices = {"gradient": gradient, "base": base, "coupling": coupling, "momentum_form": form, "debias": debias}
     undefined = coupling == "chained" and (debias or form == "control_in_gradient")
     undefined |= debias and form == "control_in_velocity"
@@ -160,7 +171,10 @@ def test_fedpeptao_equals_its_slow_twin(gradient, base, coupling, form, debias, 
         with pytest.raises(ValueError, match="is not defined with"):
             ServerConfig(kind="fedpeptao", **choices)
         return
-    run_against_twin(ServerConfig(kind="fedpeptao", control=control, control_timing=timing, **choices, **STEP))
+    config = ServerConfig(
+        kind="fedpeptao", control=control, control_timing=timing, control_mean=mean, **choices, **STEP
+    )
+    run_against_twin(config)
 
 
 def test_the_published_kind_is_one_of_these_combinations():
@@ -173,6 +187,7 @@ def test_the_published_kind_is_one_of_these_combinations():
         momentum_form="control_in_velocity",
         control_form="scaffold",
         control_timing="after",
+        control_mean="steps",
         debias=False,
         **STEP,
     )
@@ -189,7 +204,7 @@ def run_against_twin(config):
         order = rng.permutation(NUM_CLIENTS)[:4].tolist()
         visits = random_round(rng, order, controls)
         twin.apply(visits, order)
-        state = step(config, state, fold(config, visits, order, round=round), RATE)
+        state = step(config, state, fold(config, visits, order, round=round), RATE, WEIGHT)
         np.testing.assert_allclose(state.vector_F, twin.P, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(state.velocity_F, twin.v, rtol=1e-10, atol=1e-12)
         assert state.lr == pytest.approx(twin.eta, rel=1e-12)
@@ -295,15 +310,35 @@ def test_adaptive_methods_equal_algorithm_2_entry_by_entry(kind):
 def test_the_control_variate_of_equal_steps_is_that_of_scaffold():
     """c + |S|/N times the plain mean of the changes."""
     changes = np.array([[1.0, 2.0], [3.0, -2.0], [5.0, 3.0]])
-    c = server_control(np.array([0.5, 0.5]), (4 * changes).sum(axis=0), 12, 3 / 10)
+    c = control_by_steps(np.array([0.5, 0.5]), (4 * changes).sum(axis=0), 12, 3 / 10)
     np.testing.assert_allclose(c, 0.5 + 3 / 10 * changes.mean(axis=0), rtol=1e-15)
 
 
+def test_the_control_variate_stays_the_mean_of_the_clients_whoever_takes_part():
+    """And the one weighted by local steps does not: what clients add and take away differs from cohort to cohort."""
+    rng = np.random.default_rng(7)
+    weights_N, steps_N = rng.integers(1, 50, 9).astype(float), rng.integers(1, 9, 9)
+    controls_NF = np.zeros((9, SIZE))
+    exact, by_steps = np.zeros(SIZE), np.zeros(SIZE)
+    for _ in range(40):
+        cohort = rng.permutation(9)[:4]
+        after = controls_NF.copy()
+        after[cohort] = rng.normal(size=(4, SIZE))
+        change = after[cohort] - controls_NF[cohort]
+        exact = control_by_weights(exact, (weights_N[cohort, None] * change).sum(axis=0), weights_N.sum())
+        by_steps = control_by_steps(
+            by_steps, (steps_N[cohort, None] * change).sum(axis=0), int(steps_N[cohort].sum()), 4 / 9
+        )
+        controls_NF = after
+    np.testing.assert_allclose(exact, weights_N @ controls_NF / weights_N.sum(), atol=1e-12)
+    assert np.abs(by_steps - steps_N @ controls_NF / steps_N.sum()).max() > 0.1
+
+
 def test_the_control_variate_weighs_by_local_steps():
-    c = server_control(np.zeros(1), 1 * np.array([8.0]) + 3 * np.array([4.0]), 4, 0.5)
+    c = control_by_steps(np.zeros(1), 1 * np.array([8.0]) + 3 * np.array([4.0]), 4, 0.5)
     np.testing.assert_array_equal(c, [2.5])
     with pytest.raises(ValueError, match="at least one local step"):
-        server_control(np.zeros(1), np.zeros(1), 0, 0.5)
+        control_by_steps(np.zeros(1), np.zeros(1), 0, 0.5)
 
 
 # -- convergence -----------------------------------------------------------------------------------------------------
