@@ -40,6 +40,7 @@ PUBLISHED: dict[str, Any] = {
     "debias": False,
     "control_form": "scaffold",
     "control_timing": "after",
+    "control_mean": "steps",
 }
 """``server.kind: fedpeptao_published``, written out so that each choice can be switched alone."""
 RECOMMENDED: dict[str, Any] = {
@@ -53,6 +54,7 @@ RECOMMENDED: dict[str, Any] = {
     "debias": True,
     "control_form": "displacement",
     "control_timing": "before",
+    "control_mean": "weights",
 }
 
 
@@ -147,7 +149,8 @@ def visit(
             old_kF, state.control_F, state.vector_F, local_kF, setting.steps, setting.lr, form=config.control_form
         )
         used_kF = old_kF if config.control_timing == "before" else new_kF
-        optional["control_delta_sum_F"] = setting.steps * (new_kF - old_kF).sum(axis=0)
+        share = setting.steps if config.control_mean == "steps" else 1
+        optional["control_delta_sum_F"] = share * (new_kF - old_kF).sum(axis=0)
         optional["control_sum_F"] = used_kF.sum(axis=0)
         if config.needs_each_client:
             optional["control_kF"] = used_kF

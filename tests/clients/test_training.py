@@ -135,15 +135,17 @@ def settings_with(prepared, **changes):
 
 
 def test_the_server_gets_the_variates_that_it_asks_for(prepared):
-    for before in (False, True):
-        worker = ClientWorker(settings_with(prepared, uses_control=True, control_before=before))
+    for before, by_steps in ((False, True), (True, False)):
+        settings = {"uses_control": True, "control_before": before, "control_by_steps": by_steps}
+        worker = ClientWorker(settings_with(prepared, **settings))
         size = worker.info().full.exchanged((0, 2)).size
         state = GlobalState(0, (0, 2), np.full(size, 0.01, np.float32), np.zeros(size, np.float32))
         old = ClientState(3, 1, 2, control_F=np.full(size, 0.5, np.float32))
         (report,), update, new = worker.train(WorkGroup(0, 0, (3,)), state, old)
         used = old if before else new
         np.testing.assert_array_equal(update.control_sum_F, report.num_examples * used.control_F.astype(np.float64))
-        change = report.num_steps * (new.control_F.astype(np.float64) - old.control_F)
+        share = report.num_steps if by_steps else report.num_examples
+        change = share * (new.control_F.astype(np.float64) - old.control_F)
         np.testing.assert_array_equal(update.control_delta_sum_F, change)
 
 

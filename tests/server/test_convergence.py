@@ -23,6 +23,7 @@ RECOMMENDED = {
     "coupling": "independent",
     "momentum_form": "control_in_gradient",
     "control_form": "displacement",
+    "control_mean": "weights",
     "control_timing": "before",
     "debias": True,
     "lr": 1.0,
@@ -104,7 +105,8 @@ def fold(config, order, steps, local, before, after, round=0):
         rest = {"weights_k": np.ones(len(rows))} if config.needs_each_client else {}
         if after is not None:
             used = before if config.control_timing == "before" else after
-            rest["control_delta_sum_F"] = steps * (after[rows] - before[rows]).sum(axis=0)
+            share = steps if config.control_mean == "steps" else 1
+            rest["control_delta_sum_F"] = share * (after[rows] - before[rows]).sum(axis=0)
             rest["control_sum_F"] = used[rows].sum(axis=0)
             rest |= {"control_kF": used[rows]} if config.needs_each_client else {}
         total = local[rows].sum(axis=0)
