@@ -4,11 +4,11 @@ import json
 from dataclasses import asdict
 
 import pytest
-from benchmarks.ablation import Job, Records, best_lr, table, tuning_folder
-from benchmarks.studies import ARMS, BASE, CONFIG, LEARNING_RATES
 from rich.console import Console
 from support import ROOT
 
+from benchmarks.ablation import Job, Records, best_lr, table, tuning_folder
+from benchmarks.studies import ARMS, BASE, CONFIG, LEARNING_RATES
 from fedsim.config import read_config
 
 
