@@ -145,10 +145,11 @@ def _adaptive(config: ServerConfig, state: ServerState, combined: CombinedUpdate
 
 
 def _fedpeptao(config: ServerConfig, state: ServerState, combined: CombinedUpdate) -> ServerState:
-    """FedPepTAO (Che et al. 2023, arXiv 2310.15080), as four choices; see ``ServerConfig``.
+    """FedPepTAO (Che et al. 2023, arXiv 2310.15080), composed of choices; see ``ServerConfig`` and ``docs/method.md``.
 
-    The published code takes gradient=difference, base=average, coupling=chained, momentum_form=control_in_velocity.
-    With differences the first round has nothing to compare with: it takes P_bar and no step.
+    The default: v = beta v + (1 - beta) (delta + c - sum w_i c_i), P - eta v / (1 - beta^t), momentum on a pseudo-gradient that
+    is freed of the noise of cohorts as in FedVARP. ``fedpeptao_published`` fixes the choices to the published code. With
+    differences the first round has nothing to compare with: it takes P_bar and no step.
     """
     average_F = _average_F(state, combined)
     delta_F = state.vector_F - average_F
