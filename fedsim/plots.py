@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedsim.figure import BLUE, FAINT, GREEN, GREY, INK, ORANGE, dress, new_figure, new_figures, save
 from fedsim.tables import read_columns
 from fedsim.tracking import RunFolder
 
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
 Columns = Mapping[str, np.ndarray]
 """Columns of ``rounds.parquet`` by name; what was not measured is NaN."""
 
-DPI = 150
-_INK, _FAINT, _GRID = "#222222", "#777777", "#dddddd"
-# Okabe and Ito (2008) for lines, Tol's "muted" scheme for classes: told apart with every kind of colour vision.
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#BBBBBB"
 _LIGHT_BLUE = "#9CCAE3"
 _CLASSES = (
     "#332288", "#DDCC77", "#44AA99", "#CC6677", "#88CCEE", "#882255", "#117733", "#999933", "#AA4499", "#BBBBBB",
@@ -82,7 +79,7 @@ def write_plots(
 
 def plot_metric(rounds: Columns, path: Path, metric_name: str = "metric") -> Path | None:
     """Draw the global and the personalised metric by round; returns None where neither was measured."""
-    lines = [("global_metric", "global model", _BLUE), ("personalised_metric", "personalised models", _ORANGE)]
+    lines = [("global_metric", "global model", BLUE), ("personalised_metric", "personalised models", ORANGE)]
     name = metric_name.replace("_", " ")
     return _plot_lines(rounds, lines, path, title=f"{name[:1].upper()}{name[1:]} by round", label=name)
 
@@ -90,10 +87,10 @@ def plot_metric(rounds: Columns, path: Path, metric_name: str = "metric") -> Pat
 def plot_loss(rounds: Columns, path: Path) -> Path | None:
     """Draw training and evaluation losses by round; returns None where none was measured."""
     lines = [
-        ("train_loss_first", "training, first local epoch", _GREY),
-        ("train_loss_last", "training, last local epoch", _BLUE),
-        ("global_loss", "validation, global model", _ORANGE),
-        ("personalised_loss", "held-out, personalised models", _GREEN),
+        ("train_loss_first", "training, first local epoch", GREY),
+        ("train_loss_last", "training, last local epoch", BLUE),
+        ("global_loss", "validation, global model", ORANGE),
+        ("personalised_loss", "held-out, personalised models", GREEN),
     ]
     return _plot_lines(rounds, lines, path, title="Loss by round", label="cross-entropy (nats)")
 
@@ -108,17 +105,17 @@ def plot_bytes(rounds: Columns, path: Path) -> Path | None:
     if x[0] > 0:
         x, up, down = np.append(0, x), np.append(0.0, up), np.append(0.0, down)
     factor, unit = _byte_unit(up[-1] + down[-1])
-    figure, axes = _new_figure("Traffic, sum over all rounds so far", "round", f"traffic ({unit})")
+    figure, axes = new_figure("Traffic, sum over all rounds so far", "round", f"traffic ({unit})")
     labels = [
         f"up, clients to server ({up[-1] / factor:.3g} {unit})",
         f"down, server to clients ({down[-1] / factor:.3g} {unit})",
     ]
-    axes.stackplot(x, up / factor, down / factor, colors=[_BLUE, _LIGHT_BLUE], labels=labels, linewidth=0)
+    axes.stackplot(x, up / factor, down / factor, colors=[BLUE, _LIGHT_BLUE], labels=labels, linewidth=0)
     _legend(axes, reverse=True)
     axes.set_xlim(x[0], max(x[-1], x[0] + 1))
     axes.set_ylim(0)
     _whole_numbers(axes)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_label_distribution(counts_NC: np.ndarray, class_names: Sequence[str], path: Path) -> Path:
@@ -145,16 +142,16 @@ def plot_label_distribution(counts_NC: np.ndarray, class_names: Sequence[str], p
     if num_classes == 2:
         by_mix = np.argsort(-shares_NC[:, 0], kind="stable")
 
-    figure, (above, below) = _new_figures(2, height=6.4)
+    figure, (above, below) = new_figures(2, height=6.4)
     total = f"{num_clients:,} clients, {int(sizes_N.sum()):,} examples, {num_classes} classes"
-    _dress(above, f"Label distribution: {total}", "clients, largest first", "examples")
-    _dress(below, None, "clients, ordered by class mix", "share of examples")
+    dress(above, f"Label distribution: {total}", "clients, largest first", "examples")
+    dress(below, None, "clients, ordered by class mix", "share of examples")
     colors = _class_colors(num_classes)
     _stacked_bars(above, counts[by_size], by_size, colors)
     _stacked_bars(below, shares_NC[by_mix], by_mix, colors)
     below.set_ylim(0, 1)
     _class_legend(figure, above, class_names, colors)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_layer_scores(scores_L: Sequence[float] | np.ndarray, chosen: Sequence[int], path: Path) -> Path:
@@ -168,13 +165,13 @@ def plot_layer_scores(scores_L: Sequence[float] | np.ndarray, chosen: Sequence[i
     layers = np.arange(len(scores))
     taken = np.isin(layers, list(chosen))
     title = f"Layer scores: {int(taken.sum())} of {len(scores)} layers exchanged"
-    figure, axes = _new_figure(title, "layer", "spectral score")
-    for mask, color, label in ((taken, _BLUE, "exchanged"), (~taken, _GREY, "not exchanged")):
+    figure, axes = new_figure(title, "layer", "spectral score")
+    for mask, color, label in ((taken, BLUE, "exchanged"), (~taken, GREY, "not exchanged")):
         if mask.any():
             axes.bar(layers[mask], np.where(finite, scores, 0.0)[mask], width=0.72, color=color, label=label, zorder=2)
     for layer in layers[~finite]:
         axes.annotate("not scored", (layer, 0.02), xycoords=("data", "axes fraction"), rotation=90, ha="center",
-                      va="bottom", fontsize=8, color=_FAINT)  # fmt: skip
+                      va="bottom", fontsize=8, color=FAINT)  # fmt: skip
     known = scores[finite]
     if len(known) and known.min() > 0 and known.max() >= 50 * known.min():
         axes.set_yscale("log")
@@ -182,14 +179,14 @@ def plot_layer_scores(scores_L: Sequence[float] | np.ndarray, chosen: Sequence[i
     axes.set_xticks(layers[:: 1 + (len(scores) - 1) // 24])
     axes.grid(visible=False, axis="x")
     # Above the axes: bars of like height leave no room among them.
-    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False, fontsize=9, labelcolor=_INK)
-    return _save(figure, path)
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False, fontsize=9, labelcolor=INK)
+    return save(figure, path)
 
 
 def _plot_lines(
     rounds: Columns, lines: Sequence[tuple[str, str, str]], path: Path, title: str, label: str
 ) -> Path | None:
-    figure, axes = _new_figure(title, "round", label)
+    figure, axes = new_figure(title, "round", label)
     order = np.argsort(rounds["round"], kind="stable")
     x = rounds["round"][order]
     drawn = 0
@@ -208,7 +205,7 @@ def _plot_lines(
         axes.set_xlim(x[0] - 1, x[0] + 1)
     _whole_numbers(axes)
     _legend(axes)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _stacked_bars(axes: Axes, heights_NC: np.ndarray, clients_N: np.ndarray, colors: Sequence[Any]) -> None:
@@ -249,41 +246,12 @@ def _class_legend(figure: Figure, axes: Axes, class_names: Sequence[str], colors
     if len(class_names) > len(shown):
         handles.append(Patch(color="none", label=f"and {len(class_names) - len(shown)} more"))
     axes.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=9, labelcolor=_INK
+        handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=9, labelcolor=INK
     )
 
 
-def _new_figures(num_rows: int, height: float) -> tuple[Figure, Sequence[Axes]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
-    figure = Figure(figsize=(8.0, height), dpi=DPI, layout=layout, facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(num_rows, 1, squeeze=False)[:, 0])
-
-
-def _new_figure(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
-    figure, (axes,) = _new_figures(1, height=4.5)
-    _dress(axes, title, xlabel, ylabel)
-    return figure, axes
-
-
-def _dress(axes: Axes, title: str | None, xlabel: str, ylabel: str) -> None:
-    if title is not None:
-        axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK, pad=10)
-    axes.set_xlabel(xlabel, fontsize=10, color=_INK)
-    axes.set_ylabel(ylabel, fontsize=10, color=_INK)
-    axes.tick_params(labelsize=9, color=_FAINT, labelcolor=_INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_FAINT)
-    axes.grid(visible=True, color=_GRID, linewidth=0.7)
-    axes.set_axisbelow(True)
-
-
 def _legend(axes: Axes, reverse: bool = False) -> None:
-    axes.legend(loc="best", frameon=False, fontsize=9, labelcolor=_INK, reverse=reverse)
+    axes.legend(loc="best", frameon=False, fontsize=9, labelcolor=INK, reverse=reverse)
 
 
 def _whole_numbers(axes: Axes) -> None:
@@ -295,10 +263,3 @@ def _whole_numbers(axes: Axes) -> None:
 def _byte_unit(num_bytes: float) -> tuple[float, str]:
     units = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
     return next(((factor, unit) for factor, unit in units if num_bytes >= factor), (1.0, "B"))
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=DPI)
-    temporary.replace(path)
-    return path

@@ -124,8 +124,8 @@ def layers_table(scores_L: Sequence[float] | np.ndarray, share: float, chosen: S
     scores = np.asarray(scores_L, dtype=np.float64)
     order = np.argsort(-np.nan_to_num(scores, nan=-np.inf, posinf=np.inf, neginf=-np.inf), kind="stable")
     ranks = {int(layer): rank for rank, layer in enumerate(order, start=1)}
-    table = Table(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    table.title = f"Exchanged layers: {format_layers(chosen, len(scores))}, share {share:g}"
+    title = f"Exchanged layers: {format_layers(chosen, len(scores))}, share {share:g}"
+    table = Table(title=title, min_width=len(title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for name in ("layer", "score", "rank"):
         table.add_column(name, justify="right")
     table.add_column("exchanged", justify="center")

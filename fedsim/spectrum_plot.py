@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.plots import _BLUE, _GREY, _INK, _new_figure, _save
+from fedsim.figure import BLUE, GREY, INK, new_figure, save
 
 _POINTS = 20_000
 _DECADES = 6
@@ -40,24 +40,24 @@ def plot_spectrum(spectra: Sequence[Mapping[str, Any]], choice: Mapping[str, Any
     title = (
         f"Hessian spectrum of the prompts: share {share:.3f}, so {layers} of {choice['num_layers']} layers exchanged"
     )
-    figure, axes = _new_figure(title, "eigenvalue", "spectral density")
+    figure, axes = new_figure(title, "eigenvalue", "spectral density")
     floor = whole_G.max() * 10.0**-_DECADES
     kept = f"kept: {share:.1%} of the parameters ({choice['share_rule']})"
-    for density_G, color, label in ((whole_G, _GREY, "not kept"), (kept_G, _BLUE, kept)):
+    for density_G, color, label in ((whole_G, GREY, "not kept"), (kept_G, BLUE, kept)):
         # With an edge, so that the thin peaks of a wide spectrum are seen.
         axes.fill_between(grid_G, floor, density_G, where=density_G > floor, color=color, lw=0.8, zorder=2, label=label)
     thresholds = [entry["threshold"] for entry in spectra if entry["threshold"] is not None]
     without = len(spectra) - len(thresholds)
     for number, threshold in enumerate(thresholds):
         name = _RULES[choice["share_rule"]] if number == 0 else None
-        axes.axvline(threshold, color=_INK, lw=0.9, ls=(0, (4, 3)), zorder=3, label=name)
+        axes.axvline(threshold, color=INK, lw=0.9, ls=(0, (4, 3)), zorder=3, label=name)
     if without:
         axes.plot([], [], " ", label=f"{without} of {len(spectra)} clients: no gap, all kept")
     axes.set_yscale("log")
     axes.set_ylim(floor, whole_G.max() * 2)
     axes.set_xlim(grid_G[0], grid_G[-1])
-    axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.14), ncols=2, frameon=False, fontsize=9, labelcolor=_INK)
-    return _save(figure, path)
+    axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.14), ncols=2, frameon=False, fontsize=9, labelcolor=INK)
+    return save(figure, path)
 
 
 def _mean_density(spectra: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

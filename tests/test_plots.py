@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedsim.figure import DPI
 from fedsim.plots import (
-    DPI,
     plot_bytes,
     plot_label_distribution,
     plot_layer_scores,
