@@ -27,6 +27,7 @@ BASE = (
     "data.train_examples=1280",
     "data.max_length=64",
     "client.epochs=1",
+    "client.correction=none",
     "executor=local",
     "checkpoint.every=1000000",
     "evaluation.every=1000000",

@@ -126,7 +126,7 @@ class ClientConfig(Schema):
     correction: Literal["auto", "none", "control", "preconditioner", "proximal"] = "auto"
     """Local correction: none; control adds c - c_i to every step (SCAFFOLD); preconditioner averages the clients' changes in a
     common metric, the mean of their Adam preconditioners (after Wang et al. 2021); proximal pulls to the global vector
-    (FedProx); auto takes what ``server.kind`` needs."""
+    (FedProx); auto is what ``server.kind`` needs: preconditioner for fedpeptao, control for scaffold, proximal for fedprox."""
     proximal_mu: NonNegativeFloat = 0.01
     """proximal: strength of the pull."""
     dropout: bool = False

@@ -96,7 +96,8 @@ class Config(Schema):
         """The local correction in force: none, control, preconditioner or proximal."""
         if self.client.correction != "auto":
             return self.client.correction
-        return {"scaffold": "control", "fedprox": "proximal"}.get(self.server.kind, "none")
+        of_kind = {"scaffold": "control", "fedprox": "proximal", "fedpeptao": "preconditioner"}
+        return of_kind.get(self.server.kind, "none")
 
     @property
     def identity(self) -> str:

@@ -41,7 +41,8 @@ class ShareCost:
     bytes_down: int
     """Bytes that real devices would have received: all prompts and the head, once a visit and once a spectrum."""
     bytes_up: int
-    """Bytes that real devices would have sent: all prompts and the head, once a visit. (A share is one number.)"""
+    """Bytes that real devices would have sent: all prompts and the head once a visit, and as much again for their metric with
+    the preconditioner correction. (A share is one number.)"""
     seconds_warmup: float
     seconds_spectra: float
 
@@ -110,7 +111,7 @@ def estimate_share(
         spectra=len(reports),
         hessian_vector_products=sum(report.products for report in reports),
         bytes_down=size * (len(trained) + len(reports)),
-        bytes_up=size * len(trained),
+        bytes_up=size * len(trained) * (2 if config.correction == "preconditioner" else 1),
         seconds_warmup=warm - started,
         seconds_spectra=time.monotonic() - warm,
     )

@@ -49,7 +49,7 @@ class ServerConfig(Schema):
     """The server's optimizer. Keys left out take the default of ``kind``; keys that it has no use for are ignored."""
 
     kind: ServerKind = "fedpeptao"
-    """Server method; scaffold and fedprox also set ``client.correction``."""
+    """Server method; fedpeptao, scaffold and fedprox also set ``client.correction``."""
     lr: PositiveFloat = 0.05
     """Server learning rate."""
     lr_decay: float = Field(default=1.0, gt=0.0, le=1.0)

@@ -11,7 +11,7 @@ from fedsim.runner import run_config
 
 METHODS = {
     "fedpeptao": {"server": {"kind": "fedpeptao"}},
-    "common metric": {"server": {"kind": "fedpeptao"}, "client": {"correction": "preconditioner"}},
+    "no correction": {"server": {"kind": "fedpeptao"}, "client": {"correction": "none"}},
     "published": {
         "server": {"kind": "fedpeptao_published"},
         "layers": {"unselected": "local"},
@@ -41,7 +41,7 @@ def local_results(tmp_path_factory):
     [
         ("fedpeptao", "one actor"),
         ("fedpeptao", "three actors"),
-        ("common metric", "three actors"),
+        ("no correction", "three actors"),
         ("published", "three actors"),
     ],
 )
@@ -87,9 +87,9 @@ def test_what_a_run_leaves_behind(tiny_config, tmp_path):
     assert [row["round"] for row in rounds] == [0, 1, 2, 3]
     assert len(clients) == 15 == summary["client_updates"]
     assert sum(row["num_steps"] for row in clients) == summary["client_steps"]
-    # 2 of 4 layers x {key, value} x 4 virtual tokens x hidden size, twice (prompt and control variate), in float32
+    # 2 of 4 layers x {key, value} x 4 virtual tokens x hidden size, in float32; prompt, control variate and metric
     hidden = summary["exchanged_parameters"] // (2 * 2 * 4)
-    assert {row["bytes_up"] for row in clients} == {2 * 2 * 4 * hidden * 4 * 2}
+    assert {row["bytes_up"] for row in clients} == {2 * 2 * 4 * hidden * 4 * 3}
     assert sum(row["bytes_up"] for row in clients) == summary["bytes_up"]
     assert {p.suffix for p in (path / "plots").iterdir()} == {".png"}
     assert {p.stem for p in (path / "plots").iterdir()} >= {
