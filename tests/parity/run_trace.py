@@ -71,6 +71,7 @@ class Trace:
             "epochs": about["local_eps"],
             "batch_size": about["batch_size"],
             "shuffle": False,
+            "correction": "none",
             "optimizer": {
                 "kind": "adamw_published",
                 "moments": "keep",
