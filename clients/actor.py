@@ -7,48 +7,84 @@ from typing import Any
 
 import ray
 
+from fedsim.core.imports import import_ahead
+from fedsim.core.memory import peak_memory_bytes
+
 
 @ray.remote(max_restarts=0, max_task_retries=0)
 class ClientActor:
     """Embodies one client (``ray.actors: per_client``) or any client (a pool).
 
-    Restarts and retries are left to the executor, which counts and reports them. Heavy imports happen in ``__init__``,
-    in all actors at once.
+    Restarts and retries are left to the executor, which counts and reports them.
 
     Parameters
     ----------
-    spec
-        A :class:`clients.worker.WorkerSpec`, handed over as an object-store reference, so its arrays are mapped and not
-        copied.
-    device
-        ``auto``, ``cpu`` or ``cuda``; see :class:`clients.config.ModelConfig`.
+    modules
+        To import at once: the driver makes actors before it has a specification, so that all of them import while it
+        still reads, tokenises and loads.
+    spec, device
+        As for :meth:`build`, for an actor that takes the place of another.
     """
 
-    def __init__(self, spec: Any, device: str) -> None:
+    def __init__(self, modules: tuple[str, ...] = (), spec: Any = None, device: str = "auto") -> None:
         # The hub is asked once, by the driver; a hundred actors must not ask it again.
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        from clients.device import resolve_device
-        from clients.worker import ClientWorker
+        import_ahead(modules)
+        if spec is not None:
+            self.build(spec, device)
 
-        granted = bool(ray.get_runtime_context().get_accelerator_ids().get("GPU"))
-        self._worker = ClientWorker(spec, resolve_device(device, gpu_granted=granted))
+    def build(self, spec: Any, device: str) -> Any:
+        """Build the worker and return its :class:`clients.spec.WorkerInfo`.
 
-    def info(self) -> Any:
-        """Return the worker's :class:`clients.worker.WorkerInfo`."""
+        Parameters
+        ----------
+        spec
+            A :class:`clients.spec.WorkerSpec`, handed over as an object-store reference, so its arrays are mapped and not
+            copied.
+        device
+            ``auto``, ``cpu`` or ``cuda``; see :class:`clients.config.ModelConfig`.
+        """
+        import torch
+
+        from clients.device import limit_memory, resolve_device
+
+        share = _gpu_share()
+        name = resolve_device(device, gpu_granted=share > 0)
+        limit_memory(share, torch.device(name))
+        self._worker = spec.build(name)
+        self._keeps_state = spec.keeps_state
         return self._worker.info()
 
-    def train(self, *arguments: Any) -> Any:
-        """See :meth:`clients.worker.ClientWorker.train`."""
-        return self._worker.train(*arguments)
+    def peak_memory_bytes(self) -> int | None:
+        """See :func:`fedsim.core.memory.peak_memory_bytes`."""
+        return peak_memory_bytes()
 
-    def evaluate(self, *arguments: Any) -> Any:
-        """See :meth:`clients.worker.ClientWorker.evaluate`."""
-        return self._worker.evaluate(*arguments)
+    def train(self, group: Any, state: Any, held: Any, *fetched: Any) -> Any:
+        """See :meth:`clients.worker.ClientWorker.train`.
 
-    def evaluate_clients(self, *arguments: Any) -> Any:
-        """See :meth:`clients.worker.ClientWorker.evaluate_clients`."""
-        return self._worker.evaluate_clients(*arguments)
+        Client states that the driver holds come by value in ``held``, all together; the others were references. Where
+        clients keep nothing, their states are not returned: visits and steps follow from the reports. Trunks that are handed
+        in come last, in the order of ``group.with_trunks``.
+        """
+        cut = len(fetched) - len(group.with_trunks)
+        trunks = {client: trunk for client, trunk in zip(group.with_trunks, fetched[cut:], strict=True) if trunk}
+        states = _ascending(held, fetched[:cut])
+        reports, update, *made = self._worker.train(group, state, *states, trunks=trunks)
+        return (reports, update, *made[0 if self._keeps_state else len(states) :])
+
+    def try_fusing(self, *arguments: Any) -> Any:
+        """See :meth:`clients.worker.ClientWorker.try_fusing`."""
+        return self._worker.try_fusing(*arguments)
+
+    def evaluate(self, state: Any, start: int, stop: int, keep_trunk: bool, trunk: Any = None) -> Any:
+        """See :meth:`clients.worker.ClientWorker.evaluate`; the trunk is returned only if it is to be kept."""
+        evaluation, trunk = self._worker.evaluate(state, start, stop, trunk)
+        return (evaluation, trunk) if keep_trunk else evaluation
+
+    def evaluate_clients(self, state: Any, fuse: int, held: Any, *fetched: Any) -> Any:
+        """See :meth:`clients.worker.ClientWorker.evaluate_clients`; client states come as in :meth:`train`."""
+        return self._worker.evaluate_clients(state, *_ascending(held, fetched), fuse=fuse)
 
     def score(self, *arguments: Any) -> Any:
         """See :meth:`clients.worker.ClientWorker.score`."""
@@ -57,3 +93,14 @@ class ClientActor:
     def spectrum(self, *arguments: Any) -> Any:
         """See :meth:`clients.worker.ClientWorker.spectrum`."""
         return self._worker.spectrum(*arguments)
+
+
+def _gpu_share() -> float:
+    """Return the part of a GPU that this actor reserved, 0 for none."""
+    context = ray.get_runtime_context()
+    return float(context.get_assigned_resources().get("GPU", 0.0)) if context.get_accelerator_ids().get("GPU") else 0.0
+
+
+def _ascending(held: Any, fetched: Any) -> list[Any]:
+    """Return client states in the order of their group: by client id."""
+    return sorted((*held, *fetched), key=lambda client_state: client_state.client)

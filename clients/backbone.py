@@ -1,7 +1,7 @@
 """The frozen backbone: one in a worker process, shared by all clients that the worker embodies.
 
 Shape suffixes: C clients, L prompted layers, K {key, value}, H key/value heads, P prompt length, D head dimension,
-B examples, T tokens.
+B examples, T tokens, Z packed tokens, D hidden size.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from clients.config import ModelConfig, PromptConfig
+from clients.device import to_device
 from clients.families import Family
-from clients.heads import Classifier, Head, Reading, Tokens, Verbalizer, resolve_pooling
-from clients.injection import ARGUMENT, KeyShapes, KeyValueHook, Prefix, attach, detach, detached
+from clients.heads import Classifier, Head, Reading, Tokens, Verbalizer, pool, pool_packed, resolve_pooling
+from clients.injection import ARGUMENT, AttentionHook, KeyShapes, Prefix, attach, detach, detached
 from clients.loading import SharedWeights, assemble
+from clients.packing import PackedPrefix
+from clients.precision import Precision
+from clients.trunk import LayerStack
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import PromptGeometry
-from fedsim.core.tokens import TokenBatch
+from fedsim.core.tokens import PackedTokens, TokenBatch
 
 __all__ = ["Backbone", "Reading"]
 
@@ -33,13 +37,17 @@ class Backbone:
     with other processes and are never written.
     """
 
-    def __init__(self, model: PreTrainedModel, family: Family, head: Head, prompt: PromptConfig) -> None:
+    def __init__(
+        self, model: PreTrainedModel, family: Family, head: Head, prompt: PromptConfig, autocast: str = "off"
+    ) -> None:
         self._model = model
         self._base = model.base_model
         self._family = family
         self._head = head
+        self._stack = LayerStack(model.base_model, family)
         self._shift_positions = prompt.position_offset == "paper"
         self.device: torch.device = next(model.parameters()).device
+        self._precision = Precision(model.dtype, autocast, self.device)
         self.head_shapes: tuple[tuple[str, tuple[int, ...]], ...] = head.shapes
         """Name and shape of each array of the head that a client trains; empty for the verbalizer."""
         self.max_tokens: int = family.max_positions(model.config) - self._offset(prompt.length)
@@ -49,6 +57,8 @@ class Backbone:
                 f"prompt.length {prompt.length} leaves no positions for the text, the model has "
                 f"{family.max_positions(model.config)}; shorten it or set prompt.position_offset=none"
             )
+        self.hidden_size: int = model.config.hidden_size
+        """Numbers in the hidden state of a token."""
         self.geometry: PromptGeometry = self._measure(prompt.length)
         """Shape of the prompts, measured on the keys of a short forward pass."""
 
@@ -86,11 +96,12 @@ class Backbone:
         attach(frozen)
         if model.head.kind == "classifier":
             pooling = resolve_pooling(model.head.pooling, is_causal=family.is_causal)
-            return cls(frozen, family, Classifier(num_classes, frozen.config.hidden_size, pooling), prompt)
+            classifier = Classifier(num_classes, frozen.config.hidden_size, pooling)
+            return cls(frozen, family, classifier, prompt, model.autocast)
         words_C = _label_words(label_word_ids_C, num_classes, frozen, weights)
         decoder = frozen.get_output_embeddings()
         verbalizer = Verbalizer(lambda h: family.head_transform(frozen, h), decoder, words_C, model.head.loss)
-        return cls(frozen, family, verbalizer, prompt)
+        return cls(frozen, family, verbalizer, prompt, model.autocast)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -133,9 +144,68 @@ class Backbone:
         self._check(prompt_CLKHPD, layers, head_C, client_of_example_B)
         tokens = self._tokens(batch)
         if client_of_example_B is not None:
-            client_of_example_B = client_of_example_B.to(self.device)
+            client_of_example_B = to_device(client_of_example_B, self.device)
         output = self._run(tokens, prompt_CLKHPD, layers, client_of_example_B)
-        return self._head.read(output.last_hidden_state, tokens, head_C, client_of_example_B)
+        pooled_BD = pool(output.last_hidden_state, tokens, self._head.pooling)
+        return self._head.read(pooled_BD, tokens.labels_B, head_C, client_of_example_B)
+
+    def read(
+        self,
+        tokens: PackedTokens,
+        prompt_CLKHPD: Tensor,
+        layers: tuple[int, ...],
+        head_C: dict[str, Tensor],
+        client_of_example_B: Tensor | None = None,
+        trunk_ZD: Tensor | None = None,
+    ) -> tuple[Reading, np.ndarray]:
+        """Read packed examples: what :meth:`forward` does on a padded batch, to rounding, without the work on padding.
+
+        Parameters
+        ----------
+        tokens
+            Examples, of one client or of several; least work is done where they stand in order of length.
+        prompt_CLKHPD, layers, head_C, client_of_example_B
+            As in :meth:`forward`.
+        trunk_ZD
+            What enters the lowest prompted layer, from :meth:`trunk`; the layers below are not run then.
+
+        Returns
+        -------
+        tuple
+            The reading, and for each example the tokens that attention computed for it, padding included (int64 [B]).
+
+        Raises
+        ------
+        ModelError
+            If an example is longer than ``max_tokens``, or a layer never asked for its prompt.
+        """
+        self._check(prompt_CLKHPD, layers, head_C, client_of_example_B)
+        if client_of_example_B is not None:
+            client_of_example_B = to_device(client_of_example_B, self.device)
+        prefix = self._prefix(tokens, self._precision.enter(prompt_CLKHPD), layers, client_of_example_B)
+        offset = self._offset(prompt_CLKHPD.shape[4] if layers else 0)
+        if trunk_ZD is None:
+            hidden_1ZD = self._call_packed(tokens, prefix, offset).last_hidden_state
+        else:
+            entering_ZD = to_device(trunk_ZD, self.device).to(self._model.dtype)
+            with self._stack.above(min(layers), entering_ZD):
+                hidden_1ZD = self._call_packed(tokens, prefix, offset).last_hidden_state
+        prefix.check_seen()
+        pooled_BD = self._precision.leave(pool_packed(hidden_1ZD[0], tokens, self._head.pooling))
+        labels_B = to_device(tokens.labels_B, self.device)
+        return self._head.read(pooled_BD, labels_B, head_C, client_of_example_B), prefix.slots_B
+
+    @torch.no_grad()
+    def trunk(self, tokens: PackedTokens, layers: tuple[int, ...]) -> Tensor:
+        """Return what enters the lowest of the prompted ``layers``, [Z, D] in the model's number format.
+
+        It depends on the examples alone while dropout is off. The lowest layer must not be layer 0, below which is nothing.
+        """
+        none_CLKHPD = torch.empty((1, 0, 2, self.geometry.num_kv_heads, 0, self.geometry.head_dim), device=self.device)
+        prefix = self._prefix(tokens, none_CLKHPD, (), None)
+        with self._stack.below(min(layers)) as left:
+            self._call_packed(tokens, prefix, self._offset(self.geometry.prompt_length))
+        return left[0]
 
     @torch.no_grad()
     def hidden_states(self, batch: TokenBatch, prompt_CLKHPD: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
@@ -169,11 +239,7 @@ class Backbone:
         output_hidden_states: bool = False,
     ) -> Any:
         length = prompt_CLKHPD.shape[4] if layers else 0
-        if tokens.input_ids_BT.shape[1] > self.max_tokens:
-            raise ModelError(
-                f"a batch has {tokens.input_ids_BT.shape[1]} tokens, but the model has positions for {self.max_tokens} "
-                "beside the prompt; lower data.max_length"
-            )
+        self._check_length(tokens.input_ids_BT.shape[1])
         prefix = Prefix(prompt_CLKHPD, layers, client_of_example_B) if length else None
         # Without a prompt the plain implementation runs, mask skipping and all: bits are those of the model alone.
         with nullcontext() if prefix else detached(self._model):
@@ -183,7 +249,7 @@ class Backbone:
         return output
 
     def _call(
-        self, tokens: Tokens, hook: KeyValueHook | None, offset: int, *, output_hidden_states: bool = False
+        self, tokens: Tokens, hook: AttentionHook | None, offset: int, *, output_hidden_states: bool = False
     ) -> Any:
         arguments: dict[str, object] = {
             "input_ids": tokens.input_ids_BT,
@@ -198,14 +264,41 @@ class Backbone:
             arguments[ARGUMENT] = hook
         return self._base(**arguments)
 
+    def _prefix(
+        self,
+        tokens: PackedTokens,
+        prompt_CLKHPD: Tensor,
+        layers: tuple[int, ...],
+        client_of_example_B: Tensor | None,
+    ) -> PackedPrefix:
+        self._check_length(int(tokens.lengths_B.max()))
+        return PackedPrefix(prompt_CLKHPD, layers, client_of_example_B, tokens.lengths_B, is_causal=self.is_causal)
+
+    def _call_packed(self, tokens: PackedTokens, prefix: PackedPrefix, offset: int) -> Any:
+        def row(array_Z: np.ndarray) -> Tensor:
+            return to_device(array_Z, self.device).unsqueeze(0)
+
+        arguments: dict[str, object] = {
+            "input_ids": row(tokens.ids_Z),
+            "position_ids": row(self._family.packed_position_ids(self._model.config, tokens, offset)),
+            # Attention over packed tokens makes its own masks. One that has four dimensions is handed through as it is.
+            "attention_mask": torch.zeros((1, 1, 1, 1), device=self.device),
+            "use_cache": False,
+            ARGUMENT: prefix,
+        }
+        if tokens.types_Z is not None and self._has_types:
+            arguments["token_type_ids"] = row(tokens.types_Z)
+        with self._precision.products():
+            return self._base(**arguments)
+
     def _offset(self, prompt_length: int) -> int:
         return prompt_length if self._shift_positions else 0
 
     def _tokens(self, batch: TokenBatch) -> Tokens:
         def tensor(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(array).to(self.device)
+            return to_device(array, self.device)
 
-        types_BT = batch.token_type_ids_BT if getattr(self._model.config, "type_vocab_size", 0) > 1 else None
+        types_BT = batch.token_type_ids_BT if self._has_types else None
         return Tokens(
             tensor(batch.input_ids_BT),
             tensor(batch.attention_mask_BT),
@@ -213,6 +306,17 @@ class Backbone:
             tensor(batch.read_positions_B),
             tensor(batch.labels_B),
         )
+
+    @property
+    def _has_types(self) -> bool:
+        return getattr(self._model.config, "type_vocab_size", 0) > 1
+
+    def _check_length(self, num_tokens: int) -> None:
+        if num_tokens > self.max_tokens:
+            raise ModelError(
+                f"a batch has {num_tokens} tokens, but the model has positions for {self.max_tokens} beside the prompt; lower "
+                "data.max_length"
+            )
 
     def _check(
         self,
@@ -267,4 +371,4 @@ def _label_words(
             f"a label word has token id {int(label_word_ids_C.max())}, but the model knows {model.config.vocab_size} "
             "words; use the model's own tokenizer"
         )
-    return torch.from_numpy(np.array(label_word_ids_C, dtype=np.int64)).to(next(model.parameters()).device)
+    return to_device(np.array(label_word_ids_C, dtype=np.int64), next(model.parameters()).device)

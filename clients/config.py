@@ -24,6 +24,17 @@ class HeadConfig(Schema):
     """classifier: standard deviation of the initial weights."""
 
 
+class TrunkCacheConfig(Schema):
+    """Hidden states below the lowest prompted layer, which depend on the examples alone: computed once, used in every pass."""
+
+    dtype: Literal["auto", "off", "float32", "bfloat16", "float16"] = "auto"
+    """Number format they are kept in: auto is that of the model; a shorter one saves memory and rounds. off computes them in
+    every pass anew. They are off by themselves with ``client.dropout`` and with ``layers.unselected: local``."""
+    memory_mb: NonNegativeInt = 1024
+    """Memory for those kept from round to round, shared by all actors; 0 keeps them for the length of a visit. How much is kept
+    changes no result."""
+
+
 class ModelConfig(Schema):
     """The frozen backbone."""
 
@@ -36,17 +47,38 @@ class ModelConfig(Schema):
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     """Number format of the frozen weights. Prompts and messages are float32, except with float64, in which everything is
     computed and sent: for exact comparisons, slow."""
+    autocast: Literal["off", "bfloat16", "float16"] = "off"
+    """Compute matrix products in half precision while the weights, and all that adds up, stay float32: in training and
+    evaluation, not in layer scores and spectra. Needs ``dtype: float32``; a half ``dtype`` is faster and takes half the memory,
+    autocast is more exact. bfloat16 is for GPUs that have it (Ampere and later) and for recent CPUs, float16 for older GPUs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """cpu, cuda (an error where there is none), or auto: cuda where the actor was given one, else cpu."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Attention function that the prompts are put before."""
+    trunk_cache: TrunkCacheConfig = TrunkCacheConfig()
+    """What is kept of the layers below the lowest prompted one."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model; leave it off unless you have read that code."""
+
+    @model_validator(mode="after")
+    def _autocast_has_a_use(self) -> ModelConfig:
+        if self.autocast != "off" and self.dtype != "float32":
+            why = "exact comparisons" if self.dtype == "float64" else "weights that are half precision already"
+            raise ValueError(
+                f"autocast={self.autocast} is for float32 weights, but dtype={self.dtype} is for {why}; set autocast=off, or "
+                "dtype=float32"
+            )
+        return self
 
     @property
     def exchange_dtype(self) -> str:
         """Number format of what clients and server exchange."""
         return "float64" if self.dtype == "float64" else "float32"
+
+    @property
+    def trunk_dtype(self) -> str:
+        """Number format of the trunk cache."""
+        return self.dtype if self.trunk_cache.dtype in ("auto", "off") else self.trunk_cache.dtype
 
     @property
     def location(self) -> str:
@@ -129,6 +161,13 @@ class ClientConfig(Schema):
     (FedProx); auto is what ``server.kind`` needs: preconditioner for fedpeptao, control for scaffold, proximal for fedprox."""
     proximal_mu: NonNegativeFloat = 0.01
     """proximal: strength of the pull."""
+    fuse: PositiveInt | Literal["auto", "off"] = "auto"
+    """Clients of a work group that train in shared passes through the backbone: a number, off (one by one), or auto: a whole
+    group, unless a trial at the start says that it needs too much memory or takes longer. The number in force is in the
+    recorded config. It may change last bits. With ``dropout`` clients train one by one."""
+    micro_batch_tokens: PositiveInt | Literal["auto"] = "auto"
+    """Most tokens in one pass through the backbone; larger steps are cut by length, which bounds memory and changes last bits
+    alone. auto: on a CPU by the model's hidden size, 512 for 384, from 256 to 4096; on a GPU 16384."""
     dropout: bool = False
     """Keep the backbone's dropout active in training (published code)."""
     shuffle: bool = True
@@ -142,4 +181,9 @@ class ClientConfig(Schema):
     def _consistent(self) -> ClientConfig:
         if self.epochs is None and self.steps is None:
             raise ValueError("give epochs or steps")
+        if self.dropout and isinstance(self.fuse, int) and self.fuse > 1:
+            raise ValueError(
+                f"dropout draws for every client from a stream of its own, so clients cannot share passes; set fuse=off, not "
+                f"{self.fuse}, or dropout=false"
+            )
         return self

@@ -1,40 +1,86 @@
-"""Evaluation of a vector on examples: counts that add up, so that any cut into shards gives the same metric."""
+"""Evaluation of vectors on examples: counts that add up, so that any cut into shards gives the same metric.
+
+Shape suffixes: C vectors (clients), or classes in ``confusion_CC``; A parameters of a vector; N examples, B those of a batch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from clients.backbone import Backbone
+from clients.device import to_device
+from clients.passes import PassLimit, run_passes
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import Evaluation
-from fedsim.core.tokens import TokenTable
+from fedsim.core.tokens import TokenTable, rows
 
 
 def evaluate(
     backbone: Backbone,
     table: TokenTable,
-    indices_N: np.ndarray,
+    indices_N: Sequence[np.ndarray],
     layout: VectorLayout,
-    vector_A: np.ndarray,
+    vector_CA: np.ndarray,
     num_classes: int,
     batch_size: int,
-) -> Evaluation:
-    """Predict the examples ``indices_N`` with the parameters ``vector_A`` of ``layout`` and count.
+    trunk: Tensor | None = None,
+) -> list[Evaluation]:
+    """Predict examples with the parameters of ``layout`` and count.
 
-    Examples are batched by length, so that little padding is computed; the counts do not depend on the order.
+    Parameters
+    ----------
+    indices_N
+        The examples of each vector.
+    vector_CA
+        One vector a row: all of them share the passes through the backbone.
+    batch_size
+        Examples in a pass. They are taken in order of length, whosever they are; the counts do not depend on the order.
+    trunk
+        What enters the lowest prompted layer [tokens, hidden] of all examples, those of the first vector first; or None.
+
+    Returns
+    -------
+    list
+        Counts of each vector; how often memory cut a pass in two stands at the first.
+
+    Raises
+    ------
+    ResourceError
+        If the memory of the device does not hold one example.
     """
-    confusion_CC = np.zeros((num_classes, num_classes), dtype=np.int64)
-    loss_sum = 0.0
-    prompt_LKHPD, head = layout.split(torch.from_numpy(vector_A.copy()).to(backbone.device))
-    prompt_1 = prompt_LKHPD.unsqueeze(0)
-    head_1 = {name: array.unsqueeze(0) for name, array in head.items()}
-    by_length = indices_N[np.argsort(table.lengths_N[indices_N], kind="stable")]
-    with torch.no_grad():
-        for start in range(0, len(by_length), batch_size):
-            batch = table.batch(by_length[start : start + batch_size])
-            reading = backbone.forward(batch, prompt_1, layout.layers, head_1)
-            predicted_B = reading.logits_BC.argmax(dim=1).cpu().numpy()
-            np.add.at(confusion_CC, (batch.labels_B, predicted_B), 1)
-            loss_sum += float(reading.loss_B.double().sum())
-    return Evaluation(confusion_CC, loss_sum)
+    count = len(vector_CA)
+    all_N = np.concatenate(indices_N)
+    owners_N = np.repeat(np.arange(count), [len(own) for own in indices_N])
+    lengths_N = table.lengths_N[all_N]
+    starts_N = np.cumsum(lengths_N) - lengths_N
+    order_N = np.argsort(lengths_N, kind="stable")
+    prompt_CLKHPD, head_C = layout.split_rows(to_device(vector_CA.copy(), backbone.device))
+    # Filled on the device and copied once: each copy from a GPU waits until it is done with all its work.
+    predicted_N = torch.empty(len(order_N), dtype=torch.int64, device=backbone.device)
+    loss_N = torch.empty(len(order_N), dtype=torch.float64, device=backbone.device)
+
+    def predict(examples: slice) -> None:
+        chosen_B = order_N[examples]
+        tokens, owners_B = table.pack(all_N[chosen_B]), torch.from_numpy(owners_N[chosen_B])
+        entering = None
+        if trunk is not None:
+            entering = trunk[to_device(rows(starts_N[chosen_B], tokens.lengths_B), trunk.device)]
+        reading, _ = backbone.read(tokens, prompt_CLKHPD, layout.layers, head_C, owners_B, entering)
+        predicted_N[examples] = reading.logits_BC.argmax(dim=1)
+        loss_N[examples] = reading.loss_B.double()
+
+    limit, size = PassLimit(), len(order_N)
+    pieces = [slice(start, min(start + batch_size, size)) for start in range(0, size, batch_size)]
+    with torch.inference_mode():
+        run_passes(lengths_N[order_N], pieces, limit, predict)
+    confusion_CCC = np.zeros((count, num_classes, num_classes), dtype=np.int64)
+    loss_C = np.zeros(count)
+    sorted_N = owners_N[order_N]
+    np.add.at(confusion_CCC, (sorted_N, table.labels_N[all_N[order_N]], predicted_N.cpu().numpy()), 1)
+    np.add.at(loss_C, sorted_N, loss_N.cpu().numpy())
+    splits_C = [limit.splits, *[0] * (count - 1)]
+    return [Evaluation(*counts) for counts in zip(confusion_CCC, loss_C.tolist(), splits_C, strict=True)]

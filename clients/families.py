@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from fedsim.core.errors import ModelError, nearest
+from fedsim.core.tokens import PackedTokens
 
 Kind = Literal["masked_lm", "causal_lm", "base"]
 """What of a model is built: with the LM head that its family has, or without one."""
@@ -33,6 +35,8 @@ class Family:
     """RoBERTa's positions: counted over tokens that are not padding, from padding_idx + 1 on."""
     head_transform: Callable[[Any, Tensor], Tensor] = lambda _, hidden: hidden
     """What the LM head does before its last linear layer."""
+    layers: str = "layers"
+    """Where the base model keeps the list of its layers."""
 
     @property
     def is_causal(self) -> bool:
@@ -70,6 +74,17 @@ class Family:
         token_BT = input_ids_BT.ne(config.pad_token_id).long()
         return (token_BT.cumsum(1) + offset) * token_BT + config.pad_token_id
 
+    def packed_position_ids(self, config: PreTrainedConfig, tokens: PackedTokens, offset: int) -> np.ndarray:
+        """Return the int64 position [Z] of each packed token, the first ``offset`` positions left to the prompt."""
+        if not self.positions_skip_padding:
+            return tokens.positions_Z + offset
+        # A padding token inside a text has the position of padding and does not count, as in transformers.
+        token_Z = tokens.ids_Z != config.pad_token_id
+        count_Z = np.cumsum(token_Z)
+        before_B = count_Z[tokens.starts_B] - token_Z[tokens.starts_B]
+        within_Z = count_Z - np.repeat(before_B, tokens.lengths_B)
+        return np.where(token_Z, within_Z + offset + config.pad_token_id, config.pad_token_id)
+
 
 def _bert_transform(model: Any, hidden_BD: Tensor) -> Tensor:
     return model.cls.predictions.transform(hidden_BD)
@@ -80,7 +95,8 @@ def _roberta_transform(model: Any, hidden_BD: Tensor) -> Tensor:
 
 
 def _encoder(name: str, title: str, transform: Callable[[Any, Tensor], Tensor], *, skip: bool) -> Family:
-    return Family(name, title, "masked_lm", "ForMaskedLM", {"add_pooling_layer": False}, skip, transform)
+    arguments = {"add_pooling_layer": False}
+    return Family(name, title, "masked_lm", "ForMaskedLM", arguments, skip, transform, layers="encoder.layer")
 
 
 FAMILIES: dict[str, Family] = {
@@ -90,7 +106,7 @@ FAMILIES: dict[str, Family] = {
         _encoder("roberta", "Roberta", _roberta_transform, skip=True),
         _encoder("xlm-roberta", "XLMRoberta", _roberta_transform, skip=True),
         _encoder("camembert", "Camembert", _roberta_transform, skip=True),
-        Family("gpt2", "GPT2", "causal_lm", "LMHeadModel"),
+        Family("gpt2", "GPT2", "causal_lm", "LMHeadModel", layers="h"),
         Family("llama", "Llama", "causal_lm"),
         Family("mistral", "Mistral", "causal_lm"),
         Family("qwen2", "Qwen2", "causal_lm"),

@@ -1,7 +1,7 @@
 """How class scores and losses are read from the backbone's last hidden states.
 
-Shape suffixes: B examples, T tokens, D hidden size, V words of the vocabulary; C is classes in ``logits_BC`` and
-``label_word_ids_C``, clients in ``head_C``.
+Shape suffixes: B examples, T tokens, Z packed tokens, D hidden size, V words of the vocabulary; C is classes in
+``logits_BC`` and ``label_word_ids_C``, clients in ``head_C``.
 """
 
 from __future__ import annotations
@@ -10,13 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clients.device import to_device
 from fedsim.core.errors import ModelError
+from fedsim.core.tokens import PackedTokens
 
 HeadShapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+Pooling = Literal["first", "mean", "last"]
+"""Hidden state that stands for an example: its first token's, the mean over its tokens, or that of the read position."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +51,20 @@ class Head(Protocol):
 
     shapes: HeadShapes
     """Arrays of this head that a client trains."""
+    pooling: Pooling
+    """What of the backbone's last hidden states it reads."""
 
     def read(
-        self, hidden_BTD: Tensor, tokens: Tokens, head_C: dict[str, Tensor], client_of_example_B: Tensor | None
+        self, pooled_BD: Tensor, labels_B: Tensor, head_C: dict[str, Tensor], client_of_example_B: Tensor | None
     ) -> Reading:
         """Return loss and class scores of each example.
 
         Parameters
         ----------
-        hidden_BTD
-            The backbone's last hidden states.
+        pooled_BD
+            The backbone's last hidden states, pooled as ``pooling`` says.
+        labels_B
+            int64 class numbers.
         head_C
             The trained arrays of each client, [clients, *shape] each.
         client_of_example_B
@@ -79,6 +89,7 @@ class Verbalizer:
     """
 
     shapes: HeadShapes = ()
+    pooling: Pooling = "last"
 
     def __init__(
         self,
@@ -95,15 +106,15 @@ class Verbalizer:
         self._label_bias_C = None if decoder.bias is None else decoder.bias.detach()[label_word_ids_C]
 
     def read(
-        self, hidden_BTD: Tensor, tokens: Tokens, head_C: dict[str, Tensor], client_of_example_B: Tensor | None
+        self, pooled_BD: Tensor, labels_B: Tensor, head_C: dict[str, Tensor], client_of_example_B: Tensor | None
     ) -> Reading:
         """Return loss and class scores; the LM head runs on one token an example, ``labels`` on C words only."""
-        hidden_BD = self._transform(_at(hidden_BTD, tokens.read_positions_B))
+        hidden_BD = self._transform(pooled_BD)
         if self._loss == "labels":
             logits_BC = _single(functional.linear(hidden_BD, self._label_weight_CD, self._label_bias_C))
-            return Reading(functional.cross_entropy(logits_BC, tokens.labels_B, reduction="none"), logits_BC)
+            return Reading(functional.cross_entropy(logits_BC, labels_B, reduction="none"), logits_BC)
         logits_BV = _single(self._decoder(hidden_BD))
-        word_B = self._label_word_ids_C[tokens.labels_B]
+        word_B = self._label_word_ids_C[labels_B]
         return Reading(
             functional.cross_entropy(logits_BV, word_B, reduction="none"), logits_BV[:, self._label_word_ids_C]
         )
@@ -120,33 +131,48 @@ class Classifier:
         Hidden states to classify: of the first token, their mean over tokens, or of the read position (last).
     """
 
-    def __init__(self, num_classes: int, hidden_size: int, pooling: Literal["first", "mean", "last"]) -> None:
+    def __init__(self, num_classes: int, hidden_size: int, pooling: Pooling) -> None:
         self.shapes: HeadShapes = (("head.weight", (num_classes, hidden_size)), ("head.bias", (num_classes,)))
-        self._pooling = pooling
+        self.pooling = pooling
 
     def read(
-        self, hidden_BTD: Tensor, tokens: Tokens, head_C: dict[str, Tensor], client_of_example_B: Tensor | None
+        self, pooled_BD: Tensor, labels_B: Tensor, head_C: dict[str, Tensor], client_of_example_B: Tensor | None
     ) -> Reading:
         """Return loss and class scores, in float32 whatever the backbone's number format."""
-        pooled_BD = _single(self._pool(hidden_BTD, tokens))
+        pooled_BD = _single(pooled_BD)
         weight_CcD, bias_Cc = head_C["head.weight"], head_C["head.bias"]
         if len(weight_CcD) == 1:
             logits_BC = functional.linear(pooled_BD, weight_CcD[0], bias_Cc[0])
         else:
             weight_BcD, bias_Bc = weight_CcD[client_of_example_B], bias_Cc[client_of_example_B]
             logits_BC = torch.baddbmm(bias_Bc.unsqueeze(2), weight_BcD, pooled_BD.unsqueeze(2)).squeeze(2)
-        return Reading(functional.cross_entropy(logits_BC, tokens.labels_B, reduction="none"), logits_BC)
-
-    def _pool(self, hidden_BTD: Tensor, tokens: Tokens) -> Tensor:
-        if self._pooling == "first":
-            return hidden_BTD[:, 0]
-        if self._pooling == "last":
-            return _at(hidden_BTD, tokens.read_positions_B)
-        token_BT1 = tokens.attention_mask_BT.unsqueeze(2).to(hidden_BTD.dtype)
-        return (hidden_BTD * token_BT1).sum(1) / token_BT1.sum(1)
+        return Reading(functional.cross_entropy(logits_BC, labels_B, reduction="none"), logits_BC)
 
 
-def resolve_pooling(asked: str, *, is_causal: bool) -> Literal["first", "mean", "last"]:
+def pool(hidden_BTD: Tensor, tokens: Tokens, pooling: Pooling) -> Tensor:
+    """Return the pooled hidden states [B, D] of a padded batch."""
+    if pooling == "first":
+        return hidden_BTD[:, 0]
+    if pooling == "last":
+        return hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), tokens.read_positions_B]
+    token_BT1 = tokens.attention_mask_BT.unsqueeze(2).to(hidden_BTD.dtype)
+    return (hidden_BTD * token_BT1).sum(1) / token_BT1.sum(1)
+
+
+def pool_packed(hidden_ZD: Tensor, tokens: PackedTokens, pooling: Pooling) -> Tensor:
+    """Return the pooled hidden states [B, D] of packed tokens."""
+    device = hidden_ZD.device
+    if pooling != "mean":
+        rows_B = tokens.starts_B if pooling == "first" else tokens.read_rows_B
+        return hidden_ZD[to_device(rows_B, device)]
+    lengths_B = to_device(tokens.lengths_B, device)
+    owner_Z = to_device(np.repeat(np.arange(len(tokens)), tokens.lengths_B), device)
+    # A small matrix product rather than index_add, which adds up in no fixed order on a GPU.
+    share_BZ = (owner_Z == torch.arange(len(lengths_B), device=device).unsqueeze(1)).to(hidden_ZD.dtype)
+    return (share_BZ @ hidden_ZD) / lengths_B.unsqueeze(1).to(hidden_ZD.dtype)
+
+
+def resolve_pooling(asked: str, *, is_causal: bool) -> Pooling:
     """Return the pooling that ``auto`` stands for, or the one asked for.
 
     Raises
@@ -161,10 +187,6 @@ def resolve_pooling(asked: str, *, is_causal: bool) -> Literal["first", "mean", 
     if asked == "mean":
         return "mean"
     return "last" if asked == "last" or (asked == "auto" and is_causal) else "first"
-
-
-def _at(hidden_BTD: Tensor, positions_B: Tensor) -> Tensor:
-    return hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), positions_B]
 
 
 def _single(tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ layers, K {key, value}, S keys a query may see (P + T).
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -29,21 +29,32 @@ IMPLEMENTATIONS = {"sdpa": "fedsim_prefix_sdpa", "eager": "fedsim_prefix_eager"}
 """Name, in transformers' registry, of the prefix version of each supported attention implementation."""
 
 ARGUMENT = "fedsim_prefix"
-"""Keyword argument of a model's forward pass that carries a :class:`KeyValueHook`."""
+"""Keyword argument of a model's forward pass that carries a :class:`AttentionHook`."""
 
 
-class KeyValueHook(Protocol):
-    """What may change the keys, values and mask of a layer's attention."""
+Attend = Callable[..., tuple[Tensor, Tensor | None]]
+"""An attention function of transformers: (module, query, key, value, mask, ...) to ([B, T, H, D], weights)."""
 
-    def __call__(
-        self, layer: int, key_BHTD: Tensor, value_BHTD: Tensor, mask_B1TT: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return keys, values and mask that the layer is to use."""
+
+class AttentionHook(Protocol):
+    """What stands in a layer's attention for the length of one forward pass."""
+
+    def attend(
+        self,
+        plain: Attend,
+        module: nn.Module,
+        query_BHTD: Tensor,
+        key_BHTD: Tensor,
+        value_BHTD: Tensor,
+        mask_B1TT: Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Compute the attention of the layer ``module.layer_idx`` with the help of the function that it had: ``plain``."""
         ...
 
 
 class Prefix:
-    """The prompts of one forward pass.
+    """The prompts of one forward pass on a padded batch.
 
     Parameters
     ----------
@@ -67,13 +78,21 @@ class Prefix:
         self._masks: tuple[Tensor, Tensor] | None = None
         self._seen: set[int] = set()
 
-    def __call__(
-        self, layer: int, key_BHTD: Tensor, value_BHTD: Tensor, mask_B1TT: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return keys and values with the layer's prompt before them, and the mask that lets every token see it."""
+    def attend(
+        self,
+        plain: Attend,
+        module: nn.Module,
+        query_BHTD: Tensor,
+        key_BHTD: Tensor,
+        value_BHTD: Tensor,
+        mask_B1TT: Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend with the layer's prompt before its keys and values, and a mask that lets every token see it."""
+        layer: int = module.layer_idx  # type: ignore[assignment]
         pair_CHPD = self._pairs_CHPD.get(layer)
         if pair_CHPD is None:
-            return key_BHTD, value_BHTD, mask_B1TT
+            return plain(module, query_BHTD, key_BHTD, value_BHTD, mask_B1TT, **kwargs)
         if mask_B1TT is None:
             raise ModelError(f"attention of layer {layer} got no mask, so a prompt cannot be put before it safely")
         self._seen.add(layer)
@@ -81,7 +100,7 @@ class Prefix:
             torch.cat([self._of_examples(prompt_CHPD.to(own_BHTD.dtype), len(own_BHTD)), own_BHTD], dim=2)
             for prompt_CHPD, own_BHTD in zip(pair_CHPD, (key_BHTD, value_BHTD), strict=True)
         )
-        return key_BHSD, value_BHSD, self._wider(mask_B1TT)
+        return plain(module, query_BHTD, key_BHSD, value_BHSD, self._wider(mask_B1TT), **kwargs)
 
     def _of_examples(self, prompt_CHPD: Tensor, num_examples: int) -> Tensor:
         if self._client_of_example_B is None:
@@ -118,14 +137,22 @@ class KeyShapes:
         self.heads_and_size: dict[int, tuple[int, int]] = {}
         """(key/value heads, head dimension) by layer."""
 
-    def __call__(
-        self, layer: int, key_BHTD: Tensor, value_BHTD: Tensor, mask_B1TT: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def attend(
+        self,
+        plain: Attend,
+        module: nn.Module,
+        query_BHTD: Tensor,
+        key_BHTD: Tensor,
+        value_BHTD: Tensor,
+        mask_B1TT: Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
         """Note the shapes."""
+        layer: int = module.layer_idx  # type: ignore[assignment]
         if key_BHTD.shape != value_BHTD.shape:
             raise ModelError(f"keys and values of layer {layer} differ in shape; prompts need them alike")
         self.heads_and_size[layer] = (key_BHTD.shape[1], key_BHTD.shape[3])
-        return key_BHTD, value_BHTD, mask_B1TT
+        return plain(module, query_BHTD, key_BHTD, value_BHTD, mask_B1TT, **kwargs)
 
 
 def _prefix_sdpa(
@@ -134,12 +161,14 @@ def _prefix_sdpa(
     key_BHTD: Tensor,
     value_BHTD: Tensor,
     attention_mask: Tensor | None,
-    fedsim_prefix: KeyValueHook | None = None,
+    fedsim_prefix: AttentionHook | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    if fedsim_prefix is not None:
-        key_BHTD, value_BHTD, attention_mask = fedsim_prefix(module.layer_idx, key_BHTD, value_BHTD, attention_mask)  # type: ignore[arg-type]
-    return sdpa_attention_forward(module, query_BHTD, key_BHTD, value_BHTD, attention_mask, **kwargs)
+    if fedsim_prefix is None:
+        return sdpa_attention_forward(module, query_BHTD, key_BHTD, value_BHTD, attention_mask, **kwargs)
+    return fedsim_prefix.attend(
+        sdpa_attention_forward, module, query_BHTD, key_BHTD, value_BHTD, attention_mask, **kwargs
+    )
 
 
 def _prefix_eager(
@@ -148,14 +177,14 @@ def _prefix_eager(
     key_BHTD: Tensor,
     value_BHTD: Tensor,
     attention_mask: Tensor | None,
-    fedsim_prefix: KeyValueHook | None = None,
+    fedsim_prefix: AttentionHook | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    if fedsim_prefix is not None:
-        key_BHTD, value_BHTD, attention_mask = fedsim_prefix(module.layer_idx, key_BHTD, value_BHTD, attention_mask)  # type: ignore[arg-type]
     # Each family has an eager function of its own beside its attention class; the registry holds no common one.
     eager = sys.modules[type(module).__module__].eager_attention_forward
-    return eager(module, query_BHTD, key_BHTD, value_BHTD, attention_mask, **kwargs)
+    if fedsim_prefix is None:
+        return eager(module, query_BHTD, key_BHTD, value_BHTD, attention_mask, **kwargs)
+    return fedsim_prefix.attend(eager, module, query_BHTD, key_BHTD, value_BHTD, attention_mask, **kwargs)
 
 
 def _always_sdpa_mask(*args: Any, **kwargs: Any) -> Tensor | None:

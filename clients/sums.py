@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from clients.training import TrainingResult
+from clients.visits import TrainingResult
 from fedsim.core.messages import ClientReport, ClientState, GroupUpdate, WorkGroup
+
+BLOCK = 2**17
+"""Entries that are added at a time: the float64 intermediates of a block stay in the processor's cache."""
 
 
 class GroupSums:
     """The running float64 sums of a group, in client-id order.
+
+    Every term is formed and added in float64, entry by entry, as in ``total + weight * vector.astype(float64)``; only
+    that it is done in blocks of entries, without an intermediate of the vector's length.
 
     Parameters
     ----------
     group
         The work group.
     exchanged_F
-        Positions of the exchanged entries in the vectors that clients train.
+        Positions of the exchanged entries in the vectors that clients train, ascending.
     uniform_weights
         Every client weighs one, not its number of examples.
     control_by_steps
@@ -38,7 +46,9 @@ class GroupSums:
         each_client: bool,
     ) -> None:
         self._group = group
-        self._exchanged_F = exchanged_F
+        self._exchanged_F = _as_slice(exchanged_F)
+        self._blocks = [slice(start, start + BLOCK) for start in range(0, len(exchanged_F), BLOCK)]
+        self._size = len(exchanged_F)
         self._uniform_weights = uniform_weights
         self._control_by_steps = control_by_steps
         self._control_before = control_before
@@ -47,11 +57,8 @@ class GroupSums:
         self._weights: list[float] = []
         self._controls: list[np.ndarray] = []
         self._steps = 0
-        self._vector_F: np.ndarray | None = None
-        self._control_delta_F: np.ndarray | None = None
-        self._control_F: np.ndarray | None = None
-        self._metric_F: np.ndarray | None = None
-        self._metric_step_F: np.ndarray | None = None
+        self._sums: dict[str, np.ndarray] = {}
+        self._scratch = np.empty((3, min(BLOCK, self._size)))
 
     def add(self, report: ClientReport, old: ClientState, new: ClientState, result: TrainingResult) -> None:
         """Add one client's result."""
@@ -59,30 +66,23 @@ class GroupSums:
         self._clients.append(report.client)
         self._weights.append(weight)
         self._steps += report.num_steps
-        local_F = self._exchanged(result.vector_A)
+        local_F = result.vector_A[self._exchanged_F]
         if result.stepped_A is not None and result.gain_A is not None:
-            stepped_F, gain_F = self._exchanged(result.stepped_A), self._exchanged(result.gain_A)
-            # A schedule at zero has no gain: the client took no step, and has no say.
-            metric_F = np.divide(1.0, gain_F, out=np.zeros_like(gain_F), where=gain_F > 0.0)
-            local_F = local_F + stepped_F
-            self._metric_F = _plus(self._metric_F, weight * metric_F)
-            self._metric_step_F = _plus(self._metric_step_F, weight * metric_F * stepped_F)
-        self._vector_F = _plus(self._vector_F, weight * local_F)
+            self._add_in_metric(weight, local_F, result.stepped_A[self._exchanged_F], result.gain_A[self._exchanged_F])
+        else:
+            self._add_plain("vector_sum_F", weight, local_F)
         if new.control_F is not None:
-            after_F = new.control_F.astype(np.float64)
-            before_F = old.control_F.astype(np.float64) if old.control_F is not None else np.zeros_like(after_F)
+            before_F = old.control_F if old.control_F is not None else np.zeros_like(new.control_F)
             share = report.num_steps if self._control_by_steps else weight
-            self._control_delta_F = _plus(self._control_delta_F, share * (after_F - before_F))
-            used_F = before_F if self._control_before else after_F
-            self._control_F = _plus(self._control_F, weight * used_F)
-            self._controls.append(used_F.astype(new.control_F.dtype))
-
-    def _exchanged(self, vector_A: np.ndarray) -> np.ndarray:
-        return vector_A[self._exchanged_F].astype(np.float64)
+            self._add_difference(share, new.control_F, before_F)
+            used_F = before_F if self._control_before else new.control_F
+            self._add_plain("control_sum_F", weight, used_F)
+            if self._each_client:
+                self._controls.append(used_F)
 
     def update(self) -> GroupUpdate | None:
         """Return the sums, or None if there was no usable client."""
-        if self._vector_F is None:
+        if not self._clients:
             return None
         return GroupUpdate(
             round=self._group.round,
@@ -90,16 +90,68 @@ class GroupSums:
             part=self._group.part,
             clients=tuple(self._clients),
             weight_sum=float(sum(self._weights)),
-            vector_sum_F=self._vector_F,
+            vector_sum_F=self._sums["vector_sum_F"],
             steps_sum=self._steps,
-            control_delta_sum_F=self._control_delta_F,
-            control_sum_F=self._control_F,
+            control_delta_sum_F=self._sums.get("control_delta_sum_F"),
+            control_sum_F=self._sums.get("control_sum_F"),
             weights_k=np.array(self._weights) if self._each_client else None,
             control_kF=np.stack(self._controls) if self._each_client and self._controls else None,
-            metric_sum_F=self._metric_F,
-            metric_step_sum_F=self._metric_step_F,
+            metric_sum_F=self._sums.get("metric_sum_F"),
+            metric_step_sum_F=self._sums.get("metric_step_sum_F"),
         )
 
+    def _total(self, name: str) -> np.ndarray:
+        if name not in self._sums:
+            self._sums[name] = np.zeros(self._size)
+        return self._sums[name]
 
-def _plus(total: np.ndarray | None, term: np.ndarray) -> np.ndarray:
-    return np.zeros_like(term) + term if total is None else total + term
+    def _in_blocks(self, *arrays_F: np.ndarray) -> Iterator[tuple[slice, list[np.ndarray]]]:
+        """Yield every block with its entries of the arrays in float64, each in a scratch of its own."""
+        for block in self._blocks:
+            views = []
+            for array_F, scratch in zip(arrays_F, self._scratch, strict=False):
+                entries = array_F[block]
+                views.append(scratch[: len(entries)])
+                np.copyto(views[-1], entries)
+            yield block, views
+
+    def _add_plain(self, name: str, weight: float, array_F: np.ndarray) -> None:
+        total_F = self._total(name)
+        for block, (term,) in self._in_blocks(array_F):
+            _add(total_F[block], weight, term)
+
+    def _add_difference(self, weight: float, after_F: np.ndarray, before_F: np.ndarray) -> None:
+        total_F = self._total("control_delta_sum_F")
+        for block, (after, before) in self._in_blocks(after_F, before_F):
+            _add(total_F[block], weight, np.subtract(after, before, out=after))
+
+    def _add_in_metric(self, weight: float, local_F: np.ndarray, stepped_F: np.ndarray, gain_F: np.ndarray) -> None:
+        """Add the terms w (P + S), w D and w D S; see ``GroupUpdate``."""
+        vector_F, metric_F, step_F = map(self._total, ("vector_sum_F", "metric_sum_F", "metric_step_sum_F"))
+        for block, (local, stepped, gain) in self._in_blocks(local_F, stepped_F, gain_F):
+            _add(vector_F[block], weight, np.add(local, stepped, out=local))
+            metric = _reciprocal(gain)
+            _add(metric_F[block], weight, metric)
+            _add(step_F[block], 1.0, np.multiply(metric, stepped, out=stepped))
+
+
+def _add(total: np.ndarray, weight: float, term: np.ndarray) -> None:
+    """Add ``weight * term`` to ``total``; ``term`` is overwritten."""
+    if weight != 1.0:
+        np.multiply(term, weight, out=term)
+    np.add(total, term, out=total)
+
+
+def _reciprocal(gain: np.ndarray) -> np.ndarray:
+    """Return one over ``gain``, in its place; zero where there is none: the client took no step, and has no say."""
+    if gain.min() > 0.0:
+        return np.divide(1.0, gain, out=gain)
+    # Many times slower.
+    return np.divide(1.0, gain, out=np.zeros_like(gain), where=gain > 0.0)
+
+
+def _as_slice(positions: np.ndarray) -> np.ndarray | slice:
+    """Return ascending positions as a slice where they have no gap: it makes a view, not a copy."""
+    if len(positions) and positions[-1] - positions[0] == len(positions) - 1:
+        return slice(int(positions[0]), int(positions[-1]) + 1)
+    return positions

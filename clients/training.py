@@ -1,13 +1,19 @@
-"""Local training of one client: mini-batch steps on its prompts and head, with optional correction of client drift.
+"""Local training of several clients at once: mini-batch steps on their prompts and heads, with optional correction of drift.
 
-Shape suffixes: A all parameters that the client trains, F the exchanged ones among them, M the personal ones.
+Only prompts and heads differ between clients, so the mini-batches of all of them go through the backbone together: each
+example takes the prompt of its own client, the loss is the sum over clients of each client's mean, and gradients fall
+apart by client. Every client has its own batches, step count, learning rate, moments and gradient norm. The mathematics is
+that of clients training one after another; only the last bits of matrix products depend on how many share a pass.
+
+Shape suffixes: C clients, A all parameters that a client trains, F the exchanged ones among them, B examples of a step, Z their
+tokens one after another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,75 +21,120 @@ from torch import Tensor
 
 from clients.backbone import Backbone
 from clients.config import ClientConfig
-from clients.optimizers import Moments, clip, decay_and_step, direction, gain, learning_rate
+from clients.device import to_device
+from clients.optimizers import Moments, clip, column, decay_and_step, direction, gain, learning_rate
+from clients.passes import PassLimit, run_passes
+from clients.visits import Parts, TrainingResult, Visit, batches, num_steps
 from fedsim.core import seeds
 from fedsim.core.layout import VectorLayout
-from fedsim.core.tokens import TokenTable
+from fedsim.core.tokens import TokenTable, rows
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Which of a client's parameters travel and which stay, as positions in the flat vector that it trains."""
+class StepBatch:
+    """The examples of one step, of all clients that take it."""
 
-    trained: VectorLayout
-    exchanged: VectorLayout
-    personal: VectorLayout
-    exchanged_F: np.ndarray
-    personal_M: np.ndarray
+    indices_B: np.ndarray
+    """int64 numbers in the token table."""
+    owners_B: np.ndarray
+    """int64; row of the client that each example belongs to."""
+    share_B: np.ndarray
+    """float64; one over the size of the mini-batch that the example is in."""
+    trunk: Tensor | None = None
+    """What enters the lowest prompted layer, of all examples of the clients [tokens, hidden]; None where all layers run."""
+    trunk_starts_B: np.ndarray | None = None
+    """int64 row of ``trunk`` of each example's first token."""
 
-    @classmethod
-    def of(cls, full: VectorLayout, layers: tuple[int, ...], keep_local: bool) -> Parts:
-        """Cut the parameters of all layers (``full``) into exchanged ``layers`` and, if kept, personal ones."""
-        exchanged = full.exchanged(layers)
-        trained = full if keep_local else exchanged
-        personal = trained.local(layers)
-        return cls(trained, exchanged, personal, trained.positions(exchanged), trained.positions(personal))
+    def __len__(self) -> int:
+        return len(self.indices_B)
 
-    def assemble(self, vector_F: np.ndarray, personal_M: np.ndarray) -> np.ndarray:
-        """Return the trained vector of length A made of its exchanged and personal entries."""
-        vector_A = np.empty(self.trained.size, dtype=vector_F.dtype)
-        vector_A[self.exchanged_F] = vector_F
-        vector_A[self.personal_M] = personal_M
-        return vector_A
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What one visit made of a client's parameters."""
-
-    vector_A: np.ndarray
-    """Parameters after training, in the number format of those before."""
-    moments: Moments
-    num_steps: int
-    loss_first: float
-    """Mean loss over the first pass."""
-    loss_last: float
-    """Mean loss over the last pass."""
-    stepped_A: np.ndarray | None = None
-    """With the preconditioner correction: what the optimizer's steps took away, weight decay left out."""
-    gain_A: np.ndarray | None = None
-    """With the preconditioner correction: sum over steps of learning rate times gain; stepped over gain is a mean gradient."""
+    def trunk_of(self, chosen_B: np.ndarray, lengths_B: np.ndarray) -> Tensor | None:
+        """Return the trunk of some of the examples, one after another, or None."""
+        if self.trunk is None or self.trunk_starts_B is None:
+            return None
+        return self.trunk.index_select(0, to_device(rows(self.trunk_starts_B[chosen_B], lengths_B), self.trunk.device))
 
 
-def batches(config: ClientConfig, num_examples: int, rng: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield ``(pass number, positions of a batch)`` for one visit: ``epochs`` passes, or passes until ``steps`` are done."""
-    limit = config.steps if config.steps is not None else num_steps(config, num_examples)
-    done = epoch = 0
-    while done < limit:
-        order = rng.permutation(num_examples) if config.shuffle else np.arange(num_examples)
-        for start in range(0, num_examples, config.batch_size):
-            if done == limit:
-                return
-            yield epoch, order[start : start + config.batch_size]
-            done += 1
-        epoch += 1
+@dataclass
+class Gradient:
+    """What a step's examples say."""
+
+    loss_C: Tensor
+    """Mean loss of each client's mini-batch."""
+    gradient_CA: Tensor
+    """Its gradient."""
+    tokens_C: np.ndarray
+    """int64 tokens of each client's mini-batch."""
+    slots_C: np.ndarray
+    """int64 tokens that attention computed for them, padding included."""
 
 
-def num_steps(config: ClientConfig, num_examples: int) -> int:
-    """Return the local steps T_i of one visit of a client with ``num_examples`` training examples."""
-    if config.steps is not None:
-        return config.steps
-    return (config.epochs or 0) * -(-num_examples // config.batch_size)
+def gradients(
+    backbone: Backbone,
+    table: TokenTable,
+    batch: StepBatch,
+    layout: VectorLayout,
+    vector_CA: Tensor,
+    max_tokens: PassLimit | int | None = None,
+) -> Gradient:
+    """Return each client's mean loss and its gradient in the parameters of ``layout``.
+
+    Parameters
+    ----------
+    vector_CA
+        Parameters of each client, one a row.
+    max_tokens
+        Tokens in one pass through the backbone; more are cut into several, which bounds memory. An example is never cut. A
+        limit is lowered where memory does not hold a pass.
+
+    Raises
+    ------
+    ResourceError
+        If the memory of the device does not hold one example.
+    """
+    count = len(vector_CA)
+    total = Gradient(
+        vector_CA.new_zeros(count), torch.zeros_like(vector_CA), np.zeros(count, np.int64), np.zeros(count, np.int64)
+    )
+    lengths_B = table.lengths_N[batch.indices_B]
+    order_B = np.argsort(lengths_B, kind="stable")
+
+    def add(examples: slice) -> None:
+        _add_pass(total, backbone, table, batch, order_B[examples], layout, vector_CA)
+
+    run_passes(lengths_B[order_B], [slice(0, len(order_B))], PassLimit.of(max_tokens), add)
+    return total
+
+
+def _add_pass(
+    total: Gradient,
+    backbone: Backbone,
+    table: TokenTable,
+    batch: StepBatch,
+    chosen_B: np.ndarray,
+    layout: VectorLayout,
+    vector_CA: Tensor,
+) -> None:
+    device = vector_CA.device
+    indices_B, owners_B = batch.indices_B[chosen_B], batch.owners_B[chosen_B]
+    tokens = table.pack(indices_B)
+    leaf_CA = vector_CA.detach().requires_grad_(True)
+    prompt_CLKHPD, head_C = layout.split_rows(leaf_CA)
+    owner_of_B = to_device(owners_B, device)
+    reading, slots_B = backbone.read(
+        tokens, prompt_CLKHPD, layout.layers, head_C, owner_of_B, batch.trunk_of(chosen_B, tokens.lengths_B)
+    )
+    share_B = to_device(batch.share_B[chosen_B], device).to(reading.loss_B.dtype)
+    loss_B = reading.loss_B * share_B
+    (gradient_CA,) = torch.autograd.grad(loss_B.sum(), leaf_CA)
+    # A small matrix product rather than index_add, which adds up in no fixed order on a GPU.
+    belongs_CB = (owner_of_B == torch.arange(len(vector_CA), device=device).unsqueeze(1)).to(loss_B.dtype)
+    loss_C = belongs_CB @ loss_B.detach()
+    # From here on nothing can run out of memory, so a pass is either in the total or has left nothing in it.
+    total.gradient_CA.add_(gradient_CA)
+    total.loss_C.add_(loss_C)
+    np.add.at(total.tokens_C, owners_B, tokens.lengths_B)
+    np.add.at(total.slots_C, owners_B, slots_B)
 
 
 @contextmanager
@@ -102,93 +153,198 @@ def _dropout(backbone: Backbone, active: bool, seed: int) -> Iterator[None]:
             backbone.set_dropout(False)
 
 
-def gradient(
-    backbone: Backbone, table: TokenTable, indices_B: np.ndarray, layout: VectorLayout, vector_A: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return ``(mean loss, its gradient [A])`` of one batch in the parameters of ``layout``."""
-    vector_A = vector_A.detach().requires_grad_(True)
-    prompt_LKHPD, head = layout.split(vector_A)
-    head_1 = {name: array.unsqueeze(0) for name, array in head.items()}
-    reading = backbone.forward(table.batch(indices_B), prompt_LKHPD.unsqueeze(0), layout.layers, head_1)
-    loss = reading.loss_B.mean()
-    (gradient_A,) = torch.autograd.grad(loss, vector_A)
-    return loss.detach(), gradient_A
-
-
-def train_client(
+def train_clients(
     backbone: Backbone,
     table: TokenTable,
-    indices_N: np.ndarray,
+    visits: Sequence[Visit],
     parts: Parts,
     config: ClientConfig,
     correction: str,
-    start_A: np.ndarray,
-    moments: Moments | None,
-    drift_F: np.ndarray | None,
     *,
     seed: int,
     round: int,
-    client: int,
-) -> TrainingResult:
-    """Train one client for one visit.
+    max_tokens: PassLimit | int | None = None,
+) -> list[TrainingResult]:
+    """Train clients for one visit each, all at once.
 
     Parameters
     ----------
-    indices_N
-        The client's training examples in ``table``.
+    visits
+        One a client. With dropout only one, whose random stream is its own.
     correction
         ``none``, ``proximal`` (FedProx: the gradient of mu/2 |p - P_t|^2 is added on the exchanged entries), ``control``
-        (``drift_F`` is added to every step on the exchanged entries) or ``preconditioner`` (steps are plain; what they took
-        away and their gain are returned, so that the server can average clients in a common metric).
-    start_A
-        Parameters to start from, float32 or float64; the exchanged entries are the global vector P_t.
-    moments
-        The optimizer's state of the last visit, or None to begin anew.
-    drift_F
-        c - c_i, needed by ``control``. It is added to the step rather than to the gradient: c_i is a
-        displacement per step and learning rate, so it has the units of a step whatever the optimizer (with plain SGD
-        the two are the same, and this is SCAFFOLD).
+        (the visit's drift c - c_i is added to every step on the exchanged entries) or ``preconditioner`` (steps are plain; what
+        they took away and their gain are returned, so that the server can average clients in a common metric).
+
+        The drift is added to the step rather than to the gradient: c_i is a displacement per step and learning rate, so it has
+        the units of a step whatever the optimizer (with plain SGD the two are the same, and this is SCAFFOLD).
+    max_tokens
+        See :func:`gradients`.
+
+    Returns
+    -------
+    list
+        The results, in the order of ``visits``.
     """
-    device = backbone.device
-    vector_A = torch.from_numpy(start_A.copy()).to(device)
-    anchor_F = vector_A[torch.from_numpy(parts.exchanged_F).to(device)] if correction == "proximal" else None
-    positions_F = torch.from_numpy(parts.exchanged_F).to(device)
-    drift = torch.from_numpy(drift_F.copy()).to(device) if correction == "control" and drift_F is not None else None
-    moments = moments or Moments.zeros(vector_A)
-    visit_steps = num_steps(config, len(indices_N))
-    rng = seeds.stream(seed, round, client, "shuffle")
-    losses: dict[int, list[Tensor]] = {}
-    tally = _Tally(vector_A) if correction == "preconditioner" else None
-    with _dropout(backbone, config.dropout, seeds.torch_seed(seed, round, client, "dropout")):
-        for epoch, positions_B in batches(config, len(indices_N), rng):
-            loss, gradient_A = gradient(backbone, table, indices_N[positions_B], parts.trained, vector_A)
-            if anchor_F is not None:
-                pull_F = config.proximal_mu * (vector_A[positions_F] - anchor_F)
-                gradient_A.index_add_(0, positions_F, pull_F)
-            scale = clip(gradient_A, config.optimizer.clip_norm)
-            lr = learning_rate(config.schedule, config.optimizer.lr, moments.step, visit_steps)
-            step_A = direction(config.optimizer, moments, gradient_A)
-            if drift is not None:
-                step_A = step_A.index_add(0, positions_F, drift)
-            if tally is not None:
-                tally.add(step_A, gain(config.optimizer, moments) * scale, lr)
-            decay_and_step(config.optimizer, vector_A, step_A, lr)
-            losses.setdefault(epoch, []).append(loss)
-    means = [float(torch.stack(values).mean()) for values in losses.values()]
-    result = TrainingResult(vector_A.cpu().numpy(), moments, visit_steps, means[0], means[-1])
-    return result if tally is None else tally.add_to(result)
+    if config.dropout and len(visits) > 1:
+        raise ValueError("clients with dropout train one by one: each draws from a stream of its own")
+    # Those with most steps come first, so that the clients still at work are always the first rows.
+    order = sorted(range(len(visits)), key=lambda i: -num_steps(config, len(visits[i].indices_N)))
+    group = _Group(backbone, table, [visits[i] for i in order], parts, config, correction, seed, round, max_tokens)
+    dropout_seed = seeds.torch_seed(seed, round, visits[0].client, "dropout")
+    with _dropout(backbone, config.dropout, dropout_seed):
+        for step in range(group.num_steps):
+            group.step(step)
+    results = dict(zip(order, group.results(), strict=True))
+    return [results[i] for i in range(len(visits))]
 
 
-class _Tally:
-    """Sums over a visit's steps, for the preconditioner correction."""
+class _Group:
+    """Clients on their way through a visit; row c of every tensor is client c's."""
 
-    def __init__(self, like_A: Tensor) -> None:
-        self._stepped_A = torch.zeros_like(like_A)
-        self._gain_A = torch.zeros_like(like_A)
+    def __init__(
+        self,
+        backbone: Backbone,
+        table: TokenTable,
+        visits: Sequence[Visit],
+        parts: Parts,
+        config: ClientConfig,
+        correction: str,
+        seed: int,
+        round: int,
+        max_tokens: PassLimit | int | None,
+    ) -> None:
+        self._backbone, self._table, self._visits, self._parts = backbone, table, visits, parts
+        self._config, self._correction, self._limit = config, correction, PassLimit.of(max_tokens)
+        self._steps_C = np.array([num_steps(config, len(visit.indices_N)) for visit in visits])
+        self._batches = [
+            list(batches(config, len(visit.indices_N), seeds.stream(seed, round, visit.client, "shuffle")))
+            for visit in visits
+        ]
+        device = backbone.device
+        self._trunk, self._trunk_starts = _joined_trunk(table, visits, device)
+        self._vector_CA = to_device(np.stack([visit.start_A for visit in visits]), device)
+        self._moments = self._first_moments()
+        self._positions_F = to_device(parts.exchanged_F, device)
+        self._anchor_CF = self._vector_CA[:, self._positions_F] if correction == "proximal" else None
+        self._drift_CF = None
+        drifts = [visit.drift_F for visit in visits if visit.drift_F is not None]
+        if correction == "control" and drifts:
+            self._drift_CF = to_device(np.stack(drifts), device)
+        tallies = correction == "preconditioner"
+        self._stepped_CA = torch.zeros_like(self._vector_CA) if tallies else None
+        self._gain_CA = torch.zeros_like(self._vector_CA) if tallies else None
+        self._losses: list[Tensor] = []
+        self._tokens_C = np.zeros(len(visits), np.int64)
+        self._slots_C = np.zeros(len(visits), np.int64)
 
-    def add(self, step_A: Tensor, gain_A: Tensor, lr: float) -> None:
-        self._stepped_A.add_(step_A, alpha=lr)
-        self._gain_A.add_(gain_A, alpha=lr)
+    @property
+    def num_steps(self) -> int:
+        """Steps of the client that takes most."""
+        return int(self._steps_C.max())
 
-    def add_to(self, result: TrainingResult) -> TrainingResult:
-        return replace(result, stepped_A=self._stepped_A.cpu().numpy(), gain_A=self._gain_A.cpu().numpy())
+    def step(self, step: int) -> None:
+        """Take one step of every client that has one left."""
+        count = int((self._steps_C > step).sum())
+        optimizer, vector_CA, moments = self._config.optimizer, self._vector_CA[:count], self._moments.head(count)
+        said = gradients(
+            self._backbone, self._table, self._batch(step, count), self._parts.trained, vector_CA, self._limit
+        )
+        gradient_CA = said.gradient_CA
+        if self._anchor_CF is not None:
+            pull_CF = self._config.proximal_mu * (vector_CA[:, self._positions_F] - self._anchor_CF[:count])
+            gradient_CA.index_add_(1, self._positions_F, pull_CF)
+        clipped_C1 = clip(gradient_CA, optimizer.clip_norm)
+        lr_C = np.array(
+            [
+                learning_rate(self._config.schedule, optimizer.lr, int(taken), int(visit_steps))
+                for taken, visit_steps in zip(moments.steps_C, self._steps_C, strict=False)
+            ]
+        )
+        step_CA = direction(optimizer, moments, gradient_CA)
+        if self._drift_CF is not None:
+            step_CA = step_CA.index_add(1, self._positions_F, self._drift_CF[:count])
+        if self._stepped_CA is not None and self._gain_CA is not None:
+            lr_C1 = column(lr_C, vector_CA)
+            self._stepped_CA[:count].addcmul_(step_CA, lr_C1)
+            self._gain_CA[:count].addcmul_(gain(optimizer, moments).mul_(clipped_C1), lr_C1)
+        decay_and_step(optimizer, vector_CA, step_CA, lr_C)
+        self._losses.append(said.loss_C)
+        self._tokens_C[:count] += said.tokens_C
+        self._slots_C[:count] += said.slots_C
+
+    def results(self) -> list[TrainingResult]:
+        """Return what each visit made, in the order of the rows."""
+        tensors = [self._vector_CA, self._moments.first_CA, self._moments.second_CA, self._stepped_CA, self._gain_CA]
+        vector_CA, first_CA, second_CA, stepped_CA, gain_CA = (
+            None if tensor is None else tensor.cpu().numpy() for tensor in tensors
+        )
+        assert vector_CA is not None and first_CA is not None and second_CA is not None
+        results = []
+        for row, (loss_first, loss_last) in enumerate(self._epoch_losses()):
+            results.append(
+                TrainingResult(
+                    vector_A=vector_CA[row],
+                    first_moment_A=first_CA[row],
+                    second_moment_A=second_CA[row],
+                    num_steps=int(self._steps_C[row]),
+                    loss_first=loss_first,
+                    loss_last=loss_last,
+                    num_tokens=int(self._tokens_C[row]),
+                    num_slots=int(self._slots_C[row]),
+                    stepped_A=None if stepped_CA is None else stepped_CA[row],
+                    gain_A=None if gain_CA is None else gain_CA[row],
+                )
+            )
+        return results
+
+    def _first_moments(self) -> Moments:
+        moments = Moments.zeros(self._vector_CA)
+        for row, visit in enumerate(self._visits):
+            if visit.first_moment_A is not None and visit.second_moment_A is not None:
+                # Copied: arrays from the object store are read-only.
+                moments.first_CA[row] = to_device(visit.first_moment_A.copy(), moments.first_CA.device)
+                moments.second_CA[row] = to_device(visit.second_moment_A.copy(), moments.second_CA.device)
+                moments.steps_C[row] = visit.moment_steps
+        return moments
+
+    def _batch(self, step: int, count: int) -> StepBatch:
+        positions = [self._batches[row][step][1] for row in range(count)]
+        sizes_C = np.array([len(own) for own in positions])
+        owners_B = np.repeat(np.arange(count), sizes_C)
+        indices_B = np.concatenate([self._visits[row].indices_N[own] for row, own in enumerate(positions)])
+        starts_B = np.concatenate([self._trunk_starts[row][own] for row, own in enumerate(positions)])
+        return StepBatch(indices_B, owners_B, 1.0 / sizes_C[owners_B], self._trunk, starts_B)
+
+    def _epoch_losses(self) -> list[tuple[float, float]]:
+        """Return each client's mean loss over its first and its last pass."""
+        count = len(self._visits)
+        losses_SC = np.zeros((len(self._losses), count))
+        # All steps at once: each copy from a GPU waits until it is done with all its work.
+        of_all_steps = torch.cat(self._losses).double().cpu().numpy()
+        ends = np.cumsum([len(loss_C) for loss_C in self._losses])
+        for step, loss_C in enumerate(np.split(of_all_steps, ends[:-1])):
+            losses_SC[step, : len(loss_C)] = loss_C
+        pairs = []
+        for row, own in enumerate(self._batches):
+            epochs_S = np.array([epoch for epoch, _ in own])
+            losses_S = losses_SC[: len(own), row]
+            pairs.append((float(losses_S[epochs_S == 0].mean()), float(losses_S[epochs_S == epochs_S[-1]].mean())))
+        return pairs
+
+
+def _joined_trunk(
+    table: TokenTable, visits: Sequence[Visit], device: torch.device
+) -> tuple[Tensor | None, list[np.ndarray]]:
+    """Return the trunks of all clients as one tensor on the device, and for each client where its examples begin in it."""
+    starts, before = [], 0
+    for visit in visits:
+        lengths_N = table.lengths_N[visit.indices_N]
+        starts.append(before + np.cumsum(lengths_N) - lengths_N)
+        before += int(lengths_N.sum())
+    trunks = [visit.trunk.tensor() for visit in visits if visit.trunk is not None]
+    if not trunks:
+        return None, starts
+    if len(trunks) < len(visits):
+        raise ValueError("either all clients of a pass have a trunk or none has")
+    return to_device(torch.cat(trunks), device), starts

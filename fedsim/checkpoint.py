@@ -40,6 +40,8 @@ class Checkpoint:
     """States of the clients that have trained, ascending."""
     totals: dict[str, Any] = field(default_factory=dict)
     """Running figures of the summary."""
+    fuse: int | None = None
+    """Clients that share passes through the backbone; None in a checkpoint of an older version."""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -127,6 +129,7 @@ def _header(checkpoint: Checkpoint) -> str:
             "identity": checkpoint.identity,
             "data_fingerprint": checkpoint.data_fingerprint,
             "totals": checkpoint.totals,
+            "fuse": checkpoint.fuse,
         },
         sort_keys=True,
     )
@@ -149,6 +152,7 @@ def _load(path: Path) -> Checkpoint:
         server=server,
         clients=_client_states(arrays),
         totals=header["totals"],
+        fuse=header.get("fuse"),
     )
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``fedsim run``, ``config``, ``partition``, ``layers``, ``export``.
+"""The command line: ``fedsim run``, ``config``, ``partition``, ``layers``, ``scale``, ``export``.
 
 A mistake of the user is answered with one sentence and exit status 2, never with a stack trace.
 """
@@ -114,6 +114,53 @@ def layers(
     if output is not None:
         plot_layer_scores(choice.scores_L, choice.layers, output)
         console.print(f"picture: {output}")
+
+
+@app.command()
+def scale(
+    config: ConfigPath,
+    clients: Annotated[str, typer.Option(help="Registered clients, e.g. 10,100,1000.", show_default=False)],
+    overrides: Overrides = None,
+    cohort: Annotated[
+        str | None, typer.Option(help="Clients of a round, e.g. 10,50; if not given, the config's.", show_default=False)
+    ] = None,
+    actors: Annotated[
+        str | None, typer.Option(help="Actors, e.g. 1,2; if not given, the config's.", show_default=False)
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds of each run; the first pays for the warm-up.")] = 3,
+    repeats: Annotated[int, typer.Option(help="Runs of each point.")] = 1,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the study; if not given, runs/scaling-NAME.", show_default=False),
+    ] = None,
+) -> None:
+    """Study scaling: run every combination of clients, cohort and actors, and say where the time goes.
+
+    The same command goes on with a study that was interrupted.
+    """
+    from fedsim.interrupt import RunInterrupted
+    from fedsim.scaling.command import run_study
+    from fedsim.scaling.table import scaling_tables
+
+    console = Console(highlight=False)
+    try:
+        study = run_study(
+            config,
+            overrides or [],
+            clients=clients,
+            cohort=cohort,
+            actors=actors,
+            rounds=rounds,
+            repeats=repeats,
+            output=output,
+            console=console,
+        )
+    except RunInterrupted as error:
+        print(f"interrupted by {error}: finished runs are kept; the same command goes on", file=sys.stderr)
+        raise typer.Exit(128 + error.signal_number) from None
+    console.print(scaling_tables(study))
+    if study.failures:
+        raise typer.Exit(1)
 
 
 class ExportFormat(StrEnum):

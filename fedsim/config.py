@@ -108,6 +108,9 @@ class Config(Schema):
         if self.client.schedule.total_steps != "all_data":
             values.pop("rounds")
         values["model"].pop("device")
+        values["model"]["trunk_cache"].pop("memory_mb")
+        # A number that a trial found is part of a checkpoint, which a resumed run goes by.
+        values["client"].pop("fuse")
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -69,9 +69,9 @@ class LayerChoice:
 def select_layers(config: Config, console: Console) -> LayerChoice:
     """Start workers, let the clients score the layers, and return the choice: what ``fedsim layers`` does."""
     with InterruptWatch() as watch, Progress(config.rounds, "score", console) as progress, ExitStack() as stack:
-        prepared = prepare(config, progress.start_phase)
         executor = make_executor(config, watch.check, progress.note)
         stack.callback(executor.close)
+        prepared = prepare(config, progress.start_phase, executor)
         workers = start_workers(config, prepared, executor, progress)
         sizes_N = prepared.spec.shards.train_sizes
         return choose(config, executor, workers[0].full, sizes_N, progress.start_phase, prepared.spec.start)

@@ -147,7 +147,7 @@ def _warm_up(
         for report in reports:
             _refuse_failure(report, f"in warm-up round {round + 1}")
         trained += reports
-        executor.apply(round, order, [group.update for group in done])
+        executor.apply(round, order)
     return executor.global_state(), order, trained
 
 

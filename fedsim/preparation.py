@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clients.location import locate, modeling_module, num_parameters
 from fedsim.config import Config
 from fedsim.core.errors import ConfigError, ModelError
+from fedsim.core.imports import large_imports
 from fedsim.core.shards import Shards
 from fedsim.core.tokens import TokenTable
 from fedsim.data.config import TaskConfig
@@ -18,7 +20,11 @@ from fedsim.data.sources import Dataset, load_dataset
 from partitions.base import partition
 
 if TYPE_CHECKING:
-    from clients.worker import WorkerSpec, WorkSettings
+    from clients.spec import WorkerSpec, WorkSettings
+    from fedsim.executors.base import Executor
+
+_TOKEN_BYTES, _EXAMPLE_BYTES = 5, 32
+"""Most bytes that are stored for a token (id and type) and, besides, for an example (offset, label, position, shard)."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +59,45 @@ def partition_data(config: Config) -> PartitionedData:
     return PartitionedData(dataset, partition(config.partition, dataset.train.labels_N, values, config.seed))
 
 
-def prepare(config: Config, phase: Callable[[str], None] = lambda text: None) -> Prepared:
+def prepare(
+    config: Config, phase: Callable[[str], None] = lambda text: None, executor: Executor | None = None
+) -> Prepared:
     """Load, deal out and tokenise the examples and load the frozen weights.
 
     Parameters
     ----------
     phase
         Told what is being done, for the progress display.
+    executor
+        Begins to start as soon as the data are found to be in order, beside the rest.
     """
     phase("reading data")
     data = partition_data(config)
+    location = locate(config.model)
+    if executor is not None:
+        _begin(executor, config, data, location)
     phase("loading the backbone")
+    with large_imports():
+        return _prepare(config, data, phase)
+
+
+def _begin(executor: Executor, config: Config, data: PartitionedData, location: str) -> None:
+    """Let the executor begin to start, if it is known by now how much it will have to store."""
+    numbers = num_parameters(location)
+    if numbers is None:
+        return
+    examples = len(data.dataset.train.texts) + len(data.dataset.validation.texts)
+    tokens_nbytes = examples * (_EXAMPLE_BYTES + _TOKEN_BYTES * config.data.max_length)
+    module = modeling_module(location)
+    executor.begin(
+        numbers * np.dtype(config.model.exchange_dtype).itemsize + tokens_nbytes,
+        ("clients.worker", *([module] if module is not None else [])),
+    )
+
+
+def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]) -> Prepared:
     from clients.loading import load_shared_weights, load_tokenizer
-    from clients.worker import WorkerSpec
+    from clients.spec import WorkerSpec
     from fedsim.data.tokenize import label_word_ids, tokenize
     from fedsim.starting_point import load_start
 
@@ -95,7 +127,7 @@ def prepare(config: Config, phase: Callable[[str], None] = lambda text: None) ->
 def work_settings(config: Config, num_examples: int) -> WorkSettings:
     """Compose what workers have to know of the method; ``num_examples`` is that of all clients together."""
     from clients.lossless import SpectrumSettings
-    from clients.worker import WorkSettings
+    from clients.spec import WorkSettings
 
     schedule = config.client.schedule.resolved(config.rounds, num_examples, config.client.batch_size)
     return WorkSettings(

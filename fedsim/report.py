@@ -79,7 +79,8 @@ def final_table(summary: Mapping[str, Any]) -> Table:
         ``clients``, ``executor``, ``workers`` (a list), ``layers``, ``num_layers``, ``rounds``,
         ``first_global_metric``, ``global_metric``, ``best_global_metric``, ``best_round``, ``personalised_metric``,
         ``client_updates``, ``clients_failed``, ``client_steps``, ``bytes_down``, ``bytes_up``, ``seconds_total``,
-        ``seconds_per_round_median``, ``folder`` and ``interrupted``. What is absent or not a number gets no row.
+        ``seconds_per_round_median``, ``fuse``, ``padding_share``, ``trunk_cache``, ``folder`` and ``interrupted``. What is absent
+        or not a number gets no row.
     """
     metric_name = str(summary.get("metric_name") or "metric")
     rows: list[tuple[str, str | None]] = [
@@ -95,6 +96,8 @@ def final_table(summary: Mapping[str, Any]) -> Table:
         (f"personalised {metric_name}", _metric(summary, "personalised_metric")),
         ("client visits", _visits(summary)),
         ("local steps", _number(summary, "client_steps")),
+        ("shared passes", _passes(summary)),
+        ("trunk cache", _trunks(summary)),
         ("traffic", _traffic(summary)),
         ("time", _time(summary)),
         ("folder", _text(summary, "folder")),
@@ -259,6 +262,22 @@ def _visits(summary: Mapping[str, Any]) -> str | None:
 def _traffic(summary: Mapping[str, Any]) -> str | None:
     down, up = summary.get("bytes_down"), summary.get("bytes_up")
     return None if down is None or up is None else f"{format_bytes(down)} down, {format_bytes(up)} up"
+
+
+def _passes(summary: Mapping[str, Any]) -> str | None:
+    fuse, padding = summary.get("fuse"), summary.get("padding_share")
+    if not isinstance(fuse, int):
+        return None
+    clients = f"{fuse} clients" if fuse > 1 else "1 client"
+    return clients if padding is None else f"{clients} a pass, {padding:.0%} padding in attention"
+
+
+def _trunks(summary: Mapping[str, Any]) -> str | None:
+    counts = summary.get("trunk_cache")
+    if not counts or not counts["hits"] + counts["misses"]:
+        return None
+    evicted = f", {counts['evictions']} evicted" if counts["evictions"] else ""
+    return f"{counts['hits']} of {counts['hits'] + counts['misses']} hits, {format_bytes(counts['bytes'])}{evicted}"
 
 
 def _time(summary: Mapping[str, Any]) -> str | None:

@@ -89,6 +89,8 @@ def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[st
         "exchanged_parameters": result.layout.size,
         "client_updates": totals.client_updates,
         "client_steps": totals.client_steps,
+        "client_tokens": totals.client_tokens,
+        "padding_share": 1.0 - totals.client_tokens / totals.client_slots if totals.client_slots else 0.0,
         "clients_failed": totals.client_failures,
         "bytes_up": totals.bytes_up,
         "bytes_down": totals.bytes_down,

@@ -7,8 +7,9 @@ import os
 import platform
 import secrets
 import sys
+import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -58,6 +59,7 @@ def run_config(
     RunInterrupted
         After SIGINT or SIGTERM; the state has been saved.
     """
+    started = time.monotonic()
     path = run_path(config, resume)
     resume = resume and path.is_dir() and any(path.iterdir())
     console = console or Console(highlight=False)
@@ -70,13 +72,14 @@ def run_config(
         if resume and (summary := _finished(config, path)) is not None:
             progress.note(f"{path} is finished; nothing to resume")
             return summary
-        prepared = prepare(config, progress.start_phase)
-        with RunFolder.create(path, resume=resume) as folder:
-            try:
-                return _run_in(config, prepared, folder, progress, watch, resume)
-            except (FedsimError, RunInterrupted) as error:
-                folder.event("stopped", reason=type(error).__name__, message=str(error))
-                raise
+        with closing(make_executor(config, watch.check, progress.note)) as executor:
+            prepared = prepare(config, progress.start_phase, executor)
+            with RunFolder.create(path, resume=resume) as folder:
+                try:
+                    return _run_in(config, prepared, executor, folder, progress, resume, started)
+                except (FedsimError, RunInterrupted) as error:
+                    folder.event("stopped", reason=type(error).__name__, message=str(error))
+                    raise
 
 
 def run_path(config: Config, resume: bool) -> Path:
@@ -124,7 +127,13 @@ def _metric_name(config: Config) -> str:
 
 
 def _run_in(
-    config: Config, prepared: Prepared, folder: RunFolder, progress: Progress, watch: InterruptWatch, resume: bool
+    config: Config,
+    prepared: Prepared,
+    executor: Executor,
+    folder: RunFolder,
+    progress: Progress,
+    resume: bool,
+    started: float,
 ) -> dict[str, Any]:
     from fedsim.results import write_results
     from fedsim.simulation import Simulation
@@ -135,7 +144,6 @@ def _run_in(
     folder.truncate(_first_round(checkpoint))
     folder.write_config(config_text(config))
     with ExitStack() as stack:
-        executor = make_executor(config, watch.check, progress.note)
         stack.callback(executor.close)
         board = TensorBoard(folder.tensorboard, _first_round(checkpoint)) if config.tracking.tensorboard else None
         if board is not None:
@@ -143,6 +151,7 @@ def _run_in(
         simulation = Simulation(config, prepared, executor, folder, progress, board)
         result = simulation.run(checkpoint)
         personal = simulation.personal_states() if config.layers.unselected == "local" else []
+        peak_memory = executor.peak_memory()
     summary = {
         "name": config.name,
         "method": config.server.kind,
@@ -155,7 +164,11 @@ def _run_in(
         "folder": str(folder.path),
         "seed": config.seed,
         "config_hash": config.identity,
+        "seconds_to_first_step": None if result.first_group_at is None else result.first_group_at - started,
         "versions": versions(),
+        "peak_memory_bytes": peak_memory,
+        "fuse": executor.fuse,
+        "trunk_cache": executor.trunks.summary(),
         "skipped_rows": prepared.data.dataset.train.skipped + prepared.data.dataset.validation.skipped,
     }
     return write_results(config, prepared, result, personal, folder, progress, summary)

@@ -21,11 +21,13 @@ from clients.worker import WorkerInfo
 from fedsim.checkpoint import Checkpoint, save_checkpoint
 from fedsim.client_states import ClientStates
 from fedsim.config import Config
+from fedsim.config_text import config_text
 from fedsim.core.errors import ClientError
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import ClientReport, ClientState, Evaluation, GlobalState, WorkGroup
 from fedsim.data.metrics import compute
 from fedsim.executors.base import Executor, Handle, TrainedGroup
+from fedsim.fusing import choose_fuse, with_fuse
 from fedsim.interrupt import RunInterrupted
 from fedsim.layer_selection import LayerChoice, choose, start_workers
 from fedsim.preparation import Prepared
@@ -43,6 +45,10 @@ class Totals:
     client_updates: int = 0
     client_failures: int = 0
     client_steps: int = 0
+    client_tokens: int = 0
+    """Tokens that clients trained on."""
+    client_slots: int = 0
+    """Tokens that attention computed for them, padding included."""
     bytes_up: int = 0
     bytes_down: int = 0
     initial_metric: float = math.nan
@@ -64,6 +70,8 @@ class Result:
     personalised: Evaluation | None
     workers: list[WorkerInfo]
     seconds: float
+    first_group_at: float | None
+    """Monotonic time when the first work group of this process was trained; None if there was nothing left to train."""
 
 
 class Simulation:
@@ -102,9 +110,11 @@ class Simulation:
         self._layers: tuple[int, ...] = ()
         self._state: Handle = None
         """The global state that the next round starts from: the one object that is broadcast."""
+        self._fuse = 1
         self._round = 0
         self._saved_round = -1
         self._started = time.monotonic()
+        self._first_group_at: float | None = None
 
     # -- the run -----------------------------------------------------------------------------------------------------
 
@@ -124,6 +134,7 @@ class Simulation:
             choice = self._choose_layers(full, checkpoint)
             layout = full.exchanged(choice.layers)
             self._start_server(layout, checkpoint)
+            self._share_passes(workers, checkpoint)
             if self._round == 0:
                 self._evaluate_start()
             while self._round < self._config.rounds:
@@ -135,7 +146,7 @@ class Simulation:
             self._save_if_due(force=True)
             raise
         (state,) = self._executor.get([self._state])
-        return Result(choice, layout, state, self._totals, personalised, workers, self._seconds())
+        return Result(choice, layout, state, self._totals, personalised, workers, self._seconds(), self._first_group_at)
 
     def personal_states(self) -> list[ClientState]:
         """Return the states of all clients that have trained, ascending."""
@@ -168,6 +179,21 @@ class Simulation:
             self._folder.event("resumed", round=self._round)
         self._state = self._executor.global_state()
 
+    def _share_passes(self, workers: Sequence[WorkerInfo], checkpoint: Checkpoint | None) -> None:
+        """Settle how many clients train together, and what of the backbone's lower layers is kept."""
+        config, spec, layers = self._config, self._prepared.spec, self._layers
+        order = cohort(config.sampling, config.seed, 0, self._sizes_N)
+        clients = tuple(sorted(int(client) for client in order))[: config.group_size]
+        kept = None if checkpoint is None else checkpoint.fuse
+        choice = choose_fuse(config, self._executor, self._state, clients, len(workers), kept)
+        self._executor.fuse = self._fuse = choice.fuse
+        self._folder.event("fuse", **choice.record())
+        self._folder.write_config(config_text(with_fuse(config, choice.fuse)))
+        hidden_size = workers[0].hidden_size
+        self._executor.keep_trunks_within(
+            config.model.trunk_cache.memory_mb * 2**20, lambda key: spec.trunk_bytes(key, layers, hidden_size)
+        )
+
     # -- a round -----------------------------------------------------------------------------------------------------
 
     def _run_round(self) -> None:
@@ -177,7 +203,8 @@ class Simulation:
         trained_at = time.monotonic()
         reports = sorted((report for group in trained for report in group.reports), key=lambda report: report.client)
         self._check_failures(reports)
-        step = self._executor.apply(self._round, order, [group.update for group in trained])
+        self._note_memory(reports)
+        step = self._executor.apply(self._round, order)
         self._states.commit(trained)
         self._state = self._executor.global_state()
         self._round += 1
@@ -202,6 +229,9 @@ class Simulation:
         clients = sum(len(group.clients) for group in groups)
         done = 0
         for group in self._executor.train(groups, self._state, self._states):
+            if self._first_group_at is None:
+                self._first_group_at = time.monotonic()
+                self._folder.event("first_group", round=self._round + 1)
             trained.append(group)
             done += len(group.reports)
             self._progress.clients_done(self._round + 1, done, clients)
@@ -231,12 +261,21 @@ class Simulation:
                 f"{failed[0].client}: {failed[0].failure.message if failed[0].failure else ''}"
             )
 
+    def _note_memory(self, reports: Sequence[ClientReport]) -> None:
+        splits = sum(report.memory_splits for report in reports)
+        if splits:
+            held = min(report.memory_tokens for report in reports if report.memory_splits)
+            self._progress.note(
+                f"warning: round {self._round + 1}: {_did_not_fit(splits)}; set client.micro_batch_tokens={held}, so that no "
+                "time is lost and a repeat gives the same bits"
+            )
+
     # -- evaluation --------------------------------------------------------------------------------------------------
 
     def _evaluate(self) -> Evaluation:
         size, total = self._config.evaluation.shard_size, len(self._prepared.spec.validation)
         shards = [(start, min(start + size, total)) for start in range(0, total, size)]
-        return _total(self._executor.evaluate(self._state, shards))
+        return self._with_memory_noted(_total(self._executor.evaluate(self._state, shards)))
 
     def _evaluate_start(self) -> None:
         self._progress.start_phase("evaluating the start")
@@ -264,7 +303,15 @@ class Simulation:
             return None
         size = 1 if self._executor.per_client else 4 * self._config.group_size
         groups = [tuple(clients[start : start + size]) for start in range(0, len(clients), size)]
-        return _total(self._executor.evaluate_clients(self._state, groups, self._states))
+        return self._with_memory_noted(_total(self._executor.evaluate_clients(self._state, groups, self._states)))
+
+    def _with_memory_noted(self, evaluation: Evaluation) -> Evaluation:
+        if evaluation.memory_splits:
+            self._progress.note(
+                f"warning: evaluation after round {self._round}: {_did_not_fit(evaluation.memory_splits)}; set "
+                f"evaluation.batch_size to less than {self._config.evaluation.batch_size}"
+            )
+        return evaluation
 
     def _metric(self, evaluation: Evaluation) -> float:
         return compute(self._prepared.data.task.metric, evaluation.confusion_CC)
@@ -276,6 +323,8 @@ class Simulation:
         totals.client_updates += len(usable)
         totals.client_failures += len(reports) - len(usable)
         totals.client_steps += sum(report.num_steps for report in usable)
+        totals.client_tokens += sum(report.num_tokens for report in usable)
+        totals.client_slots += sum(report.num_slots for report in usable)
         totals.bytes_up += sum(report.bytes_up for report in reports)
         totals.bytes_down += sum(report.bytes_down for report in reports)
         totals.seconds_rounds.append(seconds)
@@ -344,6 +393,7 @@ class Simulation:
             server=self._executor.server_arrays(),
             clients=tuple(self.personal_states()),
             totals=totals,
+            fuse=self._fuse,
         )
         self._folder.flush()
         save_checkpoint(self._folder.checkpoints, checkpoint, self._config.checkpoint.keep)
@@ -358,6 +408,11 @@ def _total(evaluations: Sequence[Evaluation]) -> Evaluation:
     for evaluation in evaluations[1:]:
         total = total + evaluation
     return total
+
+
+def _did_not_fit(splits: int) -> str:
+    times = "once" if splits == 1 else f"{splits} times"
+    return f"the GPU's memory did not hold a pass through the backbone, which was cut in two {times}"
 
 
 def _loss(evaluation: Evaluation) -> float:

@@ -5,9 +5,8 @@ Shape suffixes: F entries of the exchanged vector, k clients in the order in whi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 
@@ -42,54 +41,155 @@ class CombinedUpdate:
     """c_i+ (or c_i) one by one, in the order of ``clients``, in the dtype in which they came."""
 
 
-def combine(updates: Sequence[GroupUpdate], order: Sequence[int]) -> CombinedUpdate:
-    """Fold the sums of all groups.
+class Fold:
+    """The running sums of a round: group after group in float64, each looked at once and then let go.
 
     Parts of a group are added from left to right, starting from zeros, then the groups in the same way. A worker adds
     its clients in the same manner, so a group that came as one part and a group that came as one part for each client
     give the same bits.
-
-    Parameters
-    ----------
-    updates
-        In any order.
-    order
-        The cohort in the order in which it was drawn. It may hold clients that are in no update (they failed).
-
-    Raises
-    ------
-    ClientError
-        If no update is usable.
-    ValueError
-        If the updates do not belong together: another round, another length, a client twice or not of the cohort.
     """
-    ordered = sorted((update for update in updates if update.clients), key=lambda update: (update.group, update.part))
-    _check(ordered, order)
-    usable = [update for update in ordered if is_finite(update)]
-    rejected = sorted(client for update in ordered if not is_finite(update) for client in update.clients)
-    weight_sum = float(_fold(usable, "weight_sum"))
-    if not weight_sum > 0:
-        reason = (
-            f"the sums of all {len(rejected)} clients are NaN or infinite" if rejected else "no client gave a result"
+
+    def __init__(self) -> None:
+        self._first: GroupUpdate | None = None
+        self._last = (-1, -1)
+        self._seen: set[int] = set()
+        self._rejected: list[int] = []
+        self._clients: list[int] = []
+        self._steps = 0
+        self._total = _Sums()
+        self._group = _Sums()
+        self._weights: list[np.ndarray] = []
+        self._controls: list[np.ndarray] = []
+
+    def add(self, update: GroupUpdate) -> None:
+        """Add a group or part; it has to come after those that were added before.
+
+        Raises
+        ------
+        ValueError
+            If it does not belong to the others: another round, another length, a client twice, a place before theirs.
+        """
+        if not update.clients:
+            return
+        self._check(update)
+        if update.group != self._last[0]:
+            self._close_group()
+        self._last = (update.group, update.part)
+        if not is_finite(update):
+            self._rejected += update.clients
+            return
+        self._group.add(
+            update.weight_sum, {name: array for name in _SUMS if (array := getattr(update, name)) is not None}
         )
-        raise ClientError(
+        self._clients += update.clients
+        self._steps += update.steps_sum
+        if update.weights_k is not None:
+            self._weights.append(update.weights_k)
+        if update.control_kF is not None:
+            self._controls.append(update.control_kF)
+
+    def result(self, order: Sequence[int]) -> CombinedUpdate:
+        """Return the averages.
+
+        Parameters
+        ----------
+        order
+            The cohort in the order in which it was drawn. It may hold clients that are in no update (they failed).
+
+        Raises
+        ------
+        ClientError
+            If no update is usable.
+        ValueError
+            If a client is not of the cohort, or the cohort names one twice.
+        """
+        drawn = {int(client) for client in order}
+        if len(drawn) != len(order):
+            raise ValueError("order names a client twice")
+        if strangers := self._seen - drawn:
+            raise ValueError(f"an update holds client {min(strangers)}, which is not in the cohort")
+        self._close_group()
+        weight_sum, sums = self._total.weight, self._total.arrays
+        if self._first is None or not weight_sum > 0:
+            raise ClientError(self._nothing_usable())
+        place = {client: i for i, client in enumerate(self._clients)}
+        clients = tuple(int(client) for client in order if int(client) in place)
+        positions = np.array([place[client] for client in clients])
+        control_sum_F = sums.get("control_sum_F")
+        return CombinedUpdate(
+            round=self._first.round,
+            clients=clients,
+            rejected_clients=tuple(sorted(self._rejected)),
+            weight_sum=weight_sum,
+            vector_F=_average(sums, weight_sum),
+            steps_sum=self._steps,
+            control_delta_sum_F=sums.get("control_delta_sum_F"),
+            control_F=None if control_sum_F is None else control_sum_F / weight_sum,
+            weights_k=np.concatenate(self._weights)[positions] if self._weights else None,
+            control_kF=np.concatenate(self._controls)[positions] if self._controls else None,
+        )
+
+    def _close_group(self) -> None:
+        if self._group.arrays:
+            self._total.add(self._group.weight, self._group.arrays)
+        self._group = _Sums()
+
+    def _nothing_usable(self) -> str:
+        many = len(self._rejected)
+        reason = f"the sums of all {many} clients are NaN or infinite" if many else "no client gave a result"
+        return (
             f"no usable update in this round: {reason}; a lower client.optimizer.lr or server.lr may help, and the "
             f"clients' own failures stand in the run's client reports"
         )
-    control_sum_F = _fold_optional(usable, "control_sum_F")
-    clients, positions = _drawn_order(usable, order)
-    return CombinedUpdate(
-        round=usable[0].round,
-        clients=clients,
-        rejected_clients=tuple(rejected),
-        weight_sum=weight_sum,
-        vector_F=_average(usable, weight_sum),
-        steps_sum=sum(update.steps_sum for update in usable),
-        control_delta_sum_F=_fold_optional(usable, "control_delta_sum_F"),
-        control_F=None if control_sum_F is None else control_sum_F / weight_sum,
-        weights_k=_each(usable, "weights_k", positions),
-        control_kF=_each(usable, "control_kF", positions),
-    )
+
+    def _check(self, update: GroupUpdate) -> None:
+        first = self._first = self._first or update
+        name = f"update of group {update.group}, part {update.part},"
+        if update.round != first.round:
+            raise ValueError(f"{name} is of round {update.round}, others are of round {first.round}")
+        if update.vector_sum_F.shape != first.vector_sum_F.shape:
+            raise ValueError(f"{name} has shape {update.vector_sum_F.shape}, others {first.vector_sum_F.shape}")
+        if differing := [field for field in _OPTIONAL if _lacks(update, field) != _lacks(first, field)]:
+            raise ValueError(f"{name} and others do not agree on whether {differing[0]} is given")
+        _check_shapes(update, name)
+        if self._seen & set(update.clients) or len(set(update.clients)) != len(update.clients):
+            raise ValueError(f"{name} holds a client twice or one that another update holds as well")
+        if (update.group, update.part) < self._last:
+            raise ValueError(f"{name} came after group {self._last[0]}, part {self._last[1]}")
+        self._seen |= set(update.clients)
+
+
+def combine(updates: Sequence[GroupUpdate], order: Sequence[int]) -> CombinedUpdate:
+    """Fold the sums of all groups, which may come in any order; see :class:`Fold`."""
+    fold = Fold()
+    for update in in_order(updates):
+        fold.add(update)
+    return fold.result(order)
+
+
+def in_order(updates: Sequence[GroupUpdate]) -> list[GroupUpdate]:
+    """Return updates in the order in which they are folded: by group, then part."""
+    return sorted(updates, key=lambda update: (update.group, update.part))
+
+
+class _Sums:
+    """Sums from left to right. Not np.sum, which adds in pairs: its order depends on how many terms there are."""
+
+    def __init__(self) -> None:
+        self.weight = 0.0
+        self.arrays: dict[str, np.ndarray] = {}
+        self._owned = False
+
+    def add(self, weight: float, arrays: Mapping[str, np.ndarray]) -> None:
+        self.weight += weight
+        if not self.arrays:
+            # What was added to zeros already is not copied: most groups are a single part.
+            self.arrays = dict(arrays)
+            return
+        for name, array in arrays.items():
+            out = self.arrays[name] if self._owned else None
+            self.arrays[name] = np.add(self.arrays[name], array, out=out)
+        self._owned = True
 
 
 def population_weight(config: ServerConfig, sizes_N: np.ndarray) -> float:
@@ -112,31 +212,8 @@ def is_finite(update: GroupUpdate) -> bool:
     return bool(np.isfinite(update.weight_sum)) and all(np.isfinite(a).all() for a in arrays if a is not None)
 
 
-_ARRAYS = ("control_delta_sum_F", "control_sum_F", "weights_k", "control_kF", "metric_sum_F", "metric_step_sum_F")
-
-
-def _check(updates: Sequence[GroupUpdate], order: Sequence[int]) -> None:
-    if not updates:
-        return
-    first = updates[0]
-    drawn = {int(client) for client in order}
-    if len(drawn) != len(order):
-        raise ValueError("order names a client twice")
-    seen: set[int] = set()
-    for update in updates:
-        name = f"update of group {update.group}, part {update.part},"
-        if update.round != first.round:
-            raise ValueError(f"{name} is of round {update.round}, others are of round {first.round}")
-        if update.vector_sum_F.shape != first.vector_sum_F.shape:
-            raise ValueError(f"{name} has shape {update.vector_sum_F.shape}, others {first.vector_sum_F.shape}")
-        if differing := [field for field in _ARRAYS if _lacks(update, field) != _lacks(first, field)]:
-            raise ValueError(f"{name} and others do not agree on whether {differing[0]} is given")
-        _check_shapes(update, name)
-        if seen & set(update.clients) or len(set(update.clients)) != len(update.clients):
-            raise ValueError(f"{name} holds a client twice or one that another update holds as well")
-        if strangers := set(update.clients) - drawn:
-            raise ValueError(f"{name} holds client {min(strangers)}, which is not in the cohort")
-        seen |= set(update.clients)
+_SUMS = ("vector_sum_F", "control_delta_sum_F", "control_sum_F", "metric_sum_F", "metric_step_sum_F")
+_OPTIONAL = (*_SUMS[1:], "weights_k", "control_kF")
 
 
 def _check_shapes(update: GroupUpdate, name: str) -> None:
@@ -149,7 +226,7 @@ def _check_shapes(update: GroupUpdate, name: str) -> None:
         "metric_sum_F": shape,
         "metric_step_sum_F": shape,
     }
-    for field in _ARRAYS:
+    for field in _OPTIONAL:
         array = getattr(update, field)
         if array is not None and array.shape != expected[field]:
             raise ValueError(f"{name} has {field} of shape {array.shape}, expected {expected[field]}")
@@ -159,43 +236,11 @@ def _lacks(update: GroupUpdate, field: str) -> bool:
     return getattr(update, field) is None
 
 
-def _average(updates: Sequence[GroupUpdate], weight_sum: float) -> np.ndarray:
-    average_F: np.ndarray = _fold(updates, "vector_sum_F") / weight_sum
-    metric_F, metric_step_F = (_fold_optional(updates, field) for field in ("metric_sum_F", "metric_step_sum_F"))
-    if metric_F is None or metric_step_F is None:
+def _average(sums: Mapping[str, np.ndarray], weight_sum: float) -> np.ndarray:
+    average_F: np.ndarray = sums["vector_sum_F"] / weight_sum
+    if "metric_sum_F" not in sums:
         return average_F
+    metric_F, step_F = sums["metric_sum_F"], sums["metric_step_sum_F"]
     # No client took a step where the common metric is zero.
-    step_F = np.divide(metric_step_F, metric_F, out=np.zeros_like(metric_F), where=metric_F > 0.0)
-    return average_F - step_F
-
-
-def _fold_optional(updates: Sequence[GroupUpdate], field: str) -> np.ndarray | None:
-    return None if _lacks(updates[0], field) else _fold(updates, field)
-
-
-def _fold(updates: Sequence[GroupUpdate], field: str) -> np.ndarray:
-    """Return the sum of a field: parts within their group first, then groups."""
-    groups = groupby(updates, key=lambda update: update.group)
-    return _left_sum(_left_sum(getattr(update, field) for update in parts) for _, parts in groups)
-
-
-def _left_sum(terms: Iterable[np.ndarray]) -> np.ndarray:
-    # Not np.sum, which adds in pairs: its order depends on how many terms there are.
-    total = np.zeros((), dtype=np.float64)
-    for term in terms:
-        total = total + np.asarray(term, dtype=np.float64)
-    return total
-
-
-def _drawn_order(updates: Sequence[GroupUpdate], order: Sequence[int]) -> tuple[tuple[int, ...], list[int]]:
-    """Return the usable clients as drawn, and where each stands in the updates one after another."""
-    place = {client: i for i, client in enumerate(client for update in updates for client in update.clients)}
-    clients = tuple(int(client) for client in order if int(client) in place)
-    return clients, [place[client] for client in clients]
-
-
-def _each(updates: Sequence[GroupUpdate], field: str, positions: Sequence[int]) -> np.ndarray | None:
-    if _lacks(updates[0], field):
-        return None
-    joined: np.ndarray = np.concatenate([getattr(update, field) for update in updates])
-    return joined[np.asarray(positions)]
+    average_F -= np.divide(step_F, metric_F, out=np.zeros_like(metric_F), where=metric_F > 0.0)
+    return average_F

@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 
+from fedsim.core.memory import peak_memory_bytes
 from server.core import Server
 
 
@@ -16,16 +17,25 @@ class AggregatorActor:
     Updates arrive as references that Ray resolves here, so the driver never touches a tensor.
     """
 
-    def __init__(self, *arguments: Any) -> None:
+    def start(self, *arguments: Any) -> None:
+        """Make the server, or make it anew; see :class:`server.core.Server`."""
         self._server = Server(*arguments)
 
     def global_state(self) -> Any:
         """See :meth:`server.core.Server.global_state`; the result is the round's one broadcast object."""
         return self._server.global_state()
 
+    def fold(self, *arguments: Any) -> None:
+        """See :meth:`server.core.Server.fold`."""
+        self._server.fold(*arguments)
+
     def apply(self, *arguments: Any) -> Any:
         """See :meth:`server.core.Server.apply`."""
         return self._server.apply(*arguments)
+
+    def peak_memory_bytes(self) -> int | None:
+        """See :func:`fedsim.core.memory.peak_memory_bytes`."""
+        return peak_memory_bytes()
 
     def arrays(self) -> Any:
         """See :meth:`server.core.Server.arrays`."""

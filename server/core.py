@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedsim.core.messages import GlobalState, GroupUpdate
-from server.aggregation import combine
+from server.aggregation import Fold, in_order
 from server.config import ServerConfig
 from server.optimizers import ServerState, initial_state, state_from_arrays, state_to_arrays, step
 
@@ -56,6 +56,7 @@ class Server:
         self._sample_rate = sample_rate
         self._population_weight = population_weight
         self._round = 0
+        self._fold = Fold()
         self._dtype = vector_F.dtype
         self._state: ServerState = initial_state(config, np.asarray(vector_F, dtype=np.float64))
 
@@ -69,26 +70,40 @@ class Server:
             control_F=control_F.astype(self._dtype) if control_F is not None else None,
         )
 
-    def apply(self, round: int, order: tuple[int, ...], *updates: GroupUpdate | None) -> StepReport:
-        """Fold the groups' sums in a fixed order and step.
+    def fold(self, round: int, *updates: GroupUpdate | None) -> None:
+        """Add groups' sums to those of the round; the state stays as it is until :meth:`apply`.
 
         Parameters
         ----------
         round
-            The round that the updates belong to; must be the one that started from the present state.
+            The round that the updates belong to; must be the one that starts from the present state.
+        updates
+            One entry a group or part, in any order, but none that comes before one of an earlier call; None where no client
+            of it was usable.
+        """
+        if round != self._round:
+            raise ValueError(f"updates of round {round} do not fit the server's state of round {self._round}")
+        for update in in_order([update for update in updates if update is not None]):
+            self._fold.add(update)
+
+    def apply(self, round: int, order: tuple[int, ...], *updates: GroupUpdate | None) -> StepReport:
+        """Fold what was not folded yet, and step.
+
+        Parameters
+        ----------
+        round, updates
+            As for :meth:`fold`.
         order
             The cohort in the order in which it was drawn; the published, chained server step depends on it.
-        updates
-            One entry a group or part, in any order; None where no client of it was usable.
 
         Raises
         ------
         ClientError
             If no update is usable.
         """
-        if round != self._round:
-            raise ValueError(f"updates of round {round} do not fit the server's state of round {self._round}")
-        combined = combine([update for update in updates if update is not None], order)
+        self.fold(round, *updates)
+        fold, self._fold = self._fold, Fold()
+        combined = fold.result(order)
         before_F = self._state.vector_F
         self._state = step(self._config, self._state, combined, self._sample_rate, self._population_weight)
         self._round += 1
@@ -108,5 +123,6 @@ class Server:
         """Take over the state of a checkpoint; return its round."""
         rest = dict(arrays)
         self._round = int(rest.pop("round"))
+        self._fold = Fold()
         self._state = state_from_arrays(rest)
         return self._round

@@ -82,12 +82,20 @@ class VectorLayout:
         """Return views ``(prompt_LKHPD, head arrays by name)`` of a NumPy or torch vector of length ``size``."""
         if tuple(vector_F.shape) != (self.size,):
             raise ValueError(f"expected a vector of shape ({self.size},), got {tuple(vector_F.shape)}")
-        prompt = vector_F[: self.prompt_size].reshape(self.prompt_shape_LKHPD)
+        prompt, head = self.split_rows(vector_F[None])
+        return prompt[0], {name: array[0] for name, array in head.items()}
+
+    def split_rows(self, vector_CF: Any) -> tuple[Any, dict[str, Any]]:
+        """Return views ``(prompt_CLKHPD, head arrays by name, [C, *shape] each)`` of vectors [C, size] of several clients."""
+        clients, size = vector_CF.shape
+        if size != self.size:
+            raise ValueError(f"expected vectors of length {self.size}, got {size}")
+        prompt = vector_CF[:, : self.prompt_size].reshape(clients, *self.prompt_shape_LKHPD)
         head: dict[str, Any] = {}
         start = self.prompt_size
         for name, shape in self.head_shapes:
             stop = start + math.prod(shape)
-            head[name] = vector_F[start:stop].reshape(shape)
+            head[name] = vector_CF[:, start:stop].reshape(clients, *shape)
             start = stop
         return prompt, head
 

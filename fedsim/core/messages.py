@@ -44,6 +44,12 @@ class ClientState:
     second_moment_A: np.ndarray | None = None
     """float32; Adam's second moment, where the client keeps it."""
 
+    @property
+    def has_tensors(self) -> bool:
+        """Whether more is kept than counts."""
+        tensors = (self.personal_M, self.control_F, self.first_moment_A, self.second_moment_A)
+        return any(tensor is not None for tensor in tensors)
+
 
 @dataclass(frozen=True)
 class WorkGroup:
@@ -56,6 +62,12 @@ class WorkGroup:
     """Client ids, ascending."""
     part: int = 0
     """Number of this call's clients within the group; 0 unless every client has an actor of its own."""
+    fuse: int = 1
+    """Clients that share passes through the backbone."""
+    with_trunks: tuple[int, ...] = ()
+    """Clients whose trunk is handed in, kept from an earlier visit."""
+    keep_trunks: tuple[int, ...] = ()
+    """Clients whose trunk is to be returned, to be handed in again at their next visit."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +87,24 @@ class ClientReport:
     round: int
     num_examples: int
     num_steps: int = 0
+    num_tokens: int = 0
+    """Tokens of all mini-batches."""
+    num_slots: int = 0
+    """Tokens that attention computed for them, padding included; all other layers compute none."""
     loss_first: float = float("nan")
     """Mean loss of the first local epoch."""
     loss_last: float = float("nan")
     """Mean loss of the last local epoch."""
     seconds: float = 0.0
+    """Time that the visit took; of clients that trained together, the part that goes by their tokens."""
     bytes_down: int = 0
     """Bytes that a real device would have received."""
     bytes_up: int = 0
     """Bytes that a real device would have sent."""
+    memory_splits: int = 0
+    """Times that the memory of the device made a pass be cut in two; of a work group, stands at the first client."""
+    memory_tokens: int = 0
+    """Most tokens of a pass of this work group that memory then held; 0 where it held all."""
     node: str = ""
     pid: int = 0
     failure: ClientFailure | None = None
@@ -120,6 +141,20 @@ class GroupUpdate:
     """Preconditioner correction: sum of w_i D_i, D_i the reciprocal of the client's accumulated gain."""
     metric_step_sum_F: np.ndarray | None = None
     """Preconditioner correction: sum of w_i D_i S_i."""
+
+
+@dataclass(frozen=True)
+class FuseTrial:
+    """A step of some clients, tried one after another and side by side."""
+
+    clients: int
+    seconds_alone: float
+    """One after another."""
+    seconds_together: float
+    bytes_per_client: int
+    """Memory of a client's vectors in a shared step."""
+    bytes_free: int | None
+    """Memory that was free, or None where the system does not tell."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +200,8 @@ class Evaluation:
     """int64; row = true class, column = predicted class."""
     loss_sum: float
     """Sum of the examples' losses."""
+    memory_splits: int = 0
+    """Times that the memory of the device made a pass through the backbone be cut in two."""
 
     @property
     def num_examples(self) -> int:
@@ -172,4 +209,8 @@ class Evaluation:
         return int(self.confusion_CC.sum())
 
     def __add__(self, other: Evaluation) -> Evaluation:
-        return Evaluation(self.confusion_CC + other.confusion_CC, self.loss_sum + other.loss_sum)
+        return Evaluation(
+            self.confusion_CC + other.confusion_CC,
+            self.loss_sum + other.loss_sum,
+            self.memory_splits + other.memory_splits,
+        )

@@ -1,11 +1,13 @@
 """The columnar token table: a tokenised dataset as a few flat arrays, stored once and mapped by every worker.
 
-Shape suffixes: N examples, Z all tokens, B examples of a batch, T tokens of the batch's longest example.
+Shape suffixes: N examples, Z all tokens one after another, B examples of a batch, T tokens of the batch's longest example.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -24,6 +26,35 @@ class TokenBatch:
     """int64; position of the mask token, or of the last token."""
     labels_B: np.ndarray
     """int64 class numbers."""
+
+
+@dataclass(frozen=True)
+class PackedTokens:
+    """A batch without padding: the tokens of its examples one after another."""
+
+    ids_Z: np.ndarray
+    """int64 token ids."""
+    types_Z: np.ndarray | None
+    """int64; 0 and 1 for the two texts of a pair, or None where the model has no such input."""
+    lengths_B: np.ndarray
+    """int64 number of tokens of each example."""
+    read_rows_B: np.ndarray
+    """int64; place in ``ids_Z`` of each example's mask token, or of its last token."""
+    labels_B: np.ndarray
+    """int64 class numbers."""
+
+    def __len__(self) -> int:
+        return len(self.labels_B)
+
+    @cached_property
+    def starts_B(self) -> np.ndarray:
+        """int64; place in ``ids_Z`` of each example's first token."""
+        return np.cumsum(self.lengths_B) - self.lengths_B
+
+    @cached_property
+    def positions_Z(self) -> np.ndarray:
+        """int64; number of each token within its example, counted from 0."""
+        return np.arange(len(self.ids_Z)) - np.repeat(self.starts_B, self.lengths_B)
 
 
 @dataclass(frozen=True)
@@ -46,7 +77,7 @@ class TokenTable:
     def __len__(self) -> int:
         return len(self.labels_N)
 
-    @property
+    @cached_property
     def lengths_N(self) -> np.ndarray:
         """int64 number of tokens of each example."""
         return np.diff(self.offsets_N1)
@@ -56,6 +87,18 @@ class TokenTable:
         """Bytes of all arrays."""
         arrays = (self.ids_Z, self.offsets_N1, self.read_positions_N, self.labels_N, self.type_ids_Z)
         return sum(array.nbytes for array in arrays if array is not None)
+
+    def pack(self, indices_B: np.ndarray) -> PackedTokens:
+        """Return the examples ``indices_B``, in that order, without padding."""
+        lengths_B = self.lengths_N[indices_B]
+        rows_Z = rows(self.offsets_N1[indices_B], lengths_B)
+        return PackedTokens(
+            ids_Z=self.ids_Z[rows_Z].astype(np.int64),
+            types_Z=None if self.type_ids_Z is None else self.type_ids_Z[rows_Z].astype(np.int64),
+            lengths_B=lengths_B,
+            read_rows_B=np.cumsum(lengths_B) - lengths_B + self.read_positions_N[indices_B],
+            labels_B=self.labels_N[indices_B].astype(np.int64),
+        )
 
     def batch(self, indices_B: np.ndarray) -> TokenBatch:
         """Return the examples ``indices_B``, in that order, padded to the longest of them."""
@@ -77,3 +120,30 @@ class TokenTable:
             read_positions_B=self.read_positions_N[indices_B].astype(np.int64),
             labels_B=self.labels_N[indices_B].astype(np.int64),
         )
+
+
+def rows(starts_B: np.ndarray, lengths_B: np.ndarray) -> np.ndarray:
+    """Return the int64 places of all tokens of some examples, one example after another.
+
+    Parameters
+    ----------
+    starts_B, lengths_B
+        int64 place of each example's first token, and its number of tokens.
+    """
+    shifts_B = starts_B - (np.cumsum(lengths_B) - lengths_B)
+    return np.arange(int(lengths_B.sum())) + np.repeat(shifts_B, lengths_B)
+
+
+def cut(lengths_B: np.ndarray, max_tokens: int | None) -> list[slice]:
+    """Cut a run of examples into pieces of about equal numbers of tokens, ``max_tokens`` at most, one example at least."""
+    ends_B = np.cumsum(lengths_B)
+    pieces = 1 if max_tokens is None else -(-int(ends_B[-1]) // max_tokens)
+    edges: list[int] = [0]
+    while edges[-1] < len(lengths_B):
+        done = int(ends_B[edges[-1] - 1]) if edges[-1] else 0
+        left = int(ends_B[-1]) - done
+        goal = done + -(-left // max(1, pieces - len(edges) + 1))
+        if max_tokens is not None:
+            goal = min(goal, done + max_tokens)
+        edges.append(max(edges[-1] + 1, int(np.searchsorted(ends_B, goal, side="right"))))
+    return [slice(*edge) for edge in itertools.pairwise(edges)]

@@ -5,10 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from fedsim.core.messages import ClientReport, Evaluation, ScoreReport, SpectrumReport, WorkGroup
+from fedsim.core.memory import peak_memory_bytes
+from fedsim.core.messages import ClientReport, Evaluation, FuseTrial, ScoreReport, SpectrumReport, WorkGroup
+from fedsim.executors.trunks import Key as TrunkKey
+from fedsim.executors.trunks import TrunkCache
 from server.sampling import cut
 
 if TYPE_CHECKING:
@@ -28,9 +31,23 @@ class TrainedGroup:
 
     group: WorkGroup
     reports: tuple[ClientReport, ...]
-    update: Handle
     states: dict[int, Handle]
-    """New state of each client of the group."""
+    """New state of each client of the group; empty where clients keep nothing but the counts in their reports."""
+
+
+class InOrder:
+    """Hands things on in the order of their numbers, from 0, whatever order they come in."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._early: dict[int, Any] = {}
+
+    def next(self, number: int, thing: Any) -> Iterator[Any]:
+        """Take a thing; yield those whose turn it is now."""
+        self._early[number] = thing
+        while self._next in self._early:
+            yield self._early.pop(self._next)
+            self._next += 1
 
 
 class Executor(ABC):
@@ -41,6 +58,10 @@ class Executor(ABC):
 
     def __init__(self, check_interrupt: Callable[[], None]) -> None:
         self._check_interrupt = check_interrupt
+        self.fuse = 1
+        """Clients that share passes through the backbone."""
+        self.trunks = TrunkCache.none()
+        """Trunks kept from round to round."""
 
     @contextmanager
     def uninterrupted(self) -> Iterator[None]:
@@ -58,8 +79,35 @@ class Executor(ABC):
             if self.per_client:
                 groups += [WorkGroup(round, number, (client,), part) for part, client in enumerate(clients)]
             else:
-                groups.append(WorkGroup(round, number, clients))
+                groups.append(WorkGroup(round, number, clients, fuse=self.fuse))
         return groups
+
+    def keep_trunks_within(self, max_bytes: int, nbytes: Callable[[TrunkKey], int]) -> None:
+        """Keep trunks from round to round; ``nbytes`` tells their sizes, 0 where there is none."""
+        shared = self.shared_memory_bytes
+        # Objects of the run itself need room too; above its limit Ray would write to disk.
+        limit = max_bytes if shared is None else min(max_bytes, shared // 2)
+        self.trunks = TrunkCache(limit, nbytes)
+
+    def _with_trunks(self, group: WorkGroup) -> tuple[WorkGroup, dict[int, Handle]]:
+        """Return a group that says which of its clients' trunks are handed in and handed back, and those handed in."""
+        keep, held = self.trunks.wanted(group.clients), self.trunks.held(group.clients)
+        return replace(group, with_trunks=tuple(held), keep_trunks=keep), held
+
+    def _keep_trunks(self, group: WorkGroup, handles: Sequence[Handle]) -> None:
+        for client, handle in zip(group.keep_trunks, handles, strict=True):
+            self.trunks.add(client, handle)
+
+    def begin(self, spec_nbytes: int, modules: tuple[str, ...] = ()) -> None:  # noqa: B027 - what need not start early does nothing
+        """Begin to start, beside whatever the caller does until :meth:`start`; what fails is raised there.
+
+        Parameters
+        ----------
+        spec_nbytes
+            Bytes, at most, of the specification to come and of what else is kept for the workers.
+        modules
+            What workers will import.
+        """
 
     @abstractmethod
     def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
@@ -84,11 +132,23 @@ class Executor(ABC):
     def train(
         self, groups: Sequence[WorkGroup], state: Handle, client_states: Mapping[int, Handle]
     ) -> Iterator[TrainedGroup]:
-        """Train the groups; yield each as it is done, in any order."""
+        """Train the groups; yield each as it is done, in any order.
+
+        Their sums go to the server, in the order of ``groups``, and are let go; :meth:`apply` ends the round.
+        """
 
     @abstractmethod
-    def apply(self, round: int, order: tuple[int, ...], updates: Sequence[Handle]) -> StepReport:
-        """Let the server fold the updates and step."""
+    def apply(self, round: int, order: tuple[int, ...]) -> StepReport:
+        """Let the server step, by the sums of the groups that were trained."""
+
+    @abstractmethod
+    def try_fusing(self, state: Handle, clients: Sequence[int]) -> FuseTrial:
+        """Let one worker time a step of ``clients``, one after another and side by side."""
+
+    @property
+    def shared_memory_bytes(self) -> int | None:
+        """Bytes that all objects held for the workers may take, or None where there is no bound but the machine's."""
+        return None
 
     @abstractmethod
     def evaluate(self, state: Handle, shards: Sequence[tuple[int, int]]) -> list[Evaluation]:
@@ -128,6 +188,10 @@ class Executor(ABC):
     def replaced_workers(self) -> int:
         """Workers lost to the system and replaced so far."""
         return 0
+
+    def peak_memory(self) -> dict[str, Any]:
+        """Return the peak resident bytes of each process: ``driver``, and ``workers`` and ``server`` where they are others."""
+        return {"driver": peak_memory_bytes(), "workers": [], "server": None}
 
     @abstractmethod
     def close(self) -> None:

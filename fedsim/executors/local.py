@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from clients.device import resolve_device
-from clients.worker import ClientWorker, WorkerInfo, WorkerSpec
-from fedsim.core.messages import Evaluation, ScoreReport, SpectrumReport, WorkGroup
+from fedsim.core.messages import Evaluation, FuseTrial, ScoreReport, SpectrumReport, WorkGroup
 from fedsim.executors.base import Executor, Handle, TrainedGroup
 from server.config import ServerConfig
 from server.core import Server, StepReport
+
+if TYPE_CHECKING:
+    from clients.worker import ClientWorker, WorkerInfo, WorkerSpec
 
 
 class LocalExecutor(Executor):
@@ -26,8 +26,12 @@ class LocalExecutor(Executor):
         self._threads_before: int | None = None
 
     def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
+        import torch  # only now: an executor is made before the user's quick mistakes have been answered
+
+        from clients.device import resolve_device
+
         self._threads_before = torch.get_num_threads()
-        self._worker = ClientWorker(spec, resolve_device(spec.model.device, gpu_granted=True))
+        self._worker = spec.build(resolve_device(spec.device, gpu_granted=True))
         return [self._worker.info()]
 
     def start_server(
@@ -49,17 +53,28 @@ class LocalExecutor(Executor):
         for group in groups:
             self._check_interrupt()
             old = [client_states[client] for client in group.clients]
-            reports, update, *states = self._running_worker.train(group, state, *old)
-            yield TrainedGroup(group, reports, update, dict(zip(group.clients, states, strict=True)))
+            group, trunks = self._with_trunks(group)
+            reports, update, *made = self._running_worker.train(group, state, *old, trunks=trunks)
+            self._keep_trunks(group, made[len(old) :])
+            self._running_server.fold(group.round, update)
+            yield TrainedGroup(group, reports, dict(zip(group.clients, made[: len(old)], strict=True)))
 
-    def apply(self, round: int, order: tuple[int, ...], updates: Sequence[Handle]) -> StepReport:
-        return self._running_server.apply(round, order, *updates)
+    def try_fusing(self, state: Handle, clients: Sequence[int]) -> FuseTrial:
+        return self._running_worker.try_fusing(state, *clients)
+
+    def apply(self, round: int, order: tuple[int, ...]) -> StepReport:
+        return self._running_server.apply(round, order)
 
     def evaluate(self, state: Handle, shards: Sequence[tuple[int, int]]) -> list[Evaluation]:
         results = []
         for start, stop in shards:
             self._check_interrupt()
-            results.append(self._running_worker.evaluate(state, start, stop))
+            key = (start, stop)
+            (wanted, held) = self.trunks.wanted([key]), self.trunks.held([key])
+            evaluation, trunk = self._running_worker.evaluate(state, start, stop, held.get(key))
+            if wanted:
+                self.trunks.add(key, trunk)
+            results.append(evaluation)
         return results
 
     def evaluate_clients(
@@ -68,7 +83,9 @@ class LocalExecutor(Executor):
         results: list[Evaluation] = []
         for clients in groups:
             self._check_interrupt()
-            results += self._running_worker.evaluate_clients(state, *(client_states[client] for client in clients))
+            results += self._running_worker.evaluate_clients(
+                state, *(client_states[client] for client in clients), fuse=self.fuse
+            )
         return results
 
     def score(self, state: Handle, groups: Sequence[tuple[int, ...]]) -> list[ScoreReport]:
@@ -99,6 +116,8 @@ class LocalExecutor(Executor):
 
     def close(self) -> None:
         if self._threads_before is not None:
+            import torch
+
             torch.set_num_threads(self._threads_before)
         self._worker = self._server = self._threads_before = None
 

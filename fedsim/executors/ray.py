@@ -10,17 +10,18 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import exceptions as ray_errors
 
-from fedsim.core.errors import ClientError, FedsimError, ResourceError
-from fedsim.core.messages import Evaluation, ScoreReport, SpectrumReport, WorkGroup
-from fedsim.executors.base import Executor, Handle, TrainedGroup
+from fedsim.core.errors import ResourceError
+from fedsim.core.messages import Evaluation, FuseTrial, ScoreReport, SpectrumReport, WorkGroup
+from fedsim.executors.base import Executor, Handle, InOrder, TrainedGroup
 from fedsim.executors.cluster import connect, free_resources
 from fedsim.executors.config import RayConfig
+from fedsim.executors.dispatch import POLL_SECONDS, SYSTEM_ERRORS, Call, Dispatcher, first_line, task_error
 from fedsim.executors.plan import ActorPlan, plan_actors
 
 if TYPE_CHECKING:
@@ -30,36 +31,8 @@ if TYPE_CHECKING:
     from server.config import ServerConfig
     from server.core import StepReport
 
-_POLL_SECONDS = 0.5
-_SYSTEM_ERRORS = (
-    ray_errors.RayActorError,
-    ray_errors.WorkerCrashedError,
-    ray_errors.NodeDiedError,
-    ray_errors.OutOfMemoryError,
-    ray_errors.ObjectLostError,
-)
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One actor call: the unit that is sent again when its actor is lost."""
-
-    index: int
-    method: str
-    arguments: tuple[Any, ...]
-    num_returns: int = 1
-    slot: int | None = None
-    """The actor that has to run it, or None for any."""
-    what: str = ""
-    """For messages, rounds counted from 1: ``round 3, group 1``."""
-
-
-@dataclass(frozen=True)
-class _Flight:
-    slot: int
-    call: _Call
-    refs: list[ray.ObjectRef]
-    started: float
+_FOLD_BYTES, _FOLD_UPDATES = 64 * 2**20, 16
+"""Sums that are held back before they are sent to the server, at most: a call each would cost more than they do."""
 
 
 class RayExecutor(Executor):
@@ -91,50 +64,90 @@ class RayExecutor(Executor):
         self._population = population
         self._note = note
         self._connected = False
-        self._plan: ActorPlan | None = None
+        self._starter: ThreadPoolExecutor | None = None
+        self._opening: Future[ActorPlan]
         self._actors: dict[int, Any] = {}
         self._server: Any = None
         self._spec_ref: ray.ObjectRef | None = None
         self._device = "auto"
-        self._replaced = 0
+        self._keeps_state = True
+        self._dispatcher = Dispatcher(config, self._actors, self._successor, lambda: self._check_interrupt(), note)
+        self._folds: deque[ray.ObjectRef] = deque()
+        """Calls that fold the round's sums; their errors come to light at the latest when the server steps."""
+        self._unfolded: list[Handle] = []
+        """Sums of the round that come next and were not sent to the server yet."""
+        self._fold_every = 1
 
     # -- start and end -----------------------------------------------------------------------------------------------
 
-    def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
+    def begin(self, spec_nbytes: int, modules: tuple[str, ...] = ()) -> None:
+        # Imported here and not in the thread, so that no two threads import the same packages at once.
         from clients.actor import ClientActor
+        from server.aggregator import AggregatorActor
 
-        self._connected = connect(self._config, spec.weights.nbytes + spec.train.nbytes + spec.validation.nbytes)
-        self._plan = plan_actors(self._config, self._threads, self._population, free_resources())
-        self.per_client = self._plan.per_client
-        if self._plan.note:
-            self._note(self._plan.note)
-        self._device = spec.model.device
-        self._spec_ref = ray.put(spec)
-        actor_class: Any = ClientActor
+        # The thread lives until the end: the system ends Ray's processes together with the thread that started them.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="ray-starter")
+        self._opening = self._starter.submit(self._open, spec_nbytes, modules, ClientActor, AggregatorActor)
+
+    def _open(self, spec_nbytes: int, modules: tuple[str, ...], actor_class: Any, server_class: Any) -> ActorPlan:
+        """Connect to Ray and create all actors; they wait for their specification."""
+        self._connected = connect(self._config, spec_nbytes)
+        plan = plan_actors(self._config, self._threads, self._population, free_resources())
         self._actor_class = actor_class.options(
-            num_cpus=self._plan.num_cpus, num_gpus=self._plan.num_gpus, scheduling_strategy="SPREAD"
+            num_cpus=plan.num_cpus, num_gpus=plan.num_gpus, scheduling_strategy="SPREAD"
         )
-        self._actors = {slot: self._new_actor() for slot in range(self._plan.count)}
-        infos = self._await(
-            [actor.info.remote() for actor in self._actors.values()],
-            self._config.start_timeout_seconds,
-            f"{self._plan.count} client actors ({self._plan.num_cpus:g} CPUs, {self._plan.num_gpus:g} GPUs each) to be ready",
-            "ray.start_timeout_seconds",
-        )
-        if self._plan.num_gpus and spec.model.device == "auto" and any(info.device == "cpu" for info in infos):
+        self._actors.update({slot: self._actor_class.remote(modules) for slot in range(plan.count)})
+        self._server = server_class.remote()
+        return plan
+
+    def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
+        if self._starter is None:
+            self.begin(spec.nbytes)
+        plan = self._opened()
+        self.per_client = plan.per_client
+        if plan.note:
+            self._note(plan.note)
+        self._device, self._keeps_state = spec.device, spec.keeps_state
+        self._spec_ref = ray.put(spec)
+        try:
+            infos = self._await(
+                [actor.build.remote(self._spec_ref, self._device) for actor in self._actors.values()],
+                self._config.start_timeout_seconds,
+                f"{plan.count} client actors ({plan.num_cpus:g} CPUs, {plan.num_gpus:g} GPUs each) to be ready",
+                "ray.start_timeout_seconds",
+            )
+        except SYSTEM_ERRORS as error:
+            raise ResourceError(f"a client actor was lost while it started: {first_line(error)}") from error
+        if plan.num_gpus and spec.device == "auto" and any(info.device == "cpu" for info in infos):
             self._note("warning: actors hold GPU shares, but torch sees no GPU there; they compute on the CPU")
         return infos
 
-    def _new_actor(self) -> Any:
-        return self._actor_class.remote(self._spec_ref, self._device)
+    def _opened(self) -> ActorPlan:
+        """Wait until Ray is connected and the actors are created."""
+        while not self._opening.done():
+            wait([self._opening], timeout=POLL_SECONDS)
+            self._check_interrupt()
+        return self._opening.result()
+
+    def _successor(self) -> Any:
+        """Create an actor that takes the place of a lost one."""
+        return self._actor_class.remote((), self._spec_ref, self._device)
 
     def close(self) -> None:
+        if self._starter is None:
+            return
+        wait([self._opening])  # half a start cannot be taken back; all of it can
         if ray.is_initialized():
             for actor in [*self._actors.values(), *([self._server] if self._server is not None else [])]:
                 ray.kill(actor, no_restart=True)
             if self._connected:
                 ray.shutdown()
-        self._actors, self._server, self._spec_ref, self._connected = {}, None, None, False
+        self._starter.shutdown()
+        self._actors.clear()
+        self._server = self._spec_ref = None
+        self._folds.clear()
+        self._unfolded = []
+        self._starter, self._connected = None, False
 
     # -- server ------------------------------------------------------------------------------------------------------
 
@@ -146,20 +159,32 @@ class RayExecutor(Executor):
         sample_rate: float,
         population_weight: float,
     ) -> None:
-        from server.aggregator import AggregatorActor
-
-        if self._server is not None:
-            ray.kill(self._server, no_restart=True)
-        actor_class: Any = AggregatorActor
-        self._server = actor_class.remote(config, vector_F, layers, sample_rate, population_weight)
+        self._fold_every = max(1, min(_FOLD_UPDATES, _FOLD_BYTES // (8 * len(vector_F))))
+        self._folds.clear()
+        self._unfolded = []
+        arguments = (config, vector_F, layers, sample_rate, population_weight)
+        self._from_server(self._server.start.remote(*arguments), "the server to start")
 
     def global_state(self) -> Handle:
         return self._server.global_state.remote()
 
-    def apply(self, round: int, order: tuple[int, ...], updates: Sequence[Handle]) -> StepReport:
-        return self._from_server(
-            self._server.apply.remote(round, order, *updates), f"the server step of round {round + 1}"
-        )
+    def _fold(self, round: int, update: Handle) -> None:
+        self._unfolded.append(update)
+        if len(self._unfolded) < self._fold_every:
+            return
+        self._folds.append(self._server.fold.remote(round, *self._unfolded))
+        self._unfolded = []
+        if len(self._folds) > 2:  # lest sums pile up before a server that is slower than the clients
+            self._from_server(self._folds.popleft(), f"the server to fold sums of round {round + 1}")
+
+    def apply(self, round: int, order: tuple[int, ...]) -> StepReport:
+        unfolded, self._unfolded = self._unfolded, []
+        step = self._server.apply.remote(round, order, *unfolded)
+        del unfolded
+        what = f"the server step of round {round + 1}"
+        while self._folds:
+            self._from_server(self._folds.popleft(), what)
+        return self._from_server(step, what)
 
     def server_arrays(self) -> dict[str, np.ndarray]:
         return self._from_server(self._server.arrays.remote(), "the server's state")
@@ -173,9 +198,9 @@ class RayExecutor(Executor):
             return self._await(
                 [ref], self._config.group_timeout_seconds, what, "ray.group_timeout_seconds", interruptible=False
             )[0]
-        except _SYSTEM_ERRORS as error:
+        except SYSTEM_ERRORS as error:
             raise ResourceError(
-                f"the aggregator actor was lost ({_first_line(error)}); continue with --resume"
+                f"the aggregator actor was lost ({first_line(error)}); continue with --resume"
             ) from error
 
     # -- client work -------------------------------------------------------------------------------------------------
@@ -183,36 +208,67 @@ class RayExecutor(Executor):
     def train(
         self, groups: Sequence[WorkGroup], state: Handle, client_states: Mapping[int, Handle]
     ) -> Iterator[TrainedGroup]:
+        planned = [self._with_trunks(group) for group in groups]
+        groups = [group for group, _ in planned]
         calls = [
-            _Call(
+            Call(
                 index,
                 "train",
-                (group, state, *(client_states[client] for client in group.clients)),
-                num_returns=2 + len(group.clients),
+                (group, state, *_by_value_first(client_states, group.clients), *trunks.values()),
+                num_returns=2 + len(group.clients) * self._keeps_state + len(group.keep_trunks),
                 slot=group.clients[0] if self.per_client else None,
                 what=f"round {group.round + 1}, group {group.group}",
             )
-            for index, group in enumerate(groups)
+            for index, (group, trunks) in enumerate(planned)
         ]
-        for index, reports, refs in self._run(calls):
+        in_order = InOrder()
+        for done in self._dispatcher.run(calls):
+            index, reports, refs = done.index, done.value, done.refs
             group = groups[index]
-            yield TrainedGroup(group, reports, refs[1], dict(zip(group.clients, refs[2:], strict=True)))
+            for update in in_order.next(index, refs[1]):
+                self._fold(group.round, update)
+            first_trunk = 2 + len(group.clients) * self._keeps_state
+            self._keep_trunks(group, refs[first_trunk:])
+            states = dict(zip(group.clients, refs[2:first_trunk], strict=True)) if self._keeps_state else {}
+            yield TrainedGroup(group, reports, states)
+
+    def try_fusing(self, state: Handle, clients: Sequence[int]) -> FuseTrial:
+        trial: FuseTrial
+        (trial,) = self._in_order([Call(0, "try_fusing", (state, *clients), what="the trial of client.fuse")])
+        return trial
+
+    @property
+    def shared_memory_bytes(self) -> int | None:
+        total = ray.cluster_resources().get("object_store_memory")
+        return None if total is None else int(total)
 
     def evaluate(self, state: Handle, shards: Sequence[tuple[int, int]]) -> list[Evaluation]:
+        keep, held = set(self.trunks.wanted(shards)), self.trunks.held(shards)
         calls = [
-            _Call(index, "evaluate", (state, start, stop), what=f"evaluation of examples {start} to {stop}")
-            for index, (start, stop) in enumerate(shards)
+            Call(
+                index,
+                "evaluate",
+                (state, *shard, shard in keep, *([held[shard]] if shard in held else [])),
+                num_returns=2 if shard in keep else 1,
+                what=f"evaluation of examples {shard[0]} to {shard[1]}",
+            )
+            for index, shard in enumerate(shards)
         ]
-        return self._in_order(calls)
+        evaluations: dict[int, Evaluation] = {}
+        for done in self._dispatcher.run(calls):
+            evaluations[done.index] = done.value
+            if shards[done.index] in keep:
+                self.trunks.add(shards[done.index], done.refs[1])
+        return [evaluations[index] for index in range(len(calls))]
 
     def evaluate_clients(
         self, state: Handle, groups: Sequence[tuple[int, ...]], client_states: Mapping[int, Handle]
     ) -> list[Evaluation]:
         calls = [
-            _Call(
+            Call(
                 index,
                 "evaluate_clients",
-                (state, *(client_states[client] for client in clients)),
+                (state, self.fuse, *_by_value_first(client_states, clients)),
                 slot=clients[0] if self.per_client else None,
                 what=f"evaluation of clients {clients[0]} to {clients[-1]}",
             )
@@ -230,17 +286,28 @@ class RayExecutor(Executor):
         return ray.put(value)
 
     def get(self, handles: Sequence[Handle]) -> list[Any]:
-        return [ray.get(handle) if isinstance(handle, ray.ObjectRef) else handle for handle in handles]
+        references = [handle for handle in handles if isinstance(handle, ray.ObjectRef)]
+        fetched = iter(ray.get(references))
+        return [next(fetched) if isinstance(handle, ray.ObjectRef) else handle for handle in handles]
 
     @property
     def replaced_workers(self) -> int:
-        return self._replaced
+        return self._dispatcher.replaced
+
+    def peak_memory(self) -> dict[str, Any]:
+        refs = [actor.peak_memory_bytes.remote() for actor in [*self._actors.values(), self._server]]
+        try:
+            what, key = "the actors' peak memory", "ray.start_timeout_seconds"
+            *workers, server = self._await(refs, self._config.start_timeout_seconds, what, key, interruptible=False)
+        except SYSTEM_ERRORS:  # a figure, and the work is done: not worth a failed run
+            return super().peak_memory()
+        return {**super().peak_memory(), "workers": workers, "server": server}
 
     # -- dispatch ----------------------------------------------------------------------------------------------------
 
     def _of_clients(self, method: str, state: Handle, groups: Sequence[tuple[int, ...]], what: str) -> list[Any]:
         calls = [
-            _Call(
+            Call(
                 index,
                 method,
                 (state, *clients),
@@ -251,63 +318,9 @@ class RayExecutor(Executor):
         ]
         return [report for group in self._in_order(calls) for report in group]
 
-    def _in_order(self, calls: Sequence[_Call]) -> list[Any]:
-        results = {index: value for index, value, _ in self._run(calls)}
+    def _in_order(self, calls: Sequence[Call]) -> list[Any]:
+        results = {done.index: done.value for done in self._dispatcher.run(calls)}
         return [results[index] for index in range(len(calls))]
-
-    def _run(self, calls: Sequence[_Call]) -> Iterator[tuple[int, Any, list[ray.ObjectRef]]]:
-        """Run calls on idle actors; yield ``(index, value of the first return, all references)`` as they are done."""
-        waiting = deque(calls)
-        flights: dict[ray.ObjectRef, _Flight] = {}
-        replaced_before = self._replaced
-        while waiting or flights:
-            self._dispatch(waiting, flights)
-            ready, _ = ray.wait(list(flights), num_returns=1, timeout=_POLL_SECONDS)
-            self._check_interrupt()
-            for ref in ready:
-                flight = flights.pop(ref)
-                try:
-                    value = ray.get(ref)
-                except _SYSTEM_ERRORS as error:
-                    self._replace(flight, error, self._replaced - replaced_before)
-                    waiting.appendleft(flight.call)
-                except ray_errors.RayTaskError as error:
-                    raise _task_error(flight.call.what, error) from error
-                else:
-                    yield flight.call.index, value, flight.refs
-            self._check_deadlines(flights)
-
-    def _dispatch(self, waiting: deque[_Call], flights: dict[ray.ObjectRef, _Flight]) -> None:
-        idle = set(self._actors) - {flight.slot for flight in flights.values()}
-        for _ in range(len(waiting)):
-            if not idle:
-                return
-            call = waiting.popleft()
-            slot = call.slot if call.slot is not None else min(idle)
-            if slot not in idle:
-                waiting.append(call)
-                continue
-            idle.remove(slot)
-            method = getattr(self._actors[slot], call.method)
-            refs = method.options(num_returns=call.num_returns).remote(*call.arguments)
-            refs = refs if isinstance(refs, list) else [refs]
-            flights[refs[0]] = _Flight(slot, call, refs, time.monotonic())
-
-    def _replace(self, flight: _Flight, error: Exception, replaced_now: int) -> None:
-        if replaced_now >= self._config.max_replacements:
-            raise ResourceError(
-                f"{flight.call.what}: an actor was lost ({_first_line(error)}) after {replaced_now} replacements in one "
-                "go; see ray.max_replacements, and memory if the system killed them"
-            ) from error
-        self._replaced += 1
-        self._note(f"warning: actor {flight.slot} was lost in {flight.call.what} ({_first_line(error)}); sent again")
-        self._actors[flight.slot] = self._new_actor()
-
-    def _check_deadlines(self, flights: Mapping[ray.ObjectRef, _Flight]) -> None:
-        limit = self._config.group_timeout_seconds
-        for flight in flights.values():
-            if time.monotonic() - flight.started > limit:
-                raise ResourceError(f"{flight.call.what} took longer than ray.group_timeout_seconds={limit:g}")
 
     def _await(
         self,
@@ -322,24 +335,20 @@ class RayExecutor(Executor):
         deadline = time.monotonic() + timeout_seconds
         pending = list(refs)
         while pending:
-            ready, pending = ray.wait(pending, num_returns=len(pending), timeout=_POLL_SECONDS)
+            ready, pending = ray.wait(pending, num_returns=len(pending), timeout=POLL_SECONDS)
             if interruptible:
                 self._check_interrupt()
             try:
                 ray.get(ready)
             except ray_errors.RayTaskError as error:
-                raise _task_error(what, error) from error
+                raise task_error(what, error) from error
             if pending and time.monotonic() > deadline:
                 raise ResourceError(f"waited {timeout_seconds:g} s ({key}) for {what}; {len(pending)} are missing")
         return ray.get(list(refs))
 
 
-def _task_error(what: str, error: ray_errors.RayTaskError) -> FedsimError:
-    """Return the error of ours that a task raised, or a ClientError with the original traceback."""
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, FedsimError) else ClientError(f"{what} failed:\n{error}")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _by_value_first(client_states: Mapping[int, Handle], clients: Sequence[int]) -> tuple[Any, ...]:
+    """Return the states of ``clients`` as arguments of a call: those held by value in one tuple, then the references."""
+    handles = [client_states[client] for client in clients]
+    references = [handle for handle in handles if isinstance(handle, ray.ObjectRef)]
+    return tuple(handle for handle in handles if not isinstance(handle, ray.ObjectRef)), *references

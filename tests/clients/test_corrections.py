@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from support import make_tiny
 
 from clients.config import OptimizerConfig
+from clients.group import GroupTraining
 from clients.heads import Reading
 from clients.optimizers import Moments, direction, gain
 from clients.sums import GroupSums
-from clients.training import TrainingResult
+from clients.visits import TrainingResult
 from clients.worker import ClientWorker, WorkerSpec
 from fedsim.core.layout import PromptGeometry, VectorLayout
 from fedsim.core.messages import ClientReport, ClientState, WorkGroup
@@ -40,14 +41,15 @@ class Quadratic:
     """A differentiable model of one layer whose prompt is x; an example's class says whose loss it is."""
 
     device = torch.device("cpu")
+    gradient_scale = 1.0
 
     def __init__(self, h_NF, a_NF):
         self.h_NF, self.a_NF = torch.from_numpy(h_NF), torch.from_numpy(a_NF)
 
-    def forward(self, batch, prompt_CLKHPD, layers, head_C):
-        of_client_B = torch.from_numpy(batch.labels_B)
-        away_BF = prompt_CLKHPD.reshape(1, -1) - self.a_NF[of_client_B]
-        return Reading(0.5 * (self.h_NF[of_client_B] * away_BF**2).sum(dim=1), -away_BF)
+    def read(self, tokens, prompt_CLKHPD, layers, head_C, client_of_example_B, trunk_ZD=None):
+        of_client_B = torch.from_numpy(tokens.labels_B)
+        away_BF = prompt_CLKHPD.flatten(1)[client_of_example_B] - self.a_NF[of_client_B]
+        return Reading(0.5 * (self.h_NF[of_client_B] * away_BF**2).sum(dim=1), -away_BF), tokens.lengths_B
 
 
 class QuadraticWorker(ClientWorker):
@@ -56,6 +58,7 @@ class QuadraticWorker(ClientWorker):
     def __init__(self, spec, model):
         self._spec, self._settings, self._backbone = spec, spec.settings, model
         self._full = VectorLayout.full(GEOMETRY)
+        self._training = GroupTraining(spec, model, self._full)
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Problem:
         )
 
 
-def train(problem, rounds, decay=1.0, start=0.0, **keys):
+def train(problem, rounds, decay=1.0, start=0.0, fuse=3, **keys):
     """Run all clients for some rounds, the local learning rate multiplied by ``decay`` after each; return P_0, P_1, ..."""
     config = make_tiny(
         executor="local", model={"dtype": "float64"}, partition={"clients": len(problem.sizes_N)},
@@ -112,7 +115,7 @@ def train(problem, rounds, decay=1.0, start=0.0, **keys):
         client = config.client.model_copy(update={"optimizer": optimizer})
         settings = replace(spec.settings, client=client)
         worker = QuadraticWorker(replace(spec, settings=settings), Quadratic(problem.h_NF, problem.a_NF))
-        reports, update, *states = worker.train(WorkGroup(round, 0, clients), server.global_state(), *states)
+        reports, update, *states = worker.train(WorkGroup(round, 0, clients, fuse=fuse), server.global_state(), *states)
         assert all(report.failure is None for report in reports)
         server.apply(round, clients, update)
         path.append(server.global_state().vector_F)
@@ -126,6 +129,20 @@ def local(correction, optimizer=PLAIN_ADAM, **work):
 FEDAVG = {"kind": "fedavg"}
 UNEQUAL_STEPS = {"epochs": 1, "batch_size": 1}
 """T_i = 3, 2, 4."""
+
+
+@pytest.mark.parametrize(
+    "correction, server", [("none", FEDAVG), ("preconditioner", FEDAVG), ("control", {"kind": "scaffold"}),
+                           ("proximal", {"kind": "fedprox"})],
+)  # fmt: skip
+@pytest.mark.parametrize("optimizer", [PLAIN_ADAM, {**PLAIN_SGD, "momentum": 0.9, "clip_norm": 0.5}])
+def test_clients_that_share_passes_go_the_way_of_clients_one_by_one(correction, server, optimizer):
+    """With unequal numbers of steps, each clipped by its own norm."""
+    problem, client = Problem.draw(), local(correction, optimizer, **UNEQUAL_STEPS, proximal_mu=1.5)
+    alone, pairs, all_three = (train(problem, 8, fuse=fuse, client=client, server=server) for fuse in (1, 2, 3))
+    assert np.abs(alone[-1] - alone[0]).max() > 0.1
+    for path in (pairs, all_three):
+        np.testing.assert_allclose(path, alone, rtol=1e-12, atol=1e-13)
 
 
 # -- none ---------------------------------------------------------------------------------------------------------------
@@ -186,8 +203,10 @@ def results(weights_k, stepped_kF, gain_kF, start_F):
     choices = dict.fromkeys(("uniform_weights", "control_by_steps", "control_before", "each_client"), False)
     sums = GroupSums(WorkGroup(0, 0, clients), np.arange(len(start_F)), **choices)
     for client, weight in enumerate(weights_k):
-        moments = Moments.zeros(torch.zeros(1))
-        result = TrainingResult(start_F - stepped_kF[client], moments, 3, 0.0, 0.0, stepped_kF[client], gain_kF[client])
+        stepped_F, none_F = stepped_kF[client], np.zeros_like(start_F)
+        result = TrainingResult(
+            start_F - stepped_F, none_F, none_F, 3, 0.0, 0.0, stepped_A=stepped_F, gain_A=gain_kF[client]
+        )
         sums.add(ClientReport(client, 0, int(weight), 3), ClientState(client), ClientState(client), result)
     return combine([sums.update()], clients)
 
@@ -251,10 +270,11 @@ def test_with_equal_gains_the_common_metric_is_the_plain_average():
 def test_the_gain_is_what_a_steady_gradient_is_multiplied_by(keys, sizes, signs, steps):
     config = OptimizerConfig.model_validate(keys)
     gradient_A = torch.tensor(sizes, dtype=torch.float64) * torch.tensor(signs[: len(sizes)], dtype=torch.float64)
-    moments = Moments.zeros(gradient_A)
+    gradient_1A = gradient_A.unsqueeze(0)
+    moments = Moments.zeros(gradient_1A)
     for _ in range(steps):
-        step_A = direction(config, moments, gradient_A.clone())
-        torch.testing.assert_close(step_A / gradient_A, gain(config, moments), rtol=1e-9, atol=0.0)
+        step_1A = direction(config, moments, gradient_1A.clone())
+        torch.testing.assert_close(step_1A / gradient_1A, gain(config, moments), rtol=1e-9, atol=0.0)
 
 
 # -- control ------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import torch
 from clients.config import ClientConfig
 from clients.control import client_control, drift
 from clients.prompts import initial_vector
-from clients.training import Parts, batches, gradient, num_steps, train_client
+from clients.training import StepBatch, gradients, train_clients
+from clients.visits import Parts, Visit, batches, num_steps, sees_all
 from clients.worker import ClientWorker
 from fedsim.core.layout import PromptGeometry, VectorLayout
 from fedsim.core.messages import ClientState, GlobalState, WorkGroup
@@ -29,13 +30,11 @@ def worker(prepared):
     return ClientWorker(prepared.spec)
 
 
-def visit(worker, prepared, parts, correction="none", drift=None, moments=None, **client):
+def visit(worker, prepared, parts, correction="none", drift=None, **client):
     config = ClientConfig.model_validate({**prepared.spec.settings.client.model_dump(), **client})
     start_A = initial_vector(parts.trained, prepared.spec.prompt, prepared.spec.model.head, 0)
-    result = train_client(
-        worker._backbone, prepared.spec.train, prepared.spec.shards.train(1), parts, config, correction, start_A, moments,
-        drift, seed=0, round=0, client=1,
-    )  # fmt: skip
+    one = Visit(1, prepared.spec.shards.train(1), start_A, drift_F=drift)
+    (result,) = train_clients(worker._backbone, prepared.spec.train, [one], parts, config, correction, seed=0, round=0)
     return start_A, result
 
 
@@ -59,6 +58,13 @@ def test_steps_instead_of_epochs():
     assert num_steps(config, 10) == 7
 
 
+@pytest.mark.parametrize("keys, count", [({"steps": 2}, 8), ({"steps": 2}, 9), ({"steps": 3}, 9), ({"epochs": 1}, 9)])
+def test_a_visit_sees_all_examples_or_is_known_not_to(keys, count):
+    config = ClientConfig(batch_size=4, **{"epochs": None, **keys})
+    seen = np.concatenate([positions for _, positions in batches(config, count, np.random.default_rng(0))])
+    assert sees_all(config, count) == (len(set(seen.tolist())) == count)
+
+
 def test_parts_cut_what_travels_from_what_stays():
     full = VectorLayout.full(PromptGeometry(4, 1, 2, 3), (("head.bias", (2,)),))
     local = Parts.of(full, (1, 3), keep_local=True)
@@ -72,15 +78,23 @@ def test_parts_cut_what_travels_from_what_stays():
 
 def test_the_gradient_is_that_of_the_loss(worker, prepared):
     layout = worker.info().full.exchanged((1, 2))
-    vector_A = torch.from_numpy(initial_vector(layout, prepared.spec.prompt, prepared.spec.model.head, 0))
-    indices = prepared.spec.shards.train(0)[:4]
-    loss, slope_A = gradient(worker._backbone, prepared.spec.train, indices, layout, vector_A)
-    direction_A = slope_A / slope_A.norm()
+    vector_1A = torch.from_numpy(initial_vector(layout, prepared.spec.prompt, prepared.spec.model.head, 0)).unsqueeze(0)
+    batch = StepBatch(prepared.spec.shards.train(0)[:4], np.zeros(4, np.int64), np.full(4, 0.25))
+
+    def at(vector_1A, **limit):
+        said = gradients(worker._backbone, prepared.spec.train, batch, layout, vector_1A, **limit)
+        return said.loss_C[0], said.gradient_CA
+
+    loss, slope_1A = at(vector_1A)
+    direction_1A = slope_1A / slope_1A.norm()
     step = 3e-2
-    ahead, _ = gradient(worker._backbone, prepared.spec.train, indices, layout, vector_A + step * direction_A)
-    behind, _ = gradient(worker._backbone, prepared.spec.train, indices, layout, vector_A - step * direction_A)
-    assert float((ahead - behind) / (2 * step)) == pytest.approx(float(slope_A.norm()), rel=2e-2)
+    ahead, _ = at(vector_1A + step * direction_1A)
+    behind, _ = at(vector_1A - step * direction_1A)
+    assert float((ahead - behind) / (2 * step)) == pytest.approx(float(slope_1A.norm()), rel=2e-2)
     assert float(loss) > 0
+    in_parts, slope_in_parts_1A = at(vector_1A, max_tokens=1)
+    assert float(in_parts) == pytest.approx(float(loss), rel=1e-6)
+    torch.testing.assert_close(slope_in_parts_1A, slope_1A, rtol=1e-5, atol=1e-8)
 
 
 def test_training_lowers_the_loss_and_repeats_to_the_bit(worker, prepared):

@@ -42,6 +42,22 @@ def test_split_gives_views_of_torch_vectors_that_carry_gradients():
     assert gradient_head["head.weight"].abs().sum() == 0
 
 
+@given(layouts(), st.integers(1, 4), st.data())
+def test_rows_are_split_as_each_would_be_alone(full, clients, data):
+    layout = full.exchanged(data.draw(st.sets(st.integers(0, full.geometry.num_layers - 1))))
+    vector_CF = np.arange(clients * layout.size, dtype=np.float32).reshape(clients, -1)
+    prompt_CLKHPD, head_C = layout.split_rows(vector_CF)
+    assert prompt_CLKHPD.shape == (clients, *layout.prompt_shape_LKHPD) and list(head_C) == [
+        n for n, _ in HEAD if head_C
+    ]
+    for client in range(clients):
+        prompt, head = layout.split(vector_CF[client])
+        np.testing.assert_array_equal(prompt_CLKHPD[client], prompt)
+        for name, array in head.items():
+            np.testing.assert_array_equal(head_C[name][client], array)
+    assert all(np.shares_memory(part, vector_CF) for part in (prompt_CLKHPD, *head_C.values()) if part.size)
+
+
 @pytest.mark.parametrize("layers", [(1, 0), (0, 0), (0, 4), (-1,)])
 def test_layers_must_ascend_and_exist(layers):
     with pytest.raises(ValueError, match="layers"):
@@ -51,6 +67,8 @@ def test_layers_must_ascend_and_exist(layers):
 def test_a_vector_of_another_length_is_refused():
     with pytest.raises(ValueError, match="expected a vector of shape"):
         VectorLayout(PromptGeometry(2, 1, 1, 1), (0, 1)).split(np.zeros(3))
+    with pytest.raises(ValueError, match="expected vectors of length 4, got 3"):
+        VectorLayout(PromptGeometry(2, 1, 1, 1), (0, 1)).split_rows(np.zeros((5, 3)))
 
 
 def test_positions_of_a_layout_that_is_no_part_are_refused():

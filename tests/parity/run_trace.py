@@ -12,7 +12,7 @@ from support import merged
 from test_server_golden import server_config
 
 from clients.loading import load_shared_weights
-from clients.training import Parts
+from clients.visits import Parts
 from clients.worker import ClientWorker, WorkerSpec
 from fedsim.config import Config, build_config
 from fedsim.core.layout import PromptGeometry, VectorLayout
@@ -179,7 +179,7 @@ class Round:
     """The server's own state after the round."""
 
 
-def rounds(trace: Trace, group_size: int = 1) -> Iterator[Round]:
+def rounds(trace: Trace, group_size: int = 1, fuse: int = 1) -> Iterator[Round]:
     """Run worker and server as an executor does, from the initial prefix and with the cohorts of a trace."""
     worker, config, initial = ClientWorker(trace.spec()), trace.config, trace.arrays["initial_prefix"]
     server = Server(config.server, trace.exchanged_F(initial), trace.parts.exchanged.layers, trace.about["sample_rate"])
@@ -188,7 +188,7 @@ def rounds(trace: Trace, group_size: int = 1) -> Iterator[Round]:
     for number, order in enumerate(trace.arrays["selected"].tolist()):
         start, before, updates = server.global_state(), dict(states), []
         for group, clients in enumerate(cut(order, group_size)):
-            work = WorkGroup(number, group, clients)
+            work = WorkGroup(number, group, clients, fuse=fuse)
             reports, update, *new = worker.train(work, start, *(before[client] for client in clients))
             assert [report.failure for report in reports] == [None] * len(clients)
             states |= {state.client: state for state in new}

@@ -20,6 +20,9 @@ TOLERANCES = {"float64": 1e-5, "float32": 5e-3}
 """Largest difference in parts of (0.1 + |x|). float64: as the description states. float32: what its rounding grows to over
 a run, since AdamW divides it by the root of second moments that may be tiny."""
 
+WHOLE = 1000
+"""More than a cohort: a group of all its clients, or passes that all clients of a group share."""
+
 
 @pytest.fixture
 def make_trace(load_golden, backbone_folder):
@@ -46,13 +49,16 @@ class Comparison:
 
 
 @pytest.mark.parametrize("name", TRACES)
-@pytest.mark.parametrize("dtype, group_size", [("float64", 1), ("float64", 2), ("float32", 2)])
-def test_rounds(make_trace, name, dtype, group_size):
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize(
+    "group_size, fuse", [(1, 1), (2, 1), (WHOLE, 2), (WHOLE, WHOLE)], ids=lambda n: "whole" if n == WHOLE else n
+)
+def test_rounds(make_trace, name, dtype, group_size, fuse):
     """Averages, control variates, velocity, local prefixes and evaluated scores of every round."""
     trace, comparison = make_trace(name, dtype), Comparison(dtype)
     spec = trace.spec()
     backbone = Backbone.build(spec.weights, spec.model, spec.prompt, spec.num_classes, spec.label_word_ids_C, "cpu")
-    for round in rounds(trace, group_size):
+    for round in rounds(trace, group_size, fuse):
         compare_server(comparison, trace, round)
         compare_clients(comparison, trace, round)
         scores = evaluated_scores(trace, backbone, round)

@@ -6,7 +6,7 @@ import torch
 from support import make_tiny
 
 from clients.prompts import initial_vector
-from clients.training import gradient
+from clients.training import StepBatch, gradients
 from clients.worker import ClientWorker
 from fedsim.core.messages import ClientState, WorkGroup
 from fedsim.preparation import prepare
@@ -28,9 +28,10 @@ OURS = {
 }
 
 
+@pytest.mark.parametrize("fuse", [1, 2])
 @pytest.mark.parametrize("kind, partition", [("fedavg", "dirichlet_label"), ("fedprox", "dirichlet_label"),
                                              ("scaffold", "iid"), ("fedpeptao", "iid")])  # fmt: skip
-def test_one_local_step_of_all_clients_is_gradient_descent_on_all_examples(kind, partition):
+def test_one_local_step_of_all_clients_is_gradient_descent_on_all_examples(kind, partition, fuse):
     """To a few units in the last place, through worker and server; clients weigh as many as their examples."""
     config = make_tiny(
         executor="local",
@@ -56,14 +57,15 @@ def test_one_local_step_of_all_clients_is_gradient_descent_on_all_examples(kind,
     for round in range(3):
         updates = []
         for number, group in enumerate(cut(range(6), 2)):
-            work = WorkGroup(round, number, tuple(group))
+            work = WorkGroup(round, number, tuple(group), fuse=fuse)
             _, update, *new = worker.train(work, server.global_state(), *(states[client] for client in group))
             updates.append(update)
             states[group[0] : group[-1] + 1] = new
         server.apply(round, (3, 0, 5, 1, 4, 2), *updates)
-        start_F = torch.from_numpy(central_F)
-        _, slope_F = gradient(worker._backbone, prepared.spec.train, np.arange(96), layout, start_F)
-        central_F = central_F - 50.0 * slope_F.numpy()
+        start_1F = torch.from_numpy(central_F).unsqueeze(0)
+        every = StepBatch(np.arange(96), np.zeros(96, np.int64), np.full(96, 1 / 96))
+        slope_1F = gradients(worker._backbone, prepared.spec.train, every, layout, start_1F).gradient_CA
+        central_F = central_F - 50.0 * slope_1F[0].numpy()
         # Sums in another order: a few units in the last place (1.4e-17 each), on a way of 1e-2 a round.
         np.testing.assert_allclose(server.global_state().vector_F, central_F, rtol=0, atol=2e-16)
     assert np.abs(central_F - first_F).max() > 1e-2

@@ -1,0 +1,173 @@
+"""fedsim, Flower's simulation engine and pfl-research on the same work: ``python -m benchmarks.peers --data FOLDER``.
+
+W1
+    MiniLM on SST-2, six prompted layers, 100 clients, 10 a round, 2 epochs of batches of 8, an evaluation after every round;
+    fedsim also with the upper three layers alone over a cached trunk, which is other work. (W1u: these layers on all sides.)
+W2
+    The same cohorts on a random model of 4 layers with hidden size 128.
+W3
+    No training: 100 and 1,000 clients receive a float32 vector of 25,000 and 1,000,000 elements, add one and return it.
+
+All sides have two processes with one thread each, and in W1 and W2 the same model, data, shards, cohorts, batches and
+optimizer; the final vectors are compared, so that the work is known to be the same. Each repetition starts every side anew, in
+turn. A round's time is that of the rounds after the first; the first, with all before it, is a figure of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from benchmarks.measure import RUNS, Row, present
+from benchmarks.peers.cases import W3, Carrying, Case, minilm, minilm_upper, tiny
+from benchmarks.peers.comparison import Comparison, Figure, Side
+from benchmarks.peers.sides import Outcome, carrying, fedsim_tuning, peer_tuning
+from benchmarks.peers.venvs import PEERS, python_of
+from fedsim.core.errors import ConfigError, FedsimError
+
+FEDSIM = "fedsim"
+ROUNDS = {"W1": 3, "W1u": 3, "W2": 10, "W3": 3}
+"""Rounds after the first one in each run."""
+CARRIERS = {"flower": ("flower",), "pfl": ("pfl", "pfl-bare")}
+"""Ways in which a peer carries vectors: pfl as a model that is averaged, and by an algorithm without a model."""
+
+
+def tuning(case: Case, peers: Mapping[str, Path], repeats: int, rounds: int, console: Console) -> list[Row]:
+    """Compare the sides on a case of prompt tuning: round, first round, and whether they did the same."""
+    comparison = Comparison(case.name)
+    with tempfile.TemporaryDirectory(prefix="peers-work-") as name:
+        work = Path(name)
+        if peers:
+            save_work(case, rounds + 1, work)
+        sides: dict[str, Side] = {FEDSIM: fedsim_tuning(case, (), rounds + 1)}
+        sides |= {f"{FEDSIM}, {name}": fedsim_tuning(case, keys, rounds + 1) for name, keys in case.fedsim_only}
+        sides |= {peer: peer_tuning(peer, python, work, rounds + 1) for peer, python in peers.items()}
+        comparison.run(sides, repeats, console)
+    differences = comparison.difference_rows(peers, FEDSIM)
+    measures: tuple[tuple[str, Figure], ...] = (
+        ("round", lambda outcome: outcome.round_seconds),
+        ("first round after the command", lambda outcome: outcome.first_round_seconds),
+    )
+    rows: list[Row] = []
+    for what, figure in measures:
+        for base in comparison.ran(name for name in sides if name not in peers):
+            rows.append(comparison.row(what, "s", figure, base))
+            rows += [comparison.row(what, "s", figure, peer, base) for peer in comparison.ran(peers)]
+    return [*rows, *differences, *comparison.failure_rows()]
+
+
+def save_work(case: Case, rounds: int, folder: Path) -> None:
+    """Write what the peers need of a case to a folder."""
+    from benchmarks.peers.work import Work
+
+    work, plan = Work.of(case.read(), rounds)
+    work.save(folder)
+    plan.save(folder)
+
+
+def orchestration(case: Carrying, peers: Mapping[str, Path], repeats: int, rounds: int, console: Console) -> list[Row]:
+    """Compare the sides on carrying vectors: client-updates a second, and memory."""
+    pythons = {FEDSIM: Path(sys.executable)}
+    pythons |= {carrier: python for peer, python in peers.items() for carrier in CARRIERS[peer]}
+    sides = {name: carrying(name, python, case, rounds + 1) for name, python in pythons.items()}
+    comparison = Comparison(case.name)
+    comparison.run(sides, repeats, console)
+    for name in comparison.ran(sides):
+        if not all(np.allclose(outcome.vector_F, rounds + 1, rtol=1e-5) for outcome in comparison.outcomes[name]):
+            comparison.fail(name, f"the final vector of {name} is not {rounds + 1} everywhere, one for each round")
+    rows: list[Row] = []
+    carriers = comparison.ran(name for name in sides if name != FEDSIM)
+
+    def rate(outcome: Outcome) -> float:
+        return case.clients / outcome.round_seconds
+
+    def megabytes(outcome: Outcome) -> float:
+        return outcome.peak_memory_bytes / 1e6
+
+    rows += [comparison.row("client-updates", "1/s", rate, name) for name in carriers]
+    for name in comparison.ran([FEDSIM]):
+        rows += [comparison.row("client-updates", "1/s", rate, name, carrier) for carrier in carriers]
+    rows += [comparison.row("peak memory, all processes", "MB", megabytes, name) for name in comparison.ran(sides)]
+    return [*rows, *comparison.failure_rows()]
+
+
+def case_of(work: str, data: Path | None, folder: Path) -> Case:
+    """Return W1, W1u or W2; the model of W2 is written to ``folder``.
+
+    Raises
+    ------
+    ConfigError
+        If W1 has no data.
+    """
+    if work == "W2":
+        return tiny(folder)
+    if data is None:
+        raise ConfigError(f"{work} needs --data FOLDER, with sst2/train.jsonl and sst2/validation.jsonl in it")
+    return minilm(data) if work == "W1" else minilm_upper(data)
+
+
+def measure(
+    works: Sequence[str], data: Path | None, peers: Mapping[str, Path], repeats: int, rounds: int | None
+) -> list[Row]:
+    """Return the rows of all works."""
+    console, rows = Console(highlight=False, stderr=True), []
+    with tempfile.TemporaryDirectory(prefix="peers-model-") as folder:
+        for work in works:
+            count = rounds or ROUNDS[work]
+            if work == "W3":
+                for carried in W3:
+                    rows += orchestration(carried, peers, repeats, count, console)
+            else:
+                rows += tuning(case_of(work, data, Path(folder)), peers, repeats, count, console)
+    return rows
+
+
+def main(
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with sst2/, for W1: train.jsonl and validation.jsonl.")
+    ] = None,
+    records_file: Annotated[Path | None, typer.Option("--json", help="Write one line of JSON a figure.")] = None,
+    work: Annotated[str, typer.Option(help="What to compare: W1, W1u, W2, W3.")] = "W1,W2,W3",
+    peers: Annotated[str, typer.Option(help="Whom to compare with: flower, pfl; or nothing.")] = ",".join(PEERS),
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of every side.")] = RUNS,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of a run after the first.")] = None,
+    venvs: Annotated[Path, typer.Option(help="Where the peers' virtual environments are made and kept.")] = Path(
+        ".bench/venvs"
+    ),
+) -> None:
+    """Run the comparison and print its table; the exit status tells whether all sides ran."""
+    try:
+        works = chosen("--work", work, ROUNDS)
+        pythons = {peer: python_of(peer, venvs) for peer in chosen("--peers", peers, PEERS)}
+        rows = measure(works, data, pythons, repeats, rounds)
+    except FedsimError as error:
+        sys.exit(f"error: {error}")
+    present(rows, records_file, f"fedsim and its peers: {', '.join(PEERS[peer] for peer in pythons)}")
+    if any(row.value is None for row in rows):
+        sys.exit(1)
+
+
+def chosen(option: str, words: str, known: Mapping[str, object]) -> list[str]:
+    """Return the words of an option.
+
+    Raises
+    ------
+    ConfigError
+        If one of them is not known.
+    """
+    given = [word.strip() for word in words.split(",") if word.strip()]
+    for word in given:
+        if word not in known:
+            raise ConfigError(f"{option} knows {', '.join(known)}, not {word!r}")
+    return given
+
+
+if __name__ == "__main__":
+    typer.run(main)

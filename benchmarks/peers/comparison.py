@@ -1,0 +1,95 @@
+"""Sides run in turn, and the rows that come of it: figures, ratios, whether the work was the same, what failed."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks.measure import Row, median_ratio
+from benchmarks.peers.sides import Outcome
+from fedsim.core.errors import FedsimError
+
+Side = Callable[[Path], Outcome]
+Figure = Callable[[Outcome], float]
+
+BENCHMARK = "peers"
+SAME = 1e-3
+"""Largest relative difference of results that is still the same work: float32 numbers, summed in another order."""
+
+
+class Comparison:
+    """Outcomes of one case by side; a side that failed has a sentence instead."""
+
+    def __init__(self, case: str) -> None:
+        self.case = case
+        self.outcomes: dict[str, list[Outcome]] = {}
+        self.failures: dict[str, str] = {}
+
+    def run(self, sides: Mapping[str, Side], repeats: int, console: Console) -> None:
+        """Run all sides one after the other, ``repeats`` times, beginning with another one each time."""
+        names = list(sides)
+        self.outcomes = {name: [] for name in names}
+        for repeat in range(repeats):
+            turn = repeat % len(names)
+            for name in self.ran(names[turn:] + names[:turn]):
+                with tempfile.TemporaryDirectory(prefix="peers-") as folder:
+                    try:
+                        outcome = sides[name](Path(folder))
+                    except FedsimError as error:
+                        self.fail(name, str(error))
+                        console.print(f"{self.case}: {error}")
+                        continue
+                self.outcomes[name].append(outcome)
+                console.print(
+                    f"{self.case}: {name}: first round after {outcome.first_round_seconds:.1f} s, then "
+                    f"{outcome.round_seconds:.3f} s a round; {outcome.peak_memory_bytes / 1e6:,.0f} MB"
+                )
+
+    def fail(self, side: str, sentence: str) -> None:
+        """Leave a side out of all rows but the one that says why."""
+        self.failures.setdefault(side, sentence)
+
+    def ran(self, names: Iterable[str]) -> list[str]:
+        """Return those of the sides that have not failed."""
+        return [name for name in names if name in self.outcomes and name not in self.failures]
+
+    def row(self, what: str, unit: str, figure: Figure, side: str, base: str | None = None) -> Row:
+        """Return a figure of a side, the median of its runs, and its ratio to that of the side ``base``."""
+        figures = [figure(outcome) for outcome in self.outcomes[side]]
+        ratio = None if base is None else median_ratio(figures, [figure(outcome) for outcome in self.outcomes[base]])
+        name = f"{self.case}: {what}: {side}"
+        return Row(BENCHMARK, name, statistics.median(figures), unit, ratio, base or "", len(figures))
+
+    def difference_rows(self, sides: Iterable[str], base: str) -> list[Row]:
+        """Return how far the sides' final vector and loss are from those of ``base``; those further than ``SAME`` fail."""
+        rows: list[Row] = []
+        for side in self.ran(sides) if self.ran([base]) else ():
+            pairs = list(zip(self.outcomes[side], self.outcomes[base], strict=True))
+            gaps = {
+                "final vector": max(relative_difference(theirs.vector_F, ours.vector_F) for theirs, ours in pairs),
+                "final loss": max(relative_difference(theirs.loss, ours.loss) for theirs, ours in pairs),
+            }
+            for what, gap in gaps.items():
+                name = f"{self.case}: {what}: {side}"
+                rows.append(Row(BENCHMARK, name, gap, "relative difference", None, base, len(pairs)))
+                if not gap <= SAME:
+                    self.fail(side, f"the {what} of {side} differs from that of {base} by {gap:.2g}: not the same work")
+        return rows
+
+    def failure_rows(self) -> list[Row]:
+        """Return a row with a sentence for each side that failed."""
+        return [
+            Row(BENCHMARK, f"{self.case}: {sentence}", None, f"{side} failed", runs=0)
+            for side, sentence in self.failures.items()
+        ]
+
+
+def relative_difference(figure: np.ndarray | float, base: np.ndarray | float) -> float:
+    """Return the norm of the difference as a share of the norm of ``base``."""
+    difference, norm = (np.linalg.norm(np.atleast_1d(value)) for value in (np.subtract(figure, base), base))
+    return float(difference / norm)

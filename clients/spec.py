@@ -1,0 +1,150 @@
+"""What a worker is built from, and what it tells of itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clients.config import ClientConfig, ModelConfig, PromptConfig
+from clients.control import ControlForm
+from clients.loading import SharedWeights
+from clients.lossless import SpectrumSettings
+from clients.prompts import StartingPoint
+from clients.visits import sees_all
+from fedsim.core.layout import VectorLayout
+from fedsim.core.shards import Shards
+from fedsim.core.tokens import TokenTable
+
+if TYPE_CHECKING:
+    from clients.worker import ClientWorker
+
+
+@dataclass(frozen=True)
+class WorkSettings:
+    """What a worker has to know of the method; composed by the simulation from the sections of the config."""
+
+    client: ClientConfig
+    correction: str
+    """none, control, preconditioner or proximal."""
+    uniform_weights: bool
+    uses_control: bool
+    control_form: ControlForm
+    control_by_steps: bool
+    """The server's control variate weighs clients by their local steps."""
+    control_before: bool
+    """The server steps with the control variates from before the round."""
+    needs_each_client: bool
+    keep_local: bool
+    """Layers that are not exchanged keep personal prompts on the device."""
+    score_batch_size: int
+    score_last: bool
+    score_padding: bool
+    """Count hidden states of padding in layer scores."""
+    spectrum: SpectrumSettings
+    evaluation_batch_size: int
+    seed: int
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether a client keeps tensors between its visits: a control variate, personal prompts or moments."""
+        return self.uses_control or self.keep_local or self.client.optimizer.moments == "keep"
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """All that a worker is built from: stored once, mapped by every actor of a node."""
+
+    weights: SharedWeights
+    model: ModelConfig
+    prompt: PromptConfig
+    num_classes: int
+    label_word_ids_C: np.ndarray | None
+    settings: WorkSettings
+    train: TokenTable
+    validation: TokenTable
+    shards: Shards
+    start: StartingPoint | None = None
+    """Where the run starts instead of at random."""
+
+    @property
+    def device(self) -> str:
+        """Where workers compute: auto, cpu or cuda."""
+        return self.model.device
+
+    @property
+    def keeps_state(self) -> bool:
+        """See :attr:`WorkSettings.keeps_state`."""
+        return self.settings.keeps_state
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that is stored for the workers."""
+        tables = self.train.nbytes + self.validation.nbytes
+        return self.weights.nbytes + tables + self.shards.nbytes + self._most_trunk_bytes()
+
+    def _most_trunk_bytes(self) -> int:
+        """Return the most bytes that kept trunks may take; before layers are chosen, so as if there were a trunk."""
+        if not self.trunk_depth((1,)):
+            return 0
+        values = json.loads(self.weights.config_json)
+        hidden_size = values.get("hidden_size") or values.get("n_embd") or 0
+        num_tokens = len(self.train.ids_Z) + len(self.validation.ids_Z)
+        return min(self.model.trunk_cache.memory_mb * 2**20, num_tokens * hidden_size * self._trunk_itemsize)
+
+    @property
+    def _trunk_itemsize(self) -> int:
+        return {"float64": 8, "float32": 4}.get(self.model.trunk_dtype, 2)
+
+    def build(self, device: str) -> ClientWorker:
+        """Return a worker; called in the process that it is to run in."""
+        from clients.worker import ClientWorker
+
+        return ClientWorker(self, device)
+
+    def trunk_depth(self, layers: tuple[int, ...]) -> int:
+        """Return the layers of the trunk, those under the lowest prompted one: 0 where there are none, or it is not kept.
+
+        Parameters
+        ----------
+        layers
+            The exchanged layers.
+        """
+        settings = self.settings
+        if self.model.trunk_cache.dtype == "off" or settings.client.dropout or settings.keep_local or not layers:
+            return 0
+        return min(layers)
+
+    def trunk_bytes(self, key: int | tuple[int, int], layers: tuple[int, ...], hidden_size: int) -> int:
+        """Return the bytes of a client's trunk, or of that of a range of validation examples; 0 where it has none."""
+        if isinstance(key, int):
+            indices_N = self.shards.train(key) if self.uses_trunk(key, layers) else np.empty(0, np.int64)
+            num_tokens = int(self.train.lengths_N[indices_N].sum())
+        else:
+            num_tokens = int(self.validation.lengths_N[slice(*key)].sum()) if self.trunk_depth(layers) else 0
+        return num_tokens * hidden_size * self._trunk_itemsize
+
+    def uses_trunk(self, client: int, layers: tuple[int, ...]) -> bool:
+        """Whether a visit of ``client`` runs on its trunk: where it sees all of the client's examples.
+
+        A trunk of thousands of examples, of which a visit takes a few, would cost more than it saves.
+        """
+        return self.trunk_depth(layers) > 0 and sees_all(self.settings.client, len(self.shards.train(client)))
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """Where a worker runs and what its backbone looks like."""
+
+    node: str
+    pid: int
+    device: str
+    threads: int
+    full: VectorLayout
+    """Layout with a prompt in every layer."""
+    max_tokens: int
+    """Longest text, in tokens, that the backbone has positions for."""
+    hidden_size: int = 0
+    """Numbers in the hidden state of a token."""

@@ -1,0 +1,101 @@
+"""A trial of a step by several clients: one after another, and side by side. What ``client.fuse: auto`` is decided on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from clients.backbone import Backbone
+from clients.config import ClientConfig
+from clients.device import to_device
+from clients.training import StepBatch, gradients
+from clients.visits import batches
+from fedsim.core import seeds
+from fedsim.core.layout import VectorLayout
+from fedsim.core.messages import FuseTrial
+from fedsim.core.tokens import TokenTable
+
+_REPEATS = 2
+_VECTORS = 9
+"""Vectors of a client's length that a step holds at once: parameters, two moments, gradient and its leaf, the step and its
+root, and two sums over steps."""
+
+
+def try_fusing(
+    backbone: Backbone,
+    table: TokenTable,
+    indices_N: Sequence[np.ndarray],
+    layout: VectorLayout,
+    vector_A: np.ndarray,
+    config: ClientConfig,
+    max_tokens: int,
+    seed: int,
+) -> FuseTrial:
+    """Time the gradients of the first step of some clients, one after another and all at once.
+
+    Parameters
+    ----------
+    indices_N
+        Training examples of each client.
+    vector_A
+        Parameters that all of them start from.
+    """
+    batch = _first_batches(config, indices_N, seed)
+    vector_CA = to_device(np.stack([vector_A] * len(indices_N)), backbone.device)
+
+    def alone() -> None:
+        for row in range(len(indices_N)):
+            own_B = batch.owners_B == row
+            single = StepBatch(batch.indices_B[own_B], np.zeros(int(own_B.sum()), np.int64), batch.share_B[own_B])
+            gradients(backbone, table, single, layout, vector_CA[row : row + 1], max_tokens)
+
+    def together() -> None:
+        gradients(backbone, table, batch, layout, vector_CA, max_tokens)
+
+    together()  # the first pass of a process pays for what later ones find ready
+    pairs = [(_seconds(backbone.device, alone), _seconds(backbone.device, together)) for _ in range(_REPEATS)]
+    return FuseTrial(
+        clients=len(indices_N),
+        seconds_alone=min(pair[0] for pair in pairs),
+        seconds_together=min(pair[1] for pair in pairs),
+        bytes_per_client=_VECTORS * vector_A.nbytes,
+        bytes_free=_free_bytes(backbone.device),
+    )
+
+
+def _first_batches(config: ClientConfig, indices_N: Sequence[np.ndarray], seed: int) -> StepBatch:
+    chosen = []
+    for row, own_N in enumerate(indices_N):
+        _, positions = next(batches(config, len(own_N), seeds.stream(seed, seeds.NO_ROUND, row, "shuffle")))
+        chosen.append(own_N[positions])
+    sizes_C = np.array([len(own) for own in chosen])
+    owners_B = np.repeat(np.arange(len(chosen)), sizes_C)
+    return StepBatch(np.concatenate(chosen), owners_B, 1.0 / sizes_C[owners_B])
+
+
+def _seconds(device: torch.device, work: Callable[[], None]) -> float:
+    _wait_for(device)
+    started = time.perf_counter()
+    work()
+    _wait_for(device)
+    return time.perf_counter() - started
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    """Return the memory that is free on the device, or None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return None

@@ -1,0 +1,96 @@
+"""``fedsim scale`` from the words of the command line to the study's files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from fedsim.core.errors import ConfigError
+from fedsim.events import plain, write_atomically
+from fedsim.scaling.points import make_points, parse_numbers
+from fedsim.scaling.records import SCALING_COLUMNS, Run
+from fedsim.scaling.study import Failure, StudyFolder, run_points
+from fedsim.scaling.summary import StudySummary, summarise
+
+
+def run_study(
+    config: Path,
+    overrides: Sequence[str],
+    *,
+    clients: str,
+    cohort: str | None,
+    actors: str | None,
+    rounds: int,
+    repeats: int,
+    output: Path | None,
+    console: Console,
+) -> StudySummary:
+    """Run a study, or what is missing of it, and write its files.
+
+    Parameters
+    ----------
+    clients, cohort, actors
+        Numbers with commas, as typed.
+    output
+        The study's folder; ``runs/scaling-NAME`` if not given, NAME that of the config file.
+
+    Raises
+    ------
+    FedsimError
+        If the points cannot be run as asked, or the folder holds something else; nothing has been run then.
+    RunInterrupted
+        After SIGINT or SIGTERM. Finished runs are kept, and what they say has been written.
+    """
+    if repeats < 1:
+        raise ConfigError(f"--repeats {repeats}: every point is run at least once; give 1 or more")
+    points = make_points(
+        config,
+        overrides,
+        clients=parse_numbers("--clients", clients),
+        cohorts=None if cohort is None else parse_numbers("--cohort", cohort),
+        actors=None if actors is None else parse_numbers("--actors", actors),
+        rounds=rounds,
+    )
+    folder = StudyFolder(output or Path("runs") / f"scaling-{config.stem}", points)
+    folder.create(points)
+    runs: list[Run] = folder.finished_before(points.configs)
+    failures: list[Failure] = []
+
+    def say(text: str) -> None:
+        console.print(Text(text), soft_wrap=True)
+
+    say(f"study  {folder.path}: {len(points.configs)} points, {rounds} rounds each, {repeats} times")
+    try:
+        with console.status("") as status:
+
+            def show(what: str, line: str) -> None:
+                status.update(Text(f"{what}  {line}", style="dim", no_wrap=True, overflow="ellipsis"))
+
+            for result in run_points(folder, points, repeats, say, show):
+                if isinstance(result, Run):
+                    runs.append(result)
+                else:
+                    failures.append(result)
+    finally:
+        study = summarise(runs, failures, points.notes)
+        _write(folder, runs, study)
+    return study
+
+
+def _write(folder: StudyFolder, runs: Sequence[Run], study: StudySummary) -> None:
+    from fedsim.scaling.picture import write_pictures
+    from fedsim.tables import ParquetRows
+
+    rows = [row for run in runs for row in run.rows()]
+    target = folder.path / "scaling.parquet"
+    target.unlink(missing_ok=True)
+    table = ParquetRows(target, SCALING_COLUMNS)
+    table.append(rows)
+    table.close()
+    text = json.dumps(plain(study.record()), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(folder.path / "scaling.json", text + "\n")
+    write_pictures(study, folder.plots)

@@ -1,0 +1,202 @@
+"""Which points a study has: what the options say, made into configs that are known to run before the first one does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedsim.core.errors import ConfigError, PartitionError, ResourceError
+
+if TYPE_CHECKING:
+    from fedsim.config import Config
+
+CLIENTS_KEY, COHORT_KEY, ACTORS_KEY = "partition.clients", "sampling.clients_per_round", "ray.actors"
+_FORCED = ("tracking.plots=false", "tracking.tensorboard=false", "tracking.client_records=true")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination of what a study varies."""
+
+    clients: int
+    """Registered clients (``partition.clients``)."""
+    cohort: int
+    """Clients of a round (``sampling.clients_per_round``)."""
+    actors: int | str
+    """``ray.actors``: a number, ``pool`` or ``per_client``; 1 with ``executor=local``."""
+
+    @property
+    def name(self) -> str:
+        """Name of the point's folder."""
+        return f"clients-{self.clients}_cohort-{self.cohort}_actors-{self.actors}"
+
+    @classmethod
+    def named(cls, name: str) -> Point:
+        """Return the point whose folder has this name."""
+        clients, cohort, actors = (part.partition("-")[2] for part in name.split("_", 2))
+        return cls(int(clients), int(cohort), int(actors) if actors.isdecimal() else actors)
+
+    def __str__(self) -> str:
+        actors = f"{self.actors} {'actor' if self.actors == 1 else 'actors'}"
+        return f"{self.clients:,} clients, {self.cohort:,} a round, {actors}"
+
+
+@dataclass(frozen=True)
+class Points:
+    """The points of a study in the order in which they run."""
+
+    configs: dict[Point, Config]
+    """Config of each point, without ``output``."""
+    notes: tuple[str, ...]
+    """Sentences on what was left out, or what to keep in mind."""
+
+
+def parse_numbers(option: str, text: str) -> list[int]:
+    """Return the numbers of an option such as ``--clients 10,100``: ascending, each once.
+
+    Raises
+    ------
+    ConfigError
+        If a part is not a whole number of 1 or more.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if not (part.isascii() and part.isdecimal()) or len(part) > 9 or int(part) < 1:
+            shown = repr(part) if part else "an empty place"
+            raise ConfigError(
+                f"{option} {text}: {shown} is not a whole number from 1 to 999999999; give numbers with commas, "
+                f"for example {option} 1,10,100"
+            )
+    return sorted({int(part) for part in parts})
+
+
+def make_points(
+    path: str | Path,
+    overrides: Sequence[str],
+    *,
+    clients: Sequence[int],
+    cohorts: Sequence[int] | None,
+    actors: Sequence[int] | None,
+    rounds: int,
+) -> Points:
+    """Return all combinations, each with its config.
+
+    Parameters
+    ----------
+    path, overrides
+        The config file and dotted overrides of all points.
+    clients, cohorts, actors
+        What is varied; None takes the config's own.
+    rounds
+        Rounds of each run.
+
+    Raises
+    ------
+    ConfigError
+        If no point is left, or an override says what an option says.
+    PartitionError
+        If the data do not suffice for the clients; names how many they suffice for.
+    ResourceError
+        If the actors do not fit this machine.
+    """
+    from fedsim.config import read_config
+
+    _check_overrides(overrides, cohorts is not None, actors is not None)
+    if rounds < 1:
+        raise ConfigError(f"--rounds {rounds}: a run has at least 1 round; 3 tell the first round from the others")
+    base = read_config(path, overrides)
+    if base.executor == "local":
+        if actors is not None and list(actors) != [1]:
+            raise ConfigError("--actors needs executor=ray; with executor=local this process is the only worker")
+        actors = [1]
+    base_actors: list[int | str] = [base.ray.actors]
+    configs: dict[Point, Config] = {}
+    notes: list[str] = []
+    for combination in product(clients, cohorts or [base.sampling.clients_per_round], actors or base_actors):
+        point = Point(*combination)
+        if point.cohort > point.clients:
+            notes.append(f"left out: {point.cohort:,} clients a round, where there are only {point.clients:,}")
+            continue
+        varied = [f"{CLIENTS_KEY}={point.clients}", f"{COHORT_KEY}={point.cohort}", f"rounds={rounds}"]
+        if base.executor == "ray":
+            varied.append(f"{ACTORS_KEY}={point.actors}")
+        configs[point] = read_config(path, [*overrides, *varied, *_FORCED])
+    if not configs:
+        smallest = min(cohorts or [base.sampling.clients_per_round])
+        raise ConfigError(
+            f"no point is left: every cohort ({smallest} clients a round or more) is larger than --clients "
+            f"{','.join(map(str, clients))}; raise --clients or lower --cohort"
+        )
+    _check_data(configs)
+    return Points(configs, tuple(dict.fromkeys([*notes, *_actor_notes(configs)])))
+
+
+def _check_overrides(overrides: Sequence[str], cohorts: bool, actors: bool) -> None:
+    taken = {
+        CLIENTS_KEY: "--clients",
+        "rounds": "--rounds",
+        "output": "--output",
+        **({COHORT_KEY: "--cohort"} if cohorts else {}),
+        **({ACTORS_KEY: "--actors"} if actors else {}),
+    }
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key in taken:
+            raise ConfigError(f"override {override!r}: in a study {taken[key]} says this; leave the override out")
+
+
+def _check_data(configs: dict[Point, Config]) -> None:
+    """Deal the data out for every number of clients, so that a study does not end on its last point."""
+    from fedsim.data.sources import load_dataset
+    from partitions.base import partition
+
+    config = next(iter(configs.values()))
+    column = config.partition.column if config.partition.kind == "by_column" else None
+    train = load_dataset(config.data, config.seed, column).train
+    values = train.columns[column] if column is not None else None
+
+    def deal(clients: int) -> None:
+        partition(config.partition.model_copy(update={"clients": clients}), train.labels_N, values, config.seed)
+
+    for clients in sorted({point.clients for point in configs}, reverse=True):
+        try:
+            deal(clients)
+        except PartitionError as error:
+            raise PartitionError(_too_many_clients(clients, deal, error)) from None
+
+
+def _too_many_clients(clients: int, deal: Any, error: PartitionError) -> str:
+    """Say how many clients the data suffice for, found by halving."""
+    fits, fails = 0, clients
+    while fails - fits > 1:
+        middle = (fits + fails) // 2
+        try:
+            deal(middle)
+            fits = middle
+        except PartitionError:
+            fails = middle
+    most = f"the largest found to work is --clients {fits}" if fits else "no number works"
+    return f"--clients {clients} cannot be dealt out ({error}); {most}"
+
+
+def _actor_notes(configs: dict[Point, Config]) -> list[str]:
+    """Check that the actors fit a Ray of the study's own, and return what the plans have to say."""
+    from fedsim.executors.plan import NodeResources, plan_actors
+
+    notes = []
+    for point, config in configs.items():
+        ray = config.ray
+        if config.executor != "ray" or ray.address is not None or (ray.num_gpus_per_actor and ray.num_gpus is None):
+            continue  # what a cluster has free, and what GPUs Ray finds, is known once it answers
+        machine = NodeResources(float(ray.num_cpus or os.cpu_count() or 1), float(ray.num_gpus or 0))
+        try:
+            plan = plan_actors(ray, config.client.threads, point.clients, [machine])
+        except ResourceError as error:
+            raise ResourceError(f"the point of {point} does not fit: {error}") from None
+        if plan.note:
+            notes.append(f"{plan.note}: more actors than CPUs cannot show what more CPUs would")
+    return notes

@@ -1,0 +1,177 @@
+"""The study's folder, and how its points are run: each in a fresh process, none of them twice.
+
+::
+
+    STUDY/study.json                  what is studied: another study never writes here
+    STUDY/points/POINT/config.yaml    the point's config
+    STUDY/points/POINT/run-1/         the run's folder, as ``fedsim run`` leaves it
+    STUDY/points/POINT/run-1.log      what the run printed
+    STUDY/points/POINT/run-1.json     written last: the run is finished, and took from when to when
+    STUDY/scaling.parquet, scaling.json, plots/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedsim import __version__
+from fedsim.core.errors import ConfigError
+from fedsim.events import write_atomically
+from fedsim.interrupt import InterruptWatch
+from fedsim.scaling.points import Point, Points
+from fedsim.scaling.process import RunFailed, run_process
+from fedsim.scaling.records import Run, median, read_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_VARIED = (("partition", "clients"), ("sampling", "clients_per_round"), ("ray", "actors"))
+_NOT_STUDIED = ("name", "output", "tracking")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run of a point that did not end well."""
+
+    point: Point
+    repeat: int
+    sentence: str
+
+
+class StudyFolder:
+    """The folder of a study, made or taken up again.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds anything else than this study.
+    """
+
+    def __init__(self, path: Path, points: Points) -> None:
+        self.path = path
+        self.plots = path / "plots"
+        self.points = path / "points"
+        self._file = path / "study.json"
+        self._check(points)
+
+    def create(self, points: Points) -> None:
+        """Make the folder, if it is not there yet."""
+        try:
+            self.points.mkdir(parents=True, exist_ok=True)
+            if not self._file.exists():
+                write_atomically(self._file, json.dumps(_subject(points), indent=2, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be written ({error.strerror}); choose another --output") from error
+
+    def _check(self, points: Points) -> None:
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return
+        try:
+            held = json.loads(self._file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            held = None
+        if not isinstance(held, dict) or held.get("holds") != "fedsim scaling study":
+            raise ConfigError(
+                f"{self.path} holds files but no scaling study; choose a new or empty folder with --output"
+            )
+        difference = _difference(held, json.loads(json.dumps(_subject(points))))
+        if difference:
+            raise ConfigError(
+                f"{self.path} holds another study ({difference}), whose figures do not compare; choose a new or empty "
+                "folder with --output"
+            )
+
+    def run_folder(self, point: Point, repeat: int) -> Path:
+        """Return where a run goes."""
+        return self.points / point.name / f"run-{repeat}"
+
+    def finished(self, point: Point, repeat: int) -> Run | None:
+        """Return a run that has been finished, or None."""
+        folder = self.run_folder(point, repeat)
+        try:
+            mark = json.loads(folder.with_suffix(".json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return read_run(point, repeat, folder, mark["started"], mark["ended"])
+
+    def finished_before(self, points: Collection[Point]) -> list[Run]:
+        """Return the finished runs of points that earlier commands have added to this study."""
+        found = []
+        for mark in sorted(self.points.glob("*/run-*.json")):
+            point = Point.named(mark.parent.name)
+            if point not in points and (run := self.finished(point, int(mark.stem.removeprefix("run-")))) is not None:
+                found.append(run)
+        return found
+
+
+def run_points(
+    folder: StudyFolder, points: Points, repeats: int, say: Callable[[str], None], show: Callable[[str, str], None]
+) -> Iterator[Run | Failure]:
+    """Run all points that are not finished yet; yield every point's runs, finished ones included.
+
+    The first run of all points comes before the second of any, so that a slow hour of the machine hits all points alike.
+
+    Parameters
+    ----------
+    say
+        Told what stays to be read.
+    show
+        Told what goes on just now: the point, and the last line that its run has printed.
+
+    Raises
+    ------
+    RunInterrupted
+        After SIGINT or SIGTERM; the run under way has ended, and will be run anew.
+    """
+    jobs = [(point, repeat) for repeat in range(1, repeats + 1) for point in points.configs]
+    with InterruptWatch() as watch:
+        for number, (point, repeat) in enumerate(jobs, start=1):
+            what = f"{number}/{len(jobs)}  {point}" + (f", repeat {repeat}" if repeats > 1 else "")
+            if (run := folder.finished(point, repeat)) is not None:
+                say(f"{what}: finished before")
+                yield run
+                continue
+            try:
+                run_process(points.configs[point], folder.run_folder(point, repeat), watch.check, partial(show, what))
+            except RunFailed as error:
+                say(f"{what}: failed: {error}")
+                yield Failure(point, repeat, str(error))
+                continue
+            run = folder.finished(point, repeat)
+            assert run is not None
+            say(f"{what}: {median([each.times.wall for each in run.rounds[1:] or run.rounds]):.3f} s a round")
+            yield run
+
+
+def _subject(points: Points) -> dict[str, Any]:
+    """Return what the points of a study have in common: what else would make their figures incomparable."""
+    config = next(iter(points.configs.values())).model_dump(mode="json")
+    for section, key in _VARIED:
+        config[section].pop(key)
+    for key in _NOT_STUDIED:
+        config.pop(key)
+    return {
+        "holds": "fedsim scaling study",
+        "fedsim": __version__,
+        "machine": {"cpus": os.cpu_count(), "system": sys.platform},
+        "config": config,
+    }
+
+
+def _difference(held: Any, wanted: Any, key: str = "") -> str:
+    """Return the first difference of two nested mappings in words, or an empty string."""
+    if isinstance(held, dict) and isinstance(wanted, dict):
+        for name in [*wanted, *(name for name in held if name not in wanted)]:
+            inner = f"{key}.{name}" if key else name
+            if found := _difference(held.get(name), wanted.get(name), inner):
+                return found
+        return ""
+    shown = key.removeprefix("config.")
+    return "" if held == wanted else f"{shown} is {json.dumps(held)} there and {json.dumps(wanted)} here"

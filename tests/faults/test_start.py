@@ -1,0 +1,83 @@
+"""Ray starts beside the driver's own preparation: whatever ends the preparation leaves nothing of it behind."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import psutil
+import pytest
+import yaml
+from support import ROOT, TINY
+
+from clients.config import ModelConfig
+from clients.location import locate
+
+MARK = "FEDSIM_TEST_MARK"
+
+
+def start(tmp_path, mark: str, *overrides: str) -> subprocess.Popen:
+    """Start a run on a Ray of its own; its processes, and theirs, carry a mark in their environment."""
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", MARK: mark}
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):
+        environment.pop(name, None)
+    command = [sys.executable, "-m", "fedsim", "run", str(path), f"output={tmp_path / 'run'}", *overrides]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """Return the living processes with a mark."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def none_left(mark: str, seconds: float = 15.0) -> bool:
+    """Wait until no process with the mark lives."""
+    deadline = time.monotonic() + seconds
+    while marked(mark) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return not marked(mark)
+
+
+def test_a_damaged_model_is_one_sentence_and_leaves_no_process(tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(locate(ModelConfig()), model)
+    (model / "tokenizer.json").write_text("{}")
+    mark = uuid.uuid4().hex
+    process = start(tmp_path, mark, f"model.path={model}")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert errors.startswith(f"error: the tokenizer of model {model} cannot be read")
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+    assert none_left(mark)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("phase", ["loading the backbone", "starting Ray and its actors"])
+def test_an_interrupt_during_the_start_ends_it_and_leaves_no_process(tmp_path, phase, number):
+    mark = uuid.uuid4().hex
+    process = start(tmp_path, mark)
+    assert any(phase in line for line in process.stdout), process.stderr.read()
+    # Ctrl-C in a terminal reaches every process of the group, SIGTERM of a scheduler the one it knows.
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, errors
+    assert "Traceback" not in errors
+    assert none_left(mark)

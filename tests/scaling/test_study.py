@@ -1,0 +1,260 @@
+"""A real study through the command line: interrupted, gone on with, extended, and taken apart."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from rich.console import Console
+from support import ROOT, TINY, make_tiny, merged
+
+from fedsim import cli
+from fedsim.core.errors import CheckpointError
+from fedsim.runner import run_config
+from fedsim.scaling.accounting import PARTS
+from fedsim.scaling.points import Point, Points, make_points
+from fedsim.scaling.records import Run, read_run
+from fedsim.scaling.study import Failure, StudyFolder, run_points
+
+CONFIG = merged(TINY, {"executor": "local", "sampling": {"clients_per_round": 4}})
+OPTIONS = ("--clients", "6,12", "--rounds", "2")
+POINTS = (Point(6, 4, 1), Point(12, 4, 1))
+
+
+def command(folder, *words, options=OPTIONS):
+    return ["fedsim", "scale", str(folder.parent / "tiny.yaml"), *options, "--output", str(folder), *words]
+
+
+def call(monkeypatch, capsys, words):
+    """Run a command in this process; return status, out and err."""
+    monkeypatch.setattr(sys, "argv", list(map(str, words)))
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code or 0, *capsys.readouterr()
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """Return a study that Ctrl-C ended in its first point, and what it left."""
+    folder = tmp_path_factory.mktemp("study") / "study"
+    (folder.parent / "tiny.yaml").write_text(yaml.safe_dump(CONFIG))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment, start_new_session=True,
+    )  # fmt: skip
+    log = folder / "points" / POINTS[0].name / "run-1.log"
+    while not (log.exists() and "phase" in log.read_text()):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    (child,) = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    return folder, process.returncode, errors, child
+
+
+@pytest.fixture(scope="module")
+def study(interrupted):
+    """Return the folder of the study, and what the same command printed that went on with it."""
+    folder = interrupted[0]
+    process = subprocess.run(
+        [sys.executable, "-m", *command(folder)], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"},
+    )  # fmt: skip
+    assert process.returncode == 0, process.stdout + process.stderr
+    return folder, process.stdout
+
+
+def test_ctrl_c_ends_the_run_under_way_and_keeps_the_study(interrupted):
+    folder, status, errors, child = interrupted
+    assert status == 128 + signal.SIGINT, errors
+    assert errors == "interrupted by SIGINT: finished runs are kept; the same command goes on\n"
+    assert not child.is_running()
+    assert (folder / "study.json").exists() and not list(folder.glob("points/*/run-1.json"))
+
+
+def test_the_tables_fit_a_terminal_and_say_what_is_missing(study):
+    _, printed = study
+    assert re.findall(r"^\d/2  (\d+) clients, 4 a round, 1 actor: [\d.]+ s a round$", printed, re.MULTILINE) == [
+        "6",
+        "12",
+    ]
+    assert len(re.findall(r"^ +(?:6|12) +4 +1 ", printed, re.MULTILINE)) == 3 * len(POINTS)
+    assert max(map(len, printed.splitlines()[3:])) <= 80
+    assert all(name in printed for name in ("compute", "evaluate", "reduce", "orchestration", "idle", "rest"))
+    assert "no strong scaling" in printed and "no weak scaling" in printed
+    assert "…" not in printed
+
+
+def test_the_rows_add_up_and_are_those_of_real_runs(study):
+    folder, _ = study
+    rows = pq.read_table(folder / "scaling.parquet").to_pylist()
+    assert [(row["clients"], row["repeat"], row["round"]) for row in rows] == [
+        (6, 1, 1),
+        (6, 1, 2),
+        (12, 1, 1),
+        (12, 1, 2),
+    ]
+    for row in rows:
+        run = folder / "points" / Point(row["clients"], 4, 1).name / "run-1"
+        assert sum(row[f"actor_seconds_{name}"] for name in PARTS) == pytest.approx(
+            row["workers"] * row["seconds_wall"]
+        )
+        visits = [each for each in pq.read_table(run / "clients.parquet").to_pylist() if each["round"] == row["round"]]
+        assert len(visits) == 4 == row["clients_ok"]
+        assert row["actor_seconds_compute"] == pytest.approx(sum(each["seconds"] for each in visits))
+        (record,) = [
+            each for each in pq.read_table(run / "rounds.parquet").to_pylist() if each["round"] == row["round"]
+        ]
+        assert row["actor_seconds_reduce"] == record["seconds_server"]
+        assert row["actor_seconds_evaluation"] == pytest.approx(record["seconds_evaluate"])
+        assert row["seconds_wall"] >= record["seconds_round"]
+        assert (row["bytes_up"], row["client_steps"]) == (record["bytes_up"], sum(each["num_steps"] for each in visits))
+
+
+def test_the_summary_says_what_the_points_took(study):
+    folder, _ = study
+    summary = json.loads((folder / "scaling.json").read_text())
+    rows = pq.read_table(folder / "scaling.parquet").to_pylist()
+    assert [entry["clients"] for entry in summary["points"]] == [6, 12]
+    for entry in summary["points"]:
+        first, second = (row for row in rows if row["clients"] == entry["clients"])
+        assert (entry["seconds_first_round"], entry["seconds_round"]) == (first["seconds_wall"], second["seconds_wall"])
+        assert entry["client_updates_per_second"] == pytest.approx(4 / second["seconds_wall"])
+        assert sum(entry["shares"].values()) == pytest.approx(1)
+        assert entry["seconds_start"] > 0 and entry["seconds_end"] > 0
+        # A worker in the driver's own process: torch alone is more than a tenth of a gigabyte.
+        assert entry["peak_driver_bytes"] > 1e8 and entry["peak_worker_bytes"] is None
+    assert summary["strong_scaling"] == summary["weak_scaling"] == summary["failures"] == []
+    assert {"fedsim", "torch", "python"} <= summary["versions"].keys()
+
+
+def test_a_point_is_the_run_that_fedsim_run_would_do(study, tmp_path):
+    folder, _ = study
+    config = make_tiny(executor="local", sampling={"clients_per_round": 4}, rounds=2, partition={"clients": 12},
+                       output=str(tmp_path / "alone"), tracking={"plots": False})  # fmt: skip
+    run_config(config, quiet=True)
+    run = folder / "points" / POINTS[1].name / "run-1"
+    prompt = "prompt/global.safetensors"
+    assert (run / prompt).read_bytes() == (tmp_path / "alone" / prompt).read_bytes()
+
+
+def test_the_same_command_runs_nothing_again_and_a_smaller_one_still_shows_all(study, monkeypatch, capsys):
+    folder, _ = study
+    before = contents(folder / "points")
+    rows = (folder / "scaling.parquet").read_bytes()
+    status, out, _ = call(monkeypatch, capsys, command(folder))
+    assert status == 0 and out.count("finished before") == 2
+    assert (folder / "scaling.parquet").read_bytes() == rows
+    status, out, _ = call(monkeypatch, capsys, command(folder, options=("--clients", "12", "--rounds", "2")))
+    assert status == 0 and out.count("finished before") == 1
+    assert [entry["clients"] for entry in json.loads((folder / "scaling.json").read_text())["points"]] == [6, 12]
+    assert contents(folder / "points") == before
+
+
+def test_a_failed_point_is_reported_and_the_study_goes_on(study, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(study[0], folder)
+    points = make_points(study[0].parent / "tiny.yaml", (), clients=[5, 6], cohorts=None, actors=None, rounds=2)
+    failing, whole = points.configs
+    broken = points.configs[failing].model_copy(
+        update={"model": points.configs[failing].model.model_copy(update={"path": "./no/such/model"})}
+    )
+    results = list(
+        run_points(
+            StudyFolder(folder, points), Points({failing: broken, whole: points.configs[whole]}, ()), 1,
+            lambda text: None, lambda what, line: None,
+        )
+    )  # fmt: skip
+    failure, finished = results
+    assert isinstance(failure, Failure) and (failure.point, failure.repeat) == (failing, 1)
+    assert "no/such/model" in failure.sentence and "\n" not in failure.sentence
+    assert isinstance(finished, Run) and finished.point == whole
+
+    from fedsim.scaling.summary import summarise
+    from fedsim.scaling.table import scaling_tables
+
+    console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    console.print(scaling_tables(summarise([finished], [failure], ())))
+    text = " ".join(console.export_text().split())
+    assert "5 4 1 failed" in text and f"failed: {failing}, run 1: {failure.sentence}"[:60] in text
+
+
+def foreign(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "chapter1.txt").write_text("years of work")
+
+
+def another_kind(folder):
+    (folder / "study.json").write_text('{"what": "something else"}')
+
+
+MISTAKES = {
+    "not a number": (None, ("--clients", "10,x"), (), "--clients 10,x: 'x' is not a whole number"),
+    "no client": (None, ("--clients", "0"), (), "--clients 0: '0' is not a whole number"),
+    "no repeat": (None, (*OPTIONS, "--repeats", "0"), (), "--repeats 0"),
+    "too many clients": (None, ("--clients", "6,9999"), (), "--clients 9999 cannot be dealt out"),
+    "no point left": (None, ("--clients", "3"), (), "no point is left"),
+    "unknown key": (None, OPTIONS, ("client.epoch=3",), "client.epoch"),
+    "another study": (None, OPTIONS, ("client.epochs=3",), "another study (client.epochs is 1 there and 3 here)"),
+    "other rounds": (None, ("--clients", "6", "--rounds", "5"), (), "another study (rounds is 2 there and 5 here)"),
+    "not a study": (foreign, OPTIONS, (), "holds files but no scaling study"),
+    "a broken study": (another_kind, OPTIONS, (), "holds files but no scaling study"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_answered_with_one_sentence_and_nothing_is_touched(study, tmp_path, monkeypatch, capsys, name):
+    spoil, options, overrides, sentence = MISTAKES[name]
+    folder = tmp_path / "study"
+    shutil.copytree(study[0], folder)
+    shutil.copy(study[0].parent / "tiny.yaml", tmp_path)
+    if spoil:
+        spoil(folder)
+    before = contents(tmp_path)
+    status, out, err = call(monkeypatch, capsys, command(folder, *overrides, options=options))
+    assert status == 2, out + err
+    assert err.startswith("error: ") and err.count("\n") == 1 and sentence in err, err
+    assert contents(tmp_path) == before
+
+
+def test_records_that_were_damaged_are_named(study, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "study"
+    shutil.copytree(study[0], folder)
+    shutil.copy(study[0].parent / "tiny.yaml", tmp_path)
+    (folder / "points" / POINTS[0].name / "run-1" / "metrics.jsonl").write_text("{}\n")
+    status, _, err = call(monkeypatch, capsys, command(folder))
+    assert status == 2 and "does not hold the records of a finished run" in err and err.count("\n") == 1
+
+
+def test_actors_are_told_apart_and_say_how_much_memory_they_took(session_ray, tmp_path):
+    path = tmp_path / "run"
+    started = time.time()
+    run_config(
+        make_tiny(output=str(path), executor="ray", rounds=2, ray={"address": "auto", "actors": 2},
+                  sampling={"clients_per_round": 8}, tracking={"plots": False}),
+        quiet=True,
+    )  # fmt: skip
+    run = read_run(Point(12, 8, 2), 1, path, started, time.time())
+    assert run.workers == 2 and len(run.peak_memory["workers"]) == 2
+    assert all(peak > 1e8 for peak in run.peak_memory["workers"]) and run.peak_memory["server"] > 1e7
+    for each in run.rounds:
+        assert 1 <= len(each.times.busy) <= 2
+        assert each.parts.total == pytest.approx(2 * each.times.wall)
+    (path / "clients.parquet").unlink()
+    with pytest.raises(CheckpointError, match=r"remove the file run\.json"):
+        read_run(Point(12, 8, 2), 1, path, started, time.time())
