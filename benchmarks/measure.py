@@ -107,4 +107,9 @@ def present(rows: Iterable[Row], records_file: Path | None = None, title: str = 
         table.add_row(row.case, value, row.unit, ratio, row.ratio_to, str(row.runs))
     Console(highlight=False, width=160).print(table)
     if records_file is not None:
-        records_file.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
+        write(rows, records_file)
+
+
+def write(rows: Iterable[Row], records_file: Path) -> None:
+    """Write the rows to a file as lines of JSON."""
+    records_file.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")

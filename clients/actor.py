@@ -8,7 +8,8 @@ from typing import Any
 import ray
 
 from fedsim.core.imports import import_ahead
-from fedsim.core.memory import peak_memory_bytes
+from fedsim.core.memory import keep_freed_memory, peak_memory_bytes
+from fedsim.core.messages import ClientState
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
@@ -30,6 +31,7 @@ class ClientActor:
         # The hub is asked once, by the driver; a hundred actors must not ask it again.
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        keep_freed_memory()
         import_ahead(modules)
         if spec is not None:
             self.build(spec, device)
@@ -60,16 +62,16 @@ class ClientActor:
         """See :func:`fedsim.core.memory.peak_memory_bytes`."""
         return peak_memory_bytes()
 
-    def train(self, group: Any, state: Any, held: Any, *fetched: Any) -> Any:
+    def train(self, group: Any, state: Any, *fetched: Any) -> Any:
         """See :meth:`clients.worker.ClientWorker.train`.
 
-        Client states that the driver holds come by value in ``held``, all together; the others were references. Where
-        clients keep nothing, their states are not returned: visits and steps follow from the reports. Trunks that are handed
-        in come last, in the order of ``group.with_trunks``.
+        A client whose state is not handed in keeps nothing, or not yet. Where clients keep nothing, their states are not
+        returned either: visits and steps follow from the reports. Trunks that are handed in come last, in the order of
+        ``group.with_trunks``.
         """
         cut = len(fetched) - len(group.with_trunks)
         trunks = {client: trunk for client, trunk in zip(group.with_trunks, fetched[cut:], strict=True) if trunk}
-        states = _ascending(held, fetched[:cut])
+        states = _states(group.clients, fetched[:cut])
         reports, update, *made = self._worker.train(group, state, *states, trunks=trunks)
         return (reports, update, *made[0 if self._keeps_state else len(states) :])
 
@@ -82,9 +84,9 @@ class ClientActor:
         evaluation, trunk = self._worker.evaluate(state, start, stop, trunk)
         return (evaluation, trunk) if keep_trunk else evaluation
 
-    def evaluate_clients(self, state: Any, fuse: int, held: Any, *fetched: Any) -> Any:
+    def evaluate_clients(self, state: Any, fuse: int, clients: Any, *fetched: Any) -> Any:
         """See :meth:`clients.worker.ClientWorker.evaluate_clients`; client states come as in :meth:`train`."""
-        return self._worker.evaluate_clients(state, *_ascending(held, fetched), fuse=fuse)
+        return self._worker.evaluate_clients(state, *_states(clients, fetched), fuse=fuse)
 
     def score(self, *arguments: Any) -> Any:
         """See :meth:`clients.worker.ClientWorker.score`."""
@@ -101,6 +103,7 @@ def _gpu_share() -> float:
     return float(context.get_assigned_resources().get("GPU", 0.0)) if context.get_accelerator_ids().get("GPU") else 0.0
 
 
-def _ascending(held: Any, fetched: Any) -> list[Any]:
-    """Return client states in the order of their group: by client id."""
-    return sorted((*held, *fetched), key=lambda client_state: client_state.client)
+def _states(clients: Any, fetched: Any) -> list[ClientState]:
+    """Return the state of each client, a fresh one where none was handed in."""
+    known = {state.client: state for state in fetched}
+    return [known.get(client) or ClientState(client) for client in clients]

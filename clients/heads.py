@@ -165,11 +165,12 @@ def pool_packed(hidden_ZD: Tensor, tokens: PackedTokens, pooling: Pooling) -> Te
     if pooling != "mean":
         rows_B = tokens.starts_B if pooling == "first" else tokens.read_rows_B
         return hidden_ZD[to_device(rows_B, device)]
-    lengths_B = to_device(tokens.lengths_B, device)
-    owner_Z = to_device(np.repeat(np.arange(len(tokens)), tokens.lengths_B), device)
-    # A small matrix product rather than index_add, which adds up in no fixed order on a GPU.
-    share_BZ = (owner_Z == torch.arange(len(lengths_B), device=device).unsqueeze(1)).to(hidden_ZD.dtype)
-    return (share_BZ @ hidden_ZD) / lengths_B.unsqueeze(1).to(hidden_ZD.dtype)
+    # Padded anew: a matrix product of all tokens would carry a number that is not finite from one example into all others.
+    places_T = np.arange(int(tokens.lengths_B.max()))
+    own_BT = places_T < tokens.lengths_B[:, None]
+    rows_BT = tokens.starts_B[:, None] + np.where(own_BT, places_T, 0)
+    own_BT1 = to_device(own_BT, device).unsqueeze(2).to(hidden_ZD.dtype)
+    return (hidden_ZD[to_device(rows_BT, device)] * own_BT1).sum(1) / own_BT1.sum(1)
 
 
 def resolve_pooling(asked: str, *, is_causal: bool) -> Pooling:

@@ -127,9 +127,9 @@ def _add_pass(
     share_B = to_device(batch.share_B[chosen_B], device).to(reading.loss_B.dtype)
     loss_B = reading.loss_B * share_B
     (gradient_CA,) = torch.autograd.grad(loss_B.sum(), leaf_CA)
-    # A small matrix product rather than index_add, which adds up in no fixed order on a GPU.
-    belongs_CB = (owner_of_B == torch.arange(len(vector_CA), device=device).unsqueeze(1)).to(loss_B.dtype)
-    loss_C = belongs_CB @ loss_B.detach()
+    # Neither index_add, which keeps no order on a GPU, nor a matrix product, in which one client's NaN would be everyone's.
+    belongs_CB = owner_of_B == torch.arange(len(vector_CA), device=device).unsqueeze(1)
+    loss_C = torch.where(belongs_CB, loss_B.detach(), 0.0).sum(1)
     # From here on nothing can run out of memory, so a pass is either in the total or has left nothing in it.
     total.gradient_CA.add_(gradient_CA)
     total.loss_C.add_(loss_C)

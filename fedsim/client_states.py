@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from fedsim.core.messages import ClientReport, ClientState
 from fedsim.executors.base import Executor, Handle, TrainedGroup
@@ -39,7 +38,7 @@ class ClientStates(Mapping[int, Handle]):
 
     def _counted(self, report: ClientReport) -> ClientState:
         old: ClientState = self[report.client]
-        return replace(old, visits=old.visits + 1, steps=old.steps + report.num_steps)
+        return ClientState(report.client, old.visits + 1, old.steps + report.num_steps)
 
     def visited(self) -> dict[int, Handle]:
         """Return the handles of clients that have trained, ascending."""

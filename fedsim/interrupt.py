@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-@contextmanager
-def kept_handlers() -> Iterator[None]:
-    """Put the handlers back that a library replaces in this block (``ray.init`` takes SIGTERM for itself)."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
+def retake_signals() -> None:
+    """Put Python's handlers in front again, where a native library has put its own (Ray does when it connects)."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            handler = signal.getsignal(number)
+            if handler is not None:
                 signal.signal(number, handler)
 
 

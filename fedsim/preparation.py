@@ -87,12 +87,11 @@ def _begin(executor: Executor, config: Config, data: PartitionedData, location: 
     if numbers is None:
         return
     examples = len(data.dataset.train.texts) + len(data.dataset.validation.texts)
-    tokens_nbytes = examples * (_EXAMPLE_BYTES + _TOKEN_BYTES * config.data.max_length)
+    nbytes = numbers * np.dtype(config.model.exchange_dtype).itemsize
+    nbytes += examples * (_EXAMPLE_BYTES + _TOKEN_BYTES * config.data.max_length)
+    nbytes += config.model.trunk_cache.memory_mb * 2**20
     module = modeling_module(location)
-    executor.begin(
-        numbers * np.dtype(config.model.exchange_dtype).itemsize + tokens_nbytes,
-        ("clients.worker", *([module] if module is not None else [])),
-    )
+    executor.begin(nbytes, ("clients.worker", *([module] if module is not None else [])))
 
 
 def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]) -> Prepared:

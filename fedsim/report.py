@@ -79,8 +79,8 @@ def final_table(summary: Mapping[str, Any]) -> Table:
         ``clients``, ``executor``, ``workers`` (a list), ``layers``, ``num_layers``, ``rounds``,
         ``first_global_metric``, ``global_metric``, ``best_global_metric``, ``best_round``, ``personalised_metric``,
         ``client_updates``, ``clients_failed``, ``client_steps``, ``bytes_down``, ``bytes_up``, ``seconds_total``,
-        ``seconds_per_round_median``, ``fuse``, ``padding_share``, ``trunk_cache``, ``folder`` and ``interrupted``. What is absent
-        or not a number gets no row.
+        ``seconds_per_round_median``, ``fuse``, ``padding_share``, ``trunk_cache``, ``folder`` and ``interrupted``. What is
+        absent or not a number gets no row.
     """
     metric_name = str(summary.get("metric_name") or "metric")
     rows: list[tuple[str, str | None]] = [

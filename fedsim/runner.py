@@ -30,6 +30,7 @@ from fedsim.tracking import RunFolder, TensorBoard
 if TYPE_CHECKING:
     from fedsim.preparation import Prepared
 
+_NATIVE_HANDLERS_OFF = "RAY_DISABLE_FAILURE_SIGNAL_HANDLER"
 _PACKAGES = ("ray", "torch", "transformers", "datasets", "numpy", "pyarrow", "safetensors")
 
 
@@ -104,6 +105,7 @@ def make_executor(config: Config, check: Callable[[], None], note: Callable[[str
         return LocalExecutor(check)
     if config.ray.address is None:
         _secure_own_ray()
+    _import_ray()
     from fedsim.executors.ray import RayExecutor
 
     return RayExecutor(config.ray, config.client.threads, config.partition.clients, check, note)
@@ -118,6 +120,20 @@ def _secure_own_ray() -> None:
     if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _import_ray() -> None:
+    """Import Ray without its native signal handlers, which would end this process where it only has to save and stop.
+
+    Ray reads the setting when it is imported. Its actors keep their handlers: what they print explains a crash.
+    """
+    if "ray" in sys.modules or _NATIVE_HANDLERS_OFF in os.environ:
+        return
+    os.environ[_NATIVE_HANDLERS_OFF] = "1"
+    try:
+        import ray  # noqa: F401
+    finally:
+        del os.environ[_NATIVE_HANDLERS_OFF]
 
 
 def _metric_name(config: Config) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-from fedsim.core.memory import peak_memory_bytes
+from fedsim.core.memory import keep_freed_memory, peak_memory_bytes
 from server.core import Server
 
 
@@ -16,6 +16,9 @@ class AggregatorActor:
 
     Updates arrive as references that Ray resolves here, so the driver never touches a tensor.
     """
+
+    def __init__(self) -> None:
+        keep_freed_memory()
 
     def start(self, *arguments: Any) -> None:
         """Make the server, or make it anew; see :class:`server.core.Server`."""

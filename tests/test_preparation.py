@@ -26,7 +26,8 @@ class Recording(LocalExecutor):
 
 def test_it_begins_once_and_is_told_enough_room_and_what_will_be_imported(tiny_config):
     executor = Recording()
-    spec = prepare(tiny_config(data={"max_length": 16}), executor=executor).spec
+    config = tiny_config(data={"max_length": 16}, model={"trunk_cache": {"memory_mb": 0}})
+    spec = prepare(config, executor=executor).spec
     [(nbytes, modules)] = executor.begun
     assert spec.nbytes <= nbytes <= 2 * spec.nbytes
     assert modules == ("clients.worker", "transformers.models.roberta.modeling_roberta")

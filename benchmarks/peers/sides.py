@@ -27,6 +27,8 @@ from fedsim.core.errors import FedsimError
 
 POLL_SECONDS = 0.5
 LONGEST_SECONDS = 3600.0
+_PATIENCE_SECONDS = 10.0
+"""How long the processes of a run that has ended may take to leave."""
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -138,8 +140,10 @@ def watch(
         for number, code in enumerate(codes):
             if code:
                 raise SideError(f"{side} stopped with exit status {code}: {_last_line(out / f'log-{number}.txt')}")
-    finally:
-        _end(family | _descendants(running))
+    except BaseException:
+        _end(family | _descendants(running), patience_seconds=0.0)
+        raise
+    _end(family, _PATIENCE_SECONDS)
     return peak
 
 
@@ -161,16 +165,15 @@ def _resident_bytes(process: psutil.Process) -> int:
         return 0
 
 
-def _end(processes: set[psutil.Process]) -> None:
-    """End what is left of a run: nothing, unless it broke off."""
-    left = [process for process in processes if process.is_running()]
-    _, left = psutil.wait_procs(left, timeout=10)
+def _end(processes: set[psutil.Process], patience_seconds: float) -> None:
+    """End what is left of a run: nothing, unless it broke off. The next side is to find a quiet machine."""
+    _, left = psutil.wait_procs(processes, timeout=patience_seconds)
     for process in left:
         try:
             process.kill()
         except psutil.NoSuchProcess:
             continue
-    psutil.wait_procs(left, timeout=10)
+    psutil.wait_procs(left, timeout=_PATIENCE_SECONDS)
 
 
 def _last_line(log: Path) -> str:

@@ -13,9 +13,10 @@ import ray
 from fedsim.core.errors import ResourceError
 from fedsim.executors.config import RayConfig
 from fedsim.executors.plan import NodeResources
-from fedsim.interrupt import kept_handlers
 
 _CONNECT_SECONDS = 5.0
+_STORE_MEGABYTES = 256
+_SHARED_MEMORY = "/dev/shm"
 _EXCLUDES = [".git", ".venv", "runs", "docs", "tests", "benchmarks", "**/__pycache__", "*.egg-info"]
 
 
@@ -40,11 +41,10 @@ def connect(config: RayConfig, data_bytes: int) -> bool:
     if address is not None:
         _check_reachable(address)
     try:
-        with kept_handlers():
-            if address is None:
-                _start_own(config, data_bytes)
-            else:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_runtime_env())
+        if address is None:
+            _start_own(config, data_bytes)
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_runtime_env())
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         where = "a Ray of its own" if address is None else f"the Ray cluster at ray.address={address}"
@@ -68,7 +68,7 @@ def _start_own(config: RayConfig, data_bytes: int) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray gives its workers niceness 15: beside any other busy process they would hardly run at all.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    megabytes = config.object_store_mb or 256 + 2 * data_bytes // 2**20
+    megabytes = config.object_store_mb or _store_megabytes(data_bytes)
     ray.init(
         address="local",
         num_cpus=config.num_cpus,
@@ -78,6 +78,20 @@ def _start_own(config: RayConfig, data_bytes: int) -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+
+
+def _store_megabytes(data_bytes: int) -> int:
+    """Return the size of the object store: room for the data twice, but not more than there is shared memory.
+
+    It is a bound: memory is taken when it is used. Ray would put a larger store on disk, all of it.
+    """
+    wanted = _STORE_MEGABYTES + 2 * data_bytes // 2**20
+    try:
+        system = os.statvfs(_SHARED_MEMORY)
+    except OSError:
+        return wanted
+    free = system.f_bavail * system.f_frsize // 2**20
+    return min(wanted, max(_STORE_MEGABYTES, int(0.9 * free)))
 
 
 def _check_reachable(address: str) -> None:

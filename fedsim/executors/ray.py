@@ -23,6 +23,7 @@ from fedsim.executors.cluster import connect, free_resources
 from fedsim.executors.config import RayConfig
 from fedsim.executors.dispatch import POLL_SECONDS, SYSTEM_ERRORS, Call, Dispatcher, first_line, task_error
 from fedsim.executors.plan import ActorPlan, plan_actors
+from fedsim.interrupt import retake_signals
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from server.config import ServerConfig
     from server.core import StepReport
 
-_FOLD_BYTES, _FOLD_UPDATES = 64 * 2**20, 16
+_FOLD_BYTES, _FOLD_UPDATES = 32 * 2**20, 16
 """Sums that are held back before they are sent to the server, at most: a call each would cost more than they do."""
 
 
@@ -127,6 +128,7 @@ class RayExecutor(Executor):
         while not self._opening.done():
             wait([self._opening], timeout=POLL_SECONDS)
             self._check_interrupt()
+        retake_signals()
         return self._opening.result()
 
     def _successor(self) -> Any:
@@ -174,7 +176,7 @@ class RayExecutor(Executor):
             return
         self._folds.append(self._server.fold.remote(round, *self._unfolded))
         self._unfolded = []
-        if len(self._folds) > 2:  # lest sums pile up before a server that is slower than the clients
+        if len(self._folds) > 1:  # lest sums pile up before a server that is slower than the clients
             self._from_server(self._folds.popleft(), f"the server to fold sums of round {round + 1}")
 
     def apply(self, round: int, order: tuple[int, ...]) -> StepReport:
@@ -214,7 +216,7 @@ class RayExecutor(Executor):
             Call(
                 index,
                 "train",
-                (group, state, *_by_value_first(client_states, group.clients), *trunks.values()),
+                (group, state, *_references(client_states, group.clients), *trunks.values()),
                 num_returns=2 + len(group.clients) * self._keeps_state + len(group.keep_trunks),
                 slot=group.clients[0] if self.per_client else None,
                 what=f"round {group.round + 1}, group {group.group}",
@@ -268,7 +270,7 @@ class RayExecutor(Executor):
             Call(
                 index,
                 "evaluate_clients",
-                (state, self.fuse, *_by_value_first(client_states, clients)),
+                (state, self.fuse, clients, *_references(client_states, clients)),
                 slot=clients[0] if self.per_client else None,
                 what=f"evaluation of clients {clients[0]} to {clients[-1]}",
             )
@@ -347,8 +349,6 @@ class RayExecutor(Executor):
         return ray.get(list(refs))
 
 
-def _by_value_first(client_states: Mapping[int, Handle], clients: Sequence[int]) -> tuple[Any, ...]:
-    """Return the states of ``clients`` as arguments of a call: those held by value in one tuple, then the references."""
-    handles = [client_states[client] for client in clients]
-    references = [handle for handle in handles if isinstance(handle, ray.ObjectRef)]
-    return tuple(handle for handle in handles if not isinstance(handle, ray.ObjectRef)), *references
+def _references(client_states: Mapping[int, Handle], clients: Sequence[int]) -> list[ray.ObjectRef]:
+    """Return those states of ``clients`` that are objects; the others hold nothing but counts, which workers need not know."""
+    return [state for state in map(client_states.__getitem__, clients) if isinstance(state, ray.ObjectRef)]

@@ -57,20 +57,23 @@ def run_study(
     )
     folder = StudyFolder(output or Path("runs") / f"scaling-{config.stem}", points)
     folder.create(points)
-    runs: list[Run] = folder.finished_before(points.configs)
+    # The first run of all points comes before the second of any: a slow hour of the machine hits all points alike.
+    jobs = [(point, repeat) for repeat in range(1, repeats + 1) for point in points.configs]
+    runs: list[Run] = folder.finished_before(jobs)
     failures: list[Failure] = []
 
     def say(text: str) -> None:
         console.print(Text(text), soft_wrap=True)
 
-    say(f"study  {folder.path}: {len(points.configs)} points, {rounds} rounds each, {repeats} times")
+    size = f"{_count(len(points.configs), 'point')}, {_count(rounds, 'round')} each, {_count(repeats, 'time')}"
+    say(f"study  {folder.path}: {size}")
     try:
         with console.status("") as status:
 
             def show(what: str, line: str) -> None:
                 status.update(Text(f"{what}  {line}", style="dim", no_wrap=True, overflow="ellipsis"))
 
-            for result in run_points(folder, points, repeats, say, show):
+            for result in run_points(folder, points, jobs, say, show):
                 if isinstance(result, Run):
                     runs.append(result)
                 else:
@@ -79,6 +82,10 @@ def run_study(
         study = summarise(runs, failures, points.notes)
         _write(folder, runs, study)
     return study
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _write(folder: StudyFolder, runs: Sequence[Run], study: StudySummary) -> None:

@@ -107,7 +107,7 @@ def make_points(
 
     _check_overrides(overrides, cohorts is not None, actors is not None)
     if rounds < 1:
-        raise ConfigError(f"--rounds {rounds}: a run has at least 1 round; 3 tell the first round from the others")
+        raise ConfigError(f"--rounds {rounds}: give 1 or more, and at least 3 for figures apart from the first round's")
     base = read_config(path, overrides)
     if base.executor == "local":
         if actors is not None and list(actors) != [1]:

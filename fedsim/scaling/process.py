@@ -70,7 +70,12 @@ def run_process(config: Config, run: Path, check: Callable[[], None], show: Call
     ended = time.time()
     if process.returncode != 0:
         raise RunFailed(_why(process.returncode, log_file))
-    write_atomically(run.with_suffix(".json"), json.dumps({"started": started, "ended": ended}) + "\n")
+    write_atomically(mark_of(run), json.dumps({"started": started, "ended": ended}) + "\n")
+
+
+def mark_of(run: Path) -> Path:
+    """Return the file that says that a run is finished."""
+    return run.with_suffix(".json")
 
 
 def _remove_unfinished(run: Path) -> None:

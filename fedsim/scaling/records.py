@@ -15,6 +15,7 @@ import numpy as np
 from fedsim.core.errors import CheckpointError
 from fedsim.scaling.accounting import PARTS, ActorSeconds, RoundTimes, account
 from fedsim.scaling.points import Point
+from fedsim.scaling.process import mark_of
 
 SCALING_COLUMNS: dict[str, str] = {
     "clients": "int32",  # registered clients
@@ -88,22 +89,17 @@ class Run:
         ]
 
 
-def read_run(point: Point, repeat: int, folder: Path, started: float, ended: float) -> Run:
-    """Read a finished run.
-
-    Parameters
-    ----------
-    folder
-        The run folder.
-    started, ended
-        When its process was started and when it had ended, in seconds since the epoch.
+def read_run(point: Point, repeat: int, folder: Path) -> Run:
+    """Read a finished run from its folder and the mark beside it.
 
     Raises
     ------
     CheckpointError
         If the folder does not hold the records of a finished run.
     """
+    mark_file = mark_of(folder)
     try:
+        mark = json.loads(mark_file.read_text(encoding="utf-8"))
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         text = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="surrogateescape")
         events = [json.loads(line) for line in text.split("\n") if line]
@@ -116,15 +112,15 @@ def read_run(point: Point, repeat: int, folder: Path, started: float, ended: flo
             repeat=repeat,
             workers=workers,
             rounds=rounds,
-            start_seconds=_epoch(marks[0]) - started,
-            end_seconds=ended - _epoch(marks[-1]),
+            start_seconds=_epoch(marks[0]) - mark["started"],
+            end_seconds=mark["ended"] - _epoch(marks[-1]),
             peak_memory=summary.get("peak_memory_bytes") or {},
             versions=summary["versions"],
         )
-    except (OSError, ValueError, LookupError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError(
-            f"{folder} does not hold the records of a finished run ({type(error).__name__}: {error}); remove the file "
-            f"{folder.name}.json beside it to have it run again"
+            f"{folder} does not hold the records of a finished run ({type(error).__name__}: {error}); remove "
+            f"{mark_file} to have it run again"
         ) from error
 
 

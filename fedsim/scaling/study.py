@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from fedsim.core.errors import ConfigError
 from fedsim.events import write_atomically
 from fedsim.interrupt import InterruptWatch
 from fedsim.scaling.points import Point, Points
-from fedsim.scaling.process import RunFailed, run_process
+from fedsim.scaling.process import RunFailed, mark_of, run_process
 from fedsim.scaling.records import Run, median, read_run
 
 if TYPE_CHECKING:
@@ -95,31 +95,28 @@ class StudyFolder:
     def finished(self, point: Point, repeat: int) -> Run | None:
         """Return a run that has been finished, or None."""
         folder = self.run_folder(point, repeat)
-        try:
-            mark = json.loads(folder.with_suffix(".json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        return read_run(point, repeat, folder, mark["started"], mark["ended"])
+        return read_run(point, repeat, folder) if mark_of(folder).exists() else None
 
-    def finished_before(self, points: Collection[Point]) -> list[Run]:
-        """Return the finished runs of points that earlier commands have added to this study."""
-        found = []
-        for mark in sorted(self.points.glob("*/run-*.json")):
-            point = Point.named(mark.parent.name)
-            if point not in points and (run := self.finished(point, int(mark.stem.removeprefix("run-")))) is not None:
-                found.append(run)
-        return found
+    def finished_before(self, asked: Collection[tuple[Point, int]]) -> list[Run]:
+        """Return the finished runs that earlier commands have added to this study, beside the points and repeats asked for."""
+        marks = sorted(self.points.glob("*/run-*.json"))
+        found = [(Point.named(mark.parent.name), int(mark.stem.removeprefix("run-"))) for mark in marks]
+        return [read_run(*each, self.run_folder(*each)) for each in found if each not in asked]
 
 
 def run_points(
-    folder: StudyFolder, points: Points, repeats: int, say: Callable[[str], None], show: Callable[[str, str], None]
+    folder: StudyFolder,
+    points: Points,
+    jobs: Sequence[tuple[Point, int]],
+    say: Callable[[str], None],
+    show: Callable[[str, str], None],
 ) -> Iterator[Run | Failure]:
-    """Run all points that are not finished yet; yield every point's runs, finished ones included.
-
-    The first run of all points comes before the second of any, so that a slow hour of the machine hits all points alike.
+    """Run what is not finished yet; yield every run, finished ones included.
 
     Parameters
     ----------
+    jobs
+        Points and numbers of repeats, in the order in which they run.
     say
         Told what stays to be read.
     show
@@ -130,10 +127,9 @@ def run_points(
     RunInterrupted
         After SIGINT or SIGTERM; the run under way has ended, and will be run anew.
     """
-    jobs = [(point, repeat) for repeat in range(1, repeats + 1) for point in points.configs]
     with InterruptWatch() as watch:
         for number, (point, repeat) in enumerate(jobs, start=1):
-            what = f"{number}/{len(jobs)}  {point}" + (f", repeat {repeat}" if repeats > 1 else "")
+            what = f"{number}/{len(jobs)}  {point}" + (f", repeat {repeat}" if jobs[-1][1] > 1 else "")
             if (run := folder.finished(point, repeat)) is not None:
                 say(f"{what}: finished before")
                 yield run

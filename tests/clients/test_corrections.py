@@ -40,8 +40,7 @@ PLAIN_SGD = {"kind": "sgd", "lr": 0.1, "weight_decay": 0.0, "clip_norm": None}
 class Quadratic:
     """A differentiable model of one layer whose prompt is x; an example's class says whose loss it is."""
 
-    device = torch.device("cpu")
-    gradient_scale = 1.0
+    device, hidden_size = torch.device("cpu"), 1
 
     def __init__(self, h_NF, a_NF):
         self.h_NF, self.a_NF = torch.from_numpy(h_NF), torch.from_numpy(a_NF)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise, product
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny_models import CONFIGS, LABEL_WORDS, PAD, VOCABULARY, backbone, prompts, save, tiny_model
 
 from clients import packing
@@ -17,7 +15,7 @@ from clients.backbone import Backbone
 from clients.config import HeadConfig, ModelConfig
 from clients.families import FAMILIES
 from clients.loading import SharedWeights, load_shared_weights
-from clients.packing import PackedPrefix, _cut
+from clients.packing import _cut
 from fedsim.core.errors import ModelError
 from fedsim.core.tokens import TokenTable
 
@@ -61,6 +59,11 @@ def heads(family: str) -> list[HeadConfig]:
 
 def weights_of(folder: str, head: HeadConfig, dtype: str = "float32") -> SharedWeights:
     return load_shared_weights(ModelConfig(path=folder, head=head, dtype=dtype))
+
+
+def exact(family: str, attention: str) -> float:
+    """Return the tolerance in float64: transformers' eager attention of some decoders takes its softmax in float32."""
+    return 1e-5 if attention == "eager" and family in ("llama", "mistral", "qwen2", "qwen3") else 1e-11
 
 
 def parameters(model: Backbone, layers: tuple[int, ...], dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -122,8 +125,8 @@ def test_packed_equals_padded(kinds, family):
                 arrays = parameters(model, layers, torch.float64)
                 ours, theirs = (way(model, table, order, arrays, layers) for way in (packed, padded))
                 case = (family, attention, head.kind, head.pooling, offset, layers, order is SHUFFLED)
-                assert_same(ours, theirs, 1e-11, case)
-                buckets.add(len(set(_cut(table.lengths_N[order], 14))))
+                assert_same(ours, theirs, exact(family, attention), case)
+                buckets.add(len(_cut(table.lengths_N[order], 14)))
     assert min(buckets) > 2
 
 
@@ -149,7 +152,7 @@ def test_the_order_of_examples_changes_nothing_but_their_order(kinds):
         torch.testing.assert_close(mixed["logits"], straight["logits"][SHUFFLED], rtol=1e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention, dtype, tolerance", [("sdpa", "float64", 1e-11), ("eager", "float32", 2e-5)])
 @pytest.mark.parametrize(
     "family, changes",
     [
@@ -158,17 +161,17 @@ def test_the_order_of_examples_changes_nothing_but_their_order(kinds):
         ("qwen3", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
     ],
 )
-def test_a_window_shorter_than_the_text_is_kept(kinds, tmp_path, family, changes, attention):
-    """A layer with a prompt, one without, both kinds of layers that Qwen has; and the window does hide something."""
+def test_a_window_shorter_than_the_text_is_kept(kinds, tmp_path, family, changes, attention, dtype, tolerance):
+    """In layers with a prompt and without, of both sorts that Qwen has; and the window does hide something."""
     table, order = texts(), np.arange(10)
-    weights = weights_of(save(tiny_model(family, **changes), tmp_path), HeadConfig(), "float64")
-    near, far = (backbone(w, attention=attention, dtype="float64") for w in (
-        weights, weights_of(kinds[family], HeadConfig(), "float64")
-    ))  # fmt: skip
+    near, far = (
+        backbone(weights_of(folder, HeadConfig(), dtype), attention=attention, dtype=dtype)
+        for folder in (save(tiny_model(family, **changes), tmp_path), kinds[family])
+    )
     for layers in ((0, 1, 2), (0, 2), (1,)):
-        arrays = parameters(near, layers, torch.float64)
+        arrays = parameters(near, layers, getattr(torch, dtype))
         ours = packed(near, table, order, arrays, layers)
-        assert_same(ours, padded(near, table, order, arrays, layers), 1e-11, layers)
+        assert_same(ours, padded(near, table, order, arrays, layers), tolerance, layers)
         assert (ours["logits"] - packed(far, table, order, arrays, layers)["logits"]).abs().max() > 1e-2
 
 
@@ -274,46 +277,3 @@ def test_packed_passes_leave_the_weights_and_each_other_alone(kinds):
         assert all(torch.equal(first[name], again[name]) for name in first)
         assert weights.fingerprint() == before
         assert not any(p.requires_grad or p.grad is not None for p in model.model.parameters())
-
-
-# -- buckets -----------------------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(0, 200))
-def test_buckets_are_runs_with_little_padding_and_as_few_as_that_allows(lengths, most):
-    """Every bucket holds at most ``most`` slots of padding, and none could take the example before it as well."""
-    lengths_B = np.array(lengths)
-    buckets = _cut(lengths_B, most)
-    assert [i for bucket in buckets for i in range(len(lengths))[bucket.examples]] == list(range(len(lengths)))
-    slot = 0
-    for bucket in buckets:
-        own = lengths_B[bucket.examples]
-        assert (bucket.num_examples, bucket.num_tokens) == (len(own), own.max())
-        assert bucket.slots == slice(slot, slot + len(own) * own.max())
-        assert bucket.padded == (len(set(own.tolist())) > 1)
-        assert _padding(own) <= most
-        slot = bucket.slots.stop
-    for earlier, later in pairwise(buckets):
-        assert _padding(lengths_B[earlier.examples.stop - 1 : later.examples.stop]) > most
-
-
-def _padding(lengths: np.ndarray) -> int:
-    return int(len(lengths) * lengths.max() - lengths.sum())
-
-
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=30), st.booleans())
-def test_slots_are_counted_for_each_example(lengths, ascending):
-    lengths_B = np.array(sorted(lengths) if ascending else lengths)
-    prefix = PackedPrefix(torch.empty(1, 0, 2, 1, 0, 1), (), None, lengths_B, is_causal=False)
-    assert len(prefix.slots_B) == len(lengths_B) and (prefix.slots_B >= lengths_B).all()
-    assert prefix.slots_B.dtype == np.int64
-    buckets = _cut(lengths_B, packing._MAX_PADDING_SLOTS["cpu"])
-    assert prefix.slots_B.sum() - lengths_B.sum() == sum(_padding(lengths_B[bucket.examples]) for bucket in buckets)
-
-
-def test_examples_of_equal_length_have_no_padding():
-    assert _cut(np.full(50, 9), 0) == _cut(np.full(50, 9), 10**6)
-    assert (
-        PackedPrefix(torch.empty(1, 0, 2, 1, 0, 1), (), None, np.full(50, 9), is_causal=True).slots_B.tolist()
-        == [9] * 50
-    )

@@ -35,12 +35,18 @@ def simulate(config, prepared, path):
             executor.close()
 
 
-def config_with(make, **client):
-    return make(executor="local", sampling={"clients_per_round": 12}, layers={"choose": "all"}, client=client)
+def config_with(make, layers=None, **client):
+    layers = layers or {"choose": "all"}
+    return make(executor="local", group_size=4, sampling={"clients_per_round": 12}, layers=layers, client=client)
 
 
-def test_raise_stops_the_run_with_client_round_and_the_original_traceback(tiny_config, tmp_path):
-    config = config_with(tiny_config, on_failure="raise")
+together = pytest.mark.parametrize("fuse", ["off", 12])
+"""Clients one by one, or all of a group in shared passes."""
+
+
+@together
+def test_raise_stops_the_run_with_client_round_and_the_original_traceback(tiny_config, tmp_path, fuse):
+    config = config_with(tiny_config, on_failure="raise", fuse=fuse)
     with pytest.raises(ClientError) as caught:
         simulate(config, poisoned(prepare(config), 7), tmp_path / "run")
     assert str(caught.value).startswith("client 7 failed in round 1 on")
@@ -48,8 +54,10 @@ def test_raise_stops_the_run_with_client_round_and_the_original_traceback(tiny_c
     assert "clients/training.py" in str(caught.value)
 
 
-def test_drop_goes_on_without_the_client_and_records_it(tiny_config, tmp_path, capsys):
-    config = config_with(tiny_config, on_failure="drop")
+@together
+@pytest.mark.parametrize("layers", [{"choose": "all"}, {"choose": "fixed", "fixed": [1, 2]}], ids=["all", "trunk"])
+def test_drop_goes_on_without_the_client_and_records_it(tiny_config, tmp_path, capsys, fuse, layers):
+    config = config_with(tiny_config, layers, on_failure="drop", fuse=fuse)
     result = simulate(config, poisoned(prepare(config), 7), tmp_path / "run")
     assert result.totals.client_updates == 3 * 11
     assert result.totals.client_failures == 3
@@ -62,14 +70,17 @@ def test_drop_goes_on_without_the_client_and_records_it(tiny_config, tmp_path, c
     assert capsys.readouterr().out.count("client 7 failed in round") == 3
 
 
-def test_a_dropped_client_counts_for_nothing(tiny_config, tmp_path):
-    """Dropping client 7 from a full cohort gives what a cohort without it gives."""
+@pytest.mark.parametrize("layers", [(0, 1), (1, 2)])
+@pytest.mark.parametrize("fuse", [1, 3])
+def test_a_dropped_client_counts_for_nothing(tiny_config, tmp_path, fuse, layers):
+    """Dropping client 7 from a full cohort gives what a cohort without it gives, whatever it shared passes with."""
     config = config_with(tiny_config, on_failure="drop")
     prepared = prepare(config)
     worker = ClientWorker(poisoned(prepared, 7).spec)
     healthy = ClientWorker(prepared.spec)
-    state = GlobalState(0, (0, 1), np.zeros(worker.info().full.exchanged((0, 1)).size, np.float32))
-    _, with_failure, *states = worker.train(WorkGroup(0, 0, (6, 7, 8)), state, *map(ClientState, (6, 7, 8)))
+    state = GlobalState(0, layers, np.zeros(worker.info().full.exchanged(layers).size, np.float32))
+    group = WorkGroup(0, 0, (6, 7, 8), fuse=fuse)
+    _, with_failure, *states = worker.train(group, state, *map(ClientState, (6, 7, 8)))
     _, without, *_ = healthy.train(WorkGroup(0, 0, (6, 8)), state, *map(ClientState, (6, 8)))
     assert with_failure.clients == without.clients == (6, 8)
     np.testing.assert_array_equal(with_failure.vector_sum_F, without.vector_sum_F)
@@ -77,19 +88,21 @@ def test_a_dropped_client_counts_for_nothing(tiny_config, tmp_path):
     assert states[1] == ClientState(7)
 
 
-def test_a_round_without_any_usable_client_is_an_error(tiny_config, tmp_path):
-    config = config_with(tiny_config, on_failure="drop", optimizer={"lr": 1e38, "clip_norm": None})
+@together
+def test_a_round_without_any_usable_client_is_an_error(tiny_config, tmp_path, fuse):
+    config = config_with(tiny_config, on_failure="drop", fuse=fuse, optimizer={"lr": 1e38, "clip_norm": None})
     with pytest.raises(ClientError, match="round 1: none of 12 clients gave a usable result"):
         simulate(config, prepare(config), tmp_path / "run")
 
 
-def test_parameters_that_are_not_finite_are_rejected_and_the_client_keeps_its_state(tiny_config):
+@pytest.mark.parametrize("fuse", [1, 2])
+def test_parameters_that_are_not_finite_are_rejected_and_the_client_keeps_its_state(tiny_config, fuse):
     config = config_with(tiny_config)
     worker = ClientWorker(prepare(config).spec)
     size = worker.info().full.exchanged((0, 1)).size
     state = GlobalState(0, (0, 1), np.zeros(size, np.float32), np.zeros(size, np.float32))
     sick = ClientState(3, control_F=np.full(size, np.nan, np.float32))
-    reports, update, *states = worker.train(WorkGroup(0, 0, (2, 3)), state, ClientState(2), sick)
+    reports, update, *states = worker.train(WorkGroup(0, 0, (2, 3), fuse=fuse), state, ClientState(2), sick)
     assert [report.failure and report.failure.kind for report in reports] == [None, "non_finite"]
     assert update.clients == (2,)
     assert np.isfinite(update.vector_sum_F).all() and np.isfinite(update.control_sum_F).all()

@@ -24,7 +24,9 @@ from fedsim.scaling.points import Point, Points, make_points
 from fedsim.scaling.records import Run, read_run
 from fedsim.scaling.study import Failure, StudyFolder, run_points
 
-CONFIG = merged(TINY, {"executor": "local", "sampling": {"clients_per_round": 4}})
+# fuse is given: a trial could settle it differently in two runs, and so change last bits.
+CHANGES = {"executor": "local", "sampling": {"clients_per_round": 4}, "client": {"fuse": 2}}
+CONFIG = merged(TINY, CHANGES)
 OPTIONS = ("--clients", "6,12", "--rounds", "2")
 POINTS = (Point(6, 4, 1), Point(12, 4, 1))
 
@@ -144,9 +146,8 @@ def test_the_summary_says_what_the_points_took(study):
 
 def test_a_point_is_the_run_that_fedsim_run_would_do(study, tmp_path):
     folder, _ = study
-    config = make_tiny(executor="local", sampling={"clients_per_round": 4}, rounds=2, partition={"clients": 12},
-                       output=str(tmp_path / "alone"), tracking={"plots": False})  # fmt: skip
-    run_config(config, quiet=True)
+    alone = {"rounds": 2, "output": str(tmp_path / "alone"), "tracking": {"plots": False}}
+    run_config(make_tiny(**CHANGES, **alone), quiet=True)
     run = folder / "points" / POINTS[1].name / "run-1"
     prompt = "prompt/global.safetensors"
     assert (run / prompt).read_bytes() == (tmp_path / "alone" / prompt).read_bytes()
@@ -165,6 +166,20 @@ def test_the_same_command_runs_nothing_again_and_a_smaller_one_still_shows_all(s
     assert contents(folder / "points") == before
 
 
+def test_repeats_of_earlier_commands_stay_in_the_figures(study, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "study"
+    shutil.copytree(study[0], folder)
+    shutil.copy(study[0].parent / "tiny.yaml", tmp_path)
+    point = folder / "points" / POINTS[0].name
+    shutil.copytree(point / "run-1", point / "run-2")
+    shutil.copy(point / "run-1.json", point / "run-2.json")
+    status, out, _ = call(monkeypatch, capsys, command(folder))
+    assert status == 0 and out.count("finished before") == 2
+    summary = json.loads((folder / "scaling.json").read_text())
+    assert [(entry["repeats"], entry["rounds"]) for entry in summary["points"]] == [(2, 2), (1, 1)]
+    assert pq.read_table(folder / "scaling.parquet").num_rows == 6
+
+
 def test_a_failed_point_is_reported_and_the_study_goes_on(study, tmp_path):
     folder = tmp_path / "study"
     shutil.copytree(study[0], folder)
@@ -175,8 +190,8 @@ def test_a_failed_point_is_reported_and_the_study_goes_on(study, tmp_path):
     )
     results = list(
         run_points(
-            StudyFolder(folder, points), Points({failing: broken, whole: points.configs[whole]}, ()), 1,
-            lambda text: None, lambda what, line: None,
+            StudyFolder(folder, points), Points({failing: broken, whole: points.configs[whole]}, ()),
+            [(failing, 1), (whole, 1)], lambda text: None, lambda what, line: None,
         )
     )  # fmt: skip
     failure, finished = results
@@ -243,18 +258,19 @@ def test_records_that_were_damaged_are_named(study, tmp_path, monkeypatch, capsy
 
 def test_actors_are_told_apart_and_say_how_much_memory_they_took(session_ray, tmp_path):
     path = tmp_path / "run"
-    started = time.time()
+    mark = {"started": time.time()}
     run_config(
         make_tiny(output=str(path), executor="ray", rounds=2, ray={"address": "auto", "actors": 2},
                   sampling={"clients_per_round": 8}, tracking={"plots": False}),
         quiet=True,
     )  # fmt: skip
-    run = read_run(Point(12, 8, 2), 1, path, started, time.time())
+    path.with_suffix(".json").write_text(json.dumps({**mark, "ended": time.time()}))
+    run = read_run(Point(12, 8, 2), 1, path)
     assert run.workers == 2 and len(run.peak_memory["workers"]) == 2
     assert all(peak > 1e8 for peak in run.peak_memory["workers"]) and run.peak_memory["server"] > 1e7
     for each in run.rounds:
         assert 1 <= len(each.times.busy) <= 2
         assert each.parts.total == pytest.approx(2 * each.times.wall)
     (path / "clients.parquet").unlink()
-    with pytest.raises(CheckpointError, match=r"remove the file run\.json"):
-        read_run(Point(12, 8, 2), 1, path, started, time.time())
+    with pytest.raises(CheckpointError, match=r"remove .*run\.json to have it run again"):
+        read_run(Point(12, 8, 2), 1, path)

@@ -1,0 +1,159 @@
+"""Orchestration alone: every client receives the global vector, adds one and returns it, through fedsim's own rounds.
+
+Nothing is trained, and nothing else is left out: cohorts, work groups, actors, client reports, group sums and the server's
+step are those of any run. Only the worker is another.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from clients.spec import WorkerInfo
+from clients.sums import GroupSums
+from clients.visits import Parts, TrainingResult
+from fedsim.client_states import ClientStates
+from fedsim.core.layout import PromptGeometry, VectorLayout
+from fedsim.core.messages import ClientReport, ClientState, GlobalState, GroupUpdate, WorkGroup
+from fedsim.executors.base import Executor, Handle
+from server.config import SamplingConfig, ServerConfig
+from server.sampling import cohort
+
+_NOTHING = np.empty(0, np.float32)
+
+
+@dataclass(frozen=True)
+class AddOneSpec:
+    """What :class:`AddOneWorker` is built from; stands in for :class:`clients.spec.WorkerSpec`."""
+
+    full: VectorLayout
+    sizes_N: np.ndarray
+    """int64 number of examples of each client: its weight."""
+    device: str = "cpu"
+    keeps_state: bool = False
+
+    @classmethod
+    def of(cls, clients: int, elements: int) -> AddOneSpec:
+        """Return the specification for ``clients`` of unequal weight and a vector of ``elements``, a multiple of 200."""
+        geometry = PromptGeometry(num_layers=1, num_kv_heads=1, prompt_length=elements // 200, head_dim=100)
+        return cls(VectorLayout.full(geometry), 1 + np.arange(clients) % 20)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that is stored for the workers."""
+        return self.sizes_N.nbytes
+
+    def build(self, device: str) -> AddOneWorker:
+        """Return a worker."""
+        return AddOneWorker(self)
+
+
+class AddOneWorker:
+    """A worker whose clients add one to the vector; the contract is that of :class:`clients.worker.ClientWorker`."""
+
+    def __init__(self, spec: AddOneSpec) -> None:
+        torch.set_num_threads(1)
+        self._spec = spec
+
+    def info(self) -> WorkerInfo:
+        """Return where this worker runs."""
+        return WorkerInfo(socket.gethostname(), os.getpid(), "cpu", 1, self._spec.full, max_tokens=0)
+
+    def train(
+        self,
+        group: WorkGroup,
+        state: GlobalState,
+        *client_states: ClientState,
+        trunks: Mapping[int, Any] | None = None,
+    ) -> tuple[Any, ...]:
+        """Let each client of the group add one; return reports, sums and new states."""
+        parts = Parts.of(self._spec.full, state.layers, keep_local=False)
+        sums = GroupSums(
+            group,
+            parts.exchanged_F,
+            uniform_weights=False,
+            control_by_steps=False,
+            control_before=False,
+            each_client=False,
+        )
+        reports = []
+        for old in client_states:
+            result = TrainingResult(state.vector_F + np.float32(1.0), _NOTHING, _NOTHING, 1, 0.0, 0.0)
+            report = ClientReport(
+                client=old.client,
+                round=state.round,
+                num_examples=int(self._spec.sizes_N[old.client]),
+                num_steps=result.num_steps,
+                bytes_down=state.vector_F.nbytes,
+                bytes_up=result.vector_A.nbytes,
+                node=socket.gethostname(),
+                pid=os.getpid(),
+            )
+            if not np.isfinite(result.vector_A).all():
+                raise ValueError(f"client {old.client} returned a vector that is not finite")
+            sums.add(report, old, old, result)
+            reports.append(report)
+        update: GroupUpdate | None = sums.update()
+        return tuple(reports), update, *client_states
+
+
+class Carrying:
+    """Rounds of a federation whose clients add one.
+
+    Parameters
+    ----------
+    executor
+        Started and closed by this object.
+    cohort_size
+        Clients of a round; all of them if not given.
+    """
+
+    def __init__(
+        self, executor: Executor, clients: int, elements: int, group_size: int, cohort_size: int | None = None
+    ) -> None:
+        self.clients, self.elements = clients, elements
+        self.cohort_size = cohort_size or clients
+        self.rounds = 0
+        self._executor, self._group_size = executor, group_size
+        self._spec = AddOneSpec.of(clients, elements)
+        self._sampling = SamplingConfig(clients_per_round=self.cohort_size)
+        self._states = ClientStates(clients)
+        self._state: Handle = None
+
+    def start(self) -> list[WorkerInfo]:
+        """Start workers and server; return where the workers run."""
+        workers = self._executor.start(self._spec)  # type: ignore[arg-type]  # another spec than that of a run
+        vector_F = np.zeros(self.elements, np.float32)
+        weight = float(self._spec.sizes_N.sum())
+        self._executor.start_server(
+            ServerConfig(kind="fedavg"), vector_F, (0,), self.cohort_size / self.clients, weight
+        )
+        self._state = self._executor.global_state()
+        return workers
+
+    def round(self) -> list[ClientReport]:
+        """Do a round as the simulation does it; return the clients' reports."""
+        order = tuple(int(i) for i in cohort(self._sampling, 0, self.rounds, self._spec.sizes_N))
+        groups = self._executor.groups(self.rounds, order, self._group_size)
+        trained = list(self._executor.train(groups, self._state, self._states))
+        self._executor.apply(self.rounds, order)
+        self._states.commit(trained)
+        self._state = self._executor.global_state()
+        self.rounds += 1
+        return [report for group in trained for report in group.reports]
+
+    def check(self) -> None:
+        """Raise if the rounds have not added one each: then they would not have been the work that they claim to be."""
+        (state,) = self._executor.get([self._state])
+        if state.round != self.rounds or not np.array_equal(state.vector_F, np.full(self.elements, self.rounds)):
+            raise AssertionError(f"after {self.rounds} rounds the vector holds {state.vector_F[:3]} ...")
+
+    def close(self) -> None:
+        """Stop workers and server."""
+        self._executor.close()

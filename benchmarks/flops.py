@@ -1,0 +1,44 @@
+"""The matrix-multiply work that prompt tuning needs: what a share of a machine's peak is counted with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a backbone whose layers are four projections of attention and two of a feed-forward net."""
+
+    hidden: int
+    inner: int
+    """Width of the feed-forward net."""
+    layers: int
+
+
+def needed_flops(
+    shape: Shape, lengths_N: np.ndarray, prompt_length: int, lowest: int = 0, *, trunk: bool = False
+) -> float:
+    """Return the floating-point operations of one forward and backward pass over some examples.
+
+    Counted is what the mathematics needs: no padding, no gradient of a frozen weight, nothing below the lowest prompted layer
+    on the way back.
+
+    Parameters
+    ----------
+    lengths_N
+        Tokens of each example.
+    lowest
+        Lowest prompted layer; all above it are prompted as well.
+    trunk
+        Whether what enters that layer is at hand already.
+    """
+    lengths_N = lengths_N.astype(float)
+    linear, projections = 4 * shape.hidden**2 + 2 * shape.hidden * shape.inner, 3 * shape.hidden**2
+    tokens, pairs = lengths_N.sum(), (lengths_N * (lengths_N + prompt_length)).sum()
+    upper = shape.layers - lowest
+    forward = (upper if trunk else shape.layers) * (2 * linear * tokens + 4 * shape.hidden * pairs)
+    # A gradient of an input costs as much as the product itself; none enters the projections of the lowest prompted layer.
+    backward = upper * (2 * linear * tokens + 8 * shape.hidden * pairs) - 2 * projections * tokens
+    return float(forward + backward)

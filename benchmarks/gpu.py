@@ -1,0 +1,213 @@
+"""Clients one after another and side by side on a GPU, with a backbone of the shape of RoBERTa-large.
+
+    python -m benchmarks.gpu [--json FILE] [--clients 10,25,50,100] [--runs 5] [--small]
+
+Weights are random and made here, texts are random and as long as those of SST-2, so it needs no network. Prompts of 20 tokens
+in all 24 layers, mini-batches of 8, as in the paper. All sides run what a worker runs, in bfloat16, and end each measurement
+with the results on the host. ``--small`` runs the same code with a tiny shape on whatever there is, to see that it works.
+
+Shape suffixes: N examples.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from transformers import RobertaConfig, RobertaForMaskedLM
+from transformers.utils.logging import disable_progress_bar
+
+from benchmarks.flops import Shape, needed_flops
+from benchmarks.measure import RUNS, Row, compare, in_turn, present, write
+from clients.backbone import Backbone
+from clients.config import ClientConfig, ModelConfig, PromptConfig
+from clients.device import make_deterministic
+from clients.group import tokens_of_pass
+from clients.loading import load_shared_weights
+from clients.passes import PassLimit
+from clients.training import train_clients
+from clients.visits import Parts, TrainingResult, Visit
+from fedsim.core.layout import VectorLayout
+from fedsim.core.tokens import TokenTable
+
+LONGEST, SHORTEST, MEAN = 64, 5, 25
+_BATCH_SIZE, _STEPS, _PAD = 8, 2, 1
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large everything is."""
+
+    shape: Shape
+    heads: int
+    vocabulary: int
+    prompt_length: int
+    clients: tuple[int, ...]
+    product: int
+    """Rows and columns of the matrices whose product shows the peak."""
+
+
+LARGE = Size(Shape(1024, 4096, 24), 16, 50265, 20, (10, 25, 50, 100), 8192)
+SMALL = Size(Shape(64, 128, 2), 4, 500, 4, (2, 3), 256)
+
+
+def texts(num_examples: int, vocabulary: int) -> TokenTable:
+    """Return random texts with lengths like those of SST-2, the same ones every time."""
+    rng = np.random.default_rng(0)
+    lengths_N = np.clip(np.rint(rng.gamma(4.0, MEAN / 4.0, num_examples)), SHORTEST, LONGEST).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths_N)])
+    ids = rng.integers(_PAD + 2, vocabulary, offsets[-1]).astype(np.int32)
+    return TokenTable(ids, offsets, (lengths_N - 1).astype(np.int32), rng.integers(0, 2, num_examples), _PAD)
+
+
+def backbones(size: Size, device: str) -> dict[str, Backbone]:
+    """Return the same model with half-precision weights, and with float32 weights under autocast."""
+    config = RobertaConfig(
+        vocab_size=size.vocabulary,
+        hidden_size=size.shape.hidden,
+        intermediate_size=size.shape.inner,
+        num_hidden_layers=size.shape.layers,
+        num_attention_heads=size.heads,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        pad_token_id=_PAD,
+    )
+    prompt, words = PromptConfig(length=size.prompt_length), np.array([10, 20])
+    disable_progress_bar()
+    with TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        RobertaForMaskedLM(config).save_pretrained(folder)
+        models = {
+            "bfloat16": ModelConfig(path=folder, dtype="bfloat16"),
+            "autocast": ModelConfig(path=folder, autocast="bfloat16"),
+        }
+        return {
+            name: Backbone.build(load_shared_weights(model), model, prompt, len(words), words, device)
+            for name, model in models.items()
+        }
+
+
+class Work:
+    """Some clients' visits on one backbone."""
+
+    def __init__(self, size: Size, clients: int, device: torch.device) -> None:
+        self._table = texts(clients * _BATCH_SIZE * _STEPS, size.vocabulary)
+        self._examples_N = np.split(np.arange(len(self._table)), clients)
+        self._config = ClientConfig(epochs=1, batch_size=_BATCH_SIZE)
+        self._size, self._device = size, device
+        self.tokens = int(self._table.lengths_N.sum())
+        self.flops = needed_flops(size.shape, self._table.lengths_N, size.prompt_length)
+        self.splits = 0
+        """Times that memory made a pass be cut in two."""
+
+    def train(self, backbone: Backbone, together: bool) -> list[TrainingResult]:
+        """Train the clients, all at once or one after another."""
+        parts = Parts.of(VectorLayout.full(backbone.geometry), tuple(range(self._size.shape.layers)), keep_local=False)
+        start_A = np.random.default_rng(1).normal(0.0, 0.02, parts.trained.size).astype(np.float32)
+        visits = [Visit(client, own_N, start_A) for client, own_N in enumerate(self._examples_N)]
+        limit = PassLimit(tokens_of_pass("auto", self._device, backbone.hidden_size))
+        groups: Sequence[list[Visit]] = [visits] if together else [[visit] for visit in visits]
+        results: list[TrainingResult] = []
+        for group in groups:
+            results += train_clients(
+                backbone, self._table, group, parts, self._config, "none", seed=0, round=0, max_tokens=limit
+            )
+        self.splits += limit.splits
+        return results
+
+
+def peak(size: Size, device: torch.device) -> float:
+    """Return the floating-point operations a second of a large bfloat16 matrix product."""
+    left, right = (torch.randn(size.product, size.product, device=device, dtype=torch.bfloat16) for _ in range(2))
+    times = []
+    for _ in range(6):
+        _wait(device)
+        started = time.perf_counter()
+        left @ right
+        _wait(device)
+        times.append(time.perf_counter() - started)
+    return 2 * size.product**3 / min(times[1:])
+
+
+def measure(size: Size, models: dict[str, Backbone], clients: int, device: torch.device, runs: int) -> list[Row]:
+    """Return the rows for a number of clients."""
+    work, prefix = Work(size, clients, device), f"{clients} clients: "
+    sides: dict[str, tuple[str, bool]] = {
+        "sequential": ("bfloat16", False),
+        "fused": ("bfloat16", True),
+        "fused, autocast": ("autocast", True),
+    }
+    # The first pass of a process pays for what later ones find ready; and here is the place to compare.
+    _check_same({name: work.train(models[model], together) for name, (model, together) in sides.items()})
+
+    def rate(model: str, together: bool) -> Callable[[], float]:
+        def run() -> float:
+            started = time.perf_counter()
+            work.train(models[model], together)
+            return work.tokens / (time.perf_counter() - started)
+
+        return run
+
+    figures = in_turn({name: rate(*side) for name, side in sides.items()} | {"peak": lambda: peak(size, device)}, runs)
+    peaks = figures.pop("peak")
+    rows = compare("gpu", figures, "tokens/s", "sequential", prefix)
+    for name, rates in figures.items():
+        shares = [work.flops * tokens / work.tokens / most for tokens, most in zip(rates, peaks, strict=True)]
+        rows.append(Row("gpu", f"{prefix}{name}, of the peak", statistics.median(shares), "share", None, "", runs))
+    rows.append(Row("gpu", f"{prefix}peak in bfloat16", statistics.median(peaks) / 1e12, "TFLOP/s", None, "", runs))
+    if device.type == "cuda":
+        held = torch.cuda.max_memory_allocated(device) / 2**30
+        torch.cuda.reset_peak_memory_stats(device)
+        rows.append(Row("gpu", f"{prefix}memory, at most", held, "GiB", None, "", runs))
+    if work.splits:
+        rows.append(Row("gpu", f"{prefix}passes cut in two by memory", float(work.splits), "passes", None, "", runs))
+    return rows
+
+
+def _check_same(results: dict[str, list[TrainingResult]]) -> None:
+    """Refuse to report times of sides that did not do the same work, to half precision."""
+    expected = results["sequential"]
+    for name, others in results.items():
+        for one, other in zip(expected, others, strict=True):
+            if not abs(one.loss_first - other.loss_first) < 0.05 * one.loss_first or one.num_tokens != other.num_tokens:
+                raise RuntimeError(f"{name}: a client's loss is {other.loss_first:.3f}, not {one.loss_first:.3f}")
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def main(
+    json: Annotated[Path | None, typer.Option(help="File for JSON lines.")] = None,
+    clients: Annotated[str | None, typer.Option(help="Numbers of clients, with commas.")] = None,
+    runs: Annotated[int, typer.Option(help="Measurements of each side.", min=1)] = RUNS,
+    small: Annotated[bool, typer.Option(help="A tiny shape, to see that it works; also without a GPU.")] = False,
+) -> None:
+    """Measure and print."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    if name is None and not small:
+        sentence = "torch sees no GPU here, so nothing was measured"
+        print(f"{sentence}; run this on a machine that has one, or with --small for the same code in small")
+        if json is not None:
+            write([Row("gpu", sentence, None, "tokens/s", runs=0)], json)
+        return
+    size, device = SMALL if small else LARGE, torch.device("cpu" if name is None else "cuda")
+    make_deterministic(device)
+    models = backbones(size, device.type)
+    numbers = size.clients if clients is None else tuple(int(number) for number in clients.split(","))
+    rows = [row for number in numbers for row in measure(size, models, number, device, runs)]
+    where = f"{name or 'the CPU'}, {size.shape.layers} layers of {size.shape.hidden}"
+    present(rows, json, f"gpu: one after another and side by side on {where}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,73 @@
+"""The GPU benchmark: the same code in small, and one sentence where there is no GPU."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from support import ROOT
+
+from benchmarks.flops import Shape, needed_flops
+from benchmarks.gpu import LONGEST, MEAN, SHORTEST, texts
+
+NO_GPU = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+
+
+def run(tmp_path, *arguments):
+    file = tmp_path / "rows.jsonl"
+    command = [sys.executable, "-m", "benchmarks.gpu", "--json", str(file), *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=NO_GPU, capture_output=True, text=True, check=True)
+    return done.stdout, [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_without_a_gpu_it_says_so_and_is_no_failure(tmp_path):
+    said, rows = run(tmp_path)
+    assert said.startswith("torch sees no GPU here, so nothing was measured; run this on a machine that has one")
+    assert len(said.splitlines()) == 1
+    assert [row["value"] for row in rows] == [None]
+
+
+def test_in_small_it_measures_all_sides(tmp_path):
+    said, rows = run(tmp_path, "--small", "--runs", "2", "--clients", "2")
+    by_case = {row["case"]: row for row in rows}
+    assert by_case["2 clients: sequential"]["ratio"] == 1
+    for side in ("fused", "fused, autocast"):
+        row = by_case[f"2 clients: {side}"]
+        assert row["value"] > 0 and row["ratio"] > 0 and row["ratio_to"] == "2 clients: sequential"
+        assert 0 < by_case[f"2 clients: {side}, of the peak"]["value"] < 1
+    assert all({*row} == {"benchmark", "case", "value", "unit", "ratio", "ratio_to", "runs"} for row in rows)
+    assert all(row["benchmark"] == "gpu" and row["runs"] == 2 for row in rows)
+    assert "the CPU, 2 layers of 64" in said
+
+
+def test_texts_are_as_long_as_those_of_sst2_and_always_the_same():
+    table = texts(2000, 500)
+    assert (table.lengths_N.min(), table.lengths_N.max()) == (SHORTEST, LONGEST)
+    assert abs(table.lengths_N.mean() - MEAN) < 1
+    np.testing.assert_array_equal(table.ids_Z, texts(2000, 500).ids_Z)
+
+
+def test_needed_work_by_hand():
+    """One layer, one example of 3 tokens behind a prompt of 2; multiplications and additions count one each."""
+    hidden, inner = 8, 16
+    projection, feed, attention = 2 * 3 * hidden * hidden, 2 * 3 * hidden * inner, 2 * 3 * (3 + 2) * hidden
+    forward = 4 * projection + 2 * feed + 2 * attention
+    # Back: the feed-forward net, the output projection, and two products for each of attention's; no query, key or value.
+    backward = 2 * feed + projection + 4 * attention
+    lengths_N = np.array([3])
+    assert needed_flops(Shape(hidden, inner, 1), lengths_N, 2) == forward + backward
+    two = Shape(hidden, inner, 2)
+    whole = 4 * projection + 2 * feed + 4 * attention
+    assert needed_flops(two, lengths_N, 2) == 2 * forward + backward + whole
+    assert needed_flops(two, lengths_N, 2, lowest=1) == 2 * forward + backward
+    assert needed_flops(two, lengths_N, 2, lowest=1, trunk=True) == forward + backward
+
+
+@pytest.mark.parametrize("examples", [1, 7])
+def test_needed_work_adds_up_over_examples(examples):
+    lengths_N = np.arange(5, 5 + examples)
+    shape = Shape(32, 64, 3)
+    each = sum(needed_flops(shape, lengths_N[i : i + 1], 4) for i in range(examples))
+    assert needed_flops(shape, lengths_N, 4) == pytest.approx(each)

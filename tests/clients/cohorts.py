@@ -1,0 +1,155 @@
+"""A cohort of unequal clients on a tiny model of any family, to train one by one or side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from support import make_tiny
+from tiny_models import LABEL_WORDS, PAD, PROMPT_LENGTH, VOCABULARY
+
+from clients.config import ClientConfig, HeadConfig
+from clients.families import FAMILIES
+from clients.loading import load_shared_weights
+from clients.prompts import initial_vector
+from clients.training import train_clients
+from clients.visits import Parts, TrainingResult, Visit
+from clients.worker import ClientWorker, WorkerSpec
+from fedsim.core.shards import Shards
+from fedsim.core.tokens import TokenTable
+from fedsim.preparation import work_settings
+
+SIZES = (3, 1, 13, 4, 7)
+"""Training examples of each client: one, fewer than a batch, a batch, several batches."""
+CLIENTS = tuple(range(len(SIZES)))
+HOLDOUT = 5
+"""Examples that each client holds out."""
+BATCH = 4
+OPTIMIZERS: dict[str, dict] = {
+    "adamw": {"kind": "adamw", "lr": 0.05},
+    "adamw_published": {"kind": "adamw_published", "lr": 0.05, "eps": 1e-3},
+    "sgd": {"kind": "sgd", "lr": 0.5},
+    "momentum": {"kind": "sgd", "lr": 0.2, "momentum": 0.9},
+}
+
+
+def examples(count: int, seed: int = 0) -> TokenTable:
+    """Return texts of 2 to 20 tokens."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(2, 21, count)
+    return TokenTable(
+        ids_Z=rng.integers(3, VOCABULARY, lengths.sum()).astype(np.int32),
+        offsets_N1=np.concatenate([[0], np.cumsum(lengths)]),
+        read_positions_N=(lengths - 1).astype(np.int32),
+        labels_N=rng.integers(0, len(LABEL_WORDS), count),
+        pad_id=PAD,
+    )
+
+
+def shards() -> Shards:
+    """Return the clients' examples, dealt out at random."""
+    sizes = np.array(SIZES) + HOLDOUT
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    return Shards(np.random.default_rng(1).permutation(offsets[-1]), offsets, offsets[1:] - HOLDOUT)
+
+
+def poolings(family: str) -> list[HeadConfig]:
+    """Return every head that a family can have."""
+    names = ["mean", "last"] if FAMILIES[family].is_causal else ["first", "mean", "last"]
+    verbalizers = [HeadConfig(loss=loss) for loss in ("labels", "vocabulary")]
+    return [*verbalizers, *(HeadConfig(kind="classifier", pooling=name, init_std=0.5) for name in names)]
+
+
+def specification(folder: str | Path, head: HeadConfig | None = None, dtype: str = "float32", **keys) -> WorkerSpec:
+    """Return what a worker of the cohort is built from; ``keys`` are sections of the config."""
+    model = {**keys.pop("model", {}), "path": str(folder), "dtype": dtype, "head": (head or HeadConfig()).model_dump()}
+    prompt = {"length": PROMPT_LENGTH, "init_std": 0.5, **keys.pop("prompt", {})}
+    client = {"epochs": 2, "batch_size": BATCH, **keys.pop("client", {})}
+    config = make_tiny(executor="local", model=model, prompt=prompt, client=client, **keys)
+    dealt = shards()
+    table = examples(len(dealt.indices_N))
+    words = LABEL_WORDS if config.model.head.kind == "verbalizer" else None
+    return WorkerSpec(
+        weights=load_shared_weights(config.model),
+        model=config.model,
+        prompt=config.prompt,
+        num_classes=len(LABEL_WORDS),
+        label_word_ids_C=words,
+        settings=work_settings(config, len(table)),
+        train=table,
+        validation=examples(40, seed=2),
+        shards=dealt,
+    )
+
+
+def changed(spec: WorkerSpec, **settings) -> WorkerSpec:
+    """Return the specification with other settings."""
+    return dataclasses.replace(spec, settings=dataclasses.replace(spec.settings, **settings))
+
+
+class Cohort:
+    """The clients of a specification and a worker that embodies them."""
+
+    def __init__(self, spec: WorkerSpec, layers: tuple[int, ...] = (0, 2), keep_local: bool = False) -> None:
+        self.spec, self.worker = spec, ClientWorker(spec)
+        self.parts = Parts.of(self.worker.info().full, layers, keep_local)
+
+    def start(self, client: int) -> np.ndarray:
+        """Return parameters to start from: the clients have other ones each, as they do with personal layers."""
+        spec = self.spec
+        return initial_vector(self.parts.trained, spec.prompt, spec.model.head, client).astype(
+            spec.model.exchange_dtype
+        )
+
+    def visits(
+        self, clients: tuple[int, ...] = CLIENTS, kept_steps: tuple[int, ...] | None = None, drift: bool = False
+    ) -> list[Visit]:
+        """Return a visit of each client; ``kept_steps`` are the steps in its moments."""
+        rng = np.random.default_rng(7)
+        dtype, visits = self.spec.model.exchange_dtype, []
+        for client in CLIENTS:
+            moments = [0.1 * rng.normal(size=self.parts.trained.size).astype(dtype) for _ in range(2)]
+            drift_F = rng.normal(size=self.parts.exchanged.size).astype(dtype)
+            visit = Visit(client, self.spec.shards.train(client), self.start(client))
+            if kept_steps is not None and kept_steps[client]:
+                visit = dataclasses.replace(
+                    visit,
+                    first_moment_A=moments[0],
+                    second_moment_A=moments[1] ** 2,
+                    moment_steps=kept_steps[client],
+                )
+            visits.append(dataclasses.replace(visit, drift_F=drift_F) if drift else visit)
+        return [visits[client] for client in clients]
+
+    def train(self, visits, correction: str = "none", max_tokens=None, config=None) -> list[TrainingResult]:
+        """Train the visits in shared passes."""
+        config = config or self.spec.settings.client
+        return train_clients(
+            self.worker._backbone, self.spec.train, visits, self.parts, config, correction, seed=3, round=2,
+            max_tokens=max_tokens,
+        )  # fmt: skip
+
+    def train_alone(self, visits, correction: str = "none", max_tokens=None, config=None) -> list[TrainingResult]:
+        """Train the visits one by one."""
+        return [self.train([visit], correction, max_tokens, config)[0] for visit in visits]
+
+    def client_config(self, **changes) -> ClientConfig:
+        """Return the clients' config with other values."""
+        return ClientConfig.model_validate({**self.spec.settings.client.model_dump(), **changes})
+
+
+ARRAYS = ("vector_A", "first_moment_A", "second_moment_A", "stepped_A", "gain_A")
+
+
+def assert_same(ours: TrainingResult, theirs: TrainingResult, tolerance: float, case: object = "") -> None:
+    """Compare all that a visit returns; arrays in parts of their largest entry."""
+    for name in ARRAYS:
+        mine, other = getattr(ours, name), getattr(theirs, name)
+        assert (mine is None) == (other is None), (case, name)
+        if mine is not None:
+            assert mine.dtype == other.dtype and mine.shape == other.shape
+            error = np.abs(mine - other).max() / max(np.abs(other).max(), 1e-30)
+            assert error <= tolerance, f"{case} {name}: {error:.1e}"
+    assert (ours.num_steps, ours.num_tokens) == (theirs.num_steps, theirs.num_tokens), case
+    np.testing.assert_allclose([ours.loss_first, ours.loss_last], [theirs.loss_first, theirs.loss_last], rtol=tolerance)
