@@ -21,7 +21,7 @@ from clients.visits import Parts, TrainingResult
 from fedsim.client_states import ClientStates
 from fedsim.core.layout import PromptGeometry, VectorLayout
 from fedsim.core.messages import ClientReport, ClientState, GlobalState, GroupUpdate, WorkGroup
-from fedsim.executors.base import Executor, Handle
+from fedsim.executors.base import Executor, Handle, TrainedGroup
 from server.config import SamplingConfig, ServerConfig
 from server.sampling import cohort
 
@@ -141,7 +141,8 @@ class Carrying:
         """Do a round as the simulation does it; return the clients' reports."""
         order = tuple(int(i) for i in cohort(self._sampling, 0, self.rounds, self._spec.sizes_N))
         groups = self._executor.groups(self.rounds, order, self._group_size)
-        trained = list(self._executor.train(groups, self._state, self._states))
+        results = self._executor.train(groups, self._state, self._states)
+        trained = [result for result in results if isinstance(result, TrainedGroup)]
         self._executor.apply(self.rounds, order)
         self._states.commit(trained)
         self._state = self._executor.global_state()

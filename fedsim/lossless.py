@@ -19,7 +19,7 @@ from fedsim.core import seeds
 from fedsim.core.errors import ClientError
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import ClientReport, ClientState, SpectrumReport
-from fedsim.executors.base import Executor, Handle
+from fedsim.executors.base import Executor, Handle, TrainedGroup
 from server.aggregation import population_weight
 from server.config import ServerConfig
 from server.sampling import cohort
@@ -139,11 +139,12 @@ def _warm_up(
         phase(f"warm-up round {round + 1} of {rounds}, prompts in all layers")
         order = tuple(int(client) for client in cohort(config.sampling, config.seed, round, sizes_N))
         groups = executor.groups(round, order, config.group_size)
-        done = sorted(
-            executor.train(groups, executor.global_state(), {client: ClientState(client) for client in order}),
-            key=lambda group: (group.group.group, group.group.part),
-        )
-        reports = [report for group in done for report in group.reports]
+        fresh = {client: ClientState(client) for client in order}
+        done = [
+            each for each in executor.train(groups, executor.global_state(), fresh) if isinstance(each, TrainedGroup)
+        ]
+        done.sort(key=lambda trained: (trained.group.group, trained.group.part))
+        reports = [report for trained in done for report in trained.reports]
         for report in reports:
             _refuse_failure(report, f"in warm-up round {round + 1}")
         trained += reports

@@ -3,18 +3,19 @@
 A run:  start workers -> choose layers -> start the server -> rounds -> personalised evaluation -> results.
 A round: draw the cohort -> cut it into work groups -> train -> the server folds and steps -> evaluate -> record -> save.
 
+An evaluation may be done beside the training of the next round, which starts from the very state that is evaluated. Until the
+server steps again, that state is still the one of the round that is recorded and saved.
+
 The driver passes references on and never touches a tensor, except to save checkpoints and the final prompt.
 """
 
 from __future__ import annotations
 
-import math
+import functools
+import operator
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
+from dataclasses import dataclass
 
 from clients.prompts import initial_vector
 from clients.worker import WorkerInfo
@@ -26,37 +27,16 @@ from fedsim.core.errors import ClientError
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import ClientReport, ClientState, Evaluation, GlobalState, WorkGroup
 from fedsim.data.metrics import compute
-from fedsim.executors.base import Executor, Handle, TrainedGroup
+from fedsim.executors.base import EvaluatedShard, Executor, Handle, TrainedGroup
 from fedsim.fusing import choose_fuse, with_fuse
 from fedsim.interrupt import RunInterrupted
 from fedsim.layer_selection import LayerChoice, choose, start_workers
 from fedsim.preparation import Prepared
-from fedsim.progress import Progress, RoundLine
+from fedsim.progress import Progress
+from fedsim.rounds import OpenRound, Totals, mean_loss, round_line
 from fedsim.tracking import RunFolder, TensorBoard
 from server.aggregation import population_weight
-from server.core import StepReport
 from server.sampling import cohort
-
-
-@dataclass
-class Totals:
-    """Running figures of the summary; part of every checkpoint, so a resumed run ends with the same ones."""
-
-    client_updates: int = 0
-    client_failures: int = 0
-    client_steps: int = 0
-    client_tokens: int = 0
-    """Tokens that clients trained on."""
-    client_slots: int = 0
-    """Tokens that attention computed for them, padding included."""
-    bytes_up: int = 0
-    bytes_down: int = 0
-    initial_metric: float = math.nan
-    global_metric: float = math.nan
-    best_global_metric: float = math.nan
-    seconds_rounds: list[float] = field(default_factory=list)
-    seconds_before: float = 0.0
-    """Seconds of this run's earlier, interrupted parts."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +92,8 @@ class Simulation:
         """The global state that the next round starts from: the one object that is broadcast."""
         self._fuse = 1
         self._round = 0
+        self._open_round: OpenRound | None = None
+        """The last round, as long as it is not on record."""
         self._saved_round = -1
         self._started = time.monotonic()
         self._first_group_at: float | None = None
@@ -143,6 +125,7 @@ class Simulation:
             personalised = self._evaluate_personalised()
         except (RunInterrupted, ClientError):
             # Both come at points between rounds or before a server step, where the last round's state is whole.
+            self._close_round()
             self._save_if_due(force=True)
             raise
         (state,) = self._executor.get([self._state])
@@ -199,43 +182,76 @@ class Simulation:
     def _run_round(self) -> None:
         started = time.monotonic()
         order = tuple(int(i) for i in cohort(self._config.sampling, self._config.seed, self._round, self._sizes_N))
-        trained = self._train(self._executor.groups(self._round, order, self._config.group_size))
-        trained_at = time.monotonic()
+        trained, trained_at = self._train(self._executor.groups(self._round, order, self._config.group_size))
         reports = sorted((report for group in trained for report in group.reports), key=lambda report: report.client)
         self._check_failures(reports)
         self._note_memory(reports)
+        stepping_at = time.monotonic()
         step = self._executor.apply(self._round, order)
         self._states.commit(trained)
         self._state = self._executor.global_state()
         self._round += 1
-        stepped_at = time.monotonic()
-        # A state without its record could not be resumed to the same records, so an interrupt waits for the evaluation.
-        with self._executor.uninterrupted():
-            evaluation = self._evaluate_if_due()
-            personalised = self._personalised_if_due()
-        ended = time.monotonic()
-        self._count(reports, evaluation, ended - started)
-        seconds = {
-            "seconds_round": ended - started,
-            "seconds_train": trained_at - started,
-            "seconds_server": stepped_at - trained_at,
-            "seconds_evaluate": ended - stepped_at,
-        }
-        self._record(reports, step, evaluation, personalised, seconds)
-        self._save_if_due()
+        seconds_server = time.monotonic() - stepping_at
+        self._open_round = OpenRound(self._round, reports, step, trained_at - started, seconds_server)
+        if not self._overlaps():
+            self._close_round()
 
-    def _train(self, groups: list[WorkGroup]) -> list[TrainedGroup]:
+    def _train(self, groups: list[WorkGroup]) -> tuple[list[TrainedGroup], float]:
+        """Train the groups, and evaluate the round before if that is still to be done; return also when training was over."""
         trained: list[TrainedGroup] = []
+        evaluated: dict[int, Evaluation] = {}
         clients = sum(len(group.clients) for group in groups)
-        done = 0
-        for group in self._executor.train(groups, self._state, self._states):
+        done, trained_at = 0, time.monotonic()
+        # The state that this round starts from is the one that the round before is to be judged by.
+        shards = self._shards() if self._open_round is not None and self._is_due() else []
+        for result in self._executor.train(groups, self._state, self._states, shards):
+            if isinstance(result, EvaluatedShard):
+                evaluated[result.index] = result.evaluation
+                continue
             if self._first_group_at is None:
                 self._first_group_at = time.monotonic()
                 self._folder.event("first_group", round=self._round + 1)
-            trained.append(group)
-            done += len(group.reports)
+            trained.append(result)
+            done += len(result.reports)
+            trained_at = time.monotonic()
             self._progress.clients_done(self._round + 1, done, clients)
-        return sorted(trained, key=lambda group: (group.group.group, group.group.part))
+        if self._open_round is not None:
+            evaluation = self._total([evaluated[index] for index in range(len(shards))]) if shards else None
+            self._record_round(self._open_round, evaluation, None, time.monotonic() - trained_at)
+        return sorted(trained, key=lambda group: (group.group.group, group.group.part)), trained_at
+
+    def _overlaps(self) -> bool:
+        """Whether the evaluation that is due now can wait for the next round, to be done beside its training."""
+        last = self._round == self._config.rounds
+        return self._config.evaluation.overlap and not last and not self._personalised_is_due()
+
+    def _close_round(self) -> None:
+        """Evaluate the round that has stepped last, if that is still to be done, and record it."""
+        if self._open_round is None:
+            return
+        started = time.monotonic()
+        # A state without its record could not be resumed to the same records, so an interrupt waits for the evaluation.
+        with self._executor.uninterrupted():
+            evaluation = self._evaluate() if self._is_due() else None
+            personalised = self._evaluate_personalised() if self._personalised_is_due() else None
+        self._record_round(self._open_round, evaluation, personalised, time.monotonic() - started)
+
+    def _record_round(
+        self, done: OpenRound, evaluation: Evaluation | None, personalised: Evaluation | None, seconds: float
+    ) -> None:
+        """Put a round on record and save it: nothing that comes after it has changed the state yet."""
+        self._open_round = None
+        record = done.record(self._prepared.data.task.metric, evaluation, personalised, seconds)
+        record["actors_replaced"] = self._executor.replaced_workers
+        self._totals.count(done.reports, record)
+        self._folder.round_record(record)
+        if self._config.tracking.client_records:
+            self._folder.client_records(done.round, done.reports)
+        self._folder.event("round", **record, update_norm=done.step.update_norm)
+        if self._tensorboard is not None:
+            self._tensorboard.round(record)
+        self._progress.round(round_line(record))
+        self._save_if_due()
 
     def _check_failures(self, reports: Sequence[ClientReport]) -> None:
         failed = [report for report in reports if report.failure is not None]
@@ -272,28 +288,28 @@ class Simulation:
 
     # -- evaluation --------------------------------------------------------------------------------------------------
 
-    def _evaluate(self) -> Evaluation:
+    def _shards(self) -> list[tuple[int, int]]:
         size, total = self._config.evaluation.shard_size, len(self._prepared.spec.validation)
-        shards = [(start, min(start + size, total)) for start in range(0, total, size)]
-        return self._with_memory_noted(_total(self._executor.evaluate(self._state, shards)))
+        return [(start, min(start + size, total)) for start in range(0, total, size)]
+
+    def _evaluate(self) -> Evaluation:
+        return self._total(self._executor.evaluate(self._state, self._shards()))
 
     def _evaluate_start(self) -> None:
         self._progress.start_phase("evaluating the start")
         evaluation = self._evaluate()
-        metric, loss = self._metric(evaluation), _loss(evaluation)
+        metric, loss = compute(self._prepared.data.task.metric, evaluation.confusion_CC), mean_loss(evaluation)
         self._totals.initial_metric = self._totals.global_metric = metric
         self._folder.event("start", round=0, global_metric=metric, global_loss=loss)
         self._folder.round_record({"round": 0, "global_metric": metric, "global_loss": loss})
         self._progress.start(metric, loss)
 
-    def _evaluate_if_due(self) -> Evaluation | None:
-        due = self._round % self._config.evaluation.every == 0 or self._round == self._config.rounds
-        return self._evaluate() if due else None
+    def _is_due(self) -> bool:
+        return self._round % self._config.evaluation.every == 0 or self._round == self._config.rounds
 
-    def _personalised_if_due(self) -> Evaluation | None:
+    def _personalised_is_due(self) -> bool:
         every = self._config.evaluation.personalised_every
-        due = every is not None and self._round % every == 0
-        return self._evaluate_personalised() if due else None
+        return every is not None and self._round % every == 0
 
     def _evaluate_personalised(self) -> Evaluation | None:
         """Evaluate every client that held examples out with its own prompts; predictions are pooled, as published."""
@@ -303,81 +319,18 @@ class Simulation:
             return None
         size = 1 if self._executor.per_client else 4 * self._config.group_size
         groups = [tuple(clients[start : start + size]) for start in range(0, len(clients), size)]
-        return self._with_memory_noted(_total(self._executor.evaluate_clients(self._state, groups, self._states)))
+        return self._total(self._executor.evaluate_clients(self._state, groups, self._states))
 
-    def _with_memory_noted(self, evaluation: Evaluation) -> Evaluation:
-        if evaluation.memory_splits:
+    def _total(self, evaluations: Sequence[Evaluation]) -> Evaluation:
+        total = functools.reduce(operator.add, evaluations)
+        if total.memory_splits:
             self._progress.note(
-                f"warning: evaluation after round {self._round}: {_did_not_fit(evaluation.memory_splits)}; set "
+                f"warning: evaluation after round {self._round}: {_did_not_fit(total.memory_splits)}; set "
                 f"evaluation.batch_size to less than {self._config.evaluation.batch_size}"
             )
-        return evaluation
+        return total
 
-    def _metric(self, evaluation: Evaluation) -> float:
-        return compute(self._prepared.data.task.metric, evaluation.confusion_CC)
-
-    # -- records and checkpoints -------------------------------------------------------------------------------------
-
-    def _count(self, reports: Sequence[ClientReport], evaluation: Evaluation | None, seconds: float) -> None:
-        totals, usable = self._totals, [report for report in reports if report.failure is None]
-        totals.client_updates += len(usable)
-        totals.client_failures += len(reports) - len(usable)
-        totals.client_steps += sum(report.num_steps for report in usable)
-        totals.client_tokens += sum(report.num_tokens for report in usable)
-        totals.client_slots += sum(report.num_slots for report in usable)
-        totals.bytes_up += sum(report.bytes_up for report in reports)
-        totals.bytes_down += sum(report.bytes_down for report in reports)
-        totals.seconds_rounds.append(seconds)
-        if evaluation is not None:
-            totals.global_metric = self._metric(evaluation)
-            totals.best_global_metric = float(np.nanmax([totals.best_global_metric, totals.global_metric]))
-
-    def _record(
-        self,
-        reports: Sequence[ClientReport],
-        step: StepReport,
-        evaluation: Evaluation | None,
-        personalised: Evaluation | None,
-        seconds: dict[str, float],
-    ) -> None:
-        usable = [report for report in reports if report.failure is None]
-        weights = [report.num_examples for report in usable]
-        record: dict[str, Any] = {
-            "round": self._round,
-            "global_metric": None if evaluation is None else self._metric(evaluation),
-            "global_loss": None if evaluation is None else _loss(evaluation),
-            "personalised_metric": None if personalised is None else self._metric(personalised),
-            "personalised_loss": None if personalised is None else _loss(personalised),
-            "train_loss_first": float(np.average([report.loss_first for report in usable], weights=weights)),
-            "train_loss_last": float(np.average([report.loss_last for report in usable], weights=weights)),
-            "server_lr": step.lr,
-            "clients_ok": step.clients,
-            "clients_failed": len(reports) - step.clients,
-            "client_examples": sum(weights),
-            "client_steps": sum(report.num_steps for report in usable),
-            "actors_replaced": self._executor.replaced_workers,
-            "bytes_down": sum(report.bytes_down for report in reports),
-            "bytes_up": sum(report.bytes_up for report in reports),
-            **seconds,
-        }
-        self._folder.round_record(record)
-        if self._config.tracking.client_records:
-            self._folder.client_records(self._round, reports)
-        self._folder.event("round", **record, update_norm=step.update_norm)
-        if self._tensorboard is not None:
-            self._tensorboard.round(record)
-        self._progress.round(
-            RoundLine(
-                round=self._round,
-                metric=record["global_metric"],
-                loss=record["train_loss_last"],
-                clients_ok=record["clients_ok"],
-                clients_failed=record["clients_failed"],
-                seconds=record["seconds_round"],
-                bytes_up=record["bytes_up"],
-                bytes_down=record["bytes_down"],
-            )
-        )
+    # -- checkpoints -------------------------------------------------------------------------------------
 
     def _save_if_due(self, *, force: bool = False) -> None:
         last = self._round == self._config.rounds
@@ -403,17 +356,6 @@ class Simulation:
         return self._totals.seconds_before + time.monotonic() - self._started
 
 
-def _total(evaluations: Sequence[Evaluation]) -> Evaluation:
-    total = evaluations[0]
-    for evaluation in evaluations[1:]:
-        total = total + evaluation
-    return total
-
-
 def _did_not_fit(splits: int) -> str:
     times = "once" if splits == 1 else f"{splits} times"
     return f"the GPU's memory did not hold a pass through the backbone, which was cut in two {times}"
-
-
-def _loss(evaluation: Evaluation) -> float:
-    return evaluation.loss_sum / evaluation.num_examples if evaluation.num_examples else math.nan

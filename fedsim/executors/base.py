@@ -35,6 +35,14 @@ class TrainedGroup:
     """New state of each client of the group; empty where clients keep nothing but the counts in their reports."""
 
 
+@dataclass(frozen=True)
+class EvaluatedShard:
+    """What came of one range of validation examples that was evaluated beside a round's training."""
+
+    index: int
+    evaluation: Evaluation
+
+
 class InOrder:
     """Hands things on in the order of their numbers, from 0, whatever order they come in."""
 
@@ -130,11 +138,17 @@ class Executor(ABC):
 
     @abstractmethod
     def train(
-        self, groups: Sequence[WorkGroup], state: Handle, client_states: Mapping[int, Handle]
-    ) -> Iterator[TrainedGroup]:
+        self,
+        groups: Sequence[WorkGroup],
+        state: Handle,
+        client_states: Mapping[int, Handle],
+        shards: Sequence[tuple[int, int]] = (),
+    ) -> Iterator[TrainedGroup | EvaluatedShard]:
         """Train the groups; yield each as it is done, in any order.
 
-        Their sums go to the server, in the order of ``groups``, and are let go; :meth:`apply` ends the round.
+        Workers that have nothing left to train evaluate the state that the round starts from on ``shards``, as
+        :meth:`evaluate` does; each is yielded as it is done. The groups' sums go to the server, in the order of ``groups``, and
+        are let go; :meth:`apply` ends the round.
         """
 
     @abstractmethod

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedsim.core.messages import Evaluation, FuseTrial, ScoreReport, SpectrumReport, WorkGroup
-from fedsim.executors.base import Executor, Handle, TrainedGroup
+from fedsim.executors.base import EvaluatedShard, Executor, Handle, TrainedGroup
 from server.config import ServerConfig
 from server.core import Server, StepReport
 
@@ -48,8 +48,12 @@ class LocalExecutor(Executor):
         return self._running_server.global_state()
 
     def train(
-        self, groups: Sequence[WorkGroup], state: Handle, client_states: Mapping[int, Handle]
-    ) -> Iterator[TrainedGroup]:
+        self,
+        groups: Sequence[WorkGroup],
+        state: Handle,
+        client_states: Mapping[int, Handle],
+        shards: Sequence[tuple[int, int]] = (),
+    ) -> Iterator[TrainedGroup | EvaluatedShard]:
         for group in groups:
             self._check_interrupt()
             old = [client_states[client] for client in group.clients]
@@ -58,6 +62,8 @@ class LocalExecutor(Executor):
             self._keep_trunks(group, made[len(old) :])
             self._running_server.fold(group.round, update)
             yield TrainedGroup(group, reports, dict(zip(group.clients, made[: len(old)], strict=True)))
+        for index, shard in enumerate(shards):
+            yield EvaluatedShard(index, self._evaluate(state, shard))
 
     def try_fusing(self, state: Handle, clients: Sequence[int]) -> FuseTrial:
         return self._running_worker.try_fusing(state, *clients)
@@ -66,16 +72,15 @@ class LocalExecutor(Executor):
         return self._running_server.apply(round, order)
 
     def evaluate(self, state: Handle, shards: Sequence[tuple[int, int]]) -> list[Evaluation]:
-        results = []
-        for start, stop in shards:
-            self._check_interrupt()
-            key = (start, stop)
-            (wanted, held) = self.trunks.wanted([key]), self.trunks.held([key])
-            evaluation, trunk = self._running_worker.evaluate(state, start, stop, held.get(key))
-            if wanted:
-                self.trunks.add(key, trunk)
-            results.append(evaluation)
-        return results
+        return [self._evaluate(state, shard) for shard in shards]
+
+    def _evaluate(self, state: Handle, shard: tuple[int, int]) -> Evaluation:
+        self._check_interrupt()
+        wanted, held = self.trunks.wanted([shard]), self.trunks.held([shard])
+        evaluation, trunk = self._running_worker.evaluate(state, *shard, held.get(shard))
+        if wanted:
+            self.trunks.add(shard, trunk)
+        return evaluation
 
     def evaluate_clients(
         self, state: Handle, groups: Sequence[tuple[int, ...]], client_states: Mapping[int, Handle]

@@ -18,10 +18,10 @@ from ray import exceptions as ray_errors
 
 from fedsim.core.errors import ResourceError
 from fedsim.core.messages import Evaluation, FuseTrial, ScoreReport, SpectrumReport, WorkGroup
-from fedsim.executors.base import Executor, Handle, InOrder, TrainedGroup
+from fedsim.executors.base import EvaluatedShard, Executor, Handle, InOrder, TrainedGroup
 from fedsim.executors.cluster import connect, free_resources
 from fedsim.executors.config import RayConfig
-from fedsim.executors.dispatch import POLL_SECONDS, SYSTEM_ERRORS, Call, Dispatcher, first_line, task_error
+from fedsim.executors.dispatch import POLL_SECONDS, SYSTEM_ERRORS, Call, Dispatcher, Done, first_line, task_error
 from fedsim.executors.plan import ActorPlan, plan_actors
 from fedsim.interrupt import retake_signals
 
@@ -208,10 +208,13 @@ class RayExecutor(Executor):
     # -- client work -------------------------------------------------------------------------------------------------
 
     def train(
-        self, groups: Sequence[WorkGroup], state: Handle, client_states: Mapping[int, Handle]
-    ) -> Iterator[TrainedGroup]:
+        self,
+        groups: Sequence[WorkGroup],
+        state: Handle,
+        client_states: Mapping[int, Handle],
+        shards: Sequence[tuple[int, int]] = (),
+    ) -> Iterator[TrainedGroup | EvaluatedShard]:
         planned = [self._with_trunks(group) for group in groups]
-        groups = [group for group, _ in planned]
         calls = [
             Call(
                 index,
@@ -224,15 +227,18 @@ class RayExecutor(Executor):
             for index, (group, trunks) in enumerate(planned)
         ]
         in_order = InOrder()
-        for done in self._dispatcher.run(calls):
-            index, reports, refs = done.index, done.value, done.refs
-            group = groups[index]
-            for update in in_order.next(index, refs[1]):
+        # Evaluations come last: they are short, so they fill what time actors have left at the end of a round.
+        for done in self._dispatcher.run([*calls, *self._evaluation_calls(state, shards, first_index=len(calls))]):
+            if done.index >= len(calls):
+                yield self._evaluated(done, shards, first_index=len(calls))
+                continue
+            group = planned[done.index][0]
+            for update in in_order.next(done.index, done.refs[1]):
                 self._fold(group.round, update)
             first_trunk = 2 + len(group.clients) * self._keeps_state
-            self._keep_trunks(group, refs[first_trunk:])
-            states = dict(zip(group.clients, refs[2:first_trunk], strict=True)) if self._keeps_state else {}
-            yield TrainedGroup(group, reports, states)
+            self._keep_trunks(group, done.refs[first_trunk:])
+            states = dict(zip(group.clients, done.refs[2:first_trunk], strict=True)) if self._keeps_state else {}
+            yield TrainedGroup(group, done.value, states)
 
     def try_fusing(self, state: Handle, clients: Sequence[int]) -> FuseTrial:
         trial: FuseTrial
@@ -245,8 +251,13 @@ class RayExecutor(Executor):
         return None if total is None else int(total)
 
     def evaluate(self, state: Handle, shards: Sequence[tuple[int, int]]) -> list[Evaluation]:
+        calls = self._evaluation_calls(state, shards)
+        evaluated = [self._evaluated(done, shards) for done in self._dispatcher.run(calls)]
+        return [each.evaluation for each in sorted(evaluated, key=lambda each: each.index)]
+
+    def _evaluation_calls(self, state: Handle, shards: Sequence[tuple[int, int]], first_index: int = 0) -> list[Call]:
         keep, held = set(self.trunks.wanted(shards)), self.trunks.held(shards)
-        calls = [
+        return [
             Call(
                 index,
                 "evaluate",
@@ -254,14 +265,14 @@ class RayExecutor(Executor):
                 num_returns=2 if shard in keep else 1,
                 what=f"evaluation of examples {shard[0]} to {shard[1]}",
             )
-            for index, shard in enumerate(shards)
+            for index, shard in enumerate(shards, first_index)
         ]
-        evaluations: dict[int, Evaluation] = {}
-        for done in self._dispatcher.run(calls):
-            evaluations[done.index] = done.value
-            if shards[done.index] in keep:
-                self.trunks.add(shards[done.index], done.refs[1])
-        return [evaluations[index] for index in range(len(calls))]
+
+    def _evaluated(self, done: Done, shards: Sequence[tuple[int, int]], first_index: int = 0) -> EvaluatedShard:
+        index = done.index - first_index
+        if len(done.refs) > 1:
+            self.trunks.add(shards[index], done.refs[1])
+        return EvaluatedShard(index, done.value)
 
     def evaluate_clients(
         self, state: Handle, groups: Sequence[tuple[int, ...]], client_states: Mapping[int, Handle]

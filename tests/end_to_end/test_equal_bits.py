@@ -100,4 +100,4 @@ def test_what_a_run_leaves_behind(tiny_config, tmp_path):
         "layer_scores",
     }
     events = [json.loads(line)["event"] for line in (path / "metrics.jsonl").read_text().splitlines()]
-    assert events == ["created", "layers", "fuse", "start", "round", "round", "round", "end"]
+    assert events == ["created", "layers", "fuse", "start", "first_group", "round", "round", "round", "end"]

@@ -69,6 +69,7 @@ def test_actors_give_the_same_bits(session_ray, tiny_config, local, tmp_path, ru
 
 def test_an_actor_for_each_client_gives_the_same_bits(session_ray, tiny_config, tmp_path):
     few = {"partition": {"clients": 3}, "sampling": {"clients_per_round": 3}, "layers": RULES["eigengap"]}
+    few["client"] = {"fuse": "off"}  # as for an actor of each client
     expected = run(tiny_config, tmp_path / "local", executor="local", **few)
     ray_config = {"address": "auto", "actors": "per_client"}
     ours = run(tiny_config, tmp_path / "ray", executor="ray", ray=ray_config, **few)
@@ -127,7 +128,8 @@ def test_the_warm_up_is_fedavg_over_all_layers(tiny_config, tmp_path, server):
         choose(config, executor, worker.full, prepared.spec.shards.train_sizes)
     finally:
         executor.close()
-    run(tiny_config, tmp_path / "run", executor="local", server={"kind": "fedavg"}, layers={"choose": "all"})
+    plain = {"server": {"kind": "fedavg"}, "layers": {"choose": "all"}, "client": {"fuse": "off"}}
+    run(tiny_config, tmp_path / "run", executor="local", **plain)
     prompts = load_file(tmp_path / "run" / "prompt" / "global.safetensors")
     np.testing.assert_array_equal(seen["vector_F"], np.concatenate([prompts[f"prompt.{i}"].ravel() for i in range(4)]))
 

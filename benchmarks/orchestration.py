@@ -1,0 +1,188 @@
+"""Orchestration alone: clients that receive a float32 vector, add one and return it, in rounds a second.
+
+Nothing is trained. The rounds of fedsim are those of any run (:mod:`benchmarks.carrying`), in this process and on Ray actors.
+Beside them stand two loops of one thread without any framework, which do the same mathematics, client by client:
+
+* the copy limit: every client's vector is read and written, and added with its weight to a float64 sum, in blocks that stay
+  in the processor's cache and with no new memory. It is what the machine's memory allows one thread;
+* the plain loop, as one would write it down: ``total += weight * (vector + 1).astype(float64)``.
+
+Figures are client updates a second, ratios are to the copy limit. Executors are started once a case, those on actors on one Ray; a
+measurement repeats rounds for 0.2 s or longer, and in the end each side's vector shows that its rounds were done.
+
+    python -m benchmarks.orchestration [--json FILE] [--runs 5] [--clients 100,1000] [--elements 25000,1000000] [--actors 1,2]
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from benchmarks.carrying import AddOneSpec, Carrying
+from benchmarks.measure import RUNS, Row, compare, in_turn, present
+from benchmarks.peers.fedsim_side import GROUP_SIZE
+from clients.sums import BLOCK
+from fedsim.config import build_config
+from fedsim.executors.base import Executor
+from fedsim.runner import make_executor
+
+COPY_LIMIT, PLAIN_LOOP, LOCAL = "copy limit", "plain loop", "fedsim, this process"
+MEASURED_SECONDS = 0.2
+"""A measurement lasts for as many rounds as take this long, one at least."""
+MakeExecutor = Callable[[], Executor]
+
+
+class CopyLimit:
+    """Rounds of adding one, in blocks and in memory that is there already."""
+
+    def __init__(self, clients: int, elements: int) -> None:
+        self.vector_F = np.zeros(elements, np.float32)
+        self.rounds = 0
+        self._weights = AddOneSpec.of(clients, elements).sizes_N.tolist()
+        self._local_F = np.empty_like(self.vector_F)
+        self._total_F = np.empty(elements)
+        self._scratch = np.empty(min(BLOCK, elements))
+
+    def round(self) -> None:
+        """Let every client add one, and average."""
+        self._total_F.fill(0.0)
+        for weight in self._weights:
+            for start in range(0, len(self.vector_F), BLOCK):
+                block = slice(start, start + BLOCK)
+                local = np.add(self.vector_F[block], np.float32(1.0), out=self._local_F[block])
+                term, total = self._scratch[: len(local)], self._total_F[block]
+                np.copyto(term, local)
+                np.multiply(term, weight, out=term)
+                np.add(total, term, out=total)
+        self.vector_F[:] = self._total_F / sum(self._weights)
+        self.rounds += 1
+
+
+class PlainLoop:
+    """Rounds of adding one, as one would write them down."""
+
+    def __init__(self, clients: int, elements: int) -> None:
+        self.vector_F = np.zeros(elements, np.float32)
+        self.rounds = 0
+        self._weights = AddOneSpec.of(clients, elements).sizes_N.tolist()
+
+    def round(self) -> None:
+        """Let every client add one, and average."""
+        total_F = np.zeros(len(self.vector_F))
+        for weight in self._weights:
+            local_F = self.vector_F + np.float32(1.0)
+            total_F += weight * local_F.astype(np.float64)
+        self.vector_F = (total_F / sum(self._weights)).astype(np.float32)
+        self.rounds += 1
+
+
+def measure(clients: int, elements: int, executors: Mapping[str, MakeExecutor], runs: int) -> list[Row]:
+    """Return the rows of one case.
+
+    Parameters
+    ----------
+    elements
+        Length of the vector, a multiple of 200.
+    executors
+        By name, a function that makes an executor that is not started yet.
+
+    Raises
+    ------
+    AssertionError
+        If a side has not done the rounds that were counted.
+    """
+    loops = {COPY_LIMIT: CopyLimit(clients, elements), PLAIN_LOOP: PlainLoop(clients, elements)}
+    with ExitStack() as stack:
+        carryings: dict[str, Carrying] = {}
+        for name, make in executors.items():
+            carryings[name] = Carrying(make(), clients, elements, group_size=min(GROUP_SIZE, clients))
+            stack.callback(carryings[name].close)
+            carryings[name].start()
+        rounds: dict[str, Callable[[], object]] = {name: loop.round for name, loop in loops.items()}
+        rounds |= {name: carrying.round for name, carrying in carryings.items()}
+        for warm_up in rounds.values():
+            warm_up()
+        figures = in_turn({name: _rate(each, clients) for name, each in rounds.items()}, runs)
+        for carrying in carryings.values():
+            carrying.check()
+    for name, loop in loops.items():
+        if not np.array_equal(loop.vector_F, np.full(elements, loop.rounds)):
+            raise AssertionError(f"after {loop.rounds} rounds the vector of the {name} holds {loop.vector_F[:3]} ...")
+    prefix = f"{clients:,} clients x {elements:,} elements: "
+    return compare("orchestration", figures, "client updates/s", COPY_LIMIT, prefix)
+
+
+def _rate(round_once: Callable[[], object], clients: int) -> Callable[[], float]:
+    """Return a function that repeats a round and returns client updates a second."""
+
+    def measured() -> float:
+        started = time.perf_counter()
+        for done in itertools.count(1):
+            round_once()
+            elapsed = time.perf_counter() - started
+            if elapsed >= MEASURED_SECONDS:
+                break
+        return clients * done / elapsed
+
+    return measured
+
+
+def fedsim_executors(clients: int, actors: Sequence[int]) -> dict[str, MakeExecutor]:
+    """Return the executors that are compared: this process, and each number of actors, to be started in this order.
+
+    The first on Ray starts a Ray of its own with room for all, and the others join it: the actors of all sides are there at
+    once, and those that are not measured wait.
+    """
+    made: dict[str, MakeExecutor] = {LOCAL: partial(_executor, clients, {"executor": "local"})}
+    for number, count in enumerate(actors):
+        own = {"address": "auto"} if number else {"num_cpus": sum(actors)}
+        name = f"fedsim, {count} actor{'s' * (count > 1)}"
+        made[name] = partial(_executor, clients, {"executor": "ray", "ray": {"actors": count, **own}})
+    return made
+
+
+def _executor(clients: int, section: Mapping[str, object]) -> Executor:
+    config = build_config({"partition": {"clients": clients}, "client": {"threads": 1}, **section})
+    return make_executor(config, lambda: None, print)
+
+
+def _numbers(words: str, multiple_of: int = 1) -> list[int]:
+    """Return the numbers of an option."""
+    try:
+        numbers = [int(word) for word in words.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"give whole numbers with commas, not {words!r}") from None
+    for number in numbers:
+        if number < 1 or number % multiple_of:
+            what = "positive numbers" if multiple_of == 1 else f"positive multiples of {multiple_of}"
+            raise typer.BadParameter(f"give {what}, not {number}")
+    return numbers
+
+
+def main(
+    records_file: Annotated[Path | None, typer.Option("--json", help="Write one line of JSON a figure.")] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Measurements of each side.")] = RUNS,
+    clients: Annotated[str, typer.Option(help="Numbers of clients, with commas.")] = "100,1000",
+    elements: Annotated[str, typer.Option(help="Lengths of the vector, multiples of 200.")] = "25000,1000000",
+    actors: Annotated[str, typer.Option(help="Numbers of actors.")] = "1,2",
+) -> None:
+    """Measure, and print the table."""
+    populations, lengths, counts = _numbers(clients), _numbers(elements, 200), _numbers(actors)
+    rows = [
+        row
+        for population, length in itertools.product(populations, lengths)
+        for row in measure(population, length, fedsim_executors(population, counts), runs)
+    ]
+    present(rows, records_file, "orchestration without training")
+
+
+if __name__ == "__main__":
+    typer.run(main)

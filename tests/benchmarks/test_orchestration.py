@@ -1,0 +1,89 @@
+"""The orchestration and memory benchmarks do the work that they claim to do, here and on actors."""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+
+from benchmarks.carrying import Carrying
+from benchmarks.measure import present
+from benchmarks.memory import carry, memory_now, stored_bytes, write_data
+from benchmarks.orchestration import COPY_LIMIT, LOCAL, PLAIN_LOOP, CopyLimit, PlainLoop, measure
+from clients.sums import BLOCK
+from fedsim.config import build_config, read_config
+from fedsim.preparation import partition_data
+from fedsim.runner import make_executor
+
+CLIENTS, ELEMENTS = 10, 400
+PLACES = {
+    "local": {"executor": "local"},
+    "one actor": {"ray": {"address": "auto", "actors": 1}},
+    "two actors": {"ray": {"address": "auto", "actors": 2}},
+}
+
+
+def executor(place: str, clients: int = CLIENTS):
+    config = build_config({"partition": {"clients": clients}, "client": {"threads": 1}, **PLACES[place]})
+    return make_executor(config, lambda: None, print)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_client_of_a_cohort_adds_one_each_round(session_ray, place):
+    carrying = Carrying(executor(place), CLIENTS, ELEMENTS, group_size=3, cohort_size=7)
+    try:
+        assert len(carrying.start()) == (2 if place == "two actors" else 1)
+        cohorts = [carrying.round() for _ in range(3)]
+        carrying.check()
+        with pytest.raises(AssertionError, match="after 4 rounds the vector holds"):
+            carrying.rounds += 1
+            carrying.check()
+    finally:
+        carrying.close()
+    for number, reports in enumerate(cohorts):
+        assert len({report.client for report in reports}) == 7
+        assert {(report.round, report.bytes_up, report.bytes_down) for report in reports} == {(number, 1600, 1600)}
+    assert len({tuple(sorted(report.client for report in reports)) for reports in cohorts}) > 1
+
+
+@pytest.mark.parametrize("loop_class", [CopyLimit, PlainLoop])
+def test_the_loops_without_a_framework_average_as_the_rounds_do(loop_class):
+    loop = loop_class(3, BLOCK + 200)
+    for _ in range(3):
+        loop.round()
+    np.testing.assert_array_equal(loop.vector_F, np.full(BLOCK + 200, 3, np.float32))
+
+
+def test_rows_hold_rates_and_ratios_to_the_copy_limit(session_ray, tmp_path):
+    executors = {LOCAL: partial(executor, "local"), "fedsim, 1 actor": partial(executor, "one actor")}
+    rows = measure(CLIENTS, ELEMENTS, executors, runs=2)
+    present(rows, tmp_path / "rows.jsonl")
+    written = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    prefix = "10 clients x 400 elements: "
+    assert [row["case"] for row in written] == [prefix + name for name in (COPY_LIMIT, PLAIN_LOOP, *executors)]
+    for row in written:
+        assert list(row) == ["benchmark", "case", "value", "unit", "ratio", "ratio_to", "runs"]
+        assert (row["benchmark"], row["unit"], row["runs"]) == ("orchestration", "client updates/s", 2)
+        assert row["ratio_to"] == prefix + COPY_LIMIT and row["value"] > 0 and row["ratio"] > 0
+    assert written[0]["ratio"] == 1.0
+
+
+def test_a_side_that_did_other_work_gives_no_row():
+    class Twice(Carrying):
+        def round(self):
+            self.rounds += 1
+            return super().round()
+
+    class Lazy:
+        """An executor's maker whose federation counts rounds that it did not do."""
+
+    carrying = Twice(executor("local"), CLIENTS, ELEMENTS, group_size=5)
+    carrying.start()
+    carrying.round()
+    with pytest.raises(AssertionError, match="after 2 rounds"):
+        carrying.check()
+    carrying.close()
+    del Lazy
