@@ -140,7 +140,7 @@ class Carrying:
     def round(self) -> list[ClientReport]:
         """Do a round as the simulation does it; return the clients' reports."""
         order = tuple(int(i) for i in cohort(self._sampling, 0, self.rounds, self._spec.sizes_N))
-        groups = self._executor.groups(self.rounds, order, self._group_size)
+        groups = self._executor.groups(self.rounds, order, self._group_size, np.ones(self.clients))
         results = self._executor.train(groups, self._state, self._states)
         trained = [result for result in results if isinstance(result, TrainedGroup)]
         self._executor.apply(self.rounds, order)

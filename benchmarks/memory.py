@@ -1,7 +1,7 @@
 """What registered clients cost, and what rounds that only carry vectors take.
 
-* ``fedsim run configs/quickstart.yaml`` on Ray, three rounds of 10 clients, with 100, 1,000 and 10,000 clients registered. Data,
-  cohort size, and every client's steps and mini-batches are the same, so that nothing differs but how many clients there are.
+* ``fedsim run configs/quickstart.yaml`` on Ray, three rounds of 10 clients, with 100, 1,000 and 10,000 clients registered.
+  Data, cohort size, and every client's steps and mini-batches are the same: nothing differs but how many clients there are.
   Figures are the peak resident memory of each process, as ``summary.json`` gives it, and the time from the command to the end
   of round 1; ratios are to 100 clients.
 * The add-one federation of :mod:`benchmarks.carrying` with 1,000 clients and 1,000,000 elements, in a process of its own: the
@@ -36,23 +36,23 @@ import typer
 
 from benchmarks.carrying import Carrying
 from benchmarks.measure import Row, compare, in_turn, present
-from benchmarks.orchestration import fedsim_executors
+from benchmarks.orchestration import MakeExecutor, fedsim_executors, numbers
 from benchmarks.peers.fedsim_side import GROUP_SIZE
 from fedsim.data.embedded import generate
 
 RUNS = 3
 CARRIED_CLIENTS, CARRIED_ELEMENTS, CARRIED_ROUNDS = 1000, 1_000_000, 5
-_CONFIG = Path("configs/quickstart.yaml")
-_BATCH_SIZE = 2
+CONFIG = Path("configs/quickstart.yaml")
+BATCH_SIZE = 2
 """Examples of a mini-batch, and the fewest that a client holds."""
-_SAME_WORK = (
+SAME_WORK = (
     "rounds=3",
     "partition.kind=iid",
-    "partition.holdout_fraction=0.0",  # else the evaluation at the end visits every registered client
-    "layers.choose=top",  # else every registered client scores the layers
+    "partition.holdout_fraction=0.0",  # what is held out would be evaluated at the end, client by client
+    "layers.choose=top",  # by score, every registered client would look at its examples first
     "client.steps=4",
     "client.epochs=null",
-    f"client.batch_size={_BATCH_SIZE}",
+    f"client.batch_size={BATCH_SIZE}",
     "client.fuse=5",
     "model.trunk_cache.memory_mb=0",
     "ray.actors=1",
@@ -75,8 +75,8 @@ def run_once(data: Path, clients: int) -> dict[str, float]:
     """Run three rounds with ``clients`` registered; return seconds to the end of round 1 and peak bytes of each process."""
     with TemporaryDirectory() as folder:
         output = Path(folder) / "run"
-        changes = [*_SAME_WORK, f"data.path={data}", f"partition.clients={clients}", f"output={output}"]
-        command = [sys.executable, "-m", "fedsim", "run", str(_CONFIG), *changes]
+        changes = [*SAME_WORK, f"data.path={data}", f"partition.clients={clients}", f"output={output}"]
+        command = [sys.executable, "-m", "fedsim", "run", str(CONFIG), *changes]
         started = time.time()
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -97,7 +97,7 @@ def measure_registered(populations: Sequence[int], runs: int) -> list[Row]:
     """Return the rows of runs that differ in how many clients are registered; ratios are to the first number."""
     figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with TemporaryDirectory() as folder:
-        write_data(Path(folder), max(populations) * _BATCH_SIZE)
+        write_data(Path(folder), max(populations) * BATCH_SIZE)
 
         def side(name: str, clients: int) -> Callable[[], float]:
             def run() -> float:
@@ -113,9 +113,7 @@ def measure_registered(populations: Sequence[int], runs: int) -> list[Row]:
     return [
         row
         for figure, values in figures.items()
-        for row in compare(
-            "memory", values, "s" if figure == _SECONDS else "MiB", names[populations[0]], f"{figure}: "
-        )
+        for row in compare("memory", values, "s" if figure == _SECONDS else "MiB", names[populations[0]], f"{figure}: ")
     ]
 
 
@@ -130,21 +128,12 @@ class Memory:
 
 
 class Watch(threading.Thread):
-    """Looks again and again how much memory this process, its children and the object store take.
-
-    Attributes
-    ----------
-    before
-        At the beginning.
-    peak_own, peak_stored, peak
-        The most that was seen, of each for itself and of both at a time, in bytes.
-    """
+    """Looks again and again how much memory this process, its children and the object store take."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self._ended = threading.Event()
-        self.before = memory_now()
-        self._seen = [self.before]
+        self._seen = [memory_now()]
 
     def run(self) -> None:
         """Look until :meth:`end`."""
@@ -158,8 +147,8 @@ class Watch(threading.Thread):
         self._seen.append(memory_now())
 
     def above(self) -> dict[str, float]:
-        """Return in MB how far the peaks lay above the beginning: of processes, of the store, of both at a time."""
-        before = self.before
+        """Return in MB how far the peaks of processes, of the store and of both at a time lay above the beginning."""
+        before = self._seen[0]
         return {
             "processes": (max(seen.own for seen in self._seen) - before.own) / 1e6,
             "object store": (max(seen.stored for seen in self._seen) - before.stored) / 1e6,
@@ -170,7 +159,7 @@ class Watch(threading.Thread):
 def memory_now() -> Memory:
     """Return the memory of this process with its children, and of the object store of the Ray that it is connected to."""
     process = psutil.Process()
-    return Memory(sum(map(_own_bytes, [process, *process.children(recursive=True)])), stored_bytes())
+    return Memory(sum(map(own_bytes, [process, *process.children(recursive=True)])), stored_bytes())
 
 
 def stored_bytes() -> int:
@@ -181,7 +170,8 @@ def stored_bytes() -> int:
     return int(stats.object_store_bytes_used)
 
 
-def _own_bytes(process: psutil.Process) -> int:
+def own_bytes(process: psutil.Process) -> int:
+    """Return the resident bytes of a process that belong to it alone, 0 if it has ended."""
     try:
         memory = process.memory_info()
     except psutil.NoSuchProcess:
@@ -190,9 +180,8 @@ def _own_bytes(process: psutil.Process) -> int:
     return int(memory.rss - getattr(memory, "shared", 0))
 
 
-def carry(clients: int, elements: int, actors: int, rounds: int) -> dict[str, float]:
+def carry(make: MakeExecutor, clients: int, elements: int, rounds: int) -> dict[str, float]:
     """Do rounds of the add-one federation on Ray; return what :meth:`Watch.above` does."""
-    (*_, make) = fedsim_executors(clients, [actors]).values()
     carrying = Carrying(make(), clients, elements, group_size=min(GROUP_SIZE, clients))
     try:
         carrying.start()
@@ -210,9 +199,10 @@ def carry(clients: int, elements: int, actors: int, rounds: int) -> dict[str, fl
 def measure_carrying(runs: int, actors: int = 2) -> list[Row]:
     """Return the rows of the add-one federation, every run of it in a process of its own."""
     figures = defaultdict(list)
+    (*_, make) = fedsim_executors(CARRIED_CLIENTS, [actors]).values()
     for _ in range(runs):
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            above = pool.submit(carry, CARRIED_CLIENTS, CARRIED_ELEMENTS, actors, CARRIED_ROUNDS).result()
+            above = pool.submit(carry, make, CARRIED_CLIENTS, CARRIED_ELEMENTS, CARRIED_ROUNDS).result()
         for name, value in above.items():
             figures[name].append(value)
     case = f"{CARRIED_CLIENTS:,} clients x {CARRIED_ELEMENTS:,} elements, {actors} actors, above idle"
@@ -226,11 +216,11 @@ def measure_carrying(runs: int, actors: int = 2) -> list[Row]:
 def main(
     records_file: Annotated[Path | None, typer.Option("--json", help="Write one line of JSON a figure.")] = None,
     runs: Annotated[int, typer.Option(min=1, help="Runs of each side.")] = RUNS,
-    clients: Annotated[str, typer.Option(help="Numbers of registered clients; the first is compared with.")] = "100,1000,10000",
+    clients: Annotated[str, typer.Option(help="Registered clients; the first is compared with.")] = "100,1000,10000",
     carrying: Annotated[bool, typer.Option(help="Measure the add-one federation as well.")] = True,
 ) -> None:
     """Measure, and print the table."""
-    rows = measure_registered([int(number) for number in clients.split(",")], runs)
+    rows = measure_registered(numbers(clients), runs)
     if carrying:
         rows += measure_carrying(runs)
     present(rows, records_file, "memory of registered clients, and of rounds that only carry vectors")

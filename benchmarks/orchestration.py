@@ -7,8 +7,8 @@ Beside them stand two loops of one thread without any framework, which do the sa
   in the processor's cache and with no new memory. It is what the machine's memory allows one thread;
 * the plain loop, as one would write it down: ``total += weight * (vector + 1).astype(float64)``.
 
-Figures are client updates a second, ratios are to the copy limit. Executors are started once a case, those on actors on one Ray; a
-measurement repeats rounds for 0.2 s or longer, and in the end each side's vector shows that its rounds were done.
+Figures are client updates a second, ratios are to the copy limit. Executors are started once a case, those with actors on one
+Ray; a measurement repeats rounds for 0.2 s or longer, and in the end each side's vector shows that its rounds were done.
 
     python -m benchmarks.orchestration [--json FILE] [--runs 5] [--clients 100,1000] [--elements 25000,1000000] [--actors 1,2]
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -40,19 +41,39 @@ MEASURED_SECONDS = 0.2
 MakeExecutor = Callable[[], Executor]
 
 
-class CopyLimit:
-    """Rounds of adding one, in blocks and in memory that is there already."""
+class Loop(ABC):
+    """Rounds of adding one, without a framework."""
 
     def __init__(self, clients: int, elements: int) -> None:
         self.vector_F = np.zeros(elements, np.float32)
         self.rounds = 0
-        self._weights = AddOneSpec.of(clients, elements).sizes_N.tolist()
+        self._weights: list[int] = AddOneSpec.of(clients, elements).sizes_N.tolist()
+
+    def round(self) -> None:
+        """Let every client add one, and average."""
+        self.vector_F = (self._total() / sum(self._weights)).astype(np.float32)
+        self.rounds += 1
+
+    def check(self) -> None:
+        """Raise if the rounds have not added one each."""
+        if not np.array_equal(self.vector_F, np.full(len(self.vector_F), self.rounds)):
+            raise AssertionError(f"after {self.rounds} rounds the vector holds {self.vector_F[:3]} ...")
+
+    @abstractmethod
+    def _total(self) -> np.ndarray:
+        """Return the float64 sum of the clients' vectors, each by its weight."""
+
+
+class CopyLimit(Loop):
+    """In blocks, and in memory that is there already."""
+
+    def __init__(self, clients: int, elements: int) -> None:
+        super().__init__(clients, elements)
         self._local_F = np.empty_like(self.vector_F)
         self._total_F = np.empty(elements)
         self._scratch = np.empty(min(BLOCK, elements))
 
-    def round(self) -> None:
-        """Let every client add one, and average."""
+    def _total(self) -> np.ndarray:
         self._total_F.fill(0.0)
         for weight in self._weights:
             for start in range(0, len(self.vector_F), BLOCK):
@@ -62,26 +83,18 @@ class CopyLimit:
                 np.copyto(term, local)
                 np.multiply(term, weight, out=term)
                 np.add(total, term, out=total)
-        self.vector_F[:] = self._total_F / sum(self._weights)
-        self.rounds += 1
+        return self._total_F
 
 
-class PlainLoop:
-    """Rounds of adding one, as one would write them down."""
+class PlainLoop(Loop):
+    """As one would write it down."""
 
-    def __init__(self, clients: int, elements: int) -> None:
-        self.vector_F = np.zeros(elements, np.float32)
-        self.rounds = 0
-        self._weights = AddOneSpec.of(clients, elements).sizes_N.tolist()
-
-    def round(self) -> None:
-        """Let every client add one, and average."""
+    def _total(self) -> np.ndarray:
         total_F = np.zeros(len(self.vector_F))
         for weight in self._weights:
             local_F = self.vector_F + np.float32(1.0)
             total_F += weight * local_F.astype(np.float64)
-        self.vector_F = (total_F / sum(self._weights)).astype(np.float32)
-        self.rounds += 1
+        return total_F
 
 
 def measure(clients: int, elements: int, executors: Mapping[str, MakeExecutor], runs: int) -> list[Row]:
@@ -99,40 +112,32 @@ def measure(clients: int, elements: int, executors: Mapping[str, MakeExecutor], 
     AssertionError
         If a side has not done the rounds that were counted.
     """
-    loops = {COPY_LIMIT: CopyLimit(clients, elements), PLAIN_LOOP: PlainLoop(clients, elements)}
     with ExitStack() as stack:
-        carryings: dict[str, Carrying] = {}
+        sides: dict[str, Loop | Carrying] = {
+            COPY_LIMIT: CopyLimit(clients, elements),
+            PLAIN_LOOP: PlainLoop(clients, elements),
+        }
         for name, make in executors.items():
-            carryings[name] = Carrying(make(), clients, elements, group_size=min(GROUP_SIZE, clients))
-            stack.callback(carryings[name].close)
-            carryings[name].start()
-        rounds: dict[str, Callable[[], object]] = {name: loop.round for name, loop in loops.items()}
-        rounds |= {name: carrying.round for name, carrying in carryings.items()}
-        for warm_up in rounds.values():
-            warm_up()
-        figures = in_turn({name: _rate(each, clients) for name, each in rounds.items()}, runs)
-        for carrying in carryings.values():
-            carrying.check()
-    for name, loop in loops.items():
-        if not np.array_equal(loop.vector_F, np.full(elements, loop.rounds)):
-            raise AssertionError(f"after {loop.rounds} rounds the vector of the {name} holds {loop.vector_F[:3]} ...")
+            carrying = Carrying(make(), clients, elements, group_size=min(GROUP_SIZE, clients))
+            stack.callback(carrying.close)
+            carrying.start()
+            sides[name] = carrying
+        for side in sides.values():
+            side.round()
+        figures = in_turn({name: partial(_rate, side, clients) for name, side in sides.items()}, runs)
+        for side in sides.values():
+            side.check()
     prefix = f"{clients:,} clients x {elements:,} elements: "
     return compare("orchestration", figures, "client updates/s", COPY_LIMIT, prefix)
 
 
-def _rate(round_once: Callable[[], object], clients: int) -> Callable[[], float]:
-    """Return a function that repeats a round and returns client updates a second."""
-
-    def measured() -> float:
-        started = time.perf_counter()
-        for done in itertools.count(1):
-            round_once()
-            elapsed = time.perf_counter() - started
-            if elapsed >= MEASURED_SECONDS:
-                break
-        return clients * done / elapsed
-
-    return measured
+def _rate(side: Loop | Carrying, clients: int) -> float:
+    """Repeat rounds for some time; return client updates a second."""
+    before, started, elapsed = side.rounds, time.perf_counter(), 0.0
+    while elapsed < MEASURED_SECONDS:
+        side.round()
+        elapsed = time.perf_counter() - started
+    return clients * (side.rounds - before) / elapsed
 
 
 def fedsim_executors(clients: int, actors: Sequence[int]) -> dict[str, MakeExecutor]:
@@ -150,11 +155,18 @@ def fedsim_executors(clients: int, actors: Sequence[int]) -> dict[str, MakeExecu
 
 
 def _executor(clients: int, section: Mapping[str, object]) -> Executor:
-    config = build_config({"partition": {"clients": clients}, "client": {"threads": 1}, **section})
+    config = build_config(
+        {
+            "partition": {"clients": clients},
+            "sampling": {"clients_per_round": clients},
+            "client": {"threads": 1},
+            **section,
+        }
+    )
     return make_executor(config, lambda: None, print)
 
 
-def _numbers(words: str, multiple_of: int = 1) -> list[int]:
+def numbers(words: str, multiple_of: int = 1) -> list[int]:
     """Return the numbers of an option."""
     try:
         numbers = [int(word) for word in words.split(",")]
@@ -175,7 +187,7 @@ def main(
     actors: Annotated[str, typer.Option(help="Numbers of actors.")] = "1,2",
 ) -> None:
     """Measure, and print the table."""
-    populations, lengths, counts = _numbers(clients), _numbers(elements, 200), _numbers(actors)
+    populations, lengths, counts = numbers(clients), numbers(elements, 200), numbers(actors)
     rows = [
         row
         for population, length in itertools.product(populations, lengths)

@@ -106,6 +106,13 @@ def num_steps(config: ClientConfig, num_examples: int) -> int:
     return (config.epochs or 0) * -(-num_examples // config.batch_size)
 
 
+def num_visited(config: ClientConfig, num_examples: int) -> int:
+    """Return how many examples one visit takes, each as often as it is taken: the client's work."""
+    if config.steps is not None:
+        return config.steps * min(config.batch_size, num_examples)
+    return (config.epochs or 0) * num_examples
+
+
 def sees_all(config: ClientConfig, num_examples: int) -> bool:
     """Whether a visit takes every example of the client at least once."""
     return num_steps(config, num_examples) * config.batch_size >= num_examples

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clients.prompts import StartingPoint, initial_vector
+from clients.visits import num_visited
 from fedsim.config import Config
 from fedsim.core import seeds
 from fedsim.core.errors import ClientError
@@ -133,12 +134,13 @@ def _warm_up(
     server = ServerConfig(kind="fedavg", weighting=config.server.weighting)
     sample_rate = config.sampling.clients_per_round / config.partition.clients
     executor.start_server(server, vector_F, full.layers, sample_rate, population_weight(server, sizes_N))
+    work_N = np.array([num_visited(config.client, int(size)) for size in sizes_N])
     order: tuple[int, ...] = ()
     trained: list[ClientReport] = []
     for round in range(rounds):
         phase(f"warm-up round {round + 1} of {rounds}, prompts in all layers")
         order = tuple(int(client) for client in cohort(config.sampling, config.seed, round, sizes_N))
-        groups = executor.groups(round, order, config.group_size)
+        groups = executor.groups(round, order, config.group_size, work_N)
         fresh = {client: ClientState(client) for client in order}
         done = [
             each for each in executor.train(groups, executor.global_state(), fresh) if isinstance(each, TrainedGroup)

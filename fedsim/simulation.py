@@ -17,7 +17,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from clients.prompts import initial_vector
+from clients.visits import num_visited
 from clients.worker import WorkerInfo
 from fedsim.checkpoint import Checkpoint, save_checkpoint
 from fedsim.client_states import ClientStates
@@ -36,7 +39,7 @@ from fedsim.progress import Progress
 from fedsim.rounds import OpenRound, Totals, mean_loss, round_line
 from fedsim.tracking import RunFolder, TensorBoard
 from server.aggregation import population_weight
-from server.sampling import cohort
+from server.sampling import cohort, cut
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Simulation:
         self._progress = progress
         self._tensorboard = tensorboard
         self._sizes_N = prepared.spec.shards.train_sizes
+        self._work_N = np.array([num_visited(config.client, int(size)) for size in self._sizes_N])
         self._states = ClientStates(config.partition.clients)
         self._totals = Totals()
         self._layers: tuple[int, ...] = ()
@@ -166,7 +170,7 @@ class Simulation:
         """Settle how many clients train together, and what of the backbone's lower layers is kept."""
         config, spec, layers = self._config, self._prepared.spec, self._layers
         order = cohort(config.sampling, config.seed, 0, self._sizes_N)
-        clients = tuple(sorted(int(client) for client in order))[: config.group_size]
+        clients = cut(order, config.group_size, self._work_N)[0]
         kept = None if checkpoint is None else checkpoint.fuse
         choice = choose_fuse(config, self._executor, self._state, clients, len(workers), kept)
         self._executor.fuse = self._fuse = choice.fuse
@@ -182,7 +186,8 @@ class Simulation:
     def _run_round(self) -> None:
         started = time.monotonic()
         order = tuple(int(i) for i in cohort(self._config.sampling, self._config.seed, self._round, self._sizes_N))
-        trained, trained_at = self._train(self._executor.groups(self._round, order, self._config.group_size))
+        groups = self._executor.groups(self._round, order, self._config.group_size, self._work_N)
+        trained, trained_at = self._train(groups)
         reports = sorted((report for group in trained for report in group.reports), key=lambda report: report.client)
         self._check_failures(reports)
         self._note_memory(reports)

@@ -53,12 +53,30 @@ def cohort(config: SamplingConfig, seed: int, round: int, sizes_N: np.ndarray) -
     return able[np.argsort(times, kind="stable")[:size]]
 
 
-def cut(cohort: Sequence[int] | np.ndarray, group_size: int) -> list[tuple[int, ...]]:
-    """Return the cohort's work groups: ascending client ids, ``group_size`` a group, the last one the rest.
+def cut(cohort: Sequence[int] | np.ndarray, group_size: int, work_N: np.ndarray | None = None) -> list[tuple[int, ...]]:
+    """Return the cohort's work groups: as few as can be, of equal work, each with its clients in ascending order.
 
-    A function of the cohort alone, never of the number of actors: sums are formed in these groups.
+    A function of the cohort alone, never of the number of actors: sums are formed in these groups. The group with most work
+    comes first, so that none of the long ones is begun last (Graham's longest processing time first).
+
+    Parameters
+    ----------
+    group_size
+        Clients in a group, at most.
+    work_N
+        Work of each client of the population, in any unit; if not given, all have the same, and groups are cut in the order of
+        client ids.
     """
     if group_size < 1:
         raise ValueError(f"group_size must be 1 or more, got {group_size}")
     ids = sorted(int(client) for client in cohort)
-    return [tuple(ids[start : start + group_size]) for start in range(0, len(ids), group_size)]
+    if work_N is None:
+        return [tuple(ids[start : start + group_size]) for start in range(0, len(ids), group_size)]
+    groups: list[list[int]] = [[] for _ in range(-(-len(ids) // group_size))]
+    loads = [0.0] * len(groups)
+    for client in sorted(ids, key=lambda client: (-work_N[client], client)):
+        lightest = min((i for i, group in enumerate(groups) if len(group) < group_size), key=loads.__getitem__)
+        groups[lightest].append(client)
+        loads[lightest] += float(work_N[client])
+    by_load = sorted(range(len(groups)), key=lambda i: (-loads[i], groups[i]))
+    return [tuple(sorted(groups[i])) for i in by_load]

@@ -80,10 +80,13 @@ class Executor(ABC):
         finally:
             self._check_interrupt = check
 
-    def groups(self, round: int, order: Sequence[int], group_size: int) -> list[WorkGroup]:
-        """Cut a cohort into work groups; where every client has a worker of its own, each group goes out in parts."""
+    def groups(self, round: int, order: Sequence[int], group_size: int, work_N: np.ndarray) -> list[WorkGroup]:
+        """Cut a cohort into work groups; where every client has a worker of its own, each group goes out in parts.
+
+        ``work_N`` is the work of each client of the population; see :func:`server.sampling.cut`.
+        """
         groups: list[WorkGroup] = []
-        for number, clients in enumerate(cut(order, group_size)):
+        for number, clients in enumerate(cut(order, group_size, work_N)):
             if self.per_client:
                 groups += [WorkGroup(round, number, (client,), part) for part, client in enumerate(clients)]
             else:

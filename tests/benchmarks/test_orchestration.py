@@ -1,21 +1,21 @@
-"""The orchestration and memory benchmarks do the work that they claim to do, here and on actors."""
+"""The benchmark of orchestration does the work that it counts, in this process and on actors."""
 
 from __future__ import annotations
 
 import json
-import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
+import typer
 
 from benchmarks.carrying import Carrying
 from benchmarks.measure import present
-from benchmarks.memory import carry, memory_now, stored_bytes, write_data
-from benchmarks.orchestration import COPY_LIMIT, LOCAL, PLAIN_LOOP, CopyLimit, PlainLoop, measure
+from benchmarks.orchestration import COPY_LIMIT, LOCAL, PLAIN_LOOP, CopyLimit, PlainLoop, measure, numbers
 from clients.sums import BLOCK
-from fedsim.config import build_config, read_config
-from fedsim.preparation import partition_data
+from fedsim.config import build_config
+from fedsim.executors.local import LocalExecutor
 from fedsim.runner import make_executor
 
 CLIENTS, ELEMENTS = 10, 400
@@ -26,12 +26,12 @@ PLACES = {
 }
 
 
-def executor(place: str, clients: int = CLIENTS):
-    config = build_config({"partition": {"clients": clients}, "client": {"threads": 1}, **PLACES[place]})
+def executor(place: str):
+    config = build_config({"partition": {"clients": CLIENTS}, "client": {"threads": 1}, **PLACES[place]})
     return make_executor(config, lambda: None, print)
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", ["local", "two actors"])
 def test_every_client_of_a_cohort_adds_one_each_round(session_ray, place):
     carrying = Carrying(executor(place), CLIENTS, ELEMENTS, group_size=3, cohort_size=7)
     try:
@@ -71,19 +71,25 @@ def test_rows_hold_rates_and_ratios_to_the_copy_limit(session_ray, tmp_path):
     assert written[0]["ratio"] == 1.0
 
 
-def test_a_side_that_did_other_work_gives_no_row():
-    class Twice(Carrying):
-        def round(self):
-            self.rounds += 1
-            return super().round()
+class Embellishing(LocalExecutor):
+    """Adds one to the state by itself."""
 
-    class Lazy:
-        """An executor's maker whose federation counts rounds that it did not do."""
+    def global_state(self):
+        state = super().global_state()
+        return replace(state, vector_F=state.vector_F + 1)
 
-    carrying = Twice(executor("local"), CLIENTS, ELEMENTS, group_size=5)
-    carrying.start()
-    carrying.round()
-    with pytest.raises(AssertionError, match="after 2 rounds"):
-        carrying.check()
-    carrying.close()
-    del Lazy
+
+def test_a_side_that_did_other_work_gives_no_rows():
+    with pytest.raises(AssertionError, match="rounds the vector holds"):
+        measure(CLIENTS, ELEMENTS, {"other": lambda: Embellishing(lambda: None)}, runs=1)
+
+
+def test_options_are_whole_numbers_that_fit():
+    assert numbers("100,1000") == [100, 1000]
+    for words, multiple_of, sentence in (
+        ("100,ten", 1, "give whole numbers with commas, not '100,ten'"),
+        ("0", 1, "give positive numbers, not 0"),
+        ("400,500", 200, "give positive multiples of 200, not 500"),
+    ):
+        with pytest.raises(typer.BadParameter, match=sentence):
+            numbers(words, multiple_of)

@@ -10,17 +10,18 @@ from fedsim.config import build_config
 from fedsim.runner import make_executor
 
 CLIENTS, ELEMENTS, ROUNDS = 12, 100_000, 6
+SETTLED_SECONDS = 2.0
 STATE_BYTES = 4 * ELEMENTS
 """Large enough for the store; what is smaller than 100 KB never enters it."""
 
 
 def settled_bytes(wanted: int | None = None) -> int:
-    """Return the bytes in the store once they are ``wanted``, or else have been the same for some seconds.
+    """Return the bytes in the store once they are ``wanted``, or else have not changed for some time.
 
     Ray frees objects that nobody holds any more now and then, about once a second.
     """
     stored, since = stored_bytes(), time.monotonic()
-    while stored != wanted and time.monotonic() - since < 3.0:
+    while stored != wanted and time.monotonic() - since < SETTLED_SECONDS:
         time.sleep(0.05)
         now = stored_bytes()
         if now != stored:
@@ -37,11 +38,9 @@ def test_bytes_in_the_store_are_constant_over_rounds(session_ray):
         carrying.round()
         first = settled_bytes()
         assert first >= STATE_BYTES
-        levels = []
         for _ in range(ROUNDS):
             carrying.round()
-            levels.append(settled_bytes(wanted=first))
-        assert levels == [first] * ROUNDS
+        assert settled_bytes(wanted=first) == first
 
         # Whoever kept the states would be seen: this measurement can fail.
         kept = []

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedsim.core.errors import ConfigError
 from server.config import SamplingConfig
@@ -65,3 +67,32 @@ def test_groups_are_cut_in_ascending_order():
     assert all(type(client) is int for client in cut(np.array([2, 1]), 1)[0])
     with pytest.raises(ValueError, match="group_size"):
         cut([1], 0)
+
+
+def test_groups_are_cut_to_equal_work():
+    work_N = np.array([9, 1, 1, 8, 2, 1, 0, 7])
+    assert cut([0, 3, 4, 7], 2, work_N) == [(3, 7), (0, 4)]
+    # A group that is full takes no more, however little it has to do.
+    assert cut([0, 1, 2, 5], 2, work_N) == [(0, 5), (1, 2)]
+
+
+@given(
+    work=st.lists(st.integers(0, 60), min_size=1, max_size=40), group_size=st.integers(1, 12), seed=st.integers(0, 99)
+)
+def test_groups_of_equal_work_hold_every_client_once(work, group_size, seed):
+    clients, work_N = np.random.default_rng(seed).permutation(len(work)), np.array(work)
+    groups = cut(clients, group_size, work_N)
+    assert sorted(client for group in groups for client in group) == list(range(len(work)))
+    assert len(groups) == -(-len(work) // group_size) and max(map(len, groups)) <= group_size
+    assert all(group == tuple(sorted(group)) for group in groups)
+    loads = [int(work_N[list(group)].sum()) for group in groups]
+    assert loads == sorted(loads, reverse=True)
+    # The order in which the cohort was drawn plays no part.
+    assert groups == cut(sorted(clients), group_size, work_N)
+    if group_size >= len(work):
+        return
+    # No client of the heaviest group would be better off in a lighter one that has room.
+    lightest = min(client_work for client_work in work_N[list(groups[0])])
+    assert all(
+        loads[0] <= load + lightest for group, load in zip(groups, loads, strict=True) if len(group) < group_size
+    )
