@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from clients.compiling import CompiledLayers
 from clients.config import ModelConfig, PromptConfig
 from clients.device import to_device
 from clients.families import Family
@@ -38,13 +39,21 @@ class Backbone:
     """
 
     def __init__(
-        self, model: PreTrainedModel, family: Family, head: Head, prompt: PromptConfig, autocast: str = "off"
+        self,
+        model: PreTrainedModel,
+        family: Family,
+        head: Head,
+        prompt: PromptConfig,
+        autocast: str = "off",
+        *,
+        compiled: bool = False,
     ) -> None:
         self._model = model
         self._base = model.base_model
         self._family = family
         self._head = head
         self._stack = LayerStack(model.base_model, family)
+        self._compiled = CompiledLayers(self._stack.all) if compiled else None
         self._shift_positions = prompt.position_offset == "paper"
         self.device: torch.device = next(model.parameters()).device
         self._precision = Precision(model.dtype, autocast, self.device)
@@ -97,11 +106,11 @@ class Backbone:
         if model.head.kind == "classifier":
             pooling = resolve_pooling(model.head.pooling, is_causal=family.is_causal)
             classifier = Classifier(num_classes, frozen.config.hidden_size, pooling)
-            return cls(frozen, family, classifier, prompt, model.autocast)
+            return cls(frozen, family, classifier, prompt, model.autocast, compiled=model.compile)
         words_C = _label_words(label_word_ids_C, num_classes, frozen, weights)
         decoder = frozen.get_output_embeddings()
         verbalizer = Verbalizer(lambda h: family.head_transform(frozen, h), decoder, words_C, model.head.loss)
-        return cls(frozen, family, verbalizer, prompt, model.autocast)
+        return cls(frozen, family, verbalizer, prompt, model.autocast, compiled=model.compile)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -288,7 +297,7 @@ class Backbone:
         }
         if tokens.types_Z is not None and self._has_types:
             arguments["token_type_ids"] = row(tokens.types_Z)
-        with self._precision.products():
+        with self._precision.products(), self._compiled.active() if self._compiled else nullcontext():
             return self._base(**arguments)
 
     def _offset(self, prompt_length: int) -> int:

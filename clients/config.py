@@ -55,6 +55,9 @@ class ModelConfig(Schema):
     """cpu, cuda (an error where there is none), or auto: cuda where the actor was given one, else cpu."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Attention function that the prompts are put before."""
+    compile: bool = False
+    """Compile the layers with torch.compile, for training and evaluation: fewer, larger kernels after a start that takes up to
+    a minute longer in each actor. Worth a try on a GPU; needs a C++ compiler."""
     trunk_cache: TrunkCacheConfig = TrunkCacheConfig()
     """What is kept of the layers below the lowest prompted one."""
     trust_remote_code: bool = False

@@ -196,12 +196,22 @@ def _always_eager_mask(*args: Any, **kwargs: Any) -> Tensor | None:
     return eager_mask(*args, **kwargs | {"allow_is_bidirectional_skip": False})
 
 
+_FUNCTIONS: dict[str, Attend] = {"sdpa": _prefix_sdpa, "eager": _prefix_eager}
+_MASKS = {"sdpa": _always_sdpa_mask, "eager": _always_eager_mask}
+
+
 def register() -> None:
     """Make the prefix implementations known to transformers in this process; may be called any number of times."""
-    AttentionInterface.register(IMPLEMENTATIONS["sdpa"], _prefix_sdpa)
-    AttentionMaskInterface.register(IMPLEMENTATIONS["sdpa"], _always_sdpa_mask)
-    AttentionInterface.register(IMPLEMENTATIONS["eager"], _prefix_eager)
-    AttentionMaskInterface.register(IMPLEMENTATIONS["eager"], _always_eager_mask)
+    for plain, name in IMPLEMENTATIONS.items():
+        AttentionInterface.register(name, _FUNCTIONS[plain])
+        AttentionMaskInterface.register(name, _MASKS[plain])
+
+
+def keep_out_of_graphs() -> None:
+    """Have torch.compile leave the prefix implementations of this process as they are, and compile what is around them."""
+    for plain, function in ("sdpa", _prefix_sdpa), ("eager", _prefix_eager):
+        _FUNCTIONS[plain] = torch.compiler.disable(function)
+    register()
 
 
 def attach(model: PreTrainedModel) -> None:

@@ -38,6 +38,11 @@ class LayerStack:
         self._parent: Any = reduce(getattr, path, base)
         self._all: nn.ModuleList = getattr(self._parent, self._name)
 
+    @property
+    def all(self) -> nn.ModuleList:
+        """All layers, from the lowest."""
+        return self._all
+
     @contextmanager
     def above(self, depth: int, entering_ZD: Tensor) -> Iterator[None]:
         """Run the layers from ``depth`` on alone, on ``entering_ZD`` instead of what the embeddings give."""

@@ -110,7 +110,8 @@ class PromptedModel:
 
         metadata = file.metadata
         changed = {"path": model, "package": None} if model is not None else {}
-        config = ModelConfig.model_validate({**metadata["model"], **changed})
+        # To compile would take longer than most predictions do.
+        config = ModelConfig.model_validate({**metadata["model"], **changed, "compile": False})
         self.task = TaskConfig.model_validate(metadata["task"])
         self.layers: tuple[int, ...] = file.layout.layers
         self.tokenizer = load_tokenizer(config)

@@ -1,0 +1,62 @@
+"""Compiled layers: the same losses and gradients, from graphs that serve passes of any size."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import LABEL_WORDS, prompts, save, tiny_model
+from tiny_work import token_table
+
+from clients.backbone import Backbone
+from clients.config import ModelConfig, PromptConfig
+from clients.loading import load_shared_weights
+from clients.trunk import compute_trunk
+from fedsim.core.errors import ResourceError
+
+
+def build(path: str, *, compiled: bool) -> Backbone:
+    config = ModelConfig(path=path, compile=compiled)
+    weights, prompt = load_shared_weights(config), PromptConfig(length=4)
+    return Backbone.build(weights, config, prompt, len(LABEL_WORDS), LABEL_WORDS, "cpu")
+
+
+def gradient(model: Backbone, count: int, layers: tuple[int, ...], trunk: torch.Tensor | None = None) -> torch.Tensor:
+    tokens, prompt_CLKHPD = token_table(20).pack(np.arange(count)), prompts(model, layers, clients=3)
+    reading, _ = model.read(tokens, prompt_CLKHPD, layers, {}, torch.arange(count) % 3, trunk)
+    (found,) = torch.autograd.grad(reading.loss_B.sum(), prompt_CLKHPD)
+    return found
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_say_the_same(tmp_path: Path) -> None:
+    path = save(tiny_model("roberta"), tmp_path / "model")
+    plain, compiled = build(path, compiled=False), build(path, compiled=True)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    every = tuple(range(plain.geometry.num_layers))
+    graphs = []
+    for count in (7, 12, 19, 5):
+        expected = gradient(plain, count, every)
+        found = gradient(compiled, count, every)
+        assert float((found - expected).norm() / expected.norm()) < 1e-5
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    # After a second size, whose numbers are symbols from then on, no further graph is made.
+    assert graphs[0] > 0 and graphs[1] == graphs[-1]
+    # The upper layers alone, on what the lower ones leave.
+    tokens = token_table(20).pack(np.arange(9))
+    trunk_ZD = compute_trunk(plain, token_table(20), np.arange(9), every[1:], "float32", max_tokens=1000).tensor()
+    assert len(trunk_ZD) == len(tokens.ids_Z)
+    expected = gradient(plain, 9, every[1:], trunk_ZD)
+    assert float((gradient(compiled, 9, every[1:], trunk_ZD) - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_without_a_compiler_one_sentence_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tiny_model("roberta"), tmp_path / "model")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ResourceError, match=r"needs a C\+\+ compiler.*model\.compile=false"):
+        build(path, compiled=True)
