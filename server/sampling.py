@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 
 import numpy as np
@@ -72,11 +73,16 @@ def cut(cohort: Sequence[int] | np.ndarray, group_size: int, work_N: np.ndarray 
     ids = sorted(int(client) for client in cohort)
     if work_N is None:
         return [tuple(ids[start : start + group_size]) for start in range(0, len(ids), group_size)]
-    groups: list[list[int]] = [[] for _ in range(-(-len(ids) // group_size))]
-    loads = [0.0] * len(groups)
-    for client in sorted(ids, key=lambda client: (-work_N[client], client)):
-        lightest = min((i for i, group in enumerate(groups) if len(group) < group_size), key=loads.__getitem__)
-        groups[lightest].append(client)
-        loads[lightest] += float(work_N[client])
-    by_load = sorted(range(len(groups)), key=lambda i: (-loads[i], groups[i]))
-    return [tuple(sorted(groups[i])) for i in by_load]
+    work = {client: float(work_N[client]) for client in ids}
+    lightest_first: list[tuple[float, int, list[int]]] = [(0.0, i, []) for i in range(-(-len(ids) // group_size))]
+    full: list[tuple[float, int, list[int]]] = []
+    for client in sorted(ids, key=lambda client: (-work[client], client)):
+        load, i, clients = heapq.heappop(lightest_first)
+        clients.append(client)
+        grown = (load + work[client], i, clients)
+        if len(clients) < group_size:
+            heapq.heappush(lightest_first, grown)
+        else:
+            full.append(grown)
+    by_load = sorted(full + lightest_first, key=lambda group: (-group[0], group[1]))
+    return [tuple(sorted(clients)) for _, _, clients in by_load]
