@@ -6,7 +6,7 @@ B examples, T tokens, Z packed tokens, D hidden size.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from clients.compiling import CompiledLayers
 from clients.config import ModelConfig, PromptConfig
 from clients.device import to_device
 from clients.families import Family
-from clients.heads import Classifier, Head, Reading, Tokens, Verbalizer, pool, pool_packed, resolve_pooling
+from clients.heads import Classifier, Head, Reading, Tokens, Verbalizer, pool, pool_packed, pooled_rows, resolve_pooling
 from clients.injection import ARGUMENT, AttentionHook, KeyShapes, Prefix, attach, detach, detached
 from clients.loading import SharedWeights, assemble
 from clients.packing import PackedPrefix
@@ -191,16 +191,19 @@ class Backbone:
         self._check(prompt_CLKHPD, layers, head_C, client_of_example_B)
         if client_of_example_B is not None:
             client_of_example_B = to_device(client_of_example_B, self.device)
-        prefix = self._prefix(tokens, self._precision.enter(prompt_CLKHPD), layers, client_of_example_B)
+        rows_B = self._rows_read(tokens)
+        prefix = self._prefix(tokens, self._precision.enter(prompt_CLKHPD), layers, client_of_example_B, rows_B)
         offset = self._offset(prompt_CLKHPD.shape[4] if layers else 0)
-        if trunk_ZD is None:
-            hidden_1ZD = self._call_packed(tokens, prefix, offset).last_hidden_state
-        else:
-            entering_ZD = to_device(trunk_ZD, self.device).to(self._model.dtype)
-            with self._stack.above(min(layers), entering_ZD):
-                hidden_1ZD = self._call_packed(tokens, prefix, offset).last_hidden_state
+        with ExitStack() as stack:
+            if trunk_ZD is not None:
+                entering_ZD = to_device(trunk_ZD, self.device).to(self._model.dtype)
+                stack.enter_context(self._stack.above(min(layers), entering_ZD))
+            if rows_B is not None:
+                stack.enter_context(self._stack.narrowed(rows_B))
+            (hidden_ZD,) = self._call_packed(tokens, prefix, offset).last_hidden_state
         prefix.check_seen()
-        pooled_BD = self._precision.leave(pool_packed(hidden_1ZD[0], tokens, self._head.pooling))
+        pooled_BD = hidden_ZD if rows_B is not None else pool_packed(hidden_ZD, tokens, self._head.pooling)
+        pooled_BD = self._precision.leave(pooled_BD)
         labels_B = to_device(tokens.labels_B, self.device)
         return self._head.read(pooled_BD, labels_B, head_C, client_of_example_B), prefix.slots_B
 
@@ -279,9 +282,23 @@ class Backbone:
         prompt_CLKHPD: Tensor,
         layers: tuple[int, ...],
         client_of_example_B: Tensor | None,
+        rows_B: Tensor | None = None,
     ) -> PackedPrefix:
         self._check_length(int(tokens.lengths_B.max()))
-        return PackedPrefix(prompt_CLKHPD, layers, client_of_example_B, tokens.lengths_B, is_causal=self.is_causal)
+        top = None if rows_B is None else (self.geometry.num_layers - 1, rows_B)
+        return PackedPrefix(
+            prompt_CLKHPD, layers, client_of_example_B, tokens.lengths_B, is_causal=self.is_causal, top=top
+        )
+
+    def _rows_read(self, tokens: PackedTokens) -> Tensor | None:
+        """Return the one token of each example that the head reads, if the top layer need not be run for the others.
+
+        Not with dropout, which would be drawn for fewer tokens, and not compiled: each pass would make a graph of its own.
+        """
+        pooling = self._head.pooling
+        if pooling == "mean" or not self._stack.narrows or self._compiled or self._model.training:
+            return None
+        return to_device(pooled_rows(tokens, pooling), self.device)
 
     def _call_packed(self, tokens: PackedTokens, prefix: PackedPrefix, offset: int) -> Any:
         def row(array_Z: np.ndarray) -> Tensor:

@@ -37,6 +37,9 @@ class Family:
     """What the LM head does before its last linear layer."""
     layers: str = "layers"
     """Where the base model keeps the list of its layers."""
+    behind_attention: str | None = None
+    """Module of a layer that takes what attention gave and what entered the layer, and from which on every token is by itself;
+    None where a layer has no such module."""
 
     @property
     def is_causal(self) -> bool:
@@ -96,7 +99,9 @@ def _roberta_transform(model: Any, hidden_BD: Tensor) -> Tensor:
 
 def _encoder(name: str, title: str, transform: Callable[[Any, Tensor], Tensor], *, skip: bool) -> Family:
     arguments = {"add_pooling_layer": False}
-    return Family(name, title, "masked_lm", "ForMaskedLM", arguments, skip, transform, layers="encoder.layer")
+    return Family(
+        name, title, "masked_lm", "ForMaskedLM", arguments, skip, transform, "encoder.layer", "attention.output"
+    )
 
 
 FAMILIES: dict[str, Family] = {

@@ -163,14 +163,18 @@ def pool_packed(hidden_ZD: Tensor, tokens: PackedTokens, pooling: Pooling) -> Te
     """Return the pooled hidden states [B, D] of packed tokens."""
     device = hidden_ZD.device
     if pooling != "mean":
-        rows_B = tokens.starts_B if pooling == "first" else tokens.read_rows_B
-        return hidden_ZD[to_device(rows_B, device)]
+        return hidden_ZD[to_device(pooled_rows(tokens, pooling), device)]
     # Padded anew: a matrix product of all tokens would carry a number that is not finite from one example into all others.
     places_T = np.arange(int(tokens.lengths_B.max()))
     own_BT = places_T < tokens.lengths_B[:, None]
     rows_BT = tokens.starts_B[:, None] + np.where(own_BT, places_T, 0)
     own_BT1 = to_device(own_BT, device).unsqueeze(2).to(hidden_ZD.dtype)
     return (hidden_ZD[to_device(rows_BT, device)] * own_BT1).sum(1) / own_BT1.sum(1)
+
+
+def pooled_rows(tokens: PackedTokens, pooling: Pooling) -> np.ndarray:
+    """Return the int64 row [B] of the one token of each example that ``first`` or ``last`` reads."""
+    return tokens.starts_B if pooling == "first" else tokens.read_rows_B
 
 
 def resolve_pooling(asked: str, *, is_causal: bool) -> Pooling:

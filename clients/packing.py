@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from clients.device import to_device
 from clients.injection import Attend
@@ -54,6 +55,9 @@ class PackedPrefix:
         buckets hold little padding.
     is_causal
         Whether a token sees only those before it.
+    top
+        A layer, and the one token of each example (rows of the batch) whose attention is wanted there: it is computed for no
+        other token, and stands in the first rows of the output.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class PackedPrefix:
         lengths_B: np.ndarray,
         *,
         is_causal: bool,
+        top: tuple[int, Tensor] | None = None,
     ) -> None:
         # unbind, not indexing: its gradient is one stack, where that of L slices would be L tensors of full size.
         self._pairs_CHPD = {
@@ -73,6 +78,7 @@ class PackedPrefix:
         self._client_of_example_B = client_of_example_B if len(prompt_CLKHPD) > 1 else None
         self._is_causal = is_causal
         self._lengths_B = lengths_B
+        self._top = top
         self._device = prompt_CLKHPD.device
         self._buckets = _cut(lengths_B, _MAX_PADDING_SLOTS.get(self._device.type, 192))
         self._moves = _moves(lengths_B, self._buckets, self._device)
@@ -98,10 +104,12 @@ class PackedPrefix:
         layer: int = module.layer_idx  # type: ignore[assignment]
         pair_CHPD = self._pairs_CHPD.get(layer)
         self._seen.add(layer)
-        query_SHD, key_SHD, value_SHD = (self._apart(tensor) for tensor in (query_1HZD, key_1HZD, value_1HZD))
+        rows_B = self._top[1] if self._top is not None and self._top[0] == layer else None
+        key_SHD, value_SHD = self._apart(key_1HZD), self._apart(value_1HZD)
+        query_SHD = self._apart(query_1HZD) if rows_B is None else take_rows(query_1HZD[0].transpose(0, 1), rows_B)
         pieces = []
         for number, bucket in enumerate(self._buckets):
-            query_BHTD = _of_bucket(query_SHD, bucket)
+            query_BHTD = _of_bucket(query_SHD, bucket) if rows_B is None else query_SHD[bucket.examples].unsqueeze(2)
             key_BHVD, value_BHVD = _of_bucket(key_SHD, bucket), _of_bucket(value_SHD, bucket)
             if pair_CHPD is not None:
                 key_BHVD, value_BHVD = (
@@ -111,9 +119,12 @@ class PackedPrefix:
             length = 0 if pair_CHPD is None else self._length
             mask_B1TV = self._mask(number, length, kwargs.get("sliding_window"), plain, query_BHTD.dtype)
             output_BTHD, _ = plain(module, query_BHTD, key_BHVD, value_BHVD, mask_B1TV, **kwargs)
-            pieces.append(output_BTHD.reshape(bucket.num_examples * bucket.num_tokens, *output_BTHD.shape[2:]))
+            pieces.append(output_BTHD.flatten(0, 1))
         output_SHD = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-        return self._together(output_SHD).unsqueeze(0), None
+        if rows_B is None:
+            return self._together(output_SHD).unsqueeze(0), None
+        unused = query_1HZD.shape[2] - len(rows_B)
+        return functional.pad(output_SHD, (0, 0, 0, 0, 0, unused)).unsqueeze(0), None
 
     def _apart(self, tensor_1HZD: Tensor) -> Tensor:
         tensor_ZHD = tensor_1HZD[0].transpose(0, 1)
@@ -217,6 +228,27 @@ def _moves(lengths_B: np.ndarray, buckets: list[_Bucket], device: torch.device) 
         padding.append(np.flatnonzero(~own_BT) + bucket.slots.start)
     tokens, slots, unused = (to_device(np.concatenate(moves), device) for moves in (tokens_S, slots_Z, padding))
     return tokens, slots, unused
+
+
+def take_rows(tensor_ZX: Tensor, rows_B: Tensor) -> Tensor:
+    """Return some rows of a tensor, none of them twice."""
+    return _Rows.apply(tensor_ZX, rows_B)
+
+
+class _Rows(torch.autograd.Function):
+    """As index_select, whose gradient adds up, and on a GPU in no fixed order; here there is nothing to add."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor_ZX: Tensor, rows_B: Tensor) -> Tensor:
+        ctx.save_for_backward(rows_B)
+        ctx.count = len(tensor_ZX)
+        return tensor_ZX.index_select(0, rows_B)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_BX: Tensor) -> tuple[Tensor, None]:
+        (rows_B,) = ctx.saved_tensors
+        grad_ZX = grad_BX[0].new_zeros((ctx.count, *grad_BX[0].shape[1:]))
+        return grad_ZX.index_copy_(0, rows_B, grad_BX[0]), None
 
 
 class _Apart(torch.autograd.Function):

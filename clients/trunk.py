@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from clients.families import Family
+from clients.packing import take_rows
 from clients.passes import PassLimit, run_passes
 from fedsim.core.tokens import TokenTable, rows
 
@@ -37,6 +38,14 @@ class LayerStack:
         *path, self._name = family.layers.split(".")
         self._parent: Any = reduce(getattr, path, base)
         self._all: nn.ModuleList = getattr(self._parent, self._name)
+        self._behind: nn.Module | None = None
+        if family.behind_attention is not None:
+            self._behind = self._all[-1].get_submodule(family.behind_attention)
+
+    @property
+    def narrows(self) -> bool:
+        """Whether the top layer can be run for some tokens alone."""
+        return self._behind is not None
 
     @property
     def all(self) -> nn.ModuleList:
@@ -70,6 +79,24 @@ class LayerStack:
         try:
             with self._only(slice(0, depth)):
                 yield left
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def narrowed(self, rows_B: Tensor) -> Iterator[None]:
+        """Run the top layer, behind its attention, for the tokens ``rows_B`` alone: so many rows leave the model.
+
+        Their attention's output has to stand in the first rows of what attention gives, where :class:`PackedPrefix` puts it.
+        """
+
+        def narrow(module: nn.Module, arguments: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            attended_1ZD, entered_1ZD = arguments
+            return attended_1ZD[:, : len(rows_B)], take_rows(entered_1ZD[0], rows_B).unsqueeze(0)
+
+        assert self._behind is not None
+        handle = self._behind.register_forward_pre_hook(narrow)
+        try:
+            yield
         finally:
             handle.remove()
 
