@@ -37,7 +37,7 @@ import typer
 from benchmarks.carrying import Carrying
 from benchmarks.measure import Row, compare, in_turn, present
 from benchmarks.orchestration import MakeExecutor, fedsim_executors, numbers
-from benchmarks.peers.fedsim_side import GROUP_SIZE
+from benchmarks.peers.fedsim_side import group_size
 from fedsim.data.embedded import generate
 
 RUNS = 3
@@ -182,7 +182,7 @@ def own_bytes(process: psutil.Process) -> int:
 
 def carry(make: MakeExecutor, clients: int, elements: int, rounds: int) -> dict[str, float]:
     """Do rounds of the add-one federation on Ray; return what :meth:`Watch.above` does."""
-    carrying = Carrying(make(), clients, elements, group_size=min(GROUP_SIZE, clients))
+    carrying = Carrying(make(), clients, elements, group_size=group_size(clients))
     try:
         carrying.start()
         watch = Watch()

@@ -29,7 +29,7 @@ import typer
 
 from benchmarks.carrying import AddOneSpec, Carrying
 from benchmarks.measure import RUNS, Row, compare, in_turn, present
-from benchmarks.peers.fedsim_side import GROUP_SIZE
+from benchmarks.peers.fedsim_side import group_size
 from clients.sums import BLOCK
 from fedsim.config import build_config
 from fedsim.executors.base import Executor
@@ -118,7 +118,7 @@ def measure(clients: int, elements: int, executors: Mapping[str, MakeExecutor], 
             PLAIN_LOOP: PlainLoop(clients, elements),
         }
         for name, make in executors.items():
-            carrying = Carrying(make(), clients, elements, group_size=min(GROUP_SIZE, clients))
+            carrying = Carrying(make(), clients, elements, group_size=group_size(clients))
             stack.callback(carrying.close)
             carrying.start()
             sides[name] = carrying

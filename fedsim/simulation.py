@@ -208,7 +208,7 @@ class Simulation:
         clients = sum(len(group.clients) for group in groups)
         done, trained_at = 0, time.monotonic()
         # The state that this round starts from is the one that the round before is to be judged by.
-        shards = self._shards() if self._open_round is not None and self._is_due() else []
+        shards = self._shards() if self._open_round is not None else []
         for result in self._executor.train(groups, self._state, self._states, shards):
             if isinstance(result, EvaluatedShard):
                 evaluated[result.index] = result.evaluation
@@ -221,14 +221,14 @@ class Simulation:
             trained_at = time.monotonic()
             self._progress.clients_done(self._round + 1, done, clients)
         if self._open_round is not None:
-            evaluation = self._total([evaluated[index] for index in range(len(shards))]) if shards else None
+            evaluation = self._total([evaluated[index] for index in range(len(shards))])
             self._record_round(self._open_round, evaluation, None, time.monotonic() - trained_at)
         return sorted(trained, key=lambda group: (group.group.group, group.group.part)), trained_at
 
     def _overlaps(self) -> bool:
         """Whether the evaluation that is due now can wait for the next round, to be done beside its training."""
-        last = self._round == self._config.rounds
-        return self._config.evaluation.overlap and not last and not self._personalised_is_due()
+        alone = self._round == self._config.rounds or self._personalised_is_due()
+        return self._config.evaluation.overlap and self._is_due() and not alone
 
     def _close_round(self) -> None:
         """Evaluate the round that has stepped last, if that is still to be done, and record it."""

@@ -39,10 +39,10 @@ ROUND_COLUMNS: dict[str, str] = {
     "actors_replaced": "int32",
     "bytes_down": "int64",  # what real devices would have received and sent, all clients together
     "bytes_up": "int64",
-    "seconds_round": "float64",  # wall time of the round
-    "seconds_train": "float64",
+    "seconds_round": "float64",  # the sum of these three
+    "seconds_train": "float64",  # until the last group was trained
     "seconds_server": "float64",
-    "seconds_evaluate": "float64",
+    "seconds_evaluate": "float64",  # waiting for evaluations; those beside the next round's training count after its end only
 }
 """Columns of ``rounds.parquet`` with their Arrow types; a value that was not measured is null."""
 

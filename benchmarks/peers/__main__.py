@@ -27,7 +27,7 @@ from rich.console import Console
 
 from benchmarks.measure import RUNS, Row, present
 from benchmarks.peers.cases import W3, Carrying, Case, minilm, minilm_upper, tiny
-from benchmarks.peers.comparison import Comparison, Figure, Side
+from benchmarks.peers.comparison import SAME, Comparison, Figure, Side
 from benchmarks.peers.sides import Outcome, carrying, fedsim_tuning, peer_tuning
 from benchmarks.peers.venvs import PEERS, python_of
 from fedsim.core.errors import ConfigError, FedsimError
@@ -80,7 +80,7 @@ def orchestration(case: Carrying, peers: Mapping[str, Path], repeats: int, round
     comparison = Comparison(case.name)
     comparison.run(sides, repeats, console)
     for name in comparison.ran(sides):
-        if not all(np.allclose(outcome.vector_F, rounds + 1, rtol=1e-5) for outcome in comparison.outcomes[name]):
+        if not all(np.allclose(outcome.vector_F, rounds + 1, rtol=SAME) for outcome in comparison.outcomes[name]):
             comparison.fail(name, f"the final vector of {name} is not {rounds + 1} everywhere, one for each round")
     rows: list[Row] = []
     carriers = comparison.ran(name for name in sides if name != FEDSIM)
@@ -114,16 +114,21 @@ def case_of(work: str, data: Path | None, folder: Path) -> Case:
 
 
 def measure(
-    works: Sequence[str], data: Path | None, peers: Mapping[str, Path], repeats: int, rounds: int | None
+    works: Sequence[str],
+    data: Path | None,
+    peers: Mapping[str, Path],
+    repeats: int,
+    rounds: int | None,
+    carried: Sequence[Carrying] = W3,
 ) -> list[Row]:
-    """Return the rows of all works."""
+    """Return the rows of all works; ``carried`` are the cases of W3."""
     console, rows = Console(highlight=False, stderr=True), []
     with tempfile.TemporaryDirectory(prefix="peers-model-") as folder:
         for work in works:
             count = rounds or ROUNDS[work]
             if work == "W3":
-                for carried in W3:
-                    rows += orchestration(carried, peers, repeats, count, console)
+                for case in carried:
+                    rows += orchestration(case, peers, repeats, count, console)
             else:
                 rows += tuning(case_of(work, data, Path(folder)), peers, repeats, count, console)
     return rows
@@ -138,6 +143,8 @@ def main(
     peers: Annotated[str, typer.Option(help="Whom to compare with: flower, pfl; or nothing.")] = ",".join(PEERS),
     repeats: Annotated[int, typer.Option(min=1, help="Runs of every side.")] = RUNS,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of a run after the first.")] = None,
+    clients: Annotated[str, typer.Option(help="W3: numbers of clients.")] = "100,1000",
+    elements: Annotated[str, typer.Option(help="W3: lengths of the vector, multiples of 200.")] = "25000,1000000",
     venvs: Annotated[Path, typer.Option(help="Where the peers' virtual environments are made and kept.")] = Path(
         ".bench/venvs"
     ),
@@ -146,7 +153,8 @@ def main(
     try:
         works = chosen("--work", work, ROUNDS)
         pythons = {peer: python_of(peer, venvs) for peer in chosen("--peers", peers, PEERS)}
-        rows = measure(works, data, pythons, repeats, rounds)
+        carried = [Carrying(count, size) for size in numbers(elements) for count in numbers(clients)]
+        rows = measure(works, data, pythons, repeats, rounds, carried)
     except FedsimError as error:
         sys.exit(f"error: {error}")
     present(rows, records_file, f"fedsim and its peers: {', '.join(PEERS[peer] for peer in pythons)}")
@@ -167,6 +175,20 @@ def chosen(option: str, words: str, known: Mapping[str, object]) -> list[str]:
         if word not in known:
             raise ConfigError(f"{option} knows {', '.join(known)}, not {word!r}")
     return given
+
+
+def numbers(words: str) -> list[int]:
+    """Return the numbers of an option.
+
+    Raises
+    ------
+    ConfigError
+        If one is none.
+    """
+    try:
+        return [int(word) for word in words.split(",")]
+    except ValueError:
+        raise ConfigError(f"{words!r} are not whole numbers with commas between") from None
 
 
 if __name__ == "__main__":

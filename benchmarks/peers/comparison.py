@@ -18,6 +18,7 @@ Side = Callable[[Path], Outcome]
 Figure = Callable[[Outcome], float]
 
 BENCHMARK = "peers"
+ATTEMPTS = 2
 SAME = 1e-3
 """Largest relative difference of results that is still the same work: float32 numbers, summed in another order."""
 
@@ -37,18 +38,26 @@ class Comparison:
         for repeat in range(repeats):
             turn = repeat % len(names)
             for name in self.ran(names[turn:] + names[:turn]):
-                with tempfile.TemporaryDirectory(prefix="peers-") as folder:
-                    try:
-                        outcome = sides[name](Path(folder))
-                    except FedsimError as error:
-                        self.fail(name, str(error))
-                        console.print(f"{self.case}: {error}")
-                        continue
+                outcome = self._run(name, sides[name], console)
+                if outcome is None:
+                    continue
                 self.outcomes[name].append(outcome)
                 console.print(
                     f"{self.case}: {name}: first round after {outcome.first_round_seconds:.1f} s, then "
                     f"{outcome.round_seconds:.3f} s a round; {outcome.peak_memory_bytes / 1e6:,.0f} MB"
                 )
+
+    def _run(self, name: str, side: Side, console: Console) -> Outcome | None:
+        """Run a side, once more if it broke off: a crash now and then is not what is compared."""
+        for _ in range(ATTEMPTS):
+            with tempfile.TemporaryDirectory(prefix="peers-") as folder:
+                try:
+                    return side(Path(folder))
+                except FedsimError as error:
+                    failure = str(error)
+                    console.print(f"{self.case}: {failure}")
+        self.fail(name, failure)
+        return None
 
     def fail(self, side: str, sentence: str) -> None:
         """Leave a side out of all rows but the one that says why."""

@@ -12,8 +12,13 @@ from benchmarks.peers.files import Events
 from fedsim.config import build_config
 from fedsim.runner import make_executor
 
-GROUP_SIZE = 50
-"""Clients of an actor call. Where a client's work takes less than a call, groups are made large."""
+GROUPS = 4
+"""Actor calls of a round, two for each actor. Where a client's work takes less than a call, groups are made large."""
+
+
+def group_size(clients: int) -> int:
+    """Return the clients of a group when ``clients`` take part in a round."""
+    return -(-clients // GROUPS)
 
 
 def main() -> None:
@@ -25,7 +30,10 @@ def main() -> None:
     options = parser.parse_args()
     config = build_config({"partition": {"clients": options.clients}, "ray": {"num_cpus": 2}, "client": {"threads": 1}})
     carrying = Carrying(
-        make_executor(config, lambda: None, print), options.clients, options.elements, group_size=GROUP_SIZE
+        make_executor(config, lambda: None, print),
+        options.clients,
+        options.elements,
+        group_size=group_size(options.clients),
     )
     events = Events(options.out)
     try:

@@ -135,7 +135,7 @@ def test_a_final_vector_that_is_no_number_is_not_the_same_work():
     assert "peer" in comparison.failures
 
 
-def test_a_side_that_fails_is_not_run_again_and_says_why():
+def test_a_side_that_fails_twice_is_not_run_again_and_says_why():
     runs: list[int] = []
 
     def broken(folder):
@@ -144,10 +144,24 @@ def test_a_side_that_fails_is_not_run_again_and_says_why():
 
     comparison = Comparison("case")
     comparison.run({"fedsim": lambda _: outcome(1.0), "peer": broken}, 3, Console(quiet=True))
-    assert len(runs) == 1 and len(comparison.outcomes["fedsim"]) == 3
+    assert len(runs) == 2 and len(comparison.outcomes["fedsim"]) == 3
     (row,) = comparison.failure_rows()
     assert row.case == "case: peer stopped with exit status 1: ValueError: no such model"
     assert row.value is None
+
+
+def test_a_side_that_breaks_off_once_is_run_again():
+    runs: list[int] = []
+
+    def broken(folder):
+        runs.append(1)
+        if len(runs) == 2:
+            raise SideError("a crash now and then")
+        return outcome(1.0)
+
+    comparison = Comparison("case")
+    comparison.run({"peer": broken}, 3, Console(quiet=True))
+    assert len(runs) == 4 and len(comparison.outcomes["peer"]) == 3 and not comparison.failures
 
 
 def test_when_one_process_of_a_side_fails_the_others_are_ended(tmp_path):
