@@ -18,7 +18,13 @@ class Shape:
 
 
 def needed_flops(
-    shape: Shape, lengths_N: np.ndarray, prompt_length: int, lowest: int = 0, *, trunk: bool = False
+    shape: Shape,
+    lengths_N: np.ndarray,
+    prompt_length: int,
+    lowest: int = 0,
+    *,
+    trunk: bool = False,
+    one_read: bool = False,
 ) -> float:
     """Return the floating-point operations of one forward and backward pass over some examples.
 
@@ -33,6 +39,8 @@ def needed_flops(
         Lowest prompted layer; all above it are prompted as well.
     trunk
         Whether what enters that layer is at hand already.
+    one_read
+        Whether the head reads one token of an example: all others are in the top layer for their keys and values alone.
     """
     lengths_N = lengths_N.astype(float)
     linear, projections = 4 * shape.hidden**2 + 2 * shape.hidden * shape.inner, 3 * shape.hidden**2
@@ -41,4 +49,11 @@ def needed_flops(
     forward = (upper if trunk else shape.layers) * (2 * linear * tokens + 4 * shape.hidden * pairs)
     # A gradient of an input costs as much as the product itself; none enters the projections of the lowest prompted layer.
     backward = upper * (2 * linear * tokens + 8 * shape.hidden * pairs) - 2 * projections * tokens
+    if one_read:
+        others, unread_pairs = tokens - len(lengths_N), pairs - (lengths_N + prompt_length).sum()
+        unread = 2 * (linear - 2 * shape.hidden**2) * others
+        forward -= unread + 4 * shape.hidden * unread_pairs
+        backward -= unread + 8 * shape.hidden * unread_pairs
+        if upper == 1:  # their queries' projections have been left out above
+            backward += 2 * shape.hidden**2 * others
     return float(forward + backward)

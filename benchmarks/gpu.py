@@ -104,7 +104,7 @@ class Work:
         self._config = ClientConfig(epochs=1, batch_size=_BATCH_SIZE)
         self._size, self._device = size, device
         self.tokens = int(self._table.lengths_N.sum())
-        self.flops = needed_flops(size.shape, self._table.lengths_N, size.prompt_length)
+        self.flops = needed_flops(size.shape, self._table.lengths_N, size.prompt_length, one_read=True)
         self.splits = 0
         """Times that memory made a pass be cut in two."""
 

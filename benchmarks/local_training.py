@@ -27,6 +27,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from benchmarks.flops import Shape, needed_flops
 from benchmarks.measure import RUNS, Row, compare, in_turn, present
 from fedsim.config import Config, read_config
 
@@ -236,7 +237,7 @@ def measure(name: str, config: Config, clients: int, runs: int) -> list[Row]:
     two = compare("local_training", figures, "seconds", SIDES[1].name, f"{name}: ")
     rows += [row for row in two if "fedsim" in row.case]
     for side in SIDES:
-        flops = needed_flops(config, spec, chosen, side)
+        flops = work_flops(config, spec, chosen, side)
         shares = [flops / seconds / rate for seconds, rate in zip(figures[side.name], peaks, strict=True)]
         rows.append(
             Row("local_training", f"{name}: {side.name}, roofline", statistics.median(shares), "share", None, "", runs)
@@ -255,23 +256,21 @@ def _check_same(results: dict[str, np.ndarray]) -> None:
                 raise RuntimeError(f"the sides end {distance:.1e} apart: they do not do the same work")
 
 
-def needed_flops(config: Config, spec: Any, clients: list[int], side: Side) -> float:
+def work_flops(config: Config, spec: Any, clients: list[int], side: Side) -> float:
     """Return the matrix-multiply operations that the mathematics of the work needs."""
     import json
 
     values = json.loads(spec.weights.config_json)
-    hidden, inner, layers = values["hidden_size"], values["intermediate_size"], values["num_hidden_layers"]
-    lowest = min(_layers(layers, side.upper))
-    lengths_N = np.concatenate([spec.train.lengths_N[spec.shards.train(client)] for client in clients]).astype(float)
-    passes = config.client.epochs or 1
-    linear, projections = 4 * hidden**2 + 2 * hidden * inner, 3 * hidden**2
-    tokens = lengths_N.sum()
-    pairs = (lengths_N * (lengths_N + config.prompt.length)).sum()
-    forward_layers = layers - lowest if side.trunk else layers
-    forward = forward_layers * (2 * linear * tokens + 4 * hidden * pairs)
-    # A gradient of an input costs as much as the product itself; none enters the projections of the lowest prompted layer.
-    backward = (layers - lowest) * (2 * linear * tokens + 8 * hidden * pairs) - 2 * projections * tokens
-    return float(passes * (forward + backward))
+    shape = Shape(values["hidden_size"], values["intermediate_size"], values["num_hidden_layers"])
+    lengths_N = np.concatenate([spec.train.lengths_N[spec.shards.train(client)] for client in clients])
+    return (config.client.epochs or 1) * needed_flops(
+        shape,
+        lengths_N,
+        config.prompt.length,
+        min(_layers(shape.layers, side.upper)),
+        trunk=side.trunk,
+        one_read=config.model.head.pooling != "mean",
+    )
 
 
 def main(

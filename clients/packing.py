@@ -248,7 +248,8 @@ class _Rows(torch.autograd.Function):
     def backward(ctx: Any, *grad_BX: Tensor) -> tuple[Tensor, None]:
         (rows_B,) = ctx.saved_tensors
         grad_ZX = grad_BX[0].new_zeros((ctx.count, *grad_BX[0].shape[1:]))
-        return grad_ZX.index_copy_(0, rows_B, grad_BX[0]), None
+        grad_ZX[rows_B] = grad_BX[0]
+        return grad_ZX, None
 
 
 class _Apart(torch.autograd.Function):

@@ -215,7 +215,7 @@ class _Group:
         max_tokens: PassLimit | int | None,
     ) -> None:
         self._backbone, self._table, self._visits, self._parts = backbone, table, visits, parts
-        self._config, self._correction, self._limit = config, correction, PassLimit.of(max_tokens)
+        self._config, self._limit = config, PassLimit.of(max_tokens)
         self._steps_C = np.array([num_steps(config, len(visit.indices_N)) for visit in visits])
         self._batches = [
             list(batches(config, len(visit.indices_N), seeds.stream(seed, round, visit.client, "shuffle")))

@@ -63,6 +63,14 @@ def test_needed_work_by_hand():
     assert needed_flops(two, lengths_N, 2) == 2 * forward + backward + whole
     assert needed_flops(two, lengths_N, 2, lowest=1) == 2 * forward + backward
     assert needed_flops(two, lengths_N, 2, lowest=1, trunk=True) == forward + backward
+    # Where one token is read, the other two have keys and values in the top layer, and nothing else.
+    forward_one = 2 * projection + (2 * projection + 2 * feed + 2 * attention) / 3
+    backward_one = (projection + 2 * feed + 4 * attention) / 3
+    one = needed_flops(Shape(hidden, inner, 1), lengths_N, 2, one_read=True)
+    assert one == pytest.approx(forward_one + backward_one)
+    # Below it, a layer is run for all; back from the top come the gradients of queries, keys and values as well.
+    back = backward_one + 2 * projection + projection / 3
+    assert needed_flops(two, lengths_N, 2, one_read=True) == pytest.approx(forward + forward_one + back + backward)
 
 
 @pytest.mark.parametrize("examples", [1, 7])

@@ -221,7 +221,7 @@ def test_a_visit_on_a_trunk_handed_in_has_the_bits_of_one_that_computes_it(rober
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "qwen3"])
 def test_visits_with_and_without_a_trunk_are_the_same_to_rounding(folders, family):
-    for dtype, tolerance in (("float64", 1e-11), ("float32", 1e-5)):
+    for dtype, tolerance in (("float64", 1e-11), ("float32", 1e-6)):
         spec = specification(folders[family], dtype=dtype)
         off = spec.model.model_copy(update={"trunk_cache": spec.model.trunk_cache.model_copy(update={"dtype": "off"})})
         vectors = []
