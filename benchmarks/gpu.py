@@ -26,7 +26,7 @@ from transformers import RobertaConfig, RobertaForMaskedLM
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.flops import Shape, needed_flops
-from benchmarks.measure import RUNS, Row, compare, in_turn, present, write
+from benchmarks.measure import RUNS, Row, compare, in_turn, numbers, present, write
 from clients.backbone import Backbone
 from clients.config import ClientConfig, ModelConfig, PromptConfig
 from clients.device import make_deterministic
@@ -203,8 +203,8 @@ def main(
     size, device = SMALL if small else LARGE, torch.device("cpu" if name is None else "cuda")
     make_deterministic(device)
     models = backbones(size, device.type)
-    numbers = size.clients if clients is None else tuple(int(number) for number in clients.split(","))
-    rows = [row for number in numbers for row in measure(size, models, number, device, runs)]
+    counts = size.clients if clients is None else numbers(clients)
+    rows = [row for number in counts for row in measure(size, models, number, device, runs)]
     where = f"{name or 'the CPU'}, {size.shape.layers} layers of {size.shape.hidden}"
     present(rows, json, f"gpu: one after another and side by side on {where}")
 

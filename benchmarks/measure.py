@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -83,6 +84,19 @@ def compare(
         )
         for name, values in figures.items()
     ]
+
+
+def numbers(words: str, multiple_of: int = 1) -> list[int]:
+    """Return the numbers of an option."""
+    try:
+        numbers = [int(word) for word in words.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"give whole numbers with commas, not {words!r}") from None
+    for number in numbers:
+        if number < 1 or number % multiple_of:
+            what = "positive numbers" if multiple_of == 1 else f"positive multiples of {multiple_of}"
+            raise typer.BadParameter(f"give {what}, not {number}")
+    return numbers
 
 
 def machine() -> str:

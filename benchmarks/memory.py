@@ -35,8 +35,8 @@ import psutil
 import typer
 
 from benchmarks.carrying import Carrying
-from benchmarks.measure import Row, compare, in_turn, present
-from benchmarks.orchestration import MakeExecutor, fedsim_executors, numbers
+from benchmarks.measure import Row, compare, in_turn, numbers, present
+from benchmarks.orchestration import MakeExecutor, fedsim_executors
 from benchmarks.peers.fedsim_side import group_size
 from fedsim.data.embedded import generate
 

@@ -28,7 +28,7 @@ import numpy as np
 import typer
 
 from benchmarks.carrying import AddOneSpec, Carrying
-from benchmarks.measure import RUNS, Row, compare, in_turn, present
+from benchmarks.measure import RUNS, Row, compare, in_turn, numbers, present
 from benchmarks.peers.fedsim_side import group_size
 from clients.sums import BLOCK
 from fedsim.config import build_config
@@ -164,19 +164,6 @@ def _executor(clients: int, section: Mapping[str, object]) -> Executor:
         }
     )
     return make_executor(config, lambda: None, print)
-
-
-def numbers(words: str, multiple_of: int = 1) -> list[int]:
-    """Return the numbers of an option."""
-    try:
-        numbers = [int(word) for word in words.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"give whole numbers with commas, not {words!r}") from None
-    for number in numbers:
-        if number < 1 or number % multiple_of:
-            what = "positive numbers" if multiple_of == 1 else f"positive multiples of {multiple_of}"
-            raise typer.BadParameter(f"give {what}, not {number}")
-    return numbers
 
 
 def main(

@@ -12,7 +12,7 @@ import torch
 from clients.backbone import Backbone
 from clients.config import ClientConfig
 from clients.device import to_device
-from clients.training import StepBatch, gradients
+from clients.gradients import StepBatch, gradients
 from clients.visits import batches
 from fedsim.core import seeds
 from fedsim.core.layout import VectorLayout

@@ -25,7 +25,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from benchmarks.measure import RUNS, Row, present
+from benchmarks.measure import RUNS, Row, numbers, present
 from benchmarks.peers.cases import W3, Carrying, Case, minilm, minilm_upper, tiny
 from benchmarks.peers.comparison import SAME, Comparison, Figure, Side
 from benchmarks.peers.sides import Outcome, carrying, fedsim_tuning, peer_tuning
@@ -153,7 +153,7 @@ def main(
     try:
         works = chosen("--work", work, ROUNDS)
         pythons = {peer: python_of(peer, venvs) for peer in chosen("--peers", peers, PEERS)}
-        carried = [Carrying(count, size) for size in numbers(elements) for count in numbers(clients)]
+        carried = [Carrying(count, size) for size in numbers(elements, 200) for count in numbers(clients)]
         rows = measure(works, data, pythons, repeats, rounds, carried)
     except FedsimError as error:
         sys.exit(f"error: {error}")
@@ -175,20 +175,6 @@ def chosen(option: str, words: str, known: Mapping[str, object]) -> list[str]:
         if word not in known:
             raise ConfigError(f"{option} knows {', '.join(known)}, not {word!r}")
     return given
-
-
-def numbers(words: str) -> list[int]:
-    """Return the numbers of an option.
-
-    Raises
-    ------
-    ConfigError
-        If one is none.
-    """
-    try:
-        return [int(word) for word in words.split(",")]
-    except ValueError:
-        raise ConfigError(f"{words!r} are not whole numbers with commas between") from None
 
 
 if __name__ == "__main__":

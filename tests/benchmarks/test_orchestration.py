@@ -11,8 +11,8 @@ import pytest
 import typer
 
 from benchmarks.carrying import Carrying
-from benchmarks.measure import present
-from benchmarks.orchestration import COPY_LIMIT, LOCAL, PLAIN_LOOP, CopyLimit, PlainLoop, measure, numbers
+from benchmarks.measure import numbers, present
+from benchmarks.orchestration import COPY_LIMIT, LOCAL, PLAIN_LOOP, CopyLimit, PlainLoop, measure
 from clients.sums import BLOCK
 from fedsim.config import build_config
 from fedsim.executors.local import LocalExecutor

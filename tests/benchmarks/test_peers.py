@@ -171,7 +171,7 @@ def test_when_one_process_of_a_side_fails_the_others_are_ended(tmp_path):
     fails = (
         "import os, sys, time\n"
         f"while not os.path.exists({str(tmp_path / 'pid')!r}): time.sleep(0.05)\n"
-        "time.sleep(1.5); sys.exit('error: lost the other one')"
+        "sys.exit('error: lost the other one')"
     )
     with pytest.raises(SideError, match="exit status 1: error: lost the other one"):
         watch("peer", [[sys.executable, "-c", waits], [sys.executable, "-c", fails]], tmp_path, [{}, {}])

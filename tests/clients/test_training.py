@@ -8,8 +8,9 @@ import torch
 
 from clients.config import ClientConfig
 from clients.control import client_control, drift
+from clients.gradients import StepBatch, gradients
 from clients.prompts import initial_vector
-from clients.training import StepBatch, gradients, train_clients
+from clients.training import train_clients
 from clients.visits import Parts, Visit, batches, num_steps, sees_all
 from clients.worker import ClientWorker
 from fedsim.core.layout import PromptGeometry, VectorLayout

@@ -5,8 +5,8 @@ import pytest
 import torch
 from support import make_tiny
 
+from clients.gradients import StepBatch, gradients
 from clients.prompts import initial_vector
-from clients.training import StepBatch, gradients
 from clients.worker import ClientWorker
 from fedsim.core.messages import ClientState, WorkGroup
 from fedsim.preparation import prepare
