@@ -45,6 +45,11 @@ class AddOneSpec:
         return cls(VectorLayout.full(geometry), 1 + np.arange(clients) % 20)
 
     @property
+    def train_sizes(self) -> np.ndarray:
+        """See :class:`clients.spec.WorkerSpec`."""
+        return self.sizes_N
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all that is stored for the workers."""
         return self.sizes_N.nbytes

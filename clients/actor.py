@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -37,7 +38,7 @@ class ClientActor:
             self.build(spec, device)
 
     def build(self, spec: Any, device: str) -> Any:
-        """Build the worker and return its :class:`clients.spec.WorkerInfo`.
+        """Build the worker and return :meth:`info`.
 
         Parameters
         ----------
@@ -56,7 +57,11 @@ class ClientActor:
         limit_memory(share, torch.device(name))
         self._worker = spec.build(name)
         self._keeps_state = spec.keeps_state
-        return self._worker.info()
+        return self.info()
+
+    def info(self) -> Any:
+        """Return the worker's :class:`clients.spec.WorkerInfo`; that it comes says that the actor is ready."""
+        return replace(self._worker.info(), node_id=ray.get_runtime_context().get_node_id())
 
     def peak_memory_bytes(self) -> int | None:
         """See :func:`fedsim.core.memory.peak_memory_bytes`."""

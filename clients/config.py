@@ -1,10 +1,19 @@
-"""Schemas of the sections ``model``, ``prompt`` and ``client``."""
+"""Schemas of the sections ``model``, ``prompt``, ``client`` and ``attack``."""
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from fedsim.core.schema import Schema
 
@@ -145,6 +154,16 @@ class ScheduleConfig(Schema):
         return self.model_copy(update={"total_steps": rounds * -(-num_examples // batch_size)})
 
 
+def _on_failure(value: Any) -> Any:
+    """Refuse all but ``raise``, ``drop`` and ``retry:N``."""
+    if isinstance(value, str) and not re.fullmatch(r"raise|drop|retry:[1-9][0-9]{0,5}", value):
+        raise ValueError(f"{value!r} is none of raise, drop, or retry:N such as retry:3")
+    return value
+
+
+OnFailure = Annotated[str, BeforeValidator(_on_failure)]
+
+
 class ClientConfig(Schema):
     """Training on a device."""
 
@@ -177,8 +196,12 @@ class ClientConfig(Schema):
     """Shuffle a client's examples anew every local epoch."""
     threads: PositiveInt = 1
     """CPU threads of a worker. Part of a result's identity: another number may change last bits."""
-    on_failure: Literal["raise", "drop"] = "raise"
-    """A client whose work raises: stop the run with its traceback, or go on without it in this round."""
+    on_failure: OnFailure = "raise"
+    """What a failed client does to the run. raise: an error in its work stops the run with its traceback, and so does a work group
+    that takes longer than ``ray.group_timeout_seconds``; a group whose actor is lost is sent again. retry:N: as raise, but a
+    group whose actor is lost or that takes too long is sent again up to N times. drop: go on without the client in this
+    round; where a group loses its actor twice or takes too long, its clients are tried one by one. A client's own error is
+    never tried again: the same work would raise it again."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ClientConfig:
@@ -189,4 +212,26 @@ class ClientConfig(Schema):
                 f"dropout draws for every client from a stream of its own, so clients cannot share passes; set fuse=off, not "
                 f"{self.fuse}, or dropout=false"
             )
+        return self
+
+
+class AttackConfig(Schema):
+    """Clients that attack, to study ``server.aggregation``; see docs/robustness.md."""
+
+    kind: Literal["none", "label_flip", "sign_flip", "noise"] = "none"
+    """none, label_flip (attackers train on class C - 1 - y for class y of C), sign_flip (they send their change turned round
+    and times ``scale``), or noise (they add Gaussian noise to what they send)."""
+    clients: PositiveInt | tuple[NonNegativeInt, ...] | None = None
+    """Attackers among all registered clients: how many, drawn with the seed, or a list of their ids, counted from 0."""
+    scale: PositiveFloat = 1.0
+    """sign_flip: length of what is sent, in lengths of the attacker's own change."""
+    std: PositiveFloat = 1.0
+    """noise: standard deviation in every exchanged entry, in the units of the prompt's entries, as ``prompt.init_std``."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AttackConfig:
+        if self.kind != "none" and not self.clients:
+            raise ValueError(f"kind={self.kind} needs clients, the number of attackers or a list of their ids")
+        if isinstance(self.clients, tuple) and len(set(self.clients)) != len(self.clients):
+            raise ValueError(f"clients={list(self.clients)} must name each attacker once")
         return self

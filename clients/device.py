@@ -8,11 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clients.budget import CONTEXT_BYTES
 from fedsim.core.errors import ResourceError
-
-CONTEXT_BYTES = 768 * 2**20
-"""GPU memory that a process takes before its first tensor: CUDA's context, its kernels, and the workspace of cuBLAS. PyTorch's
-own limit of a process does not count it."""
 
 
 def resolve_device(asked: str, *, gpu_granted: bool) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from clients.attacks import falsified, with_false_labels
 from clients.backbone import Backbone
 from clients.control import client_control, drift
 from clients.passes import PassLimit
@@ -71,7 +72,7 @@ class GroupTraining:
     """
 
     def __init__(self, spec: WorkerSpec, backbone: Backbone, full: VectorLayout) -> None:
-        self._spec, self._settings = spec, spec.settings
+        self._spec, self._settings = with_false_labels(spec), spec.settings
         self._backbone, self._full = backbone, full
         self.max_tokens = tokens_of_pass(spec.settings.client.micro_batch_tokens, backbone.device, backbone.hidden_size)
         """Tokens of one pass through the backbone."""
@@ -111,6 +112,7 @@ class GroupTraining:
             control_by_steps=settings.control_by_steps,
             control_before=settings.control_before,
             each_client=settings.needs_each_client,
+            each_vector=settings.needs_each_vector,
         )
         for old in client_states:
             outcome = outcomes[old.client]
@@ -146,7 +148,7 @@ class GroupTraining:
             with np.errstate(over="ignore", invalid="ignore"):
                 own = [self._trunk(state, old.client, trunks, made, limit) for old in olds]
                 visits = [self._visit(parts, state, old, trunk) for old, trunk in zip(olds, own, strict=True)]
-                results = train_clients(
+                trained = train_clients(
                     self._backbone,
                     self._spec.train,
                     visits,
@@ -157,9 +159,14 @@ class GroupTraining:
                     round=state.round,
                     max_tokens=limit,
                 )
+                _check_shapes(olds, trained, parts)
+                results = [
+                    falsified(self._settings, parts, state.round, visit, result)
+                    for visit, result in zip(visits, trained, strict=True)
+                ]
                 news = [self._new_state(parts, state, old, result) for old, result in zip(olds, results, strict=True)]
         except Exception as error:
-            failure = _failure(error)
+            failure = failure_of(error)
         # Behind the handler, so that what failed has let go of its memory.
         if failure is not None and len(olds) > 1:
             # One client's failure must not be its neighbours': each is tried by itself.
@@ -281,7 +288,17 @@ class GroupTraining:
         return initial_vector(layout, spec.prompt, spec.model.head, spec.settings.seed, spec.start)
 
 
-def _failure(error: Exception) -> ClientFailure:
+def _check_shapes(olds: Sequence[ClientState], results: Sequence[TrainingResult], parts: Parts) -> None:
+    """Refuse a vector of another length here, where the client is known; the server would refuse the whole group."""
+    for old, result in zip(olds, results, strict=True):
+        if result.vector_A.shape != (parts.trained.size,):
+            raise ValueError(
+                f"client {old.client} returned a vector of shape {result.vector_A.shape}, expected ({parts.trained.size},)"
+            )
+
+
+def failure_of(error: Exception) -> ClientFailure:
+    """Return an exception as a record; called where it is handled."""
     if isinstance(error, ResourceError):
         return ClientFailure("error", str(error))  # a sentence for the user, who has no use for a traceback
     return ClientFailure("error", f"{type(error).__name__}: {error}", traceback.format_exc())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clients.config import ClientConfig, ModelConfig, PromptConfig
+from clients.config import AttackConfig, ClientConfig, ModelConfig, PromptConfig
 from clients.control import ControlForm
 from clients.loading import SharedWeights
 from clients.lossless import SpectrumSettings
@@ -46,6 +46,11 @@ class WorkSettings:
     spectrum: SpectrumSettings
     evaluation_batch_size: int
     seed: int
+    needs_each_vector: bool = False
+    """The server compares the clients' vectors one by one (robust aggregation)."""
+    attack: AttackConfig = field(default_factory=AttackConfig)
+    attackers: tuple[int, ...] = ()
+    """Ids of the clients that attack."""
 
     @property
     def keeps_state(self) -> bool:
@@ -78,6 +83,11 @@ class WorkerSpec:
     def keeps_state(self) -> bool:
         """See :attr:`WorkSettings.keeps_state`."""
         return self.settings.keeps_state
+
+    @property
+    def train_sizes(self) -> np.ndarray:
+        """int64 [C]; training examples of each client."""
+        return self.shards.train_sizes
 
     @property
     def nbytes(self) -> int:
@@ -148,3 +158,5 @@ class WorkerInfo:
     """Longest text, in tokens, that the backbone has positions for."""
     hidden_size: int = 0
     """Numbers in the hidden state of a token."""
+    node_id: str = ""
+    """Ray's name of the node; empty without Ray."""

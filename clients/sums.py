@@ -33,6 +33,8 @@ class GroupSums:
         The server steps with the control variates from before the round.
     each_client
         The server needs weights and control variates one by one as well.
+    each_vector
+        The server needs those, the vectors, and the control variates from after the round one by one as well.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class GroupSums:
         control_by_steps: bool,
         control_before: bool,
         each_client: bool,
+        each_vector: bool = False,
     ) -> None:
         self._group = group
         self._exchanged_F = _as_slice(exchanged_F)
@@ -52,10 +55,13 @@ class GroupSums:
         self._uniform_weights = uniform_weights
         self._control_by_steps = control_by_steps
         self._control_before = control_before
-        self._each_client = each_client
+        self._each_client = each_client or each_vector
+        self._each_vector = each_vector
         self._clients: list[int] = []
         self._weights: list[float] = []
         self._controls: list[np.ndarray] = []
+        self._controls_after: list[np.ndarray] = []
+        self._vectors: list[np.ndarray] = []
         self._steps = 0
         self._sums: dict[str, np.ndarray] = {}
         self._scratch = np.empty((3, min(BLOCK, self._size)))
@@ -67,6 +73,8 @@ class GroupSums:
         self._weights.append(weight)
         self._steps += report.num_steps
         local_F = result.vector_A[self._exchanged_F]
+        if self._each_vector:
+            self._vectors.append(local_F)
         if result.stepped_A is not None and result.gain_A is not None:
             self._add_in_metric(weight, local_F, result.stepped_A[self._exchanged_F], result.gain_A[self._exchanged_F])
         else:
@@ -79,6 +87,8 @@ class GroupSums:
             self._add_plain("control_sum_F", weight, used_F)
             if self._each_client:
                 self._controls.append(used_F)
+            if self._each_vector and self._control_before:
+                self._controls_after.append(new.control_F)
 
     def update(self) -> GroupUpdate | None:
         """Return the sums, or None if there was no usable client."""
@@ -95,7 +105,9 @@ class GroupSums:
             control_delta_sum_F=self._sums.get("control_delta_sum_F"),
             control_sum_F=self._sums.get("control_sum_F"),
             weights_k=np.array(self._weights) if self._each_client else None,
-            control_kF=np.stack(self._controls) if self._each_client and self._controls else None,
+            control_kF=np.stack(self._controls) if self._controls else None,
+            vector_kF=np.stack(self._vectors) if self._vectors else None,
+            control_after_kF=np.stack(self._controls_after) if self._controls_after else None,
             metric_sum_F=self._sums.get("metric_sum_F"),
             metric_step_sum_F=self._sums.get("metric_step_sum_F"),
         )

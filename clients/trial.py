@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from clients.backbone import Backbone
+from clients.budget import STEP_VECTORS
 from clients.config import ClientConfig
 from clients.device import to_device
 from clients.gradients import StepBatch, gradients
@@ -22,9 +23,6 @@ from fedsim.core.tokens import TokenTable
 _REPEATS = 2
 _ENOUGH_SECONDS = 0.5
 """A trial that took so long is not repeated: the noise of short ones is not in it."""
-_VECTORS = 9
-"""Vectors of a client's length that a step holds at once: parameters, two moments, gradient and its leaf, the step and its
-root, and two sums over steps."""
 
 
 def try_fusing(
@@ -66,7 +64,7 @@ def try_fusing(
         clients=len(indices_N),
         seconds_alone=min(pair[0] for pair in pairs),
         seconds_together=min(pair[1] for pair in pairs),
-        bytes_per_client=_VECTORS * vector_A.nbytes,
+        bytes_per_client=STEP_VECTORS * vector_A.nbytes,
         bytes_free=_free_bytes(backbone.device),
     )
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import socket
-import traceback
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 from clients.backbone import Backbone
 from clients.device import make_deterministic, to_device
 from clients.evaluation import evaluate
-from clients.group import GroupTraining
+from clients.group import GroupTraining, failure_of
 from clients.lossless import spectrum_report
 from clients.prompts import initial_vector
 from clients.scoring import layer_scores
@@ -143,8 +142,10 @@ class ClientWorker:
 
     def evaluate_clients(
         self, state: GlobalState, *client_states: ClientState, fuse: int = 1
-    ) -> tuple[Evaluation, ...]:
+    ) -> tuple[Evaluation | ClientFailure, ...]:
         """Evaluate each client's own prompts (global and personal layers) on the examples that it held out.
+
+        A client that fails is answered by its failure, beside the counts of the others.
 
         Parameters
         ----------
@@ -152,13 +153,23 @@ class ClientWorker:
             Clients that share passes through the backbone.
         """
         parts = Parts.of(self._full, state.layers, self._settings.keep_local)
-        results: list[Evaluation] = []
+        results: list[Evaluation | ClientFailure] = []
         for start in range(0, len(client_states), fuse):
-            some = client_states[start : start + fuse]
+            results += self._evaluate_some(parts, state, client_states[start : start + fuse])
+        return tuple(results)
+
+    def _evaluate_some(
+        self, parts: Parts, state: GlobalState, some: Sequence[ClientState]
+    ) -> Sequence[Evaluation | ClientFailure]:
+        try:
             vector_CA = np.stack([self._personal_vector(parts, state, client) for client in some])
             holdouts = [self._spec.shards.holdout(client.client) for client in some]
-            results += self._evaluate(self._spec.train, holdouts, parts.trained, vector_CA)
-        return tuple(results)
+            return self._evaluate(self._spec.train, holdouts, parts.trained, vector_CA)
+        except Exception as error:
+            if len(some) == 1:
+                return [failure_of(error)]
+        # One client's failure must not be its neighbours': each is tried by itself.
+        return [result for client in some for result in self._evaluate_some(parts, state, [client])]
 
     def _personal_vector(self, parts: Parts, state: GlobalState, client: ClientState) -> np.ndarray:
         personal_M = client.personal_M
@@ -194,8 +205,9 @@ class ClientWorker:
             mask_BT = None if self._settings.score_padding else batch.attention_mask_BT
             scores_L = layer_scores(hidden, mask_BT, score_last=self._settings.score_last)
         except Exception as error:
-            failure = ClientFailure("error", f"{type(error).__name__}: {error}", traceback.format_exc())
-            return ScoreReport(client, len(indices_N), np.full(self._full.geometry.num_layers, np.nan), failure)
+            return ScoreReport(
+                client, len(indices_N), np.full(self._full.geometry.num_layers, np.nan), failure_of(error)
+            )
         return ScoreReport(client, len(indices_N), scores_L)
 
     def spectrum(self, state: GlobalState, *clients: int) -> tuple[SpectrumReport, ...]:

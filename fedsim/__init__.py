@@ -27,8 +27,10 @@ def run(
     return run_config(read_config(config, overrides), resume=resume, quiet=quiet)
 
 
-def load_prompt(path: str | Path, model: str | None = None, device: str = "cpu") -> PromptedModel:
+def load_prompt(
+    path: str | Path, model: str | None = None, device: str = "cpu", *, trust_remote_code: bool = False
+) -> PromptedModel:
     """Load a trained prompt as a usable model. See :func:`fedsim.prompted.load_prompt`."""
     from fedsim import prompted
 
-    return prompted.load_prompt(path, model, device)
+    return prompted.load_prompt(path, model, device, trust_remote_code=trust_remote_code)

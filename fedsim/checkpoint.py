@@ -77,7 +77,7 @@ def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, skipped
 
 
-def check_fits(checkpoint: Checkpoint, identity: str, data_fingerprint: str, folder: Path) -> None:
+def check_fits(checkpoint: Checkpoint, identity: str, data_fingerprint: str, folder: str | Path) -> None:
     """Refuse to go on with another configuration or other data.
 
     Raises

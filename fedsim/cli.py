@@ -1,4 +1,4 @@
-"""The command line: ``fedsim run``, ``config``, ``partition``, ``layers``, ``scale``, ``export``.
+"""The command line: ``fedsim run``, ``plan``, ``doctor``, ``config``, ``partition``, ``layers``, ``scale``, ``export``.
 
 A mistake of the user is answered with one sentence and exit status 2, never with a stack trace.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -50,6 +50,29 @@ def run(
 
 
 @app.command()
+def plan(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Say what would run where, what memory it would take, and what binds the number of actors; nothing is started."""
+    from fedsim.config import read_config
+    from fedsim.planning.command import print_plan
+
+    print_plan(read_config(config, overrides or []), Console(highlight=False))
+
+
+@app.command()
+def doctor(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="YAML file, if any, and overrides.", show_default=False),
+    ] = None,
+) -> None:
+    """Check whether all is there that a run needs: here, with ray.address on every node, with CONFIG model and data."""
+    from fedsim.doctor.command import examine
+
+    if not examine(words or [], Console(highlight=False)):
+        raise typer.Exit(1)
+
+
+@app.command()
 def config(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -70,11 +93,13 @@ def partition(
 ) -> None:
     """Deal the examples out, print a summary and save a picture of the label distribution."""
     from fedsim.config import read_config
+    from fedsim.figure import check_target
     from fedsim.plots import plot_label_distribution
     from fedsim.preparation import partition_data
     from fedsim.report import partition_table
     from fedsim.results import class_names
 
+    check_target(output)
     console = Console(highlight=False)
     data = partition_data(read_config(config, overrides or []))
     counts_NC = data.shards.label_counts(data.dataset.train.labels_N, len(data.task.labels))
@@ -94,6 +119,7 @@ def layers(
 ) -> None:
     """Run the layer selection alone: print every layer's score, the share and its cost, and the choice."""
     from fedsim.config import read_config
+    from fedsim.figure import check_target
     from fedsim.layer_selection import select_layers
     from fedsim.plots import plot_layer_scores
     from fedsim.report import format_layers, layers_table, share_table
@@ -101,12 +127,14 @@ def layers(
 
     console = Console(highlight=False)
     resolved = read_config(config, overrides or [])
+    if output is not None:
+        check_target(output)
+        check_target(_beside(output))
     choice = select_layers(resolved, console)
     if choice.estimate is not None:
         console.print(share_table(choice.record(), choice.spectra()))
         if output is not None:
-            beside = output.with_name(f"{output.stem}-spectrum.png")
-            console.print(f"picture: {plot_spectrum(choice.spectra(), choice.record(), beside)}")
+            console.print(f"picture: {plot_spectrum(choice.spectra(), choice.record(), _beside(output))}")
     if choice.scores_L is None or choice.share is None:
         console.print(f"exchanged layers: {format_layers(choice.layers)} (layers.choose={resolved.layers.choose})")
         return
@@ -172,7 +200,7 @@ class ExportFormat(StrEnum):
 @app.command()
 def export(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Folder of a run, or its prompt file.", show_default=False)
+        str, typer.Argument(metavar="RUN", help="Folder of a run, or its prompt file; or a URL.", show_default=False)
     ],
     to: Annotated[
         ExportFormat,
@@ -187,9 +215,15 @@ def export(
     ] = None,
 ) -> None:
     """Write the prompt of a run as an adapter of another library."""
+    from fedsim.destination import is_url, refuse_url
     from fedsim.peft_adapter import default_output, export_peft
+    from fedsim.prompted import local_prompt
 
-    folder = export_peft(run, output or default_output(run), client)
+    refuse_url(output, "--output")
+    if output is None and is_url(run):
+        _fail(f"{run} is a URL; say with --output where on this machine the adapter is to go", 2)
+    with local_prompt(run) as path:
+        folder = export_peft(path, output or default_output(path), client)
     Console(highlight=False).print(f"adapter: {folder}; README.md in it says how to use it", soft_wrap=True)
 
 
@@ -218,6 +252,10 @@ def main() -> None:
         sys.exit(141)
 
 
-def _fail(sentence: str, status: int) -> None:
+def _beside(picture: Path) -> Path:
+    return picture.with_name(f"{picture.stem}-spectrum.png")
+
+
+def _fail(sentence: str, status: int) -> NoReturn:
     print(f"error: {sentence}", file=sys.stderr)
     sys.exit(status)

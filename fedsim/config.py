@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-from clients.config import ClientConfig, ModelConfig, PromptConfig
+from clients.config import AttackConfig, ClientConfig, ModelConfig, PromptConfig
 from fedsim.config_errors import Key, Where, sentence
 from fedsim.core.errors import ConfigError, nearest
 from fedsim.core.schema import Schema
@@ -21,6 +21,7 @@ from fedsim.tracking import TrackingConfig
 from fedsim.yaml_text import line_of, load
 from partitions.config import PartitionConfig
 from server.config import LayersConfig, SamplingConfig, ServerConfig
+from server.robust import robust_problem
 
 
 class EvaluationConfig(Schema):
@@ -55,7 +56,7 @@ class Config(Schema):
     name: str | None = Field(default=None, pattern=r"^[\w.-]+$")
     """Name of the run; if not given, the name of the config file."""
     output: str | None = None
-    """Folder for results; if not given, a new folder runs/NAME."""
+    """Folder for results, a path or a URL such as s3://bucket/folder; if not given, a new folder runs/NAME."""
     rounds: PositiveInt = 20
     """Rounds of training."""
     seed: NonNegativeInt = 0
@@ -80,6 +81,8 @@ class Config(Schema):
     """Training on a device."""
     server: ServerConfig = ServerConfig()
     """The server's optimizer."""
+    attack: AttackConfig = AttackConfig()
+    """Simulated attackers."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """When and how prompts are evaluated."""
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -138,6 +141,15 @@ def _check_combinations(config: Config) -> None:
             f"client.correction=control needs control variates, which server.kind={server.kind} does not keep; "
             "use server.kind=scaffold or fedpeptao with server.control=true"
         )
+    if server.needs_each_vector and config.correction == "preconditioner":
+        auto = f" (auto with server.kind={server.kind})" if client.correction == "auto" else ""
+        raise ValueError(
+            f"server.aggregation={server.aggregation} compares the clients' vectors, but "
+            f"client.correction=preconditioner{auto} averages them in a common metric; set client.correction=none, or control"
+        )
+    if (problem := robust_problem(server, config.sampling.clients_per_round)) is not None:
+        raise ValueError(f"sampling.clients_per_round={config.sampling.clients_per_round}, but {problem}")
+    _check_attackers(config)
     if partition.kind == "by_column" and partition.column is None:
         raise ValueError("partition.kind=by_column needs partition.column, the column whose values are the clients")
     if (
@@ -155,6 +167,17 @@ def _check_combinations(config: Config) -> None:
         raise ValueError("data.path has no use with data.source=embedded; remove one of them")
     if config.layers.fixed is not None and config.layers.choose != "fixed":
         raise ValueError(f"layers.fixed is given, but layers.choose={config.layers.choose}; set layers.choose=fixed")
+
+
+def _check_attackers(config: Config) -> None:
+    named, population = config.attack.clients or (), config.partition.clients
+    many, largest = (named, named - 1) if isinstance(named, int) else (len(named), max(named, default=0))
+    if many > population or largest >= population:
+        given = f"names {many} clients" if isinstance(named, int) else f"names client {largest}"
+        raise ValueError(
+            f"attack.clients {given}, but partition.clients={population}; give at most that many, with ids from 0 to "
+            f"{population - 1}"
+        )
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

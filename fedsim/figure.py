@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedsim.core.errors import ConfigError
+from fedsim.destination import refuse_url
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DPI = 150
+_PNG = b"\x89PNG\r\n\x1a\n"
 INK, FAINT, GRID = "#222222", "#777777", "#dddddd"
 # Okabe and Ito (2008) for lines, Tol's "muted" scheme for classes: told apart with every kind of colour vision.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#BBBBBB"
@@ -46,6 +50,28 @@ def dress(axes: Axes, title: str | None, xlabel: str, ylabel: str) -> None:
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.grid(visible=True, color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
+
+
+def check_target(path: Path) -> None:
+    """Refuse a place where no picture can go, before anything is computed for it.
+
+    Raises
+    ------
+    ConfigError
+        If there is no folder for it, or a file that is not a picture of this kind.
+    """
+    refuse_url(path, "--output")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--output {path}: there is no folder {path.parent}; make it first")
+    try:
+        if path.is_dir():
+            raise ConfigError(f"--output {path} is a folder; give the name of a file, such as {path / 'picture.png'}")
+        if path.exists():
+            with path.open("rb") as file:
+                if file.read(len(_PNG)) != _PNG:
+                    raise ConfigError(f"--output {path} is a file of another kind than PNG; give another name")
+    except OSError as error:
+        raise ConfigError(f"--output {path} cannot be read ({error.strerror}); give another name") from None
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -14,10 +14,10 @@ from clients.prompts import StartingPoint, initial_vector
 from clients.worker import WorkerInfo
 from fedsim.config import Config
 from fedsim.core import seeds
-from fedsim.core.errors import ClientError
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import GlobalState
 from fedsim.executors.base import Executor
+from fedsim.failures import usable
 from fedsim.interrupt import InterruptWatch
 from fedsim.lossless import ShareEstimate, estimate_share
 from fedsim.preparation import Prepared, check_lengths, prepare
@@ -74,7 +74,8 @@ def select_layers(config: Config, console: Console) -> LayerChoice:
         prepared = prepare(config, progress.start_phase, executor)
         workers = start_workers(config, prepared, executor, progress)
         sizes_N = prepared.spec.shards.train_sizes
-        return choose(config, executor, workers[0].full, sizes_N, progress.start_phase, prepared.spec.start)
+        start, phase = prepared.spec.start, progress.start_phase
+        return choose(config, executor, workers[0].full, sizes_N, phase, start, progress.note)
 
 
 def start_workers(config: Config, prepared: Prepared, executor: Executor, progress: Progress) -> list[WorkerInfo]:
@@ -94,6 +95,7 @@ def choose(
     sizes_N: np.ndarray,
     phase: Callable[[str], None] = lambda text: None,
     start: StartingPoint | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> LayerChoice:
     """Choose the exchanged layers.
 
@@ -110,40 +112,43 @@ def choose(
         Told what is being done, for the progress display.
     start
         Where the run starts instead of at random.
+    note
+        Told of clients that failed and were left out.
 
     Raises
     ------
     ClientError
-        If a client fails.
+        If a client fails, or all of them do with ``client.on_failure: drop``.
     """
     layers, num_layers = config.layers, full.geometry.num_layers
     if layers.choose in ("all", "fixed"):
         return LayerChoice(choose_layers(layers, num_layers, None, config.seed), num_layers)
     estimate = None
     if layers.share_rule != "fixed":
-        estimate = estimate_share(config, executor, full, sizes_N, phase, start)
+        estimate = estimate_share(config, executor, full, sizes_N, phase, start, note)
     share = layers.share if estimate is None else estimate.share
     scores_L = None
     if layers.choose == "score":
         phase("scoring layers")
-        scores_L = score(config, executor, full, start)
+        scores_L = score(config, executor, full, start, note)
     chosen = choose_layers(layers, num_layers, scores_L, config.seed, share)
     return LayerChoice(chosen, num_layers, scores_L, share, estimate)
 
 
-def score(config: Config, executor: Executor, full: VectorLayout, start: StartingPoint | None = None) -> np.ndarray:
+def score(
+    config: Config,
+    executor: Executor,
+    full: VectorLayout,
+    start: StartingPoint | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> np.ndarray:
     """Return the layers' scores [L], the clients' taken together, with the initial prompt in all layers."""
     vector_F = initial_vector(full, config.prompt, config.model.head, config.seed, start)
     state = executor.put(GlobalState(0, full.layers, vector_F))
     clients = _scoring_clients(config)
     size = 1 if executor.per_client else 4 * config.group_size
     groups = [tuple(clients[start : start + size]) for start in range(0, len(clients), size)]
-    reports = executor.score(state, groups)
-    for report in reports:
-        if report.failure is not None:
-            raise ClientError(
-                f"client {report.client} failed to score the layers: {report.failure.message}\n{report.failure.traceback}"
-            )
+    reports = usable(executor.score(state, groups), "to score the layers", config.client.on_failure, note)
     return combine_scores([report.scores_L for report in reports], [report.num_examples for report in reports])
 
 

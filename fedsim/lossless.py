@@ -17,12 +17,11 @@ from clients.prompts import StartingPoint, initial_vector
 from clients.visits import num_visited
 from fedsim.config import Config
 from fedsim.core import seeds
-from fedsim.core.errors import ClientError
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import ClientReport, ClientState, SpectrumReport
 from fedsim.executors.base import Executor, Handle, TrainedGroup
+from fedsim.failures import usable
 from server.aggregation import population_weight
-from server.config import ServerConfig
 from server.sampling import cohort
 from server.selection import combine_shares
 
@@ -68,11 +67,12 @@ def estimate_share(
     sizes_N: np.ndarray,
     phase: Callable[[str], None],
     start: StartingPoint | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> ShareEstimate:
     """Warm up, take the clients' spectra, and combine their shares; for ``layers.share_rule`` density and eigengap.
 
-    The server is plain FedAvg (with ``server.weighting``), the devices train as ``client`` says. Each visit begins with a
-    fresh client state: nothing is left behind, neither moments nor control variates.
+    The server is plain FedAvg (with ``server.weighting`` and ``server.aggregation``), the devices train as ``client`` says.
+    Each visit begins with a fresh client state: nothing is left behind, neither moments nor control variates.
 
     Parameters
     ----------
@@ -86,6 +86,8 @@ def estimate_share(
         Told what is being done, for the progress display.
     start
         Where the warm-up starts instead of at random.
+    note
+        Told of clients that failed and were left out.
 
     Raises
     ------
@@ -94,13 +96,12 @@ def estimate_share(
     """
     settings = config.layers.spectrum
     started = time.monotonic()
-    state, last, trained = _warm_up(config, executor, full, sizes_N, phase, start)
+    state, last, trained = _warm_up(config, executor, full, sizes_N, phase, start, note)
     warm = time.monotonic()
     clients = _clients(config, sizes_N, last)
     phase(f"taking the Hessian spectra of {len(clients)} clients")
-    reports = executor.spectrum(state, [(client,) for client in clients])
-    for report in reports:
-        _refuse_failure(report, "to estimate its share of the layers")
+    spectra = executor.spectrum(state, [(client,) for client in clients])
+    reports = usable(spectra, "to estimate its share of the layers", config.client.on_failure, note)
     share = combine_shares(
         [report.share for report in reports], [report.num_examples for report in reports], settings.weighting
     )
@@ -126,12 +127,13 @@ def _warm_up(
     sizes_N: np.ndarray,
     phase: Callable[[str], None],
     start: StartingPoint | None,
+    note: Callable[[str], None],
 ) -> tuple[Handle, tuple[int, ...], list[ClientReport]]:
     """Return the last global state, the last cohort in the order drawn, and the reports of all visits."""
     rounds = config.layers.spectrum.warmup_rounds
     vector_F = initial_vector(full, config.prompt, config.model.head, config.seed, start)
     vector_F = vector_F.astype(config.model.exchange_dtype)
-    server = ServerConfig(kind="fedavg", weighting=config.server.weighting)
+    server = config.server.plain()
     sample_rate = config.sampling.clients_per_round / config.partition.clients
     executor.start_server(server, vector_F, full.layers, sample_rate, population_weight(server, sizes_N))
     work_N = np.array([num_visited(config.client, int(size)) for size in sizes_N])
@@ -147,9 +149,7 @@ def _warm_up(
         ]
         done.sort(key=lambda trained: (trained.group.group, trained.group.part))
         reports = [report for trained in done for report in trained.reports]
-        for report in reports:
-            _refuse_failure(report, f"in warm-up round {round + 1}")
-        trained += reports
+        trained += usable(reports, f"in warm-up round {round + 1}", config.client.on_failure, note)
         executor.apply(round, order)
     return executor.global_state(), order, trained
 
@@ -160,10 +160,3 @@ def _clients(config: Config, sizes_N: np.ndarray, last: tuple[int, ...]) -> list
         return sorted(last)
     rng = seeds.stream(config.seed, seeds.NO_ROUND, seeds.NO_CLIENT, "spectrum")
     return sorted(int(client) for client in rng.choice(able, min(wanted, len(able)), replace=False))
-
-
-def _refuse_failure(report: ClientReport | SpectrumReport, what: str) -> None:
-    if report.failure is not None:
-        raise ClientError(
-            f"client {report.client} failed {what}: {report.failure.message}\n{report.failure.traceback}".rstrip()
-        )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from clients.spec import WorkerSpec, WorkSettings
     from fedsim.executors.base import Executor
 
-_TOKEN_BYTES, _EXAMPLE_BYTES = 5, 32
+TOKEN_BYTES, EXAMPLE_BYTES = 5, 32
 """Most bytes that are stored for a token (id and type) and, besides, for an example (offset, label, position, shard)."""
 
 
@@ -88,7 +88,7 @@ def _begin(executor: Executor, config: Config, data: PartitionedData, location: 
         return
     examples = len(data.dataset.train.texts) + len(data.dataset.validation.texts)
     nbytes = numbers * np.dtype(config.model.exchange_dtype).itemsize
-    nbytes += examples * (_EXAMPLE_BYTES + _TOKEN_BYTES * config.data.max_length)
+    nbytes += examples * (EXAMPLE_BYTES + TOKEN_BYTES * config.data.max_length)
     nbytes += config.model.trunk_cache.memory_mb * 2**20
     module = modeling_module(location)
     executor.begin(nbytes, ("clients.worker", *([module] if module is not None else [])))
@@ -125,6 +125,7 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
 
 def work_settings(config: Config, num_examples: int) -> WorkSettings:
     """Compose what workers have to know of the method; ``num_examples`` is that of all clients together."""
+    from clients.attacks import attackers
     from clients.lossless import SpectrumSettings
     from clients.spec import WorkSettings
 
@@ -152,6 +153,9 @@ def work_settings(config: Config, num_examples: int) -> WorkSettings:
         ),
         evaluation_batch_size=config.evaluation.batch_size,
         seed=config.seed,
+        needs_each_vector=config.server.needs_each_vector,
+        attack=config.attack,
+        attackers=attackers(config.attack, config.partition.clients, config.seed),
     )
 
 

@@ -41,6 +41,8 @@ class RoundLine:
     """Wall time of the round."""
     bytes_up: int
     bytes_down: int
+    clients_retried: int = 0
+    """Clients whose work was sent again after an actor was lost or a deadline, each time counted."""
     eta_seconds: float | None = None
     """Time until the last round is done; if None, estimated from the last rounds."""
 
@@ -224,6 +226,7 @@ def plain_line(line: RoundLine, total_rounds: int, metric_name: str) -> str:
         ("loss", format_metric(line.loss).rjust(7)),
         ("ok", f"{line.clients_ok:>3}"),
         ("failed", f"{line.clients_failed}"),
+        ("retried", f"{line.clients_retried}"),
         ("seconds", f"{line.seconds:6.2f}"),
         ("MB_down", f"{line.bytes_down / 1e6:8.3f}"),
         ("MB_up", f"{line.bytes_up / 1e6:8.3f}"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,13 +96,40 @@ def read_prompt(path: str | Path) -> PromptFile:
     return PromptFile(file_path, metadata, layout, prompt_LKHPD, head)
 
 
+@contextmanager
+def local_prompt(place: str | Path) -> Iterator[Path]:
+    """Give the path of a run, or of its prompt file; the prompts of one behind a URL are copied to a temporary folder.
+
+    Raises
+    ------
+    FedsimError
+        If the URL does not answer, or no prompt is there.
+    """
+    from fedsim.destination import Destination, is_url
+
+    if not is_url(place):
+        yield Path(place)
+        return
+    run, within, name = str(place).rstrip("/").rpartition("/prompt/")
+    source = Destination(run if within else str(place))
+    prompt = f"prompt/{name if within else GLOBAL_PROMPT}"
+    with TemporaryDirectory(prefix="fedsim-prompt-") as temporary:
+        try:
+            source.download(prompt, Path(temporary) / prompt)
+        except FileNotFoundError:
+            raise ModelError(f"{source.url} has no {prompt}; give a run that has ended") from None
+        with suppress(FileNotFoundError):  # where every layer was exchanged
+            source.download(f"prompt/{PERSONAL_PROMPTS}", Path(temporary) / "prompt" / PERSONAL_PROMPTS)
+        yield Path(temporary) / prompt
+
+
 class PromptedModel:
     """A frozen backbone with a trained prompt: predicts labels of texts.
 
     Made by :func:`load_prompt`.
     """
 
-    def __init__(self, file: PromptFile, model: str | None, device: str) -> None:
+    def __init__(self, file: PromptFile, model: str | None, device: str, trust_remote_code: bool) -> None:
         import torch
 
         from clients.backbone import Backbone
@@ -109,9 +138,10 @@ class PromptedModel:
         from fedsim.data.tokenize import label_word_ids
 
         metadata = file.metadata
-        changed = {"path": model, "package": None} if model is not None else {}
-        # To compile would take longer than most predictions do.
-        config = ModelConfig.model_validate({**metadata["model"], **changed, "compile": False})
+        changed: dict[str, Any] = {"path": model, "package": None} if model is not None else {}
+        # To compile would take longer than most predictions do; and a file from elsewhere must not decide what code is run.
+        changed |= {"compile": False, "trust_remote_code": trust_remote_code}
+        config = ModelConfig.model_validate({**metadata["model"], **changed})
         self.task = TaskConfig.model_validate(metadata["task"])
         self.layers: tuple[int, ...] = file.layout.layers
         self.tokenizer = load_tokenizer(config)
@@ -176,17 +206,21 @@ class PromptedModel:
         return [self.task.labels[i] for i in self.scores(examples, batch_size).argmax(axis=1)]
 
 
-def load_prompt(path: str | Path, model: str | None = None, device: str = "cpu") -> PromptedModel:
+def load_prompt(
+    path: str | Path, model: str | None = None, device: str = "cpu", *, trust_remote_code: bool = False
+) -> PromptedModel:
     """Load a trained prompt with its backbone.
 
     Parameters
     ----------
     path
-        A ``prompt/global.safetensors``, or the run folder that holds it.
+        A ``prompt/global.safetensors``, or the run folder that holds it; either may be a URL.
     model
         Folder or hub name of the backbone, where it is not to be found as in the run.
     device
         ``cpu`` or ``cuda``.
+    trust_remote_code
+        Run Python code that comes with the backbone's tokenizer, whatever the file says of it.
 
     Raises
     ------
@@ -199,4 +233,5 @@ def load_prompt(path: str | Path, model: str | None = None, device: str = "cpu")
     >>> model.predict(["the soup was cold and bland"])    # doctest: +SKIP
     ['negative']
     """
-    return PromptedModel(read_prompt(path), model, device)
+    with local_prompt(path) as local:
+        return PromptedModel(read_prompt(local), model, device, trust_remote_code)

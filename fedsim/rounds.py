@@ -24,6 +24,8 @@ class OpenRound:
     reports: Sequence[ClientReport]
     """Of all its clients, ascending."""
     step: StepReport
+    clients_resent: int
+    """Clients whose work was sent again, each time counted."""
     seconds_train: float
     seconds_server: float
 
@@ -52,6 +54,7 @@ class OpenRound:
             "server_lr": self.step.lr,
             "clients_ok": self.step.clients,
             "clients_failed": len(self.reports) - self.step.clients,
+            "clients_retried": self.clients_resent,
             "client_examples": sum(weights),
             "client_steps": sum(report.num_steps for report in usable),
             "bytes_down": sum(report.bytes_down for report in self.reports),
@@ -82,6 +85,12 @@ class Totals:
     seconds_rounds: list[float] = field(default_factory=list)
     seconds_before: float = 0.0
     """Seconds of this run's earlier, interrupted parts."""
+
+    def anew(self) -> Totals:
+        """Return the figures of a run that begins again after the evaluation of its start."""
+        return Totals(
+            initial_metric=self.initial_metric, global_metric=self.initial_metric, seconds_before=self.seconds_before
+        )
 
     def count(self, reports: Sequence[ClientReport], record: Mapping[str, Any]) -> None:
         """Add a round: its clients' reports and its record."""
@@ -117,6 +126,7 @@ def round_line(record: Mapping[str, Any]) -> RoundLine:
         loss=record["train_loss_last"],
         clients_ok=record["clients_ok"],
         clients_failed=record["clients_failed"],
+        clients_retried=record["clients_retried"],
         seconds=record["seconds_round"],
         bytes_up=record["bytes_up"],
         bytes_down=record["bytes_down"],

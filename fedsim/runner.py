@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -22,8 +21,10 @@ from fedsim.checkpoint import Checkpoint, check_fits, load_latest
 from fedsim.config import Config
 from fedsim.config_text import config_text
 from fedsim.core.errors import FedsimError
+from fedsim.executors import own_ray
 from fedsim.executors.base import Executor
 from fedsim.interrupt import InterruptWatch, RunInterrupted
+from fedsim.place import open_place
 from fedsim.progress import Progress
 from fedsim.tracking import RunFolder, TensorBoard
 
@@ -61,65 +62,49 @@ def run_config(
         After SIGINT or SIGTERM; the state has been saved.
     """
     started = time.monotonic()
-    path = run_path(config, resume)
-    resume = resume and path.is_dir() and any(path.iterdir())
     console = console or Console(highlight=False)
-    # Mistakes in paths, data and model come to light before the run's folder is made.
-    RunFolder.check(path, resume=resume)
-    with InterruptWatch() as watch, Progress(config.rounds, _metric_name(config), console, quiet) as progress:
+    with (
+        InterruptWatch() as watch,
+        Progress(config.rounds, _metric_name(config), console, quiet) as progress,
+        # Mistakes in paths, data and model come to light before the run's folder is made.
+        open_place(config, resume, progress.note) as place,
+    ):
         # Imported now: this brings torch and transformers, and the quick mistakes have been answered.
         from fedsim.preparation import prepare
 
-        if resume and (summary := _finished(config, path)) is not None:
-            progress.note(f"{path} is finished; nothing to resume")
+        if place.resume and (summary := _finished(config, place.path)) is not None:
+            progress.note(f"{place.location} is finished; nothing to resume")
             return summary
-        with closing(make_executor(config, watch.check, progress.note)) as executor:
+        with own_ray.discarded(), closing(make_executor(config, watch.check, progress.note)) as executor:
             prepared = prepare(config, progress.start_phase, executor)
-            with RunFolder.create(path, resume=resume) as folder:
+            with RunFolder.create(place.path, resume=place.resume, mirror=place.mirror) as folder:
                 try:
-                    return _run_in(config, prepared, executor, folder, progress, resume, started)
+                    return _run_in(config, prepared, executor, folder, progress, place.resume, started)
                 except (FedsimError, RunInterrupted) as error:
                     folder.event("stopped", reason=type(error).__name__, message=str(error))
+                    if own_ray.keep_logs(error, folder.ray_logs):
+                        progress.note(f"Ray's logs are in {folder.location}/{folder.ray_logs.name}")
                     raise
-
-
-def run_path(config: Config, resume: bool) -> Path:
-    """Return the run's folder: ``output``, or a new folder under ``runs``; with ``resume``, the newest that is there."""
-    if config.output is not None:
-        return Path(config.output)
-    base = Path("runs") / (config.name or "run")
-    number, path = 1, base
-    while path.exists():
-        following = base.with_name(f"{base.name}-{number + 1}")
-        if resume and not following.exists():
-            return path
-        number, path = number + 1, following
-    return path
 
 
 def make_executor(config: Config, check: Callable[[], None], note: Callable[[str], None]) -> Executor:
     """Return the executor that the config asks for, not yet started."""
+    if config.model.trust_remote_code:
+        note(
+            f"warning: model.trust_remote_code=true: Python code that comes with {config.model.location} is run on this "
+            "machine if its tokenizer asks for it"
+        )
     if config.executor == "local":
         from fedsim.executors.local import LocalExecutor
 
         return LocalExecutor(check)
-    if config.ray.address is None:
-        _secure_own_ray()
+    if config.ray.address is None and "ray" not in sys.modules:
+        own_ray.secure()
     _import_ray()
     from fedsim.executors.ray import RayExecutor
 
-    return RayExecutor(config.ray, config.client.threads, config.partition.clients, check, note)
-
-
-def _secure_own_ray() -> None:
-    """Give a Ray of the run's own a token of its own.
-
-    Ray would otherwise take the token from the user's home folder, or write one there, which fails where the home folder
-    is read-only and changes how later clusters of the user authenticate. It reads the setting when it is imported.
-    """
-    if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    client, population = config.client, config.partition.clients
+    return RayExecutor(config.ray, client.threads, population, client.on_failure, check, note)
 
 
 def _import_ray() -> None:
@@ -156,9 +141,11 @@ def _run_in(
 
     checkpoint = _checkpoint(config, folder, progress) if resume else None
     if checkpoint is not None:
-        check_fits(checkpoint, config.identity, prepared.fingerprint, folder.path)
+        check_fits(checkpoint, config.identity, prepared.fingerprint, folder.location)
     folder.truncate(_first_round(checkpoint))
     folder.write_config(config_text(config))
+    if checkpoint is None and (attackers := prepared.spec.settings.attackers):
+        folder.event("attack", round=0, kind=config.attack.kind, clients=attackers)
     with ExitStack() as stack:
         stack.callback(executor.close)
         board = TensorBoard(folder.tensorboard, _first_round(checkpoint)) if config.tracking.tensorboard else None
@@ -177,7 +164,7 @@ def _run_in(
         "workers": [
             {key: value for key, value in asdict(worker).items() if key != "full"} for worker in result.workers
         ],
-        "folder": str(folder.path),
+        "folder": folder.location,
         "seed": config.seed,
         "config_hash": config.identity,
         "seconds_to_first_step": None if result.first_group_at is None else result.first_group_at - started,
@@ -199,10 +186,10 @@ def _checkpoint(config: Config, folder: RunFolder, progress: Progress) -> Checkp
     for sentence in skipped:
         progress.note(f"warning: {sentence}")
     if checkpoint is None:
-        progress.note(f"{folder.path} has no checkpoint yet; the run begins anew")
+        progress.note(f"{folder.location} has no checkpoint yet; the run begins anew")
         return None
-    check_fits(checkpoint, config.identity, checkpoint.data_fingerprint, folder.path)
-    progress.note(f"resuming {folder.path} after round {checkpoint.round}")
+    check_fits(checkpoint, config.identity, checkpoint.data_fingerprint, folder.location)
+    progress.note(f"resuming {folder.location} after round {checkpoint.round}")
     return checkpoint
 
 

@@ -6,31 +6,34 @@ A round: draw the cohort -> cut it into work groups -> train -> the server folds
 An evaluation may be done beside the training of the next round, which starts from the very state that is evaluated. Until the
 server steps again, that state is still the one of the round that is recorded and saved.
 
+State that is lost with a node or the aggregator takes the run back to what is left of it: the state that the round started
+from, where all of it can still be had, else the last checkpoint. Rounds that are done again have the same bits.
+
 The driver passes references on and never touches a tensor, except to save checkpoints and the final prompt.
 """
 
 from __future__ import annotations
 
-import functools
-import operator
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from clients.prompts import initial_vector
 from clients.visits import num_visited
 from clients.worker import WorkerInfo
-from fedsim.checkpoint import Checkpoint, save_checkpoint
+from fedsim.checkpoint import Checkpoint, load_latest, save_checkpoint
 from fedsim.client_states import ClientStates
 from fedsim.config import Config
 from fedsim.config_text import config_text
-from fedsim.core.errors import ClientError
+from fedsim.core.errors import FedsimError, ResourceError
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import ClientReport, ClientState, Evaluation, GlobalState, WorkGroup
 from fedsim.data.metrics import compute
-from fedsim.executors.base import EvaluatedShard, Executor, Handle, TrainedGroup
+from fedsim.evaluations import Evaluations, did_not_fit
+from fedsim.executors.base import EvaluatedShard, Executor, Handle, StateLost, TrainedGroup
+from fedsim.failures import Failures
 from fedsim.fusing import choose_fuse, with_fuse
 from fedsim.interrupt import RunInterrupted
 from fedsim.layer_selection import LayerChoice, choose, start_workers
@@ -91,14 +94,19 @@ class Simulation:
         self._work_N = np.array([num_visited(config.client, int(size)) for size in self._sizes_N])
         self._states = ClientStates(config.partition.clients)
         self._totals = Totals()
-        self._layers: tuple[int, ...] = ()
+        self._failures = Failures(config.client.on_failure, folder.event, progress.note)
+        self._evaluations = Evaluations(config, prepared.spec, executor, self._failures, progress.note)
+        self._choice: LayerChoice | None = None
         self._state: Handle = None
         """The global state that the next round starts from: the one object that is broadcast."""
-        self._fuse = 1
+        self._fuse: int | None = None
+        self._start_is_evaluated = False
         self._round = 0
         self._open_round: OpenRound | None = None
         """The last round, as long as it is not on record."""
         self._saved_round = -1
+        self._losses = 0
+        """Times in a row that state was lost and no round was done."""
         self._started = time.monotonic()
         self._first_group_at: float | None = None
 
@@ -117,23 +125,51 @@ class Simulation:
         workers = start_workers(self._config, self._prepared, self._executor, self._progress)
         full = workers[0].full
         try:
-            choice = self._choose_layers(full, checkpoint)
-            layout = full.exchanged(choice.layers)
-            self._start_server(layout, checkpoint)
-            self._share_passes(workers, checkpoint)
-            if self._round == 0:
-                self._evaluate_start()
-            while self._round < self._config.rounds:
-                self._run_round()
-            self._progress.start_phase("personalised evaluation")
-            personalised = self._evaluate_personalised()
-        except (RunInterrupted, ClientError):
-            # Both come at points between rounds or before a server step, where the last round's state is whole.
-            self._close_round()
-            self._save_if_due(force=True)
+            if checkpoint is not None:
+                self._folder.event("resumed", round=checkpoint.round)
+                self._saved_round = checkpoint.round
+            personalised = self._run_through(workers, checkpoint)
+        except (RunInterrupted, FedsimError):
+            # They come at points between rounds or before a server step, where the last round's state is whole.
+            self._save_what_is_whole()
             raise
+        assert self._choice is not None
         (state,) = self._executor.get([self._state])
-        return Result(choice, layout, state, self._totals, personalised, workers, self._seconds(), self._first_group_at)
+        return Result(
+            self._choice,
+            full.exchanged(self._choice.layers),
+            state,
+            self._totals,
+            personalised,
+            workers,
+            self._seconds(),
+            self._first_group_at,
+        )
+
+    def _run_through(self, workers: list[WorkerInfo], checkpoint: Checkpoint | None) -> Evaluation | None:
+        """Run to the end, whatever is lost on the way; return the personalised evaluation."""
+        while True:
+            try:
+                self._set_out(workers, checkpoint)
+                if not self._evaluations.can_wait(self._round):
+                    self._close_round()  # one that was left open by a loss
+                while self._round < self._config.rounds:
+                    self._run_round()
+                self._progress.start_phase("personalised evaluation")
+                return self._evaluations.of_clients(self._state, self._states, self._round)
+            except StateLost as loss:
+                checkpoint = self._fall_back(loss, checkpoint)
+
+    def _set_out(self, workers: list[WorkerInfo], checkpoint: Checkpoint | None) -> None:
+        """Bring server and clients to the state that a checkpoint holds, or that a run starts from."""
+        full = workers[0].full
+        if self._choice is None:
+            self._choice = self._choose_layers(full, checkpoint)
+        self._start_server(full.exchanged(self._choice.layers), checkpoint)
+        if self._fuse is None:
+            self._share_passes(workers, checkpoint)
+        if self._round == 0 and not self._start_is_evaluated:
+            self._evaluate_start()
 
     def personal_states(self) -> list[ClientState]:
         """Return the states of all clients that have trained, ascending."""
@@ -141,14 +177,12 @@ class Simulation:
 
     def _choose_layers(self, full: VectorLayout, checkpoint: Checkpoint | None) -> LayerChoice:
         if checkpoint is not None:
-            choice = LayerChoice(checkpoint.layers, full.geometry.num_layers)
-        else:
-            start, phase = self._prepared.spec.start, self._progress.start_phase
-            choice = choose(self._config, self._executor, full, self._sizes_N, phase, start)
-            for spectrum in choice.spectra():
-                self._folder.event("spectrum", round=0, **spectrum)
-            self._folder.event("layers", **choice.record())
-        self._layers = choice.layers
+            return LayerChoice(checkpoint.layers, full.geometry.num_layers)
+        start, progress = self._prepared.spec.start, self._progress
+        choice = choose(self._config, self._executor, full, self._sizes_N, progress.start_phase, start, progress.note)
+        for spectrum in choice.spectra():
+            self._folder.event("spectrum", round=0, **spectrum)
+        self._folder.event("layers", **choice.record())
         return choice
 
     def _start_server(self, layout: VectorLayout, checkpoint: Checkpoint | None) -> None:
@@ -162,13 +196,13 @@ class Simulation:
             self._executor.load_server_arrays(checkpoint.server)
             self._states.restore(checkpoint.clients, self._executor)
             self._totals = Totals(**checkpoint.totals)
-            self._round = self._saved_round = checkpoint.round
-            self._folder.event("resumed", round=self._round)
+            self._round = checkpoint.round
         self._state = self._executor.global_state()
 
     def _share_passes(self, workers: Sequence[WorkerInfo], checkpoint: Checkpoint | None) -> None:
         """Settle how many clients train together, and what of the backbone's lower layers is kept."""
-        config, spec, layers = self._config, self._prepared.spec, self._layers
+        assert self._choice is not None
+        config, spec, layers = self._config, self._prepared.spec, self._choice.layers
         order = cohort(config.sampling, config.seed, 0, self._sizes_N)
         clients = cut(order, config.group_size, self._work_N)[0]
         kept = None if checkpoint is None else checkpoint.fuse
@@ -181,15 +215,62 @@ class Simulation:
             config.model.trunk_cache.memory_mb * 2**20, lambda key: spec.trunk_bytes(key, layers, hidden_size)
         )
 
+    # -- lost state --------------------------------------------------------------------------------------------------
+
+    def _fall_back(self, loss: StateLost, began_from: Checkpoint | None) -> Checkpoint | None:
+        """Return what to go on from after a loss, None for the start of the run."""
+        self._losses += 1
+        if self._losses > self._config.ray.max_replacements:
+            raise ResourceError(
+                f"{loss}, {self._losses} times in one round; see ray.max_replacements; go on with --resume"
+            )
+        self._progress.note(f"warning: {loss}; going back to what is left")
+        self._executor.recover()
+        if self._fuse is None:  # nothing of the run was done yet
+            return began_from
+        checkpoint: Checkpoint | None
+        try:
+            checkpoint = self._checkpoint()
+        except StateLost:
+            checkpoint, _ = load_latest(self._folder.checkpoints)
+            self._open_round = None
+            self._round = self._saved_round = 0 if checkpoint is None else checkpoint.round
+            self._folder.truncate(self._round + 1)
+            if checkpoint is None:
+                self._states = ClientStates(self._config.partition.clients)
+                self._totals = self._totals.anew()
+        if checkpoint is not None:
+            # This process's own time goes on; that of a checkpoint is counted up to its saving.
+            totals = {**checkpoint.totals, "seconds_before": self._totals.seconds_before}
+            checkpoint = replace(checkpoint, totals=totals)
+        self._folder.event("recovered", round=self._round, reason=str(loss))
+        self._progress.note(f"round {self._round + 1} is done again, from the state after round {self._round}")
+        return checkpoint
+
+    def _save_what_is_whole(self) -> None:
+        """Record and save the last round before the run ends early."""
+        try:
+            self._close_round()
+            self._save_if_due(force=True)
+        except (StateLost, FedsimError) as error:
+            self._progress.note(
+                f"warning: the state after round {self._round} cannot be saved ({error}); saved is that after round "
+                f"{max(0, self._saved_round)}"
+            )
+
     # -- a round -----------------------------------------------------------------------------------------------------
 
     def _run_round(self) -> None:
         started = time.monotonic()
+        self._executor.refresh()
+        resent_before = self._executor.resent_clients
         order = tuple(int(i) for i in cohort(self._config.sampling, self._config.seed, self._round, self._sizes_N))
         groups = self._executor.groups(self._round, order, self._config.group_size, self._work_N)
         trained, trained_at = self._train(groups)
         reports = sorted((report for group in trained for report in group.reports), key=lambda report: report.client)
-        self._check_failures(reports)
+        if [report.client for report in reports] != sorted(order):
+            raise RuntimeError(f"round {self._round + 1}: {len(order)} clients were asked, {len(reports)} reports came")
+        self._failures.of_round(self._round + 1, reports)
         self._note_memory(reports)
         stepping_at = time.monotonic()
         step = self._executor.apply(self._round, order)
@@ -197,8 +278,15 @@ class Simulation:
         self._state = self._executor.global_state()
         self._round += 1
         seconds_server = time.monotonic() - stepping_at
-        self._open_round = OpenRound(self._round, reports, step, trained_at - started, seconds_server)
-        if not self._overlaps():
+        self._open_round = OpenRound(
+            round=self._round,
+            reports=reports,
+            step=step,
+            clients_resent=self._executor.resent_clients - resent_before,
+            seconds_train=trained_at - started,
+            seconds_server=seconds_server,
+        )
+        if not self._evaluations.can_wait(self._round):
             self._close_round()
 
     def _train(self, groups: list[WorkGroup]) -> tuple[list[TrainedGroup], float]:
@@ -208,7 +296,7 @@ class Simulation:
         clients = sum(len(group.clients) for group in groups)
         done, trained_at = 0, time.monotonic()
         # The state that this round starts from is the one that the round before is to be judged by.
-        shards = self._shards() if self._open_round is not None else []
+        shards = self._evaluations.shards if self._open_round is not None else []
         for result in self._executor.train(groups, self._state, self._states, shards):
             if isinstance(result, EvaluatedShard):
                 evaluated[result.index] = result.evaluation
@@ -221,14 +309,10 @@ class Simulation:
             trained_at = time.monotonic()
             self._progress.clients_done(self._round + 1, done, clients)
         if self._open_round is not None:
-            evaluation = self._total([evaluated[index] for index in range(len(shards))])
+            parts = [evaluated[index] for index in range(len(shards))]
+            evaluation = self._evaluations.total(parts, self._round)
             self._record_round(self._open_round, evaluation, None, time.monotonic() - trained_at)
         return sorted(trained, key=lambda group: (group.group.group, group.group.part)), trained_at
-
-    def _overlaps(self) -> bool:
-        """Whether the evaluation that is due now can wait for the next round, to be done beside its training."""
-        alone = self._round == self._config.rounds or self._personalised_is_due()
-        return self._config.evaluation.overlap and self._is_due() and not alone
 
     def _close_round(self) -> None:
         """Evaluate the round that has stepped last, if that is still to be done, and record it."""
@@ -237,8 +321,9 @@ class Simulation:
         started = time.monotonic()
         # A state without its record could not be resumed to the same records, so an interrupt waits for the evaluation.
         with self._executor.uninterrupted():
-            evaluation = self._evaluate() if self._is_due() else None
-            personalised = self._evaluate_personalised() if self._personalised_is_due() else None
+            due, state, round = self._evaluations, self._state, self._round
+            evaluation = due.of_state(state, round) if due.is_due(round) else None
+            personalised = due.of_clients(state, self._states, round) if due.of_clients_is_due(round) else None
         self._record_round(self._open_round, evaluation, personalised, time.monotonic() - started)
 
     def _record_round(
@@ -246,6 +331,7 @@ class Simulation:
     ) -> None:
         """Put a round on record and save it: nothing that comes after it has changed the state yet."""
         self._open_round = None
+        self._losses = 0
         record = done.record(self._prepared.data.task.metric, evaluation, personalised, seconds)
         record["actors_replaced"] = self._executor.replaced_workers
         self._totals.count(done.reports, record)
@@ -258,82 +344,26 @@ class Simulation:
         self._progress.round(round_line(record))
         self._save_if_due()
 
-    def _check_failures(self, reports: Sequence[ClientReport]) -> None:
-        failed = [report for report in reports if report.failure is not None]
-        for report in failed:
-            assert report.failure is not None
-            what = (
-                f"client {report.client} failed in round {self._round + 1} on {report.node}: {report.failure.message}"
-            )
-            self._folder.event(
-                "client_failure",
-                round=self._round + 1,
-                client=report.client,
-                kind=report.failure.kind,
-                message=report.failure.message,
-                traceback=report.failure.traceback,
-            )
-            if report.failure.kind == "error" and self._config.client.on_failure == "raise":
-                raise ClientError(f"{what}\n{report.failure.traceback}".rstrip())
-            self._progress.note(f"warning: {what}; left out of this round")
-        if len(failed) == len(reports):
-            raise ClientError(
-                f"round {self._round + 1}: none of {len(reports)} clients gave a usable result; the first, client "
-                f"{failed[0].client}: {failed[0].failure.message if failed[0].failure else ''}"
-            )
-
     def _note_memory(self, reports: Sequence[ClientReport]) -> None:
         splits = sum(report.memory_splits for report in reports)
         if splits:
             held = min(report.memory_tokens for report in reports if report.memory_splits)
             self._progress.note(
-                f"warning: round {self._round + 1}: {_did_not_fit(splits)}; set client.micro_batch_tokens={held}, so that no "
+                f"warning: round {self._round + 1}: {did_not_fit(splits)}; set client.micro_batch_tokens={held}, so that no "
                 "time is lost and a repeat gives the same bits"
             )
 
     # -- evaluation --------------------------------------------------------------------------------------------------
 
-    def _shards(self) -> list[tuple[int, int]]:
-        size, total = self._config.evaluation.shard_size, len(self._prepared.spec.validation)
-        return [(start, min(start + size, total)) for start in range(0, total, size)]
-
-    def _evaluate(self) -> Evaluation:
-        return self._total(self._executor.evaluate(self._state, self._shards()))
-
     def _evaluate_start(self) -> None:
         self._progress.start_phase("evaluating the start")
-        evaluation = self._evaluate()
+        evaluation = self._evaluations.of_state(self._state, 0)
         metric, loss = compute(self._prepared.data.task.metric, evaluation.confusion_CC), mean_loss(evaluation)
         self._totals.initial_metric = self._totals.global_metric = metric
+        self._start_is_evaluated = True
         self._folder.event("start", round=0, global_metric=metric, global_loss=loss)
         self._folder.round_record({"round": 0, "global_metric": metric, "global_loss": loss})
         self._progress.start(metric, loss)
-
-    def _is_due(self) -> bool:
-        return self._round % self._config.evaluation.every == 0 or self._round == self._config.rounds
-
-    def _personalised_is_due(self) -> bool:
-        every = self._config.evaluation.personalised_every
-        return every is not None and self._round % every == 0
-
-    def _evaluate_personalised(self) -> Evaluation | None:
-        """Evaluate every client that held examples out with its own prompts; predictions are pooled, as published."""
-        shards = self._prepared.spec.shards
-        clients = [client for client in range(shards.num_clients) if len(shards.holdout(client))]
-        if not clients:
-            return None
-        size = 1 if self._executor.per_client else 4 * self._config.group_size
-        groups = [tuple(clients[start : start + size]) for start in range(0, len(clients), size)]
-        return self._total(self._executor.evaluate_clients(self._state, groups, self._states))
-
-    def _total(self, evaluations: Sequence[Evaluation]) -> Evaluation:
-        total = functools.reduce(operator.add, evaluations)
-        if total.memory_splits:
-            self._progress.note(
-                f"warning: evaluation after round {self._round}: {_did_not_fit(total.memory_splits)}; set "
-                f"evaluation.batch_size to less than {self._config.evaluation.batch_size}"
-            )
-        return total
 
     # -- checkpoints -------------------------------------------------------------------------------------
 
@@ -342,25 +372,25 @@ class Simulation:
         due = force or last or self._round % self._config.checkpoint.every == 0
         if not due or self._round in (0, self._saved_round):
             return
-        totals = {**vars(self._totals), "seconds_before": self._seconds()}
-        checkpoint = Checkpoint(
+        checkpoint = self._checkpoint()
+        self._folder.flush()
+        save_checkpoint(self._folder.checkpoints, checkpoint, self._config.checkpoint.keep)
+        self._folder.checkpointed()
+        self._saved_round = self._round
+
+    def _checkpoint(self) -> Checkpoint:
+        """Return the state after the last round."""
+        assert self._choice is not None
+        return Checkpoint(
             round=self._round,
-            layers=self._layers,
+            layers=self._choice.layers,
             identity=self._config.identity,
             data_fingerprint=self._prepared.fingerprint,
             server=self._executor.server_arrays(),
             clients=tuple(self.personal_states()),
-            totals=totals,
+            totals={**vars(self._totals), "seconds_before": self._seconds()},
             fuse=self._fuse,
         )
-        self._folder.flush()
-        save_checkpoint(self._folder.checkpoints, checkpoint, self._config.checkpoint.keep)
-        self._saved_round = self._round
 
     def _seconds(self) -> float:
         return self._totals.seconds_before + time.monotonic() - self._started
-
-
-def _did_not_fit(splits: int) -> str:
-    times = "once" if splits == 1 else f"{splits} times"
-    return f"the GPU's memory did not hold a pass through the backbone, which was cut in two {times}"

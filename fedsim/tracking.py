@@ -11,15 +11,19 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from fedsim import __version__
+from fedsim.contents import CREATED, Held, check_usable, what_is_in
 from fedsim.core.errors import ConfigError
 from fedsim.core.messages import ClientReport
 from fedsim.core.schema import Schema
 from fedsim.events import EventLog, open_locked, plain, write_atomically
 from fedsim.tables import ParquetRows
 from fedsim.tensorboard import TensorBoard
+
+if TYPE_CHECKING:
+    from fedsim.mirror import Mirror
 
 __all__ = ["CLIENT_COLUMNS", "ROUND_COLUMNS", "RunFolder", "TensorBoard", "TrackingConfig"]
 
@@ -34,6 +38,7 @@ ROUND_COLUMNS: dict[str, str] = {
     "server_lr": "float64",
     "clients_ok": "int32",
     "clients_failed": "int32",
+    "clients_retried": "int32",  # whose work was sent again after an actor was lost or a deadline, each time counted
     "client_examples": "int64",  # training examples held by the usable clients
     "client_steps": "int64",  # local optimizer steps of the usable clients
     "actors_replaced": "int32",
@@ -58,12 +63,11 @@ CLIENT_COLUMNS: dict[str, str] = {
     "bytes_up": "int64",
     "node": "string",
     "pid": "int32",
-    "status": "string",  # ok, error or non_finite
+    "status": "string",  # ok, error, non_finite, lost or timeout
     "message": "string",  # of the failure; null for ok
 }
 """Columns of ``clients.parquet`` with their Arrow types: one row for each visit of a client."""
 
-_CREATED = "created"
 _OWN_PATTERNS = (
     "config.yaml",
     "summary.json",
@@ -73,7 +77,7 @@ _OWN_PATTERNS = (
     "clients-[0-9]*.parquet",
     "metrics.jsonl",
 )
-_OWN_FOLDERS = ("plots", "prompt", "checkpoints", "tensorboard")
+_OWN_FOLDERS = ("plots", "prompt", "checkpoints", "tensorboard", "ray-logs")
 
 
 class TrackingConfig(Schema):
@@ -92,12 +96,16 @@ class RunFolder:
 
     Attributes
     ----------
-    path, config, metrics, rounds, clients, summary, plots, prompt, checkpoints, tensorboard
+    path, config, metrics, rounds, clients, summary, plots, prompt, checkpoints, tensorboard, ray_logs
         Paths of the folder and of what stands in it. The folders within are made by those who write to them.
+    location
+        What to call the folder: its path, or the URL that it is copied to.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mirror: Mirror | None = None) -> None:
         self.path = path
+        self.location = str(path) if mirror is None else mirror.url
+        self._mirror = mirror
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
         self.rounds = path / "rounds.parquet"
@@ -107,6 +115,7 @@ class RunFolder:
         self.prompt = path / "prompt"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
+        self.ray_logs = path / "ray-logs"
         self._log = EventLog(self.metrics)
         try:
             self._rounds = ParquetRows(self.rounds, ROUND_COLUMNS)
@@ -116,7 +125,9 @@ class RunFolder:
             raise
 
     @classmethod
-    def create(cls, path: Path, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
+    def create(
+        cls, path: Path, *, resume: bool = False, overwrite: bool = False, mirror: Mirror | None = None
+    ) -> RunFolder:
         """Make the folder of a new run, or open that of a run to continue.
 
         Parameters
@@ -127,6 +138,8 @@ class RunFolder:
             Continue the run that ``path`` holds.
         overwrite
             Remove the records of the run that ``path`` holds (other files there stay) and begin anew.
+        mirror
+            What copies ``path`` to a URL.
 
         Raises
         ------
@@ -142,9 +155,9 @@ class RunFolder:
             if held == "run" and overwrite:
                 open_locked(path / "metrics.jsonl").close()  # refuses a run that is still going on
                 _remove_run(path)
-            folder = cls(path)
+            folder = cls(path, mirror)
             if not resume:
-                folder.event(_CREATED, fedsim=__version__)
+                folder.event(CREATED, fedsim=__version__)
         except OSError as error:
             raise ConfigError(
                 f"{path} cannot be written ({error.strerror}); choose another folder with output=FOLDER"
@@ -152,7 +165,7 @@ class RunFolder:
         return folder
 
     @staticmethod
-    def check(path: Path, *, resume: bool = False, overwrite: bool = False) -> Literal["nothing", "run", "foreign"]:
+    def check(path: Path, *, resume: bool = False, overwrite: bool = False) -> Held:
         """Return what ``path`` holds, changing nothing, if :meth:`create` can use it as asked.
 
         Raises
@@ -160,21 +173,8 @@ class RunFolder:
         ConfigError
             If it cannot.
         """
-        if resume and overwrite:
-            raise ConfigError(f"{path} can be resumed or overwritten, not both; leave one of the two out")
-        held = _what_is_there(path)
-        if held == "foreign":
-            raise ConfigError(
-                f"{path} holds files but no run of fedsim; choose a new or empty folder with output=FOLDER"
-            )
-        if resume and held == "nothing":
-            raise ConfigError(
-                f"{path} holds no run to resume; leave out --resume or give the run's folder with output=FOLDER"
-            )
-        if held == "run" and not resume and not overwrite:
-            raise ConfigError(
-                f"{path} already holds a run; continue it with --resume or choose another folder with output=FOLDER"
-            )
+        held = what_is_in(path)
+        check_usable(held, str(path), resume=resume, overwrite=overwrite)
         return held
 
     def __enter__(self) -> RunFolder:
@@ -228,6 +228,11 @@ class RunFolder:
         self._clients.flush()
         self._log.sync()
 
+    def checkpointed(self) -> None:
+        """Say that a checkpoint is complete: a run whose results go to a URL is copied there, beside what goes on here."""
+        if self._mirror is not None:
+            self._mirror.update()
+
     def truncate(self, round: int) -> None:
         """Drop what belongs to rounds from ``round`` on: events with such a ``round``, rows, and the summary.
 
@@ -258,31 +263,6 @@ class RunFolder:
             self._rounds.close()
             self._clients.close()
             self._log.close()
-
-
-def _what_is_there(path: Path) -> Literal["nothing", "run", "foreign"]:
-    """Tell an absent or empty folder, a run folder, and anything else apart; changes nothing."""
-    try:
-        if not path.exists():
-            return "nothing"
-        if not path.is_dir():
-            return "foreign"
-        metrics = path / "metrics.jsonl"
-        names = {entry.name for entry in path.iterdir()}
-        if names <= {metrics.name} and (not names or metrics.stat().st_size == 0):
-            return "nothing"
-        if metrics.is_file():
-            with metrics.open(encoding="utf-8", errors="replace") as file:
-                first = json.loads(file.readline())
-            if isinstance(first, dict) and first.get("event") == _CREATED and "fedsim" in first:
-                return "run"
-    except json.JSONDecodeError:
-        pass
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error.strerror}); choose another folder with output=FOLDER"
-        ) from error
-    return "foreign"
 
 
 def _remove_run(path: Path) -> None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedsim.core.errors import ClientError
-from fedsim.core.messages import GroupUpdate
+from fedsim.core.messages import BlockUpdate, GroupUpdate
+from server.blocks import BLOCK_GROUPS, BlockSum, Roll, Sums, place
 from server.config import ServerConfig
 
 
@@ -39,54 +40,48 @@ class CombinedUpdate:
     """float64 w_i one by one, in the order of ``clients``."""
     control_kF: np.ndarray | None = None
     """c_i+ (or c_i) one by one, in the order of ``clients``, in the dtype in which they came."""
+    vector_kF: np.ndarray | None = None
+    """P_i one by one, likewise."""
+    control_after_kF: np.ndarray | None = None
+    """c_i+ one by one, where ``control_kF`` holds c_i."""
 
 
 class Fold:
-    """The running sums of a round: group after group in float64, each looked at once and then let go.
+    """The running sums of a round: update after update in float64, each looked at once and then let go.
 
-    Parts of a group are added from left to right, starting from zeros, then the groups in the same way. A worker adds
-    its clients in the same manner, so a group that came as one part and a group that came as one part for each client
-    give the same bits.
+    Parts of a group are added from left to right, starting from zeros, then the groups of a block in the same way, then the
+    blocks. A worker adds its clients in the same manner, so a group that came as one part and a group that came as one part
+    for each client give the same bits; and so do groups that came one by one and a block that was summed elsewhere
+    (:func:`server.blocks.add_to_block`).
     """
 
     def __init__(self) -> None:
-        self._first: GroupUpdate | None = None
-        self._last = (-1, -1)
-        self._seen: set[int] = set()
+        self._roll = Roll()
+        self._block = BlockSum(-1)
         self._rejected: list[int] = []
         self._clients: list[int] = []
         self._steps = 0
-        self._total = _Sums()
-        self._group = _Sums()
-        self._weights: list[np.ndarray] = []
-        self._controls: list[np.ndarray] = []
+        self._total = Sums()
+        self._each: dict[str, list[np.ndarray]] = {}
 
-    def add(self, update: GroupUpdate) -> None:
-        """Add a group or part; it has to come after those that were added before.
+    def add(self, update: GroupUpdate | BlockUpdate) -> None:
+        """Add a group, a part, or the sums of a block's first groups; it has to come after those that were added before.
 
         Raises
         ------
         ValueError
             If it does not belong to the others: another round, another length, a client twice, a place before theirs.
         """
-        if not update.clients:
-            return
-        self._check(update)
-        if update.group != self._last[0]:
-            self._close_group()
-        self._last = (update.group, update.part)
-        if not is_finite(update):
-            self._rejected += update.clients
-            return
-        self._group.add(
-            update.weight_sum, {name: array for name in _SUMS if (array := getattr(update, name)) is not None}
-        )
-        self._clients += update.clients
-        self._steps += update.steps_sum
-        if update.weights_k is not None:
-            self._weights.append(update.weights_k)
-        if update.control_kF is not None:
-            self._controls.append(update.control_kF)
+        if isinstance(update, BlockUpdate):
+            self._roll.admit(update)
+            self._close_block()
+            self._block = BlockSum.of(update)
+        elif update.clients:
+            self._roll.admit(update)
+            if (block := update.group // BLOCK_GROUPS) != self._block.block:
+                self._close_block()
+                self._block = BlockSum(block)
+            self._block.add(update)
 
     def result(self, order: Sequence[int]) -> CombinedUpdate:
         """Return the averages.
@@ -106,18 +101,19 @@ class Fold:
         drawn = {int(client) for client in order}
         if len(drawn) != len(order):
             raise ValueError("order names a client twice")
-        if strangers := self._seen - drawn:
+        if strangers := self._roll.seen - drawn:
             raise ValueError(f"an update holds client {min(strangers)}, which is not in the cohort")
-        self._close_group()
+        self._close_block()
         weight_sum, sums = self._total.weight, self._total.arrays
-        if self._first is None or not weight_sum > 0:
+        if not weight_sum > 0:
             raise ClientError(self._nothing_usable())
-        place = {client: i for i, client in enumerate(self._clients)}
-        clients = tuple(int(client) for client in order if int(client) in place)
-        positions = np.array([place[client] for client in clients])
+        usable = set(self._clients)
+        clients = tuple(int(client) for client in order if int(client) in usable)
+        rows = {client: row for row, client in enumerate(clients)}
+        rows_k = np.array([rows[client] for client in self._clients])
         control_sum_F = sums.get("control_sum_F")
         return CombinedUpdate(
-            round=self._first.round,
+            round=self._roll.round,
             clients=clients,
             rejected_clients=tuple(sorted(self._rejected)),
             weight_sum=weight_sum,
@@ -125,14 +121,17 @@ class Fold:
             steps_sum=self._steps,
             control_delta_sum_F=sums.get("control_delta_sum_F"),
             control_F=None if control_sum_F is None else control_sum_F / weight_sum,
-            weights_k=np.concatenate(self._weights)[positions] if self._weights else None,
-            control_kF=np.concatenate(self._controls)[positions] if self._controls else None,
+            **{name: _sorted(arrays, rows_k) for name, arrays in self._each.items()},
         )
 
-    def _close_group(self) -> None:
-        if self._group.arrays:
-            self._total.add(self._group.weight, self._group.arrays)
-        self._group = _Sums()
+    def _close_block(self) -> None:
+        block, self._block = self._block, BlockSum(-1)
+        self._total.add_sums(block.total())
+        self._clients += block.clients
+        self._rejected += block.rejected
+        self._steps += block.steps
+        for name, arrays in block.each.items():
+            self._each.setdefault(name, []).extend(arrays)
 
     def _nothing_usable(self) -> str:
         many = len(self._rejected)
@@ -142,54 +141,13 @@ class Fold:
             f"clients' own failures stand in the run's client reports"
         )
 
-    def _check(self, update: GroupUpdate) -> None:
-        first = self._first = self._first or update
-        name = f"update of group {update.group}, part {update.part},"
-        if update.round != first.round:
-            raise ValueError(f"{name} is of round {update.round}, others are of round {first.round}")
-        if update.vector_sum_F.shape != first.vector_sum_F.shape:
-            raise ValueError(f"{name} has shape {update.vector_sum_F.shape}, others {first.vector_sum_F.shape}")
-        if differing := [field for field in _OPTIONAL if _lacks(update, field) != _lacks(first, field)]:
-            raise ValueError(f"{name} and others do not agree on whether {differing[0]} is given")
-        _check_shapes(update, name)
-        if self._seen & set(update.clients) or len(set(update.clients)) != len(update.clients):
-            raise ValueError(f"{name} holds a client twice or one that another update holds as well")
-        if (update.group, update.part) < self._last:
-            raise ValueError(f"{name} came after group {self._last[0]}, part {self._last[1]}")
-        self._seen |= set(update.clients)
 
-
-def combine(updates: Sequence[GroupUpdate], order: Sequence[int]) -> CombinedUpdate:
-    """Fold the sums of all groups, which may come in any order; see :class:`Fold`."""
+def combine(updates: Sequence[GroupUpdate | BlockUpdate], order: Sequence[int]) -> CombinedUpdate:
+    """Fold the sums of all groups or blocks, which may come in any order; see :class:`Fold`."""
     fold = Fold()
-    for update in in_order(updates):
+    for update in sorted(updates, key=place):
         fold.add(update)
     return fold.result(order)
-
-
-def in_order(updates: Sequence[GroupUpdate]) -> list[GroupUpdate]:
-    """Return updates in the order in which they are folded: by group, then part."""
-    return sorted(updates, key=lambda update: (update.group, update.part))
-
-
-class _Sums:
-    """Sums from left to right. Not np.sum, which adds in pairs: its order depends on how many terms there are."""
-
-    def __init__(self) -> None:
-        self.weight = 0.0
-        self.arrays: dict[str, np.ndarray] = {}
-        self._owned = False
-
-    def add(self, weight: float, arrays: Mapping[str, np.ndarray]) -> None:
-        self.weight += weight
-        if not self.arrays:
-            # What was added to zeros already is not copied: most groups are a single part.
-            self.arrays = dict(arrays)
-            return
-        for name, array in arrays.items():
-            out = self.arrays[name] if self._owned else None
-            self.arrays[name] = np.add(self.arrays[name], array, out=out)
-        self._owned = True
 
 
 def population_weight(config: ServerConfig, sizes_N: np.ndarray) -> float:
@@ -198,42 +156,14 @@ def population_weight(config: ServerConfig, sizes_N: np.ndarray) -> float:
     return float(np.count_nonzero(sizes_N) if config.weighting == "uniform" else sizes_N.sum())
 
 
-def is_finite(update: GroupUpdate) -> bool:
-    """Return whether all numbers of an update are finite."""
-    arrays = (
-        update.vector_sum_F,
-        update.control_delta_sum_F,
-        update.control_sum_F,
-        update.weights_k,
-        update.control_kF,
-        update.metric_sum_F,
-        update.metric_step_sum_F,
-    )
-    return bool(np.isfinite(update.weight_sum)) and all(np.isfinite(a).all() for a in arrays if a is not None)
-
-
-_SUMS = ("vector_sum_F", "control_delta_sum_F", "control_sum_F", "metric_sum_F", "metric_step_sum_F")
-_OPTIONAL = (*_SUMS[1:], "weights_k", "control_kF")
-
-
-def _check_shapes(update: GroupUpdate, name: str) -> None:
-    shape = update.vector_sum_F.shape
-    expected = {
-        "control_delta_sum_F": shape,
-        "control_sum_F": shape,
-        "weights_k": (len(update.clients),),
-        "control_kF": (len(update.clients), *shape),
-        "metric_sum_F": shape,
-        "metric_step_sum_F": shape,
-    }
-    for field in _OPTIONAL:
-        array = getattr(update, field)
-        if array is not None and array.shape != expected[field]:
-            raise ValueError(f"{name} has {field} of shape {array.shape}, expected {expected[field]}")
-
-
-def _lacks(update: GroupUpdate, field: str) -> bool:
-    return getattr(update, field) is None
+def _sorted(arrays: Sequence[np.ndarray], rows_k: np.ndarray) -> np.ndarray:
+    """Return the clients' entries, which came as ``arrays``, each in its row."""
+    result = np.empty((len(rows_k), *arrays[0].shape[1:]), np.result_type(*arrays))
+    start = 0
+    for array in arrays:
+        result[rows_k[start : start + len(array)]] = array
+        start += len(array)
+    return result
 
 
 def _average(sums: Mapping[str, np.ndarray], weight_sum: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The Ray actor that owns the server state: a thin shell around :class:`server.core.Server`."""
+"""The Ray actors of the server: thin shells around :class:`server.core.Server` and :func:`server.blocks.add_to_block`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import ray
 
 from fedsim.core.memory import keep_freed_memory, peak_memory_bytes
+from server.blocks import add_to_block
 from server.core import Server
 
 
@@ -47,3 +48,15 @@ class AggregatorActor:
     def load_arrays(self, arrays: Any) -> int:
         """See :meth:`server.core.Server.load_arrays`."""
         return self._server.load_arrays(arrays)
+
+
+@ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
+class BlockActor:
+    """Adds the sums of a node's work groups up, so that a block of groups leaves the node as one object. Keeps nothing."""
+
+    def __init__(self) -> None:
+        keep_freed_memory()
+
+    def add(self, block: Any, whole: bool, *updates: Any) -> Any:
+        """See :func:`server.blocks.add_to_block`."""
+        return add_to_block(block, updates, whole=whole)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from fedsim.core.schema import Schema
 
@@ -86,6 +86,19 @@ class ServerConfig(Schema):
     difference c - c_i is zero on average over cohorts."""
     weighting: Literal["examples", "uniform"] = "examples"
     """Weight of a client in averages: its number of training examples, or one."""
+    aggregation: Literal["mean", "median", "trimmed_mean", "norm_clipping", "multi_krum"] = "mean"
+    """How clients' results are taken together: by their weighted mean, or by a rule that bears with attackers
+    (docs/robustness.md): median or trimmed_mean of each coordinate, norm_clipping (the weighted mean of changes no longer than
+    ``clip_norm``), multi_krum (the mean of the clients nearest to each other). Rules other than the mean need
+    ``client.correction`` none, control or proximal, and hold the vectors of the whole cohort at the server."""
+    trim_share: float = Field(default=0.2, gt=0.0, lt=0.5)
+    """trimmed_mean: share of the clients that is taken off at each end of a coordinate, rounded up."""
+    clip_norm: PositiveFloat | Literal["median"] = "median"
+    """norm_clipping: largest norm of a client's change, in units of the prompt's entries, or the median of the cohort's."""
+    assumed_attackers: NonNegativeInt | None = None
+    """multi_krum: attackers f assumed in a cohort of n >= 2 f + 3; as many as that allows if not given."""
+    kept_clients: PositiveInt | None = None
+    """multi_krum: clients m whose mean is taken; n - f - 2 if not given, 1 is Krum."""
 
     @model_validator(mode="before")
     @classmethod
@@ -108,6 +121,11 @@ class ServerConfig(Schema):
 
     @model_validator(mode="after")
     def _possible_step(self) -> ServerConfig:
+        if self.needs_each_vector and self.needs_each_client:
+            raise ValueError(
+                f"aggregation={self.aggregation} is not defined with coupling=chained, in which clients step one after "
+                "another; use aggregation=mean, or kind=fedpeptao with coupling=independent"
+            )
         if not self.kind.startswith("fedpeptao"):
             return self
         if self.coupling == "chained" and (self.debias or self.momentum_form == "control_in_gradient"):
@@ -119,6 +137,11 @@ class ServerConfig(Schema):
             )
         return self
 
+    def plain(self) -> ServerConfig:
+        """Return FedAvg that takes clients together in the same way."""
+        keys = {"weighting", "aggregation", "trim_share", "clip_norm", "assumed_attackers", "kept_clients"}
+        return ServerConfig(kind="fedavg", **self.model_dump(include=keys))
+
     @property
     def uses_control(self) -> bool:
         """Whether clients keep a control variate c_i and the server keeps c."""
@@ -128,6 +151,11 @@ class ServerConfig(Schema):
     def needs_each_client(self) -> bool:
         """Whether the server step needs the clients' control variates one by one, in sampling order."""
         return self.kind.startswith("fedpeptao") and self.coupling == "chained"
+
+    @property
+    def needs_each_vector(self) -> bool:
+        """Whether ``aggregation`` needs the clients' vectors, and control variates, one by one."""
+        return self.aggregation != "mean"
 
 
 class SamplingConfig(Schema):

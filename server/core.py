@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedsim.core.messages import GlobalState, GroupUpdate
-from server.aggregation import Fold, in_order
+from fedsim.core.messages import BlockUpdate, GlobalState, GroupUpdate
+from server.aggregation import Fold
+from server.blocks import place
 from server.config import ServerConfig
 from server.optimizers import ServerState, initial_state, state_from_arrays, state_to_arrays, step
 
@@ -70,7 +71,7 @@ class Server:
             control_F=control_F.astype(self._dtype) if control_F is not None else None,
         )
 
-    def fold(self, round: int, *updates: GroupUpdate | None) -> None:
+    def fold(self, round: int, *updates: GroupUpdate | BlockUpdate | None) -> None:
         """Add groups' sums to those of the round; the state stays as it is until :meth:`apply`.
 
         Parameters
@@ -78,15 +79,15 @@ class Server:
         round
             The round that the updates belong to; must be the one that starts from the present state.
         updates
-            One entry a group or part, in any order, but none that comes before one of an earlier call; None where no client
-            of it was usable.
+            One entry a group, part or block, in any order, but none that comes before one of an earlier call; None where no
+            client of it was usable.
         """
         if round != self._round:
             raise ValueError(f"updates of round {round} do not fit the server's state of round {self._round}")
-        for update in in_order([update for update in updates if update is not None]):
+        for update in sorted((update for update in updates if update is not None), key=place):
             self._fold.add(update)
 
-    def apply(self, round: int, order: tuple[int, ...], *updates: GroupUpdate | None) -> StepReport:
+    def apply(self, round: int, order: tuple[int, ...], *updates: GroupUpdate | BlockUpdate | None) -> StepReport:
         """Fold what was not folded yet, and step.
 
         Parameters

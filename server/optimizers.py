@@ -19,6 +19,7 @@ from fedsim.core.errors import CheckpointError
 from server.aggregation import CombinedUpdate
 from server.config import ServerConfig
 from server.control import control_by_steps, control_by_weights
+from server.robust import robust_update
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ def step(
 
     Raises
     ------
+    ClientError
+        If too few clients are left for ``server.aggregation``.
     ValueError
         If the update does not fit the state, or lacks what the method needs.
     """
@@ -87,6 +90,8 @@ def step(
         raise ValueError(
             f"an update of shape {combined.vector_F.shape} does not fit a vector of {state.vector_F.shape}"
         )
+    if config.needs_each_vector:
+        combined = robust_update(config, combined, state.vector_F, state.control_F)
     state = replace(state, lr=_learning_rate(config, state), steps=state.steps + 1)
     if config.uses_control:
         if combined.control_delta_sum_F is None or combined.control_F is None or state.control_F is None:

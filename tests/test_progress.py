@@ -76,7 +76,7 @@ def test_plain_lines_when_not_a_terminal():
         "start  accuracy 0.5000  loss 0.6930",
     ]
     assert text.splitlines()[5] == (
-        "round  2/20  accuracy  0.5200  loss  0.6800  ok   9  failed 1  seconds   0.80  MB_down    2.000"
+        "round  2/20  accuracy  0.5200  loss  0.6800  ok   9  failed 1  retried 0  seconds   0.80  MB_down    2.000"
         "  MB_up    1.235  eta 0:00:14"
     )
     assert len(text.splitlines()) == 4 + 3

@@ -72,9 +72,11 @@ class WorkGroup:
 
 @dataclass(frozen=True)
 class ClientFailure:
-    """A client whose own work raised or whose result cannot be used."""
+    """A client whose visit gave no usable result."""
 
-    kind: Literal["error", "non_finite"]
+    kind: Literal["error", "non_finite", "lost", "timeout"]
+    """error: its own work raised; non_finite: its numbers cannot be used; lost: its worker was lost each time that it was
+    tried; timeout: it was not done by a deadline. The last two occur with ``client.on_failure: drop`` alone."""
     message: str
     traceback: str = ""
 
@@ -134,13 +136,53 @@ class GroupUpdate:
     control_sum_F: np.ndarray | None = None
     """Sum of w_i c_i+, or of w_i c_i where the server steps with the variates from before the round."""
     weights_k: np.ndarray | None = None
-    """float64 w_i one by one; only where the server treats clients one after another."""
+    """float64 w_i one by one; only where the server looks at clients one by one."""
     control_kF: np.ndarray | None = None
-    """The terms of ``control_sum_F`` without w_i, one by one; only where the server treats clients one after another."""
+    """The terms of ``control_sum_F`` without w_i, one by one; only where the server looks at clients one by one."""
+    vector_kF: np.ndarray | None = None
+    """P_i one by one; only for rules of ``server.aggregation`` other than the mean."""
+    control_after_kF: np.ndarray | None = None
+    """c_i+ one by one, where ``control_kF`` holds c_i; only for rules other than the mean."""
     metric_sum_F: np.ndarray | None = None
     """Preconditioner correction: sum of w_i D_i, D_i the reciprocal of the client's accumulated gain."""
     metric_step_sum_F: np.ndarray | None = None
     """Preconditioner correction: sum of w_i D_i S_i."""
+
+
+@dataclass(frozen=True)
+class BlockUpdate:
+    """Sums over the groups of one block that have come so far; arrays may be read-only and are never written to.
+
+    The last group is kept apart, as ``open_sums``, as long as parts of it may still come.
+    """
+
+    round: int
+    block: int
+    """Number of the block in its round; see ``server.blocks.BLOCK_GROUPS``."""
+    group: int
+    """Group of the last update in the sums."""
+    part: int
+    """Part of the last update in the sums."""
+    whole: bool
+    """No more parts of ``group`` come."""
+    clients: tuple[int, ...]
+    """Clients in the sums, in the order in which they were added."""
+    rejected_clients: tuple[int, ...]
+    """Clients left out because their update was not finite."""
+    shape: tuple[int, ...]
+    """Shape of the sums, known even where all updates were left out."""
+    given: tuple[str, ...]
+    """Optional fields that the updates have."""
+    steps_sum: int
+    weight_sum: float
+    """Of the groups that are whole."""
+    sums: dict[str, np.ndarray]
+    """Sums of the groups that are whole, by the name of the field of ``GroupUpdate``; empty where there is none."""
+    open_weight_sum: float
+    """Of the last group, where it is not whole."""
+    open_sums: dict[str, np.ndarray]
+    each: dict[str, tuple[np.ndarray, ...]]
+    """What the server needs of clients one by one, as it came, in the order of ``clients``."""
 
 
 @dataclass(frozen=True)

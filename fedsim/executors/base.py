@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fedsim.core.memory import peak_memory_bytes
-from fedsim.core.messages import ClientReport, Evaluation, FuseTrial, ScoreReport, SpectrumReport, WorkGroup
+from fedsim.core.messages import (
+    ClientFailure,
+    ClientReport,
+    Evaluation,
+    FuseTrial,
+    ScoreReport,
+    SpectrumReport,
+    WorkGroup,
+)
 from fedsim.executors.trunks import Key as TrunkKey
 from fedsim.executors.trunks import TrunkCache
 from server.sampling import cut
@@ -23,6 +31,13 @@ if TYPE_CHECKING:
 
 Handle = Any
 """A value of this process (local) or a reference into the object store (Ray). The round loop only passes it on."""
+
+
+class StateLost(Exception):  # noqa: N818 - the run can go on from an earlier state
+    """Objects that the run needs are gone with a worker's node or the server; the message says what needed them.
+
+    After :meth:`Executor.recover` the run goes on from a state that the caller still has.
+    """
 
 
 @dataclass(frozen=True)
@@ -124,6 +139,12 @@ class Executor(ABC):
     def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
         """Start the workers; return where each of them runs."""
 
+    def refresh(self) -> None:  # noqa: B027 - what has a fixed set of workers has nothing to do
+        """Take in what has joined the cluster, and make up for what is gone; called at the start of each round."""
+
+    def recover(self) -> None:  # noqa: B027 - what loses nothing has nothing to do
+        """Make workers and server fit for work again after ``StateLost``; the caller then gives the server its state anew."""
+
     @abstractmethod
     def start_server(
         self,
@@ -174,8 +195,10 @@ class Executor(ABC):
     @abstractmethod
     def evaluate_clients(
         self, state: Handle, groups: Sequence[tuple[int, ...]], client_states: Mapping[int, Handle]
-    ) -> list[Evaluation]:
-        """Evaluate each client of the groups on its held-out examples; one result a client, in order."""
+    ) -> list[Evaluation | ClientFailure]:
+        """Evaluate each client of the groups on its held-out examples; one result a client, in order: the counts, or what
+        made it fail.
+        """
 
     @abstractmethod
     def score(self, state: Handle, groups: Sequence[tuple[int, ...]]) -> list[ScoreReport]:
@@ -204,6 +227,11 @@ class Executor(ABC):
     @property
     def replaced_workers(self) -> int:
         """Workers lost to the system and replaced so far."""
+        return 0
+
+    @property
+    def resent_clients(self) -> int:
+        """Clients whose work was sent again so far, each time counted."""
         return 0
 
     def peak_memory(self) -> dict[str, Any]:

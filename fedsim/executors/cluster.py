@@ -11,12 +11,11 @@ from typing import Any
 import ray
 
 from fedsim.core.errors import ResourceError
+from fedsim.executors import own_ray
 from fedsim.executors.config import RayConfig
 from fedsim.executors.plan import NodeResources
 
 _CONNECT_SECONDS = 5.0
-_STORE_MEGABYTES = 256
-_SHARED_MEMORY = "/dev/shm"
 _EXCLUDES = [".git", ".venv", "runs", "docs", "tests", "benchmarks", "**/__pycache__", "*.egg-info"]
 
 
@@ -42,10 +41,13 @@ def connect(config: RayConfig, data_bytes: int) -> bool:
         _check_reachable(address)
     try:
         if address is None:
-            _start_own(config, data_bytes)
+            _let_actors_find_us()
+            own_ray.start(config, data_bytes)
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_runtime_env())
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except ResourceError:
+        raise
+    except Exception as error:  # Ray has no common base of what it raises here
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         where = "a Ray of its own" if address is None else f"the Ray cluster at ray.address={address}"
         raise ResourceError(f"cannot reach {where}: {reason}") from error
@@ -60,38 +62,10 @@ def free_resources() -> list[NodeResources]:
     return [NodeResources(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in free.values()]
 
 
-def _start_own(config: RayConfig, data_bytes: int) -> None:
-    # Actors are processes of the raylet and take its environment over: they find the top-level packages by it.
+def _let_actors_find_us() -> None:
+    """Name the top-level packages' folder: actors are processes of the raylet, which takes this environment over."""
     paths = [str(_project_root()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray gives its workers niceness 15: beside any other busy process they would hardly run at all.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    megabytes = config.object_store_mb or _store_megabytes(data_bytes)
-    ray.init(
-        address="local",
-        num_cpus=config.num_cpus,
-        num_gpus=config.num_gpus,
-        object_store_memory=megabytes * 2**20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-
-
-def _store_megabytes(data_bytes: int) -> int:
-    """Return the size of the object store: room for the data twice, but not more than there is shared memory.
-
-    It is a bound: memory is taken when it is used. Ray would put a larger store on disk, all of it.
-    """
-    wanted = _STORE_MEGABYTES + 2 * data_bytes // 2**20
-    try:
-        system = os.statvfs(_SHARED_MEMORY)
-    except OSError:
-        return wanted
-    free = system.f_bavail * system.f_frsize // 2**20
-    return min(wanted, max(_STORE_MEGABYTES, int(0.9 * free)))
 
 
 def _check_reachable(address: str) -> None:
@@ -100,7 +74,7 @@ def _check_reachable(address: str) -> None:
     Raises
     ------
     ResourceError
-        If nothing answers there, or ``address`` is no address.
+        If nothing answers there, or something else than Ray, or ``address`` is no address.
     """
     named = f"ray.address={address}"
     if address == "auto" and "RAY_ADDRESS" in os.environ:
@@ -109,15 +83,45 @@ def _check_reachable(address: str) -> None:
     if address in ("auto", "local"):
         return
     host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdecimal() or not 0 < int(port) < 65536:
+    if not colon or not host or not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 65536:
         raise ResourceError(f"{named} is not an address such as 10.0.0.1:6379; give one, or auto, or null")
     try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-    except OSError as error:
-        reason = error.strerror or str(error)
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, UnicodeError) as error:  # a name that cannot be encoded is no name of a host
+        reason = getattr(error, "strerror", None) or str(error)
         raise ResourceError(
             f"no Ray cluster answers at {named}: {reason}; start one, or set ray.address=null"
         ) from None
+    if not address.startswith("ray://") and os.environ.get("RAY_USE_TLS", "0") != "1":
+        _check_is_ray(f"{host}:{port}", named)
+
+
+def _check_is_ray(address: str, named: str) -> None:
+    """Put a question to the port that Ray's head alone can answer; Ray itself would ask it for minutes.
+
+    Raises
+    ------
+    ResourceError
+        If there is no answer within seconds, or it is not Ray's.
+    """
+    import grpc
+    from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest  # type: ignore[attr-defined]
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        head = NodeInfoGcsServiceStub(channel)
+        try:
+            head.GetClusterId(GetClusterIdRequest(), timeout=_CONNECT_SECONDS)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                what = f"what listens at {named} has not answered within {_CONNECT_SECONDS:g} s"
+            elif error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED):
+                what = f"what answers at {named} is not the head of a Ray cluster"
+            else:  # it is one, and Ray itself says what is wrong, such as a missing token
+                return
+            raise ResourceError(
+                f"{what}; give the address that `ray start --head` has printed, or set ray.address=null"
+            ) from None
 
 
 def _project_root() -> Path:

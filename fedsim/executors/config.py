@@ -54,6 +54,11 @@ class RayConfig(Schema):
     start_timeout_seconds: PositiveFloat = 180.0
     """Longest wait for all actors to be ready."""
     group_timeout_seconds: PositiveFloat = 3600.0
-    """Longest wait for one work group."""
+    """Longest wait for one work group, or for the server. What then happens to the group says ``client.on_failure``."""
+    round_timeout_seconds: PositiveFloat | None = None
+    """Longest wait for all work groups of a round; null leaves it at that for one group. With ``client.on_failure: drop``
+    clients that are not done by then are left out of the round, and which these are depends on the machine; else the run
+    stops."""
     max_replacements: int = Field(default=5, ge=0)
-    """Actors lost to the system (killed, out of memory) that one round may replace."""
+    """Actors lost to the system (killed, out of memory, their node gone) that one round may replace; also how often in a row a
+    round may be done again because state was lost with a node."""

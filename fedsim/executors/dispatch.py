@@ -1,68 +1,47 @@
-"""Calls on a fixed set of actors: who gets which, until when, and what happens when an actor is lost.
+"""Calls on a pool of actors: who gets which, until when, and what happens when an actor is lost or a call takes too long.
 
-An actor always has a call waiting behind the one that it works on, so it never waits for the driver. Calls of an actor run in
-the order in which they were sent; only the first of them is waited for, and only its time counts against the deadline.
+Every call ends in one way: it is done, or it has failed for good and its clients are left out of the round, or the run stops
+with a sentence that names it. Calls are pure functions of their arguments, so one that is sent again gives the same bits.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray import exceptions as ray_errors
 
-from fedsim.core.errors import ClientError, FedsimError, ResourceError
+from fedsim.core.errors import ResourceError
 from fedsim.executors.config import RayConfig
-
-POLL_SECONDS = 0.5
-"""Between two looks at whether the user has interrupted the run."""
-SYSTEM_ERRORS = (
-    ray_errors.RayActorError,
-    ray_errors.WorkerCrashedError,
-    ray_errors.NodeDiedError,
-    ray_errors.OutOfMemoryError,
-    ray_errors.ObjectLostError,
-)
-"""The cluster's failures, not those of the code that it ran."""
-_DEPTH = 2
-"""Calls that an actor has at most: one at work, one behind it."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """One actor call: the unit that is sent again when its actor is lost."""
-
-    index: int
-    method: str
-    arguments: tuple[Any, ...]
-    num_returns: int = 1
-    slot: int | None = None
-    """The actor that has to run it, or None for any."""
-    what: str = ""
-    """For messages, rounds counted from 1: ``round 3, group 1``."""
+from fedsim.executors.failures import SYSTEM_ERRORS, FailureKind, FailurePolicy, reason, task_error
+from fedsim.executors.pool import ActorPool
+from fedsim.executors.queues import Call, Item, Queues
+from fedsim.executors.waiting import POLL_SECONDS
 
 
 @dataclass(frozen=True)
 class Done:
     """A call that has returned."""
 
-    index: int
+    call: Call
     value: Any
     """Of the first return."""
     refs: list[ray.ObjectRef]
     """All returns."""
+    node: str
+    """Where it ran."""
 
 
 @dataclass(frozen=True)
-class _Flight:
+class Failed:
+    """A call that came to nothing; its clients are left out of the round."""
+
     call: Call
-    refs: list[ray.ObjectRef]
-    started: float
-    """When the actor could begin with it."""
+    kind: FailureKind
+    message: str
 
 
 class Dispatcher:
@@ -70,10 +49,8 @@ class Dispatcher:
 
     Parameters
     ----------
-    actors
-        By slot; an actor that is lost is replaced in it.
-    successor
-        Creates an actor that takes the place of a lost one.
+    policy
+        What is done about a call whose actor is lost or that takes too long.
     check_interrupt
         Raises when the user has interrupted the run.
     note
@@ -83,133 +60,167 @@ class Dispatcher:
     def __init__(
         self,
         config: RayConfig,
-        actors: dict[int, Any],
-        successor: Callable[[], Any],
+        pool: ActorPool,
+        policy: FailurePolicy,
         check_interrupt: Callable[[], None],
         note: Callable[[str], None],
     ) -> None:
         self._config = config
-        self._actors = actors
-        self._successor = successor
+        self._pool = pool
+        self._policy = policy
         self._check_interrupt = check_interrupt
         self._note = note
         self.replaced = 0
-        """Actors lost to the system and replaced so far."""
+        """Actors lost, or killed because they took too long, and replaced so far."""
+        self.resent_clients = 0
+        """Clients whose call was sent again so far, each time counted."""
+        self._lost_now = 0
 
-    def run(self, calls: Sequence[Call]) -> Iterator[Done]:
+    def run(self, calls: Sequence[Call], timeout_seconds: float | None = None) -> Iterator[Done | Failed]:
         """Run calls; yield each as it is done, in any order.
+
+        Parameters
+        ----------
+        timeout_seconds
+            Longest wait for all calls that train clients, together: ``ray.round_timeout_seconds``.
 
         Raises
         ------
         ResourceError
-            If a call takes longer than ``ray.group_timeout_seconds``, or more than ``ray.max_replacements`` actors are lost.
+            If a call or all of them take too long, or more actors are lost than may be replaced.
+        StateLost
+            If an object that a call needs is gone with its node.
         ClientError, FedsimError
             What a call raised.
         """
-        queues = _Queues(self._actors, calls)
-        replaced_before = self.replaced
-        queues.fill(self._actors)
-        while heads := queues.heads():
-            ready, _ = ray.wait(list(heads), num_returns=1, timeout=POLL_SECONDS)
-            if ready:  # and whatever else is: a look at many costs hardly more than at one
-                ready, _ = ray.wait(list(heads), num_returns=len(heads), timeout=0)
+        queues = Queues(calls, self._pool.nodes)
+        self._lost_now = 0
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        queues.fill(self._pool.ready)
+        while queues.unfinished:
+            heads = queues.heads()
+            arrived = _arrived([*heads, *self._pool.starting])
             self._check_interrupt()
-            for ref in ready:
-                slot = heads[ref]
+            for ref in arrived:
+                if ref in heads:
+                    yield from self._returned(queues, heads[ref], ref)
+            self._pool.admit(arrived)
+            self._pool.expire()
+            yield from self._overdue(queues)
+            if deadline is not None and time.monotonic() > deadline:
+                yield from self._cut_off(queues)
+            queues.release(self._pool.slots)
+            queues.fill(self._pool.ready)
+
+    def settle(self) -> None:
+        """Wait until no actor works on calls of an earlier go that was given up; replace those that are lost."""
+        pings = {actor.info.remote(): slot for slot, actor in self._pool.ready.items()}
+        deadline = time.monotonic() + self._config.group_timeout_seconds
+        while pings:
+            for ref in _arrived(list(pings)):
+                slot = pings.pop(ref)
                 try:
-                    value = ray.get(ref)
+                    ray.get(ref)
                 except SYSTEM_ERRORS as error:
-                    self._replace(slot, queues.head(slot).call, error, self.replaced - replaced_before)
-                    queues.send_again(slot, self._actors[slot])
-                except ray_errors.RayTaskError as error:
-                    raise task_error(queues.head(slot).call.what, error) from error
-                else:
-                    flight = queues.pop(slot)
-                    queues.fill({slot: self._actors[slot]})
-                    yield Done(flight.call.index, value, flight.refs)
-            self._check_deadlines(queues)
+                    self._replace(slot, "between two rounds", error)
+            self._check_interrupt()
+            if time.monotonic() > deadline:
+                for slot in pings.values():
+                    self.replaced += 1
+                    self._pool.replace(slot)
+                return
 
-    def _replace(self, slot: int, call: Call, error: Exception, replaced_now: int) -> None:
-        if replaced_now >= self._config.max_replacements:
+    # -- what became of a call ---------------------------------------------------------------------------------------
+
+    def _returned(self, queues: Queues, slot: int, ref: ray.ObjectRef) -> Iterator[Done | Failed]:
+        item = queues.head(slot).item
+        try:
+            value = ray.get(ref)
+        except ray_errors.RayTaskError as error:
+            raise task_error(item.call.what, error) from error
+        except SYSTEM_ERRORS as error:
+            queues.put_back(queues.take(slot)[1:])
+            self._replace(slot, f"in {item.call.what}", error)
+            yield from self._came_to_nothing(queues, item, "lost", f"its actor was lost ({reason(error)})")
+        else:
+            flight, node = queues.pop(slot), self._pool.nodes[slot]
+            queues.fill({slot: self._pool.ready[slot]})
+            yield Done(item.call, value, flight.refs, node)
+
+    def _came_to_nothing(self, queues: Queues, item: Item, kind: FailureKind, message: str) -> Iterator[Failed]:
+        """Send a call again, or its clients one by one, or give it up, as the policy says."""
+        call, failures = item.call, item.failures + 1
+        if not (self._policy.drop and call.clients):
+            if not self._policy.sends_again(kind, failures):
+                tries = "" if failures == 1 else f" (tried {failures} times)"
+                raise ResourceError(f"{call.what}{tries}: {message}")
+            self._send_again(queues, [Item(call, failures)])
+        elif kind == "lost" and failures == 1 and not item.alone:
+            self._send_again(queues, [Item(call, failures)])
+        elif call.split is not None:
+            self._note(f"warning: {call.what}: {message}; its clients are sent one by one, to find the one at fault")
+            self._send_again(queues, [Item(part, alone=True) for part in call.split()])
+        else:
+            yield Failed(call, kind, message)
+
+    def _send_again(self, queues: Queues, items: Sequence[Item]) -> None:
+        self.resent_clients += sum(len(item.call.clients) for item in items)
+        queues.put_back(items)
+
+    def _replace(self, slot: int, when: str, error: Exception) -> None:
+        if self._lost_now >= self._config.max_replacements:
             raise ResourceError(
-                f"{call.what}: an actor was lost ({first_line(error)}) after {replaced_now} replacements in one go; see "
-                "ray.max_replacements, and memory if the system killed them"
+                f"{when.removeprefix('in ')}: an actor was lost ({reason(error)}) after {self._lost_now} replacements in "
+                "one go; see ray.max_replacements, and memory if the system killed them"
             ) from error
+        self._lost_now += 1
         self.replaced += 1
-        self._note(f"warning: actor {slot} was lost in {call.what} ({first_line(error)}); sent again")
-        self._actors[slot] = self._successor()
+        self._note(f"warning: actor {slot} was lost {when} ({reason(error)}); another one takes its place")
+        self._pool.replace(slot)
 
-    def _check_deadlines(self, queues: _Queues) -> None:
+    # -- deadlines ---------------------------------------------------------------------------------------------------
+
+    def _overdue(self, queues: Queues) -> Iterator[Failed]:
         limit = self._config.group_timeout_seconds
-        for slot in queues.heads().values():
+        for slot in list(queues.heads().values()):
             flight = queues.head(slot)
-            if time.monotonic() - flight.started > limit:
-                raise ResourceError(f"{flight.call.what} took longer than ray.group_timeout_seconds={limit:g}")
+            if time.monotonic() - flight.started <= limit:
+                continue
+            yield from self._stopped(queues, slot, f"took longer than ray.group_timeout_seconds={limit:g}")
+
+    def _stopped(self, queues: Queues, slot: int, message: str) -> Iterator[Failed]:
+        """Kill an actor that takes too long."""
+        head, *behind = queues.take(slot)
+        queues.put_back(behind)
+        self.replaced += 1
+        self._pool.replace(slot)
+        yield from self._came_to_nothing(queues, head, "timeout", message)
+
+    def _cut_off(self, queues: Queues) -> Iterator[Failed]:
+        """End a round that takes too long: what trains clients and is not done comes to nothing."""
+        message = f"not done within ray.round_timeout_seconds={self._config.round_timeout_seconds:g}"
+        missing = queues.take_clients()
+        for slot in queues.slots_with_clients():
+            items = queues.take(slot)
+            self.replaced += 1
+            self._pool.replace(slot)
+            missing += [item for item in items if item.call.clients]
+            queues.put_back([item for item in items if not item.call.clients])
+        if missing and not self._policy.drop:
+            first = min(missing, key=lambda item: item.call.index).call.what
+            others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+            raise ResourceError(f"{first}{others}: {message}")
+        for item in missing:
+            yield Failed(item.call, "timeout", message)
 
 
-class _Queues:
-    """Calls that wait for an actor, and those that each actor has, in the order in which it runs them."""
-
-    def __init__(self, slots: Sequence[int] | dict[int, Any], calls: Sequence[Call]) -> None:
-        self._flights: dict[int, deque[_Flight]] = {slot: deque() for slot in slots}
-        self._free = deque(call for call in calls if call.slot is None)
-        self._bound: dict[int, deque[Call]] = {}
-        for call in calls:
-            if call.slot is not None:
-                self._bound.setdefault(call.slot, deque()).append(call)
-
-    def heads(self) -> dict[ray.ObjectRef, int]:
-        """Return the first return of the call that each busy actor works on, with its slot."""
-        return {flights[0].refs[0]: slot for slot, flights in self._flights.items() if flights}
-
-    def head(self, slot: int) -> _Flight:
-        """Return the call that an actor works on."""
-        return self._flights[slot][0]
-
-    def pop(self, slot: int) -> _Flight:
-        """Take off the call that an actor has done; the one behind it has its turn from now."""
-        flights = self._flights[slot]
-        done = flights.popleft()
-        if flights:
-            flights[0] = replace(flights[0], started=time.monotonic())
-        return done
-
-    def fill(self, actors: dict[int, Any]) -> None:
-        """Give each of the actors its next calls; all get a first one before any gets a second."""
-        for depth in range(_DEPTH):
-            for slot, actor in actors.items():
-                if len(self._flights[slot]) <= depth and (call := self._next(slot, depth)) is not None:
-                    self._send(slot, actor, call)
-
-    def send_again(self, slot: int, actor: Any) -> None:
-        """Give all calls of a lost actor to its successor."""
-        lost = list(self._flights[slot])
-        self._flights[slot].clear()
-        for flight in lost:
-            self._send(slot, actor, flight.call)
-
-    def _next(self, slot: int, depth: int) -> Call | None:
-        bound = self._bound.get(slot)
-        if bound:
-            return bound.popleft()
-        # The last calls wait for whoever is idle first: behind a long call they would keep the others waiting.
-        if len(self._free) > (len(self._flights) if depth else 0):
-            return self._free.popleft()
-        return None
-
-    def _send(self, slot: int, actor: Any, call: Call) -> None:
-        refs = getattr(actor, call.method).options(num_returns=call.num_returns).remote(*call.arguments)
-        refs = refs if isinstance(refs, list) else [refs]
-        self._flights[slot].append(_Flight(call, refs, time.monotonic()))
-
-
-def task_error(what: str, error: ray_errors.RayTaskError) -> FedsimError:
-    """Return the error of ours that a task raised, or a ClientError with the original traceback."""
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, FedsimError) else ClientError(f"{what} failed:\n{error}")
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _arrived(refs: list[ray.ObjectRef]) -> list[ray.ObjectRef]:
+    """Wait a moment for any of ``refs``; return all that have come."""
+    if not refs:
+        time.sleep(POLL_SECONDS)
+        return []
+    ready, _ = ray.wait(refs, num_returns=1, timeout=POLL_SECONDS)
+    if not ready:
+        return []
+    # Whatever else has come: a look at many costs hardly more than at one.
+    return ray.wait(refs, num_returns=len(refs), timeout=0)[0]

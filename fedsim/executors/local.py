@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedsim.core.messages import Evaluation, FuseTrial, ScoreReport, SpectrumReport, WorkGroup
+from fedsim.core.messages import ClientFailure, Evaluation, FuseTrial, ScoreReport, SpectrumReport, WorkGroup
 from fedsim.executors.base import EvaluatedShard, Executor, Handle, TrainedGroup
 from server.config import ServerConfig
 from server.core import Server, StepReport
@@ -84,8 +84,8 @@ class LocalExecutor(Executor):
 
     def evaluate_clients(
         self, state: Handle, groups: Sequence[tuple[int, ...]], client_states: Mapping[int, Handle]
-    ) -> list[Evaluation]:
-        results: list[Evaluation] = []
+    ) -> list[Evaluation | ClientFailure]:
+        results: list[Evaluation | ClientFailure] = []
         for clients in groups:
             self._check_interrupt()
             results += self._running_worker.evaluate_clients(

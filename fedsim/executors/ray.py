@@ -2,27 +2,38 @@
 
 What moves: one specification object at the start, one broadcast object a round, and references. The driver owns every
 object, client states included, so an actor that dies takes nothing with it but the group it was working on, and that
-group is sent to its successor.
+group is sent again. Objects that are gone with a node raise ``StateLost``: the simulation goes back to what is left.
 """
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray import exceptions as ray_errors
 
 from fedsim.core.errors import ResourceError
-from fedsim.core.messages import Evaluation, FuseTrial, ScoreReport, SpectrumReport, WorkGroup
-from fedsim.executors.base import EvaluatedShard, Executor, Handle, InOrder, TrainedGroup
-from fedsim.executors.cluster import connect, free_resources
+from fedsim.core.messages import (
+    ClientFailure,
+    ClientReport,
+    Evaluation,
+    FuseTrial,
+    ScoreReport,
+    SpectrumReport,
+    WorkGroup,
+)
+from fedsim.executors.base import EvaluatedShard, Executor, Handle, StateLost, TrainedGroup
+from fedsim.executors.calls import references, train_call
+from fedsim.executors.cluster import connect
 from fedsim.executors.config import RayConfig
-from fedsim.executors.dispatch import POLL_SECONDS, SYSTEM_ERRORS, Call, Dispatcher, Done, first_line, task_error
-from fedsim.executors.plan import ActorPlan, plan_actors
+from fedsim.executors.dispatch import Call, Dispatcher, Done, Failed
+from fedsim.executors.failures import SYSTEM_ERRORS, FailurePolicy, reason
+from fedsim.executors.placement import free_by_node, on_node, place
+from fedsim.executors.plan import ActorPlan, capacity, plan_actors
+from fedsim.executors.pool import ActorPool
+from fedsim.executors.reduction import Aggregator
+from fedsim.executors.waiting import POLL_SECONDS, wait_for
 from fedsim.interrupt import retake_signals
 
 if TYPE_CHECKING:
@@ -32,12 +43,11 @@ if TYPE_CHECKING:
     from server.config import ServerConfig
     from server.core import StepReport
 
-_FOLD_BYTES, _FOLD_UPDATES = 32 * 2**20, 16
-"""Sums that are held back before they are sent to the server, at most: a call each would cost more than they do."""
+_START_KEY = "ray.start_timeout_seconds"
 
 
 class RayExecutor(Executor):
-    """Runs work groups on a fixed set of actors.
+    """Runs work groups on a pool of actors.
 
     Parameters
     ----------
@@ -47,6 +57,8 @@ class RayExecutor(Executor):
         CPU threads of a worker.
     population
         Number of clients.
+    on_failure
+        ``client.on_failure``.
     note
         Called with sentences for the user: sharing of CPUs, replaced actors.
     """
@@ -56,6 +68,7 @@ class RayExecutor(Executor):
         config: RayConfig,
         threads: int,
         population: int,
+        on_failure: str,
         check_interrupt: Callable[[], None],
         note: Callable[[str], None],
     ) -> None:
@@ -67,58 +80,70 @@ class RayExecutor(Executor):
         self._connected = False
         self._starter: ThreadPoolExecutor | None = None
         self._opening: Future[ActorPlan]
-        self._actors: dict[int, Any] = {}
-        self._server: Any = None
+        self._created: list[Any] = []
+        """The first actors, until they are ready."""
+        self._actor_class: Any = None
+        self._aggregator: Aggregator | None = None
+        self._plan: ActorPlan | None = None
         self._spec_ref: ray.ObjectRef | None = None
+        self._sizes_N: np.ndarray | None = None
+        self._nodes_with_adders: set[str] = set()
         self._device = "auto"
         self._keeps_state = True
-        self._dispatcher = Dispatcher(config, self._actors, self._successor, lambda: self._check_interrupt(), note)
-        self._folds: deque[ray.ObjectRef] = deque()
-        """Calls that fold the round's sums; their errors come to light at the latest when the server steps."""
-        self._unfolded: list[Handle] = []
-        """Sums of the round that come next and were not sent to the server yet."""
-        self._fold_every = 1
+        self._pool = ActorPool(config, self._create, note)
+        self._dispatcher = Dispatcher(
+            config, self._pool, FailurePolicy.of(on_failure), lambda: self._check_interrupt(), note
+        )
 
     # -- start and end -----------------------------------------------------------------------------------------------
 
     def begin(self, spec_nbytes: int, modules: tuple[str, ...] = ()) -> None:
         # Imported here and not in the thread, so that no two threads import the same packages at once.
         from clients.actor import ClientActor
-        from server.aggregator import AggregatorActor
+        from server.aggregator import AggregatorActor, BlockActor
 
+        self._aggregator = Aggregator(self._config, AggregatorActor, BlockActor)
         # The thread lives until the end: the system ends Ray's processes together with the thread that started them.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="ray-starter")
-        self._opening = self._starter.submit(self._open, spec_nbytes, modules, ClientActor, AggregatorActor)
+        self._opening = self._starter.submit(self._open, spec_nbytes, modules, ClientActor)
 
-    def _open(self, spec_nbytes: int, modules: tuple[str, ...], actor_class: Any, server_class: Any) -> ActorPlan:
+    def _open(self, spec_nbytes: int, modules: tuple[str, ...], actor_class: Any) -> ActorPlan:
         """Connect to Ray and create all actors; they wait for their specification."""
         self._connected = connect(self._config, spec_nbytes)
-        plan = plan_actors(self._config, self._threads, self._population, free_resources())
-        self._actor_class = actor_class.options(
-            num_cpus=plan.num_cpus, num_gpus=plan.num_gpus, scheduling_strategy="SPREAD"
-        )
-        self._actors.update({slot: self._actor_class.remote(modules) for slot in range(plan.count)})
-        self._server = server_class.remote()
+        free = free_by_node()
+        plan = plan_actors(self._config, self._threads, self._population, list(free.values()))
+        self._actor_class = actor_class
+        self._created = [
+            actor_class.options(num_cpus=plan.num_cpus, num_gpus=plan.num_gpus, **on_node(node)).remote(modules)
+            for node in place(plan, free)
+        ]
+        self._server.create()
         return plan
 
     def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
         if self._starter is None:
             self.begin(spec.nbytes)
-        plan = self._opened()
+        plan = self._plan = self._opened()
         self.per_client = plan.per_client
         if plan.note:
             self._note(plan.note)
-        self._device, self._keeps_state = spec.device, spec.keeps_state
+        self._device, self._keeps_state, self._sizes_N = spec.device, spec.keeps_state, spec.train_sizes
         self._spec_ref = ray.put(spec)
+        infos: list[WorkerInfo]
         try:
-            infos = self._await(
-                [actor.build.remote(self._spec_ref, self._device) for actor in self._actors.values()],
+            infos = wait_for(
+                [actor.build.remote(self._spec_ref, self._device) for actor in self._created],
                 self._config.start_timeout_seconds,
                 f"{plan.count} client actors ({plan.num_cpus:g} CPUs, {plan.num_gpus:g} GPUs each) to be ready",
-                "ray.start_timeout_seconds",
+                _START_KEY,
+                self._check_interrupt,
             )
-        except SYSTEM_ERRORS as error:
-            raise ResourceError(f"a client actor was lost while it started: {first_line(error)}") from error
+        except (*SYSTEM_ERRORS, StateLost) as error:
+            raise ResourceError(f"a client actor was lost while it started: {reason(error)}") from error
+        for slot, (actor, info) in enumerate(zip(self._created, infos, strict=True)):
+            self._pool.add(slot, actor, info.node_id)
+        self._created = []
+        self._add_up_by_node()
         if plan.num_gpus and spec.device == "auto" and any(info.device == "cpu" for info in infos):
             self._note("warning: actors hold GPU shares, but torch sees no GPU there; they compute on the CPU")
         return infos
@@ -131,25 +156,61 @@ class RayExecutor(Executor):
         retake_signals()
         return self._opening.result()
 
-    def _successor(self) -> Any:
-        """Create an actor that takes the place of a lost one."""
-        return self._actor_class.remote((), self._spec_ref, self._device)
+    def _create(self) -> Any:
+        """Create an actor that builds its worker by itself: in place of a lost one, or on a node that has joined."""
+        assert self._plan is not None
+        reserved = {"num_cpus": self._plan.num_cpus, "num_gpus": self._plan.num_gpus}
+        actor = self._actor_class.options(scheduling_strategy="SPREAD", **reserved)
+        return actor.remote((), self._spec_ref, self._device)
 
     def close(self) -> None:
         if self._starter is None:
             return
         wait([self._opening])  # half a start cannot be taken back; all of it can
         if ray.is_initialized():
-            for actor in [*self._actors.values(), *([self._server] if self._server is not None else [])]:
+            self._pool.close()
+            for actor in [*self._created, *self._server.actors]:
                 ray.kill(actor, no_restart=True)
             if self._connected:
                 ray.shutdown()
+        self._created = []
         self._starter.shutdown()
-        self._actors.clear()
-        self._server = self._spec_ref = None
-        self._folds.clear()
-        self._unfolded = []
-        self._starter, self._connected = None, False
+        self._starter = None
+
+    @property
+    def _server(self) -> Aggregator:
+        if self._aggregator is None:
+            raise RuntimeError("the executor has not been started")
+        return self._aggregator
+
+    # -- what comes and goes -----------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        plan = self._plan
+        if plan is None or self._config.address is None or plan.per_client or self._pool.starting:
+            return
+        wanted = self._population if self._config.actors == "pool" else plan.count
+        missing = wanted - len(self._pool)
+        if missing > 0:
+            room = capacity(list(free_by_node().values()), plan.num_cpus, plan.num_gpus)
+            if more := min(missing, room):
+                self._note(f"the cluster has room for more: starting {more} actors")
+                self._pool.grow(more)
+        self._add_up_by_node()
+
+    def recover(self) -> None:
+        self._dispatcher.settle()
+        self._server.revive()
+        self._nodes_with_adders = set()
+        self._add_up_by_node()
+        self.trunks.clear()
+
+    def _add_up_by_node(self) -> None:
+        """Let each node on which there are actors add the sums of its groups up."""
+        nodes = set(self._pool.nodes.values())
+        if nodes != self._nodes_with_adders:
+            self._nodes_with_adders = nodes
+            self._server.create_adders(nodes)
 
     # -- server ------------------------------------------------------------------------------------------------------
 
@@ -161,49 +222,19 @@ class RayExecutor(Executor):
         sample_rate: float,
         population_weight: float,
     ) -> None:
-        self._fold_every = max(1, min(_FOLD_UPDATES, _FOLD_BYTES // (8 * len(vector_F))))
-        self._folds.clear()
-        self._unfolded = []
-        arguments = (config, vector_F, layers, sample_rate, population_weight)
-        self._from_server(self._server.start.remote(*arguments), "the server to start")
+        self._server.start(config, vector_F, layers, sample_rate, population_weight)
 
     def global_state(self) -> Handle:
-        return self._server.global_state.remote()
-
-    def _fold(self, round: int, update: Handle) -> None:
-        self._unfolded.append(update)
-        if len(self._unfolded) < self._fold_every:
-            return
-        self._folds.append(self._server.fold.remote(round, *self._unfolded))
-        self._unfolded = []
-        if len(self._folds) > 1:  # lest sums pile up before a server that is slower than the clients
-            self._from_server(self._folds.popleft(), f"the server to fold sums of round {round + 1}")
+        return self._server.global_state()
 
     def apply(self, round: int, order: tuple[int, ...]) -> StepReport:
-        unfolded, self._unfolded = self._unfolded, []
-        step = self._server.apply.remote(round, order, *unfolded)
-        del unfolded
-        what = f"the server step of round {round + 1}"
-        while self._folds:
-            self._from_server(self._folds.popleft(), what)
-        return self._from_server(step, what)
+        return self._server.apply(round, order)
 
     def server_arrays(self) -> dict[str, np.ndarray]:
-        return self._from_server(self._server.arrays.remote(), "the server's state")
+        return self._server.arrays()
 
     def load_server_arrays(self, arrays: dict[str, np.ndarray]) -> None:
-        self._from_server(self._server.load_arrays.remote(arrays), "the server to take over a checkpoint")
-
-    def _from_server(self, ref: ray.ObjectRef, what: str) -> Any:
-        try:
-            # Not open to interrupts: a server step is short, and half a step could not be saved.
-            return self._await(
-                [ref], self._config.group_timeout_seconds, what, "ray.group_timeout_seconds", interruptible=False
-            )[0]
-        except SYSTEM_ERRORS as error:
-            raise ResourceError(
-                f"the aggregator actor was lost ({first_line(error)}); continue with --resume"
-            ) from error
+        self._server.load_arrays(arrays)
 
     # -- client work -------------------------------------------------------------------------------------------------
 
@@ -214,31 +245,47 @@ class RayExecutor(Executor):
         client_states: Mapping[int, Handle],
         shards: Sequence[tuple[int, int]] = (),
     ) -> Iterator[TrainedGroup | EvaluatedShard]:
-        planned = [self._with_trunks(group) for group in groups]
-        calls = [
-            Call(
-                index,
-                "train",
-                (group, state, *_references(client_states, group.clients), *trunks.values()),
-                num_returns=2 + len(group.clients) * self._keeps_state + len(group.keep_trunks),
-                slot=group.clients[0] if self.per_client else None,
-                what=f"round {group.round + 1}, group {group.group}",
-            )
-            for index, (group, trunks) in enumerate(planned)
-        ]
-        in_order = InOrder()
+        calls = []
+        for index, group in enumerate(groups):
+            slot = group.clients[0] if self.per_client else None
+            keyed, trunks = self._with_trunks(group)
+            calls.append(train_call(index, keyed, state, client_states, list(trunks.values()), self._keeps_state, slot))
         # Evaluations come last: they are short, so they fill what time actors have left at the end of a round.
-        for done in self._dispatcher.run([*calls, *self._evaluation_calls(state, shards, first_index=len(calls))]):
-            if done.index >= len(calls):
-                yield self._evaluated(done, shards, first_index=len(calls))
+        calls += self._evaluation_calls(state, shards, first_index=len(groups))
+        sums = self._server.round(groups)
+        gathered: dict[int, dict[int, Done | Failed]] = {}
+        for outcome in self._dispatcher.run(calls, self._config.round_timeout_seconds):
+            call = outcome.call
+            if isinstance(outcome, Done) and call.index >= len(groups):
+                yield self._evaluated(outcome, shards, first_index=len(groups))
                 continue
-            group = planned[done.index][0]
-            for update in in_order.next(done.index, done.refs[1]):
-                self._fold(group.round, update)
-            first_trunk = 2 + len(group.clients) * self._keeps_state
-            self._keep_trunks(group, done.refs[first_trunk:])
-            states = dict(zip(group.clients, done.refs[2:first_trunk], strict=True)) if self._keeps_state else {}
-            yield TrainedGroup(group, done.value, states)
+            parts = gathered.setdefault(call.index, {})
+            parts[call.part] = outcome
+            if len(parts) == call.parts:
+                whole = [parts[part] for part in sorted(gathered.pop(call.index))]
+                done = [each for each in whole if isinstance(each, Done)]
+                sums.add(call.index, [each.refs[1] for each in done], done[-1].node if done else "")
+                yield self._trained(groups[call.index], whole)
+
+    def _trained(self, group: WorkGroup, outcomes: Sequence[Done | Failed]) -> TrainedGroup:
+        """Put together what came of a group, which was sent as a whole or client by client."""
+        reports: list[ClientReport] = []
+        states: dict[int, Handle] = {}
+        for outcome in outcomes:
+            call = outcome.call
+            if isinstance(outcome, Failed):
+                reports += [self._failed_report(group.round, client, outcome) for client in call.clients]
+                continue
+            reports += outcome.value
+            first_trunk = 2 + len(call.clients) * self._keeps_state
+            self._keep_trunks(call.arguments[0], outcome.refs[first_trunk:])
+            if self._keeps_state:
+                states.update(zip(call.clients, outcome.refs[2:first_trunk], strict=True))
+        return TrainedGroup(group, tuple(reports), states)
+
+    def _failed_report(self, round: int, client: int, failed: Failed) -> ClientReport:
+        num_examples = 0 if self._sizes_N is None else int(self._sizes_N[client])
+        return ClientReport(client, round, num_examples, failure=ClientFailure(failed.kind, failed.message))
 
     def try_fusing(self, state: Handle, clients: Sequence[int]) -> FuseTrial:
         trial: FuseTrial
@@ -252,7 +299,7 @@ class RayExecutor(Executor):
 
     def evaluate(self, state: Handle, shards: Sequence[tuple[int, int]]) -> list[Evaluation]:
         calls = self._evaluation_calls(state, shards)
-        evaluated = [self._evaluated(done, shards) for done in self._dispatcher.run(calls)]
+        evaluated = [self._evaluated(done, shards) for done in self._done(calls)]
         return [each.evaluation for each in sorted(evaluated, key=lambda each: each.index)]
 
     def _evaluation_calls(self, state: Handle, shards: Sequence[tuple[int, int]], first_index: int = 0) -> list[Call]:
@@ -269,19 +316,19 @@ class RayExecutor(Executor):
         ]
 
     def _evaluated(self, done: Done, shards: Sequence[tuple[int, int]], first_index: int = 0) -> EvaluatedShard:
-        index = done.index - first_index
+        index = done.call.index - first_index
         if len(done.refs) > 1:
             self.trunks.add(shards[index], done.refs[1])
         return EvaluatedShard(index, done.value)
 
     def evaluate_clients(
         self, state: Handle, groups: Sequence[tuple[int, ...]], client_states: Mapping[int, Handle]
-    ) -> list[Evaluation]:
+    ) -> list[Evaluation | ClientFailure]:
         calls = [
             Call(
                 index,
                 "evaluate_clients",
-                (state, self.fuse, clients, *_references(client_states, clients)),
+                (state, self.fuse, clients, *references(client_states, clients)),
                 slot=clients[0] if self.per_client else None,
                 what=f"evaluation of clients {clients[0]} to {clients[-1]}",
             )
@@ -300,23 +347,28 @@ class RayExecutor(Executor):
 
     def get(self, handles: Sequence[Handle]) -> list[Any]:
         references = [handle for handle in handles if isinstance(handle, ray.ObjectRef)]
-        fetched = iter(ray.get(references))
+        try:
+            limit, key = self._config.group_timeout_seconds, "ray.group_timeout_seconds"
+            fetched = iter(wait_for(references, limit, "states of clients and server", key))
+        except SYSTEM_ERRORS as error:
+            raise StateLost(f"states were lost with their node ({reason(error)})") from error
         return [next(fetched) if isinstance(handle, ray.ObjectRef) else handle for handle in handles]
 
     @property
     def replaced_workers(self) -> int:
         return self._dispatcher.replaced
 
+    @property
+    def resent_clients(self) -> int:
+        return self._dispatcher.resent_clients
+
     def peak_memory(self) -> dict[str, Any]:
-        refs = [actor.peak_memory_bytes.remote() for actor in [*self._actors.values(), self._server]]
+        refs = [actor.peak_memory_bytes.remote() for actor in [*self._pool.ready.values(), self._server.actor]]
         try:
-            what, key = "the actors' peak memory", "ray.start_timeout_seconds"
-            *workers, server = self._await(refs, self._config.start_timeout_seconds, what, key, interruptible=False)
-        except SYSTEM_ERRORS:  # a figure, and the work is done: not worth a failed run
+            *workers, server = wait_for(refs, self._config.start_timeout_seconds, "the actors' peak memory", _START_KEY)
+        except (*SYSTEM_ERRORS, ResourceError, StateLost):  # a figure, and the work is done: not worth a failed run
             return super().peak_memory()
         return {**super().peak_memory(), "workers": workers, "server": server}
-
-    # -- dispatch ----------------------------------------------------------------------------------------------------
 
     def _of_clients(self, method: str, state: Handle, groups: Sequence[tuple[int, ...]], what: str) -> list[Any]:
         calls = [
@@ -332,34 +384,9 @@ class RayExecutor(Executor):
         return [report for group in self._in_order(calls) for report in group]
 
     def _in_order(self, calls: Sequence[Call]) -> list[Any]:
-        results = {done.index: done.value for done in self._dispatcher.run(calls)}
+        results = {done.call.index: done.value for done in self._done(calls)}
         return [results[index] for index in range(len(calls))]
 
-    def _await(
-        self,
-        refs: Sequence[ray.ObjectRef],
-        timeout_seconds: float,
-        what: str,
-        key: str,
-        *,
-        interruptible: bool = True,
-    ) -> list[Any]:
-        """Wait for all of ``refs`` with a deadline."""
-        deadline = time.monotonic() + timeout_seconds
-        pending = list(refs)
-        while pending:
-            ready, pending = ray.wait(pending, num_returns=len(pending), timeout=POLL_SECONDS)
-            if interruptible:
-                self._check_interrupt()
-            try:
-                ray.get(ready)
-            except ray_errors.RayTaskError as error:
-                raise task_error(what, error) from error
-            if pending and time.monotonic() > deadline:
-                raise ResourceError(f"waited {timeout_seconds:g} s ({key}) for {what}; {len(pending)} are missing")
-        return ray.get(list(refs))
-
-
-def _references(client_states: Mapping[int, Handle], clients: Sequence[int]) -> list[ray.ObjectRef]:
-    """Return those states of ``clients`` that are objects; the others hold nothing but counts, which workers need not know."""
-    return [state for state in map(client_states.__getitem__, clients) if isinstance(state, ray.ObjectRef)]
+    def _done(self, calls: Sequence[Call]) -> Iterator[Done]:
+        """Run calls that train no clients: each is done, or the run stops."""
+        return (outcome for outcome in self._dispatcher.run(calls) if isinstance(outcome, Done))

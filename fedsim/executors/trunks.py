@@ -80,6 +80,11 @@ class TrunkCache:
             self.counts.evictions += 1
         self._handles[key] = handle
 
+    def clear(self) -> None:
+        """Hold nothing: what was held may be gone with its node."""
+        self._handles.clear()
+        self.counts.bytes = 0
+
     def summary(self) -> dict[str, int]:
         """Return the counts by name."""
         return asdict(self.counts)

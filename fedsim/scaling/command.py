@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fedsim.core.errors import ConfigError
+from fedsim.destination import refuse_url
 from fedsim.events import plain, write_atomically
 from fedsim.scaling.points import make_points, parse_numbers
 from fedsim.scaling.records import SCALING_COLUMNS, Run
@@ -45,6 +46,7 @@ def run_study(
     RunInterrupted
         After SIGINT or SIGTERM. Finished runs are kept, and what they say has been written.
     """
+    refuse_url(output, "--output")
     if repeats < 1:
         raise ConfigError(f"--repeats {repeats}: every point is run at least once; give 1 or more")
     points = make_points(

@@ -15,7 +15,8 @@ from clients.visits import TrainingResult
 from fedsim.core.messages import ClientReport, ClientState, GroupUpdate, WorkGroup
 
 NOTHING = np.empty(0, np.float32)
-ARRAYS = ("vector_sum_F", "control_delta_sum_F", "control_sum_F", "control_kF", "metric_sum_F", "metric_step_sum_F")
+EACH = ("control_kF", "vector_kF", "control_after_kF")
+ARRAYS = ("vector_sum_F", "control_delta_sum_F", "control_sum_F", "metric_sum_F", "metric_step_sum_F", *EACH)
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Options:
     control_by_steps: bool = False
     control_before: bool = False
     each_client: bool = False
+    each_vector: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def plain_sums(clients: Sequence[Visited], positions_F: np.ndarray, options: Opt
     def add(name: str, term_F: np.ndarray) -> None:
         sums[name] = sums.get(name, np.zeros(len(positions_F))) + term_F
 
-    used = []
+    used, afters = [], []
     for visited in clients:
         report, result = visited.report, visited.result
         w = 1.0 if options.uniform_weights else float(report.num_examples)
@@ -102,10 +104,15 @@ def plain_sums(clients: Sequence[Visited], positions_F: np.ndarray, options: Opt
         after = visited.new.control_F.astype(np.float64)
         before = np.zeros(len(after)) if visited.old.control_F is None else visited.old.control_F.astype(np.float64)
         add("control_delta_sum_F", (report.num_steps if options.control_by_steps else w) * (after - before))
+        afters.append(after)
         used.append(before if options.control_before else after)
         add("control_sum_F", w * used[-1])
-    if options.each_client and used:
+    if (options.each_client or options.each_vector) and used:
         sums["control_kF"] = np.stack(used)
+    if options.each_vector:
+        sums["vector_kF"] = np.stack([visited.result.vector_A[positions_F] for visited in clients])
+    if options.each_vector and options.control_before and used:
+        sums["control_after_kF"] = np.stack(afters)
     return sums
 
 
@@ -120,11 +127,11 @@ def check(clients: Sequence[Visited], positions_F: np.ndarray, options: Options)
         assert (found is None) == (name not in expected), name
         if found is not None:
             np.testing.assert_array_equal(found, expected[name], err_msg=name)
-            assert name == "control_kF" or found.dtype == np.float64
+            assert name in EACH or found.dtype == np.float64
     assert (update.weight_sum, update.steps_sum) == (sum(weights), sum(v.report.num_steps for v in clients))
     assert (update.round, update.group, update.part) == (0, 3, 1)
     assert update.clients == tuple(range(len(clients)))
-    assert (update.weights_k is None) != options.each_client
+    assert (update.weights_k is None) != (options.each_client or options.each_vector)
     assert update.weights_k is None or update.weights_k.tolist() == weights
     for visited, before in zip(clients, kept, strict=True):  # arrays of clients may be shared and read-only
         for array, copy in zip(visited.arrays(), before, strict=True):
@@ -139,7 +146,7 @@ def check(clients: Sequence[Visited], positions_F: np.ndarray, options: Options)
     dtype=st.sampled_from([np.float32, np.float64]),
     control=st.booleans(),
     metric=st.booleans(),
-    options=st.builds(Options, st.booleans(), st.booleans(), st.booleans(), st.booleans()),
+    options=st.builds(Options, *[st.booleans()] * 5),
 )
 def test_sums_are_those_of_the_plain_formula(seed, clients, mask, dtype, control, metric, options):
     positions_F = np.flatnonzero(mask)
@@ -152,7 +159,7 @@ def test_sums_are_those_of_the_plain_formula(seed, clients, mask, dtype, control
     size=st.sampled_from([BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3]),
     gap=st.booleans(),
     metric=st.booleans(),
-    options=st.builds(Options, st.booleans(), st.booleans(), st.booleans(), st.booleans()),
+    options=st.builds(Options, *[st.booleans()] * 5),
 )
 def test_vectors_longer_than_a_block_are_summed_whole(seed, size, gap, metric, options):
     positions_F = np.delete(np.arange(size + 1), size // 2) if gap else np.arange(1, size + 1)

@@ -12,6 +12,11 @@ from fedsim.runner import run_config
 METHODS = {
     "fedpeptao": {"server": {"kind": "fedpeptao"}},
     "no correction": {"server": {"kind": "fedpeptao"}, "client": {"correction": "none"}},
+    "robust, attacked": {
+        "server": {"aggregation": "multi_krum"},
+        "client": {"correction": "control"},
+        "attack": {"kind": "noise", "clients": 4},
+    },
     "published": {
         "server": {"kind": "fedpeptao_published"},
         "layers": {"unselected": "local"},
@@ -42,6 +47,7 @@ def local_results(tmp_path_factory):
         ("fedpeptao", "one actor"),
         ("fedpeptao", "three actors"),
         ("no correction", "three actors"),
+        ("robust, attacked", "three actors"),
         ("published", "three actors"),
     ],
 )

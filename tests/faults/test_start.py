@@ -5,8 +5,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
+from pathlib import Path
 
 import psutil
 import pytest
@@ -52,6 +54,11 @@ def none_left(mark: str, seconds: float = 15.0) -> bool:
     return not marked(mark)
 
 
+def no_folder_left(process: subprocess.Popen) -> bool:
+    """Whether the folder of the run's Ray, whose name holds the run's process id, is gone."""
+    return not list(Path(tempfile.gettempdir()).glob(f"fedsim-*-{process.pid}-*"))
+
+
 def test_a_damaged_model_is_one_sentence_and_leaves_no_process(tmp_path):
     model = tmp_path / "model"
     shutil.copytree(locate(ModelConfig()), model)
@@ -63,7 +70,7 @@ def test_a_damaged_model_is_one_sentence_and_leaves_no_process(tmp_path):
     assert errors.startswith(f"error: the tokenizer of model {model} cannot be read")
     assert errors.count("\n") == 1
     assert not (tmp_path / "run").exists()
-    assert none_left(mark)
+    assert none_left(mark) and no_folder_left(process)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
@@ -80,4 +87,4 @@ def test_an_interrupt_during_the_start_ends_it_and_leaves_no_process(tmp_path, p
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number, errors
     assert "Traceback" not in errors
-    assert none_left(mark)
+    assert none_left(mark) and no_folder_left(process)

@@ -1,0 +1,99 @@
+"""A run with something going wrong on the way: what came of it, what was said and when."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.faulty import Fault, FaultySpec
+from fedsim.config import Config
+from fedsim.core.errors import FedsimError
+from fedsim.preparation import Prepared
+from fedsim.progress import Progress
+from fedsim.runner import make_executor
+from fedsim.simulation import Simulation
+from fedsim.tracking import RunFolder
+
+
+@dataclass
+class Outcome:
+    """What came of a run."""
+
+    vector_F: np.ndarray | None = None
+    """The final prompt, None where the run stopped."""
+    error: FedsimError | None = None
+    notes: list[tuple[float, str]] = field(default_factory=list)
+    """What the user was told, with the time."""
+    ended: float = 0.0
+    ok: int = 0
+    """Clients' visits that gave a usable result."""
+    failed: int = 0
+    replaced: int = 0
+    resent: int = 0
+
+    def said(self, words: str) -> list[str]:
+        """Return the notes that hold some words."""
+        return [text for _, text in self.notes if words in text]
+
+    def noticed_after(self, struck: float) -> float | None:
+        """Return the seconds from a strike to the first word about it, or to the error; None where nothing was said."""
+        times = [at for at, text in self.notes if at >= struck and "warning" in text]
+        if self.error is not None:
+            times.append(self.ended)
+        return min(times) - struck if times else None
+
+
+class _Told(Progress):
+    """Shows nothing; keeps what the user would be told."""
+
+    def __init__(self, rounds: int, outcome: Outcome) -> None:
+        super().__init__(rounds, "accuracy", quiet=True)
+        self._outcome = outcome
+
+    def note(self, text: str) -> None:
+        self._outcome.notes.append((time.time(), text))
+
+
+def run(
+    config: Config,
+    prepared: Prepared,
+    folder: Path,
+    *faults: Fault,
+    meanwhile: Callable[[Simulation, threading.Event], None] | None = None,
+) -> Outcome:
+    """Run a config while faults strike.
+
+    Parameters
+    ----------
+    meanwhile
+        Called in a thread of its own beside the run; is to end when the event is set.
+    """
+    outcome = Outcome()
+    prepared = Prepared(prepared.data, FaultySpec.of(prepared.spec, *faults), prepared.fingerprint)
+    over = threading.Event()
+    with (
+        _Told(config.rounds, outcome) as progress,
+        RunFolder.create(folder) as records,
+        closing(make_executor(config, lambda: None, progress.note)) as executor,
+    ):
+        simulation = Simulation(config, prepared, executor, records, progress)
+        beside = threading.Thread(target=meanwhile or (lambda simulation, over: None), args=(simulation, over))
+        beside.start()
+        try:
+            result = simulation.run()
+            outcome.vector_F = result.state.vector_F
+            outcome.ok, outcome.failed = result.totals.client_updates, result.totals.client_failures
+        except FedsimError as error:
+            outcome.error = error
+        finally:
+            outcome.ended = time.time()
+            outcome.replaced, outcome.resent = executor.replaced_workers, executor.resent_clients
+            over.set()
+            beside.join()
+    return outcome

@@ -1,0 +1,118 @@
+"""Workers that go wrong on purpose: real signals, real endless waits, real memory, at a client and a round of one's choice.
+
+Nothing of the simulator is replaced: a :class:`FaultySpec` stands in for the specification that workers are built from, and
+strikes in the worker's process as it trains.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+import clients.group
+from clients.spec import WorkerSpec
+from clients.visits import TrainingResult
+from clients.worker import ClientWorker
+
+Kind = Literal["kill", "raise", "hang", "nan", "shape", "memory"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong when a client trains."""
+
+    kind: Kind
+    """kill: SIGKILL of the worker's process; raise: the client's code raises; hang: it never comes back; nan, shape: it returns
+    NaN, or a vector that is too short; memory: it takes memory until somebody stops it."""
+    client: int
+    strikes: Path
+    """File in which strikes are written down, a line with the time for each: they are counted over all processes."""
+    times: int = 1
+    """Strikes in all."""
+    round: int = 0
+    """First round, counted from 0, in which it strikes."""
+
+    def struck(self) -> list[float]:
+        """Return the times of the strikes so far."""
+        return [float(line) for line in self.strikes.read_text().split()] if self.strikes.exists() else []
+
+    def strikes_now(self) -> bool:
+        """Whether it is to strike; takes note of it."""
+        if len(self.struck()) >= self.times:
+            return False
+        with self.strikes.open("a") as file:
+            file.write(f"{time.time()}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return True
+
+
+@dataclass(frozen=True)
+class FaultySpec(WorkerSpec):
+    """A specification whose workers go wrong."""
+
+    faults: tuple[Fault, ...] = ()
+
+    @classmethod
+    def of(cls, spec: WorkerSpec, *faults: Fault) -> FaultySpec:
+        """Return ``spec`` with faults."""
+        own = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+        return cls(**own, faults=faults)
+
+    def build(self, device: str) -> ClientWorker:
+        """Build a worker in whose process the faults strike."""
+        install(self.faults)
+        return super().build(device)
+
+
+_train_clients = clients.group.train_clients
+
+
+def install(faults: tuple[Fault, ...]) -> None:
+    """Put the faults into this process, in place of earlier ones."""
+
+    def train_clients(backbone: Any, table: Any, visits: Any, *arguments: Any, **settings: Any) -> list[TrainingResult]:
+        here = {visit.client: row for row, visit in enumerate(visits)}
+        present = [fault for fault in faults if fault.client in here and settings["round"] >= fault.round]
+        for fault in present:
+            if fault.kind in _BEFORE and fault.strikes_now():
+                _BEFORE[fault.kind](fault)
+        results = _train_clients(backbone, table, visits, *arguments, **settings)
+        for fault in present:
+            if fault.kind in _AFTER and fault.strikes_now():
+                row = here[fault.client]
+                results[row] = dataclasses.replace(results[row], vector_A=_AFTER[fault.kind](results[row].vector_A))
+        return results
+
+    clients.group.train_clients = train_clients
+
+
+def _kill(fault: Fault) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _raise(fault: Fault) -> None:
+    raise ValueError(f"client {fault.client} was told to fail")
+
+
+def _hang(fault: Fault) -> None:
+    while True:
+        time.sleep(3600)
+
+
+def _take_memory(fault: Fault) -> None:
+    held = []
+    while True:
+        held.append(np.ones(2**23))  # 64 MiB, written to
+        time.sleep(0.05)
+
+
+_BEFORE = {"kill": _kill, "raise": _raise, "hang": _hang, "memory": _take_memory}
+_AFTER = {"nan": lambda vector_A: np.full_like(vector_A, np.nan), "shape": lambda vector_A: vector_A[:-1]}

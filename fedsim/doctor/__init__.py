@@ -1,0 +1,1 @@
+"""``fedsim doctor``: is everything there that a run needs, on this machine and on every node of the cluster?"""

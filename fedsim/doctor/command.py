@@ -1,0 +1,61 @@
+"""What ``fedsim doctor`` does: look at one thing after another and say how each of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from fedsim.config import Config, read_config
+from fedsim.core.errors import FedsimError
+from fedsim.doctor.cluster import address_finding, cluster_findings, node_facts
+from fedsim.doctor.environment import environment_findings
+from fedsim.doctor.findings import Finding, ok, problem
+from fedsim.doctor.work import work_findings
+
+_STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
+_EMPTY = Path("/dev/null")
+"""A config file without any keys: all at their defaults."""
+
+
+def examine(words: Sequence[str], console: Console) -> bool:
+    """Print a line for each thing that was looked at; return whether no problem was found.
+
+    Parameters
+    ----------
+    words
+        A config file, if any, and overrides.
+    """
+    counts = dict.fromkeys(_STYLES, 0)
+    for finding in _findings(words):
+        counts[finding.status] += 1
+        line = Text.assemble((f"{finding.status:<8}", _STYLES[finding.status]), f"{finding.what}: {finding.text}")
+        console.print(line, soft_wrap=True)
+    console.print(f"problems: {counts['problem']}, warnings: {counts['warning']}, ok: {counts['ok']}")
+    return not counts["problem"]
+
+
+def _findings(words: Sequence[str]) -> Iterator[Finding]:
+    own = node_facts()
+    yield ok("versions", ", ".join(f"{package} {version}" for package, version in own.versions.items()))
+    named = bool(words) and "=" not in words[0]
+    path, overrides = (Path(words[0]), words[1:]) if named else (_EMPTY, words)
+    try:
+        config: Config | None = read_config(path, overrides)
+    except FedsimError as error:
+        config = None
+        yield problem("config", str(error))
+    yield from environment_findings(own.machine, Path(config.output or "runs") if config else Path("runs"))
+    if config is None:
+        return
+    if named:
+        yield ok("config", f"{path} is valid")
+        yield from work_findings(config)
+    if config.executor == "local":
+        return
+    yield address_finding(config.ray)
+    if config.ray.address is not None:
+        yield ok("paths", "only the driver reads model and data, and writes results; other nodes need neither")
+        yield from cluster_findings(config.ray, own)

@@ -1,0 +1,150 @@
+"""What can be wrong with this machine and with the environment of this process; Ray is not needed for it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import tempfile
+from pathlib import Path
+
+from fedsim.doctor.findings import Finding, ok, problem, warning
+from fedsim.machine import Machine, disk_bytes
+from fedsim.report import format_bytes
+
+_MANY_FILES = 65_536
+"""Open files that a process may have; what Ray asks for."""
+_LITTLE_DISK, _SCARCE_DISK = 2 * 10**9, 200 * 10**6
+_FULL_DISK_SHARE = 0.05
+"""Ray makes no more objects on disk where less than this part of it is free (ray-project/ray#36959)."""
+_LITTLE_SHARED = 256 * 2**20
+_TOKEN_FILE = Path("~/.ray/auth_token")
+
+
+def environment_findings(machine: Machine, output: Path) -> list[Finding]:
+    """Return the findings about this machine and this process.
+
+    Parameters
+    ----------
+    output
+        Where the results of the run go, or ``runs``.
+    """
+    return [
+        *_processors(machine),
+        _memory(machine),
+        _shared_memory(machine),
+        _disk("free disk for results", output),
+        _disk("free disk for temporary files", Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())),
+        _home(),
+        _open_files(),
+        _uv(),
+        _authentication(),
+        *_gpus(machine),
+    ]
+
+
+def _processors(machine: Machine) -> list[Finding]:
+    found = f"{machine.cpus} processors"
+    if machine.cpu_limit is None or machine.cpu_limit >= machine.cpus:
+        return [ok("processors", found)]
+    text = f"{found}, of which the container may use {machine.cpu_limit:g}"
+    if os.environ.get("RAY_USE_MULTIPROCESSING_CPU_COUNT"):
+        return [
+            problem("processors", f"{text}, but RAY_USE_MULTIPROCESSING_CPU_COUNT lets Ray count all of them; unset it")
+        ]
+    if machine.cpu_limit < 1:
+        return [warning("processors", f"{text}, less than one; give the container more")]
+    return [ok("processors", f"{text}; Ray goes by that")]
+
+
+def _memory(machine: Machine) -> Finding:
+    if machine.memory_bytes is None:
+        return warning("memory", "the system does not tell how much there is")
+    return ok("memory", f"{format_bytes(machine.memory_free_bytes)} free of {format_bytes(machine.memory_bytes)}")
+
+
+def _shared_memory(machine: Machine) -> Finding:
+    what = "shared memory (/dev/shm)"
+    if machine.shared_bytes is None or machine.shared_free_bytes is None:
+        return warning(what, "not there, so Ray keeps objects on disk, which is slow")
+    text = f"{format_bytes(machine.shared_free_bytes)} free of {format_bytes(machine.shared_bytes)}"
+    if machine.shared_free_bytes >= _LITTLE_SHARED:
+        return ok(what, text)
+    return warning(
+        what, f"{text}: Ray would keep objects on disk; give the container more with docker run --shm-size=1g"
+    )
+
+
+def _disk(what: str, folder: Path) -> Finding:
+    size, free = disk_bytes(folder)
+    if size is None or free is None:
+        return warning(what, f"the file system of {folder} does not tell how much there is")
+    text = f"{format_bytes(free)} of {format_bytes(size)} at {folder}"
+    if free < _SCARCE_DISK:
+        return problem(what, f"{text}; make room, or choose another place (output=FOLDER, or TMPDIR)")
+    if free < _LITTLE_DISK or free < _FULL_DISK_SHARE * size:
+        return warning(what, f"{text}: little; Ray stores nothing on a disk that is more than 95 % full")
+    return ok(what, text)
+
+
+def _home() -> Finding:
+    home = Path.home()
+    if os.access(home, os.W_OK):
+        return ok("home folder", f"{home} can be written to")
+    return warning(
+        "home folder",
+        f"{home} cannot be written to: the Hugging Face hub needs HF_HOME, and Ray RAY_AUTH_TOKEN, to be somewhere else",
+    )
+
+
+def _open_files() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Ray raises the soft limit for itself as far as the hard one lets it.
+    if hard == resource.RLIM_INFINITY or hard >= _MANY_FILES:
+        return ok("open files (ulimit -n)", f"{soft:,} a process, which Ray can raise")
+    return warning(
+        "open files (ulimit -n)",
+        f"at most {hard:,} a process, which hundreds of actors exceed; set ulimit -Hn {_MANY_FILES}",
+    )
+
+
+def _uv() -> Finding:
+    if os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "1").lower() in ("0", "false"):
+        return ok("uv run", "Ray is told not to follow it")
+    if "UV_RUN_RECURSION_DEPTH" not in os.environ:
+        return ok("uv run", "not used")
+    return warning(
+        "uv run",
+        "Ray starts every worker through uv run as well, which is slow and may take other packages; use uv sync and "
+        ".venv/bin/python -m fedsim, or set RAY_ENABLE_UV_RUN_RUNTIME_ENV=0",
+    )
+
+
+def _authentication() -> Finding:
+    mode = os.environ.get("RAY_AUTH_MODE")
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        source: str | None = "RAY_AUTH_TOKEN"
+    else:
+        path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or _TOKEN_FILE).expanduser()
+        source = str(path) if path.is_file() else None
+    if mode is None:
+        note = f"; a token is in {source}" if source else ""
+        return ok(
+            "Ray's authentication", f"RAY_AUTH_MODE is not set{note}: a Ray of the run's own makes a token by itself"
+        )
+    if mode == "token" and source is None:
+        return problem(
+            "Ray's authentication", "RAY_AUTH_MODE=token, but there is no token; set RAY_AUTH_TOKEN to the cluster's"
+        )
+    return ok("Ray's authentication", f"RAY_AUTH_MODE={mode}" + (f", token from {source}" if source else ""))
+
+
+def _gpus(machine: Machine) -> list[Finding]:
+    if not machine.gpus:
+        return [ok("GPUs", f"none on {machine.host}")]
+    found = []
+    for number, gpu in enumerate(machine.gpus):
+        text = f"{gpu.name}, {format_bytes(gpu.free_bytes)} free of {format_bytes(gpu.total_bytes)}"
+        busy = gpu.total_bytes and gpu.free_bytes < 0.9 * gpu.total_bytes
+        note = ": somebody else uses it" if busy else ""
+        found.append((warning if busy else ok)(f"GPU {number}", text + note))
+    return found

@@ -1,0 +1,95 @@
+"""What a config asks for: are its model, its data and the place for its results there?"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from fedsim.config import Config
+from fedsim.core.errors import FedsimError
+from fedsim.doctor.findings import Finding, ok, problem, warning
+from fedsim.planning.model_shape import model_folder, model_shape
+from fedsim.report import format_bytes
+
+_CHUNK_BYTES = 2**22
+_DIGITS = 16
+"""Hexadecimal digits of a fingerprint that are shown."""
+
+
+def work_findings(config: Config) -> list[Finding]:
+    """Return the findings about model, data and results. Only the driver reads them: other nodes get them from Ray."""
+    return [_tried("model", _model, config), _tried("data", _data, config), _tried("results", _results, config)]
+
+
+def _tried(what: str, look: Callable[[str, Config], Finding], config: Config) -> Finding:
+    try:
+        return look(what, config)
+    except FedsimError as error:
+        return problem(what, str(error))
+    except OSError as error:
+        return problem(what, f"{error.filename or what} cannot be read: {error.strerror or error}")
+
+
+def _model(what: str, config: Config) -> Finding:
+    folder, name = model_folder(config.model), config.model.location
+    if folder is None:
+        if os.environ.get("HF_HUB_OFFLINE") in ("1", "true", "TRUE", "True"):
+            return problem(
+                what, f"{name} is not in the hub's cache here, and HF_HUB_OFFLINE keeps it from being fetched"
+            )
+        return warning(what, f"{name} is not on this machine; the driver will fetch it from the Hugging Face hub")
+    shape = model_shape(config.model)
+    if shape is None:
+        return problem(what, f"{folder} has no weights in safetensors files, or its config.json cannot be read")
+    files = sorted(folder.glob("*.safetensors"))
+    size = sum(file.stat().st_size for file in files)
+    described = f"{shape.num_layers} layers, {shape.num_parameters:,} numbers, {format_bytes(size)}"
+    return ok(what, f"{name}: {described}, sha256 of its weight files {_digest(files)}")
+
+
+def _digest(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            while chunk := opened.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest()[:_DIGITS]
+
+
+def _data(what: str, config: Config) -> Finding:
+    from fedsim.preparation import partition_data
+
+    data = partition_data(config)
+    digest = hashlib.sha256()
+    for examples in (data.dataset.train, data.dataset.validation):
+        for example in examples.texts:
+            digest.update(repr(example).encode())
+        digest.update(examples.labels_N.tobytes())
+    skipped = data.dataset.train.skipped + data.dataset.validation.skipped
+    text = (
+        f"{data.task.name}: {len(data.dataset.train):,} training and {len(data.dataset.validation):,} validation examples for "
+        f"{data.shards.num_clients:,} clients, sha256 {digest.hexdigest()[:_DIGITS]}"
+    )
+    return warning(what, f"{text}; {skipped:,} rows cannot be used and are skipped") if skipped else ok(what, text)
+
+
+def _results(what: str, config: Config) -> Finding:
+    from fedsim.destination import Destination, is_url
+    from fedsim.tracking import RunFolder
+
+    if config.output is None:
+        note = (
+            "" if config.ray.address is None else "; a job's own folder goes with the job: give output=FOLDER or a URL"
+        )
+        return (warning if note else ok)(what, f"go to a new folder runs/{config.name}{note}")
+    if is_url(config.output):
+        Destination(config.output).check_writable()
+        return ok(what, f"{config.output} can be written to")
+    path = Path(config.output)
+    RunFolder.check(path)
+    above = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not os.access(above, os.W_OK):
+        return problem(what, f"{above} cannot be written to; give another output")
+    return ok(what, f"{path} can be written to")

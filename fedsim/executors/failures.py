@@ -1,0 +1,77 @@
+"""What can go wrong with a call on an actor, told apart, and what is to be done about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ray import exceptions as ray_errors
+
+from fedsim.core.errors import ClientError, FedsimError
+from fedsim.executors.base import StateLost
+
+SYSTEM_ERRORS = (
+    ray_errors.RayActorError,
+    ray_errors.WorkerCrashedError,
+    ray_errors.NodeDiedError,
+    ray_errors.OutOfMemoryError,
+    ray_errors.ObjectLostError,
+)
+"""The cluster's failures, not those of the code that it ran."""
+
+FailureKind = Literal["lost", "timeout"]
+"""Why a call came to nothing without raising: its actor was lost each time, or it took longer than its deadline."""
+
+
+@dataclass(frozen=True)
+class FailurePolicy:
+    """What is done about a group whose actor is lost or that takes too long: ``client.on_failure``."""
+
+    drop: bool = False
+    """Find the client at fault and go on without it."""
+    retries: int | None = None
+    """Times that a group is sent again, then the run stops. None: as often as ``ray.max_replacements`` allows where its
+    actor is lost, never where it takes too long."""
+
+    @classmethod
+    def of(cls, on_failure: str) -> FailurePolicy:
+        """Read ``raise``, ``drop`` or ``retry:N``."""
+        if on_failure.startswith("retry:"):
+            return cls(retries=int(on_failure.removeprefix("retry:")))
+        return cls(drop=on_failure == "drop")
+
+    def sends_again(self, kind: FailureKind, failures: int) -> bool:
+        """Return whether a call that cannot be dropped is sent again after its so-manieth failure."""
+        if self.retries is None:
+            return kind == "lost"
+        return failures <= self.retries
+
+
+def inputs_lost(error: ray_errors.RayTaskError) -> bool:
+    """Return whether a call failed because an object that was handed to it is gone, not by what it did."""
+    return isinstance(error, SYSTEM_ERRORS) or isinstance(getattr(error, "cause", None), SYSTEM_ERRORS)
+
+
+def task_error(what: str, error: ray_errors.RayTaskError) -> FedsimError | StateLost:
+    """Return the error of ours that a task raised, StateLost where its input was gone, or a ClientError with the traceback."""
+    if inputs_lost(error):
+        return StateLost(f"{what} needed an object that was lost with its node")
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, FedsimError) else ClientError(f"{what} failed:\n{error}")
+
+
+def reason(error: Exception) -> str:
+    """Say in a few words how an actor was lost."""
+    if isinstance(error, ray_errors.OutOfMemoryError):
+        return "Ray killed its process because its node ran out of memory"
+    if isinstance(error, ray_errors.ActorUnavailableError | ray_errors.NodeDiedError):
+        return "its node does not answer"
+    if isinstance(error, ray_errors.ActorDiedError) and not error.actor_init_failed:
+        return "its node is gone" if "node" in first_line(error).lower() else "its process died"
+    return first_line(error)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

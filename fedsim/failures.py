@@ -1,0 +1,95 @@
+"""Clients that failed: recorded, and then the run stops or goes on without them, as ``client.on_failure`` says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from fedsim.core.errors import ClientError
+from fedsim.core.messages import ClientFailure, ClientReport, ScoreReport, SpectrumReport
+
+Report = TypeVar("Report", ClientReport, ScoreReport, SpectrumReport)
+
+
+def usable(reports: Sequence[Report], what: str, on_failure: str, note: Callable[[str], None]) -> list[Report]:
+    """Return the reports of clients that did not fail, where the choice of layers is at stake.
+
+    Parameters
+    ----------
+    what
+        What they were to do, in messages: ``to score the layers``.
+
+    Raises
+    ------
+    ClientError
+        If one failed and the run is to stop then, or if none is left.
+    """
+    for report in reports:
+        if report.failure is None:
+            continue
+        sentence = f"client {report.client} failed {what}: {report.failure.message}"
+        if on_failure != "drop":
+            raise ClientError(f"{sentence}\n{report.failure.traceback}".rstrip())
+        note(f"warning: {sentence}; left out")
+    kept = [report for report in reports if report.failure is None]
+    if not kept:
+        raise ClientError(f"none of {len(reports)} clients gave a usable result {what}")
+    return kept
+
+
+class Failures:
+    """Handles the failures of clients.
+
+    Parameters
+    ----------
+    on_failure
+        ``client.on_failure``.
+    event
+        Writes an event to the run's records.
+    note
+        Called with sentences for the user.
+    """
+
+    def __init__(self, on_failure: str, event: Callable[..., None], note: Callable[[str], None]) -> None:
+        self._drops = on_failure == "drop"
+        self._event = event
+        self._note = note
+
+    def of_round(self, round: int, reports: Sequence[ClientReport]) -> None:
+        """Handle those clients of a round that gave no usable result.
+
+        Parameters
+        ----------
+        round
+            Counted from 1.
+
+        Raises
+        ------
+        ClientError
+            If one's own work raised and the run is to stop then, with the original traceback; or if no client is left.
+        """
+        failed = [report for report in reports if report.failure is not None]
+        for report in failed:
+            assert report.failure is not None
+            on_node = f" on {report.node}" if report.node else ""
+            what = f"client {report.client} failed in round {round}{on_node}"
+            self._one(what, round, report.client, report.failure, "left out of this round")
+        if len(failed) == len(reports):
+            first = failed[0].failure
+            raise ClientError(
+                f"round {round}: none of {len(reports)} clients gave a usable result; the first, client "
+                f"{failed[0].client}: {first.message if first else ''}"
+            )
+
+    def of_evaluation(self, round: int, failures: Mapping[int, ClientFailure]) -> None:
+        """Handle those clients whose own prompts could not be evaluated after a round; errors as in :meth:`of_round`."""
+        for client, failure in failures.items():
+            what = f"client {client} failed in its evaluation after round {round}"
+            self._one(what, round, client, failure, "left out of the personalised figures")
+
+    def _one(self, what: str, round: int, client: int, failure: ClientFailure, consequence: str) -> None:
+        record: dict[str, Any] = {"kind": failure.kind, "message": failure.message, "traceback": failure.traceback}
+        self._event("client_failure", round=round, client=client, **record)
+        if failure.kind == "error" and not self._drops:
+            raise ClientError(f"{what}: {failure.message}\n{failure.traceback}".rstrip())
+        self._note(f"warning: {what}: {failure.message}; {consequence}")

@@ -1,0 +1,1 @@
+"""``fedsim plan``: what will run where, and what memory it takes, before anything is started."""

@@ -1,0 +1,91 @@
+"""What ``fedsim plan`` does: look at config, data, model and machines, and plan; nothing is started."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from fedsim.config import Config
+from fedsim.data.sources import source_of
+from fedsim.data.tasks import resolve_task
+from fedsim.executors.plan import NodeResources
+from fedsim.machine import Machine, this_machine
+from fedsim.planning.memory import estimate_memory
+from fedsim.planning.model_shape import model_shape
+from fedsim.planning.plan import PlanNode, make_plan
+from fedsim.planning.table import local_tables, plan_tables
+from server.sampling import cohort
+
+if TYPE_CHECKING:
+    from fedsim.executors.nodes import ClusterNode
+
+_STORE_SHARE = 0.9
+"""Part of the free shared memory that a Ray of the run's own takes at most."""
+_NODE_SECONDS = 20.0
+
+
+def print_plan(config: Config, console: Console) -> None:
+    """Print what would run where, and what memory it would take.
+
+    Raises
+    ------
+    FedsimError
+        If the run is not possible as asked; the sentence names the nearest one that is.
+    """
+    examples = _count_examples(config)
+    shape = model_shape(config.model)
+    classes = len(resolve_task(config.data.task).labels)
+    memory = None if shape is None else estimate_memory(config, shape, examples, classes)
+    if config.executor == "local":
+        console.print(local_tables(config, memory, this_machine()))
+        return
+    nodes = _own_node(config) if config.ray.address is None else _cluster(config)
+    console.print(plan_tables(config, make_plan(config, nodes, memory)))
+
+
+def _count_examples(config: Config) -> int | None:
+    """Return the number of examples, dealt out to see whether they can be; None for those of the hub, which are not here."""
+    if source_of(config.data) == "hub":
+        return None
+    from fedsim.preparation import partition_data
+
+    data = partition_data(config)
+    cohort(
+        config.sampling, config.seed, 0, data.shards.train_sizes
+    )  # refuses one that there are not enough clients for
+    return len(data.dataset.train) + len(data.dataset.validation)
+
+
+def _own_node(config: Config) -> list[PlanNode]:
+    """Return this machine as a Ray of the run's own would take it."""
+    from fedsim.executors.nodes import detected_cpus
+
+    machine = this_machine()
+    cpus = config.ray.num_cpus or detected_cpus()
+    gpus = len(machine.gpus) if config.ray.num_gpus is None else config.ray.num_gpus
+    store = int(_STORE_SHARE * machine.shared_free_bytes) if machine.shared_free_bytes is not None else None
+    if config.ray.object_store_mb is not None:
+        store = config.ray.object_store_mb * 2**20
+    free = NodeResources(cpus, gpus)
+    return [PlanNode("this machine", free, machine.memory_bytes, store, _smallest_gpu(machine))]
+
+
+def _cluster(config: Config) -> list[PlanNode]:
+    from fedsim.executors.nodes import ask_every_node, cluster_nodes, joined
+
+    with joined(config.ray):
+        nodes = cluster_nodes()
+        # A node is asked only for what Ray does not count: a process has to be started for it.
+        asks = config.ray.num_gpus_per_actor > 0
+        machines = ask_every_node(nodes, this_machine, _NODE_SECONDS) if asks else [None] * len(nodes)
+    return [_plan_node(node, machine) for node, machine in zip(nodes, machines, strict=True)]
+
+
+def _plan_node(node: ClusterNode, machine: object) -> PlanNode:
+    gpu = _smallest_gpu(machine) if isinstance(machine, Machine) else None
+    return PlanNode(node.address, node.free, node.memory_bytes, node.store_bytes, gpu, node.id)
+
+
+def _smallest_gpu(machine: Machine) -> int | None:
+    return min((gpu.total_bytes for gpu in machine.gpus if gpu.total_bytes), default=None)

@@ -1,0 +1,171 @@
+"""What memory a run takes: bounds of what is stored, and an estimate of what a process needs besides.
+
+Stored objects are counted: weights from the heads of their files, tokens, trunks and client states from the config, each at
+most. What an actor needs while it works is an estimate: the activations of one pass by the count of Korthikanti et al. (2022,
+"Reducing Activation Recomputation in Large Transformer Models", section 4.1), with a constant for Python and its packages.
+docs/clusters.md compares it with what runs have taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from clients.budget import CONTEXT_BYTES, STEP_VECTORS
+from fedsim.config import Config
+from fedsim.core.layout import VectorLayout
+from fedsim.planning.model_shape import ModelShape
+from fedsim.preparation import EXAMPLE_BYTES, TOKEN_BYTES
+from server.selection import num_chosen
+
+PROCESS_BYTES = 480 * 10**6
+"""An actor without a model: Python with torch, transformers and Ray. Measured, Linux, CPU build of torch."""
+DRIVER_BYTES = 560 * 10**6
+"""The same of the driver, which besides reads data and draws plots."""
+CPU_NUMBERS, CPU_TOKENS, GPU_TOKENS = 196_608, (256, 4096), 16_384
+"""What ``client.micro_batch_tokens: auto`` stands for, as in ``clients.group``."""
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes by what they are for."""
+
+    weights: int
+    """Frozen weights: once on each node, in the object store; on a GPU once in each actor as well."""
+    tokens: int | None
+    """Tokens of all examples, at most; None where the examples were not counted."""
+    trunks: int
+    """Trunk cache, at most."""
+    client_states: int
+    """What all clients keep between rounds, at most; once in the cluster, and in each checkpoint."""
+    exchanged: int
+    """What a client sends in a round."""
+    activations: int
+    """Of a pass of training and one of evaluation: an estimate. Both, since a process keeps what it has freed."""
+    vectors: int
+    """Prompts, moments and gradients of the clients that train side by side."""
+    on_gpu: bool
+
+    @property
+    def stored(self) -> int:
+        """Bytes in the object store of a node that hold for the whole run, at most."""
+        return self.weights + (self.tokens or 0) + self.trunks
+
+    @property
+    def actor(self) -> int:
+        """An actor's own main memory, beside what it shares with the others of its node."""
+        return PROCESS_BYTES + (0 if self.on_gpu else self.activations + self.vectors)
+
+    @property
+    def actor_gpu(self) -> int | None:
+        """An actor's GPU memory, CUDA's own part included; None on a CPU."""
+        return CONTEXT_BYTES + self.weights + self.activations + self.vectors if self.on_gpu else None
+
+    @property
+    def driver(self) -> int:
+        """The driver's own main memory: it reads the weights before they are stored."""
+        return DRIVER_BYTES + self.weights + (self.tokens or 0)
+
+
+def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None, num_classes: int) -> MemoryEstimate:
+    """Return what memory the run takes.
+
+    Parameters
+    ----------
+    num_examples
+        Training and validation examples together; None if they were not counted.
+    """
+    on_gpu = config.ray.num_gpus_per_actor > 0 and config.model.device != "cpu" and config.executor == "ray"
+    exchange_bytes = np.dtype(config.model.exchange_dtype).itemsize
+    full, exchanged = _layouts(config, shape, num_classes)
+    tokens = None if num_examples is None else num_examples * (EXAMPLE_BYTES + TOKEN_BYTES * config.data.max_length)
+    trained = full if config.layers.unselected == "local" else exchanged
+    return MemoryEstimate(
+        weights=shape.num_parameters * _itemsize(config.model.dtype),
+        tokens=tokens,
+        trunks=_trunk_bytes(config, shape, num_examples),
+        client_states=config.partition.clients * exchange_bytes * _kept_numbers(config, exchanged, trained),
+        exchanged=exchanged.size * exchange_bytes,
+        activations=_training_bytes(config, shape, on_gpu) + _evaluation_bytes(config, shape),
+        vectors=STEP_VECTORS * trained.size * exchange_bytes * _side_by_side(config),
+        on_gpu=on_gpu,
+    )
+
+
+def _layouts(config: Config, shape: ModelShape, num_classes: int) -> tuple[VectorLayout, VectorLayout]:
+    """Return the layouts of prompts in all layers and of the exchanged ones; which layers they are does not matter here."""
+    heads: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    if config.model.head.kind == "classifier":
+        heads = (("head.weight", (num_classes, shape.hidden_size)), ("head.bias", (num_classes,)))
+    full = VectorLayout.full(shape.geometry(config.prompt.length), heads)
+    layers = config.layers
+    if layers.choose == "fixed":
+        number = len(layers.fixed or ())
+    elif layers.choose == "all" or layers.share_rule != "fixed":  # what spectra will ask for is not known: at most all
+        number = shape.num_layers
+    else:
+        number = num_chosen(layers.share, shape.num_layers)
+    return full, full.exchanged(range(min(number, shape.num_layers)))
+
+
+def _kept_numbers(config: Config, exchanged: VectorLayout, trained: VectorLayout) -> int:
+    """Return the numbers that a client keeps: control variate, personal prompts, moments."""
+    kept = exchanged.size if config.server.uses_control else 0
+    kept += trained.size - exchanged.size
+    return kept + (2 * trained.size if config.client.optimizer.moments == "keep" else 0)
+
+
+def _trunk_bytes(config: Config, shape: ModelShape, num_examples: int | None) -> int:
+    cache = config.model.trunk_cache
+    off = cache.dtype == "off" or config.client.dropout or config.layers.unselected == "local"
+    if off or config.layers.choose in ("all", "bottom"):
+        return 0
+    bound = cache.memory_mb * 2**20
+    if num_examples is None:
+        return bound
+    numbers = num_examples * config.data.max_length * shape.hidden_size
+    return min(bound, numbers * _itemsize(config.model.trunk_dtype))
+
+
+def _side_by_side(config: Config) -> int:
+    """Return how many clients train in shared passes, at most."""
+    if config.client.fuse == "off" or config.client.dropout or config.ray.actors == "per_client":
+        return 1
+    group = min(config.group_size, config.sampling.clients_per_round)
+    return group if config.client.fuse == "auto" else min(group, config.client.fuse)
+
+
+def tokens_of_pass(asked: int | str, hidden_size: int, *, on_gpu: bool) -> int:
+    """Return the tokens of one pass through the backbone; ``asked`` is ``client.micro_batch_tokens``."""
+    if isinstance(asked, int):
+        return asked
+    return GPU_TOKENS if on_gpu else min(CPU_TOKENS[1], max(CPU_TOKENS[0], CPU_NUMBERS // hidden_size))
+
+
+def _training_bytes(config: Config, shape: ModelShape, on_gpu: bool) -> int:
+    """Return the activations that a pass keeps for its gradients."""
+    examples = _side_by_side(config) * config.client.batch_size
+    asked = tokens_of_pass(config.client.micro_batch_tokens, shape.hidden_size, on_gpu=on_gpu)
+    tokens = min(asked, examples * config.data.max_length)
+    feed_forward = (3 if shape.gated else 2) * shape.feed_forward_size
+    numbers = tokens * shape.num_layers * (9 * shape.hidden_size + feed_forward)
+    if config.model.attention == "eager":  # scores and their softmax, which other implementations never hold as a whole
+        numbers += 5 * tokens * shape.num_layers * shape.num_heads * config.data.max_length // 2
+    if config.model.head.kind == "verbalizer" and config.model.head.loss == "vocabulary":
+        numbers += 2 * examples * shape.vocab_size
+    return numbers * _compute_itemsize(config)
+
+
+def _evaluation_bytes(config: Config, shape: ModelShape) -> int:
+    """Return the activations of a pass without gradients: those of one layer."""
+    tokens = config.evaluation.batch_size * config.data.max_length
+    return tokens * (5 * shape.hidden_size + 2 * shape.feed_forward_size) * _compute_itemsize(config)
+
+
+def _compute_itemsize(config: Config) -> int:
+    return _itemsize(config.model.dtype if config.model.autocast == "off" else config.model.autocast)
+
+
+def _itemsize(dtype: str) -> int:
+    return {"float64": 8, "float32": 4}.get(dtype, 2)

@@ -1,0 +1,195 @@
+"""A plan: how many actors on which node, how a round falls on them, what binds their number, and what would go wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedsim.config import Config
+from fedsim.core.errors import ResourceError
+from fedsim.executors.placement import place
+from fedsim.executors.plan import ActorPlan, NodeResources, capacity, plan_actors
+from fedsim.planning.memory import MemoryEstimate
+from fedsim.report import format_bytes
+
+
+@dataclass(frozen=True)
+class PlanNode:
+    """What a node has for the run; None stands for what is not known from here."""
+
+    name: str
+    free: NodeResources
+    memory_bytes: int | None = None
+    store_bytes: int | None = None
+    """Largest object store that the node can have."""
+    gpu_bytes: int | None = None
+    """Memory of its smallest GPU."""
+    id: str = ""
+    """By which Ray names it; of nodes with as many actors, the first by it takes the next one."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What runs where."""
+
+    nodes: tuple[PlanNode, ...]
+    actors: ActorPlan
+    placed: tuple[int, ...]
+    """Actors on each node."""
+    threads: int
+    cohort: int
+    groups: int
+    limit: str
+    """What binds the number of actors."""
+    memory: MemoryEstimate | None
+    warnings: tuple[str, ...]
+
+    @property
+    def waves(self) -> int:
+        """Work groups that the busiest actor does in a round."""
+        return -(-self.groups // self.actors.count)
+
+
+def make_plan(config: Config, nodes: Sequence[PlanNode], memory: MemoryEstimate | None) -> Plan:
+    """Return the plan of a run on Ray.
+
+    Parameters
+    ----------
+    nodes
+        What the cluster has free.
+    memory
+        None where the model is not on this machine, so that nothing is known of it.
+
+    Raises
+    ------
+    ResourceError
+        If the run is not possible; the sentence names the nearest one that is.
+    """
+    free = [node.free for node in nodes]
+    actors = plan_actors(config.ray, config.client.threads, config.partition.clients, free)
+    nodes_by_id = {node.id or node.name: node.free for node in nodes}
+    chosen = Counter(place(actors, nodes_by_id))
+    placed = tuple(chosen[node] for node in nodes_by_id)
+    cohort = config.sampling.clients_per_round
+    groups = cohort if actors.per_client else -(-cohort // config.group_size)
+    warnings = [f"{actors.note}: they take turns"] if actors.note else []
+    warnings += _idle(config, actors, cohort, groups)
+    if memory is not None:
+        _check_gpu(config, nodes, placed, memory)
+        _check_weights(config, nodes, memory)
+        warnings += _tight(nodes, placed, memory, actors)
+    limit = _limit(config, actors, free)
+    return Plan(
+        tuple(nodes), actors, placed, config.client.threads, cohort, groups, limit, memory, tuple(warnings)
+    )  # fmt: skip
+
+
+def _limit(config: Config, actors: ActorPlan, free: Sequence[NodeResources]) -> str:
+    if config.ray.actors == "per_client":
+        return f"ray.actors=per_client: one for each of {config.partition.clients} clients"
+    if config.ray.actors != "pool":
+        return f"ray.actors={config.ray.actors}"
+    by_cpus = capacity(free, actors.num_cpus, 0.0)
+    by_gpus = capacity(free, 0.0, actors.num_gpus) if actors.num_gpus else None
+    if actors.count == config.partition.clients and actors.count < min(by_cpus, by_gpus or by_cpus):
+        return f"clients: no more actors than partition.clients={config.partition.clients}"
+    gpus = "" if by_gpus is None else f"; the GPUs have room for {by_gpus}"
+    if by_gpus is not None and by_gpus <= by_cpus:
+        return f"GPUs: room for {by_gpus} actors of {actors.num_gpus:.4g} GPUs; the CPUs have room for {by_cpus}"
+    return f"CPUs: room for {by_cpus} actors of {actors.num_cpus:.4g} CPUs{gpus}"
+
+
+def _idle(config: Config, actors: ActorPlan, cohort: int, groups: int) -> list[str]:
+    if actors.per_client or groups >= actors.count:
+        return []
+    most = min(actors.count, cohort)
+    size = cohort // most
+    larger = (
+        f"; set group_size={size} for {-(-cohort // size)} groups (which changes last bits)"
+        if size < config.group_size
+        else ""
+    )
+    return [
+        f"a round has {groups} work group{'s' if groups > 1 else ''} ({cohort} clients in groups of {config.group_size}), so "
+        f"{actors.count - groups} of {actors.count} actors stay idle while clients train{larger}, or ray.actors={groups}"
+    ]
+
+
+def _check_gpu(config: Config, nodes: Sequence[PlanNode], placed: Sequence[int], memory: MemoryEstimate) -> None:
+    """Refuse a share of a GPU that does not hold the model, whatever else a pass takes."""
+    if memory.actor_gpu is None:
+        return
+    least = memory.actor_gpu - memory.activations
+    for node, actors in zip(nodes, placed, strict=True):
+        if not actors or node.gpu_bytes is None or least <= config.ray.num_gpus_per_actor * node.gpu_bytes:
+            continue
+        fits = node.gpu_bytes // least
+        remedy = f"set ray.num_gpus_per_actor=1/{fits}" if fits else "choose a smaller model or a shorter model.dtype"
+        raise ResourceError(
+            f"a share of {config.ray.num_gpus_per_actor:.4g} of a GPU with {format_bytes(node.gpu_bytes)} on {node.name} does "
+            f"not hold the {format_bytes(least)} that an actor takes before its first pass; {remedy}"
+        )
+
+
+def _check_weights(config: Config, nodes: Sequence[PlanNode], memory: MemoryEstimate) -> None:
+    """Refuse weights that a node has no memory for, shared as they are."""
+    for node in nodes:
+        if node.memory_bytes is None or memory.weights <= node.memory_bytes:
+            continue
+        halved = config.model.dtype == "float32" and memory.weights // 2 <= node.memory_bytes
+        remedy = "set model.dtype=bfloat16" if halved else f"{format_bytes(memory.weights)} are needed on every node"
+        raise ResourceError(
+            f"the weights of model {config.model.location} take {format_bytes(memory.weights)} in {config.model.dtype}, but "
+            f"{node.name} has {format_bytes(node.memory_bytes)} of memory; {remedy}"
+        )
+
+
+def _tight(nodes: Sequence[PlanNode], placed: Sequence[int], memory: MemoryEstimate, actors: ActorPlan) -> list[str]:
+    """Return a warning for each thing that a node is expected to run out of."""
+    found: list[str | None] = []
+    for index, (node, count) in enumerate(zip(nodes, placed, strict=True)):
+        # Where the driver runs is not known of a cluster; the first node is as good a guess as any.
+        shared = memory.stored + (memory.driver if index == 0 else 0)
+        found += [
+            _too_little_memory(node, count, shared, memory, sum(placed) - count),
+            _too_little_shared_memory(node, memory),
+            _too_little_gpu_memory(node, count, memory, actors.num_gpus),
+        ]
+    return [sentence for sentence in found if sentence is not None]
+
+
+def _too_little_memory(
+    node: PlanNode, actors: int, shared_bytes: int, memory: MemoryEstimate, actors_elsewhere: int
+) -> str | None:
+    needed = shared_bytes + actors * memory.actor
+    if node.memory_bytes is None or needed <= node.memory_bytes or not actors:
+        return None
+    fits = max(0, (node.memory_bytes - shared_bytes) // memory.actor)
+    remedy = f"set ray.actors={actors_elsewhere + fits}" if fits else "choose a smaller model, or a larger machine"
+    return (
+        f"{node.name}: {actors} actors are expected to need {format_bytes(needed)} of {format_bytes(node.memory_bytes)} "
+        f"of memory; {remedy}"
+    )
+
+
+def _too_little_shared_memory(node: PlanNode, memory: MemoryEstimate) -> str | None:
+    if node.store_bytes is None or memory.stored <= node.store_bytes:
+        return None
+    return (
+        f"{node.name}: up to {format_bytes(memory.stored)} are to be stored, but the object store has room for "
+        f"{format_bytes(node.store_bytes)}, and Ray puts the rest on disk; give it more (ray start --object-store-memory, in a "
+        "container docker run --shm-size), or lower model.trunk_cache.memory_mb"
+    )
+
+
+def _too_little_gpu_memory(node: PlanNode, actors: int, memory: MemoryEstimate, share: float) -> str | None:
+    if memory.actor_gpu is None or node.gpu_bytes is None or not actors or memory.actor_gpu <= share * node.gpu_bytes:
+        return None
+    fits = node.gpu_bytes // memory.actor_gpu
+    fewer = f"set ray.num_gpus_per_actor=1/{fits}, or " if fits else ""
+    return (
+        f"{node.name}: an actor is expected to need {format_bytes(memory.actor_gpu)} of its GPU share of "
+        f"{format_bytes(share * node.gpu_bytes)}; passes that do not fit are cut in two, which takes time: {fewer}lower "
+        "client.micro_batch_tokens"
+    )

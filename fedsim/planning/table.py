@@ -1,0 +1,124 @@
+"""The tables of ``fedsim plan``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from fedsim.config import Config
+from fedsim.machine import Machine
+from fedsim.planning.memory import MemoryEstimate
+from fedsim.planning.plan import Plan, PlanNode
+from fedsim.report import MISSING, format_bytes
+
+_UNKNOWN = "the model is not on this machine yet, so its memory is not known"
+
+
+def plan_tables(config: Config, plan: Plan) -> Group:
+    """Return what is printed of a plan."""
+    actors = plan.actors
+    rows = [
+        ("cluster", _cluster(config, plan.nodes)),
+        (
+            "actors",
+            f"{actors.count}, {actors.num_cpus:.4g} CPUs{_gpus(actors.num_gpus)} each, {_threads(plan.threads)}",
+        ),
+        ("their number is bound by", plan.limit),
+        ("a round", _round(plan)),
+    ]
+    parts: list[Table | Text] = [_table("Plan", rows), _nodes(plan)]
+    parts.append(_table("Memory", _memory(plan.memory, plan.nodes)) if plan.memory else Text(f"  {_UNKNOWN}\n"))
+    return Group(*parts, *(Text(f"warning: {sentence}", style="yellow") for sentence in plan.warnings))
+
+
+def local_tables(config: Config, memory: MemoryEstimate | None, machine: Machine) -> Group:
+    """Return what is printed where everything runs in one process."""
+    groups = -(-config.sampling.clients_per_round // config.group_size)
+    rows = [
+        ("executor", f"local: one process, {_threads(config.client.threads)}, no actors"),
+        ("a round", f"{config.sampling.clients_per_round} clients in {groups} groups, one after another"),
+    ]
+    if memory is None:
+        return Group(_table("Plan", rows), Text(f"  {_UNKNOWN}"))
+    needed = memory.driver + memory.trunks + memory.activations + memory.vectors + memory.client_states
+    rows.append(("memory", f"about {format_bytes(needed)} of {format_bytes(machine.memory_free_bytes)} free"))
+    return Group(_table("Plan", rows))
+
+
+def _cluster(config: Config, nodes: Sequence[PlanNode]) -> str:
+    if config.ray.address is None:
+        return "a Ray of the run's own on this machine"
+    return f"{len(nodes)} node{'s' if len(nodes) > 1 else ''} at ray.address={config.ray.address}"
+
+
+def _round(plan: Plan) -> str:
+    groups = f"{plan.groups} work group{'s' if plan.groups > 1 else ''}"
+    waves = "1 wave" if plan.waves == 1 else f"{plan.waves} waves"
+    return f"{plan.cohort} clients in {groups}: {waves} on {plan.actors.count} actors"
+
+
+def _nodes(plan: Plan) -> Table:
+    title = "Nodes: free CPUs and GPUs, actors, and the memory they are expected to need"
+    table = Table(box=box.SIMPLE_HEAD, title=title, min_width=len(title), title_justify="left", title_style="bold")
+    table.add_column("node", overflow="fold")
+    for name in ("CPUs", "GPUs", "actors", "on a GPU", "need", "memory"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for node, count in zip(plan.nodes, plan.placed, strict=True):
+        needed = None if plan.memory is None or not count else plan.memory.stored + count * plan.memory.actor
+        a_gpu = f"{min(count, round(1 / plan.actors.num_gpus))}" if plan.actors.num_gpus and count else MISSING
+        table.add_row(
+            node.name, f"{node.free.cpus:g}", f"{node.free.gpus:g}", str(count), a_gpu, format_bytes(needed),
+            format_bytes(node.memory_bytes),
+        )  # fmt: skip
+    return table
+
+
+def _memory(memory: MemoryEstimate, nodes: Sequence[PlanNode]) -> list[tuple[str, str]]:
+    tokens = (
+        "the data are not on this machine yet" if memory.tokens is None else f"at most {format_bytes(memory.tokens)}"
+    )
+    rows = [
+        ("frozen weights", f"{format_bytes(memory.weights)}, once on each node, in its object store"),
+        ("tokens", f"{tokens}, once on each node" if memory.tokens is not None else tokens),
+        ("trunk cache", f"at most {format_bytes(memory.trunks)}, shared" if memory.trunks else "none"),
+        (
+            "client states",
+            f"at most {format_bytes(memory.client_states)}, all clients" if memory.client_states else "none",
+        ),
+        ("object store", _store(memory, nodes)),
+        ("sent by a client", f"{format_bytes(memory.exchanged)} a round"),
+        ("an actor's own", f"about {format_bytes(memory.actor)} (estimate)"),
+    ]
+    if memory.actor_gpu is not None:
+        parts = f"weights {format_bytes(memory.weights)}, passes about {format_bytes(memory.activations)}"
+        rows.append(("an actor's GPU memory", f"about {format_bytes(memory.actor_gpu)} (estimate: {parts})"))
+    rows.append(("the driver's own", f"about {format_bytes(memory.driver)} (estimate)"))
+    return rows
+
+
+def _store(memory: MemoryEstimate, nodes: Sequence[PlanNode]) -> str:
+    rooms = [node.store_bytes for node in nodes if node.store_bytes is not None]
+    room = f"; there is room for {format_bytes(min(rooms))}" if rooms else ""
+    return f"at most {format_bytes(memory.stored)} of these on each node{room}"
+
+
+def _table(title: str, rows: Sequence[tuple[str, str]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, padding=(0, 1), title_justify="left", title_style="bold")
+    table.title = title
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    return table
+
+
+def _gpus(num_gpus: float) -> str:
+    return f" and {num_gpus:.4g} GPUs" if num_gpus else ""
+
+
+def _threads(threads: int) -> str:
+    return f"{threads} thread{'s' if threads > 1 else ''}"

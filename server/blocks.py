@@ -1,0 +1,246 @@
+"""The order in which a round's sums are added: parts within a group, groups within a block, then blocks.
+
+Blocks are cut by the numbers of the groups, so a block can be summed where its groups were trained and merged by the server
+later: the bits are those of one server that adds everything itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fedsim.core.messages import BlockUpdate, GroupUpdate
+
+BLOCK_GROUPS = 16
+"""Groups of a block: block b holds the groups from 16 b to 16 b + 15. Results depend on it in their last bits."""
+
+SUMS = ("vector_sum_F", "control_delta_sum_F", "control_sum_F", "metric_sum_F", "metric_step_sum_F")
+"""Fields of ``GroupUpdate`` that are added up."""
+EACH = ("weights_k", "control_kF", "vector_kF", "control_after_kF")
+"""Fields of ``GroupUpdate`` that are kept one by one."""
+OPTIONAL = (*SUMS[1:], *EACH)
+
+
+class Sums:
+    """Sums from left to right. Not np.sum, which adds in pairs: its order depends on how many terms there are."""
+
+    def __init__(self, weight: float = 0.0, arrays: Mapping[str, np.ndarray] | None = None) -> None:
+        self.weight = weight
+        self.arrays = dict(arrays or {})
+        self._owned = False
+
+    def add(self, weight: float, arrays: Mapping[str, np.ndarray]) -> None:
+        """Add a term; where it is the first, its arrays are taken as they are and never written to."""
+        self.weight += weight
+        if not self.arrays:
+            # What was added to zeros already is not copied: most groups are a single part.
+            self.arrays = dict(arrays)
+            return
+        for name, array in arrays.items():
+            out = self.arrays[name] if self._owned else None
+            self.arrays[name] = np.add(self.arrays[name], array, out=out)
+        self._owned = True
+
+    def add_sums(self, other: Sums) -> None:
+        """Add sums as one term; none where they have no arrays."""
+        if other.arrays:
+            self.add(other.weight, other.arrays)
+
+
+class BlockSum:
+    """The running sums of one block's groups; updates come by group, then part, and have been checked.
+
+    Parameters
+    ----------
+    block
+        Number of the block.
+    """
+
+    def __init__(self, block: int) -> None:
+        self.block = block
+        self.clients: list[int] = []
+        self.rejected: list[int] = []
+        self.steps = 0
+        self.each: dict[str, list[np.ndarray]] = {}
+        self._group = -1
+        self._open = Sums()
+        self._closed = Sums()
+
+    @classmethod
+    def of(cls, update: BlockUpdate) -> BlockSum:
+        """Return running sums that go on where ``update`` ended."""
+        self = cls(update.block)
+        self.clients, self.rejected = list(update.clients), list(update.rejected_clients)
+        self.steps = update.steps_sum
+        self.each = {name: list(arrays) for name, arrays in update.each.items()}
+        self._group = update.group
+        self._open = Sums(update.open_weight_sum, update.open_sums)
+        self._closed = Sums(update.weight_sum, update.sums)
+        return self
+
+    def add(self, update: GroupUpdate) -> None:
+        """Add a group or part; one that is not finite is left out."""
+        if update.group != self._group:
+            self.close_group()
+        self._group = update.group
+        if not is_finite(update):
+            self.rejected += update.clients
+            return
+        self._open.add(
+            update.weight_sum, {name: array for name in SUMS if (array := getattr(update, name)) is not None}
+        )
+        self.clients += update.clients
+        self.steps += update.steps_sum
+        for name in EACH:
+            if (array := getattr(update, name)) is not None:
+                self.each.setdefault(name, []).append(array)
+
+    def close_group(self) -> None:
+        """Add the group that is being summed to the block."""
+        self._closed.add_sums(self._open)
+        self._open = Sums()
+
+    def total(self) -> Sums:
+        """Return the block's sums, all of its groups being whole."""
+        self.close_group()
+        return self._closed
+
+    def update(self, roll: Roll, whole: bool) -> BlockUpdate:
+        """Return the sums as a record; nothing may be added here afterwards."""
+        if whole:
+            self.close_group()
+        return BlockUpdate(
+            round=roll.round,
+            block=self.block,
+            group=roll.last[0],
+            part=roll.last[1],
+            whole=whole,
+            clients=tuple(self.clients),
+            rejected_clients=tuple(self.rejected),
+            shape=roll.shape,
+            given=roll.given,
+            steps_sum=self.steps,
+            weight_sum=self._closed.weight,
+            sums=self._closed.arrays,
+            open_weight_sum=self._open.weight,
+            open_sums=self._open.arrays,
+            each={name: tuple(arrays) for name, arrays in self.each.items()},
+        )
+
+
+class Roll:
+    """What has come of a round so far, so that an update that does not belong to it is refused."""
+
+    def __init__(self) -> None:
+        self.round = -1
+        self.shape: tuple[int, ...] = ()
+        self.given: tuple[str, ...] = ()
+        self.last = (-1, -1)
+        """Group and part of the last update."""
+        self.whole = False
+        """No more parts of the last group may come."""
+        self.seen: set[int] = set()
+        """Clients, those left out included."""
+
+    def admit(self, update: GroupUpdate | BlockUpdate) -> None:
+        """Take note of an update.
+
+        Raises
+        ------
+        ValueError
+            If it is of another round or shape, names a client twice, or comes behind its place.
+        """
+        if isinstance(update, BlockUpdate):
+            clients, name = (*update.clients, *update.rejected_clients), f"block {update.block}"
+            self._compare(name, update.round, update.shape, update.given)
+            is_behind = self.last[0] // BLOCK_GROUPS >= update.block
+        else:
+            clients, name = update.clients, f"update of group {update.group}, part {update.part},"
+            given = tuple(field for field in OPTIONAL if getattr(update, field) is not None)
+            self._compare(name, update.round, update.vector_sum_F.shape, given)
+            _check_shapes(update, name)
+            is_behind = (update.group, update.part) < self.last or (self.whole and update.group == self.last[0])
+        if self.seen & set(clients) or len(set(clients)) != len(clients):
+            raise ValueError(f"{name} holds a client twice or one that another update holds as well")
+        if is_behind:
+            raise ValueError(f"{name} came after group {self.last[0]}, part {self.last[1]}")
+        self.seen |= set(clients)
+        self.last = (update.group, update.part)
+        self.whole = isinstance(update, BlockUpdate) and update.whole
+
+    def _compare(self, name: str, round: int, shape: tuple[int, ...], given: tuple[str, ...]) -> None:
+        if not self.seen:
+            self.round, self.shape, self.given = round, shape, given
+        if round != self.round:
+            raise ValueError(f"{name} is of round {round}, others are of round {self.round}")
+        if shape != self.shape:
+            raise ValueError(f"{name} has shape {shape}, others {self.shape}")
+        if differing := [field for field in OPTIONAL if (field in given) != (field in self.given)]:
+            raise ValueError(f"{name} and others do not agree on whether {differing[0]} is given")
+
+
+def add_to_block(
+    block: BlockUpdate | None, updates: Sequence[GroupUpdate | None], *, whole: bool = False
+) -> BlockUpdate | None:
+    """Return a block's sums with further updates in them; a pure function.
+
+    Parameters
+    ----------
+    block
+        What the same function returned for the updates before these; None for the first of a block. It is not written to.
+    updates
+        The next updates of the block, none that comes before one of an earlier call; None where no client was usable.
+    whole
+        No more parts of the last group come. The result is then a vector smaller; further groups may still be added.
+
+    Returns
+    -------
+    BlockUpdate or None
+        None where no update had a usable client so far.
+
+    Raises
+    ------
+    ValueError
+        If an update is not of this block, or does not belong to the others.
+    """
+    some = sorted((update for update in updates if update is not None and update.clients), key=place)
+    if block is None and not some:
+        return None
+    if block is not None and not some:
+        return block if block.whole or not whole else BlockSum.of(block).update(_roll_of(block), whole)
+    number = some[0].group // BLOCK_GROUPS if block is None else block.block
+    sums = BlockSum(number) if block is None else BlockSum.of(block)
+    roll = Roll() if block is None else _roll_of(block)
+    for update in some:
+        if update.group // BLOCK_GROUPS != number:
+            raise ValueError(f"group {update.group} is not in block {number} of {BLOCK_GROUPS} groups")
+        roll.admit(update)
+        sums.add(update)
+    return sums.update(roll, whole)
+
+
+def place(update: GroupUpdate | BlockUpdate) -> tuple[int, int]:
+    """Return where an update stands in the order of addition: its group and part, a block's by the last in it."""
+    return update.group, update.part
+
+
+def is_finite(update: GroupUpdate) -> bool:
+    """Return whether all numbers of an update are finite."""
+    arrays = (getattr(update, name) for name in ("vector_sum_F", *OPTIONAL))
+    return bool(np.isfinite(update.weight_sum)) and all(np.isfinite(a).all() for a in arrays if a is not None)
+
+
+def _roll_of(block: BlockUpdate) -> Roll:
+    roll = Roll()
+    roll.admit(block)
+    return roll
+
+
+def _check_shapes(update: GroupUpdate, name: str) -> None:
+    shape, many = update.vector_sum_F.shape, len(update.clients)
+    expected = dict.fromkeys(EACH, (many, *shape)) | {"weights_k": (many,)}
+    for field in OPTIONAL:
+        array = getattr(update, field)
+        if array is not None and array.shape != expected.get(field, shape):
+            raise ValueError(f"{name} has {field} of shape {array.shape}, expected {expected.get(field, shape)}")

@@ -1,0 +1,118 @@
+"""``ray job submit`` on a real head: what a user types, what the log says, what the exit status is, where results go."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from ray_heads import ray_head
+from support import ROOT
+
+from fedsim.config import read_config
+from fedsim.planning.memory import estimate_memory
+from fedsim.planning.model_shape import model_shape
+from fedsim.prompted import GLOBAL_PROMPT
+from fedsim.runner import run_config
+
+CONFIG = "configs/cluster/quickstart.yaml"
+TINY = [
+    "rounds=2",
+    "data.train_examples=240",
+    "data.validation_examples=60",
+    "partition.clients=12",
+    "sampling.clients_per_round=4",
+    "client.epochs=1",
+    "client.fuse=2",  # a trial on a busy machine might say otherwise, and so change last bits
+    "tracking.plots=false",
+]
+
+
+@pytest.fixture(scope="module")
+def head():
+    with ray_head(num_cpus=2) as started:
+        yield started
+
+
+def submit(head, folder, *arguments):
+    """Submit a job with this checkout as its working directory."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head.dashboard]
+    command += ["--working-dir", str(ROOT), "--", "python", "-m", "fedsim", "run", CONFIG, *arguments]
+    return subprocess.Popen(
+        command, env=head.environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def look(head, folder, command, *arguments, **changes):
+    """Run ``fedsim plan`` or ``fedsim doctor`` on the head's cluster."""
+    program = [
+        sys.executable,
+        "-m",
+        "fedsim",
+        command,
+        str(ROOT / CONFIG),
+        *TINY,
+        f"ray.address={head.gcs}",
+        *arguments,
+    ]
+    environment = {**head.environment, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **changes}
+    return subprocess.Popen(
+        program, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_job_shows_progress_and_writes_what_a_local_run_does_and_a_mistake_fails_with_its_sentence(head, tmp_path):
+    job = submit(head, tmp_path, *TINY, f"output={tmp_path / 'job'}")
+    mistaken = submit(head, tmp_path, *TINY, "sampling.clients_per_round=13", f"output={tmp_path / 'mistake'}")
+    # It takes Ray 20 seconds to give up: beside the jobs they cost nothing.
+    stranger = look(head, tmp_path, "doctor", RAY_AUTH_TOKEN="0" * 64)
+    run_config(read_config(ROOT / CONFIG, [*TINY, "executor=local", f"output={tmp_path / 'local'}"]), quiet=True)
+
+    log, _ = job.communicate(timeout=200)
+    assert job.returncode == 0, log
+    assert re.findall(r"^round (\d)/2 .* ok +4 +failed 0 ", log, re.MULTILINE) == ["1", "2"]
+    assert "succeeded" in log and "0 failed" in log
+    prompts = [tmp_path / name / "prompt" / GLOBAL_PROMPT for name in ("job", "local")]
+    assert prompts[0].read_bytes() == prompts[1].read_bytes()
+
+    # What `fedsim plan` expects of an actor is what it took: the weights, which are shared, count as resident in each.
+    config = read_config(ROOT / CONFIG, TINY)
+    memory = estimate_memory(config, model_shape(config.model), 300, 2)
+    peaks = json.loads((tmp_path / "job" / "summary.json").read_text())["peak_memory_bytes"]["workers"]
+    assert len(peaks) == 2
+    assert all(0.6 < peak / (memory.actor + memory.weights) < 1.6 for peak in peaks)
+
+    log, _ = mistaken.communicate(timeout=200)
+    assert mistaken.returncode != 0, log
+    sentence = "sampling.clients_per_round=13 is more than partition.clients=12; give at most that many"
+    assert re.search(rf"^error: .*{re.escape(sentence)}$", log, re.MULTILINE), log
+    assert "Traceback" not in log
+    assert not (tmp_path / "mistake").exists()
+
+    found, errors = stranger.communicate(timeout=200)
+    assert (stranger.returncode, errors) == (1, "")
+    assert re.search(
+        r"^problem cluster: .*asks for a token, and RAY_AUTH_TOKEN is not the cluster's; set", found, re.M
+    ), found
+
+
+def test_plan_and_doctor_look_at_every_node_and_leave_the_cluster_as_it_was(head, tmp_path):
+    looks = [look(head, tmp_path, "plan"), look(head, tmp_path, "doctor", f"output={tmp_path / 'run'}")]
+    (plan, plan_errors), (found, doctor_errors) = (each.communicate(timeout=200) for each in looks)
+    assert (looks[0].returncode, plan_errors, looks[1].returncode, doctor_errors) == (0, "", 0, ""), plan + found
+    assert re.search(r"cluster +1 node at ray.address=", plan)
+    assert re.search(r"actors +2, 1 CPUs each", plan)
+    assert re.search(r"a round +4 clients in 2 work groups: 1 wave on 2 actors", plan)
+    assert re.search(r"^ok +cluster: 1 node at ray.address=\S+, 2 CPUs and 0 GPUs free$", found, re.M), found
+    assert re.search(r"^ok +node 0, \S+, versions: as here$", found, re.M), found
+    assert re.search(r"^\w+ +node 0, \S+, room: .*object store 157 MB", found, re.M), found
+
+
+def test_a_plan_that_does_not_fit_the_cluster_is_refused_with_one_that_does(head, tmp_path):
+    plan = look(head, tmp_path, "plan", "ray.actors=3", "ray.num_cpus_per_actor=1")
+    out, errors = plan.communicate(timeout=100)
+    assert (plan.returncode, out) == (2, "")
+    assert errors.startswith("error: ray.actors=3 needs 3 actors of 1 CPUs each, but only 2 fit; set ray.actors=2")
+    assert errors.count("\n") == 1

@@ -1,0 +1,76 @@
+"""What travels to a cluster with a job, packed by Ray's own functions: all that a run needs, and little else."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ray._private.runtime_env.packaging import create_package
+from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
+from support import ROOT
+
+from fedsim.executors.cluster import _EXCLUDES
+
+LIMIT_BYTES = 5 * 10**6
+PACKAGES = ("fedsim", "clients", "server", "partitions")
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """Return a copy of this checkout with what gathers in one: results, a virtual environment, a history."""
+    folder = tmp_path_factory.mktemp("checkout") / "fedsim"
+    ignored = shutil.ignore_patterns(".*_cache", "__pycache__", "runs", ".venv", ".git", "*.egg-info", ".bench")
+    shutil.copytree(ROOT, folder, ignore=ignored)
+    noise = np.random.default_rng(0).bytes(6 * 10**6)  # does not get smaller by packing
+    for name in ("runs/sst2/checkpoints/round-1.safetensors", ".venv/lib/torch.so", ".git/objects/pack/one.pack"):
+        path = folder / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(noise)
+    return folder
+
+
+def packed(folder: Path, target: Path, excludes: list[str]) -> zipfile.ZipFile:
+    """Return the archive that Ray would upload; ``ray job submit`` and ``ray.init`` both go this way."""
+
+    def pack(path, excludes, is_file=False):
+        create_package(path, target, include_gitignore=True, excludes=excludes)
+
+    environment = {"working_dir": str(folder), "excludes": excludes}
+    # Where the package goes is up to the function handed in; what is left out is up to Ray.
+    upload_working_dir_if_needed(environment, include_gitignore=True, scratch_dir=str(target.parent), upload_fn=pack)
+    return zipfile.ZipFile(target)
+
+
+@pytest.mark.parametrize("excludes", [[], _EXCLUDES], ids=["ray job submit", "a driver that joins"])
+def test_a_checkout_travels_with_all_that_a_run_needs_in_less_than_5_megabytes(checkout, tmp_path, excludes):
+    target = tmp_path / "package.zip"
+    names = set(packed(checkout, target, excludes).namelist())
+    assert target.stat().st_size < LIMIT_BYTES
+    needed = {
+        path.relative_to(checkout).as_posix()
+        for folder in (*PACKAGES, "configs")
+        for path in (checkout / folder).rglob("*")
+        if path.is_file()
+    }
+    assert {"fedsim/assets/backbone/model.safetensors", "configs/cluster/quickstart.yaml"} <= needed <= names
+    tops = {name.partition("/")[0] for name in names if "/" in name}
+    assert tops == {*PACKAGES, "configs"}
+
+
+def test_what_was_packed_runs(checkout, tmp_path):
+    """In a folder that holds nothing else."""
+    packed(checkout, tmp_path / "package.zip", []).extractall(tmp_path / "job")
+    done = subprocess.run(
+        [sys.executable, "-m", "fedsim", "config", "configs/cluster/quickstart.yaml"],
+        cwd=tmp_path / "job",
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "clients_per_round: 10" in done.stdout

@@ -1,0 +1,149 @@
+"""Rays of runs' own: two at once, the end of one of them by SIGKILL, where they listen; and addresses that are no Ray's."""
+
+import http.server
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+import yaml
+from support import ROOT, TINY, merged
+from test_start import MARK, none_left
+
+from fedsim.checkpoint import load_latest
+from fedsim.core.errors import ResourceError
+from fedsim.executors import cluster, own_ray
+from fedsim.runner import run_config
+from fedsim.temporary import sweep
+
+CONFIG = {"rounds": 2000, "client": {"fuse": 2}, "ray": {"actors": 1, "num_cpus": 1}, "tracking": {"plots": False}}
+
+
+@pytest.fixture
+def base():
+    """A folder for temporary files with a path as short as sockets need it."""
+    folder = Path(tempfile.mkdtemp(prefix="fs-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def start(path: Path, base: Path, output: Path, mark: str) -> subprocess.Popen:
+    path.write_text(yaml.safe_dump(merged(TINY, CONFIG)))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "TMPDIR": str(base), MARK: mark}
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):
+        environment.pop(name, None)
+    command = [sys.executable, "-m", "fedsim", "run", str(path), f"output={output}"]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+
+
+def listening(process: psutil.Process) -> set[str]:
+    """Return the addresses that a process and its children listen on."""
+    found = set()
+    for each in (process, *process.children(recursive=True)):
+        try:
+            found |= {at.laddr.ip for at in each.net_connections("tcp") if at.status == psutil.CONN_LISTEN}
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_two_runs_at_once_keep_apart_and_a_killed_one_leaves_no_process(tiny_config, tmp_path, base):
+    marks = [uuid.uuid4().hex for _ in range(2)]
+    runs = [start(tmp_path / f"run-{i}.yaml", base, tmp_path / f"run-{i}", mark) for i, mark in enumerate(marks)]
+    for run in runs:
+        assert any("round    1/" in line for line in run.stdout), run.stderr.read()
+    folders = [next(base.glob(f"fedsim-ray-{run.pid}-*")) for run in runs]
+    for run in runs:
+        assert {ip.removeprefix("::ffff:") for ip in listening(psutil.Process(run.pid))} == {"127.0.0.1"}
+
+    runs[0].send_signal(signal.SIGKILL)
+    runs[0].communicate()
+    runs[1].send_signal(signal.SIGTERM)
+    _, errors = runs[1].communicate(timeout=120)
+    assert runs[1].returncode == 128 + signal.SIGTERM, errors
+    assert none_left(marks[0]) and none_left(marks[1])
+    assert sweep(own_ray.PREFIX, base) == [folders[0]]
+    assert list(base.glob("fedsim-*")) == []
+    ended, _ = load_latest(tmp_path / "run-1" / "checkpoints")
+    run_config(
+        tiny_config(**CONFIG | {"rounds": ended.round}, executor="local", output=str(tmp_path / "local")), quiet=True
+    )
+    expected, _ = load_latest(tmp_path / "local" / "checkpoints")
+    assert ended.server.keys() == expected.server.keys()
+    for name, array in ended.server.items():
+        np.testing.assert_array_equal(array, expected.server[name])
+
+
+@contextmanager
+def http_server():
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+@contextmanager
+def silent_port():
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        yield server.getsockname()[1]
+
+
+@contextmanager
+def other_grpc_server():
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield port
+    server.stop(None).wait()
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        (http_server, "^what answers at {} is not the head of a Ray cluster; give the address that"),
+        (silent_port, "^what listens at {} has not answered within 0.5 s; give the address that"),
+        (other_grpc_server, "^what answers at {} is not the head of a Ray cluster; give the address that"),
+    ],
+)
+def test_what_is_no_ray_is_one_sentence_within_seconds(monkeypatch, what, sentence):
+    """``ray.init`` would ask it for more than three minutes."""
+    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 0.5)
+    with what() as port, pytest.raises(ResourceError, match=sentence.format(f"ray.address=127.0.0.1:{port}")):
+        cluster._check_reachable(f"127.0.0.1:{port}")
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    with pytest.raises(
+        ResourceError, match=rf"no Ray cluster answers at RAY_ADDRESS=127.0.0.1:{port} \(ray.address=auto\)"
+    ):
+        cluster._check_reachable("auto")
+
+
+def test_a_head_is_known_as_one(session_ray):
+    cluster._check_reachable(session_ray.get_runtime_context().gcs_address)
+
+
+@pytest.mark.parametrize("address", ["nowhere", ":6379", "host:", "host:99999", "host:6379/", "http://host", "a b:²"])
+def test_a_malformed_address_is_one_sentence(address):
+    with pytest.raises(ResourceError, match=r"is not an address such as 10.0.0.1:6379; give one, or auto, or null$"):
+        cluster._check_reachable(address)
+
+
+def test_a_path_too_long_for_sockets_is_not_used(monkeypatch, tmp_path, base):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 20)))
+    assert own_ray._base() == Path("/tmp")
+    monkeypatch.setenv("RAY_TMPDIR", str(base))
+    assert own_ray._base() == base

@@ -1,0 +1,184 @@
+"""Plans made before a run: where actors go, what binds them, what is refused; every remedy that is named works."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from support import ROOT, make_tiny, merged
+
+from fedsim import cli
+from fedsim.core.errors import ResourceError
+from fedsim.executors.plan import NodeResources
+from fedsim.planning.memory import MemoryEstimate
+from fedsim.planning.plan import PlanNode, make_plan
+
+GB = 10**9
+SMALL = MemoryEstimate(GB, GB // 100, 0, 0, 10**5, GB // 10, 10**6, on_gpu=False)
+ON_GPU = MemoryEstimate(2 * GB, GB // 100, 0, 0, 10**5, 10 * GB, 10**6, on_gpu=True)
+
+
+def node(cpus=2, gpus=0, memory=None, store=None, gpu=None, id="a"):
+    return PlanNode("here", NodeResources(cpus, gpus), memory, store, gpu, id)
+
+
+def plan(nodes, memory=SMALL, *, ray=None, **changes):
+    base = {"sampling": {"clients_per_round": 10}, "partition": {"clients": 100}, "group_size": 5}
+    return make_plan(make_tiny(**merged(base, {**changes, "ray": ray or {}})), nodes, memory)
+
+
+PLANS = [
+    # nodes, config, actors on each node, groups, waves, what binds them
+    ([node(2)], {}, (2,), 2, 1, "CPUs: room for 2"),
+    ([node(2), node(3, id="b")], {"group_size": 1}, (2, 3), 10, 2, "CPUs: room for 5"),
+    ([node(64)], {"partition": {"clients": 10}, "group_size": 1}, (10,), 10, 1, "clients: "),
+    ([node(8)], {"ray": {"actors": 2}}, (2,), 2, 1, "ray.actors=2"),
+    ([node(64, 2)], {"ray": {"num_gpus_per_actor": 0.25}, "group_size": 1}, (8,), 10, 2, "GPUs: room for 8"),
+    ([node(2, 2)], {"ray": {"num_gpus_per_actor": 0.25}}, (2,), 2, 1, "CPUs: room for 2"),
+    ([node(4)], {"client": {"threads": 2}}, (2,), 2, 1, "CPUs: room for 2 actors of 2 CPUs"),
+    (
+        [node(100), node(2, id="b")],
+        {"ray": {"actors": "per_client"}, "partition": {"clients": 12}},
+        (10, 2),
+        10,
+        1,
+        "ray.actors=per_client: one for each of 12",
+    ),
+]
+
+
+@pytest.mark.parametrize(("nodes", "changes", "placed", "groups", "waves", "limit"), PLANS)
+def test_plans(nodes, changes, placed, groups, waves, limit):
+    made = plan(nodes, None, **changes)
+    assert (made.placed, made.groups, made.waves) == (placed, groups, waves)
+    assert made.limit.startswith(limit)
+    assert not made.warnings
+
+
+def test_idle_actors_are_told_with_a_group_size_that_leaves_none_idle():
+    (sentence,) = plan([node(4)]).warnings
+    assert "a round has 2 work groups (10 clients in groups of 5), so 2 of 4 actors stay idle" in sentence
+    size, actors = re.search(r"group_size=(\d+) .*ray.actors=(\d+)", sentence).groups()
+    assert not plan([node(4)], group_size=int(size)).warnings
+    assert not plan([node(4)], ray={"actors": int(actors)}).warnings
+
+
+def test_too_little_memory_is_told_with_a_number_of_actors_that_fits():
+    nodes = [node(10, memory=6 * GB, store=2 * GB)]
+    (sentence,) = plan(nodes, group_size=1).warnings
+    assert "10 actors are expected to need" in sentence
+    actors = int(re.search(r"set ray.actors=(\d+)", sentence)[1])
+    assert not plan(nodes, group_size=1, ray={"actors": actors}).warnings
+    assert plan(nodes, group_size=1, ray={"actors": actors + 1}).warnings
+
+
+def test_too_little_shared_memory_is_told():
+    (sentence,) = plan([node(store=64 * 2**20)]).warnings
+    assert "up to 1.01 GB are to be stored, but the object store has room for 67.1 MB" in sentence
+
+
+def test_weights_larger_than_the_memory_are_refused():
+    with pytest.raises(ResourceError, match=r"take 1 GB in float32, but here has 600 MB of memory; set model.dtype=bf"):
+        plan([node(memory=600 * 10**6)])
+    with pytest.raises(ResourceError, match=r"1 GB are needed on every node$"):
+        plan([node(memory=400 * 10**6)])
+
+
+def test_a_share_of_a_gpu_that_does_not_hold_the_model_is_refused_with_one_that_does():
+    nodes = [node(64, 1, gpu=16 * GB)]
+    with pytest.raises(ResourceError, match=r"does not hold the 2\.81 GB that an actor takes") as refused:
+        plan(nodes, ON_GPU, ray={"num_gpus_per_actor": 1 / 8}, group_size=1)
+    parts = int(re.search(r"ray.num_gpus_per_actor=1/(\d+)", str(refused.value))[1])
+    (sentence,) = plan(nodes, ON_GPU, ray={"num_gpus_per_actor": 1 / parts}, group_size=1).warnings
+    assert "is expected to need 12.8 GB of its GPU share of 3.2 GB" in sentence
+    assert "set ray.num_gpus_per_actor=1/1, or" in sentence
+    assert not plan(nodes, ON_GPU, ray={"num_gpus_per_actor": 1.0}, group_size=1).warnings
+
+
+@pytest.fixture
+def printed(monkeypatch, capsys):
+    """Return a function that runs ``fedsim ARGUMENTS`` and returns (status, out, err)."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fedsim", *arguments])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as ended:
+            status = ended.code or 0
+        return status, *capsys.readouterr()
+
+    return call
+
+
+QUICK = str(ROOT / "configs" / "quickstart.yaml")
+
+
+def test_plan_prints_what_runs_where_and_starts_nothing(printed):
+    import ray
+
+    connected = ray.is_initialized()
+    status, out, err = printed("plan", QUICK, "ray.num_cpus=3", "ray.actors=3", "group_size=2")
+    assert (status, err) == (0, "")
+    assert re.search(r"actors +3, 1 CPUs each, 1 thread", out)
+    assert re.search(r"a round +10 clients in 5 work groups: 2 waves on 3 actors", out)
+    assert re.search(r"this machine +3 +0 +3 ", out)
+    assert re.search(r"frozen weights +941 kB, once on each node", out)
+    assert ray.is_initialized() == connected
+
+
+def test_plan_of_a_local_run_has_no_actors(printed):
+    status, out, _ = printed("plan", QUICK, "executor=local")
+    assert status == 0 and "one process, 1 thread, no actors" in out
+
+
+REFUSED = {
+    "more actors than CPUs": (["ray.num_cpus=2", "ray.actors=4", "ray.num_cpus_per_actor=1"], "set ray.actors=2"),
+    "a GPU where there is none": (["ray.num_gpus=0", "ray.num_gpus_per_actor=1/2"], "ray.num_gpus_per_actor=0.5"),
+    "a cohort larger than the population": (["sampling.clients_per_round=200"], "partition.clients=100; give at most"),
+    "a share that is not 1/n": (["ray.num_gpus_per_actor=0.4"], "the nearest is 1/2 = 0.5"),
+    "more clients than examples": (["partition.clients=5000"], "partition.clients=4200 or less"),
+    "no model": (["model.path=./no/such"], "./no/such is not a folder"),
+    "a client's address": (["ray.address=ray://127.0.0.1:10001"], "submit a job with ray job submit"),
+    "no cluster": (["ray.address=127.0.0.1:1"], "no Ray cluster answers at ray.address=127.0.0.1:1"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_is_answered_with_one_sentence(printed, name):
+    import ray
+
+    overrides, expected = REFUSED[name]
+    if name == "no cluster" and ray.is_initialized():
+        pytest.skip("this process has joined the session's Ray")
+    status, out, err = printed("plan", QUICK, *overrides)
+    assert status == 2, out
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert expected in err
+
+
+def test_a_cohort_of_clients_without_examples_is_refused(printed, tmp_path):
+    rows = "".join(f'{{"text": "words {i}", "label": {i % 2}, "who": {i % 3}}}\n' for i in range(12))
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.jsonl").write_text(rows)
+    task = (
+        'data.task={name: own, fields: [text], labels: ["0", "1"], label_words: [bad, good], template: "{text} <mask>"}'
+    )
+    overrides = [task, f"data.path={tmp_path}", "partition.kind=by_column", "partition.column=who"]
+    status, _, err = printed("plan", QUICK, *overrides, "partition.clients=3", "sampling.clients_per_round=3")
+    assert (status, err) == (0, "")
+    status, _, err = printed("plan", QUICK, *overrides, "partition.clients=4", "sampling.clients_per_round=3")
+    assert status == 2 and "partition.clients" in err
+
+
+def test_the_plan_needs_neither_torch_nor_transformers():
+    code = (
+        f"import sys; sys.argv = ['fedsim', 'plan', {QUICK!r}]\n"
+        "from fedsim.cli import main\ntry:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print('\\n', *{name.partition('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert "rich" in imported
+    assert not imported & {"torch", "transformers", "datasets"}

@@ -1,0 +1,106 @@
+"""A Ray head of a test's own: its own ports, temporary folder and token, and nothing of it left afterwards."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+MARK = "FEDSIM_TEST_MARK"
+_START_SECONDS, _END_SECONDS = 60.0, 15.0
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a head answers, and the environment of whoever wants to talk to it."""
+
+    gcs: str
+    """``ray.address`` of it."""
+    dashboard: str
+    """Where jobs are submitted."""
+    environment: dict[str, str]
+
+
+def clean_environment(mark: str) -> dict[str, str]:
+    """Return this process's environment without what points to another Ray or to this checkout, and with a mark."""
+    foreign = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS", "PYTHONPATH")
+    environment = {name: value for name, value in os.environ.items() if name not in foreign}
+    path = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
+    return {**environment, "PATH": path, "PYTHONUNBUFFERED": "1", MARK: mark}
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nothing listens on."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """Return the living processes that carry the mark."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def end_marked(mark: str) -> None:
+    """Kill every process that carries the mark, and those that they still start, until there are none."""
+    deadline = time.monotonic() + _END_SECONDS
+    while (processes := marked(mark)) and time.monotonic() < deadline:
+        for process in processes:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(processes, timeout=1)
+
+
+@contextmanager
+def ray_head(num_cpus: int) -> Iterator[Head]:
+    """Start a head with a token, as ``ray start --head --block`` does it; end all its processes and remove its folder."""
+    mark, token = uuid.uuid4().hex, secrets.token_hex(32)
+    environment = {**clean_environment(mark), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    folder = Path(tempfile.mkdtemp(prefix="fs-", dir="/tmp"))  # short: paths of sockets have at most 107 characters
+    gcs, dashboard, client, agent = free_ports(4)
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+    command += ["--node-ip-address=127.0.0.1", f"--port={gcs}", f"--num-cpus={num_cpus}", "--num-gpus=0"]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={folder}"]
+    command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
+    command += [f"--object-store-memory={150 * 2**20}"]
+    with (folder / "head.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
+    try:
+        _wait_for(dashboard, process, folder / "head.log")
+        yield Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", environment)
+    finally:
+        end_marked(mark)
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise RuntimeError(f"the head did not start: {log.read_text()}")

@@ -1,0 +1,101 @@
+"""State that is lost in a run: it goes on from what is left, to the bytes and records of a run that lost nothing."""
+
+import json
+
+import pytest
+from support import make_tiny
+
+from fedsim.core.errors import ResourceError
+from fedsim.executors.base import StateLost
+from fedsim.executors.local import LocalExecutor
+from fedsim.runner import run_config
+
+ROUNDS = 5
+TIMES = ("time", "seconds", "seconds_round", "seconds_train", "seconds_server", "seconds_evaluate")
+KINDS = ("start", "layers", "round", "end")
+
+
+def run(path, **changes):
+    changes = {"rounds": ROUNDS, "executor": "local", "tracking": {"plots": False}, **changes}
+    config = make_tiny(output=str(path), client={"fuse": 2}, **changes)
+    summary = run_config(config, quiet=True)
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    events = [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+    kept = [event for event in events if event["event"] in KINDS]
+    recovered = [event["round"] for event in events if event["event"] == "recovered"]
+    totals = {key: summary[key] for key in ("client_updates", "client_steps", "bytes_up", "global_metric")}
+    return (path / "prompt" / "global.safetensors").read_bytes(), kept, totals, recovered
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("undisturbed") / "run")
+
+
+class Loss:
+    """Makes a method of the local executor lose state, in its so-manieth calls."""
+
+    def __init__(self, monkeypatch, method, calls, also_saved_state=False):
+        self.count = 0
+        self.lost = False
+        original = getattr(LocalExecutor, method)
+        arrays = LocalExecutor.server_arrays
+
+        def losing(executor, *arguments, **named):
+            self.count += 1
+            if self.count in calls:
+                self.lost = also_saved_state
+                raise StateLost(f"{method} needed an object that was lost with its node")
+            return original(executor, *arguments, **named)
+
+        def gone(executor):
+            if self.lost:
+                self.lost = False
+                raise StateLost("the server's state is gone")
+            return arrays(executor)
+
+        def recovered(executor):
+            executor._running_server._fold = type(executor._running_server._fold)()
+
+        monkeypatch.setattr(LocalExecutor, method, losing)
+        if method != "server_arrays":
+            monkeypatch.setattr(LocalExecutor, "server_arrays", gone)
+        monkeypatch.setattr(LocalExecutor, "recover", recovered)
+
+
+def test_a_round_is_done_again_from_the_state_that_it_started_from(undisturbed, monkeypatch, tmp_path):
+    Loss(monkeypatch, "apply", {3})
+    *same, recovered = run(tmp_path / "run")
+    assert same == list(undisturbed[:3])
+    assert recovered == [2]
+
+
+@pytest.mark.parametrize(
+    ("method", "call", "every", "back_to"),
+    [
+        ("apply", 4, 1, 3),
+        ("apply", 4, 2, 2),
+        ("apply", 4, 100, 0),  # no checkpoint yet: from the start of the run
+        ("apply", 1, 1, 0),
+        ("server_arrays", {2, 3}, 1, 1),  # as the second round is saved, and again as what is left is looked for
+        ("evaluate", 1, 1, 0),  # of the start
+        ("evaluate", 2, 1, 4),  # the last evaluation
+        ("evaluate_clients", 1, 1, 5),  # behind the last round
+    ],
+)
+def test_what_is_gone_is_done_again_from_the_last_checkpoint(
+    undisturbed, monkeypatch, tmp_path, method, call, every, back_to
+):
+    Loss(monkeypatch, method, call if isinstance(call, set) else {call}, also_saved_state=True)
+    *same, recovered = run(tmp_path / "run", checkpoint={"every": every})
+    assert same == list(undisturbed[:3])
+    assert recovered == [back_to]
+
+
+def test_losses_are_bounded(monkeypatch, tmp_path):
+    Loss(monkeypatch, "apply", range(2, 100))
+    with pytest.raises(
+        ResourceError, match=r"apply needed an object .*, 3 times in one round; see ray.max_replacements"
+    ):
+        run(tmp_path / "run", ray={"max_replacements": 2})
+    assert (tmp_path / "run" / "checkpoints" / "round-000001.safetensors").exists()
