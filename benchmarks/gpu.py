@@ -28,9 +28,9 @@ from transformers.utils.logging import disable_progress_bar
 from benchmarks.flops import Shape, needed_flops
 from benchmarks.measure import RUNS, Row, compare, in_turn, numbers, present, write
 from clients.backbone import Backbone
+from clients.budget import tokens_of_pass
 from clients.config import ClientConfig, ModelConfig, PromptConfig
 from clients.device import make_deterministic
-from clients.group import tokens_of_pass
 from clients.loading import load_shared_weights
 from clients.passes import PassLimit
 from clients.training import train_clients
@@ -113,7 +113,7 @@ class Work:
         parts = Parts.of(VectorLayout.full(backbone.geometry), tuple(range(self._size.shape.layers)), keep_local=False)
         start_A = np.random.default_rng(1).normal(0.0, 0.02, parts.trained.size).astype(np.float32)
         visits = [Visit(client, own_N, start_A) for client, own_N in enumerate(self._examples_N)]
-        limit = PassLimit(tokens_of_pass("auto", self._device, backbone.hidden_size))
+        limit = PassLimit(tokens_of_pass("auto", backbone.hidden_size, on_gpu=self._device.type == "cuda"))
         groups: Sequence[list[Visit]] = [visits] if together else [[visit] for visit in visits]
         results: list[TrainingResult] = []
         for group in groups:

@@ -8,3 +8,15 @@ own limit of a process does not count it."""
 STEP_VECTORS = 9
 """Vectors of a client's length that a step holds at once: parameters, two moments, gradient and its leaf, the step and its
 root, and two sums over steps."""
+_CPU_NUMBERS, _CPU_TOKENS = 196_608, (256, 4096)
+"""Numbers in the hidden states of a pass on a CPU where ``client.micro_batch_tokens`` is auto, and the fewest and most tokens:
+a layer's activations stay in the cache, and a small model's passes are long enough to be worth their calls."""
+_GPU_TOKENS = 16384
+
+
+def tokens_of_pass(asked: int | str, hidden_size: int, *, on_gpu: bool) -> int:
+    """Return the tokens of one pass through the backbone; ``asked`` is ``client.micro_batch_tokens``."""
+    if isinstance(asked, int):
+        return asked
+    fewest, most = _CPU_TOKENS
+    return _GPU_TOKENS if on_gpu else min(most, max(fewest, _CPU_NUMBERS // hidden_size))

@@ -39,7 +39,7 @@ class TrunkCacheConfig(Schema):
     dtype: Literal["auto", "off", "float32", "bfloat16", "float16"] = "auto"
     """Number format they are kept in: auto is that of the model; a shorter one saves memory and rounds. off computes them in
     every pass anew. They are off by themselves with ``client.dropout`` and with ``layers.unselected: local``."""
-    memory_mb: NonNegativeInt = 1024
+    memory_mb: int = Field(default=1024, ge=0, le=2**30)
     """Memory for those kept from round to round, shared by all actors; 0 keeps them for the length of a visit. How much is kept
     changes no result."""
 
@@ -101,7 +101,7 @@ class ModelConfig(Schema):
 class PromptConfig(Schema):
     """The trainable prefix."""
 
-    length: PositiveInt = 8
+    length: int = Field(default=8, gt=0, le=8192)
     """Virtual tokens a prompted layer."""
     init_std: NonNegativeFloat = 0.02
     """Standard deviation of the initial prompt."""
@@ -167,9 +167,9 @@ OnFailure = Annotated[str, BeforeValidator(_on_failure)]
 class ClientConfig(Schema):
     """Training on a device."""
 
-    epochs: PositiveInt | None = 2
+    epochs: int | None = Field(default=2, gt=0, le=100_000)
     """Local passes over the client's examples in a round."""
-    steps: PositiveInt | None = None
+    steps: int | None = Field(default=None, gt=0, le=10_000_000)
     """Local optimizer steps in a round, instead of ``epochs``."""
     batch_size: PositiveInt = 8
     """Examples in a local step."""
@@ -194,14 +194,14 @@ class ClientConfig(Schema):
     """Keep the backbone's dropout active in training (published code)."""
     shuffle: bool = True
     """Shuffle a client's examples anew every local epoch."""
-    threads: PositiveInt = 1
+    threads: int = Field(default=1, gt=0, le=1024)
     """CPU threads of a worker. Part of a result's identity: another number may change last bits."""
     on_failure: OnFailure = "raise"
-    """What a failed client does to the run. raise: an error in its work stops the run with its traceback, and so does a work group
-    that takes longer than ``ray.group_timeout_seconds``; a group whose actor is lost is sent again. retry:N: as raise, but a
-    group whose actor is lost or that takes too long is sent again up to N times. drop: go on without the client in this
-    round; where a group loses its actor twice or takes too long, its clients are tried one by one. A client's own error is
-    never tried again: the same work would raise it again."""
+    """What a failed client does to the run. raise: an error in its work stops the run with its traceback, and so does a work
+    group that takes longer than ``ray.group_timeout_seconds``; a group whose actor is lost is sent again. retry:N: as raise,
+    but a group whose actor is lost or that takes too long is sent again up to N times. drop: go on without the client in
+    this round; where a group loses its actor twice or takes too long, its clients are tried one by one. A client's own error
+    is never tried again: the same work would raise it again."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ClientConfig:

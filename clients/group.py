@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from clients.attacks import falsified, with_false_labels
 from clients.backbone import Backbone
+from clients.budget import tokens_of_pass
 from clients.control import client_control, drift
 from clients.passes import PassLimit
 from clients.prompts import initial_vector
@@ -25,11 +25,6 @@ from clients.visits import Parts, TrainingResult, Visit, num_steps
 from fedsim.core.errors import ResourceError
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import ClientFailure, ClientReport, ClientState, GlobalState, GroupUpdate, WorkGroup
-
-_CPU_NUMBERS, _CPU_TOKENS = 196_608, (256, 4096)
-"""Numbers in the hidden states of a pass on a CPU where ``client.micro_batch_tokens`` is auto, and the fewest and most tokens:
-a layer's activations stay in the cache, and a small model's passes are long enough to be worth their calls."""
-_GPU_TOKENS = 16384
 
 
 @dataclass(frozen=True)
@@ -52,16 +47,6 @@ class _Outcome:
     result: TrainingResult | None
 
 
-def tokens_of_pass(asked: int | str, device: torch.device, hidden_size: int) -> int:
-    """Return the tokens of one pass through the backbone; ``asked`` is ``client.micro_batch_tokens``."""
-    if isinstance(asked, int):
-        return asked
-    if device.type == "cuda":
-        return _GPU_TOKENS
-    fewest, most = _CPU_TOKENS
-    return min(most, max(fewest, _CPU_NUMBERS // hidden_size))
-
-
 class GroupTraining:
     """Trains work groups on a backbone; keeps nothing between them.
 
@@ -74,7 +59,8 @@ class GroupTraining:
     def __init__(self, spec: WorkerSpec, backbone: Backbone, full: VectorLayout) -> None:
         self._spec, self._settings = with_false_labels(spec), spec.settings
         self._backbone, self._full = backbone, full
-        self.max_tokens = tokens_of_pass(spec.settings.client.micro_batch_tokens, backbone.device, backbone.hidden_size)
+        asked, on_gpu = spec.settings.client.micro_batch_tokens, backbone.device.type == "cuda"
+        self.max_tokens = tokens_of_pass(asked, backbone.hidden_size, on_gpu=on_gpu)
         """Tokens of one pass through the backbone."""
 
     def train(

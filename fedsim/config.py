@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 
 from clients.config import AttackConfig, ClientConfig, ModelConfig, PromptConfig
 from fedsim.config_errors import Key, Where, sentence
-from fedsim.core.errors import ConfigError, nearest
+from fedsim.core.errors import ConfigError, nearest, shown
 from fedsim.core.schema import Schema
 from fedsim.data.config import DataConfig
 from fedsim.executors.config import RayConfig
@@ -220,6 +220,8 @@ def build_config(values: dict[str, Any], where: Where = lambda key: "config") ->
         return Config.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         raise ConfigError(sentence(error, Config, where)) from None
+    except (ValueError, RecursionError) as error:  # values that hold themselves, or numbers without end
+        raise ConfigError(f"{where(())}: the values are none that a config can hold: {error}") from None
 
 
 def _read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
@@ -232,11 +234,9 @@ def _read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
         raise ConfigError(f"cannot read the config file {path}: {getattr(error, 'strerror', None) or error}") from None
     try:
         values = load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{path}{place} is not valid YAML: {problem}") from None
+    except yaml.MarkedYAMLError as error:
+        place = f", line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
+        raise ConfigError(f"{path}{place} is not valid YAML: {error.problem}") from None
     if values is None:
         return text, {}
     if not isinstance(values, dict):
@@ -247,12 +247,13 @@ def _read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
 def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"the override {override!r} must look like key=value, for example client.optimizer.lr=0.01")
+        raise ConfigError(
+            f"the override {shown(override)} must look like key=value, for example client.optimizer.lr=0.01"
+        )
     try:
         return tuple(part.strip() for part in key.split(".")), load(value) if value.strip() else None
-    except (yaml.YAMLError, ValueError) as error:
-        problem = getattr(error, "problem", None) or error
-        raise ConfigError(f"the value of the override {override!r} is not valid YAML: {problem}") from None
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(f"the value of the override {shown(override)} is not valid YAML: {error.problem}") from None
 
 
 def _set(values: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> None:
@@ -262,7 +263,8 @@ def _set(values: dict[str, Any], keys: tuple[str, ...], value: Any, override: st
             inner = values[key] = {}
         if not isinstance(inner, dict):
             raise ConfigError(
-                f"the override {override!r} sets a key inside {'.'.join(keys[: depth + 1])}, which is the value {inner!r}"
+                f"the override {shown(override)} sets a key inside {'.'.join(keys[: depth + 1])}, which is the value "
+                f"{shown(inner)}"
             )
         values = inner
     values[keys[-1]] = value
@@ -272,9 +274,9 @@ def _where(path: Path, text: str, sources: dict[tuple[str, ...], str], key: Key)
     for length in range(len(key), 0, -1):
         words = tuple(str(part) for part in key[:length])
         if words in sources:
-            return f"override {sources[words]!r}"
+            return f"override {shown(sources[words])}"
     for keys, override in sources.items():
         if key and keys[: len(key)] == tuple(str(part) for part in key):
-            return f"override {override!r}"
+            return f"override {shown(override)}"
     line = line_of(text, key) if text.strip() else None
     return f"{path}, line {line}" if line else str(path)

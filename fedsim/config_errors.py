@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fedsim.core.errors import nearest
+from fedsim.core.errors import nearest, shown
 from fedsim.core.schema import Schema
 
 Key = tuple[str | int, ...]
@@ -25,10 +25,12 @@ def sentence(error: ValidationError, schema: type[Schema], where: Where) -> str:
     complaints = inner or complaints
     first = min(complaints, key=lambda item: (item["type"] != "extra_forbidden", len(item["loc"])))
     key = _schema_path(first["loc"], schema)
+    if first["type"] == "extra_forbidden" and key[-1:] != first["loc"][-1:]:
+        key = (*key, first["loc"][-1])  # a key that is called as a member of a union, such as int
     dotted = ".".join(str(part) for part in key)
     kind, context = first["type"], first.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"{where(key)}: there is no key {dotted!r}{_nearest_key(key, schema)}"
+        return f"{where(key)}: there is no key {shown(dotted)}{_nearest_key(key, schema)}"
     if kind == "value_error":
         text = str(context["error"])
         # A rule over several sections has no key of its own: point at the keys that its sentence names, overrides first.
@@ -39,9 +41,10 @@ def sentence(error: ValidationError, schema: type[Schema], where: Where) -> str:
     if kind == "missing":
         return f"{where(key[:-1])}: the key {dotted!r} is missing"
     given = first["input"]
-    shown = "a group of keys" if isinstance(given, dict) else json.dumps(given, default=str, ensure_ascii=False)[:80]
+    words = "a group of keys" if isinstance(given, dict) else json.dumps(given, default=str, ensure_ascii=False)
+    words = words if len(words) <= 80 else f"{words[:77]}..."
     same_key = [item for item in complaints if _schema_path(item["loc"], schema) == key]
-    return f"{where(key)}: {dotted} is {shown}, but {_expected(same_key, given)}"
+    return f"{where(key)}: {dotted} is {words}, but {_expected(same_key, given)}"
 
 
 def _schema_path(location: Key, root: type[Schema]) -> Key:
@@ -77,10 +80,10 @@ _TYPES = {
     "model": "a group of keys",
     "none": "null",
     "finite_number": "a finite number",
-    "greater_than": "more than {gt:g}",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than": "less than {lt:g}",
-    "less_than_equal": "at most {le:g}",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
     "string_pattern_mismatch": "made of letters, digits, '_', '.' and '-' only",
     "too_short": "a list of at least {min_length}",
     "too_long": "a list of at most {max_length}",
@@ -100,13 +103,18 @@ def _expected(complaints: Sequence[Any], given: Any) -> str:
             choices = re.findall(r"'([^']*)'", context["expected"])
             alternatives.append(f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0])
         elif stem in _TYPES:
-            alternatives.append(_TYPES[stem].format(**context))
+            alternatives.append(_TYPES[stem].format(**{name: _plain(value) for name, value in context.items()}))
         else:
             message = item["msg"]
             alternatives.append(
                 message[0].lower() + message[1:].removeprefix("nput should be ").removeprefix("nput should ")
             )
     return f"must be {' or '.join(dict.fromkeys(alternatives))}{nearest(str(given), choices)}"
+
+
+def _plain(value: Any) -> Any:
+    """Return a bound as people write it: 0 rather than 0.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value
 
 
 def dotted_keys(schema: type[Schema], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from fedsim.core.errors import FedsimError
+from fedsim.core.errors import FedsimError, ResourceError
 from fedsim.destination import Destination, DestinationError
 from fedsim.temporary import OwnedFolder, sweep
 
@@ -50,21 +50,30 @@ class Mirror:
         self._wanted, self._stopped = threading.Event(), threading.Event()
         self._failure: FedsimError | None = None
         self._told: str | None = None
+        self._in_part = False
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Mirror:
-        sweep(PREFIX)
-        self._folder = OwnedFolder(PREFIX)
-        self.path = self._folder.path / "run"
-        self.path.mkdir()
+        try:
+            sweep(PREFIX)
+            self._folder = OwnedFolder(PREFIX)
+            self.path = self._folder.path / "run"
+            self.path.mkdir()
+        except OSError as error:
+            raise ResourceError(
+                f"a run whose results go to {self.url} works in a folder for temporary files, and none can be written "
+                f"({error.strerror}); name another one in the environment variable TMPDIR"
+            ) from None
         return self
 
     def fetch(self) -> None:
-        """Copy the run that is there to the local folder."""
+        """Copy the run that is there to the local folder; one that has come in part only is never copied back."""
+        self._in_part = True
         for name, size in self._destination.files().items():
             path = self.path / name
             self._destination.download(name, path, size)
             self._copied[name] = _signature(path)
+        self._in_part = False
 
     def update(self) -> None:
         """Ask for a copy of what is there now, and go on; tell of a copy that has failed since the last call."""
@@ -82,6 +91,9 @@ class Mirror:
     ) -> None:
         self._stopped.set()
         self._wanted.set()
+        if self._in_part:
+            self._folder.remove()
+            return
         whole = False
         try:
             if error is None or isinstance(error, Exception):

@@ -24,6 +24,8 @@ class OpenRound:
     reports: Sequence[ClientReport]
     """Of all its clients, ascending."""
     step: StepReport
+    absent: tuple[int, ...]
+    """Clients that were drawn and, by ``sampling.dropout``, out of reach."""
     clients_resent: int
     """Clients whose work was sent again, each time counted."""
     seconds_train: float
@@ -54,6 +56,7 @@ class OpenRound:
             "server_lr": self.step.lr,
             "clients_ok": self.step.clients,
             "clients_failed": len(self.reports) - self.step.clients,
+            "clients_absent": len(self.absent),
             "clients_retried": self.clients_resent,
             "client_examples": sum(weights),
             "client_steps": sum(report.num_steps for report in usable),

@@ -42,7 +42,7 @@ from fedsim.progress import Progress
 from fedsim.rounds import OpenRound, Totals, mean_loss, round_line
 from fedsim.tracking import RunFolder, TensorBoard
 from server.aggregation import population_weight
-from server.sampling import cohort, cut
+from server.sampling import cohort, cut, in_reach
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,9 @@ class Simulation:
         started = time.monotonic()
         self._executor.refresh()
         resent_before = self._executor.resent_clients
-        order = tuple(int(i) for i in cohort(self._config.sampling, self._config.seed, self._round, self._sizes_N))
+        sampling, seed = self._config.sampling, self._config.seed
+        drawn = [int(i) for i in cohort(sampling, seed, self._round, self._sizes_N)]
+        order, absent = in_reach(drawn, sampling.dropout, seed, self._round)
         groups = self._executor.groups(self._round, order, self._config.group_size, self._work_N)
         trained, trained_at = self._train(groups)
         reports = sorted((report for group in trained for report in group.reports), key=lambda report: report.client)
@@ -282,6 +284,7 @@ class Simulation:
             round=self._round,
             reports=reports,
             step=step,
+            absent=absent,
             clients_resent=self._executor.resent_clients - resent_before,
             seconds_train=trained_at - started,
             seconds_server=seconds_server,
@@ -338,6 +341,8 @@ class Simulation:
         self._folder.round_record(record)
         if self._config.tracking.client_records:
             self._folder.client_records(done.round, done.reports)
+        if done.absent:
+            self._folder.event("absent", round=done.round, clients=done.absent)
         self._folder.event("round", **record, update_norm=done.step.update_norm)
         if self._tensorboard is not None:
             self._tensorboard.round(record)

@@ -94,6 +94,8 @@ def _open_lock(path: Path, flags: int = 0) -> int:
     try:
         if fcntl is not None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_nlink == 0:  # swept between the two steps
+            raise FileNotFoundError(path)
     except OSError:
         os.close(descriptor)
         raise

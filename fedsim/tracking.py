@@ -38,6 +38,7 @@ ROUND_COLUMNS: dict[str, str] = {
     "server_lr": "float64",
     "clients_ok": "int32",
     "clients_failed": "int32",
+    "clients_absent": "int32",  # drawn, but out of reach by sampling.dropout: no failure
     "clients_retried": "int32",  # whose work was sent again after an actor was lost or a deadline, each time counted
     "client_examples": "int64",  # training examples held by the usable clients
     "client_steps": "int64",  # local optimizer steps of the usable clients

@@ -1,12 +1,26 @@
-"""YAML as people mean it: safe, no repeated keys, ``1e-3`` a number, ``Yes`` and ``No`` words; with line numbers."""
+"""YAML as people mean it: safe, no repeated keys, ``1e-3`` a number, ``Yes`` and ``No`` words; with line numbers.
+
+Only what a config is made of is read: groups, lists, words, numbers, true, false and null. What stands for far more than is
+written there (an alias of aliases), or is nested without end, is refused before it takes time or memory.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import yaml
+
+from fedsim.core.errors import shown
+
+MOST_CHARACTERS = 2**17
+"""Longest text that is read."""
+_MOST_VALUES = 20_000
+"""Values and keys, aliases counted as what they stand for."""
+_DEEPEST = 20
+_MOST_BITS = 1024
+"""Of a whole number."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -14,15 +28,15 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[Hashable, int] = {}
-        for key_node, _ in node.value:
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is not a word", key_node.start_mark
+                    None, None, f"the key {shown(key)} is not a word", key_node.start_mark
                 )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands here and in line {seen[key]}", key_node.start_mark
+                    None, None, f"the key {shown(key)} stands here and in line {seen[key]}", key_node.start_mark
                 )
             seen[key] = key_node.start_mark.line + 1
         return super().construct_mapping(node, deep)
@@ -43,15 +57,98 @@ _Loader.add_implicit_resolver(
 )
 
 
+_Construct = Callable[[Any, Any], Any]
+
+
+def _checked(construct: _Construct, what: str) -> _Construct:
+    """Refuse, with its line, a scalar that its tag does not fit (``!!int x``) or that nothing here can hold."""
+
+    def checked(loader: Any, node: Any) -> Any:
+        try:
+            value = construct(loader, node)
+            if isinstance(value, str):
+                value.encode()  # half of a surrogate pair, written "\\ud800", is no character
+            fits = not isinstance(value, int) or value.bit_length() <= _MOST_BITS
+        except (ValueError, KeyError, IndexError, AttributeError):
+            fits = False
+        if not fits:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{shown(node.value, 40)} is not {what}", node.start_mark
+            )
+        return value
+
+    return checked
+
+
+_SCALARS = {"int": "a whole number", "float": "a number", "bool": "true or false", "null": "null", "str": "a text"}
+_Loader.yaml_constructors = {
+    None: yaml.SafeLoader.yaml_constructors[None],
+    **{
+        f"tag:yaml.org,2002:{name}": yaml.SafeLoader.yaml_constructors[f"tag:yaml.org,2002:{name}"]
+        for name in ("seq", "map")
+    },
+    **{
+        f"tag:yaml.org,2002:{name}": _checked(yaml.SafeLoader.yaml_constructors[f"tag:yaml.org,2002:{name}"], what)
+        for name, what in _SCALARS.items()
+    },
+}
+
+
 def load(text: str) -> Any:
     """Parse YAML; never runs anything.
 
     Raises
     ------
-    yaml.YAMLError
-        If the text is not YAML; its ``problem_mark`` has the line.
+    yaml.MarkedYAMLError
+        If the text is not YAML, or too large; ``problem`` says why, ``problem_mark`` has the line if it is known.
     """
-    return yaml.load(text, Loader=_Loader)
+    if len(text) > MOST_CHARACTERS:
+        raise _refusal(f"it has {len(text)} characters, where {MOST_CHARACTERS} are the most for a config")
+    loader = None
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_size(node)
+        return loader.construct_document(node)
+    except RecursionError:
+        raise _refusal("it is nested too deeply") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position)
+        mark = yaml.Mark("", error.position, line, 0, None, None)
+        raise _refusal(f"the character {ascii(chr(error.character))} must not stand in YAML", mark) from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _refusal(problem: str, mark: yaml.Mark | None = None) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+
+
+def _check_size(root: yaml.Node) -> None:
+    """Refuse a document whose aliases lead back to themselves or stand for too much, or that is nested too deeply."""
+    sizes: dict[int, int] = {}
+    above: set[int] = set()
+
+    def size(node: yaml.Node) -> int:
+        if not isinstance(node, yaml.CollectionNode):
+            return 1
+        if id(node) in above:
+            raise _refusal("an alias stands inside of what it stands for", node.start_mark)
+        if id(node) not in sizes:
+            above.add(id(node))
+            if len(above) > _DEEPEST:
+                raise _refusal(f"it is nested more than {_DEEPEST} deep", node.start_mark)
+            inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+            sizes[id(node)] = 1 + sum(map(size, inner))
+            above.remove(id(node))
+            if sizes[id(node)] > _MOST_VALUES:
+                raise _refusal(f"it stands for more than {_MOST_VALUES} values and keys", node.start_mark)
+        return sizes[id(node)]
+
+    size(root)
 
 
 def line_of(text: str, path: tuple[str | int, ...]) -> int | None:

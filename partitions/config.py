@@ -30,7 +30,7 @@ class PartitionConfig(Schema):
     """by_column: column whose values are the clients, for example ``author``."""
     min_size: PositiveInt = 1
     """Fewest examples that a client may hold."""
-    max_tries: PositiveInt = 100
+    max_tries: int = Field(default=100, gt=0, le=10_000)
     """Draws to try until every client holds ``min_size`` examples."""
     holdout_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of each client's examples that it holds out for personalised evaluation."""

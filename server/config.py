@@ -165,6 +165,9 @@ class SamplingConfig(Schema):
     """uniform, by_size (chance in proportion to the examples held), both without replacement, or round_robin."""
     clients_per_round: PositiveInt = 10
     """Size of the cohort."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Chance that a client of the cohort is out of reach in a round, drawn with the seed: a simulated dropout, recorded apart
+    from real failures. One client at least is always in reach."""
 
 
 class SpectrumConfig(Schema):
@@ -176,11 +179,11 @@ class SpectrumConfig(Schema):
     """Clients whose spectrum is taken, drawn with the seed; those of the last warm-up round if not given (published code)."""
     batch_size: PositiveInt = 16
     """Examples in the batch whose loss the Hessian is of."""
-    lanczos_steps: PositiveInt = 50
+    lanczos_steps: int = Field(default=50, gt=0, le=10_000)
     """Steps of Lanczos, each a Hessian-vector product and a float64 vector as long as all prompts (published code: 50)."""
-    probes: PositiveInt = 1
+    probes: int = Field(default=1, gt=0, le=10_000)
     """Random vectors that Lanczos starts from, one after another; their densities are averaged (published code: 1)."""
-    directions: PositiveInt = 2
+    directions: int = Field(default=2, gt=0, le=10_000)
     """eigengap: random directions in which the change of the Hessian is measured, for the Lipschitz constant."""
     radius: PositiveFloat = 0.04
     """eigengap: how far to go in each direction, as the root mean square change of a prompt entry."""

@@ -289,6 +289,22 @@ def test_a_copy_may_break_off_anywhere(tmp_path):
     assert whole and calls >= 6 and seen == {1, 2}
 
 
+def test_a_run_that_could_be_fetched_in_part_only_is_left_as_it_is_there(tmp_path, monkeypatch):
+    url = f"memory://{uuid.uuid4().hex}"
+    with Mirror(Destination(url), print) as mirror:
+        (mirror.path / "a").write_text("text")
+        (mirror.path / "metrics.jsonl").write_text("1\n2\n")
+
+    def half(self, name: str, path: Path, size: int | None = None) -> None:
+        path.write_text("1\n")
+        raise DestinationError("the network is gone")
+
+    with monkeypatch.context() as broken, pytest.raises(DestinationError), Mirror(Destination(url), print) as mirror:
+        broken.setattr(Destination, "download", half)
+        mirror.fetch()
+    assert content(url, "metrics.jsonl") == b"1\n2\n" and content(url, "a") == b"text"
+
+
 def test_a_destination_that_does_not_answer_is_a_sentence_in_bounded_time(tiny_config, monkeypatch):
     monkeypatch.setattr(fedsim.destination, "ANSWER_SECONDS", 0.2)
     monkeypatch.setattr(Unsteady, "seconds_per_call", 1.0)

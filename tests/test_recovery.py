@@ -12,7 +12,7 @@ from fedsim.runner import run_config
 
 ROUNDS = 5
 TIMES = ("time", "seconds", "seconds_round", "seconds_train", "seconds_server", "seconds_evaluate")
-KINDS = ("start", "layers", "round", "end")
+KINDS = ("start", "layers", "absent", "round", "end")
 
 
 def run(path, **changes):
@@ -99,3 +99,17 @@ def test_losses_are_bounded(monkeypatch, tmp_path):
     ):
         run(tmp_path / "run", ray={"max_replacements": 2})
     assert (tmp_path / "run" / "checkpoints" / "round-000001.safetensors").exists()
+
+
+def test_simulated_dropouts_are_recorded_apart_from_failures(tmp_path):
+    sampling = {"clients_per_round": 5, "dropout": 0.4}
+    once, again = (run(tmp_path / name, sampling=sampling) for name in ("once", "again"))
+    assert once == again
+    _, events, totals, _ = once
+    rounds = [event for event in events if event["event"] == "round"]
+    named = {event["round"]: event["clients"] for event in events if event["event"] == "absent"}
+    assert named and {event["round"]: event["clients_absent"] for event in rounds if event["clients_absent"]} == {
+        round: len(clients) for round, clients in named.items()
+    }
+    assert totals["client_updates"] == 5 * ROUNDS - sum(map(len, named.values()))
+    assert all(event["clients_failed"] == 0 for event in rounds)

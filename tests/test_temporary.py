@@ -44,13 +44,15 @@ def test_a_folder_is_swept_when_its_owner_has_been_killed_and_not_before(owner, 
 
 
 def test_sweeps_at_once_do_not_disturb_each_other_or_new_owners(tmp_path):
-    for _ in range(20):
-        OwnedFolder(PREFIX, tmp_path)._release()  # as the system does when a process ends
+    lost = [OwnedFolder(PREFIX, tmp_path) for _ in range(20)]
+    for folder in lost:
+        folder._release()  # as the system does when a process ends
     with ThreadPoolExecutor(8) as pool:
-        swept = [pool.submit(sweep, PREFIX, tmp_path) for _ in range(8)]
+        sweeps = [pool.submit(sweep, PREFIX, tmp_path) for _ in range(8)]
         made = [pool.submit(OwnedFolder, PREFIX, tmp_path) for _ in range(8)]
         folders = [each.result() for each in made]
-        assert sum(len(each.result()) for each in swept) == 20
+        swept = [path for each in sweeps for path in each.result()]
+    assert len(swept) == len(set(swept)) and {folder.path for folder in lost} <= set(swept)
     assert {path for path in tmp_path.iterdir() if path.is_dir()} == {folder.path for folder in folders}
     for folder in folders:
         folder.remove()

@@ -7,11 +7,23 @@ exception is a defect of ours and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_LONGEST_WORD = 240
+_LONGEST_COMPARED = 200
+"""Characters; the time that a comparison takes grows with their square."""
 
 
 class FedsimError(Exception):
-    """Base of every error that names what is wrong, where, and what would be right."""
+    """Base of every error that names what is wrong, where, and what would be right.
+
+    What stands in a file or on a command line may be anything, so that in the sentence line breaks and control characters are
+    escaped, and words of more than 240 characters shortened.
+    """
+
+    def __init__(self, sentence: str = "") -> None:
+        super().__init__(_on_one_line(sentence))
 
 
 class ConfigError(FedsimError):
@@ -35,7 +47,10 @@ class ResourceError(FedsimError):
 
 
 class ClientError(FedsimError):
-    """A client's own work failed; the message ends with the original traceback."""
+    """A client's own work failed; the message ends with the original traceback, on lines of its own."""
+
+    def __init__(self, message: str = "") -> None:
+        Exception.__init__(self, message)
 
 
 class CheckpointError(FedsimError):
@@ -44,5 +59,28 @@ class CheckpointError(FedsimError):
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the choice closest to ``word``, or an empty string if none is close."""
-    match = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    if len(word) > _LONGEST_COMPARED:
+        return ""
+    match = difflib.get_close_matches(word, [c for c in choices if len(c) <= _LONGEST_COMPARED], n=1, cutoff=0.5)
     return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def shown(value: object, most: int = 80) -> str:
+    """Return a value as it is shown in a sentence: as Python writes it, at most ``most`` characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        text = f"a number of {int(value).bit_length()} bits" if isinstance(value, int) else type(value).__name__
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def listed(names: Iterable[object], most: int = 10) -> str:
+    """Return names with commas between them, as they are shown in a sentence: the first ``most``, and how many more."""
+    texts = [name if len(name) <= 40 else f"{name[:37]}..." for name in map(str, names)]
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+
+
+def _on_one_line(text: str) -> str:
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return re.sub(rf"\S{{{_LONGEST_WORD + 1},}}", lambda word: f"{word[0][:160]}...{word[0][-40:]}", text)

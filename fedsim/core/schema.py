@@ -6,7 +6,12 @@ field is its meaning, printed by ``fedsim config`` and shown in error messages.
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+_MOST = 2**63 - 1
+"""Largest whole number: what arrays and files hold."""
 
 
 class Schema(BaseModel):
@@ -20,3 +25,14 @@ class Schema(BaseModel):
         protected_namespaces=(),
         validate_default=True,
     )
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_used(cls, value: Any) -> Any:
+        """Refuse what no key has a use for, whatever it means: it would break what the value is handed to."""
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, str) and "\0" in item:
+                raise ValueError("a NUL character stands in the text; take it out")
+            if isinstance(item, int) and abs(item) > _MOST:
+                raise ValueError(f"the number must be at most {_MOST}")
+        return value

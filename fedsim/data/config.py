@@ -82,7 +82,7 @@ class DataConfig(Schema):
     """Keep this many training examples, drawn with the run's seed; all if not given."""
     validation_examples: PositiveInt | None = None
     """Keep this many validation examples, drawn with the run's seed; all if not given."""
-    max_length: int = Field(default=128, ge=8)
+    max_length: int = Field(default=128, ge=8, le=2**17)
     """Tokens of an example at most; the text is cut, never the template or the mask."""
     on_bad_row: Literal["raise", "skip"] = "raise"
     """What to do with a row that lacks a field, has an unknown label or an empty text: stop, or count and report it."""

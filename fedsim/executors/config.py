@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field
 
 from fedsim.core.schema import Schema
 
@@ -31,31 +31,38 @@ def _unit_fraction(value: Any) -> Any:
     return 1 / parts
 
 
+MOST_SECONDS = 1e9
+"""30 years: what a wait of the operating system takes."""
+Seconds = Annotated[float, Field(gt=0.0, le=MOST_SECONDS)]
+CpuShare = Annotated[float, Field(ge=1e-4)]
+"""Ray counts in ten-thousandths."""
+MachineCount = Annotated[int, Field(gt=0, le=100_000)]
+
 UnitFraction = Annotated[float, BeforeValidator(_unit_fraction)]
 
 
 class RayConfig(Schema):
     """Actors and the cluster they run on."""
 
-    actors: PositiveInt | Literal["pool", "per_client"] = "pool"
+    actors: MachineCount | Literal["pool", "per_client"] = "pool"
     """Number of actors; pool fits the number to the cluster's free CPUs and GPUs; per_client gives every client its own."""
     address: str | None = None
     """null starts a Ray of the run's own; auto joins the cluster that this machine or job belongs to; or host:port."""
-    num_cpus_per_actor: PositiveFloat | None = None
+    num_cpus_per_actor: CpuShare | None = None
     """CPUs reserved for an actor; if not given, ``client.threads``."""
     num_gpus_per_actor: UnitFraction = 0.0
     """GPU share of an actor: 0 or exactly 1/n, written 0.25 or 1/4."""
-    num_cpus: PositiveInt | None = None
+    num_cpus: MachineCount | None = None
     """CPUs to declare for a Ray of the run's own; if not given, those of this machine."""
-    num_gpus: NonNegativeInt | None = None
+    num_gpus: int | None = Field(default=None, ge=0, le=100_000)
     """GPUs to declare for a Ray of the run's own; if not given, those of this machine."""
-    object_store_mb: PositiveInt | None = None
+    object_store_mb: int | None = Field(default=None, gt=0, le=2**30)
     """Shared memory of a Ray of the run's own, in MB; if not given, fitted to the model and the data."""
-    start_timeout_seconds: PositiveFloat = 180.0
+    start_timeout_seconds: Seconds = 180.0
     """Longest wait for all actors to be ready."""
-    group_timeout_seconds: PositiveFloat = 3600.0
+    group_timeout_seconds: Seconds = 3600.0
     """Longest wait for one work group, or for the server. What then happens to the group says ``client.on_failure``."""
-    round_timeout_seconds: PositiveFloat | None = None
+    round_timeout_seconds: Seconds | None = None
     """Longest wait for all work groups of a round; null leaves it at that for one group. With ``client.on_failure: drop``
     clients that are not done by then are left out of the round, and which these are depends on the machine; else the run
     stops."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ def capacity(nodes: Sequence[NodeResources], num_cpus: float, num_gpus: float) -
     for node in nodes:
         fits = node.cpus / num_cpus if num_cpus else math.inf
         if num_gpus:
-            fits = min(fits, sum(math.floor(1 / num_gpus + 1e-6) for _ in range(int(node.gpus))))
+            fits = min(fits, int(node.gpus) * math.floor(1 / num_gpus + 1e-6))
         total += math.floor(fits + 1e-6)
     return total
 
@@ -99,11 +100,10 @@ def _pool(
 
 def _shared_cpus(nodes: Sequence[NodeResources], count: int, num_gpus: float, upper: float) -> float:
     """Return the largest CPU reservation with which ``count`` actors fit, or 0 if no reservation is small enough."""
-    for parts in range(1, 20 * count + 1):
-        share = _floor(upper / parts)
-        if share and capacity(nodes, share, num_gpus) >= count:
-            return share
-    return 0.0
+    parts = range(1, min(20 * count, math.floor(upper / RESOURCE_STEP)) + 1)
+    # The smaller the share, the more fit.
+    fewest = bisect_left(parts, True, key=lambda n: capacity(nodes, _floor(upper / n), num_gpus) >= count)
+    return _floor(upper / parts[fewest]) if fewest < len(parts) else 0.0
 
 
 def _too_many(config: RayConfig, count: int, fits: int, cpus: float, num_gpus: float) -> str:

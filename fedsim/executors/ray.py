@@ -33,7 +33,7 @@ from fedsim.executors.placement import free_by_node, on_node, place
 from fedsim.executors.plan import ActorPlan, capacity, plan_actors
 from fedsim.executors.pool import ActorPool
 from fedsim.executors.reduction import Aggregator
-from fedsim.executors.waiting import POLL_SECONDS, wait_for
+from fedsim.executors.waiting import POLL_SECONDS, OverdueError, wait_for
 from fedsim.interrupt import retake_signals
 
 if TYPE_CHECKING:
@@ -140,6 +140,9 @@ class RayExecutor(Executor):
             )
         except (*SYSTEM_ERRORS, StateLost) as error:
             raise ResourceError(f"a client actor was lost while it started: {reason(error)}") from error
+        except OverdueError as error:
+            free = "; ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in free_by_node().values())
+            raise ResourceError(f"{error}; free by node now: {free or 'nothing'}") from error
         for slot, (actor, info) in enumerate(zip(self._created, infos, strict=True)):
             self._pool.add(slot, actor, info.node_id)
         self._created = []

@@ -16,6 +16,10 @@ POLL_SECONDS = 0.5
 """Between two looks at whether the user has interrupted the run."""
 
 
+class OverdueError(ResourceError):
+    """Something did not come by its deadline."""
+
+
 def wait_for(
     refs: Sequence[ray.ObjectRef],
     timeout_seconds: float,
@@ -34,7 +38,7 @@ def wait_for(
 
     Raises
     ------
-    ResourceError
+    OverdueError
         If they have not all come by the deadline.
     FedsimError, StateLost
         What a task raised; see :func:`fedsim.executors.failures.task_error`.
@@ -48,7 +52,7 @@ def wait_for(
         check_interrupt()
         _get(ready, what)
         if pending and time.monotonic() > deadline:
-            raise ResourceError(f"waited {timeout_seconds:g} s ({key}) for {what}; {len(pending)} are missing")
+            raise OverdueError(f"waited {timeout_seconds:g} s ({key}) for {what}; {len(pending)} are missing")
     values: list[Any] = _get(refs, what)
     return values
 

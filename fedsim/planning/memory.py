@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clients.budget import CONTEXT_BYTES, STEP_VECTORS
+from clients.budget import CONTEXT_BYTES, STEP_VECTORS, tokens_of_pass
 from fedsim.config import Config
 from fedsim.core.layout import VectorLayout
 from fedsim.planning.model_shape import ModelShape
@@ -23,8 +23,6 @@ PROCESS_BYTES = 480 * 10**6
 """An actor without a model: Python with torch, transformers and Ray. Measured, Linux, CPU build of torch."""
 DRIVER_BYTES = 560 * 10**6
 """The same of the driver, which besides reads data and draws plots."""
-CPU_NUMBERS, CPU_TOKENS, GPU_TOKENS = 196_608, (256, 4096), 16_384
-"""What ``client.micro_batch_tokens: auto`` stands for, as in ``clients.group``."""
 
 
 @dataclass(frozen=True)
@@ -134,13 +132,6 @@ def _side_by_side(config: Config) -> int:
         return 1
     group = min(config.group_size, config.sampling.clients_per_round)
     return group if config.client.fuse == "auto" else min(group, config.client.fuse)
-
-
-def tokens_of_pass(asked: int | str, hidden_size: int, *, on_gpu: bool) -> int:
-    """Return the tokens of one pass through the backbone; ``asked`` is ``client.micro_batch_tokens``."""
-    if isinstance(asked, int):
-        return asked
-    return GPU_TOKENS if on_gpu else min(CPU_TOKENS[1], max(CPU_TOKENS[0], CPU_NUMBERS // hidden_size))
 
 
 def _training_bytes(config: Config, shape: ModelShape, on_gpu: bool) -> int:

@@ -2,23 +2,13 @@
 
 import numpy as np
 import pytest
-import torch
 
 from clients.config import ModelConfig
-from clients.group import tokens_of_pass as tokens_of_workers
 from fedsim.checkpoint import load_latest
-from fedsim.planning.memory import estimate_memory, tokens_of_pass
+from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_shape import model_shape
 from fedsim.preparation import prepare
 from fedsim.runner import run_config
-
-
-@pytest.mark.parametrize("hidden_size", [16, 64, 384, 1024, 4096])
-@pytest.mark.parametrize("asked", ["auto", 300])
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_passes_are_those_of_the_workers(device, asked, hidden_size):
-    expected = tokens_of_workers(asked, torch.device(device), hidden_size)
-    assert tokens_of_pass(asked, hidden_size, on_gpu=device == "cuda") == expected
 
 
 def test_the_shape_is_that_of_the_embedded_model():
