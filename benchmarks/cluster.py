@@ -38,7 +38,8 @@ def settings(arguments: argparse.Namespace, **changes: Any) -> dict[str, Any]:
         "sampling": {"clients_per_round": arguments.cohort or arguments.clients},
         "prompt": {"length": 4},
         "layers": {"choose": "top"},
-        "client": {"epochs": 1},
+        # fuse is given: a trial could settle it differently in the two runs, and so change last bits.
+        "client": {"epochs": 1, "fuse": 5},
         "tracking": {"plots": False},
         **changes,
     }

@@ -229,8 +229,6 @@ def _import_for(kind: str) -> None:
     import fedsim.data.embedded
     import fedsim.preparation  # noqa: F401
 
-    if kind == "config":
-        return
     from fedsim.core.imports import large_imports
 
     with large_imports():

@@ -120,7 +120,8 @@ def _run(folder: Path, resume: bool) -> None:
             "sampling": {"clients_per_round": 5},
             "prompt": {"length": 4},
             "layers": {"score_batch_size": 8},
-            "client": {"epochs": 1},
+            # fuse is given: a trial could settle it differently in a run that begins anew, and so change last bits.
+            "client": {"epochs": 1, "fuse": 2},
             "tracking": {"plots": False},
         }
     )

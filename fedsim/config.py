@@ -53,7 +53,7 @@ class CheckpointConfig(Schema):
 class Config(Schema):
     """A run."""
 
-    name: str | None = Field(default=None, pattern=r"^[\w.-]+$")
+    name: str | None = Field(default=None, pattern=r"^[\w.-]+$", max_length=200)
     """Name of the run; if not given, the name of the config file."""
     output: str | None = None
     """Folder for results, a path or a URL such as s3://bucket/folder; if not given, a new folder runs/NAME."""

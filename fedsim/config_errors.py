@@ -85,6 +85,7 @@ _TYPES = {
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
     "string_pattern_mismatch": "made of letters, digits, '_', '.' and '-' only",
+    "string_too_long": "at most {max_length} characters long",
     "too_short": "a list of at least {min_length}",
     "too_long": "a list of at most {max_length}",
 }

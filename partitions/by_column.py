@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,11 @@ def _groups(column: Sequence[Any], name: str) -> list[np.ndarray]:
         # The second test finds NaN, which tables read from files put where a value is missing.
         if value is None or value != value or value == "":
             raise PartitionError(f"column {name!r} has no value in training example {row} (counted from 0)")
+        if not isinstance(value, Hashable):
+            raise PartitionError(
+                f"column {name!r} holds a {type(value).__name__} in training example {row} (counted from 0), which names no "
+                "client; give a column of words or numbers"
+            )
         rows.setdefault(value, []).append(row)
     # Values of different types have no order of their own, so types come first.
     values = sorted(rows, key=lambda value: (type(value).__name__, value))

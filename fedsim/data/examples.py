@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from fedsim.core.errors import DataError, nearest
+from fedsim.core.errors import DataError, listed, nearest, shown
 from fedsim.data.config import TaskConfig
 from fedsim.data.tasks import LabelIndex
 
@@ -133,9 +133,8 @@ def _check_columns(table: Table, check: RowCheck, seen: dict[str, None]) -> None
     """Refuse a kept column that no row has; a required one is missed row by row."""
     for name in check.kept:
         if seen and name not in seen:
-            present = ", ".join(seen)
             raise DataError(
-                f"{table.origin}: no column {name!r} to keep{nearest(name, seen)}; columns present: {present}"
+                f"{table.origin}: no column {shown(name)} to keep{nearest(name, seen)}; columns present: {listed(seen)}"
             )
 
 
@@ -144,9 +143,9 @@ def _problem(row: Row, check: RowCheck, labels: LabelIndex) -> Problem | None:
     task = check.task
     for name in (*task.fields, task.label_field, *check.required):
         if row.get(name) is None:
-            present = ", ".join(key for key in row if row[key] is not None) or "none"
+            present = listed(key for key in row if row[key] is not None) or "none"
             hint = nearest(name, row) if name not in row else " (it is null)"
-            what = f"partition.column {name!r}" if name in check.required else f"field {name!r}"
+            what = f"partition.column {shown(name)}" if name in check.required else f"field {shown(name)}"
             return Problem("missing field", f"{what} is missing{hint}; fields present: {present}")
     for name in task.fields:
         problem = _text_problem(name, row[name])
@@ -154,23 +153,18 @@ def _problem(row: Row, check: RowCheck, labels: LabelIndex) -> Problem | None:
             return problem
     value = row[task.label_field]
     if value not in labels:
-        known = ", ".join(repr(label) for label in task.labels)
-        return Problem("unknown label", f"unknown label {value!r}; labels of task {task.name} are {known}")
+        known = listed(repr(label) for label in task.labels)
+        return Problem("unknown label", f"unknown label {shown(value)}; labels of task {task.name} are {known}")
     return None
 
 
 def _text_problem(name: str, text: object) -> Problem | None:
     if not isinstance(text, str):
-        return Problem("text is not a string", f"field {name!r} is not text but {type(text).__name__} {_short(text)}")
+        return Problem("text is not a string", f"field {shown(name)} is not text but {type(text).__name__} {shown(text, 40)}")
     if not text.strip():
-        return Problem("empty text", f"field {name!r} is empty")
+        return Problem("empty text", f"field {shown(name)} is empty")
     try:
         text.encode()
     except UnicodeEncodeError:
-        return Problem("text is not Unicode", f"field {name!r} holds half of a surrogate pair, which is no character")
+        return Problem("text is not Unicode", f"field {shown(name)} holds half of a surrogate pair, which is no character")
     return None
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedsim.core.errors import DataError, nearest
+from fedsim.core.errors import DataError, listed, nearest, shown
 from fedsim.data.config import DataConfig, TaskConfig
 from fedsim.data.examples import Problem, Table
 from fedsim.data.rows import READERS, extension, read_table
@@ -34,7 +34,7 @@ def open_files(config: DataConfig, task: TaskConfig) -> tuple[Table, Table]:
         )
     if not config.validation_file and validation.name.startswith("test.") and not _has_labels(validation, task):
         raise DataError(
-            f"{validation}: has no labels (field {task.label_field!r}), and the folder has no other validation file; "
+            f"{validation}: has no labels (field {shown(task.label_field)}), and the folder has no other validation file; "
             f"name one in data.validation_file"
         )
     return read_table(train), read_table(validation)
@@ -96,5 +96,4 @@ def _has_labels(path: Path, task: TaskConfig) -> bool:
 
 def _listing(folder: Path) -> str:
     names = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
-    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-    return f"the folder holds {shown or 'nothing'} (readable: {', '.join(READERS)})"
+    return f"the folder holds {listed(names) or 'nothing'} (readable: {', '.join(READERS)})"

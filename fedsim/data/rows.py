@@ -7,10 +7,11 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-from fedsim.core.errors import DataError
+from fedsim.core.errors import DataError, shown
 from fedsim.data.examples import Problem, Row, Table
 from fedsim.data.tasks import ClassNumber
 
@@ -167,7 +168,7 @@ def _header(path: Path, cells: list[str]) -> list[str]:
     names = [cell.strip() for cell in cells]
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
-        raise DataError(f"{path}:1: the header names column {repeated!r} twice")
+        raise DataError(f"{path}:1: the header names column {shown(repeated)} twice")
     return names
 
 
@@ -180,7 +181,7 @@ def _cells_row(header: list[str], cells: list[str]) -> Row | Problem:
 def _parquet_rows(path: Path) -> NumberedRows:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    with _arrow_errors(), pq.ParquetFile(path) as file:
         yield from _batch_rows(file.schema_arrow, file.iter_batches())
 
 
@@ -188,7 +189,7 @@ def _arrow_rows(path: Path) -> NumberedRows:
     """Yield rows of an Arrow IPC file, or of an Arrow IPC stream (what ``datasets`` saves)."""
     import pyarrow as pa
 
-    with pa.memory_map(str(path)) as source:
+    with _arrow_errors(), pa.memory_map(str(path)) as source:
         is_file = source.read(6) == b"ARROW1"
         source.seek(0)
         if is_file:
@@ -200,10 +201,27 @@ def _arrow_rows(path: Path) -> NumberedRows:
             yield from _batch_rows(stream.schema, stream)
 
 
+@contextmanager
+def _arrow_errors() -> Iterator[None]:
+    """Turn what PyArrow raises for a damaged file, which may be nearly anything, into a ValueError."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid):
+        raise  # as _guarded expects them
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise ValueError(_sentence(error)) from error
+
+
 def _batch_rows(schema: Any, batches: Any) -> NumberedRows:
     names = _class_names(schema)
+    repeated = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    if repeated is not None:
+        raise ValueError(f"it has column {shown(repeated)} twice")
     number = 0
     for batch in batches:
+        batch.validate(full=True)  # a damaged file may point outside of itself, which its reader does not look at
         for row in batch.to_pylist():
             number += 1
             for column, labels in names.items():
@@ -216,12 +234,19 @@ def _class_names(schema: Any) -> dict[str, list[str]]:
     raw = (schema.metadata or {}).get(b"huggingface")
     if raw is None:
         return {}
-    features = json.loads(raw).get("info", {}).get("features", {})
-    return {
-        column: list(feature["names"])
-        for column, feature in features.items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and column in schema.names
-    }
+    try:
+        features = (json.loads(raw).get("info") or {}).get("features") or {}
+        found = {
+            column: feature["names"]
+            for column, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and column in schema.names
+        }
+    except (ValueError, AttributeError, KeyError, RecursionError):
+        raise ValueError("its metadata 'huggingface' describe no columns as the library datasets does") from None
+    for column, names in found.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"its metadata 'huggingface' name no classes for column {shown(column)}")
+    return found
 
 
 READERS: dict[str, Callable[[Path], NumberedRows]] = {

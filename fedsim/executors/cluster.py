@@ -13,7 +13,6 @@ import ray
 from fedsim.core.errors import ResourceError
 from fedsim.executors import own_ray
 from fedsim.executors.config import RayConfig
-from fedsim.executors.plan import NodeResources
 
 _CONNECT_SECONDS = 5.0
 _EXCLUDES = [".git", ".venv", "runs", "docs", "tests", "benchmarks", "**/__pycache__", "*.egg-info"]
@@ -54,14 +53,6 @@ def connect(config: RayConfig, data_bytes: int) -> bool:
     return True
 
 
-def free_resources() -> list[NodeResources]:
-    """Return what every node of the cluster has free."""
-    from ray._private.state import available_resources_per_node
-
-    free = available_resources_per_node()
-    return [NodeResources(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in free.values()]
-
-
 def _let_actors_find_us() -> None:
     """Name the top-level packages' folder: actors are processes of the raylet, which takes this environment over."""
     paths = [str(_project_root()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
@@ -82,7 +73,12 @@ def _check_reachable(address: str) -> None:
         named = f"RAY_ADDRESS={address} (ray.address=auto)"
     if address in ("auto", "local"):
         return
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://"):
+        raise ResourceError(
+            f"{named} is for Ray clients, which fedsim does not run through; submit a job with ray job submit, or give the head's "
+            "own address, such as 10.0.0.1:6379, on a machine of the cluster"
+        )
+    host, colon, port = address.rpartition(":")
     if not colon or not host or not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 65536:
         raise ResourceError(f"{named} is not an address such as 10.0.0.1:6379; give one, or auto, or null")
     try:
@@ -92,7 +88,7 @@ def _check_reachable(address: str) -> None:
         raise ResourceError(
             f"no Ray cluster answers at {named}: {reason}; start one, or set ray.address=null"
         ) from None
-    if not address.startswith("ray://") and os.environ.get("RAY_USE_TLS", "0") != "1":
+    if os.environ.get("RAY_USE_TLS", "0") != "1":
         _check_is_ray(f"{host}:{port}", named)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import ray
 from ray import exceptions as ray_errors
 
-from fedsim.core.errors import ResourceError
 from fedsim.executors.cluster import connect
 from fedsim.executors.config import RayConfig
 from fedsim.executors.plan import NodeResources
@@ -43,13 +42,8 @@ def joined(config: RayConfig) -> Iterator[None]:
     Raises
     ------
     ResourceError
-        If no cluster answers, or the address is that of a Ray client, which shows no nodes.
+        If no cluster answers.
     """
-    if config.address is not None and config.address.startswith("ray://"):
-        raise ResourceError(
-            f"ray.address={config.address} is for Ray clients, which fedsim does not run through; submit a job with ray job "
-            "submit, or give the head's own address, such as 10.0.0.1:6379, on a machine of the cluster"
-        )
     connected = connect(config, 0)
     try:
         yield

@@ -6,6 +6,7 @@ the order in which they were sent; only the first of them is waited for, and onl
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +15,8 @@ from typing import Any
 
 import ray
 
+_LAST = sys.maxsize
+"""Stands for the block of calls that have none: evaluations, which come behind all others."""
 _DEPTH = 2
 """Calls that an actor has at most: one at work, one behind it."""
 
@@ -75,17 +78,18 @@ class Queues:
     def __init__(self, calls: Iterable[Call], nodes: Mapping[int, str]) -> None:
         self._nodes = nodes
         self._flights: dict[int, deque[Flight]] = {}
-        self._free: deque[Item] = deque()
+        self._free: dict[int, deque[Item]] = {}
+        """Calls that any actor may run, by block."""
         self._bound: dict[int, deque[Item]] = {}
         self._blocks: dict[str, int] = {}
         """The block that each node takes calls of."""
         for call in calls:
-            self._queue(call.slot).append(Item(call))
+            self._queue(call).append(Item(call))
 
     @property
     def unfinished(self) -> bool:
         """Whether any call has not returned."""
-        return bool(self._free) or any(self._flights.values()) or any(self._bound.values())
+        return any(any(queues.values()) for queues in (self._free, self._flights, self._bound))
 
     def heads(self) -> dict[ray.ObjectRef, int]:
         """Return the first return of the call that each busy actor works on, with its slot."""
@@ -110,17 +114,18 @@ class Queues:
     def put_back(self, items: Sequence[Item]) -> None:
         """Let calls wait again, before all others."""
         for item in reversed(items):
-            self._queue(item.call.slot).appendleft(item)
+            self._queue(item.call).appendleft(item)
 
     def release(self, slots: Iterable[int]) -> None:
         """Let any actor run the calls that are bound to an actor that is none of ``slots``."""
         for slot in set(self._bound) - set(slots):
-            self._free.extend(self._bound.pop(slot))
+            for item in self._bound.pop(slot):
+                self._queue(replace(item.call, slot=None)).append(item)
 
     def take_clients(self) -> list[Item]:
         """Take all calls that train clients and that no actor has yet."""
         taken = []
-        for queue in (self._free, *self._bound.values()):
+        for queue in (*self._free.values(), *self._bound.values()):
             taken += [item for item in queue if item.call.clients]
             kept = [item for item in queue if not item.call.clients]
             queue.clear()
@@ -139,36 +144,29 @@ class Queues:
                 if len(flights) <= depth and (item := self._next(slot, depth)) is not None:
                     flights.append(_sent(actor, item))
 
-    def _queue(self, slot: int | None) -> deque[Item]:
-        return self._free if slot is None else self._bound.setdefault(slot, deque())
+    def _queue(self, call: Call) -> deque[Item]:
+        if call.slot is not None:
+            return self._bound.setdefault(call.slot, deque())
+        return self._free.setdefault(_LAST if call.block is None else call.block, deque())
 
     def _next(self, slot: int, depth: int) -> Item | None:
         bound = self._bound.get(slot)
         if bound:
             return bound.popleft()
         # The last calls wait for whoever is idle first: behind a long call they would keep the others waiting.
-        if len(self._free) <= (len(self._flights) if depth else 0):
+        if sum(map(len, self._free.values())) <= (len(self._flights) if depth else 0):
             return None
-        if self._free[0].call.block is None:
-            return self._free.popleft()
-        return self._of_block(self._nodes[slot])
+        return self._free[self._block_for(self._nodes[slot])].popleft()
 
-    def _of_block(self, node: str) -> Item:
-        """Take a call of the node's block; if there is none left, of one that no node has; if there is none, the next."""
-        others = {block for key, block in self._blocks.items() if key != node}
-        places: dict[int, int] = {}
-        for place, item in enumerate(self._free):
-            if item.call.block is not None:
-                places.setdefault(item.call.block, place)
+    def _block_for(self, node: str) -> int:
+        """Return the node's block as long as it has calls, then one that no other node has, then the first."""
+        left = sorted(block for block, queue in self._free.items() if queue)
         mine = self._blocks.get(node)
-        if mine not in places:
-            mine = next((block for block in sorted(places) if block not in others), None)
-        place = 0 if mine is None else places[mine]
-        item = self._free[place]
-        del self._free[place]
-        if mine is not None:
+        if mine not in left:
+            others = {block for other, block in self._blocks.items() if other != node}
+            mine = next((block for block in left if block not in others), left[0])
             self._blocks[node] = mine
-        return item
+        return mine if mine is not None and mine != _LAST else left[0]
 
 
 def _sent(actor: Any, item: Item) -> Flight:

@@ -7,6 +7,7 @@ group is sent again. Objects that are gone with a node raise ``StateLost``: the 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
@@ -153,9 +154,14 @@ class RayExecutor(Executor):
 
     def _opened(self) -> ActorPlan:
         """Wait until Ray is connected and the actors are created."""
+        limit = self._config.start_timeout_seconds
+        deadline = time.monotonic() + limit
         while not self._opening.done():
             wait([self._opening], timeout=POLL_SECONDS)
             self._check_interrupt()
+            if time.monotonic() > deadline:
+                where = "a Ray of its own to start" if self._config.address is None else "the cluster to answer"
+                raise ResourceError(f"waited {limit:g} s ({_START_KEY}) for {where}")
         retake_signals()
         return self._opening.result()
 
@@ -169,15 +175,16 @@ class RayExecutor(Executor):
     def close(self) -> None:
         if self._starter is None:
             return
-        wait([self._opening])  # half a start cannot be taken back; all of it can
-        if ray.is_initialized():
+        # Half a start cannot be taken back; all of it can.
+        wait([self._opening], timeout=self._config.start_timeout_seconds)
+        if self._opening.done() and ray.is_initialized():
             self._pool.close()
             for actor in [*self._created, *self._server.actors]:
                 ray.kill(actor, no_restart=True)
             if self._connected:
                 ray.shutdown()
         self._created = []
-        self._starter.shutdown()
+        self._starter.shutdown(wait=self._opening.done())
         self._starter = None
 
     @property

@@ -52,29 +52,16 @@ def local(tmp_path_factory):
     return results
 
 
-def assert_same(folder, summary, prompt, other_folder, other_summary, other_prompt):
-    assert other_prompt == prompt
-    assert events(other_folder, "spectrum") == events(folder, "spectrum")
+def test_actors_give_the_same_bits(session_ray, tiny_config, local, tmp_path):
+    """The other rule, and an actor for each client: test_per_client_gpus.py."""
+    folder, expected, expected_prompt = local["density"]
+    ray_config = {"address": "auto", "actors": 2}
+    summary, prompt = run(tiny_config, tmp_path / "run", executor="ray", ray=ray_config, layers=RULES["density"])
+    assert prompt == expected_prompt
+    assert events(tmp_path / "run", "spectrum") == events(folder, "spectrum")
     for key in ("share", "share_rule", "layers", "config_hash"):
-        assert other_summary[key] == summary[key], key
-    assert without_seconds(other_summary["share_cost"]) == without_seconds(summary["share_cost"])
-
-
-@pytest.mark.parametrize(("rule", "actors"), [("density", 3), ("eigengap", 2)])
-def test_actors_give_the_same_bits(session_ray, tiny_config, local, tmp_path, rule, actors):
-    ray_config = {"address": "auto", "actors": actors}
-    ours = run(tiny_config, tmp_path / "run", executor="ray", ray=ray_config, layers=RULES[rule])
-    assert_same(*local[rule], tmp_path / "run", *ours)
-
-
-def test_an_actor_for_each_client_gives_the_same_bits(session_ray, tiny_config, tmp_path):
-    few = {"partition": {"clients": 3}, "sampling": {"clients_per_round": 3}, "layers": RULES["eigengap"]}
-    few["client"] = {"fuse": "off"}  # as for an actor of each client
-    expected = run(tiny_config, tmp_path / "local", executor="local", **few)
-    ray_config = {"address": "auto", "actors": "per_client"}
-    ours = run(tiny_config, tmp_path / "ray", executor="ray", ray=ray_config, **few)
-    assert len(ours[0]["workers"]) == 3
-    assert_same(tmp_path / "local", *expected, tmp_path / "ray", *ours)
+        assert summary[key] == expected[key], key
+    assert without_seconds(summary["share_cost"]) == without_seconds(expected["share_cost"])
 
 
 @pytest.mark.parametrize("rule", RULES)

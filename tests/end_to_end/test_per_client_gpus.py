@@ -1,38 +1,48 @@
-"""Twelve clients as twelve actors, each with 1/12 of the one GPU that Ray was told of."""
+"""Clients as actors, each with its share of the one GPU that Ray was told of: the bits of a run in one process."""
 
 import json
 
 from fedsim.runner import run_config
 
+FEW = {
+    "rounds": 1,
+    "partition": {"clients": 3},
+    "sampling": {"clients_per_round": 3},
+    "layers": {
+        "share_rule": "eigengap",
+        "spectrum": {"warmup_rounds": 2, "batch_size": 4, "lanczos_steps": 10, "directions": 1},
+    },
+    "client": {"fuse": "off"},  # one actor a client cannot share passes
+    "tracking": {"plots": False},
+}
 
-def test_twelve_actors_share_one_declared_gpu(session_ray, tiny_config, tmp_path, capsys):
-    output = tmp_path / "run"
-    config = tiny_config(
-        output=str(output),
-        rounds=1,
-        sampling={"clients_per_round": 12},
-        ray={"address": "auto", "actors": "per_client", "num_gpus_per_actor": 1 / 12},
-    )
-    summary = run_config(config, quiet=True)
-    assert len({worker["pid"] for worker in summary["workers"]}) == 12
+
+def spectra(folder):
+    events = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    kept = ("client", "num_examples", "share", "lipschitz", "values_RK", "weights_RK")
+    return [{key: event[key] for key in kept} for event in events if event["event"] == "spectrum"]
+
+
+def test_an_actor_for_each_client_shares_one_declared_gpu(session_ray, tiny_config, tmp_path, capsys):
+    shares = {"address": "auto", "actors": "per_client", "num_gpus_per_actor": 1 / 3}
+    summary = run_config(tiny_config(output=str(tmp_path / "run"), ray=shares, **FEW), quiet=True)
+    assert len({worker["pid"] for worker in summary["workers"]}) == 3
     # No real GPU stands behind the declared one: the run says so and records what it computed on.
     if all(worker["device"] == "cpu" for worker in summary["workers"]):
         assert "torch sees no GPU there; they compute on the CPU" in capsys.readouterr().out
-    clients = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    assert clients[-1]["event"] == "end"
-    assert summary["client_updates"] == 12
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["event"] == "end"
+    assert summary["client_updates"] == 3
     # Everything was given back.
     assert session_ray.cluster_resources()["GPU"] == 1
-    local = tmp_path / "local"
-    run_config(
-        tiny_config(
-            output=str(local),
-            rounds=1,
-            sampling={"clients_per_round": 12},
-            executor="local",
-            client={"fuse": "off"},  # one actor a client cannot share passes
-        ),
-        quiet=True,
-    )
+
+    local = run_config(tiny_config(output=str(tmp_path / "local"), executor="local", **FEW), quiet=True)
     name = "prompt/global.safetensors"
-    assert (output / name).read_bytes() == (local / name).read_bytes()
+    assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
+    assert spectra(tmp_path / "run") == spectra(tmp_path / "local") != []
+    for key in ("share", "share_rule", "layers", "config_hash"):
+        assert summary[key] == local[key], key
+    costs = [
+        {key: value for key, value in each["share_cost"].items() if not key.startswith("seconds")}
+        for each in (summary, local)
+    ]
+    assert costs[0] == costs[1]

@@ -30,7 +30,7 @@ def settled_bytes(wanted: int | None = None) -> int:
 
 
 def test_bytes_in_the_store_are_constant_over_rounds(session_ray):
-    config = build_config({"partition": {"clients": CLIENTS}, "ray": {"address": "auto", "actors": 2}})
+    config = build_config({"partition": {"clients": CLIENTS}, "ray": {"address": "auto", "actors": 1}})
     executor = make_executor(config, lambda: None, print)
     carrying = Carrying(executor, CLIENTS, ELEMENTS, group_size=3)
     try:

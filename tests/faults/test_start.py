@@ -73,8 +73,9 @@ def test_a_damaged_model_is_one_sentence_and_leaves_no_process(tmp_path):
     assert none_left(mark) and no_folder_left(process)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-@pytest.mark.parametrize("phase", ["loading the backbone", "starting Ray and its actors"])
+@pytest.mark.parametrize(
+    ("phase", "number"), [("loading the backbone", signal.SIGINT), ("starting Ray and its actors", signal.SIGTERM)]
+)
 def test_an_interrupt_during_the_start_ends_it_and_leaves_no_process(tmp_path, phase, number):
     mark = uuid.uuid4().hex
     process = start(tmp_path, mark)
