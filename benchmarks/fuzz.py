@@ -4,9 +4,9 @@
     python -m benchmarks.fuzz --case config:8316     # one case again, with its traceback
 
 Cases are numbers that Hypothesis draws; a case is made from its number alone. They are tried in processes of their own with
-bounded memory, so that a crash, or memory without bound, is a finding as well and not the end. A finding is an exception that is
-not ours, a sentence that is none (:func:`flaw`), more than ``LIMIT_SECONDS``, or a process that dies. Exit status 1 if there
-is any.
+bounded memory, so that a crash, or memory without bound, is a finding as well and not the end. A finding is an exception that
+is not ours, a sentence that is none (:func:`flaw`), more than ``LIMIT_SECONDS``, or a process that dies. Exit status 1 if
+there is any.
 """
 
 from __future__ import annotations
@@ -149,7 +149,11 @@ def _work(kind: str, examples: int, seed: str, pipe: int) -> None:
 
     @seeded(seed)
     @settings(
-        max_examples=examples, phases=[Phase.generate], database=None, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=examples,
+        phases=[Phase.generate],
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
     )
     @given(strategies.integers(0, 2**63))
     def cases(number: int) -> None:
@@ -226,13 +230,10 @@ def _place(error: BaseException | None) -> str:
 def _import_for(kind: str) -> None:
     """Import, and make, what the processes share; nothing of torch may compute here, lest threads be lost by the fork."""
     import benchmarks.fuzz_targets as targets
-    import fedsim.data.embedded
-    import fedsim.preparation  # noqa: F401
-
     from fedsim.core.imports import large_imports
 
     with large_imports():
-        import clients.worker
+        import clients.worker  # noqa: F401
         import fedsim.executors.local
         import fedsim.peft_adapter
         import fedsim.results
@@ -261,9 +262,8 @@ def report(found: dict[str, Figures], seconds: float) -> None:
     for kind, figures in found.items():
         counts = ", ".join(f"{many} {outcome}" for outcome, many in sorted(figures.outcomes.items()))
         slowest, number = figures.slowest
-        print(
-            f"{kind:7} {figures.outcomes.total():6} cases: {counts}; {figures.seconds:.0f} s, slowest {slowest:.2f} s ({number})"
-        )
+        total = figures.outcomes.total()
+        print(f"{kind:7} {total:6} cases: {counts}; {figures.seconds:.0f} s, slowest {slowest:.2f} s ({number})")
         places = Counter(_kind_of(text) for _, text in figures.findings)
         for place, many in places.most_common():
             number, text = next(item for item in figures.findings if _kind_of(item[1]) == place)

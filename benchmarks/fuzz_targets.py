@@ -24,7 +24,20 @@ from fedsim.config import Config, build_config, read_config
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = [path.read_bytes() for path in sorted((ROOT / "configs").rglob("*.yaml")) if path.stem != "rayjob"]
-EXTENSIONS = ("csv", "csv", "tsv", "jsonl", "jsonl", "json", "parquet", "parquet", "arrow", "arrow", "csv.gz", "jsonl.gz")
+EXTENSIONS = (
+    "csv",
+    "csv",
+    "tsv",
+    "jsonl",
+    "jsonl",
+    "json",
+    "parquet",
+    "parquet",
+    "arrow",
+    "arrow",
+    "csv.gz",
+    "jsonl.gz",
+)
 
 Target = Callable[[int, Path], None]
 
@@ -135,7 +148,9 @@ def data_case(number: int, folder: Path) -> None:
             "data": {"path": str(folder), "task": task, "on_bad_row": rng.choice(("raise", "skip"))},
             "partition": {
                 "clients": 2,
-                "kind": "by_column" if by_column else rng.choice(("iid", "dirichlet_label", "dirichlet_class", "label_shards")),
+                "kind": "by_column"
+                if by_column
+                else rng.choice(("iid", "dirichlet_label", "dirichlet_class", "label_shards")),
                 "column": rng.choice(("author", "author", "label", "text", "none")) if by_column else None,
             },
             "sampling": {"clients_per_round": 1},
@@ -155,7 +170,9 @@ def _shape(task: str | dict[str, Any]) -> tuple[list[str], list[str]]:
         known = resolve_task(task)
         return list(known.fields), list(known.labels)
     fields = task.get("fields")
-    fields = fields if isinstance(fields, list) and fields and all(isinstance(name, str) for name in fields) else ["text"]
+    fields = (
+        fields if isinstance(fields, list) and fields and all(isinstance(name, str) for name in fields) else ["text"]
+    )
     return fields, ["0", "1"]
 
 
@@ -170,11 +187,12 @@ def _tokenizer() -> Any:
 # -- runs, models, checkpoints, prompts --------------------------------------------------------------------------------
 
 CAPS = {
-    "rounds": 1, "group_size": 4, "prompt.length": 4, "partition.clients": 8, "partition.min_size": 3, "partition.max_tries": 20,
-    "sampling.clients_per_round": 3, "client.epochs": 1, "client.steps": 2, "client.batch_size": 8, "client.threads": 2,
+    "rounds": 1, "group_size": 4, "prompt.length": 4, "partition.clients": 8, "partition.min_size": 3,
+    "partition.max_tries": 20, "sampling.clients_per_round": 3, "client.epochs": 1, "client.steps": 2,
+    "client.batch_size": 8, "client.threads": 2,
     "layers.spectrum.warmup_rounds": 1, "layers.spectrum.clients": 2, "layers.spectrum.batch_size": 4,
-    "layers.spectrum.lanczos_steps": 4, "layers.spectrum.probes": 2, "layers.spectrum.directions": 2, "layers.score_batch_size": 8,
-    "layers.score_clients": 2, "evaluation.batch_size": 16,
+    "layers.spectrum.lanczos_steps": 4, "layers.spectrum.probes": 2, "layers.spectrum.directions": 2,
+    "layers.score_batch_size": 8, "layers.score_clients": 2, "evaluation.batch_size": 16,
 }  # fmt: skip
 """Largest sizes with which a config is run to the end."""
 
@@ -196,7 +214,12 @@ def run_case(number: int, folder: Path) -> None:
     for dotted, value in PUT.items():
         group, key = _at(values, dotted)
         group[key] = value
-    small = {"path": str(small_data()), "source": "files", "task": "reviews", "max_length": min(values["data"]["max_length"], 32)}
+    small = {
+        "path": str(small_data()),
+        "source": "files",
+        "task": "reviews",
+        "max_length": min(values["data"]["max_length"], 32),
+    }
     values["data"] = {**build_config({}).model_dump(mode="json")["data"], **small}
     values["output"] = str(folder / "run")
     _run(build_config(values))
@@ -285,12 +308,16 @@ def model_case(number: int, folder: Path) -> None:
 
     rng = Random(number)
     model = Path(shutil.copytree(ROOT / "fedsim" / "assets" / "backbone", folder / "model"))
-    path = model / rng.choice(("config.json", "config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"))
+    path = model / rng.choice(
+        ("config.json", "config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+    )
     if path.suffix == ".json" and rng.random() < 0.6:
         values = json.loads(path.read_bytes())
         for _ in range(rng.choice((1, 1, 2))):
             group = values
-            while (inner := [value for value in group.values() if isinstance(value, dict) and value]) and rng.random() < 0.6:
+            while (
+                inner := [value for value in group.values() if isinstance(value, dict) and value]
+            ) and rng.random() < 0.6:
                 group = rng.choice(inner)
             group[rng.choice(list(group))] = mutations.any_value(rng)
         if not _has_long_number(values):
@@ -310,12 +337,13 @@ def model_case(number: int, folder: Path) -> None:
 def _with_damaged_head(data: bytes, rng: Random) -> bytes:
     """Damage the JSON text at the head of a safetensors file, and say its new length."""
     length = int.from_bytes(data[:8], "little")
-    head = mutations.damage(data[8 : 8 + length], rng) if rng.random() < 0.5 else _with_changed_entry(data[8 : 8 + length], rng)
-    if rng.random() < 0.1:
-        length = rng.choice((0, 1, 2**40, 2**63, length + 1))
-    else:
-        length = len(head)
-    return length.to_bytes(8, "little") + head + data[8 + int.from_bytes(data[:8], "little") :]
+    head = (
+        mutations.damage(data[8 : 8 + length], rng)
+        if rng.random() < 0.5
+        else _with_changed_entry(data[8 : 8 + length], rng)
+    )
+    said = rng.choice((0, 1, 2**40, 2**63, length + 1)) if rng.random() < 0.1 else len(head)
+    return said.to_bytes(8, "little") + head + data[8 + length :]
 
 
 def _with_changed_entry(head: bytes, rng: Random) -> bytes:
@@ -324,7 +352,9 @@ def _with_changed_entry(head: bytes, rng: Random) -> bytes:
     if name == "__metadata__" and "fedsim" in values[name]:
         about = json.loads(values[name]["fedsim"])
         group = about
-        while (inner := [value for value in group.values() if isinstance(value, dict) and value]) and rng.random() < 0.6:
+        while (
+            inner := [value for value in group.values() if isinstance(value, dict) and value]
+        ) and rng.random() < 0.6:
             group = rng.choice(inner)
         key = rng.choice(list(group))
         if rng.random() < 0.3:
@@ -332,7 +362,9 @@ def _with_changed_entry(head: bytes, rng: Random) -> bytes:
         else:
             value = mutations.any_value(rng)
             group[key] = value if not _has_long_number(value) else -1
-        values[name]["fedsim"] = json.dumps(about, default=str) if rng.random() < 0.9 else rng.choice(("", "[]", "3", "{"))
+        values[name]["fedsim"] = (
+            json.dumps(about, default=str) if rng.random() < 0.9 else rng.choice(("", "[]", "3", "{"))
+        )
     elif rng.random() < 0.5:
         values[rng.choice(("x", name + "x", "prompt.99"))] = values.pop(name)
     elif isinstance(values[name], dict) and "shape" in values[name]:

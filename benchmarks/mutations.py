@@ -105,11 +105,13 @@ NUMBERS: tuple[Any, ...] = (
 )  # fmt: skip
 
 WORDS: tuple[Any, ...] = (
-    "", " ", "x", "0", "1", "-1", "1/3", "1/0", "0/1", "1e400", "nan/1", "inf", "1/1e400", "true", "null", "auto", "off", "none",
-    "all_data", "pool", "per_client", "retry:0", "retry:3", "retry:99999999999", "raise", "drop", "embedded", "reviews", "topics",
-    "sst2", "label", "author", "text", "a\nb", "a\r\nb", "\x00", "\u2028", "\ud800", "../x", "/", "/dev/null", "~", "~nobody/x",
-    ".", "..", "CON", "a" * 300, "a/" * 3000, "b" * 30_000, "memory:/", "nope://x/y", "s3://", "file:///nonexistent/x", "http://[",
-    "host:port", "{text}", "{text} <mask>", "<mask>", "%s%n", "\\", "'\"", "\x1b[31m", "é" * 100, "𝔘",
+    "", " ", "x", "0", "1", "-1", "1/3", "1/0", "0/1", "1e400", "nan/1", "inf", "1/1e400", "true", "null", "auto", "off",
+    "none",
+    "all_data", "pool", "per_client", "retry:0", "retry:3", "retry:99999999999", "raise", "drop", "embedded", "reviews",
+    "topics", "sst2", "label", "author", "text", "a\nb", "a\r\nb", "\x00", "\u2028", "\ud800", "../x", "/", "/dev/null", "~",
+    "~nobody/x", ".", "..", "CON", "a" * 300, "a/" * 3000, "b" * 30_000, "memory:/", "nope://x/y", "s3://",
+    "file:///nonexistent/x",
+    "http://[", "host:port", "{text}", "{text} <mask>", "<mask>", "%s%n", "\\", "'\"", "\x1b[31m", "é" * 100, "\U0001d518",
 )  # fmt: skip
 
 ODD: tuple[Any, ...] = (
@@ -117,7 +119,21 @@ ODD: tuple[Any, ...] = (
     ["x" * 500] * 50, {"a": 1}, {"": None}, {"a": {"b": {"c": 1}}}, {"kind": "iid"}, {"name": "t", "fields": ["text"]},
 )  # fmt: skip
 
-UNKNOWN_KEYS = ("", "x", "lr", "rnds", "client.lr", "a\nb", "\u2028", "k" * 5000, "rounds ", "ROUNDS", "<<", "class", "__class__")
+UNKNOWN_KEYS = (
+    "",
+    "x",
+    "lr",
+    "rnds",
+    "client.lr",
+    "a\nb",
+    "\u2028",
+    "k" * 5000,
+    "rounds ",
+    "ROUNDS",
+    "<<",
+    "class",
+    "__class__",
+)
 
 KEYS = tuple(dotted_keys(Config))
 
@@ -197,6 +213,9 @@ def any_value(rng: Random, field: Any = None) -> Any:
     known = _literals(field.annotation) if field is not None else []
     if known and rng.random() < 0.6:
         return rng.choice(known)
+    usual = field.default if field is not None else None
+    if isinstance(usual, int | float) and not isinstance(usual, bool) and rng.random() < 0.5:
+        return rng.choice((usual + 1, usual * 2, usual // 2 if isinstance(usual, int) else usual / 2))
     return rng.choice(rng.choice((NUMBERS, NUMBERS, WORDS, ODD)))
 
 
@@ -243,9 +262,11 @@ def overrides(rng: Random) -> list[str]:
 # -- data files --------------------------------------------------------------------------------------------------------
 
 CELLS: tuple[Any, ...] = (
-    "", " ", "\t", "\u00a0", "\x00", "a\x00b", "\ufeff", "\ud800", "a\nb", "a\r\nb", "\u2028", '"', '"a', 'a"b', "'", ",", "\\", "<mask>",
-    "</s>", "{text}", "x" * 100_000, "word " * 5_000, "ü" * 1000, "\u200b", "\U0010ffff", "NaN", "nan", "null", "None", "-1", "1.0", "01",
-    "1e0", "true", None, True, False, 0, 1, 2, -1, 1.0, 0.5, 2**63, 10**30, float("nan"), float("inf"), [], ["a"], {}, {"a": 1}, b"\xff",
+    "", " ", "\t", "\u00a0", "\x00", "a\x00b", "\ufeff", "\ud800", "a\nb", "a\r\nb", "\u2028", '"', '"a', 'a"b', "'", ",",
+    "\\", "<mask>", "</s>", "{text}", "x" * 100_000, "word " * 5_000, "ü" * 1000, "\u200b", "\U0010ffff", "NaN", "nan",
+    "null", "None",
+    "-1", "1.0", "01", "1e0", "true", None, True, False, 0, 1, 2, -1, 1.0, 0.5, 2**63, 10**30, float("nan"), float("inf"),
+    [], ["a"], {}, {"a": 1}, b"\xff",
 )  # fmt: skip
 
 COLUMNS = ("text", "label", "author", "Text", "text ", "", "texts", "a\nb", "l" * 5000, "0", "idx")
@@ -256,7 +277,11 @@ def rows(rng: Random, fields: Sequence[str], labels: Sequence[str]) -> list[dict
     many = rng.choice((0, 1, 2, 12, 12, 12, 12, 300))
     words = ("good", "bad", "fine", "dull", "the film was", "and so on")
     found = [
-        {**{name: " ".join(rng.choices(words, k=5)) for name in fields}, "label": labels[i % len(labels)], "author": f"a{i % 4}"}
+        {
+            **{name: " ".join(rng.choices(words, k=5)) for name in fields},
+            "label": labels[i % len(labels)],
+            "author": f"a{i % 4}",
+        }
         for i in range(many)
     ]
     for _ in range(rng.choice((0, 0, 1, 1, 3))):
@@ -266,7 +291,10 @@ def rows(rng: Random, fields: Sequence[str], labels: Sequence[str]) -> list[dict
     if found and rng.random() < 0.15:
         old, new = rng.choice((*fields, "label", "author")), rng.choice(COLUMNS)
         whole = rng.random() < 0.7
-        found = [{new if k == old else k: v for k, v in row.items()} if whole or i % 2 else row for i, row in enumerate(found)]
+        found = [
+            {new if k == old else k: v for k, v in row.items()} if whole or i % 2 else row
+            for i, row in enumerate(found)
+        ]
     return found
 
 
@@ -292,7 +320,9 @@ def _delimited(found: list[dict[str, Any]], columns: list[str], delimiter: str, 
         columns = [*columns, columns[0]]
     out = io.StringIO()
     quoting = rng.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONE))
-    writer = csv.writer(out, delimiter=delimiter, quoting=quoting, escapechar="\\" if quoting == csv.QUOTE_NONE else None)
+    writer = csv.writer(
+        out, delimiter=delimiter, quoting=quoting, escapechar="\\" if quoting == csv.QUOTE_NONE else None
+    )
     writer.writerow(columns)
     writer.writerows([row.get(name) for name in columns] for row in found)
     return out.getvalue()
@@ -307,14 +337,26 @@ def _arrow(found: list[dict[str, Any]], columns: list[str], name: str, rng: Rand
         except (pa.ArrowException, OverflowError, UnicodeError):
             array = pa.array([None if v is None else str(v).encode(errors="replace").decode() for v in values])
         if pa.types.is_string(array.type) and rng.random() < 0.1:
-            kind = rng.choice((pa.dictionary(pa.int32(), pa.string()), pa.large_string(), pa.binary(), pa.large_binary()))
+            kind = rng.choice(
+                (pa.dictionary(pa.int32(), pa.string()), pa.large_string(), pa.binary(), pa.large_binary())
+            )
             array = array.cast(kind) if not pa.types.is_dictionary(kind) else array.dictionary_encode()
         arrays.append(array)
     names = [column.encode(errors="replace").decode() for column in columns]
     if rng.random() < 0.05:
         arrays, names = [*arrays, arrays[0]], [*names, names[0]]
-    feature = rng.choice(({"_type": "ClassLabel", "names": ["0", "1"]}, {"_type": "ClassLabel"}, {"_type": "ClassLabel", "names": 3}))
-    about = rng.choice((json.dumps({"info": {"features": {"label": feature}}}), "[]", "{", '{"info": null}', '{"info": {"features": 3}}'))
+    feature = rng.choice(
+        ({"_type": "ClassLabel", "names": ["0", "1"]}, {"_type": "ClassLabel"}, {"_type": "ClassLabel", "names": 3})
+    )
+    about = rng.choice(
+        (
+            json.dumps({"info": {"features": {"label": feature}}}),
+            "[]",
+            "{",
+            '{"info": null}',
+            '{"info": {"features": 3}}',
+        )
+    )
     table = pa.Table.from_arrays(arrays, names=names)
     if rng.random() < 0.3:
         table = table.replace_schema_metadata({"huggingface": about})
@@ -343,10 +385,12 @@ def task(rng: Random) -> str | dict[str, Any]:
         key = rng.choice(("name", "fields", "label_field", "labels", "template", "label_words", "metric"))
         values[key] = rng.choice(
             (
-                [], ["text"], ["text", "author"], ["text", "text"], ["a\nb"], ["0", "1", "2"], [0, 1], [True, False], ["0", "0"],
-                ["great"], ["great", "great"], ["", " "], ["a b", "c d e"], ["x" * 5000, "y"], ["terrible", "great", "fine"],
-                "", "{text}", "<mask>", "{text}<mask>", "<mask>{text}", "{text} {text} <mask>", "{{text}} <mask>", "{text} <mask> <mask>",
-                "word " * 300 + "{text} <mask>", "label", "author", "accuracy_f1", "matthews", None, 3, {},
+                [], ["text"], ["text", "author"], ["text", "text"], ["a\nb"], ["0", "1", "2"], [0, 1], [True, False],
+                ["0", "0"], ["great"], ["great", "great"], ["", " "], ["a b", "c d e"], ["x" * 5000, "y"], ["terrible",
+                "great", "fine"],
+                "", "{text}", "<mask>", "{text}<mask>", "<mask>{text}", "{text} {text} <mask>", "{{text}} <mask>",
+                "{text} <mask> <mask>", "word " * 300 + "{text} <mask>", "label", "author", "accuracy_f1", "matthews", None,
+                3, {},
             )
         )  # fmt: skip
     if rng.random() < 0.1:

@@ -3,9 +3,10 @@
     python -m benchmarks.soak [--rounds 300] [--json FILE]
 
 After a warm-up of a third of the rounds, every process should have the memory that it has: the slope of a straight line
-through what driver, actors and aggregator have for themselves is given in KiB a round, and as the growth over the whole
-measured part in per cent. Objects in the store are counted in the pause after each round, and Ray's spilled bytes and log files at the end. What
-grows by design is the run's own record on disk, by so much a round.
+through what driver, actors and aggregator have for themselves is given in KiB a round, over all measured rounds and over
+the last third, and as the growth over the measured part in per cent. Objects in the store are counted in the pause after each
+round, and Ray's spilled bytes and log files at the end. What grows by design is the run's own record on disk, by so much a
+round.
 """
 
 from __future__ import annotations
@@ -129,6 +130,15 @@ def _rows(watched: _Watched, rounds: int) -> list[Row]:
         growth = slope * (rounds - first) / (level + slope * first) * 100
         kind = name.split()[0]
         rows.append(Row("soak", f"{kind}: memory of its own, slope", slope / 1024, "KiB a round"))
+        last = late[late[:, 0] > rounds * 2 // 3]
+        rows.append(
+            Row(
+                "soak",
+                f"{kind}: slope of the last third",
+                np.polyfit(last[:, 0], last[:, 1], 1)[0] / 1024,
+                "KiB a round",
+            )
+        )
         rows.append(Row("soak", f"{kind}: growth over the measured rounds", growth, "%"))
     stored = watched.stored[first:]
     rows.append(

@@ -21,11 +21,14 @@ from transformers.utils import logging as transformers_logging
 from clients.config import ModelConfig
 from clients.families import FAMILIES, Family, Kind, family_of
 from clients.location import locate
-from fedsim.core.errors import ModelError
+from fedsim.core.errors import ModelError, shown
 
 _ALIGNMENT = 64
 """Bytes. Matrix products of the same numbers differ in their last bits where the memory is aligned differently, and Ray's
 object store aligns by 64: without this, results in this process would not be those of actors."""
+
+_MOST_LAYERS = 1024
+"""To build a layer takes time even where it has no weights yet."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def load_shared_weights(config: ModelConfig) -> SharedWeights:
     values = _config_values(location, config.location)
     family = family_of(values, config.location)
     kind: Kind = "base" if config.head.kind == "classifier" else family.lm_kind
-    model = _load(location, config, family, values, kind)
+    model = _load(location, config, family, _described(family, values, config.location), kind)
     return _shared(model, kind, config.dtype)
 
 
@@ -113,12 +116,28 @@ def _config_values(location: str, name: str) -> dict[str, Any]:
     return values
 
 
-def _load(location: str, config: ModelConfig, family: Family, values: Mapping[str, Any], kind: Kind) -> PreTrainedModel:
+def _described(family: Family, values: Mapping[str, Any], name: str) -> PreTrainedConfig:
+    """Return the configuration that a config.json describes, if a model can be built by it."""
+    try:
+        described = family.config(values)
+        layers = described.num_hidden_layers
+    except Exception as error:  # transformers checks every value with errors of its own, which share no base
+        raise ModelError(
+            f"config.json of model {name} describes no {family.title} model: {_first_line(error)}"
+        ) from error
+    if type(layers) is not int or not 0 < layers <= _MOST_LAYERS:
+        raise ModelError(f"config.json of model {name} has {shown(layers)} layers; there can be 1 to {_MOST_LAYERS}")
+    return described
+
+
+def _load(
+    location: str, config: ModelConfig, family: Family, described: PreTrainedConfig, kind: Kind
+) -> PreTrainedModel:
     try:
         with _quiet():
             loaded: Any = family.model_class(kind).from_pretrained(
                 location,
-                config=family.config(values),
+                config=described,
                 dtype=getattr(torch, config.dtype),
                 use_safetensors=True,
                 output_loading_info=True,
@@ -127,6 +146,10 @@ def _load(location: str, config: ModelConfig, family: Family, values: Mapping[st
     except (OSError, ValueError, RuntimeError, SafetensorError, TypeError) as error:
         raise ModelError(
             f"the weights of model {config.location} cannot be read (only safetensors files are): {_first_line(error)}"
+        ) from error
+    except (KeyError, AttributeError, IndexError, ArithmeticError, AssertionError) as error:
+        raise ModelError(
+            f"model {config.location} cannot be built as its config.json says: {type(error).__name__}: {_first_line(error)}"
         ) from error
     model, info = loaded
     _refuse_missing(sorted(info["missing_keys"]), model, config, kind)
@@ -233,4 +256,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    line = f"{lines[0]} {lines[1].strip()}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+    return (line if len(line) <= 300 else f"{line[:297]}...").rstrip(".")

@@ -45,15 +45,26 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint and remove all but the newest ``keep``; return its path."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a checkpoint and remove all but the newest ``keep``; return its path.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder cannot be written.
+    """
     path = folder / f"round-{checkpoint.round:06d}.safetensors"
     data = save(_arrays(checkpoint), metadata={"fedsim": _header(checkpoint)})
-    _write_atomically(path, data)
-    _write_atomically(path.with_suffix(".sha256"), hashlib.sha256(data).hexdigest().encode())
-    for old in _files(folder)[keep:]:
-        old.with_suffix(".sha256").unlink(missing_ok=True)
-        old.unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_atomically(path, data)
+        _write_atomically(path.with_suffix(".sha256"), hashlib.sha256(data).hexdigest().encode())
+        for old in _files(folder)[keep:]:
+            old.with_suffix(".sha256").unlink(missing_ok=True)
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"the checkpoint {path} cannot be written: {error.strerror or error}; mend that, and go on with --resume"
+        ) from error
     return path
 
 

@@ -110,13 +110,24 @@ def plain(value: Any) -> Any:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a UTF-8 file beside ``path`` and rename it, so that no reader and no crash meets half of it."""
+    """Write a UTF-8 file beside ``path`` and rename it, so that no reader and no crash meets half of it.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written ({error.strerror or error}); mend that, or give output=FOLDER"
+        ) from error
 
 
 def open_locked(path: Path) -> TextIO:

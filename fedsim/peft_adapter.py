@@ -115,9 +115,9 @@ def _from_rows(rows_PW: torch.Tensor | None, config: PrefixTuningConfig, path: P
     """Return PEFT's rows as prompts, float32 [L, K, H, P, D]."""
     if rows_PW is None:
         raise ModelError(f"{path} has no array {_KEY}; is it the whole adapter?")
-    length, layers = config.num_virtual_tokens, config.num_layers
-    heads, width = config.num_attention_heads, config.token_dim
-    if not (length and layers and heads and width) or width % heads:
+    given = (config.num_virtual_tokens, config.num_layers, config.num_attention_heads, config.token_dim)
+    length, layers, heads, width = (n if type(n) is int and n > 0 else 0 for n in given)
+    if 0 in (length, layers, heads, width) or width % heads:
         raise ModelError(
             f"{path.with_name(ADAPTER_CONFIG)} does not say how many layers, heads and virtual tokens there are"
         )

@@ -11,12 +11,15 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from clients.config import ModelConfig, PromptConfig
 from fedsim import __version__
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import PromptGeometry, VectorLayout
+from fedsim.core.schema import Schema
 from fedsim.data.config import TaskConfig
 
 if TYPE_CHECKING:
@@ -47,16 +50,22 @@ def save_prompt(path: Path, vector_F: np.ndarray, layout: VectorLayout, config: 
         "layers": list(layout.layers),
         "head_shapes": [[name, list(shape)] for name, shape in layout.head_shapes],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # One metadata entry: safetensors does not keep the order of several, and equal results must be equal bytes.
-    save_file(arrays, path, metadata={"fedsim": json.dumps(metadata, sort_keys=True)})
+    _save(arrays, path, metadata)
+
+
+def _save(arrays: dict[str, np.ndarray], path: Path, metadata: dict[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # One metadata entry: safetensors does not keep the order of several, and equal results must be equal bytes.
+        save_file(arrays, path, metadata={"fedsim": json.dumps(metadata, sort_keys=True)})
+    except (OSError, SafetensorError) as error:  # the latter where the disk is full, or a folder has the file's name
+        raise ModelError(f"the prompt {path} cannot be written: {error}; mend that, and go on with --resume") from error
 
 
 def save_personal_prompts(path: Path, clients: Sequence[int], personal_NM: np.ndarray, layers: Sequence[int]) -> None:
     """Write the personal prompts of the layers that stayed on the devices, one row a client that has trained."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {"clients": np.array(clients, dtype=np.int64), "personal": np.ascontiguousarray(personal_NM)}
-    save_file(arrays, path, metadata={"fedsim": json.dumps({"format": 1, "layers": list(layers)}, sort_keys=True)})
+    _save(arrays, path, {"format": 1, "layers": list(layers)})
 
 
 @dataclass(frozen=True)
@@ -87,13 +96,46 @@ def read_prompt(path: str | Path) -> PromptFile:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         if "geometry" not in metadata:
             raise ModelError(f"{file_path} holds personal prompts; load {GLOBAL_PROMPT}")
+        _check_metadata(metadata)
         shapes = tuple((name, tuple(shape)) for name, shape in metadata["head_shapes"])
         layout = VectorLayout(PromptGeometry(**metadata["geometry"]), tuple(metadata["layers"]), shapes)
-        prompt_LKHPD = np.stack([arrays[f"prompt.{layer}"] for layer in layout.layers])
-        head = {name: arrays[name] for name, _ in shapes}
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        geometry = layout.geometry
+        shape = (2, geometry.num_kv_heads, geometry.prompt_length, geometry.head_dim)
+        prompts = [_array(arrays, f"prompt.{layer}", shape) for layer in layout.layers]
+        head = {name: _array(arrays, name, shape) for name, shape in shapes}
+        prompt_LKHPD = np.stack(prompts)
+    except KeyError as error:
+        raise ModelError(f"{file_path} is not a prompt file of a run: it lacks {error}") from None
+    except (OSError, TypeError, ValueError, AttributeError, RecursionError, SafetensorError) as error:
         raise ModelError(f"{file_path} is not a prompt file of a run: {error}") from None
     return PromptFile(file_path, metadata, layout, prompt_LKHPD, head)
+
+
+def _check_metadata(metadata: dict[str, Any]) -> None:
+    """Refuse values that no run would have written."""
+    sections: tuple[tuple[str, type[Schema]], ...] = (
+        ("model", ModelConfig),
+        ("prompt", PromptConfig),
+        ("task", TaskConfig),
+    )
+    for name, schema in sections:
+        try:
+            schema.model_validate(metadata[name])
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(map(str, (name, *first["loc"])))
+            raise ValueError(f"its metadata are damaged at {key}: {first['msg']}") from None
+    if type(metadata["max_length"]) is not int or metadata["max_length"] < 1:
+        raise ValueError("its metadata are damaged at max_length")
+
+
+def _array(arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    array = arrays[name]
+    if array.shape != shape or array.dtype != np.float32:
+        raise ValueError(
+            f"array {name} is of shape {array.shape}, {array.dtype}, where its metadata say {shape}, float32"
+        )
+    return array
 
 
 @contextmanager
@@ -133,7 +175,6 @@ class PromptedModel:
         import torch
 
         from clients.backbone import Backbone
-        from clients.config import ModelConfig, PromptConfig
         from clients.loading import load_shared_weights, load_tokenizer
         from fedsim.data.tokenize import label_word_ids
 

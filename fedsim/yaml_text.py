@@ -24,7 +24,20 @@ _MOST_BITS = 1024
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars of YAML 1.2, refusing a key that stands twice in a mapping."""
+    """SafeLoader with the scalars of YAML 1.2, refusing a key that stands twice in a mapping, and deep nesting."""
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        self._check_depth()
+        super().fetch_flow_collection_start(TokenClass)
+
+    def add_indent(self, column: int) -> bool:
+        self._check_depth()
+        return super().add_indent(column)
+
+    def _check_depth(self) -> None:
+        # Here rather than when all is read: the time that a scan takes grows with the square of the depth.
+        if self.flow_level + len(self.indents) > _DEEPEST:
+            raise yaml.scanner.ScannerError(None, None, f"it is nested more than {_DEEPEST} deep", self.get_mark())
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[Hashable, int] = {}
@@ -116,8 +129,8 @@ def load(text: str) -> Any:
         raise _refusal("it is nested too deeply") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position)
-        mark = yaml.Mark("", error.position, line, 0, None, None)
-        raise _refusal(f"the character {ascii(chr(error.character))} must not stand in YAML", mark) from None
+        mark = yaml.Mark("", error.position, line, 0, "", 0)
+        raise _refusal(f"the character {chr(error.character)!a} must not stand in YAML", mark) from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -139,7 +152,7 @@ def _check_size(root: yaml.Node) -> None:
             raise _refusal("an alias stands inside of what it stands for", node.start_mark)
         if id(node) not in sizes:
             above.add(id(node))
-            if len(above) > _DEEPEST:
+            if len(above) > _DEEPEST:  # by way of aliases
                 raise _refusal(f"it is nested more than {_DEEPEST} deep", node.start_mark)
             inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
             sizes[id(node)] = 1 + sum(map(size, inner))

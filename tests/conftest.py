@@ -1,4 +1,4 @@
-"""Shared by all tests: one Ray for the whole session, tiny data, and where real data lies if it is there."""
+"""Shared by all tests: their order, one Ray for the whole session, tiny data, and where real data lies if it is there."""
 
 from __future__ import annotations
 
@@ -20,6 +20,49 @@ from support import ROOT, make_tiny
 # How long an example takes says something of the machine, nothing of the code.
 settings.register_profile("fedsim", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fedsim")
+
+BEFORE_RAY = ("test_cli.py", "doctor/test_doctor.py", "planning/test_planning.py")
+"""Files with a test that a process which has joined a Ray cannot do."""
+LONG = (
+    "faults/test_lost_node.py",
+    "end_to_end/test_job_submit.py",
+    "parity/test_run_golden.py",
+    "faults/test_resume.py",
+    "clusters/test_slurm.py",
+    "faults/test_start.py",
+    "faults/test_clean_ends.py",
+    "test_destination.py",
+    "end_to_end/test_own_data_and_models.py",
+    "clients/test_compiling.py",
+    "end_to_end/test_lossless_share.py",
+    "server/test_convergence.py",
+    "clients/test_packing.py",
+    "clients/test_trunk.py",
+    "clients/test_corrections.py",
+    "clients/test_fused.py",
+    "test_starting_point.py",
+    "scaling/test_study.py",
+    "server/test_gradient_descent.py",
+    "test_imports.py",
+)
+"""Files that take more than ten seconds, the longest first: begun late, they would keep one process busy at the end."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Put tests into the order and the groups in which ``--dist loadgroup`` hands them to processes.
+
+    All tests on the session's Ray are one group, so that only one process starts one; the others go by file.
+    """
+    places = {file: place for place, file in enumerate((*BEFORE_RAY, "ray", *LONG))}
+
+    def group(item):
+        file = item.path.relative_to(Path(__file__).parent).as_posix()
+        return "ray" if "session_ray" in item.fixturenames and file not in BEFORE_RAY else file
+
+    items.sort(key=lambda item: places.get(group(item), len(places)))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
 
 
 @pytest.fixture

@@ -86,6 +86,12 @@ def test_if_all_are_damaged_it_is_an_error_and_not_a_new_start(tmp_path):
         load_latest(tmp_path)
 
 
+def test_a_checkpoint_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "round-000003.sha256").mkdir()
+    with pytest.raises(CheckpointError, match=r"round-000003.safetensors cannot be written: .*go on with --resume"):
+        save_checkpoint(tmp_path, checkpoint(3), keep=2)
+
+
 def test_another_config_or_other_data_are_refused(tmp_path):
     check_fits(checkpoint(), "config", "data", tmp_path)
     with pytest.raises(CheckpointError, match="belongs to another configuration"):

@@ -323,6 +323,8 @@ DAMAGE = {
     "no configuration": (lambda f: (f / "adapter_config.json").unlink(), "is not the configuration of a PEFT adapter"),
     "encoder-decoder": (lambda f: change_config(f, num_transformer_submodules=2), "encoder-decoder"),
     "no layers": (lambda f: change_config(f, num_layers=None), "does not say how many layers"),
+    "a word for a number": (lambda f: change_config(f, token_dim="32"), "does not say how many layers"),
+    "a list for a number": (lambda f: change_config(f, num_layers=[1] * 300), "does not say how many layers"),
     "other shape": (lambda f: change_config(f, num_layers=2), r"of shape \(4, 192\), but .* describes \(4, 128\)"),
     "other arrays": (lambda f: change_array(f, lambda a: {"lora_A": np.zeros(2)}), "has no array prompt_embeddings"),
     "NaN": (lambda f: change_array(f, with_nan), "NaN or infinite"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import pytest
 import torch
 import transformers
 from rich.console import Console
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from support import make_tiny, merged
 from tiny_prompts import (
     ALL_LAYERS,
@@ -47,7 +50,7 @@ from fedsim.data.tokenize import label_word_ids, tokenize
 from fedsim.layer_selection import select_layers
 from fedsim.peft_adapter import export_peft
 from fedsim.preparation import work_settings
-from fedsim.prompted import load_prompt, read_prompt, save_prompt
+from fedsim.prompted import load_prompt, read_prompt, save_personal_prompts, save_prompt
 from fedsim.runner import run_config
 from fedsim.starting_point import check_start, load_start
 
@@ -164,6 +167,45 @@ def test_a_source_that_is_not_there_or_no_prompt_is_named(tmp_path):
     ):
         with pytest.raises(ModelError, match=expected):
             starting_point(prompt, source)
+
+
+def damaged_prompt(path, key, value):
+    """Set an entry of a prompt file's metadata; None takes it out."""
+    with safe_open(path, framework="numpy") as file:
+        metadata = json.loads(file.metadata()["fedsim"])
+    metadata[key] = value
+    if value is None:
+        del metadata[key]
+    save_file(load_file(path), path, metadata={"fedsim": json.dumps(metadata)})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("max_length", None, "it lacks 'max_length'"),
+        ("max_length", "x", "its metadata are damaged at max_length"),
+        ("model", {"dtype": "int8"}, "its metadata are damaged at model.dtype"),
+        ("task", 3, "its metadata are damaged at task"),
+        (
+            "geometry",
+            {"num_layers": 3, "num_kv_heads": 1, "prompt_length": 4, "head_dim": 8},
+            "array prompt.0 is of shape",
+        ),
+        ("layers", "x", "is not a prompt file of a run"),
+    ],
+)
+def test_a_damaged_prompt_file_is_refused(tmp_path, key, value, expected):
+    prompt = partial(tmp_path)
+    damaged_prompt(prompt.path, key, value)
+    with pytest.raises(ModelError, match=expected) as caught:
+        read_prompt(prompt.path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_prompt_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "personal.safetensors").mkdir()
+    with pytest.raises(ModelError, match=r"personal.safetensors cannot be written: .*go on with --resume"):
+        save_personal_prompts(tmp_path / "personal.safetensors", [1], np.zeros((1, 2), np.float32), [0])
 
 
 def test_layers_that_stay_on_the_devices_start_there_too(tmp_path):

@@ -160,11 +160,15 @@ def _problem(row: Row, check: RowCheck, labels: LabelIndex) -> Problem | None:
 
 def _text_problem(name: str, text: object) -> Problem | None:
     if not isinstance(text, str):
-        return Problem("text is not a string", f"field {shown(name)} is not text but {type(text).__name__} {shown(text, 40)}")
+        return Problem(
+            "text is not a string", f"field {shown(name)} is not text but {type(text).__name__} {shown(text, 40)}"
+        )
     if not text.strip():
         return Problem("empty text", f"field {shown(name)} is empty")
     try:
         text.encode()
     except UnicodeEncodeError:
-        return Problem("text is not Unicode", f"field {shown(name)} holds half of a surrogate pair, which is no character")
+        return Problem(
+            "text is not Unicode", f"field {shown(name)} holds half of a surrogate pair, which is no character"
+        )
     return None

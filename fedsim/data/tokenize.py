@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from fedsim.core.errors import DataError, ModelError
+from fedsim.core.errors import DataError, ModelError, listed, shown
 from fedsim.core.tokens import TokenTable
 from fedsim.data.config import TaskConfig
 from fedsim.data.examples import Examples
@@ -79,7 +79,9 @@ def tokenize(
         ids, positions = _Verbalizer.build(task, tokenizer, causal).encode(examples, max_length)
     empty = next((i for i, row in enumerate(ids) if not row), None)
     if empty is not None:
-        raise DataError(f"{examples.origin}: the text {examples.texts[empty]!r} gives no token with this tokenizer")
+        raise DataError(
+            f"{examples.origin}: the text {shown(examples.texts[empty])} gives no token with this tokenizer"
+        )
     return _table(ids, types, positions, examples.labels_N, pad_id(tokenizer))
 
 
@@ -224,8 +226,8 @@ def label_word_ids(task: TaskConfig, tokenizer: PreTrainedTokenizerBase, causal:
         template = template.as_causal()
     if task.label_words is None:
         raise DataError(
-            f"data.task.label_words: task {task.name!r} has no label words, which the verbalizer head needs; give one "
-            f"word for each of {', '.join(task.labels)}, or use the classifier head"
+            f"data.task.label_words: task {shown(task.name)} has no label words, which the verbalizer head needs; give one "
+            f"word for each of {listed(task.labels)}, or use the classifier head"
         )
     owner: dict[int, str] = {}
     for word in task.label_words:
@@ -233,8 +235,8 @@ def label_word_ids(task: TaskConfig, tokenizer: PreTrainedTokenizerBase, causal:
         if token in owner:
             name = tokenizer.convert_ids_to_tokens(token)
             raise DataError(
-                f"data.task.label_words: {owner[token]!r} and {word!r} are the same token {name!r} of this tokenizer; "
-                f"classes need different words"
+                f"data.task.label_words: {shown(owner[token])} and {shown(word)} are the same token {name!r} of this "
+                f"tokenizer; classes need different words"
             )
         owner[token] = word
     return np.fromiter(owner, np.int64, len(owner))
@@ -252,6 +254,6 @@ def _label_word_id(word: str, template: Template, tokenizer: PreTrainedTokenizer
         return tokens[0]
     names = [str(name) for name in tokenizer.convert_ids_to_tokens(tokens)]
     raise DataError(
-        f"data.task.label_words: {word!r}, written {space + word!r} in the template, is not one known token of this "
-        f"tokenizer but {names}; choose another word"
+        f"data.task.label_words: {shown(word)}, written {shown(space + word)} in the template, is not one known token of this "
+        f"tokenizer but {shown(names)}; choose another word"
     )

@@ -32,6 +32,8 @@ def connect(config: RayConfig, data_bytes: int) -> bool:
         If no cluster answers, or Ray does not start.
     """
     address = config.address
+    if address is not None:
+        _refuse_ray_client(address, f"ray.address={address}")
     if ray.is_initialized():
         if address is None:
             raise ResourceError("this process is connected to Ray already; set ray.address=auto to use that cluster")
@@ -73,11 +75,7 @@ def _check_reachable(address: str) -> None:
         named = f"RAY_ADDRESS={address} (ray.address=auto)"
     if address in ("auto", "local"):
         return
-    if address.startswith("ray://"):
-        raise ResourceError(
-            f"{named} is for Ray clients, which fedsim does not run through; submit a job with ray job submit, or give the head's "
-            "own address, such as 10.0.0.1:6379, on a machine of the cluster"
-        )
+    _refuse_ray_client(address, named)
     host, colon, port = address.rpartition(":")
     if not colon or not host or not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 65536:
         raise ResourceError(f"{named} is not an address such as 10.0.0.1:6379; give one, or auto, or null")
@@ -90,6 +88,14 @@ def _check_reachable(address: str) -> None:
         ) from None
     if os.environ.get("RAY_USE_TLS", "0") != "1":
         _check_is_ray(f"{host}:{port}", named)
+
+
+def _refuse_ray_client(address: str, named: str) -> None:
+    if address.startswith("ray://"):
+        raise ResourceError(
+            f"{named} is for Ray clients, which fedsim does not run through; submit a job with ray job submit, or give the "
+            "head's own address, such as 10.0.0.1:6379, on a machine of the cluster"
+        )
 
 
 def _check_is_ray(address: str, named: str) -> None:

@@ -141,7 +141,9 @@ class Queues:
         for depth in range(_DEPTH):
             for slot, actor in actors.items():
                 flights = self._flights.setdefault(slot, deque())
-                if len(flights) <= depth and (item := self._next(slot, depth)) is not None:
+                if len(flights) > depth or (flights and flights[0].item.alone):
+                    continue
+                if (item := self._next(slot, depth)) is not None:
                     flights.append(_sent(actor, item))
 
     def _queue(self, call: Call) -> deque[Item]:
@@ -156,7 +158,9 @@ class Queues:
         # The last calls wait for whoever is idle first: behind a long call they would keep the others waiting.
         if sum(map(len, self._free.values())) <= (len(self._flights) if depth else 0):
             return None
-        return self._free[self._block_for(self._nodes[slot])].popleft()
+        queue = self._free[self._block_for(self._nodes[slot])]
+        # One that is suspected runs by itself: an actor that dies may take the answer to the call before with it.
+        return None if depth and queue[0].alone else queue.popleft()
 
     def _block_for(self, node: str) -> int:
         """Return the node's block as long as it has calls, then one that no other node has, then the first."""

@@ -179,6 +179,24 @@ def test_damaged_files_are_named(tmp_path):
         load_tokenizer(ModelConfig(path=str(folder)))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("num_hidden_layers", 10**12, r"has 1000000000000 layers; there can be 1 to 1024"),
+        ("num_hidden_layers", "x", r"describes no Bert model|has 'x' layers"),
+        ("tie_word_embeddings", 3, r"describes no Bert model: .*tie_word_embeddings.* bool"),
+        ("hidden_act", "gelw", r"cannot be built as its config.json says: KeyError: 'gelw'"),
+    ],
+)
+def test_a_configuration_of_no_model_is_refused(tmp_path, key, value, expected):
+    folder = Path(save(tiny_model("bert"), tmp_path))
+    config = folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), key: value}))
+    with pytest.raises(ModelError, match=expected) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
 def test_wrong_shapes_are_refused(tmp_path):
     folder = Path(save(tiny_model("bert"), tmp_path))
     config = folder / "config.json"

@@ -3,6 +3,7 @@
 import gzip
 import io
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,10 +16,30 @@ GOOD = b'{"text": "good", "label": 1, "author": "ann"}\n'
 DEV = {"dev.jsonl": GOOD}
 
 
-def parquet(rows):
+NAMELESS = '{"info": {"features": {"label": {"_type": "ClassLabel", "names": 3}}}}'
+
+
+def parquet(rows, metadata=None):
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), sink)
+    pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(metadata), sink)
     return sink.getvalue()
+
+
+def repeated_column():
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"])], names=["text", "text"]), sink)
+    return sink.getvalue()
+
+
+def damaged_arrow():
+    """Return an Arrow file in which a text begins behind its end."""
+    table = pa.table({"text": ["good film", "bad film"], "label": [1, 0]})
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    offsets = np.array([0, 9, 17], np.int32).tobytes()
+    assert sink.getvalue().count(offsets) == 1
+    return sink.getvalue().replace(offsets, np.array([0, -9, 17], np.int32).tobytes())
 
 
 ROWS = {
@@ -141,6 +162,22 @@ FILES = {
     "bad row in parquet": (
         {"train.parquet": parquet([{"text": "x", "label": 1}, {"text": "y", "label": 5}]), **DEV},
         "PATH/train.parquet, row 2: unknown label 5; labels of task sst2 are '0', '1'",
+    ),
+    "repeated column in parquet": (
+        {"train.parquet": repeated_column(), **DEV},
+        "PATH/train.parquet: is not a valid .parquet file: it has column 'text' twice",
+    ),
+    "damaged metadata in parquet": (
+        {"train.parquet": parquet([{"text": "x", "label": 1}], {"huggingface": "[]"}), **DEV},
+        "PATH/train.parquet: is not a valid .parquet file: its metadata 'huggingface' describe no columns",
+    ),
+    "classes without names in parquet": (
+        {"train.parquet": parquet([{"text": "x", "label": 1}], {"huggingface": NAMELESS}), **DEV},
+        "its metadata 'huggingface' name no classes for column 'label'",
+    ),
+    "arrow that points outside of itself": (
+        {"train.arrow": damaged_arrow(), **DEV},
+        "PATH/train.arrow: is not a valid .arrow file: ",
     ),
     "repeated column": (
         {"train.csv": b"text,text\nx,1\n", **DEV},

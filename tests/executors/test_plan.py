@@ -62,6 +62,8 @@ IMPOSSIBLE = [
     ([(1, 0)], {"threads": 4}, "no actor of 4 CPUs and 0 GPUs fits a node"),
     ([(2, 0)], {"actors": 3, "num_cpus_per_actor": 1}, "ray.actors=3 needs 3 actors of 1 CPUs each, but only 2 fit"),
     ([(8, 1)], {"actors": 5, "num_gpus_per_actor": 1 / 4}, "but only"),
+    ([(1e9, 1e9)], {"actors": 100_000, "num_gpus_per_actor": 1.0, "num_cpus_per_actor": 1e5}, "but only 10000 fit"),
+    ([(2, 0)], {"actors": 100_000, "threads": 1024}, "ray.actors=100000 needs 100000 actors"),
     ([(2, 0)], {"actors": "per_client", "num_cpus_per_actor": 1}, "ray.actors=per_client needs 100 actors"),
 ]
 

@@ -79,3 +79,13 @@ def test_what_trains_clients_can_be_taken_away():
     assert queues.unfinished
     queues.put_back([Item(call(9))])
     assert [item.call.index for item in queues.take_clients()] == [9]
+
+
+def test_a_call_that_is_suspected_has_its_actor_for_itself():
+    actors = {0: Actor()}
+    queues = Queues([call(index) for index in range(4)], {0: "a"})
+    queues.put_back([Item(call(7), alone=True), Item(call(8), alone=True)])
+    queues.fill(actors)
+    assert actors[0].got == [7]
+    assert drain(queues, actors, [0]) == [[7, 8]]
+    assert drain(queues, actors, [0]) == [[7, 8, 0, 1]]

@@ -1,6 +1,7 @@
 """Whole runs in which something dies or returns nonsense: exactly the client at fault is left out, and nothing else changes.
 
-What becomes of an actor, and of a whole node, whose clients are not at fault: test_lost_node.py. What becomes of single calls is in tests/executors/test_dispatch.py; ``python -m benchmarks.faults`` goes through all of it.
+What becomes of an actor, and of a whole node, whose clients are not at fault: test_lost_node.py. What becomes of single
+calls: tests/executors/test_dispatch.py; ``python -m benchmarks.faults`` goes through all of it.
 """
 
 import threading

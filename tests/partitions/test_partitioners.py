@@ -363,6 +363,7 @@ def test_by_column_draws_among_values_that_are_large_enough():
         ({}, ["a", None, "b", "c"], r"no value in training example 1"),
         ({}, ["a", "c", float("nan"), "c"], r"no value in training example 2"),
         ({}, ["a", "c", "b", ""], r"no value in training example 3"),
+        ({}, ["a", "c", ["b"], "c"], r"holds a list in training example 2.*, which names no client"),
     ],
 )
 def test_by_column_errors(keys, column, sentence):
