@@ -336,6 +336,8 @@ def _arrow(found: list[dict[str, Any]], columns: list[str], name: str, rng: Rand
             array = pa.array(values)
         except (pa.ArrowException, OverflowError, UnicodeError):
             array = pa.array([None if v is None else str(v).encode(errors="replace").decode() for v in values])
+        if pa.types.is_struct(array.type) and not array.type.num_fields:
+            array = pa.nulls(len(array))  # Parquet has no such type
         if pa.types.is_string(array.type) and rng.random() < 0.1:
             kind = rng.choice(
                 (pa.dictionary(pa.int32(), pa.string()), pa.large_string(), pa.binary(), pa.large_binary())

@@ -100,20 +100,23 @@ class ClientWorker:
         kept = [trained.trunks.get(client) for client in group.keep_trunks]
         return trained.reports, trained.update, *trained.states, *kept
 
-    def try_fusing(self, state: GlobalState, *clients: int) -> FuseTrial:
+    def try_fusing(self, state: GlobalState, *clients: int) -> FuseTrial | ClientFailure:
         """Time a step of these clients from the global vector, one after another and side by side; nothing is kept."""
         settings = self._settings
         parts = Parts.of(self._full, state.layers, settings.keep_local)
-        return try_fusing(
-            self._backbone,
-            self._spec.train,
-            [self._spec.shards.train(client) for client in clients],
-            parts.trained,
-            self._personal_vector(parts, state, ClientState(clients[0])),
-            settings.client,
-            self._training.max_tokens,
-            settings.seed,
-        )
+        try:
+            return try_fusing(
+                self._backbone,
+                self._spec.train,
+                [self._spec.shards.train(client) for client in clients],
+                parts.trained,
+                self._personal_vector(parts, state, ClientState(clients[0])),
+                settings.client,
+                self._training.max_tokens,
+                settings.seed,
+            )
+        except Exception as error:  # of a client's own making: its training will say so
+            return failure_of(error)
 
     # -- evaluation and scoring --------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedsim.config import Config
 from fedsim.core.errors import ConfigError
-from fedsim.core.messages import FuseTrial
+from fedsim.core.messages import ClientFailure, FuseTrial
 from fedsim.executors.base import Executor, Handle
 
 _SLOWER = 1.1
@@ -65,7 +65,10 @@ def choose_fuse(
         return FuseChoice(kept, "as in the earlier part of the run")
     if len(clients) < 2:
         return FuseChoice(1, "a work group is one client")
-    return _judge(executor.try_fusing(state, clients), workers)
+    trial = executor.try_fusing(state, clients)
+    if isinstance(trial, ClientFailure):
+        return FuseChoice(len(clients), f"a whole work group; a trial failed: {trial.message}")
+    return _judge(trial, workers)
 
 
 def _check(config: Config, executor: Executor, kept: int | None) -> None:

@@ -107,7 +107,9 @@ def read_prompt(path: str | Path) -> PromptFile:
     except KeyError as error:
         raise ModelError(f"{file_path} is not a prompt file of a run: it lacks {error}") from None
     except (OSError, TypeError, ValueError, AttributeError, RecursionError, SafetensorError) as error:
-        raise ModelError(f"{file_path} is not a prompt file of a run: {error}") from None
+        why = str(error)
+        why = why if len(why) <= 300 else f"{why[:297]}..."
+        raise ModelError(f"{file_path} is not a prompt file of a run: {why}") from None
     return PromptFile(file_path, metadata, layout, prompt_LKHPD, head)
 
 

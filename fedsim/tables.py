@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedsim.core.errors import CheckpointError
+from fedsim.core.errors import CheckpointError, listed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,7 +175,8 @@ class ParquetRows:
             ) from error
         if not schema.equals(self._schema, check_metadata=False):
             raise CheckpointError(
-                f"{path} has the columns {schema.names}, not {self._schema.names}: it was written by another version"
+                f"{path} has the columns {listed(schema.names)}, not {listed(self._schema.names)}: it is damaged, or was written "
+                "by another version"
             )
         return schema
 

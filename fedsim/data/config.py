@@ -21,7 +21,7 @@ MetricName = Literal["accuracy", "matthews", "accuracy_f1"]
 class TaskConfig(Schema):
     """A task: which columns hold the text, how a prompt is written, which words stand for the labels."""
 
-    name: str
+    name: str = Field(max_length=100)
     """Name of the task, used in reports."""
     fields: tuple[str, ...] = Field(min_length=1, max_length=2)
     """Columns that hold the text: one for single sentences, two for sentence pairs."""

@@ -180,8 +180,8 @@ class Executor(ABC):
         """Let the server step, by the sums of the groups that were trained."""
 
     @abstractmethod
-    def try_fusing(self, state: Handle, clients: Sequence[int]) -> FuseTrial:
-        """Let one worker time a step of ``clients``, one after another and side by side."""
+    def try_fusing(self, state: Handle, clients: Sequence[int]) -> FuseTrial | ClientFailure:
+        """Let one worker time a step of ``clients``, one after another and side by side; or say why that failed."""
 
     @property
     def shared_memory_bytes(self) -> int | None:

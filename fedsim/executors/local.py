@@ -65,7 +65,7 @@ class LocalExecutor(Executor):
         for index, shard in enumerate(shards):
             yield EvaluatedShard(index, self._evaluate(state, shard))
 
-    def try_fusing(self, state: Handle, clients: Sequence[int]) -> FuseTrial:
+    def try_fusing(self, state: Handle, clients: Sequence[int]) -> FuseTrial | ClientFailure:
         return self._running_worker.try_fusing(state, *clients)
 
     def apply(self, round: int, order: tuple[int, ...]) -> StepReport:

@@ -297,8 +297,8 @@ class RayExecutor(Executor):
         num_examples = 0 if self._sizes_N is None else int(self._sizes_N[client])
         return ClientReport(client, round, num_examples, failure=ClientFailure(failed.kind, failed.message))
 
-    def try_fusing(self, state: Handle, clients: Sequence[int]) -> FuseTrial:
-        trial: FuseTrial
+    def try_fusing(self, state: Handle, clients: Sequence[int]) -> FuseTrial | ClientFailure:
+        trial: FuseTrial | ClientFailure
         (trial,) = self._in_order([Call(0, "try_fusing", (state, *clients), what="the trial of client.fuse")])
         return trial
 

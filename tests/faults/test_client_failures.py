@@ -16,11 +16,11 @@ from fedsim.simulation import Simulation
 from fedsim.tracking import RunFolder
 
 
-def poisoned(prepared, client):
-    """Return ``prepared`` with a token that the backbone does not know in every example of one client."""
+def poisoned(prepared, client, held_out=False):
+    """Return ``prepared`` with a token that the backbone does not know in all that a client trains on, or holds out."""
     table, shards = prepared.spec.train, prepared.spec.shards
     ids = table.ids_Z.copy()
-    for example in shards.train(client):
+    for example in shards.holdout(client) if held_out else shards.train(client):
         ids[table.offsets_N1[example]] = 10**6
     train = dataclasses.replace(table, ids_Z=ids)
     return dataclasses.replace(prepared, spec=dataclasses.replace(prepared.spec, train=train))
@@ -107,3 +107,29 @@ def test_parameters_that_are_not_finite_are_rejected_and_the_client_keeps_its_st
     assert update.clients == (2,)
     assert np.isfinite(update.vector_sum_F).all() and np.isfinite(update.control_sum_F).all()
     assert states[1] is sick
+
+
+def test_a_client_that_cannot_be_evaluated_is_named_or_left_out(tiny_config, tmp_path, capsys):
+    config = config_with(tiny_config, on_failure="drop")
+    prepared = prepare(config)
+    whole = simulate(config, prepared, tmp_path / "whole")
+    part = simulate(config, poisoned(prepared, 7, held_out=True), tmp_path / "part")
+    missing = len(prepared.spec.shards.holdout(7))
+    assert part.personalised.num_examples == whole.personalised.num_examples - missing < whole.personalised.num_examples
+    assert "client 7 failed in its evaluation after round 3" in capsys.readouterr().out
+    config = config_with(tiny_config, on_failure="raise")
+    with pytest.raises(
+        ClientError, match=r"client 7 failed in its evaluation after round 3: IndexError(.|\n)*clients/"
+    ):
+        simulate(config, poisoned(prepared, 7, held_out=True), tmp_path / "raise")
+
+
+def test_a_client_that_cannot_score_the_layers_is_named_or_left_out(tiny_config, tmp_path, capsys):
+    layers = {"choose": "score", "score_batch_size": 8}
+    config = config_with(tiny_config, layers, on_failure="drop")
+    result = simulate(config, poisoned(prepare(config), 7), tmp_path / "part")
+    assert np.isfinite(result.choice.scores_L).all()
+    assert "client 7 failed to score the layers" in capsys.readouterr().out
+    config = config_with(tiny_config, layers, on_failure="raise")
+    with pytest.raises(ClientError, match="client 7 failed to score the layers: IndexError"):
+        simulate(config, poisoned(prepare(config), 7), tmp_path / "raise")
