@@ -30,9 +30,11 @@ from typing import Annotated, Any
 
 import typer
 
+WHOLE = "key"
+"""Kind of which every case is tried once, whatever ``--examples`` says: each key of the schema with each of many values."""
 SHARES = {"config": 0.71, "data": 0.25, "run": 0.01, "model": 0.01, "resume": 0.01, "prompt": 0.005, "peft": 0.005}
 """Part of the examples that each kind gets: those that load a model are slow."""
-LIMIT_SECONDS = {"config": 3.0, "data": 3.0}
+LIMIT_SECONDS = {"key": 3.0, "config": 3.0, "data": 3.0}
 SLOW_LIMIT_SECONDS = 20.0
 """Longest time for a case of the other kinds, each of which loads a model."""
 MEMORY_BYTES = 3 * 2**30
@@ -59,7 +61,7 @@ class Figures:
 def main(
     examples: Annotated[int, typer.Option(help="Cases in all.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Of the cases.")] = 0,
-    kinds: Annotated[str, typer.Option(help="Kinds of input, with commas.")] = ",".join(SHARES),
+    kinds: Annotated[str, typer.Option(help="Kinds of input, with commas.")] = ",".join((WHOLE, *SHARES)),
     case: Annotated[str | None, typer.Option(help="Try one case alone: KIND:NUMBER.")] = None,
 ) -> None:
     """Try damaged inputs."""
@@ -69,11 +71,20 @@ def main(
         print(_tried(kind, int(number), show=True))
         return
     chosen = kinds.split(",")
-    total = sum(SHARES[kind] for kind in chosen)
+    total = sum(SHARES.get(kind, 0.0) for kind in chosen)
     started = time.monotonic()
-    found = {kind: measure(kind, round(examples * SHARES[kind] / total), seed) for kind in chosen}
+    found = {
+        kind: measure(kind, _all_keys() if kind == WHOLE else round(examples * SHARES[kind] / total), seed)
+        for kind in chosen
+    }
     report(found, time.monotonic() - started)
     raise typer.Exit(1 if any(figures.findings for figures in found.values()) else 0)
+
+
+def _all_keys() -> int:
+    from benchmarks.fuzz_targets import one_key_cases
+
+    return len(one_key_cases())
 
 
 def prepare() -> None:
@@ -89,21 +100,21 @@ def measure(kind: str, examples: int, seed: int) -> Figures:
     figures = Figures()
     attempt = 0
     while (done := figures.outcomes.total()) < examples:
-        _chunk(kind, min(CHUNK, examples - done), f"{seed}/{kind}/{attempt}", figures)
+        _chunk(kind, min(CHUNK, examples - done), f"{seed}/{kind}/{attempt}", done, figures)
         attempt += 1
         print(f"\r{kind}: {figures.outcomes.total()} of {examples}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return figures
 
 
-def _chunk(kind: str, examples: int, seed: str, figures: Figures) -> None:
+def _chunk(kind: str, examples: int, seed: str, done: int, figures: Figures) -> None:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reading)
         status = 1
         try:
-            _work(kind, examples, seed, writing)
+            _work(kind, examples, seed, done, writing)
             status = 0
         except BaseException:
             traceback.print_exc()
@@ -135,7 +146,7 @@ def _enter(figures: Figures, number: int, outcome: str, seconds: float) -> None:
     figures.outcomes[outcome] += 1
 
 
-def _work(kind: str, examples: int, seed: str, pipe: int) -> None:
+def _work(kind: str, examples: int, seed: str, done: int, pipe: int) -> None:
     from hypothesis import HealthCheck, Phase, given, settings, strategies
     from hypothesis import seed as seeded
 
@@ -147,6 +158,17 @@ def _work(kind: str, examples: int, seed: str, pipe: int) -> None:
     def write(record: dict[str, Any]) -> None:
         os.write(pipe, (json.dumps(record) + "\n").encode())
 
+    def one(number: int) -> None:
+        write({"begun": number})
+        started = time.monotonic()
+        outcome = _tried(kind, number)
+        write({"number": number, "outcome": outcome, "seconds": time.monotonic() - started})
+
+    if kind == WHOLE:
+        for number in range(done, done + examples):
+            one(number)
+        return
+
     @seeded(seed)
     @settings(
         max_examples=examples,
@@ -157,10 +179,7 @@ def _work(kind: str, examples: int, seed: str, pipe: int) -> None:
     )
     @given(strategies.integers(0, 2**63))
     def cases(number: int) -> None:
-        write({"begun": number})
-        started = time.monotonic()
-        outcome = _tried(kind, number)
-        write({"number": number, "outcome": outcome, "seconds": time.monotonic() - started})
+        one(number)
 
     cases()
 

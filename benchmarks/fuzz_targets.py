@@ -5,12 +5,14 @@ A target takes the number of a case and an empty folder, and returns when the in
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
 import itertools
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -47,6 +49,28 @@ def config_case(number: int, folder: Path) -> None:
     rng = Random(number)
     config = _config(rng, folder)
     _reads_back(config, folder)
+    _go_on(config, folder)
+
+
+@functools.cache
+def one_key_cases() -> list[tuple[str, Any]]:
+    """Return every key of the schema with every value that is tried for it."""
+    values = (*mutations.NUMBERS, *mutations.WORDS, *mutations.ODD)
+    return [(name, value) for name, field in mutations.KEYS for value in (*values, *mutations.words_of(field))]
+
+
+def key_case(number: int, folder: Path) -> None:
+    """Set one key alone to one value; check and prepare the config."""
+    name, value = one_key_cases()[number]
+    values: dict[str, Any] = {"name": "one"}
+    *parents, last = name.split(".")
+    group = values
+    for parent in parents:
+        group = group.setdefault(parent, {})
+    group[last] = value
+    config = build_config(values)
+    if config.name is not None:
+        _reads_back(config, folder)
     _go_on(config, folder)
 
 
@@ -258,9 +282,9 @@ def _run(config: Config, resume: bool = False) -> None:
 @functools.cache
 def workshop() -> Path:
     """Return the folder in which whole inputs, made once, wait to be copied and damaged."""
-    import tempfile
-
-    return Path(tempfile.mkdtemp(prefix="fedsim-fuzz-"))
+    folder = Path(tempfile.mkdtemp(prefix="fedsim-fuzz-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @functools.cache
@@ -445,6 +469,7 @@ def peft_case(number: int, folder: Path) -> None:
 
 
 TARGETS: dict[str, Target] = {
+    "key": key_case,
     "config": config_case,
     "data": data_case,
     "run": run_case,

@@ -210,13 +210,18 @@ _FAULTS = (_flip, _flip, _cut, _insert, _insert, _insert, _noise, _repeat, _line
 
 def any_value(rng: Random, field: Any = None) -> Any:
     """Return a value for a key: often a word that it knows, or a plausible number; else anything."""
-    known = _literals(field.annotation) if field is not None else []
+    known = words_of(field) if field is not None else []
     if known and rng.random() < 0.6:
         return rng.choice(known)
     usual = field.default if field is not None else None
     if isinstance(usual, int | float) and not isinstance(usual, bool) and rng.random() < 0.5:
         return rng.choice((usual + 1, usual * 2, usual // 2 if isinstance(usual, int) else usual / 2))
     return rng.choice(rng.choice((NUMBERS, NUMBERS, WORDS, ODD)))
+
+
+def words_of(field: Any) -> list[Any]:
+    """Return the words that a key knows, or true and false."""
+    return _literals(field.annotation)
 
 
 def _literals(annotation: Any) -> list[Any]:

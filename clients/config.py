@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from fedsim.core.schema import Schema
+from fedsim.core.schema import PathText, Schema
 
 
 class HeadConfig(Schema):
@@ -47,7 +47,7 @@ class TrunkCacheConfig(Schema):
 class ModelConfig(Schema):
     """The frozen backbone."""
 
-    path: str | None = None
+    path: PathText | None = None
     """``embedded`` (the tiny model in the repository), a folder with a Hugging Face model, or a name on the hub."""
     package: str | None = None
     """Installed Python package that carries the model in its folder ``model``; used when ``path`` is not given."""
@@ -107,7 +107,7 @@ class PromptConfig(Schema):
     """Standard deviation of the initial prompt."""
     position_offset: Literal["none", "paper"] = "none"
     """Positions of the text start at 0 (none), or behind the prefix, as in the published code and in PEFT (paper)."""
-    start_from: str | None = None
+    start_from: PathText | None = None
     """Start from a PEFT prefix-tuning adapter (its folder) or earlier run (its folder or its prompt file), not at random; the
     head is taken as well where the source has one of the same shape."""
 

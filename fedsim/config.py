@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 from clients.config import AttackConfig, ClientConfig, ModelConfig, PromptConfig
 from fedsim.config_errors import Key, Where, sentence
 from fedsim.core.errors import ConfigError, nearest, shown
-from fedsim.core.schema import Schema
+from fedsim.core.schema import PathText, Schema
 from fedsim.data.config import DataConfig
 from fedsim.executors.config import RayConfig
 from fedsim.tracking import TrackingConfig
@@ -55,7 +55,7 @@ class Config(Schema):
 
     name: str | None = Field(default=None, pattern=r"^[\w.-]+$", max_length=200)
     """Name of the run; if not given, the name of the config file."""
-    output: str | None = None
+    output: PathText | None = None
     """Folder for results, a path or a URL such as s3://bucket/folder; if not given, a new folder runs/NAME."""
     rounds: PositiveInt = 20
     """Rounds of training."""

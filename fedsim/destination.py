@@ -207,7 +207,10 @@ class Destination:
 
 
 def _check(url: str) -> None:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:  # a host in brackets that is none
+        raise ConfigError(f"{url} is not a URL such as s3://bucket/folder ({error}); give one, or a path") from None
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", url) or not (parts.netloc or parts.path.strip("/")):
         raise ConfigError(f"{url} is not a URL such as s3://bucket/folder; give one, or a path")
     if parts.password:

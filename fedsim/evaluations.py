@@ -11,6 +11,7 @@ from fedsim.config import Config
 from fedsim.core.messages import ClientFailure, Evaluation
 from fedsim.executors.base import Executor, Handle
 from fedsim.failures import Failures
+from fedsim.rounds import did_not_fit
 
 
 class Evaluations:
@@ -82,9 +83,3 @@ class Evaluations:
                 f"evaluation.batch_size to less than {self._config.evaluation.batch_size}"
             )
         return total
-
-
-def did_not_fit(splits: int) -> str:
-    """Say how often memory made a pass be cut in two."""
-    times = "once" if splits == 1 else f"{splits} times"
-    return f"the GPU's memory did not hold a pass through the backbone, which was cut in two {times}"

@@ -14,9 +14,10 @@ from clients.prompts import StartingPoint, initial_vector
 from clients.worker import WorkerInfo
 from fedsim.config import Config
 from fedsim.core import seeds
+from fedsim.core.errors import ResourceError
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import GlobalState
-from fedsim.executors.base import Executor
+from fedsim.executors.base import Executor, StateLost
 from fedsim.failures import usable
 from fedsim.interrupt import InterruptWatch
 from fedsim.lossless import ShareEstimate, estimate_share
@@ -75,7 +76,10 @@ def select_layers(config: Config, console: Console) -> LayerChoice:
         workers = start_workers(config, prepared, executor, progress)
         sizes_N = prepared.spec.shards.train_sizes
         start, phase = prepared.spec.start, progress.start_phase
-        return choose(config, executor, workers[0].full, sizes_N, phase, start, progress.note)
+        try:
+            return choose(config, executor, workers[0].full, sizes_N, phase, start, progress.note)
+        except StateLost as loss:
+            raise ResourceError(f"{loss}; give the command again") from loss
 
 
 def start_workers(config: Config, prepared: Prepared, executor: Executor, progress: Progress) -> list[WorkerInfo]:

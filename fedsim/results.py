@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fedsim.config import Config
 from fedsim.core.layout import VectorLayout
-from fedsim.core.messages import ClientState
 from fedsim.data.metrics import compute
 from fedsim.plots import write_plots
 from fedsim.preparation import Prepared
@@ -25,7 +23,6 @@ def write_results(
     config: Config,
     prepared: Prepared,
     result: Result,
-    personal: Sequence[ClientState],
     folder: RunFolder,
     progress: Progress,
     about: dict[str, Any],
@@ -34,13 +31,11 @@ def write_results(
 
     Parameters
     ----------
-    personal
-        States of the clients with personal prompts; empty where no layer stays on the devices.
     about
         What is known of the run beside its result: name, method, task, folder, versions.
     """
     save_prompt(folder.prompt / GLOBAL_PROMPT, result.state.vector_F, result.layout, config, prepared.data.task)
-    owners = [state for state in personal if state.personal_M is not None and state.personal_M.size]
+    owners = [state for state in result.personal if state.personal_M is not None and state.personal_M.size]
     if owners:
         full = VectorLayout.full(result.layout.geometry, result.layout.head_shapes)
         rows = np.stack([state.personal_M for state in owners if state.personal_M is not None])

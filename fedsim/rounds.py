@@ -134,3 +134,21 @@ def round_line(record: Mapping[str, Any]) -> RoundLine:
         bytes_up=record["bytes_up"],
         bytes_down=record["bytes_down"],
     )
+
+
+def memory_warning(round: int, reports: Sequence[ClientReport]) -> str | None:
+    """Return what to say where memory made passes of a round, counted from 1, be cut in two."""
+    splits = sum(report.memory_splits for report in reports)
+    if not splits:
+        return None
+    held = min(report.memory_tokens for report in reports if report.memory_splits)
+    return (
+        f"warning: round {round}: {did_not_fit(splits)}; set client.micro_batch_tokens={held}, so that no time is lost and a "
+        "repeat gives the same bits"
+    )
+
+
+def did_not_fit(splits: int) -> str:
+    """Say how often memory made a pass be cut in two."""
+    times = "once" if splits == 1 else f"{splits} times"
+    return f"the GPU's memory did not hold a pass through the backbone, which was cut in two {times}"

@@ -153,7 +153,6 @@ def _run_in(
             stack.callback(board.close)
         simulation = Simulation(config, prepared, executor, folder, progress, board)
         result = simulation.run(checkpoint)
-        personal = simulation.personal_states() if config.layers.unselected == "local" else []
         peak_memory = executor.peak_memory()
     summary = {
         "name": config.name,
@@ -174,7 +173,7 @@ def _run_in(
         "trunk_cache": executor.trunks.summary(),
         "skipped_rows": prepared.data.dataset.train.skipped + prepared.data.dataset.validation.skipped,
     }
-    return write_results(config, prepared, result, personal, folder, progress, summary)
+    return write_results(config, prepared, result, folder, progress, summary)
 
 
 def _first_round(checkpoint: Checkpoint | None) -> int:

@@ -29,9 +29,9 @@ from fedsim.config import Config
 from fedsim.config_text import config_text
 from fedsim.core.errors import FedsimError, ResourceError
 from fedsim.core.layout import VectorLayout
-from fedsim.core.messages import ClientReport, ClientState, Evaluation, GlobalState, WorkGroup
+from fedsim.core.messages import ClientState, Evaluation, GlobalState, WorkGroup
 from fedsim.data.metrics import compute
-from fedsim.evaluations import Evaluations, did_not_fit
+from fedsim.evaluations import Evaluations
 from fedsim.executors.base import EvaluatedShard, Executor, Handle, StateLost, TrainedGroup
 from fedsim.failures import Failures
 from fedsim.fusing import choose_fuse, with_fuse
@@ -39,7 +39,7 @@ from fedsim.interrupt import RunInterrupted
 from fedsim.layer_selection import LayerChoice, choose, start_workers
 from fedsim.preparation import Prepared
 from fedsim.progress import Progress
-from fedsim.rounds import OpenRound, Totals, mean_loss, round_line
+from fedsim.rounds import OpenRound, Totals, mean_loss, memory_warning, round_line
 from fedsim.tracking import RunFolder, TensorBoard
 from server.aggregation import population_weight
 from server.sampling import cohort, cut, in_reach
@@ -54,6 +54,8 @@ class Result:
     state: GlobalState
     totals: Totals
     personalised: Evaluation | None
+    personal: list[ClientState]
+    """States of the clients that have trained, ascending, where layers stay on the devices; else empty."""
     workers: list[WorkerInfo]
     seconds: float
     first_group_at: float | None
@@ -128,26 +130,28 @@ class Simulation:
             if checkpoint is not None:
                 self._folder.event("resumed", round=checkpoint.round)
                 self._saved_round = checkpoint.round
-            personalised = self._run_through(workers, checkpoint)
+            state, personalised, personal = self._run_through(workers, checkpoint)
         except (RunInterrupted, FedsimError):
             # They come at points between rounds or before a server step, where the last round's state is whole.
             self._save_what_is_whole()
             raise
         assert self._choice is not None
-        (state,) = self._executor.get([self._state])
         return Result(
             self._choice,
             full.exchanged(self._choice.layers),
             state,
             self._totals,
             personalised,
+            personal,
             workers,
             self._seconds(),
             self._first_group_at,
         )
 
-    def _run_through(self, workers: list[WorkerInfo], checkpoint: Checkpoint | None) -> Evaluation | None:
-        """Run to the end, whatever is lost on the way; return the personalised evaluation."""
+    def _run_through(
+        self, workers: list[WorkerInfo], checkpoint: Checkpoint | None
+    ) -> tuple[GlobalState, Evaluation | None, list[ClientState]]:
+        """Run to the end, whatever is lost on the way; return the last state, the personalised evaluation, personal states."""
         while True:
             try:
                 self._set_out(workers, checkpoint)
@@ -156,7 +160,9 @@ class Simulation:
                 while self._round < self._config.rounds:
                     self._run_round()
                 self._progress.start_phase("personalised evaluation")
-                return self._evaluations.of_clients(self._state, self._states, self._round)
+                personalised = self._evaluations.of_clients(self._state, self._states, self._round)
+                (state,) = self._executor.get([self._state])
+                return state, personalised, self._client_states() if self._config.layers.unselected == "local" else []
             except StateLost as loss:
                 checkpoint = self._fall_back(loss, checkpoint)
 
@@ -171,7 +177,7 @@ class Simulation:
         if self._round == 0 and not self._start_is_evaluated:
             self._evaluate_start()
 
-    def personal_states(self) -> list[ClientState]:
+    def _client_states(self) -> list[ClientState]:
         """Return the states of all clients that have trained, ascending."""
         return self._executor.get(list(self._states.visited().values()))
 
@@ -273,7 +279,8 @@ class Simulation:
         if [report.client for report in reports] != sorted(order):
             raise RuntimeError(f"round {self._round + 1}: {len(order)} clients were asked, {len(reports)} reports came")
         self._failures.of_round(self._round + 1, reports)
-        self._note_memory(reports)
+        if (warning := memory_warning(self._round + 1, reports)) is not None:
+            self._progress.note(warning)
         stepping_at = time.monotonic()
         step = self._executor.apply(self._round, order)
         self._states.commit(trained)
@@ -349,15 +356,6 @@ class Simulation:
         self._progress.round(round_line(record))
         self._save_if_due()
 
-    def _note_memory(self, reports: Sequence[ClientReport]) -> None:
-        splits = sum(report.memory_splits for report in reports)
-        if splits:
-            held = min(report.memory_tokens for report in reports if report.memory_splits)
-            self._progress.note(
-                f"warning: round {self._round + 1}: {did_not_fit(splits)}; set client.micro_batch_tokens={held}, so that no "
-                "time is lost and a repeat gives the same bits"
-            )
-
     # -- evaluation --------------------------------------------------------------------------------------------------
 
     def _evaluate_start(self) -> None:
@@ -392,7 +390,7 @@ class Simulation:
             identity=self._config.identity,
             data_fingerprint=self._prepared.fingerprint,
             server=self._executor.server_arrays(),
-            clients=tuple(self.personal_states()),
+            clients=tuple(self._client_states()),
             totals={**vars(self._totals), "seconds_before": self._seconds()},
             fuse=self._fuse,
         )

@@ -175,8 +175,8 @@ class ParquetRows:
             ) from error
         if not schema.equals(self._schema, check_metadata=False):
             raise CheckpointError(
-                f"{path} has the columns {listed(schema.names)}, not {listed(self._schema.names)}: it is damaged, or was written "
-                "by another version"
+                f"{path} has the columns {listed(schema.names)}, not {listed(self._schema.names)}: it is damaged, or was "
+                "written by another version"
             )
         return schema
 

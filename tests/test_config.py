@@ -151,6 +151,11 @@ MISTAKES = [
     ("prompt: {length: 1000000000}", "prompt.length is 1000000000, but must be at most 8192"),
     ("data: {max_length: 1000000000000}", "must be at most 131072"),
     ("ray: {num_cpus_per_actor: 1.0e-9}", "must be at least 0.0001"),
+    ("ray: {num_gpus_per_actor: 5.0e-324}", "is less than Ray counts; give 0, or 1/10000 or more"),
+    ("ray: {num_gpus_per_actor: 2}", "2 is not a share of one GPU"),
+    ("model: {path: " + "a" * 300 + "}", "model.path: the path has 300 bytes, its longest name 300; at most"),
+    ("data: {path: " + "a/" * 3000 + "}", "data.path: the path has 6000 bytes"),
+    ("prompt: {start_from: ~nobody.such/run}", "prompt.start_from: the path begins with ~, but there is no such user"),
     ("ray: {group_timeout_seconds: 1.0e+300}", "must be at most 1000000000"),
 ]  # fmt: skip
 

@@ -6,12 +6,35 @@ field is its meaning, printed by ``fedsim config`` and shown in error messages.
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, field_validator
 
 _MOST = 2**63 - 1
 """Largest whole number: what arrays and files hold."""
+_LONGEST_NAME, _LONGEST_PATH = 255, 4000
+"""Bytes; a system refuses longer ones."""
+
+
+def _possible(path: str) -> str:
+    """Refuse what no system takes for a path: to ask for it would be an error and not "there is none"."""
+    longest = max(len(part.encode()) for part in path.split("/"))
+    if longest > _LONGEST_NAME or len(path.encode()) > _LONGEST_PATH:
+        raise ValueError(
+            f"the path has {len(path.encode())} bytes, its longest name {longest}; at most {_LONGEST_PATH}, and "
+            f"{_LONGEST_NAME} for a name, are possible"
+        )
+    if path.startswith("~"):
+        try:
+            Path(path).expanduser()
+        except RuntimeError:
+            raise ValueError("the path begins with ~, but there is no such user; write it from / on") from None
+    return path
+
+
+PathText = Annotated[str, AfterValidator(_possible)]
+"""A path, or what may be one."""
 
 
 class Schema(BaseModel):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from fedsim.core.schema import Schema
+from fedsim.core.schema import PathText, Schema
 
 
 def _number_as_text(value: Any) -> Any:
@@ -63,12 +63,12 @@ class DataConfig(Schema):
     source: Literal["auto", "embedded", "files", "hub"] = "auto"
     """embedded (made by our generator), files, hub (Hugging Face datasets); auto takes files when ``path`` is given, else
     embedded."""
-    path: str | None = None
+    path: PathText | None = None
     """files: a folder with train.* and validation.* (or dev.*, test.*), in JSON Lines, CSV, TSV, Parquet or Arrow; or a folder
     that holds such a folder named like the task."""
-    train_file: str | None = None
+    train_file: PathText | None = None
     """files: the training file, relative to ``path``, when its name is not train.*."""
-    validation_file: str | None = None
+    validation_file: PathText | None = None
     """files: the validation file, relative to ``path``, when its name is not validation.*."""
     hub_name: str | None = None
     """hub: name of the dataset, for example ``nyu-mll/glue``."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from fedsim.core.errors import shown
 from fedsim.core.schema import Schema
 
 
@@ -22,7 +23,9 @@ def _unit_fraction(value: Any) -> Any:
     if value == 0:
         return 0.0
     if not 0 < value <= 1:
-        raise ValueError(f"{value:g} is not a share of one GPU; give 0 or 1/n, for example 1/4")
+        raise ValueError(f"{shown(value)} is not a share of one GPU; give 0 or 1/n, for example 1/4")
+    if value < 1e-4:
+        raise ValueError(f"{value:g} is less than Ray counts; give 0, or 1/10000 or more")
     parts = round(1 / value)
     if abs(1 / value - parts) > 0.02 * parts:
         raise ValueError(
