@@ -4,8 +4,8 @@
     python -m benchmarks.kill_points --points 5 --seed 3
 
 Every run is a process of its own, forked from one that has imported everything, so that a moment costs seconds; it is killed
-by SIGKILL, at a moment drawn evenly from the time that an undisturbed run takes, and ``--resume`` goes on. One that was killed
-before its first checkpoint begins anew. Exit status 1 if any ends with other bytes or records.
+by SIGKILL, at a moment drawn evenly from the time that the rounds of an undisturbed run take, and ``--resume`` goes on. One
+that was killed before its first checkpoint begins anew. Exit status 1 if any ends with other bytes or records.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Annotated, Any
 
 import typer
 
-ROUNDS = 12
+ROUNDS = 20
 KEPT = ("round", "global_metric", "global_loss", "train_loss_last", "clients_ok", "bytes_up", "update_norm")
 LIMIT_SECONDS = 120.0
 
@@ -75,7 +75,17 @@ def measure(points: int, seed: int) -> list[Point]:
             sys.exit("error: the undisturbed run failed")
         seconds = time.monotonic() - started
         rng = random.Random(seed)
-        return [_point(Path(folder) / f"run-{i}", whole, seconds * rng.random()) for i in range(points)]
+        moments = [rng.uniform(_first_group_seconds(whole, seconds), seconds) for _ in range(points)]
+        return [_point(Path(folder) / f"run-{i}", whole, moment) for i, moment in enumerate(moments)]
+
+
+def _first_group_seconds(folder: Path, seconds: float) -> float:
+    """Return when, of the time that a run took, its first group was trained."""
+    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    first, end = (
+        next(event["seconds"] for event in events if event["event"] == kind) for kind in ("first_group", "end")
+    )
+    return max(0.0, seconds - (end - first))
 
 
 def _point(folder: Path, whole: Path, moment: float) -> Point:

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray import exceptions as ray_errors
 
-from fedsim.core.errors import ResourceError
+from fedsim.core.errors import ClientError, ResourceError
 from fedsim.executors.config import RayConfig
 from fedsim.executors.failures import SYSTEM_ERRORS, reason, task_error
 
@@ -98,7 +98,7 @@ class ActorPool:
             except SYSTEM_ERRORS as error:
                 if getattr(error, "actor_init_failed", False):
                     # Not an accident: the next one would fail in the same way.
-                    raise ResourceError(f"actor {start.slot} cannot start: {error}") from error
+                    raise ClientError(f"actor {start.slot} cannot start:\n{error}") from error
                 self._failed_starts += 1
                 if self._failed_starts > self._config.max_replacements:
                     raise ResourceError(

@@ -34,7 +34,9 @@ def gradient(model: Backbone, count: int, layers: tuple[int, ...], trunk: torch.
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler")
 def test_compiled_layers_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)  # processes to compile in cost more than they save
+    monkeypatch.setattr(
+        torch._inductor.config, "compile_threads", 1
+    )  # processes to compile in cost more than they save
     path = save(tiny_model("roberta", num_hidden_layers=2), tmp_path / "model")
     plain, compiled = build(path, compiled=False), build(path, compiled=True)
     torch._dynamo.reset()

@@ -49,9 +49,13 @@ class Comparison:
 
 
 @pytest.mark.parametrize("name", TRACES)
-@pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize(
-    "group_size, fuse", [(1, 1), (2, 1), (WHOLE, 2), (WHOLE, WHOLE)], ids=lambda n: "whole" if n == WHOLE else n
+    "dtype, group_size, fuse",
+    [
+        *(("float64", *way) for way in [(1, 1), (2, 1), (WHOLE, 2), (WHOLE, WHOLE)]),
+        *(("float32", *way) for way in [(1, 1), (WHOLE, WHOLE)]),
+    ],
+    ids=lambda value: "whole" if value == WHOLE else value,
 )
 def test_rounds(make_trace, name, dtype, group_size, fuse):
     """Averages, control variates, velocity, local prefixes and evaluated scores of every round."""
