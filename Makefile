@@ -14,7 +14,7 @@ run: $(STAMP)  ## Set up and run the quickstart: FedPepTAO over 100 non-IID clie
 	$(BIN)/python -m fedsim run configs/quickstart.yaml
 
 test: $(STAMP)  ## Set up and run the tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)  ## Check style and types
 	$(BIN)/ruff check .

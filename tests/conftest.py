@@ -30,39 +30,45 @@ LONG = (
     "faults/test_resume.py",
     "clusters/test_slurm.py",
     "faults/test_start.py",
-    "faults/test_clean_ends.py",
     "test_destination.py",
     "end_to_end/test_own_data_and_models.py",
     "clients/test_compiling.py",
-    "end_to_end/test_lossless_share.py",
     "server/test_convergence.py",
     "clients/test_packing.py",
     "clients/test_trunk.py",
     "clients/test_corrections.py",
     "clients/test_fused.py",
     "test_starting_point.py",
-    "scaling/test_study.py",
     "server/test_gradient_descent.py",
     "test_imports.py",
 )
 """Files that take more than ten seconds, the longest first: begun late, they would keep one process busy at the end."""
 
 
+def group(node: str) -> str:
+    """Return what is given to one process as a whole: a file, or all files with a test on the session's Ray."""
+    file = node.partition("::")[0].removeprefix("tests/")
+    return "ray" if "session_ray" in (ROOT / "tests" / file).read_text() else file
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Put tests into the order and the groups in which ``--dist loadgroup`` hands them to processes.
+    """Put the groups into the order in which they are to begin."""
+    places = {name: place for place, name in enumerate((*BEFORE_RAY, "ray", *LONG))}
+    groups = {item.path: group(item.path.relative_to(ROOT).as_posix()) for item in items}
+    items.sort(key=lambda item: places.get(groups[item.path], len(places)))
 
-    All tests on the session's Ray are one group, so that only one process starts one; the others go by file.
-    """
-    places = {file: place for place, file in enumerate((*BEFORE_RAY, "ray", *LONG))}
 
-    def group(item):
-        file = item.path.relative_to(Path(__file__).parent).as_posix()
-        return "ray" if "session_ray" in item.fixturenames and file not in BEFORE_RAY else file
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With ``--dist loadfile``: a Ray in each process would cost more than its start, as their actors share the cores."""
+    from xdist.scheduler import LoadScopeScheduling
 
-    items.sort(key=lambda item: places.get(group(item), len(places)))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
+    class GroupScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return group(nodeid)
+
+    return GroupScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture

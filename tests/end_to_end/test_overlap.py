@@ -17,7 +17,9 @@ TIMES = ("time", "seconds", "seconds_round", "seconds_train", "seconds_server", 
 
 
 def run(make, path, **changes):
-    run_config(make(output=str(path), tracking={"plots": False}, **changes), resume=path.exists(), quiet=True)
+    # fuse is given: a trial could settle it differently in two runs, and so change last bits.
+    config = make(output=str(path), client={"fuse": 2}, tracking={"plots": False}, **changes)
+    run_config(config, resume=path.exists(), quiet=True)
     return (path / "prompt" / "global.safetensors").read_bytes(), rounds(path)
 
 

@@ -117,11 +117,11 @@ def test_resume_refuses_another_config_and_leaves_a_finished_run_alone(tiny_conf
         run_config(tiny_config(rounds=2, executor="local", output=output), quiet=True)
 
 
-def test_a_finished_run_can_be_carried_on_with_more_rounds(tiny_config, tmp_path):
-    short, long = str(tmp_path / "short"), str(tmp_path / "long")
-    run_config(tiny_config(rounds=2, executor="local", output=short), quiet=True)
-    carried = run_config(tiny_config(rounds=4, executor="local", output=short), resume=True, quiet=True)
-    straight = run_config(tiny_config(rounds=4, executor="local", output=long), quiet=True)
+def test_a_finished_run_can_be_carried_on_with_more_rounds(tmp_path):
+    short, long = tmp_path / "short", tmp_path / "long"
+    run_config(make_tiny(**CONFIG | {"rounds": 2}, output=str(short)), quiet=True)
+    carried = run_config(make_tiny(**CONFIG | {"rounds": 4}, output=str(short)), resume=True, quiet=True)
+    straight = run_config(make_tiny(**CONFIG | {"rounds": 4}, output=str(long)), quiet=True)
     prompt = Path("prompt") / "global.safetensors"
-    assert (tmp_path / "short" / prompt).read_bytes() == (tmp_path / "long" / prompt).read_bytes()
+    assert (short / prompt).read_bytes() == (long / prompt).read_bytes()
     assert carried["client_updates"] == straight["client_updates"] == 20
