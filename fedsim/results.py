@@ -15,7 +15,7 @@ from fedsim.plots import write_plots
 from fedsim.preparation import Prepared
 from fedsim.progress import Progress
 from fedsim.prompted import GLOBAL_PROMPT, PERSONAL_PROMPTS, save_personal_prompts, save_prompt
-from fedsim.simulation import Result
+from fedsim.result import Result
 from fedsim.tracking import RunFolder
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -39,27 +39,11 @@ from fedsim.interrupt import RunInterrupted
 from fedsim.layer_selection import LayerChoice, choose, start_workers
 from fedsim.preparation import Prepared
 from fedsim.progress import Progress
+from fedsim.result import Result
 from fedsim.rounds import OpenRound, Totals, mean_loss, memory_warning, round_line
 from fedsim.tracking import RunFolder, TensorBoard
 from server.aggregation import population_weight
 from server.sampling import cohort, cut, in_reach
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a finished simulation gives back."""
-
-    choice: LayerChoice
-    layout: VectorLayout
-    state: GlobalState
-    totals: Totals
-    personalised: Evaluation | None
-    personal: list[ClientState]
-    """States of the clients that have trained, ascending, where layers stay on the devices; else empty."""
-    workers: list[WorkerInfo]
-    seconds: float
-    first_group_at: float | None
-    """Monotonic time when the first work group of this process was trained; None if there was nothing left to train."""
 
 
 class Simulation:
@@ -107,8 +91,13 @@ class Simulation:
         self._open_round: OpenRound | None = None
         """The last round, as long as it is not on record."""
         self._saved_round = -1
+        self._sets_out = True
+        """Server and clients do not hold the state after the last round yet, or not again."""
         self._losses = 0
-        """Times in a row that state was lost and no round was done."""
+        """Times that state was lost since a round was recorded for the first time."""
+        self._furthest_round = 0
+        self._resent_clients = 0
+        """Those of the rounds that have stepped."""
         self._started = time.monotonic()
         self._first_group_at: float | None = None
 
@@ -155,6 +144,7 @@ class Simulation:
         while True:
             try:
                 self._set_out(workers, checkpoint)
+                checkpoint = None  # its arrays lie in the store, and the run has copies of its own now
                 if not self._evaluations.can_wait(self._round):
                     self._close_round()  # one that was left open by a loss
                 while self._round < self._config.rounds:
@@ -169,11 +159,13 @@ class Simulation:
     def _set_out(self, workers: list[WorkerInfo], checkpoint: Checkpoint | None) -> None:
         """Bring server and clients to the state that a checkpoint holds, or that a run starts from."""
         full = workers[0].full
+        self._sets_out = True
         if self._choice is None:
             self._choice = self._choose_layers(full, checkpoint)
         self._start_server(full.exchanged(self._choice.layers), checkpoint)
         if self._fuse is None:
             self._share_passes(workers, checkpoint)
+        self._sets_out = False
         if self._round == 0 and not self._start_is_evaluated:
             self._evaluate_start()
 
@@ -232,7 +224,7 @@ class Simulation:
             )
         self._progress.note(f"warning: {loss}; going back to what is left")
         self._executor.recover()
-        if self._fuse is None:  # nothing of the run was done yet
+        if self._sets_out:
             return began_from
         checkpoint: Checkpoint | None
         try:
@@ -241,7 +233,6 @@ class Simulation:
             checkpoint, _ = load_latest(self._folder.checkpoints)
             self._open_round = None
             self._round = self._saved_round = 0 if checkpoint is None else checkpoint.round
-            self._folder.truncate(self._round + 1)
             if checkpoint is None:
                 self._states = ClientStates(self._config.partition.clients)
                 self._totals = self._totals.anew()
@@ -249,12 +240,15 @@ class Simulation:
             # This process's own time goes on; that of a checkpoint is counted up to its saving.
             totals = {**checkpoint.totals, "seconds_before": self._totals.seconds_before}
             checkpoint = replace(checkpoint, totals=totals)
+        self._folder.truncate(self._round + 1)
         self._folder.event("recovered", round=self._round, reason=str(loss))
-        self._progress.note(f"round {self._round + 1} is done again, from the state after round {self._round}")
+        self._progress.note(f"what came after round {self._round} is done again, from the state after it")
         return checkpoint
 
     def _save_what_is_whole(self) -> None:
         """Record and save the last round before the run ends early."""
+        if self._sets_out:
+            return
         try:
             self._close_round()
             self._save_if_due(force=True)
@@ -269,9 +263,8 @@ class Simulation:
     def _run_round(self) -> None:
         started = time.monotonic()
         self._executor.refresh()
-        resent_before = self._executor.resent_clients
         sampling, seed = self._config.sampling, self._config.seed
-        drawn = [int(i) for i in cohort(sampling, seed, self._round, self._sizes_N)]
+        drawn = cohort(sampling, seed, self._round, self._sizes_N).tolist()
         order, absent = in_reach(drawn, sampling.dropout, seed, self._round)
         groups = self._executor.groups(self._round, order, self._config.group_size, self._work_N)
         trained, trained_at = self._train(groups)
@@ -286,13 +279,17 @@ class Simulation:
         self._states.commit(trained)
         self._state = self._executor.global_state()
         self._round += 1
+        resent, self._resent_clients = (
+            self._executor.resent_clients - self._resent_clients,
+            self._executor.resent_clients,
+        )
         seconds_server = time.monotonic() - stepping_at
         self._open_round = OpenRound(
             round=self._round,
             reports=reports,
             step=step,
             absent=absent,
-            clients_resent=self._executor.resent_clients - resent_before,
+            clients_resent=resent,
             seconds_train=trained_at - started,
             seconds_server=seconds_server,
         )
@@ -341,7 +338,8 @@ class Simulation:
     ) -> None:
         """Put a round on record and save it: nothing that comes after it has changed the state yet."""
         self._open_round = None
-        self._losses = 0
+        if done.round > self._furthest_round:
+            self._furthest_round, self._losses = done.round, 0
         record = done.record(self._prepared.data.task.metric, evaluation, personalised, seconds)
         record["actors_replaced"] = self._executor.replaced_workers
         self._totals.count(done.reports, record)
@@ -384,12 +382,15 @@ class Simulation:
     def _checkpoint(self) -> Checkpoint:
         """Return the state after the last round."""
         assert self._choice is not None
+        server = self._executor.server_arrays()
+        if int(server["round"]) != self._round:
+            raise StateLost(f"the server's state is that after round {int(server['round'])}, not {self._round}")
         return Checkpoint(
             round=self._round,
             layers=self._choice.layers,
             identity=self._config.identity,
             data_fingerprint=self._prepared.fingerprint,
-            server=self._executor.server_arrays(),
+            server=server,
             clients=tuple(self._client_states()),
             totals={**vars(self._totals), "seconds_before": self._seconds()},
             fuse=self._fuse,

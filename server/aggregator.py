@@ -34,8 +34,8 @@ class AggregatorActor:
         self._server.fold(*arguments)
 
     def apply(self, *arguments: Any) -> Any:
-        """See :meth:`server.core.Server.apply`."""
-        return self._server.apply(*arguments)
+        """See :meth:`server.core.Server.apply`; returns the whole state as well, which is to outlive this actor."""
+        return self._server.apply(*arguments), self._server.arrays()
 
     def peak_memory_bytes(self) -> int | None:
         """See :func:`fedsim.core.memory.peak_memory_bytes`."""

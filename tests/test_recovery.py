@@ -92,6 +92,30 @@ def test_what_is_gone_is_done_again_from_the_last_checkpoint(
     assert recovered == [back_to]
 
 
+def test_a_loss_while_the_state_is_being_given_back_does_not_mix_rounds(undisturbed, monkeypatch, tmp_path):
+    """The server has been started anew and does not hold the state of the round yet."""
+    Loss(monkeypatch, "apply", {3})
+    load, calls = LocalExecutor.load_server_arrays, []
+
+    def losing(executor, arrays):
+        calls.append(1)
+        if len(calls) == 1:
+            raise StateLost("the aggregator actor was lost")
+        load(executor, arrays)
+
+    monkeypatch.setattr(LocalExecutor, "load_server_arrays", losing)
+    *same, recovered = run(tmp_path / "run")
+    assert same == list(undisturbed[:3])
+    assert recovered == [2] and len(calls) == 2
+
+
+def test_losses_that_go_back_further_than_a_round_are_bounded_as_well(monkeypatch, tmp_path):
+    """Round 3 is recorded anew every time: that is no progress."""
+    Loss(monkeypatch, "apply", {4, *range(6, 100, 2)}, also_saved_state=True)
+    with pytest.raises(ResourceError, match=r"see ray.max_replacements"):
+        run(tmp_path / "run", checkpoint={"every": 2}, ray={"max_replacements": 3})
+
+
 def test_losses_are_bounded(monkeypatch, tmp_path):
     Loss(monkeypatch, "apply", range(2, 100))
     with pytest.raises(

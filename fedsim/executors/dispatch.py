@@ -16,10 +16,21 @@ from ray import exceptions as ray_errors
 
 from fedsim.core.errors import ResourceError
 from fedsim.executors.config import RayConfig
-from fedsim.executors.failures import SYSTEM_ERRORS, FailureKind, FailurePolicy, reason, task_error
+from fedsim.executors.failures import (
+    SYSTEM_ERRORS,
+    FailureKind,
+    FailurePolicy,
+    node_is_lost,
+    ray_error,
+    reason,
+    task_error,
+)
 from fedsim.executors.pool import ActorPool
 from fedsim.executors.queues import Call, Item, Queues
 from fedsim.executors.waiting import POLL_SECONDS
+
+_PATIENCE_SECONDS = 30.0
+"""Longest wait for actors that still work on what nobody waits for."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,9 @@ class Dispatcher:
         """Actors lost, or killed because they took too long, and replaced so far."""
         self.resent_clients = 0
         """Clients whose call was sent again so far, each time counted."""
-        self._lost_now = 0
+        self._lost_now = self._lost_nodes_now = 0
+        self._under_way: Queues | None = None
+        """Calls of a go that has not come to its end, be it that it was given up."""
 
     def run(self, calls: Sequence[Call], timeout_seconds: float | None = None) -> Iterator[Done | Failed]:
         """Run calls; yield each as it is done, in any order.
@@ -93,11 +106,19 @@ class Dispatcher:
         ClientError, FedsimError
             What a call raised.
         """
+        self.settle()
         queues = Queues(calls, self._pool.nodes)
-        self._lost_now = 0
-        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        self._lost_now = self._lost_nodes_now = 0
+        self._under_way = queues
+        yield from self._run(queues, timeout_seconds)
+        self._under_way = None
+
+    def _run(self, queues: Queues, timeout_seconds: float | None) -> Iterator[Done | Failed]:
+        deadline = None
         queues.fill(self._pool.ready)
         while queues.unfinished:
+            if not (self._pool.ready or self._pool.starting):
+                raise ResourceError("no actor is left, and none is starting; go on with --resume")
             heads = queues.heads()
             arrived = _arrived([*heads, *self._pool.starting])
             self._check_interrupt()
@@ -107,25 +128,32 @@ class Dispatcher:
             self._pool.admit(arrived)
             self._pool.expire()
             yield from self._overdue(queues)
-            if deadline is not None and time.monotonic() > deadline:
-                yield from self._cut_off(queues)
+            if timeout_seconds is not None and self._pool.ready:
+                # While no actor is ready nobody can be said to be slow.
+                deadline = deadline or time.monotonic() + timeout_seconds
+                if time.monotonic() > deadline:
+                    yield from self._cut_off(queues, timeout_seconds)
             queues.release(self._pool.slots)
             queues.fill(self._pool.ready)
 
     def settle(self) -> None:
-        """Wait until no actor works on calls of an earlier go that was given up; replace those that are lost."""
-        pings = {actor.info.remote(): slot for slot, actor in self._pool.ready.items()}
-        deadline = time.monotonic() + self._config.group_timeout_seconds
-        while pings:
-            for ref in _arrived(list(pings)):
-                slot = pings.pop(ref)
+        """Wait a while for actors that still work on calls of an earlier go that was given up, then replace them."""
+        left = {} if self._under_way is None else self._under_way.last_calls()
+        self._under_way = None
+        deadline = time.monotonic() + min(_PATIENCE_SECONDS, self._config.group_timeout_seconds)
+        while left:
+            for ref in _arrived(list(left)):
+                slot = left.pop(ref)
                 try:
                     ray.get(ref)
+                except ray_errors.RayTaskError:
+                    continue  # whoever gave the go up knows why
                 except SYSTEM_ERRORS as error:
-                    self._replace(slot, "between two rounds", error)
+                    if slot in self._pool.ready:
+                        self._replace(slot, "between two rounds", error)
             self._check_interrupt()
             if time.monotonic() > deadline:
-                for slot in pings.values():
+                for slot in set(left.values()) & set(self._pool.ready):
                     self.replaced += 1
                     self._pool.replace(slot)
                 return
@@ -142,6 +170,8 @@ class Dispatcher:
             queues.put_back(queues.take(slot)[1:])
             self._replace(slot, f"in {item.call.what}", error)
             yield from self._came_to_nothing(queues, item, "lost", f"its actor was lost ({reason(error)})")
+        except ray_errors.RayError as error:
+            raise ray_error(item.call.what, error) from error
         else:
             flight, node = queues.pop(slot), self._pool.nodes[slot]
             queues.fill({slot: self._pool.ready[slot]})
@@ -168,12 +198,17 @@ class Dispatcher:
         queues.put_back(items)
 
     def _replace(self, slot: int, when: str, error: Exception) -> None:
-        if self._lost_now >= self._config.max_replacements:
+        # A node that goes takes all its actors with it: that is not a series of accidents.
+        node = node_is_lost(error)
+        limit = self._config.max_replacements * (max(1, len(self._pool)) if node else 1)
+        lost = self._lost_nodes_now if node else self._lost_now
+        if lost >= limit:
             raise ResourceError(
-                f"{when.removeprefix('in ')}: an actor was lost ({reason(error)}) after {self._lost_now} replacements in "
-                "one go; see ray.max_replacements, and memory if the system killed them"
+                f"{when.removeprefix('in ')}: an actor was lost ({reason(error)}) after {lost} replacements in one go; see "
+                "ray.max_replacements, and memory if the system killed them"
             ) from error
-        self._lost_now += 1
+        self._lost_nodes_now += node
+        self._lost_now += not node
         self.replaced += 1
         self._note(f"warning: actor {slot} was lost {when} ({reason(error)}); another one takes its place")
         self._pool.replace(slot)
@@ -184,7 +219,7 @@ class Dispatcher:
         limit = self._config.group_timeout_seconds
         for slot in list(queues.heads().values()):
             flight = queues.head(slot)
-            if time.monotonic() - flight.started <= limit:
+            if time.monotonic() - flight.started <= limit or _is_there(flight.refs[0]):
                 continue
             yield from self._stopped(queues, slot, f"took longer than ray.group_timeout_seconds={limit:g}")
 
@@ -196,11 +231,13 @@ class Dispatcher:
         self._pool.replace(slot)
         yield from self._came_to_nothing(queues, head, "timeout", message)
 
-    def _cut_off(self, queues: Queues) -> Iterator[Failed]:
+    def _cut_off(self, queues: Queues, limit: float) -> Iterator[Failed]:
         """End a round that takes too long: what trains clients and is not done comes to nothing."""
-        message = f"not done within ray.round_timeout_seconds={self._config.round_timeout_seconds:g}"
+        message = f"not done within ray.round_timeout_seconds={limit:g}"
         missing = queues.take_clients()
         for slot in queues.slots_with_clients():
+            if _is_there(queues.head(slot).refs[0]):
+                continue  # done in time, and looked at in a moment
             items = queues.take(slot)
             self.replaced += 1
             self._pool.replace(slot)
@@ -224,3 +261,7 @@ def _arrived(refs: list[ray.ObjectRef]) -> list[ray.ObjectRef]:
         return []
     # Whatever else has come: a look at many costs hardly more than at one.
     return ray.wait(refs, num_returns=len(refs), timeout=0)[0]
+
+
+def _is_there(ref: ray.ObjectRef) -> bool:
+    return bool(ray.wait([ref], timeout=0)[0])

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ray import exceptions as ray_errors
 
-from fedsim.core.errors import ClientError, FedsimError
+from fedsim.core.errors import ClientError, FedsimError, ResourceError
 from fedsim.executors.base import StateLost
 
 SYSTEM_ERRORS = (
@@ -58,6 +58,16 @@ def task_error(what: str, error: ray_errors.RayTaskError) -> FedsimError | State
         return StateLost(f"{what} needed an object that was lost with its node")
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, FedsimError) else ClientError(f"{what} failed:\n{error}")
+
+
+def ray_error(what: str, error: ray_errors.RayError) -> ResourceError:
+    """Return what Ray itself has to say, where no actor and no object is to blame."""
+    return ResourceError(f"{what}: {type(error).__name__}: {first_line(error)}")
+
+
+def node_is_lost(error: Exception) -> bool:
+    """Return whether an actor is lost with its node, and not by itself."""
+    return isinstance(error, ray_errors.ActorUnavailableError | ray_errors.NodeDiedError) or "its node" in reason(error)
 
 
 def reason(error: Exception) -> str:

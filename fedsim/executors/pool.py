@@ -16,7 +16,7 @@ from ray import exceptions as ray_errors
 
 from fedsim.core.errors import ClientError, ResourceError
 from fedsim.executors.config import RayConfig
-from fedsim.executors.failures import SYSTEM_ERRORS, reason, task_error
+from fedsim.executors.failures import SYSTEM_ERRORS, ray_error, reason, task_error
 
 
 @dataclass(frozen=True)
@@ -94,18 +94,13 @@ class ActorPool:
             try:
                 self.nodes[start.slot] = ray.get(ref).node_id
             except ray_errors.RayTaskError as error:
+                self._forget(start.slot)
                 raise task_error(f"the start of actor {start.slot}", error) from error
             except SYSTEM_ERRORS as error:
-                if getattr(error, "actor_init_failed", False):
-                    # Not an accident: the next one would fail in the same way.
-                    raise ClientError(f"actor {start.slot} cannot start:\n{error}") from error
-                self._failed_starts += 1
-                if self._failed_starts > self._config.max_replacements:
-                    raise ResourceError(
-                        f"actor {start.slot} was lost while it started ({reason(error)}), after "
-                        f"{self._failed_starts - 1} others; see ray.max_replacements, and memory if the system killed them"
-                    ) from error
-                self.replace(start.slot)
+                self._start_again(start.slot, error)
+            except ray_errors.RayError as error:
+                self._forget(start.slot)
+                raise ray_error(f"the start of actor {start.slot}", error) from error
             else:
                 self._failed_starts = 0
 
@@ -122,7 +117,7 @@ class ActorPool:
             if time.monotonic() - start.since < limit:
                 continue
             del self._starting[ref]
-            ray.kill(self._actors.pop(start.slot), no_restart=True)
+            self._forget(start.slot)
             if not self._actors:
                 raise ResourceError(
                     f"waited {limit:g} s (ray.start_timeout_seconds) for an actor in place of a lost one, and there is no "
@@ -132,6 +127,24 @@ class ActorPool:
                 f"warning: actor {start.slot} found no room within {limit:g} s (ray.start_timeout_seconds); going on with "
                 f"{len(self._actors)}"
             )
+
+    def _start_again(self, slot: int, error: Exception) -> None:
+        self._failed_starts += 1
+        if getattr(error, "actor_init_failed", False) and self._failed_starts > 1:
+            # Once may be an accident, such as GPU memory that the one before still held; twice is none.
+            self._forget(slot)
+            raise ClientError(f"actor {slot} cannot start:\n{error}") from error
+        if self._failed_starts > self._config.max_replacements:
+            self._forget(slot)
+            raise ResourceError(
+                f"actor {slot} was lost while it started ({reason(error)}), after {self._failed_starts - 1} others; see "
+                "ray.max_replacements, and memory if the system killed them"
+            ) from error
+        self.replace(slot)
+
+    def _forget(self, slot: int) -> None:
+        self.nodes.pop(slot, None)
+        ray.kill(self._actors.pop(slot), no_restart=True)
 
     def close(self) -> None:
         """Kill all actors."""

@@ -99,6 +99,10 @@ class Queues:
         """Return the call that an actor works on."""
         return self._flights[slot][0]
 
+    def last_calls(self) -> dict[ray.ObjectRef, int]:
+        """Return the first return of the last call that each busy actor has, with its slot."""
+        return {flights[-1].refs[0]: slot for slot, flights in self._flights.items() if flights}
+
     def pop(self, slot: int) -> Flight:
         """Take off the call that an actor has done; the one behind it has its turn from now."""
         flights = self._flights[slot]

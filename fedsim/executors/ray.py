@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray import exceptions as ray_errors
 
 from fedsim.core.errors import ResourceError
 from fedsim.core.messages import (
@@ -29,7 +30,7 @@ from fedsim.executors.calls import references, train_call
 from fedsim.executors.cluster import connect
 from fedsim.executors.config import RayConfig
 from fedsim.executors.dispatch import Call, Dispatcher, Done, Failed
-from fedsim.executors.failures import SYSTEM_ERRORS, FailurePolicy, reason
+from fedsim.executors.failures import SYSTEM_ERRORS, FailurePolicy, ray_error, reason
 from fedsim.executors.placement import free_by_node, on_node, place
 from fedsim.executors.plan import ActorPlan, capacity, plan_actors
 from fedsim.executors.pool import ActorPool
@@ -88,7 +89,7 @@ class RayExecutor(Executor):
         self._plan: ActorPlan | None = None
         self._spec_ref: ray.ObjectRef | None = None
         self._sizes_N: np.ndarray | None = None
-        self._nodes_with_adders: set[str] = set()
+        self._nodes_with_adders: set[str] | None = None
         self._device = "auto"
         self._keeps_state = True
         self._pool = ActorPool(config, self._create, note)
@@ -197,6 +198,7 @@ class RayExecutor(Executor):
 
     def refresh(self) -> None:
         plan = self._plan
+        self._add_up_by_node()
         if plan is None or self._config.address is None or plan.per_client or self._pool.starting:
             return
         wanted = self._population if self._config.actors == "pool" else plan.count
@@ -206,12 +208,11 @@ class RayExecutor(Executor):
             if more := min(missing, room):
                 self._note(f"the cluster has room for more: starting {more} actors")
                 self._pool.grow(more)
-        self._add_up_by_node()
 
     def recover(self) -> None:
         self._dispatcher.settle()
         self._server.revive()
-        self._nodes_with_adders = set()
+        self._nodes_with_adders = None
         self._add_up_by_node()
         self.trunks.clear()
 
@@ -353,7 +354,10 @@ class RayExecutor(Executor):
         return self._of_clients("spectrum", state, groups, "Hessian spectra")
 
     def put(self, value: Any) -> Handle:
-        return ray.put(value)
+        try:
+            return ray.put(value)
+        except ray_errors.RayError as error:
+            raise ray_error("an object of the run cannot be stored", error) from error
 
     def get(self, handles: Sequence[Handle]) -> list[Any]:
         references = [handle for handle in handles if isinstance(handle, ray.ObjectRef)]

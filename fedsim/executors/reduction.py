@@ -127,13 +127,13 @@ class Aggregator:
     def apply(self, round: int, order: tuple[int, ...]) -> StepReport:
         """Let the server step."""
         unfolded, self._unfolded = self._unfolded, []
-        step = self._actor.apply.remote(round, order, *unfolded)
+        step, arrays = self._actor.apply.options(num_returns=2).remote(round, order, *unfolded)
         del unfolded
         what = f"the server step of round {round + 1}"
         while self._folds:
             self._result(self._folds.popleft(), what)
         report: StepReport = self._result(step, what)
-        self._keep_arrays()
+        self._arrays = arrays
         return report
 
     def arrays(self) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ import ray
 from ray import exceptions as ray_errors
 
 from fedsim.core.errors import ResourceError
-from fedsim.executors.failures import task_error
+from fedsim.executors.failures import SYSTEM_ERRORS, ray_error, task_error
 
 POLL_SECONDS = 0.5
 """Between two looks at whether the user has interrupted the run."""
@@ -62,3 +62,7 @@ def _get(refs: Sequence[ray.ObjectRef], what: str) -> Any:
         return ray.get(list(refs))
     except ray_errors.RayTaskError as error:
         raise task_error(what, error) from error
+    except SYSTEM_ERRORS:
+        raise
+    except ray_errors.RayError as error:
+        raise ray_error(what, error) from error

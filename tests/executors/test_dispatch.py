@@ -198,3 +198,31 @@ def test_an_actor_that_finds_no_room_is_given_up(bench):
     assert any("found no room within 2 s (ray.start_timeout_seconds); going on with 1" in note for note in one.notes)
     with pytest.raises(ResourceError, match=r"waited 2 s .*ray.start_timeout_seconds.* there is no other"):
         one.run("kill", 1, times=1)
+
+
+def test_a_go_that_was_given_up_does_not_hold_the_next_one_up(bench, monkeypatch):
+    monkeypatch.setattr("fedsim.executors.dispatch._PATIENCE_SECONDS", 0.5)
+    one = bench()
+    about = ((0,), "hang", 0, 1, str(one.file))
+    for _ in one.dispatcher.run([Call(0, "train", about, what="hangs"), Call(1, "train", ((1,),), what="returns")]):
+        break  # as an error of the consumer would
+    assert one.run()[1] == {}
+    assert one.dispatcher.replaced == 1
+
+
+def test_without_an_actor_a_go_ends_with_a_sentence(bench):
+    one = bench()
+    one.pool.close()
+    with pytest.raises(ResourceError, match="no actor is left"):
+        one.run()
+
+
+def test_what_came_in_time_is_not_overdue(bench):
+    """The consumer takes longer than the deadline, not the call."""
+    one = bench("drop", group_timeout_seconds=1)
+    calls = [Call(index, "train", ((index,),), what=f"group {index}", clients=(index,)) for index in range(4)]
+    outcomes = []
+    for outcome in one.dispatcher.run(calls):
+        outcomes.append(outcome)
+        time.sleep(1.5 if len(outcomes) == 1 else 0)
+    assert len(outcomes) == 4 and all(isinstance(outcome, Done) for outcome in outcomes)
