@@ -35,8 +35,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPA
 
 ROUNDS, CLIENTS, GROUP = 3, 12, 4
 DEADLINE_SECONDS = 5.0
-HEADROOM_BYTES = 2.5 * 2**30
-"""Memory that a client may take before its node counts as full, where one takes memory."""
+HEADROOM_BYTES = 6 * 2**30
+"""Memory that driver, Ray, actors and a client may take before the node counts as full, where one takes memory."""
 SAME, DROPPED, STOPPED = "same bytes", "client left out", "run stopped"
 
 
@@ -154,6 +154,7 @@ class Matrix:
         from server.sampling import cut
 
         self._folder = folder
+        self._started = time.monotonic()
         local = config(executor="local")
         self._prepared = prepare(local)
         self._whole = run(local, self._prepared, folder / "whole").vector_F
@@ -180,7 +181,8 @@ class Matrix:
 
     def _told(self, row: Row) -> Row:
         self._done += 1
-        print(f"{row.fault} ({row.policy}): {row.result}", file=sys.stderr, flush=True)
+        passed = time.monotonic() - self._started
+        print(f"{passed:4.0f} s  {row.fault} ({row.policy}): {row.result}; {row.message}", file=sys.stderr, flush=True)
         return row
 
     def _on_actors(self, case: Case, own_ray: bool = False) -> Row:

@@ -110,7 +110,7 @@ def _hang(fault: Fault) -> None:
 def _take_memory(fault: Fault) -> None:
     held = []
     while True:
-        held.append(np.ones(2**23))  # 64 MiB, written to
+        held.append(np.ones(2**25))  # 256 MiB, written to
         time.sleep(0.05)
 
 
