@@ -1,7 +1,7 @@
 # fedsim: `make run` and `make test` do all set-up themselves.
 PYTHON ?= python3
 VENV   ?= .venv
-JOBS   ?= 3
+JOBS   ?= 2
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 

@@ -37,6 +37,7 @@ ROUNDS, CLIENTS, GROUP = 3, 12, 4
 DEADLINE_SECONDS = 5.0
 HEADROOM_BYTES = 6 * 2**30
 """Memory that driver, Ray, actors and a client may take before the node counts as full, where one takes memory."""
+MEMORY_SECONDS = 150.0
 SAME, DROPPED, STOPPED = "same bytes", "client left out", "run stopped"
 
 
@@ -224,7 +225,11 @@ class Matrix:
             memory = psutil.virtual_memory()
             share = (memory.total - memory.available + HEADROOM_BYTES) / memory.total
             limits = {"RAY_memory_usage_threshold": f"{share:.4f}", "RAY_memory_monitor_refresh_ms": "100"}
-            printed = _python("benchmarks.faults", "--child", f"memory {CASES.index(case)}", environment=limits)
+            arguments = ("benchmarks.faults", "--child", f"memory {CASES.index(case)}")
+            try:
+                printed = _python(*arguments, environment=limits, timeout_seconds=MEMORY_SECONDS)
+            except subprocess.TimeoutExpired:
+                return Row(case.name, case.policy, f"no end in {MEMORY_SECONDS:g} s", case.promised, None, 0, "")
             return Row(**json.loads(printed.stdout.splitlines()[-1]))
         if case.kind == "node":
             printed = _python("benchmarks.cluster", "--clients=200", "--rounds=3", "--join=0", "--json")
@@ -271,7 +276,9 @@ class _AggregatorKiller:
                     return
 
 
-def _python(module: str, *arguments: str, environment: dict[str, str] | None = None) -> Any:
+def _python(
+    module: str, *arguments: str, environment: dict[str, str] | None = None, timeout_seconds: float = 600.0
+) -> Any:
     inherited = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
@@ -279,7 +286,7 @@ def _python(module: str, *arguments: str, environment: dict[str, str] | None = N
         env={**inherited, **(environment or {})},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=timeout_seconds,
     )
 
 
@@ -329,7 +336,7 @@ def _print(rows: list[Row], markdown: bool) -> None:
     heads = ("fault", "on_failure", "what becomes of the run", "told after", "actors replaced", "first message")
     cells = []
     for row in rows:
-        told = "at the resume" if row.seconds_to_detect is None else f"{row.seconds_to_detect:.1f} s"
+        told = "-" if row.seconds_to_detect is None else f"{row.seconds_to_detect:.1f} s"
         result = row.result if row.result == row.promised else f"{row.result} (PROMISED: {row.promised})"
         cells.append((row.fault, row.policy, result, told, str(row.replaced), row.message))
     if markdown:
