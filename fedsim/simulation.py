@@ -242,7 +242,7 @@ class Simulation:
             checkpoint = replace(checkpoint, totals=totals)
         self._folder.truncate(self._round + 1)
         self._folder.event("recovered", round=self._round, reason=str(loss))
-        self._progress.note(f"what came after round {self._round} is done again, from the state after it")
+        self._progress.note(f"going on from the state after round {self._round}")
         return checkpoint
 
     def _save_what_is_whole(self) -> None:

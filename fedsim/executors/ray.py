@@ -335,23 +335,16 @@ class RayExecutor(Executor):
     def evaluate_clients(
         self, state: Handle, groups: Sequence[tuple[int, ...]], client_states: Mapping[int, Handle]
     ) -> list[Evaluation | ClientFailure]:
-        calls = [
-            Call(
-                index,
-                "evaluate_clients",
-                (state, self.fuse, clients, *references(client_states, clients)),
-                slot=clients[0] if self.per_client else None,
-                what=f"evaluation of clients {clients[0]} to {clients[-1]}",
-            )
-            for index, clients in enumerate(groups)
-        ]
-        return [evaluation for group in self._in_order(calls) for evaluation in group]
+        def arguments(clients: tuple[int, ...]) -> tuple[Any, ...]:
+            return state, self.fuse, clients, *references(client_states, clients)
+
+        return self._of_clients("evaluate_clients", groups, arguments, "evaluation")
 
     def score(self, state: Handle, groups: Sequence[tuple[int, ...]]) -> list[ScoreReport]:
-        return self._of_clients("score", state, groups, "layer scores")
+        return self._of_clients("score", groups, lambda clients: (state, *clients), "layer scores")
 
     def spectrum(self, state: Handle, groups: Sequence[tuple[int, ...]]) -> list[SpectrumReport]:
-        return self._of_clients("spectrum", state, groups, "Hessian spectra")
+        return self._of_clients("spectrum", groups, lambda clients: (state, *clients), "Hessian spectra")
 
     def put(self, value: Any) -> Handle:
         try:
@@ -384,12 +377,18 @@ class RayExecutor(Executor):
             return super().peak_memory()
         return {**super().peak_memory(), "workers": workers, "server": server}
 
-    def _of_clients(self, method: str, state: Handle, groups: Sequence[tuple[int, ...]], what: str) -> list[Any]:
+    def _of_clients(
+        self,
+        method: str,
+        groups: Sequence[tuple[int, ...]],
+        arguments: Callable[[tuple[int, ...]], tuple[Any, ...]],
+        what: str,
+    ) -> list[Any]:
         calls = [
             Call(
                 index,
                 method,
-                (state, *clients),
+                arguments(clients),
                 slot=clients[0] if self.per_client else None,
                 what=f"{what} of clients {clients[0]} to {clients[-1]}",
             )

@@ -10,15 +10,13 @@ import time
 import uuid
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
+from ray_heads import MARK, marked
 from support import ROOT, TINY
 
 from clients.config import ModelConfig
 from clients.location import locate
-
-MARK = "FEDSIM_TEST_MARK"
 
 
 def start(tmp_path, mark: str, *overrides: str) -> subprocess.Popen:
@@ -32,18 +30,6 @@ def start(tmp_path, mark: str, *overrides: str) -> subprocess.Popen:
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     )
-
-
-def marked(mark: str) -> list[psutil.Process]:
-    """Return the living processes with a mark."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
 
 
 def none_left(mark: str, seconds: float = 15.0) -> bool:
