@@ -68,6 +68,8 @@ class Case:
     policy: str = "raise"
     round: int = 1
     ray: tuple[tuple[str, Any], ...] = ()
+    work: Any = "train"
+    """See :class:`benchmarks.faulty.Fault`."""
 
 
 _DEADLINE = (("group_timeout_seconds", DEADLINE_SECONDS),)
@@ -79,6 +81,7 @@ CASES = (
     Case("client kills its actor every time", STOPPED, "kill", times=99),
     Case("client kills its actor every time", STOPPED, "kill", times=99, policy="retry:2"),
     Case("client kills its actor every time in a round", DROPPED, "kill", times=3, policy="drop"),
+    Case("client kills its actor every time it is evaluated", SAME, "kill", times=99, policy="drop", work="evaluate"),
     Case("client raises", STOPPED, "raise", times=99),
     Case("client raises", STOPPED, "raise", times=99, policy="retry:2"),
     Case("client raises", DROPPED, "raise", times=2, policy="drop"),
@@ -90,14 +93,7 @@ CASES = (
     Case("client returns a vector of the wrong shape", DROPPED, "shape", times=2, policy="drop"),
     Case("aggregator killed", SAME, "aggregator"),
     Case("client takes all memory once", SAME, "memory"),
-    Case(
-        "client takes all memory every time",
-        DROPPED,
-        "memory",
-        times=99,
-        policy="drop",
-        ray=(("max_replacements", 20),),
-    ),
+    Case("client takes all memory every time", DROPPED, "memory", times=99, policy="drop"),
     Case("node of three lost in a round", SAME, "node"),
     Case("driver killed in training, then resumed", SAME, "driver in training"),
     Case("driver killed in a half-written checkpoint, then resumed", SAME, "driver in checkpoint"),
@@ -195,7 +191,7 @@ class Matrix:
         client = -1 if killer else self._groups[case.place][0]
         kind: Any = "nan" if killer else case.kind
         name = f"client {client} failed in round"
-        fault = Fault(kind, client, folder.with_suffix(".strikes"), case.times, case.round)
+        fault = Fault(kind, client, folder.with_suffix(".strikes"), case.times, case.round, case.work)
         address = {} if own_ray else {"address": "auto"}
         outcome = run(
             config(ray={"actors": 2, **address, **dict(case.ray)}, client={"on_failure": case.policy}),

@@ -1,7 +1,7 @@
 """Workers that go wrong on purpose: real signals, real endless waits, real memory, at a client and a round of one's choice.
 
 Nothing of the simulator is replaced: a :class:`FaultySpec` stands in for the specification that workers are built from, and
-strikes in the worker's process as it trains.
+strikes in the worker's process as it trains, scores layers or evaluates.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import dataclasses
 import os
 import signal
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ Kind = Literal["kill", "raise", "hang", "nan", "shape", "memory"]
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong when a client trains."""
+    """What goes wrong in a client's work."""
 
     kind: Kind
     """kill: SIGKILL of the worker's process; raise: the client's code raises; hang: it never comes back; nan, shape: it returns
@@ -38,6 +39,8 @@ class Fault:
     """Strikes in all."""
     round: int = 0
     """First round, counted from 0, in which it strikes."""
+    work: Literal["train", "score", "evaluate"] = "train"
+    """Where it strikes; nan and shape only in training."""
 
     def struck(self) -> list[float]:
         """Return the times of the strikes so far."""
@@ -73,25 +76,41 @@ class FaultySpec(WorkerSpec):
 
 
 _train_clients = clients.group.train_clients
+_score_one = ClientWorker._score_one
+_evaluate_some = ClientWorker._evaluate_some
 
 
 def install(faults: tuple[Fault, ...]) -> None:
     """Put the faults into this process, in place of earlier ones."""
 
+    def strike(work: str, present: Collection[int], round: int) -> None:
+        for fault in faults:
+            due = fault.work == work and fault.kind in _BEFORE and fault.client in present and round >= fault.round
+            if due and fault.strikes_now():
+                _BEFORE[fault.kind](fault)
+
     def train_clients(backbone: Any, table: Any, visits: Any, *arguments: Any, **settings: Any) -> list[TrainingResult]:
         here = {visit.client: row for row, visit in enumerate(visits)}
-        present = [fault for fault in faults if fault.client in here and settings["round"] >= fault.round]
-        for fault in present:
-            if fault.kind in _BEFORE and fault.strikes_now():
-                _BEFORE[fault.kind](fault)
+        strike("train", here, settings["round"])
         results = _train_clients(backbone, table, visits, *arguments, **settings)
-        for fault in present:
-            if fault.kind in _AFTER and fault.strikes_now():
+        for fault in faults:
+            due = fault.kind in _AFTER and fault.client in here and settings["round"] >= fault.round
+            if due and fault.strikes_now():
                 row = here[fault.client]
                 results[row] = dataclasses.replace(results[row], vector_A=_AFTER[fault.kind](results[row].vector_A))
         return results
 
+    def score_one(worker: Any, prompt_1LKHPD: Any, state: Any, client: int) -> Any:
+        strike("score", [client], state.round)
+        return _score_one(worker, prompt_1LKHPD, state, client)
+
+    def evaluate_some(worker: Any, parts: Any, state: Any, some: Any) -> Any:
+        strike("evaluate", [each.client for each in some], state.round)
+        return _evaluate_some(worker, parts, state, some)
+
     clients.group.train_clients = train_clients
+    ClientWorker._score_one = score_one  # type: ignore[method-assign]
+    ClientWorker._evaluate_some = evaluate_some  # type: ignore[method-assign]
 
 
 def _kill(fault: Fault) -> None:

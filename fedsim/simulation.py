@@ -97,7 +97,9 @@ class Simulation:
         """Times that state was lost since a round was recorded for the first time."""
         self._furthest_round = 0
         self._resent_clients = 0
-        """Those of the rounds that have stepped."""
+        """Those that the executor had counted when the last round stepped."""
+        self._begun_round = 0
+        """The furthest round whose training has begun, counted from 1."""
         self._started = time.monotonic()
         self._first_group_at: float | None = None
 
@@ -241,6 +243,8 @@ class Simulation:
             totals = {**checkpoint.totals, "seconds_before": self._totals.seconds_before}
             checkpoint = replace(checkpoint, totals=totals)
         self._folder.truncate(self._round + 1)
+        if self._tensorboard is not None:
+            self._tensorboard.go_back(self._round + 1)
         self._folder.event("recovered", round=self._round, reason=str(loss))
         self._progress.note(f"going on from the state after round {self._round}")
         return checkpoint
@@ -267,6 +271,7 @@ class Simulation:
         drawn = cohort(sampling, seed, self._round, self._sizes_N).tolist()
         order, absent = in_reach(drawn, sampling.dropout, seed, self._round)
         groups = self._executor.groups(self._round, order, self._config.group_size, self._work_N)
+        done_again, self._begun_round = self._round < self._begun_round, max(self._begun_round, self._round + 1)
         trained, trained_at = self._train(groups)
         reports = sorted((report for group in trained for report in group.reports), key=lambda report: report.client)
         if [report.client for report in reports] != sorted(order):
@@ -279,22 +284,23 @@ class Simulation:
         self._states.commit(trained)
         self._state = self._executor.global_state()
         self._round += 1
-        resent, self._resent_clients = (
-            self._executor.resent_clients - self._resent_clients,
-            self._executor.resent_clients,
-        )
         seconds_server = time.monotonic() - stepping_at
         self._open_round = OpenRound(
             round=self._round,
             reports=reports,
             step=step,
             absent=absent,
-            clients_resent=resent,
+            clients_resent=self._clients_resent() + (len(order) if done_again else 0),
             seconds_train=trained_at - started,
             seconds_server=seconds_server,
         )
         if not self._evaluations.can_wait(self._round):
             self._close_round()
+
+    def _clients_resent(self) -> int:
+        """Return how many clients the executor has sent again since this was asked last."""
+        before, self._resent_clients = self._resent_clients, self._executor.resent_clients
+        return self._resent_clients - before
 
     def _train(self, groups: list[WorkGroup]) -> tuple[list[TrainedGroup], float]:
         """Train the groups, and evaluate the round before if that is still to be done; return also when training was over."""

@@ -35,13 +35,19 @@ class TensorBoard:
             raise ConfigError(
                 "tracking.tensorboard needs the package tensorboard: pip install fedsim[tensorboard], or set it false"
             ) from error
-        self._writer = SummaryWriter(str(path), purge_step=first_round)
+        self._open = lambda first_round: SummaryWriter(str(path), purge_step=first_round)
+        self._writer = self._open(first_round)
 
     def round(self, record: Mapping[str, Any]) -> None:
         """Write the numbers of one round record; what is missing or not finite is left out."""
         for name, value in record.items():
             if name != "round" and value is not None and math.isfinite(value):
                 self._writer.add_scalar(_tag(name), float(value), global_step=int(record["round"]))
+
+    def go_back(self, first_round: int) -> None:
+        """Hide what was written for ``first_round`` and for later rounds: they are done again."""
+        self._writer.close()
+        self._writer = self._open(first_round)
 
     def flush(self) -> None:
         """Bring the events to disk."""

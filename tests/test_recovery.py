@@ -10,18 +10,22 @@ from fedsim.executors.base import StateLost
 from fedsim.executors.local import LocalExecutor
 from fedsim.runner import run_config
 
-ROUNDS = 5
+ROUNDS, CLIENTS = 5, 5
 TIMES = ("time", "seconds", "seconds_round", "seconds_train", "seconds_server", "seconds_evaluate")
+AGAIN = "clients_retried"
 KINDS = ("start", "layers", "absent", "round", "end")
+
+
+def events_of(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
 def run(path, **changes):
     changes = {"rounds": ROUNDS, "executor": "local", "tracking": {"plots": False}, **changes}
     config = make_tiny(output=str(path), client={"fuse": 2}, **changes)
     summary = run_config(config, quiet=True)
-    lines = (path / "metrics.jsonl").read_text().splitlines()
-    events = [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
-    kept = [event for event in events if event["event"] in KINDS]
+    events = [{k: v for k, v in event.items() if k not in TIMES} for event in events_of(path)]
+    kept = [{k: v for k, v in event.items() if k != AGAIN} for event in events if event["event"] in KINDS]
     recovered = [event["round"] for event in events if event["event"] == "recovered"]
     totals = {key: summary[key] for key in ("client_updates", "client_steps", "bytes_up", "global_metric")}
     return (path / "prompt" / "global.safetensors").read_bytes(), kept, totals, recovered
@@ -68,6 +72,8 @@ def test_a_round_is_done_again_from_the_state_that_it_started_from(undisturbed, 
     *same, recovered = run(tmp_path / "run")
     assert same == list(undisturbed[:3])
     assert recovered == [2]
+    retried = {event["round"]: event[AGAIN] for event in events_of(tmp_path / "run") if event.get(AGAIN)}
+    assert retried == {3: CLIENTS}  # the whole cohort trained twice
 
 
 @pytest.mark.parametrize(
@@ -90,6 +96,14 @@ def test_what_is_gone_is_done_again_from_the_last_checkpoint(
     *same, recovered = run(tmp_path / "run", checkpoint={"every": every})
     assert same == list(undisturbed[:3])
     assert recovered == [back_to]
+
+
+def test_rounds_that_are_done_again_are_not_twice_in_tensorboard(monkeypatch, tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    Loss(monkeypatch, "apply", {4}, also_saved_state=True)
+    run(tmp_path / "run", checkpoint={"every": 2}, tracking={"plots": False, "tensorboard": True})
+    events = reader.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [point.step for point in events.Scalars("metric/global_metric")] == list(range(1, ROUNDS + 1))
 
 
 def test_a_loss_while_the_state_is_being_given_back_does_not_mix_rounds(undisturbed, monkeypatch, tmp_path):

@@ -1,9 +1,10 @@
-"""Actor calls that train work groups, as a whole or client by client."""
+"""Actor calls for groups of clients, as a whole or client by client, and for ranges of validation examples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import ray
 
@@ -68,3 +69,48 @@ def train_call(
         ]
 
     return replace(call, split=split) if len(group.clients) > 1 else call
+
+
+def client_call(
+    index: int,
+    method: str,
+    clients: tuple[int, ...],
+    arguments: Callable[[tuple[int, ...]], tuple[Any, ...]],
+    what: str,
+) -> Call:
+    """Return a call that returns one result for each client; it can be split into a call for each.
+
+    Parameters
+    ----------
+    arguments
+        Returns the arguments for some clients.
+    what
+        What is done for them, in messages.
+    """
+    named = f"client {clients[0]}" if len(clients) == 1 else f"clients {clients[0]} to {clients[-1]}"
+    call = Call(index, method, arguments(clients), what=f"{what} of {named}", clients=clients)
+
+    def split() -> list[Call]:
+        alone = [client_call(index, method, (client,), arguments, what) for client in clients]
+        return [replace(one, part=part, parts=len(alone)) for part, one in enumerate(alone)]
+
+    return replace(call, split=split) if len(clients) > 1 else call
+
+
+def evaluation_call(index: int, state: Handle, shard: tuple[int, int], keeps_trunk: bool, trunk: Handle | None) -> Call:
+    """Return the call that evaluates a range of validation examples.
+
+    Parameters
+    ----------
+    keeps_trunk
+        The trunk of these examples is returned as well.
+    trunk
+        Of these examples, None where it has to be computed.
+    """
+    return Call(
+        index,
+        "evaluate",
+        (state, *shard, keeps_trunk, *([] if trunk is None else [trunk])),
+        num_returns=2 if keeps_trunk else 1,
+        what=f"evaluation of examples {shard[0]} to {shard[1]}",
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -21,6 +21,7 @@ from fedsim.executors.failures import (
     FailureKind,
     FailurePolicy,
     node_is_lost,
+    out_of_memory,
     ray_error,
     reason,
     task_error,
@@ -53,6 +54,8 @@ class Failed:
     call: Call
     kind: FailureKind
     message: str
+    at_fault: bool = True
+    """It is clear that its clients are to blame; not so where the whole round took too long."""
 
 
 class Dispatcher:
@@ -81,11 +84,9 @@ class Dispatcher:
         self._policy = policy
         self._check_interrupt = check_interrupt
         self._note = note
-        self.replaced = 0
-        """Actors lost, or killed because they took too long, and replaced so far."""
         self.resent_clients = 0
         """Clients whose call was sent again so far, each time counted."""
-        self._lost_now = self._lost_nodes_now = 0
+        self._lost_now = self._lost_together_now = 0
         self._under_way: Queues | None = None
         """Calls of a go that has not come to its end, be it that it was given up."""
 
@@ -108,7 +109,7 @@ class Dispatcher:
         """
         self.settle()
         queues = Queues(calls, self._pool.nodes)
-        self._lost_now = self._lost_nodes_now = 0
+        self._lost_now = self._lost_together_now = 0
         self._under_way = queues
         yield from self._run(queues, timeout_seconds)
         self._under_way = None
@@ -154,14 +155,13 @@ class Dispatcher:
             self._check_interrupt()
             if time.monotonic() > deadline:
                 for slot in set(left.values()) & set(self._pool.ready):
-                    self.replaced += 1
                     self._pool.replace(slot)
                 return
 
     # -- what became of a call ---------------------------------------------------------------------------------------
 
     def _returned(self, queues: Queues, slot: int, ref: ray.ObjectRef) -> Iterator[Done | Failed]:
-        item = queues.head(slot).item
+        item, before = queues.head(slot).item, queues.head(slot).before
         try:
             value = ray.get(ref)
         except ray_errors.RayTaskError as error:
@@ -169,7 +169,12 @@ class Dispatcher:
         except SYSTEM_ERRORS as error:
             queues.put_back(queues.take(slot)[1:])
             self._replace(slot, f"in {item.call.what}", error)
-            yield from self._came_to_nothing(queues, item, "lost", f"its actor was lost ({reason(error)})")
+            if before is not None and not _came(before):
+                queues.put_back([item])
+                return
+            last = item.last or out_of_memory(error)
+            message = f"its actor was lost ({reason(error)})"
+            yield from self._came_to_nothing(queues, replace(item, last=last), "lost", message, again=last != item.last)
         except ray_errors.RayError as error:
             raise ray_error(item.call.what, error) from error
         else:
@@ -177,19 +182,27 @@ class Dispatcher:
             queues.fill({slot: self._pool.ready[slot]})
             yield Done(item.call, value, flight.refs, node)
 
-    def _came_to_nothing(self, queues: Queues, item: Item, kind: FailureKind, message: str) -> Iterator[Failed]:
-        """Send a call again, or its clients one by one, or give it up, as the policy says."""
+    def _came_to_nothing(
+        self, queues: Queues, item: Item, kind: FailureKind, message: str, again: bool = False
+    ) -> Iterator[Failed]:
+        """Send a call again, or its clients one by one, or give it up, as the policy says.
+
+        Parameters
+        ----------
+        again
+            It cannot be said yet whether the call is at fault.
+        """
         call, failures = item.call, item.failures + 1
         if not (self._policy.drop and call.clients):
             if not self._policy.sends_again(kind, failures):
                 tries = "" if failures == 1 else f" (tried {failures} times)"
                 raise ResourceError(f"{call.what}{tries}: {message}")
-            self._send_again(queues, [Item(call, failures)])
-        elif kind == "lost" and failures == 1 and not item.alone:
-            self._send_again(queues, [Item(call, failures)])
+            self._send_again(queues, [replace(item, failures=failures)])
+        elif again or (kind == "lost" and failures == 1 and not item.alone):
+            self._send_again(queues, [replace(item, failures=failures)])
         elif call.split is not None:
             self._note(f"warning: {call.what}: {message}; its clients are sent one by one, to find the one at fault")
-            self._send_again(queues, [Item(part, alone=True) for part in call.split()])
+            self._send_again(queues, [Item(part, alone=True, last=item.last) for part in call.split()])
         else:
             yield Failed(call, kind, message)
 
@@ -198,18 +211,17 @@ class Dispatcher:
         queues.put_back(items)
 
     def _replace(self, slot: int, when: str, error: Exception) -> None:
-        # A node that goes takes all its actors with it: that is not a series of accidents.
-        node = node_is_lost(error)
-        limit = self._config.max_replacements * (max(1, len(self._pool)) if node else 1)
-        lost = self._lost_nodes_now if node else self._lost_now
+        # A node that goes, or runs out of memory, takes several actors at once: that is not a series of accidents.
+        together = node_is_lost(error) or out_of_memory(error)
+        limit = self._config.max_replacements * (max(1, len(self._pool)) if together else 1)
+        lost = self._lost_together_now if together else self._lost_now
         if lost >= limit:
             raise ResourceError(
                 f"{when.removeprefix('in ')}: an actor was lost ({reason(error)}) after {lost} replacements in one go; see "
                 "ray.max_replacements, and memory if the system killed them"
             ) from error
-        self._lost_nodes_now += node
-        self._lost_now += not node
-        self.replaced += 1
+        self._lost_together_now += together
+        self._lost_now += not together
         self._note(f"warning: actor {slot} was lost {when} ({reason(error)}); another one takes its place")
         self._pool.replace(slot)
 
@@ -227,7 +239,6 @@ class Dispatcher:
         """Kill an actor that takes too long."""
         head, *behind = queues.take(slot)
         queues.put_back(behind)
-        self.replaced += 1
         self._pool.replace(slot)
         yield from self._came_to_nothing(queues, head, "timeout", message)
 
@@ -239,7 +250,6 @@ class Dispatcher:
             if _is_there(queues.head(slot).refs[0]):
                 continue  # done in time, and looked at in a moment
             items = queues.take(slot)
-            self.replaced += 1
             self._pool.replace(slot)
             missing += [item for item in items if item.call.clients]
             queues.put_back([item for item in items if not item.call.clients])
@@ -248,7 +258,7 @@ class Dispatcher:
             others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
             raise ResourceError(f"{first}{others}: {message}")
         for item in missing:
-            yield Failed(item.call, "timeout", message)
+            yield Failed(item.call, "timeout", message, at_fault=False)
 
 
 def _arrived(refs: list[ray.ObjectRef]) -> list[ray.ObjectRef]:
@@ -265,3 +275,12 @@ def _arrived(refs: list[ray.ObjectRef]) -> list[ray.ObjectRef]:
 
 def _is_there(ref: ray.ObjectRef) -> bool:
     return bool(ray.wait([ref], timeout=0)[0])
+
+
+def _came(ref: ray.ObjectRef) -> bool:
+    """Return whether a call returned before its actor was lost."""
+    try:
+        ray.get(ref)
+    except SYSTEM_ERRORS:
+        return False
+    return True

@@ -65,6 +65,11 @@ def ray_error(what: str, error: ray_errors.RayError) -> ResourceError:
     return ResourceError(f"{what}: {type(error).__name__}: {first_line(error)}")
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Return whether Ray killed an actor because its node had no memory left; the actor need not be the one that took it."""
+    return isinstance(error, ray_errors.OutOfMemoryError)
+
+
 def node_is_lost(error: Exception) -> bool:
     """Return whether an actor is lost with its node, and not by itself."""
     return isinstance(error, ray_errors.ActorUnavailableError | ray_errors.NodeDiedError) or "its node" in reason(error)
@@ -72,7 +77,7 @@ def node_is_lost(error: Exception) -> bool:
 
 def reason(error: Exception) -> str:
     """Say in a few words how an actor was lost."""
-    if isinstance(error, ray_errors.OutOfMemoryError):
+    if out_of_memory(error):
         return "Ray killed its process because its node ran out of memory"
     if isinstance(error, ray_errors.ActorUnavailableError | ray_errors.NodeDiedError):
         return "its node does not answer"

@@ -43,6 +43,8 @@ class ActorPool:
         self._actors: dict[int, Any] = {}
         self._starting: dict[ray.ObjectRef, _Start] = {}
         self._failed_starts = 0
+        self.replaced = 0
+        """Actors lost, or killed because they took too long, and replaced so far."""
         self.nodes: dict[int, str] = {}
         """Node of each actor that is ready."""
 
@@ -83,6 +85,7 @@ class ActorPool:
         """Kill whatever is left of an actor and start one in its place."""
         # Killed also where it seems dead: one that was out of reach for a moment would hold its CPUs for ever.
         ray.kill(self._actors[slot], no_restart=True)
+        self.replaced += 1
         self._start(slot)
 
     def admit(self, arrived: Iterable[ray.ObjectRef]) -> None:

@@ -2,6 +2,9 @@
 
 An actor always has a call waiting behind the one that it works on, so it never waits for the driver. Calls of an actor run in
 the order in which they were sent; only the first of them is waited for, and only its time counts against the deadline.
+
+Where a node runs out of memory, Ray kills actors until enough is free, the youngest first, whoever took it. Calls that were
+lost that way come last, each when nothing else runs: they have all memory there is, and one that is lost again was at fault.
 """
 
 from __future__ import annotations
@@ -54,6 +57,8 @@ class Item:
     """Times that its actor was lost or that it took too long."""
     alone: bool = False
     """It was split off a call that came to nothing."""
+    last: bool = False
+    """Its actor was killed for want of memory: it runs when nothing else does."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,9 @@ class Flight:
     refs: list[ray.ObjectRef]
     started: float
     """When the actor could begin with it."""
+    before: ray.ObjectRef | None = None
+    """Return of a call that does nothing, sent right before a call that is suspected: if even that did not return, the actor
+    had been lost before."""
 
 
 class Queues:
@@ -81,6 +89,9 @@ class Queues:
         self._free: dict[int, deque[Item]] = {}
         """Calls that any actor may run, by block."""
         self._bound: dict[int, deque[Item]] = {}
+        """Calls that one actor has to run, by slot."""
+        self._last: deque[Item] = deque()
+        """Calls that run when nothing else does."""
         self._blocks: dict[str, int] = {}
         """The block that each node takes calls of."""
         for call in calls:
@@ -89,6 +100,10 @@ class Queues:
     @property
     def unfinished(self) -> bool:
         """Whether any call has not returned."""
+        return bool(self._last) or self._others_unfinished
+
+    @property
+    def _others_unfinished(self) -> bool:
         return any(any(queues.values()) for queues in (self._free, self._flights, self._bound))
 
     def heads(self) -> dict[ray.ObjectRef, int]:
@@ -118,18 +133,23 @@ class Queues:
     def put_back(self, items: Sequence[Item]) -> None:
         """Let calls wait again, before all others."""
         for item in reversed(items):
-            self._queue(item.call).appendleft(item)
+            queue = self._last if item.last else self._queue(item.call)
+            queue.appendleft(item)
 
     def release(self, slots: Iterable[int]) -> None:
         """Let any actor run the calls that are bound to an actor that is none of ``slots``."""
         for slot in set(self._bound) - set(slots):
             for item in self._bound.pop(slot):
                 self._queue(replace(item.call, slot=None)).append(item)
+        self._last = deque(
+            item if item.call.slot in (None, *slots) else replace(item, call=replace(item.call, slot=None))
+            for item in self._last
+        )
 
     def take_clients(self) -> list[Item]:
         """Take all calls that train clients and that no actor has yet."""
         taken = []
-        for queue in (*self._free.values(), *self._bound.values()):
+        for queue in (*self._free.values(), *self._bound.values(), self._last):
             taken += [item for item in queue if item.call.clients]
             kept = [item for item in queue if not item.call.clients]
             queue.clear()
@@ -149,6 +169,10 @@ class Queues:
                     continue
                 if (item := self._next(slot, depth)) is not None:
                     flights.append(_sent(actor, item))
+        if self._last and not self._others_unfinished:
+            bound = self._last[0].call.slot
+            if able := [slot for slot in actors if bound in (None, slot)]:
+                self._flights[able[0]].append(_sent(actors[able[0]], self._last.popleft()))
 
     def _queue(self, call: Call) -> deque[Item]:
         if call.slot is not None:
@@ -179,5 +203,6 @@ class Queues:
 
 def _sent(actor: Any, item: Item) -> Flight:
     call = item.call
+    before = actor.info.remote() if item.alone or item.last else None
     refs = getattr(actor, call.method).options(num_returns=call.num_returns).remote(*call.arguments)
-    return Flight(item, refs if isinstance(refs, list) else [refs], time.monotonic())
+    return Flight(item, refs if isinstance(refs, list) else [refs], time.monotonic(), before)

@@ -7,11 +7,11 @@ group is sent again. Objects that are gone with a node raise ``StateLost``: the 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import ray
 from ray import exceptions as ray_errors
 
@@ -26,26 +26,19 @@ from fedsim.core.messages import (
     WorkGroup,
 )
 from fedsim.executors.base import EvaluatedShard, Executor, Handle, StateLost, TrainedGroup
-from fedsim.executors.calls import references, train_call
-from fedsim.executors.cluster import connect
+from fedsim.executors.calls import client_call, evaluation_call, references, train_call
 from fedsim.executors.config import RayConfig
 from fedsim.executors.dispatch import Call, Dispatcher, Done, Failed
 from fedsim.executors.failures import SYSTEM_ERRORS, FailurePolicy, ray_error, reason
-from fedsim.executors.placement import free_by_node, on_node, place
-from fedsim.executors.plan import ActorPlan, capacity, plan_actors
-from fedsim.executors.pool import ActorPool
+from fedsim.executors.outcomes import LeftOut, whole
 from fedsim.executors.reduction import Aggregator
-from fedsim.executors.waiting import POLL_SECONDS, OverdueError, wait_for
-from fedsim.interrupt import retake_signals
+from fedsim.executors.waiting import START_KEY, wait_for
+from fedsim.executors.workers import Workers
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from clients.worker import WorkerInfo, WorkerSpec
     from server.config import ServerConfig
     from server.core import StepReport
-
-_START_KEY = "ray.start_timeout_seconds"
 
 
 class RayExecutor(Executor):
@@ -76,117 +69,37 @@ class RayExecutor(Executor):
     ) -> None:
         super().__init__(check_interrupt)
         self._config = config
-        self._threads = threads
-        self._population = population
-        self._note = note
-        self._connected = False
-        self._starter: ThreadPoolExecutor | None = None
-        self._opening: Future[ActorPlan]
-        self._created: list[Any] = []
-        """The first actors, until they are ready."""
-        self._actor_class: Any = None
-        self._aggregator: Aggregator | None = None
-        self._plan: ActorPlan | None = None
-        self._spec_ref: ray.ObjectRef | None = None
-        self._sizes_N: np.ndarray | None = None
-        self._nodes_with_adders: set[str] | None = None
-        self._device = "auto"
-        self._keeps_state = True
-        self._pool = ActorPool(config, self._create, note)
+        # Asked each time, as an interrupt is held back now and then.
+        self._workers = Workers(config, threads, population, lambda: self._check_interrupt(), note)
+        self._pool = self._workers.pool
         self._dispatcher = Dispatcher(
             config, self._pool, FailurePolicy.of(on_failure), lambda: self._check_interrupt(), note
         )
+        self._aggregator: Aggregator | None = None
+        self._nodes_with_adders: set[str] | None = None
+        self._left_out = LeftOut()
+        self._sizes_N: np.ndarray | None = None
+        self._keeps_state = True
 
     # -- start and end -----------------------------------------------------------------------------------------------
 
     def begin(self, spec_nbytes: int, modules: tuple[str, ...] = ()) -> None:
-        # Imported here and not in the thread, so that no two threads import the same packages at once.
-        from clients.actor import ClientActor
         from server.aggregator import AggregatorActor, BlockActor
 
         self._aggregator = Aggregator(self._config, AggregatorActor, BlockActor)
-        # The thread lives until the end: the system ends Ray's processes together with the thread that started them.
-        self._starter = ThreadPoolExecutor(1, thread_name_prefix="ray-starter")
-        self._opening = self._starter.submit(self._open, spec_nbytes, modules, ClientActor)
-
-    def _open(self, spec_nbytes: int, modules: tuple[str, ...], actor_class: Any) -> ActorPlan:
-        """Connect to Ray and create all actors; they wait for their specification."""
-        self._connected = connect(self._config, spec_nbytes)
-        free = free_by_node()
-        plan = plan_actors(self._config, self._threads, self._population, list(free.values()))
-        self._actor_class = actor_class
-        self._created = [
-            actor_class.options(num_cpus=plan.num_cpus, num_gpus=plan.num_gpus, **on_node(node)).remote(modules)
-            for node in place(plan, free)
-        ]
-        self._server.create()
-        return plan
+        self._workers.begin(spec_nbytes, modules, self._aggregator.create)
 
     def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
-        if self._starter is None:
+        if not self._workers.begun:
             self.begin(spec.nbytes)
-        plan = self._plan = self._opened()
-        self.per_client = plan.per_client
-        if plan.note:
-            self._note(plan.note)
-        self._device, self._keeps_state, self._sizes_N = spec.device, spec.keeps_state, spec.train_sizes
-        self._spec_ref = ray.put(spec)
-        infos: list[WorkerInfo]
-        try:
-            infos = wait_for(
-                [actor.build.remote(self._spec_ref, self._device) for actor in self._created],
-                self._config.start_timeout_seconds,
-                f"{plan.count} client actors ({plan.num_cpus:g} CPUs, {plan.num_gpus:g} GPUs each) to be ready",
-                _START_KEY,
-                self._check_interrupt,
-            )
-        except (*SYSTEM_ERRORS, StateLost) as error:
-            raise ResourceError(f"a client actor was lost while it started: {reason(error)}") from error
-        except OverdueError as error:
-            free = "; ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in free_by_node().values())
-            raise ResourceError(f"{error}; free by node now: {free or 'nothing'}") from error
-        for slot, (actor, info) in enumerate(zip(self._created, infos, strict=True)):
-            self._pool.add(slot, actor, info.node_id)
-        self._created = []
+        infos = self._workers.start(spec)
+        self.per_client = self._workers.per_client
+        self._keeps_state, self._sizes_N = spec.keeps_state, spec.train_sizes
         self._add_up_by_node()
-        if plan.num_gpus and spec.device == "auto" and any(info.device == "cpu" for info in infos):
-            self._note("warning: actors hold GPU shares, but torch sees no GPU there; they compute on the CPU")
         return infos
 
-    def _opened(self) -> ActorPlan:
-        """Wait until Ray is connected and the actors are created."""
-        limit = self._config.start_timeout_seconds
-        deadline = time.monotonic() + limit
-        while not self._opening.done():
-            wait([self._opening], timeout=POLL_SECONDS)
-            self._check_interrupt()
-            if time.monotonic() > deadline:
-                where = "a Ray of its own to start" if self._config.address is None else "the cluster to answer"
-                raise ResourceError(f"waited {limit:g} s ({_START_KEY}) for {where}")
-        retake_signals()
-        return self._opening.result()
-
-    def _create(self) -> Any:
-        """Create an actor that builds its worker by itself: in place of a lost one, or on a node that has joined."""
-        assert self._plan is not None
-        reserved = {"num_cpus": self._plan.num_cpus, "num_gpus": self._plan.num_gpus}
-        actor = self._actor_class.options(scheduling_strategy="SPREAD", **reserved)
-        return actor.remote((), self._spec_ref, self._device)
-
     def close(self) -> None:
-        if self._starter is None:
-            return
-        # Half a start cannot be taken back; all of it can.
-        wait([self._opening], timeout=self._config.start_timeout_seconds)
-        if self._opening.done() and ray.is_initialized():
-            self._pool.close()
-            for actor in [*self._created, *self._server.actors]:
-                ray.kill(actor, no_restart=True)
-            if self._connected:
-                ray.shutdown()
-        self._created = []
-        self._starter.shutdown(wait=self._opening.done())
-        self._starter = None
+        self._workers.close(lambda: self._server.actors)
 
     @property
     def _server(self) -> Aggregator:
@@ -197,17 +110,8 @@ class RayExecutor(Executor):
     # -- what comes and goes -----------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        plan = self._plan
         self._add_up_by_node()
-        if plan is None or self._config.address is None or plan.per_client or self._pool.starting:
-            return
-        wanted = self._population if self._config.actors == "pool" else plan.count
-        missing = wanted - len(self._pool)
-        if missing > 0:
-            room = capacity(list(free_by_node().values()), plan.num_cpus, plan.num_gpus)
-            if more := min(missing, room):
-                self._note(f"the cluster has room for more: starting {more} actors")
-                self._pool.grow(more)
+        self._workers.refresh()
 
     def recover(self) -> None:
         self._dispatcher.settle()
@@ -264,22 +168,23 @@ class RayExecutor(Executor):
         # Evaluations come last: they are short, so they fill what time actors have left at the end of a round.
         calls += self._evaluation_calls(state, shards, first_index=len(groups))
         sums = self._server.round(groups)
-        gathered: dict[int, dict[int, Done | Failed]] = {}
-        for outcome in self._dispatcher.run(calls, self._config.round_timeout_seconds):
-            call = outcome.call
-            if isinstance(outcome, Done) and call.index >= len(groups):
-                yield self._evaluated(outcome, shards, first_index=len(groups))
+        for index, outcomes in whole(self._outcomes(calls, groups[0].round if groups else 0)):
+            done = [each for each in outcomes if isinstance(each, Done)]
+            if index >= len(groups):
+                yield self._evaluated(done[0], shards, first_index=len(groups))
                 continue
-            parts = gathered.setdefault(call.index, {})
-            parts[call.part] = outcome
-            if len(parts) == call.parts:
-                whole = [parts[part] for part in sorted(gathered.pop(call.index))]
-                done = [each for each in whole if isinstance(each, Done)]
-                sums.add(call.index, [each.refs[1] for each in done], done[-1].node if done else "")
-                yield self._trained(groups[call.index], whole)
+            sums.add(index, [each.refs[1] for each in done], done[-1].node if done else "")
+            yield self._trained(groups[index], outcomes)
+
+    def _outcomes(self, calls: Sequence[Call], round: int) -> Iterator[Done | Failed]:
+        to_make, known = self._left_out.sort_out(round, calls)
+        yield from known
+        for outcome in self._dispatcher.run(to_make, self._config.round_timeout_seconds):
+            if isinstance(outcome, Failed):
+                self._left_out.add(round, outcome)
+            yield outcome
 
     def _trained(self, group: WorkGroup, outcomes: Sequence[Done | Failed]) -> TrainedGroup:
-        """Put together what came of a group, which was sent as a whole or client by client."""
         reports: list[ClientReport] = []
         states: dict[int, Handle] = {}
         for outcome in outcomes:
@@ -295,12 +200,18 @@ class RayExecutor(Executor):
         return TrainedGroup(group, tuple(reports), states)
 
     def _failed_report(self, round: int, client: int, failed: Failed) -> ClientReport:
-        num_examples = 0 if self._sizes_N is None else int(self._sizes_N[client])
-        return ClientReport(client, round, num_examples, failure=ClientFailure(failed.kind, failed.message))
+        failure = ClientFailure(failed.kind, failed.message)
+        return ClientReport(client, round, self._num_examples(client), failure=failure)
+
+    def _num_examples(self, client: int) -> int:
+        return 0 if self._sizes_N is None else int(self._sizes_N[client])
 
     def try_fusing(self, state: Handle, clients: Sequence[int]) -> FuseTrial | ClientFailure:
-        trial: FuseTrial | ClientFailure
-        (trial,) = self._in_order([Call(0, "try_fusing", (state, *clients), what="the trial of client.fuse")])
+        call = Call(0, "try_fusing", (state, *clients), what="the trial of client.fuse", clients=tuple(clients))
+        (outcome,) = self._dispatcher.run([call])
+        if isinstance(outcome, Failed):
+            return ClientFailure(outcome.kind, outcome.message)
+        trial: FuseTrial | ClientFailure = outcome.value
         return trial
 
     @property
@@ -310,19 +221,14 @@ class RayExecutor(Executor):
 
     def evaluate(self, state: Handle, shards: Sequence[tuple[int, int]]) -> list[Evaluation]:
         calls = self._evaluation_calls(state, shards)
-        evaluated = [self._evaluated(done, shards) for done in self._done(calls)]
+        outcomes = self._dispatcher.run(calls)
+        evaluated = [self._evaluated(outcome, shards) for outcome in outcomes if isinstance(outcome, Done)]
         return [each.evaluation for each in sorted(evaluated, key=lambda each: each.index)]
 
     def _evaluation_calls(self, state: Handle, shards: Sequence[tuple[int, int]], first_index: int = 0) -> list[Call]:
         keep, held = set(self.trunks.wanted(shards)), self.trunks.held(shards)
         return [
-            Call(
-                index,
-                "evaluate",
-                (state, *shard, shard in keep, *([held[shard]] if shard in held else [])),
-                num_returns=2 if shard in keep else 1,
-                what=f"evaluation of examples {shard[0]} to {shard[1]}",
-            )
+            evaluation_call(index, state, shard, shard in keep, held.get(shard))
             for index, shard in enumerate(shards, first_index)
         ]
 
@@ -338,13 +244,19 @@ class RayExecutor(Executor):
         def arguments(clients: tuple[int, ...]) -> tuple[Any, ...]:
             return state, self.fuse, clients, *references(client_states, clients)
 
-        return self._of_clients("evaluate_clients", groups, arguments, "evaluation")
+        return self._of_clients("evaluate_clients", groups, arguments, "evaluation", lambda _, failure: failure)
 
     def score(self, state: Handle, groups: Sequence[tuple[int, ...]]) -> list[ScoreReport]:
-        return self._of_clients("score", groups, lambda clients: (state, *clients), "layer scores")
+        def failed(client: int, failure: ClientFailure) -> ScoreReport:
+            return ScoreReport(client, self._num_examples(client), np.empty(0), failure)
+
+        return self._of_clients("score", groups, lambda clients: (state, *clients), "layer scores", failed)
 
     def spectrum(self, state: Handle, groups: Sequence[tuple[int, ...]]) -> list[SpectrumReport]:
-        return self._of_clients("spectrum", groups, lambda clients: (state, *clients), "Hessian spectra")
+        def failed(client: int, failure: ClientFailure) -> SpectrumReport:
+            return SpectrumReport(client, self._num_examples(client), failure=failure)
+
+        return self._of_clients("spectrum", groups, lambda clients: (state, *clients), "Hessian spectra", failed)
 
     def put(self, value: Any) -> Handle:
         try:
@@ -363,7 +275,7 @@ class RayExecutor(Executor):
 
     @property
     def replaced_workers(self) -> int:
-        return self._dispatcher.replaced
+        return self._pool.replaced
 
     @property
     def resent_clients(self) -> int:
@@ -372,7 +284,7 @@ class RayExecutor(Executor):
     def peak_memory(self) -> dict[str, Any]:
         refs = [actor.peak_memory_bytes.remote() for actor in [*self._pool.ready.values(), self._server.actor]]
         try:
-            *workers, server = wait_for(refs, self._config.start_timeout_seconds, "the actors' peak memory", _START_KEY)
+            *workers, server = wait_for(refs, self._config.start_timeout_seconds, "the actors' peak memory", START_KEY)
         except (*SYSTEM_ERRORS, ResourceError, StateLost):  # a figure, and the work is done: not worth a failed run
             return super().peak_memory()
         return {**super().peak_memory(), "workers": workers, "server": server}
@@ -383,23 +295,18 @@ class RayExecutor(Executor):
         groups: Sequence[tuple[int, ...]],
         arguments: Callable[[tuple[int, ...]], tuple[Any, ...]],
         what: str,
+        failed: Callable[[int, ClientFailure], Any],
     ) -> list[Any]:
-        calls = [
-            Call(
-                index,
-                method,
-                arguments(clients),
-                slot=clients[0] if self.per_client else None,
-                what=f"{what} of clients {clients[0]} to {clients[-1]}",
-            )
-            for index, clients in enumerate(groups)
-        ]
-        return [report for group in self._in_order(calls) for report in group]
-
-    def _in_order(self, calls: Sequence[Call]) -> list[Any]:
-        results = {done.call.index: done.value for done in self._done(calls)}
-        return [results[index] for index in range(len(calls))]
-
-    def _done(self, calls: Sequence[Call]) -> Iterator[Done]:
-        """Run calls that train no clients: each is done, or the run stops."""
-        return (outcome for outcome in self._dispatcher.run(calls) if isinstance(outcome, Done))
+        """Return one result for each client, in order; ``failed`` makes that of one whose call came to nothing."""
+        calls = [client_call(index, method, clients, arguments, what) for index, clients in enumerate(groups)]
+        if self.per_client:
+            calls = [replace(call, slot=call.clients[0]) for call in calls]
+        results: dict[int, Any] = {}
+        for outcome in self._dispatcher.run(calls):
+            clients = outcome.call.clients
+            if isinstance(outcome, Done):
+                results.update(zip(clients, outcome.value, strict=True))
+            else:
+                failure = ClientFailure(outcome.kind, outcome.message)
+                results.update({client: failed(client, failure) for client in clients})
+        return [results[client] for clients in groups for client in clients]

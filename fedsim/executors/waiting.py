@@ -14,6 +14,8 @@ from fedsim.executors.failures import SYSTEM_ERRORS, ray_error, task_error
 
 POLL_SECONDS = 0.5
 """Between two looks at whether the user has interrupted the run."""
+START_KEY = "ray.start_timeout_seconds"
+"""Key of the deadline for whatever starts."""
 
 
 class OverdueError(ResourceError):

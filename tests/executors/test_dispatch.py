@@ -4,12 +4,15 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from fedsim.core.errors import ClientError, ResourceError
 from fedsim.executors.base import StateLost
+from fedsim.executors.calls import client_call
 from fedsim.executors.config import RayConfig
 from fedsim.executors.dispatch import Dispatcher, Done
 from fedsim.executors.failures import FailurePolicy
@@ -29,7 +32,11 @@ class Light:
         if client in clients and (not os.path.exists(file) or os.path.getsize(file) < times):  # noqa: PTH110, PTH202
             with open(file, "a") as struck:  # noqa: PTH123
                 struck.write(".")
-            if deed == "kill":
+            if deed == "kill all":
+                for other in [each for each in psutil.Process().parent().children() if "Light" in each.name()]:
+                    if other.pid != os.getpid():
+                        other.kill()
+            if deed.startswith("kill"):
                 os.kill(os.getpid(), signal.SIGKILL)
             if deed == "hang":
                 time.sleep(3600)
@@ -55,15 +62,8 @@ class Bench:
             clients = tuple(range(3 * index, 3 * index + 3))
             about = (deed, client, times, str(self.file))
 
-            def split(index=index, clients=clients, about=about):
-                return [
-                    Call(index, "train", ((one,), *about), what=f"group {index}, client {one}", clients=(one,))
-                    for one in clients
-                ]
-
-            slot = index % 2 if slots else None
-            what = f"group {index}"
-            calls.append(Call(index, "train", (clients, *about), slot=slot, what=what, clients=clients, split=split))
+            call = client_call(index, "train", clients, lambda clients, about=about: (clients, *about), "work")
+            calls.append(replace(call, slot=index % 2) if slots else call)
         results, failures = {}, {}
         for outcome in self.dispatcher.run(calls, timeout_seconds):
             if isinstance(outcome, Done):
@@ -113,7 +113,7 @@ def bench(session_ray, stock, tmp_path):
 def test_killed_actors_are_replaced_and_their_groups_sent_again(bench):
     one = bench()
     assert one.run("kill", 11, times=2)[1] == {}
-    assert (one.strikes, one.dispatcher.replaced, one.dispatcher.resent_clients) == (2, 2, 6)
+    assert (one.strikes, one.pool.replaced, one.dispatcher.resent_clients) == (2, 2, 6)
     one.file.unlink()
     assert one.run("kill", 4, times=1, slots=True)[1] == {}  # bound to one actor, so they wait for its successor
     assert one.strikes == 1
@@ -122,7 +122,7 @@ def test_killed_actors_are_replaced_and_their_groups_sent_again(bench):
 def test_replacements_are_bounded(bench):
     one = bench(max_replacements=1)
     with pytest.raises(
-        ResourceError, match=r"group 2: an actor was lost .* after 1 replacements .* ray.max_replacements"
+        ResourceError, match=r"clients 6 to 8: an actor was lost .* after 1 replacements .* ray.max_replacements"
     ):
         one.run("kill", 7, times=100)
     assert one.strikes == 2
@@ -130,7 +130,7 @@ def test_replacements_are_bounded(bench):
 
 def test_retries_are_bounded_by_the_policy(bench):
     one = bench("retry:2")
-    with pytest.raises(ResourceError, match=r"^group 2 \(tried 3 times\): its actor was lost"):
+    with pytest.raises(ResourceError, match=r"^work of clients 6 to 8 \(tried 3 times\): its actor was lost"):
         one.run("kill", 7, times=100)
     assert one.strikes == 3
 
@@ -145,16 +145,30 @@ def test_a_client_that_kills_its_actor_is_found_and_dropped(bench):
     assert any("its clients are sent one by one" in note for note in one.notes)
 
 
+def test_a_client_that_takes_all_memory_is_found_though_others_are_killed_with_it(bench, stock, monkeypatch):
+    """Killed as Ray's memory monitor does it, which stops at no actor until enough is free."""
+    monkeypatch.setattr("fedsim.executors.dispatch.out_of_memory", lambda error: True)
+    one = bench("drop", max_replacements=3)
+    for actor, _ in stock:
+        one.ray.kill(actor)
+    stock.clear()
+    for slots in (False, True):
+        results, failures = one.run("kill all", 7, times=100, slots=slots)
+        assert {client: kind for client, (kind, _) in failures.items()} == {7: "lost"}
+        assert one.strikes == 3 and len(results) == 11
+        one.file.unlink()
+
+
 def test_a_deadline_names_the_group(bench):
     one = bench(group_timeout_seconds=2)
-    with pytest.raises(ResourceError, match=r"^group 2: took longer than ray.group_timeout_seconds=2$"):
+    with pytest.raises(ResourceError, match=r"^work of clients 6 to 8: took longer than ray.group_timeout_seconds=2$"):
         one.run("hang", 7, times=100)
 
 
 def test_a_hanging_client_is_tried_again_under_retry_and_dropped_under_drop(bench):
     again = bench("retry:1", group_timeout_seconds=2)
     assert again.run("hang", 7, times=1)[1] == {}
-    assert again.dispatcher.replaced == 1
+    assert again.pool.replaced == 1
     drop = bench("drop", group_timeout_seconds=2)
     _, failures = drop.run("hang", 1, times=100)
     assert failures == {1: ("timeout", "took longer than ray.group_timeout_seconds=2")}
@@ -162,7 +176,7 @@ def test_a_hanging_client_is_tried_again_under_retry_and_dropped_under_drop(benc
 
 def test_a_round_has_a_deadline(bench):
     one = bench(round_timeout_seconds=2)
-    with pytest.raises(ResourceError, match=r"^group 2: not done within ray.round_timeout_seconds=2$"):
+    with pytest.raises(ResourceError, match=r"^work of clients 6 to 8: not done within ray.round_timeout_seconds=2$"):
         one.run("hang", 7, times=100, timeout_seconds=2)
     drop = bench("drop", round_timeout_seconds=2)
     results, failures = drop.run("hang", 10, times=100, timeout_seconds=2)
@@ -171,7 +185,9 @@ def test_a_round_has_a_deadline(bench):
 
 def test_an_error_of_a_client_is_not_tried_again(bench):
     one = bench("retry:5")
-    with pytest.raises(ClientError, match=r"group 2 failed:(.|\n)*test_dispatch.py(.|\n)*client 7 was told to fail"):
+    with pytest.raises(
+        ClientError, match=r"work of clients 6 to 8 failed:(.|\n)*test_dispatch.py(.|\n)*client 7 was told to fail"
+    ):
         one.run("raise", 7, times=100)
     assert one.strikes == 1
 
@@ -182,7 +198,7 @@ def test_a_lost_input_is_no_fault_of_the_actor(bench):
     lost = one.ray.remote(num_cpus=0, max_retries=0)(lambda: os.kill(os.getpid(), signal.SIGKILL)).remote()
     with pytest.raises(StateLost, match="group 0 needed an object that was lost with its node"):
         list(one.dispatcher.run([Call(0, "train", (lost,), what="group 0")]))
-    assert one.dispatcher.replaced == 0
+    assert one.pool.replaced == 0
 
 
 def test_an_actor_that_finds_no_room_is_given_up(bench):
@@ -207,7 +223,7 @@ def test_a_go_that_was_given_up_does_not_hold_the_next_one_up(bench, monkeypatch
     for _ in one.dispatcher.run([Call(0, "train", about, what="hangs"), Call(1, "train", ((1,),), what="returns")]):
         break  # as an error of the consumer would
     assert one.run()[1] == {}
-    assert one.dispatcher.replaced == 1
+    assert one.pool.replaced == 1
 
 
 def test_without_an_actor_a_go_ends_with_a_sentence(bench):

@@ -18,8 +18,8 @@ class Actor:
             def options(self, **_):
                 return self
 
-            def remote(self, index):
-                actor.got.append(index)
+            def remote(self, *index):
+                actor.got += index
                 return object()
 
         return Method()
@@ -89,3 +89,25 @@ def test_a_call_that_is_suspected_has_its_actor_for_itself():
     assert actors[0].got == [7]
     assert drain(queues, actors, [0]) == [[7, 8]]
     assert drain(queues, actors, [0]) == [[7, 8, 0, 1]]
+
+
+def test_what_was_lost_for_want_of_memory_runs_last_and_when_nothing_else_does():
+    actors = {0: Actor(), 1: Actor()}
+    queues = Queues([call(index) for index in range(4)], {0: "a", 1: "a"})
+    queues.put_back([Item(call(7), last=True), Item(call(8, slot=1), last=True), Item(call(9, slot=5), last=True)])
+    queues.fill(actors)
+    assert drain(queues, actors, [0, 1, 0]) == [[0, 2], [1, 3]]
+    assert list(queues.heads().values()) == [1]  # as long as it works, the other one has nothing to do
+    drain(queues, actors, [1])
+    assert [queues.head(slot).item.call.index for slot in queues.heads().values()] == [7]
+    queues.pop(next(iter(queues.heads().values())))
+    queues.fill({0: actors[0]})
+    assert not queues.heads()  # the next one is bound to the other actor
+    queues.fill(actors)
+    assert list(queues.heads().values()) == [1]
+    queues.pop(1)
+    queues.fill(actors)
+    assert not queues.heads() and queues.unfinished  # bound to an actor that is gone
+    queues.release(actors)
+    assert [item.call.index for item in queues.take_clients()] == [9]
+    assert not queues.unfinished

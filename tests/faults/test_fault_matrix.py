@@ -14,6 +14,7 @@ from support import make_tiny
 import clients.group
 from benchmarks.disturbed import run
 from benchmarks.faulty import Fault
+from clients.worker import ClientWorker
 from fedsim.preparation import prepare
 
 COHORT = {"sampling": {"clients_per_round": 12}, "group_size": 4, "rounds": 3, "tracking": {"plots": False}}
@@ -41,7 +42,12 @@ def kill_aggregator(simulation, over: threading.Event) -> None:
 @pytest.fixture
 def restored(monkeypatch):
     """Put back what a fault replaces in this process."""
-    monkeypatch.setattr(clients.group, "train_clients", clients.group.train_clients)
+    for owner, name in (
+        (clients.group, "train_clients"),
+        (ClientWorker, "_score_one"),
+        (ClientWorker, "_evaluate_some"),
+    ):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
 
 
 def test_the_client_that_kills_its_actor_is_dropped_and_a_lost_aggregator_changes_nothing(
