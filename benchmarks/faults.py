@@ -37,7 +37,7 @@ ROUNDS, CLIENTS, GROUP = 3, 12, 4
 DEADLINE_SECONDS = 5.0
 HEADROOM_BYTES = 6 * 2**30
 """Memory that driver, Ray, actors and a client may take before the node counts as full, where one takes memory."""
-MEMORY_SECONDS = 150.0
+MEMORY_SECONDS = 400.0
 SAME, DROPPED, STOPPED = "same bytes", "client left out", "run stopped"
 
 
@@ -81,6 +81,7 @@ CASES = (
     Case("client kills its actor every time", STOPPED, "kill", times=99),
     Case("client kills its actor every time", STOPPED, "kill", times=99, policy="retry:2"),
     Case("client kills its actor every time in a round", DROPPED, "kill", times=3, policy="drop"),
+    Case("client kills its actor every time it scores layers", SAME, "kill", 99, policy="drop", round=0, work="score"),
     Case("client kills its actor every time it is evaluated", SAME, "kill", times=99, policy="drop", work="evaluate"),
     Case("client raises", STOPPED, "raise", times=99),
     Case("client raises", STOPPED, "raise", times=99, policy="retry:2"),

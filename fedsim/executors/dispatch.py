@@ -161,15 +161,16 @@ class Dispatcher:
     # -- what became of a call ---------------------------------------------------------------------------------------
 
     def _returned(self, queues: Queues, slot: int, ref: ray.ObjectRef) -> Iterator[Done | Failed]:
-        item, before = queues.head(slot).item, queues.head(slot).before
+        flight = queues.head(slot)
+        item = flight.item
         try:
             value = ray.get(ref)
         except ray_errors.RayTaskError as error:
             raise task_error(item.call.what, error) from error
         except SYSTEM_ERRORS as error:
             queues.put_back(queues.take(slot)[1:])
-            self._replace(slot, f"in {item.call.what}", error)
-            if before is not None and not _came(before):
+            self._replace(slot, f"{'before' if flight.probes else 'in'} {item.call.what}", error)
+            if flight.probes:
                 queues.put_back([item])
                 return
             last = item.last or out_of_memory(error)
@@ -178,6 +179,9 @@ class Dispatcher:
         except ray_errors.RayError as error:
             raise ray_error(item.call.what, error) from error
         else:
+            if flight.probes:
+                queues.send_probed(slot, self._pool.ready[slot])
+                return
             flight, node = queues.pop(slot), self._pool.nodes[slot]
             queues.fill({slot: self._pool.ready[slot]})
             yield Done(item.call, value, flight.refs, node)
@@ -194,7 +198,7 @@ class Dispatcher:
         """
         call, failures = item.call, item.failures + 1
         if not (self._policy.drop and call.clients):
-            if not self._policy.sends_again(kind, failures):
+            if not self._policy.sends_again(kind, failures, self._config.max_replacements):
                 tries = "" if failures == 1 else f" (tried {failures} times)"
                 raise ResourceError(f"{call.what}{tries}: {message}")
             self._send_again(queues, [replace(item, failures=failures)])
@@ -217,8 +221,8 @@ class Dispatcher:
         lost = self._lost_together_now if together else self._lost_now
         if lost >= limit:
             raise ResourceError(
-                f"{when.removeprefix('in ')}: an actor was lost ({reason(error)}) after {lost} replacements in one go; see "
-                "ray.max_replacements, and memory if the system killed them"
+                f"{when}: an actor was lost ({reason(error)}) after {lost} replacements in one go; see ray.max_replacements, "
+                "and memory if the system killed them"
             ) from error
         self._lost_together_now += together
         self._lost_now += not together
@@ -232,6 +236,10 @@ class Dispatcher:
         for slot in list(queues.heads().values()):
             flight = queues.head(slot)
             if time.monotonic() - flight.started <= limit or _is_there(flight.refs[0]):
+                continue
+            if flight.probes:
+                queues.put_back(queues.take(slot))
+                self._pool.replace(slot)
                 continue
             yield from self._stopped(queues, slot, f"took longer than ray.group_timeout_seconds={limit:g}")
 
@@ -275,12 +283,3 @@ def _arrived(refs: list[ray.ObjectRef]) -> list[ray.ObjectRef]:
 
 def _is_there(ref: ray.ObjectRef) -> bool:
     return bool(ray.wait([ref], timeout=0)[0])
-
-
-def _came(ref: ray.ObjectRef) -> bool:
-    """Return whether a call returned before its actor was lost."""
-    try:
-        ray.get(ref)
-    except SYSTEM_ERRORS:
-        return False
-    return True

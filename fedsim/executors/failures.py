@@ -40,10 +40,10 @@ class FailurePolicy:
             return cls(retries=int(on_failure.removeprefix("retry:")))
         return cls(drop=on_failure == "drop")
 
-    def sends_again(self, kind: FailureKind, failures: int) -> bool:
+    def sends_again(self, kind: FailureKind, failures: int, max_replacements: int) -> bool:
         """Return whether a call that cannot be dropped is sent again after its so-manieth failure."""
         if self.retries is None:
-            return kind == "lost"
+            return kind == "lost" and failures <= max_replacements
         return failures <= self.retries
 
 

@@ -69,9 +69,8 @@ class Flight:
     refs: list[ray.ObjectRef]
     started: float
     """When the actor could begin with it."""
-    before: ray.ObjectRef | None = None
-    """Return of a call that does nothing, sent right before a call that is suspected: if even that did not return, the actor
-    had been lost before."""
+    probes: bool = False
+    """Only a question whether the actor is still there, asked before a call that is suspected is sent."""
 
 
 class Queues:
@@ -168,11 +167,16 @@ class Queues:
                 if len(flights) > depth or (flights and flights[0].item.alone):
                     continue
                 if (item := self._next(slot, depth)) is not None:
-                    flights.append(_sent(actor, item))
+                    flights.append(_probe(actor, item) if item.alone else _sent(actor, item))
         if self._last and not self._others_unfinished:
             bound = self._last[0].call.slot
             if able := [slot for slot in actors if bound in (None, slot)]:
-                self._flights[able[0]].append(_sent(actors[able[0]], self._last.popleft()))
+                self._flights[able[0]].append(_probe(actors[able[0]], self._last.popleft()))
+
+    def send_probed(self, slot: int, actor: Any) -> None:
+        """Send the call for which an actor was asked whether it is there."""
+        flights = self._flights[slot]
+        flights[0] = _sent(actor, flights[0].item)
 
     def _queue(self, call: Call) -> deque[Item]:
         if call.slot is not None:
@@ -203,6 +207,10 @@ class Queues:
 
 def _sent(actor: Any, item: Item) -> Flight:
     call = item.call
-    before = actor.info.remote() if item.alone or item.last else None
     refs = getattr(actor, call.method).options(num_returns=call.num_returns).remote(*call.arguments)
-    return Flight(item, refs if isinstance(refs, list) else [refs], time.monotonic(), before)
+    return Flight(item, refs if isinstance(refs, list) else [refs], time.monotonic())
+
+
+def _probe(actor: Any, item: Item) -> Flight:
+    """Ask an actor whether it is there: one that was lost before must not be blamed on the call."""
+    return Flight(item, [actor.info.remote()], time.monotonic(), probes=True)

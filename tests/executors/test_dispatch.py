@@ -122,7 +122,8 @@ def test_killed_actors_are_replaced_and_their_groups_sent_again(bench):
 def test_replacements_are_bounded(bench):
     one = bench(max_replacements=1)
     with pytest.raises(
-        ResourceError, match=r"clients 6 to 8: an actor was lost .* after 1 replacements .* ray.max_replacements"
+        ResourceError,
+        match=r"in work of clients 6 to 8: an actor was lost .* after 1 replacements .* ray.max_replacements",
     ):
         one.run("kill", 7, times=100)
     assert one.strikes == 2
@@ -157,6 +158,14 @@ def test_a_client_that_takes_all_memory_is_found_though_others_are_killed_with_i
         assert {client: kind for client, (kind, _) in failures.items()} == {7: "lost"}
         assert one.strikes == 3 and len(results) == 11
         one.file.unlink()
+
+
+def test_a_group_that_takes_all_memory_every_time_stops_the_run(bench, monkeypatch):
+    monkeypatch.setattr("fedsim.executors.dispatch.out_of_memory", lambda error: True)
+    one = bench(max_replacements=1)
+    with pytest.raises(ResourceError, match=r"^work of clients 6 to 8 \(tried 2 times\): its actor was lost"):
+        one.run("kill", 7, times=100)
+    assert one.strikes == 2
 
 
 def test_a_deadline_names_the_group(bench):

@@ -34,6 +34,9 @@ def drain(queues, actors, turns):
     queues.fill(actors)
     for slot in turns:
         if queues.unfinished and slot in queues.heads().values():
+            if queues.head(slot).probes:
+                queues.send_probed(slot, actors[slot])
+                continue
             queues.pop(slot)
             queues.fill({slot: actors[slot]})
     return [actor.got for actor in actors.values()]
@@ -86,8 +89,9 @@ def test_a_call_that_is_suspected_has_its_actor_for_itself():
     queues = Queues([call(index) for index in range(4)], {0: "a"})
     queues.put_back([Item(call(7), alone=True), Item(call(8), alone=True)])
     queues.fill(actors)
-    assert actors[0].got == [7]
-    assert drain(queues, actors, [0]) == [[7, 8]]
+    assert actors[0].got == [] and queues.head(0).probes  # it is asked first whether it is there
+    assert drain(queues, actors, [0]) == [[7]]
+    assert drain(queues, actors, [0, 0]) == [[7, 8]]
     assert drain(queues, actors, [0]) == [[7, 8, 0, 1]]
 
 
