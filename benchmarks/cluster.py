@@ -172,8 +172,8 @@ class _Change:
             training = simulation._first_group_at is not None and bool(executor._pool.ready)
             if not self.actors and training:
                 self.actors = Counter(executor._pool.nodes.values())
-                places = ray.experimental.get_object_locations([executor._spec_ref])
-                self.nodes_with_weights = len(places[executor._spec_ref]["node_ids"])
+                spec_ref = executor._workers._spec_ref
+                self.nodes_with_weights = len(ray.experimental.get_object_locations([spec_ref])[spec_ref]["node_ids"])
                 self.adders = len(executor._server._adders)
             if self._lose and training and number == self._lose and self.lost_at is None:
                 self.lost_at = time.time()

@@ -10,6 +10,11 @@ from fedsim.core.messages import ClientFailure, ClientReport, ScoreReport, Spect
 
 Report = TypeVar("Report", ClientReport, ScoreReport, SpectrumReport)
 
+_NOTES_AT_ONCE = 5
+"""Clients of which the user is told one by one; of the others, how many they are."""
+_TRACEBACKS = 100
+"""Different tracebacks that are recorded, at most: a client that fails in a thousand rounds would fill the disk with one."""
+
 
 def usable(reports: Sequence[Report], what: str, on_failure: str, note: Callable[[str], None]) -> list[Report]:
     """Return the reports of clients that did not fail, where the choice of layers is at stake.
@@ -54,6 +59,8 @@ class Failures:
         self._drops = on_failure == "drop"
         self._event = event
         self._note = note
+        self._tracebacks: set[str] = set()
+        """Those on record."""
 
     def of_round(self, round: int, reports: Sequence[ClientReport]) -> None:
         """Handle those clients of a round that gave no usable result.
@@ -69,11 +76,13 @@ class Failures:
             If one's own work raised and the run is to stop then, with the original traceback; or if no client is left.
         """
         failed = [report for report in reports if report.failure is not None]
+        told = []
         for report in failed:
             assert report.failure is not None
             on_node = f" on {report.node}" if report.node else ""
             what = f"client {report.client} failed in round {round}{on_node}"
-            self._one(what, round, report.client, report.failure, "left out of this round")
+            told.append(self._one(what, round, report.client, report.failure, "left out of this round"))
+        self._tell(told, f"round {round}")
         if len(failed) == len(reports):
             first = failed[0].failure
             raise ClientError(
@@ -83,13 +92,27 @@ class Failures:
 
     def of_evaluation(self, round: int, failures: Mapping[int, ClientFailure]) -> None:
         """Handle those clients whose own prompts could not be evaluated after a round; errors as in :meth:`of_round`."""
+        told = []
         for client, failure in failures.items():
             what = f"client {client} failed in its evaluation after round {round}"
-            self._one(what, round, client, failure, "left out of the personalised figures")
+            told.append(self._one(what, round, client, failure, "left out of the personalised figures"))
+        self._tell(told, f"the evaluation after round {round}")
 
-    def _one(self, what: str, round: int, client: int, failure: ClientFailure, consequence: str) -> None:
-        record: dict[str, Any] = {"kind": failure.kind, "message": failure.message, "traceback": failure.traceback}
+    def _one(self, what: str, round: int, client: int, failure: ClientFailure, consequence: str) -> str:
+        """Record a failure; return the sentence about it."""
+        record: dict[str, Any] = {"kind": failure.kind, "message": failure.message}
+        known = failure.traceback in self._tracebacks or len(self._tracebacks) >= _TRACEBACKS
+        if failure.traceback and not known:
+            self._tracebacks.add(failure.traceback)
+            record["traceback"] = failure.traceback
         self._event("client_failure", round=round, client=client, **record)
         if failure.kind == "error" and not self._drops:
             raise ClientError(f"{what}: {failure.message}\n{failure.traceback}".rstrip())
-        self._note(f"warning: {what}: {failure.message}; {consequence}")
+        return f"warning: {what}: {failure.message}; {consequence}"
+
+    def _tell(self, sentences: Sequence[str], where: str) -> None:
+        for sentence in sentences[:_NOTES_AT_ONCE]:
+            self._note(sentence)
+        if len(sentences) > _NOTES_AT_ONCE:
+            more = len(sentences) - _NOTES_AT_ONCE
+            self._note(f"warning: {more} more clients failed in {where}; metrics.jsonl names them all")

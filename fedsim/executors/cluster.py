@@ -33,7 +33,7 @@ def connect(config: RayConfig, data_bytes: int) -> bool:
     """
     address = config.address
     if address is not None:
-        _refuse_ray_client(address, f"ray.address={address}")
+        _refuse_what_is_no_cluster(address, f"ray.address={address}")
     if ray.is_initialized():
         if address is None:
             raise ResourceError("this process is connected to Ray already; set ray.address=auto to use that cluster")
@@ -70,12 +70,12 @@ def _check_reachable(address: str) -> None:
         If nothing answers there, or something else than Ray, or ``address`` is no address.
     """
     named = f"ray.address={address}"
-    if address == "auto" and "RAY_ADDRESS" in os.environ:
+    if address == "auto" and os.environ.get("RAY_ADDRESS"):
         address = os.environ["RAY_ADDRESS"]
         named = f"RAY_ADDRESS={address} (ray.address=auto)"
-    if address in ("auto", "local"):
+    if address == "auto":
         return
-    _refuse_ray_client(address, named)
+    _refuse_what_is_no_cluster(address, named)
     host, colon, port = address.rpartition(":")
     if not colon or not host or not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 65536:
         raise ResourceError(f"{named} is not an address such as 10.0.0.1:6379; give one, or auto, or null")
@@ -90,7 +90,9 @@ def _check_reachable(address: str) -> None:
         _check_is_ray(f"{host}:{port}", named)
 
 
-def _refuse_ray_client(address: str, named: str) -> None:
+def _refuse_what_is_no_cluster(address: str, named: str) -> None:
+    if address == "local":  # Ray would start one that listens on all interfaces and leaves its folder behind
+        raise ResourceError(f"{named} names no cluster; set ray.address=null for a Ray of the run's own")
     if address.startswith("ray://"):
         raise ResourceError(
             f"{named} is for Ray clients, which fedsim does not run through; submit a job with ray job submit, or give the "

@@ -25,6 +25,7 @@ from test_start import MARK, none_left
 from fedsim.checkpoint import load_latest
 from fedsim.core.errors import ResourceError
 from fedsim.executors import cluster, own_ray
+from fedsim.executors.config import RayConfig
 from fedsim.runner import run_config
 from fedsim.temporary import sweep
 
@@ -134,6 +135,15 @@ def test_what_is_no_ray_is_one_sentence_within_seconds(monkeypatch, what, senten
 
 def test_a_head_is_known_as_one(session_ray):
     cluster._check_reachable(session_ray.get_runtime_context().gcs_address)
+
+
+def test_a_ray_that_guards_nothing_is_not_started(monkeypatch):
+    """``local`` is Ray's word for starting one, which then listens on all interfaces."""
+    with pytest.raises(ResourceError, match=r"^ray.address=local names no cluster; set ray.address=null"):
+        cluster.connect(RayConfig(address="local"), 0)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    with pytest.raises(ResourceError, match=r"^RAY_ADDRESS=local \(ray.address=auto\) names no cluster"):
+        cluster._check_reachable("auto")
 
 
 @pytest.mark.parametrize("address", ["nowhere", ":6379", "host:", "host:99999", "host:6379/", "http://host", "a b:²"])

@@ -8,8 +8,9 @@ import pytest
 
 from clients.worker import ClientWorker
 from fedsim.core.errors import ClientError
-from fedsim.core.messages import ClientState, GlobalState, WorkGroup
+from fedsim.core.messages import ClientFailure, ClientReport, ClientState, GlobalState, WorkGroup
 from fedsim.executors.local import LocalExecutor
+from fedsim.failures import Failures
 from fedsim.preparation import prepare
 from fedsim.progress import Progress
 from fedsim.simulation import Simulation
@@ -66,7 +67,9 @@ def test_drop_goes_on_without_the_client_and_records_it(tiny_config, tmp_path, c
     assert [(event["client"], event["round"], event["kind"]) for event in failures] == [
         (7, r, "error") for r in (1, 2, 3)
     ]
-    assert all("IndexError" in event["traceback"] for event in failures)
+    assert all("IndexError" in event["message"] for event in failures)
+    assert "traceback" not in failures[2]  # the same one once
+    assert "clients/group.py" in failures[0]["traceback"]
     assert capsys.readouterr().out.count("client 7 failed in round") == 3
 
 
@@ -86,6 +89,20 @@ def test_a_dropped_client_counts_for_nothing(tiny_config, tmp_path, fuse, layers
     np.testing.assert_array_equal(with_failure.vector_sum_F, without.vector_sum_F)
     assert with_failure.weight_sum == without.weight_sum
     assert states[1] == ClientState(7)
+
+
+def test_many_failures_neither_flood_the_screen_nor_the_disk():
+    events, notes = [], []
+    failures = Failures("drop", lambda name, **record: events.append(record), notes.append)
+    for round in range(1, 51):
+        traceback = f"Traceback: a long one of round {round // 2}"
+        broken = ClientFailure("error", "ValueError: it broke", traceback)
+        reports = [ClientReport(client, round - 1, 10, failure=broken) for client in range(1000)]
+        failures.of_round(round, [*reports, ClientReport(1000, round - 1, 10)])
+    assert len(notes) == 50 * 6 and notes[5].startswith("warning: 995 more clients failed in round 1; metrics.jsonl")
+    assert len(events) == 50 * 1000 and sum("traceback" in event for event in events) == 26
+    failures.of_evaluation(3, dict.fromkeys(range(7), broken))
+    assert notes[-1].startswith("warning: 2 more clients failed in the evaluation after round 3")
 
 
 @together
