@@ -1,0 +1,37 @@
+"""Actors that come as a cluster gets room for them."""
+
+import time
+
+from ray.util import placement_group, remove_placement_group
+
+from benchmarks.carrying import Carrying
+from fedsim.config import build_config
+from fedsim.runner import make_executor
+
+CLIENTS, ELEMENTS = 12, 400
+READY_SECONDS = 60.0
+
+
+def test_a_run_uses_room_that_its_cluster_gains(session_ray):
+    tenant = placement_group([{"CPU": 2}])
+    assert tenant.wait(READY_SECONDS)
+    settings = {"address": "auto", "actors": "pool", "num_cpus_per_actor": 2}
+    config = build_config({"partition": {"clients": CLIENTS}, "ray": settings})
+    notes = []
+    executor = make_executor(config, lambda: None, notes.append)
+    carrying = Carrying(executor, CLIENTS, ELEMENTS, group_size=1)
+    try:
+        carrying.start()
+        carrying.round()
+        assert list(executor._pool.ready) == [0]
+        remove_placement_group(tenant)
+        deadline = time.monotonic() + READY_SECONDS
+        while len(executor._pool.ready) < 2 and time.monotonic() < deadline:
+            executor.refresh()  # as at the start of each round
+            carrying.round()
+        assert list(executor._pool.ready) == [0, 1]
+        assert notes == ["the cluster has room for more: starting 1 actors"]
+        assert len({report.pid for report in carrying.round()}) == 2  # both have worked
+        carrying.check()
+    finally:
+        carrying.close()
