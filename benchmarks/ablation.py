@@ -1,30 +1,26 @@
 """What each part of the method does to accuracy on real text: ``python -m benchmarks.ablation --data FOLDER``.
 
 Every arm has the same small tuning budget: its local learning rate is chosen among a few on rows of the first dataset's
-training file that are never reported. Then each arm runs with every seed; the metric is that of the validation file. One line
-of JSON a run goes to the records, and a run that stands there already is not run again, so an interrupted study goes on.
+training file that are never reported. Then each arm runs with every seed; the metric is that of the validation file.
 """
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
 import random
 import statistics
 import tempfile
-import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.studies import ARMS, BASE, CONFIG, DATASETS, LEARNING_RATES, TUNING, TUNING_ROWS, TUNING_SEED, Arm
+from benchmarks.ablation_arms import ARMS, BASE, CONFIG, DATASETS, LEARNING_RATES, TUNING, TUNING_ROWS, TUNING_SEED
+from benchmarks.studies import Arm, Records, Work, execute
 
 
 @dataclass(frozen=True)
@@ -39,45 +35,6 @@ class Job:
     seed: int
 
 
-def run(job: Job, folder: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Run a job and return its record; executed in a process of its own."""
-    from fedsim.config import read_config
-    from fedsim.runner import run_config
-
-    with tempfile.TemporaryDirectory() as scratch, Path(os.devnull).open("w") as nowhere:
-        keys = (
-            f"data.path={folder}",
-            f"data.task={job.dataset}",
-            f"seed={job.seed}",
-            f"output={scratch}/run",
-            f"client.optimizer.lr={job.lr}",
-        )
-        started = time.monotonic()
-        summary = run_config(
-            read_config(CONFIG, [*BASE, *(TUNING if job.stage == "tune" else ()), *keys, *overrides]),
-            console=Console(file=nowhere),
-            quiet=True,
-        )
-        loss = [json.loads(line) for line in Path(scratch, "run/metrics.jsonl").read_text().splitlines()]
-    losses = [event["global_loss"] for event in loss if event.get("global_loss") is not None]
-    return {
-        "benchmark": "ablation",
-        **asdict(job),
-        "value": summary["global_metric"],
-        "unit": summary["metric_name"],
-        "ratio": None,
-        "ratio_to": None,
-        "runs": 1,
-        "start": summary["first_global_metric"],
-        "loss": losses[-1],
-        "personalised": summary["personalised_metric"],
-        "layers": summary["layers"],
-        "megabytes_up": summary["bytes_up"] / 1e6,
-        "seconds": time.monotonic() - started,
-        "overrides": list(overrides),
-    }
-
-
 def tuning_folder(data: Path, dataset: str, work: Path) -> Path:
     """Cut rows off the training file to tune on; return a folder whose validation file they are."""
     rows = (data / dataset / "train.jsonl").read_text(encoding="utf-8").splitlines()
@@ -90,37 +47,15 @@ def tuning_folder(data: Path, dataset: str, work: Path) -> Path:
     return folder
 
 
-class Records:
-    """The JSON lines of finished runs."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.rows: list[dict[str, Any]] = []
-        if path.exists():
-            self.rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-    def find(self, **fields: Any) -> list[dict[str, Any]]:
-        """Return the records with these values."""
-        return [row for row in self.rows if all(row[key] == value for key, value in fields.items())]
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Append a record."""
-        self.rows.append(row)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-
-
-def execute(jobs: Iterable[tuple[Job, Path, Arm]], records: Records, processes: int, console: Console) -> None:
-    """Run the jobs that have no record yet, each process with one thread."""
-    missing = [(job, folder, arm) for job, folder, arm in jobs if not records.find(**asdict(job))]
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(run, job, str(folder), arm.overrides): job for job, folder, arm in missing}
-        for done, future in enumerate(as_completed(running), 1):
-            row = future.result()
-            records.add(row)
-            what = f"{row['stage']:6} {row['dataset']} lr {row['lr']:g} seed {row['seed']} {row['case']}"
-            console.print(f"{done}/{len(running)} {what}: {row['value']:.4f} ({row['seconds']:.0f} s)")
+def work_of(job: Job, folder: Path, arm: Arm) -> Work:
+    """Return the run of a job with its arm."""
+    keys = (
+        f"data.path={folder}",
+        f"data.task={job.dataset}",
+        f"seed={job.seed}",
+        f"client.optimizer.lr={job.lr}",
+    )
+    return Work(CONFIG, asdict(job), (*BASE, *(TUNING if job.stage == "tune" else ()), *keys), arm.overrides)
 
 
 def best_lr(records: Records, arm: Arm) -> float:
@@ -167,20 +102,22 @@ def main(
     console = Console(highlight=False, width=180)
     chosen_seeds, names = [int(seed) for seed in seeds.split(",")], datasets.split(",")
     records = Records(records_file)
-    with tempfile.TemporaryDirectory() as work:
-        folder = tuning_folder(data, names[0], Path(work))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = tuning_folder(data, names[0], Path(scratch))
         tuning = [
-            (Job(arm.name, names[0], "tune", lr, TUNING_SEED), folder, arm) for arm in ARMS for lr in LEARNING_RATES
+            work_of(Job(arm.name, names[0], "tune", lr, TUNING_SEED), folder, arm)
+            for arm in ARMS
+            for lr in LEARNING_RATES
         ]
-        execute(tuning, records, processes, console)
+        execute("ablation", tuning, records, processes, console)
     for number, name in enumerate(names):
         arms = [arm for arm in ARMS if number == 0 or arm.everywhere]
-        jobs = [
-            (Job(arm.name, name, "report", best_lr(records, arm), seed), data / name, arm)
+        reported = [
+            work_of(Job(arm.name, name, "report", best_lr(records, arm), seed), data / name, arm)
             for seed in chosen_seeds
             for arm in arms
         ]
-        execute(jobs, records, processes, console)
+        execute("ablation", reported, records, processes, console)
         console.print(table(records, name, chosen_seeds))
 
 

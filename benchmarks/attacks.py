@@ -1,38 +1,25 @@
 """What attackers do to accuracy under each rule of aggregation: ``python -m benchmarks.attacks``.
 
 The quickstart, with fewer rounds, once for every rule, attack and seed; the metric is that of the validation examples after the
-last round. One line of JSON a run goes to the records, and a run that stands there already is not run again.
+last round.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import statistics
-import tempfile
-import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.ablation import Records
-from benchmarks.studies import Arm
+from benchmarks.studies import END_ALONE, Arm, Records, Work, execute
 
 CONFIG = "configs/quickstart.yaml"
-BASE = (
-    "rounds=12",
-    "client.correction=none",
-    "executor=local",
-    "checkpoint.every=1000000",
-    "evaluation.every=1000000",
-    "tracking.plots=false",
-    "tracking.client_records=false",
-)
+BASE = ("rounds=12", "client.correction=none", *END_ALONE)
 RULES = (
     Arm("mean", "rule"),
     Arm("median", "rule", ("server.aggregation=median",)),
@@ -48,46 +35,19 @@ ATTACKS = (
 )
 
 
-def run(fields: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Run the quickstart with overrides and return its record; executed in a process of its own."""
-    from fedsim.config import read_config
-    from fedsim.runner import run_config
-
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch:
-        summary = run_config(read_config(CONFIG, [*overrides, f"output={scratch}/run"]), quiet=True)
-    return {
-        "benchmark": "attacks",
-        **fields,
-        "value": summary["global_metric"],
-        "unit": summary["metric_name"],
-        "ratio": None,
-        "ratio_to": None,
-        "runs": 1,
-        "start": summary["first_global_metric"],
-        "seconds": time.monotonic() - started,
-        "overrides": list(overrides),
-    }
-
-
-def execute(records: Records, seeds: Sequence[int], attackers: int, processes: int, console: Console) -> None:
-    """Run what has no record yet, each process with one thread."""
-    missing = []
-    for seed in seeds:
-        for attack in ATTACKS:
-            for rule in RULES:
-                fields = {"case": f"{rule.name}; {attack.name}", "seed": seed, "attackers": attackers}
-                if not records.find(**fields):
-                    keys = (f"seed={seed}", f"attack.clients={attackers}")
-                    missing.append((fields, (*BASE, *rule.overrides, *attack.overrides, *keys)))
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = [pool.submit(run, *job) for job in missing]
-        for done, future in enumerate(as_completed(running), 1):
-            row = future.result()
-            records.add(row)
-            what = f"{row['case']}, seed {row['seed']}"
-            console.print(f"{done}/{len(running)} {what}: {row['value']:.3f} ({row['seconds']:.0f} s)")
+def works(seeds: Sequence[int], attackers: int) -> list[Work]:
+    """Return the run of every rule, attack and seed."""
+    return [
+        Work(
+            CONFIG,
+            {"case": f"{rule.name}; {attack.name}", "seed": seed, "attackers": attackers},
+            (*BASE, f"seed={seed}", f"attack.clients={attackers}"),
+            (*rule.overrides, *attack.overrides),
+        )
+        for seed in seeds
+        for attack in ATTACKS
+        for rule in RULES
+    ]
 
 
 def table(records: Records, seeds: Sequence[int], attackers: int) -> Table:
@@ -117,7 +77,7 @@ def main(
     console = Console(highlight=False, width=180)
     chosen = [int(seed) for seed in seeds.split(",")]
     records = Records(records_file)
-    execute(records, chosen, attackers, processes, console)
+    execute("attacks", works(chosen, attackers), records, processes, console)
     console.print(table(records, chosen, attackers))
 
 

@@ -1,8 +1,32 @@
-"""The arms of the ablation: what each one changes, as dotted overrides of the study's base."""
+"""What the studies of accuracy share: arms, records of finished runs, and runs side by side.
+
+One line of JSON a run goes to the records, and a run that stands there already is not run again, so an interrupted study
+goes on.
+"""
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+END_ALONE = (
+    "executor=local",
+    "checkpoint.every=1000000",
+    "evaluation.every=1000000",
+    "tracking.plots=false",
+    "tracking.client_records=false",
+)
+"""Overrides of runs of which only the end counts."""
 
 
 @dataclass(frozen=True)
@@ -18,74 +42,77 @@ class Arm:
     """Run on every dataset; the others on the first alone."""
 
 
-CONFIG = "configs/minilm_sst2.yaml"
-BASE = (
-    "rounds=10",
-    "partition.clients=32",
-    "partition.alpha=0.3",
-    "sampling.clients_per_round=8",
-    "data.train_examples=1280",
-    "data.max_length=64",
-    "client.epochs=1",
-    "client.correction=none",
-    "executor=local",
-    "checkpoint.every=1000000",
-    "evaluation.every=1000000",
-    "tracking.plots=false",
-    "tracking.client_records=false",
-)
-"""Every client is visited two to three times, so that what a client keeps between visits has an effect."""
-LEARNING_RATES = (0.01, 0.03)
-TUNING = ("rounds=5",)
-"""Overrides of the runs that tune."""
-DATASETS = ("sst2", "mrpc", "rte")
-TUNING_ROWS = 600
-"""Rows of the training file that the learning rate is chosen on (at most a sixth of the file)."""
-TUNING_SEED = 1000
+@dataclass(frozen=True)
+class Work:
+    """One run of a study."""
 
-_PUBLISHED_DEVICE = (
-    "client.optimizer.kind=adamw_published",
-    "client.optimizer.moments=keep",
-    "client.schedule.kind=linear",
-    "client.schedule.total_steps=all_data",
-    "client.dropout=true",
-    "layers.score_last=false",
-    "layers.score_padding=keep",
-    "prompt.position_offset=paper",
-)
-_ALL = ("layers.choose=all",)
+    config: str
+    """Path of the config."""
+    fields: dict[str, Any]
+    """What tells the run from the study's others; part of its record."""
+    base: Sequence[str]
+    """Overrides that the fields stand for, or that all runs share."""
+    overrides: Sequence[str]
+    """Overrides of the run's arm; part of its record."""
 
-ARMS = (
-    Arm("FedPepTAO (half of the layers by score)", "method", ("server.momentum=0.5",), everywhere=True),
-    Arm("FedAvg, all layers", "method", ("server.kind=fedavg", *_ALL), everywhere=True),
-    Arm("FedAdam, all layers", "method", ("server.kind=fedadam", *_ALL), everywhere=True),
-    Arm("published code", "method", ("server.kind=fedpeptao_published", *_PUBLISHED_DEVICE)),
-    Arm("bottom half", "layers", ("layers.choose=bottom",)),
-    Arm("random half", "layers", ("layers.choose=random",)),
-    Arm("all layers", "layers", _ALL),
-    Arm("a third by score", "layers", ("layers.share=0.33",)),
-    Arm("momentum 0.9", "server", ("server.momentum=0.9",)),
-    Arm("no momentum", "server", ("server.momentum=0",)),
-    Arm("no control variates", "server", ("server.control=false",)),
-    Arm("neither (FedAvg on the same layers)", "server", ("server.kind=fedavg",)),
-    Arm(
-        "published step, clients independent",
-        "server",
-        (
-            "server.gradient=difference",
-            "server.base=average",
-            "server.momentum=0.9",
-            "server.momentum_form=control_in_velocity",
-            "server.control_form=scaffold",
-            "server.control_timing=after",
-            "server.coupling=independent",
-            "server.debias=false",
-            "server.lr=0.05",
-            "server.lr_decay=0.99",
-        ),
-    ),
-    Arm("control", "local correction", ("client.correction=control",)),
-    Arm("preconditioner", "local correction", ("client.correction=preconditioner",)),
-    Arm("proximal", "local correction", ("client.correction=proximal",)),
-    Arm("moments kept over visits", "local optimizer", ("client.optimizer.moments=keep",)),
-)
+
+def run(study: str, work: Work) -> dict[str, Any]:
+    """Do one run and return its record; executed in a process of its own."""
+    from fedsim.config import read_config
+    from fedsim.runner import run_config
+
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch, Path(os.devnull).open("w") as nowhere:
+        config = read_config(work.config, [*work.base, *work.overrides, f"output={scratch}/run"])
+        summary = run_config(config, console=Console(file=nowhere), quiet=True)
+        events = [json.loads(line) for line in Path(scratch, "run/metrics.jsonl").read_text().splitlines()]
+    losses = [event["global_loss"] for event in events if event.get("global_loss") is not None]
+    return {
+        "benchmark": study,
+        **work.fields,
+        "value": summary["global_metric"],
+        "unit": summary["metric_name"],
+        "ratio": None,
+        "ratio_to": None,
+        "runs": 1,
+        "start": summary["first_global_metric"],
+        "loss": losses[-1],
+        "personalised": summary["personalised_metric"],
+        "layers": summary["layers"],
+        "megabytes_up": summary["bytes_up"] / 1e6,
+        "seconds": time.monotonic() - started,
+        "overrides": list(work.overrides),
+    }
+
+
+class Records:
+    """The JSON lines of finished runs."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.rows: list[dict[str, Any]] = []
+        if path.exists():
+            self.rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def find(self, **fields: Any) -> list[dict[str, Any]]:
+        """Return the records with these values."""
+        return [row for row in self.rows if all(row[key] == value for key, value in fields.items())]
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a record."""
+        self.rows.append(row)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def execute(study: str, works: Iterable[Work], records: Records, processes: int, console: Console) -> None:
+    """Do the runs that have no record yet, each process with one thread."""
+    missing = [work for work in works if not records.find(**work.fields)]
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        running = {pool.submit(run, study, work): work for work in missing}
+        for done, future in enumerate(as_completed(running), 1):
+            row = future.result()
+            records.add(row)
+            what = ", ".join(f"{name} {value}" for name, value in running[future].fields.items())
+            console.print(f"{done}/{len(running)} {what}: {row['value']:.4f} ({row['seconds']:.0f} s)")

@@ -7,8 +7,9 @@ import pytest
 from rich.console import Console
 from support import ROOT
 
-from benchmarks.ablation import Job, Records, best_lr, table, tuning_folder
-from benchmarks.studies import ARMS, BASE, CONFIG, LEARNING_RATES
+from benchmarks.ablation import Job, best_lr, table, tuning_folder
+from benchmarks.ablation_arms import ARMS, BASE, CONFIG, LEARNING_RATES
+from benchmarks.studies import Records
 from fedsim.config import read_config
 
 

@@ -4,8 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.fuzz import flaw
-from benchmarks.fuzz_targets import config_case, data_case, prompt_case
+from benchmarks.fuzzing.configs import config_case
+from benchmarks.fuzzing.data_files import data_case
+from benchmarks.fuzzing.judgement import flaw
+from benchmarks.fuzzing.processes import CHUNK, drawn
+from benchmarks.fuzzing.prompts import prompt_case
 from fedsim.core.errors import ClientError, ConfigError, FedsimError
 
 numbers = st.integers(0, 2**63)
@@ -34,6 +37,12 @@ def test_damaged_data_files(number, tmp_path_factory):
 @given(number=numbers)
 def test_damaged_prompt_files(number, tmp_path_factory):
     taken_or_refused(prompt_case, number, tmp_path_factory)
+
+
+def test_no_case_is_tried_twice():
+    numbers = drawn(CHUNK + 100, "0/config")
+    assert len(set(numbers)) == len(numbers) == CHUNK + 100
+    assert drawn(CHUNK + 100, "0/config") == numbers
 
 
 @pytest.mark.parametrize(

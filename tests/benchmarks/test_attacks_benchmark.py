@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 from support import ROOT
 
-from benchmarks.ablation import Records
 from benchmarks.attacks import ATTACKS, BASE, CONFIG, RULES, table
+from benchmarks.studies import Records
 from fedsim.config import build_config, read_config
 from fedsim.yaml_text import load
 
