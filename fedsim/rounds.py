@@ -13,6 +13,7 @@ from fedsim.core.messages import ClientReport, Evaluation
 from fedsim.data.metrics import compute
 from fedsim.progress import RoundLine
 from server.core import StepReport
+from server.reach import Answers
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class OpenRound:
     reports: Sequence[ClientReport]
     """Of all its clients, ascending."""
     step: StepReport
-    absent: tuple[int, ...]
-    """Clients that were drawn and, by ``sampling.dropout``, out of reach."""
+    answers: Answers
+    """Who of those that were drawn took part."""
     clients_resent: int
     """Clients whose work was sent again, each time counted."""
     seconds_train: float
@@ -56,12 +57,14 @@ class OpenRound:
             "server_lr": self.step.lr,
             "clients_ok": self.step.clients,
             "clients_failed": len(self.reports) - self.step.clients,
-            "clients_absent": len(self.absent),
+            "clients_absent": len(self.answers.absent),
+            "clients_late": len(self.answers.late),
             "clients_retried": self.clients_resent,
             "client_examples": sum(weights),
             "client_steps": sum(report.num_steps for report in usable),
             "bytes_down": sum(report.bytes_down for report in self.reports),
             "bytes_up": sum(report.bytes_up for report in self.reports),
+            "seconds_simulated": self.answers.seconds,
             "seconds_round": self.seconds_train + self.seconds_server + seconds_evaluate,
             "seconds_train": self.seconds_train,
             "seconds_server": self.seconds_server,

@@ -43,7 +43,8 @@ from fedsim.result import Result
 from fedsim.rounds import OpenRound, Totals, mean_loss, memory_warning, round_line
 from fedsim.tracking import RunFolder, TensorBoard
 from server.aggregation import population_weight
-from server.sampling import cohort, cut, in_reach
+from server.reach import answers
+from server.sampling import cohort, cut
 
 
 class Simulation:
@@ -258,8 +259,12 @@ class Simulation:
             self._save_if_due(force=True)
         except (StateLost, FedsimError) as error:
             self._progress.note(
-                f"warning: the state after round {self._round} cannot be saved ({error}); saved is that after round "
-                f"{max(0, self._saved_round)}"
+                f"warning: the state after round {self._round} cannot be saved ({error}); "
+                + (
+                    f"saved is that after round {self._saved_round}"
+                    if self._saved_round > 0
+                    else "no other one is saved"
+                )
             )
 
     # -- a round -----------------------------------------------------------------------------------------------------
@@ -269,7 +274,8 @@ class Simulation:
         self._executor.refresh()
         sampling, seed = self._config.sampling, self._config.seed
         drawn = cohort(sampling, seed, self._round, self._sizes_N).tolist()
-        order, absent = in_reach(drawn, sampling.dropout, seed, self._round)
+        answered = answers(sampling, drawn, seed, self._round, self._work_N)
+        order = answered.in_time
         groups = self._executor.groups(self._round, order, self._config.group_size, self._work_N)
         done_again, self._begun_round = self._round < self._begun_round, max(self._begun_round, self._round + 1)
         trained, trained_at = self._train(groups)
@@ -289,7 +295,7 @@ class Simulation:
             round=self._round,
             reports=reports,
             step=step,
-            absent=absent,
+            answers=answered,
             clients_resent=self._clients_resent() + (len(order) if done_again else 0),
             seconds_train=trained_at - started,
             seconds_server=seconds_server,
@@ -352,8 +358,9 @@ class Simulation:
         self._folder.round_record(record)
         if self._config.tracking.client_records:
             self._folder.client_records(done.round, done.reports)
-        if done.absent:
-            self._folder.event("absent", round=done.round, clients=done.absent)
+        for name, clients in (("absent", done.answers.absent), ("late", done.answers.late)):
+            if clients:
+                self._folder.event(name, round=done.round, clients=clients)
         self._folder.event("round", **record, update_norm=done.step.update_norm)
         if self._tensorboard is not None:
             self._tensorboard.round(record)

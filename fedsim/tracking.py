@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fedsim import __version__
 from fedsim.contents import CREATED, Held, check_usable, what_is_in
-from fedsim.core.errors import ConfigError
+from fedsim.core.errors import ConfigError, ResourceError
 from fedsim.core.messages import ClientReport
 from fedsim.core.schema import Schema
-from fedsim.events import EventLog, open_locked, plain, write_atomically
+from fedsim.events import EventLog, open_locked, plain, write_atomically, writing
 from fedsim.tables import ParquetRows
 from fedsim.tensorboard import TensorBoard
 
@@ -39,12 +40,14 @@ ROUND_COLUMNS: dict[str, str] = {
     "clients_ok": "int32",
     "clients_failed": "int32",
     "clients_absent": "int32",  # drawn, but out of reach by sampling.dropout: no failure
+    "clients_late": "int32",  # in reach, but slower than sampling.delay.deadline_seconds: no failure
     "clients_retried": "int32",  # whose work was sent again after an actor was lost or a deadline, each time counted
     "client_examples": "int64",  # training examples held by the usable clients
     "client_steps": "int64",  # local optimizer steps of the usable clients
     "actors_replaced": "int32",
     "bytes_down": "int64",  # what real devices would have received and sent, all clients together
     "bytes_up": "int64",
+    "seconds_simulated": "float64",  # that the server would have waited for real devices, by sampling.delay
     "seconds_round": "float64",  # the sum of these three
     "seconds_train": "float64",  # until the last group was trained
     "seconds_server": "float64",
@@ -76,7 +79,6 @@ _OWN_PATTERNS = (
     "rounds-[0-9]*.parquet",
     "clients.parquet",
     "clients-[0-9]*.parquet",
-    "metrics.jsonl",
 )
 _OWN_FOLDERS = ("plots", "prompt", "checkpoints", "tensorboard", "ray-logs")
 
@@ -93,7 +95,9 @@ class TrackingConfig(Schema):
 
 
 class RunFolder:
-    """An open run folder; use :meth:`create`, and close it (or use it in a ``with`` block).
+    """An open run folder; use :meth:`create` or :meth:`claim`, and close it (or use it in a ``with`` block).
+
+    What the system refuses while the run writes to it (a full disk, a folder that was removed) is a ``ResourceError``.
 
     Attributes
     ----------
@@ -118,6 +122,7 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.ray_logs = path / "ray-logs"
         self._log = EventLog(self.metrics)
+        self._begun = True
         try:
             self._rounds = ParquetRows(self.rounds, ROUND_COLUMNS)
             self._clients = ParquetRows(self.clients, CLIENT_COLUMNS)
@@ -129,7 +134,16 @@ class RunFolder:
     def create(
         cls, path: Path, *, resume: bool = False, overwrite: bool = False, mirror: Mirror | None = None
     ) -> RunFolder:
-        """Make the folder of a new run, or open that of a run to continue.
+        """Make the folder of a new run, or open that of a run to continue: :meth:`claim`, then :meth:`begin`."""
+        folder = cls.claim(path, resume=resume, overwrite=overwrite, mirror=mirror)
+        folder.begin()
+        return folder
+
+    @classmethod
+    def claim(
+        cls, path: Path, *, resume: bool = False, overwrite: bool = False, mirror: Mirror | None = None
+    ) -> RunFolder:
+        """Make or open a folder and keep other runs out of it; nothing is written to it until the run begins.
 
         Parameters
         ----------
@@ -151,19 +165,33 @@ class RunFolder:
         """
         path = Path(path)
         held = cls.check(path, resume=resume, overwrite=overwrite)
-        try:
+        with _choosing(path):
             path.mkdir(parents=True, exist_ok=True)
             if held == "run" and overwrite:
-                open_locked(path / "metrics.jsonl").close()  # refuses a run that is still going on
-                _remove_run(path)
+                with closing(open_locked(path / "metrics.jsonl")) as log:  # refuses a run that is still going on
+                    _remove_run(path)
+                    log.truncate(0)
             folder = cls(path, mirror)
-            if not resume:
-                folder.event(CREATED, fedsim=__version__)
-        except OSError as error:
-            raise ConfigError(
-                f"{path} cannot be written ({error.strerror}); choose another folder with output=FOLDER"
-            ) from error
+        folder._begun = resume
         return folder
+
+    def begin(self) -> None:
+        """Begin a new run in a claimed folder; one that is continued has begun.
+
+        Raises
+        ------
+        ConfigError
+            If it cannot be written.
+        """
+        if self._begun:
+            return
+        if what_is_in(self.path) == "run":  # one that came and went between the look at the folder and its lock
+            check_usable("run", str(self.path))
+        with _choosing(self.path):
+            _remove_run(self.path)  # a start that was refused
+            self._log.keep(lambda event: False)
+            self._log.write(CREATED, {"fedsim": __version__})
+        self._begun = True
 
     @staticmethod
     def check(path: Path, *, resume: bool = False, overwrite: bool = False) -> Held:
@@ -184,7 +212,11 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except ResourceError:
+            if error is None:  # else the reason why the run ends is told, as it is
+                raise
 
     @property
     def finished(self) -> bool:
@@ -209,25 +241,32 @@ class RunFolder:
         TypeError
             If a value has no form in JSON.
         """
-        self._log.write(kind, fields)
+        with writing(self.metrics):
+            self._log.write(kind, fields)
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """Return the events of one kind so far, oldest first."""
-        return [event for event in self._log.read() if event["event"] == kind]
+        with writing(self.metrics):
+            return [event for event in self._log.read() if event["event"] == kind]
 
     def round_record(self, record: Mapping[str, Any]) -> None:
         """Keep one row for ``rounds.parquet``; see :data:`ROUND_COLUMNS`. Writes no event."""
-        self._rounds.append([record])
+        with writing(self.rounds):
+            self._rounds.append([record])
 
     def client_records(self, round: int, reports: Sequence[ClientReport]) -> None:
         """Keep one row for each report for ``clients.parquet``; see :data:`CLIENT_COLUMNS`."""
-        self._clients.append([_client_row(round, report) for report in reports])
+        with writing(self.clients):
+            self._clients.append([_client_row(round, report) for report in reports])
 
     def flush(self) -> None:
         """Bring all records to disk; call it at every checkpoint, before the checkpoint is written."""
-        self._rounds.flush()
-        self._clients.flush()
-        self._log.sync()
+        with writing(self.rounds):
+            self._rounds.flush()
+        with writing(self.clients):
+            self._clients.flush()
+        with writing(self.metrics):
+            self._log.sync()
 
     def checkpointed(self) -> None:
         """Say that a checkpoint is complete: a run whose results go to a URL is copied there, beside what goes on here."""
@@ -244,10 +283,14 @@ class RunFolder:
         def stays(event: dict[str, Any]) -> bool:
             return not isinstance(event.get("round"), int) or event["round"] < round
 
-        self.summary.unlink(missing_ok=True)
-        self._log.keep(stays)
-        self._rounds.truncate(round)
-        self._clients.truncate(round)
+        with writing(self.summary):
+            self.summary.unlink(missing_ok=True)
+        with writing(self.metrics):
+            self._log.keep(stays)
+        with writing(self.rounds):
+            self._rounds.truncate(round)
+        with writing(self.clients):
+            self._clients.truncate(round)
 
     def write_config(self, text: str) -> None:
         """Write ``config.yaml``, atomically."""
@@ -258,16 +301,33 @@ class RunFolder:
         write_atomically(self.summary, json.dumps(plain(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def close(self) -> None:
-        """Write what is left and close the files. A closed folder takes no more records."""
-        if not self._log.closed:
-            self.flush()
-            self._rounds.close()
-            self._clients.close()
-            self._log.close()
+        """Write what is left, each file as far as it can be, and close them. A closed folder takes no more records."""
+        if self._log.closed:
+            return
+        with ExitStack() as stack:
+            for path, part in ((self.metrics, self._log), (self.clients, self._clients), (self.rounds, self._rounds)):
+                stack.callback(_close, path, part)
+            if not self._begun and not self.metrics.stat().st_size:
+                self.metrics.unlink()  # under the lock: nobody else has begun here
+
+
+@contextmanager
+def _choosing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written ({error.strerror}); choose another folder with output=FOLDER"
+        ) from error
+
+
+def _close(path: Path, part: EventLog | ParquetRows) -> None:
+    with writing(path):
+        part.close()
 
 
 def _remove_run(path: Path) -> None:
-    """Remove a run's own files and folders. The log goes last, so that a crash in between leaves a run folder."""
+    """Remove a run's own files and folders but the log, so that a crash in between leaves a run folder."""
     for name in _OWN_FOLDERS:
         if (path / name).is_dir() and not (path / name).is_symlink():
             shutil.rmtree(path / name)

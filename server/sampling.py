@@ -54,25 +54,6 @@ def cohort(config: SamplingConfig, seed: int, round: int, sizes_N: np.ndarray) -
     return able[np.argsort(times, kind="stable")[:size]]
 
 
-def in_reach(order: Sequence[int], dropout: float, seed: int, round: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return those clients of a cohort that are in reach, and those that are not, both in the order drawn.
-
-    Every client draws for itself, so who is out of reach does not depend on who else was drawn; where that would be all of
-    them, the one that came nearest to being in reach is.
-
-    Parameters
-    ----------
-    dropout
-        Chance of being out of reach: ``sampling.dropout``.
-    """
-    if not dropout:
-        return tuple(order), ()
-    draws = {client: float(seeds.stream(seed, round, client, "dropout").random()) for client in order}
-    nearest = max(order, key=lambda client: draws[client])
-    gone = tuple(client for client in order if draws[client] < dropout and client != nearest)
-    return tuple(client for client in order if client not in gone), gone
-
-
 def cut(cohort: Sequence[int] | np.ndarray, group_size: int, work_N: np.ndarray | None = None) -> list[tuple[int, ...]]:
     """Return the cohort's work groups: as few as can be, of equal work, each with its clients in ascending order.
 

@@ -151,3 +151,14 @@ def test_simulated_dropouts_are_recorded_apart_from_failures(tmp_path):
     }
     assert totals["client_updates"] == 5 * ROUNDS - sum(map(len, named.values()))
     assert all(event["clients_failed"] == 0 for event in rounds)
+
+
+def test_late_clients_are_recorded_apart_with_the_time_that_devices_would_take(tmp_path):
+    delay = {"seconds_per_example": 0.1, "device_spread": 1.0, "deadline_seconds": 1.0}
+    _, events, totals, _ = run(tmp_path / "run", sampling={"clients_per_round": 5, "delay": delay})
+    rounds = [event for event in events if event["event"] == "round"]
+    named = [event["clients"] for event in events_of(tmp_path / "run") if event["event"] == "late"]
+    assert named and sum(map(len, named)) == sum(event["clients_late"] for event in rounds)
+    assert totals["client_updates"] == 5 * ROUNDS - sum(map(len, named))
+    assert all(event["seconds_simulated"] >= 1.0 for event in rounds if event["clients_late"])
+    assert all(event["clients_failed"] == event["clients_absent"] == 0 for event in rounds)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fedsim.core.errors import ConfigError
 from server.config import SamplingConfig
-from server.sampling import cohort, cut, in_reach
+from server.sampling import cohort, cut
 
 KINDS = ["uniform", "by_size", "round_robin"]
 SIZES_N = np.array([0, 5, 1, 40, 0, 3, 10, 1, 2, 8])
@@ -96,21 +96,3 @@ def test_groups_of_equal_work_hold_every_client_once(work, group_size, seed):
     assert all(
         loads[0] <= load + lightest for group, load in zip(groups, loads, strict=True) if len(group) < group_size
     )
-
-
-@given(st.sets(st.integers(0, 500), min_size=1, max_size=40), st.floats(0.0, 0.99), st.integers(0, 5))
-def test_simulated_dropout_is_drawn_client_by_client_and_never_takes_all(drawn, dropout, round):
-    order = sorted(drawn, reverse=True)
-    present, absent = in_reach(order, dropout, 3, round)
-    assert present and sorted([*present, *absent]) == sorted(order)
-    assert list(present) == [client for client in order if client in present]
-    assert set(in_reach(order[::-1], dropout, 3, round)[1]) == set(absent)
-    # Whoever else was drawn: beside one that is in reach by itself, every other one's fate is the same.
-    if len(present) > 1:
-        assert all(in_reach([client, *present], dropout, 3, round)[1] == (client,) for client in absent)
-    assert dropout or not absent
-
-
-def test_simulated_dropout_has_its_rate():
-    gone = sum(len(in_reach(range(100), 0.3, 0, round)[1]) for round in range(50))
-    assert abs(gone / 5000 - 0.3) < 0.03
