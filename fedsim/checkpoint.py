@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.numpy import save
 
 from fedsim.core.errors import CheckpointError
 from fedsim.core.messages import ClientState
+from fedsim.events import replaced
 
 _STATE_ARRAYS = ("personal_M", "control_F", "first_moment_A", "second_moment_A")
 
@@ -55,7 +55,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     path = folder / f"round-{checkpoint.round:06d}.safetensors"
     data = save(_arrays(checkpoint), metadata={"fedsim": _header(checkpoint)})
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(
+            exist_ok=True
+        )  # not the run's folder: one that was removed is not to come back without its records
         _write_atomically(path, data)
         _write_atomically(path.with_suffix(".sha256"), hashlib.sha256(data).hexdigest().encode())
         for old in _files(folder)[keep:]:
@@ -88,19 +90,40 @@ def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, skipped
 
 
-def check_fits(checkpoint: Checkpoint, identity: str, data_fingerprint: str, folder: str | Path) -> None:
-    """Refuse to go on with another configuration or other data.
+def newest_round(folder: Path) -> int | None:
+    """Return the round of the newest checkpoint that is whole by its names, or None where there is none; nothing is read."""
+    numbers = [path.stem.removeprefix("round-") for path in _files(folder) if path.with_suffix(".sha256").exists()]
+    return next((int(number) for number in numbers if number.isdecimal()), None)
+
+
+def check_config(checkpoint: Checkpoint, identity: str, rounds: int, folder: str | Path) -> None:
+    """Refuse to go on with another configuration, or to fewer rounds than are done.
 
     Raises
     ------
     CheckpointError
-        Naming which of the two is different.
+        Saying what would be right.
     """
     if checkpoint.identity != identity:
         raise CheckpointError(
             f"the checkpoint in {folder} belongs to another configuration (compare its config.yaml); resume with the same "
             "one, or give another output"
         )
+    if checkpoint.round > rounds:
+        raise CheckpointError(
+            f"{folder} has done {checkpoint.round} rounds already, more than rounds={rounds}, and cannot go back; give "
+            f"rounds={checkpoint.round} or more, or another output"
+        )
+
+
+def check_data(checkpoint: Checkpoint, data_fingerprint: str, folder: str | Path) -> None:
+    """Refuse to go on with other data or another model.
+
+    Raises
+    ------
+    CheckpointError
+        If one of the two is different.
+    """
     if checkpoint.data_fingerprint != data_fingerprint:
         raise CheckpointError(f"the model or the data have changed since the checkpoint in {folder} was written")
 
@@ -110,12 +133,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    with replaced(path) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _arrays(checkpoint: Checkpoint) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from fedsim import __version__
 from fedsim.core.errors import ClientError, FedsimError
+from fedsim.interrupt import RunInterrupted
 
 app = typer.Typer(
     add_completion=False,
@@ -166,7 +167,6 @@ def scale(
 
     The same command goes on with a study that was interrupted.
     """
-    from fedsim.interrupt import RunInterrupted
     from fedsim.scaling.command import run_study
     from fedsim.scaling.table import scaling_tables
 
@@ -234,9 +234,7 @@ def version() -> None:
 
 
 def main() -> None:
-    """Entry point: turn errors of ours into one sentence and an exit status."""
-    from fedsim.interrupt import RunInterrupted
-
+    """Turn errors of ours into one sentence and an exit status."""
     try:
         app()
     except ClientError as error:
@@ -244,7 +242,7 @@ def main() -> None:
     except FedsimError as error:
         _fail(str(error), 2)
     except RunInterrupted as error:
-        print(f"interrupted by {error}: the state is saved; continue with --resume", file=sys.stderr)
+        print(": ".join(filter(None, [f"interrupted by {error}", error.kept])), file=sys.stderr)
         sys.exit(128 + error.signal_number)
     except KeyboardInterrupt:
         _fail("interrupted", 130)

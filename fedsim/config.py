@@ -150,6 +150,11 @@ def _check_combinations(config: Config) -> None:
     if (problem := robust_problem(server, config.sampling.clients_per_round)) is not None:
         raise ValueError(f"sampling.clients_per_round={config.sampling.clients_per_round}, but {problem}")
     _check_attackers(config)
+    if config.executor == "ray" and config.model.device == "cuda" and not config.ray.num_gpus_per_actor:
+        raise ValueError(
+            "model.device=cuda needs a share of a GPU for each actor, but ray.num_gpus_per_actor is 0; set "
+            "ray.num_gpus_per_actor=1, or a fraction such as 1/4, or model.device=auto"
+        )
     if partition.kind == "by_column" and partition.column is None:
         raise ValueError("partition.kind=by_column needs partition.column, the column whose values are the clients")
     if (

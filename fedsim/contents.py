@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -11,9 +12,11 @@ from fedsim.core.errors import ConfigError
 Held = Literal["nothing", "run", "foreign"]
 """What a folder holds: nothing at all, a run of fedsim, or anything else."""
 
-CREATED = "created"
-"""The first event of a run."""
-_LONGEST_FIRST_LINE = 2**16
+CREATED, ATTACK, STOPPED = "created", "attack", "stopped"
+"""The first event of a run; who attacks in it; how it was stopped."""
+LONGEST_START_BYTES = 2**16
+"""As much of a log as has to be read to tell what it is."""
+_OF_A_START = {"metrics.jsonl", "config.yaml", "ray-logs"}
 
 
 def check_usable(held: Held, place: str, *, resume: bool = False, overwrite: bool = False) -> None:
@@ -54,8 +57,38 @@ def begins_log(line: str | bytes) -> bool:
     return isinstance(first, dict) and first.get("event") == CREATED and "fedsim" in first
 
 
+def what_log_says(head: bytes, names: Collection[str]) -> Held:
+    """Tell what a folder holds that holds a ``metrics.jsonl``.
+
+    Parameters
+    ----------
+    head
+        The first 64 KiB of ``metrics.jsonl``.
+    names
+        All that is in the folder.
+    """
+    if not head:
+        return "nothing" if set(names) == {"metrics.jsonl"} else "foreign"
+    lines = head.split(b"\n")
+    if not begins_log(lines[0]):
+        return "foreign"
+    never_began = set(names) <= _OF_A_START and len(head) < LONGEST_START_BYTES and all(map(_of_a_start, lines[:-1]))
+    return "nothing" if never_began and not lines[-1] else "run"
+
+
+def _of_a_start(line: bytes) -> bool:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(event, dict) and event.get("event") in (CREATED, ATTACK, STOPPED)
+
+
 def what_is_in(path: Path) -> Held:
-    """Tell an absent or empty folder, a run folder, and anything else apart; changes nothing."""
+    """Tell an absent or empty folder, a run folder, and anything else apart; changes nothing.
+
+    A folder that holds no more than a start that was refused counts as empty: nothing in it is worth keeping.
+    """
     try:
         if not path.exists():
             return "nothing"
@@ -63,12 +96,11 @@ def what_is_in(path: Path) -> Held:
             return "foreign"
         metrics = path / "metrics.jsonl"
         names = {entry.name for entry in path.iterdir()}
-        if names <= {metrics.name} and (not names or metrics.stat().st_size == 0):
+        if not names:
             return "nothing"
         if metrics.is_file():
             with metrics.open("rb") as file:
-                if begins_log(file.readline(_LONGEST_FIRST_LINE)):
-                    return "run"
+                return what_log_says(file.read(LONGEST_START_BYTES), names)
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read ({error.strerror}); choose another folder with output=FOLDER"

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from fedsim.contents import Held, begins_log
+from fedsim.contents import LONGEST_START_BYTES, Held, what_log_says
 from fedsim.core.errors import ConfigError, ResourceError, nearest
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ ANSWER_SECONDS = 30.0
 """Longest wait for an answer: a listing, a removal, the first byte of a file."""
 _SLOWEST_BYTES_PER_SECOND = 2**18
 _CHUNK_BYTES = 2**22
-_HEAD_BYTES = 2**16
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _PUT_AT_ONE_STROKE = ("s3", "gs", "gcs", "abfs", "az", "adl", "oci")
 """Object stores: a file is there when all of it has arrived. Elsewhere it is written beside, and renamed."""
@@ -95,8 +94,8 @@ class Destination:
             if not any(info.base_name == "metrics.jsonl" and info.type == FileType.File for info in inside):
                 return "foreign"
             with self._system.open_input_stream(f"{self._root}/metrics.jsonl") as stream:
-                head = stream.read(_HEAD_BYTES)
-            return "run" if begins_log(head.partition(b"\n")[0]) else "foreign"
+                head = stream.read(LONGEST_START_BYTES)
+            return what_log_says(head, {info.base_name for info in inside if not _is_passing(info.base_name)})
 
         return self._within(ANSWER_SECONDS, "be read", look)
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import numpy as np
 
-from fedsim.core.errors import CheckpointError, ConfigError
+from fedsim.core.errors import CheckpointError, ConfigError, ResourceError
 
 
 class EventLog:
@@ -33,6 +36,8 @@ class EventLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = open_locked(path)
+        self._waiting = b""
+        """Events that the system would not take yet."""
         try:
             _cut_torn_line(path)
             self._set_clock(_read_events(path))
@@ -46,15 +51,16 @@ class EventLog:
         return self._file.closed
 
     def write(self, kind: str, fields: Mapping[str, Any]) -> None:
-        """Append one event and hand it to the operating system at once."""
+        """Append one event and hand it to the operating system at once; one that it refuses is handed over with the next."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         head = {"event": kind, "time": now, "seconds": round(time.monotonic() - self._start, 3)}
         taken = sorted(head.keys() & fields.keys())
         if taken:
             raise ValueError(f"event {kind!r} has a field named {taken[0]!r}, which every event has already")
         line = json.dumps(plain({**head, **fields}), ensure_ascii=False, allow_nan=False)
-        self._file.write(line + "\n")
-        self._file.flush()
+        # surrogateescape: a path or message with bytes that are no UTF-8 must not stop a run.
+        self._waiting += f"{line}\n".encode(errors="surrogateescape")
+        self._hand_over()
 
     def read(self) -> list[dict[str, Any]]:
         """Return all events, oldest first."""
@@ -62,7 +68,7 @@ class EventLog:
 
     def sync(self) -> None:
         """Bring all events to disk, so that they outlive a loss of power too."""
-        self._file.flush()
+        self._hand_over()
         os.fsync(self._file.fileno())
 
     def keep(self, stays: Callable[[dict[str, Any]], bool]) -> int:
@@ -77,10 +83,32 @@ class EventLog:
         return len(events) - len(kept)
 
     def close(self) -> None:
-        """Bring all events to disk and give the file free."""
+        """Bring all events to disk and give the file free, which it is in any case."""
         if not self.closed:
-            self.sync()
-            self._file.close()
+            try:
+                self.sync()
+            finally:
+                self._file.close()
+
+    def discard(self) -> None:
+        """Remove a log that holds nothing, and give the file free; under the lock, so nobody else has begun in it."""
+        self.path.unlink(missing_ok=True)
+        self._file.close()
+
+    def _hand_over(self) -> None:
+        """Write what waits, whole or not at all: half a line before others could not be read."""
+        status = os.fstat(self._file.fileno())
+        if status.st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, "it was removed while the run went on", str(self.path))
+        size = status.st_size
+        rest = memoryview(self._waiting)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            self._file.truncate(size)
+            raise
+        self._waiting = b""
 
     def _set_clock(self, events: list[tuple[str, dict[str, Any]]]) -> None:
         self._start = time.monotonic() - (events[-1][1]["seconds"] if events else 0.0)
@@ -117,20 +145,50 @@ def write_atomically(path: Path, text: str) -> None:
     ConfigError
         If it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replaced(path) as file:
+            file.write(text.encode("utf-8", errors="surrogateescape"))
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be written ({error.strerror or error}); mend that, or give output=FOLDER"
         ) from error
 
 
-def open_locked(path: Path) -> TextIO:
+@contextmanager
+def replaced(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file beside ``path`` that takes its place when the block ends, and is removed if the block raises."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        # On a full disk, what is half written would take the room of what may still be saved.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Put what the system refuses while a run writes to ``path`` into a sentence.
+
+    Raises
+    ------
+    ResourceError
+        For an ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(
+            f"{path} cannot be written: {error.strerror or error}; mend that, and go on with --resume"
+        ) from error
+
+
+def open_locked(path: Path) -> FileIO:
     """Open a log for appending, locked against a second writer.
 
     Raises
@@ -138,20 +196,22 @@ def open_locked(path: Path) -> TextIO:
     ConfigError
         If another process has it open.
     """
-    # surrogateescape: a path or message with bytes that are no UTF-8 must not stop a run.
-    log = path.open("a", encoding="utf-8", errors="surrogateescape", newline="\n")
-    try:
-        import fcntl
+    while True:
+        log = path.open("ab", buffering=0)
+        try:
+            import fcntl
 
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        log.close()
-        raise ConfigError(
-            f"{path.parent} is in use by a run that is still going on; wait for it, stop it, or give output=FOLDER"
-        ) from None
-    except (ImportError, OSError):
-        pass  # this system or file system has no locks: a second writer is then the user's own care
-    return log
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.close()
+            raise ConfigError(
+                f"{path.parent} is in use by a run that is still going on; wait for it, stop it, or give output=FOLDER"
+            ) from None
+        except (ImportError, OSError):
+            return log  # this system or file system has no locks: a second writer is then the user's own care
+        if os.fstat(log.fileno()).st_nlink > 0:
+            return log
+        log.close()  # between the two steps its writer has removed it, or put another one in its place
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fedsim.core.errors import ConfigError
 from fedsim.destination import refuse_url
+from fedsim.events import replaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +77,6 @@ def check_target(path: Path) -> None:
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG at one stroke, and return its path."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=DPI)
-    temporary.replace(path)
+    with replaced(path) as file:
+        figure.savefig(file, format="png", dpi=DPI)
     return path

@@ -26,11 +26,14 @@ class RunInterrupted(Exception):  # noqa: N818 - it is no error
     ----------
     signal_number
         The signal that asked.
+    kept
+        What is kept of a run, and how to go on, as half a sentence; empty where there is nothing to say.
     """
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
         self.signal_number = signal_number
+        self.kept = ""
 
 
 class InterruptWatch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,15 @@ def disk_bytes(folder: Path) -> tuple[int | None, int | None]:
             continue
         return system.f_blocks * system.f_frsize, system.f_bavail * system.f_frsize
     return None, None
+
+
+def why_not_writable(folder: Path) -> str | None:
+    """Return why no file can be made in a folder, or None if one can; tried, since its permissions alone do not tell."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def visible_gpus() -> tuple[Gpu, ...]:

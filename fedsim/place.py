@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 
 from fedsim.config import Config
 from fedsim.contents import check_usable, what_is_in
+from fedsim.core.errors import ConfigError
 from fedsim.destination import Destination, DestinationError, is_url
 from fedsim.mirror import Mirror
 from fedsim.tracking import RunFolder
@@ -32,6 +34,8 @@ class Place:
 def open_place(config: Config, resume: bool, note: Callable[[str], None]) -> Iterator[Place]:
     """Check the place that a config names, before anything is started; what is to be copied has been copied on leaving.
 
+    A new folder under ``runs`` is made at once, so that no other run takes it; if it is empty on leaving, it is removed.
+
     Raises
     ------
     ConfigError
@@ -40,10 +44,10 @@ def open_place(config: Config, resume: bool, note: Callable[[str], None]) -> Ite
         If a URL does not answer; on leaving, with the path of the local folder, which is kept then.
     """
     if config.output is None or not is_url(config.output):
-        path = run_path(config, resume)
-        resume = resume and what_is_in(path) != "nothing"
-        RunFolder.check(path, resume=resume)
-        yield Place(path, str(path), resume)
+        with _local_path(config, resume) as path:
+            resume = resume and what_is_in(path) != "nothing"
+            RunFolder.check(path, resume=resume)
+            yield Place(path, str(path), resume)
         return
     try:
         destination = Destination(config.output)
@@ -61,15 +65,52 @@ def open_place(config: Config, resume: bool, note: Callable[[str], None]) -> Ite
         yield Place(mirror.path, destination.url, resume, mirror)
 
 
-def run_path(config: Config, resume: bool) -> Path:
-    """Return the run's folder: ``output``, or a new folder under ``runs``; with ``resume``, the newest that is there."""
-    if config.output is not None:
-        return Path(config.output)
+@contextmanager
+def _local_path(config: Config, resume: bool) -> Iterator[Path]:
+    """Give the run's folder: ``output``, or a new folder under ``runs``; with ``resume``, the newest that holds anything."""
     base = Path("runs") / (config.name or "run")
-    number, path = 1, base
-    while path.exists():
-        following = base.with_name(f"{base.name}-{number + 1}")
-        if resume and not following.exists():
-            return path
-        number, path = number + 1, following
-    return path
+    following: Path | None = None
+    if config.output is not None:
+        path = Path(config.output)
+        made = not path.exists()
+    elif resume and (newest := _newest(base)) is not None:
+        path, made = newest, False
+    else:
+        path, following = _reserve(base)
+        made = True
+    try:
+        yield path
+    finally:
+        # No gap in the numbers: the newest run is looked for from the first one on.
+        if made and not (following is not None and following.exists()):
+            with suppress(OSError):
+                path.rmdir()
+
+
+def _numbered(base: Path) -> Iterator[Path]:
+    """Yield ``base``, ``base-2``, ``base-3`` and so on."""
+    yield base
+    for number in count(2):
+        yield base.with_name(f"{base.name}-{number}")
+
+
+def _newest(base: Path) -> Path | None:
+    """Return the last one of those that are there and hold anything."""
+    there = takewhile(Path.exists, _numbered(base))
+    return next((path for path in reversed(list(there)) if what_is_in(path) != "nothing"), None)
+
+
+def _reserve(base: Path) -> tuple[Path, Path]:
+    """Make the first one that is not there, and return it and the one after it; two runs at once get one each."""
+    paths = _numbered(base)
+    try:
+        base.parent.mkdir(exist_ok=True)
+        for path in paths:
+            with suppress(FileExistsError):
+                path.mkdir()
+                return path, next(paths)
+    except OSError as error:
+        raise ConfigError(
+            f"{base} cannot be written ({error.strerror}); choose another folder with output=FOLDER"
+        ) from error
+    raise AssertionError("there is always a next one")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clients.location import locate, modeling_module, num_parameters
+from clients.location import locate, modeling_module
 from fedsim.config import Config
 from fedsim.core.errors import ConfigError, ModelError
 from fedsim.core.imports import large_imports
@@ -17,14 +17,13 @@ from fedsim.core.shards import Shards
 from fedsim.core.tokens import TokenTable
 from fedsim.data.config import TaskConfig
 from fedsim.data.sources import Dataset, load_dataset
+from fedsim.planning.memory import estimate_memory
+from fedsim.planning.model_shape import model_shape
 from partitions.base import partition
 
 if TYPE_CHECKING:
     from clients.spec import WorkerSpec, WorkSettings
     from fedsim.executors.base import Executor
-
-TOKEN_BYTES, EXAMPLE_BYTES = 5, 32
-"""Most bytes that are stored for a token (id and type) and, besides, for an example (offset, label, position, shard)."""
 
 
 @dataclass(frozen=True)
@@ -74,24 +73,25 @@ def prepare(
     phase("reading data")
     data = partition_data(config)
     location = locate(config.model)
-    if executor is not None:
-        _begin(executor, config, data, location)
+    begun = executor is None or _begin(executor, config, data, location)
     phase("loading the backbone")
     with large_imports():
-        return _prepare(config, data, phase)
+        prepared = _prepare(config, data, phase)
+    if executor is not None and not begun:
+        _begin(executor, config, data, location)  # by now the model has been fetched
+    return prepared
 
 
-def _begin(executor: Executor, config: Config, data: PartitionedData, location: str) -> None:
-    """Let the executor begin to start, if it is known by now how much it will have to store."""
-    numbers = num_parameters(location)
-    if numbers is None:
-        return
-    examples = len(data.dataset.train.texts) + len(data.dataset.validation.texts)
-    nbytes = numbers * np.dtype(config.model.exchange_dtype).itemsize
-    nbytes += examples * (EXAMPLE_BYTES + TOKEN_BYTES * config.data.max_length)
-    nbytes += config.model.trunk_cache.memory_mb * 2**20
+def _begin(executor: Executor, config: Config, data: PartitionedData, location: str) -> bool:
+    """Let the executor begin to start, and return True, if it is known by now how much it will have to store."""
+    shape = model_shape(config.model)
+    if shape is None:
+        return False
+    examples = len(data.dataset.train) + len(data.dataset.validation)
+    memory = estimate_memory(config, shape, examples, len(data.task.labels))
     module = modeling_module(location)
-    executor.begin(nbytes, ("clients.worker", *([module] if module is not None else [])))
+    executor.begin(memory.stored, ("clients.worker", *([module] if module is not None else [])))
+    return True
 
 
 def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]) -> Prepared:

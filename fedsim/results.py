@@ -11,6 +11,7 @@ import numpy as np
 from fedsim.config import Config
 from fedsim.core.layout import VectorLayout
 from fedsim.data.metrics import compute
+from fedsim.events import writing
 from fedsim.plots import write_plots
 from fedsim.preparation import Prepared
 from fedsim.progress import Progress
@@ -49,14 +50,15 @@ def write_results(
     if config.tracking.plots:
         progress.start_phase("drawing plots")
         labels_N, shards = prepared.data.dataset.train.labels_N, prepared.data.shards
-        write_plots(
-            folder,
-            metric_name=prepared.data.task.metric,
-            counts_NC=shards.label_counts(labels_N, len(prepared.data.task.labels)),
-            class_names=class_names(prepared.data.task),
-            scores_L=result.choice.scores_L,
-            chosen=result.choice.layers,
-        )
+        with writing(folder.plots):
+            write_plots(
+                folder,
+                metric_name=prepared.data.task.metric,
+                counts_NC=shards.label_counts(labels_N, len(prepared.data.task.labels)),
+                class_names=class_names(prepared.data.task),
+                scores_L=result.choice.scores_L,
+                chosen=result.choice.layers,
+            )
     folder.write_summary(summary)
     return summary
 

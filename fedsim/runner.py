@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -17,21 +18,25 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from fedsim import __version__
-from fedsim.checkpoint import Checkpoint, check_fits, load_latest
+from fedsim.checkpoint import Checkpoint, check_config, check_data, load_latest, newest_round
 from fedsim.config import Config
 from fedsim.config_text import config_text
+from fedsim.contents import ATTACK, STOPPED, what_is_in
 from fedsim.core.errors import FedsimError
 from fedsim.executors import own_ray
 from fedsim.executors.base import Executor
 from fedsim.interrupt import InterruptWatch, RunInterrupted
-from fedsim.place import open_place
+from fedsim.place import Place, open_place
 from fedsim.progress import Progress
 from fedsim.tracking import RunFolder, TensorBoard
+from server.robust import robust_problem
 
 if TYPE_CHECKING:
     from fedsim.preparation import Prepared
 
 _NATIVE_HANDLERS_OFF = "RAY_DISABLE_FAILURE_SIGNAL_HANDLER"
+_LIKELY = 0.05
+"""Chance, over all rounds, from which on a warning is worth its line."""
 _PACKAGES = ("ray", "torch", "transformers", "datasets", "numpy", "pyarrow", "safetensors")
 
 
@@ -59,7 +64,7 @@ def run_config(
     FedsimError
         A mistake in config, data or model, missing resources, or a failing client.
     RunInterrupted
-        After SIGINT or SIGTERM; the state has been saved.
+        After SIGINT or SIGTERM; it says what is saved.
     """
     started = time.monotonic()
     console = console or Console(highlight=False)
@@ -69,22 +74,72 @@ def run_config(
         # Mistakes in paths, data and model come to light before the run's folder is made.
         open_place(config, resume, progress.note) as place,
     ):
-        # Imported now: this brings torch and transformers, and the quick mistakes have been answered.
-        from fedsim.preparation import prepare
-
         if place.resume and (summary := _finished(config, place.path)) is not None:
             progress.note(f"{place.location} is finished; nothing to resume")
             return summary
+        try:
+            return _run_at(place, config, watch, progress, started)
+        except RunInterrupted as error:
+            error.kept = _kept(place)
+            raise
+
+
+def _run_at(place: Place, config: Config, watch: InterruptWatch, progress: Progress, started: float) -> dict[str, Any]:
+    # Claimed before the long work, begun after it: mistakes in data and model leave no folder, and change none.
+    with RunFolder.claim(place.path, resume=place.resume, mirror=place.mirror) as folder:
+        checkpoint = _checkpoint(config, folder, progress) if place.resume else None
         with own_ray.discarded(), closing(make_executor(config, watch.check, progress.note)) as executor:
+            # Imported now: this brings torch and transformers, and the quick mistakes have been answered.
+            from fedsim.preparation import prepare
+
+            if (warning := reach_warning(config)) is not None:
+                progress.note(warning)
             prepared = prepare(config, progress.start_phase, executor)
-            with RunFolder.create(place.path, resume=place.resume, mirror=place.mirror) as folder:
-                try:
-                    return _run_in(config, prepared, executor, folder, progress, place.resume, started)
-                except (FedsimError, RunInterrupted) as error:
-                    folder.event("stopped", reason=type(error).__name__, message=str(error))
-                    if own_ray.keep_logs(error, folder.ray_logs):
-                        progress.note(f"Ray's logs are in {folder.location}/{folder.ray_logs.name}")
-                    raise
+            if checkpoint is not None:
+                check_data(checkpoint, prepared.fingerprint, folder.location)
+            folder.begin()
+            try:
+                return _run_in(config, prepared, executor, folder, progress, checkpoint, started)
+            except (FedsimError, RunInterrupted) as error:
+                with suppress(FedsimError):
+                    folder.event(STOPPED, reason=type(error).__name__, message=str(error))
+                if own_ray.keep_logs(error, folder.ray_logs):
+                    progress.note(f"Ray's logs are in {folder.location}/{folder.ray_logs.name}")
+                raise
+
+
+def _kept(place: Place) -> str:
+    """Say what is kept of a run that was interrupted, and how to go on, as half a sentence."""
+    saved = newest_round(place.path / "checkpoints")
+    if saved is not None:
+        return f"the state after round {saved} is saved; continue with --resume"
+    again = "start it again" if what_is_in(place.path) == "nothing" else "begin anew with --resume"
+    return f"no round has been saved; {again}"
+
+
+def reach_warning(config: Config) -> str | None:
+    """Say so if ``sampling.dropout`` is likely to leave a round with fewer clients than ``server.aggregation`` needs."""
+    drawn, dropout = config.sampling.clients_per_round, config.sampling.dropout
+    if dropout == 0:
+        return None
+    problems = {many: robust_problem(config.server, many) for many in range(1, drawn + 1)}
+    chances = {many: _chance(many, drawn, dropout) for many, problem in problems.items() if problem is not None}
+    if 1 - (1 - min(1.0, sum(chances.values()))) ** config.rounds < _LIKELY:
+        return None
+    return (
+        f"warning: with sampling.dropout={dropout:g} about {drawn * (1 - dropout):.1f} of a round's {drawn} clients are in "
+        f"reach, and a round with too few of them ends the run: {problems[max(chances, key=chances.__getitem__)]}"
+    )
+
+
+def _chance(many: int, drawn: int, dropout: float) -> float:
+    """Return the chance that ``many`` of a cohort take part; where it would be none of them, one does."""
+
+    def binomial(k: int) -> float:
+        ways = math.lgamma(drawn + 1) - math.lgamma(k + 1) - math.lgamma(drawn - k + 1)
+        return math.exp(ways + k * math.log1p(-dropout) + (drawn - k) * math.log(dropout))
+
+    return binomial(many) + (binomial(0) if many == 1 else 0.0)
 
 
 def make_executor(config: Config, check: Callable[[], None], note: Callable[[str], None]) -> Executor:
@@ -133,19 +188,16 @@ def _run_in(
     executor: Executor,
     folder: RunFolder,
     progress: Progress,
-    resume: bool,
+    checkpoint: Checkpoint | None,
     started: float,
 ) -> dict[str, Any]:
     from fedsim.results import write_results
     from fedsim.simulation import Simulation
 
-    checkpoint = _checkpoint(config, folder, progress) if resume else None
-    if checkpoint is not None:
-        check_fits(checkpoint, config.identity, prepared.fingerprint, folder.location)
     folder.truncate(_first_round(checkpoint))
     folder.write_config(config_text(config))
     if checkpoint is None and (attackers := prepared.spec.settings.attackers):
-        folder.event("attack", round=0, kind=config.attack.kind, clients=attackers)
+        folder.event(ATTACK, round=0, kind=config.attack.kind, clients=attackers)
     with ExitStack() as stack:
         stack.callback(executor.close)
         board = TensorBoard(folder.tensorboard, _first_round(checkpoint)) if config.tracking.tensorboard else None
@@ -187,7 +239,7 @@ def _checkpoint(config: Config, folder: RunFolder, progress: Progress) -> Checkp
     if checkpoint is None:
         progress.note(f"{folder.location} has no checkpoint yet; the run begins anew")
         return None
-    check_fits(checkpoint, config.identity, checkpoint.data_fingerprint, folder.location)
+    check_config(checkpoint, config.identity, config.rounds, folder.location)
     progress.note(f"resuming {folder.location} after round {checkpoint.round}")
     return checkpoint
 

@@ -23,7 +23,7 @@ import numpy as np
 from clients.prompts import initial_vector
 from clients.visits import num_visited
 from clients.worker import WorkerInfo
-from fedsim.checkpoint import Checkpoint, load_latest, save_checkpoint
+from fedsim.checkpoint import Checkpoint, load_latest, newest_round, save_checkpoint
 from fedsim.client_states import ClientStates
 from fedsim.config import Config
 from fedsim.config_text import config_text
@@ -258,13 +258,10 @@ class Simulation:
             self._close_round()
             self._save_if_due(force=True)
         except (StateLost, FedsimError) as error:
+            saved = newest_round(self._folder.checkpoints)
             self._progress.note(
                 f"warning: the state after round {self._round} cannot be saved ({error}); "
-                + (
-                    f"saved is that after round {self._saved_round}"
-                    if self._saved_round > 0
-                    else "no other one is saved"
-                )
+                + ("no other one is saved" if saved is None else f"saved is that after round {saved}")
             )
 
     # -- a round -----------------------------------------------------------------------------------------------------

@@ -8,12 +8,12 @@ the parts. A run of up to ``part_rows`` rows therefore has one whole file at all
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedsim.core.errors import CheckpointError, listed
+from fedsim.events import replaced
 
 if TYPE_CHECKING:
     import numpy as np
@@ -154,14 +154,9 @@ class ParquetRows:
 
         # A file that is not joined counts as holding itself only: parts from number 1 on follow it.
         schema = self._schema.with_metadata({_NEXT_PART: str(next_part).encode()})
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("wb") as file:
-            with pq.ParquetWriter(file, schema) as writer:
-                for table in tables:
-                    writer.write_table(table)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replaced(path) as file, pq.ParquetWriter(file, schema) as writer:
+            for table in tables:
+                writer.write_table(table)
 
     def _read_schema(self, path: Path) -> pa.Schema:
         import pyarrow as pa

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.core.errors import ConfigError
+from fedsim.events import writing
 
 _GROUPS = ("metric", "loss", "clients", "bytes", "seconds")
 
@@ -26,6 +27,8 @@ class TensorBoard:
     ------
     ConfigError
         If the package tensorboard is not installed.
+    ResourceError
+        From all methods, if the folder cannot be written.
     """
 
     def __init__(self, path: Path, first_round: int = 0) -> None:
@@ -35,27 +38,33 @@ class TensorBoard:
             raise ConfigError(
                 "tracking.tensorboard needs the package tensorboard: pip install fedsim[tensorboard], or set it false"
             ) from error
+        self._path = path
         self._open = lambda first_round: SummaryWriter(str(path), purge_step=first_round)
-        self._writer = self._open(first_round)
+        with writing(path):
+            self._writer = self._open(first_round)
 
     def round(self, record: Mapping[str, Any]) -> None:
         """Write the numbers of one round record; what is missing or not finite is left out."""
-        for name, value in record.items():
-            if name != "round" and value is not None and math.isfinite(value):
-                self._writer.add_scalar(_tag(name), float(value), global_step=int(record["round"]))
+        with writing(self._path):
+            for name, value in record.items():
+                if name != "round" and value is not None and math.isfinite(value):
+                    self._writer.add_scalar(_tag(name), float(value), global_step=int(record["round"]))
 
     def go_back(self, first_round: int) -> None:
         """Hide what was written for ``first_round`` and for later rounds: they are done again."""
-        self._writer.close()
-        self._writer = self._open(first_round)
+        with writing(self._path):
+            self._writer.close()
+            self._writer = self._open(first_round)
 
     def flush(self) -> None:
         """Bring the events to disk."""
-        self._writer.flush()
+        with writing(self._path):
+            self._writer.flush()
 
     def close(self) -> None:
         """Write what is left and close the event file."""
-        self._writer.close()
+        with writing(self._path):
+            self._writer.close()
 
 
 def _tag(name: str) -> str:

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fedsim import __version__
+from fedsim.columns import CLIENT_COLUMNS, ROUND_COLUMNS, client_row
 from fedsim.contents import CREATED, Held, check_usable, what_is_in
 from fedsim.core.errors import ConfigError, ResourceError
 from fedsim.core.messages import ClientReport
@@ -27,50 +28,6 @@ if TYPE_CHECKING:
     from fedsim.mirror import Mirror
 
 __all__ = ["CLIENT_COLUMNS", "ROUND_COLUMNS", "RunFolder", "TensorBoard", "TrackingConfig"]
-
-ROUND_COLUMNS: dict[str, str] = {
-    "round": "int32",  # rounds completed: 1 for the first; 0 for the evaluation before any training
-    "global_metric": "float64",  # central evaluation of the state after the round
-    "global_loss": "float64",
-    "personalised_metric": "float64",  # on the clients' own held-out examples
-    "personalised_loss": "float64",
-    "train_loss_first": "float64",  # mean over usable clients, weighted by examples; first local epoch
-    "train_loss_last": "float64",  # the same, last local epoch
-    "server_lr": "float64",
-    "clients_ok": "int32",
-    "clients_failed": "int32",
-    "clients_absent": "int32",  # drawn, but out of reach by sampling.dropout: no failure
-    "clients_late": "int32",  # in reach, but slower than sampling.delay.deadline_seconds: no failure
-    "clients_retried": "int32",  # whose work was sent again after an actor was lost or a deadline, each time counted
-    "client_examples": "int64",  # training examples held by the usable clients
-    "client_steps": "int64",  # local optimizer steps of the usable clients
-    "actors_replaced": "int32",
-    "bytes_down": "int64",  # what real devices would have received and sent, all clients together
-    "bytes_up": "int64",
-    "seconds_simulated": "float64",  # that the server would have waited for real devices, by sampling.delay
-    "seconds_round": "float64",  # the sum of these three
-    "seconds_train": "float64",  # until the last group was trained
-    "seconds_server": "float64",
-    "seconds_evaluate": "float64",  # waiting for evaluations; those beside the next round's training count after its end only
-}
-"""Columns of ``rounds.parquet`` with their Arrow types; a value that was not measured is null."""
-
-CLIENT_COLUMNS: dict[str, str] = {
-    "round": "int32",
-    "client": "int32",
-    "num_examples": "int32",
-    "num_steps": "int32",
-    "loss_first": "float64",  # mean loss of the first and the last local epoch
-    "loss_last": "float64",
-    "seconds": "float64",
-    "bytes_down": "int64",
-    "bytes_up": "int64",
-    "node": "string",
-    "pid": "int32",
-    "status": "string",  # ok, error, non_finite, lost or timeout
-    "message": "string",  # of the failure; null for ok
-}
-"""Columns of ``clients.parquet`` with their Arrow types: one row for each visit of a client."""
 
 _OWN_PATTERNS = (
     "config.yaml",
@@ -135,8 +92,10 @@ class RunFolder:
         cls, path: Path, *, resume: bool = False, overwrite: bool = False, mirror: Mirror | None = None
     ) -> RunFolder:
         """Make the folder of a new run, or open that of a run to continue: :meth:`claim`, then :meth:`begin`."""
-        folder = cls.claim(path, resume=resume, overwrite=overwrite, mirror=mirror)
-        folder.begin()
+        with ExitStack() as stack:
+            folder = stack.enter_context(cls.claim(path, resume=resume, overwrite=overwrite, mirror=mirror))
+            folder.begin()
+            stack.pop_all()
         return folder
 
     @classmethod
@@ -257,7 +216,7 @@ class RunFolder:
     def client_records(self, round: int, reports: Sequence[ClientReport]) -> None:
         """Keep one row for each report for ``clients.parquet``; see :data:`CLIENT_COLUMNS`."""
         with writing(self.clients):
-            self._clients.append([_client_row(round, report) for report in reports])
+            self._clients.append([client_row(round, report) for report in reports])
 
     def flush(self) -> None:
         """Bring all records to disk; call it at every checkpoint, before the checkpoint is written."""
@@ -304,11 +263,13 @@ class RunFolder:
         """Write what is left, each file as far as it can be, and close them. A closed folder takes no more records."""
         if self._log.closed:
             return
+        with writing(self.metrics):
+            if not self._begun and not self._log.read():
+                self._log.discard()
+                return
         with ExitStack() as stack:
             for path, part in ((self.metrics, self._log), (self.clients, self._clients), (self.rounds, self._rounds)):
                 stack.callback(_close, path, part)
-            if not self._begun and not self.metrics.stat().st_size:
-                self.metrics.unlink()  # under the lock: nobody else has begun here
 
 
 @contextmanager
@@ -334,13 +295,3 @@ def _remove_run(path: Path) -> None:
     for pattern in _OWN_PATTERNS:
         for file in path.glob(pattern):
             file.unlink()
-
-
-def _client_row(round: int, report: ClientReport) -> dict[str, Any]:
-    row = {name: getattr(report, name) for name in CLIENT_COLUMNS if name not in ("round", "status", "message")}
-    failure = report.failure
-    return row | {
-        "round": round,
-        "status": failure.kind if failure else "ok",
-        "message": failure.message if failure else None,
-    }

@@ -159,10 +159,13 @@ class ServerConfig(Schema):
 
 
 class DelayConfig(Schema):
-    """How long simulated devices take, drawn with the seed: log-normal around the time that their work asks for."""
+    """How long simulated devices take, to study stragglers; nothing waits for real.
 
-    seconds_per_example: PositiveFloat = 0.1
-    """Time that a device of middle speed takes for a training example of a visit."""
+    Times are drawn with the seed, log-normal around what the work asks for.
+    """
+
+    seconds_per_example: NonNegativeFloat = 0.0
+    """Time that a device of middle speed takes for a training example of a visit; 0 simulates no time at all."""
     device_spread: float = Field(default=0.5, ge=0.0, le=5.0)
     """Standard deviation of the logarithm of devices' slowness, drawn once for each client; 0 makes all alike."""
     visit_spread: float = Field(default=0.1, ge=0.0, le=5.0)
@@ -170,6 +173,14 @@ class DelayConfig(Schema):
     deadline_seconds: PositiveFloat | None = None
     """Clients that take longer are left out of the round and recorded as late, no failure; the fastest client never is. null
     waits for the slowest."""
+
+    @model_validator(mode="after")
+    def _deadline_of_no_time(self) -> DelayConfig:
+        if self.deadline_seconds is not None and not self.seconds_per_example:
+            raise ValueError(
+                "deadline_seconds needs seconds_per_example above 0: nobody is late where no time is simulated"
+            )
+        return self
 
 
 class SamplingConfig(Schema):
@@ -182,9 +193,8 @@ class SamplingConfig(Schema):
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Chance that a client of the cohort is out of reach in a round, drawn with the seed: a simulated dropout, recorded apart
     from real failures. One client at least is always in reach."""
-    delay: DelayConfig | None = None
-    """How long simulated devices take, to study stragglers: the time of a round on them is recorded, and with a deadline slow
-    clients are left out. Nothing waits for real. null simulates no time."""
+    delay: DelayConfig = DelayConfig()
+    """How long simulated devices take."""
 
 
 class SpectrumConfig(Schema):

@@ -26,7 +26,7 @@ class Answers:
     late: tuple[int, ...] = ()
     """In reach, but slower than ``sampling.delay.deadline_seconds``."""
     seconds: float | None = None
-    """How long the server would have waited for real devices; None without ``sampling.delay``."""
+    """How long the server would have waited for real devices; None where ``sampling.delay`` simulates no time."""
 
 
 def answers(
@@ -45,7 +45,7 @@ def answers(
     """
     present, absent = in_reach(drawn, config.dropout, seed, round)
     delay = config.delay
-    if delay is None:
+    if not delay.seconds_per_example:
         return Answers(present, absent)
     seconds = {client: visit_seconds(delay, seed, round, client, int(visited_N[client])) for client in present}
     fastest = min(present, key=lambda client: seconds[client])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 # Before anything imports ray or a tokenizer: workers take these over, and find the top-level packages by the last one.
@@ -11,11 +12,14 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Before torch is imported, too: where several test processes share the cores, threads that wait for each other's turn at tiny
+# matrices take several times as long as one thread. What a run computes with, ``client.threads`` says.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support import ROOT, make_tiny
+from support import ROOT, SHARDS, UPPER, make_tiny
 
 # How long an example takes says something of the machine, nothing of the code.
 settings.register_profile("fedsim", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -92,7 +96,28 @@ def session_ray():
         logging_level="ERROR",
     )
     yield ray
+    left = ray.available_resources
+    deadline = time.monotonic() + 20
+    while left().get("CPU") != 4 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    resources = {name: left().get(name) for name in ("CPU", "GPU")}
     ray.shutdown()
+    assert resources == {"CPU": 4, "GPU": 1}, "some run, one of many in a row, has left an actor behind"
+
+
+@pytest.fixture(scope="session")
+def session_ray_run(session_ray, tmp_path_factory):
+    """Return folder, summary, start and end of one run on two actors that several files look at, each for its own matter.
+
+    Passes are shared and trunks kept; an evaluation is three calls beside the next round's training.
+    """
+    from fedsim.runner import run_config
+
+    folder = tmp_path_factory.mktemp("two-actors") / "run"
+    started = time.time()
+    ray_config = {"address": "auto", "actors": 2}
+    summary = run_config(make_tiny(output=str(folder), ray=ray_config, **UPPER, **SHARDS), quiet=True)
+    return folder, summary, started, time.time()
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from fedsim.config import Config
 
 ROOT = Path(__file__).parents[1]
@@ -19,8 +25,15 @@ TINY = {
     "prompt": {"length": 4},
     "layers": {"score_batch_size": 8},
     "client": {"epochs": 1},
+    "tracking": {"plots": False},
 }
-"""A run of seconds on the embedded backbone: 12 clients, 5 a round in groups of 2, 3 rounds."""
+"""A run of seconds on the embedded backbone: 12 clients, 5 a round in groups of 2, 3 rounds. Its pictures would take longer."""
+
+
+UPPER = {"layers": {"choose": "fixed", "fixed": [2, 3], "unselected": "none"}, "group_size": 3}
+"""Prompts in the upper layers, so that there is a trunk, and two groups a round."""
+SHARDS = {"evaluation": {"shard_size": 20}}
+"""Three calls to an evaluation."""
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -36,3 +49,31 @@ def make_tiny(**changes: Any) -> Config:
     from fedsim.config import build_config
 
     return build_config(merged(TINY, changes))
+
+
+def on_line(start: str, act: Callable[[], object]) -> Console:
+    """Return a console that calls ``act`` when a line that starts so is printed; its ``file`` holds all lines."""
+    from rich.console import Console
+
+    class Watched(io.StringIO):
+        def write(self, text: str) -> int:
+            if text.startswith(start):
+                act()
+            return super().write(text)
+
+    return Console(file=Watched(), width=200)
+
+
+def limit_files(size: int) -> None:
+    """Let the system refuse to make files longer than ``size`` bytes, -1 for any size: to a writer it is a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@contextmanager
+def limited_files(size: int) -> Iterator[None]:
+    """Limit the size of files within a block; see :func:`limit_files`."""
+    limit_files(size)
+    try:
+        yield
+    finally:
+        limit_files(-1)

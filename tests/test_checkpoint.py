@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsim.checkpoint import Checkpoint, check_fits, load_latest, save_checkpoint
+from fedsim.checkpoint import Checkpoint, check_config, check_data, load_latest, newest_round, save_checkpoint
 from fedsim.core.errors import CheckpointError
 from fedsim.core.messages import ClientState
 
@@ -93,8 +93,18 @@ def test_a_checkpoint_that_cannot_be_written_is_one_sentence(tmp_path):
 
 
 def test_another_config_or_other_data_are_refused(tmp_path):
-    check_fits(checkpoint(), "config", "data", tmp_path)
+    check_config(checkpoint(3), "config", 3, tmp_path)
+    check_data(checkpoint(3), "data", tmp_path)
     with pytest.raises(CheckpointError, match="belongs to another configuration"):
-        check_fits(checkpoint(), "other", "data", tmp_path)
+        check_config(checkpoint(3), "other", 3, tmp_path)
+    with pytest.raises(CheckpointError, match=r"has done 3 rounds already, more than rounds=2.*rounds=3 or more"):
+        check_config(checkpoint(3), "config", 2, tmp_path)
     with pytest.raises(CheckpointError, match="the data have changed"):
-        check_fits(checkpoint(), "config", "other", tmp_path)
+        check_data(checkpoint(3), "other", tmp_path)
+
+
+def test_the_newest_whole_checkpoint_is_known_by_names_alone(tmp_path):
+    assert newest_round(tmp_path) is None
+    save_checkpoint(tmp_path, checkpoint(3), keep=2)
+    save_checkpoint(tmp_path, checkpoint(4), keep=2).with_suffix(".sha256").unlink()
+    assert newest_round(tmp_path) == 3

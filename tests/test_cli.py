@@ -1,13 +1,17 @@
 """The commands as a user types them, in this process; mistakes end with one sentence and status 2."""
 
 import re
+import subprocess
 import sys
 
 import pytest
 import yaml
-from support import ROOT, TINY, merged
+from support import ROOT, TINY, make_tiny, merged
 
 from fedsim import cli
+from fedsim.place import open_place
+from fedsim.runner import reach_warning
+from fedsim.tracking import RunFolder
 
 
 @pytest.fixture
@@ -169,9 +173,63 @@ def test_a_mistake_in_data_model_or_resources_is_answered_with_one_sentence(feds
     assert not (tmp_path / "runs" / "tiny" / "summary.json").exists()
 
 
-def test_a_plain_clone_runs_as_a_module():
-    import subprocess
+def test_runs_that_begin_at_the_same_time_get_folders_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    config = make_tiny(name="both", executor="local")
+    runs = tmp_path / "runs"
+    with open_place(config, False, print) as first, open_place(config, True, print) as second:
+        assert [first.path.name, second.path.name] == ["both", "both-2"]
+        assert not second.resume  # there is nothing to take up yet
+        with RunFolder.create(second.path) as folder:
+            folder.event("layers", layers=[0])
+    assert [path.name for path in sorted(runs.iterdir())] == ["both", "both-2"]  # no gap before the newest
+    with open_place(config, True, print) as again, open_place(config, False, print) as third:
+        assert (again.path.name, again.resume, third.path.name) == ("both-2", True, "both-3")
+    assert [path.name for path in sorted(runs.iterdir())] == ["both", "both-2"]
 
+
+def test_a_mistake_leaves_no_folder(fedsim, tiny_file, tmp_path):
+    for output in ([], ["output=run"]):
+        status, _, err = fedsim("run", tiny_file, "data.task=rte", *output)
+        assert status == 2, err
+    assert not (tmp_path / "run").exists() and not list(tmp_path.glob("runs/*"))
+
+
+def test_too_few_clients_in_reach_for_the_rule_are_told_at_the_start(fedsim, tiny_file):
+    rule = ["server.aggregation=multi_krum", "client.correction=none", "sampling.dropout=0.9"]
+    status, out, err = fedsim("run", tiny_file, *rule)
+    warning = out.splitlines()[0]
+    assert warning.startswith("warning: with sampling.dropout=0.9 about 0.5 of a round's 5 clients are in reach")
+    assert "multi_krum needs 2 f + 3 = 3 clients for f=0 attackers, not 1" in warning
+    assert status == 1 and "1 clients are left" in err
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.05])
+def test_clients_in_reach_that_are_enough_are_nothing_to_tell(dropout):
+    sampling = {"dropout": dropout, "clients_per_round": 12}
+    server = {"aggregation": "multi_krum"}
+    assert reach_warning(make_tiny(server=server, sampling=sampling, client={"correction": "none"})) is None
+
+
+@pytest.mark.parametrize("at", ["typer", "fedsim.core.errors"])
+def test_ctrl_c_during_the_first_imports_ends_quietly(at):
+    code = f"""
+import os, runpy, signal, sys
+
+class Press:
+    def find_spec(self, name, path=None, target=None):
+        if name == {at!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Press())
+sys.argv = ["fedsim", "version"]
+runpy.run_module("fedsim", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_plain_clone_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "fedsim", "version"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", done.stdout)

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from fsspec.implementations.memory import MemoryFileSystem
 from rich.console import Console
-from support import ROOT, TINY, merged
+from support import ROOT, TINY, merged, on_line
 
 import fedsim.destination
 import fedsim.mirror
@@ -30,6 +30,7 @@ from fedsim.interrupt import RunInterrupted
 from fedsim.mirror import Mirror
 from fedsim.prompted import local_prompt
 from fedsim.runner import run_config
+from fedsim.tracking import RunFolder
 
 PROMPT = "prompt/global.safetensors"
 # A trial would settle client.fuse by time, and bits depend on it.
@@ -119,18 +120,6 @@ def names(url: str) -> set[str]:
     return set(Destination(url).files())
 
 
-def on_line(start: str, act) -> Console:
-    """Return a console that calls ``act`` when a line that starts so is printed."""
-
-    class Watched(io.StringIO):
-        def write(self, text: str) -> int:
-            if text.startswith(start):
-                act()
-            return super().write(text)
-
-    return Console(file=Watched(), width=200)
-
-
 def test_a_run_behind_a_url_is_the_run_in_a_folder(tiny_config, url, local_run):
     summary = run_config(tiny_config(**QUICK, output=url), quiet=True)
     assert summary["folder"] == url
@@ -198,6 +187,18 @@ def test_a_folder_of_somebody_else_is_left_alone(tiny_config, tmp_path, url):
             with pytest.raises(ConfigError, match=f"^{place} holds files but no run of fedsim; choose a new or empty"):
                 run_config(tiny_config(**QUICK, output=place), resume=resume, quiet=True)
     assert names(url) == {"notes.txt"} and [path.name for path in theirs.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_refused_start_does_not_spoil_its_url(tiny_config, tmp_path, url):
+    with RunFolder.create(tmp_path / "refused") as folder:
+        folder.write_config("rounds: 3\n")
+        folder.event("stopped", reason="ResourceError", message="3 actors do not fit")
+    for path in folder.path.iterdir():
+        Destination(url).upload(path, path.name)
+    assert Destination(url).holds() == "nothing"
+    run_config(tiny_config(**merged(QUICK, {"rounds": 1}), output=url), quiet=True)
+    assert Destination(url).holds() == "run"
+    assert b"do not fit" not in content(url, "metrics.jsonl")
 
 
 def test_a_copy_that_fails_for_a_while_costs_a_note_and_nothing_else(tiny_config, local_run):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support import limited_files
 
-from fedsim.core.errors import CheckpointError, ConfigError
+from fedsim.core.errors import CheckpointError, ConfigError, ResourceError
 from fedsim.core.messages import ClientFailure, ClientReport
 from fedsim.events import EventLog, plain
 from fedsim.tables import ParquetRows, read_columns
@@ -120,7 +122,8 @@ def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
 
 
 def test_second_writer_is_refused_while_the_first_is_open(tmp_path):
-    with RunFolder.create(tmp_path / "a"):
+    with RunFolder.create(tmp_path / "a") as folder:
+        fill(folder, range(1, 2))
         for options in ({"resume": True}, {"overwrite": True}):
             with pytest.raises(ConfigError, match="in use by a run"):
                 RunFolder.create(tmp_path / "a", **options)
@@ -141,6 +144,87 @@ def test_tracking_config_refuses_unknown_keys():
     assert TrackingConfig() == TrackingConfig(tensorboard=False, plots=True, client_records=True)
     with pytest.raises(ValueError, match="tensorbord"):
         TrackingConfig(tensorbord=True)
+
+
+@pytest.mark.parametrize("logs", [True, False])
+def test_a_folder_that_holds_no_more_than_a_refused_start_is_used_again(tmp_path, logs):
+    with RunFolder.create(tmp_path / "a") as folder:
+        folder.write_config("rounds: 3\n")
+        folder.event("attack", round=0, kind="sign_flip", clients=[1])
+        folder.event("stopped", reason="ResourceError", message="3 actors do not fit")
+        if logs:
+            folder.ray_logs.mkdir()
+    with pytest.raises(ConfigError, match="holds no run to resume"):
+        RunFolder.create(folder.path, resume=True)
+    with RunFolder.create(folder.path) as again:
+        assert [event["event"] for event in lines(again.path)] == ["created"]
+        assert {path.name for path in again.path.iterdir()} == {"metrics.jsonl"}
+        again.event("layers", layers=[1])
+    with pytest.raises(ConfigError, match="already holds a run"):
+        RunFolder.create(folder.path)
+
+
+@pytest.mark.parametrize("more", ["checkpoints", "notes.txt"])
+def test_a_refused_start_with_anything_beside_it_is_kept(tmp_path, more):
+    RunFolder.create(tmp_path / "a").close()
+    (tmp_path / "a" / more).mkdir()
+    with pytest.raises(ConfigError, match="already holds a run"):
+        RunFolder.create(tmp_path / "a")
+
+
+def test_a_claim_keeps_others_out_and_leaves_nothing_if_the_run_never_begins(tmp_path):
+    with RunFolder.claim(tmp_path / "a"), pytest.raises(ConfigError, match="in use by a run"):
+        RunFolder.claim(tmp_path / "a")
+    assert list((tmp_path / "a").iterdir()) == []
+    with RunFolder.claim(tmp_path / "a") as folder:
+        folder.begin()
+    before = folder.metrics.read_bytes()
+    RunFolder.claim(tmp_path / "a").close()
+    assert folder.metrics.read_bytes() == before
+
+
+# -- a disk that is full, a folder that is gone ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "act"),
+    [
+        ("metrics.jsonl", lambda folder: folder.event("round", round=9)),
+        ("rounds.parquet", lambda folder: folder.flush()),
+        ("rounds.parquet", lambda folder: folder.truncate(9)),
+        (r"(rounds|clients)\.parquet", lambda folder: folder.close()),
+    ],
+)
+def test_a_full_disk_is_a_sentence_that_names_the_file_and_costs_no_record(tmp_path, name, act):
+    with RunFolder.create(tmp_path / "a") as folder:
+        fill(folder, range(1, 3))
+        sentence = rf"a/{name} cannot be written: File too large; mend that, and go on with --resume$"
+        with limited_files(folder.metrics.stat().st_size + 10), pytest.raises(ResourceError, match=sentence):
+            act(folder)
+        assert {path.name for path in folder.path.iterdir()} <= {"metrics.jsonl", "clients.parquet"}  # and nothing half
+        if name == "metrics.jsonl":
+            assert len(lines(folder.path)) == 3
+            folder.event("end")
+            assert [event["event"] for event in lines(folder.path)] == ["created", "round", "round", "round", "end"]
+    if name != r"(rounds|clients)\.parquet":  # what is closed writes no more
+        assert pq.read_table(folder.rounds)["round"].to_pylist() == [1, 2]
+
+
+@pytest.mark.parametrize("act", [lambda folder: folder.event("end"), lambda folder: folder.flush()])
+def test_a_folder_that_was_removed_is_a_sentence(tmp_path, act):
+    sentence = r"cannot be written: (No such file|it was removed while the run went on)"
+    with pytest.raises(ResourceError, match=sentence), RunFolder.create(tmp_path / "a") as folder:
+        fill(folder, range(1, 3))
+        shutil.rmtree(folder.path)
+        act(folder)
+    assert not folder.path.exists()
+
+
+def test_what_cannot_be_written_at_the_end_does_not_hide_why_the_run_ends(tmp_path):
+    with pytest.raises(ZeroDivisionError), RunFolder.create(tmp_path / "a") as folder:
+        fill(folder, range(1, 3))
+        shutil.rmtree(folder.path)
+        raise ZeroDivisionError
 
 
 # -- events ------------------------------------------------------------------------------------------------------------

@@ -47,7 +47,9 @@ def _findings(words: Sequence[str]) -> Iterator[Finding]:
     except FedsimError as error:
         config = None
         yield problem("config", str(error))
-    yield from environment_findings(own.machine, Path(config.output or "runs") if config else Path("runs"))
+    starts_ray = config is None or (config.executor == "ray" and config.ray.address is None)
+    output = Path((config.output if config else None) or "runs")
+    yield from environment_findings(own.machine, output, starts_ray=starts_ray)
     if config is None:
         return
     if named:

@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 
 from fedsim.doctor.findings import Finding, ok, problem, warning
-from fedsim.machine import Machine, disk_bytes
+from fedsim.executors.own_ray import _base
+from fedsim.machine import Machine, disk_bytes, why_not_writable
 from fedsim.report import format_bytes
 
 _MANY_FILES = 65_536
@@ -20,20 +21,22 @@ _LITTLE_SHARED = 256 * 2**20
 _TOKEN_FILE = Path("~/.ray/auth_token")
 
 
-def environment_findings(machine: Machine, output: Path) -> list[Finding]:
+def environment_findings(machine: Machine, output: Path, *, starts_ray: bool = True) -> list[Finding]:
     """Return the findings about this machine and this process.
 
     Parameters
     ----------
     output
         Where the results of the run go, or ``runs``.
+    starts_ray
+        Whether the run starts a Ray of its own.
     """
     return [
         *_processors(machine),
         _memory(machine),
         _shared_memory(machine),
         _disk("free disk for results", output),
-        _disk("free disk for temporary files", Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())),
+        _temporary_files(starts_ray),
         _home(),
         _open_files(),
         _uv(),
@@ -84,6 +87,21 @@ def _disk(what: str, folder: Path) -> Finding:
     if free < _LITTLE_DISK or free < _FULL_DISK_SHARE * size:
         return warning(what, f"{text}: little; Ray stores nothing on a disk that is more than 95 % full")
     return ok(what, text)
+
+
+def _temporary_files(starts_ray: bool) -> Finding:
+    what = "free disk for temporary files"
+    try:
+        folder = _base() if starts_ray else Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        return problem(what, f"{error.strerror}; name a folder that can be written in the environment variable TMPDIR")
+    if starts_ray and (reason := why_not_writable(folder)) is not None:
+        return problem(
+            what,
+            f"Ray needs a folder for its sockets and logs, and {folder} cannot be written to ({reason}); name another one in "
+            "the environment variable RAY_TMPDIR",
+        )
+    return _disk(what, folder)
 
 
 def _home() -> Finding:

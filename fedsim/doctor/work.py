@@ -10,6 +10,7 @@ from pathlib import Path
 from fedsim.config import Config
 from fedsim.core.errors import FedsimError
 from fedsim.doctor.findings import Finding, ok, problem, warning
+from fedsim.machine import why_not_writable
 from fedsim.planning.model_shape import model_folder, model_shape
 from fedsim.report import format_bytes
 
@@ -76,20 +77,30 @@ def _data(what: str, config: Config) -> Finding:
 
 
 def _results(what: str, config: Config) -> Finding:
+    """Look at the place for results as a run does before anything is started, and try whether it can be written."""
+    from fedsim.contents import check_usable
     from fedsim.destination import Destination, is_url
     from fedsim.tracking import RunFolder
 
-    if config.output is None:
-        note = (
-            "" if config.ray.address is None else "; a job's own folder goes with the job: give output=FOLDER or a URL"
-        )
-        return (warning if note else ok)(what, f"go to a new folder runs/{config.name}{note}")
-    if is_url(config.output):
-        Destination(config.output).check_writable()
+    if config.output is not None and is_url(config.output):
+        destination = Destination(config.output)
+        check_usable(destination.holds(), destination.url)
+        destination.check_writable()
         return ok(what, f"{config.output} can be written to")
-    path = Path(config.output)
-    RunFolder.check(path)
-    above = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not os.access(above, os.W_OK):
-        return problem(what, f"{above} cannot be written to; give another output")
-    return ok(what, f"{path} can be written to")
+    path = Path(config.output or f"runs/{config.name}")
+    if config.output is not None:
+        RunFolder.check(path)
+        above = _nearest(path)
+    else:  # a new folder beside those that are there
+        above = _nearest(path.parent)
+    if (reason := why_not_writable(above)) is not None:
+        return problem(what, f"{above} cannot be written to ({reason}); give another folder with output=FOLDER")
+    if config.output is not None:
+        return ok(what, f"{path} can be written to")
+    note = "" if config.ray.address is None else "; a job's own folder goes with the job: give output=FOLDER or a URL"
+    return (warning if note else ok)(what, f"go to a new folder {path}{note}")
+
+
+def _nearest(path: Path) -> Path:
+    """Return a path, or the nearest one above it that is there."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())

@@ -15,7 +15,8 @@ from fedsim.executors import own_ray
 from fedsim.executors.config import RayConfig
 
 _CONNECT_SECONDS = 5.0
-_EXCLUDES = [".git", ".venv", "runs", "docs", "tests", "benchmarks", "**/__pycache__", "*.egg-info"]
+_EXCLUDES = ["**/__pycache__"]
+"""Beside what .rayignore leaves out, which Ray reads itself."""
 
 
 def connect(config: RayConfig, data_bytes: int) -> bool:

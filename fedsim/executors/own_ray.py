@@ -75,13 +75,12 @@ def start(config: RayConfig, data_bytes: int) -> None:
     # Ray would start workers ahead and wait for all of them inside ``ray.init``, with Python's global lock held: neither
     # signals nor deadlines would work meanwhile, and a worker that dies as it starts would be waited for without end.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    megabytes = config.object_store_mb or _store_megabytes(data_bytes)
     with _unlike_a_cluster():
         ray.init(
             address="local",
             num_cpus=config.num_cpus,
             num_gpus=config.num_gpus,
-            object_store_memory=megabytes * 2**20,
+            object_store_memory=store_bytes(config, data_bytes),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -164,11 +163,15 @@ def _base() -> Path:
     return Path(base if len(os.fsencode(socket)) <= _LONGEST_SOCKET_PATH else "/tmp")
 
 
-def _store_megabytes(data_bytes: int) -> int:
+def store_bytes(config: RayConfig, data_bytes: int) -> int:
     """Return the size of the object store: room for the data twice, but not more than there is shared memory.
 
     It is a bound: memory is taken when it is used. Ray would put a larger store on disk, all of it.
     """
+    return (config.object_store_mb or _store_megabytes(data_bytes)) * 2**20
+
+
+def _store_megabytes(data_bytes: int) -> int:
     wanted = _STORE_MEGABYTES + 2 * data_bytes // 2**20
     try:
         system = os.statvfs(_SHARED_MEMORY)

@@ -1,4 +1,4 @@
-"""What ``fedsim plan`` does: look at config, data, model and machines, and plan; nothing is started."""
+"""What ``fedsim plan`` does: look at config, data, model and machines, and plan; nothing of the run is started."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from rich.console import Console
 from fedsim.config import Config
 from fedsim.data.sources import source_of
 from fedsim.data.tasks import resolve_task
+from fedsim.executors.own_ray import store_bytes
 from fedsim.executors.plan import NodeResources
 from fedsim.machine import Machine, this_machine
-from fedsim.planning.memory import estimate_memory
+from fedsim.planning.memory import MemoryEstimate, estimate_memory
 from fedsim.planning.model_shape import model_shape
 from fedsim.planning.plan import PlanNode, make_plan
 from fedsim.planning.table import local_tables, plan_tables
@@ -20,8 +21,6 @@ from server.sampling import cohort
 if TYPE_CHECKING:
     from fedsim.executors.nodes import ClusterNode
 
-_STORE_SHARE = 0.9
-"""Part of the free shared memory that a Ray of the run's own takes at most."""
 _NODE_SECONDS = 20.0
 
 
@@ -40,7 +39,7 @@ def print_plan(config: Config, console: Console) -> None:
     if config.executor == "local":
         console.print(local_tables(config, memory, this_machine()))
         return
-    nodes = _own_node(config) if config.ray.address is None else _cluster(config)
+    nodes = _own_node(config, memory) if config.ray.address is None else _cluster(config)
     console.print(plan_tables(config, make_plan(config, nodes, memory)))
 
 
@@ -57,16 +56,15 @@ def _count_examples(config: Config) -> int | None:
     return len(data.dataset.train) + len(data.dataset.validation)
 
 
-def _own_node(config: Config) -> list[PlanNode]:
+def _own_node(config: Config, memory: MemoryEstimate | None) -> list[PlanNode]:
     """Return this machine as a Ray of the run's own would take it."""
     from fedsim.executors.nodes import detected_cpus
 
     machine = this_machine()
     cpus = config.ray.num_cpus or detected_cpus()
     gpus = len(machine.gpus) if config.ray.num_gpus is None else config.ray.num_gpus
-    store = int(_STORE_SHARE * machine.shared_free_bytes) if machine.shared_free_bytes is not None else None
-    if config.ray.object_store_mb is not None:
-        store = config.ray.object_store_mb * 2**20
+    unknown = memory is None and config.ray.object_store_mb is None
+    store = None if unknown else store_bytes(config.ray, 0 if memory is None else memory.stored)
     free = NodeResources(cpus, gpus)
     return [PlanNode("this machine", free, machine.memory_bytes, store, _smallest_gpu(machine))]
 

@@ -16,13 +16,14 @@ from clients.budget import CONTEXT_BYTES, STEP_VECTORS, tokens_of_pass
 from fedsim.config import Config
 from fedsim.core.layout import VectorLayout
 from fedsim.planning.model_shape import ModelShape
-from fedsim.preparation import EXAMPLE_BYTES, TOKEN_BYTES
 from server.selection import num_chosen
 
 PROCESS_BYTES = 480 * 10**6
 """An actor without a model: Python with torch, transformers and Ray. Measured, Linux, CPU build of torch."""
 DRIVER_BYTES = 560 * 10**6
 """The same of the driver, which besides reads data and draws plots."""
+_TOKEN_BYTES, _EXAMPLE_BYTES = 5, 32
+"""Most bytes that are stored for a token (id and type) and, besides, for an example (offset, label, position, shard)."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class MemoryEstimate:
     trunks: int
     """Trunk cache, at most."""
     client_states: int
-    """What all clients keep between rounds, at most; once in the cluster, and in each checkpoint."""
+    """What all clients that are visited keep between rounds, at most; once in the cluster, and in each checkpoint."""
     exchanged: int
     """What a client sends in a round."""
     activations: int
@@ -44,11 +45,27 @@ class MemoryEstimate:
     vectors: int
     """Prompts, moments and gradients of the clients that train side by side."""
     on_gpu: bool
+    new_states: int = 0
+    """What the clients of a round keep of it, beside what they kept before: the old states go when the round is done."""
+    sums: int = 0
+    """What the work groups of a round send to the server."""
 
     @property
     def stored(self) -> int:
-        """Bytes in the object store of a node that hold for the whole run, at most."""
+        """Bytes in the object store of a node that has all actors, at most."""
+        return self._on_each_node + self._between_nodes
+
+    @property
+    def _on_each_node(self) -> int:
         return self.weights + (self.tokens or 0) + self.trunks
+
+    @property
+    def _between_nodes(self) -> int:
+        return self.client_states + self.new_states + self.sums
+
+    def stored_beside(self, actors: int, all_actors: int) -> int:
+        """Return the bytes in the object store of a node that has some of all actors: what they return stays with them."""
+        return self._on_each_node + self._between_nodes * actors // all_actors
 
     @property
     def actor(self) -> int:
@@ -77,17 +94,20 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
     on_gpu = config.ray.num_gpus_per_actor > 0 and config.model.device != "cpu" and config.executor == "ray"
     exchange_bytes = np.dtype(config.model.exchange_dtype).itemsize
     full, exchanged = _layouts(config, shape, num_classes)
-    tokens = None if num_examples is None else num_examples * (EXAMPLE_BYTES + TOKEN_BYTES * config.data.max_length)
+    tokens = None if num_examples is None else num_examples * (_EXAMPLE_BYTES + _TOKEN_BYTES * config.data.max_length)
     trained = full if config.layers.unselected == "local" else exchanged
+    state_bytes, cohort = exchange_bytes * _kept_numbers(config, exchanged, trained), config.sampling.clients_per_round
     return MemoryEstimate(
         weights=shape.num_parameters * _itemsize(config.model.dtype),
         tokens=tokens,
         trunks=_trunk_bytes(config, shape, num_examples),
-        client_states=config.partition.clients * exchange_bytes * _kept_numbers(config, exchanged, trained),
+        client_states=min(config.partition.clients, config.rounds * cohort) * state_bytes,
         exchanged=exchanged.size * exchange_bytes,
         activations=_training_bytes(config, shape, on_gpu) + _evaluation_bytes(config, shape),
         vectors=STEP_VECTORS * trained.size * exchange_bytes * _side_by_side(config),
         on_gpu=on_gpu,
+        new_states=cohort * state_bytes,
+        sums=_sum_bytes(config, exchanged),
     )
 
 
@@ -112,6 +132,14 @@ def _kept_numbers(config: Config, exchanged: VectorLayout, trained: VectorLayout
     kept = exchanged.size if config.server.uses_control else 0
     kept += trained.size - exchanged.size
     return kept + (2 * trained.size if config.client.optimizer.moments == "keep" else 0)
+
+
+def _sum_bytes(config: Config, exchanged: VectorLayout) -> int:
+    """Return what a round's sums take in float64, as if the server came to none of them before the last is there."""
+    cohort, server = config.sampling.clients_per_round, config.server
+    one_by_one = server.needs_each_vector or server.needs_each_client or config.ray.actors == "per_client"
+    vectors = (3 if server.uses_control else 1) * (cohort if one_by_one else -(-cohort // config.group_size))
+    return vectors * exchanged.size * np.dtype(np.float64).itemsize
 
 
 def _trunk_bytes(config: Config, shape: ModelShape, num_examples: int | None) -> int:

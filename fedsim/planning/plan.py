@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedsim.config import Config
 from fedsim.core.errors import ResourceError
+from fedsim.executors.nearest import Request, most_actors
 from fedsim.executors.placement import place
-from fedsim.executors.plan import ActorPlan, NodeResources, capacity, plan_actors
+from fedsim.executors.plan import ActorPlan, NodeResources, capacity, is_possible, plan_actors
 from fedsim.planning.memory import MemoryEstimate
 from fedsim.report import format_bytes
+
+_FILLED_SHARE = 0.8
+"""Part of an object store that Ray fills before it puts objects on disk (its setting ``object_spilling_threshold``)."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +81,20 @@ def make_plan(config: Config, nodes: Sequence[PlanNode], memory: MemoryEstimate 
     warnings = [f"{actors.note}: they take turns"] if actors.note else []
     warnings += _idle(config, actors, cohort, groups)
     if memory is not None:
+        memory = _within_stores(memory, nodes)
         _check_gpu(config, nodes, placed, memory)
         _check_weights(config, nodes, memory)
-        warnings += _tight(nodes, placed, memory, actors)
+        warnings += _tight(config, nodes, placed, memory, actors)
     limit = _limit(config, actors, free)
     return Plan(
         tuple(nodes), actors, placed, config.client.threads, cohort, groups, limit, memory, tuple(warnings)
     )  # fmt: skip
+
+
+def _within_stores(memory: MemoryEstimate, nodes: Sequence[PlanNode]) -> MemoryEstimate:
+    """Return the estimate with no more trunks than a run keeps: those that fill half of all object stores."""
+    stores = [node.store_bytes for node in nodes if node.store_bytes is not None]
+    return replace(memory, trunks=min(memory.trunks, sum(stores) // 2)) if len(stores) == len(nodes) else memory
 
 
 def _limit(config: Config, actors: ActorPlan, free: Sequence[NodeResources]) -> str:
@@ -121,15 +133,27 @@ def _check_gpu(config: Config, nodes: Sequence[PlanNode], placed: Sequence[int],
     if memory.actor_gpu is None:
         return
     least = memory.actor_gpu - memory.activations
-    for node, actors in zip(nodes, placed, strict=True):
-        if not actors or node.gpu_bytes is None or least <= config.ray.num_gpus_per_actor * node.gpu_bytes:
-            continue
-        fits = node.gpu_bytes // least
-        remedy = f"set ray.num_gpus_per_actor=1/{fits}" if fits else "choose a smaller model or a shorter model.dtype"
-        raise ResourceError(
-            f"a share of {config.ray.num_gpus_per_actor:.4g} of a GPU with {format_bytes(node.gpu_bytes)} on {node.name} does "
-            f"not hold the {format_bytes(least)} that an actor takes before its first pass; {remedy}"
-        )
+    used = [
+        (node.gpu_bytes, node.name) for node, actors in zip(nodes, placed, strict=True) if actors and node.gpu_bytes
+    ]
+    if not used or least <= config.ray.num_gpus_per_actor * min(used)[0]:
+        return
+    smallest, name = min(used)
+    remedy = "choose a smaller model or a shorter model.dtype"
+    if parts := smallest // least:
+        remedy = f"set {_larger_share(config, parts, [node.free for node in nodes])}"
+    raise ResourceError(
+        f"a share of {config.ray.num_gpus_per_actor:.4g} of a GPU with {format_bytes(smallest)} on {name} does not hold the "
+        f"{format_bytes(least)} that an actor takes before its first pass; {remedy}"
+    )
+
+
+def _larger_share(config: Config, parts: int, free: Sequence[NodeResources]) -> str:
+    """Return the words that ask for a GPU in ``parts``, and for fewer actors where as many do not fit then."""
+    request = Request(config.ray, config.client.threads, config.partition.clients).with_gpu_parts(parts)
+    if not is_possible(request, free):
+        request = request.with_actors(most_actors(request, lambda other: is_possible(other, free)))
+    return " and ".join(request.words)
 
 
 def _check_weights(config: Config, nodes: Sequence[PlanNode], memory: MemoryEstimate) -> None:
@@ -145,15 +169,18 @@ def _check_weights(config: Config, nodes: Sequence[PlanNode], memory: MemoryEsti
         )
 
 
-def _tight(nodes: Sequence[PlanNode], placed: Sequence[int], memory: MemoryEstimate, actors: ActorPlan) -> list[str]:
+def _tight(
+    config: Config, nodes: Sequence[PlanNode], placed: Sequence[int], memory: MemoryEstimate, actors: ActorPlan
+) -> list[str]:
     """Return a warning for each thing that a node is expected to run out of."""
     found: list[str | None] = []
     for index, (node, count) in enumerate(zip(nodes, placed, strict=True)):
         # Where the driver runs is not known of a cluster; the first node is as good a guess as any.
-        shared = memory.stored + (memory.driver if index == 0 else 0)
+        stored = memory.stored_beside(count, actors.count)
+        shared = stored + (memory.driver if index == 0 else 0)
         found += [
             _too_little_memory(node, count, shared, memory, sum(placed) - count),
-            _too_little_shared_memory(node, memory),
+            _too_little_shared_memory(config, node, stored, memory),
             _too_little_gpu_memory(node, count, memory, actors.num_gpus),
         ]
     return [sentence for sentence in found if sentence is not None]
@@ -173,13 +200,19 @@ def _too_little_memory(
     )
 
 
-def _too_little_shared_memory(node: PlanNode, memory: MemoryEstimate) -> str | None:
-    if node.store_bytes is None or memory.stored <= node.store_bytes:
+def _too_little_shared_memory(config: Config, node: PlanNode, stored: int, memory: MemoryEstimate) -> str | None:
+    if node.store_bytes is None or stored <= _FILLED_SHARE * node.store_bytes:
         return None
+    if config.ray.address is not None:
+        remedy = "give it more (ray start --object-store-memory, in a container docker run --shm-size)"
+    elif config.ray.object_store_mb is not None:
+        remedy = f"set ray.object_store_mb={math.ceil(stored / _FILLED_SHARE / 2**20)}"
+    else:
+        remedy = "give the machine more shared memory (in a container docker run --shm-size)"
     return (
-        f"{node.name}: up to {format_bytes(memory.stored)} are to be stored, but the object store has room for "
-        f"{format_bytes(node.store_bytes)}, and Ray puts the rest on disk; give it more (ray start --object-store-memory, in a "
-        "container docker run --shm-size), or lower model.trunk_cache.memory_mb"
+        f"{node.name}: up to {format_bytes(stored)} are to be stored, but the object store has room for "
+        f"{format_bytes(node.store_bytes)}, and Ray puts on disk what is above {_FILLED_SHARE:.0%} of it; {remedy}"
+        f"{', or lower model.trunk_cache.memory_mb' if memory.trunks else ''}"
     )
 
 

@@ -31,7 +31,7 @@ def plan_tables(config: Config, plan: Plan) -> Group:
         ("a round", _round(plan)),
     ]
     parts: list[Table | Text] = [_table("Plan", rows), _nodes(plan)]
-    parts.append(_table("Memory", _memory(plan.memory, plan.nodes)) if plan.memory else Text(f"  {_UNKNOWN}\n"))
+    parts.append(_table("Memory", _memory(plan, plan.memory)) if plan.memory else Text(f"  {_UNKNOWN}\n"))
     return Group(*parts, *(Text(f"warning: {sentence}", style="yellow") for sentence in plan.warnings))
 
 
@@ -68,7 +68,9 @@ def _nodes(plan: Plan) -> Table:
     for name in ("CPUs", "GPUs", "actors", "on a GPU", "need", "memory"):
         table.add_column(name, justify="right", no_wrap=True)
     for node, count in zip(plan.nodes, plan.placed, strict=True):
-        needed = None if plan.memory is None or not count else plan.memory.stored + count * plan.memory.actor
+        needed = None
+        if plan.memory is not None and count:
+            needed = plan.memory.stored_beside(count, plan.actors.count) + count * plan.memory.actor
         a_gpu = f"{min(count, round(1 / plan.actors.num_gpus))}" if plan.actors.num_gpus and count else MISSING
         table.add_row(
             node.name, f"{node.free.cpus:g}", f"{node.free.gpus:g}", str(count), a_gpu, format_bytes(needed),
@@ -77,7 +79,7 @@ def _nodes(plan: Plan) -> Table:
     return table
 
 
-def _memory(memory: MemoryEstimate, nodes: Sequence[PlanNode]) -> list[tuple[str, str]]:
+def _memory(plan: Plan, memory: MemoryEstimate) -> list[tuple[str, str]]:
     tokens = (
         "the data are not on this machine yet" if memory.tokens is None else f"at most {format_bytes(memory.tokens)}"
     )
@@ -87,9 +89,12 @@ def _memory(memory: MemoryEstimate, nodes: Sequence[PlanNode]) -> list[tuple[str
         ("trunk cache", f"at most {format_bytes(memory.trunks)}, shared" if memory.trunks else "none"),
         (
             "client states",
-            f"at most {format_bytes(memory.client_states)}, all clients" if memory.client_states else "none",
+            f"at most {format_bytes(memory.client_states)}, and {format_bytes(memory.new_states)} new ones in a round"
+            if memory.client_states
+            else "none",
         ),
-        ("object store", _store(memory, nodes)),
+        ("sums of a round", f"at most {format_bytes(memory.sums)}"),
+        ("object store", _store(plan, memory)),
         ("sent by a client", f"{format_bytes(memory.exchanged)} a round"),
         ("an actor's own", f"about {format_bytes(memory.actor)} (estimate)"),
     ]
@@ -100,10 +105,11 @@ def _memory(memory: MemoryEstimate, nodes: Sequence[PlanNode]) -> list[tuple[str
     return rows
 
 
-def _store(memory: MemoryEstimate, nodes: Sequence[PlanNode]) -> str:
-    rooms = [node.store_bytes for node in nodes if node.store_bytes is not None]
+def _store(plan: Plan, memory: MemoryEstimate) -> str:
+    rooms = [node.store_bytes for node in plan.nodes if node.store_bytes is not None]
     room = f"; there is room for {format_bytes(min(rooms))}" if rooms else ""
-    return f"at most {format_bytes(memory.stored)} of these on each node{room}"
+    most = max(memory.stored_beside(count, plan.actors.count) for count in plan.placed)
+    return f"at most {format_bytes(most)} of these on {'each' if len(plan.nodes) > 1 else 'the'} node{room}"
 
 
 def _table(title: str, rows: Sequence[tuple[str, str]]) -> Table:

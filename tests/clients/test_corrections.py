@@ -192,7 +192,7 @@ def test_one_step_in_the_common_metric_is_the_mean_gradient_over_the_mean_metric
 def test_averaged_in_a_common_metric_clients_find_the_optimum(optimizer, work):
     """Whatever their preconditioners, their numbers of steps (as FedNova) and how much each is clipped."""
     problem = Problem.draw()
-    path = train(problem, 400, 0.985, client=local("preconditioner", optimizer, **work), server=FEDAVG)
+    path = train(problem, 250, 0.975, client=local("preconditioner", optimizer, **work), server=FEDAVG)
     np.testing.assert_allclose(path[-1], problem.optimum_F, atol=5e-3)
 
 

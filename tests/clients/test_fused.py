@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from itertools import product
 
 import numpy as np
 import pytest
@@ -31,6 +30,12 @@ SETTINGS = {
 }
 
 
+def settings_of(optimizer: str, correction: str, count: int) -> list[str]:
+    """Return ``count`` of the settings, chosen so that any two of optimizer, correction and setting meet."""
+    place = list(OPTIMIZERS).index(optimizer) + CORRECTIONS.index(correction)
+    return [list(SETTINGS)[(place + step) % len(SETTINGS)] for step in range(0, len(SETTINGS), len(SETTINGS) // count)]
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("models")
@@ -55,8 +60,9 @@ def config_with(cohort: Cohort, optimizer: str, changes: dict):
 @pytest.mark.parametrize("correction", CORRECTIONS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_side_by_side_equals_one_by_one(exact, optimizer, correction):
-    """In float64, for every optimizer, correction and schedule; clients have numbers of steps of their own."""
-    for name, (changes, kept_steps) in SETTINGS.items():
+    """In float64, for every optimizer and correction, both with every schedule; clients have numbers of steps of their own."""
+    for name in settings_of(optimizer, correction, 2):
+        changes, kept_steps = SETTINGS[name]
         config = config_with(exact, optimizer, changes)
         visits = exact.visits(kept_steps=kept_steps, drift=correction == "control")
         together, alone = (way(visits, correction, config=config) for way in (exact.train, exact.train_alone))
@@ -69,7 +75,8 @@ def test_side_by_side_equals_one_by_one(exact, optimizer, correction):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_in_float32_the_two_differ_by_rounding(single, optimizer):
-    for correction, name in product(CORRECTIONS, ("plain", "kept moments, cosine")):
+    for correction in CORRECTIONS:
+        (name,) = settings_of(optimizer, correction, 1)
         changes, kept_steps = SETTINGS[name]
         config = config_with(single, optimizer, changes)
         visits = single.visits(kept_steps=kept_steps, drift=correction == "control")

@@ -15,6 +15,7 @@ from fedsim import cli
 from fedsim.doctor.cluster import _versions
 from fedsim.doctor.environment import environment_findings
 from fedsim.machine import Gpu, Machine, cpu_limit, disk_bytes, this_machine, visible_gpus
+from fedsim.tracking import RunFolder
 
 QUICK = str(ROOT / "configs" / "quickstart.yaml")
 GB = 10**9
@@ -179,6 +180,19 @@ MISTAKES = {
     "no data": ([QUICK, "data.task=sst2", "data.path=no/such"], "data", "no/such"),
     "no model": ([QUICK, "model.path=./no/such"], "model", "./no/such is not a folder"),
     "somebody else's folder": ([QUICK, "output=thesis"], "results", "thesis"),
+    "somebody else's folder by URL": (
+        [QUICK, "output=file://{tmp}/thesis"],
+        "results",
+        "holds files but no run of fedsim",
+    ),
+    "a run that is there": ([QUICK, "output=done"], "results", "already holds a run"),
+    "a run that is there, by URL": ([QUICK, "output=file://{tmp}/done"], "results", "already holds a run"),
+    "a folder in a file": (
+        [QUICK, "output=thesis/chapter1.txt/x"],
+        "results",
+        "chapter1.txt cannot be written to (Not a dir",
+    ),
+    "cuda without a share of a GPU": ([QUICK, "model.device=cuda"], "config", "set ray.num_gpus_per_actor=1"),
     "no cluster": (["ray.address=127.0.0.1:1"], "cluster", "no Ray cluster answers at"),
 }
 
@@ -191,10 +205,28 @@ def test_a_mistake_is_a_problem_and_the_rest_is_looked_at_all_the_same(doctor, t
         pytest.skip("this process has joined the session's Ray")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.txt").write_text("years of work")
+    with RunFolder.create(tmp_path / "done") as run:
+        run.event("round", round=1)
     arguments, what, text = MISTAKES[name]
-    found = doctor(*arguments)
+    found = doctor(*(argument.format(tmp=tmp_path) for argument in arguments))
     assert found[what][0] == "problem" and text in found[what][1]
     assert {"processors", "memory", "home folder"} <= found.keys()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write to")
+def test_a_working_folder_that_cannot_be_written_is_a_problem_where_results_go_there(doctor, plain, tmp_path):
+    plain.chdir("/proc")
+    status, text = doctor(QUICK)["results"]
+    assert status == "problem" and text.startswith("/proc cannot be written to (")
+    assert doctor(QUICK, f"output={tmp_path / 'run'}")["results"][0] == "ok"
+
+
+def test_a_folder_for_temporary_files_that_cannot_be_written_is_a_problem_where_a_ray_is_started(doctor, plain):
+    plain.setenv("RAY_TMPDIR", "/none")
+    what = "free disk for temporary files"
+    status, text = doctor(QUICK)[what]
+    assert status == "problem" and "/none cannot be written to (" in text and "RAY_TMPDIR" in text
+    assert doctor(QUICK, "executor=local")[what][0] == "ok"
 
 
 def test_a_stale_address_in_the_environment_is_a_problem_where_it_would_be_used(doctor, plain):

@@ -70,7 +70,7 @@ def test_a_repeat_gives_the_same_bits_and_another_seed_does_not(tiny_config, loc
 
 def test_what_a_run_leaves_behind(tiny_config, tmp_path):
     path = tmp_path / "run"
-    summary = run_config(tiny_config(output=str(path), executor="local"), quiet=True)
+    summary = run_config(tiny_config(output=str(path), executor="local", tracking={"plots": True}), quiet=True)
     assert json.loads((path / "summary.json").read_text()) == json.loads(json.dumps(summary))
     needed = {
         "global_metric", "best_global_metric", "personalised_metric", "metric_name", "rounds", "layers", "seconds_total",

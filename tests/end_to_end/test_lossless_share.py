@@ -100,8 +100,18 @@ def test_the_warm_up_leaves_nothing_behind(tiny_config, local, tmp_path):
     assert run(tiny_config, tmp_path / "run", executor="local", layers=layers)[1] == prompt
 
 
+@pytest.fixture(scope="module")
+def fedavg_F(tmp_path_factory):
+    """Return what FedAvg over all layers comes to in as many rounds as the warm-up has."""
+    folder = tmp_path_factory.mktemp("fedavg") / "run"
+    plain = {"server": {"kind": "fedavg"}, "layers": {"choose": "all"}, "client": {"fuse": "off"}}
+    run(make_tiny, folder, executor="local", **plain)
+    prompts = load_file(folder / "prompt" / "global.safetensors")
+    return np.concatenate([prompts[f"prompt.{i}"].ravel() for i in range(4)])
+
+
 @pytest.mark.parametrize("server", [{"kind": "fedavg"}, {"kind": "fedpeptao_published"}, {"kind": "scaffold"}])
-def test_the_warm_up_is_fedavg_over_all_layers(tiny_config, tmp_path, server):
+def test_the_warm_up_is_fedavg_over_all_layers(tiny_config, fedavg_F, server):
     seen = {}
 
     class Watched(LocalExecutor):
@@ -116,10 +126,7 @@ def test_the_warm_up_is_fedavg_over_all_layers(tiny_config, tmp_path, server):
         choose(config, executor, worker.full, prepared.spec.shards.train_sizes)
     finally:
         executor.close()
-    plain = {"server": {"kind": "fedavg"}, "layers": {"choose": "all"}, "client": {"fuse": "off"}}
-    run(tiny_config, tmp_path / "run", executor="local", **plain)
-    prompts = load_file(tmp_path / "run" / "prompt" / "global.safetensors")
-    np.testing.assert_array_equal(seen["vector_F"], np.concatenate([prompts[f"prompt.{i}"].ravel() for i in range(4)]))
+    np.testing.assert_array_equal(seen["vector_F"], fedavg_F)
 
 
 def test_a_resumed_run_keeps_its_layers_and_their_cost(tiny_config, local, tmp_path):

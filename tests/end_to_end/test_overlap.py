@@ -5,21 +5,23 @@ import os
 import signal
 
 import pytest
-from support import make_tiny
+from support import SHARDS, UPPER, make_tiny
 
 from fedsim.executors.local import LocalExecutor
 from fedsim.interrupt import RunInterrupted
 from fedsim.runner import run_config
 
-SHARDS = {"shard_size": 20}
-"""Three calls to an evaluation."""
 TIMES = ("time", "seconds", "seconds_round", "seconds_train", "seconds_server", "seconds_evaluate")
 
 
 def run(make, path, **changes):
     # fuse is given: a trial could settle it differently in two runs, and so change last bits.
-    config = make(output=str(path), client={"fuse": 2}, tracking={"plots": False}, **changes)
+    config = make(output=str(path), executor="local", **UPPER, **{"client": {"fuse": 3}, **changes})
     run_config(config, resume=path.exists(), quiet=True)
+    return prompt_and_rounds(path)
+
+
+def prompt_and_rounds(path):
     return (path / "prompt" / "global.safetensors").read_bytes(), rounds(path)
 
 
@@ -31,9 +33,8 @@ def rounds(path):
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory):
     """A run in which each evaluation ends before the next round begins."""
-    return run(
-        make_tiny, tmp_path_factory.mktemp("apart") / "run", executor="local", evaluation={"overlap": False, **SHARDS}
-    )
+    evaluation = {"overlap": False, **SHARDS["evaluation"]}
+    return run(make_tiny, tmp_path_factory.mktemp("apart") / "run", evaluation=evaluation)
 
 
 @pytest.fixture
@@ -56,20 +57,21 @@ def watched(monkeypatch):
 
 
 def test_the_same_records_and_bytes(tiny_config, apart, watched, tmp_path):
-    assert run(tiny_config, tmp_path / "run", executor="local", evaluation=SHARDS) == apart
+    assert run(tiny_config, tmp_path / "run", **SHARDS) == apart
     # The start and the last round are evaluated by themselves, the rounds between beside the next one.
     assert watched == ([0, 3, 3], [3, 3])
     assert [record["round"] for record in apart[1]] == [1, 2, 3]
 
 
-def test_on_actors(session_ray, tiny_config, apart, tmp_path):
-    ray_config = {"address": "auto", "actors": 2}
-    assert run(tiny_config, tmp_path / "run", ray=ray_config, evaluation=SHARDS) == apart
+def test_on_actors(session_ray_run, tiny_config, tmp_path):
+    folder, summary, *_ = session_ray_run
+    client, evaluation = {"fuse": summary["fuse"]}, {"overlap": False, **SHARDS["evaluation"]}
+    assert prompt_and_rounds(folder) == run(tiny_config, tmp_path / "apart", client=client, evaluation=evaluation)
 
 
 def test_only_what_is_due_is_evaluated(tiny_config, watched, tmp_path):
     evaluation = {"every": 2, "personalised_every": 4, "shard_size": 30}
-    _, records = run(tiny_config, tmp_path / "run", executor="local", rounds=6, evaluation=evaluation)
+    _, records = run(tiny_config, tmp_path / "run", rounds=6, evaluation=evaluation)
     assert [record["global_metric"] is not None for record in records] == [False, True] * 3
     assert [record["personalised_metric"] is not None for record in records] == [False] * 3 + [True] + [False] * 2
     # Round 4 is evaluated for the clients as well, before round 5 changes what they hold.
@@ -91,9 +93,9 @@ def test_an_interrupt_saves_the_round_before(tiny_config, apart, monkeypatch, tm
     path = tmp_path / "run"
     monkeypatch.setattr(LocalExecutor, "train", interrupted)
     with pytest.raises(RunInterrupted):
-        run(tiny_config, path, executor="local", evaluation=SHARDS)
+        run(tiny_config, path, **SHARDS)
     assert [record["round"] for record in rounds(path)] == list(range(1, round + 1))
     assert (path / "checkpoints" / f"round-{round:06d}.safetensors").exists()
     monkeypatch.setattr(LocalExecutor, "train", train)
-    prompt, records = run(tiny_config, path, executor="local", evaluation=SHARDS)
+    prompt, records = run(tiny_config, path, **SHARDS)
     assert prompt == apart[0] and records == apart[1]

@@ -121,8 +121,8 @@ def test_every_server_method_lowers_the_training_loss(tiny_config, tmp_path, ser
     import pyarrow.parquet as pq
 
     config = tiny_config(
-        output=str(tmp_path / "run"), executor="local", rounds=6, server=server, client={"epochs": 2},
-        sampling={"clients_per_round": 12}, tracking={"plots": False}, evaluation={"every": 6},
+        output=str(tmp_path / "run"), executor="local", rounds=6, server=server, client={"epochs": 2, "fuse": 6},
+        group_size=6, sampling={"clients_per_round": 12}, evaluation={"every": 6},
     )  # fmt: skip
     run_config(config, quiet=True)
     rounds = pq.read_table(tmp_path / "run" / "rounds.parquet").to_pylist()

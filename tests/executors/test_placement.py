@@ -28,6 +28,6 @@ def test_policies():
     assert FailurePolicy.of("raise") == FailurePolicy(drop=False, retries=None)
     assert FailurePolicy.of("drop").drop
     retry = FailurePolicy.of("retry:2")
-    assert [retry.sends_again("timeout", failures) for failures in (1, 2, 3)] == [True, True, False]
-    assert FailurePolicy.of("raise").sends_again("lost", 99)
-    assert not FailurePolicy.of("raise").sends_again("timeout", 1)
+    assert [retry.sends_again("timeout", failures, 5) for failures in (1, 2, 3)] == [True, True, False]
+    assert [FailurePolicy.of("raise").sends_again("lost", failures, 5) for failures in (5, 6)] == [True, False]
+    assert not FailurePolicy.of("raise").sends_again("timeout", 1, 5)

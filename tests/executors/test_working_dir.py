@@ -22,15 +22,22 @@ PACKAGES = ("fedsim", "clients", "server", "partitions")
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """Return a copy of this checkout with what gathers in one: results, a virtual environment, a history."""
+    """Return a copy of this checkout with what gathers in one: results anywhere, a virtual environment, a history."""
     folder = tmp_path_factory.mktemp("checkout") / "fedsim"
     ignored = shutil.ignore_patterns(".*_cache", "__pycache__", "runs", ".venv", ".git", "*.egg-info", ".bench")
     shutil.copytree(ROOT, folder, ignore=ignored)
     noise = np.random.default_rng(0).bytes(6 * 10**6)  # does not get smaller by packing
-    for name in ("runs/sst2/checkpoints/round-1.safetensors", ".venv/lib/torch.so", ".git/objects/pack/one.pack"):
+    for name in (
+        "runs/sst2/checkpoints/round-1.safetensors",
+        "my_run/checkpoints/round-1.safetensors",
+        ".venv/lib/torch.so",
+        ".git/objects/pack/one.pack",
+        "fedsim.log",
+    ):
         path = folder / name
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(noise)
+    (folder / "mine.yaml").write_text("rounds: 2\n")
     return folder
 
 
@@ -57,6 +64,7 @@ def test_a_checkout_travels_with_all_that_a_run_needs_in_less_than_5_megabytes(c
         for path in (checkout / folder).rglob("*")
         if path.is_file()
     }
+    needed.add("mine.yaml")
     assert {"fedsim/assets/backbone/model.safetensors", "configs/cluster/quickstart.yaml"} <= needed <= names
     tops = {name.partition("/")[0] for name in names if "/" in name}
     assert tops == {*PACKAGES, "configs"}

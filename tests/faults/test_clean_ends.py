@@ -146,6 +146,16 @@ def test_a_ray_that_guards_nothing_is_not_started(monkeypatch):
         cluster._check_reachable("auto")
 
 
+def test_a_start_that_is_refused_does_not_spoil_its_folder(session_ray, tiny_config, tmp_path):
+    output = str(tmp_path / "run")
+    ray = {"address": "auto", "actors": 3, "num_cpus_per_actor": 64}
+    with pytest.raises(ResourceError, match=r"ray.actors=3 needs 3 actors of 64 CPUs each"):
+        run_config(tiny_config(output=output, ray=ray), quiet=True)
+    assert (tmp_path / "run" / "metrics.jsonl").exists()
+    run_config(tiny_config(output=output, executor="local", rounds=1), quiet=True)
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
 @pytest.mark.parametrize("address", ["nowhere", ":6379", "host:", "host:99999", "host:6379/", "http://host", "a b:²"])
 def test_a_malformed_address_is_one_sentence(address):
     with pytest.raises(ResourceError, match=r"is not an address such as 10.0.0.1:6379; give one, or auto, or null$"):

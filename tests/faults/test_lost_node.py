@@ -19,5 +19,7 @@ def test_a_lost_node_changes_nothing():
     assert found["actors by node"] == [1, 1, 1]  # by plan
     assert found["nodes with frozen weights"] == 3  # one copy on each
     assert found["adders of block sums"] == 3 and found["groups a round"] > 16  # sums of each block added on one node
-    assert (found["actors at the end"], found["nodes at the end"], found["actors replaced"]) == (2, 2, 1)
+    assert (found["actors at the end"], found["nodes at the end"]) == (2, 2)
+    # Its successor may have been sent to the node before that was known to be gone.
+    assert found["actors replaced"] in (1, 2)
     assert found["visits"] == "300 ok, 0 failed"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,10 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from support import ROOT, TINY, make_tiny, merged
+from support import ROOT, TINY, limit_files, make_tiny, merged, on_line
 
-from fedsim.core.errors import CheckpointError, ConfigError
+from fedsim.checkpoint import newest_round
+from fedsim.core.errors import CheckpointError, ConfigError, ResourceError
+from fedsim.interrupt import RunInterrupted
 from fedsim.runner import run_config
+from fedsim.tracking import RunFolder
 
 # fuse is given: a trial could settle it differently in two runs, and so change last bits.
 CONFIG = {"rounds": 6, "executor": "local", "client": {"fuse": 2}, "tracking": {"plots": False}}
@@ -67,7 +71,8 @@ def test_sigterm_saves_even_between_checkpoints_and_the_run_resumes_to_the_same_
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, errors
-    assert "the state is saved; continue with --resume" in errors
+    saved = newest_round(output / "checkpoints")
+    assert errors == f"interrupted by SIGTERM: the state after round {saved} is saved; continue with --resume\n"
     assert not (output / "summary.json").exists()
     assert list((output / "checkpoints").glob("*.safetensors"))
 
@@ -85,7 +90,7 @@ def test_ctrl_c_on_a_ray_of_its_own_saves_and_leaves_no_process_behind(undisturb
     os.killpg(process.pid, signal.SIGINT)  # in a terminal it reaches every process of the group
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT, errors
-    assert "the state is saved; continue with --resume" in errors
+    assert "is saved; continue with --resume" in errors
     _, alive = psutil.wait_procs(children, timeout=10)
     assert alive == []
     assert not (output / "summary.json").exists()
@@ -103,13 +108,24 @@ def test_runs_killed_at_random_moments_resume_to_the_same_bytes():
     assert all(point["same_prompt"] and point["same_records"] for point in points)
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_resume_refuses_another_config_and_leaves_a_finished_run_alone(tiny_config, tmp_path, capsys):
     output = str(tmp_path / "run")
     first = run_config(tiny_config(rounds=2, executor="local", output=output), quiet=True)
-    with pytest.raises(CheckpointError, match="belongs to another configuration"):
-        run_config(
-            tiny_config(rounds=2, executor="local", output=output, prompt={"length": 5}), resume=True, quiet=True
-        )
+    before = contents(tmp_path)
+    for changes, sentence in (
+        ({"prompt": {"length": 5}}, "belongs to another configuration"),
+        ({"rounds": 1}, "has done 2 rounds already, more than rounds=1, and cannot go back"),
+    ):
+        console = on_line("phase", lambda: None)
+        with pytest.raises(CheckpointError, match=sentence):
+            config = tiny_config(**merged({"rounds": 2, "executor": "local", "output": output}, changes))
+            run_config(config, resume=True, console=console)
+        assert console.file.getvalue() == ""  # nothing has been prepared
+        assert contents(tmp_path) == before
     again = run_config(tiny_config(rounds=2, executor="local", output=output), resume=True, quiet=True)
     assert again["global_metric"] == first["global_metric"]
     assert "is finished" in capsys.readouterr().out
@@ -125,3 +141,73 @@ def test_a_finished_run_can_be_carried_on_with_more_rounds(tmp_path):
     prompt = Path("prompt") / "global.safetensors"
     assert (short / prompt).read_bytes() == (long / prompt).read_bytes()
     assert carried["client_updates"] == straight["client_updates"] == 20
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_folder_in_use_is_noticed_before_anything_is_prepared(tmp_path, resume):
+    output = tmp_path / "run"
+    with RunFolder.create(output) as folder:
+        if resume:
+            folder.event("layers", layers=[0])
+        console = on_line("phase", lambda: None)
+        with pytest.raises(ConfigError, match="is in use by a run that is still going on"):
+            run_config(make_tiny(**CONFIG, output=str(output)), resume=resume, console=console)
+    assert "phase" not in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        ("phase  tokenising", "no round has been saved; start it again"),
+        ("phase  starting workers", "no round has been saved; start it again"),
+        ("start ", "no round has been saved; begin anew with --resume"),
+        (
+            "round 2/6",
+            "the state after round 3 is saved; continue with --resume",
+        ),  # told beside the training of round 3
+    ],
+)
+def test_an_interrupted_run_says_what_is_saved_and_its_advice_holds(tmp_path, line, kept):
+    config = make_tiny(**CONFIG, output=str(tmp_path / "run"), checkpoint={"every": 100})
+    with pytest.raises(RunInterrupted) as interrupted:
+        run_config(config, console=on_line(line, lambda: signal.raise_signal(signal.SIGTERM)))
+    assert interrupted.value.kept == kept
+    assert newest_round(tmp_path / "run" / "checkpoints") == (3 if "state" in kept else None)
+    with pytest.raises(RunInterrupted):  # the way that it names is open
+        stop = on_line("round 5/6", lambda: signal.raise_signal(signal.SIGTERM))
+        run_config(config, resume="--resume" in kept, console=stop)
+
+
+def test_a_full_disk_in_a_round_is_a_sentence_and_costs_that_round_only(undisturbed, tmp_path):
+    output = tmp_path / "run"
+    config = make_tiny(**CONFIG, output=str(output))
+    console = on_line("round 3/6", lambda: limit_files(3000))  # the tables are larger
+    try:
+        with pytest.raises(ResourceError, match=r"rounds\.parquet cannot be written: File too large; mend that, and"):
+            run_config(config, console=console)
+    finally:
+        limit_files(-1)
+    assert "the state after round 3 cannot be saved" in console.file.getvalue()
+    assert "; saved is that after round 2\n" in console.file.getvalue()
+    run_config(config, resume=True, quiet=True)
+    assert_same(output, undisturbed)
+
+
+def test_a_run_whose_folder_is_removed_ends_with_a_sentence(tmp_path):
+    output = tmp_path / "run"
+    console = on_line("round 2/6", lambda: shutil.rmtree(output))
+    with pytest.raises(ResourceError, match=r"run/rounds\.parquet cannot be written: No such file or directory"):
+        run_config(make_tiny(**CONFIG, output=str(output)), console=console)
+    assert "the state after round 2 cannot be saved" in console.file.getvalue()
+    assert "; no other one is saved\n" in console.file.getvalue()
+    assert not output.exists()
+
+
+def test_pictures_that_cannot_be_written_are_a_sentence_and_can_be_made_up_for(tmp_path):
+    output = tmp_path / "run"
+    config = make_tiny(**merged(CONFIG, {"rounds": 1, "tracking": {"plots": True}}), output=str(output))
+    with pytest.raises(ResourceError, match=r"run/plots cannot be written: File exists; mend that, and go on"):
+        run_config(config, console=on_line("round 1/1", (output / "plots").touch))
+    (output / "plots").unlink()
+    run_config(config, resume=True, quiet=True)
+    assert (output / "summary.json").exists() and list((output / "plots").glob("*.png"))

@@ -26,7 +26,8 @@ def start(tmp_path, mark: str, *overrides: str) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", MARK: mark}
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):
         environment.pop(name, None)
-    command = [sys.executable, "-m", "fedsim", "run", str(path), f"output={tmp_path / 'run'}", *overrides]
+    overrides = (f"output={tmp_path / 'run'}", "ray.actors=1", *overrides)
+    command = [sys.executable, "-m", "fedsim", "run", str(path), *overrides]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     )

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from support import make_tiny
 
 from clients.config import ModelConfig
 from fedsim.checkpoint import load_latest
+from fedsim.executors.local import LocalExecutor
 from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_shape import model_shape
 from fedsim.preparation import prepare
@@ -55,3 +57,46 @@ def test_what_clients_keep_and_send_is_what_is_planned(tiny_config, changes, tmp
     kept = [value for state in checkpoint.clients for value in vars(state).values() if isinstance(value, np.ndarray)]
     assert sum(array.nbytes for array in kept) == memory.client_states
     assert summary["exchanged_parameters"] * np.dtype(config.model.exchange_dtype).itemsize == memory.exchanged
+
+
+def memory(**changes):
+    config = make_tiny(**changes)
+    return estimate_memory(config, model_shape(config.model), 300, 2)
+
+
+KEPT = {"client": {"optimizer": {"moments": "keep"}}}
+
+
+def test_states_are_stored_for_each_client_that_is_visited_and_twice_for_a_cohort():
+    visited = {"partition": {"clients": 40}, "sampling": {"clients_per_round": 10}, **KEPT}
+    one = memory(rounds=1, **visited)
+    assert one.client_states == one.new_states > 0
+    assert memory(rounds=3, **visited).client_states == 3 * one.client_states
+    all_of_them = memory(rounds=100, **visited)
+    assert all_of_them.client_states == 4 * one.client_states
+    assert all_of_them.stored - one.stored == 3 * one.client_states
+
+
+def test_on_a_cluster_states_are_with_the_actors_that_return_them():
+    estimate = memory(**KEPT)
+    alone, half, none = (estimate.stored_beside(actors, 4) for actors in (4, 2, 0))
+    assert alone == estimate.stored
+    assert none < half < alone
+    assert alone - none == estimate.client_states + estimate.new_states + estimate.sums
+    assert none == estimate.weights + estimate.tokens + estimate.trunks
+
+
+def test_a_run_makes_room_for_what_is_planned():
+    told = []
+
+    class Recording(LocalExecutor):
+        def begin(self, spec_nbytes, modules=()):
+            told.append(spec_nbytes)
+
+    config = make_tiny(**KEPT)
+    spec = prepare(config, executor=Recording(lambda: None)).spec
+    planned = estimate_memory(
+        config, model_shape(config.model), len(spec.train) + len(spec.validation), spec.num_classes
+    )
+    assert told == [planned.stored]
+    assert planned.stored >= spec.nbytes + planned.client_states + planned.new_states

@@ -3,14 +3,19 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from support import ROOT, make_tiny, merged
 
 from fedsim import cli
+from fedsim.config import read_config
 from fedsim.core.errors import ResourceError
+from fedsim.executors.own_ray import store_bytes
 from fedsim.executors.plan import NodeResources
-from fedsim.planning.memory import MemoryEstimate
+from fedsim.planning.command import _own_node
+from fedsim.planning.memory import MemoryEstimate, estimate_memory
+from fedsim.planning.model_shape import model_shape
 from fedsim.planning.plan import PlanNode, make_plan
 
 GB = 10**9
@@ -75,6 +80,21 @@ def test_too_little_memory_is_told_with_a_number_of_actors_that_fits():
 def test_too_little_shared_memory_is_told():
     (sentence,) = plan([node(store=64 * 2**20)]).warnings
     assert "up to 1.01 GB are to be stored, but the object store has room for 67.1 MB" in sentence
+    assert sentence.endswith("docker run --shm-size)")
+    (sentence,) = plan([node(store=64 * 2**20)], ray={"address": "auto"}).warnings
+    assert "ray start --object-store-memory" in sentence
+
+
+def test_a_store_that_would_be_filled_above_what_ray_keeps_in_it_is_told():
+    (sentence,) = plan([node(store=int(1.2 * GB))]).warnings
+    assert "Ray puts on disk what is above 80% of it" in sentence
+    assert not plan([node(store=int(1.3 * GB))]).warnings
+
+
+def test_trunks_fill_no_more_than_half_of_the_stores():
+    memory = replace(SMALL, trunks=10 * GB)
+    assert plan([node(store=3 * GB), node(store=3 * GB, id="b")], memory).memory.trunks == 3 * GB
+    assert plan([node(store=3 * GB), node(id="b")], memory).memory.trunks == 10 * GB
 
 
 def test_weights_larger_than_the_memory_are_refused():
@@ -93,6 +113,14 @@ def test_a_share_of_a_gpu_that_does_not_hold_the_model_is_refused_with_one_that_
     assert "is expected to need 12.8 GB of its GPU share of 3.2 GB" in sentence
     assert "set ray.num_gpus_per_actor=1/1, or" in sentence
     assert not plan(nodes, ON_GPU, ray={"num_gpus_per_actor": 1.0}, group_size=1).warnings
+
+
+def test_a_larger_share_of_a_gpu_is_named_with_the_actors_that_then_fit():
+    nodes = [node(64, 1, gpu=16 * GB), node(64, 1, gpu=12 * GB, id="b")]
+    with pytest.raises(ResourceError) as refused:
+        plan(nodes, ON_GPU, ray={"num_gpus_per_actor": 1 / 8, "actors": 16}, group_size=1)
+    assert str(refused.value).endswith("; set ray.num_gpus_per_actor=1/4 and ray.actors=8")
+    plan(nodes, ON_GPU, ray={"num_gpus_per_actor": 1 / 4, "actors": 8}, group_size=1)
 
 
 @pytest.fixture
@@ -128,6 +156,34 @@ def test_plan_prints_what_runs_where_and_starts_nothing(printed):
     assert ray.is_initialized() == connected
 
 
+MANY_STATES = [
+    "partition.kind=iid", "partition.clients=400", "sampling.clients_per_round=400", "prompt.length=100",
+    "client.optimizer.moments=keep", "layers.unselected=local",
+]  # fmt: skip
+
+
+def test_a_store_too_small_for_the_clients_states_is_told_with_one_that_is_not(printed):
+    status, out, _ = printed("plan", QUICK, *MANY_STATES, "ray.object_store_mb=100")
+    assert status == 0
+    assert "object store has room for 105 MB" in out
+    size = re.search(r"set ray.object_store_mb=(\d+)", out)[1]
+    assert "warning" not in printed("plan", QUICK, *MANY_STATES, f"ray.object_store_mb={size}")[1]
+    assert "warning" in printed("plan", QUICK, *MANY_STATES, f"ray.object_store_mb={int(size) - 1}")[1]
+
+
+def test_the_room_that_is_printed_is_the_store_that_a_run_makes(monkeypatch):
+    config = read_config(QUICK, MANY_STATES)
+    memory = estimate_memory(config, model_shape(config.model), 5100, 2)
+    (own,) = _own_node(config, memory)
+    assert own.store_bytes == store_bytes(config.ray, memory.stored)
+    assert _own_node(config, None)[0].store_bytes is None
+    megabytes = 256 + 2 * memory.stored // 2**20
+    monkeypatch.setattr("fedsim.executors.own_ray._SHARED_MEMORY", "/no/such")
+    assert _own_node(config, memory)[0].store_bytes == megabytes * 2**20
+    (given,) = _own_node(read_config(QUICK, ["ray.object_store_mb=100"]), memory)
+    assert given.store_bytes == 100 * 2**20
+
+
 def test_plan_of_a_local_run_has_no_actors(printed):
     status, out, _ = printed("plan", QUICK, "executor=local")
     assert status == 0 and "one process, 1 thread, no actors" in out
@@ -136,6 +192,8 @@ def test_plan_of_a_local_run_has_no_actors(printed):
 REFUSED = {
     "more actors than CPUs": (["ray.num_cpus=2", "ray.actors=4", "ray.num_cpus_per_actor=1"], "set ray.actors=2"),
     "a GPU where there is none": (["ray.num_gpus=0", "ray.num_gpus_per_actor=1/2"], "ray.num_gpus_per_actor=0.5"),
+    "cuda without a share of a GPU": (["model.device=cuda"], "model.device=cuda needs a share of a GPU for each actor"),
+    "more threads than CPUs": (["ray.num_cpus=2", "client.threads=64"], "set client.threads=2"),
     "a cohort larger than the population": (["sampling.clients_per_round=200"], "partition.clients=100; give at most"),
     "a share that is not 1/n": (["ray.num_gpus_per_actor=0.4"], "the nearest is 1/2 = 0.5"),
     "more clients than examples": (["partition.clients=5000"], "partition.clients=4200 or less"),

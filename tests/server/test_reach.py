@@ -36,7 +36,7 @@ COHORTS = st.lists(st.integers(0, 500), min_size=1, max_size=40, unique=True)
 
 @given(COHORTS, st.floats(0.0, 0.99), st.floats(0.01, 5.0), st.integers(0, 5))
 def test_every_client_that_is_drawn_answers_in_time_late_or_not_at_all(drawn, dropout, deadline, round):
-    sampling = SamplingConfig(dropout=dropout, delay=DelayConfig(deadline_seconds=deadline))
+    sampling = SamplingConfig(dropout=dropout, delay=DelayConfig(seconds_per_example=0.1, deadline_seconds=deadline))
     found = answers(sampling, drawn, 3, round, VISITED_N)
     assert sorted([*found.in_time, *found.absent, *found.late]) == sorted(drawn)
     assert found.in_time and list(found.in_time) == [client for client in drawn if client in found.in_time]
@@ -52,7 +52,7 @@ def test_every_client_that_is_drawn_answers_in_time_late_or_not_at_all(drawn, dr
 
 @given(COHORTS, st.integers(0, 5))
 def test_without_a_deadline_the_server_waits_for_the_slowest(drawn, round):
-    sampling = SamplingConfig(delay=DelayConfig())
+    sampling = SamplingConfig(delay=DelayConfig(seconds_per_example=0.1))
     found = answers(sampling, drawn, 3, round, VISITED_N)
     assert (list(found.in_time), found.absent, found.late) == (drawn, (), ())
     assert found.seconds == max(visit_seconds(sampling.delay, 3, round, c, VISITED_N[c]) for c in drawn)

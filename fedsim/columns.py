@@ -1,0 +1,62 @@
+"""What stands in ``rounds.parquet`` and ``clients.parquet``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedsim.core.messages import ClientReport
+
+ROUND_COLUMNS: dict[str, str] = {
+    "round": "int32",  # rounds completed: 1 for the first; 0 for the evaluation before any training
+    "global_metric": "float64",  # central evaluation of the state after the round
+    "global_loss": "float64",
+    "personalised_metric": "float64",  # on the clients' own held-out examples
+    "personalised_loss": "float64",
+    "train_loss_first": "float64",  # mean over usable clients, weighted by examples; first local epoch
+    "train_loss_last": "float64",  # the same, last local epoch
+    "server_lr": "float64",
+    "clients_ok": "int32",
+    "clients_failed": "int32",
+    "clients_absent": "int32",  # drawn, but out of reach by sampling.dropout: no failure
+    "clients_late": "int32",  # in reach, but slower than sampling.delay.deadline_seconds: no failure
+    "clients_retried": "int32",  # whose work was sent again after an actor was lost or a deadline, each time counted
+    "client_examples": "int64",  # training examples held by the usable clients
+    "client_steps": "int64",  # local optimizer steps of the usable clients
+    "actors_replaced": "int32",
+    "bytes_down": "int64",  # what real devices would have received and sent, all clients together
+    "bytes_up": "int64",
+    "seconds_simulated": "float64",  # that the server would have waited for real devices, by sampling.delay
+    "seconds_round": "float64",  # the sum of these three
+    "seconds_train": "float64",  # until the last group was trained
+    "seconds_server": "float64",
+    "seconds_evaluate": "float64",  # waiting for evaluations; those beside the next round's training count after its end only
+}
+"""Columns of ``rounds.parquet`` with their Arrow types; a value that was not measured is null."""
+
+CLIENT_COLUMNS: dict[str, str] = {
+    "round": "int32",
+    "client": "int32",
+    "num_examples": "int32",
+    "num_steps": "int32",
+    "loss_first": "float64",  # mean loss of the first and the last local epoch
+    "loss_last": "float64",
+    "seconds": "float64",
+    "bytes_down": "int64",
+    "bytes_up": "int64",
+    "node": "string",
+    "pid": "int32",
+    "status": "string",  # ok, error, non_finite, lost or timeout
+    "message": "string",  # of the failure; null for ok
+}
+"""Columns of ``clients.parquet`` with their Arrow types: one row for each visit of a client."""
+
+
+def client_row(round: int, report: ClientReport) -> dict[str, Any]:
+    """Return the row of one visit."""
+    row = {name: getattr(report, name) for name in CLIENT_COLUMNS if name not in ("round", "status", "message")}
+    failure = report.failure
+    return row | {
+        "round": round,
+        "status": failure.kind if failure else "ok",
+        "message": failure.message if failure else None,
+    }

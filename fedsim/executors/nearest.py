@@ -1,0 +1,125 @@
+"""What to ask for instead of actors that do not fit: the nearest requests that do, found by asking the planner itself."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from fedsim.executors.config import RayConfig
+
+_STEPS_OF_A_CPU = 10_000
+"""Ray counts resources in ten-thousandths."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for, and the words that ask for what is different in it from what the user asked for."""
+
+    config: RayConfig
+    threads: int
+    population: int
+    words: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int | None:
+        """Number of actors; None for as many as fit."""
+        if self.config.actors == "pool":
+            return None
+        return self.population if self.config.actors == "per_client" else self.config.actors
+
+    def with_actors(self, count: int) -> Request:
+        """Return the request for ``count`` actors."""
+        return self._with(f"ray.actors={count}", actors=count)
+
+    def with_cpus(self, steps: int) -> Request:
+        """Return the request for so many ten-thousandths of a CPU for an actor."""
+        value = f"{steps / _STEPS_OF_A_CPU:.4f}".rstrip("0").rstrip(".")
+        return self._with(f"ray.num_cpus_per_actor={value}", num_cpus_per_actor=float(value))
+
+    def with_gpu_parts(self, parts: int) -> Request:
+        """Return the request for a GPU between ``parts`` actors."""
+        return self._with(f"ray.num_gpus_per_actor=1/{parts}", num_gpus_per_actor=1 / parts)
+
+    def without_gpus(self) -> Request:
+        """Return the request for actors that compute on CPUs."""
+        return self._with("ray.num_gpus_per_actor=0", num_gpus_per_actor=0.0)
+
+    def with_threads(self, threads: int) -> Request:
+        """Return the request for workers of ``threads`` threads."""
+        return replace(self, threads=threads, words=(*self.words, f"client.threads={threads}"))
+
+    def _with(self, words: str, **changes: float) -> Request:
+        return replace(self, config=self.config.model_copy(update=changes), words=(*self.words, words))
+
+
+Accepts = Callable[[Request], bool]
+"""Whether the planner accepts a request. Of less it always accepts no less."""
+
+
+def nearest_requests(request: Request, accepts: Accepts) -> list[Request]:
+    """Return what the planner accepts instead of a request that it does not.
+
+    Each is as near as it can be in the one key that it changes; only where no key does alone, one changes two or more. Empty
+    where nothing is of use, since there is nothing free.
+    """
+    for asked in (request, request.without_gpus()) if request.config.num_gpus_per_actor else (request,):
+        if asked is not request and accepts(asked):
+            return [asked]
+        if found := _by_one_key(asked, accepts) or _by_smallest_share(asked, accepts):
+            return found
+    return []
+
+
+def most_actors(request: Request, accepts: Accepts) -> int:
+    """Return how many of the actors that are asked for the planner accepts."""
+    return _largest((request.count or 1) - 1, lambda count: accepts(request.with_actors(count)))
+
+
+def _by_one_key(request: Request, accepts: Accepts) -> list[Request]:
+    config, found = request.config, []
+    if request.count is not None:
+        if count := most_actors(request, accepts):
+            found.append(request.with_actors(count))
+        if parts := _fewest_parts(request, accepts):
+            found.append(request.with_gpu_parts(parts))
+    elif (
+        config.num_cpus_per_actor is None
+        and (threads := _largest(request.threads - 1, lambda number: accepts(request.with_threads(number)))) > 0
+    ):
+        found.append(request.with_threads(threads))
+    if config.num_cpus_per_actor is not None and (steps := _most_cpus(request, accepts)):
+        found.append(request.with_cpus(steps))
+    return found
+
+
+def _by_smallest_share(request: Request, accepts: Accepts) -> list[Request]:
+    """Return the request with as many actors as fit with the least share of a CPU, and then with the largest share."""
+    fewer = request
+    if request.count is not None and not accepts(request.with_cpus(1)):
+        count = _largest(request.count - 1, lambda count: accepts(request.with_cpus(1).with_actors(count)))
+        if not count:
+            return []
+        fewer = request.with_actors(count)
+    steps = _most_cpus(fewer, accepts)
+    return [fewer.with_cpus(steps)] if steps else []
+
+
+def _most_cpus(request: Request, accepts: Accepts) -> int:
+    """Return the largest reservation that fits, in ten-thousandths of a CPU; 0 if none does."""
+    given = request.config.num_cpus_per_actor or request.threads
+    return _largest(round(given * _STEPS_OF_A_CPU), lambda steps: accepts(request.with_cpus(steps)))
+
+
+def _fewest_parts(request: Request, accepts: Accepts) -> int:
+    """Return into how many parts at least a GPU has to be cut; 0 if no cut does it."""
+    if not request.config.num_gpus_per_actor:
+        return 0
+    cuts = range(round(1 / request.config.num_gpus_per_actor) + 1, _STEPS_OF_A_CPU + 1)
+    place = bisect_left(cuts, True, key=lambda parts: accepts(request.with_gpu_parts(parts)))
+    return cuts[place] if place < len(cuts) else 0
+
+
+def _largest(upper: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest number from 1 to ``upper`` that fits, where those above do not; 0 if none does."""
+    return bisect_left(range(1, upper + 1), True, key=lambda number: not fits(number))
