@@ -33,12 +33,12 @@ def start(tmp_path, mark: str, *overrides: str) -> subprocess.Popen:
     )
 
 
-def none_left(mark: str, seconds: float = 15.0) -> bool:
-    """Wait until no process with the mark lives."""
+def left(mark: str, seconds: float = 45.0) -> list[str]:
+    """Wait until no process with the mark lives, and return those that do all the same."""
     deadline = time.monotonic() + seconds
-    while marked(mark) and time.monotonic() < deadline:
+    while (living := marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    return not marked(mark)
+    return [str(process) for process in living]
 
 
 def no_folder_left(process: subprocess.Popen) -> bool:
@@ -57,7 +57,7 @@ def test_a_damaged_model_is_one_sentence_and_leaves_no_process(tmp_path):
     assert errors.startswith(f"error: the tokenizer of model {model} cannot be read")
     assert errors.count("\n") == 1
     assert not (tmp_path / "run").exists()
-    assert none_left(mark) and no_folder_left(process)
+    assert left(mark) == [] and no_folder_left(process)
 
 
 @pytest.mark.parametrize(
@@ -75,4 +75,4 @@ def test_an_interrupt_during_the_start_ends_it_and_leaves_no_process(tmp_path, p
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number, errors
     assert "Traceback" not in errors
-    assert none_left(mark) and no_folder_left(process)
+    assert left(mark) == [] and no_folder_left(process)
