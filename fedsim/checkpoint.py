@@ -55,9 +55,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     path = folder / f"round-{checkpoint.round:06d}.safetensors"
     data = save(_arrays(checkpoint), metadata={"fedsim": _header(checkpoint)})
     try:
-        folder.mkdir(
-            exist_ok=True
-        )  # not the run's folder: one that was removed is not to come back without its records
+        # Not its parents: a run's folder that was removed is not to come back without its records.
+        folder.mkdir(exist_ok=True)
         _write_atomically(path, data)
         _write_atomically(path.with_suffix(".sha256"), hashlib.sha256(data).hexdigest().encode())
         for old in _files(folder)[keep:]:
@@ -83,10 +82,12 @@ def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     for path in files:
         try:
             return _load(path), skipped
+        except FileNotFoundError:
+            skipped.append(f"{path.name} has no checksum, as it was not written to its end, and was passed over")
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             skipped.append(f"{path.name} is damaged and was passed over: {error}")
     if files:
-        raise CheckpointError(f"every checkpoint in {folder} is damaged ({skipped[0]}); start the run anew")
+        raise CheckpointError(f"every checkpoint in {folder} is of no use ({skipped[0]}); start the run anew")
     return None, skipped
 
 
