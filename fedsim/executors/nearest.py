@@ -10,6 +10,9 @@ from fedsim.executors.config import RayConfig
 
 _STEPS_OF_A_CPU = 10_000
 """Ray counts resources in ten-thousandths."""
+_MOST_CPUS = 1_000_000
+_MOST = 10**12
+"""No machine has so many of anything; what is asked for may be any number."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def _by_smallest_share(request: Request, accepts: Accepts) -> list[Request]:
 
 def _most_cpus(request: Request, accepts: Accepts) -> int:
     """Return the largest reservation that fits, in ten-thousandths of a CPU; 0 if none does."""
-    given = request.config.num_cpus_per_actor or request.threads
+    given = min(request.config.num_cpus_per_actor or request.threads, _MOST_CPUS)
     return _largest(round(given * _STEPS_OF_A_CPU), lambda steps: accepts(request.with_cpus(steps)))
 
 
@@ -122,4 +125,4 @@ def _fewest_parts(request: Request, accepts: Accepts) -> int:
 
 def _largest(upper: int, fits: Callable[[int], bool]) -> int:
     """Return the largest number from 1 to ``upper`` that fits, where those above do not; 0 if none does."""
-    return bisect_left(range(1, upper + 1), True, key=lambda number: not fits(number))
+    return bisect_left(range(1, min(upper, _MOST) + 1), True, key=lambda number: not fits(number))

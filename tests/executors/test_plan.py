@@ -139,6 +139,8 @@ NAMED = [
     ([(2, 0)], {"num_gpus_per_actor": 1 / 2}, "set ray.num_gpus_per_actor=0, or declare GPUs with ray.num_gpus"),
     ([(0, 4), (2, 0)], {"num_gpus_per_actor": 1 / 2}, "set ray.num_gpus_per_actor=0"),
     ([(0, 0)], {}, "every actor needs a part of a CPU, and none is free"),
+    ([(2, 0)], {"actors": "pool", "num_cpus_per_actor": 1e308}, "set ray.num_cpus_per_actor=2"),
+    ([(2, 0)], {"actors": "pool", "num_cpus_per_actor": 2.0**53}, "set ray.num_cpus_per_actor=2"),
 ]
 
 
