@@ -44,8 +44,9 @@ def run(
     from fedsim.config import read_config
     from fedsim.report import final_table
     from fedsim.runner import run_config
+    from fedsim.screen import RunConsole
 
-    console = Console(highlight=False)
+    console = RunConsole(highlight=False)
     summary = run_config(read_config(config, overrides or []), resume=resume, console=console, quiet=quiet)
     console.print(final_table(summary))
 
@@ -169,8 +170,9 @@ def scale(
     """
     from fedsim.scaling.command import run_study
     from fedsim.scaling.table import scaling_tables
+    from fedsim.screen import RunConsole
 
-    console = Console(highlight=False)
+    console = RunConsole(highlight=False)
     try:
         study = run_study(
             config,

@@ -269,6 +269,7 @@ class Simulation:
     def _run_round(self) -> None:
         started = time.monotonic()
         self._executor.refresh()
+        self._clients_resent()  # in other work since the last round
         sampling, seed = self._config.sampling, self._config.seed
         drawn = cohort(sampling, seed, self._round, self._sizes_N).tolist()
         answered = answers(sampling, drawn, seed, self._round, self._work_N)

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 
 import pytest
 from rich.console import Console
 
 from fedsim.progress import Progress, RoundLine, plain_line, sparkline
+from fedsim.screen import RunConsole
 
 
 def screen(text: str) -> str:
@@ -194,6 +196,17 @@ def test_error_inside_leaves_the_terminal_usable():
     text = shown(file)
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is back
     assert not re.search(r"starting Ray, \d", screen(text))  # not shown as done
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run(capfd):
+    """As in ``fedsim run CONFIG | head -3``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as file, Progress(3, "accuracy", RunConsole(file=file)) as progress:
+        progress.start_phase("loading")
+        for _ in range(3):
+            progress.note("a sentence")
+    assert capfd.readouterr().err.count("the output was closed; the run goes on") == 1
 
 
 def test_time_left_is_estimated_from_the_last_rounds_or_taken_as_given():

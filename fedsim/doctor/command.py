@@ -10,6 +10,7 @@ from rich.text import Text
 
 from fedsim.config import Config, read_config
 from fedsim.core.errors import FedsimError
+from fedsim.destination import is_url
 from fedsim.doctor.cluster import address_finding, cluster_findings, node_facts
 from fedsim.doctor.environment import environment_findings
 from fedsim.doctor.findings import Finding, ok, problem
@@ -48,8 +49,9 @@ def _findings(words: Sequence[str]) -> Iterator[Finding]:
         config = None
         yield problem("config", str(error))
     starts_ray = config is None or (config.executor == "ray" and config.ray.address is None)
-    output = Path((config.output if config else None) or "runs")
-    yield from environment_findings(own.machine, output, starts_ray=starts_ray)
+    output = (config.output if config else None) or "runs"
+    folder = None if is_url(output) else Path(output)
+    yield from environment_findings(own.machine, folder, starts_ray=starts_ray)
     if config is None:
         return
     if named:

@@ -21,13 +21,13 @@ _LITTLE_SHARED = 256 * 2**20
 _TOKEN_FILE = Path("~/.ray/auth_token")
 
 
-def environment_findings(machine: Machine, output: Path, *, starts_ray: bool = True) -> list[Finding]:
+def environment_findings(machine: Machine, output: Path | None, *, starts_ray: bool = True) -> list[Finding]:
     """Return the findings about this machine and this process.
 
     Parameters
     ----------
     output
-        Where the results of the run go, or ``runs``.
+        Where the results of the run go, or ``runs``; None for a URL, whose run works in a temporary folder.
     starts_ray
         Whether the run starts a Ray of its own.
     """
@@ -35,7 +35,7 @@ def environment_findings(machine: Machine, output: Path, *, starts_ray: bool = T
         *_processors(machine),
         _memory(machine),
         _shared_memory(machine),
-        _disk("free disk for results", output),
+        *([] if output is None else [_disk("free disk for results", output)]),
         _temporary_files(starts_ray),
         _home(),
         _open_files(),

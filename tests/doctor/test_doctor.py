@@ -58,6 +58,8 @@ def of(what, machine=SOUND, output=Path()):
 
 def test_a_sound_machine_is_sound(plain):
     statuses = {finding.what: finding.status for finding in environment_findings(SOUND, Path())}
+    behind_a_url = {finding.what for finding in environment_findings(SOUND, None)}
+    assert statuses.keys() - behind_a_url == {"free disk for results"}
     assert len(statuses) == 10
     assert all(status != "problem" for status in statuses.values())
     assert statuses["processors"] == statuses["memory"] == statuses["shared memory (/dev/shm)"] == "ok"
