@@ -17,13 +17,14 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from benchmarks.forking import forked
 
 ROUNDS = 20
 KEPT = ("round", "global_metric", "global_loss", "train_loss_last", "clients_ok", "bytes_up", "update_norm")
@@ -71,7 +72,7 @@ def measure(points: int, seed: int) -> list[Point]:
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
         started = time.monotonic()
-        if _forked(lambda: _run(whole, resume=False)) != 0:
+        if _ended(lambda: _run(whole, resume=False)) != 0:
             sys.exit("error: the undisturbed run failed")
         seconds = time.monotonic() - started
         rng = random.Random(seed)
@@ -89,10 +90,10 @@ def _first_group_seconds(folder: Path, seconds: float) -> float:
 
 
 def _point(folder: Path, whole: Path, moment: float) -> Point:
-    _forked(lambda: _run(folder, resume=False), kill_after=moment)
+    _ended(lambda: _run(folder, resume=False), kill_after=moment)
     recorded = len(_records(folder))
     checkpoints = sorted(path.stem for path in folder.glob("checkpoints/round-*.sha256"))
-    if _forked(lambda: _run(folder, resume=True)) != 0:
+    if _ended(lambda: _run(folder, resume=True)) != 0:
         sys.exit(f"error: the run killed after {moment:.3f} s could not be resumed")
     prompt = Path("prompt") / "global.safetensors"
     return Point(
@@ -138,19 +139,9 @@ def _run(folder: Path, resume: bool) -> None:
     run_config(config, resume=resume, quiet=True, console=Console(file=open(os.devnull, "w")))  # noqa: PTH123, SIM115
 
 
-def _forked(work: Callable[[], None], kill_after: float | None = None) -> int:
+def _ended(work: Callable[[], None], kill_after: float | None = None) -> int:
     """Do ``work`` in a process of its own; return its exit status, that of a signal being negative."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
+    pid = forked(work)
     if kill_after is not None:
         time.sleep(kill_after)
         os.kill(pid, signal.SIGKILL)

@@ -13,7 +13,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -22,6 +22,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings, strategies
 from hypothesis import seed as seeded
 
+from benchmarks.forking import forked
 from benchmarks.fuzzing.judgement import judged, place
 from benchmarks.fuzzing.kinds import KINDS
 from benchmarks.fuzzing.small_runs import small_data, workshop
@@ -102,23 +103,8 @@ def _make_ready(name: str) -> None:
     workshop()
     small_data()
     make = KINDS[name].made_once
-    if make is not None and os.waitpid(_forked(make), 0)[1]:
+    if make is not None and os.waitpid(forked(make), 0)[1]:
         sys.exit("error: the undamaged run failed")
-
-
-def _forked(work: Callable[[], object]) -> int:
-    """Return the id of a process that does the work and ends with status 0, or 1 if an exception leaves it."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return pid
 
 
 def _chunk(name: str, numbers: Sequence[int], figures: Figures) -> None:
@@ -128,7 +114,7 @@ def _chunk(name: str, numbers: Sequence[int], figures: Figures) -> None:
         os.close(reading)
         _work(name, numbers, writing)
 
-    pid = _forked(work)
+    pid = forked(work)
     os.close(writing)
     begun: int | None = None
     with os.fdopen(reading) as lines:

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from fedsim.doctor.findings import Finding, ok, problem, warning
-from fedsim.executors.own_ray import _base
+from fedsim.executors.own_ray import base_folder
 from fedsim.machine import Machine, disk_bytes, why_not_writable
 from fedsim.report import format_bytes
 
@@ -92,7 +92,7 @@ def _disk(what: str, folder: Path) -> Finding:
 def _temporary_files(starts_ray: bool) -> Finding:
     what = "free disk for temporary files"
     try:
-        folder = _base() if starts_ray else Path(tempfile.gettempdir())
+        folder = base_folder() if starts_ray else Path(tempfile.gettempdir())
     except FileNotFoundError as error:
         return problem(what, f"{error.strerror}; name a folder that can be written in the environment variable TMPDIR")
     if starts_ray and (reason := why_not_writable(folder)) is not None:

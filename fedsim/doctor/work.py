@@ -87,20 +87,13 @@ def _results(what: str, config: Config) -> Finding:
         check_usable(destination.holds(), destination.url)
         destination.check_writable()
         return ok(what, f"{config.output} can be written to")
-    path = Path(config.output or f"runs/{config.name}")
+    folder = Path(config.output or "runs")
     if config.output is not None:
-        RunFolder.check(path)
-        above = _nearest(path)
-    else:  # a new folder beside those that are there
-        above = _nearest(path.parent)
+        RunFolder.check(folder)
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if (reason := why_not_writable(above)) is not None:
         return problem(what, f"{above} cannot be written to ({reason}); give another folder with output=FOLDER")
     if config.output is not None:
-        return ok(what, f"{path} can be written to")
+        return ok(what, f"{folder} can be written to")
     note = "" if config.ray.address is None else "; a job's own folder goes with the job: give output=FOLDER or a URL"
-    return (warning if note else ok)(what, f"go to a new folder {path}{note}")
-
-
-def _nearest(path: Path) -> Path:
-    """Return a path, or the nearest one above it that is there."""
-    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    return (warning if note else ok)(what, f"go to a new folder {folder / (config.name or 'run')}{note}")

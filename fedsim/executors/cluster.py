@@ -15,7 +15,7 @@ from fedsim.executors import own_ray
 from fedsim.executors.config import RayConfig
 
 _CONNECT_SECONDS = 5.0
-_EXCLUDES = ["**/__pycache__"]
+_EXCLUDES = [".git", "**/__pycache__"]
 """Beside what .rayignore leaves out, which Ray reads itself."""
 
 

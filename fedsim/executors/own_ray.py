@@ -58,7 +58,7 @@ def start(config: RayConfig, data_bytes: int) -> None:
 
     global _folder
     discard()
-    base = _base()
+    base = base_folder()
     sweep(PREFIX, base)
     try:
         _folder = OwnedFolder(PREFIX, base)
@@ -155,7 +155,7 @@ def _at_exit() -> None:
     discard()
 
 
-def _base() -> Path:
+def base_folder() -> Path:
     """Return the folder for temporary files, or ``/tmp`` where its path is too long for a socket's."""
     base = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     pid = os.getpid()

@@ -165,6 +165,6 @@ def test_a_malformed_address_is_one_sentence(address):
 
 def test_a_path_too_long_for_sockets_is_not_used(monkeypatch, tmp_path, base):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 20)))
-    assert own_ray._base() == Path("/tmp")
+    assert own_ray.base_folder() == Path("/tmp")
     monkeypatch.setenv("RAY_TMPDIR", str(base))
-    assert own_ray._base() == base
+    assert own_ray.base_folder() == base
