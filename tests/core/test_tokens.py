@@ -64,7 +64,7 @@ def test_rows_are_the_places_of_all_tokens(runs):
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.none() | st.integers(1, 200))
 def test_a_cut_keeps_the_order_and_the_limit(lengths, max_tokens):
-    """Pieces hold ``max_tokens`` at most unless one example alone is longer; without such ones there is one too many at most."""
+    """Pieces hold ``max_tokens`` at most unless one example alone is longer; without such ones, one is too many at most."""
     pieces = cut(np.array(lengths), max_tokens)
     assert [i for piece in pieces for i in range(len(lengths))[piece]] == list(range(len(lengths)))
     assert all(piece.stop > piece.start for piece in pieces)
