@@ -80,6 +80,7 @@ def run(study: str, work: Work) -> dict[str, Any]:
         "personalised": summary["personalised_metric"],
         "layers": summary["layers"],
         "megabytes_up": summary["bytes_up"] / 1e6,
+        "megabytes_down": summary["bytes_down"] / 1e6,
         "seconds": time.monotonic() - started,
         "overrides": list(work.overrides),
     }
