@@ -39,7 +39,7 @@ class MemoryEstimate:
     client_states: int
     """What all clients that are visited keep between rounds, at most; once in the cluster, and in each checkpoint."""
     exchanged: int
-    """What a client sends in a round."""
+    """A vector of what is exchanged; how many of them travel is a matter of :mod:`fedsim.core.traffic`."""
     activations: int
     """Of a pass of training and one of evaluation: an estimate. Both, since a process keeps what it has freed."""
     vectors: int

@@ -57,6 +57,8 @@ def test_what_clients_keep_and_send_is_what_is_planned(tiny_config, changes, tmp
     kept = [value for state in checkpoint.clients for value in vars(state).values() if isinstance(value, np.ndarray)]
     assert sum(array.nbytes for array in kept) == memory.client_states
     assert summary["exchanged_parameters"] * np.dtype(config.model.exchange_dtype).itemsize == memory.exchanged
+    assert summary["bytes_down"] == 5 * config.traffic.bytes_down(memory.exchanged)
+    assert summary["bytes_up"] == 5 * config.traffic.bytes_up(memory.exchanged)
 
 
 def memory(**changes):
