@@ -212,6 +212,7 @@ SUMS = {
     "scaffold": ("P", "dc"),
     "fedpeptao": ("P", "D", "DS", "c", "S"),
     "fedpeptao without weight decay": ("P", "D", "DS", "c"),
+    "fedpeptao without control variates": ("D", "DS"),  # its weight decay is 0
     "fedpeptao without correction": ("P", "c"),
     "fedpeptao with control": ("P", "c"),
 }
@@ -239,9 +240,8 @@ def test_sums_that_secure_aggregation_would_need(exact, name, monkeypatch):
                 total[kind] = total[kind] + weight * terms[kind]
         weight, update = trained.update.weight_sum, trained.update
         start_F = weight * state.vector_F
-        made = {"vector_sum_F": total["P"]}
+        made = {"vector_sum_F": total["P"] + total["S"] if "S" in total else start_F if "D" in total else total["P"]}
         if "D" in total:
-            made["vector_sum_F"] = total["P"] + total.get("S", start_F - total["P"])
             made |= {"metric_sum_F": total["D"], "metric_step_sum_F": total["DS"]}
         if "dc" in total:
             made["control_delta_sum_F"] = total["dc"]
@@ -309,7 +309,13 @@ ROWS = {
     "`fedpeptao`, `correction=control`": "fedpeptao with control",
     "`fedpeptao_published`": "fedpeptao_published",
 }
-SYMBOLS = {(PROMPT, "down"): "P_t", (PROMPT, "up"): "P_i", (CONTROL, "down"): "c", (GAIN, "up"): "G_i", (STEPS, "up"): "S_i"}
+SYMBOLS = {
+    (PROMPT, "down"): "P_t",
+    (PROMPT, "up"): "P_i",
+    (CONTROL, "down"): "c",
+    (GAIN, "up"): "G_i",
+    (STEPS, "up"): "S_i",
+}
 
 
 def test_the_table_of_the_docs_is_from_the_source():

@@ -89,8 +89,8 @@ def test_sigterm_saves_even_between_checkpoints_and_the_run_resumes_to_the_same_
 
 
 def test_the_best_rounds_and_the_published_time_are_those_of_the_whole_run(tmp_path):
-    """The server goes on with steps so long that the end is not the best, and the best lies before the interrupt."""
-    worse = {"server": {"kind": "fedavg", "lr": 6.0}, "evaluation": {"personalised_every": 1}}
+    """The server takes steps so long that the best round is not the last; it lies before the interrupt."""
+    worse = {"server": {"kind": "fedavg", "lr": 100.0}, "evaluation": {"personalised_every": 1}}
     config = merged(CONFIG, worse)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     summary = run_config(make_tiny(**config, output=str(whole)), quiet=True)
@@ -100,7 +100,9 @@ def test_the_best_rounds_and_the_published_time_are_those_of_the_whole_run(tmp_p
         assert summary[f"best_{which}_metric"] == max(values)
         assert summary[f"best_{which}_round"] == 1 + values.index(max(values))
         assert summary[f"{which}_metric"] == values[-1]
-    assert summary["best_personalised_round"] < 4 and summary["best_personalised_metric"] > summary["personalised_metric"]
+    assert (
+        summary["best_personalised_round"] < 4 and summary["best_personalised_metric"] > summary["personalised_metric"]
+    )
 
     with pytest.raises(RunInterrupted):
         stop = on_line("round 4/6", lambda: signal.raise_signal(signal.SIGTERM))
