@@ -175,8 +175,6 @@ class GroupTraining:
         result: TrainingResult,
         seconds: float,
     ) -> _Outcome:
-        settings = self._settings
-        sends = 1 + int(settings.uses_control) + int(settings.correction == "preconditioner")
         report = replace(
             self._report(parts, state, old),
             num_steps=result.num_steps,
@@ -184,7 +182,7 @@ class GroupTraining:
             num_slots=result.num_slots,
             loss_first=result.loss_first,
             loss_last=result.loss_last,
-            bytes_up=state.vector_F.itemsize * parts.exchanged.size * sends,
+            bytes_up=self._settings.traffic.bytes_up(_vector_bytes(parts, state)),
             seconds=seconds,
         )
         if not all(np.isfinite(array).all() for array in _arrays(old, new, result)):
@@ -195,12 +193,14 @@ class GroupTraining:
     # -- one client ----------------------------------------------------------------------------------------------------
 
     def _report(self, parts: Parts, state: GlobalState, old: ClientState) -> ClientReport:
-        receives = 1 + int(self._settings.uses_control)
+        traffic = self._settings.traffic
+        if state.control_F is None:
+            traffic = traffic.without_control()
         return ClientReport(
             client=old.client,
             round=state.round,
             num_examples=len(self._spec.shards.train(old.client)),
-            bytes_down=state.vector_F.itemsize * parts.exchanged.size * receives,
+            bytes_down=traffic.bytes_down(_vector_bytes(parts, state)),
             node=socket.gethostname(),
             pid=os.getpid(),
         )
@@ -272,6 +272,11 @@ class GroupTraining:
     def _initial(self, layout: VectorLayout) -> np.ndarray:
         spec = self._spec
         return initial_vector(layout, spec.prompt, spec.model.head, spec.settings.seed, spec.start)
+
+
+def _vector_bytes(parts: Parts, state: GlobalState) -> int:
+    """Return the bytes of one vector of what is exchanged."""
+    return state.vector_F.itemsize * parts.exchanged.size
 
 
 def _check_shapes(olds: Sequence[ClientState], results: Sequence[TrainingResult], parts: Parts) -> None:

@@ -17,6 +17,7 @@ from clients.visits import sees_all
 from fedsim.core.layout import VectorLayout
 from fedsim.core.shards import Shards
 from fedsim.core.tokens import TokenTable
+from fedsim.core.traffic import Traffic, visit_traffic
 
 if TYPE_CHECKING:
     from clients.worker import ClientWorker
@@ -56,6 +57,12 @@ class WorkSettings:
     def keeps_state(self) -> bool:
         """Whether a client keeps tensors between its visits: a control variate, personal prompts or moments."""
         return self.uses_control or self.keep_local or self.client.optimizer.moments == "keep"
+
+    @property
+    def traffic(self) -> Traffic:
+        """What a real device would receive and send at a visit."""
+        optimizer = self.client.optimizer
+        return visit_traffic(self.correction, optimizer.kind, optimizer.weight_decay)
 
 
 @dataclass(frozen=True)

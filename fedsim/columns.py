@@ -23,8 +23,9 @@ ROUND_COLUMNS: dict[str, str] = {
     "client_examples": "int64",  # training examples held by the usable clients
     "client_steps": "int64",  # local optimizer steps of the usable clients
     "actors_replaced": "int32",
-    "bytes_down": "int64",  # what real devices would have received and sent, all clients together
+    "bytes_down": "int64",  # what real devices would have received and sent, all clients together; see fedsim.core.traffic
     "bytes_up": "int64",
+    "seconds_longest_client": "float64",  # the longest training of a usable client: a round's time as published
     "seconds_simulated": "float64",  # that the server would have waited for real devices, by sampling.delay
     "seconds_round": "float64",  # the sum of these three
     "seconds_train": "float64",  # until the last group was trained

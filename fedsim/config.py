@@ -15,6 +15,7 @@ from clients.config import AttackConfig, ClientConfig, ModelConfig, PromptConfig
 from fedsim.config_errors import Key, Where, sentence
 from fedsim.core.errors import ConfigError, nearest, shown
 from fedsim.core.schema import PathText, Schema
+from fedsim.core.traffic import Traffic, visit_traffic
 from fedsim.data.config import DataConfig
 from fedsim.executors.config import RayConfig
 from fedsim.tracking import TrackingConfig
@@ -104,6 +105,12 @@ class Config(Schema):
             return self.client.correction
         of_kind = {"scaffold": "control", "fedprox": "proximal", "fedpeptao": "preconditioner"}
         return of_kind.get(self.server.kind, "none")
+
+    @property
+    def traffic(self) -> Traffic:
+        """What a real device would receive and send at a visit."""
+        optimizer = self.client.optimizer
+        return visit_traffic(self.correction, optimizer.kind, optimizer.weight_decay)
 
     @property
     def identity(self) -> str:

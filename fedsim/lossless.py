@@ -21,6 +21,7 @@ from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import ClientReport, ClientState, SpectrumReport
 from fedsim.executors.base import Executor, Handle, TrainedGroup
 from fedsim.failures import usable
+from fedsim.rounds import usable_reports
 from server.aggregation import population_weight
 from server.sampling import cohort
 from server.selection import combine_shares
@@ -41,8 +42,7 @@ class ShareCost:
     bytes_down: int
     """Bytes that real devices would have received: all prompts and the head, once a visit and once a spectrum."""
     bytes_up: int
-    """Bytes that real devices would have sent: all prompts and the head once a visit, and as much again for their metric with
-    the preconditioner correction. (A share is one number.)"""
+    """Bytes that real devices would have sent at the visits; see :mod:`fedsim.core.traffic`. (A share is one number.)"""
     seconds_warmup: float
     seconds_spectra: float
 
@@ -96,7 +96,7 @@ def estimate_share(
     """
     settings = config.layers.spectrum
     started = time.monotonic()
-    state, last, trained = _warm_up(config, executor, full, sizes_N, phase, start, note)
+    state, last, visits = _warm_up(config, executor, full, sizes_N, phase, start, note)
     warm = time.monotonic()
     clients = _clients(config, sizes_N, last)
     phase(f"taking the Hessian spectra of {len(clients)} clients")
@@ -105,15 +105,17 @@ def estimate_share(
     share = combine_shares(
         [report.share for report in reports], [report.num_examples for report in reports], settings.weighting
     )
-    size = np.dtype(config.model.exchange_dtype).itemsize * full.size
+    trained = usable_reports(visits)
+    vector_bytes = np.dtype(config.model.exchange_dtype).itemsize * full.size
+    received = [report for report in spectra if report.failure is None or report.failure.kind == "error"]
     cost = ShareCost(
         warmup_rounds=settings.warmup_rounds,
         client_visits=len(trained),
         client_steps=sum(report.num_steps for report in trained),
         spectra=len(reports),
         hessian_vector_products=sum(report.products for report in reports),
-        bytes_down=size * (len(trained) + len(reports)),
-        bytes_up=size * len(trained) * (2 if config.correction == "preconditioner" else 1),
+        bytes_down=sum(report.bytes_down for report in visits) + vector_bytes * len(received),
+        bytes_up=sum(report.bytes_up for report in visits),
         seconds_warmup=warm - started,
         seconds_spectra=time.monotonic() - warm,
     )
@@ -129,7 +131,7 @@ def _warm_up(
     start: StartingPoint | None,
     note: Callable[[str], None],
 ) -> tuple[Handle, tuple[int, ...], list[ClientReport]]:
-    """Return the last global state, the last cohort in the order drawn, and the reports of all visits."""
+    """Return the last global state, the last cohort in the order drawn, and the reports of all visits, failed ones too."""
     rounds = config.layers.spectrum.warmup_rounds
     vector_F = initial_vector(full, config.prompt, config.model.head, config.seed, start)
     vector_F = vector_F.astype(config.model.exchange_dtype)
@@ -138,7 +140,7 @@ def _warm_up(
     executor.start_server(server, vector_F, full.layers, sample_rate, population_weight(server, sizes_N))
     work_N = np.array([num_visited(config.client, int(size)) for size in sizes_N])
     order: tuple[int, ...] = ()
-    trained: list[ClientReport] = []
+    visits: list[ClientReport] = []
     for round in range(rounds):
         phase(f"warm-up round {round + 1} of {rounds}, prompts in all layers")
         order = tuple(int(client) for client in cohort(config.sampling, config.seed, round, sizes_N))
@@ -149,9 +151,10 @@ def _warm_up(
         ]
         done.sort(key=lambda trained: (trained.group.group, trained.group.part))
         reports = [report for trained in done for report in trained.reports]
-        trained += usable(reports, f"in warm-up round {round + 1}", config.client.on_failure, note)
+        usable(reports, f"in warm-up round {round + 1}", config.client.on_failure, note)
+        visits += reports
         executor.apply(round, order)
-    return executor.global_state(), order, trained
+    return executor.global_state(), order, visits
 
 
 def _clients(config: Config, sizes_N: np.ndarray, last: tuple[int, ...]) -> list[int]:

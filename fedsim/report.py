@@ -76,11 +76,11 @@ def final_table(summary: Mapping[str, Any]) -> Table:
     ----------
     summary
         Contents of ``summary.json``; read are, where present, ``metric_name``, ``method``, ``task``, ``model``,
-        ``clients``, ``executor``, ``workers`` (a list), ``layers``, ``num_layers``, ``rounds``,
-        ``first_global_metric``, ``global_metric``, ``best_global_metric``, ``best_round``, ``personalised_metric``,
-        ``client_updates``, ``clients_failed``, ``client_steps``, ``bytes_down``, ``bytes_up``, ``seconds_total``,
-        ``seconds_per_round_median``, ``fuse``, ``padding_share``, ``trunk_cache``, ``folder`` and ``interrupted``. What is
-        absent or not a number gets no row.
+        ``clients``, ``executor``, ``workers`` (a list), ``layers``, ``num_layers``, ``rounds``, ``first_global_metric``,
+        ``global_metric``, ``best_global_metric``, ``best_global_round``, ``personalised_metric``,
+        ``best_personalised_metric``, ``best_personalised_round``, ``client_updates``, ``clients_failed``, ``client_steps``,
+        ``bytes_down``, ``bytes_up``, ``seconds_total``, ``seconds_per_round_median``, ``seconds_published``, ``fuse``,
+        ``padding_share``, ``trunk_cache``, ``folder`` and ``interrupted``. What is absent or not a number gets no row.
     """
     metric_name = str(summary.get("metric_name") or "metric")
     rows: list[tuple[str, str | None]] = [
@@ -92,14 +92,16 @@ def final_table(summary: Mapping[str, Any]) -> Table:
         ("exchanged layers", _layers(summary)),
         ("rounds", _number(summary, "rounds")),
         (metric_name, _course(summary)),
-        (f"best {metric_name}", _best(summary)),
+        (f"best {metric_name}", _best(summary, "global")),
         (f"personalised {metric_name}", _metric(summary, "personalised_metric")),
+        (f"best personalised {metric_name}", _best(summary, "personalised")),
         ("client visits", _visits(summary)),
         ("local steps", _number(summary, "client_steps")),
         ("shared passes", _passes(summary)),
         ("trunk cache", _trunks(summary)),
         ("traffic", _traffic(summary)),
         ("time", _time(summary)),
+        ("published time", _published_time(summary)),
         ("folder", _text(summary, "folder")),
     ]
     table = Table(box=box.SIMPLE_HEAD, show_header=False, padding=(0, 1), title_justify="left", title_style="bold")
@@ -247,8 +249,8 @@ def _course(summary: Mapping[str, Any]) -> str | None:
     return f"{first} -> {last}" if first and last else last
 
 
-def _best(summary: Mapping[str, Any]) -> str | None:
-    best, best_round = _metric(summary, "best_global_metric"), summary.get("best_round")
+def _best(summary: Mapping[str, Any], which: str) -> str | None:
+    best, best_round = _metric(summary, f"best_{which}_metric"), summary.get(f"best_{which}_round")
     return f"{best} (round {best_round})" if best and best_round is not None else best
 
 
@@ -286,3 +288,8 @@ def _time(summary: Mapping[str, Any]) -> str | None:
         return None
     text = format_seconds(total)
     return text if median is None else f"{text}, {format_seconds(median)} a round (median)"
+
+
+def _published_time(summary: Mapping[str, Any]) -> str | None:
+    seconds = summary.get("seconds_published")
+    return None if seconds is None else f"{format_seconds(seconds)}, the longest client of each round"

@@ -17,6 +17,7 @@ from fedsim.preparation import Prepared
 from fedsim.progress import Progress
 from fedsim.prompted import GLOBAL_PROMPT, PERSONAL_PROMPTS, save_personal_prompts, save_prompt
 from fedsim.result import Result
+from fedsim.rounds import better
 from fedsim.tracking import RunFolder
 
 
@@ -70,13 +71,19 @@ def class_names(task: Any) -> tuple[str, ...]:
 
 def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[str, Any]) -> dict[str, Any]:
     totals = result.totals
-    personalised = result.personalised
     metric = prepared.data.task.metric
+    personalised = math.nan if result.personalised is None else compute(metric, result.personalised.confusion_CC)
+    best_personalised, best_personalised_round = better(
+        totals.best_personalised_metric, totals.best_personalised_round, personalised, config.rounds
+    )
     return {
         "metric_name": metric,
         "global_metric": totals.global_metric,
         "best_global_metric": totals.best_global_metric,
-        "personalised_metric": math.nan if personalised is None else compute(metric, personalised.confusion_CC),
+        "best_global_round": totals.best_global_round,
+        "personalised_metric": personalised,
+        "best_personalised_metric": best_personalised,
+        "best_personalised_round": best_personalised_round,
         "first_global_metric": totals.initial_metric,
         "rounds": config.rounds,
         "clients": config.partition.clients,
@@ -84,6 +91,7 @@ def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[st
         **{key: chosen.get(key) for key in ("share", "share_rule", "share_cost")},
         "num_layers": result.layout.geometry.num_layers,
         "exchanged_parameters": result.layout.size,
+        "transferred_parameters": result.layout.prompt_size,
         "client_updates": totals.client_updates,
         "client_steps": totals.client_steps,
         "client_tokens": totals.client_tokens,
@@ -91,6 +99,9 @@ def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[st
         "clients_failed": totals.client_failures,
         "bytes_up": totals.bytes_up,
         "bytes_down": totals.bytes_down,
+        "vectors_up": list(config.traffic.up),
+        "vectors_down": list(config.traffic.down),
+        "seconds_published": totals.seconds_longest_clients,
         "seconds_total": result.seconds,
         "seconds_per_round_median": statistics.median(totals.seconds_rounds) if totals.seconds_rounds else math.nan,
     }

@@ -64,6 +64,7 @@ class OpenRound:
             "client_steps": sum(report.num_steps for report in usable),
             "bytes_down": sum(report.bytes_down for report in self.reports),
             "bytes_up": sum(report.bytes_up for report in self.reports),
+            "seconds_longest_client": max(report.seconds for report in usable),
             "seconds_simulated": self.answers.seconds,
             "seconds_round": self.seconds_train + self.seconds_server + seconds_evaluate,
             "seconds_train": self.seconds_train,
@@ -88,6 +89,13 @@ class Totals:
     initial_metric: float = math.nan
     global_metric: float = math.nan
     best_global_metric: float = math.nan
+    best_global_round: int | None = None
+    """The first round with the best metric, counted from 1."""
+    best_personalised_metric: float = math.nan
+    """Of the rounds after which personalised evaluation was due."""
+    best_personalised_round: int | None = None
+    seconds_longest_clients: float = 0.0
+    """Sum over rounds of the longest training of a client."""
     seconds_rounds: list[float] = field(default_factory=list)
     seconds_before: float = 0.0
     """Seconds of this run's earlier, interrupted parts."""
@@ -108,10 +116,20 @@ class Totals:
         self.client_slots += sum(report.num_slots for report in usable)
         self.bytes_up += record["bytes_up"]
         self.bytes_down += record["bytes_down"]
+        self.seconds_longest_clients += record["seconds_longest_client"]
         self.seconds_rounds.append(record["seconds_round"])
-        if record["global_metric"] is not None:
-            self.global_metric = record["global_metric"]
-            self.best_global_metric = float(np.nanmax([self.best_global_metric, self.global_metric]))
+        if (value := record["global_metric"]) is not None:
+            self.global_metric = value
+            best = self.best_global_metric, self.best_global_round
+            self.best_global_metric, self.best_global_round = better(*best, value, record["round"])
+        if (value := record["personalised_metric"]) is not None:
+            best = self.best_personalised_metric, self.best_personalised_round
+            self.best_personalised_metric, self.best_personalised_round = better(*best, value, record["round"])
+
+
+def better(best: float, best_round: int | None, value: float, round: int) -> tuple[float, int | None]:
+    """Return the higher of two metrics with its round; of equal ones the earlier, of one that is NaN the other."""
+    return (value, round) if value > best or (math.isnan(best) and not math.isnan(value)) else (best, best_round)
 
 
 def usable_reports(reports: Sequence[ClientReport]) -> list[ClientReport]:

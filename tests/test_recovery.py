@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 from support import make_tiny
 
@@ -11,7 +12,9 @@ from fedsim.executors.local import LocalExecutor
 from fedsim.runner import run_config
 
 ROUNDS, CLIENTS = 5, 5
-TIMES = ("time", "seconds", "seconds_round", "seconds_train", "seconds_server", "seconds_evaluate")
+TIMES = (
+    "time", "seconds", "seconds_round", "seconds_train", "seconds_server", "seconds_evaluate", "seconds_longest_client",
+)  # fmt: skip
 AGAIN = "clients_retried"
 KINDS = ("start", "layers", "absent", "round", "end")
 
@@ -27,7 +30,10 @@ def run(path, **changes):
     events = [{k: v for k, v in event.items() if k not in TIMES} for event in events_of(path)]
     kept = [{k: v for k, v in event.items() if k != AGAIN} for event in events if event["event"] in KINDS]
     recovered = [event["round"] for event in events if event["event"] == "recovered"]
-    totals = {key: summary[key] for key in ("client_updates", "client_steps", "bytes_up", "global_metric")}
+    longest = pq.read_table(path / "rounds.parquet")["seconds_longest_client"].to_pylist()
+    assert summary["seconds_published"] == pytest.approx(sum(longest[1:]), rel=1e-12)
+    keys = ("client_updates", "client_steps", "bytes_up", "bytes_down", "global_metric", "best_global_round")
+    totals = {key: summary[key] for key in keys}
     return (path / "prompt" / "global.safetensors").read_bytes(), kept, totals, recovered
 
 

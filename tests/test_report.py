@@ -70,9 +70,10 @@ def test_small_formats():
 SUMMARY = {
     "metric_name": "accuracy", "method": "fedpeptao", "task": "reviews", "model": "embedded", "clients": 1000,
     "executor": "ray", "workers": [{}, {}], "layers": [1, 2], "num_layers": 4, "rounds": 20,
-    "first_global_metric": 0.5, "global_metric": 0.90125, "best_global_metric": 0.91, "personalised_metric": math.nan,
+    "first_global_metric": 0.5, "global_metric": 0.90125, "best_global_metric": 0.91, "best_global_round": 17,
+    "personalised_metric": math.nan, "best_personalised_metric": math.nan, "best_personalised_round": None,
     "client_updates": 2000, "clients_failed": 3, "client_steps": 16000, "bytes_down": 2_000_000, "bytes_up": 1_500_000,
-    "seconds_total": 75.0, "seconds_per_round_median": 3.14, "folder": "runs/[a]",
+    "seconds_total": 75.0, "seconds_per_round_median": 3.14, "seconds_published": 42.0, "folder": "runs/[a]",
 }  # fmt: skip
 
 
@@ -81,11 +82,17 @@ def test_final_table_shows_what_is_known(width):
     text = " ".join(printed(final_table(SUMMARY), width).split())
     for piece in (
         "Run finished", "method fedpeptao", "clients 1,000", "executor ray, 2 workers", "1-2 (2 of 4)",
-        "accuracy 0.5000 -> 0.9012", "best accuracy 0.9100", "2,000 ok, 3 failed", "local steps 16,000",
-        "folder runs/[a]",
+        "accuracy 0.5000 -> 0.9012", "best accuracy 0.9100 (round 17)", "2,000 ok, 3 failed", "local steps 16,000",
+        "published time 42 s", "folder runs/[a]",
     ):  # fmt: skip
         assert piece in text
     assert "personalised" not in text and "nan" not in text
+
+
+def test_final_table_shows_the_best_personalised_metric_beside_the_last():
+    figures = {"personalised_metric": 0.75, "best_personalised_metric": 0.8, "best_personalised_round": 4}
+    text = " ".join(printed(final_table({**SUMMARY, **figures}), 100).split())
+    assert "personalised accuracy 0.7500 best personalised accuracy 0.8000 (round 4)" in text
 
 
 def test_final_table_of_little_is_small():

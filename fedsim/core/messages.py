@@ -100,7 +100,7 @@ class ClientReport:
     seconds: float = 0.0
     """Time that the visit took; of clients that trained together, the part that goes by their tokens."""
     bytes_down: int = 0
-    """Bytes that a real device would have received."""
+    """Bytes that a real device would have received; see :mod:`fedsim.core.traffic`."""
     bytes_up: int = 0
     """Bytes that a real device would have sent."""
     memory_splits: int = 0

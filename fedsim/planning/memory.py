@@ -39,7 +39,7 @@ class MemoryEstimate:
     client_states: int
     """What all clients that are visited keep between rounds, at most; once in the cluster, and in each checkpoint."""
     exchanged: int
-    """What a client sends in a round."""
+    """A vector of what is exchanged; how many of them travel is a matter of :mod:`fedsim.core.traffic`."""
     activations: int
     """Of a pass of training and one of evaluation: an estimate. Both, since a process keeps what it has freed."""
     vectors: int
@@ -135,11 +135,22 @@ def _kept_numbers(config: Config, exchanged: VectorLayout, trained: VectorLayout
 
 
 def _sum_bytes(config: Config, exchanged: VectorLayout) -> int:
-    """Return what a round's sums take in float64, as if the server came to none of them before the last is there."""
+    """Return what a round's sums take, as if the server came to none of them before the last is there.
+
+    Sums are in float64, one set a call; what the server looks at client by client is in the format that clients compute in.
+    """
     cohort, server = config.sampling.clients_per_round, config.server
-    one_by_one = server.needs_each_vector or server.needs_each_client or config.ray.actors == "per_client"
-    vectors = (3 if server.uses_control else 1) * (cohort if one_by_one else -(-cohort // config.group_size))
-    return vectors * exchanged.size * np.dtype(np.float64).itemsize
+    calls = cohort if config.ray.actors == "per_client" else -(-cohort // config.group_size)
+    sums = 1 + 2 * server.uses_control + 2 * (config.correction == "preconditioner")
+    each = 0
+    if server.needs_each_vector or server.needs_each_client:
+        each += server.uses_control  # variates that the step is taken with
+    if server.needs_each_vector:
+        each += 1 + (
+            server.uses_control and server.control_timing == "before"
+        )  # vectors, and variates of after the round
+    wide, own = np.dtype(np.float64).itemsize, np.dtype(config.model.exchange_dtype).itemsize
+    return (sums * calls * wide + each * cohort * own) * exchanged.size
 
 
 def _trunk_bytes(config: Config, shape: ModelShape, num_examples: int | None) -> int:

@@ -31,7 +31,10 @@ def plan_tables(config: Config, plan: Plan) -> Group:
         ("a round", _round(plan)),
     ]
     parts: list[Table | Text] = [_table("Plan", rows), _nodes(plan)]
-    parts.append(_table("Memory", _memory(plan, plan.memory)) if plan.memory else Text(f"  {_UNKNOWN}\n"))
+    if plan.memory:
+        parts += [_table("Memory", _memory(plan, plan.memory)), _table("Traffic", _traffic(config, plan.memory))]
+    else:
+        parts.append(Text(f"  {_UNKNOWN}\n"))
     return Group(*parts, *(Text(f"warning: {sentence}", style="yellow") for sentence in plan.warnings))
 
 
@@ -46,7 +49,7 @@ def local_tables(config: Config, memory: MemoryEstimate | None, machine: Machine
         return Group(_table("Plan", rows), Text(f"  {_UNKNOWN}"))
     needed = memory.driver + memory.trunks + memory.activations + memory.vectors + memory.client_states
     rows.append(("memory", f"about {format_bytes(needed)} of {format_bytes(machine.memory_free_bytes)} free"))
-    return Group(_table("Plan", rows))
+    return Group(_table("Plan", [*rows, *_traffic(config, memory)]))
 
 
 def _cluster(config: Config, nodes: Sequence[PlanNode]) -> str:
@@ -95,7 +98,6 @@ def _memory(plan: Plan, memory: MemoryEstimate) -> list[tuple[str, str]]:
         ),
         ("sums of a round", f"at most {format_bytes(memory.sums)}"),
         ("object store", _store(plan, memory)),
-        ("sent by a client", f"{format_bytes(memory.exchanged)} a round"),
         ("an actor's own", f"about {format_bytes(memory.actor)} (estimate)"),
     ]
     if memory.actor_gpu is not None:
@@ -103,6 +105,19 @@ def _memory(plan: Plan, memory: MemoryEstimate) -> list[tuple[str, str]]:
         rows.append(("an actor's GPU memory", f"about {format_bytes(memory.actor_gpu)} (estimate: {parts})"))
     rows.append(("the driver's own", f"about {format_bytes(memory.driver)} (estimate)"))
     return rows
+
+
+def _traffic(config: Config, memory: MemoryEstimate) -> list[tuple[str, str]]:
+    """Say what a real device would receive and send in a round."""
+    traffic = config.traffic
+    most = "" if config.layers.share_rule == "fixed" else "at most "
+    return [
+        (f"a client {verb}", f"{most}{format_bytes(num_bytes)} a round ({', '.join(names)})")
+        for verb, num_bytes, names in (
+            ("receives", traffic.bytes_down(memory.exchanged), traffic.down),
+            ("sends", traffic.bytes_up(memory.exchanged), traffic.up),
+        )
+    ]
 
 
 def _store(plan: Plan, memory: MemoryEstimate) -> str:

@@ -75,7 +75,8 @@ def test_what_a_run_leaves_behind(tiny_config, tmp_path):
     needed = {
         "global_metric", "best_global_metric", "personalised_metric", "metric_name", "rounds", "layers", "seconds_total",
         "seconds_per_round_median", "client_updates", "client_steps", "bytes_up", "bytes_down", "versions", "seed",
-        "config_hash",
+        "config_hash", "best_global_round", "best_personalised_metric", "best_personalised_round", "seconds_published",
+        "transferred_parameters", "vectors_up", "vectors_down",
     }  # fmt: skip
     assert needed <= summary.keys()
     rounds = pq.read_table(path / "rounds.parquet").to_pylist()
@@ -83,10 +84,12 @@ def test_what_a_run_leaves_behind(tiny_config, tmp_path):
     assert [row["round"] for row in rounds] == [0, 1, 2, 3]
     assert len(clients) == 15 == summary["client_updates"]
     assert sum(row["num_steps"] for row in clients) == summary["client_steps"]
-    # 2 of 4 layers x {key, value} x 4 virtual tokens x hidden size, in float32; prompt, control variate and metric
-    hidden = summary["exchanged_parameters"] // (2 * 2 * 4)
-    assert {row["bytes_up"] for row in clients} == {2 * 2 * 4 * hidden * 4 * 3}
-    assert sum(row["bytes_up"] for row in clients) == summary["bytes_up"]
+    # 2 of 4 layers x {key, value} x 4 virtual tokens x hidden size 64, in float32; up go prompt, gain and steps
+    assert summary["exchanged_parameters"] == summary["transferred_parameters"] == 2 * 2 * 4 * 64
+    assert (summary["vectors_down"], summary["vectors_up"]) == (["prompt"], ["prompt", "gain", "steps"])
+    for key, vectors in (("bytes_down", 1), ("bytes_up", 3)):
+        assert {row[key] for row in clients} == {2 * 2 * 4 * 64 * 4 * vectors}
+        assert sum(row[key] for row in clients) == sum(row[key] or 0 for row in rounds) == summary[key]
     assert {p.suffix for p in (path / "plots").iterdir()} == {".png"}
     assert {p.stem for p in (path / "plots").iterdir()} >= {
         "metric",

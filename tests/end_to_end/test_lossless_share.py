@@ -86,7 +86,7 @@ def test_share_layers_and_cost_are_recorded(local, rule):
     assert cost == layers["share_cost"]
     size = 4 * summary["exchanged_parameters"] // len(summary["layers"]) * 4  # float32, all layers; no head is trained
     assert (cost["warmup_rounds"], cost["client_visits"], cost["spectra"]) == (2, 10, 5)
-    assert cost["bytes_up"] == 10 * 2 * size and cost["bytes_down"] == 15 * size  # up: prompts and their metric
+    assert cost["bytes_up"] == 10 * 3 * size and cost["bytes_down"] == 15 * size  # up: prompts, gains, steps
     assert cost["hessian_vector_products"] == 5 * (10 if rule == "density" else 10 + 2 * 8)
     assert cost["client_steps"] > 0 and cost["seconds_warmup"] > 0 and cost["seconds_spectra"] > 0
     # What the run itself costs is counted apart.

@@ -11,7 +11,9 @@ from fedsim.executors.local import LocalExecutor
 from fedsim.interrupt import RunInterrupted
 from fedsim.runner import run_config
 
-TIMES = ("time", "seconds", "seconds_round", "seconds_train", "seconds_server", "seconds_evaluate")
+TIMES = (
+    "time", "seconds", "seconds_round", "seconds_train", "seconds_server", "seconds_evaluate", "seconds_longest_client",
+)  # fmt: skip
 
 
 def run(make, path, **changes):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from support import ROOT, TINY, limit_files, make_tiny, merged, on_line
@@ -60,8 +61,14 @@ def assert_same(output: Path, undisturbed: Path) -> None:
     assert (output / prompt).read_bytes() == (undisturbed / prompt).read_bytes()
     assert records(output) == records(undisturbed)
     ended, expected = (json.loads((folder / "summary.json").read_text()) for folder in (output, undisturbed))
-    for key in ("global_metric", "best_global_metric", "personalised_metric", "client_steps", "bytes_up", "bytes_down"):
+    for key in (
+        "global_metric", "best_global_metric", "best_global_round", "personalised_metric", "best_personalised_metric",
+        "best_personalised_round", "client_steps", "bytes_up", "bytes_down",
+    ):  # fmt: skip
         assert ended[key] == expected[key], key
+    # No two runs take as long; what was spent before the end of a process is in the sum all the same.
+    seconds = pq.read_table(output / "rounds.parquet")["seconds_longest_client"].to_pylist()
+    assert len(seconds) == 7 and ended["seconds_published"] == pytest.approx(sum(seconds[1:]), rel=1e-12)
 
 
 def test_sigterm_saves_even_between_checkpoints_and_the_run_resumes_to_the_same_bytes(undisturbed, tmp_path, capsys):
@@ -79,6 +86,29 @@ def test_sigterm_saves_even_between_checkpoints_and_the_run_resumes_to_the_same_
     run_config(make_tiny(**CONFIG, output=str(output)), resume=True, quiet=True)
     assert "resuming" in capsys.readouterr().out
     assert_same(output, undisturbed)
+
+
+def test_the_best_rounds_and_the_published_time_are_those_of_the_whole_run(tmp_path):
+    """The server takes steps so long that the best round is not the last; it lies before the interrupt."""
+    worse = {"server": {"kind": "fedavg", "lr": 100.0}, "evaluation": {"personalised_every": 1}}
+    config = merged(CONFIG, worse)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    summary = run_config(make_tiny(**config, output=str(whole)), quiet=True)
+    rows = pq.read_table(whole / "rounds.parquet").to_pylist()[1:]
+    for which in ("global", "personalised"):
+        values = [row[f"{which}_metric"] for row in rows]
+        assert summary[f"best_{which}_metric"] == max(values)
+        assert summary[f"best_{which}_round"] == 1 + values.index(max(values))
+        assert summary[f"{which}_metric"] == values[-1]
+    assert (
+        summary["best_personalised_round"] < 4 and summary["best_personalised_metric"] > summary["personalised_metric"]
+    )
+
+    with pytest.raises(RunInterrupted):
+        stop = on_line("round 4/6", lambda: signal.raise_signal(signal.SIGTERM))
+        run_config(make_tiny(**config, output=str(stopped)), console=stop)
+    run_config(make_tiny(**config, output=str(stopped)), resume=True, quiet=True)
+    assert_same(stopped, whole)
 
 
 def test_ctrl_c_on_a_ray_of_its_own_saves_and_leaves_no_process_behind(undisturbed, tmp_path):

@@ -2,15 +2,18 @@
 
 import numpy as np
 import pytest
-from support import make_tiny
+from support import make_tiny, merged
 
 from clients.config import ModelConfig
+from clients.worker import ClientWorker
 from fedsim.checkpoint import load_latest
+from fedsim.core.messages import ClientState, WorkGroup
 from fedsim.executors.local import LocalExecutor
 from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_shape import model_shape
 from fedsim.preparation import prepare
 from fedsim.runner import run_config
+from server.core import Server
 
 
 def test_the_shape_is_that_of_the_embedded_model():
@@ -57,11 +60,44 @@ def test_what_clients_keep_and_send_is_what_is_planned(tiny_config, changes, tmp
     kept = [value for state in checkpoint.clients for value in vars(state).values() if isinstance(value, np.ndarray)]
     assert sum(array.nbytes for array in kept) == memory.client_states
     assert summary["exchanged_parameters"] * np.dtype(config.model.exchange_dtype).itemsize == memory.exchanged
+    assert summary["bytes_down"] == 5 * config.traffic.bytes_down(memory.exchanged)
+    assert summary["bytes_up"] == 5 * config.traffic.bytes_up(memory.exchanged)
 
 
 def memory(**changes):
     config = make_tiny(**changes)
     return estimate_memory(config, model_shape(config.model), 300, 2)
+
+
+SUMS = {
+    "common metric": ({}, 5, 0),
+    "without control variates": ({"server": {"control": False}}, 3, 0),
+    "fedavg": ({"server": {"kind": "fedavg"}}, 1, 0),
+    "scaffold": ({"server": {"kind": "scaffold"}}, 3, 0),
+    "published": ({"server": {"kind": "fedpeptao_published"}}, 3, 1),
+    "robust": ({"server": {"kind": "fedavg", "aggregation": "median"}}, 1, 1),
+    "robust, of before": ({"server": {"aggregation": "median"}, "client": {"correction": "none"}}, 3, 3),
+    "robust, of after": ({"server": {"kind": "scaffold", "aggregation": "median"}}, 3, 2),
+    "robust, float64": (
+        {"server": {"aggregation": "median"}, "client": {"correction": "none"}, "model": {"dtype": "float64"}}, 3, 3,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes, sums, each", SUMS.values(), ids=SUMS)
+def test_what_groups_send_to_the_server_is_what_is_planned(tiny_config, changes, sums, each):
+    config = tiny_config(**merged({"executor": "local", "layers": {"choose": "fixed", "fixed": [1, 3]}}, changes))
+    spec = prepare(config).spec
+    worker = ClientWorker(spec)
+    size, dtype = worker.info().full.exchanged((1, 3)).size, np.dtype(config.model.exchange_dtype)
+    server = Server(config.server, np.zeros(size, dtype), (1, 3), 5 / 12)
+    groups = [WorkGroup(0, number, clients) for number, clients in enumerate([(0, 2), (3, 5), (7,)])]
+    state = server.global_state()
+    updates = [worker.train(group, state, *map(ClientState, group.clients))[1] for group in groups]
+    arrays = [array for update in updates for name, array in vars(update).items() if name.endswith("F")]
+    taken = sum(array.nbytes for array in arrays if array is not None)
+    planned = estimate_memory(config, model_shape(config.model), 300, 2).sums
+    assert planned == taken == (3 * sums * 8 + 5 * each * dtype.itemsize) * size
 
 
 KEPT = {"client": {"optimizer": {"moments": "keep"}}}

@@ -153,6 +153,8 @@ def test_plan_prints_what_runs_where_and_starts_nothing(printed):
     assert re.search(r"a round +10 clients in 5 work groups: 2 waves on 3 actors", out)
     assert re.search(r"this machine +3 +0 +3 ", out)
     assert re.search(r"frozen weights +941 kB, once on each node", out)
+    assert re.search(r"a client receives +8\.19 kB a round \(prompt\)", out)
+    assert re.search(r"a client sends +24\.6 kB a round \(prompt, gain, steps\)", out)
     assert ray.is_initialized() == connected
 
 
@@ -185,8 +187,9 @@ def test_the_room_that_is_printed_is_the_store_that_a_run_makes(monkeypatch):
 
 
 def test_plan_of_a_local_run_has_no_actors(printed):
-    status, out, _ = printed("plan", QUICK, "executor=local")
+    status, out, _ = printed("plan", QUICK, "executor=local", "layers.share_rule=density", "server.kind=fedavg")
     assert status == 0 and "one process, 1 thread, no actors" in out
+    assert re.search(r"a client sends +at most 16\.4 kB a round \(prompt\)", out)  # spectra say how many of 4 layers
 
 
 REFUSED = {
