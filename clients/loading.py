@@ -20,12 +20,16 @@ from transformers.utils import logging as transformers_logging
 
 from clients.config import ModelConfig
 from clients.families import FAMILIES, Family, Kind, family_of
-from clients.location import locate
+from clients.location import folder_of, locate
+from clients.model_files import check_model_type, check_sentencepiece, check_weights, sentencepiece_file
 from fedsim.core.errors import ModelError, shown
 
 _ALIGNMENT = 64
 """Bytes. Matrix products of the same numbers differ in their last bits where the memory is aligned differently, and Ray's
 object store aligns by 64: without this, results in this process would not be those of actors."""
+
+_NO_ADAPTER = {"subfolder": "no-adapter"}
+"""Where transformers is to look for an adapter to attach: else it takes one whose files lie beside the model's (peft#1381)."""
 
 _MOST_LAYERS = 1024
 """To build a layer takes time even where it has no weights yet."""
@@ -77,10 +81,27 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=config.trust_remote_code)
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
-        raise ModelError(f"the tokenizer of model {config.location} cannot be read: {_first_line(error)}") from error
+        if (folder := folder_of(location)) is not None:
+            check_sentencepiece(folder, config.location)
+        raise ModelError(
+            f"the tokenizer of model {config.location} cannot be read: {_tokenizer_problem(folder, error)}"
+        ) from error
+    if (folder := folder_of(location)) is not None and (file := sentencepiece_file(folder)) is not None:
+        from clients.spm import exact
+
+        with _quiet():
+            tokenizer = exact(tokenizer, file, config.location)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _tokenizer_problem(folder: Path | None, error: Exception) -> str:
+    """Say what is wrong; transformers blames a package that is not needed where a SentencePiece model is damaged."""
+    file = None if folder is None else sentencepiece_file(folder)
+    if file is not None and "tiktoken" in str(error):
+        return f"{file.name} is no SentencePiece model, or is damaged"
+    return _first_line(error)
 
 
 # -- loading, on the driver --------------------------------------------------------------------------------------------
@@ -96,14 +117,23 @@ def load_shared_weights(config: ModelConfig) -> SharedWeights:
         ``model.head.kind=verbalizer`` needs.
     """
     location = locate(config)
-    values = _config_values(location, config.location)
+    values = config_values(location, config.location)
     family = family_of(values, config.location)
+    if Path(location).is_dir():
+        check_weights(Path(location), config.location)
     kind: Kind = "base" if config.head.kind == "classifier" else family.lm_kind
     model = _load(location, config, family, _described(family, values, config.location), kind)
     return _shared(model, kind, config.dtype)
 
 
-def _config_values(location: str, name: str) -> dict[str, Any]:
+def config_values(location: str, name: str) -> dict[str, Any]:
+    """Return the values of a model's config.json.
+
+    Raises
+    ------
+    ModelError
+        If it is not there, cannot be read, or does not say of which type the model is.
+    """
     try:
         with _quiet():
             values, _ = PreTrainedConfig.get_config_dict(location)
@@ -113,6 +143,7 @@ def _config_values(location: str, name: str) -> dict[str, Any]:
         raise ModelError(
             f"model {name} is neither a folder here nor readable from the Hugging Face hub: {_first_line(error)}"
         ) from error
+    check_model_type(values, name)
     return values
 
 
@@ -127,7 +158,21 @@ def _described(family: Family, values: Mapping[str, Any], name: str) -> PreTrain
         ) from error
     if type(layers) is not int or not 0 < layers <= _MOST_LAYERS:
         raise ModelError(f"config.json of model {name} has {shown(layers)} layers; there can be 1 to {_MOST_LAYERS}")
+    _check_padding(family, described, name)
     return described
+
+
+def _check_padding(family: Family, described: PreTrainedConfig, name: str) -> None:
+    """Refuse an id of padding that no token has where positions follow from it, and forget it elsewhere: padding is masked."""
+    pad, words = described.pad_token_id, described.vocab_size
+    if type(words) is not int or (type(pad) is int and 0 <= pad < words):
+        return
+    if family.positions_skip_padding:
+        raise ModelError(
+            f"config.json of model {name} has pad_token_id {shown(pad)}, by which models of type {family.name} count positions: it "
+            f'must be that of a token, 0 to {words - 1}; set "pad_token_id": 1, which such models are made with'
+        )
+    described.pad_token_id = None
 
 
 def _load(
@@ -141,6 +186,9 @@ def _load(
                 dtype=getattr(torch, config.dtype),
                 use_safetensors=True,
                 output_loading_info=True,
+                # What does not fit is named below; the error that comes otherwise tells no name.
+                ignore_mismatched_sizes=True,
+                adapter_kwargs=_NO_ADAPTER,
                 **family.arguments(kind),
             )
     except (OSError, ValueError, RuntimeError, SafetensorError, TypeError) as error:
@@ -152,8 +200,26 @@ def _load(
             f"model {config.location} cannot be built as its config.json says: {type(error).__name__}: {_first_line(error)}"
         ) from error
     model, info = loaded
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ModelError(
+            f"transformers has put the adapter beside model {config.location} into it; move adapter_config.json elsewhere"
+        )
+    _refuse_mismatched(sorted(info["mismatched_keys"]), described.vocab_size, config)
     _refuse_missing(sorted(info["missing_keys"]), model, config, kind)
     return model
+
+
+def _refuse_mismatched(mismatched: list[tuple[str, Any, Any]], vocab_size: int, config: ModelConfig) -> None:
+    """Refuse a checkpoint with weights of other shapes: transformers would fill them with random numbers."""
+    if not mismatched:
+        return
+    name, held, wanted = mismatched[0]
+    words = held[1:] == wanted[1:] and wanted[0] == vocab_size
+    remedy = f'set "vocab_size": {held[0]} there' if words else "give the config.json that belongs to these weights"
+    raise ModelError(
+        f"the weights of model {config.location} do not fit its config.json: {name} is of shape {tuple(held)}, where config.json "
+        f"describes {tuple(wanted)}; {remedy}"
+    )
 
 
 def _refuse_missing(missing: list[str], model: PreTrainedModel, config: ModelConfig, kind: Kind) -> None:

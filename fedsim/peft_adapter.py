@@ -20,12 +20,13 @@ from peft import PrefixTuningConfig, TaskType
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from clients.config import ModelConfig
 from clients.families import Family, family_of
 from clients.heads import resolve_pooling
-from clients.loading import locate
+from clients.loading import config_values
+from clients.location import locate
 from clients.rotary import cannot_shift, shift_prompt
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import PromptGeometry, VectorLayout
@@ -236,13 +237,9 @@ def _personal(path: Path, layout: VectorLayout, client: int) -> np.ndarray:
 
 
 def _describe(model: ModelConfig) -> tuple[PreTrainedConfig, Family]:
-    location = locate(model)
-    try:
-        config = AutoConfig.from_pretrained(location)
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ModelError(f"the configuration of model {model.location} cannot be read: {first_line}") from None
-    return config, family_of(config.to_dict(), model.location)
+    values = config_values(locate(model), model.location)
+    family = family_of(values, model.location)
+    return family.config(values), family
 
 
 def _check_window(file: PromptFile, model: ModelConfig, config: PreTrainedConfig, length: int) -> None:
