@@ -77,23 +77,33 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         If there is no model, or its tokenizer cannot be read.
     """
     location = locate(config)
+    tokenizer = _converted(location, config)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _converted(location: str, config: ModelConfig) -> PreTrainedTokenizerBase:
+    """Return the tokenizer as transformers reads it, one of SentencePiece as SentencePiece itself would."""
     try:
         with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=config.trust_remote_code)
+            read = AutoTokenizer.from_pretrained(location, trust_remote_code=config.trust_remote_code)
+            folder = folder_of(location)
+            file = None if folder is None else sentencepiece_file(folder)
+            if file is None:
+                return read
+            from clients.spm import exact
+
+            return exact(read, file, config.location)
+    except ModelError:
+        raise
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
-        if (folder := folder_of(location)) is not None:
+        folder = folder_of(location)
+        if folder is not None:
             check_sentencepiece(folder, config.location)
         raise ModelError(
             f"the tokenizer of model {config.location} cannot be read: {_tokenizer_problem(folder, error)}"
         ) from error
-    if (folder := folder_of(location)) is not None and (file := sentencepiece_file(folder)) is not None:
-        from clients.spm import exact
-
-        with _quiet():
-            tokenizer = exact(tokenizer, file, config.location)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def _tokenizer_problem(folder: Path | None, error: Exception) -> str:
@@ -169,8 +179,8 @@ def _check_padding(family: Family, described: PreTrainedConfig, name: str) -> No
         return
     if family.positions_skip_padding:
         raise ModelError(
-            f"config.json of model {name} has pad_token_id {shown(pad)}, by which models of type {family.name} count positions: it "
-            f'must be that of a token, 0 to {words - 1}; set "pad_token_id": 1, which such models are made with'
+            f"config.json of model {name} has pad_token_id {shown(pad)}, but models of type {family.name} count positions by "
+            f'it: it must be that of a token, 0 to {words - 1}; set "pad_token_id": 1, which such models are made with'
         )
     described.pad_token_id = None
 
@@ -217,8 +227,8 @@ def _refuse_mismatched(mismatched: list[tuple[str, Any, Any]], vocab_size: int, 
     words = held[1:] == wanted[1:] and wanted[0] == vocab_size
     remedy = f'set "vocab_size": {held[0]} there' if words else "give the config.json that belongs to these weights"
     raise ModelError(
-        f"the weights of model {config.location} do not fit its config.json: {name} is of shape {tuple(held)}, where config.json "
-        f"describes {tuple(wanted)}; {remedy}"
+        f"the weights of model {config.location} do not fit its config.json: {name} is of shape {tuple(held)}, where "
+        f"config.json describes {tuple(wanted)}; {remedy}"
     )
 
 

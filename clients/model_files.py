@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsim.core.errors import ModelError, listed, shown
+from fedsim.core.errors import ModelError, listed
 
 ADAPTER_CONFIG = "adapter_config.json"
 MODEL_TITLES = {
@@ -37,7 +37,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
     What else lies beside them (``consolidated.safetensors``, ``model.fp16.safetensors``, an adapter) is not read.
     """
-    named = _read(folder / "config.json").get("transformers_weights")
+    named = read_json(folder / "config.json").get("transformers_weights")
     for name in (named,) if isinstance(named, str) else (_WEIGHTS, _INDEX):
         if (folder / name).is_file():
             return _shards(folder / name) if name.endswith(".index.json") else (folder / name,)
@@ -98,8 +98,8 @@ def gguf_error(file: Path) -> ModelError:
     """Return the error of a model that is a GGUF file."""
     return ModelError(
         f"{file} is a GGUF file, and only folders of a Hugging Face model are read; make one of it: load it with transformers' "
-        f"from_pretrained({str(file.parent)!r}, gguf_file={file.name!r}), give its state_dict to a plain model of the same config, "
-        "and save that and the tokenizer with save_pretrained; docs/operations.md has the lines"
+        f"from_pretrained({str(file.parent)!r}, gguf_file={file.name!r}), give its state_dict to a plain model of the same "
+        "config, and save that and the tokenizer with save_pretrained; docs/operations.md has the lines"
     )
 
 
@@ -137,7 +137,7 @@ def adapter_in(folder: Path) -> Adapter | None:
     """Return the PEFT adapter whose files lie in a folder, if any do."""
     if not (folder / ADAPTER_CONFIG).is_file():
         return None
-    values = _read(folder / ADAPTER_CONFIG)
+    values = read_json(folder / ADAPTER_CONFIG)
     kind, base = values.get("peft_type"), values.get("base_model_name_or_path")
     return Adapter(kind if isinstance(kind, str) else "unknown", base if isinstance(base, str) and base else None)
 
@@ -193,8 +193,8 @@ def check_sentencepiece(folder: Path, name: str) -> None:
     if file is None or all(map(_is_installed, ("sentencepiece", "google.protobuf"))):
         return
     raise ModelError(
-        f"the tokenizer of model {name} is a SentencePiece model ({file.name}) without a tokenizer.json, which needs the package "
-        "sentencepiece; run: pip install 'fedsim[sentencepiece]'"
+        f"the tokenizer of model {name} is a SentencePiece model ({file.name}) without a tokenizer.json, which needs the "
+        "package sentencepiece; run: pip install 'fedsim[sentencepiece]'"
     )
 
 
@@ -205,8 +205,8 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Return the values of a JSON file; none where it is no such file, which is told when it is needed."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the values of a JSON file; none where there is no such file, which is told when it is needed."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except _UNREADABLE:

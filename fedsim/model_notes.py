@@ -1,4 +1,4 @@
-"""What is to be said of a model before it is used, though it can be: told by a run, by ``fedsim plan`` and ``fedsim doctor``."""
+"""What may surprise of a model that can be used: told by a run, by ``fedsim plan`` and by ``fedsim doctor``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def _slow_format(config: Config) -> str | None:
     key = "dtype" if model.dtype == "float16" else "autocast" if model.autocast == "float16" else None
     if key is None or not _on_cpus(config):
         return None
-    return f"model.{key}=float16 is computed on CPUs here, where it is many times slower than bfloat16; set model.{key}=bfloat16"
+    return (
+        f"model.{key}=float16 runs on CPUs here, where it is many times slower than bfloat16; set model.{key}=bfloat16"
+    )
 
 
 def _on_cpus(config: Config) -> bool:

@@ -75,7 +75,7 @@ def fitted(
     if vocabulary.has(table.pad_id):
         return table
     candidates = (vocabulary.pad_id, tokenizer.eos_token_id, 0)
-    return replace(table, pad_id=next(token for token in candidates if vocabulary.has(token)))
+    return replace(table, pad_id=next(token for token in candidates if token is not None and vocabulary.has(token)))
 
 
 def _check_tokens(
@@ -105,8 +105,8 @@ def _check_types(table: TokenTable, examples: Examples, vocabulary: Vocabulary) 
     place = _first(table.type_ids_Z >= vocabulary.num_types)
     if place is not None:
         raise ModelError(
-            f"{_text(table, examples, place)} has tokens of type {table.type_ids_Z[place]}, but the model {vocabulary.model} knows "
-            f"the types 0 to {vocabulary.num_types - 1} only (type_vocab_size); use the tokenizer that it was trained with"
+            f"{_text(table, examples, place)} has tokens of type {table.type_ids_Z[place]}, but the model {vocabulary.model} "
+            f"knows the types 0 to {vocabulary.num_types - 1} (type_vocab_size); use the tokenizer that it was trained with"
         )
 
 
@@ -133,8 +133,8 @@ def check_label_words(
 
 def _unknown(what: str, vocabulary: Vocabulary) -> ModelError:
     return ModelError(
-        f"{what}, but the model {vocabulary.model} knows the tokens 0 to {vocabulary.num_tokens - 1} only; use the tokenizer that it "
-        "was trained with, or resize its embeddings (model.resize_token_embeddings(len(tokenizer))), train them, and save it"
+        f"{what}, but the model {vocabulary.model} knows the tokens 0 to {vocabulary.num_tokens - 1} only; use its own "
+        "tokenizer, or resize its embeddings (model.resize_token_embeddings(len(tokenizer))), train them, and save it"
     )
 
 
