@@ -85,6 +85,8 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
 def _converted(location: str, config: ModelConfig) -> PreTrainedTokenizerBase:
     """Return the tokenizer as transformers reads it, one of SentencePiece as SentencePiece itself would."""
+    if Path(location).is_dir():
+        check_sentencepiece(Path(location), config.location)
     try:
         with _quiet():
             read = AutoTokenizer.from_pretrained(location, trust_remote_code=config.trust_remote_code)
@@ -99,7 +101,7 @@ def _converted(location: str, config: ModelConfig) -> PreTrainedTokenizerBase:
         raise
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
         folder = folder_of(location)
-        if folder is not None:
+        if folder is not None:  # by now, of a name on the hub, the files are here
             check_sentencepiece(folder, config.location)
         raise ModelError(
             f"the tokenizer of model {config.location} cannot be read: {_tokenizer_problem(folder, error)}"

@@ -99,7 +99,7 @@ def gguf_error(file: Path) -> ModelError:
     return ModelError(
         f"{file} is a GGUF file, and only folders of a Hugging Face model are read; make one of it: load it with transformers' "
         f"from_pretrained({str(file.parent)!r}, gguf_file={file.name!r}), give its state_dict to a plain model of the same "
-        "config, and save that and the tokenizer with save_pretrained; docs/operations.md has the lines"
+        "config, and save that and the tokenizer with save_pretrained; docs/models.md has the lines"
     )
 
 
