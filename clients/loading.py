@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from clients.config import ModelConfig
 from clients.families import FAMILIES, Family, Kind, family_of
+from clients.fitting import check_padding, refuse_mismatched, refuse_missing
 from clients.location import folder_of, locate
 from clients.model_files import check_model_type, check_sentencepiece, check_weights, sentencepiece_file
 from fedsim.core.errors import ModelError, shown
@@ -170,21 +171,8 @@ def _described(family: Family, values: Mapping[str, Any], name: str) -> PreTrain
         ) from error
     if type(layers) is not int or not 0 < layers <= _MOST_LAYERS:
         raise ModelError(f"config.json of model {name} has {shown(layers)} layers; there can be 1 to {_MOST_LAYERS}")
-    _check_padding(family, described, name)
+    check_padding(family, described, name)
     return described
-
-
-def _check_padding(family: Family, described: PreTrainedConfig, name: str) -> None:
-    """Refuse an id of padding that no token has where positions follow from it, and forget it elsewhere: padding is masked."""
-    pad, words = described.pad_token_id, described.vocab_size
-    if type(words) is not int or (type(pad) is int and 0 <= pad < words):
-        return
-    if family.positions_skip_padding:
-        raise ModelError(
-            f"config.json of model {name} has pad_token_id {shown(pad)}, but models of type {family.name} count positions by "
-            f'it: it must be that of a token, 0 to {words - 1}; set "pad_token_id": 1, which such models are made with'
-        )
-    described.pad_token_id = None
 
 
 def _load(
@@ -216,35 +204,9 @@ def _load(
         raise ModelError(
             f"transformers has put the adapter beside model {config.location} into it; move adapter_config.json elsewhere"
         )
-    _refuse_mismatched(sorted(info["mismatched_keys"]), described.vocab_size, config)
-    _refuse_missing(sorted(info["missing_keys"]), model, config, kind)
+    refuse_mismatched(sorted(info["mismatched_keys"]), described.vocab_size, config.location)
+    refuse_missing(sorted(info["missing_keys"]), model, config.location, kind)
     return model
-
-
-def _refuse_mismatched(mismatched: list[tuple[str, Any, Any]], vocab_size: int, config: ModelConfig) -> None:
-    """Refuse a checkpoint with weights of other shapes: transformers would fill them with random numbers."""
-    if not mismatched:
-        return
-    name, held, wanted = mismatched[0]
-    words = held[1:] == wanted[1:] and wanted[0] == vocab_size
-    remedy = f'set "vocab_size": {held[0]} there' if words else "give the config.json that belongs to these weights"
-    raise ModelError(
-        f"the weights of model {config.location} do not fit its config.json: {name} is of shape {tuple(held)}, where "
-        f"config.json describes {tuple(wanted)}; {remedy}"
-    )
-
-
-def _refuse_missing(missing: list[str], model: PreTrainedModel, config: ModelConfig, kind: Kind) -> None:
-    """Refuse a checkpoint that lacks weights: transformers would fill them with random numbers."""
-    if not missing:
-        return
-    names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-    if kind != "base" and not any(name.startswith(f"{model.base_model_prefix}.") for name in missing):
-        raise ModelError(
-            f"model {config.location} has no LM head (its checkpoint lacks {names}), which model.head.kind=verbalizer "
-            "needs; set model.head.kind=classifier"
-        )
-    raise ModelError(f"the checkpoint of model {config.location} is incomplete: it lacks {names}")
 
 
 def _shared(model: PreTrainedModel, kind: Kind, dtype: str) -> SharedWeights:

@@ -45,7 +45,8 @@ def exact(tokenizer: PreTrainedTokenizerBase, file: Path, name: str) -> PreTrain
     is_bpe = description.trainer_spec.model_type == _BPE
     if isinstance(tokenizer, LlamaTokenizer) or (type(tokenizer) is TokenizersBackend and is_bpe):
         asked = "add_bos_token" in read_json(file.with_name("tokenizer_config.json"))
-        tokenizer = LlamaTokenizer.from_pretrained(file.parent, **({} if asked else {"add_bos_token": True}))
+        more: dict[str, Any] = {} if asked else {"add_bos_token": True}
+        tokenizer = LlamaTokenizer.from_pretrained(file.parent, **more)
     processor = SentencePieceProcessor(model_file=str(file))
     if _difference(tokenizer, processor) is not None:
         _normalise(tokenizer, description.normalizer_spec)
@@ -61,7 +62,8 @@ def exact(tokenizer: PreTrainedTokenizerBase, file: Path, name: str) -> PreTrain
 def _difference(tokenizer: PreTrainedTokenizerBase, processor: Any) -> tuple[str, list[str], list[str]] | None:
     """Return the first probe of which both make other tokens, with the tokens, or None."""
     for text in _PROBES:
-        ours = tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ours = [str(token) for token in tokenizer.convert_ids_to_tokens(ids)]
         pieces = processor.encode(text, out_type=str)
         theirs = [
             str(tokenizer.unk_token) if processor.is_unknown(processor.piece_to_id(piece)) else piece
