@@ -163,7 +163,8 @@ def config_values(location: str, name: str) -> dict[str, Any]:
 def _described(family: Family, values: Mapping[str, Any], name: str) -> PreTrainedConfig:
     """Return the configuration that a config.json describes, if a model can be built by it."""
     try:
-        described = family.config(values)
+        with _quiet():
+            described = family.config(values)
         layers = described.num_hidden_layers
     except Exception as error:  # transformers checks every value with errors of its own, which share no base
         raise ModelError(

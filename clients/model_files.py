@@ -73,6 +73,8 @@ def check_weights(folder: Path, name: str) -> None:
         )
     if files:
         return
+    if (folder / _INDEX).is_file():
+        raise ModelError(f"the weights of model {name} cannot be read: {_INDEX} names no file")
     if ggufs := sorted(folder.glob("*.gguf")):
         raise gguf_error(ggufs[0])
     if (adapter := adapter_in(folder)) is not None:

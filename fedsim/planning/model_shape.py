@@ -53,7 +53,7 @@ def model_shape(config: ModelConfig) -> ModelShape | None:
         if isinstance(values, dict):
             check_model_type(values, config.location)
         return None if numbers is None else _shape(values, numbers)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
@@ -85,4 +85,7 @@ def _shape(values: dict[str, Any], numbers: int) -> ModelShape:
 
 def _first(values: dict[str, Any], *names: str) -> int:
     """Return the value of the first of some names that is there."""
-    return int(next(values[name] for name in names if values.get(name)))
+    found = [values[name] for name in names if values.get(name)]
+    if not found:
+        raise KeyError(names[0])
+    return int(found[0])

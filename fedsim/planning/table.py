@@ -15,7 +15,7 @@ from fedsim.planning.memory import MemoryEstimate
 from fedsim.planning.plan import Plan, PlanNode
 from fedsim.report import MISSING, format_bytes
 
-_UNKNOWN = "the model is not on this machine yet, so its memory is not known"
+_UNKNOWN = "the model is not on this machine yet, or its files do not tell its size, so its memory is not known"
 
 
 def plan_tables(config: Config, plan: Plan) -> Group:

@@ -112,6 +112,7 @@ WITHOUT_WEIGHTS = {
     "nothing": (lambda f: (f / "model.safetensors").unlink(), r"neither model\.safetensors nor .*\.index\.json; save"),
     "a pickle": (only("pytorch_model.bin"), r"only safetensors files are\): pytorch_model.bin is a pickle, which could run"),
     "a variant": (only("model.fp16.safetensors"), r"neither .*, only model\.fp16\.safetensors; save the model"),
+    "an empty index": (only("model.safetensors.index.json", b'{"weight_map": {}}'), r"index\.json names no file"),
     "a lost shard": (without_a_shard, r"incomplete: their index names model-00001-of-00002\.safetensors, which is not there"),
     "GGUF": (only("q4.gguf"), r"q4\.gguf is a GGUF file, .*from_pretrained\('.*/model', gguf_file='q4\.gguf'\)"),
 }  # fmt: skip
