@@ -68,6 +68,7 @@ def config(make, tmp_path, model, train=PLAIN, validation=PLAIN, output="run", *
         "output": str(tmp_path / output), "executor": "local", "rounds": 1, "model": {"path": str(model)},
         "data": {"path": str(data), "task": TASK, **sizes}, "partition": {"kind": "iid", "clients": 4},
         "sampling": {"clients_per_round": 2},
+        "client": {"epochs": 1, "fuse": "off"},  # auto goes by time, and last bits by it
     }  # fmt: skip
     return make(**{**base, **changes})
 
