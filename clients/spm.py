@@ -1,8 +1,8 @@
 """Tokenizers that are a SentencePiece model without a tokenizer.json, as OpenLLaMA's: converted by transformers, and checked.
 
 transformers leaves out parts of such a model without a word: LLaMA's class its normalisation (several spaces in a row, Unicode
-forms) and, where no tokenizer_config.json asks for it, the begin token; the generic class, which Mistral's files get, the
-space before the first word and the begin token.
+forms); the generic class, which Mistral's files get, and LLaMA's without a tokenizer_config.json, the space before the first
+word and the begin token.
 """
 
 from __future__ import annotations
