@@ -55,7 +55,7 @@ class ModelConfig(Schema):
     """How class scores are read."""
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     """Number format of the frozen weights. Prompts and messages are float32, except with float64, in which everything is
-    computed and sent: for exact comparisons, slow."""
+    computed and sent: for exact comparisons, slow. float16 is for GPUs: CPUs compute it many times slower than bfloat16."""
     autocast: Literal["off", "bfloat16", "float16"] = "off"
     """Compute matrix products in half precision while the weights, and all that adds up, stay float32: in training and
     evaluation, not in layer scores and spectra. Needs ``dtype: float32``; a half ``dtype`` is faster and takes half the memory,

@@ -20,12 +20,17 @@ from transformers.utils import logging as transformers_logging
 
 from clients.config import ModelConfig
 from clients.families import FAMILIES, Family, Kind, family_of
-from clients.location import locate
+from clients.fitting import check_padding, refuse_mismatched, refuse_missing
+from clients.location import folder_of, locate
+from clients.model_files import check_model_type, check_sentencepiece, check_weights, sentencepiece_file
 from fedsim.core.errors import ModelError, shown
 
 _ALIGNMENT = 64
 """Bytes. Matrix products of the same numbers differ in their last bits where the memory is aligned differently, and Ray's
 object store aligns by 64: without this, results in this process would not be those of actors."""
+
+_NO_ADAPTER = {"subfolder": "no-adapter"}
+"""Where transformers is to look for an adapter to attach: else it takes one whose files lie beside the model's (peft#1381)."""
 
 _MOST_LAYERS = 1024
 """To build a layer takes time even where it has no weights yet."""
@@ -73,14 +78,43 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         If there is no model, or its tokenizer cannot be read.
     """
     location = locate(config)
-    try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=config.trust_remote_code)
-    except Exception as error:  # tokenizers raises bare Exception for a damaged file
-        raise ModelError(f"the tokenizer of model {config.location} cannot be read: {_first_line(error)}") from error
+    tokenizer = _converted(location, config)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _converted(location: str, config: ModelConfig) -> PreTrainedTokenizerBase:
+    """Return the tokenizer as transformers reads it, one of SentencePiece as SentencePiece itself would."""
+    if Path(location).is_dir():
+        check_sentencepiece(Path(location), config.location)
+    try:
+        with _quiet():
+            read = AutoTokenizer.from_pretrained(location, trust_remote_code=config.trust_remote_code)
+            folder = folder_of(location)
+            file = None if folder is None else sentencepiece_file(folder)
+            if file is None:
+                return read
+            from clients.spm import exact
+
+            return exact(read, file, config.location)
+    except ModelError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exception for a damaged file
+        folder = folder_of(location)
+        if folder is not None:  # by now, of a name on the hub, the files are here
+            check_sentencepiece(folder, config.location)
+        raise ModelError(
+            f"the tokenizer of model {config.location} cannot be read: {_tokenizer_problem(folder, error)}"
+        ) from error
+
+
+def _tokenizer_problem(folder: Path | None, error: Exception) -> str:
+    """Say what is wrong; transformers blames a package that is not needed where a SentencePiece model is damaged."""
+    file = None if folder is None else sentencepiece_file(folder)
+    if file is not None and "tiktoken" in str(error):
+        return f"{file.name} is no SentencePiece model, or is damaged"
+    return _first_line(error)
 
 
 # -- loading, on the driver --------------------------------------------------------------------------------------------
@@ -96,14 +130,23 @@ def load_shared_weights(config: ModelConfig) -> SharedWeights:
         ``model.head.kind=verbalizer`` needs.
     """
     location = locate(config)
-    values = _config_values(location, config.location)
+    values = config_values(location, config.location)
     family = family_of(values, config.location)
+    if Path(location).is_dir():
+        check_weights(Path(location), config.location)
     kind: Kind = "base" if config.head.kind == "classifier" else family.lm_kind
     model = _load(location, config, family, _described(family, values, config.location), kind)
     return _shared(model, kind, config.dtype)
 
 
-def _config_values(location: str, name: str) -> dict[str, Any]:
+def config_values(location: str, name: str) -> dict[str, Any]:
+    """Return the values of a model's config.json.
+
+    Raises
+    ------
+    ModelError
+        If it is not there, cannot be read, or does not say of which type the model is.
+    """
     try:
         with _quiet():
             values, _ = PreTrainedConfig.get_config_dict(location)
@@ -113,13 +156,15 @@ def _config_values(location: str, name: str) -> dict[str, Any]:
         raise ModelError(
             f"model {name} is neither a folder here nor readable from the Hugging Face hub: {_first_line(error)}"
         ) from error
+    check_model_type(values, name)
     return values
 
 
 def _described(family: Family, values: Mapping[str, Any], name: str) -> PreTrainedConfig:
     """Return the configuration that a config.json describes, if a model can be built by it."""
     try:
-        described = family.config(values)
+        with _quiet():
+            described = family.config(values)
         layers = described.num_hidden_layers
     except Exception as error:  # transformers checks every value with errors of its own, which share no base
         raise ModelError(
@@ -127,6 +172,7 @@ def _described(family: Family, values: Mapping[str, Any], name: str) -> PreTrain
         ) from error
     if type(layers) is not int or not 0 < layers <= _MOST_LAYERS:
         raise ModelError(f"config.json of model {name} has {shown(layers)} layers; there can be 1 to {_MOST_LAYERS}")
+    check_padding(family, described, name)
     return described
 
 
@@ -141,6 +187,9 @@ def _load(
                 dtype=getattr(torch, config.dtype),
                 use_safetensors=True,
                 output_loading_info=True,
+                # What does not fit is named below; the error that comes otherwise tells no name.
+                ignore_mismatched_sizes=True,
+                adapter_kwargs=_NO_ADAPTER,
                 **family.arguments(kind),
             )
     except (OSError, ValueError, RuntimeError, SafetensorError, TypeError) as error:
@@ -152,21 +201,13 @@ def _load(
             f"model {config.location} cannot be built as its config.json says: {type(error).__name__}: {_first_line(error)}"
         ) from error
     model, info = loaded
-    _refuse_missing(sorted(info["missing_keys"]), model, config, kind)
-    return model
-
-
-def _refuse_missing(missing: list[str], model: PreTrainedModel, config: ModelConfig, kind: Kind) -> None:
-    """Refuse a checkpoint that lacks weights: transformers would fill them with random numbers."""
-    if not missing:
-        return
-    names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-    if kind != "base" and not any(name.startswith(f"{model.base_model_prefix}.") for name in missing):
+    if getattr(model, "_hf_peft_config_loaded", False):
         raise ModelError(
-            f"model {config.location} has no LM head (its checkpoint lacks {names}), which model.head.kind=verbalizer "
-            "needs; set model.head.kind=classifier"
+            f"transformers has put the adapter beside model {config.location} into it; move adapter_config.json elsewhere"
         )
-    raise ModelError(f"the checkpoint of model {config.location} is incomplete: it lacks {names}")
+    refuse_mismatched(sorted(info["mismatched_keys"]), described.vocab_size, config.location)
+    refuse_missing(sorted(info["missing_keys"]), model, config.location, kind)
+    return model
 
 
 def _shared(model: PreTrainedModel, kind: Kind, dtype: str) -> SharedWeights:

@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from clients.config import ModelConfig
+from clients.model_files import adapter_in, gguf_error, weight_files
 from fedsim.core.errors import ModelError
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -34,13 +35,40 @@ def locate(config: ModelConfig) -> str:
     folder = Path(location).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ModelError(f"model.path {location} has no config.json; give the folder of a Hugging Face model")
+            raise _no_config(folder, location)
         return str(folder)
+    if folder.suffix == ".gguf" and folder.is_file():
+        raise gguf_error(folder)
     if folder.exists() or location.startswith(("/", ".", "~")) or not _HUB_NAME.fullmatch(location):
         raise ModelError(
             f"model.path {location} is not a folder; give the folder of a Hugging Face model or a hub name"
         )
     return location
+
+
+def folder_of(location: str) -> Path | None:
+    """Return the folder of a model's files; for a name on the hub that in its cache, None where it is not there.
+
+    Parameters
+    ----------
+    location
+        From :func:`locate`.
+    """
+    if (Path(location) / "config.json").is_file():
+        return Path(location)
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(location, "config.json")
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def _no_config(folder: Path, location: str) -> ModelError:
+    """Return the error of a folder without config.json, which says what it holds instead."""
+    if (adapter := adapter_in(folder)) is not None:
+        return ModelError(f"model.path {location} holds {adapter.named}, but no model; {adapter.instead(folder)}")
+    if ggufs := sorted(folder.glob("*.gguf")):
+        return gguf_error(ggufs[0])
+    return ModelError(f"model.path {location} has no config.json; give the folder of a Hugging Face model")
 
 
 def _package_folder(package: str) -> Path:
@@ -68,9 +96,9 @@ def modeling_module(location: str) -> str | None:
 
 
 def num_parameters(location: str) -> int | None:
-    """Return how many numbers the safetensors files in a folder hold, or None where this look does not tell."""
+    """Return how many numbers a model's weight files in a folder hold, or None where this look does not tell."""
     try:
-        return sum(_numbers_in(file) for file in Path(location).glob("*.safetensors")) or None
+        return sum(_numbers_in(file) for file in weight_files(Path(location))) or None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

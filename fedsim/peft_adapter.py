@@ -20,19 +20,20 @@ from peft import PrefixTuningConfig, TaskType
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from clients.config import ModelConfig
 from clients.families import Family, family_of
 from clients.heads import resolve_pooling
-from clients.loading import locate
+from clients.loading import config_values
+from clients.location import folder_of, locate
+from clients.model_files import ADAPTER_CONFIG, adapter_in
 from clients.rotary import cannot_shift, shift_prompt
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import PromptGeometry, VectorLayout
 from fedsim.peft_readme import readme
 from fedsim.prompted import PERSONAL_PROMPTS, PromptFile, read_prompt
 
-ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_ARRAYS = "adapter_model.safetensors"
 HEAD_ARRAYS = "head.safetensors"
 _KEY = "prompt_embeddings"
@@ -176,6 +177,7 @@ def export_peft(path: str | Path, output: str | Path, client: int | None = None)
     prompt_LKHPD = _every_layer(file, client)
     model = ModelConfig.model_validate(file.metadata["model"])
     config, family = _describe(model)
+    _refuse_adapter_beside(model)
     length = file.layout.geometry.prompt_length
     if file.metadata["prompt"]["position_offset"] == "none":
         obstacle = cannot_shift(family, config)
@@ -236,13 +238,20 @@ def _personal(path: Path, layout: VectorLayout, client: int) -> np.ndarray:
 
 
 def _describe(model: ModelConfig) -> tuple[PreTrainedConfig, Family]:
-    location = locate(model)
-    try:
-        config = AutoConfig.from_pretrained(location)
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ModelError(f"the configuration of model {model.location} cannot be read: {first_line}") from None
-    return config, family_of(config.to_dict(), model.location)
+    values = config_values(locate(model), model.location)
+    family = family_of(values, model.location)
+    return family.config(values), family
+
+
+def _refuse_adapter_beside(model: ModelConfig) -> None:
+    """Refuse a model that transformers changes when it is loaded: it attaches an adapter whose files lie beside it."""
+    folder = folder_of(locate(model))
+    beside = None if folder is None else adapter_in(folder)
+    if beside is not None:
+        raise ModelError(
+            f"the folder of model {model.location} holds {beside.named}, which transformers puts into the model whenever it "
+            f"loads it, so no further adapter gives the same scores; move {ADAPTER_CONFIG} out of the folder"
+        )
 
 
 def _check_window(file: PromptFile, model: ModelConfig, config: PreTrainedConfig, length: int) -> None:

@@ -16,6 +16,7 @@ from fedsim.core.imports import large_imports
 from fedsim.core.shards import Shards
 from fedsim.core.tokens import TokenTable
 from fedsim.data.config import TaskConfig
+from fedsim.data.examples import Examples
 from fedsim.data.sources import Dataset, load_dataset
 from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_shape import model_shape
@@ -98,22 +99,30 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
     from clients.loading import load_shared_weights, load_tokenizer
     from clients.spec import WorkerSpec
     from fedsim.data.tokenize import label_word_ids, tokenize
+    from fedsim.data.vocabulary import Vocabulary, check_label_words, fitted
     from fedsim.starting_point import load_start
 
     weights = load_shared_weights(config.model)
     tokenizer = load_tokenizer(config.model)
     phase("tokenising")
     head, causal = config.model.head.kind, weights.kind == "causal_lm"
-    train, validation = (
-        tokenize(examples, data.task, tokenizer, head_kind=head, causal=causal, max_length=config.data.max_length)
-        for examples in (data.dataset.train, data.dataset.validation)
-    )
+    vocabulary = Vocabulary.of(weights, config.model.location)
+    words_C = label_word_ids(data.task, tokenizer, causal) if head == "verbalizer" else None
+    if words_C is not None and data.task.label_words is not None:
+        check_label_words(words_C, data.task.label_words, tokenizer, vocabulary)
+
+    def tokens(examples: Examples) -> TokenTable:
+        length = config.data.max_length
+        table = tokenize(examples, data.task, tokenizer, head_kind=head, causal=causal, max_length=length)
+        return fitted(table, examples, data.task, tokenizer, vocabulary)
+
+    train, validation = tokens(data.dataset.train), tokens(data.dataset.validation)
     spec = WorkerSpec(
         weights=weights,
         model=config.model,
         prompt=config.prompt,
         num_classes=len(data.task.labels),
-        label_word_ids_C=label_word_ids(data.task, tokenizer, causal) if head == "verbalizer" else None,
+        label_word_ids_C=words_C,
         settings=work_settings(config, len(train)),
         train=train,
         validation=validation,

@@ -179,6 +179,7 @@ class PromptedModel:
         from clients.backbone import Backbone
         from clients.loading import load_shared_weights, load_tokenizer
         from fedsim.data.tokenize import label_word_ids
+        from fedsim.data.vocabulary import Vocabulary, check_label_words
 
         metadata = file.metadata
         changed: dict[str, Any] = {"path": model, "package": None} if model is not None else {}
@@ -196,6 +197,9 @@ class PromptedModel:
             if config.head.kind == "verbalizer"
             else None
         )
+        self._vocabulary = Vocabulary.of(weights, config.location)
+        if words is not None and self.task.label_words is not None:
+            check_label_words(words, self.task.label_words, self.tokenizer, self._vocabulary)
         prompt = PromptConfig.model_validate(metadata["prompt"])
         self.backbone = Backbone.build(weights, config, prompt, len(self.task.labels), words, device)
         geometry = file.layout.geometry
@@ -213,11 +217,17 @@ class PromptedModel:
         ----------
         examples
             Texts, or tuples of two texts for a task on pairs.
+
+        Raises
+        ------
+        FedsimError
+            If an example has another number of texts, no token, or one that the model does not know.
         """
         import torch
 
         from fedsim.data.sources import Examples
         from fedsim.data.tokenize import tokenize
+        from fedsim.data.vocabulary import fitted
 
         texts = [(example,) if isinstance(example, str) else tuple(example) for example in examples]
         wrong = next((text for text in texts if len(text) != len(self.task.fields)), None)
@@ -226,15 +236,16 @@ class PromptedModel:
                 f"task {self.task.name!r} takes {len(self.task.fields)} texts an example ({', '.join(self.task.fields)}), "
                 f"not {len(wrong)}"
             )
-        labels = np.zeros(len(texts), dtype=np.int64)
+        given = Examples(texts, np.zeros(len(texts), dtype=np.int64), {}, "texts", 0, {})
         table = tokenize(
-            Examples(texts, labels, {}, "texts", 0, {}),
+            given,
             self.task,
             self.tokenizer,
             head_kind=self._head_kind,
             causal=self.backbone.is_causal,
             max_length=self._max_length,
         )
+        table = fitted(table, given, self.task, self.tokenizer, self._vocabulary)
         head_1 = {name: array.unsqueeze(0) for name, array in self.head.items()}
         logits = []
         with torch.no_grad():

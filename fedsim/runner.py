@@ -26,6 +26,7 @@ from fedsim.core.errors import FedsimError
 from fedsim.executors import own_ray
 from fedsim.executors.base import Executor
 from fedsim.interrupt import InterruptWatch, RunInterrupted
+from fedsim.model_notes import model_notes
 from fedsim.place import Place, open_place
 from fedsim.progress import Progress
 from fedsim.tracking import RunFolder, TensorBoard
@@ -94,6 +95,8 @@ def _run_at(place: Place, config: Config, watch: InterruptWatch, progress: Progr
 
             if (warning := reach_warning(config)) is not None:
                 progress.note(warning)
+            for sentence in model_notes(config):
+                progress.note(f"warning: {sentence}")
             prepared = prepare(config, progress.start_phase, executor)
             if checkpoint is not None:
                 check_data(checkpoint, prepared.fingerprint, folder.location)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clients.families import family_of
+from clients.model_files import ADAPTER_CONFIG
 from clients.prompts import StartingPoint
 from clients.rotary import cannot_shift, shift_prompt
 from fedsim.config import Config
@@ -17,8 +18,6 @@ from server.selection import choose_layers
 
 if TYPE_CHECKING:
     from clients.loading import SharedWeights
-
-_ADAPTER_CONFIG = "adapter_config.json"
 
 
 def load_start(config: Config, weights: SharedWeights) -> StartingPoint | None:
@@ -80,7 +79,7 @@ def check_start(config: Config, start: StartingPoint, full: VectorLayout) -> str
 def _read(source: str) -> tuple[StartingPoint, str]:
     """Return what the source holds and the ``prompt.position_offset`` it was trained with."""
     path = Path(source).expanduser()
-    if (path / _ADAPTER_CONFIG).is_file():
+    if (path / ADAPTER_CONFIG).is_file():
         from fedsim.peft_adapter import read_peft
 
         adapter = read_peft(path)
@@ -88,7 +87,7 @@ def _read(source: str) -> tuple[StartingPoint, str]:
         return StartingPoint(source, adapter.geometry, layers, adapter.prompt_LKHPD, adapter.head), "paper"
     if path.is_dir() and not (path / "prompt" / GLOBAL_PROMPT).is_file():
         raise ModelError(
-            f"prompt.start_from {source} holds neither {_ADAPTER_CONFIG} (a PEFT adapter) nor prompt/{GLOBAL_PROMPT} (a run "
+            f"prompt.start_from {source} holds neither {ADAPTER_CONFIG} (a PEFT adapter) nor prompt/{GLOBAL_PROMPT} (a run "
             "that has ended)"
         )
     if not path.exists():

@@ -235,6 +235,17 @@ def test_a_folder_with_files_is_not_written_to(tmp_path):
     assert export_peft(prompt.path, tmp_path / "empty") == tmp_path / "empty"
 
 
+def test_a_model_with_an_adapter_beside_it_is_refused(tmp_path):
+    """transformers attaches that one by itself, so an exported one would be put on top of it."""
+    prompt = Prompt(tmp_path, "llama")
+    (Path(prompt.model) / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(
+        ModelError, match=r"type LORA .* puts into the model .*; move adapter_config\.json out of the folder"
+    ):
+        export_peft(prompt.path, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
 def test_a_model_that_is_gone_is_named(tmp_path):
     prompt = Prompt(tmp_path, "bert")
     (Path(prompt.model) / "config.json").unlink()

@@ -95,7 +95,8 @@ def _table(ids: list[Ids], types: list[Ids] | None, positions: Ids, labels_N: np
     lengths_N = np.fromiter(map(len, ids), np.int64, len(ids))
     offsets_N1 = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths_N)])
     total = int(offsets_N1[-1])
-    types_Z = None if types is None else np.fromiter(chain.from_iterable(types), np.uint8, total)
+    # Types above 255 are none of any model: they are refused by the largest that can be stored.
+    types_Z = None if types is None else np.fromiter((min(t, 255) for t in chain.from_iterable(types)), np.uint8, total)
     return TokenTable(
         ids_Z=np.fromiter(chain.from_iterable(ids), np.int32, total),
         offsets_N1=offsets_N1,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from clients.model_files import check_sentencepiece, weight_files
 from fedsim.config import Config
 from fedsim.core.errors import FedsimError
 from fedsim.doctor.findings import Finding, ok, problem, warning
 from fedsim.machine import why_not_writable
+from fedsim.model_notes import model_notes
 from fedsim.planning.model_shape import model_folder, model_shape
 from fedsim.report import format_bytes
 
@@ -42,15 +44,18 @@ def _model(what: str, config: Config) -> Finding:
             )
         return warning(what, f"{name} is not on this machine; the driver will fetch it from the Hugging Face hub")
     shape = model_shape(config.model)
+    check_sentencepiece(folder, name)
     if shape is None:
         return problem(what, f"{folder} has no weights in safetensors files, or its config.json cannot be read")
-    files = sorted(folder.glob("*.safetensors"))
+    files = weight_files(folder)
     size = sum(file.stat().st_size for file in files)
     described = f"{shape.num_layers} layers, {shape.num_parameters:,} numbers, {format_bytes(size)}"
-    return ok(what, f"{name}: {described}, sha256 of its weight files {_digest(files)}")
+    text = f"{name}: {described}, sha256 of its weight files {_digest(files)}"
+    notes = model_notes(config)
+    return warning(what, "; ".join((text, *notes))) if notes else ok(what, text)
 
 
-def _digest(files: list[Path]) -> str:
+def _digest(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as opened:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from fedsim.data.tasks import resolve_task
 from fedsim.executors.own_ray import store_bytes
 from fedsim.executors.plan import NodeResources
 from fedsim.machine import Machine, this_machine
+from fedsim.model_notes import model_notes
 from fedsim.planning.memory import MemoryEstimate, estimate_memory
 from fedsim.planning.model_shape import model_shape
 from fedsim.planning.plan import PlanNode, make_plan
@@ -36,11 +38,13 @@ def print_plan(config: Config, console: Console) -> None:
     shape = model_shape(config.model)
     classes = len(resolve_task(config.data.task).labels)
     memory = None if shape is None else estimate_memory(config, shape, examples, classes)
+    notes = model_notes(config)
     if config.executor == "local":
-        console.print(local_tables(config, memory, this_machine()))
+        console.print(local_tables(config, memory, this_machine(), notes))
         return
     nodes = _own_node(config, memory) if config.ray.address is None else _cluster(config)
-    console.print(plan_tables(config, make_plan(config, nodes, memory)))
+    plan = make_plan(config, nodes, memory)
+    console.print(plan_tables(config, replace(plan, warnings=(*plan.warnings, *notes))))
 
 
 def _count_examples(config: Config) -> int | None:

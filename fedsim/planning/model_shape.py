@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from clients.config import ModelConfig
-from clients.location import locate, num_parameters
+from clients.location import folder_of, locate, num_parameters
+from clients.model_files import check_model_type, check_weights
 from fedsim.core.layout import PromptGeometry
 
 
@@ -38,16 +39,21 @@ def model_shape(config: ModelConfig) -> ModelShape | None:
     Raises
     ------
     ModelError
-        If the folder or the package that the config names is not there.
+        If the folder or the package that the config names is not there, holds no weights, or does not say of which type
+        they are.
     """
     folder = model_folder(config)
     if folder is None:
         return None
+    if str(folder) == locate(config):  # of a name on the hub, some files may not be fetched yet
+        check_weights(folder, config.location)
     numbers = num_parameters(str(folder))
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if isinstance(values, dict):
+            check_model_type(values, config.location)
         return None if numbers is None else _shape(values, numbers)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
@@ -59,13 +65,7 @@ def model_folder(config: ModelConfig) -> Path | None:
     ModelError
         If the folder or the package that the config names is not there.
     """
-    location = locate(config)
-    if (Path(location) / "config.json").is_file():
-        return Path(location)
-    from huggingface_hub import try_to_load_from_cache
-
-    cached = try_to_load_from_cache(location, "config.json")
-    return Path(cached).parent if isinstance(cached, str) else None
+    return folder_of(locate(config))
 
 
 def _shape(values: dict[str, Any], numbers: int) -> ModelShape:
@@ -85,4 +85,7 @@ def _shape(values: dict[str, Any], numbers: int) -> ModelShape:
 
 def _first(values: dict[str, Any], *names: str) -> int:
     """Return the value of the first of some names that is there."""
-    return int(next(values[name] for name in names if values.get(name)))
+    found = [values[name] for name in names if values.get(name)]
+    if not found:
+        raise KeyError(names[0])
+    return int(found[0])

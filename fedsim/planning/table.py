@@ -15,7 +15,7 @@ from fedsim.planning.memory import MemoryEstimate
 from fedsim.planning.plan import Plan, PlanNode
 from fedsim.report import MISSING, format_bytes
 
-_UNKNOWN = "the model is not on this machine yet, so its memory is not known"
+_UNKNOWN = "the model is not on this machine yet, or its files do not tell its size, so its memory is not known"
 
 
 def plan_tables(config: Config, plan: Plan) -> Group:
@@ -35,10 +35,12 @@ def plan_tables(config: Config, plan: Plan) -> Group:
         parts += [_table("Memory", _memory(plan, plan.memory)), _table("Traffic", _traffic(config, plan.memory))]
     else:
         parts.append(Text(f"  {_UNKNOWN}\n"))
-    return Group(*parts, *(Text(f"warning: {sentence}", style="yellow") for sentence in plan.warnings))
+    return Group(*parts, *_warnings(plan.warnings))
 
 
-def local_tables(config: Config, memory: MemoryEstimate | None, machine: Machine) -> Group:
+def local_tables(
+    config: Config, memory: MemoryEstimate | None, machine: Machine, warnings: Sequence[str] = ()
+) -> Group:
     """Return what is printed where everything runs in one process."""
     groups = -(-config.sampling.clients_per_round // config.group_size)
     rows = [
@@ -46,10 +48,14 @@ def local_tables(config: Config, memory: MemoryEstimate | None, machine: Machine
         ("a round", f"{config.sampling.clients_per_round} clients in {groups} groups, one after another"),
     ]
     if memory is None:
-        return Group(_table("Plan", rows), Text(f"  {_UNKNOWN}"))
+        return Group(_table("Plan", rows), Text(f"  {_UNKNOWN}"), *_warnings(warnings))
     needed = memory.driver + memory.trunks + memory.activations + memory.vectors + memory.client_states
     rows.append(("memory", f"about {format_bytes(needed)} of {format_bytes(machine.memory_free_bytes)} free"))
-    return Group(_table("Plan", [*rows, *_traffic(config, memory)]))
+    return Group(_table("Plan", [*rows, *_traffic(config, memory)]), *_warnings(warnings))
+
+
+def _warnings(sentences: Sequence[str]) -> list[Text]:
+    return [Text(f"warning: {sentence}", style="yellow") for sentence in sentences]
 
 
 def _cluster(config: Config, nodes: Sequence[PlanNode]) -> str:

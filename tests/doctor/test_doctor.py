@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from support import ROOT
 
+from clients import model_files
 from clients.config import ModelConfig
 from clients.location import locate
 from fedsim import cli
@@ -216,6 +218,26 @@ def test_a_mistake_is_a_problem_and_the_rest_is_looked_at_all_the_same(doctor, t
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write to")
+def test_copies_beside_a_models_weights_are_not_looked_at(doctor, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(locate(ModelConfig()), model)
+    before = doctor(QUICK, f"model.path={model}")["model"]
+    shutil.copy(model / "model.safetensors", model / "consolidated.safetensors")
+    assert before[0] == "ok" and doctor(QUICK, f"model.path={model}")["model"] == before
+
+
+def test_what_a_model_lacks_is_a_problem_before_a_run(doctor, tmp_path, monkeypatch):
+    model = tmp_path / "model"
+    shutil.copytree(locate(ModelConfig()), model)
+    (model / "tokenizer.json").rename(model / "tokenizer.model")
+    monkeypatch.setattr(model_files, "_is_installed", lambda module: False)
+    status, text = doctor(QUICK, f"model.path={model}")["model"]
+    assert status == "problem" and "pip install 'fedsim[sentencepiece]'" in text
+    (model / "config.json").write_text('{"architectures": ["RobertaForMaskedLM"]}')
+    status, text = doctor(QUICK, f"model.path={model}")["model"]
+    assert status == "problem" and 'add "model_type": "roberta"' in text
+
+
 def test_a_working_folder_that_cannot_be_written_is_a_problem_where_results_go_there(doctor, plain, tmp_path):
     plain.chdir("/proc")
     status, text = doctor(QUICK)["results"]

@@ -1,10 +1,14 @@
 """Estimates against what is really stored, and against what workers go by."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from support import make_tiny, merged
 
 from clients.config import ModelConfig
+from clients.location import locate
 from clients.worker import ClientWorker
 from fedsim.checkpoint import load_latest
 from fedsim.core.messages import ClientState, WorkGroup
@@ -25,6 +29,15 @@ def test_the_shape_is_that_of_the_embedded_model():
 def test_a_model_that_was_never_fetched_has_no_shape(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert model_shape(ModelConfig(path="nobody/nothing")) is None
+
+
+@pytest.mark.parametrize("value", [None, [], {}, "x", float("inf"), float("nan"), 0])
+def test_a_configuration_that_tells_no_sizes_has_no_shape(tmp_path, value):
+    folder = tmp_path / "model"
+    shutil.copytree(locate(ModelConfig()), folder)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"num_attention_heads": value}))
+    assert model_shape(ModelConfig(path=str(folder))) is None
 
 
 CONFIGS = {

@@ -1,0 +1,166 @@
+"""Does the model know every token that its tokenizer makes? Looked at before anything is started.
+
+A tokenizer may know more words than its model: words or a padding token were added to it, and the embeddings were not resized.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedsim.core.errors import ModelError, shown
+from fedsim.core.tokens import TokenTable
+from fedsim.data.config import TaskConfig
+from fedsim.data.examples import Examples
+from fedsim.data.templates import parse_template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from clients.loading import SharedWeights
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a model has embeddings for."""
+
+    model: str
+    """What to call the model in an error."""
+    num_tokens: int
+    """Token ids are below it."""
+    num_types: int
+    """Token types are below it; with one or none at all the model reads no types."""
+    pad_id: int | None
+    """Padding of the model, where it has one."""
+
+    @classmethod
+    def of(cls, weights: SharedWeights, model: str) -> Vocabulary:
+        """Return that of loaded weights."""
+        values = json.loads(weights.config_json)
+        types = values.get("type_vocab_size") or 0
+        return cls(model, int(values["vocab_size"]), int(types), values.get("pad_token_id"))
+
+    def has(self, token: object) -> bool:
+        """Return whether a token id is one of the model's."""
+        return isinstance(token, int) and 0 <= token < self.num_tokens
+
+
+def fitted(
+    table: TokenTable,
+    examples: Examples,
+    task: TaskConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: Vocabulary,
+) -> TokenTable:
+    """Return a token table that the model can read: padded with a token that it knows, any, since padding is masked.
+
+    Parameters
+    ----------
+    table
+        From :func:`fedsim.data.tokenize.tokenize`.
+    examples, task, tokenizer
+        What it was made of.
+
+    Raises
+    ------
+    ModelError
+        If a text, the template or the tokenizer's special tokens give a token or token type that the model does not know.
+    """
+    _check_tokens(table, examples, task, tokenizer, vocabulary)
+    _check_types(table, examples, vocabulary)
+    if vocabulary.has(table.pad_id):
+        return table
+    candidates = (vocabulary.pad_id, tokenizer.eos_token_id, 0)
+    return replace(table, pad_id=next(token for token in candidates if token is not None and vocabulary.has(token)))
+
+
+def _check_tokens(
+    table: TokenTable,
+    examples: Examples,
+    task: TaskConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: Vocabulary,
+) -> None:
+    place = _first(table.ids_Z >= vocabulary.num_tokens)
+    if place is None:
+        return
+    token = int(table.ids_Z[place])
+    named = f"the token {_name(token, tokenizer)}"
+    if token in tokenizer.all_special_ids:
+        what = f"the tokenizer puts {named} into every text"
+    elif token in _literal_ids(task, tokenizer):
+        what = f"data.task.template: {shown(task.template)} has {named}"
+    else:
+        what = f"{_text(table, examples, place)} has {named}"
+    raise _unknown(what, vocabulary)
+
+
+def _check_types(table: TokenTable, examples: Examples, vocabulary: Vocabulary) -> None:
+    if table.type_ids_Z is None or vocabulary.num_types <= 1:
+        return
+    place = _first(table.type_ids_Z >= vocabulary.num_types)
+    if place is not None:
+        raise ModelError(
+            f"{_text(table, examples, place)} has tokens of type {table.type_ids_Z[place]}, but the model {vocabulary.model} "
+            f"knows the types 0 to {vocabulary.num_types - 1} (type_vocab_size); use the tokenizer that it was trained with"
+        )
+
+
+def check_label_words(
+    ids_C: np.ndarray, words: Sequence[str], tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary
+) -> None:
+    """Refuse label words that the model does not know.
+
+    Parameters
+    ----------
+    ids_C
+        Their tokens, from :func:`fedsim.data.tokenize.label_word_ids`.
+
+    Raises
+    ------
+    ModelError
+        Naming the first such word.
+    """
+    place = _first(ids_C >= vocabulary.num_tokens)
+    if place is not None:
+        named = _name(int(ids_C[place]), tokenizer)
+        raise _unknown(f"data.task.label_words: {shown(words[place])} is the token {named}", vocabulary)
+
+
+def _unknown(what: str, vocabulary: Vocabulary) -> ModelError:
+    return ModelError(
+        f"{what}, but the model {vocabulary.model} knows the tokens 0 to {vocabulary.num_tokens - 1} only; use its own "
+        "tokenizer, or resize its embeddings (model.resize_token_embeddings(len(tokenizer))), train them, and save it"
+    )
+
+
+def _name(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    return f"{shown(str(tokenizer.convert_ids_to_tokens(token)))} (id {token})"
+
+
+def _literal_ids(task: TaskConfig, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the tokens of the words that stand in the task's template."""
+    if task.template is None:
+        return set()
+    template = parse_template(task)
+    texts = [piece.strip() for piece in (*template.before, *template.after) if isinstance(piece, str)]
+    ids: set[int] = set()
+    for text in filter(None, texts):
+        ids.update(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return ids
+
+
+def _text(table: TokenTable, examples: Examples, place: int) -> str:
+    """Return what an error calls the text that has a token."""
+    row = int(np.searchsorted(table.offsets_N1, place, side="right")) - 1
+    texts = examples.texts[row]
+    return f"{examples.origin}: the text {shown(texts[0] if len(texts) == 1 else texts)}"
+
+
+def _first(found: np.ndarray) -> int | None:
+    """Return the first place where something was found, or None."""
+    return int(found.argmax()) if found.any() else None
