@@ -60,7 +60,7 @@ def test_an_exported_adapter_gives_the_same_logits_in_peft(tmp_path, family):
     assert_same_scores(prompt, folder, ("none", "right", "left", "single"))
     config = peft.PeftConfig.from_pretrained(str(folder))
     assert config.peft_type == "PREFIX_TUNING" and config.base_model_name_or_path == prompt.model
-    assert config.task_type == ("CAUSAL_LM" if prompt.row.is_causal else "FEATURE_EXTRACTION")
+    assert config.task_type == ("CAUSAL_LM" if prompt.row.predicts_next else "FEATURE_EXTRACTION")
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md",
         "adapter_config.json",
@@ -192,7 +192,7 @@ REFUSED_EXPORTS = {
     "window too small": (
         lambda tmp: Prompt(tmp, "mistral", changes={"sliding_window": 13}, max_length=10),
         {},
-        "sees 13 tokens at a time.*data.max_length=9 or less",
+        "sees 13 tokens up to itself.*data.max_length=9 or less",
     ),
     "rotary frequencies that depend on the length": (
         lambda tmp: Prompt(
@@ -257,7 +257,7 @@ def test_the_embedded_model_is_named_by_its_folder(tmp_path):
 
 def peft_adapter(prompt: Prompt, folder: Path, **keys) -> Path:
     """Save an adapter with random prefixes that PEFT made itself."""
-    kind = "CAUSAL_LM" if prompt.row.is_causal else "FEATURE_EXTRACTION"
+    kind = "CAUSAL_LM" if prompt.row.predicts_next else "FEATURE_EXTRACTION"
     config = peft.PrefixTuningConfig(task_type=kind, num_virtual_tokens=PROMPT_LENGTH, **keys)
     torch.manual_seed(5)
     peft.get_peft_model(prompt.base(), config).save_pretrained(str(folder))
