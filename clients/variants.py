@@ -84,7 +84,10 @@ def _causality(values: Mapping[str, Any], family: Family) -> Misfit:
 def _layers(values: Mapping[str, Any], config: PreTrainedConfig, family: Family) -> Misfit:
     if family.window == "all" and "layer_types" in values:
         # Its AutoConfig does; built as what model_type says, all layers would have the window.
-        return "layer_types", f"transformers then takes it for a ministral, not for a {family.name}; remove it if all are alike"
+        return (
+            "layer_types",
+            f"transformers then takes it for a ministral, not for a {family.name}; remove it if all are alike",
+        )
     if family.window == "none":
         return None
     window, kinds = config.sliding_window, config.layer_types if family.window == "by layer" else ()
@@ -116,7 +119,10 @@ def _rope(config: PreTrainedConfig, family: Family) -> Misfit:
     parameters, known = config.rope_parameters, ("default", *ROPE_INIT_FUNCTIONS)
     kind = parameters.get("rope_type")
     if kind is None:
-        return "rope_parameters without a rope_type", f"{family.name} has one for all layers; use one of: {', '.join(known)}"
+        return (
+            "rope_parameters without a rope_type",
+            f"{family.name} has one for all layers; use one of: {', '.join(known)}",
+        )
     if kind not in known:
         return f"rope_type to {shown(kind)}{nearest(str(kind), known)}", f"use one of: {', '.join(known)}"
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -250,9 +250,10 @@ class PromptedModel:
         most = self.backbone.max_tokens
         too_long = np.flatnonzero(table.lengths_N > most)
         if len(too_long):
+            example, limit = too_long[0], self.backbone.limit
             raise ModelError(
-                f"example {too_long[0]} has {table.lengths_N[too_long[0]]} tokens, but the model {self.backbone.limit} for {most} "
-                "beside the prompt; shorten it"
+                f"example {example} has {table.lengths_N[example]} tokens, but the model {limit} for {most} beside the prompt; "
+                "shorten it"
             )
 
     def predict(self, examples: Sequence[str | tuple[str, ...]], batch_size: int = 64) -> list[str]:
