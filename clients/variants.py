@@ -75,7 +75,7 @@ def _causality(values: Mapping[str, Any], family: Family) -> Misfit:
     if family.predicts_next:
         # What is neither, transformers takes for false where it makes a mask, and null for true where it makes none.
         why = "it has to be true or false; without it a decoder is causal"
-        return None if isinstance(given, bool) else (f"is_causal to {json.dumps(given)}", why)
+        return None if isinstance(given, bool) else (f"is_causal to {json.dumps(given)[:40]}", why)
     if values.get("is_causal"):
         return "is_causal", "in an encoder transformers follows it in batches without padding alone; set it to false"
     return None
@@ -127,14 +127,15 @@ def _rope(config: PreTrainedConfig, family: Family) -> Misfit:
         return f"rope_type to {shown(kind)}{nearest(str(kind), known)}", f"use one of: {', '.join(known)}"
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     try:
-        frequencies = build(config).inv_freq
+        frequencies = build(config).get_buffer("inv_freq")
     except (RuntimeError, ValueError, TypeError, KeyError, ArithmeticError) as error:
         return f"rope_type {kind} with values that give no frequencies", str(error).strip().splitlines()[0]
     if 2 * len(frequencies) != head_dim:
-        part = f"{2 * len(frequencies)} of the {head_dim} numbers of a head"
+        part = parameters.get("partial_rotary_factor")
         return (
-            f"partial_rotary_factor to {parameters.get('partial_rotary_factor')} with rope_type {kind}",
-            f"transformers' {family.title} cannot turn {part}; use 1.0, or rope_type proportional",
+            f"rope_type {kind}" + ("" if part is None else f" with partial_rotary_factor {shown(part)}"),
+            f"it would turn {2 * len(frequencies)} of the {head_dim} numbers of a head, which {family.name} cannot; use a "
+            "partial_rotary_factor of 1.0, or rope_type proportional",
         )
     if not torch.isfinite(frequencies).all():
         return f"rope_type {kind} with values that give frequencies that are not finite", "mend rope_parameters"

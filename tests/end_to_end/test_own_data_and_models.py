@@ -66,7 +66,7 @@ def model_folder(path, family):
 
 
 @pytest.mark.parametrize("head", ["verbalizer", "classifier"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "llama longrope"])
 def test_every_family_and_head_trains_and_its_prompt_file_gives_the_same_predictions(
     tiny_config, tmp_path, family, head
 ):
