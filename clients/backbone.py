@@ -387,10 +387,12 @@ class Backbone:
         shapes = KeyShapes()
         try:
             self._call(Tokens(ids_BT, torch.ones_like(ids_BT), None, zeros_B, zeros_B), shapes, 0)
-        except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, KeyError, IndexError) as error:
             first_line = (str(error).strip().splitlines() or [""])[0]
             raise ModelError(
-                f"the model cannot be run as its config.json says: {type(error).__name__}: {first_line}"
+                f"the model fails in a forward pass of one token; look into its config.json: {type(error).__name__}: {first_line}"
             ) from error
         num_layers = self._model.config.num_hidden_layers
         if sorted(shapes.heads_and_size) != list(range(num_layers)):

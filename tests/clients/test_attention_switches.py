@@ -508,6 +508,15 @@ def test_a_decoder_that_sees_to_both_sides_may_be_read_at_its_first_token(tmp_pa
             Ways(model, (2,)).agree()
 
 
+def test_a_model_that_transformers_builds_and_cannot_run_is_named(tmp_path):
+    folder = folder_of(tmp_path, "bert", {}, type_vocab_size=0)
+    weights = load_shared_weights(ModelConfig(path=str(folder), head=POOLED))
+    with pytest.raises(
+        ModelError, match=r"fails in a forward pass of one token; look into its config\.json: RuntimeError"
+    ):
+        backbone(weights, POOLED)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("family", CONFIGS)
 def test_the_lm_head_is_tied_as_config_json_says(tmp_path, family, tied):
