@@ -392,7 +392,8 @@ class Backbone:
         except (RuntimeError, ValueError, KeyError, IndexError) as error:
             first_line = (str(error).strip().splitlines() or [""])[0]
             raise ModelError(
-                f"the model fails in a forward pass of one token; look into its config.json: {type(error).__name__}: {first_line}"
+                "the model fails in a forward pass of one token; look into its config.json: "
+                f"{type(error).__name__}: {first_line}"
             ) from error
         num_layers = self._model.config.num_hidden_layers
         if sorted(shapes.heads_and_size) != list(range(num_layers)):
