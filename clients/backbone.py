@@ -18,7 +18,18 @@ from clients.compiling import CompiledLayers
 from clients.config import ModelConfig, PromptConfig
 from clients.device import to_device
 from clients.families import Family
-from clients.heads import Classifier, Head, Reading, Tokens, Verbalizer, pool, pool_packed, pooled_rows, resolve_pooling
+from clients.heads import (
+    Classifier,
+    Head,
+    Reading,
+    Tokens,
+    Verbalizer,
+    check_pooling,
+    pool,
+    pool_packed,
+    pooled_rows,
+    resolve_pooling,
+)
 from clients.injection import ARGUMENT, AttentionHook, KeyShapes, Prefix, attach, detach, detached
 from clients.loading import SharedWeights, assemble
 from clients.packing import PackedPrefix
@@ -59,11 +70,13 @@ class Backbone:
         self._precision = Precision(model.dtype, autocast, self.device)
         self.head_shapes: tuple[tuple[str, tuple[int, ...]], ...] = head.shapes
         """Name and shape of each array of the head that a client trains; empty for the verbalizer."""
+        self.limit: str = family.limit(model.config)
+        """Why a text can be no longer than ``max_tokens``, in words behind "the model"."""
         self.max_tokens: int = family.max_positions(model.config) - self._offset(prompt.length)
         """Longest text, in tokens, that there are positions for beside the prompt."""
         if self.max_tokens < 1:
             raise ModelError(
-                f"prompt.length {prompt.length} leaves no positions for the text, the model has "
+                f"prompt.length {prompt.length} leaves no positions for the text, the model {self.limit} for "
                 f"{family.max_positions(model.config)}; shorten it or set prompt.position_offset=none"
             )
         self.hidden_size: int = model.config.hidden_size
@@ -104,7 +117,8 @@ class Backbone:
         frozen, family = assemble(weights, model.attention, device)
         attach(frozen)
         if model.head.kind == "classifier":
-            pooling = resolve_pooling(model.head.pooling, is_causal=family.is_causal)
+            pooling = resolve_pooling(model.head.pooling, predicts_next=family.predicts_next)
+            check_pooling(pooling, is_causal=family.causal_attention(frozen.config))
             classifier = Classifier(num_classes, frozen.config.hidden_size, pooling)
             return cls(frozen, family, classifier, prompt, model.autocast, compiled=model.compile)
         words_C = _label_words(label_word_ids_C, num_classes, frozen, weights)
@@ -120,7 +134,12 @@ class Backbone:
     @property
     def is_causal(self) -> bool:
         """Whether a token sees only those before it."""
-        return self._family.is_causal
+        return self._family.causal_attention(self._model.config)
+
+    @property
+    def predicts_next(self) -> bool:
+        """Whether the family's LM head says which token comes next."""
+        return self._family.predicts_next
 
     def forward(
         self,
@@ -340,7 +359,7 @@ class Backbone:
     def _check_length(self, num_tokens: int) -> None:
         if num_tokens > self.max_tokens:
             raise ModelError(
-                f"a batch has {num_tokens} tokens, but the model has positions for {self.max_tokens} beside the prompt; lower "
+                f"a batch has {num_tokens} tokens, but the model {self.limit} for {self.max_tokens} beside the prompt; lower "
                 "data.max_length"
             )
 
@@ -366,7 +385,16 @@ class Backbone:
         ids_BT = torch.full((1, 1), self._any_token(), device=self.device)
         zeros_B = torch.zeros(1, dtype=torch.int64, device=self.device)
         shapes = KeyShapes()
-        self._call(Tokens(ids_BT, torch.ones_like(ids_BT), None, zeros_B, zeros_B), shapes, 0)
+        try:
+            self._call(Tokens(ids_BT, torch.ones_like(ids_BT), None, zeros_B, zeros_B), shapes, 0)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, KeyError, IndexError) as error:
+            first_line = (str(error).strip().splitlines() or [""])[0]
+            raise ModelError(
+                "the model fails in a forward pass of one token; look into its config.json: "
+                f"{type(error).__name__}: {first_line}"
+            ) from error
         num_layers = self._model.config.num_hidden_layers
         if sorted(shapes.heads_and_size) != list(range(num_layers)):
             raise ModelError(

@@ -40,11 +40,24 @@ class Family:
     behind_attention: str | None = None
     """Module of a layer that takes what attention gave and what entered the layer, and from which on every token is by itself;
     None where a layer has no such module."""
+    window: Literal["none", "all", "by layer"] = "none"
+    """Layers that ``sliding_window`` in a config.json applies to: by layer, those that ``layer_types`` says."""
 
     @property
-    def is_causal(self) -> bool:
-        """Whether a token sees only those before it."""
+    def predicts_next(self) -> bool:
+        """Whether its LM head says which token comes next: a template is then read at its end, not at a mask."""
         return self.lm_kind == "causal_lm"
+
+    def causal_attention(self, config: PreTrainedConfig) -> bool:
+        """Return whether a token of this model sees only those before it: in a decoder, unless ``is_causal`` says no."""
+        return self.predicts_next and bool(getattr(config, "is_causal", True))
+
+    def windows(self, config: PreTrainedConfig) -> list[int]:
+        """Return the sliding window of each layer that has one, from the lowest."""
+        if self.window == "none" or config.sliding_window is None:
+            return []
+        kinds = config.layer_types if self.window == "by layer" else ["sliding_attention"] * config.num_hidden_layers
+        return [config.sliding_window for kind in kinds if kind == "sliding_attention"]
 
     def config(self, values: Mapping[str, Any]) -> PreTrainedConfig:
         """Return the model's configuration from the values of a config.json."""
@@ -60,9 +73,18 @@ class Family:
         return dict(self.base_arguments) if kind == "base" else {}
 
     def max_positions(self, config: PreTrainedConfig) -> int:
-        """Return the longest text, in tokens, that the model has positions for."""
+        """Return the longest text, in tokens, that the model has positions for; :meth:`limit` says it in words."""
         unused = config.pad_token_id + 1 if self.positions_skip_padding else 0
-        return config.max_position_embeddings - unused
+        longest: int = config.max_position_embeddings - unused
+        return min(longest, config.rope_parameters["original_max_position_embeddings"]) if _is_long(config) else longest
+
+    def limit(self, config: PreTrainedConfig) -> str:
+        """Return why a text can be no longer than :meth:`max_positions`, in words between "the model" and "for N tokens".
+
+        Beyond ``original_max_position_embeddings`` rope_type longrope takes other frequencies, in transformers for all texts of
+        a batch by the longest of them, so that a text's result would depend on its company.
+        """
+        return "keeps the frequencies of its rope_type longrope" if _is_long(config) else "has positions"
 
     def position_ids(self, config: PreTrainedConfig, input_ids_BT: Tensor, offset: int) -> Tensor:
         """Return the position of each token, the first ``offset`` positions left to the prompt.
@@ -89,6 +111,10 @@ class Family:
         return np.where(token_Z, within_Z + offset + config.pad_token_id, config.pad_token_id)
 
 
+def _is_long(config: PreTrainedConfig) -> bool:
+    return (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "longrope"
+
+
 def _bert_transform(model: Any, hidden_BD: Tensor) -> Tensor:
     return model.cls.predictions.transform(hidden_BD)
 
@@ -113,9 +139,9 @@ FAMILIES: dict[str, Family] = {
         _encoder("camembert", "Camembert", _roberta_transform, skip=True),
         Family("gpt2", "GPT2", "causal_lm", "LMHeadModel", layers="h"),
         Family("llama", "Llama", "causal_lm"),
-        Family("mistral", "Mistral", "causal_lm"),
-        Family("qwen2", "Qwen2", "causal_lm"),
-        Family("qwen3", "Qwen3", "causal_lm"),
+        Family("mistral", "Mistral", "causal_lm", window="all"),
+        Family("qwen2", "Qwen2", "causal_lm", window="by layer"),
+        Family("qwen3", "Qwen3", "causal_lm", window="by layer"),
     )
 }
 """Every supported family by model type. A new row needs no more than to pass ``tests/clients/test_injection.py``."""
@@ -144,7 +170,7 @@ def family_of(values: Mapping[str, Any], model: str) -> Family:
         )
     family = FAMILIES[name]
     for key, why in _UNSUPPORTED:
-        if values.get(key) and not (key == "is_decoder" and family.is_causal):
+        if values.get(key) and not (key == "is_decoder" and family.predicts_next):
             raise ModelError(f"model {model} sets {key} in its config.json: {why}")
     position_type = values.get("position_embedding_type") or "absolute"
     if position_type != "absolute":
@@ -155,6 +181,7 @@ def family_of(values: Mapping[str, Any], model: str) -> Family:
 _UNSUPPORTED = (
     ("is_decoder", "a decoder made of an encoder family is not supported; use a model of a decoder family"),
     ("is_encoder_decoder", "encoder-decoder models are not supported; use an encoder or a decoder"),
+    ("per_layer_config", "layers that differ from each other are not supported; use another model"),
     ("add_cross_attention", "cross-attention is not supported; use a plain encoder or decoder"),
     ("reorder_and_upcast_attn", "this variant of attention is not supported; set it to false or use another model"),
     ("quantization_config", "quantized weights are not supported; use the unquantized model with model.dtype"),

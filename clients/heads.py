@@ -177,21 +177,25 @@ def pooled_rows(tokens: PackedTokens, pooling: Pooling) -> np.ndarray:
     return tokens.starts_B if pooling == "first" else tokens.read_rows_B
 
 
-def resolve_pooling(asked: str, *, is_causal: bool) -> Pooling:
-    """Return the pooling that ``auto`` stands for, or the one asked for.
+def resolve_pooling(asked: Literal["auto", "first", "mean", "last"], *, predicts_next: bool) -> Pooling:
+    """Return the pooling that ``auto`` stands for, the token that the family's own LM head is read at, or the one asked for."""
+    if asked == "auto":
+        return "last" if predicts_next else "first"
+    return asked
+
+
+def check_pooling(pooling: Pooling, *, is_causal: bool) -> None:
+    """Refuse to read a model at its first token where that sees no other token.
 
     Raises
     ------
     ModelError
-        If a decoder is to be read at its first token, which sees no other token.
+        If attention is causal.
     """
-    if asked == "first" and is_causal:
+    if pooling == "first" and is_causal:
         raise ModelError(
             "model.head.pooling=first cannot be used with a decoder, whose first token sees no text; use last"
         )
-    if asked == "mean":
-        return "mean"
-    return "last" if asked == "last" or (asked == "auto" and is_causal) else "first"
 
 
 def _single(tensor: Tensor) -> Tensor:

@@ -193,6 +193,9 @@ def _always_sdpa_mask(*args: Any, **kwargs: Any) -> Tensor | None:
 
 
 def _always_eager_mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    if kwargs.get("dtype") == torch.float64:
+        # Decoders take their softmax in float32, where float64's lowest number is -inf: padding that sees nothing would be NaN.
+        kwargs["dtype"] = torch.float32
     return eager_mask(*args, **kwargs | {"allow_is_bidirectional_skip": False})
 
 

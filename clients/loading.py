@@ -23,6 +23,7 @@ from clients.families import FAMILIES, Family, Kind, family_of
 from clients.fitting import check_padding, refuse_mismatched, refuse_missing
 from clients.location import folder_of, locate
 from clients.model_files import check_model_type, check_sentencepiece, check_weights, sentencepiece_file
+from clients.variants import refuse_unsupported, relevant
 from fedsim.core.errors import ModelError, shown
 
 _ALIGNMENT = 64
@@ -164,7 +165,7 @@ def _described(family: Family, values: Mapping[str, Any], name: str) -> PreTrain
     """Return the configuration that a config.json describes, if a model can be built by it."""
     try:
         with _quiet():
-            described = family.config(values)
+            described = family.config(relevant(values))
         layers = described.num_hidden_layers
     except Exception as error:  # transformers checks every value with errors of its own, which share no base
         raise ModelError(
@@ -173,6 +174,7 @@ def _described(family: Family, values: Mapping[str, Any], name: str) -> PreTrain
     if type(layers) is not int or not 0 < layers <= _MOST_LAYERS:
         raise ModelError(f"config.json of model {name} has {shown(layers)} layers; there can be 1 to {_MOST_LAYERS}")
     check_padding(family, described, name)
+    refuse_unsupported(values, described, family, name)
     return described
 
 
@@ -241,10 +243,12 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
 def assemble(weights: SharedWeights, attention: str, device: str) -> tuple[PreTrainedModel, Family]:
     """Return the frozen model, in evaluation mode, whose weights on a CPU are the shared arrays themselves.
 
+    Its buffers are copies: a forward pass may write to them, as transformers does with the frequencies of rope_type longrope.
+
     Parameters
     ----------
     weights
-        May be read-only memory: the model never writes to its weights.
+        May be read-only memory: the model never writes to its parameters.
     attention
         ``sdpa`` or ``eager``.
     device
@@ -256,8 +260,9 @@ def assemble(weights: SharedWeights, attention: str, device: str) -> tuple[PreTr
     config._attn_implementation = attention
     with torch.device("meta"):
         model = family.model_class(weights.kind)(config, **family.arguments(weights.kind))
+    buffers = {name for name, _ in model.named_buffers()}
     for name, array in weights.arrays.items():
-        _set(model, name, _to_torch(array).to(device))
+        _set(model, name, _to_torch(array).to(device, copy=name in buffers))
     for name, source in weights.aliases:
         _set(model, name, model.get_parameter(source))
     left = [name for name, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]

@@ -101,6 +101,7 @@ class PackedPrefix:
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend within each example and to its client's prompt; returns [1, Z, H, D]. ``mask`` is not looked at."""
+        kwargs["is_causal"] = False  # our masks say all; without one everything is visible
         layer: int = module.layer_idx  # type: ignore[assignment]
         pair_CHPD = self._pairs_CHPD.get(layer)
         self._seen.add(layer)
@@ -155,14 +156,20 @@ class PackedPrefix:
     def _visible(self, bucket: _Bucket, length: int, window: int | None) -> Tensor | None:
         """Return a bool mask that broadcasts to [B, 1, T, V], or None where everything is visible."""
         tokens_T = np.arange(bucket.num_tokens)
+        back_TT = tokens_T[:, None] - tokens_T[None, :]
+        own_BT = tokens_T < self._lengths_B[bucket.examples, None]
+        visible_11TT: np.ndarray
         if self._is_causal:
             # Padding stands behind all tokens of its example, so that none of them sees it.
-            back_TT = tokens_T[:, None] - tokens_T[None, :]
             visible_11TT = (back_TT >= 0)[None, None]
             if window is not None:
                 visible_11TT = visible_11TT & (back_TT < window)
+        elif window is not None and window < bucket.num_tokens - 1:
+            # As in transformers: so many tokens to either side. Padding sees all, as no query may be left without a key.
+            near_B1TT = (np.abs(back_TT) <= window) & own_BT[:, None, None, :]
+            visible_11TT = near_B1TT | ~own_BT[:, None, :, None]
         elif bucket.padded:
-            visible_11TT = (tokens_T < self._lengths_B[bucket.examples, None])[:, None, None, :]
+            visible_11TT = own_BT[:, None, None, :]
         else:
             return None
         visible_11TV = np.pad(visible_11TT, ((0, 0),) * 3 + ((length, 0),), constant_values=True)

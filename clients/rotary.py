@@ -21,7 +21,7 @@ from clients.families import Family
 
 def cannot_shift(family: Family, config: PreTrainedConfig) -> str | None:
     """Return why prompts cannot be moved to another numbering of the text, in words behind "the model", or None."""
-    if _rotary_class(family) is None:
+    if rotary_class(family) is None:
         return "has learned positions"
     # These two choose their frequencies by the length of the sequence, so no one rotation stands for a shift.
     kind = config.rope_parameters["rope_type"]
@@ -44,21 +44,21 @@ def shift_prompt(prompt_LKHPD: np.ndarray, by: int, family: Family, config: PreT
         If :func:`cannot_shift` says so.
     """
     obstacle = cannot_shift(family, config)
-    rotary_class = _rotary_class(family)
-    if obstacle is not None or rotary_class is None:
+    build = rotary_class(family)
+    if obstacle is not None or build is None:
         raise ValueError(f"the model {obstacle}")
-    rotary = rotary_class(config)
+    rotary = build(config)
     shifted_LKHPD = prompt_LKHPD.copy()
     keys_LHPD = torch.from_numpy(prompt_LKHPD[:, 0]).double()
     cos_11D, sin_11D = rotary(keys_LHPD, torch.tensor([[by]]))
     # Some types also scale what they turn; a prefix key is none of the text's keys and stays as long as it was.
     cos_11D, sin_11D = cos_11D / rotary.attention_scaling, sin_11D / rotary.attention_scaling
-    apply = sys.modules[rotary_class.__module__].apply_rotary_pos_emb
+    apply = sys.modules[build.__module__].apply_rotary_pos_emb
     shifted_LKHPD[:, 0] = apply(keys_LHPD, keys_LHPD, cos_11D, sin_11D)[1].float().numpy()
     return shifted_LKHPD
 
 
-def _rotary_class(family: Family) -> type[nn.Module] | None:
+def rotary_class(family: Family) -> type[nn.Module] | None:
     """Return the family's own rotary embedding, which stands beside its model class, or None."""
     module = sys.modules[family.model_class("base").__module__]
     return getattr(module, f"{family.title}RotaryEmbedding", None)

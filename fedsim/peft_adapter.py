@@ -188,7 +188,7 @@ def export_peft(path: str | Path, output: str | Path, client: int | None = None)
                 "prompt.position_offset=paper"
             )
         prompt_LKHPD = shift_prompt(prompt_LKHPD, length, family, config)
-    _check_window(file, model, config, length)
+    _check_window(file, model, config, family)
     _write(output, file, prompt_LKHPD, model, config, family)
     return output
 
@@ -254,13 +254,19 @@ def _refuse_adapter_beside(model: ModelConfig) -> None:
         )
 
 
-def _check_window(file: PromptFile, model: ModelConfig, config: PreTrainedConfig, length: int) -> None:
+def _check_window(file: PromptFile, model: ModelConfig, config: PreTrainedConfig, family: Family) -> None:
     """Refuse a model whose attention window PEFT's prefix could slide out of; with us every token sees the prompt."""
-    window, longest = getattr(config, "sliding_window", None), file.metadata["max_length"]
-    if window is not None and length + longest > window:
+    windows = family.windows(config)
+    if not windows:
+        return
+    # A causal window of w holds the token itself; one to both sides reaches w tokens beyond it.
+    reach = min(windows) + (0 if family.causal_attention(config) else 1)
+    length, longest = file.layout.geometry.prompt_length, file.metadata["max_length"]
+    if length + longest > reach:
+        mend = f"data.max_length={reach - length} or less" if reach > length else "a shorter prompt"
         raise ModelError(
-            f"the model {model.location} sees {window} tokens at a time, among which PEFT counts the prefix, so texts of up to "
-            f"data.max_length={longest} would lose sight of it; train with data.max_length={window - length} or less"
+            f"a token of the model {model.location} sees {reach} tokens up to itself, among which PEFT counts the prefix, so "
+            f"texts of up to data.max_length={longest} would lose sight of it; train with {mend}"
         )
 
 
@@ -275,7 +281,7 @@ def _write(
     num_layers, _, num_kv_heads, length, head_dim = prompt_LKHPD.shape
     # FEATURE_EXTRACTION is PEFT's only type that hands the prefix to whatever model it is given and returns that
     # model's own output: without a type the prefix is left out, the others look for a classifier of their own.
-    with_lm_head = model.head.kind == "verbalizer" and family.is_causal
+    with_lm_head = model.head.kind == "verbalizer" and family.predicts_next
     adapter = PrefixTuningConfig(
         task_type=TaskType.CAUSAL_LM if with_lm_head else TaskType.FEATURE_EXTRACTION,
         base_model_name_or_path=locate(model),
@@ -302,7 +308,7 @@ def _write(
 
 def _write_head(path: Path, file: PromptFile, model: ModelConfig, family: Family) -> None:
     about: Mapping[str, Any] = {
-        "pooling": resolve_pooling(model.head.pooling, is_causal=family.is_causal),
+        "pooling": resolve_pooling(model.head.pooling, predicts_next=family.predicts_next),
         "labels": file.metadata["task"]["labels"],
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in file.head.items()}

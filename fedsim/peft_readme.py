@@ -85,7 +85,7 @@ def readme(metadata: Mapping[str, Any], adapter: PrefixTuningConfig, family: Fam
     """
     task, head = TaskConfig.model_validate(metadata["task"]), metadata["model"]["head"]
     classifier = head["kind"] == "classifier"
-    auto = "AutoModel" if classifier else f"AutoModelFor{'CausalLM' if family.is_causal else 'MaskedLM'}"
+    auto = "AutoModel" if classifier else f"AutoModelFor{'CausalLM' if family.predicts_next else 'MaskedLM'}"
     length = adapter.num_virtual_tokens
     parts = [
         _LOAD.format(
@@ -100,7 +100,7 @@ def readme(metadata: Mapping[str, Any], adapter: PrefixTuningConfig, family: Fam
     if classifier:
         if token_types and len(task.fields) == 2:
             parts.append(_TOKEN_TYPES.format(length=length))
-        parts.append(_HEAD.format(pool=_POOL[resolve_pooling(head["pooling"], is_causal=family.is_causal)]))
+        parts.append(_HEAD.format(pool=_POOL[resolve_pooling(head["pooling"], predicts_next=family.predicts_next)]))
     else:
         parts.append(_label_words(task, family))
     return "\n".join(parts)
@@ -109,8 +109,8 @@ def readme(metadata: Mapping[str, Any], adapter: PrefixTuningConfig, family: Fam
 def _label_words(task: TaskConfig, family: Family) -> str:
     template = parse_template(task)
     pieces: tuple[Piece, ...] = (*template.before, MASK, *template.after)
-    if family.is_causal:
+    if family.predicts_next:
         pieces = template.as_causal().before
     text = "".join(piece if isinstance(piece, str) else f"{{{task.fields[piece.index]}}}" for piece in pieces)
     words = ", ".join(task.label_words or ())
-    return _WORDS.format(words=words, place="last token" if family.is_causal else "mask", template=text.rstrip())
+    return _WORDS.format(words=words, place="last token" if family.predicts_next else "mask", template=text.rstrip())

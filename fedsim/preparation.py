@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -176,12 +177,16 @@ def check_lengths(config: Config, spec: WorkerSpec, max_tokens: int) -> None:
     ModelError
         Naming the longest text, the limit, and the keys to change.
     """
+    from clients.families import family_of
+
     longest = max((int(table.lengths_N.max()) for table in (spec.train, spec.validation) if len(table)), default=0)
     if longest > max_tokens:
         offset = f" beside a prompt of {config.prompt.length}" if config.prompt.position_offset == "paper" else ""
+        values = json.loads(spec.weights.config_json)
+        family = family_of(values, config.model.location)
         raise ModelError(
-            f"the model {config.model.location} has positions for {max_tokens} tokens{offset}, but a text has {longest}; "
-            f"set data.max_length={max_tokens} or less"
+            f"the model {config.model.location} {family.limit(family.config(values))} for {max_tokens} tokens{offset}, but a "
+            f"text has {longest}; set data.max_length={max_tokens} or less"
         )
 
 

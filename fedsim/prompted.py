@@ -24,6 +24,7 @@ from fedsim.data.config import TaskConfig
 
 if TYPE_CHECKING:
     from fedsim.config import Config
+    from fedsim.core.tokens import TokenTable
 
 GLOBAL_PROMPT = "global.safetensors"
 PERSONAL_PROMPTS = "personal.safetensors"
@@ -242,10 +243,11 @@ class PromptedModel:
             self.task,
             self.tokenizer,
             head_kind=self._head_kind,
-            causal=self.backbone.is_causal,
+            causal=self.backbone.predicts_next,
             max_length=self._max_length,
         )
         table = fitted(table, given, self.task, self.tokenizer, self._vocabulary)
+        self._check_lengths(table)
         head_1 = {name: array.unsqueeze(0) for name, array in self.head.items()}
         logits = []
         with torch.no_grad():
@@ -254,6 +256,16 @@ class PromptedModel:
                 reading = self.backbone.forward(batch, self.prompt_LKHPD.unsqueeze(0), self.layers, head_1)
                 logits.append(reading.logits_BC.cpu().numpy())
         return np.concatenate(logits) if logits else np.empty((0, len(self.task.labels)), np.float32)
+
+    def _check_lengths(self, table: TokenTable) -> None:
+        most = self.backbone.max_tokens
+        too_long = np.flatnonzero(table.lengths_N > most)
+        if len(too_long):
+            example, limit = too_long[0], self.backbone.limit
+            raise ModelError(
+                f"example {example} has {table.lengths_N[example]} tokens, but the model {limit} for {most} beside the prompt; "
+                "shorten it"
+            )
 
     def predict(self, examples: Sequence[str | tuple[str, ...]], batch_size: int = 64) -> list[str]:
         """Return the label of each example, as it stands in the task's ``labels``."""

@@ -60,7 +60,7 @@ def test_an_exported_adapter_gives_the_same_logits_in_peft(tmp_path, family):
     assert_same_scores(prompt, folder, ("none", "right", "left", "single"))
     config = peft.PeftConfig.from_pretrained(str(folder))
     assert config.peft_type == "PREFIX_TUNING" and config.base_model_name_or_path == prompt.model
-    assert config.task_type == ("CAUSAL_LM" if prompt.row.is_causal else "FEATURE_EXTRACTION")
+    assert config.task_type == ("CAUSAL_LM" if prompt.row.predicts_next else "FEATURE_EXTRACTION")
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md",
         "adapter_config.json",
@@ -179,6 +179,32 @@ def test_a_window_that_holds_text_and_prefix_is_exported(tmp_path):
     assert_same_scores(prompt, export_peft(prompt.path, tmp_path / "adapter"))
 
 
+@pytest.mark.parametrize("family", ["gpt2", *ROTARY])
+def test_a_decoder_that_sees_to_both_sides_does_so_in_peft(tmp_path, family):
+    prompt = Prompt(tmp_path, family, changes={"is_causal": False})
+    folder = export_peft(prompt.path, tmp_path / "adapter")
+    assert_same_scores(prompt, folder, ("none", "right"))
+    assert peft.PeftConfig.from_pretrained(str(folder)).task_type == "CAUSAL_LM"
+
+
+WINDOW = {"sliding_window": 13, "use_sliding_window": True, "max_window_layers": 1, "layer_types": None}
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2"])
+def test_a_window_to_both_sides_reaches_one_token_further_back(tmp_path, family):
+    window = {"sliding_window": 13} if family == "mistral" else WINDOW
+    prompt = Prompt(tmp_path, family, changes={**window, "is_causal": False}, max_length=10)
+    model = peft.PeftModel.from_pretrained(prompt.base(), str(export_peft(prompt.path, tmp_path / "adapter"))).eval()
+    for padding in ("none", "right"):
+        data = batch(padding, num_tokens=10)
+        torch.testing.assert_close(label_scores(model, data), prompt.scores(data), **TOLERANCE)
+
+
+def test_a_window_that_no_layer_has_is_no_obstacle(tmp_path):
+    prompt = Prompt(tmp_path, "qwen3", changes={**WINDOW, "sliding_window": 5, "max_window_layers": 3})
+    assert_same_scores(prompt, export_peft(prompt.path, tmp_path / "adapter"))
+
+
 REFUSED_EXPORTS = {
     "no prompt in a layer": (partial, {}, r"no prompt in layers \[1\].*layers.choose=all"),
     "personal prompts, but no client": (
@@ -192,7 +218,12 @@ REFUSED_EXPORTS = {
     "window too small": (
         lambda tmp: Prompt(tmp, "mistral", changes={"sliding_window": 13}, max_length=10),
         {},
-        "sees 13 tokens at a time.*data.max_length=9 or less",
+        "sees 13 tokens up to itself.*data.max_length=9 or less",
+    ),
+    "window to both sides too small": (
+        lambda tmp: Prompt(tmp, "qwen2", changes={**WINDOW, "is_causal": False}, max_length=11),
+        {},
+        "sees 14 tokens up to itself.*data.max_length=10 or less",
     ),
     "rotary frequencies that depend on the length": (
         lambda tmp: Prompt(
@@ -268,7 +299,7 @@ def test_the_embedded_model_is_named_by_its_folder(tmp_path):
 
 def peft_adapter(prompt: Prompt, folder: Path, **keys) -> Path:
     """Save an adapter with random prefixes that PEFT made itself."""
-    kind = "CAUSAL_LM" if prompt.row.is_causal else "FEATURE_EXTRACTION"
+    kind = "CAUSAL_LM" if prompt.row.predicts_next else "FEATURE_EXTRACTION"
     config = peft.PrefixTuningConfig(task_type=kind, num_virtual_tokens=PROMPT_LENGTH, **keys)
     torch.manual_seed(5)
     peft.get_peft_model(prompt.base(), config).save_pretrained(str(folder))

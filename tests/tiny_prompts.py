@@ -59,7 +59,7 @@ class Prompt:
             return self.backbone.forward(data, prompt_LKHPD.unsqueeze(0), self.layout.layers, head_1).logits_BC
 
     def base(self, kind: str | None = None) -> transformers.PreTrainedModel:
-        kind = kind or ("CausalLM" if self.row.is_causal else "MaskedLM")
+        kind = kind or ("CausalLM" if self.row.predicts_next else "MaskedLM")
         auto = getattr(transformers, f"AutoModelFor{kind}" if kind != "base" else "AutoModel")
         return auto.from_pretrained(self.model, dtype=torch.float32)
 

@@ -56,7 +56,7 @@ def shards() -> Shards:
 
 def poolings(family: str) -> list[HeadConfig]:
     """Return every head that a family can have."""
-    names = ["mean", "last"] if FAMILIES[family].is_causal else ["first", "mean", "last"]
+    names = ["mean", "last"] if FAMILIES[family].predicts_next else ["first", "mean", "last"]
     verbalizers = [HeadConfig(loss=loss) for loss in ("labels", "vocabulary")]
     return [*verbalizers, *(HeadConfig(kind="classifier", pooling=name, init_std=0.5) for name in names)]
 

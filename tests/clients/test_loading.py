@@ -49,7 +49,7 @@ def bits(tensor: torch.Tensor) -> np.ndarray:
 @families
 @pytest.mark.parametrize("head", ["verbalizer", "classifier"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_round_trip_is_exact_and_copies_nothing(folders, family, head, dtype):
+def test_round_trip_is_exact_and_copies_buffers_alone(folders, family, head, dtype):
     weights = load(folders[family], head=HeadConfig(kind=head), dtype=dtype)
     kind = "base" if head == "classifier" else FAMILIES[family].lm_kind
     assert (weights.kind, weights.dtype) == (kind, dtype)
@@ -63,10 +63,11 @@ def test_round_trip_is_exact_and_copies_nothing(folders, family, head, dtype):
         model, _ = assemble(weights, "sdpa", "cpu")
     mine, theirs = tensors(model), tensors(expected)
     assert set(mine) == set(theirs)
-    aliases = dict(weights.aliases)
+    aliases, buffers = dict(weights.aliases), dict(model.named_buffers())
     for name, tensor in mine.items():
         assert tensor.dtype == theirs[name].dtype and torch.equal(tensor, theirs[name]), name
-        assert np.shares_memory(bits(tensor), weights.arrays[aliases.get(name, name)]), name
+        # A forward pass may write to a buffer, and all workers of a node map the same memory.
+        assert np.shares_memory(bits(tensor), weights.arrays[aliases.get(name, name)]) == (name not in buffers), name
     assert not any(array.flags.writeable for array in weights.arrays.values())
     assert all(array.flags.c_contiguous for array in weights.arrays.values())
 

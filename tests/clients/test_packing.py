@@ -53,7 +53,7 @@ def texts(lengths: np.ndarray = LENGTHS, seed: int = 0) -> TokenTable:
 
 
 def heads(family: str) -> list[HeadConfig]:
-    poolings = ["mean", "last"] if FAMILIES[family].is_causal else ["first", "mean", "last"]
+    poolings = ["mean", "last"] if FAMILIES[family].predicts_next else ["first", "mean", "last"]
     return [HeadConfig(), *(HeadConfig(kind="classifier", pooling=pooling) for pooling in poolings)]
 
 

@@ -9,6 +9,7 @@ import transformers
 
 import fedsim
 from clients.loading import load_tokenizer
+from fedsim.core.errors import ModelError
 from fedsim.prompted import load_prompt
 from fedsim.runner import run_config
 
@@ -25,6 +26,26 @@ FAMILIES = {
         transformers.Qwen3Config,
         transformers.Qwen3ForCausalLM,
         {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 16},
+    ),
+    "llama to both sides": (
+        transformers.LlamaConfig,
+        transformers.LlamaForCausalLM,
+        {"intermediate_size": 64, "is_causal": False},
+    ),
+    "llama longrope": (
+        transformers.LlamaConfig,
+        transformers.LlamaForCausalLM,
+        {
+            "intermediate_size": 64,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "original_max_position_embeddings": 40,
+                "short_factor": [1.0, 1.2, 1.4, 1.6],
+                "long_factor": [4.0, 4.0, 4.0, 4.0],
+                "factor": 4.0,
+            },
+        },
     ),
 }
 
@@ -45,7 +66,7 @@ def model_folder(path, family):
 
 
 @pytest.mark.parametrize("head", ["verbalizer", "classifier"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "llama longrope"])
 def test_every_family_and_head_trains_and_its_prompt_file_gives_the_same_predictions(
     tiny_config, tmp_path, family, head
 ):
@@ -65,6 +86,25 @@ def test_every_family_and_head_trains_and_its_prompt_file_gives_the_same_predict
     predicted = loaded.predict([text for (text,) in validation.texts])
     expected = [loaded.task.labels[label] for label in validation.labels_N]
     assert np.mean(np.array(predicted) == np.array(expected)) == pytest.approx(summary["global_metric"])
+
+
+def test_texts_that_would_change_the_frequencies_of_longrope_are_refused_and_others_right_in_any_company(
+    tiny_config, tmp_path
+):
+    model = {"path": model_folder(tmp_path / "model", "llama longrope")}
+    run = {"output": str(tmp_path / "run"), "executor": "local", "rounds": 1, "tracking": {"plots": False}}
+    with pytest.raises(
+        ModelError, match=r"rope_type longrope for 8 tokens beside a prompt of 32, .*set data\.max_length=8"
+    ):
+        run_config(tiny_config(**run, model=model, prompt={"length": 32, "position_offset": "paper"}), quiet=True)
+    run_config(tiny_config(**run, model=model), quiet=True)
+    loaded = load_prompt(tmp_path / "run")
+    short, long = "a fine film", "a long film about the sea and what it keeps , " * 3
+    alone = [loaded.scores([text])[0] for text in (short, long[:60])]
+    np.testing.assert_allclose(loaded.scores([short, long[:60]]), alone, rtol=1e-5, atol=1e-6)
+    assert len(loaded.tokenizer(long)["input_ids"]) > 40
+    with pytest.raises(ModelError, match=r"example 1 has .* rope_type longrope for 40 beside the prompt; shorten it"):
+        loaded.predict([short, long])
 
 
 def test_own_task_from_csv_with_natural_clients(tiny_config, tmp_path):

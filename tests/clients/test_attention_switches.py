@@ -1,0 +1,533 @@
+"""Every switch of a config.json that changes what attention sees, what a pass writes, or whom a token depends on.
+
+A switch is right on all ways through the backbone, with transformers itself as the oracle, or refused with a sentence. The
+rows here are those of the tables in docs/models.md.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import (
+    CONFIGS,
+    LABEL_WORDS,
+    PAD,
+    PROMPT_LENGTH,
+    VOCABULARY,
+    attention_modules,
+    backbone,
+    batch,
+    cache_oracle,
+    prompts,
+    same_at_tokens,
+    save,
+    tiny_model,
+)
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from clients import packing
+from clients.backbone import Backbone
+from clients.config import HeadConfig, ModelConfig
+from clients.families import FAMILIES
+from clients.loading import load_shared_weights
+from fedsim.core.errors import ModelError
+from fedsim.core.tokens import TokenBatch, TokenTable
+
+ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert")
+ROTARY = ("llama", "mistral", "qwen2", "qwen3")
+DECODERS = ("gpt2", *ROTARY)
+QWEN = ("qwen2", "qwen3")
+ALL_LAYERS = (0, 1, 2)
+PROMPTED = ((0, 2), (2,))
+POOLED = HeadConfig(kind="classifier", pooling="mean")
+"""A head that every token has a say in."""
+LENGTHS = np.array([2, 4, 5, 9, 10])
+TOLERANCE = 1e-5
+SHORT = 15
+"""Longest text of the longrope models here, prompt included."""
+
+
+# -- the rows ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A switch that is accepted."""
+
+    families: tuple[str, ...]
+    values: dict[str, Any]
+    """What config.json says."""
+    shapes: dict[str, Any] = field(default_factory=dict)
+    """What the weights have to be made with."""
+    changes: bool = True
+    """It changes results; else they are those of the model without it."""
+    attentions: tuple[str, ...] = ("sdpa",)
+
+
+def rope(**values: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_theta": 10000.0, **values}}
+
+
+def long_rope(pairs: int) -> dict[str, Any]:
+    factors = {"short_factor": [1.0 + 0.1 * i for i in range(pairs)], "long_factor": [4.0] * pairs}
+    return rope(rope_type="longrope", factor=4.0, original_max_position_embeddings=SHORT, **factors)
+
+
+def windowed(**values: Any) -> dict[str, Any]:
+    return {"sliding_window": 3, "use_sliding_window": True, "layer_types": None, **values}
+
+
+BOTH = ("sdpa", "eager")
+MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 20}
+ACCEPTED: dict[str, Switch] = {
+    "causal decoder": Switch(DECODERS, {"is_causal": True}, changes=False),
+    "bidirectional decoder": Switch(DECODERS, {"is_causal": False}, attentions=BOTH),
+    "bidirectional encoder": Switch(ENCODERS, {"is_causal": False}, changes=False),
+    "encoder with is_causal of null": Switch(("bert",), {"is_causal": None}, changes=False),
+    "window": Switch(("mistral",), {"sliding_window": 3}, attentions=BOTH),
+    "window to both sides": Switch(("mistral",), {"sliding_window": 3, "is_causal": False}, attentions=BOTH),
+    "window above a layer": Switch(QWEN, windowed(max_window_layers=1)),
+    "window above a layer, both sides": Switch(QWEN, windowed(max_window_layers=1, is_causal=False), attentions=BOTH),
+    "window by layer": Switch(QWEN, windowed(layer_types=MIXED)),
+    "window by layer, both sides": Switch(QWEN, windowed(layer_types=MIXED, is_causal=False)),
+    "window not used": Switch(QWEN, {"sliding_window": 3, "use_sliding_window": False}, changes=False),
+    "rope linear": Switch(ROTARY, rope(rope_type="linear", factor=4.0)),
+    # Up to max_position_embeddings it is the default; longer texts have no positions.
+    "rope dynamic": Switch(ROTARY, rope(rope_type="dynamic", factor=4.0), changes=False),
+    "rope yarn": Switch(ROTARY, rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=10)),
+    "rope llama3": Switch(ROTARY, rope(rope_type="llama3", **LLAMA3)),
+    "rope longrope": Switch(ROTARY[:3], long_rope(4)),
+    "rope longrope, larger heads": Switch(("qwen3",), long_rope(8)),
+    "rope proportional": Switch(ROTARY, rope(rope_type="proportional", factor=2.0, partial_rotary_factor=0.5)),
+    "rope as it was written before": Switch(
+        ROTARY, {"rope_parameters": None, "rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 4.0}}
+    ),
+    "rope default turns heads as a whole": Switch(ROTARY, rope(partial_rotary_factor=0.5), changes=False),
+    "one key/value head": Switch(ROTARY, {}, {"num_key_value_heads": 1}),
+    "a key/value head each": Switch(ROTARY, {}, {"num_key_value_heads": 4}),
+    "size of a head": Switch(ROTARY, {}, {"head_dim": 12}),
+    "attention_bias": Switch(("llama", "qwen3"), {}, {"attention_bias": True}),
+    "attention_bias that is not read": Switch(
+        ("bert", "gpt2", "mistral", "qwen2"), {"attention_bias": True}, changes=False
+    ),
+    "pad_token_id of null": Switch(("bert", *DECODERS), {"pad_token_id": None}, changes=False),
+    "scale_attn_weights": Switch(("gpt2",), {"scale_attn_weights": False}),
+    "scale_attn_by_inverse_layer_idx": Switch(("gpt2",), {"scale_attn_by_inverse_layer_idx": True}),
+    "attention_dropout": Switch(ROTARY, {"attention_dropout": 0.5}, changes=False),
+    "attention_dropout of null": Switch(("llama",), {"attention_dropout": None}, changes=False),
+    "chunk_size_feed_forward": Switch(ENCODERS, {"chunk_size_feed_forward": 3}, changes=False),
+    "what a pass hands back, and by which code": Switch(
+        tuple(CONFIGS),
+        {"output_attentions": True, "output_hidden_states": True, "tie_last_hidden_states": False, "return_dict": False}
+        | {"use_cache": True, "gradient_checkpointing": True, "fusion_config": {"none": True}}
+        | {"_attn_implementation": "flash_attention_2", "experts_implementation": "eager"},
+        changes=False,
+    ),
+    "keys that no family reads": Switch(
+        tuple(CONFIGS),
+        {"alibi": True, "attention_chunk_size": 4, "attn_logit_softcapping": 1.0, "num_sink_tokens": 2}
+        | {"pretraining_tp": 2, "pruned_heads": {"0": [1]}, "rotary_pct": 0.5, "torchscript": True},
+        changes=False,
+    ),
+    "keys of other families": Switch(
+        (*ENCODERS, "gpt2", "llama"), {"sliding_window": 3, "use_sliding_window": True}, changes=False
+    ),
+    "is_decoder in a decoder": Switch(DECODERS, {"is_decoder": True}, changes=False),
+}  # fmt: skip
+
+REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
+    "causal encoder": (ENCODERS, {"is_causal": True}, r"sets is_causal in its config\.json: .* set it to false"),
+    "is_causal of null": (DECODERS, {"is_causal": None}, "sets is_causal to null .* has to be true or false"),
+    "is_causal of a word": (("llama",), {"is_causal": "no"}, 'sets is_causal to "no" .* has to be true or false'),
+    "is_decoder": (ENCODERS, {"is_decoder": True}, "sets is_decoder in its config.json"),
+    "add_cross_attention": (("gpt2",), {"add_cross_attention": True}, "sets add_cross_attention"),
+    "reorder_and_upcast_attn": (("gpt2",), {"reorder_and_upcast_attn": True}, "sets reorder_and_upcast_attn"),
+    "relative positions": (
+        ("bert",),
+        {"position_embedding_type": "relative_key"},
+        "has position_embedding_type 'relative_key'; only absolute",
+    ),
+    "alibi": (("bert",), {"position_embedding_type": "alibi"}, "has position_embedding_type 'alibi'; only absolute"),
+    "layers of other shapes": (
+        ("bert", "gpt2", "mistral", "qwen2"),
+        {"per_layer_config": {"0": {"sliding_window": 2}}},
+        "sets per_layer_config .* layers that differ",
+    ),
+    "chunked layers": (
+        QWEN,
+        {"layer_types": ["full_attention", "chunked_attention", "full_attention"]},
+        "sets layer_types with 'chunked_attention' .* full_attention and sliding_attention only",
+    ),
+    "sliding layers without a window": (
+        QWEN,
+        {"layer_types": MIXED, "use_sliding_window": False},
+        "sets layer_types with 'sliding_attention', but no window .* set use_sliding_window to true",
+    ),
+    "layer_types of a Mistral": (
+        ("mistral",),
+        {"layer_types": MIXED},
+        "sets layer_types in its config.json: transformers then takes it for a ministral",
+    ),
+    "empty window": (("mistral",), {"sliding_window": 0}, "sets sliding_window to 0 "),
+    "empty window by layer": (QWEN, windowed(sliding_window=0, max_window_layers=0), "sets sliding_window to 0 "),
+    "key/value heads": (ROTARY, {"num_key_value_heads": 3}, "sets num_key_value_heads to 3 .* divide the 4 attention"),
+    "unknown rope": (ROTARY, rope(rope_type="lama3"), r"rope_type to 'lama3' \(did you mean 'llama3'\?\)"),
+    "rope by layer": (
+        QWEN,
+        {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
+        "sets rope_parameters without a rope_type .* one for all layers",
+    ),
+    "rope of a part of a head": (
+        ROTARY,
+        rope(rope_type="linear", factor=2.0, partial_rotary_factor=0.5),
+        r"sets rope_type linear with partial_rotary_factor 0\.5 .* would turn (4|8) of the (8|16) numbers of a head",
+    ),
+    "rope with too few factors": (
+        ROTARY,
+        long_rope(3),
+        "sets rope_type longrope with values that give no frequencies .* The size of tensor",
+    ),
+    "rope without a factor": (ROTARY, rope(rope_type="linear"), r"Missing required keys in `rope_parameters`.*factor"),
+    "rope with a base of zero": (ROTARY, {"rope_parameters": {"rope_theta": 0.0}}, "frequencies that are not finite"),
+    "no padding token": (
+        ENCODERS[1:],
+        {"pad_token_id": None},
+        "has pad_token_id None, but models of type .* count positions by it",
+    ),
+    "quantized weights": (("llama",), {"quantization_config": {"quant_method": "gptq"}}, "sets quantization_config"),
+}  # fmt: skip
+
+
+def rows(switches: dict[str, Any]) -> list[Any]:
+    found = []
+    for name, switch in switches.items():
+        families = switch.families if isinstance(switch, Switch) else switch[0]
+        found += [pytest.param(family, name, id=f"{family}-{name}") for family in families]
+    return found
+
+
+# -- what each row is held against -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _little_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have several buckets even of few short examples, some with padding and some without."""
+    monkeypatch.setitem(packing._MAX_PADDING_SLOTS, "cpu", 4)
+
+
+def folder_of(root: Path, family: str, values: dict[str, Any], kind: str | None = "base", **shapes: Any) -> Path:
+    save(tiny_model(family, kind, **shapes), root)
+    config = root / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | values))
+    return root
+
+
+def texts(lengths: np.ndarray) -> TokenTable:
+    rng = np.random.default_rng(0)
+    return TokenTable(
+        ids_Z=rng.integers(3, VOCABULARY, lengths.sum()).astype(np.int32),
+        offsets_N1=np.concatenate([[0], np.cumsum(lengths)]),
+        read_positions_N=(lengths - 1).astype(np.int32),
+        labels_N=rng.integers(0, len(LABEL_WORDS), len(lengths)),
+        pad_id=PAD,
+    )
+
+
+def head_of(model: Backbone) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return {
+        name: torch.randn((1, *shape), generator=generator, dtype=torch.float64) for name, shape in model.head_shapes
+    }
+
+
+@cache
+def without(family: str) -> dict[str, Tensor]:
+    """Return what the family's tiny model says without any switch, by way."""
+    with TemporaryDirectory() as folder:
+        path = folder_of(Path(folder), family, {})
+        weights = load_shared_weights(ModelConfig(path=str(path), head=POOLED, dtype="float64"))
+    return all_ways(backbone(weights, POOLED, "sdpa", "paper", dtype="float64"))
+
+
+def all_ways(model: Backbone) -> dict[str, Tensor]:
+    return {
+        "padded": Ways(model, (0, 2)).padded()[0],
+        "packed": Ways(model, (0, 2)).packed()[0],
+        "trunk": Ways(model, (2,)).packed(trunk=True)[0],
+    }
+
+
+class Ways:
+    """The ways through a backbone that must agree, on the same examples with the same prompts."""
+
+    def __init__(self, model: Backbone, layers: tuple[int, ...], table: TokenTable | None = None) -> None:
+        self.model, self.layers, self.head, self.table = model, layers, head_of(model), table or texts(LENGTHS)
+        self.prompt = prompts(model, layers).detach().double().requires_grad_()
+        self.all = np.arange(len(self.table))
+
+    def padded(self, some: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+        data = self.table.batch(self.all if some is None else some)
+        return self._answer(self.model.forward(data, self.prompt, self.layers, self.head))
+
+    def packed(self, some: np.ndarray | None = None, trunk: bool = False) -> tuple[Tensor, Tensor]:
+        tokens = self.table.pack(self.all if some is None else some)
+        trunk_ZD = self.model.trunk(tokens, self.layers) if trunk else None
+        reading, _ = self.model.read(tokens, self.prompt, self.layers, self.head, trunk_ZD=trunk_ZD)
+        return self._answer(reading)
+
+    def _answer(self, reading) -> tuple[Tensor, Tensor]:
+        (gradient,) = torch.autograd.grad(reading.loss_B.sum(), self.prompt)
+        return reading.logits_BC.detach(), gradient
+
+    def agree(self) -> None:
+        logits, gradient = self.padded()
+        others = [self.packed()] + ([self.packed(trunk=True)] if min(self.layers) else [])
+        for other_logits, other_gradient in others:
+            close(other_logits, logits)
+            close(other_gradient, gradient)
+        for example in (0, 2):
+            for way in (self.padded, self.packed):
+                close(way(np.array([example]))[0][0], logits[example])
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE * max(1.0, float(theirs.abs().max())))
+
+
+def oracle(folder: Path, family: str, attention: str) -> PreTrainedModel:
+    """Return what transformers itself makes of a folder, read by its config.json."""
+    row = FAMILIES[family]
+    made = row.model_class("base").from_pretrained(
+        folder, dtype=torch.float64, attn_implementation=attention, **row.arguments("base")
+    )
+    return made.eval()
+
+
+def own_masks(model: PreTrainedModel, data: TokenBatch) -> dict[int, Tensor]:
+    """Return the mask that transformers makes for each layer of a plain model, [B, 1, T, T]."""
+    masks: dict[int, Tensor] = {}
+
+    def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        whole = torch.zeros((1, 1, *[data.input_ids_BT.shape[1]] * 2))  # where transformers makes no mask
+        mask = kwargs["attention_mask"]
+        masks[module.layer_idx] = whole if mask is None else mask
+
+    handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in attention_modules(model)]
+    with torch.no_grad():
+        ids, mask = torch.from_numpy(data.input_ids_BT), torch.from_numpy(data.attention_mask_BT)
+        model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return masks
+
+
+def with_a_prompt_in_sight(model: PreTrainedModel, masks: dict[int, Tensor]) -> None:
+    """Have a model whose windows would slide past the prompt see it in every layer, beside what it sees anyway."""
+
+    def use(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        wider = nn.functional.pad(masks[module.layer_idx], (PROMPT_LENGTH, 0), value=0.0)
+        return args, kwargs | {"attention_mask": wider}
+
+    for module in attention_modules(model):
+        module.register_forward_pre_hook(use, with_kwargs=True)
+
+
+# -- the tests ---------------------------------------------------------------------------------------------------------
+
+
+CHANGING = {name: switch for name, switch in ACCEPTED.items() if switch.changes}
+NEUTRAL = {name: switch for name, switch in ACCEPTED.items() if not switch.changes}
+
+
+@pytest.mark.parametrize(("family", "name"), rows(CHANGING))
+def test_a_switch_that_is_followed_is_right_on_every_way(tmp_path, family, name):
+    """Padded = packed = on a trunk = alone = in company = transformers' own prefix; and nothing shared is written to."""
+    switch = CHANGING[name]
+    folder = folder_of(tmp_path, family, switch.values, **switch.shapes)
+    weights = load_shared_weights(ModelConfig(path=str(folder), head=POOLED, dtype="float64"))
+    before = weights.fingerprint()
+    for attention in switch.attentions:
+        model = backbone(weights, POOLED, attention, "paper", dtype="float64")
+        same_as_transformers(model, folder, family, attention)
+        for layers in PROMPTED:
+            Ways(model, layers).agree()
+        if not switch.shapes:
+            change = Ways(model, (0, 2)).padded()[0] - without(family)["padded"]
+            assert change.abs().max() > 1e-3
+    assert weights.fingerprint() == before
+
+
+def same_as_transformers(model: Backbone, folder: Path, family: str, attention: str) -> None:
+    prompt = prompts(model, ALL_LAYERS).detach().double()
+    slides = bool(FAMILIES[family].windows(model.model.config))
+    # Masks differ between batches with padding and without; where there is a window, only eager attention shows them.
+    for padding in ("right", "none") if slides or not model.is_causal else ("right",):
+        data, theirs = batch(padding), oracle(folder, family, "eager" if slides else attention)
+        if slides:
+            with_a_prompt_in_sight(theirs, own_masks(theirs, data))
+        with torch.no_grad():
+            expected = cache_oracle(theirs, data, prompt[0], ALL_LAYERS, "paper")
+        same_at_tokens(model.hidden_states(data, prompt, ALL_LAYERS), expected, data, TOLERANCE)
+
+
+@pytest.mark.parametrize(("family", "name"), rows(NEUTRAL))
+def test_a_switch_that_changes_no_result_changes_none_on_any_way(tmp_path, family, name):
+    folder = folder_of(tmp_path, family, NEUTRAL[name].values)
+    weights = load_shared_weights(ModelConfig(path=str(folder), head=POOLED, dtype="float64"))
+    before = weights.fingerprint()
+    answers = all_ways(backbone(weights, POOLED, "sdpa", "paper", dtype="float64"))
+    for way, logits in without(family).items():
+        assert torch.equal(answers[way], logits), way
+    assert weights.fingerprint() == before
+
+
+@pytest.mark.parametrize(("family", "name"), rows(REFUSED))
+def test_a_switch_that_is_refused_is_named(tmp_path, family, name):
+    _, values, sentence = REFUSED[name]
+    config = FAMILIES[family].config(CONFIGS[family]).to_dict()
+    (tmp_path / "config.json").write_text(json.dumps(config | values))  # it is refused before weights are looked for
+    with pytest.raises(ModelError, match=sentence) as caught:
+        load_shared_weights(ModelConfig(path=str(tmp_path)))
+    assert "config.json" in str(caught.value) or "position_embedding_type" in str(caught.value)
+
+
+NO_SWITCHES = {
+    *(
+        "vocab_size",
+        "hidden_size",
+        "n_embd",
+        "num_hidden_layers",
+        "n_layer",
+        "num_attention_heads",
+        "intermediate_size",
+    ),
+    *("n_inner", "max_position_embeddings", "type_vocab_size", "hidden_act", "activation_function", "mlp_bias"),
+    *("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "initializer_range", "pad_token_id"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "attn_pdrop", "embd_pdrop", "resid_pdrop"),
+    "standardize_rope_params",  # a method
+}
+"""What the families' code reads of a configuration beside the switches above: sizes, functions of one token, dropout."""
+
+
+def test_every_key_that_the_families_code_reads_is_in_a_row(monkeypatch):
+    """So that a new version of transformers that reads one more fails here, not in silence."""
+    code = ("transformers.models.", "transformers.masking_utils", "transformers.modeling_rope_utils")
+    read: set[str] = set()
+    plain_read = PreTrainedConfig.__getattribute__
+
+    def noting(self: PreTrainedConfig, name: str) -> Any:
+        frame = sys._getframe(1)
+        # A configuration's own methods may look at anything; what counts is what the model does with it.
+        own = isinstance(frame.f_locals.get("self"), PreTrainedConfig)
+        if frame.f_globals.get("__name__", "").startswith(code) and not own:
+            read.add(name)
+        return plain_read(self, name)
+
+    monkeypatch.setattr(PreTrainedConfig, "__getattribute__", noting)
+    sliding = {"sliding_window": 3, "use_sliding_window": True, "max_window_layers": 1, "layer_types": None}
+    for family in CONFIGS:
+        variants = [{}, {"is_causal": False}] + ([sliding] if FAMILIES[family].window != "none" else [])
+        if family in ROTARY:
+            variants += [
+                ACCEPTED[f"rope {kind}"].values for kind in ("linear", "dynamic", "yarn", "llama3", "proportional")
+            ]
+            variants.append(long_rope(8 if family == "qwen3" else 4))
+        for values in variants:
+            model, data = tiny_model(family, "base", **values), batch("right")
+            ids, mask = torch.from_numpy(data.input_ids_BT), torch.from_numpy(data.attention_mask_BT)
+            model(input_ids=ids, attention_mask=mask, use_cache=False)
+    monkeypatch.undo()
+    switches = {key for switch in ACCEPTED.values() for key in (*switch.values, *switch.shapes)}
+    switches |= {key for _, values, _ in REFUSED.values() for key in values}
+    assert sorted(read - switches - NO_SWITCHES) == []
+    assert {"is_causal", "sliding_window", "rope_parameters", "chunk_size_feed_forward", "scale_attn_weights"} <= read
+
+
+def longrope_model(tmp_path: Path, offset: str = "paper", family: str = "llama") -> Backbone:
+    folder = folder_of(tmp_path, family, long_rope(8 if family == "qwen3" else 4))
+    return backbone(
+        load_shared_weights(ModelConfig(path=str(folder), head=POOLED, dtype="float64")), POOLED, position_offset=offset,
+        dtype="float64",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ROTARY)
+def test_a_text_that_would_change_the_frequencies_of_all_is_refused(tmp_path, family):
+    """Beyond it, transformers would take other ones for each text of the batch."""
+    long = texts(np.array([3, SHORT - PROMPT_LENGTH, SHORT - PROMPT_LENGTH + 1]))
+    for offset, fits in (("paper", [0, 1]), ("none", [0, 1, 2])):
+        model = longrope_model(tmp_path / offset, offset, family)
+        assert model.max_tokens == SHORT - (PROMPT_LENGTH if offset == "paper" else 0)
+        ways = Ways(model, (2,), long)
+        ways.padded(np.array(fits))
+        ways.packed(np.array(fits), trunk=True)
+    model = longrope_model(tmp_path / "again", "paper", family)
+    ways = Ways(model, (2,), long)
+    sentence = r"keeps the frequencies of its rope_type longrope for 11 beside the prompt; lower data\.max_length"
+    for way in (ways.padded, ways.packed, lambda: ways.packed(trunk=True)):
+        with pytest.raises(ModelError, match=sentence):
+            way()
+
+
+def test_the_oracle_of_longrope_depends_on_company(tmp_path):
+    """Why texts are refused: a short text has other hidden states beside a long one, in transformers itself."""
+    folder = folder_of(tmp_path, "llama", long_rope(4))
+    data = batch("none", num_examples=2, num_tokens=SHORT + 1)
+    mask = data.attention_mask_BT.copy()
+    mask[1, 4:] = 0
+    model = oracle(folder, "llama", "sdpa")
+    ids, mask = torch.from_numpy(data.input_ids_BT), torch.from_numpy(mask)
+    with torch.no_grad():
+        beside = model(input_ids=ids, attention_mask=mask).last_hidden_state[1, :4]
+        alone = model(input_ids=ids[1:, :4]).last_hidden_state[0]
+    assert (beside - alone).abs().max() > 0.1
+
+
+def test_a_decoder_that_sees_to_both_sides_may_be_read_at_its_first_token(tmp_path):
+    first = HeadConfig(kind="classifier", pooling="first")
+    for causal in (True, False):
+        folder = folder_of(tmp_path / str(causal), "llama", {"is_causal": causal})
+        weights = load_shared_weights(ModelConfig(path=str(folder), head=first, dtype="float64"))
+        if causal:
+            with pytest.raises(ModelError, match="pooling=first cannot be used with a decoder"):
+                backbone(weights, first, dtype="float64")
+        else:
+            model = backbone(weights, first, dtype="float64")
+            assert model.predicts_next and not model.is_causal
+            Ways(model, (2,)).agree()
+
+
+def test_a_model_that_transformers_builds_and_cannot_run_is_named(tmp_path):
+    folder = folder_of(tmp_path, "bert", {}, type_vocab_size=0)
+    weights = load_shared_weights(ModelConfig(path=str(folder), head=POOLED))
+    with pytest.raises(
+        ModelError, match=r"fails in a forward pass of one token; look into its config\.json: RuntimeError"
+    ):
+        backbone(weights, POOLED)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_lm_head_is_tied_as_config_json_says(tmp_path, family, tied):
+    folder = folder_of(tmp_path, family, {}, kind=None, tie_word_embeddings=tied)
+    weights = load_shared_weights(ModelConfig(path=str(folder), dtype="float64"))
+    assert bool(weights.aliases) == tied
+    row, data = FAMILIES[family], batch("right")
+    theirs = row.model_class(row.lm_kind).from_pretrained(folder, dtype=torch.float64).eval()
+    ids, mask = torch.from_numpy(data.input_ids_BT), torch.from_numpy(data.attention_mask_BT)
+    with torch.no_grad():
+        logits = theirs(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    expected = logits[torch.arange(len(ids)), torch.from_numpy(data.read_positions_B)][:, LABEL_WORDS]
+    model = backbone(weights, dtype="float64")
+    close(model.forward(data, prompts(model, ()).double(), (), {}).logits_BC, expected)
