@@ -133,10 +133,11 @@ def load_shared_weights(config: ModelConfig) -> SharedWeights:
     location = locate(config)
     values = config_values(location, config.location)
     family = family_of(values, config.location)
+    described = _described(family, values, config.location)
     if Path(location).is_dir():
         check_weights(Path(location), config.location)
     kind: Kind = "base" if config.head.kind == "classifier" else family.lm_kind
-    model = _load(location, config, family, _described(family, values, config.location), kind)
+    model = _load(location, config, family, described, kind)
     return _shared(model, kind, config.dtype)
 
 
