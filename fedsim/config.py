@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from fedsim.core.errors import ConfigError, nearest, shown
 from fedsim.core.schema import PathText, Schema
 from fedsim.data.config import DataConfig
 from fedsim.executors.config import RayConfig
+from fedsim.overrides import parse_override
 from fedsim.tracking import TrackingConfig
 from fedsim.yaml_text import line_of, load
 from partitions.config import PartitionConfig
@@ -194,7 +196,8 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Parameters
     ----------
     overrides
-        Words such as ``client.optimizer.lr=0.01``; the value is YAML.
+        Words such as ``client.optimizer.lr=0.01``. A value is YAML, but where its key takes a text (a path, a name) all
+        that stands behind ``=`` is the text, to the character. ``KEY=`` and ``KEY=null`` give none.
 
     Raises
     ------
@@ -205,11 +208,11 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     text, values = _read_yaml(path)
     sources: dict[tuple[str, ...], str] = {}
     for override in overrides:
-        keys, value = _parse_override(override)
+        keys, value = parse_override(override, Config)
         _set(values, keys, value, override)
         sources[keys] = override
     if values.get("name") is None:
-        values["name"] = path.stem.replace(" ", "_")
+        values["name"] = re.sub(r"[^\w.-]", "_", path.stem)[:200]
     return build_config(values, lambda key: _where(path, text, sources, key))
 
 
@@ -247,18 +250,6 @@ def _read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold keys and values such as 'rounds: 20', not a {type(values).__name__}")
     return text, values
-
-
-def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
-    key, equals, value = override.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(
-            f"the override {shown(override)} must look like key=value, for example client.optimizer.lr=0.01"
-        )
-    try:
-        return tuple(part.strip() for part in key.split(".")), load(value) if value.strip() else None
-    except yaml.MarkedYAMLError as error:
-        raise ConfigError(f"the value of the override {shown(override)} is not valid YAML: {error.problem}") from None
 
 
 def _set(values: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> None:

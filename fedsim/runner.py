@@ -28,6 +28,7 @@ from fedsim.executors.base import Executor
 from fedsim.interrupt import InterruptWatch, RunInterrupted
 from fedsim.place import Place, open_place
 from fedsim.progress import Progress
+from fedsim.screen import Screen
 from fedsim.tracking import RunFolder, TensorBoard
 from server.robust import robust_problem
 
@@ -67,7 +68,7 @@ def run_config(
         After SIGINT or SIGTERM; it says what is saved.
     """
     started = time.monotonic()
-    console = console or Console(highlight=False)
+    console = console or Screen()
     with (
         InterruptWatch() as watch,
         Progress(config.rounds, _metric_name(config), console, quiet) as progress,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -82,7 +82,7 @@ def run_study(
                     failures.append(result)
     finally:
         study = summarise(runs, failures, points.notes)
-        _write(folder, runs, study)
+        _write(folder, runs, study, say)
     return study
 
 
@@ -90,7 +90,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _write(folder: StudyFolder, runs: Sequence[Run], study: StudySummary) -> None:
+def _write(folder: StudyFolder, runs: Sequence[Run], study: StudySummary, say: Callable[[str], None]) -> None:
     from fedsim.scaling.picture import write_pictures
     from fedsim.tables import ParquetRows
 
@@ -102,4 +102,4 @@ def _write(folder: StudyFolder, runs: Sequence[Run], study: StudySummary) -> Non
     table.close()
     text = json.dumps(plain(study.record()), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(folder.path / "scaling.json", text + "\n")
-    write_pictures(study, folder.plots)
+    write_pictures(study, folder.plots, say)
