@@ -109,7 +109,12 @@ class Config(Schema):
 
     @property
     def identity(self) -> str:
-        """SHA-256 of everything that a result depends on: not of where it runs, where it goes, or how many rounds."""
+        """SHA-256 of :attr:`identity_values`. Data and weights have hashes of their own (``contents`` of a summary)."""
+        return hashlib.sha256(json.dumps(self.identity_values, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def identity_values(self) -> dict[str, Any]:
+        """All keys that a result depends on: not where it runs, where it goes, how many rounds, where data and weights lie."""
         values = self.model_dump(mode="json")
         for key in ("name", "output", "executor", "ray", "tracking", "checkpoint"):
             values.pop(key)
@@ -120,7 +125,22 @@ class Config(Schema):
         values["model"]["trunk_cache"].pop("memory_mb")
         # A number that a trial found is part of a checkpoint, which a resumed run goes by.
         values["client"].pop("fuse")
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        for key in self.sources:
+            section, _, name = key.partition(".")
+            values[section].pop(name)
+        return values
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """All keys, dotted, that say where data and weights lie and how they are read: these are known by their contents."""
+        reading = [name for name in DataConfig.model_fields if name not in _DATA_ITSELF]
+        keys = ["model.path", "model.package", "prompt.start_from", *(f"data.{name}" for name in reading)]
+        values = self.model_dump(mode="json")
+        return {key: values[key.partition(".")[0]][key.partition(".")[2]] for key in keys}
+
+
+_DATA_ITSELF = ("task", "train_examples", "validation_examples", "max_length")
+"""Keys of ``data`` that say what is learned, and not where it lies."""
 
 
 def _check_combinations(config: Config) -> None:

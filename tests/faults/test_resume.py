@@ -117,7 +117,10 @@ def test_resume_refuses_another_config_and_leaves_a_finished_run_alone(tiny_conf
     first = run_config(tiny_config(rounds=2, executor="local", output=output), quiet=True)
     before = contents(tmp_path)
     for changes, sentence in (
-        ({"prompt": {"length": 5}}, "belongs to another configuration"),
+        (
+            {"prompt": {"length": 5}},
+            r"belongs to another configuration: prompt.length was 4 and is 5; resume with the same",
+        ),
         ({"rounds": 1}, "has done 2 rounds already, more than rounds=1, and cannot go back"),
     ):
         console = on_line("phase", lambda: None)
