@@ -169,6 +169,10 @@ def make_executor(config: Config, check: Callable[[], None], note: Callable[[str
         own_ray.secure()
     _import_ray()
     from fedsim.executors.ray import RayExecutor
+    from fedsim.executors.replaced import replaced_functions, warning
+
+    if replaced := replaced_functions():
+        note(warning(replaced))
 
     client, population = config.client, config.partition.clients
     return RayExecutor(config.ray, client.threads, population, client.on_failure, check, note)

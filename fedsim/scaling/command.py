@@ -12,6 +12,7 @@ from rich.text import Text
 from fedsim.core.errors import ConfigError
 from fedsim.destination import refuse_url
 from fedsim.events import plain, write_atomically
+from fedsim.place import is_thrown_away, thrown_away
 from fedsim.scaling.points import make_points, parse_numbers
 from fedsim.scaling.records import SCALING_COLUMNS, Run
 from fedsim.scaling.study import Failure, StudyFolder, run_points
@@ -69,6 +70,8 @@ def run_study(
 
     size = f"{_count(len(points.configs), 'point')}, {_count(rounds, 'round')} each, {_count(repeats, 'time')}"
     say(f"study  {folder.path}: {size}")
+    if is_thrown_away(folder.path):
+        say(f"warning: {thrown_away(folder.path)}; give --output FOLDER with a path elsewhere")
     try:
         with console.status("") as status:
 
