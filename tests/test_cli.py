@@ -248,13 +248,13 @@ def unusual(tmp_path):
     return path, f"data.path={data}"
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_names_are_shown_as_they_are_and_escaped_where_the_output_lacks_a_character(
     fedsim, unusual, monkeypatch, tmp_path, encoding
 ):
     output = f"output={tmp_path}/run {UNUSUAL}"
     commands = {
-        "run": [*unusual, output, "tracking.plots=true", "layers.choose=all"],
+        "run": [*unusual, output, "tracking.plots=true", "layers.choose=all", "prompt.position_offset=paper"],
         "partition": [*unusual, "--output", f"p {UNUSUAL}.png"],
         "layers": [*unusual, "--output", f"s {UNUSUAL}.png"],
         "plan": [*unusual, "executor=ray", "ray.num_cpus=2"],
@@ -269,7 +269,7 @@ def test_names_are_shown_as_they_are_and_escaped_where_the_output_lacks_a_charac
         status, _, err = fedsim(command, *arguments)
         assert status in (0, 1 if command == "doctor" else 0), (command, err)
         shown = stream.getvalue().decode(encoding)
-        name = {"ascii": r"[red] \u65e5\u672c #1 \xe9", "latin-1": r"[red] \u65e5\u672c #1 é"}.get(encoding, UNUSUAL)
+        name = UNUSUAL.encode(encoding, "backslashreplace").decode(encoding)
         if command == "config":  # with YAML's escapes: what it prints is to be run
             (tmp_path / "again.yaml").write_text(shown, encoding="utf-8")
             assert read_config(tmp_path / "again.yaml").output == output.removeprefix("output=")
