@@ -283,7 +283,10 @@ def _class_bar(figure: Figure, all_axes: Sequence[Axes], class_names: Sequence[s
     bar = figure.colorbar(scale, ax=all_axes, fraction=0.03, pad=0.02, aspect=40, drawedges=False)
     named = np.unique(np.linspace(0, many - 1, _NAMED_CLASSES).round().astype(int))
     # These names are labels of an axis, where a dollar sign would begin a formula.
-    bar.set_ticks(named, labels=[_short(class_names[number]).replace("$", r"\$") for number in named])
+    bar.set_ticks(
+        [float(number) for number in named],
+        labels=[_short(class_names[number]).replace("$", r"\$") for number in named],
+    )
     bar.ax.minorticks_off()
     bar.ax.invert_yaxis()
     bar.ax.tick_params(labelsize=9, color=FAINT, labelcolor=INK)

@@ -56,7 +56,7 @@ class _Escaping:
         try:
             return self._file.write(text)
         except UnicodeEncodeError:  # before anything was written
-            encoding = self._file.encoding or "utf-8"
+            encoding = getattr(self._file, "encoding", None) or "utf-8"
             return self._file.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def __getattr__(self, name: str) -> Any:
