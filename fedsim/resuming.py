@@ -81,12 +81,17 @@ def check_contents(made_with: Mapping[str, str], contents: Mapping[str, str], co
         return
     what = [_CONTENTS[name][0] if name in _CONTENTS else name for name in differing]
     given = config.sources
-    keys = dict.fromkeys(key for name in differing if name in _CONTENTS for key in _CONTENTS[name][1] if given.get(key))
-    places = ", ".join(f"{key}={given[key]}" for key in keys)
+    keys = dict.fromkeys(key for name in differing if name in _CONTENTS for key in _origin(_CONTENTS[name][1], given))
+    places = ", ".join(f"{key}={'null' if given[key] is None else given[key]}" for key in keys)
     raise CheckpointError(
         f"{folder} was made with {' and '.join(what)} than this run would have{f' ({places})' if places else ''}; give what it "
         "was made with, wherever that lies now, or another output"
     )
+
+
+def _origin(keys: tuple[str, ...], given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return those of the keys that are given, or else the first."""
+    return tuple(key for key in keys if given[key] is not None) or keys[:1]
 
 
 def finished(config: Config, path: Path) -> dict[str, Any] | None:
