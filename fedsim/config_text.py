@@ -10,7 +10,6 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from fedsim.core.schema import Schema
-from fedsim.yaml_text import Dumper
 
 _WIDTH = 116
 
@@ -54,7 +53,5 @@ def _scalar(value: Any, escaped: bool) -> str:
     style = '"' if isinstance(value, str) and not value.isidentifier() else None
     if isinstance(value, str) and value.lower() in {"yes", "no", "on", "off", "true", "false", "null", "y", "n"}:
         style = '"'
-    text = yaml.dump(
-        value, Dumper=Dumper, default_flow_style=True, default_style=style, width=10_000, allow_unicode=not escaped
-    )
+    text = yaml.dump(value, default_flow_style=True, default_style=style, width=10_000, allow_unicode=not escaped)
     return text.removesuffix("\n").removesuffix("\n...").strip()

@@ -70,16 +70,6 @@ _Loader.add_implicit_resolver(
 )
 
 
-class Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes each word which this module would read as something else."""
-
-
-Dumper.yaml_implicit_resolvers = {
-    first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, ()), *_Loader.yaml_implicit_resolvers.get(first, ())]
-    for first in {**yaml.SafeDumper.yaml_implicit_resolvers, **_Loader.yaml_implicit_resolvers}
-}
-
-
 _Construct = Callable[[Any, Any], Any]
 
 
