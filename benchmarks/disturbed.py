@@ -75,7 +75,7 @@ def run(
         Called in a thread of its own beside the run; is to end when the event is set.
     """
     outcome = Outcome()
-    prepared = Prepared(prepared.data, FaultySpec.of(prepared.spec, *faults), prepared.fingerprint)
+    prepared = Prepared(prepared.data, FaultySpec.of(prepared.spec, *faults), prepared.contents)
     over = threading.Event()
     with (
         _Told(config.rounds, outcome) as progress,

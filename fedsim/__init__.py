@@ -11,10 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedsim import siblings
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fedsim.prompted import PromptedModel
+
+
+siblings.find_first()
 
 
 def run(

@@ -21,6 +21,8 @@ from fedsim.core.errors import CheckpointError
 from fedsim.core.messages import ClientState
 from fedsim.events import replaced
 
+_FORMAT = 2
+"""1 held a hash of the configuration, and one of all contents together."""
 _STATE_ARRAYS = ("personal_M", "control_F", "first_moment_A", "second_moment_A")
 
 
@@ -31,10 +33,10 @@ class Checkpoint:
     round: int
     """Rounds completed."""
     layers: tuple[int, ...]
-    identity: str
-    """Hash of the configuration's keys that results depend on."""
-    data_fingerprint: str
-    """Hash of the backbone's weights, the tokenised data and the partition."""
+    config: dict[str, Any]
+    """The configuration's keys that results depend on; see :attr:`fedsim.config.Config.identity_values`."""
+    contents: dict[str, str]
+    """Hashes of what the run is made of; see :attr:`fedsim.preparation.Prepared.contents`."""
     server: dict[str, np.ndarray]
     clients: tuple[ClientState, ...]
     """States of the clients that have trained, ascending."""
@@ -75,7 +77,7 @@ def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     Raises
     ------
     CheckpointError
-        If there are checkpoints, but every one is damaged.
+        If there are checkpoints, but every one is damaged, or the newest is of an earlier version.
     """
     skipped: list[str] = []
     files = _files(folder)
@@ -95,38 +97,6 @@ def newest_round(folder: Path) -> int | None:
     """Return the round of the newest checkpoint that is whole by its names, or None where there is none; nothing is read."""
     numbers = [path.stem.removeprefix("round-") for path in _files(folder) if path.with_suffix(".sha256").exists()]
     return next((int(number) for number in numbers if number.isdecimal()), None)
-
-
-def check_config(checkpoint: Checkpoint, identity: str, rounds: int, folder: str | Path) -> None:
-    """Refuse to go on with another configuration, or to fewer rounds than are done.
-
-    Raises
-    ------
-    CheckpointError
-        Saying what would be right.
-    """
-    if checkpoint.identity != identity:
-        raise CheckpointError(
-            f"the checkpoint in {folder} belongs to another configuration (compare its config.yaml); resume with the same "
-            "one, or give another output"
-        )
-    if checkpoint.round > rounds:
-        raise CheckpointError(
-            f"{folder} has done {checkpoint.round} rounds already, more than rounds={rounds}, and cannot go back; give "
-            f"rounds={checkpoint.round} or more, or another output"
-        )
-
-
-def check_data(checkpoint: Checkpoint, data_fingerprint: str, folder: str | Path) -> None:
-    """Refuse to go on with other data or another model.
-
-    Raises
-    ------
-    CheckpointError
-        If one of the two is different.
-    """
-    if checkpoint.data_fingerprint != data_fingerprint:
-        raise CheckpointError(f"the model or the data have changed since the checkpoint in {folder} was written")
 
 
 def _files(folder: Path) -> list[Path]:
@@ -154,11 +124,11 @@ def _arrays(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
 def _header(checkpoint: Checkpoint) -> str:
     return json.dumps(
         {
-            "format": 1,
+            "format": _FORMAT,
             "round": checkpoint.round,
             "layers": checkpoint.layers,
-            "identity": checkpoint.identity,
-            "data_fingerprint": checkpoint.data_fingerprint,
+            "config": checkpoint.config,
+            "contents": checkpoint.contents,
             "totals": checkpoint.totals,
             "fuse": checkpoint.fuse,
         },
@@ -173,13 +143,18 @@ def _load(path: Path) -> Checkpoint:
         raise ValueError("its checksum is wrong")
     with safe_open(path, framework="numpy") as file:
         header = json.loads(file.metadata()["fedsim"])
+        if header["format"] < _FORMAT:
+            raise CheckpointError(
+                f"{path} was written by an earlier version of fedsim, which knew data and models by their paths; go on with "
+                "that version, or give another output"
+            )
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     server = {name.removeprefix("server/"): a for name, a in arrays.items() if name.startswith("server/")}
     return Checkpoint(
         round=header["round"],
         layers=tuple(header["layers"]),
-        identity=header["identity"],
-        data_fingerprint=header["data_fingerprint"],
+        config=header["config"],
+        contents=header["contents"],
         server=server,
         clients=_client_states(arrays),
         totals=header["totals"],

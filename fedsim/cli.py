@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 
 from fedsim import __version__
 from fedsim.core.errors import ClientError, FedsimError
@@ -23,6 +22,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A Ray-native simulator of federated prompt tuning.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file.", show_default=False)]
 Overrides = Annotated[
@@ -46,7 +61,7 @@ def run(
     from fedsim.runner import run_config
     from fedsim.screen import RunConsole
 
-    console = RunConsole(highlight=False)
+    console = RunConsole()
     summary = run_config(read_config(config, overrides or []), resume=resume, console=console, quiet=quiet)
     console.print(final_table(summary))
 
@@ -56,8 +71,9 @@ def plan(config: ConfigPath, overrides: Overrides = None) -> None:
     """Say what would run where, what memory it would take, and what binds the number of actors; nothing is started."""
     from fedsim.config import read_config
     from fedsim.planning.command import print_plan
+    from fedsim.screen import Screen
 
-    print_plan(read_config(config, overrides or []), Console(highlight=False))
+    print_plan(read_config(config, overrides or []), Screen())
 
 
 @app.command()
@@ -69,8 +85,9 @@ def doctor(
 ) -> None:
     """Check whether all is there that a run needs: here, with ray.address on every node, with CONFIG model and data."""
     from fedsim.doctor.command import examine
+    from fedsim.screen import Screen
 
-    if not examine(words or [], Console(highlight=False)):
+    if not examine(words or [], Screen()):
         raise typer.Exit(1)
 
 
@@ -83,8 +100,13 @@ def config(
     """Print the resolved config: every key with its value and its meaning."""
     from fedsim.config import read_config
     from fedsim.config_text import config_text
+    from fedsim.screen import can_show
 
-    sys.stdout.write(config_text(read_config(config, overrides or []), meanings=not plain))
+    resolved = read_config(config, overrides or [])
+    text = config_text(resolved, meanings=not plain)
+    if not can_show(text):
+        text = config_text(resolved, meanings=not plain, escaped=True)
+    sys.stdout.write(text)
 
 
 @app.command()
@@ -95,19 +117,21 @@ def partition(
 ) -> None:
     """Deal the examples out, print a summary and save a picture of the label distribution."""
     from fedsim.config import read_config
-    from fedsim.figure import check_target
+    from fedsim.figure import check_target, told
     from fedsim.plots import plot_label_distribution
     from fedsim.preparation import partition_data
     from fedsim.report import partition_table
     from fedsim.results import class_names
+    from fedsim.screen import Screen
 
     check_target(output)
-    console = Console(highlight=False)
+    console = Screen()
     data = partition_data(read_config(config, overrides or []))
     counts_NC = data.shards.label_counts(data.dataset.train.labels_N, len(data.task.labels))
     console.print(partition_table(counts_NC, class_names(data.task)))
-    plot_label_distribution(counts_NC, class_names(data.task), output)
-    console.print(f"picture: {output}")
+    with told(console.print, output):
+        plot_label_distribution(counts_NC, class_names(data.task), output)
+    console.print(f"picture: {output}", soft_wrap=True)
 
 
 @app.command()
@@ -125,9 +149,10 @@ def layers(
     from fedsim.layer_selection import select_layers
     from fedsim.plots import plot_layer_scores
     from fedsim.report import format_layers, layers_table, share_table
+    from fedsim.screen import Screen
     from fedsim.spectrum_plot import plot_spectrum
 
-    console = Console(highlight=False)
+    console = Screen()
     resolved = read_config(config, overrides or [])
     if output is not None:
         check_target(output)
@@ -136,14 +161,15 @@ def layers(
     if choice.estimate is not None:
         console.print(share_table(choice.record(), choice.spectra()))
         if output is not None:
-            console.print(f"picture: {plot_spectrum(choice.spectra(), choice.record(), _beside(output))}")
+            picture = plot_spectrum(choice.spectra(), choice.record(), _beside(output))
+            console.print(f"picture: {picture}", soft_wrap=True)
     if choice.scores_L is None or choice.share is None:
         console.print(f"exchanged layers: {format_layers(choice.layers)} (layers.choose={resolved.layers.choose})")
         return
     console.print(layers_table(choice.scores_L, round(choice.share, 4), choice.layers))
     if output is not None:
         plot_layer_scores(choice.scores_L, choice.layers, output)
-        console.print(f"picture: {output}")
+        console.print(f"picture: {output}", soft_wrap=True)
 
 
 @app.command()
@@ -172,7 +198,7 @@ def scale(
     from fedsim.scaling.table import scaling_tables
     from fedsim.screen import RunConsole
 
-    console = RunConsole(highlight=False)
+    console = RunConsole()
     try:
         study = run_study(
             config,
@@ -220,13 +246,14 @@ def export(
     from fedsim.destination import is_url, refuse_url
     from fedsim.peft_adapter import default_output, export_peft
     from fedsim.prompted import local_prompt
+    from fedsim.screen import Screen
 
     refuse_url(output, "--output")
     if output is None and is_url(run):
         _fail(f"{run} is a URL; say with --output where on this machine the adapter is to go", 2)
     with local_prompt(run) as path:
         folder = export_peft(path, output or default_output(path), client)
-    Console(highlight=False).print(f"adapter: {folder}; README.md in it says how to use it", soft_wrap=True)
+    Screen().print(f"adapter: {folder}; README.md in it says how to use it", soft_wrap=True)
 
 
 @app.command()
@@ -237,6 +264,9 @@ def version() -> None:
 
 def main() -> None:
     """Turn errors of ours into one sentence and an exit status."""
+    from fedsim.screen import escape_output
+
+    escape_output()
     try:
         app()
     except ClientError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from fedsim.core.schema import PathText, Schema
 from fedsim.core.traffic import Traffic, visit_traffic
 from fedsim.data.config import DataConfig
 from fedsim.executors.config import RayConfig
+from fedsim.overrides import parse_override
 from fedsim.tracking import TrackingConfig
 from fedsim.yaml_text import line_of, load
 from partitions.config import PartitionConfig
@@ -114,7 +116,12 @@ class Config(Schema):
 
     @property
     def identity(self) -> str:
-        """SHA-256 of everything that a result depends on: not of where it runs, where it goes, or how many rounds."""
+        """SHA-256 of :attr:`identity_values`. Data and weights have hashes of their own (``contents`` of a summary)."""
+        return hashlib.sha256(json.dumps(self.identity_values, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def identity_values(self) -> dict[str, Any]:
+        """All keys that a result depends on: not where it runs, where it goes, how many rounds, where data and weights lie."""
         values = self.model_dump(mode="json")
         for key in ("name", "output", "executor", "ray", "tracking", "checkpoint"):
             values.pop(key)
@@ -125,7 +132,22 @@ class Config(Schema):
         values["model"]["trunk_cache"].pop("memory_mb")
         # A number that a trial found is part of a checkpoint, which a resumed run goes by.
         values["client"].pop("fuse")
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        for key in self.sources:
+            section, _, name = key.partition(".")
+            values[section].pop(name)
+        return values
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """All keys, dotted, that say where data and weights lie and how they are read: these are known by their contents."""
+        reading = [name for name in DataConfig.model_fields if name not in _DATA_ITSELF]
+        keys = ["model.path", "model.package", "prompt.start_from", *(f"data.{name}" for name in reading)]
+        values = self.model_dump(mode="json")
+        return {key: values[key.partition(".")[0]][key.partition(".")[2]] for key in keys}
+
+
+_DATA_ITSELF = ("task", "train_examples", "validation_examples", "max_length")
+"""Keys of ``data`` that say what is learned, and not where it lies."""
 
 
 def _check_combinations(config: Config) -> None:
@@ -201,7 +223,8 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Parameters
     ----------
     overrides
-        Words such as ``client.optimizer.lr=0.01``; the value is YAML.
+        Words such as ``client.optimizer.lr=0.01``. A value is YAML, but where its key takes a text (a path, a name) all
+        that stands behind ``=`` is the text, to the character. ``KEY=`` and ``KEY=null`` give none.
 
     Raises
     ------
@@ -212,11 +235,11 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     text, values = _read_yaml(path)
     sources: dict[tuple[str, ...], str] = {}
     for override in overrides:
-        keys, value = _parse_override(override)
+        keys, value = parse_override(override, Config)
         _set(values, keys, value, override)
         sources[keys] = override
     if values.get("name") is None:
-        values["name"] = path.stem.replace(" ", "_")
+        values["name"] = re.sub(r"[^\w.-]", "_", path.stem)[:200]
     return build_config(values, lambda key: _where(path, text, sources, key))
 
 
@@ -254,18 +277,6 @@ def _read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold keys and values such as 'rounds: 20', not a {type(values).__name__}")
     return text, values
-
-
-def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
-    key, equals, value = override.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(
-            f"the override {shown(override)} must look like key=value, for example client.optimizer.lr=0.01"
-        )
-    try:
-        return tuple(part.strip() for part in key.split(".")), load(value) if value.strip() else None
-    except yaml.MarkedYAMLError as error:
-        raise ConfigError(f"the value of the override {shown(override)} is not valid YAML: {error.problem}") from None
 
 
 def _set(values: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> None:

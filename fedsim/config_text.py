@@ -14,12 +14,18 @@ from fedsim.core.schema import Schema
 _WIDTH = 116
 
 
-def config_text(config: Schema, *, meanings: bool = True) -> str:
-    """Return the config as YAML, with the meaning of every key in a comment above it."""
-    return "\n".join(_lines(config, 0, meanings)) + "\n"
+def config_text(config: Schema, *, meanings: bool = True, escaped: bool = False) -> str:
+    """Return the config as YAML, with the meaning of every key in a comment above it.
+
+    Parameters
+    ----------
+    escaped
+        Write values in ASCII, with YAML's escapes for all other characters.
+    """
+    return "\n".join(_lines(config, 0, meanings, escaped)) + "\n"
 
 
-def _lines(schema: Schema, depth: int, meanings: bool) -> Iterator[str]:
+def _lines(schema: Schema, depth: int, meanings: bool, escaped: bool) -> Iterator[str]:
     pad = "  " * depth
     for name, field in type(schema).model_fields.items():
         if meanings:
@@ -27,9 +33,9 @@ def _lines(schema: Schema, depth: int, meanings: bool) -> Iterator[str]:
         value = getattr(schema, name)
         if isinstance(value, Schema):
             yield f"{pad}{name}:"
-            yield from _lines(value, depth + 1, meanings)
+            yield from _lines(value, depth + 1, meanings, escaped)
         else:
-            yield f"{pad}{name}: {_scalar(value)}"
+            yield f"{pad}{name}: {_scalar(value, escaped)}"
         if depth == 0 and meanings:
             yield ""
 
@@ -40,12 +46,12 @@ def _comment(field: FieldInfo, pad: str) -> Iterator[str]:
         yield f"{pad}# {line}"
 
 
-def _scalar(value: Any) -> str:
+def _scalar(value: Any, escaped: bool) -> str:
     if isinstance(value, tuple):
         value = list(value)
     # Always quoted strings: what YAML 1.1 readers take for booleans or numbers stays a word.
     style = '"' if isinstance(value, str) and not value.isidentifier() else None
     if isinstance(value, str) and value.lower() in {"yes", "no", "on", "off", "true", "false", "null", "y", "n"}:
         style = '"'
-    text = yaml.dump(value, default_flow_style=True, default_style=style, width=10_000, allow_unicode=True)
+    text = yaml.dump(value, default_flow_style=True, default_style=style, width=10_000, allow_unicode=not escaped)
     return text.removesuffix("\n").removesuffix("\n...").strip()

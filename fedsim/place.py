@@ -15,6 +15,8 @@ from fedsim.destination import Destination, DestinationError, is_url
 from fedsim.mirror import Mirror
 from fedsim.tracking import RunFolder
 
+_OF_A_JOB = "/runtime_resources/working_dir_files/"
+
 
 @dataclass(frozen=True)
 class Place:
@@ -47,6 +49,8 @@ def open_place(config: Config, resume: bool, note: Callable[[str], None]) -> Ite
         with _local_path(config, resume) as path:
             resume = resume and what_is_in(path) != "nothing"
             RunFolder.check(path, resume=resume)
+            if is_thrown_away(path):
+                note(f"warning: {thrown_away(path)}; give output=FOLDER with a path elsewhere, or a URL")
             yield Place(path, str(path), resume)
         return
     try:
@@ -63,6 +67,16 @@ def open_place(config: Config, resume: bool, note: Callable[[str], None]) -> Ite
         if resume:
             mirror.fetch()
         yield Place(mirror.path, destination.url, resume, mirror)
+
+
+def is_thrown_away(path: Path) -> bool:
+    """Tell whether a path lies in the folder that Ray makes for the files of a job, and removes with them."""
+    return _OF_A_JOB in path.absolute().as_posix()
+
+
+def thrown_away(path: Path) -> str:
+    """Say so, as the beginning of a sentence."""
+    return f"results go to {path} in the job's own folder ({path.absolute()}), which Ray throws away with the job"
 
 
 @contextmanager

@@ -6,13 +6,14 @@ Shape suffixes: N clients, C classes, L layers, E edges between bars.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedsim.figure import BLUE, FAINT, GREEN, GREY, INK, ORANGE, dress, new_figure, new_figures, save
+from fedsim.figure import BLUE, FAINT, GREEN, GREY, INK, ORANGE, attempt, drawn, dress, new_figure, new_figures, save
 from fedsim.tables import read_columns
 from fedsim.tracking import RunFolder
 
@@ -29,6 +30,11 @@ _CLASSES = (
 )  # fmt: skip
 _MARKED_POINTS = 40
 _LABELLED_CLIENTS = 40
+_LISTED_CLASSES = 20
+"""Classes that a legend lists, each with a colour of its own."""
+_NAMED_CLASSES = 16
+"""Names beside the scale of more classes than that."""
+_LONGEST_NAME = 24
 
 
 def write_plots(
@@ -39,6 +45,7 @@ def write_plots(
     class_names: Sequence[str] | None = None,
     scores_L: Sequence[float] | np.ndarray | None = None,
     chosen: Sequence[int] = (),
+    note: Callable[[str], None] = warnings.warn,
 ) -> list[Path]:
     """Draw all pictures for which ``folder`` and the arguments have the figures, and return their paths.
 
@@ -52,31 +59,38 @@ def write_plots(
         Examples of each client and class, for the label distribution.
     scores_L, chosen
         Layer scores and the exchanged layers; if not given, those of the event ``layers``.
+    note
+        Told a sentence for each picture that cannot be drawn; the others are.
     """
-    folder.plots.mkdir(exist_ok=True)
+    try:
+        folder.plots.mkdir(exist_ok=True)
+    except OSError as error:
+        note(f"warning: there are no pictures: {folder.plots} cannot be made: {error.strerror or error}")
+        return []
     if metric_name is None and folder.summary.exists():
         metric_name = json.loads(folder.summary.read_text(encoding="utf-8")).get("metric_name")
-    written = []
+    pictures: dict[str, Callable[[Path], Path | None]] = {}
     if folder.rounds.exists():
-        rounds = read_columns(folder.rounds)
-        written.append(plot_metric(rounds, folder.plots / "metric.png", metric_name or "metric"))
-        written.append(plot_loss(rounds, folder.plots / "loss.png"))
-        written.append(plot_bytes(rounds, folder.plots / "bytes.png"))
+        pictures["metric.png"] = lambda path: plot_metric(read_columns(folder.rounds), path, metric_name or "metric")
+        pictures["loss.png"] = lambda path: plot_loss(read_columns(folder.rounds), path)
+        pictures["bytes.png"] = lambda path: plot_bytes(read_columns(folder.rounds), path)
     if counts_NC is not None:
         names = class_names or [str(number) for number in range(counts_NC.shape[1])]
-        written.append(plot_label_distribution(counts_NC, names, folder.plots / "label_distribution.png"))
+        pictures["label_distribution.png"] = lambda path: plot_label_distribution(counts_NC, names, path)
     if scores_L is None:
         for event in folder.events("layers"):
             scores_L, chosen = event["scores"], event["layers"]
     if scores_L is not None:
-        written.append(plot_layer_scores(scores_L, chosen, folder.plots / "layer_scores.png"))
+        pictures["layer_scores.png"] = lambda path: plot_layer_scores(scores_L, chosen, path)
     if spectra := folder.events("spectrum"):
         from fedsim.spectrum_plot import plot_spectrum
 
-        written.append(plot_spectrum(spectra, folder.events("layers")[-1], folder.plots / "spectrum.png"))
+        pictures["spectrum.png"] = lambda path: plot_spectrum(spectra, folder.events("layers")[-1], path)
+    written = [attempt(draw, folder.plots / name, note) for name, draw in pictures.items()]
     return [path for path in written if path is not None]
 
 
+@drawn
 def plot_metric(rounds: Columns, path: Path, metric_name: str = "metric") -> Path | None:
     """Draw the global and the personalised metric by round; returns None where neither was measured."""
     lines = [("global_metric", "global model", BLUE), ("personalised_metric", "personalised models", ORANGE)]
@@ -84,6 +98,7 @@ def plot_metric(rounds: Columns, path: Path, metric_name: str = "metric") -> Pat
     return _plot_lines(rounds, lines, path, title=f"{name[:1].upper()}{name[1:]} by round", label=name)
 
 
+@drawn
 def plot_loss(rounds: Columns, path: Path) -> Path | None:
     """Draw training and evaluation losses by round; returns None where none was measured."""
     lines = [
@@ -95,6 +110,7 @@ def plot_loss(rounds: Columns, path: Path) -> Path | None:
     return _plot_lines(rounds, lines, path, title="Loss by round", label="cross-entropy (nats)")
 
 
+@drawn
 def plot_bytes(rounds: Columns, path: Path) -> Path | None:
     """Draw what the clients have received and sent up to each round, as stacked areas."""
     order = np.argsort(rounds["round"], kind="stable")
@@ -118,10 +134,12 @@ def plot_bytes(rounds: Columns, path: Path) -> Path | None:
     return save(figure, path)
 
 
+@drawn
 def plot_label_distribution(counts_NC: np.ndarray, class_names: Sequence[str], path: Path) -> Path:
     """Draw how many examples of each class every client holds, and in which mix.
 
-    Above, clients by size, stacked by class; below, their class shares, ordered by the most frequent class.
+    Above, clients by size, stacked by class; below, their class shares, ordered by the most frequent class. More than 20
+    classes are coloured along a scale in the order of the names, as nobody could tell so many colours apart.
 
     Parameters
     ----------
@@ -146,14 +164,18 @@ def plot_label_distribution(counts_NC: np.ndarray, class_names: Sequence[str], p
     total = f"{num_clients:,} clients, {int(sizes_N.sum()):,} examples, {num_classes} classes"
     dress(above, f"Label distribution: {total}", "clients, largest first", "examples")
     dress(below, None, "clients, ordered by class mix", "share of examples")
-    colors = _class_colors(num_classes)
+    colors = class_colors(num_classes)
     _stacked_bars(above, counts[by_size], by_size, colors)
     _stacked_bars(below, shares_NC[by_mix], by_mix, colors)
     below.set_ylim(0, 1)
-    _class_legend(figure, above, class_names, colors)
+    if num_classes <= _LISTED_CLASSES:
+        _class_legend(above, class_names, colors)
+    else:
+        _class_bar(figure, [above, below], class_names, colors)
     return save(figure, path)
 
 
+@drawn
 def plot_layer_scores(scores_L: Sequence[float] | np.ndarray, chosen: Sequence[int], path: Path) -> Path:
     """Draw the score of each layer; the exchanged layers stand out.
 
@@ -230,24 +252,50 @@ def _stacked_bars(axes: Axes, heights_NC: np.ndarray, clients_N: np.ndarray, col
         axes.set_xticks([])
 
 
-def _class_colors(num_classes: int) -> list[Any]:
-    if num_classes <= len(_CLASSES):
-        return list(_CLASSES[:num_classes])
+def class_colors(num_classes: int) -> list[Any]:
+    """Return a colour for each class: apart from one another as far as there are such, then along a scale."""
     from matplotlib import colormaps
 
-    return list(colormaps["cividis"](np.linspace(0, 1, num_classes)))
+    if num_classes <= len(_CLASSES):
+        return list(_CLASSES[:num_classes])
+    if num_classes <= _LISTED_CLASSES:
+        return [colormaps["tab20"](number) for number in range(num_classes)]
+    return list(colormaps["turbo"](np.linspace(0.03, 0.97, num_classes)))
 
 
-def _class_legend(figure: Figure, axes: Axes, class_names: Sequence[str], colors: Sequence[Any]) -> None:
+def _class_legend(axes: Axes, class_names: Sequence[str], colors: Sequence[Any]) -> None:
     from matplotlib.patches import Patch
 
-    shown = list(zip(class_names, colors, strict=True))[:20]
-    handles = [Patch(color=color, label=name if len(name) <= 24 else f"{name[:23]}…") for name, color in shown]
-    if len(class_names) > len(shown):
-        handles.append(Patch(color="none", label=f"and {len(class_names) - len(shown)} more"))
+    handles = [Patch(color=color, label=_short(name)) for name, color in zip(class_names, colors, strict=True)]
     axes.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=9, labelcolor=INK
     )
+
+
+def _class_bar(figure: Figure, all_axes: Sequence[Axes], class_names: Sequence[str], colors: Sequence[Any]) -> None:
+    """Draw the scale of the classes' colours beside the pictures, with the names of some classes."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    many = len(class_names)
+    edges = np.arange(many + 1) - 0.5
+    scale = ScalarMappable(BoundaryNorm(edges, many), ListedColormap(colors))
+    bar = figure.colorbar(scale, ax=all_axes, fraction=0.03, pad=0.02, aspect=40, drawedges=False)
+    named = np.unique(np.linspace(0, many - 1, _NAMED_CLASSES).round().astype(int))
+    # These names are labels of an axis, where a dollar sign would begin a formula.
+    bar.set_ticks(
+        [float(number) for number in named],
+        labels=[_short(class_names[number]).replace("$", r"\$") for number in named],
+    )
+    bar.ax.minorticks_off()
+    bar.ax.invert_yaxis()
+    bar.ax.tick_params(labelsize=9, color=FAINT, labelcolor=INK)
+    bar.outline.set_visible(False)
+    bar.set_label(f"class, {len(named)} of {many} named", fontsize=9, color=INK)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def _legend(axes: Axes, reverse: bool = False) -> None:

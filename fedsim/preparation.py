@@ -47,8 +47,10 @@ class Prepared:
 
     data: PartitionedData
     spec: WorkerSpec
-    fingerprint: str
-    """Hash of the weights, the tokens, the shards and the starting point."""
+    contents: dict[str, str]
+    """SHA-256 of what a result depends on beside the config: ``weights``, ``model_config``, ``training_data`` and
+    ``validation_data`` (tokens and labels), ``label_words`` (their tokens), ``partition`` and ``start``, each where there is
+    one."""
 
 
 def partition_data(config: Config) -> PartitionedData:
@@ -130,7 +132,7 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
         shards=data.shards,
         start=load_start(config, weights),
     )
-    return Prepared(data, spec, _fingerprint(spec))
+    return Prepared(data, spec, _contents(spec))
 
 
 def work_settings(config: Config, num_examples: int) -> WorkSettings:
@@ -200,19 +202,35 @@ def _check_task(config: Config, task: TaskConfig) -> None:
         )
 
 
-def _fingerprint(spec: WorkerSpec) -> str:
-    digest = hashlib.sha256(spec.weights.fingerprint().encode())
-    for table in (spec.train, spec.validation):
-        digest.update(_table_bytes(table))
-    for array in (spec.shards.indices_N, spec.shards.offsets_C1, spec.shards.train_stops_C):
-        digest.update(np.ascontiguousarray(array).tobytes())
+_OF_NO_MATTER = ("transformers_version", "architectures", "dtype", "torch_dtype")
+"""Keys of a model's config.json that say how it was saved."""
+
+
+def _contents(spec: WorkerSpec) -> dict[str, str]:
+    shards, values = spec.shards, json.loads(spec.weights.config_json)
+    described = {key: value for key, value in values.items() if key not in _OF_NO_MATTER}
+    contents = {
+        "weights": spec.weights.fingerprint(),
+        "model_config": hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest(),
+        "training_data": _table_hash(spec.train),
+        "validation_data": _table_hash(spec.validation),
+        "partition": _hash(shards.indices_N, shards.offsets_C1, shards.train_stops_C),
+    }
+    if spec.label_word_ids_C is not None:
+        contents["label_words"] = _hash(spec.label_word_ids_C)
     if spec.start is not None:
-        digest.update(spec.start.fingerprint().encode())
-    return digest.hexdigest()
+        contents["start"] = spec.start.fingerprint()
+    return contents
 
 
-def _table_bytes(table: TokenTable) -> bytes:
+def _table_hash(table: TokenTable) -> str:
+    types = () if table.type_ids_Z is None else (table.type_ids_Z,)
+    return _hash(table.ids_Z, table.offsets_N1, table.read_positions_N, table.labels_N, *types)
+
+
+def _hash(*arrays: np.ndarray) -> str:
     digest = hashlib.sha256()
-    for array in (table.ids_Z, table.offsets_N1, table.read_positions_N, table.labels_N):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.digest()
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

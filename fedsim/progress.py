@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsim.report import format_bytes, format_clock, format_metric, format_seconds
+from fedsim.screen import Screen
 
 _RECENT_ROUNDS = 5
 _ETA_ROUNDS = 10
@@ -79,7 +80,7 @@ class Progress:
     ) -> None:
         self._total = total_rounds
         self._metric_name = metric_name
-        self._console = console or Console(highlight=False)
+        self._console = console or Screen()
         self._quiet = quiet
         self._recent: deque[RoundLine] = deque(maxlen=max(_RECENT_ROUNDS, _ETA_ROUNDS))
         self._metrics: list[float] = []

@@ -13,6 +13,8 @@ from rich.text import Text
 
 MISSING = "-"
 """Stands for a figure that was not measured."""
+_LISTED_CLASSES = 20
+"""Classes, the largest, that have a row of their own."""
 
 
 def format_bytes(num_bytes: float | None) -> str:
@@ -207,8 +209,13 @@ def partition_table(counts_NC: np.ndarray, class_names: Sequence[str]) -> Table:
     _add_spread(table, "share of the largest class", shares_NC.max(axis=1), "{:.3f}")
     _add_spread(table, "label entropy / log C", evenness_N, "{:.3f}")
     table.add_section()
-    for number, name in enumerate(class_names):
-        _add_spread(table, f"share of {name}", shares_NC[:, number], "{:.3f}")
+    largest = np.argsort(-counts.sum(axis=0), kind="stable")
+    listed = sorted(largest[: _LISTED_CLASSES if len(largest) > _LISTED_CLASSES + 1 else None])
+    for number in listed:
+        _add_spread(table, f"share of {class_names[number]}", shares_NC[:, number], "{:.3f}")
+    if rest := len(largest) - len(listed):
+        others_N = np.delete(shares_NC, listed, axis=1).sum(axis=1)
+        _add_spread(table, f"share of the other {rest} classes", others_N, "{:.3f}")
     return table
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from fedsim.config import Config
 from fedsim.core.layout import VectorLayout
+from fedsim.data.config import TaskConfig
 from fedsim.data.metrics import compute
-from fedsim.events import writing
 from fedsim.plots import write_plots
 from fedsim.preparation import Prepared
 from fedsim.progress import Progress
@@ -29,7 +29,7 @@ def write_results(
     progress: Progress,
     about: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write prompt files, plots and ``summary.json``; return the summary.
+    """Write prompt files, ``summary.json`` and then plots; return the summary.
 
     Parameters
     ----------
@@ -48,25 +48,39 @@ def write_results(
     summary = {**_figures(config, prepared, result, chosen), **about}
     folder.event("end", round=config.rounds, **{k: summary[k] for k in ("global_metric", "personalised_metric")})
     folder.flush()
+    folder.write_summary(summary)
+    # After all that counts: a picture that fails takes nothing with it.
     if config.tracking.plots:
         progress.start_phase("drawing plots")
         labels_N, shards = prepared.data.dataset.train.labels_N, prepared.data.shards
-        with writing(folder.plots):
-            write_plots(
-                folder,
-                metric_name=prepared.data.task.metric,
-                counts_NC=shards.label_counts(labels_N, len(prepared.data.task.labels)),
-                class_names=class_names(prepared.data.task),
-                scores_L=result.choice.scores_L,
-                chosen=result.choice.layers,
-            )
-    folder.write_summary(summary)
+        write_plots(
+            folder,
+            metric_name=prepared.data.task.metric,
+            counts_NC=shards.label_counts(labels_N, len(prepared.data.task.labels)),
+            class_names=class_names(prepared.data.task),
+            scores_L=result.choice.scores_L,
+            chosen=result.choice.layers,
+            note=progress.note,
+        )
     return summary
 
 
-def class_names(task: Any) -> tuple[str, ...]:
-    """Return what to call the classes in pictures: label words where there are some, else labels."""
-    return tuple(task.label_words or task.labels)
+def class_names(task: TaskConfig) -> tuple[str, ...]:
+    """Return what to call the classes in pictures and tables: their labels; beside a number, the label word as well."""
+    words = task.label_words or ("",) * len(task.labels)
+    names = (
+        f"{label} ({word})" if word and _is_number(label) else label
+        for label, word in zip(task.labels, words, strict=True)
+    )
+    return tuple(name if name.isprintable() else repr(name)[1:-1] for name in names)
+
+
+def _is_number(label: str) -> bool:
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
 
 
 def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[str, Any]) -> dict[str, Any]:

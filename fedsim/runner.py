@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -12,13 +11,12 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from fedsim import __version__
-from fedsim.checkpoint import Checkpoint, check_config, check_data, load_latest, newest_round
+from fedsim.checkpoint import Checkpoint, load_latest, newest_round
 from fedsim.config import Config
 from fedsim.config_text import config_text
 from fedsim.contents import ATTACK, STOPPED, what_is_in
@@ -29,6 +27,8 @@ from fedsim.interrupt import InterruptWatch, RunInterrupted
 from fedsim.model_notes import model_notes
 from fedsim.place import Place, open_place
 from fedsim.progress import Progress
+from fedsim.resuming import check_config, check_contents, finished, from_same_place
+from fedsim.screen import Screen
 from fedsim.tracking import RunFolder, TensorBoard
 from server.robust import robust_problem
 
@@ -68,21 +68,33 @@ def run_config(
         After SIGINT or SIGTERM; it says what is saved.
     """
     started = time.monotonic()
-    console = console or Console(highlight=False)
+    console = console or Screen()
     with (
         InterruptWatch() as watch,
         Progress(config.rounds, _metric_name(config), console, quiet) as progress,
         # Mistakes in paths, data and model come to light before the run's folder is made.
         open_place(config, resume, progress.note) as place,
     ):
-        if place.resume and (summary := _finished(config, place.path)) is not None:
+        done = finished(config, place.path) if place.resume else None
+        if done is not None and from_same_place(config, place.path):
             progress.note(f"{place.location} is finished; nothing to resume")
-            return summary
+            return done
         try:
-            return _run_at(place, config, watch, progress, started)
+            return (
+                _check_at(place, config, progress, done) if done else _run_at(place, config, watch, progress, started)
+            )
         except RunInterrupted as error:
             error.kept = _kept(place)
             raise
+
+
+def _check_at(place: Place, config: Config, progress: Progress, done: dict[str, Any]) -> dict[str, Any]:
+    """Return the summary of a finished run if data and weights, which may have moved, are those that it was made with."""
+    from fedsim.preparation import prepare
+
+    check_contents(done["contents"], prepare(config, progress.start_phase).contents, config, place.location)
+    progress.note(f"{place.location} is finished, with the same data and weights; nothing to resume")
+    return done
 
 
 def _run_at(place: Place, config: Config, watch: InterruptWatch, progress: Progress, started: float) -> dict[str, Any]:
@@ -99,7 +111,7 @@ def _run_at(place: Place, config: Config, watch: InterruptWatch, progress: Progr
                 progress.note(f"warning: {sentence}")
             prepared = prepare(config, progress.start_phase, executor)
             if checkpoint is not None:
-                check_data(checkpoint, prepared.fingerprint, folder.location)
+                check_contents(checkpoint.contents, prepared.contents, config, folder.location)
             folder.begin()
             try:
                 return _run_in(config, prepared, executor, folder, progress, checkpoint, started)
@@ -160,6 +172,10 @@ def make_executor(config: Config, check: Callable[[], None], note: Callable[[str
         own_ray.secure()
     _import_ray()
     from fedsim.executors.ray import RayExecutor
+    from fedsim.executors.replaced import replaced_functions, warning
+
+    if replaced := replaced_functions():
+        note(warning(replaced))
 
     client, population = config.client, config.partition.clients
     return RayExecutor(config.ray, client.threads, population, client.on_failure, check, note)
@@ -221,6 +237,7 @@ def _run_in(
         "folder": folder.location,
         "seed": config.seed,
         "config_hash": config.identity,
+        "contents": prepared.contents,
         "seconds_to_first_step": None if result.first_group_at is None else result.first_group_at - started,
         "versions": versions(),
         "peak_memory_bytes": peak_memory,
@@ -242,19 +259,9 @@ def _checkpoint(config: Config, folder: RunFolder, progress: Progress) -> Checkp
     if checkpoint is None:
         progress.note(f"{folder.location} has no checkpoint yet; the run begins anew")
         return None
-    check_config(checkpoint, config.identity, config.rounds, folder.location)
+    check_config(checkpoint, config, folder.location)
     progress.note(f"resuming {folder.location} after round {checkpoint.round}")
     return checkpoint
-
-
-def _finished(config: Config, path: Path) -> dict[str, Any] | None:
-    """Return the summary of a run that has done all that the config asks for, or None."""
-    try:
-        summary: dict[str, Any] = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    done = summary.get("config_hash") == config.identity and summary.get("rounds") == config.rounds
-    return summary if done else None
 
 
 def versions() -> dict[str, str]:

@@ -399,8 +399,8 @@ class Simulation:
         return Checkpoint(
             round=self._round,
             layers=self._choice.layers,
-            identity=self._config.identity,
-            data_fingerprint=self._prepared.fingerprint,
+            config=self._config.identity_values,
+            contents=self._prepared.contents,
             server=server,
             clients=tuple(self._client_states()),
             totals={**vars(self._totals), "seconds_before": self._seconds()},

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.figure import BLUE, GREY, INK, new_figure, save
+from fedsim.figure import BLUE, GREY, INK, drawn, new_figure, save
 
 _POINTS = 20_000
 _DECADES = 6
@@ -22,6 +22,7 @@ _RULES = {
 }
 
 
+@drawn
 def plot_spectrum(spectra: Sequence[Mapping[str, Any]], choice: Mapping[str, Any], path: Path) -> Path:
     """Draw the clients' mean spectral density; what they keep of it stands out.
 

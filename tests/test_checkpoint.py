@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsim.checkpoint import Checkpoint, check_config, check_data, load_latest, newest_round, save_checkpoint
+from fedsim.checkpoint import Checkpoint, load_latest, newest_round, save_checkpoint
 from fedsim.core.errors import CheckpointError
 from fedsim.core.messages import ClientState
 
@@ -14,7 +14,7 @@ def checkpoint(round=3, clients=()):
     rng = np.random.default_rng(round)
     server = {"vector_F": rng.normal(size=7), "round": np.array(round)}
     return Checkpoint(
-        round, (1, 3), "config", "data", server, tuple(clients), {"client_steps": round, "seconds": [0.5]}
+        round, (1, 3), {"seed": 1}, {"weights": "ab"}, server, tuple(clients), {"client_steps": round, "seconds": [0.5]}
     )
 
 
@@ -92,15 +92,15 @@ def test_a_checkpoint_that_cannot_be_written_is_one_sentence(tmp_path):
         save_checkpoint(tmp_path, checkpoint(3), keep=2)
 
 
-def test_another_config_or_other_data_are_refused(tmp_path):
-    check_config(checkpoint(3), "config", 3, tmp_path)
-    check_data(checkpoint(3), "data", tmp_path)
-    with pytest.raises(CheckpointError, match="belongs to another configuration"):
-        check_config(checkpoint(3), "other", 3, tmp_path)
-    with pytest.raises(CheckpointError, match=r"has done 3 rounds already, more than rounds=2.*rounds=3 or more"):
-        check_config(checkpoint(3), "config", 2, tmp_path)
-    with pytest.raises(CheckpointError, match="the data have changed"):
-        check_data(checkpoint(3), "other", tmp_path)
+def test_a_checkpoint_of_an_earlier_version_is_refused_and_not_passed_over(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, checkpoint(3), keep=2)
+    monkeypatch.setattr("fedsim.checkpoint._FORMAT", 1)
+    save_checkpoint(tmp_path, checkpoint(4), keep=2)
+    monkeypatch.undo()
+    with pytest.raises(
+        CheckpointError, match=r"round-000004.* was written by an earlier version of fedsim.*another output"
+    ):
+        load_latest(tmp_path)
 
 
 def test_the_newest_whole_checkpoint_is_known_by_names_alone(tmp_path):

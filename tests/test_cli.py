@@ -1,5 +1,7 @@
 """The commands as a user types them, in this process; mistakes end with one sentence and status 2."""
 
+import io
+import os
 import re
 import subprocess
 import sys
@@ -8,7 +10,8 @@ import pytest
 import yaml
 from support import ROOT, TINY, make_tiny, merged
 
-from fedsim import cli
+from fedsim import __version__, cli
+from fedsim.config import read_config
 from fedsim.place import open_place
 from fedsim.runner import reach_warning
 from fedsim.tracking import RunFolder
@@ -76,8 +79,8 @@ def test_layers_prints_scores_share_and_choice(fedsim, tiny_file, tmp_path):
 
 def data_folder(path, train, validation="text,label\nfine,1\nbad,0\n"):
     path.mkdir()
-    (path / "train.csv").write_text(train)
-    (path / "validation.csv").write_text(validation)
+    (path / "train.csv").write_text(train, encoding="utf-8")
+    (path / "validation.csv").write_text(validation, encoding="utf-8")
     return path
 
 
@@ -227,6 +230,106 @@ runpy.run_module("fedsim", run_name="__main__")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+UNUSUAL = "[red] 日本 #1 é"
+
+
+@pytest.fixture
+def unusual(tmp_path):
+    """Return what a run with unusual names everywhere is given: config file and overrides."""
+    rows = "text,label\n" + "".join(f"words number {i},{('$ [b]坏', 'goed é')[i % 2]}\n" for i in range(240))
+    data = data_folder(tmp_path / f"data {UNUSUAL}", rows, rows)
+    values = merged(TINY, {"executor": "local", "rounds": 1, "data": {"task": {
+        "name": "評価 [i]", "fields": ["text"], "labels": ["$ [b]坏", "goed é"], "label_words": ["terrible", "great"],
+        "template": "{text} : <mask>"}}})  # fmt: skip
+    path = tmp_path / f"tiny {UNUSUAL}.yaml"
+    path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    return path, f"data.path={data}"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_names_are_shown_as_they_are_and_escaped_where_the_output_lacks_a_character(
+    fedsim, unusual, monkeypatch, tmp_path, encoding
+):
+    output = f"output={tmp_path}/run {UNUSUAL}"
+    commands = {
+        "run": [*unusual, output, "tracking.plots=true", "layers.choose=all", "prompt.position_offset=paper"],
+        "partition": [*unusual, "--output", f"p {UNUSUAL}.png"],
+        "layers": [*unusual, "--output", f"s {UNUSUAL}.png"],
+        "plan": [*unusual, "executor=ray", "ray.num_cpus=2"],
+        "doctor": [*unusual, output.replace("run", "other")],
+        "config": [*unusual, output],
+        "export": [f"{tmp_path}/run {UNUSUAL}", "--to", "peft"],
+    }
+    for command, arguments in commands.items():
+        stream = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stream, encoding=encoding, write_through=True))
+        monkeypatch.setenv("COLUMNS", "300")
+        status, _, err = fedsim(command, *arguments)
+        assert status in (0, 1 if command == "doctor" else 0), (command, err)
+        shown = stream.getvalue().decode(encoding)
+        name = UNUSUAL.encode(encoding, "backslashreplace").decode(encoding)
+        if command == "config":  # with YAML's escapes: what it prints is to be run
+            (tmp_path / "again.yaml").write_text(shown, encoding="utf-8")
+            assert read_config(tmp_path / "again.yaml").output == output.removeprefix("output=")
+        else:
+            assert command == "plan" or name in shown, (command, shown)
+        assert "Traceback" not in shown + err
+    assert (tmp_path / f"run {UNUSUAL}" / "plots" / "label_distribution.png").exists()
+
+
+def test_the_version_is_an_option_as_well(fedsim):
+    assert fedsim("--version") == fedsim("version") == (0, f"{__version__}\n", "")
+
+
+def test_a_config_whose_path_has_an_equals_sign_is_examined_as_one(fedsim, tiny_file, tmp_path):
+    (tmp_path / "lr=0.1").mkdir()
+    path = tiny_file.rename(tmp_path / "lr=0.1" / "tiny.yaml")
+    assert f"config: {path} is valid" in fedsim("doctor", path)[1]
+
+
+def test_results_in_the_folder_of_a_job_are_told_at_the_start(fedsim, tiny_file, tmp_path, monkeypatch):
+    job = tmp_path / "session_1" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    job.mkdir(parents=True)
+    monkeypatch.chdir(job)
+    for output, told in (([], "runs/tiny"), (["output=mine"], "mine"), ([f"output={tmp_path}/kept"], None)):
+        out = fedsim("run", tiny_file, "rounds=1", *output)[1]
+        warning = (
+            f"warning: results go to {told} in the job's own folder ({job / str(told)}), which Ray throws away with the job; "
+            "give output=FOLDER with a path elsewhere, or a URL\n"
+        )
+        assert out.startswith(warning) if told else "warning" not in out
+    assert "results: results go to other in the job's own folder" in fedsim("doctor", tiny_file, "output=other")[1]
+
+
+USERS_OWN = ("server.py", "clients/__init__.py", "partitions.py", "configs/__init__.py")
+
+
+def test_modules_of_the_users_own_that_are_called_like_ours_are_no_matter(tmp_path):
+    for name in USERS_OWN:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("raise RuntimeError('not ours')\n")
+    (tmp_path / "run.yaml").write_text("rounds: 3\n")
+    (tmp_path / "mine.py").write_text(
+        "import fedsim.config, server.core, clients.config, partitions.base\n"
+        f"assert all(m.__file__.startswith({str(ROOT)!r}) for m in (server, clients, partitions))\n"
+    )
+    for arguments in (["-m", "fedsim", "config", "run.yaml", "--plain"], ["mine.py"]):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_module_of_the_users_own_that_is_loaded_already_is_named(tmp_path):
+    (tmp_path / "server.py").touch()
+    code = "import server\ntry:\n    import fedsim\nexcept ImportError as error:\n    print(error)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    named = f"another module of that name is loaded already, from {tmp_path / 'server.py'}; rename"
+    assert named in done.stdout and done.stderr == ""
 
 
 def test_a_plain_clone_runs_as_a_module():

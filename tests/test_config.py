@@ -43,6 +43,58 @@ def test_overrides_are_yaml_and_reach_any_depth(tmp_path):
     assert (config.rounds, config.client.optimizer.lr, config.layers.fixed, config.name) == (3, 1e-3, (0, 2), "run")
 
 
+TEXTS = [
+    "exp #2", "2024", "1e3", "a: b", "[x] y", "{a}", "true", "~nothing", "- x", "'q'", "x\t#", "日本 😀", "*a", "Null", "%",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_given_as_an_override_is_taken_to_the_character_and_read_back(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text("rounds: 3\n")
+    keys = ["data.hub_name", "model.package", "data.train_split"]
+    if not text.startswith("{"):  # a task may be defined there
+        keys += ["data.task"]
+    if text != "~nothing":  # there is no such user
+        keys += ["output", "model.path", "data.path", "prompt.start_from"]
+    config = read_config(path, [f"{key}={text}" for key in keys])
+    for key in keys:
+        section, _, name = key.rpartition(".")
+        assert getattr(getattr(config, section) if section else config, name) == text
+    for escaped in (False, True):
+        (tmp_path / "again.yaml").write_text(config_text(config, escaped=escaped))
+        assert read_config(tmp_path / "again.yaml", ["name=run"]) == config
+    assert (tmp_path / "again.yaml").read_text().isascii()
+
+
+def test_no_text_is_no_value_and_other_types_are_yaml(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("output: x\nlayers: {choose: fixed, fixed: [0]}\n")
+    words = [
+        "layers.fixed=[0, 1]",
+        "data.keep_columns=[a, b]",
+        "ray.actors=2",
+        "client.fuse=off",
+        "attack.clients=null",
+    ]
+    config = read_config(path, ["output=", "ray.address=null", *words, "ray.num_gpus_per_actor=1/4", "rounds= 64 "])
+    assert (config.output, config.ray.address, config.rounds) == (None, None, 64)
+    assert (config.layers.fixed, config.data.keep_columns, config.client.fuse) == ((0, 1), ("a", "b"), "off")
+    assert (config.ray.actors, config.ray.num_gpus_per_actor) == (2, 0.25)
+    task = "{name: x, fields: [t], labels: [a, b], template: '{t} : <mask>'}"
+    config = read_config(path, [f"data.task={task}", "data.task.template=<mask> # {t}"])
+    assert config.data.task.template == "<mask> # {t}"
+    with pytest.raises(ConfigError, match=r"data\.train_split is null, but must be a word or text"):
+        read_config(path, ["data.train_split="])
+
+
+@pytest.mark.parametrize("stem", ["exp #2 (copy)", "a=b", "[x]", "日本"])
+def test_any_name_of_a_config_file_makes_a_name_of_a_run(tmp_path, stem):
+    path = tmp_path / f"{stem}.yaml"
+    path.write_text("rounds: 3\n")
+    assert read_config(path).name == re.sub(r"[^\w.-]", "_", stem)
+
+
 def test_gpu_shares_are_snapped_to_one_nth():
     for given_share in ("1/12", 0.0833, 1 / 12):
         assert build_config({"ray": {"num_gpus_per_actor": given_share}}).ray.num_gpus_per_actor == 1 / 12
@@ -64,9 +116,13 @@ def test_identity_ignores_where_a_run_takes_place_and_nothing_else():
         {"rounds": 99},
         {"output": "x"},
         {"model": {"device": "cpu"}},
+        {"model": {"path": "/elsewhere"}},
+        {"data": {"path": "/elsewhere", "train_file": "t.csv"}},
+        {"prompt": {"start_from": "/elsewhere"}},
     ):
         assert build_config(same).identity == base, same
-    for other in ({"seed": 1}, {"group_size": 2}, {"client": {"optimizer": {"lr": 0.1}}}, {"prompt": {"length": 9}}):
+    for other in ({"seed": 1}, {"group_size": 2}, {"client": {"optimizer": {"lr": 0.1}}}, {"prompt": {"length": 9}},
+                  {"data": {"task": "topics"}}, {"data": {"max_length": 64}}, {"data": {"train_examples": 10}}):  # fmt: skip
         assert build_config(other).identity != base, other
 
 
@@ -181,6 +237,10 @@ OVERRIDE_MISTAKES = [
     ("client.optimizer.lrr=3", "did you mean 'client.optimizer.lr'?"),
     ("rounds=" + "[" * 2000, "it is nested more than 20 deep"),
     ("rounds=\x00", "must not stand in YAML"),
+    ("output=\udce9", "is not text: it holds other bytes"),
+    ("executor=local #2", "(did you mean 'local'?)"),
+    ("roudns=[", "did you mean 'rounds'?"),
+    ("data.task={name: x", "is not valid YAML"),
     ("partition.clients=5", "override 'partition.clients=5': sampling.clients_per_round=10"),
 ]
 

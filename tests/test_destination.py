@@ -250,7 +250,7 @@ def test_a_destination_that_is_gone_at_the_end_leaves_the_run_here(tiny_config, 
 
 
 def checkpoint(number: int) -> Checkpoint:
-    return Checkpoint(number, (0,), "identity", "data", {"vector_F": np.full(1000, float(number))}, ())
+    return Checkpoint(number, (0,), {}, {}, {"vector_F": np.full(1000, float(number))}, ())
 
 
 def test_a_copy_may_break_off_anywhere(tmp_path):

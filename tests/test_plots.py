@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from support import ROOT
 
-from fedsim.figure import DPI
+from fedsim.data.config import TaskConfig
+from fedsim.figure import DPI, PictureWarning, save
 from fedsim.plots import (
+    class_colors,
     plot_bytes,
     plot_label_distribution,
     plot_layer_scores,
@@ -16,6 +21,7 @@ from fedsim.plots import (
     plot_metric,
     write_plots,
 )
+from fedsim.results import class_names
 from fedsim.tracking import RunFolder
 
 
@@ -85,6 +91,93 @@ def test_label_distribution_of_any_size(tmp_path, clients, classes):
     counts_NC[-1, 0] = 7
     names = [f"a class with a very long name {number}" for number in range(classes)]
     picture(plot_label_distribution(counts_NC, names, tmp_path / "d.png"), height_inches=6.4)
+
+
+def names_drawn(monkeypatch, tmp_path, names) -> tuple[Figure, Path]:
+    """Return the figure of a label distribution with these classes as it is saved, and its file."""
+    figures = []
+    monkeypatch.setattr("fedsim.plots.save", lambda figure, path: figures.append(figure) or save(figure, path))
+    counts_NC = np.random.default_rng(0).multinomial(40, np.full(len(names), 1 / len(names)), size=5)
+    path = plot_label_distribution(counts_NC, names, tmp_path / "d.png")
+    return figures[0], path
+
+
+def test_names_of_classes_are_drawn_as_they_are_and_never_as_formulas(monkeypatch, tmp_path):
+    names = ["$", "$$", "$$$", "a $x^ {", "_hidden", "\\frac{", "%", "100 %$"]
+    figure, path = names_drawn(monkeypatch, tmp_path, names)
+    texts = figure.axes[0].get_legend().get_texts()
+    assert [text.get_text() for text in texts] == names
+    assert not any(text.get_parse_math() for text in texts)
+    picture(path, height_inches=6.4)
+
+
+def test_more_classes_than_colours_are_a_scale_with_some_names(monkeypatch, tmp_path):
+    figure, path = names_drawn(monkeypatch, tmp_path, [f"pay $$ {number}" for number in range(150)])
+    above, below, bar = figure.axes
+    assert above.get_legend() is None and below.get_legend() is None
+    assert bar.get_ylabel() == "class, 16 of 150 named"
+    labels = [label.get_text() for label in bar.get_yticklabels()]
+    assert labels[0] == r"pay \$\$ 0" and labels[-1] == r"pay \$\$ 149" and len(labels) == 16
+    picture(path, height_inches=6.4)
+    assert len({tuple(color) for color in class_colors(20)}) == 20
+    assert len({tuple(color) for color in class_colors(150)}) == 150
+
+
+def test_a_character_that_the_font_lacks_comes_from_another_font_and_one_that_none_has_is_told_once(
+    monkeypatch, tmp_path, recwarn
+):
+    other, unknown = (
+        "\N{COMBINING ENCLOSING CIRCLE}",
+        "\U000e0fff",
+    )  # one of the fonts for formulas that matplotlib brings
+    figure, _ = names_drawn(monkeypatch, tmp_path, [f"a{other}", "b"])
+    assert figure.axes[0].get_legend().get_texts()[0].get_fontfamily()[0] == "DejaVu Sans"
+    assert len(figure.axes[0].get_legend().get_texts()[0].get_fontfamily()) > 1
+    assert not recwarn.list
+    names_drawn(monkeypatch, tmp_path, [f"c{unknown}", f"d{unknown}"])
+    assert [type(each.message) for each in recwarn.list] == [PictureWarning]
+    assert unknown in str(recwarn.list[0].message) and "install one that has" in str(recwarn.list[0].message)
+
+
+def test_a_picture_that_fails_is_told_and_the_others_are_drawn(monkeypatch, tmp_path):
+    def fail(*arguments):
+        raise ValueError("of no use\nTraceback and more")
+
+    monkeypatch.setattr("fedsim.plots.plot_loss", fail)
+    notes = []
+    with RunFolder.create(tmp_path / "a") as folder:
+        folder.event("layers", layers=[1], scores=[0.5, 2.0])
+        folder.round_record(
+            {"round": 0, "global_metric": 0.5, "train_loss_last": 0.6, "bytes_up": 10, "bytes_down": 10}
+        )
+        folder.flush()
+        counts_NC = np.ones((3, 2), dtype=int)
+        written = write_plots(folder, counts_NC=counts_NC, class_names=["a", "b\U000e0fff"], note=notes.append)
+    assert [path.name for path in written] == ["metric.png", "bytes.png", "label_distribution.png", "layer_scores.png"]
+    assert notes[0] == "warning: the picture loss.png is left out: ValueError: of no use"
+    assert len(notes) == 2 and notes[1].startswith(
+        "warning: the picture label_distribution.png: no font of this machine"
+    )
+
+
+def test_neither_a_backend_nor_a_style_of_the_user_has_a_part_in_pictures(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\naxes.facecolor: black\nfont.size: 30\n")
+    script = (
+        "import os, pathlib, fedsim.plots as plots;"
+        "plots.plot_layer_scores([1.0, 200.0], [1], pathlib.Path('s.png'));"
+        "assert os.environ['MPLBACKEND'] == 'module://no_such_notebook.backend'"
+    )
+    environment = {**os.environ, "MPLBACKEND": "module://no_such_notebook.backend", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env=environment)
+    here = plot_layer_scores([1.0, 200.0], [1], tmp_path / "here.png")
+    assert (tmp_path / "s.png").read_bytes() == here.read_bytes()
+
+
+def test_classes_are_called_as_in_the_data():
+    task = TaskConfig(name="t", fields=("x",), labels=("0", "1"), label_words=("bad", "good"))
+    assert class_names(task) == ("0 (bad)", "1 (good)")
+    assert class_names(task.model_copy(update={"labels": ("neg", "pos\n1")})) == ("neg", r"pos\n1")
+    assert class_names(task.model_copy(update={"label_words": None})) == ("0", "1")
 
 
 @pytest.mark.parametrize("clients", [12, 1000])

@@ -67,7 +67,7 @@ def test_a_config_is_parsed_and_nothing_in_it_is_run(tmp_path, value):
     with pytest.raises(ConfigError, match="is not valid YAML"):
         read_config(config)
     with pytest.raises(ConfigError, match="is not valid YAML"):
-        read_config(ROOT / "configs" / "quickstart.yaml", [f"name={value.format(path=trap)}"])
+        read_config(ROOT / "configs" / "quickstart.yaml", [f"rounds={value.format(path=trap)}"])
     assert not trap.exists()
 
 

@@ -74,9 +74,9 @@ def shown(value: object, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def listed(names: Iterable[object], most: int = 10) -> str:
+def listed(names: Iterable[object], most: int = 10, longest: int = 60) -> str:
     """Return names with commas between them, as they are shown in a sentence: the first ``most``, and how many more."""
-    texts = [name if len(name) <= 60 else f"{name[:57]}..." for name in map(str, names)]
+    texts = [name if len(name) <= longest else f"{name[: longest - 3]}..." for name in map(str, names)]
     return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 

@@ -41,7 +41,7 @@ def examine(words: Sequence[str], console: Console) -> bool:
 def _findings(words: Sequence[str]) -> Iterator[Finding]:
     own = node_facts()
     yield ok("versions", ", ".join(f"{package} {version}" for package, version in own.versions.items()))
-    named = bool(words) and "=" not in words[0]
+    named = bool(words) and ("=" not in words[0] or Path(words[0]).is_file())
     path, overrides = (Path(words[0]), words[1:]) if named else (_EMPTY, words)
     try:
         config: Config | None = read_config(path, overrides)

@@ -85,6 +85,7 @@ def _results(what: str, config: Config) -> Finding:
     """Look at the place for results as a run does before anything is started, and try whether it can be written."""
     from fedsim.contents import check_usable
     from fedsim.destination import Destination, is_url
+    from fedsim.place import is_thrown_away, thrown_away
     from fedsim.tracking import RunFolder
 
     if config.output is not None and is_url(config.output):
@@ -98,6 +99,8 @@ def _results(what: str, config: Config) -> Finding:
     above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if (reason := why_not_writable(above)) is not None:
         return problem(what, f"{above} cannot be written to ({reason}); give another folder with output=FOLDER")
+    if is_thrown_away(folder):
+        return warning(what, f"{thrown_away(folder)}; give output=FOLDER with a path elsewhere, or a URL")
     if config.output is not None:
         return ok(what, f"{folder} can be written to")
     note = "" if config.ray.address is None else "; a job's own folder goes with the job: give output=FOLDER or a URL"

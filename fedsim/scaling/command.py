@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.text import Text
 from fedsim.core.errors import ConfigError
 from fedsim.destination import refuse_url
 from fedsim.events import plain, write_atomically
+from fedsim.place import is_thrown_away, thrown_away
 from fedsim.scaling.points import make_points, parse_numbers
 from fedsim.scaling.records import SCALING_COLUMNS, Run
 from fedsim.scaling.study import Failure, StudyFolder, run_points
@@ -69,6 +70,8 @@ def run_study(
 
     size = f"{_count(len(points.configs), 'point')}, {_count(rounds, 'round')} each, {_count(repeats, 'time')}"
     say(f"study  {folder.path}: {size}")
+    if is_thrown_away(folder.path):
+        say(f"warning: {thrown_away(folder.path)}; give --output FOLDER with a path elsewhere")
     try:
         with console.status("") as status:
 
@@ -82,7 +85,7 @@ def run_study(
                     failures.append(result)
     finally:
         study = summarise(runs, failures, points.notes)
-        _write(folder, runs, study)
+        _write(folder, runs, study, say)
     return study
 
 
@@ -90,7 +93,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _write(folder: StudyFolder, runs: Sequence[Run], study: StudySummary) -> None:
+def _write(folder: StudyFolder, runs: Sequence[Run], study: StudySummary, say: Callable[[str], None]) -> None:
     from fedsim.scaling.picture import write_pictures
     from fedsim.tables import ParquetRows
 
@@ -102,4 +105,4 @@ def _write(folder: StudyFolder, runs: Sequence[Run], study: StudySummary) -> Non
     table.close()
     text = json.dumps(plain(study.record()), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(folder.path / "scaling.json", text + "\n")
-    write_pictures(study, folder.plots)
+    write_pictures(study, folder.plots, say)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedsim.figure import BLUE, FAINT, GREEN, GREY, INK, ORANGE, dress, new_figures, save
+from fedsim.figure import BLUE, FAINT, GREEN, GREY, INK, ORANGE, attempt, drawn, dress, new_figures, save
 from fedsim.scaling.accounting import Efficiency
 from fedsim.scaling.summary import PointSummary, StudySummary
 from fedsim.scaling.table import format_round
@@ -39,17 +40,22 @@ _LEAST_LABELLED = 0.045
 """Share of the time that a part needs for its figure to fit into it."""
 
 
-def write_pictures(study: StudySummary, folder: Path) -> list[Path]:
-    """Draw all pictures for which the study has points, and return their paths."""
+def write_pictures(study: StudySummary, folder: Path, note: Callable[[str], None] = warnings.warn) -> list[Path]:
+    """Draw all pictures for which the study has points, and return their paths; ``note`` is told of those that fail."""
     if not study.points:
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    written = [plot_time(study.points, folder / "round_time.png"), plot_shares(study.points, folder / "shares.png")]
+    pictures: dict[str, Callable[[Path], Path]] = {
+        "round_time.png": lambda path: plot_time(study.points, path),
+        "shares.png": lambda path: plot_shares(study.points, path),
+    }
     if study.strong or study.weak:
-        written.append(plot_efficiency(study.strong, study.weak, folder / "efficiency.png"))
-    return written
+        pictures["efficiency.png"] = lambda path: plot_efficiency(study.strong, study.weak, path)
+    written = [attempt(draw, folder / name, note) for name, draw in pictures.items()]
+    return [path for path in written if path is not None]
 
 
+@drawn
 def plot_time(points: Sequence[PointSummary], path: Path) -> Path:
     """Draw round time and client-updates a second against what the study varies: clients, else cohort, else actors.
 
@@ -85,6 +91,7 @@ def plot_time(points: Sequence[PointSummary], path: Path) -> Path:
     return save(figure, path)
 
 
+@drawn
 def plot_shares(points: Sequence[PointSummary], path: Path) -> Path:
     """Draw one bar a point: the parts of its actor-seconds, in rounds after the first."""
     figure, (axes,) = new_figures(1, height=1.9 + 0.42 * len(points))
@@ -116,6 +123,7 @@ def plot_shares(points: Sequence[PointSummary], path: Path) -> Path:
     return save(figure, path)
 
 
+@drawn
 def plot_efficiency(strong: Sequence[Efficiency], weak: Sequence[Efficiency], path: Path) -> Path:
     """Draw the efficiency of strong and of weak scaling against the number of actors, with the ideal line."""
     drawn = [("Strong scaling: the same work, more actors", strong, _strong_key)] if strong else []

@@ -54,7 +54,7 @@ def run_process(config: Config, run: Path, check: Callable[[], None], show: Call
     run.parent.mkdir(parents=True, exist_ok=True)
     config_file, log_file = run.parent / "config.yaml", run.with_suffix(".log")
     write_atomically(config_file, config_text(config, meanings=False))
-    command = [sys.executable, "-m", "fedsim", "run", str(config_file), f"output={json.dumps(str(run))}"]
+    command = [sys.executable, "-m", "fedsim", "run", str(config_file), f"output={run}"]
     started = time.time()
     with log_file.open("w", encoding="utf-8") as log:
         # A session of its own: Ctrl-C reaches this process alone, which then asks the run to end, once.

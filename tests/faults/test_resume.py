@@ -147,7 +147,10 @@ def test_resume_refuses_another_config_and_leaves_a_finished_run_alone(tiny_conf
     first = run_config(tiny_config(rounds=2, executor="local", output=output), quiet=True)
     before = contents(tmp_path)
     for changes, sentence in (
-        ({"prompt": {"length": 5}}, "belongs to another configuration"),
+        (
+            {"prompt": {"length": 5}},
+            r"belongs to another configuration: prompt.length was 4 and is 5; resume with the same",
+        ),
         ({"rounds": 1}, "has done 2 rounds already, more than rounds=1, and cannot go back"),
     ):
         console = on_line("phase", lambda: None)
@@ -233,11 +236,22 @@ def test_a_run_whose_folder_is_removed_ends_with_a_sentence(tmp_path):
     assert not output.exists()
 
 
-def test_pictures_that_cannot_be_written_are_a_sentence_and_can_be_made_up_for(tmp_path):
+@pytest.mark.parametrize(
+    ("break_it", "warning"),
+    [
+        (lambda plots: plots.touch(), "warning: there are no pictures: PATH/plots cannot be made: File exists\n"),
+        (
+            lambda plots: (plots / "loss.png").mkdir(parents=True),
+            "warning: the picture loss.png is left out: the picture PATH/plots/loss.png cannot be written: Is a directory\n",
+        ),
+    ],
+)
+def test_pictures_that_cannot_be_written_cost_a_warning_and_no_run(tmp_path, break_it, warning):
     output = tmp_path / "run"
     config = make_tiny(**merged(CONFIG, {"rounds": 1, "tracking": {"plots": True}}), output=str(output))
-    with pytest.raises(ResourceError, match=r"run/plots cannot be written: File exists; mend that, and go on"):
-        run_config(config, console=on_line("round 1/1", (output / "plots").touch))
-    (output / "plots").unlink()
-    run_config(config, resume=True, quiet=True)
-    assert (output / "summary.json").exists() and list((output / "plots").glob("*.png"))
+    console = on_line("round 1/1", lambda: break_it(output / "plots"))
+    summary = run_config(config, console=console)
+    shown = console.file.getvalue()
+    assert warning.replace("PATH", str(output)) in shown and shown.count("warning: ") == 1
+    assert json.loads((output / "summary.json").read_text())["rounds"] == summary["rounds"] == 1
+    assert run_config(config, resume=True, quiet=True)["rounds"] == 1  # finished: there is nothing to do again

@@ -1,0 +1,86 @@
+"""A function of ours that was replaced in the driver cannot reach the actors, and is told; what is in order is not."""
+
+import functools
+import importlib
+import pkgutil
+from unittest import mock
+
+import pytest
+import torch
+from support import make_tiny
+
+import clients
+import server
+from clients import control, group, training, worker
+from fedsim import core
+from fedsim.core import layout
+from fedsim.executors.replaced import replaced_functions
+from fedsim.runner import make_executor
+from server import sampling
+
+
+@pytest.fixture(scope="module", autouse=True)
+def all_modules():
+    for package in (clients, server, core):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+
+
+def wrapped(function):
+    @functools.wraps(function)
+    def mine(*arguments, **named):
+        return function(*arguments, **named)
+
+    return mine
+
+
+class Mine(worker.ClientWorker):
+    pass
+
+
+def test_nothing_is_told_of_modules_as_they_are_with_all_their_decorators():
+    assert replaced_functions() == []
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value"),
+    [
+        (control, "drift", lambda *arguments: None),
+        (control, "drift", wrapped(control.drift)),
+        (control, "drift", functools.partial(control.drift)),
+        (control, "drift", mock.Mock()),
+        (control, "drift", control.client_control),
+        (group, "drift", lambda *arguments: None),  # where it is called, by the name that it was imported by
+        (worker.ClientWorker, "train", lambda self, *arguments: None),
+        (worker.ClientWorker, "train", worker.ClientWorker.evaluate),
+        (worker, "ClientWorker", Mine),
+        (layout.VectorLayout, "size", property(lambda self: 0)),
+        (layout.VectorLayout, "full", classmethod(lambda cls, *arguments: None)),
+    ],
+)
+def test_a_replacement_is_told_by_module_and_name(monkeypatch, owner, name, value):
+    monkeypatch.setattr(owner, name, value)
+    found = replaced_functions()
+    here = f"{owner.__name__}.{name}" if not isinstance(owner, type) else f"{owner.__module__}.{owner.__name__}.{name}"
+    assert here in found
+    assert all(each.endswith(f".{name}") for each in found)
+
+
+def test_what_the_driver_alone_calls_and_what_is_compiled_is_no_replacement(monkeypatch):
+    monkeypatch.setattr(sampling, "cohort", lambda *arguments: None)
+    monkeypatch.setattr(training, "train_clients", torch.compile(training.train_clients))
+    found = replaced_functions()
+    # Another module has imported the function as it was: that is another one there, and the only thing to tell.
+    assert found == ["clients.group.train_clients"]
+
+
+def test_a_run_on_ray_says_so_and_one_in_this_process_has_it_in_force(monkeypatch):
+    monkeypatch.setattr(control, "drift", lambda *arguments: None)
+    notes = []
+    make_executor(make_tiny(executor="ray"), lambda: None, notes.append)
+    assert notes == [
+        "warning: replaced in this process: clients.control.drift, clients.group.drift; actors import the code from its files "
+        "and work without that; set executor=local to have it in force"
+    ]
+    make_executor(make_tiny(executor="local"), lambda: None, notes.append)
+    assert len(notes) == 1
