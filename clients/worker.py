@@ -114,6 +114,7 @@ class ClientWorker:
                 settings.client,
                 self._training.max_tokens,
                 settings.seed,
+                self._spec.prompt.dropout,
             )
         except Exception as error:  # of a client's own making: its training will say so
             return failure_of(error)
