@@ -110,7 +110,7 @@ class PromptConfig(Schema):
     scaled up (published code: 0.1). Apart from ``client.dropout``, which is the backbone's own; clients share passes all the
     same, and scores, spectra and evaluation see whole prompts."""
     position_offset: Literal["none", "paper"] = "none"
-    """Positions of the text start at 0 (none), or behind the prefix, as in the published code and in PEFT (paper)."""
+    """Positions of the text start at 0 (none), or behind the prefix, as the published code and PEFT have it (paper)."""
     start_from: PathText | None = None
     """Start from a PEFT prefix-tuning adapter (its folder) or earlier run (its folder or its prompt file), not at random; the
     head is taken as well where the source has one of the same shape."""
@@ -137,7 +137,7 @@ class OptimizerConfig(Schema):
     clip_norm: PositiveFloat | None = 1.0
     """Largest norm of a client's gradient over all its layers together; null for no clipping."""
     moments: Literal["restart", "keep"] = "restart"
-    """Moments, step count and schedule begin anew every round (paper), or go on over a client's visits (published code)."""
+    """Moments, step count and schedule begin anew every round, or go on over a client's visits (published code)."""
 
 
 class ScheduleConfig(Schema):
