@@ -178,14 +178,15 @@ def export_peft(path: str | Path, output: str | Path, client: int | None = None)
     config, family = _describe(model)
     length = file.layout.geometry.prompt_length
     if file.metadata["prompt"]["position_offset"] == "none":
-        obstacle = cannot_shift(family, config)
+        longest = length + file.metadata["max_length"]
+        obstacle = cannot_shift(family, config, longest)
         if obstacle is not None:
             raise ModelError(
                 f"{file.path} was trained with prompt.position_offset=none, PEFT numbers the text behind the prefix, and the "
                 f"model {model.location} {obstacle}, so no adapter gives the same scores; train with "
                 "prompt.position_offset=paper"
             )
-        prompt_LKHPD = shift_prompt(prompt_LKHPD, length, family, config)
+        prompt_LKHPD = shift_prompt(prompt_LKHPD, length, family, config, longest)
     _check_window(file, model, config, length)
     _write(output, file, prompt_LKHPD, model, config, family)
     return output
@@ -247,7 +248,9 @@ def _describe(model: ModelConfig) -> tuple[PreTrainedConfig, Family]:
 
 def _check_window(file: PromptFile, model: ModelConfig, config: PreTrainedConfig, length: int) -> None:
     """Refuse a model whose attention window PEFT's prefix could slide out of; with us every token sees the prompt."""
-    window, longest = getattr(config, "sliding_window", None), file.metadata["max_length"]
+    # Where layers are of several types, the window is that of the sliding ones; without types it is that of all.
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
+    window, longest = getattr(config, "sliding_window", None) if slides else None, file.metadata["max_length"]
     if window is not None and length + longest > window:
         raise ModelError(
             f"the model {model.location} sees {window} tokens at a time, among which PEFT counts the prefix, so texts of up to "
