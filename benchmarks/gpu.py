@@ -3,8 +3,9 @@
     python -m benchmarks.gpu [--json FILE] [--clients 10,25,50,100] [--runs 5] [--small]
 
 Weights are random and made here, texts are random and as long as those of SST-2, so it needs no network. Prompts of 20 tokens
-in all 24 layers, mini-batches of 8, as in the paper. All sides run what a worker runs, in bfloat16, and end each measurement
-with the results on the host. ``--small`` runs the same code with a tiny shape on whatever there is, to see that it works.
+in all 24 layers, mini-batches of 8, as in the published example script. All sides run what a worker runs, in bfloat16, and end
+each measurement with the results on the host. ``--small`` runs the same code with a tiny shape on whatever there is, to see
+that it works.
 
 Shape suffixes: N examples.
 """

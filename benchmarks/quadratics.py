@@ -24,7 +24,7 @@ from server.optimizers import ServerState, initial_state, step
 
 COHORT = 10
 ETA_S, BETA = 0.05, 0.9
-"""Server learning rate and momentum of the paper."""
+"""Server learning rate and momentum of the published code and its example scripts."""
 DIVERGED = 1e9
 """Size of an entry at which a run is stopped."""
 
@@ -71,8 +71,8 @@ class Setting:
         return ETA_S / (self.steps * self.lr)
 
 
-PAPER = Setting(168, 0.04)
-"""The paper's on SST-2: 67,349 examples over 100 clients, 2 epochs of batches of 8."""
+SCRIPT = Setting(168, 0.04)
+"""That of the published example scripts, on SST-2: 67,349 examples over 100 clients, 2 epochs of batches of 8."""
 
 
 @dataclass(frozen=True)

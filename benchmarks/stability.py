@@ -22,7 +22,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.quadratics import COHORT, ETA_S, PAPER, PUBLISHED, RECOMMENDED, Problem, Setting, cohorts, simulate
+from benchmarks.quadratics import COHORT, ETA_S, PUBLISHED, RECOMMENDED, SCRIPT, Problem, Setting, cohorts, simulate
 from server.config import ServerConfig
 
 CLIENTS, ROUNDS, SEEDS = 100, 100, 7
@@ -50,7 +50,7 @@ SETTINGS = (
     Setting(32, 0.01),
     Setting(8, 0.04),
     Setting(32, 0.04),
-    PAPER,
+    SCRIPT,
     Setting(1000, 0.04),
 )
 
@@ -205,7 +205,7 @@ def check_noise(seeds: int = 10, clients: int = 1000, block: int = 100) -> Itera
             centre_NF = np.random.default_rng([seed, 3]).normal(size=(clients, 30))
             problem = Problem(np.full(centre_NF.shape, 1e-6), centre_NF - centre_NF.mean(axis=0))
             paths = [
-                simulate(problem, chosen, PAPER, seed, np.zeros(30), 10 * block)[block // 2 :: block]
+                simulate(problem, chosen, SCRIPT, seed, np.zeros(30), 10 * block)[block // 2 :: block]
                 for chosen in (config, ServerConfig(kind="fedavg"))
             ]
             squares.append(np.square(np.diff(paths, axis=1)).mean(axis=2))
@@ -222,8 +222,8 @@ def check_noise(seeds: int = 10, clients: int = 1000, block: int = 100) -> Itera
                 seeds,
                 check="noise",
                 visits=float(counts_N.mean()),
-                kappa=PAPER.kappa_one * amplification(config),
-                predicted=noise_factor(config, PAPER.kappa_one, counts_N),
+                kappa=SCRIPT.kappa_one * amplification(config),
+                predicted=noise_factor(config, SCRIPT.kappa_one, counts_N),
             )
 
 

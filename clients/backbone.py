@@ -34,6 +34,7 @@ from clients.injection import ARGUMENT, AttentionHook, KeyShapes, Prefix, attach
 from clients.loading import SharedWeights, assemble
 from clients.packing import PackedPrefix
 from clients.precision import Precision
+from clients.prompt_dropout import PromptMask
 from clients.trunk import LayerStack
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import PromptGeometry
@@ -148,6 +149,7 @@ class Backbone:
         layers: tuple[int, ...],
         head_C: dict[str, Tensor],
         client_of_example_B: Tensor | None = None,
+        mask: PromptMask | None = None,
     ) -> Reading:
         """Read loss and class scores of a batch; gradients reach prompts and head alone.
 
@@ -163,6 +165,8 @@ class Backbone:
             float32 arrays of each client's head by name, [C, *shape] each; empty for the verbalizer.
         client_of_example_B
             int64 row of ``prompt_CLKHPD`` and ``head_C`` that each example takes; needed if there are several clients.
+        mask
+            What each example sees of its client's prompts; None for all of them.
 
         Raises
         ------
@@ -173,7 +177,7 @@ class Backbone:
         tokens = self._tokens(batch)
         if client_of_example_B is not None:
             client_of_example_B = to_device(client_of_example_B, self.device)
-        output = self._run(tokens, prompt_CLKHPD, layers, client_of_example_B)
+        output = self._run(tokens, prompt_CLKHPD, layers, client_of_example_B, mask)
         pooled_BD = pool(output.last_hidden_state, tokens, self._head.pooling)
         return self._head.read(pooled_BD, tokens.labels_B, head_C, client_of_example_B)
 
@@ -185,6 +189,7 @@ class Backbone:
         head_C: dict[str, Tensor],
         client_of_example_B: Tensor | None = None,
         trunk_ZD: Tensor | None = None,
+        mask: PromptMask | None = None,
     ) -> tuple[Reading, np.ndarray]:
         """Read packed examples: what :meth:`forward` does on a padded batch, to rounding, without the work on padding.
 
@@ -192,7 +197,7 @@ class Backbone:
         ----------
         tokens
             Examples, of one client or of several; least work is done where they stand in order of length.
-        prompt_CLKHPD, layers, head_C, client_of_example_B
+        prompt_CLKHPD, layers, head_C, client_of_example_B, mask
             As in :meth:`forward`.
         trunk_ZD
             What enters the lowest prompted layer, from :meth:`trunk`; the layers below are not run then.
@@ -211,7 +216,7 @@ class Backbone:
         if client_of_example_B is not None:
             client_of_example_B = to_device(client_of_example_B, self.device)
         rows_B = self._rows_read(tokens)
-        prefix = self._prefix(tokens, self._precision.enter(prompt_CLKHPD), layers, client_of_example_B, rows_B)
+        prefix = self._prefix(tokens, self._precision.enter(prompt_CLKHPD), layers, client_of_example_B, rows_B, mask)
         offset = self._offset(prompt_CLKHPD.shape[4] if layers else 0)
         with ExitStack() as stack:
             if trunk_ZD is not None:
@@ -267,11 +272,12 @@ class Backbone:
         prompt_CLKHPD: Tensor,
         layers: tuple[int, ...],
         client_of_example_B: Tensor | None,
+        mask: PromptMask | None = None,
         output_hidden_states: bool = False,
     ) -> Any:
         length = prompt_CLKHPD.shape[4] if layers else 0
         self._check_length(tokens.input_ids_BT.shape[1])
-        prefix = Prefix(prompt_CLKHPD, layers, client_of_example_B) if length else None
+        prefix = Prefix(prompt_CLKHPD, layers, client_of_example_B, mask) if length else None
         # Without a prompt the plain implementation runs, mask skipping and all: bits are those of the model alone.
         with nullcontext() if prefix else detached(self._model):
             output = self._call(tokens, prefix, self._offset(length), output_hidden_states=output_hidden_states)
@@ -302,11 +308,12 @@ class Backbone:
         layers: tuple[int, ...],
         client_of_example_B: Tensor | None,
         rows_B: Tensor | None = None,
+        mask: PromptMask | None = None,
     ) -> PackedPrefix:
         self._check_length(int(tokens.lengths_B.max()))
         top = None if rows_B is None else (self.geometry.num_layers - 1, rows_B)
         return PackedPrefix(
-            prompt_CLKHPD, layers, client_of_example_B, tokens.lengths_B, is_causal=self.is_causal, top=top
+            prompt_CLKHPD, layers, client_of_example_B, tokens.lengths_B, is_causal=self.is_causal, top=top, mask=mask
         )
 
     def _rows_read(self, tokens: PackedTokens) -> Tensor | None:

@@ -105,8 +105,12 @@ class PromptConfig(Schema):
     """Virtual tokens a prompted layer."""
     init_std: NonNegativeFloat = 0.02
     """Standard deviation of the initial prompt."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Chance that an entry of the prompt is zero in a training step, drawn anew for every example and layer; the others are
+    scaled up (published code: 0.1). Apart from ``client.dropout``, which is the backbone's own; clients share passes all the
+    same, and scores, spectra and evaluation see whole prompts."""
     position_offset: Literal["none", "paper"] = "none"
-    """Positions of the text start at 0 (none), or behind the prefix, as in the published code and in PEFT (paper)."""
+    """Positions of the text start at 0 (none), or behind the prefix, as the published code and PEFT have it (paper)."""
     start_from: PathText | None = None
     """Start from a PEFT prefix-tuning adapter (its folder) or earlier run (its folder or its prompt file), not at random; the
     head is taken as well where the source has one of the same shape."""
@@ -133,7 +137,7 @@ class OptimizerConfig(Schema):
     clip_norm: PositiveFloat | None = 1.0
     """Largest norm of a client's gradient over all its layers together; null for no clipping."""
     moments: Literal["restart", "keep"] = "restart"
-    """Moments, step count and schedule begin anew every round (paper), or go on over a client's visits (published code)."""
+    """Moments, step count and schedule begin anew every round, or go on over a client's visits (published code)."""
 
 
 class ScheduleConfig(Schema):
@@ -191,7 +195,8 @@ class ClientConfig(Schema):
     """Most tokens in one pass through the backbone; larger steps are cut by length, which bounds memory and changes last bits
     alone. auto: on a CPU by the model's hidden size, 512 for 384, from 256 to 4096; on a GPU 16384."""
     dropout: bool = False
-    """Keep the backbone's dropout active in training (published code)."""
+    """Keep the backbone's dropout active in training (published code). Backbones without any, such as LLaMA, train as they do
+    without; dropout on the prompt itself is ``prompt.dropout``."""
     shuffle: bool = True
     """Shuffle a client's examples anew every local epoch."""
     threads: int = Field(default=1, gt=0, le=1024)

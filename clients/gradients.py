@@ -18,6 +18,7 @@ from torch import Tensor
 from clients.backbone import Backbone
 from clients.device import to_device
 from clients.passes import PassLimit, run_passes
+from clients.prompt_dropout import PromptMask
 from fedsim.core.layout import VectorLayout
 from fedsim.core.tokens import TokenTable, rows
 
@@ -36,6 +37,10 @@ class StepBatch:
     """What enters the lowest prompted layer, of all examples of the clients [tokens, hidden]; None where all layers run."""
     trunk_starts_B: np.ndarray | None = None
     """int64 row of ``trunk`` of each example's first token."""
+    kept_BA: np.ndarray | None = None
+    """bool; entries of the prompts that each example keeps with ``prompt.dropout``, None for all."""
+    kept_scale: float = 1.0
+    """What kept entries are multiplied by."""
 
     def __len__(self) -> int:
         return len(self.indices_B)
@@ -45,6 +50,13 @@ class StepBatch:
         if self.trunk is None or self.trunk_starts_B is None:
             return None
         return self.trunk.index_select(0, to_device(rows(self.trunk_starts_B[chosen_B], lengths_B), self.trunk.device))
+
+    def mask_of(self, chosen_B: np.ndarray, layout: VectorLayout, device: torch.device) -> PromptMask | None:
+        """Return what some of the examples keep of their prompts, or None for all."""
+        if self.kept_BA is None:
+            return None
+        kept_BLKHPD = to_device(self.kept_BA[chosen_B], device).view(len(chosen_B), *layout.prompt_shape_LKHPD)
+        return PromptMask(kept_BLKHPD, self.kept_scale)
 
 
 @dataclass
@@ -114,7 +126,13 @@ def _add_pass(
     prompt_CLKHPD, head_C = layout.split_rows(leaf_CA)
     owner_of_B = to_device(owners_B, device)
     reading, slots_B = backbone.read(
-        tokens, prompt_CLKHPD, layout.layers, head_C, owner_of_B, batch.trunk_of(chosen_B, tokens.lengths_B)
+        tokens,
+        prompt_CLKHPD,
+        layout.layers,
+        head_C,
+        owner_of_B,
+        batch.trunk_of(chosen_B, tokens.lengths_B),
+        batch.mask_of(chosen_B, layout, device),
     )
     share_B = to_device(batch.share_B[chosen_B], device).to(reading.loss_B.dtype)
     loss_B = reading.loss_B * share_B

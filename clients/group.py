@@ -144,6 +144,7 @@ class GroupTraining:
                     seed=self._settings.seed,
                     round=state.round,
                     max_tokens=limit,
+                    prompt_dropout=self._spec.prompt.dropout,
                 )
                 _check_shapes(olds, trained, parts)
                 results = [

@@ -91,10 +91,11 @@ class PromptHessian:
 def lipschitz_estimate(hessian: PromptHessian, rng: np.random.Generator, directions: int, radius: float) -> float:
     """Estimate the Lipschitz constant of B(D) = H D - grad F(P + D), what is left of the gradient map beside H.
 
-    The paper (FedPepTAO, arXiv 2310.15080) calls for this constant and does not say how to get it. The derivative of B at D
-    is H(P) - H(P + D), so the constant on a ball around P is the largest spectral norm of that difference: it says by how
-    much curvature changes within the ball. Here it is the largest norm at a few random D on the ball's surface, each norm
-    the largest absolute Ritz value of ``NORM_STEPS`` steps of Lanczos. That is a lower bound of the constant.
+    The rule ``eigengap`` asks for this constant (:func:`clients.lossless.eigengap_share`), and no source at hand says how to
+    get it, so the estimate is ours. The derivative of B at D is H(P) - H(P + D), so the constant on a ball around P is the
+    largest spectral norm of that difference: it says by how much curvature changes within the ball. Here it is the largest
+    norm at a few random D on the ball's surface, each norm the largest absolute Ritz value of ``NORM_STEPS`` steps of
+    Lanczos. That is a lower bound of the constant.
 
     Slopes |B(a) - B(b)| / |a - b| along random lines would be cheaper, but see only the root mean square of the
     eigenvalues of the difference, not the largest: less by a factor of up to sqrt(A).

@@ -23,6 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
+from clients.prompt_dropout import PromptMask, masked
 from fedsim.core.errors import ModelError
 
 IMPLEMENTATIONS = {"sdpa": "fedsim_prefix_sdpa", "eager": "fedsim_prefix_eager"}
@@ -64,11 +65,20 @@ class Prefix:
         Model layer of each prompt; all other layers run untouched.
     client_of_example_B
         Row of ``prompt_CLKHPD`` that each example takes; needed unless there is one client.
+    mask
+        What each example sees of its client's prompts; None for all of them.
     """
 
     def __init__(
-        self, prompt_CLKHPD: Tensor, layers: tuple[int, ...], client_of_example_B: Tensor | None = None
+        self,
+        prompt_CLKHPD: Tensor,
+        layers: tuple[int, ...],
+        client_of_example_B: Tensor | None = None,
+        mask: PromptMask | None = None,
     ) -> None:
+        self._kept_BHPD = {} if mask is None else mask.of_layers(layers)
+        if mask is not None:
+            prompt_CLKHPD = prompt_CLKHPD * mask.scale
         # unbind, not indexing: its gradient is one stack, where that of L slices would be L tensors of full size.
         self._pairs_CHPD = {
             layer: prompt_CKHPD.unbind(1) for layer, prompt_CKHPD in zip(layers, prompt_CLKHPD.unbind(1), strict=True)
@@ -97,16 +107,22 @@ class Prefix:
             raise ModelError(f"attention of layer {layer} got no mask, so a prompt cannot be put before it safely")
         self._seen.add(layer)
         key_BHSD, value_BHSD = (
-            torch.cat([self._of_examples(prompt_CHPD.to(own_BHTD.dtype), len(own_BHTD)), own_BHTD], dim=2)
-            for prompt_CHPD, own_BHTD in zip(pair_CHPD, (key_BHTD, value_BHTD), strict=True)
+            torch.cat([self._of_examples(prompt_CHPD, kept_BHPD, own_BHTD), own_BHTD], dim=2)
+            for prompt_CHPD, kept_BHPD, own_BHTD in zip(
+                pair_CHPD, self._kept_BHPD.get(layer, (None, None)), (key_BHTD, value_BHTD), strict=True
+            )
         )
         return plain(module, query_BHTD, key_BHSD, value_BHSD, self._wider(mask_B1TT), **kwargs)
 
-    def _of_examples(self, prompt_CHPD: Tensor, num_examples: int) -> Tensor:
+    def _of_examples(self, prompt_CHPD: Tensor, kept_BHPD: Tensor | None, own_BHTD: Tensor) -> Tensor:
+        if kept_BHPD is None:
+            prompt_CHPD = prompt_CHPD.to(own_BHTD.dtype)
         if self._client_of_example_B is None:
-            return prompt_CHPD.expand(num_examples, -1, -1, -1)
-        # Indexing, not index_select: on a GPU only the gradient of the former adds up in a fixed order.
-        return prompt_CHPD[self._client_of_example_B]
+            rows_BHPD = prompt_CHPD.expand(len(own_BHTD), -1, -1, -1)
+        else:
+            # Indexing, not index_select: on a GPU only the gradient of the former adds up in a fixed order.
+            rows_BHPD = prompt_CHPD[self._client_of_example_B]
+        return masked(rows_BHPD, kept_BHPD).to(own_BHTD.dtype)
 
     def _wider(self, mask_B1TT: Tensor) -> Tensor:
         """Return the mask with P columns before it that hide nothing; made once for all layers that share the mask."""

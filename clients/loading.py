@@ -27,8 +27,9 @@ from clients.variants import refuse_unsupported, relevant
 from fedsim.core.errors import ModelError, shown
 
 _ALIGNMENT = 64
-"""Bytes. Matrix products of the same numbers differ in their last bits where the memory is aligned differently, and Ray's
-object store aligns by 64: without this, results in this process would not be those of actors."""
+"""Bytes. Matrix products of the same numbers differ in their last bits where the memory is aligned differently. Ray's object
+store aligns arrays by 64, but those under 2,048 bytes by 8 alone: what does not stand at a multiple of 64 is copied to where it
+does, on the driver and in workers, so that results in this process are those of actors."""
 
 _NO_ADAPTER = {"subfolder": "no-adapter"}
 """Where transformers is to look for an adapter to attach: else it takes one whose files lie beside the model's (peft#1381)."""
@@ -285,6 +286,8 @@ def _to_torch(array: np.ndarray) -> Tensor:
         # The arrays are read-only on purpose; that a torch tensor could write to them is what torch warns of.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
         tensor = torch.from_numpy(array)
+    if tensor.data_ptr() % _ALIGNMENT:
+        tensor = tensor.clone()  # torch allocates aligned memory
     return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
 
 

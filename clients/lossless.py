@@ -62,7 +62,7 @@ def density_share(values_RK: np.ndarray, weights_RK: np.ndarray) -> Share:
     above 0; then again with half the step. The answer is the share at the end of the first plateau: four in a row of which
     neighbours differ by less than 0.005.
 
-    Neither the paper nor the code defines a threshold: the answer is the first plateau that the sequence of steps happens
+    The code defines no threshold: the answer is the first plateau that the sequence of steps happens
     to meet. Where there is none, it is some share between that above 0 and half of it, found once the steps have become
     small against the smoothing. Step and smoothing are absolute numbers, so the answer depends on the scale of the loss:
     where the spectrum is narrow against the smoothing (a standard deviation of 0.003), it is about 0.49 or 0.26, whatever
@@ -96,17 +96,18 @@ def density_share(values_RK: np.ndarray, weights_RK: np.ndarray) -> Share:
 def eigengap_share(values_RK: np.ndarray, weights_RK: np.ndarray, lipschitz: float) -> Share:
     """Keep what lies above the first gap of the spectrum that is wider than four times the Lipschitz constant.
 
-    The paper (FedPepTAO, arXiv 2310.15080): with the eigenvalues l_1 <= ... <= l_R of the Hessian H of a device's loss F in
-    its prompt parameters P, and the Lipschitz constant L of B(D) = H D - grad F(P + D), find the first m with
+    The rule is ascribed to the FedPepTAO paper (arXiv 2310.15080); neither its abstract nor its code has it, and its text was
+    not at hand, so nothing confirms that it is meant so. With the eigenvalues l_1 <= ... <= l_R of the Hessian H of a device's
+    loss F in its prompt parameters P, and the Lipschitz constant L of B(D) = H D - grad F(P + D), find the first m with
     l_{m+1} - l_m > 4 L, and keep the share (R - m) / R. It is the spectral gap condition of inertial manifolds for the flow
     dD/dt = -H D + B(D): across such a gap B cannot mix the two groups of directions.
 
-    Decided here, where the paper is silent:
+    Decided here:
 
     * Eigenvalues are the Ritz values of Lanczos, and (R - m) / R is the sum of the weights above the gap (an unbiased
-      estimate of it over random signs). With all eigenvalues given, each of weight 1/R, it is exactly the paper's share.
+      estimate of it over random signs). With all eigenvalues given, each of weight 1/R, it is exactly that share.
     * Several probes are taken together, each weight divided by their number: a gap must be free of Ritz values of all.
-    * "First" is from below, negative eigenvalues included, as the text says. A few isolated negative eigenvalues therefore
+    * "First" is from below, negative eigenvalues included. A few isolated negative eigenvalues therefore
       end the search at once, and nearly everything is kept.
     * Ritz values within a dense part of the spectrum stand further apart than its eigenvalues, so that a gap is only to be
       trusted with steps enough, or where it is much wider than its neighbours.

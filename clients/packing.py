@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from clients.device import to_device
 from clients.injection import Attend
+from clients.prompt_dropout import PromptMask, masked
 from fedsim.core.errors import ModelError
 
 _MAX_PADDING_SLOTS = {"cpu": 192, "cuda": 8192}
@@ -58,6 +59,8 @@ class PackedPrefix:
     top
         A layer, and the one token of each example (rows of the batch) whose attention is wanted there: it is computed for no
         other token, and stands in the first rows of the output.
+    mask
+        What each example sees of its client's prompts; None for all of them.
     """
 
     def __init__(
@@ -69,7 +72,11 @@ class PackedPrefix:
         *,
         is_causal: bool,
         top: tuple[int, Tensor] | None = None,
+        mask: PromptMask | None = None,
     ) -> None:
+        self._kept_BHPD = {} if mask is None else mask.of_layers(layers)
+        if mask is not None:
+            prompt_CLKHPD = prompt_CLKHPD * mask.scale
         # unbind, not indexing: its gradient is one stack, where that of L slices would be L tensors of full size.
         self._pairs_CHPD = {
             layer: prompt_CKHPD.unbind(1) for layer, prompt_CKHPD in zip(layers, prompt_CLKHPD.unbind(1), strict=True)
@@ -114,8 +121,10 @@ class PackedPrefix:
             key_BHVD, value_BHVD = _of_bucket(key_SHD, bucket), _of_bucket(value_SHD, bucket)
             if pair_CHPD is not None:
                 key_BHVD, value_BHVD = (
-                    torch.cat([self._of_examples(prompt_CHPD, bucket, own.dtype), own], dim=2)
-                    for prompt_CHPD, own in zip(pair_CHPD, (key_BHVD, value_BHVD), strict=True)
+                    torch.cat([self._of_examples(prompt_CHPD, kept_BHPD, bucket, own.dtype), own], dim=2)
+                    for prompt_CHPD, kept_BHPD, own in zip(
+                        pair_CHPD, self._kept_BHPD.get(layer, (None, None)), (key_BHVD, value_BHVD), strict=True
+                    )
                 )
             length = 0 if pair_CHPD is None else self._length
             mask_B1TV = self._mask(number, length, kwargs.get("sliding_window"), plain, query_BHTD.dtype)
@@ -134,12 +143,18 @@ class PackedPrefix:
     def _together(self, tensor_SHD: Tensor) -> Tensor:
         return tensor_SHD if self._moves is None else _Together.apply(tensor_SHD, *self._moves)
 
-    def _of_examples(self, prompt_CHPD: Tensor, bucket: _Bucket, dtype: torch.dtype) -> Tensor:
-        if self._client_of_example_B is None:
+    def _of_examples(
+        self, prompt_CHPD: Tensor, kept_BHPD: Tensor | None, bucket: _Bucket, dtype: torch.dtype
+    ) -> Tensor:
+        if self._client_of_example_B is None and kept_BHPD is None:
             return prompt_CHPD.to(dtype).expand(bucket.num_examples, -1, -1, -1)
-        # Indexing, not index_select: on a GPU only the gradient of the former adds up in a fixed order. It comes before the
-        # rounding to half precision, so that the examples' gradients are added up in float32.
-        return prompt_CHPD[self._client_of_example_B[bucket.examples]].to(dtype)
+        if self._client_of_example_B is None:
+            rows_BHPD = prompt_CHPD.expand(bucket.num_examples, -1, -1, -1)
+        else:
+            # Indexing, not index_select: on a GPU only the gradient of the former adds up in a fixed order. It comes before the
+            # rounding to half precision, so that the examples' gradients are added up in float32.
+            rows_BHPD = prompt_CHPD[self._client_of_example_B[bucket.examples]]
+        return masked(rows_BHPD, None if kept_BHPD is None else kept_BHPD[bucket.examples]).to(dtype)
 
     def _mask(self, number: int, length: int, window: int | None, plain: Attend, dtype: torch.dtype) -> Tensor | None:
         """Return what a bucket's queries may see, in the form that the attention function takes; made once a pass."""

@@ -19,16 +19,39 @@ from transformers import PreTrainedConfig
 from clients.families import Family
 
 
-def cannot_shift(family: Family, config: PreTrainedConfig) -> str | None:
-    """Return why prompts cannot be moved to another numbering of the text, in words behind "the model", or None."""
+def cannot_shift(family: Family, config: PreTrainedConfig, longest: int) -> str | None:
+    """Return why prompts cannot be moved to another numbering of the text, in words behind "the model", or None.
+
+    Parameters
+    ----------
+    longest
+        Positions that prompt and text take together at most.
+    """
     if rotary_class(family) is None:
         return "has learned positions"
-    # These two choose their frequencies by the length of the sequence, so no one rotation stands for a shift.
+    most = _most_of_one_rotation(config)
+    if most is None or longest <= most:
+        return None
     kind = config.rope_parameters["rope_type"]
-    return f"has rotary positions of type {kind}" if kind in ("dynamic", "longrope") else None
+    return (
+        f"has rotary positions of type {kind}, which turn otherwise in texts of over {most} positions (prompt.length and "
+        f"data.max_length make {longest})"
+    )
 
 
-def shift_prompt(prompt_LKHPD: np.ndarray, by: int, family: Family, config: PreTrainedConfig) -> np.ndarray:
+def _most_of_one_rotation(config: PreTrainedConfig) -> int | None:
+    """Return the positions up to which one rotation stands for a shift, None for any number.
+
+    Two types choose their frequencies by the length of the sequence, but have one set of them up to a length.
+    """
+    rope = config.rope_parameters
+    limits = {"dynamic": config.max_position_embeddings, "longrope": rope.get("original_max_position_embeddings", 0)}
+    return limits.get(rope["rope_type"])
+
+
+def shift_prompt(
+    prompt_LKHPD: np.ndarray, by: int, family: Family, config: PreTrainedConfig, longest: int
+) -> np.ndarray:
     """Return the prompts that do for a text numbered from ``by`` on what these do for one numbered from 0 on.
 
     Parameters
@@ -37,13 +60,15 @@ def shift_prompt(prompt_LKHPD: np.ndarray, by: int, family: Family, config: PreT
         float32; not changed.
     by
         Number of positions; negative for the way back.
+    longest
+        See :func:`cannot_shift`.
 
     Raises
     ------
     ValueError
         If :func:`cannot_shift` says so.
     """
-    obstacle = cannot_shift(family, config)
+    obstacle = cannot_shift(family, config, longest)
     build = rotary_class(family)
     if obstacle is not None or build is None:
         raise ValueError(f"the model {obstacle}")

@@ -40,6 +40,8 @@ class WorkSettings:
     needs_each_client: bool
     keep_local: bool
     """Layers that are not exchanged keep personal prompts on the device."""
+    score: str
+    """cosine, naswot, l1 or l2."""
     score_batch_size: int
     score_last: bool
     score_padding: bool

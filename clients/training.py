@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from clients.device import to_device
 from clients.gradients import StepBatch, gradients
 from clients.optimizers import Moments, clip, column, decay_and_step, direction, gain, learning_rate
 from clients.passes import PassLimit
+from clients.prompt_dropout import draw_kept, kept_scale
 from clients.visits import Parts, TrainingResult, Visit, batches, num_steps
 from fedsim.core import seeds
 from fedsim.core.tokens import TokenTable
@@ -54,6 +56,7 @@ def train_clients(
     seed: int,
     round: int,
     max_tokens: PassLimit | int | None = None,
+    prompt_dropout: float = 0.0,
 ) -> list[TrainingResult]:
     """Train clients for one visit each, all at once.
 
@@ -70,6 +73,8 @@ def train_clients(
         the units of a step whatever the optimizer (with plain SGD the two are the same, and this is SCAFFOLD).
     max_tokens
         See :func:`gradients`.
+    prompt_dropout
+        Chance that an entry of the prompts is left out, drawn for every example of every step (``prompt.dropout``).
 
     Returns
     -------
@@ -80,7 +85,8 @@ def train_clients(
         raise ValueError("clients with dropout train one by one: each draws from a stream of its own")
     # Those with most steps come first, so that the clients still at work are always the first rows.
     order = sorted(range(len(visits)), key=lambda i: -num_steps(config, len(visits[i].indices_N)))
-    group = _Group(backbone, table, [visits[i] for i in order], parts, config, correction, seed, round, max_tokens)
+    ordered = [visits[i] for i in order]
+    group = _Group(backbone, table, ordered, parts, config, correction, seed, round, max_tokens, prompt_dropout)
     dropout_seed = seeds.torch_seed(seed, round, visits[0].client, "dropout")
     with _dropout(backbone, config.dropout, dropout_seed):
         for step in range(group.num_steps):
@@ -103,6 +109,7 @@ class _Group:
         seed: int,
         round: int,
         max_tokens: PassLimit | int | None,
+        prompt_dropout: float,
     ) -> None:
         self._backbone, self._table, self._visits, self._parts = backbone, table, visits, parts
         self._config, self._limit = config, PassLimit.of(max_tokens)
@@ -111,6 +118,10 @@ class _Group:
             list(batches(config, len(visit.indices_N), seeds.stream(seed, round, visit.client, "shuffle")))
             for visit in visits
         ]
+        self._prompt_dropout = prompt_dropout
+        self._dropout_rngs = (
+            [seeds.stream(seed, round, visit.client, "prompt dropout") for visit in visits] if prompt_dropout else []
+        )
         device = backbone.device
         self._trunk, self._trunk_starts = _joined_trunk(table, visits, device)
         self._vector_CA = to_device(np.stack([visit.start_A for visit in visits]), device)
@@ -204,7 +215,14 @@ class _Group:
         owners_B = np.repeat(np.arange(count), sizes_C)
         indices_B = np.concatenate([self._visits[row].indices_N[own] for row, own in enumerate(positions)])
         starts_B = np.concatenate([self._trunk_starts[row][own] for row, own in enumerate(positions)])
-        return StepBatch(indices_B, owners_B, 1.0 / sizes_C[owners_B], self._trunk, starts_B)
+        batch = StepBatch(indices_B, owners_B, 1.0 / sizes_C[owners_B], self._trunk, starts_B)
+        return batch if not self._prompt_dropout else self._with_dropout(batch, sizes_C)
+
+    def _with_dropout(self, batch: StepBatch, sizes_C: np.ndarray) -> StepBatch:
+        """Draw for the examples of each client from its own stream, which is at this step."""
+        chance, size = self._prompt_dropout, self._parts.trained.prompt_size
+        drawn = [draw_kept(rng, chance, int(n), size) for rng, n in zip(self._dropout_rngs, sizes_C, strict=False)]
+        return replace(batch, kept_BA=np.concatenate(drawn), kept_scale=kept_scale(chance))
 
     def _epoch_losses(self) -> list[tuple[float, float]]:
         """Return each client's mean loss over its first and its last pass."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from clients.budget import STEP_VECTORS
 from clients.config import ClientConfig
 from clients.device import to_device
 from clients.gradients import StepBatch, gradients
+from clients.prompt_dropout import draw_kept, kept_scale
 from clients.visits import batches
 from fedsim.core import seeds
 from fedsim.core.layout import VectorLayout
@@ -34,6 +36,7 @@ def try_fusing(
     config: ClientConfig,
     max_tokens: int,
     seed: int,
+    prompt_dropout: float = 0.0,
 ) -> FuseTrial:
     """Time the gradients of the first step of some clients, one after another and all at once.
 
@@ -43,20 +46,33 @@ def try_fusing(
         Training examples of each client.
     vector_A
         Parameters that all of them start from.
+    prompt_dropout
+        ``prompt.dropout``: its masks are part of the step and of its memory.
     """
     batch = _first_batches(config, indices_N, seed)
+    if prompt_dropout:
+        rng = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, "prompt dropout")
+        kept_BA = draw_kept(rng, prompt_dropout, len(batch), layout.prompt_size)
+        batch = replace(batch, kept_BA=kept_BA, kept_scale=kept_scale(prompt_dropout))
     vector_CA = to_device(np.stack([vector_A] * len(indices_N)), backbone.device)
 
     def alone() -> None:
         for row in range(len(indices_N)):
             own_B = batch.owners_B == row
-            single = StepBatch(batch.indices_B[own_B], np.zeros(int(own_B.sum()), np.int64), batch.share_B[own_B])
+            single = StepBatch(
+                batch.indices_B[own_B],
+                np.zeros(int(own_B.sum()), np.int64),
+                batch.share_B[own_B],
+                kept_BA=None if batch.kept_BA is None else batch.kept_BA[own_B],
+                kept_scale=batch.kept_scale,
+            )
             gradients(backbone, table, single, layout, vector_CA[row : row + 1], max_tokens)
 
     def together() -> None:
         gradients(backbone, table, batch, layout, vector_CA, max_tokens)
 
     together()  # the first pass of a process pays for what later ones find ready
+    masks = 0 if batch.kept_BA is None else batch.kept_BA.nbytes
     pairs: list[tuple[float, float]] = []
     while len(pairs) < _REPEATS and sum(map(sum, pairs)) < _ENOUGH_SECONDS:
         pairs.append((_seconds(backbone.device, alone), _seconds(backbone.device, together)))
@@ -64,7 +80,7 @@ def try_fusing(
         clients=len(indices_N),
         seconds_alone=min(pair[0] for pair in pairs),
         seconds_together=min(pair[1] for pair in pairs),
-        bytes_per_client=STEP_VECTORS * vector_A.nbytes,
+        bytes_per_client=STEP_VECTORS * vector_A.nbytes + masks // len(indices_N),
         bytes_free=_free_bytes(backbone.device),
     )
 

@@ -114,6 +114,7 @@ class ClientWorker:
                 settings.client,
                 self._training.max_tokens,
                 settings.seed,
+                self._spec.prompt.dropout,
             )
         except Exception as error:  # of a client's own making: its training will say so
             return failure_of(error)
@@ -206,7 +207,8 @@ class ClientWorker:
             batch = self._spec.train.batch(chosen)
             hidden = [h.float().cpu().numpy() for h in self._backbone.hidden_states(batch, prompt_1LKHPD, state.layers)]
             mask_BT = None if self._settings.score_padding else batch.attention_mask_BT
-            scores_L = layer_scores(hidden, mask_BT, score_last=self._settings.score_last)
+            settings = self._settings
+            scores_L = layer_scores(hidden, mask_BT, kind=settings.score, score_last=settings.score_last)
         except Exception as error:
             return ScoreReport(
                 client, len(indices_N), np.full(self._full.geometry.num_layers, np.nan), failure_of(error)

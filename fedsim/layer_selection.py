@@ -134,6 +134,11 @@ def choose(
     scores_L = None
     if layers.choose == "score":
         phase("scoring layers")
+        if layers.score_batch_size == 1:
+            note(
+                "warning: with layers.score_batch_size=1 no example has another to be compared with, so all layers score the "
+                "same and their ranking means nothing; give 2 or more, or name layers with layers.choose=fixed and layers.fixed"
+            )
         scores_L = score(config, executor, full, start, note)
     chosen = choose_layers(layers, num_layers, scores_L, config.seed, share)
     return LayerChoice(chosen, num_layers, scores_L, share, estimate)

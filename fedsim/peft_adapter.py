@@ -180,14 +180,15 @@ def export_peft(path: str | Path, output: str | Path, client: int | None = None)
     _refuse_adapter_beside(model)
     length = file.layout.geometry.prompt_length
     if file.metadata["prompt"]["position_offset"] == "none":
-        obstacle = cannot_shift(family, config)
+        longest = length + file.metadata["max_length"]
+        obstacle = cannot_shift(family, config, longest)
         if obstacle is not None:
             raise ModelError(
                 f"{file.path} was trained with prompt.position_offset=none, PEFT numbers the text behind the prefix, and the "
                 f"model {model.location} {obstacle}, so no adapter gives the same scores; train with "
                 "prompt.position_offset=paper"
             )
-        prompt_LKHPD = shift_prompt(prompt_LKHPD, length, family, config)
+        prompt_LKHPD = shift_prompt(prompt_LKHPD, length, family, config, longest)
     _check_window(file, model, config, family)
     _write(output, file, prompt_LKHPD, model, config, family)
     return output

@@ -152,6 +152,7 @@ def work_settings(config: Config, num_examples: int) -> WorkSettings:
         control_before=config.server.control_timing == "before",
         needs_each_client=config.server.needs_each_client,
         keep_local=config.layers.unselected == "local",
+        score=config.layers.score,
         score_batch_size=config.layers.score_batch_size,
         score_last=config.layers.score_last,
         score_padding=config.layers.score_padding == "keep",

@@ -44,7 +44,7 @@ def save_prompt(path: Path, vector_F: np.ndarray, layout: VectorLayout, config: 
         "format": 1,
         "fedsim": __version__,
         "model": config.model.model_dump(mode="json", exclude={"device"}),
-        "prompt": config.prompt.model_dump(mode="json", exclude={"start_from"}),
+        "prompt": config.prompt.model_dump(mode="json", exclude={"start_from", "dropout"}),
         "max_length": config.data.max_length,
         "task": task.model_dump(mode="json"),
         "geometry": asdict(layout.geometry),

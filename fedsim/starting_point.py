@@ -49,14 +49,15 @@ def load_start(config: Config, weights: SharedWeights) -> StartingPoint | None:
     wanted = config.prompt.position_offset
     if numbering == wanted:
         return start
-    obstacle = cannot_shift(family, model)
+    longest = config.prompt.length + config.data.max_length
+    obstacle = cannot_shift(family, model, longest)
     if obstacle is not None:
         raise ModelError(
             f"prompt.start_from {start.source} was trained with prompt.position_offset={numbering}, this run has {wanted}, and "
             f"the model {config.model.location} {obstacle}, so it would start elsewhere; set prompt.position_offset={numbering}"
         )
     by = config.prompt.length if wanted == "paper" else -config.prompt.length
-    moved_LKHPD = shift_prompt(start.prompt_LKHPD, by, family, model)
+    moved_LKHPD = shift_prompt(start.prompt_LKHPD, by, family, model, longest)
     return StartingPoint(start.source, start.geometry, start.layers, moved_LKHPD, start.head)
 
 

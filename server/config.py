@@ -222,10 +222,16 @@ class LayersConfig(Schema):
     """Which layers' prompts are exchanged (partial prompt tuning)."""
 
     choose: Literal["score", "all", "top", "bottom", "random", "fixed"] = "score"
-    """score (spectral layer score, highest first), all, top (nearest the output), bottom, random, or ``fixed``."""
+    """score (by the layer score that ``score`` names, highest first), all, top (nearest the output), bottom, random, or
+    ``fixed``."""
+    score: Literal["cosine", "naswot", "l1", "l2"] = "cosine"
+    """What the examples of a batch say of a layer. cosine, l1 and l2 are high where they look alike: by the eigenvalues of
+    their cosine similarities, or of the largest distance minus each; naswot is high where they differ in which hidden states
+    are positive. The published code runs cosine and also holds the others, as ours, ours-l1, ours-l2 and naswot."""
     share_rule: Literal["fixed", "density", "eigengap"] = "fixed"
     """How many layers: ``share`` of them (fixed), or what the clients' Hessian spectra ask for: by the threshold search of the
-    published code (density), or by the first gap wider than four Lipschitz constants, as the paper says (eigengap)."""
+    published code (density), or by the first gap wider than four Lipschitz constants (eigengap, a rule that no source at hand
+    confirms)."""
     share: float = Field(default=0.5, gt=0.0, le=1.0)
     """Share of the layers to exchange, rounded up; for score, top, bottom and random, where ``share_rule`` is fixed."""
     spectrum: SpectrumConfig = SpectrumConfig()
@@ -233,15 +239,17 @@ class LayersConfig(Schema):
     fixed: tuple[int, ...] | None = None
     """Layers to exchange, counted from 0, when ``choose`` is fixed."""
     unselected: Literal["none", "local"] = "none"
-    """Layers not chosen: no prompt at all, or a personal prompt that stays on the device (published code)."""
+    """Layers not chosen: no prompt at all (the published GPT-2), or a personal prompt that stays on the device (the published
+    RoBERTa with personalisation, and LLaMA)."""
     score_batch_size: PositiveInt = 16
-    """Examples in the batch on which a client scores the layers."""
+    """Examples in the batch on which a client scores the layers. One alone has nothing to be compared with: all layers score
+    the same."""
     score_clients: PositiveInt | None = None
     """Clients that score the layers, drawn with the seed; all if not given."""
     score_last: bool = True
-    """Score the last layer as well; the published code leaves it out, so that it ranks last."""
+    """Score the last layer as well; the published code leaves it out with its cosines, so that it ranks last."""
     score_padding: Literal["zero", "keep"] = "zero"
-    """Hidden states of padding tokens: set to zero, or kept as they are (published code)."""
+    """Hidden states of padding: set to zero (for naswot: agreeing with nothing), or kept as they are (published code)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> LayersConfig:

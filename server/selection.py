@@ -18,7 +18,7 @@ from server.config import LayersConfig
 def combine_scores(
     scores_kL: Sequence[np.ndarray] | np.ndarray, num_examples: Sequence[int] | np.ndarray
 ) -> np.ndarray:
-    """Return zeta_l = sum_i n_i zeta_il / sum_i n_i, float64 [L] (FedPepTAO, arXiv 2310.15080, layer scores).
+    """Return zeta_l = sum_i n_i zeta_il / sum_i n_i, float64 [L] (the published FedPepTAO code, layer scores).
 
     Parameters
     ----------

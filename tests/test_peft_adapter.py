@@ -101,6 +101,14 @@ def test_a_rotary_prompt_for_a_text_numbered_from_zero_is_turned_exactly(tmp_pat
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": 20,
         },
+        {"rope_type": "dynamic", "factor": 2.0},
+        {
+            "rope_type": "longrope",
+            "factor": 2.0,
+            "short_factor": [1.0, 1.1, 1.3, 1.7],
+            "long_factor": [1.0, 2.0, 4.0, 8.0],
+            "original_max_position_embeddings": PROMPT_LENGTH + 16,
+        },
     ],
     ids=lambda rope: rope["rope_type"],
 )
@@ -174,6 +182,15 @@ def test_personal_prompts_of_a_client_fill_the_layers_that_were_not_exchanged(tm
     torch.testing.assert_close(label_scores(model, batch()), own.logits_BC, **TOLERANCE)
 
 
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_a_window_that_no_layer_slides_in_is_exported(tmp_path, family):
+    """Qwen's windows begin at a layer that a model may not have."""
+    whole = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 3}
+    prompt = Prompt(tmp_path, family, changes=whole, max_length=9)
+    assert transformers.AutoConfig.from_pretrained(prompt.model).sliding_window == 5
+    assert_same_scores(prompt, export_peft(prompt.path, tmp_path / "adapter"))
+
+
 def test_a_window_that_holds_text_and_prefix_is_exported(tmp_path):
     prompt = Prompt(tmp_path, "mistral", changes={"sliding_window": 13}, max_length=9)
     assert_same_scores(prompt, export_peft(prompt.path, tmp_path / "adapter"))
@@ -225,15 +242,26 @@ REFUSED_EXPORTS = {
         {},
         "sees 14 tokens up to itself.*data.max_length=10 or less",
     ),
+    "window of one layer too small": (
+        lambda tmp: Prompt(
+            tmp,
+            "qwen2",
+            changes={"use_sliding_window": True, "sliding_window": 13, "max_window_layers": 2},
+            max_length=10,
+        ),
+        {},
+        "sees 13 tokens at a time.*data.max_length=9 or less",
+    ),
     "rotary frequencies that depend on the length": (
         lambda tmp: Prompt(
             tmp,
             "llama",
             position_offset="none",
             changes={"rope_parameters": {"rope_theta": 10000.0, "rope_type": "dynamic", "factor": 2.0}},
+            max_length=40 - PROMPT_LENGTH + 1,
         ),
         {},
-        "rotary positions of type dynamic, so no adapter gives the same scores",
+        r"type dynamic, which turn otherwise in texts of over 40 positions \(.* make 41\), so no adapter gives the same",
     ),
     **{
         f"learned positions, {family}": (

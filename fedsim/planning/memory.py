@@ -104,7 +104,7 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
         client_states=min(config.partition.clients, config.rounds * cohort) * state_bytes,
         exchanged=exchanged.size * exchange_bytes,
         activations=_training_bytes(config, shape, on_gpu) + _evaluation_bytes(config, shape),
-        vectors=STEP_VECTORS * trained.size * exchange_bytes * _side_by_side(config),
+        vectors=_step_bytes(config, trained) * _side_by_side(config),
         on_gpu=on_gpu,
         new_states=cohort * state_bytes,
         sums=_sum_bytes(config, exchanged),
@@ -163,6 +163,12 @@ def _trunk_bytes(config: Config, shape: ModelShape, num_examples: int | None) ->
         return bound
     numbers = num_examples * config.data.max_length * shape.hidden_size
     return min(bound, numbers * _itemsize(config.model.trunk_dtype))
+
+
+def _step_bytes(config: Config, trained: VectorLayout) -> int:
+    """Return what a step holds of a client: vectors, and with ``prompt.dropout`` a byte for each entry of an example's mask."""
+    vectors = STEP_VECTORS * trained.size * np.dtype(config.model.exchange_dtype).itemsize
+    return vectors + (config.client.batch_size * trained.prompt_size if config.prompt.dropout else 0)
 
 
 def _side_by_side(config: Config) -> int:

@@ -127,7 +127,7 @@ class Cohort:
         config = config or self.spec.settings.client
         return train_clients(
             self.worker._backbone, self.spec.train, visits, self.parts, config, correction, seed=3, round=2,
-            max_tokens=max_tokens,
+            max_tokens=max_tokens, prompt_dropout=self.spec.prompt.dropout,
         )  # fmt: skip
 
     def train_alone(self, visits, correction: str = "none", max_tokens=None, config=None) -> list[TrainingResult]:

@@ -179,7 +179,7 @@ def test_eigengap_on_a_known_spectrum():
     values = np.array([-1.0, -0.9, 0.0, 0.3, 3.0, 3.1, 9.0, 9.5])
     for lipschitz, below in ((0.2, 2), (0.24, 4), (0.6, 4), (0.7, 6), (1.0, 6)):
         result = eigengap_share(values, even(values), lipschitz)
-        assert result.share == pytest.approx((8 - below) / 8)  # the paper's (R - m) / R
+        assert result.share == pytest.approx((8 - below) / 8)  # (R - m) / R
         assert result.threshold == pytest.approx((values[below - 1] + values[below]) / 2)
     nothing = eigengap_share(values, even(values), 1.5)
     assert (nothing.share, nothing.threshold) == (1.0, None)

@@ -12,7 +12,11 @@ from fedsim.runner import run_config
 # fuse is given: a trial could settle it differently in two runs, and so change last bits.
 METHODS = {
     "fedpeptao": {"server": {"kind": "fedpeptao"}, "client": {"fuse": 2}},
-    "no correction": {"server": {"kind": "fedpeptao"}, "client": {"correction": "none", "fuse": 2}},
+    "no correction": {
+        "server": {"kind": "fedpeptao"},
+        "client": {"correction": "none", "fuse": 2},
+        "prompt": {"dropout": 0.2},
+    },
     "robust, attacked": {
         "server": {"aggregation": "multi_krum"},
         "client": {"correction": "control", "fuse": 2},
@@ -21,6 +25,7 @@ METHODS = {
     "published": {
         "server": {"kind": "fedpeptao_published"},
         "layers": {"unselected": "local"},
+        "prompt": {"dropout": 0.1},
         "client": {"dropout": True, "optimizer": {"kind": "adamw_published", "moments": "keep"}},
     },
 }

@@ -82,3 +82,21 @@ def test_what_was_packed_runs(checkout, tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "clients_per_round: 10" in done.stdout
+
+
+def test_what_gitignore_leaves_out_stays_at_home_whatever_rayignore_takes_back(tmp_path):
+    """As docs/clusters.md says; should Ray change that, the page has to."""
+    folder = tmp_path / "checkout"
+    shutil.copytree(
+        ROOT, folder, ignore=lambda path, names: [n for n in names if n not in (".rayignore", "pyproject.toml")]
+    )
+    (folder / "mine").mkdir()
+    for name in ("train.csv", "train.jsonl"):
+        (folder / "mine" / name).write_text("text,label\n")
+    with (folder / ".rayignore").open("a") as file:
+        file.write("!/mine\n!/mine/**\n")
+    (folder / ".gitignore").write_text("*.csv\n")
+    assert set(packed(folder, tmp_path / "with.zip", []).namelist()) >= {"mine/train.jsonl", "pyproject.toml"}
+    assert "mine/train.csv" not in packed(folder, tmp_path / "again.zip", []).namelist()
+    (folder / ".gitignore").unlink()
+    assert "mine/train.csv" in packed(folder, tmp_path / "without.zip", []).namelist()

@@ -1,8 +1,4 @@
-"""Where the numbers to agree with lie; every parity test runs on each folder that is here.
-
-``golden``: traces of the published code, not part of the repository, skipped where they are not at hand.
-``own``: small fixtures of the same form (see ``make_fixtures.py``), always there.
-"""
+"""Every parity test runs on each folder of traces that is here (see ``trace_folders.py``)."""
 
 import json
 import os
@@ -10,20 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-HERE = Path(__file__).resolve().parent
-FOLDERS = {
-    "golden": Path(os.environ.get("FEDSIM_GOLDEN", HERE.parents[2] / "shared" / "golden")),
-    "own": HERE / "fixtures",
-}
+from trace_folders import NAMES, folder_of
 
 
-@pytest.fixture(scope="session", params=FOLDERS)
+@pytest.fixture(scope="session", params=NAMES)
 def golden_folder(request) -> Path:
-    folder = FOLDERS[request.param]
-    if not (folder / "README.md").is_file():
-        pytest.skip("no traces of the published code here; set FEDSIM_GOLDEN to the folder that holds them")
-    return folder
+    return folder_of(request.param, os.environ)
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,15 @@ from itertools import pairwise
 import numpy as np
 
 Array = np.ndarray
+SHORT = 1e-6
+"""What the published code adds to the length that it divides a vector by, whatever that length is."""
 
 
 def lanczos(times: Callable[[Array], Array], probe: Array, steps: int) -> tuple[Array, Array]:
     """Return eigenvalues and squared first components of the eigenvectors of the Lanczos matrix.
 
-    The published code makes its vectors 1e-6 too short and keeps the matrix in float32; both are rounding, and left out.
+    The published code's vectors are v / (|v| + 1e-6), shorter than one by 1e-6 / |v|: no rounding where |v|, the entry beside
+    the diagonal, is small, as it is for a flat loss. Its matrix is float32, which is rounding and left out.
 
     Parameters
     ----------
@@ -39,7 +42,7 @@ def lanczos(times: Callable[[Array], Array], probe: Array, steps: int) -> tuple[
 
 
 def unit(vector: Array) -> Array:
-    return vector / np.linalg.norm(vector)
+    return vector / (np.linalg.norm(vector) + SHORT)
 
 
 def without(vector: Array, others: list[Array]) -> Array:
