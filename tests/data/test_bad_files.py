@@ -51,8 +51,8 @@ ROWS = {
     "deep nesting": (b"[" * 100_000, "PATH/train.jsonl:2: is not valid JSON ("),
     "not UTF-8": (b'{"text": "caf\xe9", "label": 1}', "PATH/train.jsonl:2: is not UTF-8 text (byte 0xe9 at 14)"),
     "missing field": (
-        b'{"sentence": "x", "label": 1}',
-        "PATH/train.jsonl:2: field 'text' is missing; fields present: sentence, label",
+        b'{"phrase": "x", "label": 1}',
+        "PATH/train.jsonl:2: field 'text' is missing; fields present: phrase, label; data.columns says what a column is called",
     ),
     "misspelt field": (
         b'{"texts": "x", "label": 1}',
