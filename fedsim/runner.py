@@ -32,7 +32,7 @@ from fedsim.tracking import RunFolder, TensorBoard
 from server.robust import robust_problem
 
 if TYPE_CHECKING:
-    from fedsim.preparation import Prepared
+    from fedsim.preparation import PartitionedData, Prepared
 
 _NATIVE_HANDLERS_OFF = "RAY_DISABLE_FAILURE_SIGNAL_HANDLER"
 _LIKELY = 0.05
@@ -71,20 +71,39 @@ def run_config(
     with (
         InterruptWatch() as watch,
         Progress(config.rounds, _metric_name(config), console, quiet) as progress,
-        # Mistakes in paths, data and model come to light before the run's folder is made.
-        open_place(config, resume, progress.note) as place,
+        ExitStack() as stack,
     ):
+        config, data = _settled(config, progress)
+        # Mistakes in paths, data and model come to light before the run's folder is made.
+        place = stack.enter_context(open_place(config, resume, progress.note))
         if place.resume and (summary := _finished(config, place.path)) is not None:
             progress.note(f"{place.location} is finished; nothing to resume")
             return summary
         try:
-            return _run_at(place, config, watch, progress, started)
+            return _run_at(place, config, watch, progress, started, data)
         except RunInterrupted as error:
             error.kept = _kept(place)
             raise
 
 
-def _run_at(place: Place, config: Config, watch: InterruptWatch, progress: Progress, started: float) -> dict[str, Any]:
+def _settled(config: Config, progress: Progress) -> tuple[Config, PartitionedData | None]:
+    """Return the config with its number of clients; where the data say it, with the data."""
+    if config.partition.clients is not None:
+        return config, None
+    from fedsim.preparation import settled
+
+    progress.start_phase("reading data")
+    return settled(config)
+
+
+def _run_at(
+    place: Place,
+    config: Config,
+    watch: InterruptWatch,
+    progress: Progress,
+    started: float,
+    data: PartitionedData | None,
+) -> dict[str, Any]:
     # Claimed before the long work, begun after it: mistakes in data and model leave no folder, and change none.
     with RunFolder.claim(place.path, resume=place.resume, mirror=place.mirror) as folder:
         checkpoint = _checkpoint(config, folder, progress) if place.resume else None
@@ -94,7 +113,9 @@ def _run_at(place: Place, config: Config, watch: InterruptWatch, progress: Progr
 
             if (warning := reach_warning(config)) is not None:
                 progress.note(warning)
-            prepared = prepare(config, progress.start_phase, executor)
+            prepared = prepare(config, progress.start_phase, executor, data)
+            for note in prepared.data.notes:
+                progress.note(note)
             if checkpoint is not None:
                 check_data(checkpoint, prepared.fingerprint, folder.location)
             folder.begin()
@@ -158,7 +179,7 @@ def make_executor(config: Config, check: Callable[[], None], note: Callable[[str
     _import_ray()
     from fedsim.executors.ray import RayExecutor
 
-    client, population = config.client, config.partition.clients
+    client, population = config.client, config.partition.population
     return RayExecutor(config.ray, client.threads, population, client.on_failure, check, note)
 
 
