@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from fedsim.core.schema import Schema
+from fedsim.yaml_text import load
 
 _WIDTH = 116
 
@@ -48,4 +50,7 @@ def _scalar(value: Any) -> str:
     if isinstance(value, str) and value.lower() in {"yes", "no", "on", "off", "true", "false", "null", "y", "n"}:
         style = '"'
     text = yaml.dump(value, default_flow_style=True, default_style=style, width=10_000, allow_unicode=True)
-    return text.removesuffix("\n").removesuffix("\n...").strip()
+    text = text.removesuffix("\n").removesuffix("\n...").strip()
+    if isinstance(value, list | dict) and load(text) != value:
+        return json.dumps(value, ensure_ascii=False)  # every word quoted: 1e3 is a number to YAML 1.2 alone
+    return text

@@ -19,6 +19,7 @@ from fedsim.data.splits import (
     TRAIN_STEMS,
     VALIDATION_STEMS,
     find_split,
+    is_one_file,
     is_saved_split,
     listing,
     matching,
@@ -257,7 +258,7 @@ def _note(
     if holdout is not None:
         why = "data.holdout" if wanted.config.holdout is not None else "the data have no split; see data.holdout"
         how[f"{holdout:.0%} of the examples, drawn with the seed, are held out to validate on ({why})"] = None
-    plain = all(len(files) <= 1 and all(each.path.parent == folder for each in files) for files in (train, validation))
+    plain = all(each.path.parent == folder and is_one_file(each.path.name) for each in (*train, *validation))
     if plain and not how:
         return ()
     names = " and ".join(_names(folder, files) for files in (train, validation) if files)

@@ -54,6 +54,11 @@ def _is_called(name: str, stem: str) -> bool:
     return name.startswith(stem + ".") and extension(name) in (None, rest)
 
 
+def is_one_file(name: str) -> bool:
+    """Whether a file is no shard of several."""
+    return _SHARD.search(name) is None
+
+
 def split_folder(folder: Path, key: str) -> list[Path]:
     """Return the files of a split that has a folder of its own; none if none of them is readable.
 

@@ -21,12 +21,13 @@ from fedsim.core.tokens import TokenTable
 from fedsim.data.config import TaskConfig
 from fedsim.data.examples import Examples
 from fedsim.data.templates import Field, FilledText, Piece, Template, fill, parse_template
-from fedsim.data.truncation import encode_with_fields, shorten
+from fedsim.data.truncation import encode_with_fields, longest_first, shorten
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Ids = list[int]
+_TEXTS_OF_A_PAIR = 2
 
 
 def tokenize(
@@ -50,8 +51,8 @@ def tokenize(
         A fast tokenizer of transformers. It is not changed; one without a padding token pads with its end token.
     head_kind
         ``verbalizer``: the template with the texts in it, read at the mask token, or by a causal model at the last
-        token of :meth:`Template.as_causal`. ``classifier``: the text or the pair as the tokenizer encodes it, read at
-        the last token.
+        token of :meth:`Template.as_causal`. ``classifier``: the text or the pair as the tokenizer encodes it, and more
+        texts as it would go on, read at the last token.
     causal
         Whether the model is a decoder.
     max_length
@@ -114,6 +115,8 @@ def _encode_classifier(
     if not examples.texts:
         return [], None
     columns = [[text.strip() for text in column] for column in zip(*examples.texts, strict=True)]
+    if len(columns) > _TEXTS_OF_A_PAIR:
+        return _encode_several(columns, tokenizer, max_length, examples.origin)
     encoded = tokenizer(
         *columns,
         truncation="longest_first",
@@ -123,6 +126,67 @@ def _encode_classifier(
         verbose=False,
     )
     return encoded["input_ids"], encoded.get("token_type_ids")
+
+
+def _encode_several(
+    columns: list[list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int, origin: str
+) -> tuple[list[Ids], list[Ids] | None]:
+    """Encode examples of more than two texts as a pair goes on: what stands between its texts, between any two.
+
+    All texts but the first have the token type of a pair's second.
+    """
+    start, between, stop, types = _around_pair(tokenizer)
+    room = max_length - len(start) - len(stop) - len(between) * (len(columns) - 1)
+    all_ids, all_types = [], []
+    for texts in zip(*(_encode_plain(tokenizer, column) for column in columns), strict=True):
+        lengths = [len(text) for text in texts]
+        if sum(lengths) > room and room < sum(length > 0 for length in lengths):
+            raise DataError(
+                f"data.max_length: {max_length} tokens leave no room for the {len(columns)} texts of {origin}, since special "
+                f"tokens take {max_length - room}"
+            )
+        quotas = longest_first(lengths, room) if sum(lengths) > room else lengths
+        parts = [text[:quota] for text, quota in zip(texts, quotas, strict=True)]
+        ids = start + parts[0]
+        first = len(ids) + types.first_of_between
+        for part in parts[1:]:
+            ids = ids + between + part
+        all_ids.append(ids + stop)
+        all_types.append([0] * first + [types.second] * (len(ids) + len(stop) - first))
+    return all_ids, all_types if types.used else None
+
+
+@dataclass(frozen=True)
+class _PairTypes:
+    """Token types of a pair."""
+
+    used: bool
+    second: int
+    """Type of the second text."""
+    first_of_between: int
+    """Of the special tokens between the texts, how many are of the first's type."""
+
+
+def _around_pair(tokenizer: PreTrainedTokenizerBase) -> tuple[Ids, Ids, Ids, _PairTypes]:
+    """Return the special tokens in front of, between and behind the texts of a pair, and their types."""
+    probe = tokenizer("a", "a", return_special_tokens_mask=True, verbose=False)
+    ids, text = list(probe["input_ids"]), [place for place, special in enumerate(probe["special_tokens_mask"]) if not special]
+    inner = len(_encode_plain(tokenizer, ["a"])[0])
+    if len(text) != 2 * inner:
+        raise ModelError(
+            f"model: how tokenizer {type(tokenizer).__name__} puts texts together cannot be told; use the verbalizer head, whose "
+            f"template takes any number of fields"
+        )
+    gap_start, gap_stop = text[inner - 1] + 1, text[inner]
+    types = probe.get("token_type_ids")
+    second = 0 if types is None else types[gap_stop]
+    of_first = 0 if types is None else list(types[gap_start:gap_stop]).count(types[text[0]])
+    return (
+        ids[: text[0]],
+        ids[gap_start:gap_stop],
+        ids[text[-1] + 1 :],
+        _PairTypes(types is not None, second, of_first if second else gap_stop - gap_start),
+    )
 
 
 def _encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Ids]:
