@@ -35,6 +35,8 @@ class Problem:
     """What is wrong with this row."""
 
 
+NAMES_COLUMNS = "data.columns says what a column is called"
+
 NumberedRows = Iterator[tuple[int, Row | Problem]]
 """Row number counted from 1 (of a text file: line number) and the row, or why it could not be read."""
 
@@ -50,6 +52,8 @@ class Table:
     unit: Literal["line", "row"] = "row"
     columns: Mapping[str, str] = field(default_factory=dict)
     """Where a column is called otherwise than the task calls it: the task's name to the rows' name."""
+    hint: str = ""
+    """What would help where a row lacks a field."""
 
     def place(self, number: int) -> str:
         """Return how an error names a row."""
@@ -121,7 +125,7 @@ def collect(tables: Sequence[Table], check: RowCheck) -> Examples:
         for number, row in table.rows:
             if not isinstance(row, Problem):
                 seen.update(dict.fromkeys(row))
-                problem = _problem(row, check, labels, called)
+                problem = _problem(row, check, labels, called, table.hint)
                 if problem is None:
                     texts.append(tuple(str(row[called[name]]) for name in task.fields))
                     classes.append(labels[row[called[task.label_field]]])
@@ -161,13 +165,13 @@ def _check_columns(origin: str, check: RowCheck, seen: dict[str, None], known: s
             )
 
 
-def _problem(row: Row, check: RowCheck, labels: LabelIndex, called: Mapping[str, str]) -> Problem | None:
+def _problem(row: Row, check: RowCheck, labels: LabelIndex, called: Mapping[str, str], hint: str) -> Problem | None:
     """Return why a row cannot be used, or None."""
     task = check.task
     for name in (*task.fields, task.label_field, *check.required):
         column = called[name]
         if row.get(column) is None:
-            return _missing(row, name, column, name in check.required)
+            return _missing(row, name, column, None if name in check.required else hint)
         value = row[column]
         if isinstance(value, Unread):
             return _unread(column, value)
@@ -193,13 +197,13 @@ def _unread(column: str, value: Unread) -> Problem:
     return Problem("type is not read", f"column {shown(column)} is of the type {value.type}, which is not read")
 
 
-def _missing(row: Row, name: str, column: str, is_client: bool) -> Problem:
-    """Say that a row lacks a value, and which key would name another column."""
+def _missing(row: Row, name: str, column: str, help_with_field: str | None) -> Problem:
+    """Say that a row lacks a value, of a field and what would help, or of the column whose values are the clients."""
     present = listed(key for key in row if row[key] is not None) or "none"
     hint = nearest(column, row) if column not in row else " (it is null)"
-    what = f"partition.column {shown(name)}" if is_client else f"field {shown(name)}"
+    what = f"partition.column {shown(name)}" if help_with_field is None else f"field {shown(name)}"
     called = "" if column == name else f", column {shown(column)},"
-    key = "" if column in row or is_client else "; data.columns says what a column is called"
+    key = f"; {help_with_field}" if help_with_field and column not in row else ""
     return Problem("missing field", f"{what}{called} is missing{hint}; fields present: {present}{key}")
 
 

@@ -81,9 +81,15 @@ def open_files(config: DataConfig, task: TaskConfig, column: str | None = None) 
                 f"{_VALIDATION}, or hold out a share of the training examples with data.holdout=0.1; {listing(folder)}"
             )
         holdout = HELD_OUT
+    both = next((path for path in found.train if holdout is None and path in found.validation), None)
+    if both is not None and config.validation_file is None:
+        raise DataError(
+            f"{both}: would be trained on and validated on; name another file in {_VALIDATION}, or hold out a share of the "
+            f"training examples with data.holdout=0.1"
+        )
     train = _open_all(found.train, found, wanted)
     validation = _open_all(found.validation if holdout is None else (), found, wanted)
-    _check_labelled(validation, folder, config, wanted, found)
+    _check_labelled(validation, wanted, found)
     _check_use(config, [*train, *validation])
     note = _note(folder, card, train, validation, holdout, found, wanted)
     return Opened([each.table for each in train], [each.table for each in validation], holdout, note)
@@ -122,7 +128,12 @@ def _find(folder: Path, card: CardConfig | None, wanted: Wanted) -> _Found:
             return _Found(train, validation, None, frozenset(tsv))
         if (files := class_files(base, wanted)) is not None:
             return _find_labelled(base, files, config, whole=True)
-    raise DataError(f"{folder}: no training file train.*; name it in {_TRAIN}; {listing(folder)}")
+    hint = ""
+    if any(path.is_dir() for path in folder.iterdir()):
+        hint = ", or choose a folder with data.subset"
+    elif any(path.is_file() and extension(path.name) is None for path in folder.iterdir()):
+        hint = ", or give data.label_of_file where the file is the class"
+    raise DataError(f"{folder}: no training file train.*; name it in {_TRAIN}{hint}; {listing(folder)}")
 
 
 def _search(base: Path, stems: Sequence[str], patterns: Sequence[str], key: str, tsv: list[Path]) -> list[Path]:
@@ -167,7 +178,8 @@ def _labels_of_files(folder: Path, wanted: Wanted) -> dict[Path, str]:
         if twice is not None:
             raise DataError(f"data.label_of_file: two of its names are those of {twice}")
         found.update(dict.fromkeys(files, label))
-    return found
+    # By class and name, so that the order of the examples does not hang on that of the keys.
+    return dict(sorted(found.items(), key=lambda item: (labels[item[1]], item[0])))
 
 
 def _find_labelled(folder: Path, files: Mapping[Path, str], config: DataConfig, whole: bool = False) -> _Found:
@@ -204,23 +216,26 @@ def _find_labelled(folder: Path, files: Mapping[Path, str], config: DataConfig, 
 # -- checks and notes --------------------------------------------------------------------------------------------------
 
 
-def _check_labelled(
-    validation: Sequence[OpenedFile], folder: Path, config: DataConfig, wanted: Wanted, found: _Found
-) -> None:
+def _check_labelled(validation: Sequence[OpenedFile], wanted: Wanted, found: _Found) -> None:
     """Refuse a test split without labels that was taken as there is no other; GLUE's have none, or -1 throughout."""
-    if not validation or config.validation_file is not None or found.labels is not None:
+    if not validation or wanted.config.validation_file is not None or found.labels is not None:
         return
     first = validation[0].path
-    if not {first.stem.lower().partition("-")[0].partition(".")[0], first.parent.name.lower()} & {"test"}:
+    if "test" not in (re.split(r"[.-]", first.name.lower())[0], first.parent.name.lower()):
         return
-    table = open_table(first, wanted, known_tsv=first in found.layout_tsv).table
+    if not _has_label(first, wanted, found) and _has_label(found.train[0], wanted, found):
+        raise DataError(
+            f"{first}: has no labels (field {shown(wanted.task.label_field)}), and the folder has no other validation file; "
+            f"name one in {_VALIDATION}, or hold out a share of the training examples with data.holdout=0.1"
+        )
+
+
+def _has_label(path: Path, wanted: Wanted, found: _Found) -> bool:
+    """Whether the first row of a file has a label."""
+    table = open_table(path, wanted, known_tsv=path in found.layout_tsv).table
     row = next((row for _, row in table.rows if not isinstance(row, Problem)), {})
     field = wanted.task.label_field
-    if row.get(table.columns.get(field, field)) in (None, "", -1, "-1"):
-        raise DataError(
-            f"{first}: has no labels (field {shown(field)}), and the folder has no other validation file; name one in "
-            f"{_VALIDATION}, or hold out a share of the training examples with data.holdout=0.1"
-        )
+    return row.get(table.columns.get(field, field)) not in (None, "", -1, "-1")
 
 
 def _check_use(config: DataConfig, files: Sequence[OpenedFile]) -> None:
@@ -258,7 +273,10 @@ def _note(
     if holdout is not None:
         why = "data.holdout" if wanted.config.holdout is not None else "the data have no split; see data.holdout"
         how[f"{holdout:.0%} of the examples, drawn with the seed, are held out to validate on ({why})"] = None
-    plain = all(each.path.parent == folder and is_one_file(each.path.name) for each in (*train, *validation))
+    if holdout is None and set(found.train) & set(found.validation):
+        how["training examples are among those that are validated on"] = None
+    plain = len(train) == 1 and len(validation) <= 1
+    plain &= all(each.path.parent == folder and is_one_file(each.path.name) for each in (*train, *validation))
     if plain and not how:
         return ()
     names = " and ".join(_names(folder, files) for files in (train, validation) if files)

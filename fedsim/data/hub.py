@@ -7,7 +7,7 @@ from typing import Any
 from fedsim.core.errors import DataError, listed
 from fedsim.data.columns import Wanted
 from fedsim.data.config import DataConfig, TaskConfig
-from fedsim.data.examples import NumberedRows, Table
+from fedsim.data.examples import NAMES_COLUMNS, NumberedRows, Table
 from fedsim.data.files import Opened
 from fedsim.data.layouts import UNKNOWN
 from fedsim.data.tasks import HUB_SOURCES, ClassNumber, HubSource
@@ -61,7 +61,7 @@ def _table(source: HubSource, split: str, wanted: Wanted) -> Table:
         raise DataError(
             f"{origin}: no column {lost[0]!r}; columns present: {listed(names)}; data.columns says what a column is called"
         )
-    return Table(origin, _rows(dataset), "row", columns)
+    return Table(origin, _rows(dataset), "row", columns, NAMES_COLUMNS)
 
 
 def _fetch(source: HubSource, split: str, origin: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ from fedsim.core.errors import DataError, shown
 from fedsim.data.arrow_rows import arrow_rows, parquet_rows
 from fedsim.data.columns import Wanted
 from fedsim.data.delimited import csv_rows, first_cells, tsv_rows
-from fedsim.data.examples import NumberedRows, Problem, Table
+from fedsim.data.examples import NAMES_COLUMNS, NumberedRows, Problem, Table
 from fedsim.data.layouts import UNKNOWN, Columns
 from fedsim.data.leaf import leaf_rows, read_leaf
 from fedsim.data.lines import is_utf8
@@ -37,6 +37,8 @@ EXTENSIONS: dict[str, Kind] = {
     ".arrow": "arrow",
 }
 """What a file is, by its extension."""
+READABLE = f"{', '.join(ending for ending in EXTENSIONS if not ending.endswith('.gz'))}, text also as .gz"
+"""The same for people."""
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _QUOTED = ",;"
 """Delimiters of files of other extensions in which quotes are read as in CSV."""
@@ -112,15 +114,13 @@ def _kind(path: Path, wanted: Wanted, label: str | None, known_tsv: bool) -> Kin
             f"{path}: a line is one text, but task {wanted.task.name} has {len(wanted.task.fields)} fields; set data.delimiter"
         )
     hint = "; text with columns is read with data.delimiter, one text a line with data.label_of_file" if plain else ""
-    raise DataError(
-        f"{path}: unknown extension {path.suffix or '(none)'!r}; readable are {', '.join(EXTENSIONS)}{hint}"
-    )
+    raise DataError(f"{path}: unknown extension {path.suffix or '(none)'!r}; readable are {READABLE}{hint}")
 
 
 def _open_arrow(path: Path, kind: Kind, wanted: Wanted, label: str | None) -> OpenedFile:
     names, rows = (parquet_rows if kind == "parquet" else arrow_rows)(path)
     columns = wanted.columns(str(path), names, numbered=False, fixed=True, label=label is None)
-    return OpenedFile(path, kind, Table(str(path), _guarded(path, rows), "row", columns))
+    return OpenedFile(path, kind, Table(str(path), _guarded(path, rows), "row", columns, NAMES_COLUMNS))
 
 
 def _open_delimited(path: Path, kind: Kind, wanted: Wanted, label: str | None) -> OpenedFile:
@@ -144,7 +144,8 @@ def _open_delimited(path: Path, kind: Kind, wanted: Wanted, label: str | None) -
         label=label is None,
     )
     rows = (csv_rows if quotes else tsv_rows)(path, delimiter, names, encoding)
-    return OpenedFile(path, kind, Table(str(path), _guarded(path, rows), "line", columns), tuple(how))
+    hint = f"{NAMES_COLUMNS}, data.header=false that the first line is a row" if names is None else NAMES_COLUMNS
+    return OpenedFile(path, kind, Table(str(path), _guarded(path, rows), "line", columns, hint), tuple(how))
 
 
 def _open_lines(path: Path, kind: Kind, wanted: Wanted, label: str | None) -> OpenedFile:
@@ -156,7 +157,7 @@ def _open_lines(path: Path, kind: Kind, wanted: Wanted, label: str | None) -> Op
         how.append("TREC's COARSE:fine text")
         rows = trec_rows(path, _encoding_of(path, wanted, how))
         columns = wanted.columns(str(path), TREC_COLUMNS, numbered=False, fixed=True, label=label is None)
-    return OpenedFile(path, kind, Table(str(path), _guarded(path, rows), "line", columns), tuple(how))
+    return OpenedFile(path, kind, Table(str(path), _guarded(path, rows), "line", columns, NAMES_COLUMNS), tuple(how))
 
 
 def _open_json(path: Path, wanted: Wanted, label: str | None) -> OpenedFile:
@@ -168,7 +169,7 @@ def _open_json(path: Path, wanted: Wanted, label: str | None) -> OpenedFile:
     names, rows = _names_in(_guarded(path, rows))
     columns = wanted.columns(str(path), names, numbered=of_leaf, fixed=of_leaf, label=label is None)
     how = ("LEAF's JSON",) if of_leaf else ()
-    return OpenedFile(path, "json", Table(str(path), rows, "line" if by_line else "row", columns), how)
+    return OpenedFile(path, "json", Table(str(path), rows, "line" if by_line else "row", columns, NAMES_COLUMNS), how)
 
 
 def _names_in(rows: NumberedRows) -> tuple[list[str], NumberedRows]:
@@ -204,7 +205,7 @@ def _labelled(opened: OpenedFile, field: str, label: str) -> OpenedFile:
             yield number, row
 
     table = opened.table
-    return OpenedFile(opened.path, opened.kind, Table(table.origin, rows(), table.unit, table.columns), opened.how)
+    return OpenedFile(opened.path, opened.kind, replace(table, rows=rows()), opened.how)
 
 
 def _guarded(path: Path, rows: NumberedRows) -> NumberedRows:

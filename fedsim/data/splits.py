@@ -9,7 +9,7 @@ from glob import glob
 from pathlib import Path
 
 from fedsim.core.errors import DataError, listed
-from fedsim.data.rows import EXTENSIONS, extension
+from fedsim.data.rows import READABLE, extension
 
 TRAIN_STEMS = ("train",)
 VALIDATION_STEMS = ("validation", "dev", "valid", "val", "test")
@@ -147,4 +147,4 @@ def matching(folder: Path, pattern: str) -> list[Path]:
 def listing(folder: Path) -> str:
     """Return what a folder holds and what could be read there, as half a sentence."""
     names = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
-    return f"the folder holds {listed(names) or 'nothing'} (readable: {', '.join(EXTENSIONS)})"
+    return f"the folder holds {listed(names) or 'nothing'} (readable: {READABLE})"

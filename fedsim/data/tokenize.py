@@ -170,12 +170,15 @@ class _PairTypes:
 def _around_pair(tokenizer: PreTrainedTokenizerBase) -> tuple[Ids, Ids, Ids, _PairTypes]:
     """Return the special tokens in front of, between and behind the texts of a pair, and their types."""
     probe = tokenizer("a", "a", return_special_tokens_mask=True, verbose=False)
-    ids, text = list(probe["input_ids"]), [place for place, special in enumerate(probe["special_tokens_mask"]) if not special]
+    ids, text = (
+        list(probe["input_ids"]),
+        [place for place, special in enumerate(probe["special_tokens_mask"]) if not special],
+    )
     inner = len(_encode_plain(tokenizer, ["a"])[0])
     if len(text) != 2 * inner:
         raise ModelError(
-            f"model: how tokenizer {type(tokenizer).__name__} puts texts together cannot be told; use the verbalizer head, whose "
-            f"template takes any number of fields"
+            f"model: how tokenizer {type(tokenizer).__name__} puts texts together cannot be told; use the verbalizer "
+            f"head, whose template takes any number of fields"
         )
     gap_start, gap_stop = text[inner - 1] + 1, text[inner]
     types = probe.get("token_type_ids")

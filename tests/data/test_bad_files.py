@@ -113,7 +113,8 @@ FILES = {
     ),
     "other names": (
         {"a.jsonl": GOOD, "b/c.txt": b""},
-        "PATH: no training file train.*; name it in data.train_file; the folder holds a.jsonl, b/ (readable:",
+        "PATH: no training file train.*; name it in data.train_file, or choose a folder with data.subset; the folder holds "
+        "a.jsonl, b/ (readable: .jsonl,",
     ),
     "no validation": (
         {"train.jsonl": GOOD},
