@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -49,8 +48,18 @@ def _scalar(value: Any) -> str:
     style = '"' if isinstance(value, str) and not value.isidentifier() else None
     if isinstance(value, str) and value.lower() in {"yes", "no", "on", "off", "true", "false", "null", "y", "n"}:
         style = '"'
+    text = _flow(value, style)
+    # PyYAML leaves words such as 1e3 without quotes, which are numbers to readers of YAML 1.2.
+    return _flow(value, '"') if isinstance(value, list | dict) and not _reads_back(text, value) else text
+
+
+def _flow(value: Any, style: str | None) -> str:
     text = yaml.dump(value, default_flow_style=True, default_style=style, width=10_000, allow_unicode=True)
-    text = text.removesuffix("\n").removesuffix("\n...").strip()
-    if isinstance(value, list | dict) and load(text) != value:
-        return json.dumps(value, ensure_ascii=False)  # every word quoted: 1e3 is a number to YAML 1.2 alone
-    return text
+    return text.removesuffix("\n").removesuffix("\n...").strip()
+
+
+def _reads_back(text: str, value: Any) -> bool:
+    try:
+        return bool(load(text) == value)
+    except yaml.MarkedYAMLError:
+        return False
