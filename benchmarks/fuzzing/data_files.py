@@ -216,8 +216,8 @@ def drawn_task(rng: Random) -> str | dict[str, Any]:
         values[key] = rng.choice(
             (
                 [], ["text"], ["text", "author"], ["text", "text"], ["a\nb"], ["0", "1", "2"], [0, 1], [True, False],
-                [0.0, 1.0], ["text"] * 17, ["0", "0"], ["great"], ["great", "great"], ["", " "], ["a b", "c d e"], ["x" * 5000, "y"], ["terrible",
-                "great", "fine"],
+                [0.0, 1.0], ["text"] * 17, ["0", "0"], ["great"], ["great", "great"], ["", " "], ["a b", "c d e"],
+                ["x" * 5000, "y"], ["terrible", "great", "fine"],
                 "", "{text}", "<mask>", "{text}<mask>", "<mask>{text}", "{text} {text} <mask>", "{{text}} <mask>",
                 "{text} <mask> <mask>", "word " * 300 + "{text} <mask>", "label", "author", "accuracy_f1", "matthews", None,
                 3, {},

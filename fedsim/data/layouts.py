@@ -61,7 +61,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "trec": Layout(
         ("trecqc", "qc"),
-        ({"label": "label_coarse_original"}, {"label": "coarse_label"}, {}),
+        ({"label": "label_coarse_original"}, {}),
         _LM_BFF,
         train_files=("train_5500.label",),
         validation_files=("TREC_10.label",),

@@ -1,12 +1,13 @@
 """The files that people download, in small copies with sentences of our own (layouts/), and those of ../shared/cases."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from fedsim.config import build_config
+from fedsim.config import build_config, read_config
 from fedsim.core.errors import DataError
 from fedsim.data.config import DataConfig
 from fedsim.data.sources import load_dataset
@@ -370,3 +371,19 @@ def test_a_damaged_file_of_leaf_is_named(tmp_path):
     refused("users lists 1 names, user_data has 3", users=["kim"])
     user_data = {**value["user_data"], "lee": {"x": ["a"], "y": [0, 1]}}
     refused("user 'lee' has no lists x and y of one length", user_data=user_data)
+
+
+def test_the_example_of_the_docs_is_read(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "config.yaml").write_text(example)
+    for name, user in (("monday.txt", "ann"), ("tuesday.txt", "bob")):
+        (tmp_path / name).write_text(
+            f"{user};glad;olé; no\ncy;sad;oh\n".replace("olé; no", '"olé; no"'), encoding="latin-1"
+        )
+    config = read_config(tmp_path / "config.yaml", [f"data.path={tmp_path}", "sampling.clients_per_round=2"])
+    data = partition_data(config)
+    assert data.dataset.train.texts == [("olé; no",), ("oh",)]
+    assert data.dataset.train.columns["user"] == ["ann", "cy"]
+    assert data.dataset.train.labels_N.tolist() == data.dataset.validation.labels_N.tolist() == [1, 0]
+    assert data.shards.num_clients == 2
