@@ -212,7 +212,7 @@ class PromptedModel:
         Parameters
         ----------
         examples
-            Texts, or tuples of two texts for a task on pairs.
+            Texts, or tuples of texts for a task of several fields.
         """
         import torch
 

@@ -175,6 +175,11 @@ def _problem(row: Row, check: RowCheck, labels: LabelIndex, called: Mapping[str,
         value = row[column]
         if isinstance(value, Unread):
             return _unread(column, value)
+        if name in check.required and (
+            value != value or value == ""
+        ):  # NaN is what pandas has where a value is missing
+            state = "empty" if value == "" else "NaN"
+            return Problem("missing field", f"partition.column {shown(name)} is missing (it is {state})")
     for name in check.kept:
         if isinstance(value := row.get(called[name]), Unread):
             return _unread(called[name], value)

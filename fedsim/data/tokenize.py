@@ -9,7 +9,6 @@ published code, whose truncation can drop the mask.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Literal
@@ -20,8 +19,9 @@ from fedsim.core.errors import DataError, ModelError, listed, shown
 from fedsim.core.tokens import TokenTable
 from fedsim.data.config import TaskConfig
 from fedsim.data.examples import Examples
+from fedsim.data.several import encode_plain, encode_several
 from fedsim.data.templates import Field, FilledText, Piece, Template, fill, parse_template
-from fedsim.data.truncation import encode_with_fields, longest_first, shorten
+from fedsim.data.truncation import encode_with_fields, shorten
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -116,7 +116,7 @@ def _encode_classifier(
         return [], None
     columns = [[text.strip() for text in column] for column in zip(*examples.texts, strict=True)]
     if len(columns) > _TEXTS_OF_A_PAIR:
-        return _encode_several(columns, tokenizer, max_length, examples.origin)
+        return encode_several(columns, tokenizer, max_length, examples.origin)
     encoded = tokenizer(
         *columns,
         truncation="longest_first",
@@ -126,86 +126,6 @@ def _encode_classifier(
         verbose=False,
     )
     return encoded["input_ids"], encoded.get("token_type_ids")
-
-
-def _encode_several(
-    columns: list[list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int, origin: str
-) -> tuple[list[Ids], list[Ids] | None]:
-    """Encode examples of more than two texts as a pair goes on: what stands between its texts, between any two.
-
-    All texts but the first have the token type of a pair's second.
-    """
-    start, between, stop, types = _around_pair(tokenizer)
-    room = max_length - len(start) - len(stop) - len(between) * (len(columns) - 1)
-    all_ids, all_types = [], []
-    for texts in zip(*(_encode_plain(tokenizer, column) for column in columns), strict=True):
-        lengths = [len(text) for text in texts]
-        if sum(lengths) > room and room < sum(length > 0 for length in lengths):
-            raise DataError(
-                f"data.max_length: {max_length} tokens leave no room for the {len(columns)} texts of {origin}, since special "
-                f"tokens take {max_length - room}"
-            )
-        quotas = longest_first(lengths, room) if sum(lengths) > room else lengths
-        parts = [text[:quota] for text, quota in zip(texts, quotas, strict=True)]
-        ids = start + parts[0]
-        first = len(ids) + types.first_of_between
-        for part in parts[1:]:
-            ids = ids + between + part
-        all_ids.append(ids + stop)
-        all_types.append([0] * first + [types.second] * (len(ids) + len(stop) - first))
-    return all_ids, all_types if types.used else None
-
-
-@dataclass(frozen=True)
-class _PairTypes:
-    """Token types of a pair."""
-
-    used: bool
-    second: int
-    """Type of the second text."""
-    first_of_between: int
-    """Of the special tokens between the texts, how many are of the first's type."""
-
-
-def _around_pair(tokenizer: PreTrainedTokenizerBase) -> tuple[Ids, Ids, Ids, _PairTypes]:
-    """Return the special tokens in front of, between and behind the texts of a pair, and their types."""
-    probe = tokenizer("a", "a", return_special_tokens_mask=True, verbose=False)
-    ids, text = (
-        list(probe["input_ids"]),
-        [place for place, special in enumerate(probe["special_tokens_mask"]) if not special],
-    )
-    inner = len(_encode_plain(tokenizer, ["a"])[0])
-    if len(text) != 2 * inner:
-        raise ModelError(
-            f"model: how tokenizer {type(tokenizer).__name__} puts texts together cannot be told; use the verbalizer "
-            f"head, whose template takes any number of fields"
-        )
-    gap_start, gap_stop = text[inner - 1] + 1, text[inner]
-    types = probe.get("token_type_ids")
-    second = 0 if types is None else types[gap_stop]
-    of_first = 0 if types is None else list(types[gap_start:gap_stop]).count(types[text[0]])
-    return (
-        ids[: text[0]],
-        ids[gap_start:gap_stop],
-        ids[text[-1] + 1 :],
-        _PairTypes(types is not None, second, of_first if second else gap_stop - gap_start),
-    )
-
-
-def _encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Ids]:
-    """Encode texts without adding special tokens, and without reading any in them."""
-    if not texts:
-        return []
-    encoded = tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        split_special_tokens=True,
-        verbose=False,
-    )
-    ids: list[Ids] = encoded["input_ids"]
-    return ids
 
 
 @dataclass(frozen=True)
@@ -258,7 +178,7 @@ class _Verbalizer:
         if ends_at_mask:
             # The space before the mask belongs to the word that stands there, in RoBERTa's and all later vocabularies.
             filled = [FilledText(side.text.rstrip(" "), side.spans) for side in filled]
-        ids = _encode_plain(self.tokenizer, [side.text for side in filled])
+        ids = encode_plain(self.tokenizer, [side.text for side in filled])
         repeats = 1 if has_field else len(examples)
         return filled * repeats, ids * repeats
 
@@ -315,7 +235,7 @@ def _label_word_id(word: str, template: Template, tokenizer: PreTrainedTokenizer
     if template.before:
         context = template.cue.strip(" ") or "a"
     space = " " if template.cue.endswith(" ") else ""
-    alone, together = _encode_plain(tokenizer, [context, context + space + word])
+    alone, together = encode_plain(tokenizer, [context, context + space + word])
     tokens = together[len(alone) :] if together[: len(alone)] == alone else together
     if word and len(tokens) == 1 and tokens[0] != tokenizer.unk_token_id:
         return tokens[0]

@@ -472,3 +472,16 @@ def test_hub_columns_and_a_held_out_part(tmp_path, hub_cache):
     assert {text for (text,) in dataset.train.texts + dataset.validation.texts} == {row["text"] for row in ROWS}
     with pytest.raises(DataError, match=r"has no column 'text' for 'text'; it has phrase, stars"):
         load_dataset(DataConfig(**config, columns={"text": "text"}), 0)
+
+
+def test_a_client_without_a_name_is_a_bad_row(tmp_path):
+    rows = [{**row, "author": author} for row, author in zip(ROWS, (1.0, float("nan"), 2.0, 1.0), strict=True)]
+    write(tmp_path, "train.parquet", parquet(rows))
+    write(tmp_path, "dev.csv", b"text,label\nx,1\n")
+    with pytest.raises(DataError, match=r"train\.parquet, row 2: partition\.column 'author' is missing \(it is NaN\)"):
+        load_dataset(files(tmp_path), 0, "author")
+    train = load_dataset(files(tmp_path, on_bad_row="skip"), 0, "author").train
+    assert (train.columns["author"], train.skipped_reasons) == ([1.0, 2.0, 1.0], {"missing field": 1})
+    write(tmp_path, "train.csv", b"text,label,author\nx,1,\n")
+    with pytest.raises(DataError, match=r"train\.csv:2: partition\.column 'author' is missing \(it is empty\)"):
+        load_dataset(files(tmp_path, train_file="train.csv"), 0, "author")

@@ -8,9 +8,10 @@ from transformers import PreTrainedTokenizerFast
 from fedsim.core.errors import DataError, ModelError
 from fedsim.data.config import TaskConfig
 from fedsim.data.examples import Examples
+from fedsim.data.several import encode_several
 from fedsim.data.tasks import TASKS
 from fedsim.data.templates import parse_template
-from fedsim.data.tokenize import _encode_several, label_word_ids, pad_id, tokenize
+from fedsim.data.tokenize import label_word_ids, pad_id, tokenize
 from fedsim.data.truncation import longest_first
 
 MASKED, CAUSAL = ("roberta", "bert"), ("gpt2", "llama")
@@ -319,7 +320,7 @@ def test_three_texts_go_on_as_a_pair_does(tokenizers, style):
     pair = [row[:2] for row in SAID]
     columns = [list(column) for column in zip(*pair, strict=True)]
     own = tokenizer(*columns, split_special_tokens=True)
-    assert _encode_several(columns, tokenizer, 128, "")[0] == own["input_ids"]
+    assert encode_several(columns, tokenizer, 128, "")[0] == own["input_ids"]
 
 
 @pytest.mark.parametrize("head", ["classifier", "verbalizer"])
