@@ -71,8 +71,11 @@ def open_files(config: DataConfig, task: TaskConfig, column: str | None = None) 
     """
     wanted = Wanted(task, config, UNKNOWN if isinstance(config.task, TaskConfig) else LAYOUTS.get(task.name, UNKNOWN))
     wanted.check_keys(column)
-    folder, card = find_place(wanted)
-    found = _find(folder, card, wanted)
+    try:
+        folder, card = find_place(wanted)
+        found = _find(folder, card, wanted)
+    except OSError as error:
+        raise DataError(f"data.path: {error.filename or config.path} cannot be read: {error.strerror}") from error
     holdout = config.holdout
     if holdout is None and not found.validation:
         if not found.whole:
@@ -107,13 +110,13 @@ def _find(folder: Path, card: CardConfig | None, wanted: Wanted) -> _Found:
     config = wanted.config
     if config.label_of_file:
         return _find_labelled(folder, _labels_of_files(folder, wanted), config)
-    if card is not None and not (config.train_file or config.validation_file):
-        return _find_listed(folder, card)
     named = {
         key: named_files(folder, name, key)
         for key, name in ((_TRAIN, config.train_file), (_VALIDATION, config.validation_file))
         if name is not None
     }
+    if card is not None:
+        return _find_listed(folder, card, named)
     for base in (folder, folder / "data"):
         if not base.is_dir():
             continue
@@ -148,15 +151,16 @@ def _search(base: Path, stems: Sequence[str], patterns: Sequence[str], key: str,
     return []
 
 
-def _find_listed(folder: Path, card: CardConfig) -> _Found:
-    validation = next((stem for stem in VALIDATION_STEMS if stem in card.patterns), None)
-    train = card.files(folder, TRAIN_STEMS[0])
+def _find_listed(folder: Path, card: CardConfig, named: Mapping[str, list[Path]]) -> _Found:
+    """Return the files that a card lists, unless a key names others."""
+    split = next((stem for stem in VALIDATION_STEMS if stem in card.patterns), "")
+    train = named.get(_TRAIN) or card.files(folder, TRAIN_STEMS[0])
     if not train:
         raise DataError(
             f"{folder}: the card lists the splits {listed(card.patterns)} of {shown(card.name)}, and no {TRAIN_STEMS[0]}; name "
             f"a file in {_TRAIN}"
         )
-    return _Found(train, [] if validation is None else card.files(folder, validation))
+    return _Found(train, named.get(_VALIDATION) or card.files(folder, split))
 
 
 def _labels_of_files(folder: Path, wanted: Wanted) -> dict[Path, str]:
@@ -272,7 +276,7 @@ def _note(
         how[f"the file is the class ({labels})"] = None
     if holdout is not None:
         why = "data.holdout" if wanted.config.holdout is not None else "the data have no split; see data.holdout"
-        how[f"{holdout:.0%} of the examples, drawn with the seed, are held out to validate on ({why})"] = None
+        how[f"{100 * holdout:.3g}% of the examples, drawn with the seed, are held out to validate on ({why})"] = None
     if holdout is None and set(found.train) & set(found.validation):
         how["training examples are among those that are validated on"] = None
     plain = len(train) == 1 and len(validation) <= 1

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -261,3 +262,16 @@ def test_bad_columns_and_sizes(tmp_path):
     refused(tmp_path, files, sentence, train_examples=3)
     sentence = "data.validation_examples: 3 examples are asked for, PATH/dev.jsonl holds 1"
     refused(tmp_path, files, sentence, validation_examples=3)
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    (tmp_path / "train").mkdir()
+    iterdir = Path.iterdir
+
+    def refuse(path):
+        if path.name == "train":
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)  # root, as whom tests may run, is refused nothing
+    refused(tmp_path, {}, "data.path: PATH/train cannot be read: Permission denied")

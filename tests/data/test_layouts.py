@@ -145,6 +145,13 @@ def test_no_data_are_validated_on_that_are_trained_on_without_a_word():
     assert "training examples are among those that are validated on" in both.notes[0]
 
 
+def test_a_file_may_be_named_beside_a_card():
+    keys = {"subset": "other", "validation_file": "sst2/validation-*"}
+    dataset = load(LAYOUTS / "hub", "sst2", **keys)
+    said = "other/train-00000-of-00002.parquet (and 1 more) and sst2/validation-00000-of-00001.parquet in"
+    assert said in dataset.notes[0]
+
+
 def test_several_files_are_one_split():
     dataset = load(LAYOUTS / "several", "sst2", train_file="train_*")
     assert len(dataset.train) == 8
