@@ -89,6 +89,10 @@ def _tsv_cell(cell: str) -> str:
 
 def _header(path: Path, cells: list[str]) -> list[str]:
     names = [cell.strip() for cell in cells]
+    if any("\0" in name for name in names):
+        raise DataError(
+            f"{path}:1: the header holds NUL characters, as UTF-16 does; set data.encoding, for example utf-16"
+        )
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
         hint = "; if the first line is a row, set data.header=false"

@@ -204,7 +204,7 @@ def _unread(column: str, value: Unread) -> Problem:
 
 def _missing(row: Row, name: str, column: str, help_with_field: str | None) -> Problem:
     """Say that a row lacks a value, of a field and what would help, or of the column whose values are the clients."""
-    present = listed(key for key in row if row[key] is not None) or "none"
+    present = listed(key if key.isprintable() else shown(key, 30) for key in row if row[key] is not None) or "none"
     hint = nearest(column, row) if column not in row else " (it is null)"
     what = f"partition.column {shown(name)}" if help_with_field is None else f"field {shown(name)}"
     called = "" if column == name else f", column {shown(column)},"

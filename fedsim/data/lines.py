@@ -15,6 +15,7 @@ from fedsim.data.examples import Problem
 BROKEN = "broken line"
 """Reason under which rows are counted that could not be read."""
 _UTF8 = "utf-8"
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _CHUNK_BYTES = 1 << 20
 
 
@@ -50,7 +51,10 @@ def _undecoded(error: UnicodeError, encoding: str | None) -> str:
     place = ""
     if isinstance(error, UnicodeDecodeError):
         place = f" (byte {error.object[error.start]:#04x} at {error.start + 1})"
-    key = "data.encoding, for example latin-1" if encoding is None else "another data.encoding"
+    key = "another data.encoding"
+    if encoding is None:
+        marked = isinstance(error, UnicodeDecodeError) and error.object.startswith(_UTF16_MARKS)
+        key = f"data.encoding{'=utf-16' if marked else ', for example latin-1'}"
     return f"is not {(encoding or _UTF8).upper()} text{place}; set {key}"
 
 

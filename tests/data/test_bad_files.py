@@ -207,7 +207,11 @@ FILES = {
     ),
     "tsv header not UTF-8": (
         {"train.tsv": b"\xff\xfetext\n", **DEV},
-        "PATH/train.tsv:1: is not UTF-8 text (byte 0xff at 1)",
+        "PATH/train.tsv:1: is not UTF-8 text (byte 0xff at 1); set data.encoding=utf-16",
+    ),
+    "UTF-16 without a mark": (
+        {"train.csv": "text,label\nx,1\n".encode("utf-16-le"), **DEV},
+        "PATH/train.csv:1: the header holds NUL characters, as UTF-16 does; set data.encoding, for example utf-16",
     ),
     "bad validation row": (
         {"train.jsonl": GOOD, "dev.jsonl": GOOD + b'{"text": "x", "label": "x"}\n'},
