@@ -127,6 +127,8 @@ def partition(
     check_target(output)
     console = Screen()
     data = partition_data(read_config(config, overrides or []))
+    for note in data.notes:
+        console.print(note, markup=False, soft_wrap=True)
     counts_NC = data.shards.label_counts(data.dataset.train.labels_N, len(data.task.labels))
     console.print(partition_table(counts_NC, class_names(data.task)))
     with told(console.print, output):

@@ -153,7 +153,7 @@ _DATA_ITSELF = ("task", "train_examples", "validation_examples", "max_length")
 def _check_combinations(config: Config) -> None:
     """Refuse combinations of keys of several sections that make no sense together."""
     client, server, partition = config.client, config.server, config.partition
-    if config.sampling.clients_per_round > partition.clients:
+    if partition.clients is not None and config.sampling.clients_per_round > partition.clients:
         raise ValueError(
             f"sampling.clients_per_round={config.sampling.clients_per_round} is more than "
             f"partition.clients={partition.clients}; give at most that many"
@@ -205,6 +205,8 @@ def _check_combinations(config: Config) -> None:
 
 def _check_attackers(config: Config) -> None:
     named, population = config.attack.clients or (), config.partition.clients
+    if population is None:  # not before the data are read
+        return
     many, largest = (named, named - 1) if isinstance(named, int) else (len(named), max(named, default=0))
     if many > population or largest >= population:
         given = f"names {many} clients" if isinstance(named, int) else f"names client {largest}"

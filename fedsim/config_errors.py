@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from fedsim.core.errors import nearest, shown
 from fedsim.core.schema import Schema
@@ -21,8 +22,8 @@ def sentence(error: ValidationError, schema: type[Schema], where: Where) -> str:
     """Turn pydantic's first complaint into one sentence with place, key, and what would be right."""
     complaints = error.errors(include_url=False)
     # A group of keys that stands where a word may stand too is meant as a group: its own faults are the news.
-    inner = [item for item in complaints if not (isinstance(item["input"], dict) and item["type"] == "string_type")]
-    complaints = inner or complaints
+    inner = [item for item in complaints if not (isinstance(item["input"], dict) and item["loc"][-1:] == ("str",))]
+    complaints = _without_results(inner or complaints)
     first = min(complaints, key=lambda item: (item["type"] != "extra_forbidden", len(item["loc"])))
     key = _schema_path(first["loc"], schema)
     if first["type"] == "extra_forbidden" and key[-1:] != first["loc"][-1:]:
@@ -45,6 +46,17 @@ def sentence(error: ValidationError, schema: type[Schema], where: Where) -> str:
     words = words if len(words) <= 80 else f"{words[:77]}..."
     same_key = [item for item in complaints if _schema_path(item["loc"], schema) == key]
     return f"{where(key)}: {dotted} is {words}, but {_expected(same_key, given)}"
+
+
+def _without_results(complaints: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Drop complaints that a list is too short where its own items are wrong: pydantic counts those that are right alone."""
+    places = [item["loc"] for item in complaints]
+    return [
+        item
+        for item in complaints
+        if item["type"] != "too_short"
+        or not any(len(place) > len(item["loc"]) and place[: len(item["loc"])] == item["loc"] for place in places)
+    ]
 
 
 def _schema_path(location: Key, root: type[Schema]) -> Key:
@@ -78,6 +90,7 @@ _TYPES = {
     "string": "a word or text",
     "tuple": "a list",
     "model": "a group of keys",
+    "dict": "a group of keys",
     "none": "null",
     "finite_number": "a finite number",
     "greater_than": "more than {gt}",
@@ -106,10 +119,8 @@ def _expected(complaints: Sequence[Any], given: Any) -> str:
         elif stem in _TYPES:
             alternatives.append(_TYPES[stem].format(**{name: _plain(value) for name, value in context.items()}))
         else:
-            message = item["msg"]
-            alternatives.append(
-                message[0].lower() + message[1:].removeprefix("nput should be ").removeprefix("nput should ")
-            )
+            message = item["msg"].removeprefix("Input should be ").removeprefix("Input should ")
+            alternatives.append(message[0].lower() + message[1:])
     return f"must be {' or '.join(dict.fromkeys(alternatives))}{nearest(str(given), choices)}"
 
 

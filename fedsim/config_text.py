@@ -10,6 +10,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from fedsim.core.schema import Schema
+from fedsim.yaml_text import load
 
 _WIDTH = 116
 
@@ -53,5 +54,18 @@ def _scalar(value: Any, escaped: bool) -> str:
     style = '"' if isinstance(value, str) and not value.isidentifier() else None
     if isinstance(value, str) and value.lower() in {"yes", "no", "on", "off", "true", "false", "null", "y", "n"}:
         style = '"'
+    text = _flow(value, style, escaped)
+    # PyYAML leaves words such as 1e3 without quotes, which are numbers to readers of YAML 1.2.
+    return _flow(value, '"', escaped) if isinstance(value, list | dict) and not _reads_back(text, value) else text
+
+
+def _flow(value: Any, style: str | None, escaped: bool) -> str:
     text = yaml.dump(value, default_flow_style=True, default_style=style, width=10_000, allow_unicode=not escaped)
     return text.removesuffix("\n").removesuffix("\n...").strip()
+
+
+def _reads_back(text: str, value: Any) -> bool:
+    try:
+        return bool(load(text) == value)
+    except yaml.MarkedYAMLError:
+        return False

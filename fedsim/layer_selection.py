@@ -21,7 +21,7 @@ from fedsim.executors.base import Executor, StateLost
 from fedsim.failures import usable
 from fedsim.interrupt import InterruptWatch
 from fedsim.lossless import ShareEstimate, estimate_share
-from fedsim.preparation import Prepared, check_lengths, prepare
+from fedsim.preparation import Prepared, check_lengths, prepare, settled
 from fedsim.progress import Progress
 from fedsim.runner import make_executor
 from fedsim.starting_point import check_start
@@ -70,9 +70,12 @@ class LayerChoice:
 def select_layers(config: Config, console: Console) -> LayerChoice:
     """Start workers, let the clients score the layers, and return the choice: what ``fedsim layers`` does."""
     with InterruptWatch() as watch, Progress(config.rounds, "score", console) as progress, ExitStack() as stack:
+        config, data = settled(config)
         executor = make_executor(config, watch.check, progress.note)
         stack.callback(executor.close)
-        prepared = prepare(config, progress.start_phase, executor)
+        prepared = prepare(config, progress.start_phase, executor, data)
+        for note in prepared.data.notes:
+            progress.note(note)
         workers = start_workers(config, prepared, executor, progress)
         sizes_N = prepared.spec.shards.train_sizes
         start, phase = prepared.spec.start, progress.start_phase
@@ -162,7 +165,7 @@ def score(
 
 
 def _scoring_clients(config: Config) -> list[int]:
-    population, wanted = config.partition.clients, config.layers.score_clients
+    population, wanted = config.partition.population, config.layers.score_clients
     if wanted is None or wanted >= population:
         return list(range(population))
     rng = seeds.stream(config.seed, seeds.NO_ROUND, seeds.NO_CLIENT, "score")

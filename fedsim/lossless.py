@@ -136,7 +136,7 @@ def _warm_up(
     vector_F = initial_vector(full, config.prompt, config.model.head, config.seed, start)
     vector_F = vector_F.astype(config.model.exchange_dtype)
     server = config.server.plain()
-    sample_rate = config.sampling.clients_per_round / config.partition.clients
+    sample_rate = config.sampling.clients_per_round / config.partition.population
     executor.start_server(server, vector_F, full.layers, sample_rate, population_weight(server, sizes_N))
     work_N = np.array([num_visited(config.client, int(size)) for size in sizes_N])
     order: tuple[int, ...] = ()

@@ -52,7 +52,7 @@ scores = pooled @ head["head.weight"].T + head["head.bias"]
 """
 
 _TOKEN_TYPES = """\
-This model tells the two texts of an example apart by token types, which PEFT drops. Give them to the base model, with the
+This model tells the texts of an example apart by token types, which PEFT drops. Give them to the base model, with the
 prefix that PEFT makes, instead of the call above:
 
 ```python
@@ -98,7 +98,7 @@ def readme(metadata: Mapping[str, Any], adapter: PrefixTuningConfig, family: Fam
         )
     ]
     if classifier:
-        if token_types and len(task.fields) == 2:
+        if token_types and len(task.fields) > 1:
             parts.append(_TOKEN_TYPES.format(length=length))
         parts.append(_HEAD.format(pool=_POOL[resolve_pooling(head["pooling"], predicts_next=family.predicts_next)]))
     else:

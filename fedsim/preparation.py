@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clients.location import locate, modeling_module
-from fedsim.config import Config
-from fedsim.core.errors import ConfigError, ModelError
+from fedsim.config import Config, build_config
+from fedsim.core.errors import ConfigError, ModelError, shown
 from fedsim.core.imports import large_imports
 from fedsim.core.shards import Shards
 from fedsim.core.tokens import TokenTable
@@ -34,6 +34,8 @@ class PartitionedData:
 
     dataset: Dataset
     shards: Shards
+    notes: tuple[str, ...] = ()
+    """What was taken for what, and what is not used, for people."""
 
     @property
     def task(self) -> TaskConfig:
@@ -59,11 +61,47 @@ def partition_data(config: Config) -> PartitionedData:
     dataset = load_dataset(config.data, config.seed, column)
     _check_task(config, dataset.task)
     values = dataset.train.columns[column] if column is not None else None
-    return PartitionedData(dataset, partition(config.partition, dataset.train.labels_N, values, config.seed))
+    shards = partition(config.partition, dataset.train.labels_N, values, config.seed)
+    notes = () if values is None else _clients_note(config, values, shards)
+    return PartitionedData(dataset, shards, (*dataset.notes, *notes))
+
+
+def _clients_note(config: Config, values: list[object], shards: Shards) -> tuple[str, ...]:
+    """Say how many values of a column are clients, and how many examples are left out with the others."""
+    many, total, clients = len(set(values)), len(values), shards.num_clients
+    left, column = total - len(shards.indices_N), shown(config.partition.column)
+    if many > clients:
+        return (
+            f"{clients:,} of the {many:,} values of partition.column {column} are clients; the examples of the others, {left:,} of "
+            f"{total:,}, are not used",
+        )
+    if config.partition.clients is None:
+        return (f"partition.clients is not given: all {many:,} values of partition.column {column} are clients",)
+    return ()
+
+
+def settled(config: Config) -> tuple[Config, PartitionedData | None]:
+    """Return the config with its number of clients, and the data if they had to be read for it.
+
+    Raises
+    ------
+    ConfigError
+        If that number does not fit the rest of the config.
+    """
+    if config.partition.clients is not None:
+        return config, None
+    data = partition_data(config)
+    values = config.model_dump(mode="json")
+    values["partition"]["clients"] = data.shards.num_clients
+    column = shown(config.partition.column)
+    return build_config(values, lambda key: f"partition.column {column} gives {data.shards.num_clients} clients"), data
 
 
 def prepare(
-    config: Config, phase: Callable[[str], None] = lambda text: None, executor: Executor | None = None
+    config: Config,
+    phase: Callable[[str], None] = lambda text: None,
+    executor: Executor | None = None,
+    data: PartitionedData | None = None,
 ) -> Prepared:
     """Load, deal out and tokenise the examples and load the frozen weights.
 
@@ -73,9 +111,12 @@ def prepare(
         Told what is being done, for the progress display.
     executor
         Begins to start as soon as the data are found to be in order, beside the rest.
+    data
+        The data, if they have been read.
     """
-    phase("reading data")
-    data = partition_data(config)
+    if data is None:
+        phase("reading data")
+        data = partition_data(config)
     location = locate(config.model)
     begun = executor is None or _begin(executor, config, data, location)
     phase("loading the backbone")
@@ -168,7 +209,7 @@ def work_settings(config: Config, num_examples: int) -> WorkSettings:
         seed=config.seed,
         needs_each_vector=config.server.needs_each_vector,
         attack=config.attack,
-        attackers=attackers(config.attack, config.partition.clients, config.seed),
+        attackers=attackers(config.attack, config.partition.population, config.seed),
     )
 
 

@@ -217,7 +217,7 @@ class PromptedModel:
         Parameters
         ----------
         examples
-            Texts, or tuples of two texts for a task on pairs.
+            Texts, or tuples of texts for a task of several fields.
 
         Raises
         ------

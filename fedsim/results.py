@@ -100,7 +100,7 @@ def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[st
         "best_personalised_round": best_personalised_round,
         "first_global_metric": totals.initial_metric,
         "rounds": config.rounds,
-        "clients": config.partition.clients,
+        "clients": config.partition.population,
         "layers": list(result.choice.layers),
         **{key: chosen.get(key) for key in ("share", "share_rule", "share_cost")},
         "num_layers": result.layout.geometry.num_layers,

@@ -33,7 +33,7 @@ from fedsim.tracking import RunFolder, TensorBoard
 from server.robust import robust_problem
 
 if TYPE_CHECKING:
-    from fedsim.preparation import Prepared
+    from fedsim.preparation import PartitionedData, Prepared
 
 _NATIVE_HANDLERS_OFF = "RAY_DISABLE_FAILURE_SIGNAL_HANDLER"
 _LIKELY = 0.05
@@ -72,32 +72,54 @@ def run_config(
     with (
         InterruptWatch() as watch,
         Progress(config.rounds, _metric_name(config), console, quiet) as progress,
-        # Mistakes in paths, data and model come to light before the run's folder is made.
-        open_place(config, resume, progress.note) as place,
+        ExitStack() as stack,
     ):
+        config, data = _settled(config, progress)
+        # Mistakes in paths, data and model come to light before the run's folder is made.
+        place = stack.enter_context(open_place(config, resume, progress.note))
         done = finished(config, place.path) if place.resume else None
         if done is not None and from_same_place(config, place.path):
             progress.note(f"{place.location} is finished; nothing to resume")
             return done
         try:
-            return (
-                _check_at(place, config, progress, done) if done else _run_at(place, config, watch, progress, started)
-            )
+            if done is not None:
+                return _check_at(place, config, progress, done, data)
+            return _run_at(place, config, watch, progress, started, data)
         except RunInterrupted as error:
             error.kept = _kept(place)
             raise
 
 
-def _check_at(place: Place, config: Config, progress: Progress, done: dict[str, Any]) -> dict[str, Any]:
+def _settled(config: Config, progress: Progress) -> tuple[Config, PartitionedData | None]:
+    """Return the config with its number of clients; where the data say it, with the data."""
+    if config.partition.clients is not None:
+        return config, None
+    from fedsim.preparation import settled
+
+    progress.start_phase("reading data")
+    return settled(config)
+
+
+def _check_at(
+    place: Place, config: Config, progress: Progress, done: dict[str, Any], data: PartitionedData | None
+) -> dict[str, Any]:
     """Return the summary of a finished run if data and weights, which may have moved, are those that it was made with."""
     from fedsim.preparation import prepare
 
-    check_contents(done["contents"], prepare(config, progress.start_phase).contents, config, place.location)
+    prepared = prepare(config, progress.start_phase, data=data)
+    check_contents(done["contents"], prepared.contents, config, place.location)
     progress.note(f"{place.location} is finished, with the same data and weights; nothing to resume")
     return done
 
 
-def _run_at(place: Place, config: Config, watch: InterruptWatch, progress: Progress, started: float) -> dict[str, Any]:
+def _run_at(
+    place: Place,
+    config: Config,
+    watch: InterruptWatch,
+    progress: Progress,
+    started: float,
+    data: PartitionedData | None,
+) -> dict[str, Any]:
     # Claimed before the long work, begun after it: mistakes in data and model leave no folder, and change none.
     with RunFolder.claim(place.path, resume=place.resume, mirror=place.mirror) as folder:
         checkpoint = _checkpoint(config, folder, progress) if place.resume else None
@@ -109,7 +131,9 @@ def _run_at(place: Place, config: Config, watch: InterruptWatch, progress: Progr
                 progress.note(warning)
             for sentence in model_notes(config):
                 progress.note(f"warning: {sentence}")
-            prepared = prepare(config, progress.start_phase, executor)
+            prepared = prepare(config, progress.start_phase, executor, data)
+            for note in prepared.data.notes:
+                progress.note(note)
             if checkpoint is not None:
                 check_contents(checkpoint.contents, prepared.contents, config, folder.location)
             folder.begin()
@@ -177,7 +201,7 @@ def make_executor(config: Config, check: Callable[[], None], note: Callable[[str
     if replaced := replaced_functions():
         note(warning(replaced))
 
-    client, population = config.client, config.partition.clients
+    client, population = config.client, config.partition.population
     return RayExecutor(config.ray, client.threads, population, client.on_failure, check, note)
 
 

@@ -79,7 +79,7 @@ class Simulation:
         self._tensorboard = tensorboard
         self._sizes_N = prepared.spec.shards.train_sizes
         self._work_N = np.array([num_visited(config.client, int(size)) for size in self._sizes_N])
-        self._states = ClientStates(config.partition.clients)
+        self._states = ClientStates(config.partition.population)
         self._totals = Totals()
         self._failures = Failures(config.client.on_failure, folder.event, progress.note)
         self._evaluations = Evaluations(config, prepared.spec, executor, self._failures, progress.note)
@@ -190,7 +190,7 @@ class Simulation:
         config = self._config
         vector_F = initial_vector(layout, config.prompt, config.model.head, config.seed, self._prepared.spec.start)
         vector_F = vector_F.astype(config.model.exchange_dtype)
-        sample_rate = config.sampling.clients_per_round / config.partition.clients
+        sample_rate = config.sampling.clients_per_round / config.partition.population
         weight = population_weight(config.server, self._sizes_N)
         self._executor.start_server(config.server, vector_F, layout.layers, sample_rate, weight)
         if checkpoint is not None:
@@ -237,7 +237,7 @@ class Simulation:
             self._open_round = None
             self._round = self._saved_round = 0 if checkpoint is None else checkpoint.round
             if checkpoint is None:
-                self._states = ClientStates(self._config.partition.clients)
+                self._states = ClientStates(self._config.partition.population)
                 self._totals = self._totals.anew()
         if checkpoint is not None:
             # This process's own time goes on; that of a checkpoint is counted up to its saving.

@@ -62,7 +62,7 @@ class Partitioner(ABC):
             If there is none, or if there are too few examples for any.
         """
         config = self.config
-        if len(labels_N) < config.clients * config.min_size:
+        if config.clients is not None and len(labels_N) < config.clients * config.min_size:
             most = len(labels_N) // config.min_size
             raise PartitionError(
                 f"partition.clients={config.clients} with partition.min_size={config.min_size} needs at least "
@@ -96,7 +96,8 @@ def register(kind: PartitionKind) -> Callable[[_P], _P]:
 def partition(config: PartitionConfig, labels_N: np.ndarray, column_values: Sequence[Any] | None, seed: int) -> Shards:
     """Deal a dataset out to clients.
 
-    Every example is used exactly once, except that ``by_column`` leaves out the values that it did not draw.
+    Every example is used exactly once, except that ``by_column`` leaves out the values that it did not draw; it draws all that
+    are large enough where ``config.clients`` is None.
     Each client keeps its examples in ascending order and holds out a part of them, drawn from a stream of its own:
     ``holdout_fraction`` of its examples, rounded down, but never its last example.
 
@@ -121,7 +122,7 @@ def partition(config: PartitionConfig, labels_N: np.ndarray, column_values: Sequ
         raise ValueError(f"{len(column_values)} column values stand against {len(labels_N)} labels")
     rng = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, "partition")
     parts = PARTITIONERS[config.kind](config).deal_large_enough(labels_N, column_values, rng)
-    if len(parts) != config.clients or np.bincount(np.concatenate(parts), minlength=1).max() > 1:
+    if config.clients not in (None, len(parts)) or np.bincount(np.concatenate(parts), minlength=1).max() > 1:
         raise ValueError(f"partitioner {config.kind} dealt an example twice or to a wrong number of clients")
     return _shards(parts, config.holdout_fraction, seed)
 

@@ -16,7 +16,8 @@ class ByColumn(Partitioner):
     """Makes each value of ``partition.column`` a client, in ascending order of the values.
 
     Where the column has more values than ``partition.clients``, that many are drawn with the seed, among the values
-    that have ``partition.min_size`` examples; the examples of the others are not used.
+    that have ``partition.min_size`` examples; the examples of the others are not used. Without ``partition.clients``
+    all values that have so many examples are clients.
     """
 
     def deal(self, labels_N: np.ndarray, column: Sequence[Any] | None, rng: np.random.Generator) -> list[np.ndarray]:
@@ -30,9 +31,10 @@ class ByColumn(Partitioner):
             raise PartitionError(f"partition.column={config.column!r} is not a column of the training data")
         groups = _groups(column, config.column)
         large = [group for group in groups if len(group) >= config.min_size]
-        if len(large) < config.clients:
+        asked = len(large) if config.clients is None else config.clients
+        if len(large) < max(asked, 1):
             raise PartitionError(self._too_few(len(large), len(groups)))
-        drawn = np.sort(rng.choice(len(large), config.clients, replace=False))
+        drawn = np.sort(rng.choice(len(large), asked, replace=False))
         return [large[position] for position in drawn]
 
     def _too_few(self, num_large: int, num_values: int) -> str:
@@ -40,10 +42,8 @@ class ByColumn(Partitioner):
         at_least = f" with {config.min_size} or more examples" if num_large < num_values else ""
         remedy = f"set partition.clients={num_large} or less" if num_large else "lower partition.min_size"
         values = "value" if num_large == 1 else "values"
-        return (
-            f"partition.clients is {config.clients} but column {config.column!r} has only "
-            f"{num_large} {values}{at_least}; {remedy}"
-        )
+        asked = "" if config.clients is None else f"partition.clients is {config.clients} but "
+        return f"{asked}column {config.column!r} has only {num_large} {values}{at_least}; {remedy}"
 
 
 def _groups(column: Sequence[Any], name: str) -> list[np.ndarray]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from fedsim.core.schema import Schema
 
+USUAL_CLIENTS = 100
+"""Clients, where the data do not say how many there are."""
 PartitionKind = Literal["iid", "dirichlet_label", "dirichlet_class", "dirichlet_quantity", "label_shards", "by_column"]
 
 
@@ -18,8 +20,9 @@ class PartitionConfig(Schema):
     """iid; dirichlet_label (published procedure: sizes, then class priors of each client); dirichlet_class (each class
     dealt over clients); dirichlet_quantity (sizes only); label_shards (k classes a client); by_column (natural
     clients)."""
-    clients: PositiveInt = 100
-    """Number of simulated devices. For by_column: at most this many of the column's values, drawn with the seed."""
+    clients: PositiveInt | None = None
+    """Number of simulated devices; 100 if not given. For by_column: this many of the column's values, drawn with the seed; all
+    that have min_size examples if not given."""
     alpha: PositiveFloat = 1.0
     """Concentration of the Dirichlet draw of the kinds that skew: small is more skewed."""
     size_alpha: PositiveFloat = 5.0
@@ -34,3 +37,18 @@ class PartitionConfig(Schema):
     """Draws to try until every client holds ``min_size`` examples."""
     holdout_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of each client's examples that it holds out for personalised evaluation."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_number(cls, values: Any) -> Any:
+        """Set the usual number of clients where the data do not say how many there are."""
+        if isinstance(values, dict) and values.get("clients") is None and values.get("kind") != "by_column":
+            return {**values, "clients": USUAL_CLIENTS}
+        return values
+
+    @property
+    def population(self) -> int:
+        """Number of clients, which is settled once the data are read (``fedsim.preparation.settled``)."""
+        if self.clients is None:
+            raise ValueError("the number of clients is not settled yet")
+        return self.clients

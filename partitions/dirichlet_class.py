@@ -21,10 +21,10 @@ class DirichletClass(Partitioner):
 
     def deal(self, labels_N: np.ndarray, column: Sequence[Any] | None, rng: np.random.Generator) -> list[np.ndarray]:
         """See :meth:`Partitioner.deal`."""
-        pieces: list[list[np.ndarray]] = [[] for _ in range(self.config.clients)]
+        pieces: list[list[np.ndarray]] = [[] for _ in range(self.config.population)]
         for label in np.unique(labels_N):
             members = rng.permutation(np.flatnonzero(labels_N == label))
-            shares_C = dirichlet(rng, self.config.alpha, (self.config.clients,))
+            shares_C = dirichlet(rng, self.config.alpha, (self.config.population,))
             cuts = np.floor(np.cumsum(shares_C)[:-1] * len(members) + 1e-9).astype(np.int64)
             for client, piece in enumerate(np.split(members, cuts)):
                 pieces[client].append(piece)

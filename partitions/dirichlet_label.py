@@ -27,11 +27,11 @@ class DirichletLabel(Partitioner):
     def deal(self, labels_N: np.ndarray, column: Sequence[Any] | None, rng: np.random.Generator) -> list[np.ndarray]:
         """See :meth:`Partitioner.deal`."""
         config = self.config
-        sizes_C = apportion(dirichlet(rng, config.size_alpha, (config.clients,)), len(labels_N))
+        sizes_C = apportion(dirichlet(rng, config.size_alpha, (config.population,)), len(labels_N))
         classes = np.unique(labels_N)
-        log_priors_CK = log_dirichlet(rng, config.alpha, (config.clients, len(classes)))
+        log_priors_CK = log_dirichlet(rng, config.alpha, (config.population, len(classes)))
         stocks = [rng.permutation(np.flatnonzero(labels_N == label)).tolist() for label in classes]
-        parts: list[list[int]] = [[] for _ in range(config.clients)]
+        parts: list[list[int]] = [[] for _ in range(config.population)]
         # Plain lists: the draws depend on one another, and scalar access to lists is many times that of arrays.
         thresholds_CK = _thresholds(log_priors_CK, stocks)
         for client, uniform in zip(_takers(sizes_C, rng), rng.random(len(labels_N)).tolist(), strict=True):

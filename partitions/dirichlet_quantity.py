@@ -18,5 +18,5 @@ class DirichletQuantity(Partitioner):
 
     def deal(self, labels_N: np.ndarray, column: Sequence[Any] | None, rng: np.random.Generator) -> list[np.ndarray]:
         """See :meth:`Partitioner.deal`."""
-        sizes_C = apportion(dirichlet(rng, self.config.alpha, (self.config.clients,)), len(labels_N))
+        sizes_C = apportion(dirichlet(rng, self.config.alpha, (self.config.population,)), len(labels_N))
         return np.split(rng.permutation(len(labels_N)), np.cumsum(sizes_C)[:-1])

@@ -16,4 +16,4 @@ class Iid(Partitioner):
 
     def deal(self, labels_N: np.ndarray, column: Sequence[Any] | None, rng: np.random.Generator) -> list[np.ndarray]:
         """See :meth:`Partitioner.deal`."""
-        return np.array_split(rng.permutation(len(labels_N)), self.config.clients)
+        return np.array_split(rng.permutation(len(labels_N)), self.config.population)

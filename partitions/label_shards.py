@@ -27,12 +27,12 @@ class LabelShards(Partitioner):
         shards_K = self._shards_of_classes(counts_K)
         members = [rng.permutation(np.flatnonzero(labels_N == label)) for label in classes]
         shards = [np.array_split(members[k], shards_K[k]) for k in range(len(classes))]
-        choices = choose_classes(shards_K, self.config.clients, self.config.classes_per_client, rng)
+        choices = choose_classes(shards_K, self.config.population, self.config.classes_per_client, rng)
         return [np.concatenate([shards[k].pop() for k in chosen]) for chosen in choices]
 
     def _shards_of_classes(self, counts_K: np.ndarray) -> list[int]:
         """Return how many shards each class is cut into: at least one, at most one a client and one an example."""
-        clients, wanted = self.config.clients, self.config.classes_per_client
+        clients, wanted = self.config.population, self.config.classes_per_client
         if wanted > len(counts_K):
             raise PartitionError(
                 f"partition.classes_per_client is {wanted}, but the training examples have only {len(counts_K)} "

@@ -65,6 +65,12 @@ def test_partition_prints_a_summary_and_saves_a_picture(fedsim, tiny_file, tmp_p
     status, out, _ = fedsim("partition", tiny_file, "--output", "labels.png")
     assert status == 0 and "12 clients, 240 examples, 2 classes" in out
     assert (tmp_path / "labels.png").read_bytes().startswith(b"\x89PNG")
+    assert "data:" not in out
+    natural = ("partition.kind=by_column", "partition.column=author", "data.train_examples=600")
+    status, out, _ = fedsim("partition", tiny_file, *natural)
+    assert status == 0 and re.match(
+        r"12 of the \d+ values of partition\.column 'author' are clients; the examples of", out
+    )
 
 
 def test_layers_prints_scores_share_and_choice(fedsim, tiny_file, tmp_path):

@@ -126,6 +126,16 @@ def test_identity_ignores_where_a_run_takes_place_and_nothing_else():
         assert build_config(other).identity != base, other
 
 
+def test_words_that_look_like_numbers_read_back_as_words(tmp_path):
+    columns = {"no": "yes", "1e3": "1e3", "a": 2}
+    task = {"name": "own", "fields": ["no"], "labels": ["1e3", "0.50", "null"]}
+    config = build_config({"data": {"columns": columns, "task": task, "label_of_file": {"*.pos": True}}})
+    (tmp_path / "config.yaml").write_text(config_text(config))
+    again = read_config(tmp_path / "config.yaml")
+    assert again.data == config.data
+    assert again.data.columns == columns
+
+
 def test_yaml_words_and_numbers_are_what_people_mean():
     assert load("[No, yes, on, 1e-3, .5, 3, true, 2024-01-01, null]") == [
         "No", "yes", "on", 1e-3, 0.5, 3, True, "2024-01-01", None,
@@ -180,6 +190,20 @@ MISTAKES = [
     ("data:\n  task: {name: x, fields: [t], labels: [a, b], label_words: [c]}", "1 label_words stand against 2 labels"),
     ("data:\n  task: {name: x, fields: [t], labels: [a, b], template: 'It is <mask>'}", "template lacks {t}"),
     ("data:\n  task: {name: x, fields: [t], labels: [a, b], template: '{t}'}", "<mask> exactly once"),
+    ("data:\n  task: {name: x, fields: [t], labels: [null, a]}", "data.task.labels.0 is null, but must be a word or text"),
+    ("data:\n  task: {name: x, fields: [t], labels: [1, {}]}", "data.task.labels.1 is a group of keys, but must be a word"),
+    ("data:\n  task: {name: x, fields: [t], labels: [1, .nan]}", "data.task.labels.1: nan is no label"),
+    ("data:\n  task: {name: x, fields: [t], labels: [1, 1.0]}", "name a label twice"),
+    ("data:\n  task: {name: x, fields: [t], labels: [1]}", "data.task.labels is [1], but must be a list of at least 2"),
+    ("data:\n  task: {name: x, fields: [], labels: [1, 2]}", "data.task.fields is [], but must be a list of at least 1"),
+    ("data:\n  columns: text", 'data.columns is "text", but must be a group of keys'),
+    ("data:\n  columns: {text: -1}", "data.columns.text is -1, but must be a word or text or at least 0"),
+    ("data:\n  header: maybe", 'data.header is "maybe", but must be true or false or auto'),
+    ("data:\n  delimiter: ab", "data.delimiter: the delimiter must be one character, or tab"),
+    ("data:\n  encoding: utf-9", "data.encoding: Python knows no encoding 'utf-9'; usual ones are utf-8, latin-1"),
+    ("data:\n  encoding: base64", "data.encoding: Python knows no encoding 'base64'"),
+    ("data:\n  holdout: 1", "data.holdout is 1, but must be less than 1"),
+    ("data:\n  holdout: 0.1\n  validation_file: dev.csv", "drop one of the two keys"),
     ("data:\n  max_length: 2", "data.max_length is 2, but must be at least 8"),
     ("ray:\n  actors: many", "must be a whole number or one of pool, per_client"),
     ("ray:\n  num_gpus_per_actor: 0.3", "the nearest is 1/3"),

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from benchmarks.fuzzing.configs import config_case
 from benchmarks.fuzzing.data_files import data_case
 from benchmarks.fuzzing.judgement import flaw
+from benchmarks.fuzzing.layouts import layout_case
 from benchmarks.fuzzing.processes import CHUNK, drawn
 from benchmarks.fuzzing.prompts import prompt_case
 from fedsim.core.errors import ClientError, ConfigError, FedsimError
@@ -31,6 +32,12 @@ def test_damaged_configs(number, tmp_path_factory):
 @given(number=numbers)
 def test_damaged_data_files(number, tmp_path_factory):
     taken_or_refused(data_case, number, tmp_path_factory)
+
+
+@settings(derandomize=True, max_examples=200)
+@given(number=numbers)
+def test_damaged_layouts(number, tmp_path_factory):
+    taken_or_refused(layout_case, number, tmp_path_factory)
 
 
 @settings(derandomize=True, max_examples=15)

@@ -8,9 +8,10 @@ import pytest
 from clients.config import ModelConfig
 from clients.loading import load_shared_weights
 from clients.location import locate, modeling_module, num_parameters
-from fedsim.core.errors import DataError, ModelError
+from fedsim.config import build_config, read_config
+from fedsim.core.errors import ConfigError, DataError, FedsimError, ModelError
 from fedsim.executors.local import LocalExecutor
-from fedsim.preparation import prepare
+from fedsim.preparation import partition_data, prepare, settled
 
 
 class Recording(LocalExecutor):
@@ -79,3 +80,79 @@ def test_a_look_at_what_is_no_model_tells_nothing(tmp_path):
     ):
         (tmp_path / "model.safetensors").write_bytes(data)
         assert num_parameters(str(tmp_path)) is None
+
+
+NATURAL = {"kind": "by_column", "column": "author"}
+
+
+def test_without_a_number_of_clients_all_values_of_the_column_are_clients(tiny_config):
+    config, data = settled(tiny_config(partition={**NATURAL, "clients": None}))
+    assert config.partition.population == data.shards.num_clients == len(set(data.dataset.train.columns["author"]))
+    many = data.shards.num_clients
+    assert data.notes == (
+        f"partition.clients is not given: all {many} values of partition.column 'author' are clients",
+    )
+    given = tiny_config(partition={**NATURAL, "clients": many})
+    assert given.identity == config.identity
+    again = partition_data(given)
+    assert again.notes == ()
+    assert (again.shards.indices_N == data.shards.indices_N).all()
+    assert settled(given) == (given, None)
+
+
+def test_by_column_says_what_it_leaves_out(tiny_config):
+    data = partition_data(tiny_config(partition={**NATURAL, "clients": 7}))
+    used = len(data.shards.indices_N)
+    many = len(set(data.dataset.train.columns["author"]))
+    left = f"the examples of the others, {240 - used} of 240, are not used"
+    sentence = f"7 of the {many} values of partition.column 'author' are clients; {left}"
+    assert data.notes == (sentence,)
+    (note,) = settled(tiny_config(partition={**NATURAL, "clients": None, "min_size": 3}))[1].notes
+    assert "values of partition.column 'author' are clients; the examples of the others" in note
+
+
+def test_a_number_of_clients_that_does_not_fit_the_rest_is_answered_when_it_is_known(tiny_config, tmp_path):
+    for name in ("train", "dev"):
+        rows = [{"text": f"text {i}", "label": i % 2, "user": float(i % 3)} for i in range(12)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {
+        "data": {"path": str(tmp_path), "task": "sst2"},
+        "partition": {"kind": "by_column", "column": "user"},
+        "sampling": {"clients_per_round": 3},
+    }
+    config, data = settled(build_config(values))
+    assert config.partition.clients == 3
+    assert [list(map(int, data.shards.train(client) % 3)) for client in range(3)] == [[0] * 4, [1] * 4, [2] * 4]
+    with pytest.raises(
+        ConfigError, match=r"^partition\.column 'user' gives 3 clients: sampling\.clients_per_round=10 is more"
+    ):
+        settled(build_config({**values, "sampling": {}}))
+    with pytest.raises(ConfigError, match=r"attack\.clients names client 3, but partition\.clients=3"):
+        settled(build_config({**values, "attack": {"kind": "sign_flip", "clients": [3]}}))
+    with pytest.raises(
+        FedsimError, match=r"^column 'user' has only 0 values with 9 or more examples; lower partition\.min"
+    ):
+        settled(build_config({**values, "partition": {**values["partition"], "min_size": 9}}))
+
+
+def test_the_number_of_clients_is_given_or_a_hundred_where_the_data_do_not_say_it(tmp_path):
+    assert build_config({}).partition.clients == build_config({"partition": {"clients": None}}).partition.clients == 100
+    assert build_config({"partition": {**NATURAL}}).partition.clients is None
+    (tmp_path / "c.yaml").write_text(
+        "partition: {kind: by_column, column: author, clients: 7}\nsampling: {clients_per_round: 5}"
+    )
+    assert read_config(tmp_path / "c.yaml").partition.clients == 7
+    assert read_config(tmp_path / "c.yaml", ["partition.clients=null"]).partition.clients is None
+
+
+def test_a_run_with_all_values_is_recorded_with_their_number_and_resumed(tiny_config, tmp_path):
+    from fedsim.runner import run_config
+
+    tiny = {
+        "partition": {**NATURAL, "clients": None}, "executor": "local", "output": str(tmp_path / "run"), "rounds": 1,
+        "layers": {"choose": "all"}, "client": {"epochs": None, "steps": 1, "fuse": "off"},
+    }  # fmt: skip
+    summary = run_config(tiny_config(**tiny), quiet=True)
+    assert read_config(tmp_path / "run" / "config.yaml").partition.clients == summary["clients"] > 12
+    more = run_config(tiny_config(**{**tiny, "rounds": 2}), quiet=True, resume=True)
+    assert (more["clients"], more["rounds"]) == (summary["clients"], 2)

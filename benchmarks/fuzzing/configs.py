@@ -119,10 +119,10 @@ def _go_on(config: Config, folder: Path) -> None:
     sizes_N = np.diff(shards.offsets_C1)
     order = cohort(config.sampling, config.seed, 0, sizes_N)
     cut(order, config.group_size, sizes_N.astype(np.float64))
-    attackers(config.attack, config.partition.clients, config.seed)
+    attackers(config.attack, shards.num_clients, config.seed)
     choose_layers(config.layers, 4, np.arange(4.0), config.seed)
     nodes = [NodeResources(16.0, 2.0), NodeResources(4.0, 0.0)]
-    plan_actors(config.ray, config.client.threads, config.partition.clients, nodes)
+    plan_actors(config.ray, config.client.threads, shards.num_clients, nodes)
     locate(config.model)
     if config.output is None or not config.output.startswith(("/", "~", "..")):
         before = Path.cwd()

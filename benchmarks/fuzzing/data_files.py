@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.fuzzing.damage import damage
+from benchmarks.fuzzing.layouts import KEYS
 from fedsim.config import build_config
 from fedsim.data.tasks import resolve_task
 from fedsim.data.tokenize import tokenize
@@ -26,7 +27,7 @@ EXTENSIONS = (
 )  # fmt: skip
 CELLS: tuple[Any, ...] = (
     "", " ", "\t", "\u00a0", "\x00", "a\x00b", "\ufeff", "\ud800", "a\nb", "a\r\nb", "\u2028", '"', '"a', 'a"b', "'", ",",
-    "\\", "<mask>", "</s>", "{text}", "x" * 100_000, "word " * 5_000, "ü" * 1000, "\u200b", "\U0010ffff", "NaN", "nan",
+    "\\", "<mask>", "</s>", "{text}", "x" * 200_000, "word " * 5_000, "ü" * 1000, "\u200b", "\U0010ffff", "NaN", "nan",
     "null", "None",
     "-1", "1.0", "01", "1e0", "true", None, True, False, 0, 1, 2, -1, 1.0, 0.5, 2**63, 10**30, float("nan"), float("inf"),
     [], ["a"], {}, {"a": 1}, b"\xff",
@@ -53,12 +54,15 @@ def data_case(number: int, folder: Path) -> None:
         if place == damaged and rng.random() < 0.5:
             path.write_bytes(damage(path.read_bytes(), rng))
     by_column = rng.random() < 0.3
-    source = {"path": str(folder), "task": task, "on_bad_row": rng.choice(("raise", "skip"))}
+    source: dict[str, Any] = {"path": str(folder), "task": task, "on_bad_row": rng.choice(("raise", "skip"))}
     dealt: dict[str, Any] = {"clients": 2}
     if by_column:
         dealt |= {"kind": "by_column", "column": rng.choice(("author", "author", "label", "text", "none"))}
     else:
         dealt |= {"kind": rng.choice(("iid", "dirichlet_label", "dirichlet_class", "label_shards"))}
+    if rng.random() < 0.2:
+        key = rng.choice(list(KEYS))
+        source[key] = rng.choice(KEYS[key])
     config = build_config({"data": source, "partition": dealt, "sampling": {"clients_per_round": 1}})
     data = partition_data(config)
     if rng.random() < 0.3:
@@ -132,7 +136,9 @@ def _delimited(found: list[dict[str, Any]], columns: list[str], delimiter: str, 
     if rng.random() < 0.05:
         columns = [*columns, columns[0]]
     out = io.StringIO()
-    writer = csv.writer(out, delimiter=delimiter, **rng.choice(QUOTING))
+    writer = csv.writer(
+        out, delimiter=delimiter, lineterminator=rng.choice(("\r\n", "\n", "\r")), **rng.choice(QUOTING)
+    )
     writer.writerow(columns)
     writer.writerows([row.get(name) for name in columns] for row in found)
     return out.getvalue()
@@ -148,11 +154,8 @@ def _arrow(found: list[dict[str, Any]], columns: list[str], name: str, rng: Rand
             array = pa.array([None if v is None else str(v).encode(errors="replace").decode() for v in values])
         if pa.types.is_struct(array.type) and not array.type.num_fields:
             array = pa.nulls(len(array))  # Parquet has no such type
-        if pa.types.is_string(array.type) and rng.random() < 0.1:
-            kind = rng.choice(
-                (pa.dictionary(pa.int32(), pa.string()), pa.large_string(), pa.binary(), pa.large_binary())
-            )
-            array = array.cast(kind) if not pa.types.is_dictionary(kind) else array.dictionary_encode()
+        if pa.types.is_string(array.type) and rng.random() < 0.15:
+            array = _other_type(array, rng)
         arrays.append(array)
     names = [column.encode(errors="replace").decode() for column in columns]
     if rng.random() < 0.05:
@@ -182,6 +185,21 @@ def _arrow(found: list[dict[str, Any]], columns: list[str], name: str, rng: Rand
     return sink.getvalue()
 
 
+def _other_type(array: Any, rng: Random) -> Any:
+    """Return texts as another type of Arrow's."""
+    match rng.choice(("dictionary", "json", "broken json", "cast")):
+        case "dictionary":
+            return array.dictionary_encode()
+        case "json":
+            values = [None if value is None else json.dumps(value) for value in array.to_pylist()]
+            return pa.ExtensionArray.from_storage(pa.json_(), pa.array(values, pa.string()))
+        case "broken json":
+            return pa.ExtensionArray.from_storage(pa.json_(), array)
+    return array.cast(
+        rng.choice((pa.large_string(), pa.binary(), pa.large_binary(), pa.string_view(), pa.binary_view()))
+    )
+
+
 def drawn_task(rng: Random) -> str | dict[str, Any]:
     """Return a built-in task, or the definition of one's own, more often right than wrong."""
     if rng.random() < 0.5:
@@ -198,8 +216,8 @@ def drawn_task(rng: Random) -> str | dict[str, Any]:
         values[key] = rng.choice(
             (
                 [], ["text"], ["text", "author"], ["text", "text"], ["a\nb"], ["0", "1", "2"], [0, 1], [True, False],
-                ["0", "0"], ["great"], ["great", "great"], ["", " "], ["a b", "c d e"], ["x" * 5000, "y"], ["terrible",
-                "great", "fine"],
+                [0.0, 1.0], ["text"] * 17, ["0", "0"], ["great"], ["great", "great"], ["", " "], ["a b", "c d e"],
+                ["x" * 5000, "y"], ["terrible", "great", "fine"],
                 "", "{text}", "<mask>", "{text}<mask>", "<mask>{text}", "{text} {text} <mask>", "{{text}} <mask>",
                 "{text} <mask> <mask>", "word " * 300 + "{text} <mask>", "label", "author", "accuracy_f1", "matthews", None,
                 3, {},

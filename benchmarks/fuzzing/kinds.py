@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.fuzzing.configs import config_case, key_case, one_key_cases
 from benchmarks.fuzzing.data_files import data_case
+from benchmarks.fuzzing.layouts import layout_case
 from benchmarks.fuzzing.models import model_case
 from benchmarks.fuzzing.prompts import adapter, peft_case, prompt_case
 from benchmarks.fuzzing.runs import resume_case, run_case
@@ -34,8 +35,9 @@ class Kind:
 
 KINDS = {
     "key": Kind(key_case, every=one_key_cases, limit_seconds=3.0),
-    "config": Kind(config_case, 0.71, limit_seconds=3.0),
-    "data": Kind(data_case, 0.25, limit_seconds=3.0),
+    "config": Kind(config_case, 0.58, limit_seconds=3.0),
+    "data": Kind(data_case, 0.20, limit_seconds=3.0),
+    "layout": Kind(layout_case, 0.18, limit_seconds=3.0),
     "run": Kind(run_case, 0.01),
     "model": Kind(model_case, 0.01),
     "resume": Kind(resume_case, 0.01, made_once=finished_run),

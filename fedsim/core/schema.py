@@ -6,6 +6,7 @@ field is its meaning, printed by ``fedsim config`` and shown in error messages.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,7 +54,11 @@ class Schema(BaseModel):
     @classmethod
     def _can_be_used(cls, value: Any) -> Any:
         """Refuse what no key has a use for, whatever it means: it would break what the value is handed to."""
-        for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(value, dict):
+            items: Iterable[Any] = (*value, *value.values())
+        else:
+            items = value if isinstance(value, tuple) else (value,)
+        for item in items:
             if isinstance(item, str) and "\0" in item:
                 raise ValueError("a NUL character stands in the text; take it out")
             if isinstance(item, int) and abs(item) > _MOST:

@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
+import codecs
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from fedsim.core.schema import PathText, Schema
 
 
-def _number_as_text(value: Any) -> Any:
-    """Let ``labels: [0, 1]`` stand for ``["0", "1"]``."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+def _value_as_text(value: Any) -> Any:
+    """Let ``[0, 1]`` and ``[0.0, 1.0]`` stand for ``["0", "1"]``, and ``[false, true]`` for ``["false", "true"]``."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is no label")
+        return str(int(value)) if value.is_integer() else str(value)
+    return str(value) if isinstance(value, int) else value
 
 
-LabelText = Annotated[str, BeforeValidator(_number_as_text)]
+def _delimiter(text: str) -> str:
+    character = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " "}.get(text, text)
+    if len(character) != 1 or character in '"\r\n':
+        raise ValueError("the delimiter must be one character, or tab")
+    return character
+
+
+def _encoding(name: str) -> str:
+    """Refuse what is no encoding of text: Python has codecs of other kinds, and some that cannot read."""
+    try:
+        known = codecs.lookup(name).name not in _OF_NAMES and "a\n".encode(name).decode(name) == "a\n"
+    except (LookupError, ValueError, TypeError):
+        known = False
+    if not known:
+        raise ValueError(f"Python knows no encoding {name[:40]!r}; usual ones are utf-8, latin-1, cp1252 and utf-16")
+    return name
+
+
+LabelText = Annotated[str, BeforeValidator(_value_as_text)]
+MOST_FIELDS = 16
+"""Fields of a task."""
+_OF_NAMES = {"idna", "punycode"}
+"""Codecs of domain names, not of texts."""
 MetricName = Literal["accuracy", "matthews", "accuracy_f1"]
 
 
@@ -23,14 +53,15 @@ class TaskConfig(Schema):
 
     name: str = Field(max_length=100)
     """Name of the task, used in reports."""
-    fields: tuple[str, ...] = Field(min_length=1, max_length=2)
-    """Columns that hold the text: one for single sentences, two for sentence pairs."""
+    fields: tuple[str, ...] = Field(min_length=1, max_length=MOST_FIELDS)
+    """Columns that hold the text: one for single sentences, two for sentence pairs, more for example for a premise and two
+    choices."""
     label_field: str = "label"
     """Column that holds the label."""
     template: str | None = None
     """Text around the fields, with ``{field}`` for each field and one ``<mask>``; needed by the verbalizer head."""
     labels: tuple[LabelText, ...] = Field(min_length=2)
-    """Label values as they stand in the data (numbers as text), in class order."""
+    """Label values as they stand in the data (numbers and truth values are taken as text), in class order."""
     label_words: tuple[str, ...] | None = None
     """One word a class, in class order, a single token of the tokenizer each; needed by the verbalizer head."""
     metric: MetricName = "accuracy"
@@ -65,11 +96,31 @@ class DataConfig(Schema):
     embedded."""
     path: PathText | None = None
     """files: a folder with train.* and validation.* (or dev.*, test.*), in JSON Lines, CSV, TSV, Parquet or Arrow; or a folder
-    that holds such a folder named like the task."""
+    that holds such a folder named like the task. Built-in tasks know the usual layouts (docs/data.md)."""
+    subset: str | None = None
+    """files: the folder inside of ``path``, or the configuration of its dataset card, to read where there are several."""
     train_file: PathText | None = None
-    """files: the training file, relative to ``path``, when its name is not train.*."""
+    """files: the training file, relative to ``path``, when its name is not train.*; a folder or a pattern such as
+    ``train_*.csv`` stands for several."""
     validation_file: PathText | None = None
-    """files: the validation file, relative to ``path``, when its name is not validation.*."""
+    """files: the validation file or files, likewise, when the name is not validation.*."""
+    holdout: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """files, hub: share of the training examples that is held out to validate on, drawn with the run's seed, in place of
+    validation examples of the data's own."""
+    columns: dict[str, str | NonNegativeInt] = Field(default={})
+    """files, hub: for a field, the label field or a kept column, the name or the number (from 0) of its column in the data,
+    for example ``{text: sentence, label: 0}``; a name that is not here stays as it is."""
+    header: bool | Literal["auto"] = "auto"
+    """files: whether the first line of CSV and TSV files names the columns; auto: yes, unless the label stands in it where
+    ``columns`` or a layout of the task puts it."""
+    delimiter: Annotated[str, AfterValidator(_delimiter)] | None = None
+    """files: the character between columns, or tab; if not given, a comma in .csv and a tab in .tsv. Text files of other
+    names need it."""
+    encoding: Annotated[str, AfterValidator(_encoding)] | None = None
+    """files: the encoding of text files; if not given, utf-8, and latin-1 where a layout of a built-in task is known for it."""
+    label_of_file: dict[str, LabelText] = Field(default={})
+    """files: the label of all rows of a file, by its name or a pattern relative to ``path``, for example
+    ``{"*.pos": 1, "*.neg": 0}``; a file of no known format then holds one text a line."""
     hub_name: str | None = None
     """hub: name of the dataset, for example ``nyu-mll/glue``."""
     hub_subset: str | None = None
@@ -88,3 +139,12 @@ class DataConfig(Schema):
     """What to do with a row that lacks a field, has an unknown label or an empty text: stop, or count and report it."""
     keep_columns: tuple[str, ...] = ()
     """Further columns to read, for example one that ``partition.column`` names (that one is kept by itself)."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> DataConfig:
+        if self.holdout is not None and self.validation_file is not None:
+            raise ValueError(
+                "holdout takes the validation examples from the training examples, but validation_file names a file of them; "
+                "drop one of the two keys"
+            )
+        return self

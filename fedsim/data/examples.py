@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,6 +18,14 @@ Row = Mapping[str, object]
 
 
 @dataclass(frozen=True)
+class Unread:
+    """Stands for a value of a type that is not read."""
+
+    type: str
+    """The type of its column, as the file's format calls it."""
+
+
+@dataclass(frozen=True)
 class Problem:
     """Why a row cannot be used."""
 
@@ -27,15 +35,25 @@ class Problem:
     """What is wrong with this row."""
 
 
+NAMES_COLUMNS = "data.columns says what a column is called"
+
+NumberedRows = Iterator[tuple[int, Row | Problem]]
+"""Row number counted from 1 (of a text file: line number) and the row, or why it could not be read."""
+
+
 @dataclass(frozen=True)
 class Table:
-    """Rows of one source, in order, each with its number counted from 1."""
+    """Rows of one file or other source, in order, each with its number counted from 1."""
 
     origin: str
     """The file, or the data set and its split."""
     rows: Iterable[tuple[int, Row | Problem]]
-    """Row number (of a text file: line number) and the row, or why it could not be read."""
+    """See :data:`NumberedRows`."""
     unit: Literal["line", "row"] = "row"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Where a column is called otherwise than the task calls it: the task's name to the rows' name."""
+    hint: str = ""
+    """What would help where a row lacks a field."""
 
     def place(self, number: int) -> str:
         """Return how an error names a row."""
@@ -86,8 +104,8 @@ class RowCheck:
     on_bad_row: Literal["raise", "skip"] = "raise"
 
 
-def collect(table: Table, check: RowCheck) -> Examples:
-    """Check all rows of a table and return them as examples.
+def collect(tables: Sequence[Table], check: RowCheck) -> Examples:
+    """Check all rows of the tables of one split and return them as examples.
 
     Raises
     ------
@@ -102,60 +120,96 @@ def collect(table: Table, check: RowCheck) -> Examples:
     seen: dict[str, None] = {}
     skipped: Counter[str] = Counter()
     first_problem = ""
-    for number, row in table.rows:
-        if not isinstance(row, Problem):
-            seen.update(dict.fromkeys(row))
-            problem = _problem(row, check, labels)
-            if problem is None:
-                texts.append(tuple(str(row[name]) for name in task.fields))
-                classes.append(labels[row[task.label_field]])
-                for name, values in columns.items():
-                    values.append(row.get(name))
-                continue
-        else:
-            problem = row
-        sentence = f"{table.place(number)}: {problem.message}"
-        if check.on_bad_row == "raise":
-            raise DataError(sentence)
-        first_problem = first_problem or sentence
-        skipped[problem.reason] += 1
-    _check_columns(table, check, seen)
+    for table in tables:
+        called = {name: table.columns.get(name, name) for name in (*task.fields, task.label_field, *columns)}
+        for number, row in table.rows:
+            if not isinstance(row, Problem):
+                seen.update(dict.fromkeys(row))
+                problem = _problem(row, check, labels, called, table.hint)
+                if problem is None:
+                    texts.append(tuple(str(row[called[name]]) for name in task.fields))
+                    classes.append(labels[row[called[task.label_field]]])
+                    for name, values in columns.items():
+                        values.append(row.get(called[name]))
+                    continue
+            else:
+                problem = row
+            sentence = f"{table.place(number)}: {problem.message}"
+            if check.on_bad_row == "raise":
+                raise DataError(sentence)
+            first_problem = first_problem or sentence
+            skipped[problem.reason] += 1
+    origin = together([table.origin for table in tables])
+    known = {name for table in tables for name in table.columns}
+    _check_columns(origin, check, seen, known)
     if not texts:
         raise DataError(
-            f"{table.origin}: all {skipped.total()} rows are bad, the first is {first_problem}"
+            f"{origin}: all {skipped.total()} rows are bad, the first is {first_problem}"
             if skipped
-            else f"{table.origin}: holds no rows"
+            else f"{origin}: holds no rows"
         )
-    return Examples(texts, np.asarray(classes, np.int64), columns, table.origin, skipped.total(), dict(skipped))
+    return Examples(texts, np.asarray(classes, np.int64), columns, origin, skipped.total(), dict(skipped))
 
 
-def _check_columns(table: Table, check: RowCheck, seen: dict[str, None]) -> None:
+def together(origins: Sequence[str]) -> str:
+    """Return how several files are called: the first, and how many more."""
+    return origins[0] if len(origins) == 1 else f"{origins[0]} and {len(origins) - 1} more"
+
+
+def _check_columns(origin: str, check: RowCheck, seen: dict[str, None], known: set[str]) -> None:
     """Refuse a kept column that no row has; a required one is missed row by row."""
     for name in check.kept:
-        if seen and name not in seen:
+        if seen and name not in seen and name not in known:
             raise DataError(
-                f"{table.origin}: no column {shown(name)} to keep{nearest(name, seen)}; columns present: {listed(seen)}"
+                f"{origin}: no column {shown(name)} to keep{nearest(name, seen)}; columns present: {listed(seen)}"
             )
 
 
-def _problem(row: Row, check: RowCheck, labels: LabelIndex) -> Problem | None:
+def _problem(row: Row, check: RowCheck, labels: LabelIndex, called: Mapping[str, str], hint: str) -> Problem | None:
     """Return why a row cannot be used, or None."""
     task = check.task
     for name in (*task.fields, task.label_field, *check.required):
-        if row.get(name) is None:
-            present = listed(key for key in row if row[key] is not None) or "none"
-            hint = nearest(name, row) if name not in row else " (it is null)"
-            what = f"partition.column {shown(name)}" if name in check.required else f"field {shown(name)}"
-            return Problem("missing field", f"{what} is missing{hint}; fields present: {present}")
+        column = called[name]
+        if row.get(column) is None:
+            return _missing(row, name, column, None if name in check.required else hint)
+        value = row[column]
+        if isinstance(value, Unread):
+            return _unread(column, value)
+        if name in check.required and (
+            value != value or value == ""
+        ):  # NaN is what pandas has where a value is missing
+            state = "empty" if value == "" else "NaN"
+            return Problem("missing field", f"partition.column {shown(name)} is missing (it is {state})")
+    for name in check.kept:
+        if isinstance(value := row.get(called[name]), Unread):
+            return _unread(called[name], value)
     for name in task.fields:
-        problem = _text_problem(name, row[name])
+        problem = _text_problem(name, row[called[name]])
         if problem is not None:
             return problem
-    value = row[task.label_field]
+    value = row[called[task.label_field]]
     if value not in labels:
         known = listed(repr(label) for label in task.labels)
-        return Problem("unknown label", f"unknown label {shown(value)}; labels of task {task.name} are {known}")
+        return Problem(
+            "unknown label",
+            f"unknown label {shown(value)}; labels of task {task.name} are {known}; data.columns says which column is the "
+            f"label, data.on_bad_row=skip leaves such rows out",
+        )
     return None
+
+
+def _unread(column: str, value: Unread) -> Problem:
+    return Problem("type is not read", f"column {shown(column)} is of the type {value.type}, which is not read")
+
+
+def _missing(row: Row, name: str, column: str, help_with_field: str | None) -> Problem:
+    """Say that a row lacks a value, of a field and what would help, or of the column whose values are the clients."""
+    present = listed(key if key.isprintable() else shown(key, 30) for key in row if row[key] is not None) or "none"
+    hint = nearest(column, row) if column not in row else " (it is null)"
+    what = f"partition.column {shown(name)}" if help_with_field is None else f"field {shown(name)}"
+    called = "" if column == name else f", column {shown(column)},"
+    key = f"; {help_with_field}" if help_with_field and column not in row else ""
+    return Problem("missing field", f"{what}{called} is missing{hint}; fields present: {present}{key}")
 
 
 def _text_problem(name: str, text: object) -> Problem | None:

@@ -1,99 +1,293 @@
-"""Finds the training and validation file of a task in a folder."""
+"""Opens the training and validation files of a task in a folder, in the layouts in which people have them."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from fedsim.core.errors import DataError, listed, nearest, shown
+from fedsim.core.errors import DataError, listed, shown
+from fedsim.data.cards import CardConfig
+from fedsim.data.columns import Wanted
 from fedsim.data.config import DataConfig, TaskConfig
 from fedsim.data.examples import Problem, Table
-from fedsim.data.rows import READERS, extension, read_table
+from fedsim.data.folders import class_files, find_place
+from fedsim.data.layouts import HELD_OUT, LAYOUTS, UNKNOWN
+from fedsim.data.rows import OpenedFile, extension, open_table
+from fedsim.data.splits import (
+    TRAIN_STEMS,
+    VALIDATION_STEMS,
+    find_split,
+    is_one_file,
+    is_saved_split,
+    listing,
+    matching,
+    named_files,
+    split_folder,
+)
+from fedsim.data.tasks import LabelIndex
 
-TRAIN_STEMS = ("train",)
-VALIDATION_STEMS = ("validation", "dev", "valid", "val", "test")
-"""Names looked for, the first one found is taken; test.* only if its rows have labels."""
+_TRAIN, _VALIDATION = "data.train_file", "data.validation_file"
 
 
-def open_files(config: DataConfig, task: TaskConfig) -> tuple[Table, Table]:
+@dataclass(frozen=True)
+class Opened:
+    """The rows of a data set, not yet read."""
+
+    train: list[Table]
+    validation: list[Table]
+    holdout: float | None = None
+    """Share of the training examples to validate on, where there are no validation rows."""
+    notes: tuple[str, ...] = ()
+    """What was taken for what, for people."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The files of the splits; with the label of each where that is in its name."""
+
+    train: Sequence[Path]
+    validation: Sequence[Path]
+    labels: Mapping[Path, str] | None = None
+    layout_tsv: frozenset[Path] = frozenset()
+    """Files that a layout knows to be TSV, whatever their extension."""
+    whole: bool = False
+    """Whether the data come without a split, and a layout knows it."""
+
+
+def open_files(config: DataConfig, task: TaskConfig, column: str | None = None) -> Opened:
     """Return the training and validation rows of the files that ``data.path`` names.
+
+    Parameters
+    ----------
+    column
+        Column whose values are the clients, if any.
 
     Raises
     ------
     DataError
-        If the folder or one of the two files is not there, is ambiguous, or is of no known format.
+        If the folder or a file is not there, is ambiguous, is of no known format, or a key has no use for it.
     """
-    folder = _folder(config, task)
-    train = _named(folder, config.train_file, "data.train_file") or _search(folder, TRAIN_STEMS)
-    if train is None:
-        raise DataError(f"{folder}: no training file train.*; name it in data.train_file; {_listing(folder)}")
-    validation = _named(folder, config.validation_file, "data.validation_file") or _search(folder, VALIDATION_STEMS)
-    if validation is None:
+    wanted = Wanted(task, config, UNKNOWN if isinstance(config.task, TaskConfig) else LAYOUTS.get(task.name, UNKNOWN))
+    wanted.check_keys(column)
+    try:
+        folder, card = find_place(wanted)
+        found = _find(folder, card, wanted)
+    except OSError as error:
+        raise DataError(f"data.path: {error.filename or config.path} cannot be read: {error.strerror}") from error
+    holdout = config.holdout
+    if holdout is None and not found.validation:
+        if not found.whole:
+            raise DataError(
+                f"{folder}: no validation file (validation.*, dev.*, valid.*, val.* or a labelled test.*); name it in "
+                f"{_VALIDATION}, or hold out a share of the training examples with data.holdout=0.1; {listing(folder)}"
+            )
+        holdout = HELD_OUT
+    both = next((path for path in found.train if holdout is None and path in found.validation), None)
+    if both is not None and config.validation_file is None:
         raise DataError(
-            f"{folder}: no validation file (validation.*, dev.*, valid.*, val.* or a labelled test.*); name it in "
-            f"data.validation_file; {_listing(folder)}"
+            f"{both}: would be trained on and validated on; name another file in {_VALIDATION}, or hold out a share of the "
+            f"training examples with data.holdout=0.1"
         )
-    if not config.validation_file and validation.name.startswith("test.") and not _has_labels(validation, task):
-        raise DataError(
-            f"{validation}: has no labels (field {shown(task.label_field)}), and the folder has no other validation file; "
-            f"name one in data.validation_file"
-        )
-    return read_table(train), read_table(validation)
+    train = _open_all(found.train, found, wanted)
+    validation = _open_all(found.validation if holdout is None else (), found, wanted)
+    _check_labelled(validation, wanted, found)
+    _check_use(config, [*train, *validation])
+    note = _note(folder, card, train, validation, holdout, found, wanted)
+    return Opened([each.table for each in train], [each.table for each in validation], holdout, note)
 
 
-def _folder(config: DataConfig, task: TaskConfig) -> Path:
-    """Return the folder with the files: ``data.path``, or the folder in it that is named like the task."""
-    if config.path is None:
-        raise DataError("data.source=files needs data.path, the folder with the files")
-    folder = Path(config.path).expanduser()
-    if not folder.exists():
-        parent = folder.parent
-        hint = nearest(folder.name, (path.name for path in parent.iterdir())) if parent.is_dir() else ""
-        raise DataError(f"data.path: {folder} does not exist{hint}")
-    if not folder.is_dir():
-        raise DataError(
-            f"data.path: {folder} is a file; give its folder {folder.parent} and name it in data.train_file"
-        )
-    inner = folder / task.name
-    holds_train = config.train_file is not None and (folder / config.train_file).exists()
-    if inner.is_dir() and not holds_train and not _candidates(folder, "train"):
-        return inner
-    return folder
+def _open_all(paths: Iterable[Path], found: _Found, wanted: Wanted) -> list[OpenedFile]:
+    labels = found.labels or {}
+    return [open_table(path, wanted, label=labels.get(path), known_tsv=path in found.layout_tsv) for path in paths]
 
 
-def _named(folder: Path, name: str | None, key: str) -> Path | None:
-    if name is None:
-        return None
-    path = folder / Path(name).expanduser()
-    if not path.is_file():
-        raise DataError(f"{key}: {path} does not exist; {_listing(folder)}")
-    return path
+# -- which files -------------------------------------------------------------------------------------------------------
 
 
-def _search(folder: Path, stems: tuple[str, ...]) -> Path | None:
+def _find(folder: Path, card: CardConfig | None, wanted: Wanted) -> _Found:
+    config = wanted.config
+    if config.label_of_file:
+        return _find_labelled(folder, _labels_of_files(folder, wanted), config)
+    named = {
+        key: named_files(folder, name, key)
+        for key, name in ((_TRAIN, config.train_file), (_VALIDATION, config.validation_file))
+        if name is not None
+    }
+    if card is not None:
+        return _find_listed(folder, card, named)
+    for base in (folder, folder / "data"):
+        if not base.is_dir():
+            continue
+        tsv: list[Path] = []
+        train = named.get(_TRAIN) or _search(base, TRAIN_STEMS, wanted.layout.train_files, _TRAIN, tsv)
+        if not train and is_saved_split(base):
+            train = split_folder(base, _TRAIN)
+        if train:
+            validation = named.get(_VALIDATION) or _search(
+                base, VALIDATION_STEMS, wanted.layout.validation_files, _VALIDATION, tsv
+            )
+            return _Found(train, validation, None, frozenset(tsv))
+        if (files := class_files(base, wanted)) is not None:
+            return _find_labelled(base, files, config, whole=True)
+    hint = ""
+    if any(path.is_dir() for path in folder.iterdir()):
+        hint = ", or choose a folder with data.subset"
+    elif any(path.is_file() and extension(path.name) is None for path in folder.iterdir()):
+        hint = ", or give data.label_of_file where the file is the class"
+    raise DataError(f"{folder}: no training file train.*; name it in {_TRAIN}{hint}; {listing(folder)}")
+
+
+def _search(base: Path, stems: Sequence[str], patterns: Sequence[str], key: str, tsv: list[Path]) -> list[Path]:
+    """Return the files of a split, by its names or else by the names that a layout has for them."""
     for stem in stems:
-        found = _candidates(folder, stem)
-        readable = [path for path in found if extension(path.name)]
-        if len(readable) > 1:
-            key = "data.train_file" if stem in TRAIN_STEMS else "data.validation_file"
-            names = " and ".join(path.name for path in readable)
-            raise DataError(f"{folder}: {names} are both there; say which one to read in {key}")
-        if found:
-            return (readable or found)[0]  # a file of unknown format is refused by its reader, with its name
-    return None
+        if found := find_split(base, stem, key):
+            return found
+    for pattern in patterns:
+        if found := [*matching(base, pattern), *matching(base, pattern + ".gz")]:
+            tsv += [path for path in found if extension(path.name) is None]
+            return found
+    return []
 
 
-def _candidates(folder: Path, stem: str) -> list[Path]:
-    """Return the files named ``stem`` with one extension (two where it is compressed)."""
-    paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name.lower().startswith(stem + "."))
-    return [path for path in paths if extension(path.name) in (None, path.name.lower().removeprefix(stem))]
+def _find_listed(folder: Path, card: CardConfig, named: Mapping[str, list[Path]]) -> _Found:
+    """Return the files that a card lists, unless a key names others."""
+    split = next((stem for stem in VALIDATION_STEMS if stem in card.patterns), "")
+    train = named.get(_TRAIN) or card.files(folder, TRAIN_STEMS[0])
+    if not train:
+        raise DataError(
+            f"{folder}: the card lists the splits {listed(card.patterns)} of {shown(card.name)}, and no {TRAIN_STEMS[0]}; name "
+            f"a file in {_TRAIN}"
+        )
+    return _Found(train, named.get(_VALIDATION) or card.files(folder, split))
 
 
-def _has_labels(path: Path, task: TaskConfig) -> bool:
-    """Whether the first readable row has a label; GLUE's test files have none, or -1 throughout."""
-    first = next((row for _, row in read_table(path).rows if not isinstance(row, Problem)), {})
-    return first.get(task.label_field) not in (None, "", -1, "-1")
+def _labels_of_files(folder: Path, wanted: Wanted) -> dict[Path, str]:
+    """Return the label of each file that ``data.label_of_file`` names."""
+    labels, known = LabelIndex(wanted.task), listed(map(repr, wanted.task.labels))
+    found: dict[Path, str] = {}
+    for pattern, label in wanted.config.label_of_file.items():
+        if label not in labels:
+            raise DataError(
+                f"data.label_of_file: {shown(pattern)} has the unknown label {shown(label)}; labels of task "
+                f"{wanted.task.name} are {known}"
+            )
+        if pattern.startswith(("/", "~")) or ".." in Path(pattern).parts:
+            raise DataError(f"data.label_of_file: {shown(pattern)} leads out of {folder}; give names of files in it")
+        files = matching(folder, pattern)
+        if not files:
+            raise DataError(f"data.label_of_file: no file is called {shown(pattern)}; {listing(folder)}")
+        twice = next((path for path in files if path in found), None)
+        if twice is not None:
+            raise DataError(f"data.label_of_file: two of its names are those of {twice}")
+        found.update(dict.fromkeys(files, label))
+    # By class and name, so that the order of the examples does not hang on that of the keys.
+    return dict(sorted(found.items(), key=lambda item: (labels[item[1]], item[0])))
 
 
-def _listing(folder: Path) -> str:
-    names = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
-    return f"the folder holds {listed(names) or 'nothing'} (readable: {', '.join(READERS)})"
+def _find_labelled(folder: Path, files: Mapping[Path, str], config: DataConfig, whole: bool = False) -> _Found:
+    """Tell apart the splits of files of one class each: by the keys, else by words such as train and test in their names."""
+    splits: dict[str | None, list[Path]] = {}
+    words = (*TRAIN_STEMS, *VALIDATION_STEMS)
+    for path in files:
+        of_name = re.findall(r"[a-z]+", str(path.relative_to(folder)).lower())
+        splits.setdefault(next((word for word in words if word in of_name), None), []).append(path)
+    marked, unmarked = [word for word in words if word in splits], splits.get(None, [])
+    keys = [(_TRAIN, config.train_file), (_VALIDATION, config.validation_file)]
+    train, validation = (None if name is None else named_files(folder, name, key) for key, name in keys)
+    stray = next((path for path in (*(train or ()), *(validation or ())) if path not in files), None)
+    if stray is not None:
+        raise DataError(f"data.label_of_file: says no label of {stray}; add its name")
+    if train is None and TRAIN_STEMS[0] in marked and unmarked and validation is None:
+        raise DataError(
+            f"{folder}: whether {unmarked[0].name} is for training is not certain beside {splits[TRAIN_STEMS[0]][0].name}; say "
+            f"in {_TRAIN} which files are, as a pattern"
+        )
+    if validation is None:
+        held = next((word for word in VALIDATION_STEMS if word in marked), None)
+        validation = [path for path in splits.get(held, ()) if path not in (train or ())] if held else []
+    if train is None:
+        candidates = splits.get(TRAIN_STEMS[0]) or unmarked
+        train = [path for path in candidates if path not in validation]
+    if not train:
+        raise DataError(
+            f"{folder}: none of {listed(path.name for path in files)} is for training; say which in {_TRAIN}"
+        )
+    return _Found(train, validation, files, whole=whole and not validation)
+
+
+# -- checks and notes --------------------------------------------------------------------------------------------------
+
+
+def _check_labelled(validation: Sequence[OpenedFile], wanted: Wanted, found: _Found) -> None:
+    """Refuse a test split without labels that was taken as there is no other; GLUE's have none, or -1 throughout."""
+    if not validation or wanted.config.validation_file is not None or found.labels is not None:
+        return
+    first = validation[0].path
+    if "test" not in (re.split(r"[.-]", first.name.lower())[0], first.parent.name.lower()):
+        return
+    if not _has_label(first, wanted, found) and _has_label(found.train[0], wanted, found):
+        raise DataError(
+            f"{first}: has no labels (field {shown(wanted.task.label_field)}), and the folder has no other validation file; "
+            f"name one in {_VALIDATION}, or hold out a share of the training examples with data.holdout=0.1"
+        )
+
+
+def _has_label(path: Path, wanted: Wanted, found: _Found) -> bool:
+    """Whether the first row of a file has a label."""
+    table = open_table(path, wanted, known_tsv=path in found.layout_tsv).table
+    row = next((row for _, row in table.rows if not isinstance(row, Problem)), {})
+    field = wanted.task.label_field
+    return row.get(table.columns.get(field, field)) not in (None, "", -1, "-1")
+
+
+def _check_use(config: DataConfig, files: Sequence[OpenedFile]) -> None:
+    """Refuse a key that says how text files are read where none is read that it could be said of."""
+    names = listed(dict.fromkeys(each.path.name for each in files))
+    of_columns = any(each.kind in ("csv", "tsv") for each in files)
+    for key in ("header", "delimiter"):
+        if getattr(config, key) not in (None, "auto") and not of_columns:
+            raise DataError(f"data.{key} is given, but none of {names} is a CSV or TSV file; drop the key")
+    if config.encoding is not None and all(each.kind in ("parquet", "arrow") for each in files):
+        raise DataError(f"data.encoding is given, but none of {names} is a text file; drop the key")
+
+
+def _note(
+    folder: Path,
+    card: CardConfig | None,
+    train: Sequence[OpenedFile],
+    validation: Sequence[OpenedFile],
+    holdout: float | None,
+    found: _Found,
+    wanted: Wanted,
+) -> tuple[str, ...]:
+    """Say in one line what was taken, where it is not just train.* and validation.* with the task's own columns."""
+    how: dict[str, None] = {}
+    if card is not None:
+        how[f"configuration {card.name}"] = None
+    for each in (*train, *validation):
+        how.update(dict.fromkeys(each.how))
+        columns = [f"{name}={shown(column)}" for name, column in each.table.columns.items() if name != column]
+        if columns:
+            how[f"columns {', '.join(columns)}"] = None
+    if found.labels is not None:
+        labels = listed(f"{path.name}={found.labels[path]}" for path in (*found.train, *found.validation))
+        how[f"the file is the class ({labels})"] = None
+    if holdout is not None:
+        why = "data.holdout" if wanted.config.holdout is not None else "the data have no split; see data.holdout"
+        how[f"{100 * holdout:.3g}% of the examples, drawn with the seed, are held out to validate on ({why})"] = None
+    if holdout is None and set(found.train) & set(found.validation):
+        how["training examples are among those that are validated on"] = None
+    plain = len(train) == 1 and len(validation) <= 1
+    plain &= all(each.path.parent == folder and is_one_file(each.path.name) for each in (*train, *validation))
+    if plain and not how:
+        return ()
+    names = " and ".join(_names(folder, files) for files in (train, validation) if files)
+    return (f"data: {names} in {folder}{'; ' if how else ''}{'; '.join(how)}",)
+
+
+def _names(folder: Path, files: Sequence[OpenedFile]) -> str:
+    first = files[0].path
+    name = str(first.relative_to(folder)) if first.is_relative_to(folder) else str(first)
+    return name if len(files) == 1 else f"{name} (and {len(files) - 1} more)"

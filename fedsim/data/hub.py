@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from fedsim.core.errors import DataError
+from fedsim.core.errors import DataError, listed
+from fedsim.data.columns import Wanted
 from fedsim.data.config import DataConfig, TaskConfig
-from fedsim.data.examples import Problem, Row, Table
+from fedsim.data.examples import NAMES_COLUMNS, NumberedRows, Table
+from fedsim.data.files import Opened
+from fedsim.data.layouts import UNKNOWN
 from fedsim.data.tasks import HUB_SOURCES, ClassNumber, HubSource
 
 
-def open_hub(config: DataConfig, task: TaskConfig) -> tuple[Table, Table]:
+def open_hub(config: DataConfig, task: TaskConfig, column: str | None = None) -> Opened:
     """Return the training and validation rows of the hub's data set for a task.
+
+    Parameters
+    ----------
+    column
+        Column whose values are the clients, if any.
 
     Raises
     ------
     DataError
-        If no data set is known for the task, it cannot be fetched, or it lacks a split.
+        If no data set is known for the task, it cannot be fetched, or it lacks a split or a column.
     """
+    wanted = Wanted(task, config, UNKNOWN)
+    wanted.check_keys(column)
     source = _source(config, task)
     validation_split = config.validation_split
     if validation_split == DataConfig.model_fields["validation_split"].default:
         validation_split = source.validation_split
-    return _table(source, config.train_split), _table(source, validation_split)
+    train = _table(source, config.train_split, wanted)
+    if config.holdout is not None:
+        return Opened([train], [], config.holdout)
+    return Opened([train], [_table(source, validation_split, wanted)])
 
 
 def _source(config: DataConfig, task: TaskConfig) -> HubSource:
@@ -38,9 +50,18 @@ def _source(config: DataConfig, task: TaskConfig) -> HubSource:
     return HubSource(config.hub_name, config.hub_subset, {})
 
 
-def _table(source: HubSource, split: str) -> Table:
+def _table(source: HubSource, split: str, wanted: Wanted) -> Table:
     origin = " ".join(part for part in (source.name, source.subset, split) if part)
-    return Table(origin, _rows(_fetch(source, split, origin), source))
+    dataset = _fetch(source, split, origin)
+    names = dataset.column_names
+    given = wanted.columns(origin, names, numbered=False, fixed=True) if wanted.config.columns else {}
+    columns = {**source.columns, **given}
+    lost = [name for name in columns.values() if name not in names]
+    if lost:
+        raise DataError(
+            f"{origin}: no column {lost[0]!r}; columns present: {listed(names)}; data.columns says what a column is called"
+        )
+    return Table(origin, _rows(dataset), "row", columns, NAMES_COLUMNS)
 
 
 def _fetch(source: HubSource, split: str, origin: str) -> Any:
@@ -53,15 +74,12 @@ def _fetch(source: HubSource, split: str, origin: str) -> Any:
         raise DataError(
             f"data.hub_name: {origin} cannot be loaded from the Hugging Face hub ({type(error).__name__}: {reason})"
         ) from error
-    lost = [name for name in source.columns.values() if name not in dataset.column_names]
-    if lost:
-        raise DataError(f"{origin}: no column {lost[0]!r}; columns present: {', '.join(dataset.column_names)}")
     return dataset
 
 
-def _rows(dataset: Any, source: HubSource) -> Iterator[tuple[int, Row | Problem]]:
+def _rows(dataset: Any) -> NumberedRows:
     names = {column: feature.names for column, feature in dataset.features.items() if hasattr(feature, "names")}
     for number, row in enumerate(dataset, start=1):
         for column, labels in names.items():
             row[column] = ClassNumber.of(row[column], labels)
-        yield number, {**row, **{name: row[column] for name, column in source.columns.items()}}
+        yield number, row

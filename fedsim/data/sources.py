@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ from fedsim.core.errors import DataError
 from fedsim.core.seeds import NO_CLIENT, NO_ROUND, stream
 from fedsim.data.config import DataConfig, TaskConfig
 from fedsim.data.examples import Examples, RowCheck, Table, collect
-from fedsim.data.files import open_files
+from fedsim.data.files import Opened, open_files
 from fedsim.data.hub import open_hub
 from fedsim.data.tasks import resolve_task
 
@@ -27,6 +27,8 @@ class Dataset:
     task: TaskConfig
     train: Examples
     validation: Examples
+    notes: tuple[str, ...] = ()
+    """What was taken for what in the files, for people."""
 
 
 def load_dataset(config: DataConfig, seed: int, column: str | None = None) -> Dataset:
@@ -47,15 +49,19 @@ def load_dataset(config: DataConfig, seed: int, column: str | None = None) -> Da
         If the task, the source, or one of its rows is not valid, or it holds fewer examples than asked for.
     """
     task = resolve_task(config.task)
-    train_table, validation_table = _open(config, task)
+    opened = _open(config, task, column)
     kept = tuple(name for name in config.keep_columns if name != column)
     train_check = RowCheck(task, (column,) if column is not None else (), kept, config.on_bad_row)
-    train = collect(train_table, train_check)
-    validation = collect(validation_table, RowCheck(task, on_bad_row=config.on_bad_row))
+    train = collect(opened.train, train_check)
+    if opened.holdout is None:
+        validation = collect(opened.validation, RowCheck(task, on_bad_row=config.on_bad_row))
+    else:
+        train, validation = _hold_out(train, opened.holdout, seed)
     return Dataset(
         task,
         _cut(train, config.train_examples, seed, "train_examples"),
         _cut(validation, config.validation_examples, seed, "validation_examples"),
+        opened.notes,
     )
 
 
@@ -69,32 +75,35 @@ def source_of(config: DataConfig) -> SourceName:
     """
     implied: SourceName = "embedded" if config.path is None else "files"
     source = implied if config.source == "auto" else config.source
-    owners: dict[str, SourceName] = {
-        "path": "files",
-        "train_file": "files",
-        "validation_file": "files",
-        "hub_name": "hub",
-        "hub_subset": "hub",
-    }
-    for key, owner in owners.items():
-        if getattr(config, key) is not None and source != owner:
-            needs = " and data.path" if owner == "files" and config.path is None else ""
+    fields = DataConfig.model_fields
+    for key, owners in _OWNERS.items():
+        if getattr(config, key) != fields[key].default and source not in owners:
+            needs = " and data.path" if "files" in owners and config.path is None else ""
             raise DataError(
-                f"data.{key} is given, but the source is {source}; set data.source={owner}{needs}, or drop the key"
+                f"data.{key} is given, but the source is {source}; set data.source={owners[0]}{needs}, or drop the key"
             )
     return source
 
 
-def _open(config: DataConfig, task: TaskConfig) -> tuple[Table, Table]:
+_OWNERS: dict[str, tuple[SourceName, ...]] = {
+    **dict.fromkeys(("path", "subset", "train_file", "validation_file"), ("files",)),
+    **dict.fromkeys(("header", "delimiter", "encoding", "label_of_file"), ("files",)),
+    **dict.fromkeys(("hub_name", "hub_subset"), ("hub",)),
+    **dict.fromkeys(("columns", "holdout"), ("files", "hub")),
+}
+"""The sources that a key belongs to; with others it would be ignored."""
+
+
+def _open(config: DataConfig, task: TaskConfig, column: str | None) -> Opened:
     source = source_of(config)
     if source == "files":
-        return open_files(config, task)
+        return open_files(config, task, column)
     if source == "hub":
-        return open_hub(config, task)
+        return open_hub(config, task, column)
     return _open_embedded(task)
 
 
-def _open_embedded(task: TaskConfig) -> tuple[Table, Table]:
+def _open_embedded(task: TaskConfig) -> Opened:
     from fedsim.data.embedded import EMBEDDED_TASKS, generate
 
     if task.name not in EMBEDDED_TASKS:
@@ -104,10 +113,23 @@ def _open_embedded(task: TaskConfig) -> tuple[Table, Table]:
             f"data.source=hub"
         )
     train, validation = generate(task.name)
-    return (
-        Table(f"embedded {task.name} train", enumerate(train, start=1)),
-        Table(f"embedded {task.name} validation", enumerate(validation, start=1)),
+    return Opened(
+        [Table(f"embedded {task.name} train", enumerate(train, start=1))],
+        [Table(f"embedded {task.name} validation", enumerate(validation, start=1))],
     )
+
+
+def _hold_out(train: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
+    """Return the examples that stay and those that are held out to validate on, drawn with the seed, in their old order."""
+    many = int(share * len(train) + 0.5)
+    if not 0 < many < len(train):
+        raise DataError(
+            f"data.holdout: {share:g} of the {len(train)} examples of {train.origin} are {many}; training and validation need "
+            f"one or more each"
+        )
+    order_N = stream(seed, NO_ROUND, NO_CLIENT, "data_holdout").permutation(len(train))
+    held = replace(train.take(np.sort(order_N[:many])), columns={}, skipped=0, skipped_reasons={})
+    return train.take(np.sort(order_N[many:])), replace(held, origin=f"{train.origin}, held out")
 
 
 def _cut(examples: Examples, size: int | None, seed: int, key: str) -> Examples:

@@ -1,4 +1,6 @@
-"""The ten built-in tasks: fields, template, label words, metric, and where the Hugging Face hub has them.
+"""The built-in tasks: fields, template, label words, metric, and where the Hugging Face hub has them.
+
+They are the ten of FedPepTAO, and Sentiment140, whose users are natural clients.
 
 Templates and label words are those of the manual prompts of LM-BFF (Gao et al., ACL 2021, arXiv 2012.15723), which
 FedPepTAO (Che et al., EMNLP 2023) uses as well.
@@ -9,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from fedsim.core.errors import DataError, nearest
 from fedsim.data.config import MetricName, TaskConfig
@@ -66,6 +69,7 @@ TASKS: dict[str, TaskConfig] = {
         _pair("rte", _ENTAILMENT, ("Yes", "No")),
         _pair("qnli", _ENTAILMENT, ("Yes", "No")),
         _pair("boolq", ("0", "1"), ("No", "Yes")),
+        _single("sent140", ("terrible", "great")),
     )
 }
 """The built-in tasks by name. Class numbers of subj (0 subjective) and trec (0 description, 1 entity, 2 abbreviation,
@@ -85,6 +89,7 @@ LABEL_ALIASES: dict[str, dict[str, str]] = {
     "rte": _ENTAILMENT_NUMBERS,
     "qnli": _ENTAILMENT_NUMBERS,
     "boolq": {"false": "0", "False": "0", "true": "1", "True": "1"},
+    "sent140": {"4": "1", **_SENTIMENT},
 }
 """Other ways in which the labels of a built-in task are published, each to the label of :data:`TASKS`."""
 
@@ -103,7 +108,7 @@ HUB_SOURCES: dict[str, HubSource] = {
     "qnli": HubSource(_GLUE, "qnli", {"a": "question", "b": "sentence"}),
     "boolq": HubSource("google/boolq", None, {"a": "question", "b": "passage", "label": "answer"}),
 }
-"""The hub's copy of each built-in task, so that ``data.source=hub data.task=rte`` needs no further key."""
+"""The hub's copy of each task of FedPepTAO, so that ``data.source=hub data.task=rte`` needs no further key."""
 
 
 def resolve_task(task: str | TaskConfig) -> TaskConfig:
@@ -175,10 +180,13 @@ def _spellings(value: object) -> list[str]:
     """Return the texts as which a label value may be written, the most literal first."""
     if isinstance(value, bool):
         return [str(value), str(value).lower(), str(int(value))]
-    if isinstance(value, float):
-        return [str(value), str(int(value))] if math.isfinite(value) and value.is_integer() else [str(value)]
+    if isinstance(value, float | Decimal):
+        whole = math.isfinite(value) and value == int(value)
+        return [str(value), str(int(value))] if whole else [str(value)]
     if not isinstance(value, str):
         return [str(value)]
     text = value.strip()
-    whole = text[:-2] if text.endswith(".0") else text
-    return [value, text, whole]
+    if text.lower() in ("true", "false"):
+        return [value, text, text.lower(), text.capitalize()]
+    whole_text = text[:-2] if text.endswith(".0") else text
+    return [value, text, whole_text]

@@ -9,7 +9,6 @@ published code, whose truncation can drop the mask.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +19,7 @@ from fedsim.core.errors import DataError, ModelError, listed, shown
 from fedsim.core.tokens import TokenTable
 from fedsim.data.config import TaskConfig
 from fedsim.data.examples import Examples
+from fedsim.data.several import encode_plain, encode_several
 from fedsim.data.templates import Field, FilledText, Piece, Template, fill, parse_template
 from fedsim.data.truncation import encode_with_fields, shorten
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Ids = list[int]
+_TEXTS_OF_A_PAIR = 2
 
 
 def tokenize(
@@ -50,8 +51,8 @@ def tokenize(
         A fast tokenizer of transformers. It is not changed; one without a padding token pads with its end token.
     head_kind
         ``verbalizer``: the template with the texts in it, read at the mask token, or by a causal model at the last
-        token of :meth:`Template.as_causal`. ``classifier``: the text or the pair as the tokenizer encodes it, read at
-        the last token.
+        token of :meth:`Template.as_causal`. ``classifier``: the text or the pair as the tokenizer encodes it, and more
+        texts as it would go on, read at the last token.
     causal
         Whether the model is a decoder.
     max_length
@@ -115,6 +116,8 @@ def _encode_classifier(
     if not examples.texts:
         return [], None
     columns = [[text.strip() for text in column] for column in zip(*examples.texts, strict=True)]
+    if len(columns) > _TEXTS_OF_A_PAIR:
+        return encode_several(columns, tokenizer, max_length, examples.origin)
     encoded = tokenizer(
         *columns,
         truncation="longest_first",
@@ -124,22 +127,6 @@ def _encode_classifier(
         verbose=False,
     )
     return encoded["input_ids"], encoded.get("token_type_ids")
-
-
-def _encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Ids]:
-    """Encode texts without adding special tokens, and without reading any in them."""
-    if not texts:
-        return []
-    encoded = tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        split_special_tokens=True,
-        verbose=False,
-    )
-    ids: list[Ids] = encoded["input_ids"]
-    return ids
 
 
 @dataclass(frozen=True)
@@ -192,7 +179,7 @@ class _Verbalizer:
         if ends_at_mask:
             # The space before the mask belongs to the word that stands there, in RoBERTa's and all later vocabularies.
             filled = [FilledText(side.text.rstrip(" "), side.spans) for side in filled]
-        ids = _encode_plain(self.tokenizer, [side.text for side in filled])
+        ids = encode_plain(self.tokenizer, [side.text for side in filled])
         repeats = 1 if has_field else len(examples)
         return filled * repeats, ids * repeats
 
@@ -249,7 +236,7 @@ def _label_word_id(word: str, template: Template, tokenizer: PreTrainedTokenizer
     if template.before:
         context = template.cue.strip(" ") or "a"
     space = " " if template.cue.endswith(" ") else ""
-    alone, together = _encode_plain(tokenizer, [context, context + space + word])
+    alone, together = encode_plain(tokenizer, [context, context + space + word])
     tokens = together[len(alone) :] if together[: len(alone)] == alone else together
     if word and len(tokens) == 1 and tokens[0] != tokenizer.unk_token_id:
         return tokens[0]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from fedsim.config import Config
+from fedsim.core.errors import ConfigError
 from fedsim.data.sources import source_of
 from fedsim.data.tasks import resolve_task
 from fedsim.executors.own_ray import store_bytes
@@ -34,7 +35,7 @@ def print_plan(config: Config, console: Console) -> None:
     FedsimError
         If the run is not possible as asked; the sentence names the nearest one that is.
     """
-    examples = _count_examples(config)
+    config, examples = _settled(config)
     shape = model_shape(config.model)
     classes = len(resolve_task(config.data.task).labels)
     memory = None if shape is None else estimate_memory(config, shape, examples, classes)
@@ -47,17 +48,23 @@ def print_plan(config: Config, console: Console) -> None:
     console.print(plan_tables(config, replace(plan, warnings=(*plan.warnings, *notes))))
 
 
-def _count_examples(config: Config) -> int | None:
-    """Return the number of examples, dealt out to see whether they can be; None for those of the hub, which are not here."""
-    if source_of(config.data) == "hub":
-        return None
-    from fedsim.preparation import partition_data
+def _settled(config: Config) -> tuple[Config, int | None]:
+    """Return the config with its number of clients, and the number of examples, dealt out to see whether they can be.
 
-    data = partition_data(config)
+    That is None for those of the hub, which are not here.
+    """
+    if source_of(config.data) == "hub":
+        if config.partition.clients is None:
+            raise ConfigError("the data of the hub are not here, so that the plan needs partition.clients")
+        return config, None
+    from fedsim.preparation import partition_data, settled
+
+    config, read = settled(config)
+    data = read or partition_data(config)
     cohort(
         config.sampling, config.seed, 0, data.shards.train_sizes
     )  # refuses one that there are not enough clients for
-    return len(data.dataset.train) + len(data.dataset.validation)
+    return config, len(data.dataset.train) + len(data.dataset.validation)
 
 
 def _own_node(config: Config, memory: MemoryEstimate | None) -> list[PlanNode]:

@@ -72,7 +72,7 @@ def make_plan(config: Config, nodes: Sequence[PlanNode], memory: MemoryEstimate 
         If the run is not possible; the sentence names the nearest one that is.
     """
     free = [node.free for node in nodes]
-    actors = plan_actors(config.ray, config.client.threads, config.partition.clients, free)
+    actors = plan_actors(config.ray, config.client.threads, config.partition.population, free)
     nodes_by_id = {node.id or node.name: node.free for node in nodes}
     chosen = Counter(place(actors, nodes_by_id))
     placed = tuple(chosen[node] for node in nodes_by_id)
@@ -99,13 +99,13 @@ def _within_stores(memory: MemoryEstimate, nodes: Sequence[PlanNode]) -> MemoryE
 
 def _limit(config: Config, actors: ActorPlan, free: Sequence[NodeResources]) -> str:
     if config.ray.actors == "per_client":
-        return f"ray.actors=per_client: one for each of {config.partition.clients} clients"
+        return f"ray.actors=per_client: one for each of {config.partition.population} clients"
     if config.ray.actors != "pool":
         return f"ray.actors={config.ray.actors}"
     by_cpus = capacity(free, actors.num_cpus, 0.0)
     by_gpus = capacity(free, 0.0, actors.num_gpus) if actors.num_gpus else None
-    if actors.count == config.partition.clients and actors.count < min(by_cpus, by_gpus or by_cpus):
-        return f"clients: no more actors than partition.clients={config.partition.clients}"
+    if actors.count == config.partition.population and actors.count < min(by_cpus, by_gpus or by_cpus):
+        return f"clients: no more actors than partition.clients={config.partition.population}"
     gpus = "" if by_gpus is None else f"; the GPUs have room for {by_gpus}"
     if by_gpus is not None and by_gpus <= by_cpus:
         return f"GPUs: room for {by_gpus} actors of {actors.num_gpus:.4g} GPUs; the CPUs have room for {by_cpus}"
@@ -150,7 +150,7 @@ def _check_gpu(config: Config, nodes: Sequence[PlanNode], placed: Sequence[int],
 
 def _larger_share(config: Config, parts: int, free: Sequence[NodeResources]) -> str:
     """Return the words that ask for a GPU in ``parts``, and for fewer actors where as many do not fit then."""
-    request = Request(config.ray, config.client.threads, config.partition.clients).with_gpu_parts(parts)
+    request = Request(config.ray, config.client.threads, config.partition.population).with_gpu_parts(parts)
     if not is_possible(request, free):
         request = request.with_actors(most_actors(request, lambda other: is_possible(other, free)))
     return " and ".join(request.words)

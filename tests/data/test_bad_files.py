@@ -2,6 +2,7 @@
 
 import gzip
 import io
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -51,8 +52,8 @@ ROWS = {
     "deep nesting": (b"[" * 100_000, "PATH/train.jsonl:2: is not valid JSON ("),
     "not UTF-8": (b'{"text": "caf\xe9", "label": 1}', "PATH/train.jsonl:2: is not UTF-8 text (byte 0xe9 at 14)"),
     "missing field": (
-        b'{"sentence": "x", "label": 1}',
-        "PATH/train.jsonl:2: field 'text' is missing; fields present: sentence, label",
+        b'{"phrase": "x", "label": 1}',
+        "PATH/train.jsonl:2: field 'text' is missing; fields present: phrase, label; data.columns says what a column is called",
     ),
     "misspelt field": (
         b'{"texts": "x", "label": 1}',
@@ -113,7 +114,8 @@ FILES = {
     ),
     "other names": (
         {"a.jsonl": GOOD, "b/c.txt": b""},
-        "PATH: no training file train.*; name it in data.train_file; the folder holds a.jsonl, b/ (readable:",
+        "PATH: no training file train.*; name it in data.train_file, or choose a folder with data.subset; the folder holds "
+        "a.jsonl, b/ (readable: .jsonl,",
     ),
     "no validation": (
         {"train.jsonl": GOOD},
@@ -205,7 +207,11 @@ FILES = {
     ),
     "tsv header not UTF-8": (
         {"train.tsv": b"\xff\xfetext\n", **DEV},
-        "PATH/train.tsv:1: is not UTF-8 text (byte 0xff at 1)",
+        "PATH/train.tsv:1: is not UTF-8 text (byte 0xff at 1); set data.encoding=utf-16",
+    ),
+    "UTF-16 without a mark": (
+        {"train.csv": "text,label\nx,1\n".encode("utf-16-le"), **DEV},
+        "PATH/train.csv:1: the header holds NUL characters, as UTF-16 does; set data.encoding, for example utf-16",
     ),
     "bad validation row": (
         {"train.jsonl": GOOD, "dev.jsonl": GOOD + b'{"text": "x", "label": "x"}\n'},
@@ -260,3 +266,16 @@ def test_bad_columns_and_sizes(tmp_path):
     refused(tmp_path, files, sentence, train_examples=3)
     sentence = "data.validation_examples: 3 examples are asked for, PATH/dev.jsonl holds 1"
     refused(tmp_path, files, sentence, validation_examples=3)
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    (tmp_path / "train").mkdir()
+    iterdir = Path.iterdir
+
+    def refuse(path):
+        if path.name == "train":
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)  # root, as whom tests may run, is refused nothing
+    refused(tmp_path, {}, "data.path: PATH/train cannot be read: Permission denied")

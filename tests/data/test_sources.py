@@ -2,6 +2,7 @@ import csv
 import gzip
 import io
 import json
+from decimal import Decimal
 
 import datasets
 import numpy as np
@@ -299,3 +300,188 @@ def test_a_data_set_that_the_hub_does_not_give_is_named(tmp_path, hub_cache):
     write(tmp_path, "d/train.csv", delimited(ROWS))
     with pytest.raises(DataError, match=r"d validation cannot be loaded from the Hugging Face hub .*validation"):
         load_dataset(DataConfig(task="sst2", source="hub", hub_name=str(tmp_path / "d")), 0)
+
+
+# -- long cells, line ends, and types of Arrow ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["train.csv", "train.tsv", "train.csv.gz"])
+def test_a_cell_may_be_as_long_as_an_article(tmp_path, name):
+    long = "word " * 40_000
+    write(tmp_path, "dev.csv", b"text,label\nx,1\n")
+    row = f"text,label\n{long},1\n" if "csv" in name else f"text\tlabel\n{long}\t1\n"
+    write(tmp_path, name, gzip.compress(row.encode()) if name.endswith(".gz") else row.encode())
+    assert load_dataset(files(tmp_path), 0).train.texts == [(long,)]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize(("name", "delimiter"), [("train.csv", b","), ("train.tsv", b"\t")])
+def test_line_ends_of_all_systems(tmp_path, name, delimiter, end):
+    lines = [
+        delimiter.join(cells) for cells in ((b"text", b"label"), (b"a fine film", b"1"), (b"dull", b"0"), (b"x", b"2"))
+    ]
+    write(tmp_path, name, end.join(lines))
+    write(tmp_path, "dev.jsonl", end.join([b'{"text": "x", "label": 1}', b'{"text": "y", "label": 0}']))
+    dataset = load_dataset(files(tmp_path, on_bad_row="skip"), 0)
+    assert dataset.train.texts == [("a fine film",), ("dull",)]
+    assert dataset.validation.texts == [("x",), ("y",)]
+    with pytest.raises(DataError, match=r"train\.[ct]sv:4: unknown label '2'"):
+        load_dataset(files(tmp_path), 0)
+
+
+def test_mixed_line_ends_in_a_header_are_refused(tmp_path):
+    write(tmp_path, "train.tsv", b"text\tlabel\rx\t1\ry\t0\n")
+    write(tmp_path, "dev.tsv", b"text\tlabel\nx\t1\n")
+    with pytest.raises(DataError, match=r"train\.tsv:1: the line ends are mixed, carriage returns and line feeds"):
+        load_dataset(files(tmp_path), 0)
+
+
+def save(folder, name, table):
+    folder.mkdir(exist_ok=True)
+    if name.endswith(".parquet"):
+        pq.write_table(table, folder / name)
+        return
+    with pa.ipc.new_stream(folder / name, table.schema) as writer:
+        writer.write_table(table)
+
+
+def extension_array(kind, values):
+    """Return an array of the type json as PyArrow has it, or as it stores one of a type that it does not know."""
+    if kind == "json":
+        return pa.field("text", pa.json_()), pa.ExtensionArray.from_storage(pa.json_(), pa.array(values))
+    return pa.field("text", pa.string(), metadata={"ARROW:extension:name": kind}), pa.array(values)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_json_of_datasets_is_decoded(tmp_path, suffix):
+    """The library datasets gives a column this type as soon as one row of JSON Lines is no string."""
+    text = 'he said "no"\nand è'
+    rows = [{"text": text, "label": 1}, {"text": "plain", "label": "0"}, {"text": ["a"], "label": None}]
+    write(tmp_path, "source/train.jsonl", jsonl(rows))
+    read = datasets.load_dataset(
+        "json", data_files=str(tmp_path / "source/train.jsonl"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert type(read.features["text"]).__name__ == type(read.features["label"]).__name__ == "Json"
+    if suffix == ".parquet":
+        read.to_parquet(str(tmp_path / "train.parquet"))
+    else:
+        read.save_to_disk(str(tmp_path / "train"))
+    write(tmp_path, "dev.jsonl", jsonl(rows[:1]))
+    train = load_dataset(files(tmp_path, on_bad_row="skip"), 0).train
+    assert train.texts == [(text,), ("plain",)]
+    assert train.labels_N.tolist() == [1, 0]
+    assert train.skipped_reasons == {"missing field": 1}
+
+
+def test_json_is_known_by_its_name_alone_and_must_be_json(tmp_path):
+    write(tmp_path, "dev.jsonl", jsonl(ROWS))
+    for values, expected in (
+        (['"a\\n\\"b\\""', "7"], "field 'text' is not text but int 7"),
+        (["{"], "is of the type json, but"),
+    ):
+        for kind in ("json", "arrow.json"):
+            field, array = extension_array(kind, values)
+            schema = pa.schema([field, pa.field("label", pa.int64())])
+            save(tmp_path, "train.arrow", pa.Table.from_arrays([array, pa.array([1] * len(values))], schema=schema))
+            with pytest.raises(DataError, match=expected):
+                load_dataset(files(tmp_path), 0)
+    field, array = extension_array("arrow.json", ['"a\\n\\"b\\""'])
+    save(
+        tmp_path,
+        "train.arrow",
+        pa.Table.from_arrays([array, pa.array([1])], schema=pa.schema([field, ("label", pa.int64())])),
+    )
+    assert load_dataset(files(tmp_path), 0).train.texts == [('a\n"b"',)]
+
+
+TEXTS = {
+    "string_view": (pa.array(["a", "b"], pa.string_view()), None),
+    "large_string": (pa.array(["a", "b"], pa.large_string()), None),
+    "dictionary": (pa.array(["a", "b"]).dictionary_encode(), None),
+    "run_end_encoded": (pa.RunEndEncodedArray.from_arrays(pa.array([1, 2], pa.int32()), pa.array(["a", "b"])), None),
+    "binary": (pa.array([b"a", b"b"]), "field 'text' is not text but bytes b'a'"),
+    "list": (pa.array([["a"], ["b"]]), r"field 'text' is not text but list \['a'\]"),
+    "struct": (pa.array([{"a": "b"}, {"a": "c"}]), "field 'text' is not text but dict {'a': 'b'}"),
+    "timestamp": (pa.array([1, 2], pa.timestamp("s")), "field 'text' is not text but datetime"),
+    "a time zone that is none": (
+        pa.array([1, 2], pa.timestamp("s", "No/Where")),
+        r"column 'text' is of the type timestamp\[s, tz=No/Where\], which is not read",
+    ),
+    "null": (pa.nulls(2), r"field 'text' is missing \(it is null\)"),
+    "number": (pa.array([1.5, 2.5]), "field 'text' is not text but float 1.5"),
+    "json inside": (
+        pa.StructArray.from_arrays([pa.ExtensionArray.from_storage(pa.json_(), pa.array(['"a"', '"b"']))], ["a"]),
+        "column 'text' is of the type struct<a: extension<arrow.json>>, which is not read",
+    ),
+    "an extension": ("own.type", "column 'text' is of the type own.type, which is not read"),
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_types_of_texts_are_decoded_or_refused_by_name(tmp_path, kind):
+    array, sentence = TEXTS[kind]
+    field = pa.field("text", array.type) if not isinstance(array, str) else None
+    if field is None:
+        field, array = extension_array(array, ["a", "b"])
+    save(
+        tmp_path,
+        "train.arrow",
+        pa.Table.from_arrays([array, pa.array([1, 0])], schema=pa.schema([field, ("label", pa.int64())])),
+    )
+    write(tmp_path, "dev.jsonl", jsonl(ROWS))
+    if sentence is None:
+        assert load_dataset(files(tmp_path), 0).train.texts == [("a",), ("b",)]
+    else:
+        with pytest.raises(DataError, match=rf"train\.arrow, row 1: {sentence}"):
+            load_dataset(files(tmp_path), 0)
+
+
+LABELS = {
+    "float": (pa.array([1.0, 0.0]), None),
+    "float16": (pa.array([1.0, 0.0], pa.float16()), None),
+    "truth values": (pa.array([True, False]), None),
+    "bool8": (pa.ExtensionArray.from_storage(pa.bool8(), pa.array([1, 0], pa.int8())), None),
+    "decimal": (pa.array([Decimal("1.00"), Decimal("0.00")]), None),
+    "dictionary": (pa.array(["1", "0"]).dictionary_encode(), None),
+    "unsigned": (pa.array([1, 0], pa.uint8()), None),
+    "NaN": (pa.array([float("nan"), 0.0]), "unknown label nan"),
+    "list": (pa.array([["1"], ["0"]]), r"unknown label \['1'\]"),
+    "binary": (pa.array([b"1", b"0"]), "unknown label b'1'"),
+    "timestamp": (pa.array([1, 0], pa.timestamp("s")), "unknown label datetime"),
+    "null": (pa.nulls(2), r"field 'label' is missing \(it is null\)"),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_types_of_labels_are_decoded_or_refused(tmp_path, kind):
+    array, sentence = LABELS[kind]
+    save(tmp_path, "train.arrow", pa.Table.from_arrays([pa.array(["a", "b"]), array], names=["text", "label"]))
+    write(tmp_path, "dev.jsonl", jsonl(ROWS))
+    if sentence is None:
+        assert load_dataset(files(tmp_path), 0).train.labels_N.tolist() == [1, 0]
+    else:
+        with pytest.raises(DataError, match=rf"train\.arrow, row 1: {sentence}"):
+            load_dataset(files(tmp_path), 0)
+
+
+def test_hub_columns_and_a_held_out_part(tmp_path, hub_cache):
+    write(tmp_path / "hub", "train.csv", delimited([{"phrase": row["text"], "stars": row["label"]} for row in ROWS]))
+    config = {"task": "sst2", "source": "hub", "hub_name": str(tmp_path / "hub"), "holdout": 0.25}
+    dataset = load_dataset(DataConfig(**config, columns={"text": "phrase", "label": 1}), 0)
+    assert (len(dataset.train), len(dataset.validation)) == (3, 1)
+    assert {text for (text,) in dataset.train.texts + dataset.validation.texts} == {row["text"] for row in ROWS}
+    with pytest.raises(DataError, match=r"has no column 'text' for 'text'; it has phrase, stars"):
+        load_dataset(DataConfig(**config, columns={"text": "text"}), 0)
+
+
+def test_a_client_without_a_name_is_a_bad_row(tmp_path):
+    rows = [{**row, "author": author} for row, author in zip(ROWS, (1.0, float("nan"), 2.0, 1.0), strict=True)]
+    write(tmp_path, "train.parquet", parquet(rows))
+    write(tmp_path, "dev.csv", b"text,label\nx,1\n")
+    with pytest.raises(DataError, match=r"train\.parquet, row 2: partition\.column 'author' is missing \(it is NaN\)"):
+        load_dataset(files(tmp_path), 0, "author")
+    train = load_dataset(files(tmp_path, on_bad_row="skip"), 0, "author").train
+    assert (train.columns["author"], train.skipped_reasons) == ([1.0, 2.0, 1.0], {"missing field": 1})
+    write(tmp_path, "train.csv", b"text,label,author\nx,1,\n")
+    with pytest.raises(DataError, match=r"train\.csv:2: partition\.column 'author' is missing \(it is empty\)"):
+        load_dataset(files(tmp_path, train_file="train.csv"), 0, "author")

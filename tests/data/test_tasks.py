@@ -1,14 +1,17 @@
+from decimal import Decimal
+
 import numpy as np
 import pytest
 
 from fedsim.core.errors import DataError
 from fedsim.data.config import TaskConfig
+from fedsim.data.layouts import LAYOUTS
 from fedsim.data.tasks import HUB_SOURCES, LABEL_ALIASES, TASKS, ClassNumber, LabelIndex, resolve_task
 
 
 def test_the_ten_tasks_of_the_paper_are_there():
-    assert set(TASKS) == {"sst2", "mr", "mpqa", "cola", "subj", "trec", "mrpc", "rte", "qnli", "boolq"}
-    assert set(HUB_SOURCES) == set(LABEL_ALIASES) == set(TASKS)
+    assert set(HUB_SOURCES) == {"sst2", "mr", "mpqa", "cola", "subj", "trec", "mrpc", "rte", "qnli", "boolq"}
+    assert set(LABEL_ALIASES) == set(LAYOUTS) == set(TASKS) == {*HUB_SOURCES, "sent140"}
     assert TASKS["trec"].label_words == ("Description", "Entity", "Expression", "Human", "Location", "Number")
     assert TASKS["rte"].label_words == ("Yes", "No")
     assert {name: task.metric for name, task in TASKS.items() if task.metric != "accuracy"} == {
@@ -21,7 +24,11 @@ def test_the_ten_tasks_of_the_paper_are_there():
 def test_every_alias_and_hub_column_belongs_to_its_task(name):
     task = TASKS[name]
     assert set(LABEL_ALIASES[name].values()) == set(task.labels)
-    assert set(HUB_SOURCES[name].columns) <= {*task.fields, task.label_field}
+    known = [*LAYOUTS[name].columns, *([HUB_SOURCES[name].columns] if name in HUB_SOURCES else [])]
+    assert all(set(columns) <= {*task.fields, task.label_field} for columns in known)
+    headerless = (LAYOUTS[name].headerless or {}).items()
+    assert all(len(columns) == many and set(columns) >= {"text", "label"} for many, columns in headerless)
+    assert all(set(labels.values()) == set(task.labels) for labels in LAYOUTS[name].class_files)
 
 
 def test_embedded_tasks_are_found_by_name_and_own_tasks_pass_through():
@@ -40,6 +47,27 @@ def test_an_unknown_task_is_named_with_the_nearest_one():
 @pytest.mark.parametrize("value", [1, True, 1.0, "1", " 1 ", "1.0", np.int64(1), "positive", "pos"])
 def test_spellings_of_a_label(value):
     assert LabelIndex(TASKS["sst2"])[value] == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "value"),
+    [
+        ((0.0, 1.0), 1),
+        ((0.0, 1.0), 1.0),
+        ((0.0, 1.0), "1.0"),
+        ((0.0, 1.0), True),
+        ((0, 1), Decimal("1.00")),
+        ((False, True), True),
+        ((False, True), "true"),
+        ((False, True), "TRUE"),
+        (("False", "True"), "true"),
+        ((0.25, 0.5), 0.5),
+        ((0.25, 0.5), "0.5"),
+    ],
+)
+def test_labels_may_be_numbers_and_truth_values(labels, value):
+    task = TaskConfig(name="own", fields=("x",), labels=labels)
+    assert LabelIndex(task)[value] == 1
 
 
 @pytest.mark.parametrize("value", [2, -1, 0.5, float("nan"), "", "Positive", "one", None, [1], {"a": 1}])

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from fedsim.core.errors import DataError, ModelError
 from fedsim.data.config import TaskConfig
 from fedsim.data.examples import Examples
+from fedsim.data.several import encode_several
 from fedsim.data.tasks import TASKS
 from fedsim.data.templates import parse_template
 from fedsim.data.tokenize import label_word_ids, pad_id, tokenize
@@ -285,3 +286,55 @@ def test_a_text_without_any_token_is_refused():
     assert ids_of(encode([("ab",)], TASKS["sst2"], letters, "classifier")) == [0, 1]
     with pytest.raises(DataError, match=r"somewhere: the text \('z',\) gives no token with this tokenizer"):
         encode([("ab",), ("z",)], TASKS["sst2"], letters, "classifier")
+
+
+THREE = TaskConfig(
+    name="choice", fields=("premise", "one", "two"), template="{two} or {one} ? {premise} <mask>", labels=("0", "1")
+)
+SAID = [("a great war", "it is", "yes , it was"), ("No , it is not", "a film", "people fight <mask>")]
+AROUND = {
+    "roberta": ([["<s>"], ["</s>", "</s>"], ["</s>"]]),
+    "bert": ([["[CLS]"], ["[SEP]"], ["[SEP]"]]),
+    "gpt2": ([[], [], []]),
+    "llama": ([["<s>"], ["<s>"], []]),
+}
+
+
+@pytest.mark.parametrize("style", MASKED + CAUSAL)
+def test_three_texts_go_on_as_a_pair_does(tokenizers, style):
+    tokenizer = tokenizers[style]
+    table = encode(SAID, THREE, tokenizer, "classifier", style in CAUSAL, 128)
+    start, between, stop = (tokenizer.convert_tokens_to_ids(tokens) for tokens in AROUND[style])
+    for i, row in enumerate(SAID):
+        premise, one, two = (
+            tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] for text in row
+        )
+        assert ids_of(table, i) == [*start, *premise, *between, *one, *between, *two, *stop]
+        if style == "bert":
+            first = 2 + len(premise)
+            types = table.type_ids_Z[table.offsets_N1[i] : table.offsets_N1[i + 1]]
+            assert types.tolist() == [0] * first + [1] * (len(types) - first)
+    if style != "bert":
+        assert table.type_ids_Z is None
+    # The same code on two texts gives what the tokenizer makes of a pair.
+    pair = [row[:2] for row in SAID]
+    columns = [list(column) for column in zip(*pair, strict=True)]
+    own = tokenizer(*columns, split_special_tokens=True)
+    assert encode_several(columns, tokenizer, 128, "")[0] == own["input_ids"]
+
+
+@pytest.mark.parametrize("head", ["classifier", "verbalizer"])
+@pytest.mark.parametrize("style", MASKED + CAUSAL)
+def test_three_texts_are_cut_longest_first(tokenizers, style, head):
+    long = [("a great war " * 50, "it is", "yes , it was " * 30)]
+    table = encode(long, THREE, tokenizers[style], head, style in CAUSAL, 40)
+    assert table.lengths_N.tolist() == [40]
+    assert "it is" in " ".join(tokenizers[style].decode(ids_of(table)).replace("▁", " ").split())
+
+
+def test_three_texts_without_room_are_refused(tokenizers):
+    five = TaskConfig(name="five", fields=tuple("abcde"), labels=("0", "1"))
+    with pytest.raises(
+        DataError, match=r"8 tokens leave no room for the 5 texts of somewhere, since special tokens take 10"
+    ):
+        encode([("x",) * 5], five, tokenizers["roberta"], "classifier", False, 8)

@@ -231,6 +231,16 @@ def test_a_cohort_of_clients_without_examples_is_refused(printed, tmp_path):
     assert (status, err) == (0, "")
     status, _, err = printed("plan", QUICK, *overrides, "partition.clients=4", "sampling.clients_per_round=3")
     assert status == 2 and "partition.clients" in err
+    status, _, err = printed("plan", QUICK, *overrides, "partition.clients=null", "sampling.clients_per_round=3")
+    assert (status, err) == (0, "")
+    status, _, err = printed("plan", QUICK, *overrides, "partition.clients=null", "sampling.clients_per_round=4")
+    assert status == 2
+    assert (
+        "partition.column 'who' gives 3 clients: sampling.clients_per_round=4 is more than partition.clients=3" in err
+    )
+    hub = ("data.source=hub", "data.task=sst2", "partition.kind=by_column", "partition.column=idx")
+    status, _, err = printed("plan", QUICK, *hub, "partition.clients=null")
+    assert status == 2 and "the data of the hub are not here, so that the plan needs partition.clients" in err
 
 
 def test_the_plan_needs_neither_torch_nor_transformers():

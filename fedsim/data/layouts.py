@@ -1,0 +1,99 @@
+"""What the built-in tasks know of the files that people download: folders, names, columns, classes by file.
+
+Nothing here is a switch: a layout is taken where it fits what is there, and the run says which it took.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Columns = Mapping[str, str]
+"""A task's field or label field, to the column of the file; a name that is not here stays as it is."""
+
+HELD_OUT = 0.2
+"""Share held out of data that come without a split: LM-BFF (Gao et al. 2021) takes 2,000 of about 10,000 examples."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The layouts of one task."""
+
+    folders: tuple[str, ...] = ()
+    """Names of its folder besides the task's, in small letters and digits alone."""
+    columns: tuple[Columns, ...] = ({},)
+    """Columns of files that name them, the first that fit are taken."""
+    headerless: Mapping[int, tuple[str, ...]] | None = None
+    """Columns of files that do not, by how many they are."""
+    class_files: tuple[Mapping[str, str], ...] = ()
+    """Patterns of the names of files of one class each, to the label."""
+    train_files: tuple[str, ...] = ()
+    """Patterns of names of training files that are not called train.*; of no known extension, they are TSV."""
+    validation_files: tuple[str, ...] = ()
+    """The same of validation files."""
+
+
+_SENTENCE = {"text": "sentence"}
+_PAIR = {"a": "sentence1", "b": "sentence2"}
+_QUESTION = {"a": "question", "b": "sentence"}
+_PASSAGE = {"a": "question", "b": "passage"}
+_LM_BFF = {2: ("label", "text")}
+_SENTIMENT_FILES = ({"*.neg": "0", "*.pos": "1"},)
+
+LAYOUTS: dict[str, Layout] = {
+    "sst2": Layout(("sst",), ({}, _SENTENCE), _LM_BFF),
+    "mr": Layout(("rtpolaritydata", "rottentomatoes"), ({}, _SENTENCE), _LM_BFF, _SENTIMENT_FILES),
+    "mpqa": Layout((), ({}, _SENTENCE), _LM_BFF, _SENTIMENT_FILES),
+    "cola": Layout(
+        ("colapublic",),
+        ({}, _SENTENCE),
+        {4: ("source", "label", "star", "text")},
+        train_files=("in_domain_train.tsv",),
+        validation_files=("in_domain_dev.tsv",),
+    ),
+    # The hub's numbers of the classes of Subj and TREC are others than LM-BFF's, so that columns of names go first.
+    "subj": Layout(
+        ("rottenimdb", "subjectivity"),
+        ({"label": "label_text"}, {}, _SENTENCE),
+        _LM_BFF,
+        ({"quote*": "0", "plot*": "1"}, {"*.subjective": "0", "*.objective": "1"}),
+    ),
+    "trec": Layout(
+        ("trecqc", "qc"),
+        ({"label": "label_coarse_original"}, {}),
+        _LM_BFF,
+        train_files=("train_5500.label",),
+        validation_files=("TREC_10.label",),
+    ),
+    "mrpc": Layout(
+        (),
+        ({}, _PAIR, {"a": "#1 String", "b": "#2 String", "label": "Quality"}),
+        train_files=("msr_paraphrase_train.txt",),
+        validation_files=("msr_paraphrase_test.txt",),
+    ),
+    "rte": Layout((), ({}, _PAIR, {"a": "premise", "b": "hypothesis"})),
+    "qnli": Layout((), ({}, _QUESTION)),
+    "boolq": Layout((), ({}, _PASSAGE, {**_PASSAGE, "label": "answer"})),
+    "sent140": Layout(
+        ("sentiment140", "trainingandtestdata"),
+        ({}, {"label": "sentiment"}, {"text": "4", "label": "y"}),
+        {6: ("label", "id", "date", "query", "user", "text")},
+        train_files=("training.1600000.*.csv",),
+        validation_files=("testdata.manual.*.csv",),
+    ),
+}
+"""The layouts of the built-in tasks on real data, by name."""
+
+UNKNOWN = Layout()
+"""Of a task that is not built in."""
+
+
+def plain_name(name: str) -> str:
+    """Return a name in small letters and digits alone: SST-2 and sst_2 are sst2."""
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def is_called(name: str, task_name: str, layout: Layout) -> bool:
+    """Whether a folder or a configuration is called like a task."""
+    return plain_name(name) in {plain_name(task_name), *layout.folders}

@@ -1,0 +1,94 @@
+"""Text files that are no tables: JSON Lines, JSON arrays, one text a line, and TREC's ``COARSE:fine text``."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+from fedsim.core.errors import DataError
+from fedsim.data.examples import NumberedRows, Problem, Row
+from fedsim.data.lines import BROKEN, lines, open_bytes
+
+
+def json_rows(path: Path, encoding: str | None) -> NumberedRows:
+    """Yield the rows of a file with one JSON object a line."""
+    for number, line in lines(path, encoding):
+        if isinstance(line, Problem):
+            yield number, line
+        elif line.strip():
+            yield number, _json_row(line.rstrip())
+
+
+def is_json_array(path: Path, encoding: str | None) -> bool:
+    """Whether a file holds one JSON array of rows instead of one row a line."""
+    try:
+        with open_bytes(path) as file:
+            head = file.read(4096).decode(encoding or "utf-8", errors="ignore")
+    except (OSError, EOFError, zlib.error, UnicodeError):
+        return False  # reading the rows will say what is wrong
+    return head.removeprefix("\ufeff").lstrip()[:1] == "["
+
+
+def json_array_rows(path: Path, encoding: str | None) -> NumberedRows:
+    """Yield the rows of a file that holds one JSON array."""
+    for number, value in enumerate(read_json(path, encoding), start=1):
+        yield number, _as_row(value)
+
+
+def read_json(path: Path, encoding: str | None) -> Any:
+    """Return what a whole file holds as JSON.
+
+    Raises
+    ------
+    DataError
+        If it is not valid JSON.
+    """
+    with open_bytes(path) as file:
+        content = file.read()
+    try:
+        return json.loads(content if encoding is None else content.decode(encoding).removeprefix("\ufeff"))
+    except (ValueError, RecursionError) as error:
+        sentence = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{path}: is not valid JSON: {sentence}") from error
+
+
+def _json_row(line: str) -> Row | Problem:
+    try:
+        return _as_row(json.loads(line))
+    except json.JSONDecodeError as error:
+        return Problem(BROKEN, f"is not valid JSON ({error.msg} at column {error.colno})")
+    except (ValueError, RecursionError) as error:
+        return Problem(BROKEN, f"is not valid JSON ({(str(error).strip() or type(error).__name__).splitlines()[0]})")
+
+
+def _as_row(value: Any) -> Row | Problem:
+    if isinstance(value, dict):
+        return value
+    return Problem(BROKEN, f"is not a JSON object with fields but {type(value).__name__}")
+
+
+def line_rows(path: Path, name: str, encoding: str | None) -> NumberedRows:
+    """Yield a row for each line that is not blank, the text in column ``name``."""
+    for number, line in lines(path, encoding):
+        if isinstance(line, Problem):
+            yield number, line
+        elif line.strip():
+            yield number, {name: line.strip()}
+
+
+TREC_COLUMNS = ("label", "fine_label", "text")
+"""Columns of :func:`trec_rows`."""
+
+
+def trec_rows(path: Path, encoding: str | None) -> NumberedRows:
+    """Yield the rows of a file of TREC's questions: a line is ``COARSE:fine text``."""
+    for number, line in lines(path, encoding):
+        if isinstance(line, Problem):
+            yield number, line
+        elif line.strip():
+            fine, _, text = line.strip().partition(" ")
+            label, colon, _ = fine.partition(":")
+            row = dict(zip(TREC_COLUMNS, (label, fine, text), strict=True))
+            yield number, row if colon else Problem(BROKEN, "does not begin with COARSE:fine, as TREC's questions do")
