@@ -41,7 +41,7 @@ def exact(tokenizer: PreTrainedTokenizerBase, file: Path, name: str) -> PreTrain
 
     if not tokenizer.is_fast:
         return tokenizer
-    description = sentencepiece_model_pb2.ModelProto.FromString(file.read_bytes())
+    description = sentencepiece_model_pb2.ModelProto.FromString(file.read_bytes())  # type: ignore[attr-defined]
     is_bpe = description.trainer_spec.model_type == _BPE
     if isinstance(tokenizer, LlamaTokenizer) or (type(tokenizer) is TokenizersBackend and is_bpe):
         asked = "add_bos_token" in read_json(file.with_name("tokenizer_config.json"))

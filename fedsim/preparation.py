@@ -72,8 +72,8 @@ def _clients_note(config: Config, values: list[object], shards: Shards) -> tuple
     left, column = total - len(shards.indices_N), shown(config.partition.column)
     if many > clients:
         return (
-            f"{clients:,} of the {many:,} values of partition.column {column} are clients; the examples of the others, {left:,} of "
-            f"{total:,}, are not used",
+            f"{clients:,} of the {many:,} values of partition.column {column} are clients; the examples of the "
+            f"others, {left:,} of {total:,}, are not used",
         )
     if config.partition.clients is None:
         return (f"partition.clients is not given: all {many:,} values of partition.column {column} are clients",)
