@@ -9,7 +9,7 @@ published code, whose truncation can drop the mask.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +20,7 @@ from fedsim.core.tokens import TokenTable
 from fedsim.data.config import TaskConfig
 from fedsim.data.examples import Examples
 from fedsim.data.several import encode_plain, encode_several
+from fedsim.data.spelt_out import with_special_tokens_apart
 from fedsim.data.templates import Field, FilledText, Piece, Template, fill, parse_template
 from fedsim.data.truncation import encode_with_fields, shorten
 
@@ -69,6 +70,7 @@ def tokenize(
         raise ModelError(
             f"model: tokenizer {type(tokenizer).__name__} is not a fast one; use a model with a tokenizer.json"
         )
+    examples = replace(examples, texts=with_special_tokens_apart(tokenizer, examples.texts))
     types: list[Ids] | None = None
     if head_kind == "classifier":
         ids, types = _encode_classifier(examples, tokenizer, max_length)
