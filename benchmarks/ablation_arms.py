@@ -40,7 +40,7 @@ _ALL = ("layers.choose=all",)
 ARMS = (
     Arm("FedPepTAO (half of the layers by score)", "method", ("server.momentum=0.5",), everywhere=True),
     Arm("FedAvg, all layers", "method", ("server.kind=fedavg", *_ALL), everywhere=True),
-    Arm("FedAdam, all layers", "method", ("server.kind=fedadam", *_ALL), everywhere=True),
+    Arm("FedAdam, all layers", "method", ("server.kind=fedadam", "server.lr=0.02", *_ALL), everywhere=True),
     Arm("published code", "method", ("server.kind=fedpeptao_published", *_PUBLISHED_DEVICE)),
     Arm("bottom half", "layers", ("layers.choose=bottom",)),
     Arm("random half", "layers", ("layers.choose=random",)),
@@ -68,6 +68,6 @@ ARMS = (
     ),
     Arm("control", "local correction", ("client.correction=control",)),
     Arm("preconditioner", "local correction", ("client.correction=preconditioner",)),
-    Arm("proximal", "local correction", ("client.correction=proximal",)),
+    Arm("proximal", "local correction", ("client.correction=proximal", "client.proximal_mu=0.01")),
     Arm("moments kept over visits", "local optimizer", ("client.optimizer.moments=keep",)),
 )

@@ -185,8 +185,9 @@ class ClientConfig(Schema):
     """Local correction: none; control adds c - c_i to every step (SCAFFOLD); preconditioner averages the clients' changes in a
     common metric, the mean of their Adam preconditioners (after Wang et al. 2021); proximal pulls to the global vector
     (FedProx); auto is what ``server.kind`` needs: preconditioner for fedpeptao, control for scaffold, proximal for fedprox."""
-    proximal_mu: NonNegativeFloat = 0.01
-    """proximal: strength of the pull."""
+    proximal_mu: NonNegativeFloat = 0.001
+    """proximal: strength of the pull. Adam divides by the size of what it is given, so beside small gradients even 0.01 can be
+    all that is left: on the quickstart nothing is learned with it."""
     fuse: PositiveInt | Literal["auto", "off"] = "auto"
     """Clients of a work group that train in shared passes through the backbone: a number, off (one by one), or auto: a whole
     group, unless a trial at the start says that it needs too much memory or takes longer. The number in force is in the
