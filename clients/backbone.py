@@ -25,6 +25,7 @@ from clients.heads import (
     Tokens,
     Verbalizer,
     check_pooling,
+    label_words,
     pool,
     pool_packed,
     pooled_rows,
@@ -122,7 +123,9 @@ class Backbone:
             check_pooling(pooling, is_causal=family.causal_attention(frozen.config))
             classifier = Classifier(num_classes, frozen.config.hidden_size, pooling)
             return cls(frozen, family, classifier, prompt, model.autocast, compiled=model.compile)
-        words_C = _label_words(label_word_ids_C, num_classes, frozen, weights)
+        if weights.kind == "base":
+            raise ModelError("model.head.kind=verbalizer needs a model with its LM head; these weights have none")
+        words_C = label_words(label_word_ids_C, num_classes, frozen.config.vocab_size, next(frozen.parameters()).device)
         decoder = frozen.get_output_embeddings()
         verbalizer = Verbalizer(lambda h: family.head_transform(frozen, h), decoder, words_C, model.head.loss)
         return cls(frozen, family, verbalizer, prompt, model.autocast, compiled=model.compile)
@@ -402,34 +405,8 @@ class Backbone:
                 "the model fails in a forward pass of one token; look into its config.json: "
                 f"{type(error).__name__}: {first_line}"
             ) from error
-        num_layers = self._model.config.num_hidden_layers
-        if sorted(shapes.heads_and_size) != list(range(num_layers)):
-            raise ModelError(
-                f"{len(shapes.heads_and_size)} of {num_layers} layers use transformers' attention interface"
-            )
-        if len(set(shapes.heads_and_size.values())) > 1:
-            raise ModelError("the model's layers differ in key/value heads or head dimension; prompts need them alike")
-        num_kv_heads, head_dim = shapes.heads_and_size[0]
-        return PromptGeometry(num_layers, num_kv_heads, prompt_length, head_dim)
+        return shapes.geometry(self._model.config.num_hidden_layers, prompt_length)
 
     def _any_token(self) -> int:
         """Return a token id that is not padding."""
         return 1 if self._model.config.pad_token_id == 0 else 0
-
-
-def _label_words(
-    label_word_ids_C: np.ndarray | None, num_classes: int, model: PreTrainedModel, weights: SharedWeights
-) -> Tensor:
-    if weights.kind == "base":
-        raise ModelError("model.head.kind=verbalizer needs a model with its LM head; these weights have none")
-    if label_word_ids_C is None or len(label_word_ids_C) != num_classes:
-        given = 0 if label_word_ids_C is None else len(label_word_ids_C)
-        raise ModelError(
-            f"model.head.kind=verbalizer needs one label word for each of {num_classes} classes, got {given}"
-        )
-    if int(label_word_ids_C.min()) < 0 or int(label_word_ids_C.max()) >= model.config.vocab_size:
-        raise ModelError(
-            f"a label word has token id {int(label_word_ids_C.max())}, but the model knows {model.config.vocab_size} "
-            "words; use the model's own tokenizer"
-        )
-    return to_device(np.array(label_word_ids_C, dtype=np.int64), next(model.parameters()).device)

@@ -120,6 +120,27 @@ class Verbalizer:
         )
 
 
+def label_words(label_word_ids_C: np.ndarray | None, num_classes: int, vocab_size: int, device: torch.device) -> Tensor:
+    """Return the token id of each class's word on a device.
+
+    Raises
+    ------
+    ModelError
+        If there is not one for each class, or the model does not know it.
+    """
+    if label_word_ids_C is None or len(label_word_ids_C) != num_classes:
+        given = 0 if label_word_ids_C is None else len(label_word_ids_C)
+        raise ModelError(
+            f"model.head.kind=verbalizer needs one label word for each of {num_classes} classes, got {given}"
+        )
+    if int(label_word_ids_C.min()) < 0 or int(label_word_ids_C.max()) >= vocab_size:
+        raise ModelError(
+            f"a label word has token id {int(label_word_ids_C.max())}, but the model knows {vocab_size} words; use the "
+            "model's own tokenizer"
+        )
+    return to_device(np.array(label_word_ids_C, dtype=np.int64), device)
+
+
 class Classifier:
     """Scores of a linear layer, trained and exchanged with the prompt, on pooled hidden states.
 

@@ -25,6 +25,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from clients.prompt_dropout import PromptMask, masked
 from fedsim.core.errors import ModelError
+from fedsim.core.layout import PromptGeometry
 
 IMPLEMENTATIONS = {"sdpa": "fedsim_prefix_sdpa", "eager": "fedsim_prefix_eager"}
 """Name, in transformers' registry, of the prefix version of each supported attention implementation."""
@@ -169,6 +170,21 @@ class KeyShapes:
             raise ModelError(f"keys and values of layer {layer} differ in shape; prompts need them alike")
         self.heads_and_size[layer] = (key_BHTD.shape[1], key_BHTD.shape[3])
         return plain(module, query_BHTD, key_BHTD, value_BHTD, mask_B1TT, **kwargs)
+
+    def geometry(self, num_layers: int, prompt_length: int) -> PromptGeometry:
+        """Return the shape of prompts that fits the keys seen in a forward pass.
+
+        Raises
+        ------
+        ModelError
+            If some layers did not ask for their prompts, or layers differ.
+        """
+        if sorted(self.heads_and_size) != list(range(num_layers)):
+            raise ModelError(f"{len(self.heads_and_size)} of {num_layers} layers use transformers' attention interface")
+        if len(set(self.heads_and_size.values())) > 1:
+            raise ModelError("the model's layers differ in key/value heads or head dimension; prompts need them alike")
+        num_kv_heads, head_dim = self.heads_and_size[0]
+        return PromptGeometry(num_layers, num_kv_heads, prompt_length, head_dim)
 
 
 def _prefix_sdpa(
