@@ -45,7 +45,8 @@ class Quadratic:
     def __init__(self, h_NF, a_NF):
         self.h_NF, self.a_NF = torch.from_numpy(h_NF), torch.from_numpy(a_NF)
 
-    def read(self, tokens, prompt_CLKHPD, layers, head_C, client_of_example_B, trunk_ZD=None):
+    def read(self, tokens, prompt_CLKHPD, layers, head_C, client_of_example_B, trunk_ZD=None, mask=None):
+        assert mask is None
         of_client_B = torch.from_numpy(tokens.labels_B)
         away_BF = prompt_CLKHPD.flatten(1)[client_of_example_B] - self.a_NF[of_client_B]
         return Reading(0.5 * (self.h_NF[of_client_B] * away_BF**2).sum(dim=1), -away_BF), tokens.lengths_B

@@ -141,6 +141,7 @@ def test_embedded_tasks_run(tiny_config, tmp_path, task):
     assert run_config(config, quiet=True)["client_updates"] == 5
 
 
+# Eight rounds: fedadam and fedyogi overshoot once on their way, in the sixth and seventh.
 # fedpeptao_published is not here: its chained steps move the prompt away from the optimum in a run this small. That it
 # computes what the published code computes is for tests/parity; that it runs, for test_equal_bits.py.
 @pytest.mark.parametrize(
@@ -161,8 +162,8 @@ def test_every_server_method_lowers_the_training_loss(tiny_config, tmp_path, ser
     import pyarrow.parquet as pq
 
     config = tiny_config(
-        output=str(tmp_path / "run"), executor="local", rounds=6, server=server, client={"epochs": 2, "fuse": 6},
-        group_size=6, sampling={"clients_per_round": 12}, evaluation={"every": 6},
+        output=str(tmp_path / "run"), executor="local", rounds=8, server=server, client={"epochs": 2, "fuse": 6},
+        group_size=6, sampling={"clients_per_round": 12}, evaluation={"every": 8},
     )  # fmt: skip
     run_config(config, quiet=True)
     rounds = pq.read_table(tmp_path / "run" / "rounds.parquet").to_pylist()
