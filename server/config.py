@@ -28,7 +28,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "fedavg": {"lr": 1.0},
     "fedprox": {"lr": 1.0},
     "scaffold": {"lr": 1.0},
-    "fedavgm": {"lr": 1.0, "momentum": 0.9},
+    "fedavgm": {"lr": 1.0, "momentum": 0.5},
     "fedadam": {"lr": 0.2, "momentum": 0.9},
     "fedyogi": {"lr": 0.2, "momentum": 0.9},
     "fedadagrad": {"lr": 0.2, "momentum": 0.0},
