@@ -40,9 +40,8 @@ def layer_score(hidden_BTE: np.ndarray, mask_BT: np.ndarray | None = None, kind:
         return _log_determinant(hidden_BTE, mask_BT)
     rows_BX = _rows(hidden_BTE, mask_BT)
     eigenvalues = np.linalg.eigvalsh(_SIMILARITIES[kind](rows_BX))
-    if (
-        kind != "cosine"
-    ):  # cosines make a Gram matrix, whose eigenvalues are negative by rounding alone, far less than eps
+    # Cosines make a Gram matrix: its eigenvalues are negative by rounding alone, by far less than eps.
+    if kind != "cosine":
         eigenvalues = np.maximum(eigenvalues, 0.0)
     eigenvalues = eigenvalues + EPSILON
     return float(np.sum(np.log(eigenvalues) + 1.0 / eigenvalues))
