@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fedsim import __version__
-from fedsim.core.errors import ClientError, FedsimError
+from fedsim.core.errors import ClientError, ConfigError, FedsimError
 from fedsim.interrupt import RunInterrupted
 
 app = typer.Typer(
@@ -119,16 +119,22 @@ def partition(
     from fedsim.config import read_config
     from fedsim.figure import check_target, told
     from fedsim.plots import plot_label_distribution
-    from fedsim.preparation import partition_data
+    from fedsim.preparation import partition_data, with_clients
     from fedsim.report import partition_table
     from fedsim.results import class_names
     from fedsim.screen import Screen
 
     check_target(output)
     console = Screen()
-    data = partition_data(read_config(config, overrides or []))
+    resolved = read_config(config, overrides or [])
+    data = partition_data(resolved)
     for note in data.notes:
         console.print(note, markup=False, soft_wrap=True)
+    if resolved.partition.clients is None:
+        try:
+            with_clients(resolved, data.shards.num_clients)
+        except ConfigError as error:  # the partition can be looked at all the same
+            console.print(f"warning: a run is refused as it is: {error}", markup=False, soft_wrap=True)
     counts_NC = data.shards.label_counts(data.dataset.train.labels_N, len(data.task.labels))
     console.print(partition_table(counts_NC, class_names(data.task)))
     with told(console.print, output):

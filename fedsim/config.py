@@ -156,7 +156,8 @@ def _check_combinations(config: Config) -> None:
     if partition.clients is not None and config.sampling.clients_per_round > partition.clients:
         raise ValueError(
             f"sampling.clients_per_round={config.sampling.clients_per_round} is more than "
-            f"partition.clients={partition.clients}; give at most that many"
+            f"partition.clients={partition.clients}; set "
+            f"sampling.clients_per_round={partition.clients} or less"
         )
     if server.kind == "scaffold" and config.correction != "control":
         raise ValueError(

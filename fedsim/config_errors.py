@@ -35,8 +35,12 @@ def sentence(error: ValidationError, schema: type[Schema], where: Where) -> str:
     if kind == "value_error":
         text = str(context["error"])
         # A rule over several sections has no key of its own: point at the keys that its sentence names, overrides first.
+        # One over a section names the keys of that section.
         named = re.findall(r"[a-z_]+(?:\.[a-z_]+)+", text) if not key else []
-        places = [where(tuple(name.split("."))) for name in named] or [where(key)]
+        inner_keys = [(*key, word) for word in re.findall(r"[a-z_0-9]+", text) if word in _fields_at(key, schema)]
+        places = (
+            [where(tuple(name.split("."))) for name in named] or [where(each) for each in inner_keys] or [where(key)]
+        )
         place = min(places, key=lambda words: not words.startswith("override"))
         return f"{place}: {dotted + ': ' if dotted else ''}{text}"
     if kind == "missing":
@@ -74,6 +78,15 @@ def _schema_path(location: Key, root: type[Schema]) -> Key:
             path.append(part)
             schema = None
     return tuple(path)
+
+
+def _fields_at(key: Key, root: type[Schema]) -> frozenset[str]:
+    """Return the names of the keys in the section that ``key`` names; none where it names a value."""
+    schema: Any = root
+    for part in key:
+        field = schema.model_fields.get(part) if schema is not None else None
+        schema = None if field is None else _inner_schema(field.annotation)
+    return frozenset(schema.model_fields) if schema is not None and key else frozenset()
 
 
 def _inner_schema(annotation: Any) -> Any:
@@ -121,7 +134,10 @@ def _expected(complaints: Sequence[Any], given: Any) -> str:
         else:
             message = item["msg"].removeprefix("Input should be ").removeprefix("Input should ")
             alternatives.append(message[0].lower() + message[1:])
-    return f"must be {' or '.join(dict.fromkeys(alternatives))}{nearest(str(given), choices)}"
+    quoted = ""
+    if any(item["type"] == "string_type" for item in complaints) and isinstance(given, bool | int | float):
+        quoted = f"; in quotes it would be one: {json.dumps(json.dumps(given))}"
+    return f"must be {' or '.join(dict.fromkeys(alternatives))}{nearest(str(given), choices)}{quoted}"
 
 
 def _plain(value: Any) -> Any:

@@ -63,7 +63,16 @@ def partition_data(config: Config) -> PartitionedData:
     values = dataset.train.columns[column] if column is not None else None
     shards = partition(config.partition, dataset.train.labels_N, values, config.seed)
     notes = () if values is None else _clients_note(config, values, shards)
-    return PartitionedData(dataset, shards, (*dataset.notes, *notes))
+    return PartitionedData(dataset, shards, (*dataset.notes, *notes, *_classes_note(dataset)))
+
+
+def _classes_note(dataset: Dataset) -> tuple[str, ...]:
+    """Warn of training examples that are all of one class, from which nothing can be told."""
+    classes = np.unique(dataset.train.labels_N)
+    if len(classes) > 1:
+        return ()
+    label = shown(dataset.task.labels[int(classes[0])])
+    return (f"warning: all {len(dataset.train):,} training examples are of the class {label}",)
 
 
 def _clients_note(config: Config, values: list[object], shards: Shards) -> tuple[str, ...]:
@@ -91,10 +100,22 @@ def settled(config: Config) -> tuple[Config, PartitionedData | None]:
     if config.partition.clients is not None:
         return config, None
     data = partition_data(config)
+    return with_clients(config, data.shards.num_clients), data
+
+
+def with_clients(config: Config, clients: int) -> Config:
+    """Return the config with the number of clients that the data gave.
+
+    Raises
+    ------
+    ConfigError
+        If that number does not fit the rest of the config.
+    """
     values = config.model_dump(mode="json")
-    values["partition"]["clients"] = data.shards.num_clients
-    column = shown(config.partition.column)
-    return build_config(values, lambda key: f"partition.column {column} gives {data.shards.num_clients} clients"), data
+    values["partition"]["clients"] = clients
+    return build_config(
+        values, lambda key: f"partition.column {shown(config.partition.column)} gives {clients} clients"
+    )
 
 
 def prepare(

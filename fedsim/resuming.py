@@ -63,18 +63,26 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
 
 
-def check_contents(made_with: Mapping[str, str], contents: Mapping[str, str], config: Config, folder: str) -> None:
+def check_contents(
+    made_with: Mapping[str, str],
+    contents: Mapping[str, str],
+    config: Config,
+    folder: str,
+    before: Mapping[str, Any] | None = None,
+) -> None:
     """Refuse to go on with other data or another model than a run was made with.
 
     Parameters
     ----------
     made_with, contents
         Hashes by name, as in :attr:`fedsim.preparation.Prepared.contents`.
+    before
+        :attr:`Config.sources` of the run, where they are known.
 
     Raises
     ------
     CheckpointError
-        Saying what differs, and where what is there now comes from.
+        Saying what differs, and which keys were others, or where what is there now comes from.
     """
     differing = [name for name in {**made_with, **contents} if made_with.get(name) != contents.get(name)]
     if not differing:
@@ -82,11 +90,22 @@ def check_contents(made_with: Mapping[str, str], contents: Mapping[str, str], co
     what = [_CONTENTS[name][0] if name in _CONTENTS else name for name in differing]
     given = config.sources
     keys = dict.fromkeys(key for name in differing if name in _CONTENTS for key in _origin(_CONTENTS[name][1], given))
-    places = ", ".join(f"{key}={'null' if given[key] is None else given[key]}" for key in keys)
+    named = [f"{key}={'null' if given[key] is None else given[key]}" for key in keys]
+    places = ", ".join(_changed(before or {}, given) or named)
     raise CheckpointError(
         f"{folder} was made with {' and '.join(what)} than this run would have{f' ({places})' if places else ''}; give what it "
         "was made with, wherever that lies now, or another output"
     )
+
+
+def _changed(before: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Return what was said otherwise of how data are read; where they lie may have changed for good reasons."""
+    places = {key for _, keys in _CONTENTS.values() for key in keys}
+    return [
+        f"{key} was {_shown(before[key])} and is {_shown(given[key])}"
+        for key in before
+        if key not in places and before[key] != given[key]
+    ]
 
 
 def _origin(keys: tuple[str, ...], given: Mapping[str, Any]) -> tuple[str, ...]:
@@ -106,10 +125,17 @@ def finished(config: Config, path: Path) -> dict[str, Any] | None:
 
 def from_same_place(config: Config, path: Path) -> bool:
     """Tell whether data and weights come from where those of the run in ``path`` came from, so that nobody need look."""
-    try:
-        before = read_config(path / "config.yaml").sources
-    except FedsimError:
+    before = sources_of(path)
+    if before is None:
         return False
     # A relative path may mean another folder by now.
     relative = (value for value in before.values() if isinstance(value, str) and not Path(value).is_absolute())
     return before == config.sources and not any(Path(value).exists() for value in relative)
+
+
+def sources_of(path: Path) -> dict[str, Any] | None:
+    """Return where data and weights of the run in a folder came from, None where that cannot be read."""
+    try:
+        return read_config(path / "config.yaml").sources
+    except FedsimError:
+        return None

@@ -27,7 +27,7 @@ from fedsim.interrupt import InterruptWatch, RunInterrupted
 from fedsim.model_notes import model_notes
 from fedsim.place import Place, open_place
 from fedsim.progress import Progress
-from fedsim.resuming import check_config, check_contents, finished, from_same_place
+from fedsim.resuming import check_config, check_contents, finished, from_same_place, sources_of
 from fedsim.screen import Screen
 from fedsim.tracking import RunFolder, TensorBoard
 from server.robust import robust_problem
@@ -107,7 +107,7 @@ def _check_at(
     from fedsim.preparation import prepare
 
     prepared = prepare(config, progress.start_phase, data=data)
-    check_contents(done["contents"], prepared.contents, config, place.location)
+    check_contents(done["contents"], prepared.contents, config, place.location, sources_of(place.path))
     progress.note(f"{place.location} is finished, with the same data and weights; nothing to resume")
     return done
 
@@ -135,7 +135,8 @@ def _run_at(
             for note in prepared.data.notes:
                 progress.note(note)
             if checkpoint is not None:
-                check_contents(checkpoint.contents, prepared.contents, config, folder.location)
+                before = sources_of(place.path)
+                check_contents(checkpoint.contents, prepared.contents, config, folder.location, before)
             folder.begin()
             try:
                 return _run_in(config, prepared, executor, folder, progress, checkpoint, started)

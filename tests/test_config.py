@@ -280,6 +280,32 @@ def test_a_mistake_in_an_override_names_the_override(tmp_path, override, expecte
     assert len(str(caught.value)) < 600
 
 
+OWN = "data.task={name: mood, fields: [text], labels: [sad, glad], label_words: [terrible, great]}"
+GROUP_MISTAKES = [
+    (["data.path=here", OWN, "data.holdout=0.2", "data.validation_file=dev.csv"], {2, 3}),
+    (["data.path=here", OWN, "data.task.labels=[0, 0.0]"], {2}),
+    (["data.path=here", OWN, "data.task.label_words=[terrible]"], {2}),
+]
+
+
+@pytest.mark.parametrize(("overrides", "guilty"), GROUP_MISTAKES)
+def test_a_mistake_of_keys_together_is_not_blamed_on_another_key_of_their_section(tmp_path, overrides, guilty):
+    path = tmp_path / "good.yaml"
+    path.write_text("rounds: 3\n")
+    with pytest.raises(ConfigError) as caught:
+        read_config(path, overrides)
+    assert any(str(caught.value).startswith(f"override {overrides[number]!r}") for number in guilty)
+
+
+@pytest.mark.parametrize(("given", "quoted"), [("true", '"true"'), ("1e3", '"1000.0"')])
+def test_a_word_that_yaml_takes_for_something_else_is_told_to_be_quoted(tmp_path, given, quoted):
+    path = tmp_path / "words.yaml"
+    path.write_text(f"data:\n  task: {{name: x, fields: [t], labels: [a, b], label_words: [{given}, c]}}\n")
+    with pytest.raises(ConfigError, match="must be a word or text; in quotes it would be one: ") as caught:
+        read_config(path)
+    assert quoted in str(caught.value).replace("\\", "")
+
+
 def test_a_missing_file_names_the_nearest_one(tmp_path):
     (tmp_path / "quickstart.yaml").touch()
     with pytest.raises(ConfigError, match=r"there is no config file .*quickstrat.yaml \(did you mean"):

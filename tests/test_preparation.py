@@ -100,6 +100,19 @@ def test_without_a_number_of_clients_all_values_of_the_column_are_clients(tiny_c
     assert settled(given) == (given, None)
 
 
+def test_examples_of_one_class_alone_are_warned_of(tmp_path, tiny_config):
+    for name, labels in (("train", (1, 1, 1)), ("validation", (0, 1))):
+        rows = "".join(f"a fine film,{label}\n" for label in labels)
+        (tmp_path / f"{name}.csv").write_text("text,label\n" + rows)
+    data = {"path": str(tmp_path), "task": "sst2", "train_examples": None, "validation_examples": None}
+    changes = {"partition": {"clients": 2}, "sampling": {"clients_per_round": 2}}
+    assert (
+        "warning: all 3 training examples are of the class '1'"
+        in partition_data(tiny_config(data=data, **changes)).notes
+    )
+    assert not any("of the class" in note for note in partition_data(tiny_config()).notes)
+
+
 def test_by_column_says_what_it_leaves_out(tiny_config):
     data = partition_data(tiny_config(partition={**NATURAL, "clients": 7}))
     used = len(data.shards.indices_N)

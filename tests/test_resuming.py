@@ -103,6 +103,23 @@ def test_other_contents_at_another_place_are_refused_by_name(moved, change, sent
     assert (moved / "run" / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"holdout": 0.3}, r"data.holdout was null and is 0.3"),
+        ({"columns": {"text": "label"}}, r'data.columns was \{\} and is \{"text": "label"\}'),
+    ],
+    ids=["holdout", "columns"],
+)
+def test_contents_that_differ_by_a_key_are_refused_by_that_key(place, tmp_path, keys, sentence):
+    """Not by the path, which is the same."""
+    shutil.copytree(place / "run", tmp_path / "run")
+    other = config(place, rounds=2, data=keys).model_copy(update={"output": str(tmp_path / "run")})
+    with pytest.raises(CheckpointError, match=sentence) as refused:
+        run_config(other, resume=True, quiet=True)
+    assert "data.path" not in str(refused.value)
+
+
 def test_other_keys_are_refused_by_name_with_both_values(place):
     other = config(
         place, rounds=2, prompt={"length": 5}, data={"max_length": 64, "task": TASK | {"label_words": ["bad", "good"]}}

@@ -79,9 +79,10 @@ def open_files(config: DataConfig, task: TaskConfig, column: str | None = None) 
     holdout = config.holdout
     if holdout is None and not found.validation:
         if not found.whole:
+            where = "name its files in data.label_of_file" if config.label_of_file else f"name it in {_VALIDATION}"
             raise DataError(
-                f"{folder}: no validation file (validation.*, dev.*, valid.*, val.* or a labelled test.*); name it in "
-                f"{_VALIDATION}, or hold out a share of the training examples with data.holdout=0.1; {listing(folder)}"
+                f"{folder}: no validation file (validation.*, dev.*, valid.*, val.* or a labelled test.*); {where}, or hold "
+                f"out a share of the training examples with data.holdout=0.1; {listing(folder)}"
             )
         holdout = HELD_OUT
     both = next((path for path in found.train if holdout is None and path in found.validation), None)
@@ -111,7 +112,7 @@ def _find(folder: Path, card: CardConfig | None, wanted: Wanted) -> _Found:
     if config.label_of_file:
         return _find_labelled(folder, _labels_of_files(folder, wanted), config)
     named = {
-        key: named_files(folder, name, key)
+        key: named_files(_home(folder, config.subset, name), name, key)
         for key, name in ((_TRAIN, config.train_file), (_VALIDATION, config.validation_file))
         if name is not None
     }
@@ -137,6 +138,13 @@ def _find(folder: Path, card: CardConfig | None, wanted: Wanted) -> _Found:
     elif any(path.is_file() and extension(path.name) is None for path in folder.iterdir()):
         hint = ", or give data.label_of_file where the file is the class"
     raise DataError(f"{folder}: no training file train.*; name it in {_TRAIN}{hint}; {listing(folder)}")
+
+
+def _home(folder: Path, subset: str | None, name: str) -> Path:
+    """Return the folder that the name of a file is relative to: where a card chose the subset, the folder called so as well."""
+    inner = folder / subset if subset is not None else folder
+    known = (folder / name).exists() or bool(matching(folder, name))
+    return inner if inner.is_dir() and not known else folder
 
 
 def _search(base: Path, stems: Sequence[str], patterns: Sequence[str], key: str, tsv: list[Path]) -> list[Path]:
@@ -176,6 +184,8 @@ def _labels_of_files(folder: Path, wanted: Wanted) -> dict[Path, str]:
         if pattern.startswith(("/", "~")) or ".." in Path(pattern).parts:
             raise DataError(f"data.label_of_file: {shown(pattern)} leads out of {folder}; give names of files in it")
         files = matching(folder, pattern)
+        if not files and "/" not in pattern:
+            files = matching(folder, f"**/{pattern}")  # a name alone is that of files in any folder
         if not files:
             raise DataError(f"data.label_of_file: no file is called {shown(pattern)}; {listing(folder)}")
         twice = next((path for path in files if path in found), None)
@@ -272,7 +282,8 @@ def _note(
         if columns:
             how[f"columns {', '.join(columns)}"] = None
     if found.labels is not None:
-        labels = listed(f"{path.name}={found.labels[path]}" for path in (*found.train, *found.validation))
+        labelled = dict.fromkeys(f"{path.name}={found.labels[path]}" for path in (*found.train, *found.validation))
+        labels = listed(labelled)
         how[f"the file is the class ({labels})"] = None
     if holdout is not None:
         why = "data.holdout" if wanted.config.holdout is not None else "the data have no split; see data.holdout"

@@ -129,7 +129,7 @@ def _hold_out(train: Examples, share: float, seed: int) -> tuple[Examples, Examp
         )
     order_N = stream(seed, NO_ROUND, NO_CLIENT, "data_holdout").permutation(len(train))
     held = replace(train.take(np.sort(order_N[:many])), columns={}, skipped=0, skipped_reasons={})
-    return train.take(np.sort(order_N[many:])), replace(held, origin=f"{train.origin}, held out")
+    return train.take(np.sort(order_N[many:])), replace(held, origin=f"the held-out part of {train.origin}")
 
 
 def _cut(examples: Examples, size: int | None, seed: int, key: str) -> Examples:

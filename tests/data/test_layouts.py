@@ -150,6 +150,9 @@ def test_a_file_may_be_named_beside_a_card():
     dataset = load(LAYOUTS / "hub", "sst2", **keys)
     said = "other/train-00000-of-00002.parquet (and 1 more) and sst2/validation-00000-of-00001.parquet in"
     assert said in dataset.notes[0]
+    for name in ("train-*.parquet", "train-00000-of-00002.parquet", "other/train-00000-of-00002.parquet"):
+        inside = load(LAYOUTS / "hub", "sst2", subset="other", train_file=name)
+        assert "other/train-00000-of-00002.parquet" in inside.notes[0]
 
 
 def test_several_files_are_one_split():
@@ -226,6 +229,10 @@ def test_files_of_one_class_can_have_splits(tmp_path):
     dataset = load(tmp_path, OWN, **keys)
     assert (dataset.train.texts, dataset.train.labels_N.tolist()) == ([("dull",), ("fine",)], [0, 1])
     assert dataset.validation.texts == [("nice",)]
+    by_name = load(tmp_path, OWN, label_of_file={"good.txt": 1, "bad.txt": 0})
+    assert by_name.train.texts == dataset.train.texts and by_name.validation.texts == dataset.validation.texts
+    with pytest.raises(DataError, match=r"no validation file .*; name its files in data\.label_of_file, or hold out"):
+        load(tmp_path, OWN, label_of_file={"train/good.txt": 1, "train/bad.txt": 0})
     turned = load(tmp_path, OWN, **keys, train_file="dev/*", validation_file="train/*")
     assert turned.train.texts == [("nice",)]
     (tmp_path / "good.csv").write_text("tweet\nfine\nnice\n")

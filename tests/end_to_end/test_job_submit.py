@@ -86,7 +86,9 @@ def test_a_job_shows_progress_and_writes_what_a_local_run_does_and_a_mistake_fai
 
     log, _ = mistaken.communicate(timeout=200)
     assert mistaken.returncode != 0, log
-    sentence = "sampling.clients_per_round=13 is more than partition.clients=12; give at most that many"
+    sentence = (
+        "sampling.clients_per_round=13 is more than partition.clients=12; set sampling.clients_per_round=12 or less"
+    )
     assert re.search(rf"^error: .*{re.escape(sentence)}$", log, re.MULTILINE), log
     assert "Traceback" not in log
     assert not (tmp_path / "mistake").exists()
