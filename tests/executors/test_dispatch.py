@@ -48,15 +48,32 @@ class Light:
         return [10 * client for client in clients]
 
 
+class Stock:
+    """Light actors that no test has: what a test leaves alive, the next one takes."""
+
+    def __init__(self, ray):
+        self.ray, self.left, self._made = ray, [], []
+
+    def make(self):
+        self._made.append(self.ray.remote(num_cpus=0.1)(Light).remote())
+        return self._made[-1]
+
+    def close(self):
+        for (
+            actor
+        ) in self._made:  # those that are dead as well: one killed from outside may be thought alive for a moment
+            self.ray.kill(actor)
+
+
 class Bench:
     """Two light actors and a dispatcher."""
 
     def __init__(self, ray, stock, tmp_path, on_failure, **config):
         self.ray, self.file, self.notes = ray, tmp_path / "strikes", []
         settings = RayConfig(actors=2, **config)
-        self.pool = ActorPool(settings, ray.remote(num_cpus=0.1)(Light).remote, self.notes.append)
+        self.pool = ActorPool(settings, stock.make, self.notes.append)
         for slot in range(2):
-            self.pool.add(slot, *stock.pop())
+            self.pool.add(slot, *stock.left.pop())
         self.dispatcher = Dispatcher(settings, self.pool, FailurePolicy.of(on_failure), lambda: None, self.notes.append)
 
     def run(self, deed="", client=-1, times=0, groups=4, timeout_seconds=None, slots=False):
@@ -85,12 +102,10 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def stock(session_ray):
-    """Light actors that no test has: what a test leaves alive, the next one takes."""
     session_ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import a test module
-    left = []
-    yield left
-    for actor, _ in left:
-        session_ray.kill(actor)
+    stock = Stock(session_ray)
+    yield stock
+    stock.close()
 
 
 @pytest.fixture
@@ -98,8 +113,8 @@ def bench(session_ray, stock, tmp_path):
     made = []
 
     def make(on_failure="raise", **config):
-        fresh = [session_ray.remote(num_cpus=0.1)(Light).remote() for _ in range(2 - len(stock))]
-        stock.extend((actor, session_ray.get(actor.info.remote()).node_id) for actor in fresh)
+        fresh = [stock.make() for _ in range(2 - len(stock.left))]
+        stock.left.extend((actor, session_ray.get(actor.info.remote()).node_id) for actor in fresh)
         made.append(Bench(session_ray, stock, tmp_path, on_failure, **config))
         return made[-1]
 
@@ -109,7 +124,7 @@ def bench(session_ray, stock, tmp_path):
             [actor.info.remote() for actor in each.pool.ready.values()], num_returns=len(each.pool.ready), timeout=0.5
         )
         if len(idle) == len(each.pool) == len(each.pool.ready):
-            stock.extend((actor, each.pool.nodes[slot]) for slot, actor in each.pool.ready.items())
+            stock.left.extend((actor, each.pool.nodes[slot]) for slot, actor in each.pool.ready.items())
         else:
             each.pool.close()
 
