@@ -169,9 +169,9 @@ def test_a_client_that_takes_all_memory_is_found_though_others_are_killed_with_i
     """Killed as Ray's memory monitor does it, which stops at no actor until enough is free."""
     monkeypatch.setattr("fedsim.executors.dispatch.out_of_memory", lambda error: True)
     one = bench("drop", max_replacements=3)
-    for actor, _ in stock:
+    for actor, _ in stock.left:
         one.ray.kill(actor)
-    stock.clear()
+    stock.left.clear()
     for slots in (False, True):
         results, failures = one.run("kill all", 7, times=100, slots=slots)
         assert {client: kind for client, (kind, _) in failures.items()} == {7: "lost"}
