@@ -197,7 +197,7 @@ REFUSED = {
     "a GPU where there is none": (["ray.num_gpus=0", "ray.num_gpus_per_actor=1/2"], "ray.num_gpus_per_actor=0.5"),
     "cuda without a share of a GPU": (["model.device=cuda"], "model.device=cuda needs a share of a GPU for each actor"),
     "more threads than CPUs": (["ray.num_cpus=2", "client.threads=64"], "set client.threads=2"),
-    "a cohort larger than the population": (["sampling.clients_per_round=200"], "=100; set sampling.clients_per_round=100 or less"),
+    "a cohort larger than the population": (
         ["sampling.clients_per_round=200"],
         "partition.clients=100; set sampling.clients_per_round=100 or less",
     ),
