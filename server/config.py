@@ -261,6 +261,10 @@ class LayersConfig(Schema):
                 f"share_rule: {self.share_rule} has nothing to decide with choose: {self.choose}; "
                 "use choose: score, top, bottom or random, or share_rule: fixed"
             )
+        if self.score != "cosine" and self.choose != "score":
+            raise ValueError(
+                f"score: {self.score} has no use with choose: {self.choose}; set choose: score, or drop score"
+            )
         if self.fixed is not None and (len(set(self.fixed)) != len(self.fixed) or min(self.fixed, default=0) < 0):
             raise ValueError(f"fixed: {list(self.fixed)} must name each layer once, counted from 0")
         return self

@@ -237,6 +237,7 @@ MISTAKES = [
     ("data: {path: " + "a/" * 3000 + "}", "data.path: the path has 6000 bytes"),
     ("prompt: {start_from: ~nobody.such/run}", "prompt.start_from: the path begins with ~, but there is no such user"),
     ("ray: {group_timeout_seconds: 1.0e+300}", "must be at most 1000000000"),
+    ("layers: {choose: all, score: naswot}", "layers: score: naswot has no use with choose: all; set choose: score"),
 ]  # fmt: skip
 
 
