@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from clients.spec import WorkerInfo
-from clients.sums import GroupSums
-from clients.visits import Parts, TrainingResult
-from fedsim.client_states import ClientStates
+from clients.training.local_job import Parts, TrainingResult
+from clients.training.sums import GroupSums
 from fedsim.core.layout import PromptGeometry, VectorLayout
 from fedsim.core.messages import ClientReport, ClientState, GlobalState, GroupUpdate, WorkGroup
 from fedsim.executors.base import Executor, Handle, TrainedGroup
+from fedsim.simulation.client_states import ClientStates
 from server.config import SamplingConfig, ServerConfig
 from server.sampling import cohort
 
@@ -75,7 +75,7 @@ class AddOneWorker:
         group: WorkGroup,
         state: GlobalState,
         *client_states: ClientState,
-        trunks: Mapping[int, Any] | None = None,
+        caches: Mapping[int, Any] | None = None,
     ) -> tuple[Any, ...]:
         """Let each client of the group add one; return reports, sums and new states."""
         parts = Parts.of(self._spec.full, state.layers, keep_local=False)
@@ -136,10 +136,10 @@ class Carrying:
         workers = self._executor.start(self._spec)  # type: ignore[arg-type]  # another spec than that of a run
         vector_F = np.zeros(self.elements, np.float32)
         weight = float(self._spec.sizes_N.sum())
-        self._executor.start_server(
+        self._executor.server.start(
             ServerConfig(kind="fedavg"), vector_F, (0,), self.cohort_size / self.clients, weight
         )
-        self._state = self._executor.global_state()
+        self._state = self._executor.server.global_state()
         return workers
 
     def round(self) -> list[ClientReport]:
@@ -148,9 +148,9 @@ class Carrying:
         groups = self._executor.groups(self.rounds, order, self._group_size, np.ones(self.clients))
         results = self._executor.train(groups, self._state, self._states)
         trained = [result for result in results if isinstance(result, TrainedGroup)]
-        self._executor.apply(self.rounds, order)
+        self._executor.server.apply(self.rounds, order)
         self._states.commit(trained)
-        self._state = self._executor.global_state()
+        self._state = self._executor.server.global_state()
         self.rounds += 1
         return [report for group in trained for report in group.reports]
 

@@ -66,8 +66,8 @@ def main() -> int:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Do the run on nodes and the run in one process; return what there is to say."""
     from benchmarks.disturbed import run
-    from fedsim.config import build_config
-    from fedsim.preparation import prepare
+    from fedsim.configuration.schema import build_config
+    from fedsim.simulation.preparation import prepare
 
     config = build_config(settings(arguments, ray={"address": "auto"}))
     prepared = prepare(config)
@@ -174,7 +174,7 @@ class _Change:
                 self.actors = Counter(executor._pool.nodes.values())
                 spec_ref = executor._workers._spec_ref
                 self.nodes_with_weights = len(ray.experimental.get_object_locations([spec_ref])[spec_ref]["node_ids"])
-                self.adders = len(executor._server._adders)
+                self.adders = len(executor.server._adders)
             if self._lose and training and number == self._lose and self.lost_at is None:
                 self.lost_at = time.time()
                 self._cluster.lose()

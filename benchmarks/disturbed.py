@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.faulty import Fault, FaultySpec
-from fedsim.config import Config
+from fedsim.configuration.schema import Config
 from fedsim.core.errors import FedsimError
-from fedsim.preparation import Prepared
-from fedsim.progress import Progress
-from fedsim.runner import make_executor
-from fedsim.simulation import Simulation
-from fedsim.tracking import RunFolder
+from fedsim.display.progress import Progress
+from fedsim.executors.make import make_executor
+from fedsim.records.run_folder import RunFolder
+from fedsim.simulation.loop import Simulation
+from fedsim.simulation.preparation import Prepared
 
 
 @dataclass

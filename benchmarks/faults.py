@@ -123,7 +123,7 @@ def main(
 
 def config(folder: Path | None = None, **changes: Any) -> Any:
     """Return the config of all rows with changes."""
-    from fedsim.config import build_config
+    from fedsim.configuration.schema import build_config
 
     return build_config(
         {
@@ -147,8 +147,8 @@ class Matrix:
 
     def __init__(self, folder: Path) -> None:
         from benchmarks.disturbed import run
-        from clients.visits import num_visited
-        from fedsim.preparation import prepare
+        from clients.training.local_job import num_trained
+        from fedsim.simulation.preparation import prepare
         from server.sampling import cut
 
         self._folder = folder
@@ -156,7 +156,7 @@ class Matrix:
         local = config(executor="local")
         self._prepared = prepare(local)
         self._whole = run(local, self._prepared, folder / "whole").vector_F
-        work_N = [num_visited(local.client, int(size)) for size in self._prepared.spec.train_sizes]
+        work_N = [num_trained(local.client, int(size)) for size in self._prepared.spec.train_sizes]
         self._groups = cut(range(CLIENTS), GROUP, work_N)  # type: ignore[arg-type]  # a list serves as well
         self._done = 0
 
@@ -291,7 +291,7 @@ def _python(
 
 
 def _child(what: str, folder: Path) -> None:
-    from fedsim.runner import run_config
+    from fedsim.simulation.runner import run_config
 
     if what.startswith("memory"):
         case = CASES[int(what.split()[1])]

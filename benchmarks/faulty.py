@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-import clients.group
+import clients.training.group
 from clients.spec import WorkerSpec
-from clients.visits import TrainingResult
+from clients.training.local_job import TrainingResult
 from clients.worker import ClientWorker
 
 Kind = Literal["kill", "raise", "hang", "nan", "shape", "memory"]
@@ -75,7 +75,7 @@ class FaultySpec(WorkerSpec):
         return super().build(device)
 
 
-_train_clients = clients.group.train_clients
+_train_clients = clients.training.group.train_clients
 _score_one = ClientWorker._score_one
 _evaluate_some = ClientWorker._evaluate_some
 
@@ -90,7 +90,7 @@ def install(faults: tuple[Fault, ...]) -> None:
                 _BEFORE[fault.kind](fault)
 
     def train_clients(backbone: Any, table: Any, visits: Any, *arguments: Any, **settings: Any) -> list[TrainingResult]:
-        here = {visit.client: row for row, visit in enumerate(visits)}
+        here = {job.client: row for row, job in enumerate(visits)}
         strike("train", here, settings["round"])
         results = _train_clients(backbone, table, visits, *arguments, **settings)
         for fault in faults:
@@ -108,7 +108,7 @@ def install(faults: tuple[Fault, ...]) -> None:
         strike("evaluate", [each.client for each in some], state.round)
         return _evaluate_some(worker, parts, state, some)
 
-    clients.group.train_clients = train_clients
+    clients.training.group.train_clients = train_clients
     ClientWorker._score_one = score_one  # type: ignore[method-assign]
     ClientWorker._evaluate_some = evaluate_some  # type: ignore[method-assign]
 

@@ -23,7 +23,7 @@ def needed_flops(
     prompt_length: int,
     lowest: int = 0,
     *,
-    trunk: bool = False,
+    cached: bool = False,
     one_read: bool = False,
 ) -> float:
     """Return the floating-point operations of one forward and backward pass over some examples.
@@ -46,7 +46,7 @@ def needed_flops(
     linear, projections = 4 * shape.hidden**2 + 2 * shape.hidden * shape.inner, 3 * shape.hidden**2
     tokens, pairs = lengths_N.sum(), (lengths_N * (lengths_N + prompt_length)).sum()
     upper = shape.layers - lowest
-    forward = (upper if trunk else shape.layers) * (2 * linear * tokens + 4 * shape.hidden * pairs)
+    forward = (upper if cached else shape.layers) * (2 * linear * tokens + 4 * shape.hidden * pairs)
     # A gradient of an input costs as much as the product itself; none enters the projections of the lowest prompted layer.
     backward = upper * (2 * linear * tokens + 8 * shape.hidden * pairs) - 2 * projections * tokens
     if one_read:

@@ -28,14 +28,14 @@ from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.flops import Shape, needed_flops
 from benchmarks.measure import RUNS, Row, compare, in_turn, numbers, present, write
-from clients.backbone import Backbone
+from clients.backbone.device import make_deterministic
+from clients.backbone.loading import load_shared_weights
+from clients.backbone.model import Backbone
+from clients.backbone.passes import PassLimit
 from clients.budget import tokens_of_pass
 from clients.config import ClientConfig, ModelConfig, PromptConfig
-from clients.device import make_deterministic
-from clients.loading import load_shared_weights
-from clients.passes import PassLimit
-from clients.training import train_clients
-from clients.visits import Parts, TrainingResult, Visit
+from clients.training.local_job import LocalJob, Parts, TrainingResult
+from clients.training.local_training import train_clients
 from fedsim.core.layout import VectorLayout
 from fedsim.core.tokens import TokenTable
 
@@ -113,9 +113,9 @@ class Work:
         """Train the clients, all at once or one after another."""
         parts = Parts.of(VectorLayout.full(backbone.geometry), tuple(range(self._size.shape.layers)), keep_local=False)
         start_A = np.random.default_rng(1).normal(0.0, 0.02, parts.trained.size).astype(np.float32)
-        visits = [Visit(client, own_N, start_A) for client, own_N in enumerate(self._examples_N)]
+        visits = [LocalJob(client, own_N, start_A) for client, own_N in enumerate(self._examples_N)]
         limit = PassLimit(tokens_of_pass("auto", backbone.hidden_size, on_gpu=self._device.type == "cuda"))
-        groups: Sequence[list[Visit]] = [visits] if together else [[visit] for visit in visits]
+        groups: Sequence[list[LocalJob]] = [visits] if together else [[job] for job in visits]
         results: list[TrainingResult] = []
         for group in groups:
             results += train_clients(

@@ -108,17 +108,13 @@ def _point(folder: Path, whole: Path, moment: float) -> Point:
 def _import_everything() -> None:
     """Import what a run imports; nothing may compute here, lest threads be lost by the fork."""
     import clients.worker  # noqa: F401
-    import fedsim.executors.local
-    import fedsim.preparation
-    import fedsim.results
-    import fedsim.simulation  # noqa: F401
 
 
 def _run(folder: Path, resume: bool) -> None:
     from rich.console import Console
 
-    from fedsim.config import build_config
-    from fedsim.runner import run_config
+    from fedsim.configuration.schema import build_config
+    from fedsim.simulation.runner import run_config
 
     config = build_config(
         {

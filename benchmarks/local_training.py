@@ -29,7 +29,7 @@ import typer
 
 from benchmarks.flops import Shape, needed_flops
 from benchmarks.measure import RUNS, Row, compare, in_turn, present
-from fedsim.config import Config, read_config
+from fedsim.configuration.schema import Config, read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 _COMMON = (
@@ -54,7 +54,7 @@ class Side:
     upper: bool = False
     """Prompts in the upper half of the layers alone."""
     fuse: bool = False
-    trunk: bool = False
+    cached: bool = False
 
 
 SIDES = (
@@ -63,7 +63,7 @@ SIDES = (
     Side("fedsim one by one", "fedsim"),
     Side("fedsim fused", "fedsim", fuse=True),
     Side("fedsim fused, upper layers", "fedsim", fuse=True, upper=True),
-    Side("fedsim fused, upper layers, cached trunk", "fedsim", fuse=True, upper=True, trunk=True),
+    Side("fedsim fused, upper layers, cached trunk", "fedsim", fuse=True, upper=True, cached=True),
 )
 
 
@@ -95,7 +95,7 @@ class Share:
         work = Work.load(Path(folder))
         self._clients = clients
         self._plain = {upper: PlainClients(_with_layers(work, upper)) for upper in (False, True)}
-        self._workers = {trunk: _worker(folder, trunk) for trunk in (False, True)}
+        self._workers = {cached: _worker(folder, cached) for cached in (False, True)}
         full = self._workers[False].info().full
         rng = np.random.default_rng(0)
         self._states = {}
@@ -103,7 +103,7 @@ class Share:
             layers = _layers(full.geometry.num_layers, upper)
             vector_F = rng.normal(0.0, 0.02, full.exchanged(layers).size).astype(np.float32)
             self._states[upper] = GlobalState(0, layers, vector_F)
-        self._trunks: dict[int, Any] = {}
+        self._caches: dict[int, Any] = {}
 
     def run(self, side: Side, clients: list[int]) -> tuple[np.ndarray, int]:
         """Train some clients; return the sum of their vectors, weighted by examples, and their steps."""
@@ -117,13 +117,13 @@ class Share:
             return total_F, 0
         from fedsim.core.messages import ClientState, WorkGroup
 
-        missing = tuple(client for client in clients if client not in self._trunks) if side.trunk else ()
-        group = WorkGroup(0, 0, tuple(clients), fuse=len(clients) if side.fuse else 1, keep_trunks=missing)
-        trunks = self._trunks if side.trunk else {}
-        reports, update, *made = self._workers[side.trunk].train(
-            group, state, *map(ClientState, clients), trunks=trunks
+        missing = tuple(client for client in clients if client not in self._caches) if side.cached else ()
+        group = WorkGroup(0, 0, tuple(clients), fuse=len(clients) if side.fuse else 1, keep_cached=missing)
+        caches = self._caches if side.cached else {}
+        reports, update, *made = self._workers[side.cached].train(
+            group, state, *map(ClientState, clients), caches=caches
         )
-        self._trunks.update(zip(missing, made[len(clients) :], strict=True))
+        self._caches.update(zip(missing, made[len(clients) :], strict=True))
         failed = [report.failure for report in reports if report.failure is not None]
         if failed:
             raise RuntimeError(failed[0].traceback)
@@ -151,12 +151,12 @@ def _layers(count: int, upper: bool) -> tuple[int, ...]:
     return tuple(range(count // 2 if upper else 0, count))
 
 
-def _worker(folder: str, trunk: bool) -> Any:
+def _worker(folder: str, cached: bool) -> Any:
     import pickle
 
     from clients.worker import ClientWorker
 
-    spec = pickle.loads((Path(folder) / f"spec-{trunk}.pickle").read_bytes())
+    spec = pickle.loads((Path(folder) / f"spec-{cached}.pickle").read_bytes())
     return ClientWorker(spec)
 
 
@@ -174,15 +174,15 @@ def processes(config: Config, clients: list[int]) -> Iterator[list[Connection]]:
     import pickle
 
     from benchmarks.peers.work import Work
-    from fedsim.preparation import prepare
+    from fedsim.simulation.preparation import prepare
 
     context = multiprocessing.get_context("spawn")
     with TemporaryDirectory() as folder:
         Work.of(config, 1)[0].save(Path(folder))
-        for trunk in (False, True):
-            cache = config.model.trunk_cache.model_copy(update={"dtype": "auto" if trunk else "off"})
+        for cached in (False, True):
+            cache = config.model.trunk_cache.model_copy(update={"dtype": "auto" if cached else "off"})
             one = config.model_copy(update={"model": config.model.model_copy(update={"trunk_cache": cache})})
-            (Path(folder) / f"spec-{trunk}.pickle").write_bytes(pickle.dumps(prepare(one).spec))
+            (Path(folder) / f"spec-{cached}.pickle").write_bytes(pickle.dumps(prepare(one).spec))
         started = []
         for _ in range(_PROCESSES):
             here, there = context.Pipe()
@@ -205,7 +205,7 @@ def processes(config: Config, clients: list[int]) -> Iterator[list[Connection]]:
 
 def measure(name: str, config: Config, clients: int, runs: int) -> list[Row]:
     """Return the rows of one model."""
-    from fedsim.preparation import prepare
+    from fedsim.simulation.preparation import prepare
 
     spec = prepare(config).spec
     chosen = [int(client) for client in np.random.default_rng(1).permutation(spec.shards.num_clients)[:clients]]
@@ -268,7 +268,7 @@ def work_flops(config: Config, spec: Any, clients: list[int], side: Side) -> flo
         lengths_N,
         config.prompt.length,
         min(_layers(shape.layers, side.upper)),
-        trunk=side.trunk,
+        cached=side.cached,
         one_read=config.model.head.pooling != "mean",
     )
 

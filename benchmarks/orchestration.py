@@ -30,10 +30,10 @@ import typer
 from benchmarks.carrying import AddOneSpec, Carrying
 from benchmarks.measure import RUNS, Row, compare, in_turn, numbers, present
 from benchmarks.peers.fedsim_side import group_size
-from clients.sums import BLOCK
-from fedsim.config import build_config
+from clients.training.sums import BLOCK
+from fedsim.configuration.schema import build_config
 from fedsim.executors.base import Executor
-from fedsim.runner import make_executor
+from fedsim.executors.make import make_executor
 
 COPY_LIMIT, PLAIN_LOOP, LOCAL = "copy limit", "plain loop", "fedsim, this process"
 MEASURED_SECONDS = 0.2

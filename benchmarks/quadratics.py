@@ -1,7 +1,7 @@
 """Federated quadratics on which the server's own functions run: the problem of ``benchmarks.stability``.
 
 N clients with losses 1/2 (x - a_i)' diag(lambda_i) (x - a_i) take T gradient steps of size eta; a cohort of m is drawn each
-round; ``server.aggregation.combine``, ``server.optimizers.step`` and ``clients.control.client_control`` do the rest.
+round; ``server.aggregation.combine``, ``server.optimizers.step`` and ``clients.training.control.client_control`` do the rest.
 
 Losses are scaled so that T eta lambda_i is given. A visit then covers the share h_i = 1 - (1 - eta lambda_i)^T of the way to
 a_i whatever T and eta are, plain FedAvg does the same in all settings, and what differs is due to eta_s / (T eta) alone.
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from clients.control import client_control
+from clients.training.control import client_control
 from fedsim.core.messages import GroupUpdate
 from server.aggregation import CombinedUpdate, combine
 from server.config import ServerConfig
@@ -116,7 +116,7 @@ def simulate(
     state, controls_NF = initial_state(config, start_F), np.zeros_like(problem.centre_NF)
     path = [state.vector_F]
     for round, order in enumerate(cohorts(len(controls_NF), seed, rounds)):
-        combined = visit(problem, config, setting, state, controls_NF, order, round)
+        combined = job(problem, config, setting, state, controls_NF, order, round)
         state = step(config, state, combined, COHORT / len(controls_NF))
         path.append(state.vector_F)
         if np.abs(state.vector_F).max() > DIVERGED:
@@ -130,7 +130,7 @@ def cohorts(clients: int, seed: int, rounds: int) -> list[np.ndarray]:
     return [rng.permutation(clients)[:COHORT] for _ in range(rounds)]
 
 
-def visit(
+def job(
     problem: Problem,
     config: ServerConfig,
     setting: Setting,

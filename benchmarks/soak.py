@@ -90,12 +90,12 @@ def main(
 
 def measure(rounds: int) -> list[Row]:
     """Return the rows of a soak."""
-    from fedsim.config import build_config
-    from fedsim.preparation import prepare
-    from fedsim.progress import Progress
-    from fedsim.runner import make_executor
-    from fedsim.simulation import Simulation
-    from fedsim.tracking import RunFolder
+    from fedsim.configuration.schema import build_config
+    from fedsim.display.progress import Progress
+    from fedsim.executors.make import make_executor
+    from fedsim.records.run_folder import RunFolder
+    from fedsim.simulation.loop import Simulation
+    from fedsim.simulation.preparation import prepare
 
     config = build_config({**CONFIG, "rounds": rounds})
     watched = _Watched()

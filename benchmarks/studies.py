@@ -58,8 +58,8 @@ class Work:
 
 def run(study: str, work: Work) -> dict[str, Any]:
     """Do one run and return its record; executed in a process of its own."""
-    from fedsim.config import read_config
-    from fedsim.runner import run_config
+    from fedsim.configuration.schema import read_config
+    from fedsim.simulation.runner import run_config
 
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch, Path(os.devnull).open("w") as nowhere:

@@ -50,7 +50,7 @@ class ClientActor:
         """
         import torch
 
-        from clients.device import limit_memory, resolve_device
+        from clients.backbone.device import limit_memory, resolve_device
 
         share = _gpu_share()
         name = resolve_device(device, gpu_granted=share > 0)
@@ -72,22 +72,22 @@ class ClientActor:
 
         A client whose state is not handed in keeps nothing, or not yet. Where clients keep nothing, their states are not
         returned either: visits and steps follow from the reports. Trunks that are handed in come last, in the order of
-        ``group.with_trunks``.
+        ``group.with_cached``.
         """
-        cut = len(fetched) - len(group.with_trunks)
-        trunks = {client: trunk for client, trunk in zip(group.with_trunks, fetched[cut:], strict=True) if trunk}
+        cut = len(fetched) - len(group.with_cached)
+        caches = {client: cached for client, cached in zip(group.with_cached, fetched[cut:], strict=True) if cached}
         states = _states(group.clients, fetched[:cut])
-        reports, update, *made = self._worker.train(group, state, *states, trunks=trunks)
+        reports, update, *made = self._worker.train(group, state, *states, caches=caches)
         return (reports, update, *made[0 if self._keeps_state else len(states) :])
 
     def try_fusing(self, *arguments: Any) -> Any:
         """See :meth:`clients.worker.ClientWorker.try_fusing`."""
         return self._worker.try_fusing(*arguments)
 
-    def evaluate(self, state: Any, start: int, stop: int, keep_trunk: bool, trunk: Any = None) -> Any:
+    def evaluate(self, state: Any, start: int, stop: int, keep_cached: bool, cached: Any = None) -> Any:
         """See :meth:`clients.worker.ClientWorker.evaluate`; the trunk is returned only if it is to be kept."""
-        evaluation, trunk = self._worker.evaluate(state, start, stop, trunk)
-        return (evaluation, trunk) if keep_trunk else evaluation
+        evaluation, cached = self._worker.evaluate(state, start, stop, cached)
+        return (evaluation, cached) if keep_cached else evaluation
 
     def evaluate_clients(self, state: Any, fuse: int, clients: Any, *fetched: Any) -> Any:
         """See :meth:`clients.worker.ClientWorker.evaluate_clients`; client states come as in :meth:`train`."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from clients.config import AttackConfig
-from clients.visits import Parts, TrainingResult, Visit
+from clients.training.local_job import LocalJob, Parts, TrainingResult
 from fedsim.core import seeds
 from fedsim.core.shards import Shards
 from fedsim.core.tokens import TokenTable
@@ -46,26 +46,28 @@ def flipped(table: TokenTable, shards: Shards, clients: tuple[int, ...], num_cla
     return replace(table, labels_N=labels_N)
 
 
-def falsified(settings: WorkSettings, parts: Parts, round: int, visit: Visit, result: TrainingResult) -> TrainingResult:
+def falsified(
+    settings: WorkSettings, parts: Parts, round: int, job: LocalJob, result: TrainingResult
+) -> TrainingResult:
     """Return the result that a client works on with: its own, or what an attacker makes of it.
 
     ``sign_flip``: P_t - scale (P_i - P_t) for P_i; ``noise``: P_i + e, e of N(0, std^2) in every exchanged entry. With the
     preconditioner correction the steps S_i are those that would have led there: -scale S_i, and S_i - e.
     """
     attack = settings.attack
-    if visit.client not in settings.attackers or attack.kind not in ("sign_flip", "noise"):
+    if job.client not in settings.attackers or attack.kind not in ("sign_flip", "noise"):
         return result
     exchanged_F, dtype = parts.exchanged_F, result.vector_A.dtype
     vector_A = result.vector_A.copy()
     stepped_A = None if result.stepped_A is None else result.stepped_A.copy()
     if attack.kind == "sign_flip":
         scale = dtype.type(attack.scale)
-        start_F = visit.start_A[exchanged_F]
+        start_F = job.start_A[exchanged_F]
         vector_A[exchanged_F] = start_F - scale * (vector_A[exchanged_F] - start_F)
         if stepped_A is not None:
             stepped_A[exchanged_F] *= -scale
     else:
-        rng = seeds.stream(settings.seed, round, visit.client, "attack")
+        rng = seeds.stream(settings.seed, round, job.client, "attack")
         noise_F = (attack.std * rng.standard_normal(len(exchanged_F))).astype(dtype)
         vector_A[exchanged_F] += noise_F
         if stepped_A is not None:

@@ -33,7 +33,7 @@ class HeadConfig(Schema):
     """classifier: standard deviation of the initial weights."""
 
 
-class TrunkCacheConfig(Schema):
+class FrozenCacheConfig(Schema):
     """Hidden states below the lowest prompted layer, which depend on the examples alone: computed once, used in every pass."""
 
     dtype: Literal["auto", "off", "float32", "bfloat16", "float16"] = "auto"
@@ -67,7 +67,7 @@ class ModelConfig(Schema):
     compile: bool = False
     """Compile the layers with torch.compile, for training and evaluation: fewer, larger kernels after a start that takes up to
     a minute longer in each actor. Worth a try on a GPU; needs a C++ compiler."""
-    trunk_cache: TrunkCacheConfig = TrunkCacheConfig()
+    trunk_cache: FrozenCacheConfig = FrozenCacheConfig()
     """What is kept of the layers below the lowest prompted one."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model; leave it off unless you have read that code."""
@@ -88,7 +88,7 @@ class ModelConfig(Schema):
         return "float64" if self.dtype == "float64" else "float32"
 
     @property
-    def trunk_dtype(self) -> str:
+    def cache_dtype(self) -> str:
         """Number format of the trunk cache."""
         return self.dtype if self.trunk_cache.dtype in ("auto", "off") else self.trunk_cache.dtype
 

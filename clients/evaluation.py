@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clients.backbone import Backbone
-from clients.device import to_device
-from clients.passes import PassLimit, run_passes
+from clients.backbone.device import to_device
+from clients.backbone.model import Backbone
+from clients.backbone.passes import PassLimit, run_passes
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import Evaluation
 from fedsim.core.tokens import TokenTable, rows
@@ -27,7 +27,7 @@ def evaluate(
     vector_CA: np.ndarray,
     num_classes: int,
     batch_size: int,
-    trunk: Tensor | None = None,
+    cached: Tensor | None = None,
 ) -> list[Evaluation]:
     """Predict examples with the parameters of ``layout`` and count.
 
@@ -67,8 +67,8 @@ def evaluate(
         chosen_B = order_N[examples]
         tokens, owners_B = table.pack(all_N[chosen_B]), torch.from_numpy(owners_N[chosen_B])
         entering = None
-        if trunk is not None:
-            entering = trunk[to_device(rows(starts_N[chosen_B], tokens.lengths_B), trunk.device)]
+        if cached is not None:
+            entering = cached[to_device(rows(starts_N[chosen_B], tokens.lengths_B), cached.device)]
         reading, _ = backbone.read(tokens, prompt_CLKHPD, layout.layers, head_C, owners_B, entering)
         predicted_N[examples] = reading.logits_BC.argmax(dim=1)
         loss_N[examples] = reading.loss_B.double()

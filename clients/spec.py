@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clients.analysis.layer_share import SpectrumSettings
+from clients.backbone.loading import SharedWeights
 from clients.config import AttackConfig, ClientConfig, ModelConfig, PromptConfig
-from clients.control import ControlForm
-from clients.loading import SharedWeights
-from clients.lossless import SpectrumSettings
-from clients.prompts import StartingPoint
-from clients.visits import sees_all
+from clients.training.control import ControlForm
+from clients.training.local_job import sees_all
+from clients.tuners.initial import StartingPoint
 from fedsim.core.layout import VectorLayout
 from fedsim.core.shards import Shards
 from fedsim.core.tokens import TokenTable
-from fedsim.core.traffic import Traffic, visit_traffic
+from fedsim.core.traffic import Traffic, round_traffic
 
 if TYPE_CHECKING:
     from clients.worker import ClientWorker
@@ -64,7 +64,7 @@ class WorkSettings:
     def traffic(self) -> Traffic:
         """What a real device would receive and send at a visit."""
         optimizer = self.client.optimizer
-        return visit_traffic(self.correction, optimizer.kind, optimizer.weight_decay)
+        return round_traffic(self.correction, optimizer.kind, optimizer.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -102,20 +102,20 @@ class WorkerSpec:
     def nbytes(self) -> int:
         """Bytes of all that is stored for the workers."""
         tables = self.train.nbytes + self.validation.nbytes
-        return self.weights.nbytes + tables + self.shards.nbytes + self._most_trunk_bytes()
+        return self.weights.nbytes + tables + self.shards.nbytes + self._most_cached_bytes()
 
-    def _most_trunk_bytes(self) -> int:
+    def _most_cached_bytes(self) -> int:
         """Return the most bytes that kept trunks may take; before layers are chosen, so as if there were a trunk."""
-        if not self.trunk_depth((1,)):
+        if not self.cached_depth((1,)):
             return 0
         values = json.loads(self.weights.config_json)
         hidden_size = values.get("hidden_size") or values.get("n_embd") or 0
         num_tokens = len(self.train.ids_Z) + len(self.validation.ids_Z)
-        return min(self.model.trunk_cache.memory_mb * 2**20, num_tokens * hidden_size * self._trunk_itemsize)
+        return min(self.model.trunk_cache.memory_mb * 2**20, num_tokens * hidden_size * self._cache_itemsize)
 
     @property
-    def _trunk_itemsize(self) -> int:
-        return {"float64": 8, "float32": 4}.get(self.model.trunk_dtype, 2)
+    def _cache_itemsize(self) -> int:
+        return {"float64": 8, "float32": 4}.get(self.model.cache_dtype, 2)
 
     def build(self, device: str) -> ClientWorker:
         """Return a worker; called in the process that it is to run in."""
@@ -123,7 +123,7 @@ class WorkerSpec:
 
         return ClientWorker(self, device)
 
-    def trunk_depth(self, layers: tuple[int, ...]) -> int:
+    def cached_depth(self, layers: tuple[int, ...]) -> int:
         """Return the layers of the trunk, those under the lowest prompted one: 0 where there are none, or it is not kept.
 
         Parameters
@@ -136,21 +136,21 @@ class WorkerSpec:
             return 0
         return min(layers)
 
-    def trunk_bytes(self, key: int | tuple[int, int], layers: tuple[int, ...], hidden_size: int) -> int:
+    def cached_bytes(self, key: int | tuple[int, int], layers: tuple[int, ...], hidden_size: int) -> int:
         """Return the bytes of a client's trunk, or of that of a range of validation examples; 0 where it has none."""
         if isinstance(key, int):
-            indices_N = self.shards.train(key) if self.uses_trunk(key, layers) else np.empty(0, np.int64)
+            indices_N = self.shards.train(key) if self.uses_cache(key, layers) else np.empty(0, np.int64)
             num_tokens = int(self.train.lengths_N[indices_N].sum())
         else:
-            num_tokens = int(self.validation.lengths_N[slice(*key)].sum()) if self.trunk_depth(layers) else 0
-        return num_tokens * hidden_size * self._trunk_itemsize
+            num_tokens = int(self.validation.lengths_N[slice(*key)].sum()) if self.cached_depth(layers) else 0
+        return num_tokens * hidden_size * self._cache_itemsize
 
-    def uses_trunk(self, client: int, layers: tuple[int, ...]) -> bool:
+    def uses_cache(self, client: int, layers: tuple[int, ...]) -> bool:
         """Whether a visit of ``client`` runs on its trunk: where it sees all of the client's examples.
 
         A trunk of thousands of examples, of which a visit takes a few, would cost more than it saves.
         """
-        return self.trunk_depth(layers) > 0 and sees_all(self.settings.client, len(self.shards.train(client)))
+        return self.cached_depth(layers) > 0 and sees_all(self.settings.client, len(self.shards.train(client)))
 
 
 @dataclass(frozen=True)

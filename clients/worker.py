@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from clients.backbone import Backbone
-from clients.device import make_deterministic, to_device
+from clients.analysis.layer_share import spectrum_report
+from clients.analysis.scoring import layer_scores
+from clients.backbone.device import make_deterministic, to_device
+from clients.backbone.frozen_states import CachedStates, compute_states
+from clients.backbone.model import Backbone
 from clients.evaluation import evaluate
-from clients.group import GroupTraining, failure_of
-from clients.lossless import spectrum_report
-from clients.prompts import initial_vector
-from clients.scoring import layer_scores
 from clients.spec import WorkerInfo, WorkerSpec, WorkSettings
-from clients.trial import try_fusing
-from clients.trunk import Trunk, compute_trunk
-from clients.visits import Parts
+from clients.training.fuse_trial import try_fusing
+from clients.training.group import GroupTraining, failure_of
+from clients.training.local_job import Parts
+from clients.tuners.initial import initial_vector
 from fedsim.core import seeds
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import (
@@ -79,7 +79,7 @@ class ClientWorker:
         group: WorkGroup,
         state: GlobalState,
         *client_states: ClientState,
-        trunks: Mapping[int, Trunk] | None = None,
+        caches: Mapping[int, CachedStates] | None = None,
     ) -> tuple[Any, ...]:
         """Train the clients of a group from the global state.
 
@@ -94,10 +94,10 @@ class ClientWorker:
         -------
         tuple
             The clients' reports; the group's sums, or None if no client gave a usable result; each client's new state (the
-            old one where it failed); then the trunk of each client that the group names in ``keep_trunks``.
+            old one where it failed); then the trunk of each client that the group names in ``keep_cached``.
         """
-        trained = self._training.train(group, state, client_states, trunks or {})
-        kept = [trained.trunks.get(client) for client in group.keep_trunks]
+        trained = self._training.train(group, state, client_states, caches or {})
+        kept = [trained.caches.get(client) for client in group.keep_cached]
         return trained.reports, trained.update, *trained.states, *kept
 
     def try_fusing(self, state: GlobalState, *clients: int) -> FuseTrial | ClientFailure:
@@ -122,8 +122,8 @@ class ClientWorker:
     # -- evaluation and scoring --------------------------------------------------------------------------------------
 
     def evaluate(
-        self, state: GlobalState, start: int, stop: int, trunk: Trunk | None = None
-    ) -> tuple[Evaluation, Trunk | None]:
+        self, state: GlobalState, start: int, stop: int, cached: CachedStates | None = None
+    ) -> tuple[Evaluation, CachedStates | None]:
         """Evaluate the global vector on the validation examples ``start`` to ``stop``.
 
         Parameters
@@ -138,11 +138,11 @@ class ClientWorker:
         """
         layout, vector_1A = self._full.exchanged(state.layers), np.asarray(state.vector_F)[None]
         indices_N = np.arange(start, stop)
-        if trunk is None and self._spec.trunk_depth(state.layers):
-            dtype, table = self._spec.model.trunk_dtype, self._spec.validation
-            trunk = compute_trunk(self._backbone, table, indices_N, state.layers, dtype, self._training.max_tokens)
-        hidden_ZD = None if trunk is None else trunk.tensor()
-        return self._evaluate(self._spec.validation, [indices_N], layout, vector_1A, hidden_ZD)[0], trunk
+        if cached is None and self._spec.cached_depth(state.layers):
+            dtype, table = self._spec.model.cache_dtype, self._spec.validation
+            cached = compute_states(self._backbone, table, indices_N, state.layers, dtype, self._training.max_tokens)
+        hidden_ZD = None if cached is None else cached.tensor()
+        return self._evaluate(self._spec.validation, [indices_N], layout, vector_1A, hidden_ZD)[0], cached
 
     def evaluate_clients(
         self, state: GlobalState, *client_states: ClientState, fuse: int = 1
@@ -188,10 +188,10 @@ class ClientWorker:
         indices_N: Sequence[np.ndarray],
         layout: VectorLayout,
         vector_CA: np.ndarray,
-        trunk: torch.Tensor | None = None,
+        cached: torch.Tensor | None = None,
     ) -> list[Evaluation]:
         batch_size = self._settings.evaluation_batch_size
-        return evaluate(self._backbone, table, indices_N, layout, vector_CA, self._spec.num_classes, batch_size, trunk)
+        return evaluate(self._backbone, table, indices_N, layout, vector_CA, self._spec.num_classes, batch_size, cached)
 
     def score(self, state: GlobalState, *clients: int) -> tuple[ScoreReport, ...]:
         """Score all layers on one batch of each client, with the prompts of ``state`` in place."""

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedsim import siblings
+from fedsim.core import siblings
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fedsim.prompted import PromptedModel
+    from fedsim.prompts.prompted_model import PromptedModel
 
 
 siblings.find_first()
@@ -25,9 +25,9 @@ siblings.find_first()
 def run(
     config: str | Path, overrides: Sequence[str] = (), *, resume: bool = False, quiet: bool = False
 ) -> dict[str, Any]:
-    """Run a YAML config with dotted overrides; return the summary. See :func:`fedsim.runner.run_config`."""
-    from fedsim.config import read_config
-    from fedsim.runner import run_config
+    """Run a YAML config with dotted overrides; return the summary. See :func:`fedsim.simulation.runner.run_config`."""
+    from fedsim.configuration.schema import read_config
+    from fedsim.simulation.runner import run_config
 
     return run_config(read_config(config, overrides), resume=resume, quiet=quiet)
 
@@ -35,7 +35,7 @@ def run(
 def load_prompt(
     path: str | Path, model: str | None = None, device: str = "cpu", *, trust_remote_code: bool = False
 ) -> PromptedModel:
-    """Load a trained prompt as a usable model. See :func:`fedsim.prompted.load_prompt`."""
-    from fedsim import prompted
+    """Load a trained prompt as a usable model. See :func:`fedsim.prompts.prompted_model.load_prompt`."""
+    from fedsim.prompts import prompted_model
 
-    return prompted.load_prompt(path, model, device, trust_remote_code=trust_remote_code)
+    return prompted_model.load_prompt(path, model, device, trust_remote_code=trust_remote_code)

@@ -14,7 +14,7 @@ import typer
 
 from fedsim import __version__
 from fedsim.core.errors import ClientError, ConfigError, FedsimError
-from fedsim.interrupt import RunInterrupted
+from fedsim.simulation.interrupt import RunInterrupted
 
 app = typer.Typer(
     add_completion=False,
@@ -56,10 +56,10 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show notes and the final table only.")] = False,
 ) -> None:
     """Run a simulation: results go to runs/NAME, or to output=FOLDER."""
-    from fedsim.config import read_config
-    from fedsim.report import final_table
-    from fedsim.runner import run_config
-    from fedsim.screen import RunConsole
+    from fedsim.configuration.schema import read_config
+    from fedsim.display.report import final_table
+    from fedsim.display.screen import RunConsole
+    from fedsim.simulation.runner import run_config
 
     console = RunConsole()
     summary = run_config(read_config(config, overrides or []), resume=resume, console=console, quiet=quiet)
@@ -69,9 +69,9 @@ def run(
 @app.command()
 def plan(config: ConfigPath, overrides: Overrides = None) -> None:
     """Say what would run where, what memory it would take, and what binds the number of actors; nothing is started."""
-    from fedsim.config import read_config
+    from fedsim.configuration.schema import read_config
+    from fedsim.display.screen import Screen
     from fedsim.planning.command import print_plan
-    from fedsim.screen import Screen
 
     print_plan(read_config(config, overrides or []), Screen())
 
@@ -84,8 +84,8 @@ def doctor(
     ] = None,
 ) -> None:
     """Check whether all is there that a run needs: here, with ray.address on every node, with CONFIG model and data."""
+    from fedsim.display.screen import Screen
     from fedsim.doctor.command import examine
-    from fedsim.screen import Screen
 
     if not examine(words or [], Screen()):
         raise typer.Exit(1)
@@ -98,9 +98,9 @@ def config(
     plain: Annotated[bool, typer.Option("--plain", help="Leave the meanings out.")] = False,
 ) -> None:
     """Print the resolved config: every key with its value and its meaning."""
-    from fedsim.config import read_config
-    from fedsim.config_text import config_text
-    from fedsim.screen import can_show
+    from fedsim.configuration.schema import read_config
+    from fedsim.configuration.text import config_text
+    from fedsim.display.screen import can_show
 
     resolved = read_config(config, overrides or [])
     text = config_text(resolved, meanings=not plain)
@@ -116,13 +116,13 @@ def partition(
     output: Annotated[Path, typer.Option(help="Picture of the label distribution by client.")] = Path("partition.png"),
 ) -> None:
     """Deal the examples out, print a summary and save a picture of the label distribution."""
-    from fedsim.config import read_config
-    from fedsim.figure import check_target, told
-    from fedsim.plots import plot_label_distribution
-    from fedsim.preparation import partition_data, with_clients
-    from fedsim.report import partition_table
-    from fedsim.results import class_names
-    from fedsim.screen import Screen
+    from fedsim.configuration.schema import read_config
+    from fedsim.display.figure import check_target, told
+    from fedsim.display.plots import plot_label_distribution
+    from fedsim.display.report import partition_table
+    from fedsim.display.screen import Screen
+    from fedsim.records.results import class_names
+    from fedsim.simulation.preparation import partition_data, with_clients
 
     check_target(output)
     console = Screen()
@@ -152,13 +152,13 @@ def layers(
     ] = None,
 ) -> None:
     """Run the layer selection alone: print every layer's score, the share and its cost, and the choice."""
-    from fedsim.config import read_config
-    from fedsim.figure import check_target
-    from fedsim.layer_selection import select_layers
-    from fedsim.plots import plot_layer_scores
-    from fedsim.report import format_layers, layers_table, share_table
-    from fedsim.screen import Screen
-    from fedsim.spectrum_plot import plot_spectrum
+    from fedsim.configuration.schema import read_config
+    from fedsim.display.figure import check_target
+    from fedsim.display.plots import plot_layer_scores
+    from fedsim.display.report import format_layers, layers_table, share_table
+    from fedsim.display.screen import Screen
+    from fedsim.display.spectrum_plot import plot_spectrum
+    from fedsim.simulation.layer_choice import select_layers
 
     console = Screen()
     resolved = read_config(config, overrides or [])
@@ -202,9 +202,9 @@ def scale(
 
     The same command goes on with a study that was interrupted.
     """
+    from fedsim.display.screen import RunConsole
     from fedsim.scaling.command import run_study
     from fedsim.scaling.table import scaling_tables
-    from fedsim.screen import RunConsole
 
     console = RunConsole()
     try:
@@ -251,10 +251,10 @@ def export(
     ] = None,
 ) -> None:
     """Write the prompt of a run as an adapter of another library."""
-    from fedsim.destination import is_url, refuse_url
-    from fedsim.peft_adapter import default_output, export_peft
-    from fedsim.prompted import local_prompt
-    from fedsim.screen import Screen
+    from fedsim.display.screen import Screen
+    from fedsim.prompts.peft_adapter import default_output, export_peft
+    from fedsim.prompts.prompted_model import local_prompt
+    from fedsim.records.remote import is_url, refuse_url
 
     refuse_url(output, "--output")
     if output is None and is_url(run):
@@ -272,7 +272,7 @@ def version() -> None:
 
 def main() -> None:
     """Turn errors of ours into one sentence and an exit status."""
-    from fedsim.screen import escape_output
+    from fedsim.display.screen import escape_output
 
     escape_output()
     try:

@@ -48,7 +48,7 @@ class PartitionConfig(Schema):
 
     @property
     def population(self) -> int:
-        """Number of clients, which is settled once the data are read (``fedsim.preparation.settled``)."""
+        """Number of clients, which is settled once the data are read (``fedsim.simulation.preparation.settled``)."""
         if self.clients is None:
             raise ValueError("the number of clients is not settled yet")
         return self.clients

@@ -111,7 +111,7 @@ def session_ray_run(session_ray, tmp_path_factory):
 
     Passes are shared and trunks kept; an evaluation is three calls beside the next round's training.
     """
-    from fedsim.runner import run_config
+    from fedsim.simulation.runner import run_config
 
     folder = tmp_path_factory.mktemp("two-actors") / "run"
     started = time.time()

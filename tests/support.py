@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fedsim.config import Config
+    from fedsim.configuration.schema import Config
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,7 +46,7 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def make_tiny(**changes: Any) -> Config:
     """Return a tiny config with changes."""
-    from fedsim.config import build_config
+    from fedsim.configuration.schema import build_config
 
     return build_config(merged(TINY, changes))
 

@@ -10,7 +10,7 @@ from support import ROOT
 from benchmarks.ablation import Job, best_lr, table, tuning_folder
 from benchmarks.ablation_arms import ARMS, BASE, CONFIG, LEARNING_RATES
 from benchmarks.studies import Records
-from fedsim.config import read_config
+from fedsim.configuration.schema import read_config
 
 
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)

@@ -11,10 +11,10 @@ import yaml
 from support import ROOT, TINY, make_tiny, merged
 
 from fedsim import __version__, cli
-from fedsim.config import read_config
-from fedsim.place import open_place
-from fedsim.runner import reach_warning
-from fedsim.tracking import RunFolder
+from fedsim.configuration.schema import read_config
+from fedsim.records.location import open_location
+from fedsim.records.run_folder import RunFolder
+from fedsim.simulation.runner import availability_warning
 
 
 @pytest.fixture
@@ -188,13 +188,13 @@ def test_runs_that_begin_at_the_same_time_get_folders_of_their_own(monkeypatch, 
     monkeypatch.chdir(tmp_path)
     config = make_tiny(name="both", executor="local")
     runs = tmp_path / "runs"
-    with open_place(config, False, print) as first, open_place(config, True, print) as second:
+    with open_location(config, False, print) as first, open_location(config, True, print) as second:
         assert [first.path.name, second.path.name] == ["both", "both-2"]
         assert not second.resume  # there is nothing to take up yet
         with RunFolder.create(second.path) as folder:
             folder.event("layers", layers=[0])
     assert [path.name for path in sorted(runs.iterdir())] == ["both", "both-2"]  # no gap before the newest
-    with open_place(config, True, print) as again, open_place(config, False, print) as third:
+    with open_location(config, True, print) as again, open_location(config, False, print) as third:
         assert (again.path.name, again.resume, third.path.name) == ("both-2", True, "both-3")
     assert [path.name for path in sorted(runs.iterdir())] == ["both", "both-2"]
 
@@ -219,7 +219,7 @@ def test_too_few_clients_in_reach_for_the_rule_are_told_at_the_start(fedsim, tin
 def test_clients_in_reach_that_are_enough_are_nothing_to_tell(dropout):
     sampling = {"dropout": dropout, "clients_per_round": 12}
     server = {"aggregation": "multi_krum"}
-    assert reach_warning(make_tiny(server=server, sampling=sampling, client={"correction": "none"})) is None
+    assert availability_warning(make_tiny(server=server, sampling=sampling, client={"correction": "none"})) is None
 
 
 @pytest.mark.parametrize("at", ["typer", "fedsim.core.errors"])
@@ -320,7 +320,7 @@ def test_modules_of_the_users_own_that_are_called_like_ours_are_no_matter(tmp_pa
         (tmp_path / name).write_text("raise RuntimeError('not ours')\n")
     (tmp_path / "run.yaml").write_text("rounds: 3\n")
     (tmp_path / "mine.py").write_text(
-        "import fedsim.config, server.core, clients.config, partitions.base\n"
+        "import fedsim.configuration.schema, server.core, clients.config, partitions.base\n"
         f"assert all(m.__file__.startswith({str(ROOT)!r}) for m in (server, clients, partitions))\n"
     )
     for arguments in (["-m", "fedsim", "config", "run.yaml", "--plain"], ["mine.py"]):

@@ -14,13 +14,13 @@ from support import ROOT
 from transformers import dynamic_module_utils
 from typer.testing import CliRunner
 
+from clients.backbone.location import locate
 from clients.config import ModelConfig
-from clients.location import locate
 from fedsim import load_prompt
 from fedsim.cli import app
-from fedsim.config import read_config
+from fedsim.configuration.schema import read_config
 from fedsim.core.errors import ConfigError, ModelError
-from fedsim.runner import run_config
+from fedsim.simulation.runner import run_config
 
 PRODUCT = ("fedsim", "clients", "server", "partitions")
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}

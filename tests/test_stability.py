@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from benchmarks import stability
-from benchmarks.quadratics import BETA, COHORT, ETA_S, PUBLISHED, RECOMMENDED, Problem, Setting, visit
+from benchmarks.quadratics import BETA, COHORT, ETA_S, PUBLISHED, RECOMMENDED, Problem, Setting, job
 from benchmarks.stability import INDEPENDENT, amplification, growth, impulses, threshold
 from server.aggregation import CombinedUpdate
 from server.config import ServerConfig
@@ -36,7 +36,7 @@ def test_on_a_first_visit_the_step_takes_back_its_share_of_the_progress():
     moved_F = state.vector_F - problem.train(order, state.vector_F, setting).mean(axis=0)
     # With the difference of pseudo-gradients at zero, the control variates alone make the step.
     state = replace(state, previous_delta_F=moved_F, steps=0)
-    after = step(config, state, visit(problem, config, setting, state, controls_NF, order, 0), RHO)
+    after = step(config, state, job(problem, config, setting, state, controls_NF, order, 0), RHO)
     left_F = (state.vector_F - after.vector_F) / moved_F
     np.testing.assert_allclose(left_F, 1.0 - ETA_S * (1.0 - RHO) / (8 * 0.04), rtol=1e-12)
 
@@ -50,7 +50,7 @@ def test_after_k_visits_at_one_point_a_client_holds_k_times_its_deviation():
     # c as it is when it has settled: the mean of the displacements.
     state = replace(state, control_F=mean_F)
     for visits in range(1, 6):
-        visit(problem, config, setting, state, controls_NF, everyone, 0)
+        job(problem, config, setting, state, controls_NF, everyone, 0)
         np.testing.assert_allclose(controls_NF, visits * (displacement_NF - mean_F), atol=1e-10)
 
 

@@ -15,11 +15,11 @@ from support import make_tiny
 sys.path.append(str(Path(__file__).parent / "clients"))
 from tiny_models import CONFIGS, LABEL_WORDS, PROMPT_LENGTH, backbone, batch, save, tiny_model
 
+from clients.backbone.families import FAMILIES
 from clients.config import HeadConfig
-from clients.families import FAMILIES
 from fedsim.core.layout import VectorLayout
 from fedsim.data.config import TaskConfig
-from fedsim.prompted import save_personal_prompts, save_prompt
+from fedsim.prompts.prompted_model import save_personal_prompts, save_prompt
 
 __all__ = ["CONFIGS", "LABEL_WORDS", "PROMPT_LENGTH", "backbone", "batch", "save", "tiny_model"]
 

@@ -14,13 +14,13 @@ import yaml
 
 from benchmarks.fuzzing.damage import damage
 from benchmarks.fuzzing.values import NUMBERS, ODD, WORDS, any_value, group_at, words_of
-from clients.location import locate
-from fedsim.config import Config, build_config, read_config
-from fedsim.config_errors import dotted_keys
-from fedsim.config_text import config_text
+from clients.backbone.location import locate
+from fedsim.configuration.errors import dotted_keys
+from fedsim.configuration.schema import Config, build_config, read_config
+from fedsim.configuration.text import config_text
 from fedsim.data.sources import load_dataset, source_of
-from fedsim.executors.plan import NodeResources, plan_actors
-from fedsim.place import open_place
+from fedsim.executors.cluster.sizing import NodeResources, plan_actors
+from fedsim.records.location import open_location
 from partitions import partition
 from server.sampling import cohort, cut
 from server.selection import choose_layers
@@ -128,7 +128,7 @@ def _go_on(config: Config, folder: Path) -> None:
         before = Path.cwd()
         os.chdir(folder)
         try:
-            with open_place(config, False, lambda sentence: None):
+            with open_location(config, False, lambda sentence: None):
                 pass
         finally:
             os.chdir(before)

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 
 from benchmarks.fuzzing.damage import damage
 from benchmarks.fuzzing.layouts import KEYS
-from fedsim.config import build_config
+from fedsim.configuration.schema import build_config
 from fedsim.data.tasks import resolve_task
 from fedsim.data.tokenize import tokenize
-from fedsim.preparation import partition_data
+from fedsim.simulation.preparation import partition_data
 
 EXTENSIONS = (
     "csv", "csv", "tsv", "jsonl", "jsonl", "json", "parquet", "parquet", "arrow", "arrow", "csv.gz", "jsonl.gz",
@@ -83,8 +83,8 @@ def _shape(task: str | dict[str, Any]) -> tuple[list[str], list[str]]:
 
 @functools.cache
 def _tokenizer() -> Any:
+    from clients.backbone.loading import load_tokenizer
     from clients.config import ModelConfig
-    from clients.loading import load_tokenizer
 
     return load_tokenizer(ModelConfig())
 

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.fuzzing.damage import damage
 from benchmarks.fuzzing.values import ODD, WORDS
-from fedsim.config import build_config
-from fedsim.preparation import partition_data, settled
+from fedsim.configuration.schema import build_config
+from fedsim.simulation.preparation import partition_data, settled
 
 Files = dict[str, bytes]
 """Contents by path."""

@@ -11,7 +11,7 @@ from benchmarks.fuzzing.arrays import with_damaged_head
 from benchmarks.fuzzing.damage import damage
 from benchmarks.fuzzing.small_runs import run_to_the_end, small_config
 from benchmarks.fuzzing.values import any_value, drawn_group
-from fedsim.preparation import prepare
+from fedsim.simulation.preparation import prepare
 
 BACKBONE = Path(__file__).parents[2] / "fedsim" / "assets" / "backbone"
 

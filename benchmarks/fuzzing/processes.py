@@ -97,9 +97,9 @@ def _make_ready(name: str) -> None:
     with large_imports():
         import clients.worker  # noqa: F401
         import fedsim.executors.local
-        import fedsim.peft_adapter
-        import fedsim.results
-        import fedsim.simulation  # noqa: F401
+        import fedsim.prompts.peft_adapter
+        import fedsim.records.results
+        import fedsim.simulation.loop  # noqa: F401
     workshop()
     small_data()
     make = KINDS[name].made_once

@@ -12,7 +12,7 @@ from benchmarks.fuzzing.arrays import with_damaged_head
 from benchmarks.fuzzing.damage import damage
 from benchmarks.fuzzing.small_runs import finished_run, run_to_the_end, small_config, workshop
 from benchmarks.fuzzing.values import any_value
-from fedsim.prompted import load_prompt
+from fedsim.prompts.prompted_model import load_prompt
 
 
 def prompt_case(number: int, folder: Path) -> None:
@@ -30,7 +30,7 @@ def prompt_case(number: int, folder: Path) -> None:
 @functools.cache
 def adapter() -> Path:
     """Return the folder of a PEFT adapter."""
-    from fedsim.peft_adapter import export_peft
+    from fedsim.prompts.peft_adapter import export_peft
 
     folder, output = workshop() / "paper", workshop() / "adapter"
     if output.exists():

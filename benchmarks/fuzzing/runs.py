@@ -14,7 +14,7 @@ from benchmarks.fuzzing.configs import change_keys
 from benchmarks.fuzzing.damage import damage
 from benchmarks.fuzzing.small_runs import finished_run, run_to_the_end, small_config, small_data
 from benchmarks.fuzzing.values import group_at
-from fedsim.config import build_config
+from fedsim.configuration.schema import build_config
 from fedsim.core.errors import FedsimError
 
 CAPS = {

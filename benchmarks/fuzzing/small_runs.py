@@ -13,9 +13,9 @@ from typing import Any
 
 from rich.console import Console
 
-from fedsim.config import Config, build_config
+from fedsim.configuration.schema import Config, build_config
 from fedsim.data.embedded import generate
-from fedsim.runner import run_config
+from fedsim.simulation.runner import run_config
 
 
 @functools.cache

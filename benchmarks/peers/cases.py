@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.peers.venvs import ROOT
-from fedsim.config import Config, read_config
+from fedsim.configuration.schema import Config, read_config
 
 _COMMON = (
     "partition.clients=100",
@@ -79,8 +79,8 @@ def tiny(folder: Path) -> Case:
     from transformers import RobertaConfig, RobertaModel, set_seed
     from transformers.utils.logging import disable_progress_bar
 
+    from clients.backbone.loading import load_tokenizer
     from clients.config import ModelConfig
-    from clients.loading import load_tokenizer
 
     tokenizer = load_tokenizer(ModelConfig())
     disable_progress_bar()

@@ -9,8 +9,8 @@ import numpy as np
 
 from benchmarks.carrying import Carrying
 from benchmarks.peers.files import Events
-from fedsim.config import build_config
-from fedsim.runner import make_executor
+from fedsim.configuration.schema import build_config
+from fedsim.executors.make import make_executor
 
 GROUPS = 4
 """Actor calls of a round, two for each actor. Where a client's work takes less than a call, groups are made large."""

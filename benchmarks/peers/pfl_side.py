@@ -142,9 +142,9 @@ def train(folder: Path, rounds: int, events: Events) -> None:
     visits = [(round, client) for round, cohort in enumerate(plan.cohorts_Rk.tolist()) for client in cohort]
     sizes = work.shards.train_sizes
     federated = FederatedDataset(
-        lambda visit: Examples(clients, *visit),
+        lambda job: Examples(clients, *job),
         get_user_sampler("minimize_reuse", visits),
-        user_id_to_weight={visit: int(sizes[visit[1]]) for visit in visits},
+        user_id_to_weight={job: int(sizes[job[1]]) for job in visits},
     )
     evaluation = NNEvalHyperParams(local_batch_size=work.evaluation_batch_size)
     Averaging().run(

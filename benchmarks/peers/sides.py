@@ -22,8 +22,8 @@ import psutil
 from benchmarks.peers.cases import Carrying, Case
 from benchmarks.peers.files import Events
 from benchmarks.peers.venvs import ROOT
-from fedsim.checkpoint import load_latest
 from fedsim.core.errors import FedsimError
+from fedsim.records.checkpoint import load_latest
 
 POLL_SECONDS = 0.5
 LONGEST_SECONDS = 3600.0

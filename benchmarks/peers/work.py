@@ -1,6 +1,6 @@
 """The work that all sides do: its files, and the client loop that a careful user of a peer would write.
 
-The peers run fedsim's own frozen model with prompts (:class:`clients.backbone.Backbone`), token tables and shards; what
+The peers run fedsim's own frozen model with prompts (:class:`clients.backbone.model.Backbone`), token tables and shards; what
 differs is who carries vectors about and who calls the model. Nothing here imports Ray, Flower or pfl.
 
 Shape suffixes: F entries of the exchanged vector, B examples of a batch, N examples.
@@ -21,16 +21,16 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from benchmarks.peers.files import Plan
-from clients.backbone import Backbone
+from clients.backbone.loading import SharedWeights
+from clients.backbone.model import Backbone
 from clients.config import ClientConfig, ModelConfig, PromptConfig
-from clients.loading import SharedWeights
 from fedsim.core import seeds
 from fedsim.core.layout import VectorLayout
 from fedsim.core.shards import Shards
 from fedsim.core.tokens import TokenTable
 
 if TYPE_CHECKING:
-    from fedsim.config import Config
+    from fedsim.configuration.schema import Config
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Work:
     @classmethod
     def of(cls, config: Config, rounds: int) -> tuple[Work, Plan]:
         """Return the work and the plan of a config: what ``fedsim run`` makes of it before its first round."""
-        from clients.prompts import initial_vector
-        from fedsim.preparation import prepare
+        from clients.tuners.initial import initial_vector
+        from fedsim.simulation.preparation import prepare
         from server.sampling import cohort
 
         spec = prepare(config).spec

@@ -57,7 +57,7 @@ class CheckpointError(FedsimError):
     """A checkpoint is missing, damaged, or belongs to another configuration."""
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
+def suggestion(word: str, choices: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the choice closest to ``word``, or an empty string if none is close."""
     if len(word) > _LONGEST_COMPARED:
         return ""

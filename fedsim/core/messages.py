@@ -31,7 +31,7 @@ class ClientState:
     """What a client keeps between its visits. Returned by the call that made it and owned by the driver."""
 
     client: int
-    visits: int = 0
+    rounds: int = 0
     """Rounds in which the client trained."""
     steps: int = 0
     """Local optimizer steps over all visits."""
@@ -64,9 +64,9 @@ class WorkGroup:
     """Number of this call's clients within the group; 0 unless every client has an actor of its own."""
     fuse: int = 1
     """Clients that share passes through the backbone."""
-    with_trunks: tuple[int, ...] = ()
+    with_cached: tuple[int, ...] = ()
     """Clients whose trunk is handed in, kept from an earlier visit."""
-    keep_trunks: tuple[int, ...] = ()
+    keep_cached: tuple[int, ...] = ()
     """Clients whose trunk is to be returned, to be handed in again at their next visit."""
 
 

@@ -1,6 +1,6 @@
 """Base class of every configuration schema.
 
-A schema lives beside the code that it configures; ``fedsim/config.py`` composes them. The docstring under a
+A schema lives beside the code that it configures; ``fedsim/configuration/schema.py`` composes them. The docstring under a
 field is its meaning, printed by ``fedsim config`` and shown in error messages.
 """
 

@@ -34,7 +34,7 @@ class Traffic:
         return replace(self, down=tuple(name for name in self.down if name != CONTROL))
 
 
-def visit_traffic(correction: str, optimizer: str, weight_decay: float) -> Traffic:
+def round_traffic(correction: str, optimizer: str, weight_decay: float) -> Traffic:
     """Return what travels at a visit.
 
     A client's control variate c_i never does: c_i+ is made of P_t, P_i, T_i, eta, c and c_i, all of which the server has. The

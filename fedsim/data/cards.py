@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
+from fedsim.configuration.yaml_text import MOST_CHARACTERS, load
 from fedsim.core.errors import DataError, shown
 from fedsim.data.splits import TRAIN_STEMS, matching
-from fedsim.yaml_text import MOST_CHARACTERS, load
 
 CARD = "README.md"
 _FENCE = "---"

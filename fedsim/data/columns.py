@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedsim.core.errors import DataError, listed, nearest, shown
+from fedsim.core.errors import DataError, listed, shown, suggestion
 from fedsim.data.config import DataConfig, TaskConfig
 from fedsim.data.layouts import Columns, Layout
 from fedsim.data.leaf import LABEL, TEXT
@@ -37,7 +37,7 @@ class Wanted:
         for name in self.config.columns:
             if name not in asked:
                 raise DataError(
-                    f"data.columns: nothing asks for {shown(name)}{nearest(name, asked)}; a key of it is a field of task "
+                    f"data.columns: nothing asks for {shown(name)}{suggestion(name, asked)}; a key of it is a field of task "
                     f"{self.task.name} ({listed(self.task.fields)}), its label field ({shown(self.task.label_field)}), or a "
                     f"name in data.keep_columns or partition.column"
                 )
@@ -92,7 +92,7 @@ class Wanted:
             if fixed and value not in names:
                 why = "it has no header, so that its columns have numbers" if numbered else f"it has {listed(names)}"
                 raise DataError(
-                    f"data.columns: {origin} has no column {shown(value)} for {shown(name)}{nearest(value, names)}; {why}"
+                    f"data.columns: {origin} has no column {shown(value)} for {shown(name)}{suggestion(value, names)}; {why}"
                 )
             return value
         if not fixed:

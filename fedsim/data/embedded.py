@@ -20,7 +20,7 @@ from __future__ import annotations
 from functools import cache
 
 from fedsim.core import seeds
-from fedsim.core.errors import DataError, nearest
+from fedsim.core.errors import DataError, suggestion
 from fedsim.data import grammar, lexicon
 from fedsim.data.config import TaskConfig
 from fedsim.data.grammar import Author, Draws, Preference
@@ -103,7 +103,7 @@ def generate(task_name: str) -> tuple[list[Row], list[Row]]:
     if task_name not in EMBEDDED_TASKS:
         known = ", ".join(EMBEDDED_TASKS)
         raise DataError(
-            f"data.task: the embedded corpus has no task {task_name!r}{nearest(task_name, EMBEDDED_TASKS)}; it has {known}"
+            f"data.task: the embedded corpus has no task {task_name!r}{suggestion(task_name, EMBEDDED_TASKS)}; it has {known}"
         )
     task = EMBEDDED_TASKS[task_name]
     rng = seeds.stream(CORPUS_SEED, seeds.NO_ROUND, seeds.NO_CLIENT, f"corpus/{task_name}")

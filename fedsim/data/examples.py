@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from fedsim.core.errors import DataError, listed, nearest, shown
+from fedsim.core.errors import DataError, listed, shown, suggestion
 from fedsim.data.config import TaskConfig
 from fedsim.data.tasks import LabelIndex
 
@@ -161,7 +161,7 @@ def _check_columns(origin: str, check: RowCheck, seen: dict[str, None], known: s
     for name in check.kept:
         if seen and name not in seen and name not in known:
             raise DataError(
-                f"{origin}: no column {shown(name)} to keep{nearest(name, seen)}; columns present: {listed(seen)}"
+                f"{origin}: no column {shown(name)} to keep{suggestion(name, seen)}; columns present: {listed(seen)}"
             )
 
 
@@ -205,7 +205,7 @@ def _unread(column: str, value: Unread) -> Problem:
 def _missing(row: Row, name: str, column: str, help_with_field: str | None) -> Problem:
     """Say that a row lacks a value, of a field and what would help, or of the column whose values are the clients."""
     present = listed(key if key.isprintable() else shown(key, 30) for key in row if row[key] is not None) or "none"
-    hint = nearest(column, row) if column not in row else " (it is null)"
+    hint = suggestion(column, row) if column not in row else " (it is null)"
     what = f"partition.column {shown(name)}" if help_with_field is None else f"field {shown(name)}"
     called = "" if column == name else f", column {shown(column)},"
     key = f"; {help_with_field}" if help_with_field and column not in row else ""

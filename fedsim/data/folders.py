@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedsim.core.errors import DataError, listed, nearest, shown
+from fedsim.core.errors import DataError, listed, shown, suggestion
 from fedsim.data.cards import CardConfig, card_configs
 from fedsim.data.columns import Wanted
 from fedsim.data.layouts import is_called, plain_name
 from fedsim.data.rows import extension
 from fedsim.data.splits import is_saved_split, matching
 
-Place = tuple[Path, CardConfig | None]
+RunLocation = tuple[Path, CardConfig | None]
 """The folder, and the configuration of its card that says which files are which, if it is taken."""
 
 
-def find_place(wanted: Wanted) -> Place:
+def find_place(wanted: Wanted) -> RunLocation:
     """Return where the files of a task are.
 
     Raises
@@ -54,7 +54,7 @@ def _given(wanted: Wanted) -> Path:
     folder = Path(path).expanduser()
     if not folder.exists():
         parent = folder.parent
-        hint = nearest(folder.name, (path.name for path in parent.iterdir())) if parent.is_dir() else ""
+        hint = suggestion(folder.name, (path.name for path in parent.iterdir())) if parent.is_dir() else ""
         raise DataError(f"data.path: {folder} does not exist{hint}")
     if not folder.is_dir():
         raise DataError(
@@ -87,7 +87,7 @@ def class_files(folder: Path, wanted: Wanted) -> dict[Path, str] | None:
     return None
 
 
-def _listed(folder: Path, wanted: Wanted) -> Place:
+def _listed(folder: Path, wanted: Wanted) -> RunLocation:
     """Return the configuration of a folder's card that is the task's, or its only one; without a card, the folder."""
     configs = card_configs(folder)
     if not configs:
@@ -101,7 +101,7 @@ def _listed(folder: Path, wanted: Wanted) -> Place:
     return _of_card(folder, chosen[0])
 
 
-def _subset(folder: Path, name: str) -> Place:
+def _subset(folder: Path, name: str) -> RunLocation:
     """Return the configuration, or the folder inside, that ``data.subset`` names."""
     configs = card_configs(folder)
     folders = [path for path in sorted(folder.iterdir()) if path.is_dir()]
@@ -112,9 +112,9 @@ def _subset(folder: Path, name: str) -> Place:
             return inner, None
     names = list(dict.fromkeys([*(config.name for config in configs), *(path.name for path in folders)]))
     raise DataError(
-        f"data.subset: {folder} holds no {shown(name)}{nearest(name, names)}; it holds {listed(names) or 'no folder'}"
+        f"data.subset: {folder} holds no {shown(name)}{suggestion(name, names)}; it holds {listed(names) or 'no folder'}"
     )
 
 
-def _of_card(folder: Path, config: CardConfig) -> Place:
+def _of_card(folder: Path, config: CardConfig) -> RunLocation:
     return (folder, config) if config.folder is None else (folder / config.folder, None)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fedsim.core.errors import DataError, nearest
+from fedsim.core.errors import DataError, suggestion
 from fedsim.core.messages import Evaluation
 
 
@@ -65,7 +65,7 @@ def compute(name: str, confusion_CC: np.ndarray) -> float:
     """
     if name not in METRICS:
         raise DataError(
-            f"data.task.metric: unknown metric {name!r}{nearest(name, METRICS)}; known are {', '.join(METRICS)}"
+            f"data.task.metric: unknown metric {name!r}{suggestion(name, METRICS)}; known are {', '.join(METRICS)}"
         )
     if name == "accuracy_f1" and confusion_CC.shape != (2, 2):
         raise DataError(f"data.task.metric: accuracy_f1 needs two classes, the task has {confusion_CC.shape[0]}")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from fedsim.core.errors import DataError, nearest
+from fedsim.core.errors import DataError, suggestion
 from fedsim.data.config import MetricName, TaskConfig
 
 
@@ -126,7 +126,7 @@ def resolve_task(task: str | TaskConfig) -> TaskConfig:
     known = {**TASKS, **EMBEDDED_TASKS}
     if task not in known:
         raise DataError(
-            f"data.task: unknown task {task!r}{nearest(task, known)}; built-in tasks are {', '.join(known)}"
+            f"data.task: unknown task {task!r}{suggestion(task, known)}; built-in tasks are {', '.join(known)}"
         )
     return known[task]
 

@@ -21,7 +21,7 @@ from fedsim.data.templates import parse_template
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from clients.loading import SharedWeights
+    from clients.backbone.loading import SharedWeights
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import IO
 
 from fedsim.core.errors import ResourceError
+from fedsim.display.report import format_bytes
 from fedsim.doctor.findings import Finding, ok, problem, warning
 from fedsim.executors.config import RayConfig
-from fedsim.machine import Gpu, Machine, disk_bytes, this_machine
-from fedsim.report import format_bytes
+from fedsim.planning.machine import Gpu, Machine, disk_bytes, this_machine
 
 NODE_SECONDS = 90.0
 """Longest wait for all nodes: each starts a process, and unpacks the code where it is shipped."""
@@ -35,14 +35,14 @@ class NodeFacts:
 
 def node_facts() -> NodeFacts:
     """Return the facts of the node that this process runs on."""
-    from fedsim.runner import versions
+    from fedsim.simulation.runner import versions
 
     return NodeFacts(versions(), this_machine(), disk_bytes(Path(tempfile.gettempdir()))[1])
 
 
 def address_finding(config: RayConfig) -> Finding:
     """Return the finding about ``RAY_ADDRESS``."""
-    from fedsim.executors.cluster import _check_reachable
+    from fedsim.executors.cluster.connect import _check_reachable
 
     address = os.environ.get("RAY_ADDRESS")
     if address is None:
@@ -58,8 +58,8 @@ def address_finding(config: RayConfig) -> Finding:
 
 def cluster_findings(config: RayConfig, own: NodeFacts) -> list[Finding]:
     """Join the cluster that ``ray.address`` names and return the findings about each of its nodes."""
-    from fedsim.executors.failures import first_line
-    from fedsim.executors.nodes import NoAnswer, ask_every_node, cluster_nodes, joined
+    from fedsim.executors.cluster.nodes import NoAnswer, ask_every_node, cluster_nodes, joined
+    from fedsim.executors.ray.failures import first_line
 
     with tempfile.TemporaryFile("w+") as native:
         try:

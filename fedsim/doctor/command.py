@@ -8,13 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from fedsim.config import Config, read_config
+from fedsim.configuration.schema import Config, read_config
 from fedsim.core.errors import FedsimError
-from fedsim.destination import is_url
 from fedsim.doctor.cluster import address_finding, cluster_findings, node_facts
 from fedsim.doctor.environment import environment_findings
 from fedsim.doctor.findings import Finding, ok, problem
 from fedsim.doctor.work import work_findings
+from fedsim.records.remote import is_url
 
 _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 _EMPTY = Path("/dev/null")

@@ -7,10 +7,10 @@ import resource
 import tempfile
 from pathlib import Path
 
+from fedsim.display.report import format_bytes
 from fedsim.doctor.findings import Finding, ok, problem, warning
-from fedsim.executors.own_ray import base_folder
-from fedsim.machine import Machine, disk_bytes, why_not_writable
-from fedsim.report import format_bytes
+from fedsim.executors.cluster.local_cluster import base_folder
+from fedsim.planning.machine import Machine, disk_bytes, why_not_writable
 
 _MANY_FILES = 65_536
 """Open files that a process may have; what Ray asks for."""

@@ -7,14 +7,14 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from clients.model_files import check_sentencepiece, weight_files
-from fedsim.config import Config
+from clients.backbone.model_files import check_sentencepiece, weight_files
+from fedsim.configuration.schema import Config
 from fedsim.core.errors import FedsimError
+from fedsim.display.report import format_bytes
 from fedsim.doctor.findings import Finding, ok, problem, warning
-from fedsim.machine import why_not_writable
-from fedsim.model_notes import model_notes
+from fedsim.planning.machine import why_not_writable
+from fedsim.planning.model_notes import model_notes
 from fedsim.planning.model_shape import model_folder, model_shape
-from fedsim.report import format_bytes
 
 _CHUNK_BYTES = 2**22
 _DIGITS = 16
@@ -65,7 +65,7 @@ def _digest(files: Sequence[Path]) -> str:
 
 
 def _data(what: str, config: Config) -> Finding:
-    from fedsim.preparation import partition_data, settled
+    from fedsim.simulation.preparation import partition_data, settled
 
     config, read = settled(config)  # a number of clients that does not fit the rest of the config is a problem too
     data = read or partition_data(config)
@@ -84,13 +84,13 @@ def _data(what: str, config: Config) -> Finding:
 
 def _results(what: str, config: Config) -> Finding:
     """Look at the place for results as a run does before anything is started, and try whether it can be written."""
-    from fedsim.contents import check_usable
-    from fedsim.destination import Destination, is_url
-    from fedsim.place import is_thrown_away, thrown_away
-    from fedsim.tracking import RunFolder
+    from fedsim.records.folder_check import check_usable
+    from fedsim.records.location import is_thrown_away, thrown_away
+    from fedsim.records.remote import Remote, is_url
+    from fedsim.records.run_folder import RunFolder
 
     if config.output is not None and is_url(config.output):
-        destination = Destination(config.output)
+        destination = Remote(config.output)
         check_usable(destination.holds(), destination.url)
         destination.check_writable()
         return ok(what, f"{config.output} can be written to")

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fedsim.core.memory import peak_memory_bytes
 from fedsim.core.messages import (
@@ -18,8 +18,8 @@ from fedsim.core.messages import (
     SpectrumReport,
     WorkGroup,
 )
-from fedsim.executors.trunks import Key as TrunkKey
-from fedsim.executors.trunks import TrunkCache
+from fedsim.executors.frozen_cache import FrozenCache
+from fedsim.executors.frozen_cache import Key as CacheKey
 from server.sampling import cut
 
 if TYPE_CHECKING:
@@ -58,6 +58,34 @@ class EvaluatedShard:
     evaluation: Evaluation
 
 
+class ServerHandle(Protocol):
+    """What the round loop asks of the server, wherever it runs."""
+
+    def start(
+        self,
+        config: ServerConfig,
+        vector_F: np.ndarray,
+        layers: tuple[int, ...],
+        sample_rate: float,
+        population_weight: float,
+    ) -> None:
+        """Make the server, or make it anew with other layers; see :class:`server.core.Server`."""
+
+    def global_state(self) -> Handle:
+        """Store the state that the next round starts from, and return its handle; called once a round."""
+
+    def apply(self, round: int, order: tuple[int, ...]) -> StepReport:
+        """Let the server step, by the sums of the groups that were trained."""
+        ...
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the server's whole state, for a checkpoint."""
+        ...
+
+    def load_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        """Give the server the state of a checkpoint."""
+
+
 class InOrder:
     """Hands things on in the order of their numbers, from 0, whatever order they come in."""
 
@@ -83,7 +111,7 @@ class Executor(ABC):
         self._check_interrupt = check_interrupt
         self.fuse = 1
         """Clients that share passes through the backbone."""
-        self.trunks = TrunkCache.none()
+        self.caches = FrozenCache.none()
         """Trunks kept from round to round."""
 
     @contextmanager
@@ -108,21 +136,21 @@ class Executor(ABC):
                 groups.append(WorkGroup(round, number, clients, fuse=self.fuse))
         return groups
 
-    def keep_trunks_within(self, max_bytes: int, nbytes: Callable[[TrunkKey], int]) -> None:
+    def keep_cached_within(self, max_bytes: int, nbytes: Callable[[CacheKey], int]) -> None:
         """Keep trunks from round to round; ``nbytes`` tells their sizes, 0 where there is none."""
         shared = self.shared_memory_bytes
         # Objects of the run itself need room too; above its limit Ray would write to disk.
         limit = max_bytes if shared is None else min(max_bytes, shared // 2)
-        self.trunks = TrunkCache(limit, nbytes)
+        self.caches = FrozenCache(limit, nbytes)
 
-    def _with_trunks(self, group: WorkGroup) -> tuple[WorkGroup, dict[int, Handle]]:
+    def _with_cached(self, group: WorkGroup) -> tuple[WorkGroup, dict[int, Handle]]:
         """Return a group that says which of its clients' trunks are handed in and handed back, and those handed in."""
-        keep, held = self.trunks.wanted(group.clients), self.trunks.held(group.clients)
-        return replace(group, with_trunks=tuple(held), keep_trunks=keep), held
+        keep, held = self.caches.wanted(group.clients), self.caches.held(group.clients)
+        return replace(group, with_cached=tuple(held), keep_cached=keep), held
 
-    def _keep_trunks(self, group: WorkGroup, handles: Sequence[Handle]) -> None:
-        for client, handle in zip(group.keep_trunks, handles, strict=True):
-            self.trunks.add(client, handle)
+    def _keep_cached(self, group: WorkGroup, handles: Sequence[Handle]) -> None:
+        for client, handle in zip(group.keep_cached, handles, strict=True):
+            self.caches.add(client, handle)
 
     def begin(self, spec_nbytes: int, modules: tuple[str, ...] = ()) -> None:  # noqa: B027 - what need not start early does nothing
         """Begin to start, beside whatever the caller does until :meth:`start`; what fails is raised there.
@@ -145,20 +173,10 @@ class Executor(ABC):
     def recover(self) -> None:  # noqa: B027 - what loses nothing has nothing to do
         """Make workers and server fit for work again after ``StateLost``; the caller then gives the server its state anew."""
 
+    @property
     @abstractmethod
-    def start_server(
-        self,
-        config: ServerConfig,
-        vector_F: np.ndarray,
-        layers: tuple[int, ...],
-        sample_rate: float,
-        population_weight: float,
-    ) -> None:
-        """Start the server, or start it anew with other layers."""
-
-    @abstractmethod
-    def global_state(self) -> Handle:
-        """Store the state that the next round starts from, and return its handle; called once a round."""
+    def server(self) -> ServerHandle:
+        """The server, wherever it runs."""
 
     @abstractmethod
     def train(
@@ -172,12 +190,8 @@ class Executor(ABC):
 
         Workers that have nothing left to train evaluate the state that the round starts from on ``shards``, as
         :meth:`evaluate` does; each is yielded as it is done. The groups' sums go to the server, in the order of ``groups``, and
-        are let go; :meth:`apply` ends the round.
+        are let go; :meth:`ServerHandle.apply` ends the round.
         """
-
-    @abstractmethod
-    def apply(self, round: int, order: tuple[int, ...]) -> StepReport:
-        """Let the server step, by the sums of the groups that were trained."""
 
     @abstractmethod
     def try_fusing(self, state: Handle, clients: Sequence[int]) -> FuseTrial | ClientFailure:
@@ -215,14 +229,6 @@ class Executor(ABC):
     @abstractmethod
     def get(self, handles: Sequence[Handle]) -> list[Any]:
         """Return the values of handles."""
-
-    @abstractmethod
-    def server_arrays(self) -> dict[str, np.ndarray]:
-        """Return the server's whole state, for a checkpoint."""
-
-    @abstractmethod
-    def load_server_arrays(self, arrays: dict[str, np.ndarray]) -> None:
-        """Give the server the state of a checkpoint."""
 
     @property
     def replaced_workers(self) -> int:

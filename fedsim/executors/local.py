@@ -16,25 +16,20 @@ if TYPE_CHECKING:
     from clients.worker import ClientWorker, WorkerInfo, WorkerSpec
 
 
-class LocalExecutor(Executor):
-    """Runs work groups one after another in this process; a handle is the value itself."""
+class LocalServer:
+    """The server in this process."""
 
-    def __init__(self, check_interrupt: Callable[[], None]) -> None:
-        super().__init__(check_interrupt)
-        self._worker: ClientWorker | None = None
+    def __init__(self) -> None:
         self._server: Server | None = None
-        self._threads_before: int | None = None
 
-    def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
-        import torch  # only now: an executor is made before the user's quick mistakes have been answered
+    @property
+    def running(self) -> Server:
+        """The server, once it is started."""
+        if self._server is None:
+            raise RuntimeError("the server has not been started")
+        return self._server
 
-        from clients.device import resolve_device
-
-        self._threads_before = torch.get_num_threads()
-        self._worker = spec.build(resolve_device(spec.device, gpu_granted=True))
-        return [self._worker.info()]
-
-    def start_server(
+    def start(
         self,
         config: ServerConfig,
         vector_F: np.ndarray,
@@ -42,10 +37,47 @@ class LocalExecutor(Executor):
         sample_rate: float,
         population_weight: float,
     ) -> None:
+        """Make the server, or make it anew."""
         self._server = Server(config, vector_F, layers, sample_rate, population_weight)
 
     def global_state(self) -> Handle:
-        return self._running_server.global_state()
+        """See :meth:`server.core.Server.global_state`."""
+        return self.running.global_state()
+
+    def apply(self, round: int, order: tuple[int, ...]) -> StepReport:
+        """See :meth:`server.core.Server.apply`."""
+        return self.running.apply(round, order)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """See :meth:`server.core.Server.arrays`."""
+        return self.running.arrays()
+
+    def load_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        """See :meth:`server.core.Server.load_arrays`."""
+        self.running.load_arrays(arrays)
+
+
+class LocalExecutor(Executor):
+    """Runs work groups one after another in this process; a handle is the value itself."""
+
+    def __init__(self, check_interrupt: Callable[[], None]) -> None:
+        super().__init__(check_interrupt)
+        self._worker: ClientWorker | None = None
+        self._server = LocalServer()
+        self._threads_before: int | None = None
+
+    def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
+        import torch  # only now: an executor is made before the user's quick mistakes have been answered
+
+        from clients.backbone.device import resolve_device
+
+        self._threads_before = torch.get_num_threads()
+        self._worker = spec.build(resolve_device(spec.device, gpu_granted=True))
+        return [self._worker.info()]
+
+    @property
+    def server(self) -> LocalServer:
+        return self._server
 
     def train(
         self,
@@ -57,10 +89,10 @@ class LocalExecutor(Executor):
         for group in groups:
             self._check_interrupt()
             old = [client_states[client] for client in group.clients]
-            group, trunks = self._with_trunks(group)
-            reports, update, *made = self._running_worker.train(group, state, *old, trunks=trunks)
-            self._keep_trunks(group, made[len(old) :])
-            self._running_server.fold(group.round, update)
+            group, caches = self._with_cached(group)
+            reports, update, *made = self._running_worker.train(group, state, *old, caches=caches)
+            self._keep_cached(group, made[len(old) :])
+            self._server.running.fold(group.round, update)
             yield TrainedGroup(group, reports, dict(zip(group.clients, made[: len(old)], strict=True)))
         for index, shard in enumerate(shards):
             yield EvaluatedShard(index, self._evaluate(state, shard))
@@ -68,18 +100,15 @@ class LocalExecutor(Executor):
     def try_fusing(self, state: Handle, clients: Sequence[int]) -> FuseTrial | ClientFailure:
         return self._running_worker.try_fusing(state, *clients)
 
-    def apply(self, round: int, order: tuple[int, ...]) -> StepReport:
-        return self._running_server.apply(round, order)
-
     def evaluate(self, state: Handle, shards: Sequence[tuple[int, int]]) -> list[Evaluation]:
         return [self._evaluate(state, shard) for shard in shards]
 
     def _evaluate(self, state: Handle, shard: tuple[int, int]) -> Evaluation:
         self._check_interrupt()
-        wanted, held = self.trunks.wanted([shard]), self.trunks.held([shard])
-        evaluation, trunk = self._running_worker.evaluate(state, *shard, held.get(shard))
+        wanted, held = self.caches.wanted([shard]), self.caches.held([shard])
+        evaluation, cached = self._running_worker.evaluate(state, *shard, held.get(shard))
         if wanted:
-            self.trunks.add(shard, trunk)
+            self.caches.add(shard, cached)
         return evaluation
 
     def evaluate_clients(
@@ -113,27 +142,16 @@ class LocalExecutor(Executor):
     def get(self, handles: Sequence[Handle]) -> list[Any]:
         return list(handles)
 
-    def server_arrays(self) -> dict[str, np.ndarray]:
-        return self._running_server.arrays()
-
-    def load_server_arrays(self, arrays: dict[str, np.ndarray]) -> None:
-        self._running_server.load_arrays(arrays)
-
     def close(self) -> None:
         if self._threads_before is not None:
             import torch
 
             torch.set_num_threads(self._threads_before)
-        self._worker = self._server = self._threads_before = None
+        self._worker = self._threads_before = None
+        self._server = LocalServer()
 
     @property
     def _running_worker(self) -> ClientWorker:
         if self._worker is None:
             raise RuntimeError("the executor has not been started")
         return self._worker
-
-    @property
-    def _running_server(self) -> Server:
-        if self._server is None:
-            raise RuntimeError("the server has not been started")
-        return self._server

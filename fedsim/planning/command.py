@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from fedsim.config import Config
+from fedsim.configuration.schema import Config
 from fedsim.core.errors import ConfigError
 from fedsim.data.sources import source_of
 from fedsim.data.tasks import resolve_task
-from fedsim.executors.own_ray import store_bytes
-from fedsim.executors.plan import NodeResources
-from fedsim.machine import Machine, this_machine
-from fedsim.model_notes import model_notes
+from fedsim.executors.cluster.local_cluster import store_bytes
+from fedsim.executors.cluster.sizing import NodeResources
+from fedsim.planning.machine import Machine, this_machine
 from fedsim.planning.memory import MemoryEstimate, estimate_memory
+from fedsim.planning.model_notes import model_notes
 from fedsim.planning.model_shape import model_shape
 from fedsim.planning.plan import PlanNode, make_plan
 from fedsim.planning.table import local_tables, plan_tables
 from server.sampling import cohort
 
 if TYPE_CHECKING:
-    from fedsim.executors.nodes import ClusterNode
+    from fedsim.executors.cluster.nodes import ClusterNode
 
 _NODE_SECONDS = 20.0
 
@@ -57,7 +57,7 @@ def _settled(config: Config) -> tuple[Config, int | None]:
         if config.partition.clients is None:
             raise ConfigError("the data of the hub are not here, so that the plan needs partition.clients")
         return config, None
-    from fedsim.preparation import partition_data, settled
+    from fedsim.simulation.preparation import partition_data, settled
 
     config, read = settled(config)
     data = read or partition_data(config)
@@ -69,7 +69,7 @@ def _settled(config: Config) -> tuple[Config, int | None]:
 
 def _own_node(config: Config, memory: MemoryEstimate | None) -> list[PlanNode]:
     """Return this machine as a Ray of the run's own would take it."""
-    from fedsim.executors.nodes import detected_cpus
+    from fedsim.executors.cluster.nodes import detected_cpus
 
     machine = this_machine()
     cpus = config.ray.num_cpus or detected_cpus()
@@ -81,7 +81,7 @@ def _own_node(config: Config, memory: MemoryEstimate | None) -> list[PlanNode]:
 
 
 def _cluster(config: Config) -> list[PlanNode]:
-    from fedsim.executors.nodes import ask_every_node, cluster_nodes, joined
+    from fedsim.executors.cluster.nodes import ask_every_node, cluster_nodes, joined
 
     with joined(config.ray):
         nodes = cluster_nodes()

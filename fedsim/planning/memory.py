@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clients.budget import CONTEXT_BYTES, STEP_VECTORS, tokens_of_pass
-from fedsim.config import Config
+from fedsim.configuration.schema import Config
 from fedsim.core.layout import VectorLayout
 from fedsim.planning.model_shape import ModelShape
 from server.selection import num_chosen
@@ -34,7 +34,7 @@ class MemoryEstimate:
     """Frozen weights: once on each node, in the object store; on a GPU once in each actor as well."""
     tokens: int | None
     """Tokens of all examples, at most; None where the examples were not counted."""
-    trunks: int
+    caches: int
     """Trunk cache, at most."""
     client_states: int
     """What all clients that are visited keep between rounds, at most; once in the cluster, and in each checkpoint."""
@@ -57,7 +57,7 @@ class MemoryEstimate:
 
     @property
     def _on_each_node(self) -> int:
-        return self.weights + (self.tokens or 0) + self.trunks
+        return self.weights + (self.tokens or 0) + self.caches
 
     @property
     def _between_nodes(self) -> int:
@@ -100,7 +100,7 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
     return MemoryEstimate(
         weights=shape.num_parameters * _itemsize(config.model.dtype),
         tokens=tokens,
-        trunks=_trunk_bytes(config, shape, num_examples),
+        caches=_cached_bytes(config, shape, num_examples),
         client_states=min(config.partition.population, config.rounds * cohort) * state_bytes,
         exchanged=exchanged.size * exchange_bytes,
         activations=_training_bytes(config, shape, on_gpu) + _evaluation_bytes(config, shape),
@@ -153,7 +153,7 @@ def _sum_bytes(config: Config, exchanged: VectorLayout) -> int:
     return (sums * calls * wide + each * cohort * own) * exchanged.size
 
 
-def _trunk_bytes(config: Config, shape: ModelShape, num_examples: int | None) -> int:
+def _cached_bytes(config: Config, shape: ModelShape, num_examples: int | None) -> int:
     cache = config.model.trunk_cache
     off = cache.dtype == "off" or config.client.dropout or config.layers.unselected == "local"
     if off or config.layers.choose in ("all", "bottom"):
@@ -162,7 +162,7 @@ def _trunk_bytes(config: Config, shape: ModelShape, num_examples: int | None) ->
     if num_examples is None:
         return bound
     numbers = num_examples * config.data.max_length * shape.hidden_size
-    return min(bound, numbers * _itemsize(config.model.trunk_dtype))
+    return min(bound, numbers * _itemsize(config.model.cache_dtype))
 
 
 def _step_bytes(config: Config, trained: VectorLayout) -> int:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clients.backbone.location import folder_of, locate, num_parameters
+from clients.backbone.model_files import check_model_type, check_weights
 from clients.config import ModelConfig
-from clients.location import folder_of, locate, num_parameters
-from clients.model_files import check_model_type, check_weights
 from fedsim.core.layout import PromptGeometry
 
 

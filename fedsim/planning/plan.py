@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fedsim.config import Config
+from fedsim.configuration.schema import Config
 from fedsim.core.errors import ResourceError
-from fedsim.executors.nearest import Request, most_actors
-from fedsim.executors.placement import place
-from fedsim.executors.plan import ActorPlan, NodeResources, capacity, is_possible, plan_actors
+from fedsim.display.report import format_bytes
+from fedsim.executors.cluster.placement import place
+from fedsim.executors.cluster.sizing import ActorPlan, NodeResources, capacity, is_possible, plan_actors
+from fedsim.executors.cluster.suggestions import Request, most_actors
 from fedsim.planning.memory import MemoryEstimate
-from fedsim.report import format_bytes
 
 _FILLED_SHARE = 0.8
 """Part of an object store that Ray fills before it puts objects on disk (its setting ``object_spilling_threshold``)."""
@@ -94,7 +94,7 @@ def make_plan(config: Config, nodes: Sequence[PlanNode], memory: MemoryEstimate 
 def _within_stores(memory: MemoryEstimate, nodes: Sequence[PlanNode]) -> MemoryEstimate:
     """Return the estimate with no more trunks than a run keeps: those that fill half of all object stores."""
     stores = [node.store_bytes for node in nodes if node.store_bytes is not None]
-    return replace(memory, trunks=min(memory.trunks, sum(stores) // 2)) if len(stores) == len(nodes) else memory
+    return replace(memory, caches=min(memory.caches, sum(stores) // 2)) if len(stores) == len(nodes) else memory
 
 
 def _limit(config: Config, actors: ActorPlan, free: Sequence[NodeResources]) -> str:
@@ -212,7 +212,7 @@ def _too_little_shared_memory(config: Config, node: PlanNode, stored: int, memor
     return (
         f"{node.name}: up to {format_bytes(stored)} are to be stored, but the object store has room for "
         f"{format_bytes(node.store_bytes)}, and Ray puts on disk what is above {_FILLED_SHARE:.0%} of it; {remedy}"
-        f"{', or lower model.trunk_cache.memory_mb' if memory.trunks else ''}"
+        f"{', or lower model.trunk_cache.memory_mb' if memory.caches else ''}"
     )
 
 

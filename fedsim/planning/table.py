@@ -9,11 +9,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fedsim.config import Config
-from fedsim.machine import Machine
+from fedsim.configuration.schema import Config
+from fedsim.display.report import MISSING, format_bytes
+from fedsim.planning.machine import Machine
 from fedsim.planning.memory import MemoryEstimate
 from fedsim.planning.plan import Plan, PlanNode
-from fedsim.report import MISSING, format_bytes
 
 _UNKNOWN = "the model is not on this machine yet, or its files do not tell its size, so its memory is not known"
 
@@ -49,7 +49,7 @@ def local_tables(
     ]
     if memory is None:
         return Group(_table("Plan", rows), Text(f"  {_UNKNOWN}"), *_warnings(warnings))
-    needed = memory.driver + memory.trunks + memory.activations + memory.vectors + memory.client_states
+    needed = memory.driver + memory.caches + memory.activations + memory.vectors + memory.client_states
     rows.append(("memory", f"about {format_bytes(needed)} of {format_bytes(machine.memory_free_bytes)} free"))
     return Group(_table("Plan", [*rows, *_traffic(config, memory)]), *_warnings(warnings))
 
@@ -95,7 +95,7 @@ def _memory(plan: Plan, memory: MemoryEstimate) -> list[tuple[str, str]]:
     rows = [
         ("frozen weights", f"{format_bytes(memory.weights)}, once on each node, in its object store"),
         ("tokens", f"{tokens}, once on each node" if memory.tokens is not None else tokens),
-        ("trunk cache", f"at most {format_bytes(memory.trunks)}, shared" if memory.trunks else "none"),
+        ("trunk cache", f"at most {format_bytes(memory.caches)}, shared" if memory.caches else "none"),
         (
             "client states",
             f"at most {format_bytes(memory.client_states)}, and {format_bytes(memory.new_states)} new ones in a round"

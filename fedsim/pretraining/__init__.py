@@ -1,1 +1,1 @@
-"""How the embedded backbone came to be: its documents, tokenizer, word vectors and batches; see :mod:`fedsim.pretrain`."""
+"""Makes the embedded backbone again (``python -m fedsim.pretraining``): its documents, tokenizer, word vectors, batches."""

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.text import Text
 
 from fedsim.core.errors import ConfigError
-from fedsim.destination import refuse_url
-from fedsim.events import plain, write_atomically
-from fedsim.place import is_thrown_away, thrown_away
+from fedsim.records.events import plain, write_atomically
+from fedsim.records.location import is_thrown_away, thrown_away
+from fedsim.records.remote import refuse_url
 from fedsim.scaling.points import make_points, parse_numbers
 from fedsim.scaling.records import SCALING_COLUMNS, Run
 from fedsim.scaling.study import Failure, StudyFolder, run_points
@@ -94,8 +94,8 @@ def _count(number: int, what: str) -> str:
 
 
 def _write(folder: StudyFolder, runs: Sequence[Run], study: StudySummary, say: Callable[[str], None]) -> None:
+    from fedsim.records.tables import ParquetRows
     from fedsim.scaling.picture import write_pictures
-    from fedsim.tables import ParquetRows
 
     rows = [row for run in runs for row in run.rows()]
     target = folder.path / "scaling.parquet"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedsim.figure import BLUE, FAINT, GREEN, GREY, INK, ORANGE, attempt, drawn, dress, new_figures, save
+from fedsim.display.figure import BLUE, FAINT, GREEN, GREY, INK, ORANGE, attempt, drawn, dress, new_figures, save
 from fedsim.scaling.accounting import Efficiency
 from fedsim.scaling.summary import PointSummary, StudySummary
 from fedsim.scaling.table import format_round

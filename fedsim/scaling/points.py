@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fedsim.core.errors import ConfigError, PartitionError, ResourceError
 
 if TYPE_CHECKING:
-    from fedsim.config import Config
+    from fedsim.configuration.schema import Config
 
 CLIENTS_KEY, COHORT_KEY, ACTORS_KEY = "partition.clients", "sampling.clients_per_round", "ray.actors"
 _FORCED = ("tracking.plots=false", "tracking.tensorboard=false", "tracking.client_records=true")
@@ -103,7 +103,7 @@ def make_points(
     ResourceError
         If the actors do not fit this machine.
     """
-    from fedsim.config import read_config
+    from fedsim.configuration.schema import read_config
 
     _check_overrides(overrides, cohorts is not None, actors is not None)
     if rounds < 1:
@@ -185,7 +185,7 @@ def _too_many_clients(clients: int, deal: Any, error: PartitionError) -> str:
 
 def _actor_notes(configs: dict[Point, Config]) -> list[str]:
     """Check that the actors fit a Ray of the study's own, and return what the plans have to say."""
-    from fedsim.executors.plan import NodeResources, plan_actors
+    from fedsim.executors.cluster.sizing import NodeResources, plan_actors
 
     notes = []
     for point, config in configs.items():

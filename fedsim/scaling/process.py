@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedsim.events import open_locked, write_atomically
-from fedsim.tracking import RunFolder
+from fedsim.records.events import open_locked, write_atomically
+from fedsim.records.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from fedsim.config import Config
+    from fedsim.configuration.schema import Config
 
 _POLL_SECONDS = 0.25
 _END_SECONDS = 60.0
@@ -48,7 +48,7 @@ def run_process(config: Config, run: Path, check: Callable[[], None], show: Call
     ConfigError
         If ``run`` is in use, or is no folder of ours.
     """
-    from fedsim.config_text import config_text
+    from fedsim.configuration.text import config_text
 
     _remove_unfinished(run)
     run.parent.mkdir(parents=True, exist_ok=True)

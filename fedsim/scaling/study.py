@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim import __version__
 from fedsim.core.errors import ConfigError
-from fedsim.events import write_atomically
-from fedsim.interrupt import InterruptWatch
+from fedsim.records.events import write_atomically
 from fedsim.scaling.points import Point, Points
 from fedsim.scaling.process import RunFailed, mark_of, run_process
 from fedsim.scaling.records import Run, median, read_run
+from fedsim.simulation.interrupt import InterruptWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

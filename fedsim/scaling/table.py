@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fedsim.report import MISSING, format_bytes, format_seconds
+from fedsim.display.report import MISSING, format_bytes, format_seconds
 from fedsim.scaling.accounting import PARTS, Efficiency
 from fedsim.scaling.summary import PointSummary, StudySummary
 
@@ -89,7 +89,7 @@ def _efficiency(entries: Sequence[Efficiency], each: PointSummary) -> str:
 
 
 def format_round(seconds: float) -> str:
-    """Return the time of a round, of which ``fedsim.report.format_seconds`` would show too few digits."""
+    """Return the time of a round, of which ``fedsim.display.report.format_seconds`` would show too few digits."""
     return f"{seconds:.3f} s" if seconds < 0.995 else f"{seconds:.2f} s" if seconds < 9.95 else format_seconds(seconds)
 
 

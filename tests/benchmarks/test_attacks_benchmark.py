@@ -8,8 +8,8 @@ from support import ROOT
 
 from benchmarks.attacks import ATTACKS, BASE, CONFIG, RULES, table
 from benchmarks.studies import Records
-from fedsim.config import build_config, read_config
-from fedsim.yaml_text import load
+from fedsim.configuration.schema import build_config, read_config
+from fedsim.configuration.yaml_text import load
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda arm: arm.name)

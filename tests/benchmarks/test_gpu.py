@@ -62,7 +62,7 @@ def test_needed_work_by_hand():
     whole = 4 * projection + 2 * feed + 4 * attention
     assert needed_flops(two, lengths_N, 2) == 2 * forward + backward + whole
     assert needed_flops(two, lengths_N, 2, lowest=1) == 2 * forward + backward
-    assert needed_flops(two, lengths_N, 2, lowest=1, trunk=True) == forward + backward
+    assert needed_flops(two, lengths_N, 2, lowest=1, cached=True) == forward + backward
     # Where one token is read, the other two have keys and values in the top layer, and nothing else.
     forward_one = 2 * projection + (2 * projection + 2 * feed + 2 * attention) / 3
     backward_one = (projection + 2 * feed + 4 * attention) / 3

@@ -6,9 +6,9 @@ import numpy as np
 import psutil
 
 from benchmarks.memory import CONFIG, SAME_WORK, carry, own_bytes, stored_bytes, write_data
-from fedsim.config import build_config, read_config
-from fedsim.preparation import partition_data
-from fedsim.runner import make_executor
+from fedsim.configuration.schema import build_config, read_config
+from fedsim.executors.make import make_executor
+from fedsim.simulation.preparation import partition_data
 
 SIZE = 40_000_000
 

@@ -5,7 +5,7 @@ from support import ROOT
 
 from benchmarks.methods import ARMS, BASE, table, works
 from benchmarks.studies import Records
-from fedsim.config import read_config
+from fedsim.configuration.schema import read_config
 
 CONFIG = ROOT / "configs" / "quickstart.yaml"
 

@@ -13,10 +13,10 @@ import typer
 from benchmarks.carrying import Carrying
 from benchmarks.measure import numbers, present
 from benchmarks.orchestration import COPY_LIMIT, LOCAL, PLAIN_LOOP, CopyLimit, PlainLoop, measure
-from clients.sums import BLOCK
-from fedsim.config import build_config
-from fedsim.executors.local import LocalExecutor
-from fedsim.runner import make_executor
+from clients.training.sums import BLOCK
+from fedsim.configuration.schema import build_config
+from fedsim.executors.local import LocalExecutor, LocalServer
+from fedsim.executors.make import make_executor
 
 CLIENTS, ELEMENTS = 10, 400
 PLACES = {
@@ -71,12 +71,18 @@ def test_rows_hold_rates_and_ratios_to_the_copy_limit(session_ray, tmp_path):
     assert written[0]["ratio"] == 1.0
 
 
-class Embellishing(LocalExecutor):
+class EmbellishingServer(LocalServer):
     """Adds one to the state by itself."""
 
     def global_state(self):
         state = super().global_state()
         return replace(state, vector_F=state.vector_F + 1)
+
+
+class Embellishing(LocalExecutor):
+    def __init__(self, check_interrupt):
+        super().__init__(check_interrupt)
+        self._server = EmbellishingServer()
 
 
 def test_a_side_that_did_other_work_gives_no_rows():

@@ -17,12 +17,12 @@ from benchmarks.peers.files import Events, Plan
 from benchmarks.peers.sides import Outcome, SideError, fedsim_tuning, watch
 from benchmarks.peers.work import PlainClients, Work, plain_clients
 from clients.evaluation import evaluate
-from clients.training import train_clients
-from clients.visits import Parts, Visit
+from clients.training.local_job import LocalJob, Parts
+from clients.training.local_training import train_clients
 from clients.worker import ClientWorker
 from fedsim.core.errors import ConfigError
 from fedsim.core.layout import VectorLayout
-from fedsim.preparation import prepare
+from fedsim.simulation.preparation import prepare
 
 SMALL = Case(
     "small",
@@ -60,7 +60,7 @@ def test_the_peers_loop_trains_a_client_as_fedsim_does(folder):
     for client in plan.cohorts_Rk[0][:2].tolist():
         trained_F, examples = plain.train(0, client, plan.start_F)
         (expected,) = train_clients(
-            worker._backbone, spec.train, [Visit(client, spec.shards.train(client), plan.start_F)],
+            worker._backbone, spec.train, [LocalJob(client, spec.shards.train(client), plan.start_F)],
             Parts.of(full, full.layers, False), spec.settings.client, "none", seed=spec.settings.seed, round=0,
         )  # fmt: skip
         assert examples == len(spec.shards.train(client))

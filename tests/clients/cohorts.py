@@ -9,16 +9,16 @@ import numpy as np
 from support import make_tiny
 from tiny_models import LABEL_WORDS, PAD, PROMPT_LENGTH, VOCABULARY
 
+from clients.backbone.families import FAMILIES
+from clients.backbone.loading import load_shared_weights
 from clients.config import ClientConfig, HeadConfig
-from clients.families import FAMILIES
-from clients.loading import load_shared_weights
-from clients.prompts import initial_vector
-from clients.training import train_clients
-from clients.visits import Parts, TrainingResult, Visit
+from clients.training.local_job import LocalJob, Parts, TrainingResult
+from clients.training.local_training import train_clients
+from clients.tuners.initial import initial_vector
 from clients.worker import ClientWorker, WorkerSpec
 from fedsim.core.shards import Shards
 from fedsim.core.tokens import TokenTable
-from fedsim.preparation import work_settings
+from fedsim.simulation.preparation import work_settings
 
 SIZES = (3, 1, 13, 4, 7)
 """Training examples of each client: one, fewer than a batch, a batch, several batches."""
@@ -102,37 +102,37 @@ class Cohort:
             spec.model.exchange_dtype
         )
 
-    def visits(
+    def jobs(
         self, clients: tuple[int, ...] = CLIENTS, kept_steps: tuple[int, ...] | None = None, drift: bool = False
-    ) -> list[Visit]:
+    ) -> list[LocalJob]:
         """Return a visit of each client; ``kept_steps`` are the steps in its moments."""
         rng = np.random.default_rng(7)
-        dtype, visits = self.spec.model.exchange_dtype, []
+        dtype, jobs = self.spec.model.exchange_dtype, []
         for client in CLIENTS:
             moments = [0.1 * rng.normal(size=self.parts.trained.size).astype(dtype) for _ in range(2)]
             drift_F = rng.normal(size=self.parts.exchanged.size).astype(dtype)
-            visit = Visit(client, self.spec.shards.train(client), self.start(client))
+            job = LocalJob(client, self.spec.shards.train(client), self.start(client))
             if kept_steps is not None and kept_steps[client]:
-                visit = dataclasses.replace(
-                    visit,
+                job = dataclasses.replace(
+                    job,
                     first_moment_A=moments[0],
                     second_moment_A=moments[1] ** 2,
                     moment_steps=kept_steps[client],
                 )
-            visits.append(dataclasses.replace(visit, drift_F=drift_F) if drift else visit)
-        return [visits[client] for client in clients]
+            jobs.append(dataclasses.replace(job, drift_F=drift_F) if drift else job)
+        return [jobs[client] for client in clients]
 
-    def train(self, visits, correction: str = "none", max_tokens=None, config=None) -> list[TrainingResult]:
+    def train(self, jobs, correction: str = "none", max_tokens=None, config=None) -> list[TrainingResult]:
         """Train the visits in shared passes."""
         config = config or self.spec.settings.client
         return train_clients(
-            self.worker._backbone, self.spec.train, visits, self.parts, config, correction, seed=3, round=2,
+            self.worker._backbone, self.spec.train, jobs, self.parts, config, correction, seed=3, round=2,
             max_tokens=max_tokens, prompt_dropout=self.spec.prompt.dropout,
         )  # fmt: skip
 
-    def train_alone(self, visits, correction: str = "none", max_tokens=None, config=None) -> list[TrainingResult]:
+    def train_alone(self, jobs, correction: str = "none", max_tokens=None, config=None) -> list[TrainingResult]:
         """Train the visits one by one."""
-        return [self.train([visit], correction, max_tokens, config)[0] for visit in visits]
+        return [self.train([job], correction, max_tokens, config)[0] for job in jobs]
 
     def client_config(self, **changes) -> ClientConfig:
         """Return the clients' config with other values."""

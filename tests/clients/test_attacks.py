@@ -13,12 +13,12 @@ from tiny_models import save, tiny_model
 
 from clients.attacks import attackers, falsified, with_false_labels
 from clients.config import AttackConfig
-from clients.visits import Parts, TrainingResult, Visit
+from clients.training.local_job import LocalJob, Parts, TrainingResult
 from clients.worker import ClientWorker
-from fedsim.config import build_config
+from fedsim.configuration.schema import build_config
 from fedsim.core.errors import ConfigError
 from fedsim.core.messages import ClientState, WorkGroup
-from fedsim.runner import run_config
+from fedsim.simulation.runner import run_config
 
 ATTACKS = {
     "label_flip": {"kind": "label_flip"},
@@ -43,7 +43,7 @@ def attacked(spec, attack, clients=FALSE):
     return changed(spec, attack=AttackConfig(clients=clients, **ATTACKS[attack]), attackers=clients)
 
 
-def visit(spec, fuse=1, round=0):
+def job(spec, fuse=1, round=0):
     """Return the update, and the clients' states, after a visit of all."""
     state = first_state(worker := ClientWorker(spec), TRUNK, round)
     reports, update, *states = worker.train(WorkGroup(round, 0, CLIENTS, fuse=fuse), state, *map(ClientState, CLIENTS))
@@ -88,8 +88,8 @@ def test_an_attack_is_part_of_the_identity_of_a_run():
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_attackers_send_and_keep_what_is_false_and_the_others_what_they_trained(spec, attack):
-    start_F, honest, honest_states = visit(spec)
-    _, update, states = visit(attacked(spec, attack))
+    start_F, honest, honest_states = job(spec)
+    _, update, states = job(attacked(spec, attack))
     for row, client in enumerate(CLIENTS):
         own_F, sent_F = honest.vector_kF[row], update.vector_kF[row]
         np.testing.assert_array_equal(states[row].control_F, start_F - sent_F)  # the variate is the displacement
@@ -108,7 +108,7 @@ def test_attackers_send_and_keep_what_is_false_and_the_others_what_they_trained(
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_attackers_are_the_same_alone_and_in_shared_passes(spec, attack):
     spec = attacked(spec, attack)
-    (_, alone, alone_states), (_, together, states) = visit(spec, fuse=1), visit(spec, fuse=5)
+    (_, alone, alone_states), (_, together, states) = job(spec, fuse=1), job(spec, fuse=5)
     assert_close(together, alone, 1e-10)
     for ours, theirs in zip(states, alone_states, strict=True):
         assert_close(ours, theirs, 1e-10)
@@ -126,10 +126,10 @@ def test_labels_are_flipped_where_attackers_train_and_nowhere_else(spec):
 
 def test_noise_is_drawn_anew_for_every_round_and_client(spec):
     spec = attacked(spec, "noise")
-    _, first, _ = visit(spec)
-    assert visit(spec)[1].vector_kF.tobytes() == first.vector_kF.tobytes()
+    _, first, _ = job(spec)
+    assert job(spec)[1].vector_kF.tobytes() == first.vector_kF.tobytes()
     honest = changed(spec, attackers=())
-    noise = [visit(spec, round=round)[1].vector_kF - visit(honest, round=round)[1].vector_kF for round in (0, 1)]
+    noise = [job(spec, round=round)[1].vector_kF - job(honest, round=round)[1].vector_kF for round in (0, 1)]
     drawn = [noise[round][client] for round in (0, 1) for client in FALSE]
     assert max(abs(np.corrcoef(drawn)[np.triu_indices(4, 1)])) < 0.5
 
@@ -137,9 +137,9 @@ def test_noise_is_drawn_anew_for_every_round_and_client(spec):
 def test_in_a_common_metric_the_steps_are_false_as_well(folder):
     """P + S, the start without weight decay, moves as P and S do; the metric itself is that of the gradients."""
     spec = specification(folder, dtype="float64", client={"optimizer": {"weight_decay": 0.0}})
-    start_F, honest, _ = visit(spec)
-    _, flipped, _ = visit(attacked(spec, "sign_flip", CLIENTS))
-    _, noisy, _ = visit(attacked(spec, "noise", CLIENTS))
+    start_F, honest, _ = job(spec)
+    _, flipped, _ = job(attacked(spec, "sign_flip", CLIENTS))
+    _, noisy, _ = job(attacked(spec, "noise", CLIENTS))
     for update in (honest, flipped, noisy):  # without decay P_i + S_i = P_t, whatever the client did
         np.testing.assert_allclose(update.vector_sum_F, update.weight_sum * start_F, rtol=1e-9, atol=1e-9)
         np.testing.assert_array_equal(update.metric_sum_F, honest.metric_sum_F)
@@ -152,7 +152,7 @@ def test_without_an_attack_nothing_is_touched(spec):
     result = TrainingResult(np.ones(1), np.ones(1), np.ones(1), 1, 0.0, 0.0)
     assert with_false_labels(spec) is spec
     for client in CLIENTS:
-        honest = Visit(client, spec.shards.train(client), np.zeros(1))
+        honest = LocalJob(client, spec.shards.train(client), np.zeros(1))
         assert falsified(spec.settings, parts, 0, honest, result) is result
 
 

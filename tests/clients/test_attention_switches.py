@@ -35,11 +35,11 @@ from tiny_models import (
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from clients import packing
-from clients.backbone import Backbone
+from clients.backbone.families import FAMILIES
+from clients.backbone.loading import load_shared_weights
+from clients.backbone.model import Backbone
 from clients.config import HeadConfig, ModelConfig
-from clients.families import FAMILIES
-from clients.loading import load_shared_weights
+from clients.tuners import packed_prefix as packing
 from fedsim.core.errors import ModelError
 from fedsim.core.tokens import TokenBatch, TokenTable
 
@@ -264,7 +264,7 @@ def all_ways(model: Backbone) -> dict[str, Tensor]:
     return {
         "padded": Ways(model, (0, 2)).padded()[0],
         "packed": Ways(model, (0, 2)).packed()[0],
-        "trunk": Ways(model, (2,)).packed(trunk=True)[0],
+        "trunk": Ways(model, (2,)).packed(cached=True)[0],
     }
 
 
@@ -280,10 +280,10 @@ class Ways:
         data = self.table.batch(self.all if some is None else some)
         return self._answer(self.model.forward(data, self.prompt, self.layers, self.head))
 
-    def packed(self, some: np.ndarray | None = None, trunk: bool = False) -> tuple[Tensor, Tensor]:
+    def packed(self, some: np.ndarray | None = None, cached: bool = False) -> tuple[Tensor, Tensor]:
         tokens = self.table.pack(self.all if some is None else some)
-        trunk_ZD = self.model.trunk(tokens, self.layers) if trunk else None
-        reading, _ = self.model.read(tokens, self.prompt, self.layers, self.head, trunk_ZD=trunk_ZD)
+        cached_ZD = self.model.cached(tokens, self.layers) if cached else None
+        reading, _ = self.model.read(tokens, self.prompt, self.layers, self.head, cached_ZD=cached_ZD)
         return self._answer(reading)
 
     def _answer(self, reading) -> tuple[Tensor, Tensor]:
@@ -292,7 +292,7 @@ class Ways:
 
     def agree(self) -> None:
         logits, gradient = self.padded()
-        others = [self.packed()] + ([self.packed(trunk=True)] if min(self.layers) else [])
+        others = [self.packed()] + ([self.packed(cached=True)] if min(self.layers) else [])
         for other_logits, other_gradient in others:
             close(other_logits, logits)
             close(other_gradient, gradient)
@@ -471,11 +471,11 @@ def test_a_text_that_would_change_the_frequencies_of_all_is_refused(tmp_path, fa
         assert model.max_tokens == SHORT - (PROMPT_LENGTH if offset == "paper" else 0)
         ways = Ways(model, (2,), long)
         ways.padded(np.array(fits))
-        ways.packed(np.array(fits), trunk=True)
+        ways.packed(np.array(fits), cached=True)
     model = longrope_model(tmp_path / "again", "paper", family)
     ways = Ways(model, (2,), long)
     sentence = r"keeps the frequencies of its rope_type longrope for 11 beside the prompt; lower data\.max_length"
-    for way in (ways.padded, ways.packed, lambda: ways.packed(trunk=True)):
+    for way in (ways.padded, ways.packed, lambda: ways.packed(cached=True)):
         with pytest.raises(ModelError, match=sentence):
             way()
 

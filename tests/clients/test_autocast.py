@@ -7,16 +7,16 @@ import pytest
 import torch
 from support import make_tiny
 from tiny_models import CONFIGS, LABEL_WORDS, prompts, save, tiny_model
-from tiny_work import parts_of, token_table, train, visits_of
+from tiny_work import jobs_of, parts_of, token_table, train
 
-from clients.backbone import Backbone
+from clients.backbone.frozen_states import compute_states
+from clients.backbone.loading import load_shared_weights
+from clients.backbone.model import Backbone
 from clients.config import HeadConfig, ModelConfig, PromptConfig
-from clients.loading import load_shared_weights
-from clients.trunk import compute_trunk
 from clients.worker import ClientWorker
 from fedsim.core.errors import ConfigError
 from fedsim.core.messages import ClientState, GlobalState, WorkGroup
-from fedsim.preparation import prepare
+from fedsim.simulation.preparation import prepare
 
 TOLERANCE = {"bfloat16": 8e-2, "float16": 1e-2}
 """Of gradients, relative: a few units in the last place of eight bits and of eleven."""
@@ -84,11 +84,11 @@ def test_what_a_pass_leaves_behind_does_not_reach_other_code(folders, family):
 def test_clients_that_share_passes_go_the_way_of_clients_one_by_one(folders, dtype):
     model = build(folders["roberta"], autocast=dtype)
     parts = parts_of(model)
-    visits, table = visits_of(parts, (5, 7, 4)), token_table(16)
-    together = train(model, table, parts, visits, optimizer={"kind": "sgd", "lr": 0.1})
-    for one, visit in zip(together, visits, strict=True):
-        (alone,) = train(model, table, parts, [visit], optimizer={"kind": "sgd", "lr": 0.1})
-        moved, moved_alone = (torch.from_numpy(r.vector_A - visit.start_A) for r in (one, alone))
+    jobs, table = jobs_of(parts, (5, 7, 4)), token_table(16)
+    together = train(model, table, parts, jobs, optimizer={"kind": "sgd", "lr": 0.1})
+    for one, job in zip(together, jobs, strict=True):
+        (alone,) = train(model, table, parts, [job], optimizer={"kind": "sgd", "lr": 0.1})
+        moved, moved_alone = (torch.from_numpy(r.vector_A - job.start_A) for r in (one, alone))
         assert one.vector_A.dtype == one.first_moment_A.dtype == np.float32
         assert distance(moved, moved_alone) < TOLERANCE[dtype]
 
@@ -96,15 +96,15 @@ def test_clients_that_share_passes_go_the_way_of_clients_one_by_one(folders, dty
 @families
 def test_the_trunk_keeps_float32(folders, family):
     model, table = build(folders[family], autocast="bfloat16"), token_table(8)
-    trunk = compute_trunk(model, table, np.arange(8), (1, 2), "float32", max_tokens=50).tensor()
-    exact = compute_trunk(build(folders[family]), table, np.arange(8), (1, 2), "float32", max_tokens=50).tensor()
-    assert trunk.dtype == torch.float32
-    assert 0 < distance(trunk, exact) < TOLERANCE["bfloat16"]
+    cached = compute_states(model, table, np.arange(8), (1, 2), "float32", max_tokens=50).tensor()
+    exact = compute_states(build(folders[family]), table, np.arange(8), (1, 2), "float32", max_tokens=50).tensor()
+    assert cached.dtype == torch.float32
+    assert 0 < distance(cached, exact) < TOLERANCE["bfloat16"]
     prompt_CLKHPD, tokens = prompts(model, (1, 2)), table.pack(np.arange(8))
-    with_trunk, _ = model.read(tokens, prompt_CLKHPD, (1, 2), {}, None, trunk)
+    with_cache, _ = model.read(tokens, prompt_CLKHPD, (1, 2), {}, None, cached)
     without, _ = model.read(tokens, prompt_CLKHPD, (1, 2), {}, None)
     # Passes of other sizes round to half precision elsewhere.
-    torch.testing.assert_close(with_trunk.loss_B, without.loss_B, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(with_cache.loss_B, without.loss_B, rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])

@@ -7,9 +7,9 @@ import pytest
 import torch
 from tiny_models import CONFIGS, LABEL_WORDS, backbone, batch, prompts, save, tiny_model, widened
 
-from clients.backbone import Backbone
+from clients.backbone.loading import SharedWeights, load_shared_weights
+from clients.backbone.model import Backbone
 from clients.config import HeadConfig, ModelConfig, PromptConfig
-from clients.loading import SharedWeights, load_shared_weights
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import PromptGeometry
 from fedsim.core.tokens import TokenBatch

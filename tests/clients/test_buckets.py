@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.packing import _MAX_PADDING_SLOTS, PackedPrefix, _cut
+from clients.tuners.packed_prefix import _MAX_PADDING_SLOTS, PackedPrefix, _cut
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(0, 200))

@@ -12,10 +12,10 @@ import torch._inductor.config
 from tiny_models import LABEL_WORDS, prompts, save, tiny_model
 from tiny_work import token_table
 
-from clients.backbone import Backbone
+from clients.backbone.frozen_states import compute_states
+from clients.backbone.loading import load_shared_weights
+from clients.backbone.model import Backbone
 from clients.config import ModelConfig, PromptConfig
-from clients.loading import load_shared_weights
-from clients.trunk import compute_trunk
 from fedsim.core.errors import ResourceError
 
 
@@ -25,9 +25,9 @@ def build(path: str, *, compiled: bool) -> Backbone:
     return Backbone.build(weights, config, prompt, len(LABEL_WORDS), LABEL_WORDS, "cpu")
 
 
-def gradient(model: Backbone, count: int, layers: tuple[int, ...], trunk: torch.Tensor | None = None) -> torch.Tensor:
+def gradient(model: Backbone, count: int, layers: tuple[int, ...], cached: torch.Tensor | None = None) -> torch.Tensor:
     tokens, prompt_CLKHPD = token_table(20).pack(np.arange(count)), prompts(model, layers, clients=3)
-    reading, _ = model.read(tokens, prompt_CLKHPD, layers, {}, torch.arange(count) % 3, trunk)
+    reading, _ = model.read(tokens, prompt_CLKHPD, layers, {}, torch.arange(count) % 3, cached)
     (found,) = torch.autograd.grad(reading.loss_B.sum(), prompt_CLKHPD)
     return found
 
@@ -52,10 +52,10 @@ def test_compiled_layers_say_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
     assert graphs[0] > 0 and graphs[1] == graphs[-1]
     # The upper layers alone, on what the lower ones leave.
     tokens = token_table(20).pack(np.arange(9))
-    trunk_ZD = compute_trunk(plain, token_table(20), np.arange(9), every[1:], "float32", max_tokens=1000).tensor()
-    assert len(trunk_ZD) == len(tokens.ids_Z)
-    expected = gradient(plain, 9, every[1:], trunk_ZD)
-    assert float((gradient(compiled, 9, every[1:], trunk_ZD) - expected).norm() / expected.norm()) < 1e-5
+    cached_ZD = compute_states(plain, token_table(20), np.arange(9), every[1:], "float32", max_tokens=1000).tensor()
+    assert len(cached_ZD) == len(tokens.ids_Z)
+    expected = gradient(plain, 9, every[1:], cached_ZD)
+    assert float((gradient(compiled, 9, every[1:], cached_ZD) - expected).norm() / expected.norm()) < 1e-5
 
 
 def test_without_a_compiler_one_sentence_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

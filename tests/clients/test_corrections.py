@@ -15,18 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import make_tiny
 
+from clients.backbone.heads import Reading
 from clients.config import OptimizerConfig
-from clients.group import GroupTraining
-from clients.heads import Reading
-from clients.optimizers import Moments, direction, gain
-from clients.sums import GroupSums
-from clients.visits import TrainingResult
+from clients.training.group import GroupTraining
+from clients.training.local_job import TrainingResult
+from clients.training.optimizers import Moments, direction, gain
+from clients.training.sums import GroupSums
 from clients.worker import ClientWorker, WorkerSpec
 from fedsim.core.layout import PromptGeometry, VectorLayout
 from fedsim.core.messages import ClientReport, ClientState, WorkGroup
 from fedsim.core.shards import Shards
 from fedsim.core.tokens import TokenTable
-from fedsim.preparation import work_settings
+from fedsim.simulation.preparation import work_settings
 from server.aggregation import combine
 from server.core import Server
 
@@ -45,7 +45,7 @@ class Quadratic:
     def __init__(self, h_NF, a_NF):
         self.h_NF, self.a_NF = torch.from_numpy(h_NF), torch.from_numpy(a_NF)
 
-    def read(self, tokens, prompt_CLKHPD, layers, head_C, client_of_example_B, trunk_ZD=None, mask=None):
+    def read(self, tokens, prompt_CLKHPD, layers, head_C, client_of_example_B, cached_ZD=None, mask=None):
         assert mask is None
         of_client_B = torch.from_numpy(tokens.labels_B)
         away_BF = prompt_CLKHPD.flatten(1)[client_of_example_B] - self.a_NF[of_client_B]

@@ -17,12 +17,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import CONFIGS, backbone, save, tiny_model
-from tiny_work import parts_of, token_table, train, visits_of
+from tiny_work import jobs_of, parts_of, token_table, train
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clients.backbone import Backbone
+from clients.backbone.device import (
+    CONTEXT_BYTES,
+    limit_memory,
+    make_deterministic,
+    memory_fraction,
+    resolve_device,
+    to_device,
+)
+from clients.backbone.model import Backbone
 from clients.config import HeadConfig
-from clients.device import CONTEXT_BYTES, limit_memory, make_deterministic, memory_fraction, resolve_device, to_device
 from clients.evaluation import evaluate
 from fedsim.core.errors import ResourceError
 
@@ -84,7 +91,7 @@ def copies_to_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 
 def run_evaluation(model: Backbone, batch_size: int) -> list:
     table, parts = token_table(24), parts_of(model)
-    vectors = np.stack([visit.start_A for visit in visits_of(parts, (12, 12))])
+    vectors = np.stack([job.start_A for job in jobs_of(parts, (12, 12))])
     indices = [np.arange(12), np.arange(12, 24)]
     return evaluate(model, table, indices, parts.trained, vectors, num_classes=3, batch_size=batch_size)
 
@@ -146,7 +153,7 @@ def test_training_and_evaluation_neither_wait_for_the_device_nor_add_up_in_its_o
     model = backbone(folders[family], HEADS[head], attention)
     parts = parts_of(model)
     with Operations() as operations:
-        train(model, token_table(16), parts, visits_of(parts, (5, 7, 4)), max_tokens=40)
+        train(model, token_table(16), parts, jobs_of(parts, (5, 7, 4)), max_tokens=40)
         run_evaluation(model, batch_size=5)
     assert operations.counts["index_select"] > 0 and operations.counts["nll_loss_backward"] > 0
     assert not operations.counts.keys() & SYNCHRONISES
@@ -159,7 +166,7 @@ def test_more_steps_and_more_passes_are_no_more_copies_to_the_host(folders, monk
     counts = []
     for steps, max_tokens, batch_size in ((1, None, 24), (6, 20, 3)):
         with copies_to_host(monkeypatch) as copies:
-            train(model, token_table(16), parts, visits_of(parts, (5, 7, 4)), max_tokens, epochs=None, steps=steps)
+            train(model, token_table(16), parts, jobs_of(parts, (5, 7, 4)), max_tokens, epochs=None, steps=steps)
             run_evaluation(model, batch_size)
         counts.append(copies)
     assert counts[0]["cpu"] > 0
@@ -171,10 +178,10 @@ def test_pytorch_knows_an_ordered_way_for_everything(folders, family):
     """On a CPU it complains of little; of what it does, nothing is used."""
     model = backbone(folders[family], HEADS["classifier"])
     parts = parts_of(model)
-    plain = train(model, token_table(16), parts, visits_of(parts, (5, 7, 4)))
+    plain = train(model, token_table(16), parts, jobs_of(parts, (5, 7, 4)))
     torch.use_deterministic_algorithms(True)
     try:
-        strict = train(model, token_table(16), parts, visits_of(parts, (5, 7, 4)))
+        strict = train(model, token_table(16), parts, jobs_of(parts, (5, 7, 4)))
     finally:
         torch.use_deterministic_algorithms(False)
     for one, other in zip(plain, strict, strict=True):

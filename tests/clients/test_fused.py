@@ -11,8 +11,8 @@ from cohorts import ARRAYS, OPTIMIZERS, SIZES, Cohort, assert_same, poolings, sp
 from tiny_models import CONFIGS, save, tiny_model
 
 from clients.config import HeadConfig
-from clients.packing import PackedPrefix
-from clients.visits import num_steps
+from clients.training.local_job import num_steps
+from clients.tuners.packed_prefix import PackedPrefix
 
 families = pytest.mark.parametrize("family", CONFIGS)
 CORRECTIONS = ("none", "proximal", "control", "preconditioner")
@@ -64,12 +64,12 @@ def test_side_by_side_equals_one_by_one(exact, optimizer, correction):
     for name in settings_of(optimizer, correction, 2):
         changes, kept_steps = SETTINGS[name]
         config = config_with(exact, optimizer, changes)
-        visits = exact.visits(kept_steps=kept_steps, drift=correction == "control")
-        together, alone = (way(visits, correction, config=config) for way in (exact.train, exact.train_alone))
+        jobs = exact.jobs(kept_steps=kept_steps, drift=correction == "control")
+        together, alone = (way(jobs, correction, config=config) for way in (exact.train, exact.train_alone))
         assert [result.num_steps for result in together] == [num_steps(config, size) for size in SIZES]
-        for visit, ours, theirs in zip(visits, together, alone, strict=True):
-            assert_same(ours, theirs, 1e-10, (name, visit.client))
-            assert np.abs(ours.vector_A - visit.start_A).max() > 1e-3
+        for job, ours, theirs in zip(jobs, together, alone, strict=True):
+            assert_same(ours, theirs, 1e-10, (name, job.client))
+            assert np.abs(ours.vector_A - job.start_A).max() > 1e-3
             assert (ours.gain_A is not None) == (correction == "preconditioner")
 
 
@@ -79,8 +79,8 @@ def test_in_float32_the_two_differ_by_rounding(single, optimizer):
         (name,) = settings_of(optimizer, correction, 1)
         changes, kept_steps = SETTINGS[name]
         config = config_with(single, optimizer, changes)
-        visits = single.visits(kept_steps=kept_steps, drift=correction == "control")
-        together, alone = (way(visits, correction, config=config) for way in (single.train, single.train_alone))
+        jobs = single.jobs(kept_steps=kept_steps, drift=correction == "control")
+        together, alone = (way(jobs, correction, config=config) for way in (single.train, single.train_alone))
         for ours, theirs in zip(together, alone, strict=True):
             assert ours.vector_A.dtype == np.float32
             error = np.linalg.norm(ours.vector_A - theirs.vector_A) / np.linalg.norm(theirs.vector_A)
@@ -97,17 +97,17 @@ def test_every_family_and_head(folders, family):
         choices = [((0, 2), False), ((1,), True), ((2,), False), ((), head.kind == "verbalizer")]
         for layers, keep_local in (choices[number % 4], choices[(number + 1) % 4]):
             cohort = Cohort(spec, layers, keep_local)
-            visits = cohort.visits()
-            for ours, theirs in zip(cohort.train(visits), cohort.train_alone(visits), strict=True):
+            jobs = cohort.jobs()
+            for ours, theirs in zip(cohort.train(jobs), cohort.train_alone(jobs), strict=True):
                 assert_same(ours, theirs, 1e-10, (head, layers, keep_local))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "momentum"])
 def test_the_size_of_a_pass_changes_last_bits_alone(exact, optimizer):
-    config, visits = config_with(exact, optimizer, {}), exact.visits()
-    whole = exact.train(visits, "preconditioner", config=config)
+    config, jobs = config_with(exact, optimizer, {}), exact.jobs()
+    whole = exact.train(jobs, "preconditioner", config=config)
     for max_tokens in (1, 25, 60, 10**6):
-        cut = exact.train(visits, "preconditioner", max_tokens, config)
+        cut = exact.train(jobs, "preconditioner", max_tokens, config)
         for ours, theirs in zip(cut, whole, strict=True):
             assert_same(ours, theirs, 1e-10, max_tokens)
         if max_tokens == 1:
@@ -116,20 +116,20 @@ def test_the_size_of_a_pass_changes_last_bits_alone(exact, optimizer):
 
 def test_results_come_back_in_the_order_asked(exact):
     order = (2, 0, 4, 1, 3)
-    straight, mixed = exact.train(exact.visits()), exact.train(exact.visits(order))
+    straight, mixed = exact.train(exact.jobs()), exact.train(exact.jobs(order))
     for client, ours in zip(order, mixed, strict=True):
         assert_same(ours, straight[client], 1e-10, client)
     assert len({result.vector_A.tobytes() for result in straight}) == len(SIZES)
 
 
 def test_side_by_side_repeats_to_the_bit_and_leaves_visits_as_they_were(single):
-    visits = single.visits(kept_steps=(6, 0, 41, 1, 12), drift=True)
-    before = [dataclasses.asdict(visit) for visit in visits]
-    first, second = (single.train(visits, "control") for _ in range(2))
+    jobs = single.jobs(kept_steps=(6, 0, 41, 1, 12), drift=True)
+    before = [dataclasses.asdict(job) for job in jobs]
+    first, second = (single.train(jobs, "control") for _ in range(2))
     for one, two in zip(first, second, strict=True):
         assert all(np.array_equal(getattr(one, name), getattr(two, name)) for name in ARRAYS[:3])
-    for visit, old in zip(visits, before, strict=True):
-        for name, value in dataclasses.asdict(visit).items():
+    for job, old in zip(jobs, before, strict=True):
+        for name, value in dataclasses.asdict(job).items():
             np.testing.assert_array_equal(value, old[name])
 
 
@@ -137,12 +137,12 @@ def test_broken_numbers_of_a_client_stay_its_own(folders):
     """The others' results are those of the same pass with sound numbers, to the bit, losses included."""
     for head in (HeadConfig(), HeadConfig(kind="classifier", pooling="mean")):
         cohort = Cohort(specification(folders["bert"], head))
-        visits = cohort.visits()
-        sick = list(visits)
-        start_A = visits[3].start_A.copy()
+        jobs = cohort.jobs()
+        sick = list(jobs)
+        start_A = jobs[3].start_A.copy()
         start_A[0] = np.nan
-        sick[3] = dataclasses.replace(visits[3], start_A=start_A)
-        well, ill = (cohort.train(some, "preconditioner") for some in (visits, sick))
+        sick[3] = dataclasses.replace(jobs[3], start_A=start_A)
+        well, ill = (cohort.train(some, "preconditioner") for some in (jobs, sick))
         assert np.isnan(ill[3].vector_A).any() and np.isnan(ill[3].loss_last)
         for client in (0, 1, 2, 4):
             assert all(np.array_equal(getattr(ill[client], name), getattr(well[client], name)) for name in ARRAYS)
@@ -152,14 +152,14 @@ def test_broken_numbers_of_a_client_stay_its_own(folders):
 
 def test_tokens_and_slots_are_counted_for_each_client(exact):
     """A client has its own tokens in each of two passes, and the slots of its own examples in the shared buckets."""
-    visits, lengths_N = exact.visits(), exact.spec.train.lengths_N
-    for visit, shared in zip(visits, exact.train(visits), strict=True):
-        assert shared.num_tokens == 2 * lengths_N[visit.indices_N].sum()
+    jobs, lengths_N = exact.jobs(), exact.spec.train.lengths_N
+    for job, shared in zip(jobs, exact.train(jobs), strict=True):
+        assert shared.num_tokens == 2 * lengths_N[job.indices_N].sum()
     one_step = exact.client_config(epochs=1, batch_size=100)
-    lengths_B = np.concatenate([lengths_N[visit.indices_N] for visit in visits])
+    lengths_B = np.concatenate([lengths_N[job.indices_N] for job in jobs])
     owners_B = np.repeat(range(len(SIZES)), SIZES)[np.argsort(lengths_B, kind="stable")]
     prefix = PackedPrefix(torch.empty(1, 0, 2, 1, 0, 1), (), None, np.sort(lengths_B), is_causal=False)
-    for client, result in enumerate(exact.train(visits, config=one_step)):
+    for client, result in enumerate(exact.train(jobs, config=one_step)):
         assert result.num_slots == prefix.slots_B[owners_B == client].sum() >= result.num_tokens
     assert prefix.slots_B.sum() > lengths_B.sum()
 
@@ -169,5 +169,5 @@ def test_clients_with_dropout_do_not_share_passes(single):
     with pytest.raises(
         ValueError, match=r"^clients with dropout train one by one: each draws from a stream of its own$"
     ):
-        single.train(single.visits(), config=config)
-    assert len(single.train_alone(single.visits(), config=config)) == len(SIZES)
+        single.train(single.jobs(), config=config)
+    assert len(single.train_alone(single.jobs(), config=config)) == len(SIZES)

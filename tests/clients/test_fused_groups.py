@@ -98,14 +98,14 @@ def test_clients_with_and_without_a_trunk_stand_in_one_group(folder):
     """With two steps of four, only clients of up to eight examples see all of them, and only they have a trunk."""
     worker = ClientWorker(specification(folder, dtype="float64", client={"epochs": None, "steps": 2}))
     state = first_state(worker, TRUNK)
-    assert [worker._spec.uses_trunk(client, TRUNK) for client in CLIENTS] == [True, True, False, True, True]
+    assert [worker._spec.uses_cache(client, TRUNK) for client in CLIENTS] == [True, True, False, True, True]
     alone, together = (
-        worker.train(WorkGroup(0, 0, CLIENTS, fuse=fuse, keep_trunks=CLIENTS), state, *map(ClientState, CLIENTS))
+        worker.train(WorkGroup(0, 0, CLIENTS, fuse=fuse, keep_cached=CLIENTS), state, *map(ClientState, CLIENTS))
         for fuse in (1, 5)
     )
     assert [report.client for report in together[0]] == list(CLIENTS)
     assert_close(together[1], alone[1], 1e-10)
-    assert [trunk is None for trunk in together[-5:]] == [False, False, True, False, False]
+    assert [cached is None for cached in together[-5:]] == [False, False, True, False, False]
 
 
 def test_time_is_shared_out_by_tokens(spec):

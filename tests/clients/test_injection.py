@@ -26,9 +26,9 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from clients.backbone.families import FAMILIES
+from clients.backbone.loading import SharedWeights, load_shared_weights
 from clients.config import ModelConfig
-from clients.families import FAMILIES
-from clients.loading import SharedWeights, load_shared_weights
 from fedsim.core.errors import ModelError
 from fedsim.core.tokens import TokenBatch
 
@@ -239,7 +239,7 @@ def test_layers_without_a_prompt_get_no_more_keys(weights, family):
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clients.injection.sdpa_attention_forward", spy)
+        patch.setattr("clients.tuners.prefix.sdpa_attention_forward", spy)
         model.hidden_states(data, prompts(model, (1,)), (1,))
     assert widths == {0: 9, 1: 13, 2: 9}
 

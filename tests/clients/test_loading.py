@@ -14,9 +14,9 @@ import torch
 from tiny_models import CONFIGS, backbone, batch, prompts, save, tiny_model
 from transformers import AlbertConfig, AlbertForMaskedLM, BertTokenizerFast, T5Config, T5ForConditionalGeneration
 
+from clients.backbone.families import FAMILIES
+from clients.backbone.loading import SharedWeights, assemble, load_shared_weights, load_tokenizer, locate
 from clients.config import HeadConfig, ModelConfig
-from clients.families import FAMILIES
-from clients.loading import SharedWeights, assemble, load_shared_weights, load_tokenizer, locate
 from fedsim.core.errors import ModelError
 
 families = pytest.mark.parametrize("family", CONFIGS)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from tiny_models import save, tiny_model
 
+from clients.backbone.families import FAMILIES
+from clients.backbone.loading import load_shared_weights
+from clients.backbone.location import locate, num_parameters
+from clients.backbone.model_files import MODEL_TITLES, adapter_in, check_model_type, weight_files
 from clients.config import ModelConfig
-from clients.families import FAMILIES
-from clients.loading import load_shared_weights
-from clients.location import locate, num_parameters
-from clients.model_files import MODEL_TITLES, adapter_in, check_model_type, weight_files
 from fedsim.core.errors import ModelError
 from fedsim.planning.model_shape import model_shape
 

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import LABEL_WORDS, save, tiny_model
-from tiny_work import parts_of, token_table, train, visits_of
+from tiny_work import jobs_of, parts_of, token_table, train
 
-from clients.backbone import Backbone
+from clients.backbone.device import make_deterministic, to_device
+from clients.backbone.loading import load_shared_weights
+from clients.backbone.model import Backbone
+from clients.backbone.passes import PassLimit
 from clients.config import ClientConfig, ModelConfig, PromptConfig
-from clients.device import make_deterministic, to_device
 from clients.evaluation import evaluate
-from clients.loading import load_shared_weights
-from clients.passes import PassLimit
-from clients.training import _Group
+from clients.training.local_training import _Group
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -57,11 +57,11 @@ def build(path: str, device: str = "cuda", **model: object) -> Backbone:
 def work(model: Backbone, fuse: bool = True, limit: PassLimit | None = None) -> np.ndarray:
     """Return how far each client moved [C, A]."""
     parts = parts_of(model)
-    visits = visits_of(parts, SIZES)
-    groups = [visits] if fuse else [[visit] for visit in visits]
+    jobs = jobs_of(parts, SIZES)
+    groups = [jobs] if fuse else [[job] for job in jobs]
     table = token_table(sum(SIZES), LONG)
     results = [result for group in groups for result in train(model, table, parts, group, limit, batch_size=16, **SGD)]
-    return np.stack([result.vector_A - visit.start_A for result, visit in zip(results, visits, strict=True)])
+    return np.stack([result.vector_A - job.start_A for result, job in zip(results, jobs, strict=True)])
 
 
 def distance(one: np.ndarray, other: np.ndarray) -> float:
@@ -109,7 +109,7 @@ def test_a_step_never_waits_for_the_gpu(folders, family, autocast):
     model = build(folders[family], autocast=autocast)
     parts, config = parts_of(model), ClientConfig(epochs=2, batch_size=16)
     group = _Group(
-        model, token_table(sum(SIZES), LONG), visits_of(parts, SIZES), parts, config, "preconditioner", 0, 0, 400
+        model, token_table(sum(SIZES), LONG), jobs_of(parts, SIZES), parts, config, "preconditioner", 0, 0, 400
     )
     group.step(0)  # the first one allocates memory, which waits
     torch.cuda.set_sync_debug_mode("error")
@@ -146,7 +146,7 @@ def test_evaluation_counts_what_it_counts_on_a_cpu(folders, family):
     for device in ("cuda", "cpu"):
         model = build(folders[family], device)
         parts = parts_of(model)
-        vectors = np.stack([visit.start_A for visit in visits_of(parts, (30, 40))])
+        vectors = np.stack([job.start_A for job in jobs_of(parts, (30, 40))])
         indices = [np.arange(30), np.arange(30, 70)]
         counts.append(evaluate(model, token_table(70, LONG), indices, parts.trained, vectors, 3, batch_size=16))
     for on_gpu, on_cpu in zip(*counts, strict=True):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clients.config import OptimizerConfig, ScheduleConfig
-from clients.optimizers import Moments, clip, decay_and_step, direction, gain, learning_rate
+from clients.training.optimizers import Moments, clip, decay_and_step, direction, gain, learning_rate
 
 KINDS = [
     {"kind": "adamw"},
@@ -98,7 +98,7 @@ def test_each_client_is_clipped_by_its_own_norm():
 def test_stacked_clients_step_as_each_would_alone(keys):
     """Rows begin with moments of 0, 3 and 40 steps, have learning rates of their own and leave after 6, 4 and 1 steps."""
     config = OptimizerConfig.model_validate({**keys, "weight_decay": 0.1})
-    earlier, visit, rate = (0, 3, 40), (6, 4, 1), (0.04, 0.2, 1.0)
+    earlier, job, rate = (0, 3, 40), (6, 4, 1), (0.04, 0.2, 1.0)
     starts, data = torch.stack(gradients(3)), torch.stack(gradients(6 * 3)).reshape(6, 3, -1)
 
     def fresh():
@@ -111,7 +111,7 @@ def test_stacked_clients_step_as_each_would_alone(keys):
 
     together_CA, moments, gains = starts.clone(), fresh(), []
     for step in range(6):
-        count = sum(steps > step for steps in visit)
+        count = sum(steps > step for steps in job)
         head = moments.head(count)
         step_CA = direction(config, head, data[step, :count].clone())
         gains.append(gain(config, head))
@@ -121,7 +121,7 @@ def test_stacked_clients_step_as_each_would_alone(keys):
         stacked = fresh()
         own = Moments(stacked.first_CA[[row]], stacked.second_CA[[row]], stacked.steps_C[[row]])
         alone_1A = starts[[row]].clone()
-        for step in range(visit[row]):
+        for step in range(job[row]):
             step_1A = direction(config, own, data[step, [row]].clone())
             torch.testing.assert_close(gains[step][[row]], gain(config, own), rtol=1e-12, atol=0)
             decay_and_step(config, alone_1A, step_1A, np.array([rate[row] / (step + 1)]))

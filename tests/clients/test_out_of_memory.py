@@ -14,25 +14,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import make_tiny
 from tiny_models import LABEL_WORDS, save, tiny_model
-from tiny_work import parts_of, token_table, train, visits_of
+from tiny_work import jobs_of, parts_of, token_table, train
 
-from clients.backbone import Backbone
+from clients.backbone.frozen_states import compute_states
+from clients.backbone.loading import load_shared_weights
+from clients.backbone.model import Backbone
+from clients.backbone.passes import PassLimit, run_passes
 from clients.config import ModelConfig, PromptConfig
 from clients.evaluation import evaluate
-from clients.group import GroupTraining
-from clients.loading import load_shared_weights
-from clients.passes import PassLimit, run_passes
-from clients.prompts import initial_vector
 from clients.spec import WorkerSpec
-from clients.trunk import compute_trunk
+from clients.training.group import GroupTraining
+from clients.tuners.initial import initial_vector
 from clients.worker import ClientWorker
 from fedsim.core.errors import ClientError, ResourceError
 from fedsim.core.messages import ClientState, GlobalState, WorkGroup
+from fedsim.display.progress import Progress
 from fedsim.executors.local import LocalExecutor
-from fedsim.preparation import prepare
-from fedsim.progress import Progress
-from fedsim.simulation import Simulation
-from fedsim.tracking import RunFolder
+from fedsim.records.run_folder import RunFolder
+from fedsim.simulation.loop import Simulation
+from fedsim.simulation.preparation import prepare
 
 SIZES = (5, 7, 4)
 
@@ -49,9 +49,9 @@ class SmallMemory(Backbone):
         self.passes.append(len(tokens.ids_Z))
         return result
 
-    def trunk(self, tokens, layers):
+    def cached(self, tokens, layers):
         self._take(tokens)
-        return super().trunk(tokens, layers)
+        return super().cached(tokens, layers)
 
     def _take(self, tokens):
         if len(tokens.ids_Z) > self.room:
@@ -125,10 +125,10 @@ def test_training_in_little_memory_ends_where_training_in_much_does(weights, roo
     table, limit = token_table(sum(SIZES)), PassLimit(head_max_tokens)
     model, free = small(weights, room), small(weights, 10**9)
     parts = parts_of(model)
-    visits = visits_of(parts, SIZES)
-    cut, whole = train(model, table, parts, visits, limit), train(free, table, parts, visits, head_max_tokens)
-    for one, other, visit in zip(cut, whole, visits, strict=True):
-        assert close(one.vector_A - visit.start_A, other.vector_A - visit.start_A)
+    jobs = jobs_of(parts, SIZES)
+    cut, whole = train(model, table, parts, jobs, limit), train(free, table, parts, jobs, head_max_tokens)
+    for one, other, job in zip(cut, whole, jobs, strict=True):
+        assert close(one.vector_A - job.start_A, other.vector_A - job.start_A)
         assert one.loss_first == pytest.approx(other.loss_first, rel=1e-5)
         assert (one.num_tokens, one.num_steps) == (other.num_tokens, other.num_steps)
     fits = head_max_tokens is not None and head_max_tokens <= room
@@ -139,7 +139,7 @@ def test_training_in_little_memory_ends_where_training_in_much_does(weights, roo
 def test_the_limit_found_holds_for_all_later_steps(weights):
     table, limit, model = token_table(sum(SIZES)), PassLimit(), small(weights, 40)
     parts = parts_of(model)
-    train(model, table, parts, visits_of(parts, SIZES), limit, epochs=10)
+    train(model, table, parts, jobs_of(parts, SIZES), limit, epochs=10)
     assert 1 <= limit.splits <= 4 and limit.tokens <= 2 * 40
 
 
@@ -148,7 +148,7 @@ def test_evaluation_in_little_memory_counts_the_same(weights, room):
     table = token_table(24)
     model, free = small(weights, room), small(weights, 10**9)
     parts = parts_of(model)
-    vectors = np.stack([visit.start_A for visit in visits_of(parts, (12, 12))])
+    vectors = np.stack([job.start_A for job in jobs_of(parts, (12, 12))])
     arguments = (table, [np.arange(12), np.arange(12, 24)], parts.trained, vectors, 3, 24)
     cut, whole = evaluate(model, *arguments), evaluate(free, *arguments)
     for one, other in zip(cut, whole, strict=True):
@@ -160,8 +160,8 @@ def test_evaluation_in_little_memory_counts_the_same(weights, room):
 
 def test_a_trunk_in_little_memory_is_the_same(weights):
     table, limit = token_table(12), PassLimit(1000)
-    cut = compute_trunk(small(weights, 30), table, np.arange(12), (1, 2), "float32", limit)
-    whole = compute_trunk(small(weights, 10**9), table, np.arange(12), (1, 2), "float32", 1000)
+    cut = compute_states(small(weights, 30), table, np.arange(12), (1, 2), "float32", limit)
+    whole = compute_states(small(weights, 10**9), table, np.arange(12), (1, 2), "float32", 1000)
     assert limit.splits > 0
     torch.testing.assert_close(cut.tensor(), whole.tensor(), rtol=1e-5, atol=1e-6)
 
@@ -172,7 +172,7 @@ def test_an_example_that_does_not_fit_is_one_sentence(weights):
     with pytest.raises(
         ResourceError, match=r"^a single example of \d+ tokens does not fit into the GPU's memory; lower"
     ):
-        train(model, table, parts, visits_of(parts, SIZES))
+        train(model, table, parts, jobs_of(parts, SIZES))
 
 
 # -- workers and runs --------------------------------------------------------------------------------------------------

@@ -10,12 +10,12 @@ import pytest
 import torch
 from tiny_models import CONFIGS, LABEL_WORDS, PAD, VOCABULARY, backbone, prompts, save, tiny_model
 
-from clients import packing
-from clients.backbone import Backbone
+from clients.backbone.families import FAMILIES
+from clients.backbone.loading import SharedWeights, load_shared_weights
+from clients.backbone.model import Backbone
 from clients.config import HeadConfig, ModelConfig
-from clients.families import FAMILIES
-from clients.loading import SharedWeights, load_shared_weights
-from clients.packing import _cut
+from clients.tuners import packed_prefix as packing
+from clients.tuners.packed_prefix import _cut
 from fedsim.core.errors import ModelError
 from fedsim.core.tokens import TokenTable
 

@@ -6,7 +6,7 @@ import numpy as np
 from support import make_tiny
 
 from fedsim.core.messages import ClientState, GlobalState, WorkGroup
-from fedsim.preparation import prepare
+from fedsim.simulation.preparation import prepare
 
 HEADER_BYTES = 4096
 """Reports, names of classes and fields."""

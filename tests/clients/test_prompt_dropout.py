@@ -13,7 +13,7 @@ from tiny_models import CONFIGS, backbone, prompts, save, tiny_model
 from tiny_work import token_table
 
 from clients.config import HeadConfig, PromptConfig
-from clients.prompt_dropout import PromptMask, draw_kept, kept_scale
+from clients.tuners.prompt_dropout import PromptMask, draw_kept, kept_scale
 from clients.worker import ClientWorker
 from fedsim.core import seeds
 from fedsim.core.messages import ClientState, FuseTrial, GlobalState, WorkGroup
@@ -99,12 +99,12 @@ def test_a_step_is_the_gradient_at_the_masks_of_the_clients_stream(exact):
         shuffle=False,
         optimizer={"kind": "sgd", "lr": 0.5, "clip_norm": None, "weight_decay": 0.0},
     )
-    visits, layout, model = exact.visits(), exact.parts.trained, exact.worker._backbone
-    for visit, result in zip(visits, exact.train(visits, config=config), strict=True):
-        own = visit.indices_N[:BATCH]
-        rng = seeds.stream(3, 2, visit.client, "prompt dropout")
+    jobs, layout, model = exact.jobs(), exact.parts.trained, exact.worker._backbone
+    for job, result in zip(jobs, exact.train(jobs, config=config), strict=True):
+        own = job.indices_N[:BATCH]
+        rng = seeds.stream(3, 2, job.client, "prompt dropout")
         kept = torch.from_numpy(draw_kept(rng, CHANCE, len(own), layout.prompt_size))
-        vector = torch.from_numpy(visit.start_A).requires_grad_(True)
+        vector = torch.from_numpy(job.start_A).requires_grad_(True)
         losses = []
         for row, example in enumerate(own):
             dropped = vector[: layout.prompt_size] * kept[row] * kept_scale(CHANCE)
@@ -115,18 +115,18 @@ def test_a_step_is_the_gradient_at_the_masks_of_the_clients_stream(exact):
 
 
 def test_side_by_side_alone_and_in_small_passes_are_the_same(exact):
-    visits = exact.visits()
-    together, alone = exact.train(visits), exact.train_alone(visits)
+    jobs = exact.jobs()
+    together, alone = exact.train(jobs), exact.train_alone(jobs)
     plain = Cohort(
         dataclasses.replace(exact.spec, prompt=PromptConfig(**exact.spec.prompt.model_dump() | {"dropout": 0}))
     )
-    for ways in (alone, *(exact.train(visits, max_tokens=tokens) for tokens in (1, 25, 60))):
+    for ways in (alone, *(exact.train(jobs, max_tokens=tokens) for tokens in (1, 25, 60))):
         for ours, theirs in zip(ways, together, strict=True):
             assert_same(ours, theirs, 1e-10)
     order = (2, 0, 4, 1, 3)
-    for client, ours in zip(order, exact.train(exact.visits(order)), strict=True):
+    for client, ours in zip(order, exact.train(exact.jobs(order)), strict=True):
         assert_same(ours, together[client], 1e-10)
-    for ours, other in zip(together, plain.train(visits), strict=True):
+    for ours, other in zip(together, plain.train(jobs), strict=True):
         assert np.abs(ours.vector_A - other.vector_A).max() > 1e-3
 
 
@@ -137,7 +137,7 @@ def test_the_trunk_is_kept_and_changes_nothing(folders):
     for cache in ("auto", "off"):
         keys = {"model": {"trunk_cache": {"dtype": cache}}, "prompt": {"dropout": CHANCE}, "client": {"fuse": 2}}
         spec = specification(folders["bert"], head, "float64", layers={"unselected": "none"}, **keys)
-        assert spec.trunk_depth((1, 2)) == (1 if cache == "auto" else 0)
+        assert spec.cached_depth((1, 2)) == (1 if cache == "auto" else 0)
         worker = ClientWorker(spec)
         size = worker.info().full.exchanged((1, 2)).size
         state = GlobalState(0, (1, 2), np.random.default_rng(0).normal(0.0, 0.3, size), None)

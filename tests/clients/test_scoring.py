@@ -6,12 +6,12 @@ import torch
 from rich.console import Console
 from support import make_tiny
 
-from clients.prompts import initial_vector
-from clients.scoring import layer_score, layer_scores
+from clients.analysis.scoring import layer_score, layer_scores
+from clients.tuners.initial import initial_vector
 from clients.worker import ClientWorker
 from fedsim.core import seeds
-from fedsim.layer_selection import _scoring_clients, select_layers
-from fedsim.preparation import prepare
+from fedsim.simulation.layer_choice import _scoring_clients, select_layers
+from fedsim.simulation.preparation import prepare
 
 
 def test_score_of_two_examples_by_hand():

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import backbone, batch, save, tiny_model
 
-from clients.backbone import Backbone
+from clients.analysis.hessian import PromptHessian, lipschitz_estimate
+from clients.analysis.layer_share import density_share, eigengap_share
+from clients.analysis.spectrum import lanczos, probe, spectral_density
+from clients.backbone.families import FAMILIES
+from clients.backbone.model import Backbone
 from clients.config import HeadConfig
-from clients.families import FAMILIES
-from clients.hessian import PromptHessian, lipschitz_estimate
-from clients.lossless import density_share, eigengap_share
-from clients.spectrum import lanczos, probe, spectral_density
 from fedsim.core.layout import VectorLayout
 
 

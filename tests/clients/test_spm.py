@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from clients import model_files
+from clients.backbone import model_files
+from clients.backbone.loading import load_tokenizer
 from clients.config import ModelConfig
-from clients.loading import load_tokenizer
 from fedsim.core.errors import ModelError
 from fedsim.data.config import TaskConfig
 from fedsim.data.tokenize import label_word_ids

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clients.sums import BLOCK, GroupSums
-from clients.visits import TrainingResult
+from clients.training.local_job import TrainingResult
+from clients.training.sums import BLOCK, GroupSums
 from fedsim.core.messages import ClientReport, ClientState, GroupUpdate, WorkGroup
 
 NOTHING = np.empty(0, np.float32)
@@ -44,7 +44,7 @@ class Visited:
         return [array for array in found if isinstance(array, np.ndarray)]
 
 
-def visits(
+def jobs(
     seed: int, clients: int, positions_F: np.ndarray, size_A: int, dtype: type, control: bool, metric: bool
 ) -> list[Visited]:
     """Return clients with random numbers; the first has no control variate yet, some weigh one, some took no step."""
@@ -150,7 +150,7 @@ def check(clients: Sequence[Visited], positions_F: np.ndarray, options: Options)
 )
 def test_sums_are_those_of_the_plain_formula(seed, clients, mask, dtype, control, metric, options):
     positions_F = np.flatnonzero(mask)
-    check(visits(seed, clients, positions_F, len(mask), dtype, control, metric), positions_F, options)
+    check(jobs(seed, clients, positions_F, len(mask), dtype, control, metric), positions_F, options)
 
 
 @settings(max_examples=8)
@@ -163,7 +163,7 @@ def test_sums_are_those_of_the_plain_formula(seed, clients, mask, dtype, control
 )
 def test_vectors_longer_than_a_block_are_summed_whole(seed, size, gap, metric, options):
     positions_F = np.delete(np.arange(size + 1), size // 2) if gap else np.arange(1, size + 1)
-    check(visits(seed, 2, positions_F, size + 2, np.float32, True, metric), positions_F, options)
+    check(jobs(seed, 2, positions_F, size + 2, np.float32, True, metric), positions_F, options)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_vectors_longer_than_a_block_are_summed_whole(seed, size, gap, metric, o
 )  # fmt: skip
 def test_every_option_matters(option, sum_name):
     positions_F = np.array([0, 2, 3])
-    clients = visits(0, 4, positions_F, 5, np.float32, True, False)
+    clients = jobs(0, 4, positions_F, 5, np.float32, True, False)
     without, given = (check(clients, positions_F, Options(**{option: value})) for value in (False, True))
     assert not np.array_equal(getattr(without, sum_name), getattr(given, sum_name))
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from clients.config import ClientConfig
-from clients.control import client_control, drift
-from clients.gradients import StepBatch, gradients
-from clients.prompts import initial_vector
-from clients.training import train_clients
-from clients.visits import Parts, Visit, batches, num_steps, sees_all
+from clients.training.control import client_control, drift
+from clients.training.gradients import StepBatch, gradients
+from clients.training.local_job import LocalJob, Parts, batches, num_steps, sees_all
+from clients.training.local_training import train_clients
+from clients.tuners.initial import initial_vector
 from clients.worker import ClientWorker
 from fedsim.core.layout import PromptGeometry, VectorLayout
 from fedsim.core.messages import ClientState, GlobalState, WorkGroup
-from fedsim.preparation import prepare
+from fedsim.simulation.preparation import prepare
 from server.aggregation import combine
 
 
@@ -31,10 +31,10 @@ def worker(prepared):
     return ClientWorker(prepared.spec)
 
 
-def visit(worker, prepared, parts, correction="none", drift=None, **client):
+def job(worker, prepared, parts, correction="none", drift=None, **client):
     config = ClientConfig.model_validate({**prepared.spec.settings.client.model_dump(), **client})
     start_A = initial_vector(parts.trained, prepared.spec.prompt, prepared.spec.model.head, 0)
-    one = Visit(1, prepared.spec.shards.train(1), start_A, drift_F=drift)
+    one = LocalJob(1, prepared.spec.shards.train(1), start_A, drift_F=drift)
     (result,) = train_clients(worker._backbone, prepared.spec.train, [one], parts, config, correction, seed=0, round=0)
     return start_A, result
 
@@ -100,8 +100,8 @@ def test_the_gradient_is_that_of_the_loss(worker, prepared):
 
 def test_training_lowers_the_loss_and_repeats_to_the_bit(worker, prepared):
     parts = Parts.of(worker.info().full, (0, 1, 2, 3), keep_local=False)
-    _, first = visit(worker, prepared, parts, epochs=8)
-    _, second = visit(worker, prepared, parts, epochs=8)
+    _, first = job(worker, prepared, parts, epochs=8)
+    _, second = job(worker, prepared, parts, epochs=8)
     assert first.loss_last < first.loss_first
     np.testing.assert_array_equal(first.vector_A, second.vector_A)
 
@@ -111,9 +111,9 @@ def test_the_proximal_term_keeps_the_client_near_the_global_vector(worker, prepa
     sgd = {"optimizer": {"kind": "sgd", "lr": 0.05, "weight_decay": 0.0, "clip_norm": None}, "epochs": 6}
     distances = []
     for mu in (0.0, 1.0, 10.0):
-        start_A, result = visit(worker, prepared, parts, "proximal", proximal_mu=mu, **sgd)
+        start_A, result = job(worker, prepared, parts, "proximal", proximal_mu=mu, **sgd)
         distances.append(np.linalg.norm(result.vector_A - start_A))
-    _, plain = visit(worker, prepared, parts, "none", **sgd)
+    _, plain = job(worker, prepared, parts, "none", **sgd)
     assert distances[0] == pytest.approx(np.linalg.norm(plain.vector_A - start_A))
     assert distances == sorted(distances, reverse=True) and distances[2] < 0.7 * distances[0]
 
@@ -122,8 +122,8 @@ def test_control_adds_the_drift_to_every_step_of_the_exchanged_entries(worker, p
     parts = Parts.of(worker.info().full, (0, 1), keep_local=True)
     drift_F = np.linspace(-0.5, 0.5, parts.exchanged.size, dtype=np.float32)
     sgd = {"optimizer": {"kind": "sgd", "lr": 1e-3, "weight_decay": 0.0, "clip_norm": None}, "steps": 1}
-    _, plain = visit(worker, prepared, parts, "none", **sgd)
-    _, corrected = visit(worker, prepared, parts, "control", drift_F, **sgd)
+    _, plain = job(worker, prepared, parts, "none", **sgd)
+    _, corrected = job(worker, prepared, parts, "control", drift_F, **sgd)
     moved_A = corrected.vector_A - plain.vector_A
     np.testing.assert_allclose(moved_A[parts.exchanged_F], -1e-3 * drift_F, atol=1e-7)
     assert not moved_A[parts.personal_M].any()
@@ -207,10 +207,10 @@ def test_in_a_common_metric_each_entry_moves_between_what_the_clients_did(prepar
 def test_dropout_changes_training_but_repeats_and_is_off_again_after(worker, prepared):
     parts = Parts.of(worker.info().full, (0, 1), keep_local=False)
     before = torch.random.get_rng_state()
-    _, plain = visit(worker, prepared, parts)
-    _, dropped = visit(worker, prepared, parts, dropout=True)
-    _, again = visit(worker, prepared, parts, dropout=True)
-    _, plain_again = visit(worker, prepared, parts)
+    _, plain = job(worker, prepared, parts)
+    _, dropped = job(worker, prepared, parts, dropout=True)
+    _, again = job(worker, prepared, parts, dropout=True)
+    _, plain_again = job(worker, prepared, parts)
     np.testing.assert_array_equal(dropped.vector_A, again.vector_A)
     np.testing.assert_array_equal(plain.vector_A, plain_again.vector_A)
     assert not np.array_equal(plain.vector_A, dropped.vector_A)
@@ -249,7 +249,7 @@ def test_kept_moments_go_on_and_restarted_ones_do_not(prepared):
     state = GlobalState(0, (0,), np.full(size, 0.01, np.float32), np.zeros(size, np.float32))
     *_, once = keeping.train(WorkGroup(0, 0, (3,)), state, ClientState(3))
     *_, twice = keeping.train(WorkGroup(1, 0, (3,)), dataclasses.replace(state, round=1), once)
-    assert (once.visits, twice.visits, twice.steps) == (1, 2, 2 * once.steps)
+    assert (once.rounds, twice.rounds, twice.steps) == (1, 2, 2 * once.steps)
     assert once.first_moment_A.any() and not np.array_equal(once.first_moment_A, twice.first_moment_A)
     forgetful = dataclasses.replace(once, first_moment_A=None, second_moment_A=None)
     *_, anew = keeping.train(WorkGroup(1, 0, (3,)), dataclasses.replace(state, round=1), forgetful)

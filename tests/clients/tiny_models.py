@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from clients.backbone import Backbone
+from clients.backbone.families import FAMILIES
+from clients.backbone.loading import SharedWeights, load_shared_weights
+from clients.backbone.model import Backbone
 from clients.config import HeadConfig, ModelConfig, PromptConfig
-from clients.families import FAMILIES
-from clients.loading import SharedWeights, load_shared_weights
 from fedsim.core.tokens import TokenBatch
 
 VOCABULARY = 97

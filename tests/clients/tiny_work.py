@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from tiny_models import LABEL_WORDS, VOCABULARY
 
-from clients.backbone import Backbone
+from clients.backbone.model import Backbone
 from clients.config import ClientConfig
-from clients.training import train_clients
-from clients.visits import Parts, TrainingResult, Visit
+from clients.training.local_job import LocalJob, Parts, TrainingResult
+from clients.training.local_training import train_clients
 from fedsim.core.layout import VectorLayout
 from fedsim.core.tokens import TokenTable
 
@@ -29,19 +29,19 @@ def parts_of(model: Backbone, layers: Sequence[int] = (0, 2)) -> Parts:
     return Parts.of(VectorLayout.full(model.geometry, model.head_shapes), tuple(layers), keep_local=False)
 
 
-def visits_of(parts: Parts, sizes: Sequence[int], seed: int = 0) -> list[Visit]:
+def jobs_of(parts: Parts, sizes: Sequence[int], seed: int = 0) -> list[LocalJob]:
     """Return clients that hold ``sizes`` examples, one after another in the table, and start from points of their own."""
     rng = np.random.default_rng(seed)
     ends = np.cumsum(sizes)
     return [
-        Visit(client, np.arange(end - size, end), rng.normal(0.0, 0.3, parts.trained.size).astype(np.float32))
+        LocalJob(client, np.arange(end - size, end), rng.normal(0.0, 0.3, parts.trained.size).astype(np.float32))
         for client, (size, end) in enumerate(zip(sizes, ends, strict=True))
     ]
 
 
 def train(
-    model: Backbone, table: TokenTable, parts: Parts, visits: Sequence[Visit], max_tokens=None, **client: object
+    model: Backbone, table: TokenTable, parts: Parts, jobs: Sequence[LocalJob], max_tokens=None, **client: object
 ) -> list[TrainingResult]:
     """Train the clients for a visit, with mini-batches of three unless ``client`` says otherwise."""
     config = ClientConfig.model_validate({"epochs": 2, "batch_size": 3, **client})
-    return train_clients(model, table, visits, parts, config, "none", seed=0, round=0, max_tokens=max_tokens)
+    return train_clients(model, table, jobs, parts, config, "none", seed=0, round=0, max_tokens=max_tokens)

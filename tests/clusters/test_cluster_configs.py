@@ -5,8 +5,8 @@ import re
 import pytest
 from support import ROOT
 
-from fedsim.config import read_config
-from fedsim.executors.plan import NodeResources
+from fedsim.configuration.schema import read_config
+from fedsim.executors.cluster.sizing import NodeResources
 from fedsim.planning.plan import PlanNode, make_plan
 
 FOLDER = ROOT / "configs" / "cluster"

@@ -15,8 +15,8 @@ import yaml
 from jsonschema import Draft202012Validator
 from support import ROOT
 
-from fedsim.config import read_config
-from fedsim.executors.plan import NodeResources, plan_actors
+from fedsim.configuration.schema import read_config
+from fedsim.executors.cluster.sizing import NodeResources, plan_actors
 
 MANIFEST = ROOT / "configs" / "cluster" / "rayjob.yaml"
 

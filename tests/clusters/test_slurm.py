@@ -19,7 +19,7 @@ import pytest
 from ray_heads import clean_environment, end_marked, marked
 from support import ROOT
 
-from fedsim.checkpoint import load_latest
+from fedsim.records.checkpoint import load_latest
 
 SCRIPT = ROOT / "configs" / "cluster" / "slurm.sbatch"
 TINY = [

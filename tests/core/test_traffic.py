@@ -8,18 +8,18 @@ import pytest
 import torch
 from support import ROOT, make_tiny, merged
 
-from clients import group as group_module
 from clients.config import OptimizerConfig
-from clients.control import client_control
-from clients.group import GroupTraining
-from clients.optimizers import decay_and_step
+from clients.training import group as group_module
+from clients.training.control import client_control
+from clients.training.group import GroupTraining
+from clients.training.optimizers import decay_and_step
 from clients.worker import ClientWorker
 from fedsim.core.errors import ConfigError
 from fedsim.core.messages import ClientState, WorkGroup
-from fedsim.core.traffic import CONTROL, GAIN, PROMPT, STEPS, visit_traffic
+from fedsim.core.traffic import CONTROL, GAIN, PROMPT, STEPS, round_traffic
 from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_shape import model_shape
-from fedsim.preparation import prepare, work_settings
+from fedsim.simulation.preparation import prepare, work_settings
 from server.aggregation import population_weight
 from server.core import Server
 
@@ -117,12 +117,12 @@ class RealServer:
         return {name: [term[name] for term in terms] for name in terms[0]}
 
 
-def visit(devices, config, training, state, clients, states, round, monkeypatch):
+def job(devices, config, training, state, clients, states, round, monkeypatch):
     """Train clients; return their reports, the group's update, their states, and what each would send by name."""
     results = {}
 
-    def watched(settings, parts, round, visit, result):
-        results[visit.client] = result, parts.exchanged_F
+    def watched(settings, parts, round, job, result):
+        results[job.client] = result, parts.exchanged_F
         return result
 
     monkeypatch.setattr(group_module, "falsified", watched)
@@ -153,7 +153,7 @@ def test_what_is_sent_is_all_that_the_server_needs(exact, name, monkeypatch):
     training = exact.training(config)
     for round, clients in enumerate([(0, 3, 5), (3, 5, 7)]):
         state = server.global_state()
-        trained, messages = visit(exact, config, training, state, clients, states, round, monkeypatch)
+        trained, messages = job(exact, config, training, state, clients, states, round, monkeypatch)
         sums = real.sums(state, messages)
         for field, array in vars(trained.update).items():
             if not isinstance(array, np.ndarray):
@@ -181,7 +181,7 @@ def test_a_device_uses_the_servers_control_variate_only_where_it_is_sent(exact, 
         return
     other = replace(state, control_F=state.control_F + 0.01)
     ((_, _, _, sent, _),), ((_, _, _, moved, _),) = (
-        visit(exact, config, training, each, (3,), {}, 0, monkeypatch)[1] for each in (state, other)
+        job(exact, config, training, each, (3,), {}, 0, monkeypatch)[1] for each in (state, other)
     )
     same = all(np.array_equal(sent[vector], moved[vector]) for vector in sent)
     assert same == (CONTROL not in config.traffic.down)
@@ -225,7 +225,7 @@ def test_sums_that_secure_aggregation_would_need(exact, name, monkeypatch):
     server, states, training = exact.server(config), {}, exact.training(config)
     for round, clients in enumerate([(0, 3, 5), (3, 5, 7)]):
         state, olds = server.global_state(), dict(states)
-        trained, messages = visit(exact, config, training, state, clients, states, round, monkeypatch)
+        trained, messages = job(exact, config, training, state, clients, states, round, monkeypatch)
         states |= {new.client: new for new in trained.states}
         total = dict.fromkeys(SUMS[name], 0.0)
         for client, weight, _, sent, _ in messages:
@@ -293,7 +293,7 @@ def test_the_plan_is_what_a_run_records(dtype, head):
 
 
 def test_where_the_server_has_no_control_variate_none_is_sent():
-    traffic = visit_traffic("control", "adamw", 0.1)
+    traffic = round_traffic("control", "adamw", 0.1)
     assert traffic.down == (PROMPT, CONTROL)
     assert traffic.without_control().down == (PROMPT,) and traffic.without_control().up == traffic.up
 

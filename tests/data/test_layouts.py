@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from fedsim.config import build_config, read_config
+from fedsim.configuration.schema import build_config, read_config
 from fedsim.core.errors import DataError
 from fedsim.data.config import DataConfig
 from fedsim.data.sources import load_dataset
-from fedsim.preparation import partition_data
+from fedsim.simulation.preparation import partition_data
 
 LAYOUTS = Path(__file__).parent / "layouts"
 CASES = Path(__file__).resolve().parents[2].parent / "shared" / "cases"

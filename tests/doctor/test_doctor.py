@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from support import ROOT
 
-from clients import model_files
+from clients.backbone import model_files
+from clients.backbone.location import locate
 from clients.config import ModelConfig
-from clients.location import locate
 from fedsim import cli
 from fedsim.doctor.cluster import _versions
 from fedsim.doctor.environment import environment_findings
-from fedsim.machine import Gpu, Machine, cpu_limit, disk_bytes, this_machine, visible_gpus
-from fedsim.tracking import RunFolder
+from fedsim.planning.machine import Gpu, Machine, cpu_limit, disk_bytes, this_machine, visible_gpus
+from fedsim.records.run_folder import RunFolder
 
 QUICK = str(ROOT / "configs" / "quickstart.yaml")
 GB = 10**9

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from support import make_tiny
 
-from fedsim.runner import run_config
+from fedsim.simulation.runner import run_config
 
 # fuse is given: a trial could settle it differently in two runs, and so change last bits.
 METHODS = {

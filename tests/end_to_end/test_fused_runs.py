@@ -8,8 +8,8 @@ import yaml
 from safetensors.numpy import load_file
 from support import UPPER, make_tiny
 
-from fedsim.config import read_config
-from fedsim.runner import run_config
+from fedsim.configuration.schema import read_config
+from fedsim.simulation.runner import run_config
 
 
 def run(make, path, **changes):

@@ -11,11 +11,11 @@ import pytest
 from ray_heads import ray_head
 from support import ROOT
 
-from fedsim.config import read_config
+from fedsim.configuration.schema import read_config
 from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_shape import model_shape
-from fedsim.prompted import GLOBAL_PROMPT
-from fedsim.runner import run_config
+from fedsim.prompts.prompted_model import GLOBAL_PROMPT
+from fedsim.simulation.runner import run_config
 
 CONFIG = "configs/cluster/quickstart.yaml"
 TINY = [

@@ -10,13 +10,13 @@ import torch
 import transformers
 from rich.console import Console
 
+from clients.backbone.loading import load_tokenizer
 from clients.config import ModelConfig
-from clients.loading import load_tokenizer
 from fedsim.cli import main
 from fedsim.core.errors import ModelError
-from fedsim.model_notes import model_notes
-from fedsim.prompted import load_prompt, read_prompt
-from fedsim.runner import run_config
+from fedsim.planning.model_notes import model_notes
+from fedsim.prompts.prompted_model import load_prompt, read_prompt
+from fedsim.simulation.runner import run_config
 
 CLASSES = {
     "roberta": (transformers.RobertaConfig, transformers.RobertaForMaskedLM),
@@ -140,7 +140,7 @@ HALF = {
 
 @pytest.mark.parametrize("key", HALF)
 def test_float16_on_cpus_is_told_and_on_gpus_is_not(tiny_config, monkeypatch, key):
-    monkeypatch.setattr("fedsim.model_notes.visible_gpus", lambda: ())
+    monkeypatch.setattr("fedsim.planning.model_notes.visible_gpus", lambda: ())
     (sentence,) = model_notes(tiny_config(**HALF[key]))
     assert sentence.endswith(f"set model.{key}=bfloat16")
     model = {**HALF[key]["model"], "device": "cpu"}
@@ -148,7 +148,7 @@ def test_float16_on_cpus_is_told_and_on_gpus_is_not(tiny_config, monkeypatch, ke
     assert model_notes(tiny_config(executor="local", **HALF[key])) == [sentence]
     assert model_notes(tiny_config(model=model, ray=shared)) == [sentence]
     assert model_notes(tiny_config(ray=shared, **HALF[key])) == []
-    monkeypatch.setattr("fedsim.model_notes.visible_gpus", lambda: ("a GPU",))
+    monkeypatch.setattr("fedsim.planning.model_notes.visible_gpus", lambda: ("a GPU",))
     assert model_notes(tiny_config(executor="local", **HALF[key])) == []
     assert model_notes(tiny_config(model={key: "bfloat16"})) == []
 

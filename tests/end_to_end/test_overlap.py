@@ -8,8 +8,8 @@ import pytest
 from support import SHARDS, UPPER, make_tiny
 
 from fedsim.executors.local import LocalExecutor
-from fedsim.interrupt import RunInterrupted
-from fedsim.runner import run_config
+from fedsim.simulation.interrupt import RunInterrupted
+from fedsim.simulation.runner import run_config
 
 TIMES = (
     "time", "seconds", "seconds_round", "seconds_train", "seconds_server", "seconds_evaluate", "seconds_longest_client",

@@ -8,10 +8,10 @@ import pytest
 import transformers
 
 import fedsim
-from clients.loading import load_tokenizer
+from clients.backbone.loading import load_tokenizer
 from fedsim.core.errors import ModelError
-from fedsim.prompted import load_prompt
-from fedsim.runner import run_config
+from fedsim.prompts.prompted_model import load_prompt
+from fedsim.simulation.runner import run_config
 
 FAMILIES = {
     "bert": (transformers.BertConfig, transformers.BertForMaskedLM, {"intermediate_size": 64}),

@@ -2,7 +2,7 @@
 
 import json
 
-from fedsim.runner import run_config
+from fedsim.simulation.runner import run_config
 
 FEW = {
     "rounds": 1,

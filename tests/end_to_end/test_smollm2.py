@@ -16,9 +16,9 @@ import transformers
 
 from fedsim.data.sources import load_dataset
 from fedsim.data.tokenize import label_word_ids, tokenize
-from fedsim.peft_adapter import export_peft
-from fedsim.prompted import load_prompt
-from fedsim.runner import run_config
+from fedsim.prompts.peft_adapter import export_peft
+from fedsim.prompts.prompted_model import load_prompt
+from fedsim.simulation.runner import run_config
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ import pytest
 
 from fedsim.core.errors import ClientError, ResourceError
 from fedsim.executors.base import StateLost
-from fedsim.executors.calls import client_call
 from fedsim.executors.config import RayConfig
-from fedsim.executors.dispatch import Dispatcher, Done
-from fedsim.executors.failures import FailurePolicy
-from fedsim.executors.pool import ActorPool
-from fedsim.executors.queues import Call
+from fedsim.executors.ray.calls import client_call
+from fedsim.executors.ray.dispatch import Dispatcher, Done
+from fedsim.executors.ray.failures import FailurePolicy
+from fedsim.executors.ray.pool import ActorPool
+from fedsim.executors.ray.queues import Call
 
 STRIKES = (3, 4)
 """Tries until a client is found: in its group, in its group again, by itself. An actor that dies may take the answer to the
@@ -167,7 +167,7 @@ def test_a_client_that_kills_its_actor_is_found_and_dropped(bench):
 
 def test_a_client_that_takes_all_memory_is_found_though_others_are_killed_with_it(bench, stock, monkeypatch):
     """Killed as Ray's memory monitor does it, which stops at no actor until enough is free."""
-    monkeypatch.setattr("fedsim.executors.dispatch.out_of_memory", lambda error: True)
+    monkeypatch.setattr("fedsim.executors.ray.dispatch.out_of_memory", lambda error: True)
     one = bench("drop", max_replacements=3)
     for actor, _ in stock.left:
         one.ray.kill(actor)
@@ -180,7 +180,7 @@ def test_a_client_that_takes_all_memory_is_found_though_others_are_killed_with_i
 
 
 def test_a_group_that_takes_all_memory_every_time_stops_the_run(bench, monkeypatch):
-    monkeypatch.setattr("fedsim.executors.dispatch.out_of_memory", lambda error: True)
+    monkeypatch.setattr("fedsim.executors.ray.dispatch.out_of_memory", lambda error: True)
     one = bench(max_replacements=1)
     with pytest.raises(ResourceError, match=r"^work of clients 6 to 8 \(tried 2 times\): its actor was lost"):
         one.run("kill", 7, times=100)
@@ -245,7 +245,7 @@ def test_an_actor_that_finds_no_room_is_given_up(bench):
 
 
 def test_a_go_that_was_given_up_does_not_hold_the_next_one_up(bench, monkeypatch):
-    monkeypatch.setattr("fedsim.executors.dispatch._PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("fedsim.executors.ray.dispatch._PATIENCE_SECONDS", 0.5)
     one = bench()
     about = ((0,), "hang", 0, 1, str(one.file))
     for _ in one.dispatcher.run([Call(0, "train", about, what="hangs"), Call(1, "train", ((1,),), what="returns")]):

@@ -5,9 +5,9 @@ import time
 import pytest
 
 from fedsim.core.errors import ResourceError
+from fedsim.executors.cluster.nodes import NoAnswer, ask_every_node, cluster_nodes, joined
 from fedsim.executors.config import RayConfig
-from fedsim.executors.nodes import NoAnswer, ask_every_node, cluster_nodes, joined
-from fedsim.machine import this_machine
+from fedsim.planning.machine import this_machine
 
 
 def of_this_test():

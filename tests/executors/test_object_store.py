@@ -6,8 +6,8 @@ import time
 
 from benchmarks.carrying import Carrying
 from benchmarks.memory import stored_bytes
-from fedsim.config import build_config
-from fedsim.runner import make_executor
+from fedsim.configuration.schema import build_config
+from fedsim.executors.make import make_executor
 
 CLIENTS, ELEMENTS, ROUNDS = 12, 100_000, 6
 SETTLED_SECONDS = 2.0
@@ -46,7 +46,7 @@ def test_bytes_in_the_store_are_constant_over_rounds(session_ray):
         kept = []
         for _ in range(3):
             carrying.round()
-            kept.append(executor.global_state())
+            kept.append(executor.server.global_state())
         executor.get(kept)
         assert settled_bytes() >= first + 3 * STATE_BYTES
         kept.clear()

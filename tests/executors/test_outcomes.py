@@ -1,9 +1,9 @@
 """Outcomes put together from parts, and clients that are left out again when a round is done again."""
 
-from fedsim.executors import outcomes
-from fedsim.executors.dispatch import Done, Failed
-from fedsim.executors.outcomes import LeftOut, whole
-from fedsim.executors.queues import Call
+from fedsim.executors.ray import outcomes
+from fedsim.executors.ray.dispatch import Done, Failed
+from fedsim.executors.ray.outcomes import LeftOut, whole
+from fedsim.executors.ray.queues import Call
 
 
 def call(index, clients):

@@ -3,9 +3,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.executors.failures import FailurePolicy
-from fedsim.executors.placement import place
-from fedsim.executors.plan import ActorPlan, NodeResources, capacity
+from fedsim.executors.cluster.placement import place
+from fedsim.executors.cluster.sizing import ActorPlan, NodeResources, capacity
+from fedsim.executors.ray.failures import FailurePolicy
 
 
 @given(

@@ -2,7 +2,7 @@
 
 from itertools import chain
 
-from fedsim.executors.queues import Call, Item, Queues
+from fedsim.executors.ray.queues import Call, Item, Queues
 
 
 class Actor:

@@ -11,11 +11,13 @@ from support import make_tiny
 
 import clients
 import server
-from clients import control, group, training, worker
+from clients import worker
+from clients.training import control, group
+from clients.training import local_training as training
 from fedsim import core
 from fedsim.core import layout
-from fedsim.executors.replaced import replaced_functions
-from fedsim.runner import make_executor
+from fedsim.executors.make import make_executor
+from fedsim.executors.ray.replaced import replaced_functions
 from server import sampling
 
 
@@ -71,7 +73,7 @@ def test_what_the_driver_alone_calls_and_what_is_compiled_is_no_replacement(monk
     monkeypatch.setattr(training, "train_clients", torch.compile(training.train_clients))
     found = replaced_functions()
     # Another module has imported the function as it was: that is another one there, and the only thing to tell.
-    assert found == ["clients.group.train_clients"]
+    assert found == ["clients.training.group.train_clients"]
 
 
 def test_a_run_on_ray_says_so_and_one_in_this_process_has_it_in_force(monkeypatch):
@@ -79,8 +81,8 @@ def test_a_run_on_ray_says_so_and_one_in_this_process_has_it_in_force(monkeypatc
     notes = []
     make_executor(make_tiny(executor="ray"), lambda: None, notes.append)
     assert notes == [
-        "warning: replaced in this process: clients.control.drift, clients.group.drift; actors import the code from its files "
-        "and work without that; set executor=local to have it in force"
+        "warning: replaced in this process: clients.training.control.drift, clients.training.group.drift; "
+        "actors import the code from its files and work without that; set executor=local to have it in force"
     ]
     make_executor(make_tiny(executor="local"), lambda: None, notes.append)
     assert len(notes) == 1

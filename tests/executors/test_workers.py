@@ -6,8 +6,8 @@ import pytest
 from ray.util import placement_group, remove_placement_group
 
 from benchmarks.carrying import Carrying
-from fedsim.config import build_config
-from fedsim.runner import make_executor
+from fedsim.configuration.schema import build_config
+from fedsim.executors.make import make_executor
 
 CLIENTS, ELEMENTS = 12, 400
 READY_SECONDS = 60.0

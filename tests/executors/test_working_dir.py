@@ -14,7 +14,7 @@ from ray._private.runtime_env.packaging import create_package
 from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
 from support import ROOT
 
-from fedsim.executors.cluster import _EXCLUDES
+from fedsim.executors.cluster.connect import _EXCLUDES
 
 LIMIT_BYTES = 5 * 10**6
 PACKAGES = ("fedsim", "clients", "server", "partitions")

@@ -23,12 +23,13 @@ import yaml
 from support import ROOT, TINY, merged
 from test_start import MARK, left
 
-from fedsim.checkpoint import load_latest
 from fedsim.core.errors import ResourceError
-from fedsim.executors import cluster, own_ray
+from fedsim.executors.cluster import connect as cluster
+from fedsim.executors.cluster import local_cluster
 from fedsim.executors.config import RayConfig
-from fedsim.runner import run_config
-from fedsim.temporary import sweep
+from fedsim.records.checkpoint import load_latest
+from fedsim.records.temporary import sweep
+from fedsim.simulation.runner import run_config
 
 CONFIG = {"rounds": 2000, "client": {"fuse": 2}, "ray": {"actors": 1, "num_cpus": 1}, "tracking": {"plots": False}}
 
@@ -85,7 +86,7 @@ def test_two_runs_at_once_keep_apart_and_a_killed_one_leaves_no_process(tiny_con
     _, errors = runs[1].communicate(timeout=120)
     assert runs[1].returncode == 128 + signal.SIGTERM, errors
     assert left(marks[0]) == left(marks[1]) == []
-    assert sweep(own_ray.PREFIX, base) == [folders[0]]
+    assert sweep(local_cluster.PREFIX, base) == [folders[0]]
     assert list(base.glob("fedsim-*")) == []
     ended, _ = load_latest(tmp_path / "run-1" / "checkpoints")
     run_config(
@@ -172,6 +173,6 @@ def test_a_malformed_address_is_one_sentence(address):
 
 def test_a_path_too_long_for_sockets_is_not_used(monkeypatch, tmp_path, base):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 20)))
-    assert own_ray.base_folder() == Path("/tmp")
+    assert local_cluster.base_folder() == Path("/tmp")
     monkeypatch.setenv("RAY_TMPDIR", str(base))
-    assert own_ray.base_folder() == base
+    assert local_cluster.base_folder() == base

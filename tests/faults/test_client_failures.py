@@ -9,12 +9,12 @@ import pytest
 from clients.worker import ClientWorker
 from fedsim.core.errors import ClientError
 from fedsim.core.messages import ClientFailure, ClientReport, ClientState, GlobalState, WorkGroup
+from fedsim.display.progress import Progress
 from fedsim.executors.local import LocalExecutor
-from fedsim.failures import Failures
-from fedsim.preparation import prepare
-from fedsim.progress import Progress
-from fedsim.simulation import Simulation
-from fedsim.tracking import RunFolder
+from fedsim.records.run_folder import RunFolder
+from fedsim.simulation.client_failures import Failures
+from fedsim.simulation.loop import Simulation
+from fedsim.simulation.preparation import prepare
 
 
 def poisoned(prepared, client, held_out=False):
@@ -52,7 +52,7 @@ def test_raise_stops_the_run_with_client_round_and_the_original_traceback(tiny_c
         simulate(config, poisoned(prepare(config), 7), tmp_path / "run")
     assert str(caught.value).startswith("client 7 failed in round 1 on")
     assert "IndexError" in str(caught.value)
-    assert "clients/training.py" in str(caught.value)
+    assert "clients/training/local_training.py" in str(caught.value)
 
 
 @together
@@ -69,7 +69,7 @@ def test_drop_goes_on_without_the_client_and_records_it(tiny_config, tmp_path, c
     ]
     assert all("IndexError" in event["message"] for event in failures)
     assert "traceback" not in failures[2]  # the same one once
-    assert "clients/group.py" in failures[0]["traceback"]
+    assert "clients/training/group.py" in failures[0]["traceback"]
     assert capsys.readouterr().out.count("client 7 failed in round") == 3
 
 

@@ -11,11 +11,11 @@ import psutil
 import pytest
 from support import make_tiny
 
-import clients.group
+import clients.training.group
 from benchmarks.disturbed import run
 from benchmarks.faulty import Fault
 from clients.worker import ClientWorker
-from fedsim.preparation import prepare
+from fedsim.simulation.preparation import prepare
 
 COHORT = {"sampling": {"clients_per_round": 12}, "group_size": 4, "rounds": 3, "tracking": {"plots": False}}
 """Every client every round, in three groups, so that any client is sure to train."""
@@ -43,7 +43,7 @@ def kill_aggregator(simulation, over: threading.Event) -> None:
 def restored(monkeypatch):
     """Put back what a fault replaces in this process."""
     for owner, name in (
-        (clients.group, "train_clients"),
+        (clients.training.group, "train_clients"),
         (ClientWorker, "_score_one"),
         (ClientWorker, "_evaluate_some"),
     ):

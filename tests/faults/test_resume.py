@@ -14,11 +14,11 @@ import pytest
 import yaml
 from support import ROOT, TINY, limit_files, make_tiny, merged, on_line
 
-from fedsim.checkpoint import newest_round
 from fedsim.core.errors import CheckpointError, ConfigError, ResourceError
-from fedsim.interrupt import RunInterrupted
-from fedsim.runner import run_config
-from fedsim.tracking import RunFolder
+from fedsim.records.checkpoint import newest_round
+from fedsim.records.run_folder import RunFolder
+from fedsim.simulation.interrupt import RunInterrupted
+from fedsim.simulation.runner import run_config
 
 # fuse is given: a trial could settle it differently in two runs, and so change last bits.
 CONFIG = {"rounds": 6, "executor": "local", "client": {"fuse": 2}, "tracking": {"plots": False}}

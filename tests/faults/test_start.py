@@ -15,8 +15,8 @@ import yaml
 from ray_heads import MARK, marked
 from support import ROOT, TINY
 
+from clients.backbone.location import locate
 from clients.config import ModelConfig
-from clients.location import locate
 
 
 def start(tmp_path, mark: str, *overrides: str) -> subprocess.Popen:

@@ -11,15 +11,15 @@ import numpy as np
 from support import merged
 from test_server_golden import server_config
 
-from clients.loading import load_shared_weights
-from clients.visits import Parts
+from clients.backbone.loading import load_shared_weights
+from clients.training.local_job import Parts
 from clients.worker import ClientWorker, WorkerSpec
-from fedsim.config import Config, build_config
+from fedsim.configuration.schema import Config, build_config
 from fedsim.core.layout import PromptGeometry, VectorLayout
 from fedsim.core.messages import ClientState, GlobalState, GroupUpdate, WorkGroup
 from fedsim.core.shards import Shards
 from fedsim.core.tokens import TokenTable
-from fedsim.preparation import work_settings
+from fedsim.simulation.preparation import work_settings
 from server.aggregation import combine
 from server.core import Server
 from server.sampling import cut

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from clients.backbone import Backbone
+from clients.backbone.loading import load_shared_weights
+from clients.backbone.model import Backbone
 from clients.config import HeadConfig, ModelConfig, PromptConfig
-from clients.loading import load_shared_weights
 from fedsim.core.tokens import TokenBatch
 
 # With personalisation, the published code prompts every layer, whatever is exchanged. Without it, it hides the prompts

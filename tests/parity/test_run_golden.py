@@ -9,8 +9,8 @@ import pytest
 import torch
 from run_trace import Round, Trace, rounds
 
-from clients.backbone import Backbone
-from clients.optimizers import learning_rate
+from clients.backbone.model import Backbone
+from clients.training.optimizers import learning_rate
 from clients.worker import ClientWorker
 from fedsim.core.messages import ClientState, GroupUpdate, WorkGroup
 

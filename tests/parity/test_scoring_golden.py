@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from clients.scoring import layer_scores
+from clients.analysis.scoring import layer_scores
 from server.selection import combine_scores, rank
 
 DELICATE = ("duplicates", "zero_row", "opposite")

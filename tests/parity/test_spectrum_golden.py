@@ -9,9 +9,9 @@ from reference.spectrum import SHORT
 from reference.spectrum import lanczos as published_lanczos
 from test_forward_golden import Golden, golden  # noqa: F401 - a fixture
 
-from clients.hessian import PromptHessian
-from clients.lossless import density_share
-from clients.spectrum import VARIANCE, lanczos, spectral_density
+from clients.analysis.hessian import PromptHessian
+from clients.analysis.layer_share import density_share
+from clients.analysis.spectrum import VARIANCE, lanczos, spectral_density
 from fedsim.core.layout import VectorLayout
 
 DENSITIES = ("one_run", "two_runs", "wide", "narrow")

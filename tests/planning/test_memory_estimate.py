@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from support import make_tiny, merged
 
+from clients.backbone.location import locate
 from clients.config import ModelConfig
-from clients.location import locate
 from clients.worker import ClientWorker
-from fedsim.checkpoint import load_latest
 from fedsim.core.messages import ClientState, WorkGroup
 from fedsim.executors.local import LocalExecutor
 from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_shape import model_shape
-from fedsim.preparation import prepare
-from fedsim.runner import run_config
+from fedsim.records.checkpoint import load_latest
+from fedsim.simulation.preparation import prepare
+from fedsim.simulation.runner import run_config
 from server.core import Server
 
 
@@ -58,7 +58,7 @@ def test_what_is_stored_is_within_its_bounds_and_near_them(tiny_config, changes)
     # A checkpoint holds an LM head, which a classifier does not load.
     assert 0.9 * memory.weights <= spec.weights.nbytes <= 1.01 * memory.weights
     assert spec.train.nbytes + spec.validation.nbytes + spec.shards.nbytes <= memory.tokens
-    assert spec._most_trunk_bytes() <= memory.trunks
+    assert spec._most_cached_bytes() <= memory.caches
 
 
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
@@ -132,7 +132,7 @@ def test_on_a_cluster_states_are_with_the_actors_that_return_them():
     assert alone == estimate.stored
     assert none < half < alone
     assert alone - none == estimate.client_states + estimate.new_states + estimate.sums
-    assert none == estimate.weights + estimate.tokens + estimate.trunks
+    assert none == estimate.weights + estimate.tokens + estimate.caches
 
 
 def test_a_run_makes_room_for_what_is_planned():

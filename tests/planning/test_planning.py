@@ -9,10 +9,10 @@ import pytest
 from support import ROOT, make_tiny, merged
 
 from fedsim import cli
-from fedsim.config import read_config
+from fedsim.configuration.schema import read_config
 from fedsim.core.errors import ResourceError
-from fedsim.executors.own_ray import store_bytes
-from fedsim.executors.plan import NodeResources
+from fedsim.executors.cluster.local_cluster import store_bytes
+from fedsim.executors.cluster.sizing import NodeResources
 from fedsim.planning.command import _own_node
 from fedsim.planning.memory import MemoryEstimate, estimate_memory
 from fedsim.planning.model_shape import model_shape
@@ -92,9 +92,9 @@ def test_a_store_that_would_be_filled_above_what_ray_keeps_in_it_is_told():
 
 
 def test_trunks_fill_no_more_than_half_of_the_stores():
-    memory = replace(SMALL, trunks=10 * GB)
-    assert plan([node(store=3 * GB), node(store=3 * GB, id="b")], memory).memory.trunks == 3 * GB
-    assert plan([node(store=3 * GB), node(id="b")], memory).memory.trunks == 10 * GB
+    memory = replace(SMALL, caches=10 * GB)
+    assert plan([node(store=3 * GB), node(store=3 * GB, id="b")], memory).memory.caches == 3 * GB
+    assert plan([node(store=3 * GB), node(id="b")], memory).memory.caches == 10 * GB
 
 
 def test_weights_larger_than_the_memory_are_refused():
@@ -180,7 +180,7 @@ def test_the_room_that_is_printed_is_the_store_that_a_run_makes(monkeypatch):
     assert own.store_bytes == store_bytes(config.ray, memory.stored)
     assert _own_node(config, None)[0].store_bytes is None
     megabytes = 256 + 2 * memory.stored // 2**20
-    monkeypatch.setattr("fedsim.executors.own_ray._SHARED_MEMORY", "/no/such")
+    monkeypatch.setattr("fedsim.executors.cluster.local_cluster._SHARED_MEMORY", "/no/such")
     assert _own_node(config, memory)[0].store_bytes == megabytes * 2**20
     (given,) = _own_node(read_config(QUICK, ["ray.object_store_mb=100"]), memory)
     assert given.store_bytes == 100 * 2**20

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedsim.figure import DPI
+from fedsim.display.figure import DPI
 from fedsim.scaling.accounting import ActorSeconds, RoundTimes
 from fedsim.scaling.picture import write_pictures
 from fedsim.scaling.points import Point

@@ -18,11 +18,11 @@ from support import ROOT, TINY, make_tiny, merged
 
 from fedsim import cli
 from fedsim.core.errors import CheckpointError
-from fedsim.runner import run_config
 from fedsim.scaling.accounting import PARTS
 from fedsim.scaling.points import Point, Points, make_points
 from fedsim.scaling.records import Run, read_run
 from fedsim.scaling.study import Failure, StudyFolder, run_points
+from fedsim.simulation.runner import run_config
 
 # fuse is given: a trial could settle it differently in two runs, and so change last bits.
 CHANGES = {"executor": "local", "sampling": {"clients_per_round": 4}, "client": {"fuse": 2}}

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from clients.control import client_control
+from clients.training.control import client_control
 from fedsim.core.messages import GroupUpdate
 from server.aggregation import combine
 from server.config import ServerConfig
@@ -64,7 +64,7 @@ class Quadratics:
         """Where the mean displacement of all clients is zero: of FedAvg, whose clients drift."""
         return (self.progress * self.b).sum(axis=0) / self.progress.sum(axis=0)
 
-    def visit(self, clients, x, drift, rng):
+    def job(self, clients, x, drift, rng):
         P = x = np.tile(x, (len(clients), 1))
         for _ in range(self.steps):
             x = x - self.lr * (self.A[clients] * (x - self.b[clients]) + self.mu * (x - P) + drift)
@@ -85,7 +85,7 @@ def federate(problem, config, rounds, cohort=None, seed=0, weights_N=None):
         before, after = controls[clients], None
         c = state.control_F if config.uses_control else np.zeros(problem.b.shape[1])
         corrected = config.kind == "scaffold"
-        local = problem.visit(clients, state.vector_F, c - before if corrected else 0.0, rng)
+        local = problem.job(clients, state.vector_F, c - before if corrected else 0.0, rng)
         if config.uses_control:
             after = client_control(
                 before, c, state.vector_F, local, problem.steps, problem.lr,
@@ -350,7 +350,7 @@ def test_the_mean_over_all_cohorts_of_the_control_variates_correction(form, timi
     corrections, changes = [], []
     for order in combinations(range(number), cohort):
         before = controls[list(order)]
-        local = problem.visit(list(order), state.vector_F, 0.0, rng)
+        local = problem.job(list(order), state.vector_F, 0.0, rng)
         after = client_control(before, state.control_F, state.vector_F, local, 4, problem.lr, form=form)
         combined = fold(config, list(order), 4, local, before, after)
         moved = state.vector_F - step(config, state, combined, cohort / number).vector_F

@@ -5,11 +5,11 @@ import pytest
 import torch
 from support import make_tiny
 
-from clients.gradients import StepBatch, gradients
-from clients.prompts import initial_vector
+from clients.training.gradients import StepBatch, gradients
+from clients.tuners.initial import initial_vector
 from clients.worker import ClientWorker
 from fedsim.core.messages import ClientState, WorkGroup
-from fedsim.preparation import prepare
+from fedsim.simulation.preparation import prepare
 from server.core import Server
 from server.sampling import cut
 

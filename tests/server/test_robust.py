@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fedsim.config import build_config
+from fedsim.configuration.schema import build_config
 from fedsim.core.errors import ClientError, ConfigError
 from fedsim.core.messages import GroupUpdate
 from server import robust

@@ -32,7 +32,7 @@ WEIGHT = 222.0
 
 
 @dataclass
-class Visit:
+class LocalJob:
     """What one client brings home."""
 
     n: int
@@ -47,19 +47,19 @@ def random_round(rng, order, controls):
     visits = {}
     for client in order:
         after = rng.normal(size=SIZE)
-        visits[client] = Visit(
+        visits[client] = LocalJob(
             int(rng.integers(1, 50)), int(rng.integers(1, 9)), rng.normal(size=SIZE), controls[client], after
         )
         controls[client] = after
     return visits
 
 
-def share(config, visit):
-    return visit.T if config.control_mean == "steps" else visit.n
+def share(config, job):
+    return job.T if config.control_mean == "steps" else job.n
 
 
-def used(config, visit):
-    return visit.c_before if config.control_timing == "before" else visit.c_after
+def used(config, job):
+    return job.c_before if config.control_timing == "before" else job.c_after
 
 
 def fold(config, visits, order, group_size=2, round=0):
@@ -105,10 +105,10 @@ class SlowFedPepTAO:
         if self.round > 0:
             self.eta = max(self.decay * self.eta, 1e-4)
         self.round += 1
-        weights = {i: visits[i].n / sum(visit.n for visit in visits.values()) for i in order}
+        weights = {i: visits[i].n / sum(job.n for job in visits.values()) for i in order}
         average = sum(weights[i] * visits[i].P for i in order)
         delta = self.P - average
-        all_steps = sum(visit.T for visit in visits.values())
+        all_steps = sum(job.T for job in visits.values())
         c_before = self.c
         if choices.control:
             if choices.control_mean == "steps":
@@ -253,7 +253,7 @@ def test_fedavg_with_one_local_step_is_centralised_gradient_descent_to_the_last_
     targets = [np.array([1.0, 0.0, 2.0]), np.array([-1.0, 4.0, 0.25]), np.array([0.5, -0.5, 1.0])]
     gradients = [P - target for target in targets]
     zero = np.zeros(3)
-    visits = {i: Visit(n, 1, P - lr * g, zero, g) for i, (n, g) in enumerate(zip(sizes, gradients, strict=True))}
+    visits = {i: LocalJob(n, 1, P - lr * g, zero, g) for i, (n, g) in enumerate(zip(sizes, gradients, strict=True))}
     after = step(config, initial_state(config, P), fold(config, visits, [2, 0, 1]), 1.0)
     of_all_data = sum(n * g for n, g in zip(sizes, gradients, strict=True)) / sum(sizes)
     np.testing.assert_array_equal(after.vector_F, P - lr * of_all_data)
@@ -261,7 +261,7 @@ def test_fedavg_with_one_local_step_is_centralised_gradient_descent_to_the_last_
 
 def test_a_server_learning_rate_scales_the_step_of_fedavg():
     config = ServerConfig(kind="fedavg", lr=0.5)
-    combined = fold(config, {0: Visit(1, 1, np.array([4.0, 0.0]), None, None)}, [0])
+    combined = fold(config, {0: LocalJob(1, 1, np.array([4.0, 0.0]), None, None)}, [0])
     after = step(config, initial_state(config, np.array([0.0, 2.0])), combined, 1.0)
     np.testing.assert_array_equal(after.vector_F, [2.0, 1.0])
 
@@ -278,7 +278,7 @@ def test_fedavgm_accumulates_velocity():
     config = ServerConfig(kind="fedavgm", lr=0.5, momentum=0.5)
     state = initial_state(config, np.array([8.0]))
     for expected_v, expected_P in ((4.0, 6.0), (4.0, 4.0)):
-        combined = fold(config, {0: Visit(1, 1, np.array([4.0]), None, None)}, [0])
+        combined = fold(config, {0: LocalJob(1, 1, np.array([4.0]), None, None)}, [0])
         state = step(config, state, combined, 1.0)
         assert (state.velocity_F[0], state.vector_F[0]) == (expected_v, expected_P)
 
@@ -292,7 +292,7 @@ def test_adaptive_methods_equal_algorithm_2_entry_by_entry(kind):
     state = initial_state(config, x)
     for _ in range(6):
         local = x + rng.normal(size=SIZE) * rng.choice([0.001, 1.0], size=SIZE)
-        state = step(config, state, fold(config, {0: Visit(3, 1, local, None, None)}, [0]), 1.0)
+        state = step(config, state, fold(config, {0: LocalJob(3, 1, local, None, None)}, [0]), 1.0)
         for j in range(SIZE):
             d = local[j] - x[j]
             m[j] = 0.8 * m[j] + 0.2 * d
@@ -365,7 +365,7 @@ class Quadratics:
                 for _ in range(steps):
                     x = x - lr * (self.A[i] * (x - self.b[i]) + (c - controls[i] if corrected else 0.0))
                 after = controls[i] - c + (state.vector_F - x) / (steps * lr)
-                visits[i] = Visit(1, steps, x, controls[i], after)
+                visits[i] = LocalJob(1, steps, x, controls[i], after)
                 controls[i] = after
             state = step(config, state, fold(config, visits, self.ids, round=round), 1.0)
         return np.abs(state.vector_F - self.optimum).max()
@@ -404,7 +404,7 @@ def test_scaffold_removes_the_drift_that_fedavg_keeps():
 def learning_rates(config, rounds):
     state = initial_state(config, np.zeros(2))
     for _ in range(rounds):
-        combined = fold(config, {0: Visit(1, 1, np.ones(2), np.zeros(2), np.zeros(2))}, [0])
+        combined = fold(config, {0: LocalJob(1, 1, np.ones(2), np.zeros(2), np.zeros(2))}, [0])
         state = step(config, state, combined, 1.0)
         yield state.lr
 
@@ -424,7 +424,7 @@ def test_the_state_keeps_its_dtype_and_its_inputs(kind, dtype):
     first = initial_state(config, vector_F)
     state = first
     for _ in range(3):
-        combined = fold(config, {0: Visit(2, 3, np.ones(3), np.zeros(3), np.ones(3))}, [0])
+        combined = fold(config, {0: LocalJob(2, 3, np.ones(3), np.zeros(3), np.ones(3))}, [0])
         state = step(config, state, combined, 0.5)
     arrays = {k: v for k, v in state_to_arrays(state).items() if k.endswith("_F")}
     assert {array.dtype for array in arrays.values()} == {np.dtype(dtype)}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.config import build_config
+from fedsim.configuration.schema import build_config
 from fedsim.core.errors import ClientError, ConfigError
 from server.config import LayersConfig
 from server.selection import choose_layers, combine_shares, num_chosen

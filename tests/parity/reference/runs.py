@@ -96,9 +96,9 @@ def run(
     evaluations: dict[str, list[np.ndarray]] = {"local": [], "logits": []}
     for number, cohort in enumerate(selected.tolist()):
         visits = [devices[k].train(model, federation.start_of(k), visible, number) for k in cohort]
-        sizes, counts = [len(data[k]) for k in cohort], [len(visit) for visit in visits]
-        federation.round(cohort, [visit[-1].prefix for visit in visits], sizes, counts)
-        steps += [step for visit in visits for step in visit]
+        sizes, counts = [len(data[k]) for k in cohort], [len(job) for job in visits]
+        federation.round(cohort, [job[-1].prefix for job in visits], sizes, counts)
+        steps += [step for job in visits for step in job]
         evaluations["local"].append(np.stack(federation.locals))
         evaluations["logits"].append(
             np.concatenate([_scores(model, data, federation, k, visible) for k in range(len(data))])

@@ -1,0 +1,1 @@
+"""The frozen model: families, loading, heads, and passes through its layers."""

@@ -1,0 +1,188 @@
+"""The model families that can be a backbone: one row each, and what differs between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from fedsim.core.errors import ModelError, suggestion
+from fedsim.core.tokens import PackedTokens
+
+Kind = Literal["masked_lm", "causal_lm", "base"]
+"""What of a model is built: with the LM head that its family has, or without one."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model type of transformers that the contract tests cover."""
+
+    name: str
+    """``model_type`` in a model's config.json."""
+    title: str
+    """Name of the classes in transformers, without their suffix."""
+    lm_kind: Kind
+    lm_suffix: str = "ForCausalLM"
+    base_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the base model's class."""
+    positions_skip_padding: bool = False
+    """RoBERTa's positions: counted over tokens that are not padding, from padding_idx + 1 on."""
+    head_transform: Callable[[Any, Tensor], Tensor] = lambda _, hidden: hidden
+    """What the LM head does before its last linear layer."""
+    layers: str = "layers"
+    """Where the base model keeps the list of its layers."""
+    behind_attention: str | None = None
+    """Module of a layer that takes what attention gave and what entered the layer, and from which on every token is by itself;
+    None where a layer has no such module."""
+    window: Literal["none", "all", "by layer"] = "none"
+    """Layers that ``sliding_window`` in a config.json applies to: by layer, those that ``layer_types`` says."""
+
+    @property
+    def predicts_next(self) -> bool:
+        """Whether its LM head says which token comes next: a template is then read at its end, not at a mask."""
+        return self.lm_kind == "causal_lm"
+
+    def causal_attention(self, config: PreTrainedConfig) -> bool:
+        """Return whether a token of this model sees only those before it: in a decoder, unless ``is_causal`` says no."""
+        return self.predicts_next and bool(getattr(config, "is_causal", True))
+
+    def windows(self, config: PreTrainedConfig) -> list[int]:
+        """Return the sliding window of each layer that has one, from the lowest."""
+        if self.window == "none" or config.sliding_window is None:
+            return []
+        kinds = config.layer_types if self.window == "by layer" else ["sliding_attention"] * config.num_hidden_layers
+        return [config.sliding_window for kind in kinds if kind == "sliding_attention"]
+
+    def config(self, values: Mapping[str, Any]) -> PreTrainedConfig:
+        """Return the model's configuration from the values of a config.json."""
+        return getattr(transformers, f"{self.title}Config").from_dict(dict(values))
+
+    def model_class(self, kind: Kind) -> type[PreTrainedModel]:
+        """Return the class to build."""
+        name = f"{self.title}Model" if kind == "base" else f"{self.title}{self.lm_suffix}"
+        return getattr(transformers, name)
+
+    def arguments(self, kind: Kind) -> dict[str, Any]:
+        """Return the arguments that :meth:`model_class` takes beside the configuration."""
+        return dict(self.base_arguments) if kind == "base" else {}
+
+    def max_positions(self, config: PreTrainedConfig) -> int:
+        """Return the longest text, in tokens, that the model has positions for; :meth:`limit` says it in words."""
+        unused = config.pad_token_id + 1 if self.positions_skip_padding else 0
+        longest: int = config.max_position_embeddings - unused
+        return min(longest, config.rope_parameters["original_max_position_embeddings"]) if _is_long(config) else longest
+
+    def limit(self, config: PreTrainedConfig) -> str:
+        """Return why a text can be no longer than :meth:`max_positions`, in words between "the model" and "for N tokens".
+
+        Beyond ``original_max_position_embeddings`` rope_type longrope takes other frequencies, in transformers for all texts of
+        a batch by the longest of them, so that a text's result would depend on its company.
+        """
+        return "keeps the frequencies of its rope_type longrope" if _is_long(config) else "has positions"
+
+    def position_ids(self, config: PreTrainedConfig, input_ids_BT: Tensor, offset: int) -> Tensor:
+        """Return the position of each token, the first ``offset`` positions left to the prompt.
+
+        Returns
+        -------
+        Tensor
+            int64, [B, T] for families that skip padding, else [1, T].
+        """
+        if not self.positions_skip_padding:
+            return torch.arange(offset, offset + input_ids_BT.shape[1], device=input_ids_BT.device).unsqueeze(0)
+        token_BT = input_ids_BT.ne(config.pad_token_id).long()
+        return (token_BT.cumsum(1) + offset) * token_BT + config.pad_token_id
+
+    def packed_position_ids(self, config: PreTrainedConfig, tokens: PackedTokens, offset: int) -> np.ndarray:
+        """Return the int64 position [Z] of each packed token, the first ``offset`` positions left to the prompt."""
+        if not self.positions_skip_padding:
+            return tokens.positions_Z + offset
+        # A padding token inside a text has the position of padding and does not count, as in transformers.
+        token_Z = tokens.ids_Z != config.pad_token_id
+        count_Z = np.cumsum(token_Z)
+        before_B = count_Z[tokens.starts_B] - token_Z[tokens.starts_B]
+        within_Z = count_Z - np.repeat(before_B, tokens.lengths_B)
+        return np.where(token_Z, within_Z + offset + config.pad_token_id, config.pad_token_id)
+
+
+def _is_long(config: PreTrainedConfig) -> bool:
+    return (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "longrope"
+
+
+def _bert_transform(model: Any, hidden_BD: Tensor) -> Tensor:
+    return model.cls.predictions.transform(hidden_BD)
+
+
+def _roberta_transform(model: Any, hidden_BD: Tensor) -> Tensor:
+    return model.lm_head.layer_norm(nn.functional.gelu(model.lm_head.dense(hidden_BD)))
+
+
+def _encoder(name: str, title: str, transform: Callable[[Any, Tensor], Tensor], *, skip: bool) -> Family:
+    arguments = {"add_pooling_layer": False}
+    return Family(
+        name, title, "masked_lm", "ForMaskedLM", arguments, skip, transform, "encoder.layer", "attention.output"
+    )
+
+
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        _encoder("bert", "Bert", _bert_transform, skip=False),
+        _encoder("roberta", "Roberta", _roberta_transform, skip=True),
+        _encoder("xlm-roberta", "XLMRoberta", _roberta_transform, skip=True),
+        _encoder("camembert", "Camembert", _roberta_transform, skip=True),
+        Family("gpt2", "GPT2", "causal_lm", "LMHeadModel", layers="h"),
+        Family("llama", "Llama", "causal_lm"),
+        Family("mistral", "Mistral", "causal_lm", window="all"),
+        Family("qwen2", "Qwen2", "causal_lm", window="by layer"),
+        Family("qwen3", "Qwen3", "causal_lm", window="by layer"),
+    )
+}
+"""Every supported family by model type. A new row needs no more than to pass ``tests/clients/test_injection.py``."""
+
+
+def family_of(values: Mapping[str, Any], model: str) -> Family:
+    """Return the family of a model.
+
+    Parameters
+    ----------
+    values
+        Values of the model's config.json.
+    model
+        What to call the model in an error.
+
+    Raises
+    ------
+    ModelError
+        If prompts cannot be put into such a model, or were never tested in it.
+    """
+    name = str(values.get("model_type"))
+    if name not in FAMILIES:
+        raise ModelError(
+            f"model {model} is of type {name!r}, which is not supported{suggestion(name, FAMILIES)}; "
+            f"use one of: {', '.join(FAMILIES)}"
+        )
+    family = FAMILIES[name]
+    for key, why in _UNSUPPORTED:
+        if values.get(key) and not (key == "is_decoder" and family.predicts_next):
+            raise ModelError(f"model {model} sets {key} in its config.json: {why}")
+    position_type = values.get("position_embedding_type") or "absolute"
+    if position_type != "absolute":
+        raise ModelError(f"model {model} has position_embedding_type {position_type!r}; only absolute is supported")
+    return family
+
+
+_UNSUPPORTED = (
+    ("is_decoder", "a decoder made of an encoder family is not supported; use a model of a decoder family"),
+    ("is_encoder_decoder", "encoder-decoder models are not supported; use an encoder or a decoder"),
+    ("per_layer_config", "layers that differ from each other are not supported; use another model"),
+    ("add_cross_attention", "cross-attention is not supported; use a plain encoder or decoder"),
+    ("reorder_and_upcast_attn", "this variant of attention is not supported; set it to false or use another model"),
+    ("quantization_config", "quantized weights are not supported; use the unquantized model with model.dtype"),
+)

@@ -1,0 +1,74 @@
+"""Does a checkpoint fit its config.json? What transformers would pass over, or say without a name, is refused here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from clients.backbone.families import Family, Kind
+from fedsim.core.errors import ModelError, shown
+
+
+def check_padding(family: Family, described: PreTrainedConfig, name: str) -> None:
+    """Refuse an id of padding that no token has where positions follow from it, and forget it elsewhere: padding is masked.
+
+    Raises
+    ------
+    ModelError
+        With the id that is right.
+    """
+    pad, words = described.pad_token_id, described.vocab_size
+    if type(words) is not int or (type(pad) is int and 0 <= pad < words):
+        return
+    if family.positions_skip_padding:
+        raise ModelError(
+            f"config.json of model {name} has pad_token_id {shown(pad)}, but models of type {family.name} count positions by "
+            f'it: it must be that of a token, 0 to {words - 1}; set "pad_token_id": 1, which such models are made with'
+        )
+    described.pad_token_id = None
+
+
+def refuse_mismatched(mismatched: list[tuple[str, Any, Any]], vocab_size: int, name: str) -> None:
+    """Refuse a checkpoint with weights of other shapes: transformers would fill them with random numbers.
+
+    Parameters
+    ----------
+    mismatched
+        Name, shape in the checkpoint and shape by config.json of each.
+    vocab_size, name
+        Words that config.json says the model knows, and what to call it.
+
+    Raises
+    ------
+    ModelError
+        If there are any.
+    """
+    if not mismatched:
+        return
+    key, held, wanted = mismatched[0]
+    words = held[1:] == wanted[1:] and wanted[0] == vocab_size
+    remedy = f'set "vocab_size": {held[0]} there' if words else "give the config.json that belongs to these weights"
+    raise ModelError(
+        f"the weights of model {name} do not fit its config.json: {key} is of shape {tuple(held)}, where "
+        f"config.json describes {tuple(wanted)}; {remedy}"
+    )
+
+
+def refuse_missing(missing: list[str], model: PreTrainedModel, name: str, kind: Kind) -> None:
+    """Refuse a checkpoint that lacks weights: transformers would fill them with random numbers.
+
+    Raises
+    ------
+    ModelError
+        If any are ``missing``.
+    """
+    if not missing:
+        return
+    names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+    if kind != "base" and not any(key.startswith(f"{model.base_model_prefix}.") for key in missing):
+        raise ModelError(
+            f"model {name} has no LM head (its checkpoint lacks {names}), which model.head.kind=verbalizer "
+            "needs; set model.head.kind=classifier"
+        )
+    raise ModelError(f"the checkpoint of model {name} is incomplete: it lacks {names}")

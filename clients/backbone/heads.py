@@ -1,0 +1,224 @@
+"""How class scores and losses are read from the backbone's last hidden states.
+
+Shape suffixes: B examples, T tokens, Z packed tokens, D hidden size, V words of the vocabulary; C is classes in
+``logits_BC`` and ``label_word_ids_C``, clients in ``head_C``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clients.backbone.device import to_device
+from fedsim.core.errors import ModelError
+from fedsim.core.tokens import PackedTokens
+
+HeadShapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+Pooling = Literal["first", "mean", "last"]
+"""Hidden state that stands for an example: its first token's, the mean over its tokens, or that of the read position."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a batch says."""
+
+    loss_B: Tensor
+    """float32 cross-entropy of each example, differentiable."""
+    logits_BC: Tensor
+    """float32 class scores."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch on the backbone's device; the fields are those of ``fedsim.core.tokens.TokenBatch``."""
+
+    input_ids_BT: Tensor
+    attention_mask_BT: Tensor
+    token_type_ids_BT: Tensor | None
+    read_positions_B: Tensor
+    labels_B: Tensor
+
+
+class Head(Protocol):
+    """Reads class scores."""
+
+    shapes: HeadShapes
+    """Arrays of this head that a client trains."""
+    pooling: Pooling
+    """What of the backbone's last hidden states it reads."""
+
+    def read(
+        self, pooled_BD: Tensor, labels_B: Tensor, head_C: dict[str, Tensor], client_of_example_B: Tensor | None
+    ) -> Reading:
+        """Return loss and class scores of each example.
+
+        Parameters
+        ----------
+        pooled_BD
+            The backbone's last hidden states, pooled as ``pooling`` says.
+        labels_B
+            int64 class numbers.
+        head_C
+            The trained arrays of each client, [clients, *shape] each.
+        client_of_example_B
+            Row of ``head_C`` that each example takes, or None where there is one client.
+        """
+        ...
+
+
+class Verbalizer:
+    """Scores of the label words at the read position, by the backbone's own frozen LM head.
+
+    Parameters
+    ----------
+    transform
+        What the LM head does before its last linear layer.
+    decoder
+        The LM head's last linear layer.
+    label_word_ids_C
+        Token id of each class's word.
+    loss
+        ``labels``: cross-entropy over the label words; ``vocabulary``: over all words, as in the published code.
+    """
+
+    shapes: HeadShapes = ()
+    pooling: Pooling = "last"
+
+    def __init__(
+        self,
+        transform: Callable[[Tensor], Tensor],
+        decoder: nn.Linear,
+        label_word_ids_C: Tensor,
+        loss: Literal["labels", "vocabulary"],
+    ) -> None:
+        self._transform = transform
+        self._decoder = decoder
+        self._label_word_ids_C = label_word_ids_C
+        self._loss = loss
+        self._label_weight_CD = decoder.weight.detach()[label_word_ids_C]
+        self._label_bias_C = None if decoder.bias is None else decoder.bias.detach()[label_word_ids_C]
+
+    def read(
+        self, pooled_BD: Tensor, labels_B: Tensor, head_C: dict[str, Tensor], client_of_example_B: Tensor | None
+    ) -> Reading:
+        """Return loss and class scores; the LM head runs on one token an example, ``labels`` on C words only."""
+        hidden_BD = self._transform(pooled_BD)
+        if self._loss == "labels":
+            logits_BC = _single(functional.linear(hidden_BD, self._label_weight_CD, self._label_bias_C))
+            return Reading(functional.cross_entropy(logits_BC, labels_B, reduction="none"), logits_BC)
+        logits_BV = _single(self._decoder(hidden_BD))
+        word_B = self._label_word_ids_C[labels_B]
+        return Reading(
+            functional.cross_entropy(logits_BV, word_B, reduction="none"), logits_BV[:, self._label_word_ids_C]
+        )
+
+
+def label_words(label_word_ids_C: np.ndarray | None, num_classes: int, vocab_size: int, device: torch.device) -> Tensor:
+    """Return the token id of each class's word on a device.
+
+    Raises
+    ------
+    ModelError
+        If there is not one for each class, or the model does not know it.
+    """
+    if label_word_ids_C is None or len(label_word_ids_C) != num_classes:
+        given = 0 if label_word_ids_C is None else len(label_word_ids_C)
+        raise ModelError(
+            f"model.head.kind=verbalizer needs one label word for each of {num_classes} classes, got {given}"
+        )
+    if int(label_word_ids_C.min()) < 0 or int(label_word_ids_C.max()) >= vocab_size:
+        raise ModelError(
+            f"a label word has token id {int(label_word_ids_C.max())}, but the model knows {vocab_size} words; use the "
+            "model's own tokenizer"
+        )
+    return to_device(np.array(label_word_ids_C, dtype=np.int64), device)
+
+
+class Classifier:
+    """Scores of a linear layer, trained and exchanged with the prompt, on pooled hidden states.
+
+    Parameters
+    ----------
+    num_classes, hidden_size
+        Shape of the layer.
+    pooling
+        Hidden states to classify: of the first token, their mean over tokens, or of the read position (last).
+    """
+
+    def __init__(self, num_classes: int, hidden_size: int, pooling: Pooling) -> None:
+        self.shapes: HeadShapes = (("head.weight", (num_classes, hidden_size)), ("head.bias", (num_classes,)))
+        self.pooling = pooling
+
+    def read(
+        self, pooled_BD: Tensor, labels_B: Tensor, head_C: dict[str, Tensor], client_of_example_B: Tensor | None
+    ) -> Reading:
+        """Return loss and class scores, in float32 whatever the backbone's number format."""
+        pooled_BD = _single(pooled_BD)
+        weight_CcD, bias_Cc = head_C["head.weight"], head_C["head.bias"]
+        if len(weight_CcD) == 1:
+            logits_BC = functional.linear(pooled_BD, weight_CcD[0], bias_Cc[0])
+        else:
+            weight_BcD, bias_Bc = weight_CcD[client_of_example_B], bias_Cc[client_of_example_B]
+            logits_BC = torch.baddbmm(bias_Bc.unsqueeze(2), weight_BcD, pooled_BD.unsqueeze(2)).squeeze(2)
+        return Reading(functional.cross_entropy(logits_BC, labels_B, reduction="none"), logits_BC)
+
+
+def pool(hidden_BTD: Tensor, tokens: Tokens, pooling: Pooling) -> Tensor:
+    """Return the pooled hidden states [B, D] of a padded batch."""
+    if pooling == "first":
+        return hidden_BTD[:, 0]
+    if pooling == "last":
+        return hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), tokens.read_positions_B]
+    token_BT1 = tokens.attention_mask_BT.unsqueeze(2).to(hidden_BTD.dtype)
+    return (hidden_BTD * token_BT1).sum(1) / token_BT1.sum(1)
+
+
+def pool_packed(hidden_ZD: Tensor, tokens: PackedTokens, pooling: Pooling) -> Tensor:
+    """Return the pooled hidden states [B, D] of packed tokens."""
+    device = hidden_ZD.device
+    if pooling != "mean":
+        return hidden_ZD[to_device(pooled_rows(tokens, pooling), device)]
+    # Padded anew: a matrix product of all tokens would carry a number that is not finite from one example into all others.
+    places_T = np.arange(int(tokens.lengths_B.max()))
+    own_BT = places_T < tokens.lengths_B[:, None]
+    rows_BT = tokens.starts_B[:, None] + np.where(own_BT, places_T, 0)
+    own_BT1 = to_device(own_BT, device).unsqueeze(2).to(hidden_ZD.dtype)
+    return (hidden_ZD[to_device(rows_BT, device)] * own_BT1).sum(1) / own_BT1.sum(1)
+
+
+def pooled_rows(tokens: PackedTokens, pooling: Pooling) -> np.ndarray:
+    """Return the int64 row [B] of the one token of each example that ``first`` or ``last`` reads."""
+    return tokens.starts_B if pooling == "first" else tokens.read_rows_B
+
+
+def resolve_pooling(asked: Literal["auto", "first", "mean", "last"], *, predicts_next: bool) -> Pooling:
+    """Return the pooling that ``auto`` stands for, the token that the family's own LM head is read at, or the one asked for."""
+    if asked == "auto":
+        return "last" if predicts_next else "first"
+    return asked
+
+
+def check_pooling(pooling: Pooling, *, is_causal: bool) -> None:
+    """Refuse to read a model at its first token where that sees no other token.
+
+    Raises
+    ------
+    ModelError
+        If attention is causal.
+    """
+    if pooling == "first" and is_causal:
+        raise ModelError(
+            "model.head.pooling=first cannot be used with a decoder, whose first token sees no text; use last"
+        )
+
+
+def _single(tensor: Tensor) -> Tensor:
+    """Return half precision as float32; losses are computed in no less."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -1,0 +1,311 @@
+"""Load a model once on the driver, and rebuild it in workers from shared memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from clients.backbone.families import FAMILIES, Family, Kind, family_of
+from clients.backbone.fitting import check_padding, refuse_mismatched, refuse_missing
+from clients.backbone.location import folder_of, locate
+from clients.backbone.model_files import check_model_type, check_sentencepiece, check_weights, sentencepiece_file
+from clients.backbone.variants import refuse_unsupported, relevant
+from clients.config import ModelConfig
+from fedsim.core.errors import ModelError, shown
+
+_ALIGNMENT = 64
+"""Bytes. Matrix products of the same numbers differ in their last bits where the memory is aligned differently. Ray's object
+store aligns arrays by 64, but those under 2,048 bytes by 8 alone: what does not stand at a multiple of 64 is copied to where it
+does, on the driver and in workers, so that results in this process are those of actors."""
+
+_NO_ADAPTER = {"subfolder": "no-adapter"}
+"""Where transformers is to look for an adapter to attach: else it takes one whose files lie beside the model's (peft#1381)."""
+
+_MOST_LAYERS = 1024
+"""To build a layer takes time even where it has no weights yet."""
+
+
+@dataclass(frozen=True)
+class SharedWeights:
+    """All that a worker needs to rebuild the backbone, without disk or network.
+
+    Plain NumPy arrays, so that Ray stores them once on a node and every worker there maps the same memory.
+    """
+
+    config_json: str
+    """The model's configuration, as in its config.json."""
+    kind: Literal["masked_lm", "causal_lm", "base"]
+    """With the LM head of its family, or without one."""
+    arrays: dict[str, np.ndarray]
+    """Every parameter and buffer by name, contiguous, tied ones once; also those that a checkpoint leaves out (rotary
+    frequencies). NumPy has no bfloat16: such numbers are carried as uint16 of the same bits."""
+    dtype: str
+    """Number format of the parameters: float32, bfloat16 or float16."""
+    aliases: tuple[tuple[str, str], ...] = ()
+    """(name, name in ``arrays``) of each parameter that is the same as another."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256, as hexadecimal digits, of all names, shapes, number formats and bytes."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self.arrays.items()):
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """Return the model's tokenizer. Where it has no padding token, as in many decoders, the end token pads, masked.
+
+    Raises
+    ------
+    ModelError
+        If there is no model, or its tokenizer cannot be read.
+    """
+    location = locate(config)
+    tokenizer = _converted(location, config)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _converted(location: str, config: ModelConfig) -> PreTrainedTokenizerBase:
+    """Return the tokenizer as transformers reads it, one of SentencePiece as SentencePiece itself would."""
+    if Path(location).is_dir():
+        check_sentencepiece(Path(location), config.location)
+    try:
+        with _quiet():
+            read = AutoTokenizer.from_pretrained(location, trust_remote_code=config.trust_remote_code)
+            folder = folder_of(location)
+            file = None if folder is None else sentencepiece_file(folder)
+            if file is None:
+                return read
+            from clients.backbone.spm import exact
+
+            return exact(read, file, config.location)
+    except ModelError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exception for a damaged file
+        folder = folder_of(location)
+        if folder is not None:  # by now, of a name on the hub, the files are here
+            check_sentencepiece(folder, config.location)
+        raise ModelError(
+            f"the tokenizer of model {config.location} cannot be read: {_tokenizer_problem(folder, error)}"
+        ) from error
+
+
+def _tokenizer_problem(folder: Path | None, error: Exception) -> str:
+    """Say what is wrong; transformers blames a package that is not needed where a SentencePiece model is damaged."""
+    file = None if folder is None else sentencepiece_file(folder)
+    if file is not None and "tiktoken" in str(error):
+        return f"{file.name} is no SentencePiece model, or is damaged"
+    return _first_line(error)
+
+
+# -- loading, on the driver --------------------------------------------------------------------------------------------
+
+
+def load_shared_weights(config: ModelConfig) -> SharedWeights:
+    """Load a model's weights from safetensors files; no pickle is read and none of the model's code is run.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be found or read, its family is not supported, or it lacks the LM head that
+        ``model.head.kind=verbalizer`` needs.
+    """
+    location = locate(config)
+    values = config_values(location, config.location)
+    family = family_of(values, config.location)
+    described = _described(family, values, config.location)
+    if Path(location).is_dir():
+        check_weights(Path(location), config.location)
+    kind: Kind = "base" if config.head.kind == "classifier" else family.lm_kind
+    model = _load(location, config, family, described, kind)
+    return _shared(model, kind, config.dtype)
+
+
+def config_values(location: str, name: str) -> dict[str, Any]:
+    """Return the values of a model's config.json.
+
+    Raises
+    ------
+    ModelError
+        If it is not there, cannot be read, or does not say of which type the model is.
+    """
+    try:
+        with _quiet():
+            values, _ = PreTrainedConfig.get_config_dict(location)
+    except (OSError, ValueError) as error:
+        if Path(location).is_dir():
+            raise ModelError(f"config.json of model {name} cannot be read: {_first_line(error)}") from error
+        raise ModelError(
+            f"model {name} is neither a folder here nor readable from the Hugging Face hub: {_first_line(error)}"
+        ) from error
+    check_model_type(values, name)
+    return values
+
+
+def _described(family: Family, values: Mapping[str, Any], name: str) -> PreTrainedConfig:
+    """Return the configuration that a config.json describes, if a model can be built by it."""
+    try:
+        with _quiet():
+            described = family.config(relevant(values))
+        layers = described.num_hidden_layers
+    except Exception as error:  # transformers checks every value with errors of its own, which share no base
+        raise ModelError(
+            f"config.json of model {name} describes no {family.title} model: {_first_line(error)}"
+        ) from error
+    if type(layers) is not int or not 0 < layers <= _MOST_LAYERS:
+        raise ModelError(f"config.json of model {name} has {shown(layers)} layers; there can be 1 to {_MOST_LAYERS}")
+    check_padding(family, described, name)
+    refuse_unsupported(values, described, family, name)
+    return described
+
+
+def _load(
+    location: str, config: ModelConfig, family: Family, described: PreTrainedConfig, kind: Kind
+) -> PreTrainedModel:
+    try:
+        with _quiet():
+            loaded: Any = family.model_class(kind).from_pretrained(
+                location,
+                config=described,
+                dtype=getattr(torch, config.dtype),
+                use_safetensors=True,
+                output_loading_info=True,
+                # What does not fit is named below; the error that comes otherwise tells no name.
+                ignore_mismatched_sizes=True,
+                adapter_kwargs=_NO_ADAPTER,
+                **family.arguments(kind),
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError, TypeError) as error:
+        raise ModelError(
+            f"the weights of model {config.location} cannot be read (only safetensors files are): {_first_line(error)}"
+        ) from error
+    except (KeyError, AttributeError, IndexError, ArithmeticError, AssertionError) as error:
+        raise ModelError(
+            f"model {config.location} cannot be built as its config.json says: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+    model, info = loaded
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ModelError(
+            f"transformers has put the adapter beside model {config.location} into it; move adapter_config.json elsewhere"
+        )
+    refuse_mismatched(sorted(info["mismatched_keys"]), described.vocab_size, config.location)
+    refuse_missing(sorted(info["missing_keys"]), model, config.location, kind)
+    return model
+
+
+def _shared(model: PreTrainedModel, kind: Kind, dtype: str) -> SharedWeights:
+    arrays: dict[str, np.ndarray] = {}
+    aliases: list[tuple[str, str]] = []
+    first_name: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) in first_name:
+            aliases.append((name, first_name[id(parameter)]))
+        else:
+            first_name[id(parameter)] = name
+            arrays[name] = _to_numpy(parameter)
+    arrays |= {name: _to_numpy(buffer) for name, buffer in model.named_buffers()}
+    values = model.config.to_dict()
+    values.pop("_name_or_path", None)  # a path of this machine, of no use in another
+    return SharedWeights(json.dumps(values, sort_keys=True), kind, arrays, dtype, tuple(aliases))
+
+
+def _to_numpy(tensor: Tensor) -> np.ndarray:
+    plain = tensor.detach().contiguous()
+    if plain.data_ptr() % _ALIGNMENT:
+        plain = plain.clone()  # torch allocates aligned memory; a mapped safetensors file starts anywhere
+    array = (plain.view(torch.uint16) if plain.dtype == torch.bfloat16 else plain).numpy()
+    array.flags.writeable = False
+    return array
+
+
+# -- rebuilding, in a worker -------------------------------------------------------------------------------------------
+
+
+def assemble(weights: SharedWeights, attention: str, device: str) -> tuple[PreTrainedModel, Family]:
+    """Return the frozen model, in evaluation mode, whose weights on a CPU are the shared arrays themselves.
+
+    Its buffers are copies: a forward pass may write to them, as transformers does with the frequencies of rope_type longrope.
+
+    Parameters
+    ----------
+    weights
+        May be read-only memory: the model never writes to its parameters.
+    attention
+        ``sdpa`` or ``eager``.
+    device
+        ``cpu`` or ``cuda``.
+    """
+    values = json.loads(weights.config_json)
+    family = FAMILIES[values["model_type"]]
+    config = family.config(values)
+    config._attn_implementation = attention
+    with torch.device("meta"):
+        model = family.model_class(weights.kind)(config, **family.arguments(weights.kind))
+    buffers = {name for name, _ in model.named_buffers()}
+    for name, array in weights.arrays.items():
+        _set(model, name, _to_torch(array).to(device, copy=name in buffers))
+    for name, source in weights.aliases:
+        _set(model, name, model.get_parameter(source))
+    left = [name for name, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]
+    if left:
+        raise RuntimeError(f"shared weights lack {left[0]}; were they made by another version of transformers?")
+    return model.eval(), family
+
+
+def _set(model: nn.Module, name: str, tensor: Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    if leaf in module._parameters and not isinstance(tensor, nn.Parameter):
+        tensor = nn.Parameter(tensor, requires_grad=False)
+    setattr(module, leaf, tensor)
+
+
+def _to_torch(array: np.ndarray) -> Tensor:
+    with warnings.catch_warnings():
+        # The arrays are read-only on purpose; that a torch tensor could write to them is what torch warns of.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
+        tensor = torch.from_numpy(array)
+    if tensor.data_ptr() % _ALIGNMENT:
+        tensor = tensor.clone()  # torch allocates aligned memory
+    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' notes and progress bars off the screen: what matters of them is raised."""
+    verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bar:
+            transformers_logging.enable_progress_bar()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    line = f"{lines[0]} {lines[1].strip()}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+    return (line if len(line) <= 300 else f"{line[:297]}...").rstrip(".")

@@ -1,0 +1,412 @@
+"""The frozen backbone: one in a worker process, shared by all clients that the worker embodies.
+
+Shape suffixes: C clients, L prompted layers, K {key, value}, H key/value heads, P prompt length, D head dimension,
+B examples, T tokens, Z packed tokens, D hidden size.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from clients.backbone.compiling import CompiledLayers
+from clients.backbone.device import to_device
+from clients.backbone.families import Family
+from clients.backbone.frozen_states import LayerStack
+from clients.backbone.heads import (
+    Classifier,
+    Head,
+    Reading,
+    Tokens,
+    Verbalizer,
+    check_pooling,
+    label_words,
+    pool,
+    pool_packed,
+    pooled_rows,
+    resolve_pooling,
+)
+from clients.backbone.loading import SharedWeights, assemble
+from clients.backbone.precision import Precision
+from clients.config import ModelConfig, PromptConfig
+from clients.tuners.packed_prefix import PackedPrefix
+from clients.tuners.prefix import ARGUMENT, AttentionHook, KeyShapes, Prefix, attach, detach, detached
+from clients.tuners.prompt_dropout import PromptMask
+from fedsim.core.errors import ModelError
+from fedsim.core.layout import PromptGeometry
+from fedsim.core.tokens import PackedTokens, TokenBatch
+
+__all__ = ["Backbone", "Reading"]
+
+
+class Backbone:
+    """A frozen model that takes prompts in any of its layers.
+
+    Nothing of a client stays in it: prompts and head come with each call. Its weights may be read-only memory shared
+    with other processes and are never written.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        family: Family,
+        head: Head,
+        prompt: PromptConfig,
+        autocast: str = "off",
+        *,
+        compiled: bool = False,
+    ) -> None:
+        self._model = model
+        self._base = model.base_model
+        self._family = family
+        self._head = head
+        self._stack = LayerStack(model.base_model, family)
+        self._compiled = CompiledLayers(self._stack.all) if compiled else None
+        self._shift_positions = prompt.position_offset == "paper"
+        self.device: torch.device = next(model.parameters()).device
+        self._precision = Precision(model.dtype, autocast, self.device)
+        self.head_shapes: tuple[tuple[str, tuple[int, ...]], ...] = head.shapes
+        """Name and shape of each array of the head that a client trains; empty for the verbalizer."""
+        self.limit: str = family.limit(model.config)
+        """Why a text can be no longer than ``max_tokens``, in words behind "the model"."""
+        self.max_tokens: int = family.max_positions(model.config) - self._offset(prompt.length)
+        """Longest text, in tokens, that there are positions for beside the prompt."""
+        if self.max_tokens < 1:
+            raise ModelError(
+                f"prompt.length {prompt.length} leaves no positions for the text, the model {self.limit} for "
+                f"{family.max_positions(model.config)}; shorten it or set prompt.position_offset=none"
+            )
+        self.hidden_size: int = model.config.hidden_size
+        """Numbers in the hidden state of a token."""
+        self.geometry: PromptGeometry = self._measure(prompt.length)
+        """Shape of the prompts, measured on the keys of a short forward pass."""
+
+    @classmethod
+    def build(
+        cls,
+        weights: SharedWeights,
+        model: ModelConfig,
+        prompt: PromptConfig,
+        num_classes: int,
+        label_word_ids_C: np.ndarray | None,
+        device: str,
+    ) -> Backbone:
+        """Build the backbone of a worker from shared weights; on a CPU it maps them without a copy.
+
+        Parameters
+        ----------
+        weights
+            From ``clients.backbone.loading.load_shared_weights``; read-only arrays are welcome.
+        model, prompt
+            Sections of the config.
+        num_classes
+            Classes of the task.
+        label_word_ids_C
+            Token id of each class's word; needed by the verbalizer.
+        device
+            ``cpu`` or ``cuda``.
+
+        Raises
+        ------
+        ModelError
+            If the head does not fit the model, or the prompt leaves no room for text.
+        """
+        frozen, family = assemble(weights, model.attention, device)
+        attach(frozen)
+        if model.head.kind == "classifier":
+            pooling = resolve_pooling(model.head.pooling, predicts_next=family.predicts_next)
+            check_pooling(pooling, is_causal=family.causal_attention(frozen.config))
+            classifier = Classifier(num_classes, frozen.config.hidden_size, pooling)
+            return cls(frozen, family, classifier, prompt, model.autocast, compiled=model.compile)
+        if weights.kind == "base":
+            raise ModelError("model.head.kind=verbalizer needs a model with its LM head; these weights have none")
+        words_C = label_words(label_word_ids_C, num_classes, frozen.config.vocab_size, next(frozen.parameters()).device)
+        decoder = frozen.get_output_embeddings()
+        verbalizer = Verbalizer(lambda h: family.head_transform(frozen, h), decoder, words_C, model.head.loss)
+        return cls(frozen, family, verbalizer, prompt, model.autocast, compiled=model.compile)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The frozen model, for a look inside; to use it without prompts, take it from :meth:`detach`."""
+        return self._model
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token sees only those before it."""
+        return self._family.causal_attention(self._model.config)
+
+    @property
+    def predicts_next(self) -> bool:
+        """Whether the family's LM head says which token comes next."""
+        return self._family.predicts_next
+
+    def forward(
+        self,
+        batch: TokenBatch,
+        prompt_CLKHPD: Tensor,
+        layers: tuple[int, ...],
+        head_C: dict[str, Tensor],
+        client_of_example_B: Tensor | None = None,
+        mask: PromptMask | None = None,
+    ) -> Reading:
+        """Read loss and class scores of a batch; gradients reach prompts and head alone.
+
+        Parameters
+        ----------
+        batch
+            Examples, of one client or of several.
+        prompt_CLKHPD
+            float32 prompts of each client for ``layers``. With one client all examples take its prompts.
+        layers
+            Model layer of each prompt. Without layers, or with prompts of length zero, this is the plain model.
+        head_C
+            float32 arrays of each client's head by name, [C, *shape] each; empty for the verbalizer.
+        client_of_example_B
+            int64 row of ``prompt_CLKHPD`` and ``head_C`` that each example takes; needed if there are several clients.
+        mask
+            What each example sees of its client's prompts; None for all of them.
+
+        Raises
+        ------
+        ModelError
+            If the batch is longer than ``max_tokens``, or a layer never asked for its prompt.
+        """
+        self._check(prompt_CLKHPD, layers, head_C, client_of_example_B)
+        tokens = self._tokens(batch)
+        if client_of_example_B is not None:
+            client_of_example_B = to_device(client_of_example_B, self.device)
+        output = self._run(tokens, prompt_CLKHPD, layers, client_of_example_B, mask)
+        pooled_BD = pool(output.last_hidden_state, tokens, self._head.pooling)
+        return self._head.read(pooled_BD, tokens.labels_B, head_C, client_of_example_B)
+
+    def read(
+        self,
+        tokens: PackedTokens,
+        prompt_CLKHPD: Tensor,
+        layers: tuple[int, ...],
+        head_C: dict[str, Tensor],
+        client_of_example_B: Tensor | None = None,
+        cached_ZD: Tensor | None = None,
+        mask: PromptMask | None = None,
+    ) -> tuple[Reading, np.ndarray]:
+        """Read packed examples: what :meth:`forward` does on a padded batch, to rounding, without the work on padding.
+
+        Parameters
+        ----------
+        tokens
+            Examples, of one client or of several; least work is done where they stand in order of length.
+        prompt_CLKHPD, layers, head_C, client_of_example_B, mask
+            As in :meth:`forward`.
+        trunk_ZD
+            What enters the lowest prompted layer, from :meth:`trunk`; the layers below are not run then.
+
+        Returns
+        -------
+        tuple
+            The reading, and for each example the tokens that attention computed for it, padding included (int64 [B]).
+
+        Raises
+        ------
+        ModelError
+            If an example is longer than ``max_tokens``, or a layer never asked for its prompt.
+        """
+        self._check(prompt_CLKHPD, layers, head_C, client_of_example_B)
+        if client_of_example_B is not None:
+            client_of_example_B = to_device(client_of_example_B, self.device)
+        rows_B = self._rows_read(tokens)
+        prefix = self._prefix(tokens, self._precision.enter(prompt_CLKHPD), layers, client_of_example_B, rows_B, mask)
+        offset = self._offset(prompt_CLKHPD.shape[4] if layers else 0)
+        with ExitStack() as stack:
+            if cached_ZD is not None:
+                entering_ZD = to_device(cached_ZD, self.device).to(self._model.dtype)
+                stack.enter_context(self._stack.above(min(layers), entering_ZD))
+            if rows_B is not None:
+                stack.enter_context(self._stack.narrowed(rows_B))
+            (hidden_ZD,) = self._call_packed(tokens, prefix, offset).last_hidden_state
+        prefix.check_seen()
+        pooled_BD = hidden_ZD if rows_B is not None else pool_packed(hidden_ZD, tokens, self._head.pooling)
+        pooled_BD = self._precision.leave(pooled_BD)
+        labels_B = to_device(tokens.labels_B, self.device)
+        return self._head.read(pooled_BD, labels_B, head_C, client_of_example_B), prefix.slots_B
+
+    @torch.no_grad()
+    def cached(self, tokens: PackedTokens, layers: tuple[int, ...]) -> Tensor:
+        """Return what enters the lowest of the prompted ``layers``, [Z, D] in the model's number format.
+
+        It depends on the examples alone while dropout is off. The lowest layer must not be layer 0, below which is nothing.
+        """
+        none_CLKHPD = torch.empty((1, 0, 2, self.geometry.num_kv_heads, 0, self.geometry.head_dim), device=self.device)
+        prefix = self._prefix(tokens, none_CLKHPD, (), None)
+        with self._stack.below(min(layers)) as left:
+            self._call_packed(tokens, prefix, self._offset(self.geometry.prompt_length))
+        return left[0]
+
+    @torch.no_grad()
+    def hidden_states(self, batch: TokenBatch, prompt_CLKHPD: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
+        """Return the input of the first layer and the output of every layer, [B, T, hidden] each, of one client.
+
+        As transformers' ``output_hidden_states``: in decoders the last one stands behind the final normalisation.
+        """
+        self._check(prompt_CLKHPD, layers, {}, None)
+        return list(
+            self._run(self._tokens(batch), prompt_CLKHPD, layers, None, output_hidden_states=True).hidden_states
+        )
+
+    def set_dropout(self, active: bool) -> None:
+        """Switch the frozen model's dropout on, as in the published code, or off."""
+        self._model.train(active)
+
+    def detach(self) -> PreTrainedModel:
+        """Return the model as transformers made it, attention included; the backbone cannot be used after that."""
+        self._model.eval()
+        detach(self._model)
+        return self._model
+
+    # -- one forward pass ----------------------------------------------------------------------------------------------
+
+    def _run(
+        self,
+        tokens: Tokens,
+        prompt_CLKHPD: Tensor,
+        layers: tuple[int, ...],
+        client_of_example_B: Tensor | None,
+        mask: PromptMask | None = None,
+        output_hidden_states: bool = False,
+    ) -> Any:
+        length = prompt_CLKHPD.shape[4] if layers else 0
+        self._check_length(tokens.input_ids_BT.shape[1])
+        prefix = Prefix(prompt_CLKHPD, layers, client_of_example_B, mask) if length else None
+        # Without a prompt the plain implementation runs, mask skipping and all: bits are those of the model alone.
+        with nullcontext() if prefix else detached(self._model):
+            output = self._call(tokens, prefix, self._offset(length), output_hidden_states=output_hidden_states)
+        if prefix:
+            prefix.check_seen()
+        return output
+
+    def _call(
+        self, tokens: Tokens, hook: AttentionHook | None, offset: int, *, output_hidden_states: bool = False
+    ) -> Any:
+        arguments: dict[str, object] = {
+            "input_ids": tokens.input_ids_BT,
+            "attention_mask": tokens.attention_mask_BT,
+            "position_ids": self._family.position_ids(self._model.config, tokens.input_ids_BT, offset),
+            "use_cache": False,
+            "output_hidden_states": output_hidden_states,
+        }
+        if tokens.token_type_ids_BT is not None:
+            arguments["token_type_ids"] = tokens.token_type_ids_BT
+        if hook is not None:
+            arguments[ARGUMENT] = hook
+        return self._base(**arguments)
+
+    def _prefix(
+        self,
+        tokens: PackedTokens,
+        prompt_CLKHPD: Tensor,
+        layers: tuple[int, ...],
+        client_of_example_B: Tensor | None,
+        rows_B: Tensor | None = None,
+        mask: PromptMask | None = None,
+    ) -> PackedPrefix:
+        self._check_length(int(tokens.lengths_B.max()))
+        top = None if rows_B is None else (self.geometry.num_layers - 1, rows_B)
+        return PackedPrefix(
+            prompt_CLKHPD, layers, client_of_example_B, tokens.lengths_B, is_causal=self.is_causal, top=top, mask=mask
+        )
+
+    def _rows_read(self, tokens: PackedTokens) -> Tensor | None:
+        """Return the one token of each example that the head reads, if the top layer need not be run for the others.
+
+        Not with dropout, which would be drawn for fewer tokens, and not compiled: each pass would make a graph of its own.
+        """
+        pooling = self._head.pooling
+        if pooling == "mean" or not self._stack.narrows or self._compiled or self._model.training:
+            return None
+        return to_device(pooled_rows(tokens, pooling), self.device)
+
+    def _call_packed(self, tokens: PackedTokens, prefix: PackedPrefix, offset: int) -> Any:
+        def row(array_Z: np.ndarray) -> Tensor:
+            return to_device(array_Z, self.device).unsqueeze(0)
+
+        arguments: dict[str, object] = {
+            "input_ids": row(tokens.ids_Z),
+            "position_ids": row(self._family.packed_position_ids(self._model.config, tokens, offset)),
+            # Attention over packed tokens makes its own masks. One that has four dimensions is handed through as it is.
+            "attention_mask": torch.zeros((1, 1, 1, 1), device=self.device),
+            "use_cache": False,
+            ARGUMENT: prefix,
+        }
+        if tokens.types_Z is not None and self._has_types:
+            arguments["token_type_ids"] = row(tokens.types_Z)
+        with self._precision.products(), self._compiled.active() if self._compiled else nullcontext():
+            return self._base(**arguments)
+
+    def _offset(self, prompt_length: int) -> int:
+        return prompt_length if self._shift_positions else 0
+
+    def _tokens(self, batch: TokenBatch) -> Tokens:
+        def tensor(array: np.ndarray) -> Tensor:
+            return to_device(array, self.device)
+
+        types_BT = batch.token_type_ids_BT if self._has_types else None
+        return Tokens(
+            tensor(batch.input_ids_BT),
+            tensor(batch.attention_mask_BT),
+            None if types_BT is None else tensor(types_BT),
+            tensor(batch.read_positions_B),
+            tensor(batch.labels_B),
+        )
+
+    @property
+    def _has_types(self) -> bool:
+        return getattr(self._model.config, "type_vocab_size", 0) > 1
+
+    def _check_length(self, num_tokens: int) -> None:
+        if num_tokens > self.max_tokens:
+            raise ModelError(
+                f"a batch has {num_tokens} tokens, but the model {self.limit} for {self.max_tokens} beside the prompt; lower "
+                "data.max_length"
+            )
+
+    def _check(
+        self,
+        prompt_CLKHPD: Tensor,
+        layers: tuple[int, ...],
+        head_C: dict[str, Tensor],
+        client_of_example_B: Tensor | None,
+    ) -> None:
+        g = self.geometry
+        clients, *shape = prompt_CLKHPD.shape
+        expected = [len(layers), 2, g.num_kv_heads, shape[3], g.head_dim]
+        if shape != expected or len(set(layers)) != len(layers) or not set(layers) <= set(range(g.num_layers)):
+            raise ValueError(f"prompts of shape {tuple(prompt_CLKHPD.shape)} do not fit layers {layers} of {g}")
+        if head_C and {len(array) for array in head_C.values()} != {clients}:
+            raise ValueError(f"the head's arrays are not those of {clients} clients")
+        if clients > 1 and client_of_example_B is None:
+            raise ValueError(f"{clients} clients share a batch: client_of_example_B must say whose each example is")
+
+    @torch.no_grad()
+    def _measure(self, prompt_length: int) -> PromptGeometry:
+        ids_BT = torch.full((1, 1), self._any_token(), device=self.device)
+        zeros_B = torch.zeros(1, dtype=torch.int64, device=self.device)
+        shapes = KeyShapes()
+        try:
+            self._call(Tokens(ids_BT, torch.ones_like(ids_BT), None, zeros_B, zeros_B), shapes, 0)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, KeyError, IndexError) as error:
+            first_line = (str(error).strip().splitlines() or [""])[0]
+            raise ModelError(
+                "the model fails in a forward pass of one token; look into its config.json: "
+                f"{type(error).__name__}: {first_line}"
+            ) from error
+        return shapes.geometry(self._model.config.num_hidden_layers, prompt_length)
+
+    def _any_token(self) -> int:
+        """Return a token id that is not padding."""
+        return 1 if self._model.config.pad_token_id == 0 else 0

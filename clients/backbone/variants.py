@@ -1,0 +1,141 @@
+"""What a config.json may say beside sizes: switches that are followed, those that change no result, and those refused.
+
+docs/models.md has a row for each switch, and ``tests/clients/test_attention_switches.py`` a test for each row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from clients.backbone.families import Family
+from clients.backbone.rotary import rotary_class
+from fedsim.core.errors import ModelError, shown, suggestion
+
+Misfit = tuple[str, str] | None
+"""What a config.json sets, and why that cannot be used; None where nothing is wrong."""
+
+_CHANGES_NO_RESULT = frozenset(
+    (
+        # What a forward pass hands back beside the last hidden states: we ask for what we need.
+        *("output_attentions", "output_hidden_states", "return_dict", "tie_last_hidden_states", "use_cache"),
+        # By which code, or in which pieces, the same numbers are computed.
+        *("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation"),
+        *("chunk_size_feed_forward", "fusion_config", "gradient_checkpointing"),
+    )
+)
+
+_WINDOWED = ("full_attention", "sliding_attention")
+
+
+def relevant(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a config.json without those that change no result: some of them end passes in an error."""
+    kept = {key: value for key, value in values.items() if key not in _CHANGES_NO_RESULT}
+    if "attention_dropout" in kept and kept["attention_dropout"] is None:
+        del kept["attention_dropout"]  # transformers reads it as no dropout until dropout is on
+    return kept
+
+
+def refuse_unsupported(values: Mapping[str, Any], config: PreTrainedConfig, family: Family, model: str) -> None:
+    """Refuse a variant of a family in which prompts would be wrong, or that transformers builds and cannot run.
+
+    Parameters
+    ----------
+    values
+        Of the model's config.json.
+    config
+        What transformers reads in them.
+    model
+        What to call the model in an error.
+
+    Raises
+    ------
+    ModelError
+        Naming the key.
+    """
+    for misfit in (
+        _causality(values, family),
+        _layers(values, config, family),
+        _heads(config, family),
+        _rope(config, family),
+    ):
+        if misfit is not None:
+            what, why = misfit
+            raise ModelError(f"model {model} sets {what} in its config.json: {why}")
+
+
+def _causality(values: Mapping[str, Any], family: Family) -> Misfit:
+    given = values.get("is_causal", True)
+    if family.predicts_next:
+        # What is neither, transformers takes for false where it makes a mask, and null for true where it makes none.
+        why = "it has to be true or false; without it a decoder is causal"
+        return None if isinstance(given, bool) else (f"is_causal to {json.dumps(given)[:40]}", why)
+    if values.get("is_causal"):
+        return "is_causal", "in an encoder transformers follows it in batches without padding alone; set it to false"
+    return None
+
+
+def _layers(values: Mapping[str, Any], config: PreTrainedConfig, family: Family) -> Misfit:
+    if family.window == "all" and "layer_types" in values:
+        # Its AutoConfig does; built as what model_type says, all layers would have the window.
+        return (
+            "layer_types",
+            f"transformers then takes it for a ministral, not for a {family.name}; remove it if all are alike",
+        )
+    if family.window == "none":
+        return None
+    window, kinds = config.sliding_window, config.layer_types if family.window == "by layer" else ()
+    unknown = next((kind for kind in kinds if kind not in _WINDOWED), None)
+    if unknown is not None:
+        return f"layer_types with {unknown!r}", f"{family.name} has {' and '.join(_WINDOWED)} only"
+    if window is None and "sliding_attention" in kinds:
+        return (
+            "layer_types with 'sliding_attention', but no window",
+            "set use_sliding_window to true and sliding_window to a number, or all layer_types to full_attention",
+        )
+    if window is not None and window < 1:
+        return f"sliding_window to {window}", "that hides every token from itself; set it to 1 or more, or to null"
+    return None
+
+
+def _heads(config: PreTrainedConfig, family: Family) -> Misfit:
+    heads, groups = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
+    if rotary_class(family) is None or groups is None or (groups > 0 and heads % groups == 0):
+        return None
+    return f"num_key_value_heads to {groups}", f"it has to divide the {heads} attention heads"
+
+
+def _rope(config: PreTrainedConfig, family: Family) -> Misfit:
+    """Compare the frequencies with the size of a head: transformers notices a misfit in the first forward pass only."""
+    build = rotary_class(family)
+    if build is None:
+        return None
+    parameters, known = config.rope_parameters, ("default", *ROPE_INIT_FUNCTIONS)
+    kind = parameters.get("rope_type")
+    if kind is None:
+        return (
+            "rope_parameters without a rope_type",
+            f"{family.name} has one for all layers; use one of: {', '.join(known)}",
+        )
+    if kind not in known:
+        return f"rope_type to {shown(kind)}{suggestion(str(kind), known)}", f"use one of: {', '.join(known)}"
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    try:
+        frequencies = build(config).get_buffer("inv_freq")
+    except (RuntimeError, ValueError, TypeError, KeyError, ArithmeticError) as error:
+        return f"rope_type {kind} with values that give no frequencies", str(error).strip().splitlines()[0]
+    if 2 * len(frequencies) != head_dim:
+        part = parameters.get("partial_rotary_factor")
+        return (
+            f"rope_type {kind}" + ("" if part is None else f" with partial_rotary_factor {shown(part)}"),
+            f"it would turn {2 * len(frequencies)} of the {head_dim} numbers of a head, which {family.name} cannot; use a "
+            "partial_rotary_factor of 1.0, or rope_type proportional",
+        )
+    if not torch.isfinite(frequencies).all():
+        return f"rope_type {kind} with values that give frequencies that are not finite", "mend rope_parameters"
+    return None

@@ -1,0 +1,119 @@
+"""A trial of a step by several clients: one after another, and side by side. What ``client.fuse: auto`` is decided on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from clients.backbone.device import to_device
+from clients.backbone.model import Backbone
+from clients.budget import STEP_VECTORS
+from clients.config import ClientConfig
+from clients.training.gradients import StepBatch, gradients
+from clients.training.local_job import batches
+from clients.tuners.prompt_dropout import draw_kept, kept_scale
+from fedsim.core import seeds
+from fedsim.core.layout import VectorLayout
+from fedsim.core.messages import FuseTrial
+from fedsim.core.tokens import TokenTable
+
+_REPEATS = 2
+_ENOUGH_SECONDS = 0.5
+"""A trial that took so long is not repeated: the noise of short ones is not in it."""
+
+
+def try_fusing(
+    backbone: Backbone,
+    table: TokenTable,
+    indices_N: Sequence[np.ndarray],
+    layout: VectorLayout,
+    vector_A: np.ndarray,
+    config: ClientConfig,
+    max_tokens: int,
+    seed: int,
+    prompt_dropout: float = 0.0,
+) -> FuseTrial:
+    """Time the gradients of the first step of some clients, one after another and all at once.
+
+    Parameters
+    ----------
+    indices_N
+        Training examples of each client.
+    vector_A
+        Parameters that all of them start from.
+    prompt_dropout
+        ``prompt.dropout``: its masks are part of the step and of its memory.
+    """
+    batch = _first_batches(config, indices_N, seed)
+    if prompt_dropout:
+        rng = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, "prompt dropout")
+        kept_BA = draw_kept(rng, prompt_dropout, len(batch), layout.prompt_size)
+        batch = replace(batch, kept_BA=kept_BA, kept_scale=kept_scale(prompt_dropout))
+    vector_CA = to_device(np.stack([vector_A] * len(indices_N)), backbone.device)
+
+    def alone() -> None:
+        for row in range(len(indices_N)):
+            own_B = batch.owners_B == row
+            single = StepBatch(
+                batch.indices_B[own_B],
+                np.zeros(int(own_B.sum()), np.int64),
+                batch.share_B[own_B],
+                kept_BA=None if batch.kept_BA is None else batch.kept_BA[own_B],
+                kept_scale=batch.kept_scale,
+            )
+            gradients(backbone, table, single, layout, vector_CA[row : row + 1], max_tokens)
+
+    def together() -> None:
+        gradients(backbone, table, batch, layout, vector_CA, max_tokens)
+
+    together()  # the first pass of a process pays for what later ones find ready
+    masks = 0 if batch.kept_BA is None else batch.kept_BA.nbytes
+    pairs: list[tuple[float, float]] = []
+    while len(pairs) < _REPEATS and sum(map(sum, pairs)) < _ENOUGH_SECONDS:
+        pairs.append((_seconds(backbone.device, alone), _seconds(backbone.device, together)))
+    return FuseTrial(
+        clients=len(indices_N),
+        seconds_alone=min(pair[0] for pair in pairs),
+        seconds_together=min(pair[1] for pair in pairs),
+        bytes_per_client=STEP_VECTORS * vector_A.nbytes + masks // len(indices_N),
+        bytes_free=_free_bytes(backbone.device),
+    )
+
+
+def _first_batches(config: ClientConfig, indices_N: Sequence[np.ndarray], seed: int) -> StepBatch:
+    chosen = []
+    for row, own_N in enumerate(indices_N):
+        _, positions = next(batches(config, len(own_N), seeds.stream(seed, seeds.NO_ROUND, row, "shuffle")))
+        chosen.append(own_N[positions])
+    sizes_C = np.array([len(own) for own in chosen])
+    owners_B = np.repeat(np.arange(len(chosen)), sizes_C)
+    return StepBatch(np.concatenate(chosen), owners_B, 1.0 / sizes_C[owners_B])
+
+
+def _seconds(device: torch.device, work: Callable[[], None]) -> float:
+    _wait_for(device)
+    started = time.perf_counter()
+    work()
+    _wait_for(device)
+    return time.perf_counter() - started
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    """Return the memory that is free on the device, or None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return None

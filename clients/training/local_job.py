@@ -1,0 +1,118 @@
+"""A client's visit: what it starts from, which mini-batches it takes, what it returns.
+
+Shape suffixes: A all parameters that the client trains, F the exchanged ones among them, M the personal ones, N examples,
+B examples of a mini-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from clients.backbone.frozen_states import CachedStates
+from clients.config import ClientConfig
+from fedsim.core.layout import VectorLayout
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which of a client's parameters travel and which stay, as positions in the flat vector that it trains."""
+
+    trained: VectorLayout
+    exchanged: VectorLayout
+    personal: VectorLayout
+    exchanged_F: np.ndarray
+    personal_M: np.ndarray
+
+    @classmethod
+    def of(cls, full: VectorLayout, layers: tuple[int, ...], keep_local: bool) -> Parts:
+        """Cut the parameters of all layers (``full``) into exchanged ``layers`` and, if kept, personal ones."""
+        exchanged = full.exchanged(layers)
+        trained = full if keep_local else exchanged
+        personal = trained.local(layers)
+        return cls(trained, exchanged, personal, trained.positions(exchanged), trained.positions(personal))
+
+    def assemble(self, vector_F: np.ndarray, personal_M: np.ndarray) -> np.ndarray:
+        """Return the trained vector of length A made of its exchanged and personal entries."""
+        vector_A = np.empty(self.trained.size, dtype=vector_F.dtype)
+        vector_A[self.exchanged_F] = vector_F
+        vector_A[self.personal_M] = personal_M
+        return vector_A
+
+
+@dataclass(frozen=True)
+class LocalJob:
+    """One client's work in one round."""
+
+    client: int
+    indices_N: np.ndarray
+    """int64; the client's training examples in the token table."""
+    start_A: np.ndarray
+    """Parameters to start from, float32 or float64; the exchanged entries are the global vector P_t."""
+    first_moment_A: np.ndarray | None = None
+    """The optimizer's state of the last visit, or None to begin anew."""
+    second_moment_A: np.ndarray | None = None
+    moment_steps: int = 0
+    """Steps in the moments."""
+    drift_F: np.ndarray | None = None
+    """c - c_i, what the ``control`` correction adds to every step."""
+    cached: CachedStates | None = None
+    """What enters the lowest prompted layer, of the examples ``indices_N`` in their order; None where all layers run."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What one visit made of a client's parameters."""
+
+    vector_A: np.ndarray
+    """Parameters after training, in the number format of those before."""
+    first_moment_A: np.ndarray
+    second_moment_A: np.ndarray
+    num_steps: int
+    loss_first: float
+    """Mean loss over the first pass."""
+    loss_last: float
+    """Mean loss over the last pass."""
+    num_tokens: int = 0
+    """Tokens of all mini-batches."""
+    num_slots: int = 0
+    """Tokens that attention computed for them, padding included."""
+    stepped_A: np.ndarray | None = None
+    """With the preconditioner correction: what the optimizer's steps took away, weight decay left out."""
+    gain_A: np.ndarray | None = None
+    """With the preconditioner correction: sum over steps of learning rate times gain; stepped over gain is a mean gradient."""
+
+
+def batches(config: ClientConfig, num_examples: int, rng: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield ``(pass number, positions of a batch)`` for one visit: ``epochs`` passes, or passes until ``steps`` are done."""
+    limit = num_steps(config, num_examples)
+    done = epoch = 0
+    while done < limit:
+        order = rng.permutation(num_examples) if config.shuffle else np.arange(num_examples)
+        for start in range(0, num_examples, config.batch_size):
+            if done == limit:
+                return
+            yield epoch, order[start : start + config.batch_size]
+            done += 1
+        epoch += 1
+
+
+def num_steps(config: ClientConfig, num_examples: int) -> int:
+    """Return the local steps T_i of one visit of a client with ``num_examples`` training examples."""
+    if config.steps is not None:
+        return config.steps
+    return (config.epochs or 0) * -(-num_examples // config.batch_size)
+
+
+def num_trained(config: ClientConfig, num_examples: int) -> int:
+    """Return how many examples one visit takes, each as often as it is taken: the client's work."""
+    if config.steps is not None:
+        return config.steps * min(config.batch_size, num_examples)
+    return (config.epochs or 0) * num_examples
+
+
+def sees_all(config: ClientConfig, num_examples: int) -> bool:
+    """Whether a visit takes every example of the client at least once."""
+    return num_steps(config, num_examples) * config.batch_size >= num_examples

@@ -1,0 +1,257 @@
+"""Local training of several clients at once: mini-batch steps on their prompts and heads, with optional correction of drift.
+
+The mini-batches of all clients go through the backbone together (:mod:`clients.training.gradients`); every client has
+its own batches, step count, learning rate, moments and gradient norm. The mathematics is that of clients training one after
+another; only the last bits of matrix products depend on how many share a pass.
+
+Shape suffixes: C clients, A all parameters that a client trains, F the exchanged ones among them, B examples of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clients.backbone.device import to_device
+from clients.backbone.model import Backbone
+from clients.backbone.passes import PassLimit
+from clients.config import ClientConfig
+from clients.training.gradients import StepBatch, gradients
+from clients.training.local_job import LocalJob, Parts, TrainingResult, batches, num_steps
+from clients.training.optimizers import Moments, clip, column, decay_and_step, direction, gain, learning_rate
+from clients.tuners.prompt_dropout import draw_kept, kept_scale
+from fedsim.core import seeds
+from fedsim.core.tokens import TokenTable
+
+
+@contextmanager
+def _dropout(backbone: Backbone, active: bool, seed: int) -> Iterator[None]:
+    """Run the backbone with its dropout active, drawing from a seed of this visit and leaving torch's state untouched."""
+    if not active:
+        yield
+        return
+    devices = [backbone.device] if backbone.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        backbone.set_dropout(True)
+        try:
+            yield
+        finally:
+            backbone.set_dropout(False)
+
+
+def train_clients(
+    backbone: Backbone,
+    table: TokenTable,
+    jobs: Sequence[LocalJob],
+    parts: Parts,
+    config: ClientConfig,
+    correction: str,
+    *,
+    seed: int,
+    round: int,
+    max_tokens: PassLimit | int | None = None,
+    prompt_dropout: float = 0.0,
+) -> list[TrainingResult]:
+    """Train clients for one visit each, all at once.
+
+    Parameters
+    ----------
+    jobs
+        One a client. With dropout only one, whose random stream is its own.
+    correction
+        ``none``, ``proximal`` (FedProx: the gradient of mu/2 |p - P_t|^2 is added on the exchanged entries), ``control``
+        (the visit's drift c - c_i is added to every step on the exchanged entries) or ``preconditioner`` (steps are plain; what
+        they took away and their gain are returned, so that the server can average clients in a common metric).
+
+        The drift is added to the step rather than to the gradient: c_i is a displacement per step and learning rate, so it has
+        the units of a step whatever the optimizer (with plain SGD the two are the same, and this is SCAFFOLD).
+    max_tokens
+        See :func:`gradients`.
+    prompt_dropout
+        Chance that an entry of the prompts is left out, drawn for every example of every step (``prompt.dropout``).
+
+    Returns
+    -------
+    list
+        The results, in the order of ``jobs``.
+    """
+    if config.dropout and len(jobs) > 1:
+        raise ValueError("clients with dropout train one by one: each draws from a stream of its own")
+    # Those with most steps come first, so that the clients still at work are always the first rows.
+    order = sorted(range(len(jobs)), key=lambda i: -num_steps(config, len(jobs[i].indices_N)))
+    ordered = [jobs[i] for i in order]
+    group = _Group(backbone, table, ordered, parts, config, correction, seed, round, max_tokens, prompt_dropout)
+    dropout_seed = seeds.torch_seed(seed, round, jobs[0].client, "dropout")
+    with _dropout(backbone, config.dropout, dropout_seed):
+        for step in range(group.num_steps):
+            group.step(step)
+    results = dict(zip(order, group.results(), strict=True))
+    return [results[i] for i in range(len(jobs))]
+
+
+class _Group:
+    """Clients on their way through a visit; row c of every tensor is client c's."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        table: TokenTable,
+        jobs: Sequence[LocalJob],
+        parts: Parts,
+        config: ClientConfig,
+        correction: str,
+        seed: int,
+        round: int,
+        max_tokens: PassLimit | int | None,
+        prompt_dropout: float,
+    ) -> None:
+        self._backbone, self._table, self._jobs, self._parts = backbone, table, jobs, parts
+        self._config, self._limit = config, PassLimit.of(max_tokens)
+        self._steps_C = np.array([num_steps(config, len(job.indices_N)) for job in jobs])
+        self._batches = [
+            list(batches(config, len(job.indices_N), seeds.stream(seed, round, job.client, "shuffle"))) for job in jobs
+        ]
+        self._prompt_dropout = prompt_dropout
+        self._dropout_rngs = (
+            [seeds.stream(seed, round, job.client, "prompt dropout") for job in jobs] if prompt_dropout else []
+        )
+        device = backbone.device
+        self._cached, self._cached_starts = _joined_states(table, jobs, device)
+        self._vector_CA = to_device(np.stack([job.start_A for job in jobs]), device)
+        self._moments = self._first_moments()
+        self._positions_F = to_device(parts.exchanged_F, device)
+        self._anchor_CF = self._vector_CA[:, self._positions_F] if correction == "proximal" else None
+        self._drift_CF = None
+        drifts = [job.drift_F for job in jobs if job.drift_F is not None]
+        if correction == "control" and drifts:
+            self._drift_CF = to_device(np.stack(drifts), device)
+        tallies = correction == "preconditioner"
+        self._stepped_CA = torch.zeros_like(self._vector_CA) if tallies else None
+        self._gain_CA = torch.zeros_like(self._vector_CA) if tallies else None
+        self._losses: list[Tensor] = []
+        self._tokens_C = np.zeros(len(jobs), np.int64)
+        self._slots_C = np.zeros(len(jobs), np.int64)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the client that takes most."""
+        return int(self._steps_C.max())
+
+    def step(self, step: int) -> None:
+        """Take one step of every client that has one left."""
+        count = int((self._steps_C > step).sum())
+        optimizer, vector_CA, moments = self._config.optimizer, self._vector_CA[:count], self._moments.head(count)
+        said = gradients(
+            self._backbone, self._table, self._batch(step, count), self._parts.trained, vector_CA, self._limit
+        )
+        gradient_CA = said.gradient_CA
+        if self._anchor_CF is not None:
+            pull_CF = self._config.proximal_mu * (vector_CA[:, self._positions_F] - self._anchor_CF[:count])
+            gradient_CA.index_add_(1, self._positions_F, pull_CF)
+        clipped_C1 = clip(gradient_CA, optimizer.clip_norm)
+        lr_C = np.array(
+            [
+                learning_rate(self._config.schedule, optimizer.lr, int(taken), int(job_steps))
+                for taken, job_steps in zip(moments.steps_C, self._steps_C, strict=False)
+            ]
+        )
+        step_CA = direction(optimizer, moments, gradient_CA)
+        if self._drift_CF is not None:
+            step_CA = step_CA.index_add(1, self._positions_F, self._drift_CF[:count])
+        if self._stepped_CA is not None and self._gain_CA is not None:
+            lr_C1 = column(lr_C, vector_CA)
+            self._stepped_CA[:count].addcmul_(step_CA, lr_C1)
+            self._gain_CA[:count].addcmul_(gain(optimizer, moments).mul_(clipped_C1), lr_C1)
+        decay_and_step(optimizer, vector_CA, step_CA, lr_C)
+        self._losses.append(said.loss_C)
+        self._tokens_C[:count] += said.tokens_C
+        self._slots_C[:count] += said.slots_C
+
+    def results(self) -> list[TrainingResult]:
+        """Return what each visit made, in the order of the rows."""
+        tensors = [self._vector_CA, self._moments.first_CA, self._moments.second_CA, self._stepped_CA, self._gain_CA]
+        vector_CA, first_CA, second_CA, stepped_CA, gain_CA = (
+            None if tensor is None else tensor.cpu().numpy() for tensor in tensors
+        )
+        assert vector_CA is not None and first_CA is not None and second_CA is not None
+        results = []
+        for row, (loss_first, loss_last) in enumerate(self._epoch_losses()):
+            results.append(
+                TrainingResult(
+                    vector_A=vector_CA[row],
+                    first_moment_A=first_CA[row],
+                    second_moment_A=second_CA[row],
+                    num_steps=int(self._steps_C[row]),
+                    loss_first=loss_first,
+                    loss_last=loss_last,
+                    num_tokens=int(self._tokens_C[row]),
+                    num_slots=int(self._slots_C[row]),
+                    stepped_A=None if stepped_CA is None else stepped_CA[row],
+                    gain_A=None if gain_CA is None else gain_CA[row],
+                )
+            )
+        return results
+
+    def _first_moments(self) -> Moments:
+        moments = Moments.zeros(self._vector_CA)
+        for row, job in enumerate(self._jobs):
+            if job.first_moment_A is not None and job.second_moment_A is not None:
+                # Copied: arrays from the object store are read-only.
+                moments.first_CA[row] = to_device(job.first_moment_A.copy(), moments.first_CA.device)
+                moments.second_CA[row] = to_device(job.second_moment_A.copy(), moments.second_CA.device)
+                moments.steps_C[row] = job.moment_steps
+        return moments
+
+    def _batch(self, step: int, count: int) -> StepBatch:
+        positions = [self._batches[row][step][1] for row in range(count)]
+        sizes_C = np.array([len(own) for own in positions])
+        owners_B = np.repeat(np.arange(count), sizes_C)
+        indices_B = np.concatenate([self._jobs[row].indices_N[own] for row, own in enumerate(positions)])
+        starts_B = np.concatenate([self._cached_starts[row][own] for row, own in enumerate(positions)])
+        batch = StepBatch(indices_B, owners_B, 1.0 / sizes_C[owners_B], self._cached, starts_B)
+        return batch if not self._prompt_dropout else self._with_dropout(batch, sizes_C)
+
+    def _with_dropout(self, batch: StepBatch, sizes_C: np.ndarray) -> StepBatch:
+        """Draw for the examples of each client from its own stream, which is at this step."""
+        chance, size = self._prompt_dropout, self._parts.trained.prompt_size
+        drawn = [draw_kept(rng, chance, int(n), size) for rng, n in zip(self._dropout_rngs, sizes_C, strict=False)]
+        return replace(batch, kept_BA=np.concatenate(drawn), kept_scale=kept_scale(chance))
+
+    def _epoch_losses(self) -> list[tuple[float, float]]:
+        """Return each client's mean loss over its first and its last pass."""
+        count = len(self._jobs)
+        losses_SC = np.zeros((len(self._losses), count))
+        # All steps at once: each copy from a GPU waits until it is done with all its work.
+        of_all_steps = torch.cat(self._losses).double().cpu().numpy()
+        ends = np.cumsum([len(loss_C) for loss_C in self._losses])
+        for step, loss_C in enumerate(np.split(of_all_steps, ends[:-1])):
+            losses_SC[step, : len(loss_C)] = loss_C
+        pairs = []
+        for row, own in enumerate(self._batches):
+            epochs_S = np.array([epoch for epoch, _ in own])
+            losses_S = losses_SC[: len(own), row]
+            pairs.append((float(losses_S[epochs_S == 0].mean()), float(losses_S[epochs_S == epochs_S[-1]].mean())))
+        return pairs
+
+
+def _joined_states(
+    table: TokenTable, jobs: Sequence[LocalJob], device: torch.device
+) -> tuple[Tensor | None, list[np.ndarray]]:
+    """Return the trunks of all clients as one tensor on the device, and for each client where its examples begin in it."""
+    starts, before = [], 0
+    for job in jobs:
+        lengths_N = table.lengths_N[job.indices_N]
+        starts.append(before + np.cumsum(lengths_N) - lengths_N)
+        before += int(lengths_N.sum())
+    caches = [job.cached.tensor() for job in jobs if job.cached is not None]
+    if not caches:
+        return None, starts
+    if len(caches) < len(jobs):
+        raise ValueError("either all clients of a pass have a trunk or none has")
+    return to_device(torch.cat(caches), device), starts

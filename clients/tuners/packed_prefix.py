@@ -1,0 +1,303 @@
+"""Attention over packed tokens: only attention looks beyond a token, so only attention needs to know where examples end.
+
+A packed batch is one row of all tokens, without padding. Linear layers, norms and activations, nearly all of the work,
+run on it as it is. In attention the tokens are put apart into buckets of examples of similar length, each a small padded
+batch with the prompts before its keys and values, and the results go back into the row.
+
+Shape suffixes: B examples, T tokens, H heads, D head dimension, P prompt length, C clients, L prompted layers, K {key,
+value}, Z packed tokens, S slots: tokens of all buckets with their padding, Q = T, and V keys a query may see (P + T).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clients.backbone.device import to_device
+from clients.tuners.prefix import Attend
+from clients.tuners.prompt_dropout import PromptMask, masked
+from fedsim.core.errors import ModelError
+
+_MAX_PADDING_SLOTS = {"cpu": 192, "cuda": 8192}
+"""Padding that a bucket may hold, by kind of device. Attention is a few per cent of the work on short texts, so a bucket more,
+which costs a few kernel calls a layer, has to save about this many slots to be worth it: a GPU does thousands in the time of a
+call."""
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    """A run of examples that attend together."""
+
+    examples: slice
+    slots: slice
+    num_examples: int
+    num_tokens: int
+    padded: bool
+
+
+class PackedPrefix:
+    """The prompts of one forward pass on packed tokens.
+
+    Parameters
+    ----------
+    prompt_CLKHPD
+        Prompts of each client for ``layers``, in float32 (or float64); cast to the model's number format where they are used.
+    layers
+        Model layer of each prompt; in all other layers tokens see their own example alone.
+    client_of_example_B
+        Row of ``prompt_CLKHPD`` that each example takes; needed unless there is one client.
+    lengths_B
+        Tokens of each example, in the order in which they are packed. In any order the result is right; in ascending order
+        buckets hold little padding.
+    is_causal
+        Whether a token sees only those before it.
+    top
+        A layer, and the one token of each example (rows of the batch) whose attention is wanted there: it is computed for no
+        other token, and stands in the first rows of the output.
+    mask
+        What each example sees of its client's prompts; None for all of them.
+    """
+
+    def __init__(
+        self,
+        prompt_CLKHPD: Tensor,
+        layers: tuple[int, ...],
+        client_of_example_B: Tensor | None,
+        lengths_B: np.ndarray,
+        *,
+        is_causal: bool,
+        top: tuple[int, Tensor] | None = None,
+        mask: PromptMask | None = None,
+    ) -> None:
+        self._kept_BHPD = {} if mask is None else mask.of_layers(layers)
+        if mask is not None:
+            prompt_CLKHPD = prompt_CLKHPD * mask.scale
+        # unbind, not indexing: its gradient is one stack, where that of L slices would be L tensors of full size.
+        self._pairs_CHPD = {
+            layer: prompt_CKHPD.unbind(1) for layer, prompt_CKHPD in zip(layers, prompt_CLKHPD.unbind(1), strict=True)
+        }
+        self._length = prompt_CLKHPD.shape[4]
+        self._client_of_example_B = client_of_example_B if len(prompt_CLKHPD) > 1 else None
+        self._is_causal = is_causal
+        self._lengths_B = lengths_B
+        self._top = top
+        self._device = prompt_CLKHPD.device
+        self._buckets = _cut(lengths_B, _MAX_PADDING_SLOTS.get(self._device.type, 192))
+        self._moves = _moves(lengths_B, self._buckets, self._device)
+        self._masks: dict[tuple[Any, ...], Tensor | None] = {}
+        self._seen: set[int] = set()
+
+    @property
+    def slots_B(self) -> np.ndarray:
+        """int64 tokens that attention computes for each example, padding included."""
+        return np.concatenate([np.full(bucket.num_examples, bucket.num_tokens) for bucket in self._buckets])
+
+    def attend(
+        self,
+        plain: Attend,
+        module: nn.Module,
+        query_1HZD: Tensor,
+        key_1HZD: Tensor,
+        value_1HZD: Tensor,
+        mask: Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend within each example and to its client's prompt; returns [1, Z, H, D]. ``mask`` is not looked at."""
+        kwargs["is_causal"] = False  # our masks say all; without one everything is visible
+        layer: int = module.layer_idx  # type: ignore[assignment]
+        pair_CHPD = self._pairs_CHPD.get(layer)
+        self._seen.add(layer)
+        rows_B = self._top[1] if self._top is not None and self._top[0] == layer else None
+        key_SHD, value_SHD = self._apart(key_1HZD), self._apart(value_1HZD)
+        query_SHD = self._apart(query_1HZD) if rows_B is None else take_rows(query_1HZD[0].transpose(0, 1), rows_B)
+        pieces = []
+        for number, bucket in enumerate(self._buckets):
+            query_BHTD = _of_bucket(query_SHD, bucket) if rows_B is None else query_SHD[bucket.examples].unsqueeze(2)
+            key_BHVD, value_BHVD = _of_bucket(key_SHD, bucket), _of_bucket(value_SHD, bucket)
+            if pair_CHPD is not None:
+                key_BHVD, value_BHVD = (
+                    torch.cat([self._of_examples(prompt_CHPD, kept_BHPD, bucket, own.dtype), own], dim=2)
+                    for prompt_CHPD, kept_BHPD, own in zip(
+                        pair_CHPD, self._kept_BHPD.get(layer, (None, None)), (key_BHVD, value_BHVD), strict=True
+                    )
+                )
+            length = 0 if pair_CHPD is None else self._length
+            mask_B1TV = self._mask(number, length, kwargs.get("sliding_window"), plain, query_BHTD.dtype)
+            output_BTHD, _ = plain(module, query_BHTD, key_BHVD, value_BHVD, mask_B1TV, **kwargs)
+            pieces.append(output_BTHD.flatten(0, 1))
+        output_SHD = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        if rows_B is None:
+            return self._together(output_SHD).unsqueeze(0), None
+        unused = query_1HZD.shape[2] - len(rows_B)
+        return functional.pad(output_SHD, (0, 0, 0, 0, 0, unused)).unsqueeze(0), None
+
+    def _apart(self, tensor_1HZD: Tensor) -> Tensor:
+        tensor_ZHD = tensor_1HZD[0].transpose(0, 1)
+        return tensor_ZHD if self._moves is None else _Apart.apply(tensor_ZHD, *self._moves)
+
+    def _together(self, tensor_SHD: Tensor) -> Tensor:
+        return tensor_SHD if self._moves is None else _Together.apply(tensor_SHD, *self._moves)
+
+    def _of_examples(
+        self, prompt_CHPD: Tensor, kept_BHPD: Tensor | None, bucket: _Bucket, dtype: torch.dtype
+    ) -> Tensor:
+        if self._client_of_example_B is None and kept_BHPD is None:
+            return prompt_CHPD.to(dtype).expand(bucket.num_examples, -1, -1, -1)
+        if self._client_of_example_B is None:
+            rows_BHPD = prompt_CHPD.expand(bucket.num_examples, -1, -1, -1)
+        else:
+            # Indexing, not index_select: on a GPU only the gradient of the former adds up in a fixed order. It comes before the
+            # rounding to half precision, so that the examples' gradients are added up in float32.
+            rows_BHPD = prompt_CHPD[self._client_of_example_B[bucket.examples]]
+        return masked(rows_BHPD, None if kept_BHPD is None else kept_BHPD[bucket.examples]).to(dtype)
+
+    def _mask(self, number: int, length: int, window: int | None, plain: Attend, dtype: torch.dtype) -> Tensor | None:
+        """Return what a bucket's queries may see, in the form that the attention function takes; made once a pass."""
+        additive = plain.__name__ == "eager_attention_forward"
+        key = (number, length, window, additive)
+        if key not in self._masks:
+            visible = self._visible(self._buckets[number], length, window)
+            if visible is not None and additive:
+                hidden = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+                visible = hidden.masked_fill_(~visible, torch.finfo(dtype).min)
+            self._masks[key] = visible
+        return self._masks[key]
+
+    def _visible(self, bucket: _Bucket, length: int, window: int | None) -> Tensor | None:
+        """Return a bool mask that broadcasts to [B, 1, T, V], or None where everything is visible."""
+        tokens_T = np.arange(bucket.num_tokens)
+        back_TT = tokens_T[:, None] - tokens_T[None, :]
+        own_BT = tokens_T < self._lengths_B[bucket.examples, None]
+        visible_11TT: np.ndarray
+        if self._is_causal:
+            # Padding stands behind all tokens of its example, so that none of them sees it.
+            visible_11TT = (back_TT >= 0)[None, None]
+            if window is not None:
+                visible_11TT = visible_11TT & (back_TT < window)
+        elif window is not None and window < bucket.num_tokens - 1:
+            # As in transformers: so many tokens to either side. Padding sees all, as no query may be left without a key.
+            near_B1TT = (np.abs(back_TT) <= window) & own_BT[:, None, None, :]
+            visible_11TT = near_B1TT | ~own_BT[:, None, :, None]
+        elif bucket.padded:
+            visible_11TT = own_BT[:, None, None, :]
+        else:
+            return None
+        visible_11TV = np.pad(visible_11TT, ((0, 0),) * 3 + ((length, 0),), constant_values=True)
+        return to_device(visible_11TV, self._device)
+
+    def check_seen(self) -> None:
+        """Raise unless every prompt was used.
+
+        Raises
+        ------
+        ModelError
+            If a layer never asked for its prompt, which would train nothing without a word.
+        """
+        missing = sorted(set(self._pairs_CHPD) - self._seen)
+        if missing:
+            raise ModelError(
+                f"layer {missing[0]} never asked for its prompt; its attention bypasses transformers' interface"
+            )
+
+
+def _cut(lengths_B: np.ndarray, max_padding: int) -> list[_Bucket]:
+    """Cut examples into runs, from the last to the first, so that none holds much padding."""
+    edges, longest, padding = [len(lengths_B)], 0, 0
+    for example in range(len(lengths_B) - 1, -1, -1):
+        length, count = int(lengths_B[example]), edges[-1] - example
+        grown = max(longest, length)
+        padding += grown - length + (count - 1) * (grown - longest) if longest else 0
+        if padding > max_padding:
+            edges.append(example + 1)
+            grown, padding = length, 0
+        longest = grown
+    edges.append(0)
+    buckets: list[_Bucket] = []
+    slot = 0
+    for start, stop in zip(edges[:0:-1], edges[-2::-1], strict=True):
+        lengths = lengths_B[start:stop]
+        tokens, count = int(lengths.max()), stop - start
+        slots = slice(slot, slot + count * tokens)
+        buckets.append(_Bucket(slice(start, stop), slots, count, tokens, bool((lengths != tokens).any())))
+        slot = slots.stop
+    return buckets
+
+
+def _of_bucket(tensor_SHD: Tensor, bucket: _Bucket) -> Tensor:
+    shape = (bucket.num_examples, bucket.num_tokens, *tensor_SHD.shape[1:])
+    return tensor_SHD[bucket.slots].view(shape).transpose(1, 2)
+
+
+def _moves(lengths_B: np.ndarray, buckets: list[_Bucket], device: torch.device) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return ``(token of each slot [S], slot of each token [Z], slots of padding)``, or None if there is no padding.
+
+    A slot of padding takes the first token of its example: any would do, since nothing that is kept sees it.
+    """
+    if not any(bucket.padded for bucket in buckets):
+        return None
+    starts_B = np.cumsum(lengths_B) - lengths_B
+    tokens_S, slots_Z, padding = [], [], []
+    for bucket in buckets:
+        places_T = np.arange(bucket.num_tokens)
+        starts, own_BT = starts_B[bucket.examples, None], places_T < lengths_B[bucket.examples, None]
+        tokens_S.append(np.where(own_BT, starts + places_T, starts).reshape(-1))
+        slots_Z.append(np.flatnonzero(own_BT) + bucket.slots.start)
+        padding.append(np.flatnonzero(~own_BT) + bucket.slots.start)
+    tokens, slots, unused = (to_device(np.concatenate(moves), device) for moves in (tokens_S, slots_Z, padding))
+    return tokens, slots, unused
+
+
+def take_rows(tensor_ZX: Tensor, rows_B: Tensor) -> Tensor:
+    """Return some rows of a tensor, none of them twice."""
+    return _Rows.apply(tensor_ZX, rows_B)
+
+
+class _Rows(torch.autograd.Function):
+    """As index_select, whose gradient adds up, and on a GPU in no fixed order; here there is nothing to add."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor_ZX: Tensor, rows_B: Tensor) -> Tensor:
+        ctx.save_for_backward(rows_B)
+        ctx.count = len(tensor_ZX)
+        return tensor_ZX.index_select(0, rows_B)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_BX: Tensor) -> tuple[Tensor, None]:
+        (rows_B,) = ctx.saved_tensors
+        grad_ZX = grad_BX[0].new_zeros((ctx.count, *grad_BX[0].shape[1:]))
+        grad_ZX[rows_B] = grad_BX[0]
+        return grad_ZX, None
+
+
+class _Apart(torch.autograd.Function):
+    """Rows of tokens to rows of slots. Every token has one slot of its own, so the gradient is a plain copy back."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor_ZHD: Tensor, tokens_S: Tensor, slots_Z: Tensor, padding: Tensor) -> Tensor:
+        ctx.save_for_backward(slots_Z)
+        return tensor_ZHD.index_select(0, tokens_S)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_SHD: Tensor) -> tuple[Tensor, None, None, None]:
+        (slots_Z,) = ctx.saved_tensors
+        return grad_SHD[0].index_select(0, slots_Z), None, None, None
+
+
+class _Together(torch.autograd.Function):
+    """Rows of slots back to rows of tokens; what padding computed is dropped, and gets a gradient of zero."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor_SHD: Tensor, tokens_S: Tensor, slots_Z: Tensor, padding: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens_S, padding)
+        return tensor_SHD.index_select(0, slots_Z)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_ZHD: Tensor) -> tuple[Tensor, None, None, None]:
+        tokens_S, padding = ctx.saved_tensors
+        # Rows are read from many places, never written to many: on a GPU that keeps its order by itself.
+        return grad_ZHD[0].index_select(0, tokens_S).index_fill_(0, padding, 0.0), None, None, None

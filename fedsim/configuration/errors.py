@@ -1,0 +1,163 @@
+"""A config's mistakes as sentences: place, key, what is wrong, what would be right."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from fedsim.core.errors import shown, suggestion
+from fedsim.core.schema import Schema
+
+Key = tuple[str | int, ...]
+Where = Callable[[Key], str]
+"""Says where a key was given: file and line, or override."""
+
+
+def sentence(error: ValidationError, schema: type[Schema], where: Where) -> str:
+    """Turn pydantic's first complaint into one sentence with place, key, and what would be right."""
+    complaints = error.errors(include_url=False)
+    # A group of keys that stands where a word may stand too is meant as a group: its own faults are the news.
+    inner = [item for item in complaints if not (isinstance(item["input"], dict) and item["loc"][-1:] == ("str",))]
+    complaints = _without_results(inner or complaints)
+    first = min(complaints, key=lambda item: (item["type"] != "extra_forbidden", len(item["loc"])))
+    key = _schema_path(first["loc"], schema)
+    if first["type"] == "extra_forbidden" and key[-1:] != first["loc"][-1:]:
+        key = (*key, first["loc"][-1])  # a key that is called as a member of a union, such as int
+    dotted = ".".join(str(part) for part in key)
+    kind, context = first["type"], first.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"{where(key)}: there is no key {shown(dotted)}{_nearest_key(key, schema)}"
+    if kind == "value_error":
+        text = str(context["error"])
+        # A rule over several sections has no key of its own: point at the keys that its sentence names, overrides first.
+        # One over a section names the keys of that section.
+        named = re.findall(r"[a-z_]+(?:\.[a-z_]+)+", text) if not key else []
+        inner_keys = [(*key, word) for word in re.findall(r"[a-z_0-9]+", text) if word in _fields_at(key, schema)]
+        places = (
+            [where(tuple(name.split("."))) for name in named] or [where(each) for each in inner_keys] or [where(key)]
+        )
+        place = min(places, key=lambda words: not words.startswith("override"))
+        return f"{place}: {dotted + ': ' if dotted else ''}{text}"
+    if kind == "missing":
+        return f"{where(key[:-1])}: the key {dotted!r} is missing"
+    given = first["input"]
+    words = "a group of keys" if isinstance(given, dict) else json.dumps(given, default=str, ensure_ascii=False)
+    words = words if len(words) <= 80 else f"{words[:77]}..."
+    same_key = [item for item in complaints if _schema_path(item["loc"], schema) == key]
+    return f"{where(key)}: {dotted} is {words}, but {_expected(same_key, given)}"
+
+
+def _without_results(complaints: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Drop complaints that a list is too short where its own items are wrong: pydantic counts those that are right alone."""
+    places = [item["loc"] for item in complaints]
+    return [
+        item
+        for item in complaints
+        if item["type"] != "too_short"
+        or not any(len(place) > len(item["loc"]) and place[: len(item["loc"])] == item["loc"] for place in places)
+    ]
+
+
+def _schema_path(location: Key, root: type[Schema]) -> Key:
+    """Drop the parts of pydantic's location that name a member of a union rather than a key."""
+    path: list[str | int] = []
+    schema: Any = root
+    for part in location:
+        fields = schema.model_fields if schema is not None else {}
+        if part in fields:
+            path.append(part)
+            schema = _inner_schema(fields[part].annotation)
+        elif isinstance(part, int):
+            path.append(part)
+        elif part not in _UNION_MEMBERS and "[" not in part and (schema is None or part != schema.__name__):
+            path.append(part)
+            schema = None
+    return tuple(path)
+
+
+def _fields_at(key: Key, root: type[Schema]) -> frozenset[str]:
+    """Return the names of the keys in the section that ``key`` names; none where it names a value."""
+    schema: Any = root
+    for part in key:
+        field = schema.model_fields.get(part) if schema is not None else None
+        schema = None if field is None else _inner_schema(field.annotation)
+    return frozenset(schema.model_fields) if schema is not None and key else frozenset()
+
+
+def _inner_schema(annotation: Any) -> Any:
+    """Return the schema class in an annotation such as ``str | TaskConfig``, or None."""
+    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, Schema)), None)
+
+
+_UNION_MEMBERS = {"str", "int", "float", "bool", "none", "constrained-int", "constrained-float"}
+_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "a word or text",
+    "tuple": "a list",
+    "model": "a group of keys",
+    "dict": "a group of keys",
+    "none": "null",
+    "finite_number": "a finite number",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "string_pattern_mismatch": "made of letters, digits, '_', '.' and '-' only",
+    "string_too_long": "at most {max_length} characters long",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+}
+
+
+def _expected(complaints: Sequence[Any], given: Any) -> str:
+    """Say what would be right, from the complaints about one key (several where a key takes several types)."""
+    alternatives: list[str] = []
+    choices: list[str] = []
+    for item in complaints:
+        kind, context = item["type"], item.get("ctx", {})
+        stem = (
+            kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float").removesuffix("_attributes")
+        )
+        if kind == "literal_error":
+            choices = re.findall(r"'([^']*)'", context["expected"])
+            alternatives.append(f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0])
+        elif stem in _TYPES:
+            alternatives.append(_TYPES[stem].format(**{name: _plain(value) for name, value in context.items()}))
+        else:
+            message = item["msg"].removeprefix("Input should be ").removeprefix("Input should ")
+            alternatives.append(message[0].lower() + message[1:])
+    quoted = ""
+    if any(item["type"] == "string_type" for item in complaints) and isinstance(given, bool | int | float):
+        quoted = f"; in quotes it would be one: {json.dumps(json.dumps(given))}"
+    return f"must be {' or '.join(dict.fromkeys(alternatives))}{suggestion(str(given), choices)}{quoted}"
+
+
+def _plain(value: Any) -> Any:
+    """Return a bound as people write it: 0 rather than 0.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value
+
+
+def dotted_keys(schema: type[Schema], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield ``(dotted key, field)`` of every key of the schema, sections included, in order."""
+    for name, field in schema.model_fields.items():
+        yield prefix + name, field
+        inner = _inner_schema(field.annotation)
+        if inner is not None:
+            yield from dotted_keys(inner, f"{prefix}{name}.")
+
+
+def _nearest_key(key: Key, schema: type[Schema]) -> str:
+    dotted = ".".join(str(part) for part in key)
+    known = [name for name, _ in dotted_keys(schema)]
+    same_name = [name for name in known if name.rpartition(".")[2] == str(key[-1])]
+    if same_name:
+        return f" (did you mean {same_name[0]!r}?)"
+    return suggestion(dotted, known)

@@ -1,0 +1,71 @@
+"""A resolved config as text: YAML that reads back to the same config, each key with its meaning."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from pydantic.fields import FieldInfo
+
+from fedsim.configuration.yaml_text import load
+from fedsim.core.schema import Schema
+
+_WIDTH = 116
+
+
+def config_text(config: Schema, *, meanings: bool = True, escaped: bool = False) -> str:
+    """Return the config as YAML, with the meaning of every key in a comment above it.
+
+    Parameters
+    ----------
+    escaped
+        Write values in ASCII, with YAML's escapes for all other characters.
+    """
+    return "\n".join(_lines(config, 0, meanings, escaped)) + "\n"
+
+
+def _lines(schema: Schema, depth: int, meanings: bool, escaped: bool) -> Iterator[str]:
+    pad = "  " * depth
+    for name, field in type(schema).model_fields.items():
+        if meanings:
+            yield from _comment(field, pad)
+        value = getattr(schema, name)
+        if isinstance(value, Schema):
+            yield f"{pad}{name}:"
+            yield from _lines(value, depth + 1, meanings, escaped)
+        else:
+            yield f"{pad}{name}: {_scalar(value, escaped)}"
+        if depth == 0 and meanings:
+            yield ""
+
+
+def _comment(field: FieldInfo, pad: str) -> Iterator[str]:
+    text = " ".join((field.description or "").split())
+    for line in textwrap.wrap(text, _WIDTH - len(pad), break_on_hyphens=False, break_long_words=False):
+        yield f"{pad}# {line}"
+
+
+def _scalar(value: Any, escaped: bool) -> str:
+    if isinstance(value, tuple):
+        value = list(value)
+    # Always quoted strings: what YAML 1.1 readers take for booleans or numbers stays a word.
+    style = '"' if isinstance(value, str) and not value.isidentifier() else None
+    if isinstance(value, str) and value.lower() in {"yes", "no", "on", "off", "true", "false", "null", "y", "n"}:
+        style = '"'
+    text = _flow(value, style, escaped)
+    # PyYAML leaves words such as 1e3 without quotes, which are numbers to readers of YAML 1.2.
+    return _flow(value, '"', escaped) if isinstance(value, list | dict) and not _reads_back(text, value) else text
+
+
+def _flow(value: Any, style: str | None, escaped: bool) -> str:
+    text = yaml.dump(value, default_flow_style=True, default_style=style, width=10_000, allow_unicode=not escaped)
+    return text.removesuffix("\n").removesuffix("\n...").strip()
+
+
+def _reads_back(text: str, value: Any) -> bool:
+    try:
+        return bool(load(text) == value)
+    except yaml.MarkedYAMLError:
+        return False

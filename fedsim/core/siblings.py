@@ -1,0 +1,49 @@
+"""Keeps ``clients``, ``server`` and ``partitions`` what they are to fedsim: the packages that lie beside it.
+
+Python looks for them along ``sys.path``, which begins with the current folder or that of the user's script, in Ray's workers
+too; a ``server.py`` or a folder ``clients`` there would be taken in their place. What an actor's class needs first is of
+fedsim, whose import puts this in force in the worker before anything of the others is looked for.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+
+NAMES = ("clients", "server", "partitions")
+_ROOT = str(Path(__file__).resolve().parents[2])
+
+
+class Siblings(MetaPathFinder):
+    """Finds these packages beside fedsim, before ``sys.path`` is looked through."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return where one of the packages is; everything else is left to Python."""
+        return PathFinder.find_spec(name, [_ROOT]) if path is None and name in NAMES else None
+
+
+def find_first() -> None:
+    """Have them found from now on.
+
+    Raises
+    ------
+    ImportError
+        If another module of that name is loaded already.
+    """
+    for name in NAMES:
+        loaded = sys.modules.get(name)
+        file = getattr(loaded, "__file__", None)
+        if loaded is not None and (file is None or Path(file).resolve().parent.parent != Path(_ROOT)):
+            where = file or next(iter(getattr(loaded, "__path__", ())), "no file")
+            raise ImportError(
+                f"fedsim has a package named {name!r}, but another module of that name is loaded already, from {where}; rename "
+                "that one, or import fedsim in another process"
+            )
+    if not any(isinstance(finder, Siblings) for finder in sys.meta_path):
+        sys.meta_path.insert(0, Siblings())

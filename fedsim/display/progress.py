@@ -1,0 +1,273 @@
+"""What a run shows while it goes on: a live display on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from types import TracebackType
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from fedsim.display.report import format_bytes, format_clock, format_metric, format_seconds
+from fedsim.display.screen import Screen
+
+_RECENT_ROUNDS = 5
+_ETA_ROUNDS = 10
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class RoundLine:
+    """What is shown of one round."""
+
+    round: int
+    """Number of the round; the first is 1."""
+    metric: float | None
+    """Global metric after the round, None if the round was not evaluated."""
+    loss: float | None
+    """Mean training loss of the round's clients."""
+    clients_ok: int
+    clients_failed: int
+    seconds: float
+    """Wall time of the round."""
+    bytes_up: int
+    bytes_down: int
+    clients_retried: int = 0
+    """Clients whose work was sent again after an actor was lost or a deadline, each time counted."""
+    eta_seconds: float | None = None
+    """Time until the last round is done; if None, estimated from the last rounds."""
+
+
+@dataclass(frozen=True)
+class _Underway:
+    """Clients of the round under way."""
+
+    round: int = 0
+    done: int = 0
+    total: int = 0
+
+
+class Progress:
+    """Shows phases, rounds and notes; use it as a context manager.
+
+    On a terminal the last lines are redrawn in place; otherwise each phase, round and note is one line. A round's
+    line is pairs of a name and a value, separated by spaces, always in the same order.
+
+    Parameters
+    ----------
+    total_rounds
+        Rounds of the whole run, those before a resume included.
+    metric_name
+        Name of the global metric.
+    console
+        Where to print; standard output if not given.
+    quiet
+        Show notes only.
+    """
+
+    def __init__(
+        self, total_rounds: int, metric_name: str, console: Console | None = None, quiet: bool = False
+    ) -> None:
+        self._total = total_rounds
+        self._metric_name = metric_name
+        self._console = console or Screen()
+        self._quiet = quiet
+        self._recent: deque[RoundLine] = deque(maxlen=max(_RECENT_ROUNDS, _ETA_ROUNDS))
+        self._metrics: list[float] = []
+        self._phase: str | None = None
+        self._phase_start = 0.0
+        self._last_round_at = 0.0
+        self._underway = _Underway()
+        dots = "line" if self._console.options.ascii_only else "dots"
+        self._phase_spinner, self._round_spinner = Spinner(dots, style="cyan"), Spinner(dots, style="cyan")
+        live = self._console.is_interactive and not quiet
+        self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=8) if live else None
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_phase(done=kind is None)
+        if self._live:
+            self._live.stop()
+
+    def start_phase(self, text: str) -> None:
+        """Show what goes on from now until the next phase, the first round or the end."""
+        self._end_phase()
+        self._phase, self._phase_start = text, time.monotonic()
+        self._refresh()
+        if not self._live:
+            self._print(f"phase  {text}")
+
+    def start(self, metric: float, loss: float) -> None:
+        """Show the evaluation before any training."""
+        self._end_phase()
+        self._add_metric(metric)
+        self._refresh()
+        if not self._live:
+            self._print(f"start  {self._metric_name} {format_metric(metric)}  loss {format_metric(loss)}")
+
+    def clients_done(self, round: int, done: int, total: int) -> None:
+        """Show how many clients of the round under way are done; on a terminal only."""
+        self._end_phase()
+        self._underway = _Underway(round, done, total)
+
+    def round(self, line: RoundLine) -> None:
+        """Show a finished round."""
+        self._end_phase()
+        self._recent.append(line)
+        self._recent[-1] = line = replace(line, eta_seconds=self._eta(line))
+        self._last_round_at = time.monotonic()
+        self._add_metric(line.metric)
+        self._refresh()
+        if not self._live:
+            self._print(plain_line(line, self._total, self._metric_name))
+
+    def note(self, text: str) -> None:
+        """Show a message that stays, above the live display."""
+        self._console.print(Text(text, style="yellow"), soft_wrap=not self._live)
+        self._flush()
+
+    def _add_metric(self, metric: float | None) -> None:
+        if metric is not None and math.isfinite(metric):
+            self._metrics.append(metric)
+
+    def _eta(self, line: RoundLine) -> float:
+        if line.eta_seconds is not None:
+            return line.eta_seconds
+        recent = [item.seconds for item in list(self._recent)[-_ETA_ROUNDS:]]
+        return sum(recent) / len(recent) * (self._total - line.round)
+
+    def _end_phase(self, done: bool = True) -> None:
+        if self._phase is not None and self._live and done:
+            took = format_seconds(time.monotonic() - self._phase_start)
+            self._console.print(Text(f"{self._phase}, {took}", style="dim"))
+        self._phase = None
+
+    def _print(self, text: str) -> None:
+        if not self._quiet:
+            self._console.print(Text(text), soft_wrap=True)
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._live:
+            self._console.file.flush()  # a log file or pipe shows each line at once
+
+    def _refresh(self) -> None:
+        if self._live:
+            self._live.refresh()
+
+    def _render(self) -> RenderableType:
+        parts: list[RenderableType] = []
+        if self._phase is not None:
+            passed = format_clock(time.monotonic() - self._phase_start)
+            self._phase_spinner.update(text=Text(f"{self._phase}  {passed}", no_wrap=True, overflow="ellipsis"))
+            parts.append(self._phase_spinner)
+        width = self._console.width
+        if self._recent:
+            parts.append(_recent_table(list(self._recent)[-_RECENT_ROUNDS:], self._metric_name, width))
+        if self._metrics:
+            parts.append(self._status(width))
+        if self._recent or self._underway.total:
+            parts.append(self._bar(width))
+        return Group(*parts)
+
+    def _status(self, width: int) -> Text:
+        """Return the course of the metric: latest, first, best, sparkline."""
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append(f" {self._metric_name} ", style="dim")
+        text.append(format_metric(self._metrics[-1]), style="bold")
+        if width >= 60:
+            text.append("  first ", style="dim").append(format_metric(self._metrics[0]))
+            text.append("  best ", style="dim").append(format_metric(max(self._metrics)))
+        if width >= 80 and not self._console.options.ascii_only:
+            text.append("  ").append(sparkline(self._metrics, min(40, width - 60)), style="cyan")
+        return text
+
+    def _bar(self, width: int) -> Table:
+        """Return the run's progress in rounds, the clients of the round under way, and the time left."""
+        finished = self._recent[-1].round if self._recent else self._underway.round - 1
+        over = finished >= self._total
+        share = 0.0 if over or self._underway.round <= finished else self._underway.done / self._underway.total
+        shown = finished if over else finished + 1
+        cells: list[RenderableType] = [Text("") if over else self._round_spinner]
+        if width >= 60:
+            cells.append(ProgressBar(total=self._total, completed=finished + share, width=min(40, width - 48)))
+        cells.append(Text(f"round {shown}/{self._total}", no_wrap=True))
+        if width >= 40 and share:
+            cells.append(Text(f"{self._underway.done}/{self._underway.total} clients", style="dim", no_wrap=True))
+        if width >= 60 and self._recent and not over:
+            left = (self._recent[-1].eta_seconds or 0.0) - (time.monotonic() - self._last_round_at)
+            cells.append(Text(f"{format_clock(left)} left", style="dim", no_wrap=True))
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row(*cells)
+        return grid
+
+
+def plain_line(line: RoundLine, total_rounds: int, metric_name: str) -> str:
+    """Return the round as one line of pairs of a name and a value; what was not measured is ``-``."""
+    digits = len(str(total_rounds))
+    pairs = [
+        ("round", f"{line.round}/{total_rounds}".rjust(2 * digits + 1)),
+        (metric_name, format_metric(line.metric).rjust(7)),
+        ("loss", format_metric(line.loss).rjust(7)),
+        ("ok", f"{line.clients_ok:>3}"),
+        ("failed", f"{line.clients_failed}"),
+        ("retried", f"{line.clients_retried}"),
+        ("seconds", f"{line.seconds:6.2f}"),
+        ("MB_down", f"{line.bytes_down / 1e6:8.3f}"),
+        ("MB_up", f"{line.bytes_up / 1e6:8.3f}"),
+        ("eta", format_clock(line.eta_seconds)),
+    ]
+    return "  ".join(f"{name} {value}" for name, value in pairs)
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """Return a line of block characters, one a value, or one a mean of neighbours where ``width`` is too small."""
+    width = max(1, min(width, len(values)))
+    edges = [round(i * len(values) / width) for i in range(width + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, high = min(means), max(means)
+    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
+
+
+def _recent_table(lines: Sequence[RoundLine], metric_name: str, width: int) -> Table:
+    """Return the last rounds, with as many columns as ``width`` has room for."""
+    columns = [
+        ("round", [str(line.round) for line in lines]),
+        (metric_name, [format_metric(line.metric) for line in lines]),
+        ("loss", [format_metric(line.loss) for line in lines]),
+        ("ok", [str(line.clients_ok) for line in lines]),
+        ("failed", [str(line.clients_failed) for line in lines]),
+        ("time", [format_seconds(line.seconds) for line in lines]),
+        ("down", [format_bytes(line.bytes_down) for line in lines]),
+        ("up", [format_bytes(line.bytes_up) for line in lines]),
+    ]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="dim")
+    rows: list[list[str]] = [[] for _ in lines]
+    used = 1
+    for name, cells in columns:
+        used += max(len(name), *map(len, cells)) + 3
+        if used > width:
+            break
+        table.add_column(name, justify="right", no_wrap=True)
+        for row, cell in zip(rows, cells, strict=True):
+            row.append(cell)
+    for row, line in zip(rows, lines, strict=True):
+        table.add_row(*row, style="red" if line.clients_failed else "")
+    return table

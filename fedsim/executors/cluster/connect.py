@@ -1,0 +1,141 @@
+"""Starting a Ray of the run's own, or joining a cluster when asked to; never joining one by accident."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from fedsim.core.errors import ResourceError
+from fedsim.executors.cluster import local_cluster
+from fedsim.executors.config import RayConfig
+
+_CONNECT_SECONDS = 5.0
+_EXCLUDES = [".git", "**/__pycache__"]
+"""Beside what .rayignore leaves out, which Ray reads itself."""
+
+
+def connect(config: RayConfig, data_bytes: int) -> bool:
+    """Connect this process to Ray as the ``ray`` section says; return whether it was connected here.
+
+    Parameters
+    ----------
+    data_bytes
+        Size of what will be stored for all actors; the shared memory of a Ray of the run's own is fitted to it.
+
+    Raises
+    ------
+    ResourceError
+        If no cluster answers, or Ray does not start.
+    """
+    address = config.address
+    if address is not None:
+        _refuse_what_is_no_cluster(address, f"ray.address={address}")
+    if ray.is_initialized():
+        if address is None:
+            raise ResourceError("this process is connected to Ray already; set ray.address=auto to use that cluster")
+        return False
+    if address is not None:
+        _check_reachable(address)
+    try:
+        if address is None:
+            _let_actors_find_us()
+            local_cluster.start(config, data_bytes)
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_runtime_env())
+    except ResourceError:
+        raise
+    except Exception as error:  # Ray has no common base of what it raises here
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        where = "a Ray of its own" if address is None else f"the Ray cluster at ray.address={address}"
+        raise ResourceError(f"cannot reach {where}: {reason}") from error
+    return True
+
+
+def _let_actors_find_us() -> None:
+    """Name the top-level packages' folder: actors are processes of the raylet, which takes this environment over."""
+    paths = [str(_project_root()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
+
+
+def _check_reachable(address: str) -> None:
+    """Ask the cluster's port before Ray does, which would keep trying for minutes.
+
+    Raises
+    ------
+    ResourceError
+        If nothing answers there, or something else than Ray, or ``address`` is no address.
+    """
+    named = f"ray.address={address}"
+    if address == "auto" and os.environ.get("RAY_ADDRESS"):
+        address = os.environ["RAY_ADDRESS"]
+        named = f"RAY_ADDRESS={address} (ray.address=auto)"
+    if address == "auto":
+        return
+    _refuse_what_is_no_cluster(address, named)
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 65536:
+        raise ResourceError(f"{named} is not an address such as 10.0.0.1:6379; give one, or auto, or null")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, UnicodeError) as error:  # a name that cannot be encoded is no name of a host
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ResourceError(
+            f"no Ray cluster answers at {named}: {reason}; start one, or set ray.address=null"
+        ) from None
+    if os.environ.get("RAY_USE_TLS", "0") != "1":
+        _check_is_ray(f"{host}:{port}", named)
+
+
+def _refuse_what_is_no_cluster(address: str, named: str) -> None:
+    if address == "local":  # Ray would start one that listens on all interfaces and leaves its folder behind
+        raise ResourceError(f"{named} names no cluster; set ray.address=null for a Ray of the run's own")
+    if address.startswith("ray://"):
+        raise ResourceError(
+            f"{named} is for Ray clients, which fedsim does not run through; submit a job with ray job submit, or give the "
+            "head's own address, such as 10.0.0.1:6379, on a machine of the cluster"
+        )
+
+
+def _check_is_ray(address: str, named: str) -> None:
+    """Put a question to the port that Ray's head alone can answer; Ray itself would ask it for minutes.
+
+    Raises
+    ------
+    ResourceError
+        If there is no answer within seconds, or it is not Ray's.
+    """
+    import grpc
+    from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest  # type: ignore[attr-defined]
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        head = NodeInfoGcsServiceStub(channel)
+        try:
+            head.GetClusterId(GetClusterIdRequest(), timeout=_CONNECT_SECONDS)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                what = f"what listens at {named} has not answered within {_CONNECT_SECONDS:g} s"
+            elif error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED):
+                what = f"what answers at {named} is not the head of a Ray cluster"
+            else:  # it is one, and Ray itself says what is wrong, such as a missing token
+                return
+            raise ResourceError(
+                f"{what}; give the address that `ray start --head` has printed, or set ray.address=null"
+            ) from None
+
+
+def _project_root() -> Path:
+    return Path(__file__).resolve().parents[3]
+
+
+def _runtime_env() -> dict[str, Any]:
+    """Ship a source checkout to a cluster that we join; a submitted job has brought its files, an installation is there."""
+    root = _project_root()
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or not (root / "pyproject.toml").exists():
+        return {}
+    return {"working_dir": str(root), "excludes": _EXCLUDES}

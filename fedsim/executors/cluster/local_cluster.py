@@ -1,0 +1,181 @@
+"""A Ray of the run's own: in a temporary folder of its own, on the loopback interface; nothing of it is left at the end."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import importlib
+import inspect
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fedsim.core.errors import ResourceError
+from fedsim.executors.config import RayConfig
+from fedsim.records.temporary import OwnedFolder, sweep
+
+PREFIX = "fedsim-ray-"
+_LONGEST_SOCKET_PATH = 107
+_STORE_MEGABYTES = 256
+_SHARED_MEMORY = "/dev/shm"
+
+_folder: OwnedFolder | None = None
+
+
+def secure() -> None:
+    """Give a Ray of the run's own a token of its own; call it before Ray is imported, which reads the setting then.
+
+    Ray would otherwise take the token from the user's home folder, or write one there, which fails where the home folder
+    is read-only and changes how later clusters of the user authenticate.
+    """
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def start(config: RayConfig, data_bytes: int) -> None:
+    """Start a Ray of the run's own and connect to it.
+
+    Parameters
+    ----------
+    data_bytes
+        Size of what will be stored for all actors; the shared memory is fitted to it.
+
+    Raises
+    ------
+    ResourceError
+        If no folder for temporary files can be written.
+    Exception
+        Whatever Ray raises if it does not start.
+    """
+    import ray
+
+    global _folder
+    discard()
+    base = base_folder()
+    sweep(PREFIX, base)
+    try:
+        _folder = OwnedFolder(PREFIX, base)
+    except OSError as error:
+        raise ResourceError(
+            f"Ray needs a folder for its sockets and logs, and {base} cannot be written ({error.strerror}); name another one "
+            "in the environment variable RAY_TMPDIR"
+        ) from None
+    atexit.register(_at_exit)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray gives its workers niceness 15: beside any other busy process they would hardly run at all.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    # Ray would start workers ahead and wait for all of them inside ``ray.init``, with Python's global lock held: neither
+    # signals nor deadlines would work meanwhile, and a worker that dies as it starts would be waited for without end.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    with _unlike_a_cluster():
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus,
+            num_gpus=config.num_gpus,
+            object_store_memory=store_bytes(config, data_bytes),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(_folder.path),
+            # Where shared memory is missing or closed, as in some containers, objects are on disk.
+            _plasma_directory=None if os.access(_SHARED_MEMORY, os.W_OK) else str(_folder.path),
+        )
+
+
+@contextlib.contextmanager
+def _unlike_a_cluster() -> Iterator[None]:
+    """Let Ray take 127.0.0.1 for this machine's address and listen there only, with no port of a fixed number.
+
+    The first is what Ray does on macOS and Windows by itself. Its switch for it is an environment variable, read when Ray is
+    imported, for all that the process does; but a run that joins a cluster afterwards needs the machine's real address. So
+    what the switch sets is set for this start only. For the second ``ray.init`` has no argument, unlike ``ray start``: its
+    agent would try port 52365 for more than three seconds where another Ray has it, and then do without.
+    """
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    parameter: Any = importlib.import_module("ray._private.parameter")
+    port = "dashboard_agent_listen_port"
+    before, params = getattr(constants, "ENABLE_RAY_CLUSTER", True), parameter.RayParams
+    constants.ENABLE_RAY_CLUSTER = False
+    if port in inspect.signature(params).parameters:
+        parameter.RayParams = functools.partial(params, **{port: 0})
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER, parameter.RayParams = before, params
+
+
+def discard() -> None:
+    """Remove the folder of a Ray of the run's own that has ended; call it after ``ray.shutdown()``."""
+    global _folder
+    if _folder is not None:
+        _folder.remove()
+        _folder = None
+        atexit.unregister(_at_exit)
+
+
+@contextlib.contextmanager
+def discarded() -> Iterator[None]:
+    """Discard what is left of a Ray of the run's own when a block is left, by whatever way."""
+    try:
+        yield
+    finally:
+        discard()
+
+
+def keep_logs(error: BaseException, folder: Path) -> bool:
+    """Copy Ray's logs to ``folder`` if a Ray of the run's own is at the bottom of ``error``, and return whether it is."""
+    if _folder is None or not any(type(cause).__module__.startswith("ray.") for cause in _causes(error)):
+        return False
+    with contextlib.suppress(OSError):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(_folder.path / "session_latest" / "logs", folder)
+    return folder.is_dir()
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _at_exit() -> None:
+    import ray
+
+    ray.shutdown()
+    discard()
+
+
+def base_folder() -> Path:
+    """Return the folder for temporary files, or ``/tmp`` where its path is too long for a socket's."""
+    base = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    pid = os.getpid()
+    socket = f"{base}/{PREFIX}{pid}-12345678/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
+    return Path(base if len(os.fsencode(socket)) <= _LONGEST_SOCKET_PATH else "/tmp")
+
+
+def store_bytes(config: RayConfig, data_bytes: int) -> int:
+    """Return the size of the object store: room for the data twice, but not more than there is shared memory.
+
+    It is a bound: memory is taken when it is used. Ray would put a larger store on disk, all of it.
+    """
+    return (config.object_store_mb or _store_megabytes(data_bytes)) * 2**20
+
+
+def _store_megabytes(data_bytes: int) -> int:
+    wanted = _STORE_MEGABYTES + 2 * data_bytes // 2**20
+    try:
+        system = os.statvfs(_SHARED_MEMORY)
+    except OSError:
+        return wanted
+    free = system.f_bavail * system.f_frsize // 2**20
+    return min(wanted, max(_STORE_MEGABYTES, int(0.9 * free)))

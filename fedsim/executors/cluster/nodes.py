@@ -1,0 +1,115 @@
+"""The nodes of a cluster: what each has free, and a question put to every one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import exceptions as ray_errors
+
+from fedsim.executors.cluster.connect import connect
+from fedsim.executors.cluster.sizing import NodeResources
+from fedsim.executors.config import RayConfig
+
+
+@dataclass(frozen=True)
+class ClusterNode:
+    """A node that is alive."""
+
+    id: str
+    address: str
+    free: NodeResources
+    memory_bytes: int | None
+    """Main memory that Ray counts for the node."""
+    store_bytes: int | None
+    """Size of the node's object store."""
+
+
+@dataclass(frozen=True)
+class NoAnswer:
+    """A node did not answer."""
+
+    reason: str
+
+
+@contextmanager
+def joined(config: RayConfig) -> Iterator[None]:
+    """Join the cluster that ``ray.address`` names for the length of a block.
+
+    Raises
+    ------
+    ResourceError
+        If no cluster answers.
+    """
+    connected = connect(config, 0)
+    try:
+        yield
+    finally:
+        if connected:
+            ray.shutdown()
+
+
+def cluster_nodes() -> list[ClusterNode]:
+    """Return the living nodes of the cluster that this process has joined."""
+    from ray._private.state import available_resources_per_node
+
+    free = available_resources_per_node()
+    nodes = []
+    for node in ray.nodes():
+        if not node["Alive"]:
+            continue
+        total, rest = node["Resources"], free.get(node["NodeID"], {})
+        nodes.append(
+            ClusterNode(
+                id=node["NodeID"],
+                address=node["NodeManagerAddress"],
+                free=NodeResources(rest.get("CPU", 0.0), rest.get("GPU", 0.0)),
+                memory_bytes=int(total["memory"]) if "memory" in total else None,
+                store_bytes=int(total["object_store_memory"]) if "object_store_memory" in total else None,
+            )
+        )
+    return sorted(nodes, key=lambda node: (node.address, node.id))
+
+
+def detected_cpus() -> int:
+    """Return the CPUs that a Ray started here would have."""
+    from ray._private.utils import get_num_cpus
+
+    return int(get_num_cpus(override_docker_cpu_warning=True))
+
+
+def ask_every_node(
+    nodes: Sequence[ClusterNode], question: Callable[[], Any], timeout_seconds: float
+) -> list[Any | NoAnswer]:
+    """Return each node's answer, in the order of ``nodes``.
+
+    Parameters
+    ----------
+    question
+        A function of a module; it runs on each node, in a process of its own that reserves nothing.
+    timeout_seconds
+        Longest wait for all answers together.
+    """
+    task = ray.remote(num_cpus=0, max_retries=0)(question)
+    pin = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+    refs = [task.options(scheduling_strategy=pin(node.id, soft=False)).remote() for node in nodes]
+    ready, _ = ray.wait(refs, num_returns=len(refs), timeout=timeout_seconds)
+    return [_answer(ref) if ref in ready else _late(ref, timeout_seconds) for ref in refs]
+
+
+def _answer(ref: ray.ObjectRef) -> Any | NoAnswer:
+    try:
+        return ray.get(ref)
+    except ray_errors.RayError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # The last line of a traceback is the error itself; of Ray's own errors it is the first that says what happened.
+        line = lines[-1 if isinstance(error, ray_errors.RayTaskError) else 0] if lines else type(error).__name__
+        return NoAnswer(line)
+
+
+def _late(ref: ray.ObjectRef, timeout_seconds: float) -> NoAnswer:
+    ray.cancel(ref, force=True)
+    return NoAnswer(f"no answer within {timeout_seconds:g} s")

@@ -1,0 +1,43 @@
+"""Which node gets how many actors, and what a cluster has room for now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from fedsim.executors.cluster.sizing import ActorPlan, NodeResources, capacity
+
+
+def free_by_node() -> dict[str, NodeResources]:
+    """Return what every living node of the cluster has free, by its id."""
+    from ray._private.state import available_resources_per_node
+
+    return {
+        node: NodeResources(free.get("CPU", 0.0), free.get("GPU", 0.0))
+        for node, free in sorted(available_resources_per_node().items())
+    }
+
+
+def place(plan: ActorPlan, nodes: Mapping[str, NodeResources]) -> list[str]:
+    """Return a node for each actor: always the one with the fewest so far of those that have room, the first by id.
+
+    Even loads keep the nodes' memory and network evenly used; a node that is smaller gets what fits.
+    """
+    room = {node: capacity([free], plan.num_cpus, plan.num_gpus) for node, free in nodes.items()}
+    placed: dict[str, int] = dict.fromkeys(nodes, 0)
+    order: list[str] = []
+    for _ in range(plan.count):
+        open_nodes = [node for node in placed if placed[node] < room[node]]
+        if not open_nodes:
+            break
+        node = min(open_nodes, key=lambda node: (placed[node], node))
+        placed[node] += 1
+        order.append(node)
+    return order
+
+
+def on_node(node: str) -> dict[str, Any]:
+    """Return actor options that place it on a node, or elsewhere if that has no room after all."""
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}

@@ -1,0 +1,134 @@
+"""How many actors run, and what each of them reserves. Pure functions of the config and of what the cluster has."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedsim.core.errors import ResourceError
+from fedsim.executors.cluster.suggestions import Request, most_actors, nearest_requests
+from fedsim.executors.config import RayConfig
+
+RESOURCE_STEP = 1e-4
+"""Ray counts resources in ten-thousandths; shares are rounded down to it, so that n shares of 1/n always fit."""
+
+
+@dataclass(frozen=True)
+class NodeResources:
+    """Free CPUs and GPUs of one node."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class ActorPlan:
+    """Actors to start."""
+
+    count: int
+    num_cpus: float
+    num_gpus: float
+    per_client: bool
+    note: str = ""
+    """A sentence for the user where the plan is not simply what was asked for."""
+
+
+def _floor(value: float) -> float:
+    return math.floor(value / RESOURCE_STEP + 1e-6) * RESOURCE_STEP
+
+
+def capacity(nodes: Sequence[NodeResources], num_cpus: float, num_gpus: float) -> int:
+    """Return how many actors fit; counted node by node, because an actor cannot straddle two."""
+    total = 0
+    for node in nodes:
+        fits = node.cpus / num_cpus if num_cpus else math.inf
+        if num_gpus:
+            fits = min(fits, int(node.gpus) * math.floor(1 / num_gpus + 1e-6))
+        total += math.floor(fits + 1e-6)
+    return total
+
+
+def plan_actors(config: RayConfig, threads: int, population: int, nodes: Sequence[NodeResources]) -> ActorPlan:
+    """Return the actors to start on ``nodes``.
+
+    Parameters
+    ----------
+    threads
+        CPU threads of a worker; the CPUs of an actor where ``ray.num_cpus_per_actor`` is not given.
+    population
+        Number of clients; the number of actors with ``per_client``, and never fewer than needed otherwise.
+
+    Raises
+    ------
+    ResourceError
+        If the actors asked for do not fit; the sentence names the nearest requests that do.
+    """
+    request = Request(config, threads, population)
+    plan = _fitting(request, nodes)
+    if plan is None:
+        raise ResourceError(_refusal(request, nodes))
+    return plan
+
+
+def is_possible(request: Request, nodes: Sequence[NodeResources]) -> bool:
+    """Return whether the actors asked for fit."""
+    return _fitting(request, nodes) is not None
+
+
+def _fitting(request: Request, nodes: Sequence[NodeResources]) -> ActorPlan | None:
+    """Return the actors to start, or None if those asked for do not fit."""
+    config, num_gpus, count = request.config, _floor(request.config.num_gpus_per_actor), request.count
+    cpus = float(request.threads) if config.num_cpus_per_actor is None else config.num_cpus_per_actor
+    room = capacity(nodes, cpus, num_gpus)
+    if count is None:
+        count = min(room, request.population)
+        return ActorPlan(count, cpus, num_gpus, per_client=False) if count else None
+    note = ""
+    if room < count and config.num_cpus_per_actor is None:
+        # Asked for more actors than CPUs: let them share, since only the reservation is in the way.
+        cpus = _shared_cpus(nodes, count, num_gpus, cpus)
+        room = capacity(nodes, cpus, num_gpus) if cpus else 0
+        sharing = f"{count} actors share {sum(node.cpus for node in nodes):g} CPUs, {cpus:.4g} each"
+        note = sharing if count > 1 else f"an actor of {request.threads} threads has {cpus:.4g} CPUs"
+    return ActorPlan(count, cpus, num_gpus, config.actors == "per_client", note) if room >= count else None
+
+
+def _shared_cpus(nodes: Sequence[NodeResources], count: int, num_gpus: float, upper: float) -> float:
+    """Return the largest CPU reservation with which ``count`` actors fit, or 0 if no reservation is small enough."""
+    parts = range(1, math.floor(upper / RESOURCE_STEP) + 1)
+    # The smaller the share, the more fit.
+    fewest = bisect_left(parts, True, key=lambda n: capacity(nodes, _floor(upper / n), num_gpus) >= count)
+    return _floor(upper / parts[fewest]) if fewest < len(parts) else 0.0
+
+
+def _refusal(request: Request, nodes: Sequence[NodeResources]) -> str:
+    """Return why the actors asked for do not fit, and what would."""
+
+    def accepts(other: Request) -> bool:
+        return is_possible(other, nodes)
+
+    remedies = [" and ".join(near.words) for near in nearest_requests(request, accepts)]
+    config = request.config
+    if config.num_gpus_per_actor and not any(node.gpus >= 1 for node in nodes):
+        why = f"ray.num_gpus_per_actor={config.num_gpus_per_actor:.4g} asks for a GPU, but Ray has none free"
+        remedies += ["declare GPUs with ray.num_gpus"] if remedies and config.address is None else []
+    elif request.count is None:
+        free = ", ".join(dict.fromkeys(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes)) or "nothing"
+        why = f"no actor of {_needs(request)} fits a node (free: {free})"
+    else:
+        asked = f"ray.actors={config.actors} needs {request.count} actors of {_needs(request)} each"
+        why = f"{asked}, but only {most_actors(request, accepts)} fit"
+    if not remedies:
+        return f"{why}; every actor needs a part of a CPU, and none is free"
+    return f"{why}; set {', or '.join(remedies)}"
+
+
+def _needs(request: Request) -> str:
+    cpus, gpus = request.config.num_cpus_per_actor, request.config.num_gpus_per_actor
+    if cpus is not None or request.count is None:
+        needs = f"{request.threads if cpus is None else cpus:.4g} CPUs"
+    else:
+        needs = "a share of the CPUs"
+    return f"{needs} and {gpus:.4g} GPUs" if gpus else needs

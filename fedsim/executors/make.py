@@ -1,0 +1,54 @@
+"""Makes the executor that a config asks for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fedsim.executors.base import Executor
+from fedsim.executors.cluster import local_cluster
+
+if TYPE_CHECKING:
+    from fedsim.configuration.schema import Config
+
+_NATIVE_HANDLERS_OFF = "RAY_DISABLE_FAILURE_SIGNAL_HANDLER"
+
+
+def make_executor(config: Config, check: Callable[[], None], note: Callable[[str], None]) -> Executor:
+    """Return the executor that the config asks for, not yet started."""
+    if config.model.trust_remote_code:
+        note(
+            f"warning: model.trust_remote_code=true: Python code that comes with {config.model.location} is run on this "
+            "machine if its tokenizer asks for it"
+        )
+    if config.executor == "local":
+        from fedsim.executors.local import LocalExecutor
+
+        return LocalExecutor(check)
+    if config.ray.address is None and "ray" not in sys.modules:
+        local_cluster.secure()
+    _import_ray()
+    from fedsim.executors.ray.executor import RayExecutor
+    from fedsim.executors.ray.replaced import replaced_functions, warning
+
+    if replaced := replaced_functions():
+        note(warning(replaced))
+
+    client, population = config.client, config.partition.population
+    return RayExecutor(config.ray, client.threads, population, client.on_failure, check, note)
+
+
+def _import_ray() -> None:
+    """Import Ray without its native signal handlers, which would end this process where it only has to save and stop.
+
+    Ray reads the setting when it is imported. Its actors keep their handlers: what they print explains a crash.
+    """
+    if "ray" in sys.modules or _NATIVE_HANDLERS_OFF in os.environ:
+        return
+    os.environ[_NATIVE_HANDLERS_OFF] = "1"
+    try:
+        import ray  # noqa: F401
+    finally:
+        del os.environ[_NATIVE_HANDLERS_OFF]

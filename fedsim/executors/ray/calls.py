@@ -1,0 +1,118 @@
+"""Actor calls for groups of clients, as a whole or client by client, and for ranges of validation examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import ray
+
+from fedsim.core.messages import WorkGroup
+from fedsim.executors.base import Handle
+from fedsim.executors.ray.queues import Call
+from fedsim.executors.ray.reduction import block_of
+
+
+def references(client_states: Mapping[int, Handle], clients: Sequence[int]) -> list[ray.ObjectRef]:
+    """Return those states of ``clients`` that are objects; the others hold nothing but counts, which workers need not know."""
+    return [state for state in map(client_states.__getitem__, clients) if isinstance(state, ray.ObjectRef)]
+
+
+def train_call(
+    index: int,
+    group: WorkGroup,
+    state: Handle,
+    client_states: Mapping[int, Handle],
+    caches: Sequence[Handle],
+    keeps_state: bool,
+    slot: int | None,
+) -> Call:
+    """Return the call that trains a group; it can be split into a call for each client.
+
+    Parameters
+    ----------
+    index
+        Number of the call among those of the round.
+    trunks
+        Those that ``group.with_cached`` names, in its order.
+    keeps_state
+        Clients keep tensors between visits, so each returns a new state.
+    slot
+        The actor that has to run it, None for any.
+    """
+    call = Call(
+        index,
+        "train",
+        (group, state, *references(client_states, group.clients), *caches),
+        num_returns=2 + len(group.clients) * keeps_state + len(group.keep_cached),
+        slot=slot,
+        what=f"round {group.round + 1}, group {group.group}",
+        clients=group.clients,
+        block=block_of(group),
+    )
+
+    def split() -> list[Call]:
+        # Without trunks: one that is missing is computed anew in the same bits.
+        alone = [WorkGroup(group.round, group.group, (client,), part) for part, client in enumerate(group.clients)]
+        return [
+            replace(
+                call,
+                arguments=(one, state, *references(client_states, one.clients)),
+                num_returns=2 + keeps_state,
+                what=f"{call.what}, client {one.clients[0]}",
+                clients=one.clients,
+                part=one.part,
+                parts=len(alone),
+            )
+            for one in alone
+        ]
+
+    return replace(call, split=split) if len(group.clients) > 1 else call
+
+
+def client_call(
+    index: int,
+    method: str,
+    clients: tuple[int, ...],
+    arguments: Callable[[tuple[int, ...]], tuple[Any, ...]],
+    what: str,
+) -> Call:
+    """Return a call that returns one result for each client; it can be split into a call for each.
+
+    Parameters
+    ----------
+    arguments
+        Returns the arguments for some clients.
+    what
+        What is done for them, in messages.
+    """
+    named = f"client {clients[0]}" if len(clients) == 1 else f"clients {clients[0]} to {clients[-1]}"
+    call = Call(index, method, arguments(clients), what=f"{what} of {named}", clients=clients)
+
+    def split() -> list[Call]:
+        alone = [client_call(index, method, (client,), arguments, what) for client in clients]
+        return [replace(one, part=part, parts=len(alone)) for part, one in enumerate(alone)]
+
+    return replace(call, split=split) if len(clients) > 1 else call
+
+
+def evaluation_call(
+    index: int, state: Handle, shard: tuple[int, int], keeps_cached: bool, cached: Handle | None
+) -> Call:
+    """Return the call that evaluates a range of validation examples.
+
+    Parameters
+    ----------
+    keeps_trunk
+        The trunk of these examples is returned as well.
+    trunk
+        Of these examples, None where it has to be computed.
+    """
+    return Call(
+        index,
+        "evaluate",
+        (state, *shard, keeps_cached, *([] if cached is None else [cached])),
+        num_returns=2 if keeps_cached else 1,
+        what=f"evaluation of examples {shard[0]} to {shard[1]}",
+    )

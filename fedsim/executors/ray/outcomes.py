@@ -1,0 +1,73 @@
+"""What came of calls, put together again where a call was sent client by client; who was left out is kept for a second go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from fedsim.executors.ray.dispatch import Done, Failed
+from fedsim.executors.ray.failures import FailureKind
+from fedsim.executors.ray.queues import Call
+
+_MAX_KEPT = 10_000
+
+
+@dataclass(frozen=True)
+class _Reason:
+    kind: FailureKind
+    message: str
+
+
+class LeftOut:
+    """Clients that were found at fault and left out of a round.
+
+    A round may have to be done again because other state was lost, maybe by what such a client did. It is not tried again
+    then: it would cost the same actors once more, and the round would not be the same.
+    """
+
+    def __init__(self) -> None:
+        self._reasons: dict[tuple[int, int], _Reason] = {}
+        """By round, counted from 0, and client; the oldest first."""
+
+    def add(self, round: int, failed: Failed) -> None:
+        """Keep the clients of a call that came to nothing, if they are to blame."""
+        if not failed.at_fault:
+            return
+        for client in failed.call.clients:
+            self._reasons[round, client] = _Reason(failed.kind, failed.message)
+        while len(self._reasons) > _MAX_KEPT:
+            del self._reasons[next(iter(self._reasons))]
+
+    def sort_out(self, round: int, calls: Iterable[Call]) -> tuple[list[Call], list[Failed]]:
+        """Return those calls that are to be made, and what is known to fail; groups with such clients go client by client."""
+        to_make: list[Call] = []
+        known: list[Failed] = []
+        for call in calls:
+            if not any((round, client) in self._reasons for client in call.clients):
+                to_make.append(call)
+                continue
+            for part in [call] if call.split is None else call.split():
+                reason = self._reasons.get((round, part.clients[0]))
+                if reason is None:
+                    to_make.append(part)
+                else:
+                    known.append(Failed(part, reason.kind, reason.message))
+        return to_make, known
+
+
+def whole(outcomes: Iterable[Done | Failed]) -> Iterator[tuple[int, Sequence[Done | Failed]]]:
+    """Yield each call's index with what came of it, as soon as all of that is there.
+
+    Yields
+    ------
+    tuple of int and sequence
+        One outcome, or one for each part, in the order of the parts.
+    """
+    gathered: dict[int, dict[int, Done | Failed]] = {}
+    for outcome in outcomes:
+        call = outcome.call
+        parts = gathered.setdefault(call.index, {})
+        parts[call.part] = outcome
+        if len(parts) == call.parts:
+            del gathered[call.index]
+            yield call.index, [parts[part] for part in sorted(parts)]

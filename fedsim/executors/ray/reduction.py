@@ -1,0 +1,237 @@
+"""The aggregator actor, and how the sums of a round's groups get to it.
+
+On one node groups' sums go straight to the aggregator. On several, where a round has several blocks of groups, a block's sums
+are first added on the node that trained most of them, and one object a block leaves the node. Both give the same bits, since a
+block is added in the same order wherever that is done (``server/blocks.py``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from fedsim.core.messages import WorkGroup
+from fedsim.executors.base import Handle, InOrder, StateLost
+from fedsim.executors.config import RayConfig
+from fedsim.executors.ray.deadlines import wait_for
+from fedsim.executors.ray.failures import SYSTEM_ERRORS, reason
+from server.blocks import BLOCK_GROUPS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from server.config import ServerConfig
+    from server.core import StepReport
+
+_FOLD_BYTES, _FOLD_UPDATES = 32 * 2**20, 16
+"""Sums that are held back before they are sent on, at most: a call each would cost more than they do."""
+
+
+def block_of(group: WorkGroup) -> int:
+    """Return the block that a group's sums are added in."""
+    return group.group // BLOCK_GROUPS
+
+
+class Aggregator:
+    """The aggregator actor as the driver sees it; a call that fails with the actor or its node raises ``StateLost``.
+
+    Parameters
+    ----------
+    actor_class, block_class
+        :class:`server.aggregator.AggregatorActor` and :class:`server.aggregator.BlockActor`.
+    """
+
+    def __init__(self, config: RayConfig, actor_class: Any, block_class: Any) -> None:
+        self._config = config
+        self._actor_class, self._block_class = actor_class, block_class
+        self._actor: Any = None
+        self._adders: dict[str, Any] = {}
+        self._folds: deque[ray.ObjectRef] = deque()
+        """Calls that fold the round's sums; their errors come to light at the latest when the server steps."""
+        self._unfolded: list[Handle] = []
+        """Sums of the round that come next and were not sent yet."""
+        self._arrays: ray.ObjectRef | None = None
+        """The server's state after its last step: it outlives the actor."""
+        self.at_once = 1
+        """Sums that are sent in one call."""
+
+    def create(self) -> None:
+        """Create the actor, on the driver's node: losing another node does not lose it."""
+        here = ray.get_runtime_context().get_node_id()
+        self._actor = self._actor_class.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True)
+        ).remote()
+
+    def create_adders(self, nodes: set[str]) -> None:
+        """Let each of several nodes add its own sums up; on a single node there is nothing to be saved."""
+        for adder in self._adders.values():
+            ray.kill(adder, no_restart=True)
+        self._adders = {
+            node: self._block_class.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True)
+            ).remote()
+            for node in (sorted(nodes) if len(nodes) > 1 else ())
+        }
+
+    @property
+    def actors(self) -> list[Any]:
+        """All actors of the server."""
+        return [*([] if self._actor is None else [self._actor]), *self._adders.values()]
+
+    @property
+    def actor(self) -> Any:
+        """The aggregator actor."""
+        return self._actor
+
+    def revive(self) -> None:
+        """Create the actor anew if it is lost; its state has to be loaded either way."""
+        self._folds.clear()
+        self._unfolded = []
+        try:
+            wait_for([self._actor.peak_memory_bytes.remote()], *self._deadline("the aggregator actor to answer"))
+        except SYSTEM_ERRORS:
+            ray.kill(self._actor, no_restart=True)
+            self.create()
+
+    def start(self, config: ServerConfig, vector_F: np.ndarray, *arguments: Any) -> None:
+        """Make the server, or make it anew."""
+        self.at_once = max(1, min(_FOLD_UPDATES, _FOLD_BYTES // (8 * len(vector_F))))
+        self._folds.clear()
+        self._unfolded = []
+        self._result(self._actor.start.remote(config, vector_F, *arguments), "the server to start")
+        self._keep_arrays()
+
+    def global_state(self) -> Handle:
+        """Return the reference to the state that the next round starts from."""
+        return self._actor.global_state.remote()
+
+    def round(self, groups: Sequence[WorkGroup]) -> RoundSums:
+        """Return what takes the sums of a round's groups in any order."""
+        in_blocks = len(self._adders) > 1 and len({block_of(group) for group in groups}) > 1
+        return RoundSums(self, groups, self._adders if in_blocks else {})
+
+    def fold(self, round: int, update: Handle) -> None:
+        """Send the sums that come next; the server adds them when it gets to it."""
+        self._unfolded.append(update)
+        if len(self._unfolded) < self.at_once:
+            return
+        self._folds.append(self._actor.fold.remote(round, *self._unfolded))
+        self._unfolded = []
+        if len(self._folds) > 1:  # lest sums pile up before a server that is slower than the clients
+            self._result(self._folds.popleft(), f"the server to fold sums of round {round + 1}")
+
+    def apply(self, round: int, order: tuple[int, ...]) -> StepReport:
+        """Let the server step."""
+        unfolded, self._unfolded = self._unfolded, []
+        step, arrays = self._actor.apply.options(num_returns=2).remote(round, order, *unfolded)
+        del unfolded
+        what = f"the server step of round {round + 1}"
+        while self._folds:
+            self._result(self._folds.popleft(), what)
+        report: StepReport = self._result(step, what)
+        self._arrays = arrays
+        return report
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the server's state after its last step, also where the actor is gone since."""
+        if self._arrays is None:
+            raise StateLost("the server's state was asked for before there was any")
+        arrays: dict[str, np.ndarray] = self._result(self._arrays, "the server's state")
+        return arrays
+
+    def load_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        """Give the server the state of a checkpoint."""
+        self._result(self._actor.load_arrays.remote(arrays), "the server to take over a checkpoint")
+        self._keep_arrays()
+
+    def _keep_arrays(self) -> None:
+        self._arrays = self._actor.arrays.remote()
+
+    def _result(self, ref: ray.ObjectRef, what: str) -> Any:
+        # Not open to interrupts: a server step is short, and half a step could not be saved.
+        try:
+            return wait_for([ref], *self._deadline(what))[0]
+        except SYSTEM_ERRORS as error:
+            raise StateLost(f"the aggregator actor, or sums on their way to it, were lost ({reason(error)})") from error
+
+    def _deadline(self, what: str) -> tuple[float, str, str]:
+        return self._config.group_timeout_seconds, what, "ray.group_timeout_seconds"
+
+
+class RoundSums:
+    """Takes the sums of a round's groups as they come and sends them on in the order of the groups.
+
+    Parameters
+    ----------
+    adders
+        Actors that add a block's sums up, by node; empty where all sums go straight to the aggregator.
+    """
+
+    def __init__(self, aggregator: Aggregator, groups: Sequence[WorkGroup], adders: dict[str, Any]) -> None:
+        self._aggregator = aggregator
+        self._groups = groups
+        self._adders = adders
+        self._in_order = InOrder()
+        self._blocks: dict[int, _Block] = {}
+        for index, group in enumerate(groups if adders else ()):
+            self._blocks.setdefault(block_of(group), _Block(index)).indices.append(index)
+        self._places = {block: place for place, block in enumerate(self._blocks)}
+
+    def add(self, index: int, updates: Sequence[Handle], node: str) -> None:
+        """Take what came of the group ``index``; ``updates`` has more than one entry where it came in parts.
+
+        Parameters
+        ----------
+        node
+            Where it was trained.
+        """
+        round = self._groups[index].round
+        if not self._adders:
+            for some in self._in_order.next(index, updates):
+                for update in some:
+                    self._aggregator.fold(round, update)
+            return
+        number = block_of(self._groups[index])
+        block = self._blocks[number]
+        block.nodes[node] += 1
+        for some in block.in_order.next(index - block.first, updates):
+            block.pending += some
+            block.done += 1
+            self._add_up(block)
+        if block.done == len(block.indices):
+            for total in self._in_order.next(self._places[number], block.total):
+                if total is not None:
+                    self._aggregator.fold(round, total)
+
+    def _add_up(self, block: _Block) -> None:
+        """Have what has come of a block added, now and then and at its end."""
+        last = block.first + block.done - 1
+        ends = block.done == len(block.indices)
+        if not block.pending or not (ends or len(block.pending) >= self._aggregator.at_once):
+            return
+        if block.adder is None:
+            known = [node for node, _ in block.nodes.most_common() if node in self._adders]
+            block.adder = self._adders[known[0]] if known else next(iter(self._adders.values()))
+        whole = ends or self._groups[last + 1].group != self._groups[last].group
+        block.total = block.adder.add.remote(block.total, whole, *block.pending)
+        block.pending = []
+
+
+class _Block:
+    """Groups whose sums are added on one node."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        """Index of its first group."""
+        self.indices: list[int] = []
+        self.in_order = InOrder()
+        self.nodes: Counter[str] = Counter()
+        """Groups that each node has trained."""
+        self.adder: Any = None
+        self.total: Handle = None
+        self.pending: list[Handle] = []
+        self.done = 0

@@ -1,0 +1,55 @@
+"""What may surprise of a model that can be used: told by a run, by ``fedsim plan`` and by ``fedsim doctor``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clients.backbone.location import folder_of, locate
+from clients.backbone.model_files import adapter_in
+from fedsim.configuration.schema import Config
+from fedsim.planning.machine import visible_gpus
+
+
+def model_notes(config: Config) -> list[str]:
+    """Return a sentence for each thing that may surprise.
+
+    Raises
+    ------
+    ModelError
+        If the model is not there.
+    """
+    return [sentence for sentence in (_adapter(config), _slow_format(config)) if sentence is not None]
+
+
+def _adapter(config: Config) -> str | None:
+    """Say that an adapter beside a whole model is left out: a model is what its own weights say."""
+    folder = folder_of(locate(config.model))
+    adapter = None if folder is None else adapter_in(folder)
+    if folder is None or adapter is None or _is_start(config, folder):
+        return None
+    return (
+        f"the folder of model {config.model.location} holds {adapter.named} beside the model, which is left out: the model is "
+        f"what its own weights say; to {adapter.use(folder)}"
+    )
+
+
+def _is_start(config: Config, folder: Path) -> bool:
+    start = config.prompt.start_from
+    return start is not None and Path(start).expanduser().absolute() == folder.absolute()
+
+
+def _slow_format(config: Config) -> str | None:
+    """Say so where matrix products are to be computed in float16 on CPUs, most of which have no instructions for it."""
+    model = config.model
+    key = "dtype" if model.dtype == "float16" else "autocast" if model.autocast == "float16" else None
+    if key is None or not _on_cpus(config):
+        return None
+    return (
+        f"model.{key}=float16 runs on CPUs here, where it is many times slower than bfloat16; set model.{key}=bfloat16"
+    )
+
+
+def _on_cpus(config: Config) -> bool:
+    if config.model.device != "auto":
+        return config.model.device == "cpu"
+    return not visible_gpus() if config.executor == "local" else config.ray.num_gpus_per_actor == 0

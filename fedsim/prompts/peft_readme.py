@@ -1,0 +1,116 @@
+"""The README.md that lies beside an exported adapter: how to use it and how class scores are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from peft import PrefixTuningConfig
+
+from clients.backbone.families import Family
+from clients.backbone.heads import resolve_pooling
+from fedsim.data.config import TaskConfig
+from fedsim.data.templates import MASK, Piece, parse_template
+
+_LOAD = """\
+# Prefix-tuning adapter
+
+A prompt trained by fedsim for the task `{task}`: {length} virtual tokens in each of {layers} layers. Labels: {labels}.
+
+```python
+import torch
+from peft import PeftModel
+from transformers import {auto}
+
+base = {auto}.from_pretrained({base!r}, dtype=torch.float32)
+model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
+output = model(input_ids=input_ids, attention_mask=attention_mask)
+```
+
+Give every call an `attention_mask` and no `position_ids`: PEFT numbers the text behind the prefix by itself.
+"""
+
+_WORDS = """\
+A class's score is the logit of its label word, {words}, in `output.logits` at the {place}. The text is written
+
+    {template}
+
+and the label word is the one token that the tokenizer makes of it in that place, with the space before it.
+"""
+
+_HEAD = """\
+A class's score comes from the trained head in `head.safetensors`:
+
+```python
+from safetensors.torch import load_file
+
+head = load_file("path/to/this/folder/head.safetensors")
+hidden = output.last_hidden_state
+{pool}
+scores = pooled @ head["head.weight"].T + head["head.bias"]
+```
+"""
+
+_TOKEN_TYPES = """\
+This model tells the texts of an example apart by token types, which PEFT drops. Give them to the base model, with the
+prefix that PEFT makes, instead of the call above:
+
+```python
+prefix_mask = torch.ones(len(input_ids), {length}, dtype=attention_mask.dtype)
+output = base(
+    input_ids=input_ids,
+    attention_mask=torch.cat([prefix_mask, attention_mask], dim=1),
+    token_type_ids=token_type_ids,
+    past_key_values=model.get_prompt(len(input_ids)),
+)
+```
+"""
+
+_POOL = {
+    "first": "pooled = hidden[:, 0]",
+    "mean": "weight = attention_mask.unsqueeze(2)\npooled = (hidden * weight).sum(1) / weight.sum(1)",
+    "last": "last = attention_mask.sum(1) - 1  # padding on the right\npooled = hidden[torch.arange(len(hidden)), last]",
+}
+
+
+def readme(metadata: Mapping[str, Any], adapter: PrefixTuningConfig, family: Family, *, token_types: bool) -> str:
+    """Return the text for an adapter.
+
+    Parameters
+    ----------
+    metadata
+        Of the prompt file that the adapter was made of.
+    token_types
+        Whether the model has an input that tells the texts of a pair apart.
+    """
+    task, head = TaskConfig.model_validate(metadata["task"]), metadata["model"]["head"]
+    classifier = head["kind"] == "classifier"
+    auto = "AutoModel" if classifier else f"AutoModelFor{'CausalLM' if family.predicts_next else 'MaskedLM'}"
+    length = adapter.num_virtual_tokens
+    parts = [
+        _LOAD.format(
+            task=task.name,
+            length=length,
+            layers=adapter.num_layers,
+            labels=", ".join(task.labels),
+            auto=auto,
+            base=adapter.base_model_name_or_path,
+        )
+    ]
+    if classifier:
+        if token_types and len(task.fields) > 1:
+            parts.append(_TOKEN_TYPES.format(length=length))
+        parts.append(_HEAD.format(pool=_POOL[resolve_pooling(head["pooling"], predicts_next=family.predicts_next)]))
+    else:
+        parts.append(_label_words(task, family))
+    return "\n".join(parts)
+
+
+def _label_words(task: TaskConfig, family: Family) -> str:
+    template = parse_template(task)
+    pieces: tuple[Piece, ...] = (*template.before, MASK, *template.after)
+    if family.predicts_next:
+        pieces = template.as_causal().before
+    text = "".join(piece if isinstance(piece, str) else f"{{{task.fields[piece.index]}}}" for piece in pieces)
+    words = ", ".join(task.label_words or ())
+    return _WORDS.format(words=words, place="last token" if family.predicts_next else "mask", template=text.rstrip())

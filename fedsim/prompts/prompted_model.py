@@ -1,0 +1,303 @@
+"""Trained prompts as files, and back as a usable model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from clients.config import ModelConfig, PromptConfig
+from fedsim import __version__
+from fedsim.core.errors import ModelError
+from fedsim.core.layout import PromptGeometry, VectorLayout
+from fedsim.core.schema import Schema
+from fedsim.data.config import TaskConfig
+
+if TYPE_CHECKING:
+    from fedsim.configuration.schema import Config
+    from fedsim.core.tokens import TokenTable
+
+GLOBAL_PROMPT = "global.safetensors"
+PERSONAL_PROMPTS = "personal.safetensors"
+
+
+def save_prompt(path: Path, vector_F: np.ndarray, layout: VectorLayout, config: Config, task: TaskConfig) -> None:
+    """Write the global prompt (and head) with all that is needed to use it.
+
+    The file holds ``prompt.LAYER`` of shape [2, kv heads, prompt length, head dim] for every prompted layer, the head's
+    arrays by name, and one JSON text of metadata. It says nothing of where or when the run took place, so equal results
+    are equal files.
+    """
+    prompt_LKHPD, head = layout.split(np.asarray(vector_F, dtype=np.float32))
+    arrays = {f"prompt.{layer}": np.ascontiguousarray(prompt_LKHPD[i]) for i, layer in enumerate(layout.layers)}
+    arrays.update({name: np.ascontiguousarray(array) for name, array in head.items()})
+    metadata = {
+        "format": 1,
+        "fedsim": __version__,
+        "model": config.model.model_dump(mode="json", exclude={"device"}),
+        "prompt": config.prompt.model_dump(mode="json", exclude={"start_from", "dropout"}),
+        "max_length": config.data.max_length,
+        "task": task.model_dump(mode="json"),
+        "geometry": asdict(layout.geometry),
+        "layers": list(layout.layers),
+        "head_shapes": [[name, list(shape)] for name, shape in layout.head_shapes],
+    }
+    _save(arrays, path, metadata)
+
+
+def _save(arrays: dict[str, np.ndarray], path: Path, metadata: dict[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # One metadata entry: safetensors does not keep the order of several, and equal results must be equal bytes.
+        save_file(arrays, path, metadata={"fedsim": json.dumps(metadata, sort_keys=True)})
+    except (OSError, SafetensorError) as error:  # the latter where the disk is full, or a folder has the file's name
+        raise ModelError(f"the prompt {path} cannot be written: {error}; mend that, and go on with --resume") from error
+
+
+def save_personal_prompts(path: Path, clients: Sequence[int], personal_NM: np.ndarray, layers: Sequence[int]) -> None:
+    """Write the personal prompts of the layers that stayed on the devices, one row a client that has trained."""
+    arrays = {"clients": np.array(clients, dtype=np.int64), "personal": np.ascontiguousarray(personal_NM)}
+    _save(arrays, path, {"format": 1, "layers": list(layers)})
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """What a global prompt file says."""
+
+    path: Path
+    metadata: dict[str, Any]
+    layout: VectorLayout
+    prompt_LKHPD: np.ndarray
+    """float32 prompts of ``layout.layers``."""
+    head: dict[str, np.ndarray]
+
+
+def read_prompt(path: str | Path) -> PromptFile:
+    """Read a ``prompt/global.safetensors``, given by itself or by the run folder that holds it; no model is needed.
+
+    Raises
+    ------
+    ModelError
+        If it is not a prompt of ours.
+    """
+    path = Path(path)
+    file_path = path / "prompt" / GLOBAL_PROMPT if path.is_dir() else path
+    try:
+        with safe_open(file_path, framework="numpy") as file:
+            metadata = json.loads(file.metadata()["fedsim"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        if "geometry" not in metadata:
+            raise ModelError(f"{file_path} holds personal prompts; load {GLOBAL_PROMPT}")
+        _check_metadata(metadata)
+        shapes = tuple((name, tuple(shape)) for name, shape in metadata["head_shapes"])
+        layout = VectorLayout(PromptGeometry(**metadata["geometry"]), tuple(metadata["layers"]), shapes)
+        geometry = layout.geometry
+        shape = (2, geometry.num_kv_heads, geometry.prompt_length, geometry.head_dim)
+        prompts = [_array(arrays, f"prompt.{layer}", shape) for layer in layout.layers]
+        head = {name: _array(arrays, name, shape) for name, shape in shapes}
+        prompt_LKHPD = np.stack(prompts)
+    except KeyError as error:
+        raise ModelError(f"{file_path} is not a prompt file of a run: it lacks {error}") from None
+    except (OSError, TypeError, ValueError, AttributeError, RecursionError, SafetensorError) as error:
+        why = str(error)
+        why = why if len(why) <= 300 else f"{why[:297]}..."
+        raise ModelError(f"{file_path} is not a prompt file of a run: {why}") from None
+    return PromptFile(file_path, metadata, layout, prompt_LKHPD, head)
+
+
+def _check_metadata(metadata: dict[str, Any]) -> None:
+    """Refuse values that no run would have written."""
+    sections: tuple[tuple[str, type[Schema]], ...] = (
+        ("model", ModelConfig),
+        ("prompt", PromptConfig),
+        ("task", TaskConfig),
+    )
+    for name, schema in sections:
+        try:
+            schema.model_validate(metadata[name])
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(map(str, (name, *first["loc"])))
+            raise ValueError(f"its metadata are damaged at {key}: {first['msg']}") from None
+    if type(metadata["max_length"]) is not int or metadata["max_length"] < 1:
+        raise ValueError("its metadata are damaged at max_length")
+
+
+def _array(arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    array = arrays[name]
+    if array.shape != shape or array.dtype != np.float32:
+        raise ValueError(
+            f"array {name} is of shape {array.shape}, {array.dtype}, where its metadata say {shape}, float32"
+        )
+    return array
+
+
+@contextmanager
+def local_prompt(place: str | Path) -> Iterator[Path]:
+    """Give the path of a run, or of its prompt file; the prompts of one behind a URL are copied to a temporary folder.
+
+    Raises
+    ------
+    FedsimError
+        If the URL does not answer, or no prompt is there.
+    """
+    from fedsim.records.remote import Remote, is_url
+
+    if not is_url(place):
+        yield Path(place)
+        return
+    run, within, name = str(place).rstrip("/").rpartition("/prompt/")
+    source = Remote(run if within else str(place))
+    prompt = f"prompt/{name if within else GLOBAL_PROMPT}"
+    with TemporaryDirectory(prefix="fedsim-prompt-") as temporary:
+        try:
+            source.download(prompt, Path(temporary) / prompt)
+        except FileNotFoundError:
+            raise ModelError(f"{source.url} has no {prompt}; give a run that has ended") from None
+        with suppress(FileNotFoundError):  # where every layer was exchanged
+            source.download(f"prompt/{PERSONAL_PROMPTS}", Path(temporary) / "prompt" / PERSONAL_PROMPTS)
+        yield Path(temporary) / prompt
+
+
+class PromptedModel:
+    """A frozen backbone with a trained prompt: predicts labels of texts.
+
+    Made by :func:`load_prompt`.
+    """
+
+    def __init__(self, file: PromptFile, model: str | None, device: str, trust_remote_code: bool) -> None:
+        import torch
+
+        from clients.backbone.loading import load_shared_weights, load_tokenizer
+        from clients.backbone.model import Backbone
+        from fedsim.data.tokenize import label_word_ids
+        from fedsim.data.vocabulary import Vocabulary, check_label_words
+
+        metadata = file.metadata
+        changed: dict[str, Any] = {"path": model, "package": None} if model is not None else {}
+        # To compile would take longer than most predictions do; and a file from elsewhere must not decide what code is run.
+        changed |= {"compile": False, "trust_remote_code": trust_remote_code}
+        config = ModelConfig.model_validate({**metadata["model"], **changed})
+        self.task = TaskConfig.model_validate(metadata["task"])
+        self.layers: tuple[int, ...] = file.layout.layers
+        self.tokenizer = load_tokenizer(config)
+        self._max_length: int = metadata["max_length"]
+        self._head_kind = config.head.kind
+        weights = load_shared_weights(config)
+        words = (
+            label_word_ids(self.task, self.tokenizer, weights.kind == "causal_lm")
+            if config.head.kind == "verbalizer"
+            else None
+        )
+        self._vocabulary = Vocabulary.of(weights, config.location)
+        if words is not None and self.task.label_words is not None:
+            check_label_words(words, self.task.label_words, self.tokenizer, self._vocabulary)
+        prompt = PromptConfig.model_validate(metadata["prompt"])
+        self.backbone = Backbone.build(weights, config, prompt, len(self.task.labels), words, device)
+        geometry = file.layout.geometry
+        if self.backbone.geometry != geometry:
+            raise ModelError(
+                f"the prompt was made for {geometry}, but the model {config.location} has {self.backbone.geometry}"
+            )
+        self.prompt_LKHPD = torch.from_numpy(file.prompt_LKHPD).to(self.backbone.device)
+        self.head = {name: torch.from_numpy(array).to(self.backbone.device) for name, array in file.head.items()}
+
+    def scores(self, examples: Sequence[str | tuple[str, ...]], batch_size: int = 64) -> np.ndarray:
+        """Return class scores (logits), float32 of shape [examples, classes].
+
+        Parameters
+        ----------
+        examples
+            Texts, or tuples of texts for a task of several fields.
+
+        Raises
+        ------
+        FedsimError
+            If an example has another number of texts, no token, or one that the model does not know.
+        """
+        import torch
+
+        from fedsim.data.sources import Examples
+        from fedsim.data.tokenize import tokenize
+        from fedsim.data.vocabulary import fitted
+
+        texts = [(example,) if isinstance(example, str) else tuple(example) for example in examples]
+        wrong = next((text for text in texts if len(text) != len(self.task.fields)), None)
+        if wrong is not None:
+            raise ModelError(
+                f"task {self.task.name!r} takes {len(self.task.fields)} texts an example ({', '.join(self.task.fields)}), "
+                f"not {len(wrong)}"
+            )
+        given = Examples(texts, np.zeros(len(texts), dtype=np.int64), {}, "texts", 0, {})
+        table = tokenize(
+            given,
+            self.task,
+            self.tokenizer,
+            head_kind=self._head_kind,
+            causal=self.backbone.predicts_next,
+            max_length=self._max_length,
+        )
+        table = fitted(table, given, self.task, self.tokenizer, self._vocabulary)
+        self._check_lengths(table)
+        head_1 = {name: array.unsqueeze(0) for name, array in self.head.items()}
+        logits = []
+        with torch.no_grad():
+            for start in range(0, len(texts), batch_size):
+                batch = table.batch(np.arange(start, min(start + batch_size, len(texts))))
+                reading = self.backbone.forward(batch, self.prompt_LKHPD.unsqueeze(0), self.layers, head_1)
+                logits.append(reading.logits_BC.cpu().numpy())
+        return np.concatenate(logits) if logits else np.empty((0, len(self.task.labels)), np.float32)
+
+    def _check_lengths(self, table: TokenTable) -> None:
+        most = self.backbone.max_tokens
+        too_long = np.flatnonzero(table.lengths_N > most)
+        if len(too_long):
+            example, limit = too_long[0], self.backbone.limit
+            raise ModelError(
+                f"example {example} has {table.lengths_N[example]} tokens, but the model {limit} for {most} beside the prompt; "
+                "shorten it"
+            )
+
+    def predict(self, examples: Sequence[str | tuple[str, ...]], batch_size: int = 64) -> list[str]:
+        """Return the label of each example, as it stands in the task's ``labels``."""
+        return [self.task.labels[i] for i in self.scores(examples, batch_size).argmax(axis=1)]
+
+
+def load_prompt(
+    path: str | Path, model: str | None = None, device: str = "cpu", *, trust_remote_code: bool = False
+) -> PromptedModel:
+    """Load a trained prompt with its backbone.
+
+    Parameters
+    ----------
+    path
+        A ``prompt/global.safetensors``, or the run folder that holds it; either may be a URL.
+    model
+        Folder or hub name of the backbone, where it is not to be found as in the run.
+    device
+        ``cpu`` or ``cuda``.
+    trust_remote_code
+        Run Python code that comes with the backbone's tokenizer, whatever the file says of it.
+
+    Raises
+    ------
+    ModelError
+        If the file is not a prompt of ours, or does not fit the model.
+
+    Examples
+    --------
+    >>> model = load_prompt("runs/quickstart")            # doctest: +SKIP
+    >>> model.predict(["the soup was cold and bland"])    # doctest: +SKIP
+    ['negative']
+    """
+    with local_prompt(path) as local:
+        return PromptedModel(read_prompt(local), model, device, trust_remote_code)

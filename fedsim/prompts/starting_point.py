@@ -1,0 +1,119 @@
+"""Where a run starts, if not at random: ``prompt.start_from``, read and checked once, before anything is started."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clients.backbone.families import family_of
+from clients.backbone.model_files import ADAPTER_CONFIG
+from clients.backbone.rotary import cannot_shift, shift_prompt
+from clients.tuners.initial import StartingPoint
+from fedsim.configuration.schema import Config
+from fedsim.core.errors import ModelError
+from fedsim.core.layout import PromptGeometry, VectorLayout
+from fedsim.prompts.prompted_model import GLOBAL_PROMPT, read_prompt
+from server.selection import choose_layers
+
+if TYPE_CHECKING:
+    from clients.backbone.loading import SharedWeights
+
+
+def load_start(config: Config, weights: SharedWeights) -> StartingPoint | None:
+    """Read what ``prompt.start_from`` names, or return None where it names nothing.
+
+    Prompts that were tuned for another numbering of the text (``prompt.position_offset``) are moved to that of this run
+    where the model's positions allow it.
+
+    Raises
+    ------
+    ModelError
+        If there is no such adapter, run or prompt file, or it does not fit this run.
+    """
+    if config.prompt.start_from is None:
+        return None
+    start, numbering = _read(config.prompt.start_from)
+    values = json.loads(weights.config_json)
+    family = family_of(values, config.model.location)
+    model = family.config(values)
+    if start.geometry.num_layers != model.num_hidden_layers:
+        raise _misfit(config, start, f"{model.num_hidden_layers} layers")
+    if start.geometry.prompt_length != config.prompt.length:
+        raise ModelError(
+            f"prompt.start_from {start.source} has prompts of {start.geometry.prompt_length} virtual tokens, but prompt.length "
+            f"is {config.prompt.length}; set prompt.length={start.geometry.prompt_length}"
+        )
+    for layer in _layers_needed(config, model.num_hidden_layers):
+        start.prompt_of(layer)
+    wanted = config.prompt.position_offset
+    if numbering == wanted:
+        return start
+    longest = config.prompt.length + config.data.max_length
+    obstacle = cannot_shift(family, model, longest)
+    if obstacle is not None:
+        raise ModelError(
+            f"prompt.start_from {start.source} was trained with prompt.position_offset={numbering}, this run has {wanted}, and "
+            f"the model {config.model.location} {obstacle}, so it would start elsewhere; set prompt.position_offset={numbering}"
+        )
+    by = config.prompt.length if wanted == "paper" else -config.prompt.length
+    moved_LKHPD = shift_prompt(start.prompt_LKHPD, by, family, model, longest)
+    return StartingPoint(start.source, start.geometry, start.layers, moved_LKHPD, start.head)
+
+
+def check_start(config: Config, start: StartingPoint, full: VectorLayout) -> str:
+    """Check that a starting point fits the backbone as measured; return a sentence that says what is taken from it.
+
+    Raises
+    ------
+    ModelError
+        If key/value heads or head dimension differ.
+    """
+    if start.geometry != full.geometry:
+        raise _misfit(config, start, _shape(full.geometry))
+    if not full.head_shapes:
+        return f"starting from {start.source}"
+    head = "and its head" if start.has_head(full) else "which has no head of this shape; the head is drawn at random"
+    return f"starting from {start.source}, {head}"
+
+
+def _read(source: str) -> tuple[StartingPoint, str]:
+    """Return what the source holds and the ``prompt.position_offset`` it was trained with."""
+    path = Path(source).expanduser()
+    if (path / ADAPTER_CONFIG).is_file():
+        from fedsim.prompts.peft_adapter import read_peft
+
+        adapter = read_peft(path)
+        layers = tuple(range(adapter.geometry.num_layers))
+        return StartingPoint(source, adapter.geometry, layers, adapter.prompt_LKHPD, adapter.head), "paper"
+    if path.is_dir() and not (path / "prompt" / GLOBAL_PROMPT).is_file():
+        raise ModelError(
+            f"prompt.start_from {source} holds neither {ADAPTER_CONFIG} (a PEFT adapter) nor prompt/{GLOBAL_PROMPT} (a run "
+            "that has ended)"
+        )
+    if not path.exists():
+        raise ModelError(
+            f"prompt.start_from {source} does not exist; give the folder of a PEFT adapter or of a run, or a prompt file"
+        )
+    file = read_prompt(path)
+    start = StartingPoint(source, file.layout.geometry, file.layout.layers, file.prompt_LKHPD, file.head)
+    return start, file.metadata["prompt"]["position_offset"]
+
+
+def _layers_needed(config: Config, num_layers: int) -> tuple[int, ...]:
+    """Return the layers that this run needs a prompt for at its start."""
+    layers = config.layers
+    if layers.unselected == "local" or layers.choose == "score" or layers.share_rule != "fixed":
+        return tuple(range(num_layers))
+    return choose_layers(layers, num_layers, None, config.seed)
+
+
+def _misfit(config: Config, start: StartingPoint, has: str) -> ModelError:
+    return ModelError(
+        f"prompt.start_from {start.source} was made for {_shape(start.geometry)}, but the model {config.model.location} has "
+        f"{has}; start from a prompt of the same model"
+    )
+
+
+def _shape(geometry: PromptGeometry) -> str:
+    return f"{geometry.num_layers} layers with {geometry.num_kv_heads} key/value heads of dimension {geometry.head_dim}"

@@ -1,0 +1,176 @@
+"""Checkpoints of the whole run: atomic, checksummed, in one file.
+
+A checkpoint is a safetensors file (arrays, and a JSON text of everything else) and a small ``.sha256`` file beside it,
+written last. A file without its checksum, or with another one, was torn by a crash and is passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from fedsim.core.errors import CheckpointError
+from fedsim.core.messages import ClientState
+from fedsim.records.events import replaced
+
+_FORMAT = 3
+"""1 held a hash of the configuration, and one of all contents together; 2 knew arrays by fixed fields."""
+_STATE_ARRAYS = ("personal_M", "control_F", "first_moment_A", "second_moment_A")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a run needs to go on as if it had never stopped."""
+
+    round: int
+    """Rounds completed."""
+    layers: tuple[int, ...]
+    config: dict[str, Any]
+    """The configuration's keys that results depend on; see :attr:`fedsim.configuration.schema.Config.identity_values`."""
+    contents: dict[str, str]
+    """Hashes of what the run is made of; see :attr:`fedsim.simulation.preparation.Prepared.contents`."""
+    server: dict[str, np.ndarray]
+    clients: tuple[ClientState, ...]
+    """States of the clients that have trained, ascending."""
+    totals: dict[str, Any] = field(default_factory=dict)
+    """Running figures of the summary."""
+    fuse: int | None = None
+    """Clients that share passes through the backbone; None in a checkpoint of an older version."""
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write a checkpoint and remove all but the newest ``keep``; return its path.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder cannot be written.
+    """
+    path = folder / f"round-{checkpoint.round:06d}.safetensors"
+    data = save(_arrays(checkpoint), metadata={"fedsim": _header(checkpoint)})
+    try:
+        # Not its parents: a run's folder that was removed is not to come back without its records.
+        folder.mkdir(exist_ok=True)
+        _write_atomically(path, data)
+        _write_atomically(path.with_suffix(".sha256"), hashlib.sha256(data).hexdigest().encode())
+        for old in _files(folder)[keep:]:
+            old.with_suffix(".sha256").unlink(missing_ok=True)
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"the checkpoint {path} cannot be written: {error.strerror or error}; mend that, and go on with --resume"
+        ) from error
+    return path
+
+
+def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest undamaged checkpoint, or None where there is none, and a sentence for each one passed over.
+
+    Raises
+    ------
+    CheckpointError
+        If there are checkpoints, but every one is damaged, or the newest is of an earlier version.
+    """
+    skipped: list[str] = []
+    files = _files(folder)
+    for path in files:
+        try:
+            return _load(path), skipped
+        except FileNotFoundError:
+            skipped.append(f"{path.name} has no checksum, as it was not written to its end, and was passed over")
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            skipped.append(f"{path.name} is damaged and was passed over: {error}")
+    if files:
+        raise CheckpointError(f"every checkpoint in {folder} is of no use ({skipped[0]}); start the run anew")
+    return None, skipped
+
+
+def newest_round(folder: Path) -> int | None:
+    """Return the round of the newest checkpoint that is whole by its names, or None where there is none; nothing is read."""
+    numbers = [path.stem.removeprefix("round-") for path in _files(folder) if path.with_suffix(".sha256").exists()]
+    return next((int(number) for number in numbers if number.isdecimal()), None)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("round-*.safetensors"), reverse=True)
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    with replaced(path) as file:
+        file.write(data)
+
+
+def _arrays(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    arrays = {f"server/{name}": np.asarray(array, order="C") for name, array in checkpoint.server.items()}
+    clients = checkpoint.clients
+    for name in ("client", "rounds", "steps"):
+        arrays[f"clients/{name}"] = np.array([getattr(state, name) for state in clients], dtype=np.int64)
+    for name in _STATE_ARRAYS:
+        owners = [i for i, state in enumerate(clients) if getattr(state, name) is not None]
+        if owners:
+            arrays[f"clients/{name}"] = np.stack([getattr(clients[i], name) for i in owners])
+            arrays[f"clients/{name}.owners"] = np.array(owners, dtype=np.int64)
+    return arrays
+
+
+def _header(checkpoint: Checkpoint) -> str:
+    return json.dumps(
+        {
+            "format": _FORMAT,
+            "round": checkpoint.round,
+            "layers": checkpoint.layers,
+            "config": checkpoint.config,
+            "contents": checkpoint.contents,
+            "totals": checkpoint.totals,
+            "fuse": checkpoint.fuse,
+        },
+        sort_keys=True,
+    )
+
+
+def _load(path: Path) -> Checkpoint:
+    data = path.read_bytes()
+    expected = path.with_suffix(".sha256").read_text().strip()
+    if hashlib.sha256(data).hexdigest() != expected:
+        raise ValueError("its checksum is wrong")
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["fedsim"])
+        if header["format"] < _FORMAT:
+            raise CheckpointError(
+                f"{path} was written by an earlier version of fedsim, which knew data and models by their paths; go on with "
+                "that version, or give another output"
+            )
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    server = {name.removeprefix("server/"): a for name, a in arrays.items() if name.startswith("server/")}
+    return Checkpoint(
+        round=header["round"],
+        layers=tuple(header["layers"]),
+        config=header["config"],
+        contents=header["contents"],
+        server=server,
+        clients=_client_states(arrays),
+        totals=header["totals"],
+        fuse=header.get("fuse"),
+    )
+
+
+def _client_states(arrays: dict[str, np.ndarray]) -> tuple[ClientState, ...]:
+    fields: list[dict[str, Any]] = [
+        {"client": int(client), "rounds": int(rounds), "steps": int(steps)}
+        for client, rounds, steps in zip(
+            arrays["clients/client"], arrays["clients/rounds"], arrays["clients/steps"], strict=True
+        )
+    ]
+    for name in _STATE_ARRAYS:
+        owners: Sequence[int] = arrays.get(f"clients/{name}.owners", np.empty(0, np.int64)).tolist()
+        for row, owner in enumerate(owners):
+            fields[owner][name] = arrays[f"clients/{name}"][row]
+    return tuple(ClientState(**values) for values in fields)

@@ -1,0 +1,121 @@
+"""What is written when a run ends: the prompt, the summary, the pictures."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import Any
+
+import numpy as np
+
+from fedsim.configuration.schema import Config
+from fedsim.core.layout import VectorLayout
+from fedsim.data.config import TaskConfig
+from fedsim.data.metrics import compute
+from fedsim.display.plots import write_plots
+from fedsim.display.progress import Progress
+from fedsim.prompts.prompted_model import GLOBAL_PROMPT, PERSONAL_PROMPTS, save_personal_prompts, save_prompt
+from fedsim.records.run_folder import RunFolder
+from fedsim.simulation.preparation import Prepared
+from fedsim.simulation.result import Result
+from fedsim.simulation.round import better
+
+
+def write_results(
+    config: Config,
+    prepared: Prepared,
+    result: Result,
+    folder: RunFolder,
+    progress: Progress,
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """Write prompt files, ``summary.json`` and then plots; return the summary.
+
+    Parameters
+    ----------
+    about
+        What is known of the run beside its result: name, method, task, folder, versions.
+    """
+    save_prompt(folder.prompt / GLOBAL_PROMPT, result.state.vector_F, result.layout, config, prepared.data.task)
+    owners = [state for state in result.personal if state.personal_M is not None and state.personal_M.size]
+    if owners:
+        full = VectorLayout.full(result.layout.geometry, result.layout.head_shapes)
+        rows = np.stack([state.personal_M for state in owners if state.personal_M is not None])
+        layers = full.local(result.choice.layers).layers
+        save_personal_prompts(folder.prompt / PERSONAL_PROMPTS, [state.client for state in owners], rows, layers)
+    # From the records: a run that was resumed has chosen its layers in an earlier part.
+    chosen = folder.events("layers")[-1]
+    summary = {**_figures(config, prepared, result, chosen), **about}
+    folder.event("end", round=config.rounds, **{k: summary[k] for k in ("global_metric", "personalised_metric")})
+    folder.flush()
+    folder.write_summary(summary)
+    # After all that counts: a picture that fails takes nothing with it.
+    if config.tracking.plots:
+        progress.start_phase("drawing plots")
+        labels_N, shards = prepared.data.dataset.train.labels_N, prepared.data.shards
+        write_plots(
+            folder,
+            metric_name=prepared.data.task.metric,
+            counts_NC=shards.label_counts(labels_N, len(prepared.data.task.labels)),
+            class_names=class_names(prepared.data.task),
+            scores_L=result.choice.scores_L,
+            chosen=result.choice.layers,
+            note=progress.note,
+        )
+    return summary
+
+
+def class_names(task: TaskConfig) -> tuple[str, ...]:
+    """Return what to call the classes in pictures and tables: their labels; beside a number, the label word as well."""
+    words = task.label_words or ("",) * len(task.labels)
+    names = (
+        f"{label} ({word})" if word and _is_number(label) else label
+        for label, word in zip(task.labels, words, strict=True)
+    )
+    return tuple(name if name.isprintable() else repr(name)[1:-1] for name in names)
+
+
+def _is_number(label: str) -> bool:
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
+
+
+def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[str, Any]) -> dict[str, Any]:
+    totals = result.totals
+    metric = prepared.data.task.metric
+    personalised = math.nan if result.personalised is None else compute(metric, result.personalised.confusion_CC)
+    best_personalised, best_personalised_round = better(
+        totals.best_personalised_metric, totals.best_personalised_round, personalised, config.rounds
+    )
+    return {
+        "metric_name": metric,
+        "global_metric": totals.global_metric,
+        "best_global_metric": totals.best_global_metric,
+        "best_global_round": totals.best_global_round,
+        "personalised_metric": personalised,
+        "best_personalised_metric": best_personalised,
+        "best_personalised_round": best_personalised_round,
+        "first_global_metric": totals.initial_metric,
+        "rounds": config.rounds,
+        "clients": config.partition.population,
+        "layers": list(result.choice.layers),
+        **{key: chosen.get(key) for key in ("share", "share_rule", "share_cost")},
+        "num_layers": result.layout.geometry.num_layers,
+        "exchanged_parameters": result.layout.size,
+        "transferred_parameters": result.layout.prompt_size,
+        "client_updates": totals.client_updates,
+        "client_steps": totals.client_steps,
+        "client_tokens": totals.client_tokens,
+        "padding_share": 1.0 - totals.client_tokens / totals.client_slots if totals.client_slots else 0.0,
+        "clients_failed": totals.client_failures,
+        "bytes_up": totals.bytes_up,
+        "bytes_down": totals.bytes_down,
+        "vectors_up": list(config.traffic.up),
+        "vectors_down": list(config.traffic.down),
+        "seconds_published": totals.seconds_longest_clients,
+        "seconds_total": result.seconds,
+        "seconds_per_round_median": statistics.median(totals.seconds_rounds) if totals.seconds_rounds else math.nan,
+    }

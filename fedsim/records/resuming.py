@@ -1,0 +1,141 @@
+"""Whether a run can be taken up again: by its configuration key by key, and by the contents of data and weights.
+
+Where data and weights lie has no part in it: a folder may have moved.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedsim.configuration.schema import Config, read_config
+from fedsim.core.errors import CheckpointError, FedsimError, listed
+from fedsim.records.checkpoint import Checkpoint
+
+_LONGEST_VALUE = 60
+_CONTENTS = {
+    "weights": ("other weights", ("model.path", "model.package")),
+    "model_config": ("another config.json of the model", ("model.path", "model.package")),
+    "training_data": ("other training data", ("data.path", "data.train_file", "data.hub_name")),
+    "validation_data": ("other validation data", ("data.path", "data.validation_file", "data.hub_name")),
+    "label_words": ("other tokens for the label words", ("model.path", "model.package")),
+    "partition": ("another partition", ()),
+    "start": ("another starting point", ("prompt.start_from",)),
+}
+"""What differs, in words, for each of the contents, and the keys that say where it comes from."""
+
+
+def check_config(checkpoint: Checkpoint, config: Config, folder: str) -> None:
+    """Refuse to go on with another configuration, or to fewer rounds than are done.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the keys that differ, or the number of rounds that would be right.
+    """
+    differences = list(_differences(checkpoint.config, config.identity_values, Config().identity_values))
+    if differences:
+        raise CheckpointError(
+            f"the checkpoint in {folder} belongs to another configuration: {listed(differences, 5, 200)}; resume with the same "
+            "one, or give another output"
+        )
+    if checkpoint.round > config.rounds:
+        raise CheckpointError(
+            f"{folder} has done {checkpoint.round} rounds already, more than rounds={config.rounds}, and cannot go back; give "
+            f"rounds={checkpoint.round} or more, or another output"
+        )
+
+
+def _differences(old: Any, new: Any, default: Any, key: str = "") -> Iterator[str]:
+    """Yield each key that differs; one that an older version did not know had what is its default now."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in {**new, **old}:
+            inner = default.get(name) if isinstance(default, Mapping) else None
+            yield from _differences(old.get(name, inner), new.get(name), inner, f"{key}.{name}" if key else name)
+    elif old != new:
+        yield f"{key} was {_shown(old)} and is {_shown(new)}"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
+
+
+def check_contents(
+    made_with: Mapping[str, str],
+    contents: Mapping[str, str],
+    config: Config,
+    folder: str,
+    before: Mapping[str, Any] | None = None,
+) -> None:
+    """Refuse to go on with other data or another model than a run was made with.
+
+    Parameters
+    ----------
+    made_with, contents
+        Hashes by name, as in :attr:`fedsim.simulation.preparation.Prepared.contents`.
+    before
+        :attr:`Config.sources` of the run, where they are known.
+
+    Raises
+    ------
+    CheckpointError
+        Saying what differs, and which keys were others, or where what is there now comes from.
+    """
+    differing = [name for name in {**made_with, **contents} if made_with.get(name) != contents.get(name)]
+    if not differing:
+        return
+    what = [_CONTENTS[name][0] if name in _CONTENTS else name for name in differing]
+    given = config.sources
+    keys = dict.fromkeys(key for name in differing if name in _CONTENTS for key in _origin(_CONTENTS[name][1], given))
+    named = [f"{key}={'null' if given[key] is None else given[key]}" for key in keys]
+    places = ", ".join(_changed(before or {}, given) or named)
+    raise CheckpointError(
+        f"{folder} was made with {' and '.join(what)} than this run would have{f' ({places})' if places else ''}; give what it "
+        "was made with, wherever that lies now, or another output"
+    )
+
+
+def _changed(before: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Return what was said otherwise of how data are read; where they lie may have changed for good reasons."""
+    places = {key for _, keys in _CONTENTS.values() for key in keys}
+    return [
+        f"{key} was {_shown(before[key])} and is {_shown(given[key])}"
+        for key in before
+        if key not in places and before[key] != given[key]
+    ]
+
+
+def _origin(keys: tuple[str, ...], given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return those of the keys that are given, or else the first."""
+    return tuple(key for key in keys if given[key] is not None) or keys[:1]
+
+
+def finished(config: Config, path: Path) -> dict[str, Any] | None:
+    """Return the summary of a run that has done all that the config asks for, or None; of its contents nothing is said."""
+    try:
+        summary: dict[str, Any] = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    done = summary.get("config_hash") == config.identity and summary.get("rounds") == config.rounds
+    return summary if done and isinstance(summary.get("contents"), dict) else None
+
+
+def from_same_place(config: Config, path: Path) -> bool:
+    """Tell whether data and weights come from where those of the run in ``path`` came from, so that nobody need look."""
+    before = sources_of(path)
+    if before is None:
+        return False
+    # A relative path may mean another folder by now.
+    relative = (value for value in before.values() if isinstance(value, str) and not Path(value).is_absolute())
+    return before == config.sources and not any(Path(value).exists() for value in relative)
+
+
+def sources_of(path: Path) -> dict[str, Any] | None:
+    """Return where data and weights of the run in a folder came from, None where that cannot be read."""
+    try:
+        return read_config(path / "config.yaml").sources
+    except FedsimError:
+        return None

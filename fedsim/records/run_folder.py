@@ -1,0 +1,297 @@
+"""What a run leaves behind: the run folder with its events, round and client records, configuration and summary.
+
+``metrics.jsonl`` is flushed event by event and outlives a killed process; the Parquet files are written at every
+checkpoint. :meth:`RunFolder.truncate` brings both back to a checkpoint, so a resumed run records each round once.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from fedsim import __version__
+from fedsim.core.errors import ConfigError, ResourceError
+from fedsim.core.messages import ClientReport
+from fedsim.core.schema import Schema
+from fedsim.records.columns import CLIENT_COLUMNS, ROUND_COLUMNS, client_row
+from fedsim.records.events import EventLog, open_locked, plain, write_atomically, writing
+from fedsim.records.folder_check import CREATED, Held, check_usable, what_is_in
+from fedsim.records.tables import ParquetRows
+from fedsim.records.tensorboard import TensorBoard
+
+if TYPE_CHECKING:
+    from fedsim.records.sync import Sync
+
+__all__ = ["CLIENT_COLUMNS", "ROUND_COLUMNS", "RunFolder", "TensorBoard", "TrackingConfig"]
+
+_OWN_PATTERNS = (
+    "config.yaml",
+    "summary.json",
+    "rounds.parquet",
+    "rounds-[0-9]*.parquet",
+    "clients.parquet",
+    "clients-[0-9]*.parquet",
+)
+_OWN_FOLDERS = ("plots", "prompt", "checkpoints", "tensorboard", "ray-logs")
+
+
+class TrackingConfig(Schema):
+    """What a run records besides ``metrics.jsonl``, ``rounds.parquet`` and ``summary.json``."""
+
+    tensorboard: bool = False
+    """Write TensorBoard events to the run folder; needs ``pip install fedsim[tensorboard]``."""
+    plots: bool = True
+    """Draw pictures of metric, loss, traffic, label distribution and layer scores at the end of the run."""
+    client_records: bool = True
+    """Write ``clients.parquet``: one row for each client and round."""
+
+
+class RunFolder:
+    """An open run folder; use :meth:`create` or :meth:`claim`, and close it (or use it in a ``with`` block).
+
+    What the system refuses while the run writes to it (a full disk, a folder that was removed) is a ``ResourceError``.
+
+    Attributes
+    ----------
+    path, config, metrics, rounds, clients, summary, plots, prompt, checkpoints, tensorboard, ray_logs
+        Paths of the folder and of what stands in it. The folders within are made by those who write to them.
+    location
+        What to call the folder: its path, or the URL that it is copied to.
+    """
+
+    def __init__(self, path: Path, mirror: Sync | None = None) -> None:
+        self.path = path
+        self.location = str(path) if mirror is None else mirror.url
+        self._mirror = mirror
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.rounds = path / "rounds.parquet"
+        self.clients = path / "clients.parquet"
+        self.summary = path / "summary.json"
+        self.plots = path / "plots"
+        self.prompt = path / "prompt"
+        self.checkpoints = path / "checkpoints"
+        self.tensorboard = path / "tensorboard"
+        self.ray_logs = path / "ray-logs"
+        self._log = EventLog(self.metrics)
+        self._begun = True
+        try:
+            self._rounds = ParquetRows(self.rounds, ROUND_COLUMNS)
+            self._clients = ParquetRows(self.clients, CLIENT_COLUMNS)
+        except BaseException:
+            self._log.close()
+            raise
+
+    @classmethod
+    def create(
+        cls, path: Path, *, resume: bool = False, overwrite: bool = False, mirror: Sync | None = None
+    ) -> RunFolder:
+        """Make the folder of a new run, or open that of a run to continue: :meth:`claim`, then :meth:`begin`."""
+        with ExitStack() as stack:
+            folder = stack.enter_context(cls.claim(path, resume=resume, overwrite=overwrite, mirror=mirror))
+            folder.begin()
+            stack.pop_all()
+        return folder
+
+    @classmethod
+    def claim(
+        cls, path: Path, *, resume: bool = False, overwrite: bool = False, mirror: Sync | None = None
+    ) -> RunFolder:
+        """Make or open a folder and keep other runs out of it; nothing is written to it until the run begins.
+
+        Parameters
+        ----------
+        path
+            The run folder. Anything that is not a run folder of ours is left untouched and refused.
+        resume
+            Continue the run that ``path`` holds.
+        overwrite
+            Remove the records of the run that ``path`` holds (other files there stay) and begin anew.
+        mirror
+            What copies ``path`` to a URL.
+
+        Raises
+        ------
+        ConfigError
+            If the folder cannot be used as asked, or another process writes to it.
+        CheckpointError
+            If ``resume`` finds records that cannot be read.
+        """
+        path = Path(path)
+        held = cls.check(path, resume=resume, overwrite=overwrite)
+        with _choosing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            if held == "run" and overwrite:
+                with closing(open_locked(path / "metrics.jsonl")) as log:  # refuses a run that is still going on
+                    _remove_run(path)
+                    log.truncate(0)
+            folder = cls(path, mirror)
+        folder._begun = resume
+        return folder
+
+    def begin(self) -> None:
+        """Begin a new run in a claimed folder; one that is continued has begun.
+
+        Raises
+        ------
+        ConfigError
+            If it cannot be written.
+        """
+        if self._begun:
+            return
+        if what_is_in(self.path) == "run":  # one that came and went between the look at the folder and its lock
+            check_usable("run", str(self.path))
+        with _choosing(self.path):
+            _remove_run(self.path)  # a start that was refused
+            self._log.keep(lambda event: False)
+            self._log.write(CREATED, {"fedsim": __version__})
+        self._begun = True
+
+    @staticmethod
+    def check(path: Path, *, resume: bool = False, overwrite: bool = False) -> Held:
+        """Return what ``path`` holds, changing nothing, if :meth:`create` can use it as asked.
+
+        Raises
+        ------
+        ConfigError
+            If it cannot.
+        """
+        held = what_is_in(path)
+        check_usable(held, str(path), resume=resume, overwrite=overwrite)
+        return held
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except ResourceError:
+            if error is None:  # else the reason why the run ends is told, as it is
+                raise
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has written its summary."""
+        return self.summary.exists()
+
+    def event(self, kind: str, /, **fields: Any) -> None:
+        """Append one event to ``metrics.jsonl`` and hand it to the operating system at once.
+
+        Parameters
+        ----------
+        kind
+            What happened; stands as ``event`` in the line, beside ``time`` (ISO 8601, UTC) and ``seconds`` (since
+            the start of the run, without the pauses before a resume).
+        **fields
+            Anything that JSON can hold, NumPy values, paths; numbers that are not finite become null.
+
+        Raises
+        ------
+        ValueError
+            If a field is named ``event``, ``time`` or ``seconds``.
+        TypeError
+            If a value has no form in JSON.
+        """
+        with writing(self.metrics):
+            self._log.write(kind, fields)
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """Return the events of one kind so far, oldest first."""
+        with writing(self.metrics):
+            return [event for event in self._log.read() if event["event"] == kind]
+
+    def round_record(self, record: Mapping[str, Any]) -> None:
+        """Keep one row for ``rounds.parquet``; see :data:`ROUND_COLUMNS`. Writes no event."""
+        with writing(self.rounds):
+            self._rounds.append([record])
+
+    def client_records(self, round: int, reports: Sequence[ClientReport]) -> None:
+        """Keep one row for each report for ``clients.parquet``; see :data:`CLIENT_COLUMNS`."""
+        with writing(self.clients):
+            self._clients.append([client_row(round, report) for report in reports])
+
+    def flush(self) -> None:
+        """Bring all records to disk; call it at every checkpoint, before the checkpoint is written."""
+        with writing(self.rounds):
+            self._rounds.flush()
+        with writing(self.clients):
+            self._clients.flush()
+        with writing(self.metrics):
+            self._log.sync()
+
+    def checkpointed(self) -> None:
+        """Say that a checkpoint is complete: a run whose results go to a URL is copied there, beside what goes on here."""
+        if self._mirror is not None:
+            self._mirror.update()
+
+    def truncate(self, round: int) -> None:
+        """Drop what belongs to rounds from ``round`` on: events with such a ``round``, rows, and the summary.
+
+        Events without a round and those of earlier rounds stay. The clock goes on from the last one that stays.
+        The summary goes in any case: a run that goes on is not finished.
+        """
+
+        def stays(event: dict[str, Any]) -> bool:
+            return not isinstance(event.get("round"), int) or event["round"] < round
+
+        with writing(self.summary):
+            self.summary.unlink(missing_ok=True)
+        with writing(self.metrics):
+            self._log.keep(stays)
+        with writing(self.rounds):
+            self._rounds.truncate(round)
+        with writing(self.clients):
+            self._clients.truncate(round)
+
+    def write_config(self, text: str) -> None:
+        """Write ``config.yaml``, atomically."""
+        write_atomically(self.config, text)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write ``summary.json``, atomically, keys in the order given; numbers that are not finite become null."""
+        write_atomically(self.summary, json.dumps(plain(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def close(self) -> None:
+        """Write what is left, each file as far as it can be, and close them. A closed folder takes no more records."""
+        if self._log.closed:
+            return
+        with writing(self.metrics):
+            if not self._begun and not self._log.read():
+                self._log.discard()
+                return
+        with ExitStack() as stack:
+            for path, part in ((self.metrics, self._log), (self.clients, self._clients), (self.rounds, self._rounds)):
+                stack.callback(_close, path, part)
+
+
+@contextmanager
+def _choosing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written ({error.strerror}); choose another folder with output=FOLDER"
+        ) from error
+
+
+def _close(path: Path, part: EventLog | ParquetRows) -> None:
+    with writing(path):
+        part.close()
+
+
+def _remove_run(path: Path) -> None:
+    """Remove a run's own files and folders but the log, so that a crash in between leaves a run folder."""
+    for name in _OWN_FOLDERS:
+        if (path / name).is_dir() and not (path / name).is_symlink():
+            shutil.rmtree(path / name)
+    for pattern in _OWN_PATTERNS:
+        for file in path.glob(pattern):
+            file.unlink()

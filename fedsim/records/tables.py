@@ -1,0 +1,212 @@
+"""Parquet files that grow by rows, at a cost that does not grow with the rows already there.
+
+Rows wait in memory and go out on :meth:`ParquetRows.flush`: the newest file (a few ten thousand rows at most) is
+written anew beside the old one and put in its place by a rename, so a reader or a crash never meets half a file.
+A file that is full is sealed and a numbered part ``<name>-0001.parquet`` begins; :meth:`ParquetRows.close` joins
+the parts. A run of up to ``part_rows`` rows therefore has one whole file at all times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedsim.core.errors import CheckpointError, listed
+from fedsim.records.events import replaced
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+PART_ROWS = 32_768
+"""Rows of a full file; bounds the memory held and the cost of a flush."""
+
+_NEXT_PART = b"fedsim.next_part"
+_SUFFIX = ".parquet"
+
+
+class ParquetRows:
+    """An append-only table in a Parquet file.
+
+    Parameters
+    ----------
+    path
+        The file, ``<name>.parquet``. What it and its parts already hold is continued.
+    columns
+        Arrow type name of each column, in order. Columns that a row leaves out are null.
+    part_rows
+        Rows after which a file is sealed.
+
+    Raises
+    ------
+    CheckpointError
+        If a file that is there cannot be read or has other columns.
+    """
+
+    def __init__(self, path: Path, columns: Mapping[str, str], part_rows: int = PART_ROWS) -> None:
+        import pyarrow as pa
+
+        self.path = path
+        self._schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
+        self._part_rows = part_rows
+        self._tail: list[pa.RecordBatch] = []
+        self._num_tail = 0
+        self._dirty = False
+        self._open()
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows; a full part is written at once, so that memory stays bounded between flushes.
+
+        Raises
+        ------
+        ValueError
+            If a row has a column that the table lacks.
+        """
+        import pyarrow as pa
+
+        unknown = sorted({name for row in rows for name in row} - set(self._schema.names))
+        if unknown:
+            raise ValueError(f"{self.path.name} has no column {unknown[0]!r}; its columns are {self._schema.names}")
+        for start in range(0, len(rows), self._part_rows):
+            batch = pa.RecordBatch.from_pylist(list(rows[start : start + self._part_rows]), schema=self._schema)
+            self._tail.append(batch)
+            self._num_tail += batch.num_rows
+            self._dirty = True
+            if self._num_tail >= self._part_rows:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that are not on disk yet, atomically. A table that never had a row has no file."""
+        if self._dirty:
+            tail = self._join_tail()
+            self._write(self._part_path(self._part), [tail])
+            self._tail, self._dirty = tail.to_batches(), False
+        if self._num_tail >= self._part_rows:
+            self._part += 1
+            self._tail, self._num_tail = [], 0
+
+    def truncate(self, first_round: int) -> int:
+        """Drop all rows whose ``round`` is at least ``first_round`` and return how many there were."""
+        import pyarrow.compute as pc
+
+        self.flush()
+        dropped = 0
+        for path in self._files():
+            next_part = _next_part(self._read_schema(path))
+            table = self._read(path)
+            kept = table.filter(pc.less(table["round"], first_round))
+            if kept.num_rows < table.num_rows:
+                dropped += table.num_rows - kept.num_rows
+                if kept.num_rows == 0 and path != self.path:
+                    path.unlink()
+                else:
+                    self._write(path, [kept], next_part)
+        self._open()
+        return dropped
+
+    def close(self) -> None:
+        """Write what is left and join the parts into one file, part by part in bounded memory."""
+        self.flush()
+        files = self._files()
+        if len(files) > 1:
+            # The joined file says which parts are in it, so a crash before the parts are gone repeats no row.
+            self._write(self.path, (table for file in files for table in self._read_slices(file)), self._part + 1)
+            for part in files[1:]:
+                part.unlink()
+            self._open()
+
+    def _open(self) -> None:
+        """Find out from the files where the next row goes."""
+        files = self._files()
+        first_free = _next_part(self._read_schema(self.path)) if files else 0
+        for stale in [file for file in files[1:] if self._part_number(file) < first_free]:
+            stale.unlink()
+        files = self._files()
+        self._tail, self._num_tail, self._part = [], 0, 0
+        if not files:
+            return
+        last = self._read(files[-1])
+        if last.num_rows < self._part_rows:
+            self._tail, self._num_tail = last.to_batches(), last.num_rows
+            self._part = self._part_number(files[-1])
+        else:
+            self._part = max(self._part_number(files[-1]) + 1, first_free)
+
+    def _files(self) -> list[Path]:
+        """The files of the table, in row order."""
+        parts = sorted(self.path.parent.glob(f"{self.path.stem}-[0-9]*{_SUFFIX}"), key=self._part_number)
+        return [self.path, *parts] if self.path.exists() else parts
+
+    def _part_path(self, part: int) -> Path:
+        return self.path.with_name(f"{self.path.stem}-{part:04d}{_SUFFIX}") if part else self.path
+
+    def _part_number(self, path: Path) -> int:
+        return 0 if path == self.path else int(path.stem.removeprefix(f"{self.path.stem}-"))
+
+    def _join_tail(self) -> pa.Table:
+        import pyarrow as pa
+
+        return pa.Table.from_batches(self._tail, schema=self._schema).combine_chunks()
+
+    def _write(self, path: Path, tables: Iterable[pa.Table], next_part: int = 1) -> None:
+        import pyarrow.parquet as pq
+
+        # A file that is not joined counts as holding itself only: parts from number 1 on follow it.
+        schema = self._schema.with_metadata({_NEXT_PART: str(next_part).encode()})
+        with replaced(path) as file, pq.ParquetWriter(file, schema) as writer:
+            for table in tables:
+                writer.write_table(table)
+
+    def _read_schema(self, path: Path) -> pa.Schema:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            schema = pq.read_schema(path)
+        except (OSError, pa.ArrowException) as error:
+            raise CheckpointError(
+                f"{path} cannot be read as Parquet ({error}); start a new run with output=FOLDER"
+            ) from error
+        if not schema.equals(self._schema, check_metadata=False):
+            raise CheckpointError(
+                f"{path} has the columns {listed(schema.names)}, not {listed(self._schema.names)}: it is damaged, or was "
+                "written by another version"
+            )
+        return schema
+
+    def _read(self, path: Path) -> pa.Table:
+        import pyarrow.parquet as pq
+
+        self._read_schema(path)
+        return pq.ParquetFile(path).read().replace_schema_metadata(None)
+
+    def _read_slices(self, path: Path) -> Iterator[pa.Table]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=self._part_rows):
+                yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
+
+
+def _next_part(schema: pa.Schema) -> int:
+    return int((schema.metadata or {}).get(_NEXT_PART, b"1"))
+
+
+def read_columns(path: Path) -> dict[str, np.ndarray]:
+    """Return the columns of a Parquet file as NumPy arrays; missing numbers are NaN.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(path).read()
+    except (OSError, pa.ArrowException) as error:
+        raise CheckpointError(f"{path} cannot be read as Parquet ({error})") from error
+    return {name: table[name].to_numpy() for name in table.column_names}

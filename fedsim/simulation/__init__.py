@@ -1,0 +1,1 @@
+"""The round loop and its parts: preparation, choice of layers, evaluation, recovery, results of a round."""

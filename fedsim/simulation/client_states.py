@@ -1,0 +1,49 @@
+"""The clients' states between their visits, owned by the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from fedsim.core.messages import ClientReport, ClientState
+from fedsim.executors.base import Executor, Handle, TrainedGroup
+
+
+class ClientStates(Mapping[int, Handle]):
+    """The clients' states, owned by the driver; a client that has not trained yet has a fresh one.
+
+    A state with tensors is a handle, one object a client, so that any worker may embody any client at its next visit. A
+    state without is held here by value: it costs no object, and nothing at all before the client's first visit.
+    """
+
+    def __init__(self, population: int) -> None:
+        self._population = population
+        self._handles: dict[int, Handle] = {}
+
+    def __getitem__(self, client: int) -> Handle:
+        handle = self._handles.get(client)
+        return ClientState(client) if handle is None else handle
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self._population))
+
+    def __len__(self) -> int:
+        return self._population
+
+    def commit(self, trained: Sequence[TrainedGroup]) -> None:
+        """Take over the new states of all clients that did not fail."""
+        for group in trained:
+            for report in group.reports:
+                if report.failure is None:
+                    self._handles[report.client] = group.states.get(report.client) or self._counted(report)
+
+    def _counted(self, report: ClientReport) -> ClientState:
+        old: ClientState = self[report.client]
+        return ClientState(report.client, old.rounds + 1, old.steps + report.num_steps)
+
+    def trained(self) -> dict[int, Handle]:
+        """Return the handles of clients that have trained, ascending."""
+        return dict(sorted(self._handles.items()))
+
+    def restore(self, states: Sequence[ClientState], executor: Executor) -> None:
+        """Take over the states of a checkpoint."""
+        self._handles = {state.client: executor.put(state) if state.has_tensors else state for state in states}

@@ -1,0 +1,85 @@
+"""When a run is evaluated, on what, and what comes of it."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Mapping, Sequence
+
+from clients.spec import WorkerSpec
+from fedsim.configuration.schema import Config
+from fedsim.core.messages import ClientFailure, Evaluation
+from fedsim.executors.base import Executor, Handle
+from fedsim.simulation.client_failures import Failures
+from fedsim.simulation.round import did_not_fit
+
+
+class Evaluations:
+    """Evaluates global states and clients' own prompts as the section ``evaluation`` says.
+
+    Parameters
+    ----------
+    failures
+        Handles clients that fail.
+    note
+        Called with sentences for the user.
+    """
+
+    def __init__(
+        self, config: Config, spec: WorkerSpec, executor: Executor, failures: Failures, note: Callable[[str], None]
+    ) -> None:
+        self._config = config
+        self._executor = executor
+        self._failures = failures
+        self._note = note
+        size, total = config.evaluation.shard_size, len(spec.validation)
+        self.shards = [(start, min(start + size, total)) for start in range(0, total, size)]
+        """Ranges of validation examples, each of which is one call."""
+        holding = [client for client in range(spec.shards.num_clients) if len(spec.shards.holdout(client))]
+        self._clients = holding
+        """Clients that held examples out."""
+
+    def is_due(self, round: int) -> bool:
+        """Whether the global state is evaluated after a round, counted from 1."""
+        return round % self._config.evaluation.every == 0 or round == self._config.rounds
+
+    def of_clients_is_due(self, round: int) -> bool:
+        """Whether the clients' own prompts are evaluated after a round."""
+        every = self._config.evaluation.personalised_every
+        return every is not None and round % every == 0
+
+    def can_wait(self, round: int) -> bool:
+        """Whether the evaluation that is due after a round can be done beside the training of the next one."""
+        alone = round == self._config.rounds or self.of_clients_is_due(round)
+        return self._config.evaluation.overlap and self.is_due(round) and not alone
+
+    def of_state(self, state: Handle, round: int) -> Evaluation:
+        """Evaluate a global state on all validation examples."""
+        return self.total(self._executor.evaluate(state, self.shards), round)
+
+    def of_clients(self, state: Handle, states: Mapping[int, Handle], round: int) -> Evaluation | None:
+        """Evaluate every client that held examples out with its own prompts; predictions are pooled, as published.
+
+        Returns
+        -------
+        Evaluation or None
+            None if no client held examples out, or all of them failed and are left out.
+        """
+        clients = self._clients
+        size = 1 if self._executor.per_client else 4 * self._config.group_size
+        groups = [tuple(clients[start : start + size]) for start in range(0, len(clients), size)]
+        results = self._executor.evaluate_clients(state, groups, states) if groups else []
+        failed = {c: result for c, result in zip(clients, results, strict=True) if isinstance(result, ClientFailure)}
+        self._failures.of_evaluation(round, failed)
+        usable = [result for result in results if isinstance(result, Evaluation)]
+        return self.total(usable, round) if usable else None
+
+    def total(self, evaluations: Sequence[Evaluation], round: int) -> Evaluation:
+        """Add evaluations up."""
+        total = functools.reduce(operator.add, evaluations)
+        if total.memory_splits:
+            self._note(
+                f"warning: evaluation after round {round}: {did_not_fit(total.memory_splits)}; set "
+                f"evaluation.batch_size to less than {self._config.evaluation.batch_size}"
+            )
+        return total

@@ -1,0 +1,104 @@
+"""How many clients share passes through the backbone: ``client.fuse``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fedsim.configuration.schema import Config
+from fedsim.core.errors import ConfigError
+from fedsim.core.messages import ClientFailure, FuseTrial
+from fedsim.executors.base import Executor, Handle
+
+_SLOWER = 1.1
+"""Sharing passes is given up where it takes longer than this times as long. The margin is there so that noise does not decide:
+another choice means other last bits."""
+_MEMORY_SHARE = 0.5
+"""Part of a worker's share of the free memory that the vectors of its clients may take."""
+
+
+@dataclass(frozen=True)
+class FuseChoice:
+    """The number in force, and what it was decided on."""
+
+    fuse: int
+    reason: str
+    trial: FuseTrial | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return the event of the choice."""
+        return {"fuse": self.fuse, "reason": self.reason, **({} if self.trial is None else asdict(self.trial))}
+
+
+def choose_fuse(
+    config: Config, executor: Executor, state: Handle, clients: tuple[int, ...], workers: int, kept: int | None
+) -> FuseChoice:
+    """Return how many clients of a work group train together.
+
+    Parameters
+    ----------
+    state
+        Handle of the global state to try a step from.
+    clients
+        A work group to try it with.
+    workers
+        Workers that share this machine's memory.
+    kept
+        The number that an earlier part of the run had.
+
+    Raises
+    ------
+    ConfigError
+        If the number asked for cannot be had, or is not that of the earlier part.
+    """
+    asked = config.client.fuse
+    _check(config, executor, kept)
+    if asked == "off":
+        return FuseChoice(1, "as client.fuse asks")
+    if config.client.dropout:
+        return FuseChoice(1, "with client.dropout clients train one by one")
+    if executor.per_client:
+        return FuseChoice(1, "every client has an actor of its own")
+    if isinstance(asked, int):
+        return FuseChoice(asked, "as client.fuse asks")
+    if kept is not None:
+        return FuseChoice(kept, "as in the earlier part of the run")
+    if len(clients) < 2:
+        return FuseChoice(1, "a work group is one client")
+    trial = executor.try_fusing(state, clients)
+    if isinstance(trial, ClientFailure):
+        return FuseChoice(len(clients), f"a whole work group; a trial failed: {trial.message}")
+    return _judge(trial, workers)
+
+
+def _check(config: Config, executor: Executor, kept: int | None) -> None:
+    asked = config.client.fuse
+    if asked == "auto":
+        return
+    number = 1 if asked == "off" else asked
+    if executor.per_client and number > 1:
+        raise ConfigError(
+            f"client.fuse={number} needs clients that share an actor, but ray.actors is per_client; set client.fuse=off, or "
+            "ray.actors=pool"
+        )
+    if kept is not None and kept != number:
+        raise ConfigError(
+            f"the run that is resumed had client.fuse={'off' if kept == 1 else kept}, not {asked}, which would change its last "
+            "bits; give the same, or auto"
+        )
+
+
+def with_fuse(config: Config, fuse: int) -> Config:
+    """Return the config with the number in force, to be recorded: a repeat from the record gives the same bits."""
+    asked: int | str = fuse if fuse > 1 else "off"
+    return config.model_copy(update={"client": config.client.model_copy(update={"fuse": asked})})
+
+
+def _judge(trial: FuseTrial, workers: int) -> FuseChoice:
+    if trial.seconds_together > _SLOWER * trial.seconds_alone:
+        return FuseChoice(1, "a trial took longer with shared passes", trial)
+    if trial.bytes_free is not None:
+        fits = int(_MEMORY_SHARE * trial.bytes_free / workers / max(1, trial.bytes_per_client))
+        if fits < trial.clients:
+            return FuseChoice(max(1, fits), "more clients would need too much memory", trial)
+    return FuseChoice(trial.clients, "a whole work group", trial)

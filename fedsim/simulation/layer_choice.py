@@ -1,0 +1,172 @@
+"""Which layers are exchanged: how many, let the clients score them, then choose. A part of every run, and ``fedsim layers``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from clients.tuners.initial import StartingPoint, initial_vector
+from clients.worker import WorkerInfo
+from fedsim.configuration.schema import Config
+from fedsim.core import seeds
+from fedsim.core.errors import ResourceError
+from fedsim.core.layout import VectorLayout
+from fedsim.core.messages import GlobalState
+from fedsim.display.progress import Progress
+from fedsim.executors.base import Executor, StateLost
+from fedsim.executors.make import make_executor
+from fedsim.prompts.starting_point import check_start
+from fedsim.simulation.client_failures import usable
+from fedsim.simulation.interrupt import InterruptWatch
+from fedsim.simulation.layer_share import ShareEstimate, estimate_share
+from fedsim.simulation.preparation import Prepared, check_lengths, prepare, settled
+from server.selection import choose_layers, combine_scores
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """Which layers are exchanged, and what decided it."""
+
+    layers: tuple[int, ...]
+    num_layers: int
+    scores_L: np.ndarray | None = None
+    """float64; None where the choice needs no scores or was restored from a checkpoint."""
+    share: float | None = None
+    """Share of the layers that was asked for; None where it has no part in the choice or was restored."""
+    estimate: ShareEstimate | None = None
+    """Where the share comes from the clients' spectra."""
+
+    def record(self) -> dict[str, Any]:
+        """Return the event ``layers``."""
+        return {
+            "layers": list(self.layers),
+            "num_layers": self.num_layers,
+            "scores": None if self.scores_L is None else self.scores_L.tolist(),
+            "share": self.share,
+            "share_rule": "fixed" if self.estimate is None else self.estimate.rule,
+            "share_cost": None if self.estimate is None else asdict(self.estimate.cost),
+        }
+
+    def spectra(self) -> list[dict[str, Any]]:
+        """Return the events ``spectrum``, one a client."""
+        if self.estimate is None:
+            return []
+        by_examples = self.estimate.weighting == "examples"
+        records = []
+        for report in self.estimate.reports:
+            record = asdict(report)
+            record["weight"] = report.num_examples if by_examples else 1
+            record["seconds_client"] = record.pop("seconds")  # every event has its own ``seconds``
+            record.pop("failure")
+            records.append(record)
+        return records
+
+
+def select_layers(config: Config, console: Console) -> LayerChoice:
+    """Start workers, let the clients score the layers, and return the choice: what ``fedsim layers`` does."""
+    with InterruptWatch() as watch, Progress(config.rounds, "score", console) as progress, ExitStack() as stack:
+        config, data = settled(config)
+        executor = make_executor(config, watch.check, progress.note)
+        stack.callback(executor.close)
+        prepared = prepare(config, progress.start_phase, executor, data)
+        for note in prepared.data.notes:
+            progress.note(note)
+        workers = start_workers(config, prepared, executor, progress)
+        sizes_N = prepared.spec.shards.train_sizes
+        start, phase = prepared.spec.start, progress.start_phase
+        try:
+            return choose(config, executor, workers[0].full, sizes_N, phase, start, progress.note)
+        except StateLost as loss:
+            raise ResourceError(f"{loss}; give the command again") from loss
+
+
+def start_workers(config: Config, prepared: Prepared, executor: Executor, progress: Progress) -> list[WorkerInfo]:
+    """Start the executor's workers and check that the texts and the starting point fit the backbone."""
+    progress.start_phase("starting workers" if config.executor == "local" else "starting Ray and its actors")
+    workers = executor.start(prepared.spec)
+    check_lengths(config, prepared.spec, workers[0].max_tokens)
+    if prepared.spec.start is not None:
+        progress.note(check_start(config, prepared.spec.start, workers[0].full))
+    return workers
+
+
+def choose(
+    config: Config,
+    executor: Executor,
+    full: VectorLayout,
+    sizes_N: np.ndarray,
+    phase: Callable[[str], None] = lambda text: None,
+    start: StartingPoint | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> LayerChoice:
+    """Choose the exchanged layers.
+
+    For ``layers.choose: score`` the clients score them first, with prompts everywhere; where ``layers.share_rule`` is not
+    fixed, their number comes from the clients' spectra after a warm-up (:mod:`fedsim.simulation.layer_share`).
+
+    Parameters
+    ----------
+    full
+        Layout with a prompt in every layer.
+    sizes_N
+        Training examples of each client.
+    phase
+        Told what is being done, for the progress display.
+    start
+        Where the run starts instead of at random.
+    note
+        Told of clients that failed and were left out.
+
+    Raises
+    ------
+    ClientError
+        If a client fails, or all of them do with ``client.on_failure: drop``.
+    """
+    layers, num_layers = config.layers, full.geometry.num_layers
+    if layers.choose in ("all", "fixed"):
+        return LayerChoice(choose_layers(layers, num_layers, None, config.seed), num_layers)
+    estimate = None
+    if layers.share_rule != "fixed":
+        estimate = estimate_share(config, executor, full, sizes_N, phase, start, note)
+    share = layers.share if estimate is None else estimate.share
+    scores_L = None
+    if layers.choose == "score":
+        phase("scoring layers")
+        if layers.score_batch_size == 1:
+            note(
+                "warning: with layers.score_batch_size=1 no example has another to be compared with, so all layers score the "
+                "same and their ranking means nothing; give 2 or more, or name layers with layers.choose=fixed and layers.fixed"
+            )
+        scores_L = score(config, executor, full, start, note)
+    chosen = choose_layers(layers, num_layers, scores_L, config.seed, share)
+    return LayerChoice(chosen, num_layers, scores_L, share, estimate)
+
+
+def score(
+    config: Config,
+    executor: Executor,
+    full: VectorLayout,
+    start: StartingPoint | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> np.ndarray:
+    """Return the layers' scores [L], the clients' taken together, with the initial prompt in all layers."""
+    vector_F = initial_vector(full, config.prompt, config.model.head, config.seed, start)
+    state = executor.put(GlobalState(0, full.layers, vector_F))
+    clients = _scoring_clients(config)
+    size = 1 if executor.per_client else 4 * config.group_size
+    groups = [tuple(clients[start : start + size]) for start in range(0, len(clients), size)]
+    reports = usable(executor.score(state, groups), "to score the layers", config.client.on_failure, note)
+    return combine_scores([report.scores_L for report in reports], [report.num_examples for report in reports])
+
+
+def _scoring_clients(config: Config) -> list[int]:
+    population, wanted = config.partition.population, config.layers.score_clients
+    if wanted is None or wanted >= population:
+        return list(range(population))
+    rng = seeds.stream(config.seed, seeds.NO_ROUND, seeds.NO_CLIENT, "score")
+    return sorted(int(client) for client in rng.choice(population, wanted, replace=False))

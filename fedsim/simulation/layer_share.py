@@ -1,0 +1,167 @@
+"""How many layers: warm up with prompts in all of them, then let clients read from their Hessians what share they need.
+
+Follows the published programs: some rounds of plain FedAvg over all layers, then one spectrum a client at the last global
+prompt, then the mean of the clients' shares. The warmed-up prompt is thrown away, as there, where this is a script of its
+own: the run begins from the initial prompt. What all this costs is counted, because a user pays it for every choice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from clients.training.local_job import num_trained
+from clients.tuners.initial import StartingPoint, initial_vector
+from fedsim.configuration.schema import Config
+from fedsim.core import seeds
+from fedsim.core.layout import VectorLayout
+from fedsim.core.messages import ClientReport, ClientState, SpectrumReport
+from fedsim.executors.base import Executor, Handle, TrainedGroup
+from fedsim.simulation.client_failures import usable
+from fedsim.simulation.round import usable_reports
+from server.aggregation import population_weight
+from server.sampling import cohort
+from server.selection import combine_shares
+
+
+@dataclass(frozen=True)
+class ShareCost:
+    """What an estimate of the share costs, beside the run itself."""
+
+    warmup_rounds: int
+    client_visits: int
+    """Visits to clients for training."""
+    client_steps: int
+    """Local steps in these trained_reports."""
+    spectra: int
+    """Clients whose spectrum was taken."""
+    hessian_vector_products: int
+    bytes_down: int
+    """Bytes that real devices would have received: all prompts and the head, once a training and once a spectrum."""
+    bytes_up: int
+    """Bytes that real devices would have sent in local training; see :mod:`fedsim.core.traffic`. (A share is one number.)"""
+    seconds_warmup: float
+    seconds_spectra: float
+
+
+@dataclass(frozen=True)
+class ShareEstimate:
+    """The share of the layers that the clients ask for, and what it was made of."""
+
+    rule: str
+    weighting: str
+    share: float
+    """In [0, 1]."""
+    reports: tuple[SpectrumReport, ...]
+    """One a client, in the order of their ids."""
+    cost: ShareCost
+
+
+def estimate_share(
+    config: Config,
+    executor: Executor,
+    full: VectorLayout,
+    sizes_N: np.ndarray,
+    phase: Callable[[str], None],
+    start: StartingPoint | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> ShareEstimate:
+    """Warm up, take the clients' spectra, and combine their shares; for ``layers.share_rule`` density and eigengap.
+
+    The server is plain FedAvg (with ``server.weighting`` and ``server.aggregation``), the devices train as ``client`` says.
+    Each visit begins with a fresh client state: nothing is left behind, neither moments nor control variates.
+
+    Parameters
+    ----------
+    executor
+        Started; a server is started on it, and left there for the run to replace.
+    full
+        Layout with a prompt in every layer.
+    sizes_N
+        Training examples of each client.
+    phase
+        Told what is being done, for the progress display.
+    start
+        Where the warm-up starts instead of at random.
+    note
+        Told of clients that failed and were left out.
+
+    Raises
+    ------
+    ClientError
+        If a client fails in training or in taking its spectrum.
+    """
+    settings = config.layers.spectrum
+    started = time.monotonic()
+    state, last, trained_reports = _warm_up(config, executor, full, sizes_N, phase, start, note)
+    warm = time.monotonic()
+    clients = _clients(config, sizes_N, last)
+    phase(f"taking the Hessian spectra of {len(clients)} clients")
+    spectra = executor.spectrum(state, [(client,) for client in clients])
+    reports = usable(spectra, "to estimate its share of the layers", config.client.on_failure, note)
+    share = combine_shares(
+        [report.share for report in reports], [report.num_examples for report in reports], settings.weighting
+    )
+    ok = usable_reports(trained_reports)
+    vector_bytes = np.dtype(config.model.exchange_dtype).itemsize * full.size
+    received = [report for report in spectra if report.failure is None or report.failure.kind == "error"]
+    cost = ShareCost(
+        warmup_rounds=settings.warmup_rounds,
+        client_visits=len(ok),
+        client_steps=sum(report.num_steps for report in ok),
+        spectra=len(reports),
+        hessian_vector_products=sum(report.products for report in reports),
+        bytes_down=sum(report.bytes_down for report in trained_reports) + vector_bytes * len(received),
+        bytes_up=sum(report.bytes_up for report in trained_reports),
+        seconds_warmup=warm - started,
+        seconds_spectra=time.monotonic() - warm,
+    )
+    return ShareEstimate(config.layers.share_rule, settings.weighting, share, tuple(reports), cost)
+
+
+def _warm_up(
+    config: Config,
+    executor: Executor,
+    full: VectorLayout,
+    sizes_N: np.ndarray,
+    phase: Callable[[str], None],
+    start: StartingPoint | None,
+    note: Callable[[str], None],
+) -> tuple[Handle, tuple[int, ...], list[ClientReport]]:
+    """Return the last global state, the last cohort in the order drawn, and the reports of all clients, failed ones too."""
+    rounds = config.layers.spectrum.warmup_rounds
+    vector_F = initial_vector(full, config.prompt, config.model.head, config.seed, start)
+    vector_F = vector_F.astype(config.model.exchange_dtype)
+    server = config.server.plain()
+    sample_rate = config.sampling.clients_per_round / config.partition.population
+    executor.server.start(server, vector_F, full.layers, sample_rate, population_weight(server, sizes_N))
+    work_N = np.array([num_trained(config.client, int(size)) for size in sizes_N])
+    order: tuple[int, ...] = ()
+    trained_reports: list[ClientReport] = []
+    for round in range(rounds):
+        phase(f"warm-up round {round + 1} of {rounds}, prompts in all layers")
+        order = tuple(int(client) for client in cohort(config.sampling, config.seed, round, sizes_N))
+        groups = executor.groups(round, order, config.group_size, work_N)
+        fresh = {client: ClientState(client) for client in order}
+        done = [
+            each
+            for each in executor.train(groups, executor.server.global_state(), fresh)
+            if isinstance(each, TrainedGroup)
+        ]
+        done.sort(key=lambda trained: (trained.group.group, trained.group.part))
+        reports = [report for trained in done for report in trained.reports]
+        usable(reports, f"in warm-up round {round + 1}", config.client.on_failure, note)
+        trained_reports += reports
+        executor.server.apply(round, order)
+    return executor.server.global_state(), order, trained_reports
+
+
+def _clients(config: Config, sizes_N: np.ndarray, last: tuple[int, ...]) -> list[int]:
+    able, wanted = np.flatnonzero(sizes_N > 0), config.layers.spectrum.clients
+    if wanted is None:
+        return sorted(last)
+    rng = seeds.stream(config.seed, seeds.NO_ROUND, seeds.NO_CLIENT, "spectrum")
+    return sorted(int(client) for client in rng.choice(able, min(wanted, len(able)), replace=False))

@@ -1,0 +1,299 @@
+"""From a config to everything a worker is built from: data, tokens, shards, frozen weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clients.backbone.location import locate, modeling_module
+from fedsim.configuration.schema import Config, build_config
+from fedsim.core.errors import ConfigError, ModelError, shown
+from fedsim.core.imports import large_imports
+from fedsim.core.shards import Shards
+from fedsim.core.tokens import TokenTable
+from fedsim.data.config import TaskConfig
+from fedsim.data.examples import Examples
+from fedsim.data.sources import Dataset, load_dataset
+from fedsim.planning.memory import estimate_memory
+from fedsim.planning.model_shape import model_shape
+from partitions.base import partition
+
+if TYPE_CHECKING:
+    from clients.spec import WorkerSpec, WorkSettings
+    from fedsim.executors.base import Executor
+
+
+@dataclass(frozen=True)
+class PartitionedData:
+    """The examples, and which client holds which."""
+
+    dataset: Dataset
+    shards: Shards
+    notes: tuple[str, ...] = ()
+    """What was taken for what, and what is not used, for people."""
+
+    @property
+    def task(self) -> TaskConfig:
+        """The resolved task."""
+        return self.dataset.task
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a run is made of, before anything is started."""
+
+    data: PartitionedData
+    spec: WorkerSpec
+    contents: dict[str, str]
+    """SHA-256 of what a result depends on beside the config: ``weights``, ``model_config``, ``training_data`` and
+    ``validation_data`` (tokens and labels), ``label_words`` (their tokens), ``partition`` and ``start``, each where there is
+    one."""
+
+
+def partition_data(config: Config) -> PartitionedData:
+    """Load the examples and deal them out."""
+    column = config.partition.column if config.partition.kind == "by_column" else None
+    dataset = load_dataset(config.data, config.seed, column)
+    _check_task(config, dataset.task)
+    values = dataset.train.columns[column] if column is not None else None
+    shards = partition(config.partition, dataset.train.labels_N, values, config.seed)
+    notes = () if values is None else _clients_note(config, values, shards)
+    return PartitionedData(dataset, shards, (*dataset.notes, *notes, *_classes_note(dataset)))
+
+
+def _classes_note(dataset: Dataset) -> tuple[str, ...]:
+    """Warn of training examples that are all of one class, from which nothing can be told."""
+    classes = np.unique(dataset.train.labels_N)
+    if len(classes) > 1:
+        return ()
+    label = shown(dataset.task.labels[int(classes[0])])
+    return (f"warning: all {len(dataset.train):,} training examples are of the class {label}",)
+
+
+def _clients_note(config: Config, values: list[object], shards: Shards) -> tuple[str, ...]:
+    """Say how many values of a column are clients, and how many examples are left out with the others."""
+    many, total, clients = len(set(values)), len(values), shards.num_clients
+    left, column = total - len(shards.indices_N), shown(config.partition.column)
+    if many > clients:
+        return (
+            f"{clients:,} of the {many:,} values of partition.column {column} are clients; the examples of the "
+            f"others, {left:,} of {total:,}, are not used",
+        )
+    if config.partition.clients is None:
+        return (f"partition.clients is not given: all {many:,} values of partition.column {column} are clients",)
+    return ()
+
+
+def settled(config: Config) -> tuple[Config, PartitionedData | None]:
+    """Return the config with its number of clients, and the data if they had to be read for it.
+
+    Raises
+    ------
+    ConfigError
+        If that number does not fit the rest of the config.
+    """
+    if config.partition.clients is not None:
+        return config, None
+    data = partition_data(config)
+    return with_clients(config, data.shards.num_clients), data
+
+
+def with_clients(config: Config, clients: int) -> Config:
+    """Return the config with the number of clients that the data gave.
+
+    Raises
+    ------
+    ConfigError
+        If that number does not fit the rest of the config.
+    """
+    values = config.model_dump(mode="json")
+    values["partition"]["clients"] = clients
+    return build_config(
+        values, lambda key: f"partition.column {shown(config.partition.column)} gives {clients} clients"
+    )
+
+
+def prepare(
+    config: Config,
+    phase: Callable[[str], None] = lambda text: None,
+    executor: Executor | None = None,
+    data: PartitionedData | None = None,
+) -> Prepared:
+    """Load, deal out and tokenise the examples and load the frozen weights.
+
+    Parameters
+    ----------
+    phase
+        Told what is being done, for the progress display.
+    executor
+        Begins to start as soon as the data are found to be in order, beside the rest.
+    data
+        The data, if they have been read.
+    """
+    if data is None:
+        phase("reading data")
+        data = partition_data(config)
+    location = locate(config.model)
+    begun = executor is None or _begin(executor, config, data, location)
+    phase("loading the backbone")
+    with large_imports():
+        prepared = _prepare(config, data, phase)
+    if executor is not None and not begun:
+        _begin(executor, config, data, location)  # by now the model has been fetched
+    return prepared
+
+
+def _begin(executor: Executor, config: Config, data: PartitionedData, location: str) -> bool:
+    """Let the executor begin to start, and return True, if it is known by now how much it will have to store."""
+    shape = model_shape(config.model)
+    if shape is None:
+        return False
+    examples = len(data.dataset.train) + len(data.dataset.validation)
+    memory = estimate_memory(config, shape, examples, len(data.task.labels))
+    module = modeling_module(location)
+    executor.begin(memory.stored, ("clients.worker", *([module] if module is not None else [])))
+    return True
+
+
+def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]) -> Prepared:
+    from clients.backbone.loading import load_shared_weights, load_tokenizer
+    from clients.spec import WorkerSpec
+    from fedsim.data.tokenize import label_word_ids, tokenize
+    from fedsim.data.vocabulary import Vocabulary, check_label_words, fitted
+    from fedsim.prompts.starting_point import load_start
+
+    weights = load_shared_weights(config.model)
+    tokenizer = load_tokenizer(config.model)
+    phase("tokenising")
+    head, causal = config.model.head.kind, weights.kind == "causal_lm"
+    vocabulary = Vocabulary.of(weights, config.model.location)
+    words_C = label_word_ids(data.task, tokenizer, causal) if head == "verbalizer" else None
+    if words_C is not None and data.task.label_words is not None:
+        check_label_words(words_C, data.task.label_words, tokenizer, vocabulary)
+
+    def tokens(examples: Examples) -> TokenTable:
+        length = config.data.max_length
+        table = tokenize(examples, data.task, tokenizer, head_kind=head, causal=causal, max_length=length)
+        return fitted(table, examples, data.task, tokenizer, vocabulary)
+
+    train, validation = tokens(data.dataset.train), tokens(data.dataset.validation)
+    spec = WorkerSpec(
+        weights=weights,
+        model=config.model,
+        prompt=config.prompt,
+        num_classes=len(data.task.labels),
+        label_word_ids_C=words_C,
+        settings=work_settings(config, len(train)),
+        train=train,
+        validation=validation,
+        shards=data.shards,
+        start=load_start(config, weights),
+    )
+    return Prepared(data, spec, _contents(spec))
+
+
+def work_settings(config: Config, num_examples: int) -> WorkSettings:
+    """Compose what workers have to know of the method; ``num_examples`` is that of all clients together."""
+    from clients.analysis.layer_share import SpectrumSettings
+    from clients.attacks import attackers
+    from clients.spec import WorkSettings
+
+    schedule = config.client.schedule.resolved(config.rounds, num_examples, config.client.batch_size)
+    return WorkSettings(
+        client=config.client.model_copy(update={"schedule": schedule}),
+        correction=config.correction,
+        uniform_weights=config.server.weighting == "uniform",
+        uses_control=config.server.uses_control,
+        control_form=config.server.control_form,
+        control_by_steps=config.server.control_mean == "steps",
+        control_before=config.server.control_timing == "before",
+        needs_each_client=config.server.needs_each_client,
+        keep_local=config.layers.unselected == "local",
+        score=config.layers.score,
+        score_batch_size=config.layers.score_batch_size,
+        score_last=config.layers.score_last,
+        score_padding=config.layers.score_padding == "keep",
+        spectrum=SpectrumSettings(
+            rule=config.layers.share_rule,
+            batch_size=config.layers.spectrum.batch_size,
+            lanczos_steps=config.layers.spectrum.lanczos_steps,
+            probes=config.layers.spectrum.probes,
+            directions=config.layers.spectrum.directions,
+            radius=config.layers.spectrum.radius,
+        ),
+        evaluation_batch_size=config.evaluation.batch_size,
+        seed=config.seed,
+        needs_each_vector=config.server.needs_each_vector,
+        attack=config.attack,
+        attackers=attackers(config.attack, config.partition.population, config.seed),
+    )
+
+
+def check_lengths(config: Config, spec: WorkerSpec, max_tokens: int) -> None:
+    """Refuse texts that are longer than the backbone has positions for.
+
+    Raises
+    ------
+    ModelError
+        Naming the longest text, the limit, and the keys to change.
+    """
+    from clients.backbone.families import family_of
+
+    longest = max((int(table.lengths_N.max()) for table in (spec.train, spec.validation) if len(table)), default=0)
+    if longest > max_tokens:
+        offset = f" beside a prompt of {config.prompt.length}" if config.prompt.position_offset == "paper" else ""
+        values = json.loads(spec.weights.config_json)
+        family = family_of(values, config.model.location)
+        raise ModelError(
+            f"the model {config.model.location} {family.limit(family.config(values))} for {max_tokens} tokens{offset}, but a "
+            f"text has {longest}; set data.max_length={max_tokens} or less"
+        )
+
+
+def _check_task(config: Config, task: TaskConfig) -> None:
+    verbalizer = config.model.head.kind == "verbalizer"
+    if verbalizer and (task.template is None or task.label_words is None):
+        missing = "template" if task.template is None else "label_words"
+        raise ConfigError(
+            f"task {task.name!r} has no {missing}, which model.head.kind=verbalizer needs; give data.task.{missing}, or set "
+            "model.head.kind=classifier"
+        )
+
+
+_OF_NO_MATTER = ("transformers_version", "architectures", "dtype", "torch_dtype")
+"""Keys of a model's config.json that say how it was saved."""
+
+
+def _contents(spec: WorkerSpec) -> dict[str, str]:
+    shards, values = spec.shards, json.loads(spec.weights.config_json)
+    described = {key: value for key, value in values.items() if key not in _OF_NO_MATTER}
+    contents = {
+        "weights": spec.weights.fingerprint(),
+        "model_config": hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest(),
+        "training_data": _table_hash(spec.train),
+        "validation_data": _table_hash(spec.validation),
+        "partition": _hash(shards.indices_N, shards.offsets_C1, shards.train_stops_C),
+    }
+    if spec.label_word_ids_C is not None:
+        contents["label_words"] = _hash(spec.label_word_ids_C)
+    if spec.start is not None:
+        contents["start"] = spec.start.fingerprint()
+    return contents
+
+
+def _table_hash(table: TokenTable) -> str:
+    types = () if table.type_ids_Z is None else (table.type_ids_Z,)
+    return _hash(table.ids_Z, table.offsets_N1, table.read_positions_N, table.labels_N, *types)
+
+
+def _hash(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
