@@ -30,6 +30,10 @@ class ConfigError(FedsimError):
     """A configuration file, key or combination of keys is not valid."""
 
 
+class PluginError(FedsimError):
+    """A plug-in cannot be loaded, or what it registers cannot be used."""
+
+
 class DataError(FedsimError):
     """A dataset, a row of it, or a task definition is not valid."""
 
