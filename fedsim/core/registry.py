@@ -61,7 +61,7 @@ class Registry(Generic[T]):
             known = self._origins.get(name)
             if known is not None and known != origin:
                 raise PluginError(
-                    f"the {self.what} {name!r} of {origin} cannot be registered: {known} has one of that name; rename one of them"
+                    f"the {self.what} {name!r} of {origin} cannot be registered: {known} has one of that name; rename one"
                 )
             self._things[name], self._origins[name] = thing, origin
             return thing
