@@ -2,7 +2,8 @@
 
 import pytest
 from byte_guard import table
-from byte_guard.cases import CASES, NOT_HERE, choices, named_by_cases
+from byte_guard.cases import CASES
+from byte_guard.coverage import NOT_HERE, choices, named_by_cases
 from byte_guard.machine import run_all
 
 NOT_COMPARABLE = table.why_not_comparable()

@@ -21,27 +21,27 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 
 PINNED: dict[str, str] = {
-    # torch's own loops (sums, softmax, exp, random numbers): the build without AVX2 and AVX-512.
+    # torch's own loops (sums, softmax, layer norm, random numbers): the build without AVX2 and AVX-512.
     "ATEN_CPU_CAPABILITY": "default",
-    # torch's matrix products and vector functions are MKL's. COMPATIBLE is the one branch that is promised to be the same on
-    # all CPUs, AMD's included.
+    # torch's matrix products and eigenvalues are MKL's. COMPATIBLE is the one branch that is promised to be the same on all CPUs.
     "MKL_CBWR": "COMPATIBLE",
-    # oneDNN makes machine code for the CPU at hand (some matrix products, GELU); two names for older and newer builds.
+    # torch's GELU is oneDNN's, which makes machine code for the CPU at hand; it has one name in newer builds, one in older.
     "ONEDNN_MAX_CPU_ISA": "SSE41",
     "DNNL_MAX_CPU_ISA": "SSE41",
-    # One thread: sums are cut by the number of threads. The last is that of NumPy's OpenBLAS.
+    # One thread each for torch, MKL and NumPy's OpenBLAS: sums are cut by the number of threads.
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    # NumPy's products and eigenvalues (layer scores, Lanczos, Krum's distances): OpenBLAS's kernels for SSE4.2.
+    # NumPy's matrix products and eigenvalues (layer scores, spectra): OpenBLAS's kernels for SSE4.2.
     "OPENBLAS_CORETYPE": "Nehalem",
-    # NumPy's own loops: what it was built with beyond its baseline, off; see :func:`environment`.
-    "NPY_DISABLE_CPU_FEATURES": "",
-    # The C library's exp, log, sin and pow (random draws, schedules) have variants with FMA, which round otherwise.
+    # The C library's exp, log, sin and pow have variants with FMA, which round otherwise: random draws, and torch's float64.
     "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-AVX512F,-FMA,-FMA4",
-    # Not for bits: threads of the tokenizer that a test has no use for.
+    # Not for bits: nothing is to be asked of the hub, and no threads are started for a few texts.
+    "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+"""What is set; NPY_DISABLE_CPU_FEATURES is set as well, to all loops that NumPy was built with beyond its baseline (its exp, log
+and pow differ by them). Not pinned, since nothing pins it: MKL's vector functions, of which the rotary models take sin and cos."""
 
 
 def environment() -> dict[str, str]:

@@ -15,10 +15,12 @@ _SHAPE = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "
 _TOKENS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
 _ENCODER = _SHAPE | {"intermediate_size": 24}
 _DECODER = _ENCODER | {"num_key_value_heads": 1, "tie_word_embeddings": False}
+# The usual activation written by torch's GELU and not by its tanh, which is MKL's vector function: no variable pins that.
+_GPT2 = {"n_embd": 16, "n_layer": 3, "n_head": 2, "activation_function": "gelu_pytorch_tanh"}
 FAMILIES = {
     "bert": (transformers.BertConfig, transformers.BertForMaskedLM, _ENCODER),
     "roberta": (transformers.RobertaConfig, transformers.RobertaForMaskedLM, _ENCODER | {"type_vocab_size": 1}),
-    "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel, {"n_embd": 16, "n_layer": 3, "n_head": 2}),
+    "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel, _GPT2),
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, _DECODER),
     "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM, _DECODER | {"head_dim": 8}),
 }

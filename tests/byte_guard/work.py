@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import sys
 import tempfile
@@ -18,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import yaml
 from safetensors.numpy import load_file
 
 import fedsim
@@ -44,10 +42,10 @@ def main() -> None:
 def digest(name: str, case: Case, folder: Path) -> str:
     """Return the SHA-256 of what a case ends with."""
     run = _folder_of(name, folder)
-    keys = {**BASE, **case.keys, "output": str(run)}
+    words = [_filled(word, folder) for word in (*BASE.split(), *case.words.split(), f"output={run}")]
     if case.stop_after is not None:
-        _run({**keys, "rounds": case.stop_after}, folder)
-    summary = _run(keys, folder, resume=case.stop_after is not None)
+        _run([*words, f"rounds={case.stop_after}"], folder)
+    summary = _run(words, folder, resume=case.stop_after is not None)
     sha = hashlib.sha256()
     for file in PROMPT_FILES:
         path = run / "prompt" / file
@@ -61,26 +59,23 @@ def digest(name: str, case: Case, folder: Path) -> str:
     return sha.hexdigest()
 
 
-def _run(keys: dict[str, Any], folder: Path, resume: bool = False) -> dict[str, Any]:
+def _run(words: list[str], folder: Path, resume: bool = False) -> dict[str, Any]:
     """Return the summary of a config run by fedsim's public function: the only place that knows how."""
     path = folder / "base.yaml"
     path.write_text("{}\n")
-    overrides = [f"{key}={_text(value, folder)}" for key, value in keys.items()]
-    return fedsim.run(path, overrides, resume=resume, quiet=True)
+    return fedsim.run(path, words, resume=resume, quiet=True)
 
 
-def _text(value: Any, folder: Path) -> str:
-    """Return a value as it stands behind ``KEY=``."""
-    if not isinstance(value, str):
-        return yaml.safe_dump(value, default_flow_style=True).partition("\n")[0]
-    match = re.fullmatch(r"\{(model|run):(.+)\}", value)
+def _filled(word: str, folder: Path) -> str:
+    """Return a word with a path in place of ``{model:FAMILY}`` or ``{run:NAME}``."""
+    match = re.fullmatch(r"(.+=)\{(model|run):(.+)\}", word)
     if match is None:
-        return value
-    if match[1] == "run":
-        return str(_folder_of(match[2], folder))
+        return word
+    if match[2] == "run":
+        return match[1] + str(_folder_of(match[3], folder))
     from byte_guard.models import save_model
 
-    return save_model(match[2], folder / "models" / match[2])
+    return match[1] + save_model(match[3], folder / "models" / match[3])
 
 
 def _folder_of(name: str, folder: Path) -> Path:
@@ -94,5 +89,4 @@ def _add_arrays(sha: Any, arrays: dict[str, np.ndarray]) -> None:
 
 
 if __name__ == "__main__":
-    os.environ["HF_HUB_OFFLINE"] = "1"
     main()
