@@ -48,7 +48,7 @@ CASES: dict[str, Case] = {
     ),
     "fedprox": Case(
         "server.kind=fedprox client.correction=proximal client.proximal_mu=0.05 "
-        "client.optimizer.kind=sgd client.optimizer.momentum=0.5 client.optimizer.clip_norm=null "
+        "client.optimizer.kind=sgd client.optimizer.momentum=0.5 client.optimizer.clip_norm=0.02 "
         "partition.kind=dirichlet_class partition.alpha=0.5"
     ),
     "scaffold": Case(
@@ -63,7 +63,7 @@ CASES: dict[str, Case] = {
     "fedavgm": Case("server.kind=fedavgm server.momentum=0.7 client.schedule.kind=cosine data.task=topics"),
     "fedadam": Case(
         "server.kind=fedadam server.beta2=0.95 client.schedule.kind=linear "
-        "client.schedule.warmup_steps=2 data.task=agreement"
+        "client.schedule.warmup_steps=1 client.epochs=3 data.task=agreement"
     ),
     "fedyogi": Case(
         "server.kind=fedyogi server.tau=0.01 client.schedule.kind=cosine "
@@ -73,7 +73,7 @@ CASES: dict[str, Case] = {
     "fedadagrad": Case(
         "server.kind=fedadagrad server.lr_decay=0.9 client.epochs=null client.steps=3 "
         "client.schedule.kind=constant client.schedule.warmup_steps=2 partition.kind=by_column "
-        "partition.column=author partition.min_size=1"
+        "partition.column=author partition.min_size=4 data.train_examples=400"
     ),
     "fedpeptao": Case(
         "rounds=3 server.kind=fedpeptao server.gradient=pseudo server.base=previous "
@@ -120,10 +120,10 @@ CASES: dict[str, Case] = {
         "server.kind=fedpeptao server.aggregation=multi_krum client.correction=control "
         "attack.kind=sign_flip attack.clients=2"
     ),
-    "krum": Case("server.kind=fedavg server.aggregation=multi_krum server.assumed_attackers=1 server.kept_clients=1"),
+    "krum": Case("server.kind=fedavg server.aggregation=multi_krum server.assumed_attackers=0 server.kept_clients=1"),
     # -- layers --------------------------------------------------------------------------------------------------------
     "share by density": Case(
-        "server.kind=fedavg layers.choose=score layers.score=naswot layers.share_rule=density "
+        "server.kind=fedavg layers.choose=score layers.score=naswot layers.score_clients=4 layers.share_rule=density "
         "layers.spectrum.weighting=uniform layers.spectrum.warmup_rounds=1 "
         "layers.spectrum.lanczos_steps=6",
         share=True,
@@ -135,11 +135,11 @@ CASES: dict[str, Case] = {
         share=True,
     ),
     "layers by l1 score": Case(
-        "rounds=1 server.kind=fedavg layers.choose=score layers.score=l1 layers.share=0.5 layers.score_batch_size=8"
+        "rounds=1 server.kind=fedavg layers.choose=score layers.score=l1 layers.share=0.5 layers.score_padding=zero"
     ),
     "layers by l2 score": Case(
         "server.kind=fedavg layers.choose=score layers.score=l2 layers.share_rule=fixed "
-        "layers.share=0.3 layers.score_padding=zero layers.score_clients=4 "
+        "layers.share=0.3 layers.score_padding=keep "
         "model.trunk_cache.dtype=float32"
     ),
     "bottom layers, RoBERTa": Case(

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 PINNED: dict[str, str] = {
     # torch's own loops (sums, softmax, layer norm, random numbers): the build without AVX2 and AVX-512.
     "ATEN_CPU_CAPABILITY": "default",
-    # torch's matrix products and eigenvalues are MKL's. COMPATIBLE is the one branch that is promised to be the same on all CPUs.
+    # torch's matrix products and eigenvalues are MKL's; COMPATIBLE is its branch that is promised to be the same on all CPUs.
     "MKL_CBWR": "COMPATIBLE",
     # torch's GELU is oneDNN's, which makes machine code for the CPU at hand; it has one name in newer builds, one in older.
     "ONEDNN_MAX_CPU_ISA": "SSE41",
@@ -40,8 +40,8 @@ PINNED: dict[str, str] = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""What is set; NPY_DISABLE_CPU_FEATURES is set as well, to all loops that NumPy was built with beyond its baseline (its exp, log
-and pow differ by them). Not pinned, since nothing pins it: MKL's vector functions, of which the rotary models take sin and cos."""
+"""What is set, beside NPY_DISABLE_CPU_FEATURES: all loops that NumPy was built with beyond its baseline, since its exp, log and
+pow differ by them. Not pinned, since nothing pins it: MKL's vector functions, of which the rotary models take sin and cos."""
 
 
 def environment() -> dict[str, str]:
