@@ -1,1 +1,1 @@
-"""``fedsim doctor``: is everything there that a run needs, on this machine and on every node of the cluster?"""
+"""``fedsim doctor``: checks that this machine and every cluster node have what a run needs."""

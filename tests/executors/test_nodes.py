@@ -35,7 +35,7 @@ def test_a_cluster_that_was_joined_already_is_left_joined(session_ray):
 
 def test_an_address_of_ray_clients_is_refused():
     with (
-        pytest.raises(ResourceError, match=r"ray://127.0.0.1:10001 is for Ray clients"),
+        pytest.raises(ResourceError, match=r"ray://127.0.0.1:10001 is a Ray Client address"),
         joined(RayConfig(address="ray://127.0.0.1:10001")),
     ):
         pass

@@ -82,7 +82,7 @@ def test_a_run_on_ray_says_so_and_one_in_this_process_has_it_in_force(monkeypatc
     make_executor(make_tiny(executor="ray"), lambda: None, notes.append)
     assert notes == [
         "warning: replaced in this process: clients.training.control.drift, clients.training.group.drift; "
-        "actors import the code from its files and work without that; set executor=local to have it in force"
+        "actors import the code from its files without these changes; set executor=local to use them"
     ]
     make_executor(make_tiny(executor="local"), lambda: None, notes.append)
     assert len(notes) == 1

@@ -222,7 +222,7 @@ MISTAKES = {
     "not a number": (None, ("--clients", "10,x"), (), "--clients 10,x: 'x' is not a whole number"),
     "no client": (None, ("--clients", "0"), (), "--clients 0: '0' is not a whole number"),
     "no repeat": (None, (*OPTIONS, "--repeats", "0"), (), "--repeats 0"),
-    "too many clients": (None, ("--clients", "6,9999"), (), "--clients 9999 cannot be dealt out"),
+    "too many clients": (None, ("--clients", "6,9999"), (), "--clients 9999 cannot be partitioned"),
     "no point left": (None, ("--clients", "3"), (), "no point is left"),
     "unknown key": (None, OPTIONS, ("client.epoch=3",), "client.epoch"),
     "another study": (None, OPTIONS, ("client.epochs=3",), "another study (client.epochs is 1 there and 3 here)"),
