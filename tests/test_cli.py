@@ -304,7 +304,7 @@ def test_results_in_the_folder_of_a_job_are_told_at_the_start(fedsim, tiny_file,
     for output, told in (([], "runs/tiny"), (["output=mine"], "mine"), ([f"output={tmp_path}/kept"], None)):
         out = fedsim("run", tiny_file, "rounds=1", *output)[1]
         warning = (
-            f"warning: results go to {told} in the job's own folder ({job / str(told)}), which Ray throws away with the job; "
+            f"warning: results go to {told} in the job's own folder ({job / str(told)}), which Ray deletes with the job; "
             "give output=FOLDER with a path elsewhere, or a URL\n"
         )
         assert out.startswith(warning) if told else "warning" not in out

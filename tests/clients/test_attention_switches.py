@@ -177,7 +177,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
     "layer_types of a Mistral": (
         ("mistral",),
         {"layer_types": MIXED},
-        "sets layer_types in its config.json: transformers then takes it for a ministral",
+        "sets layer_types in its config.json: transformers then loads it as a ministral",
     ),
     "empty window": (("mistral",), {"sliding_window": 0}, "sets sliding_window to 0 "),
     "empty window by layer": (QWEN, windowed(sliding_window=0, max_window_layers=0), "sets sliding_window to 0 "),

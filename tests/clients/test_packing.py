@@ -249,7 +249,7 @@ def test_a_model_without_prompts_runs_and_one_that_ignores_them_is_refused(kinds
         model = backbone(kinds[family])
         arrays = parameters(model, (1, 2))
         model.detach()
-        with pytest.raises(ModelError, match="layer 1 never asked for its prompt"):
+        with pytest.raises(ModelError, match="layer 1 never requested its prompt"):
             packed(model, table, np.arange(10), arrays, (1, 2))
 
 
