@@ -162,7 +162,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
     "layers of other shapes": (
         ("bert", "gpt2", "mistral", "qwen2"),
         {"per_layer_config": {"0": {"sliding_window": 2}}},
-        "sets per_layer_config .* layers that differ",
+        "sets per_layer_config .* layers with different",
     ),
     "chunked layers": (
         QWEN,
