@@ -99,7 +99,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "rounds done again": sum(event["event"] == "recovered" for event in events),
         "actors at the end": change.actors_at_end,
         "nodes at the end": change.nodes_at_end,
-        "visits": f"{outcome.ok} ok, {outcome.failed} failed",
+        "client updates": f"{outcome.ok} ok, {outcome.failed} failed",
         "notes": [text for _, text in outcome.notes],
         "same bytes": outcome.vector_F.tobytes() == alone.vector_F.tobytes(),
     }

@@ -32,7 +32,7 @@ class Outcome:
     """What the user was told, with the time."""
     ended: float = 0.0
     ok: int = 0
-    """Clients' visits that gave a usable result."""
+    """Usable client updates."""
     failed: int = 0
     replaced: int = 0
     resent: int = 0

@@ -330,7 +330,7 @@ def _print(rows: list[Row], markdown: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    heads = ("fault", "on_failure", "what becomes of the run", "told after", "actors replaced", "first message")
+    heads = ("fault", "on_failure", "outcome", "reported after", "actors replaced", "first message")
     cells = []
     for row in rows:
         told = "-" if row.seconds_to_detect is None else f"{row.seconds_to_detect:.1f} s"

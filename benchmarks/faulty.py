@@ -89,10 +89,10 @@ def install(faults: tuple[Fault, ...]) -> None:
             if due and fault.strikes_now():
                 _BEFORE[fault.kind](fault)
 
-    def train_clients(backbone: Any, table: Any, visits: Any, *arguments: Any, **settings: Any) -> list[TrainingResult]:
-        here = {job.client: row for row, job in enumerate(visits)}
+    def train_clients(backbone: Any, table: Any, jobs: Any, *arguments: Any, **settings: Any) -> list[TrainingResult]:
+        here = {job.client: row for row, job in enumerate(jobs)}
         strike("train", here, settings["round"])
-        results = _train_clients(backbone, table, visits, *arguments, **settings)
+        results = _train_clients(backbone, table, jobs, *arguments, **settings)
         for fault in faults:
             due = fault.kind in _AFTER and fault.client in here and settings["round"] >= fault.round
             if due and fault.strikes_now():

@@ -97,7 +97,7 @@ def backbones(size: Size, device: str) -> dict[str, Backbone]:
 
 
 class Work:
-    """Some clients' visits on one backbone."""
+    """Local training of some clients on one backbone."""
 
     def __init__(self, size: Size, clients: int, device: torch.device) -> None:
         self._table = texts(clients * _BATCH_SIZE * _STEPS, size.vocabulary)
@@ -113,9 +113,9 @@ class Work:
         """Train the clients, all at once or one after another."""
         parts = Parts.of(VectorLayout.full(backbone.geometry), tuple(range(self._size.shape.layers)), keep_local=False)
         start_A = np.random.default_rng(1).normal(0.0, 0.02, parts.trained.size).astype(np.float32)
-        visits = [LocalJob(client, own_N, start_A) for client, own_N in enumerate(self._examples_N)]
+        jobs = [LocalJob(client, own_N, start_A) for client, own_N in enumerate(self._examples_N)]
         limit = PassLimit(tokens_of_pass("auto", backbone.hidden_size, on_gpu=self._device.type == "cuda"))
-        groups: Sequence[list[LocalJob]] = [visits] if together else [[job] for job in visits]
+        groups: Sequence[list[LocalJob]] = [jobs] if together else [[job] for job in jobs]
         results: list[TrainingResult] = []
         for group in groups:
             results += train_clients(

@@ -1,4 +1,4 @@
-"""The same local steps by a bare PyTorch loop and by fedsim: one by one, side by side, with partial prompts, on a cached trunk.
+"""Local training by a bare PyTorch loop and by fedsim: one by one, fused, with partial prompts, from cached states.
 
     python -m benchmarks.local_training --data FOLDER [--models tiny,minilm] [--clients 10] [--runs 5] [--json FILE]
 
@@ -63,7 +63,7 @@ SIDES = (
     Side("fedsim one by one", "fedsim"),
     Side("fedsim fused", "fedsim", fuse=True),
     Side("fedsim fused, upper layers", "fedsim", fuse=True, upper=True),
-    Side("fedsim fused, upper layers, cached trunk", "fedsim", fuse=True, upper=True, cached=True),
+    Side("fedsim fused, upper layers, layers below cached", "fedsim", fuse=True, upper=True, cached=True),
 )
 
 
@@ -229,7 +229,7 @@ def measure(name: str, config: Config, clients: int, runs: int) -> list[Row]:
             return sum(connection.recv() for connection in connections)
 
         for side in SIDES:
-            work(side)  # warm, and with the trunk cached
+            work(side)  # warm, and with the frozen layers cached
         figures = in_turn({side.name: lambda side=side: work(side) for side in SIDES} | {"peak": peak}, runs)
     _check_same(results)
     peaks = figures.pop("peak")

@@ -49,7 +49,9 @@ def test_every_file_and_module_that_a_page_names_exists(page):
     text = page.read_text()
     missing = [file for file in FILE.findall(text) if not (ROOT / file).is_file()]
     missing += [name for name in TEST_FILE.findall(text) if not list((ROOT / "tests").rglob(name))]
-    missing += [name for name in DOTTED.findall(text) if not (ROOT / name.replace(".", "/")).exists() and not exists(name)]
+    missing += [
+        name for name in DOTTED.findall(text) if not (ROOT / name.replace(".", "/")).exists() and not exists(name)
+    ]
     missing += [name for name in COMMAND.findall(text) if importlib.util.find_spec(name) is None]
     assert not missing
 

@@ -262,10 +262,10 @@ def _best(summary: Mapping[str, Any], which: str) -> str | None:
 
 
 def _visits(summary: Mapping[str, Any]) -> str | None:
-    visits, failed = summary.get("client_updates"), summary.get("clients_failed")
-    if visits is None:
+    updates, failed = summary.get("client_updates"), summary.get("clients_failed")
+    if updates is None:
         return None
-    return f"{visits:,}" if failed is None else f"{visits:,} ok, {failed:,} failed"
+    return f"{updates:,}" if failed is None else f"{updates:,} ok, {failed:,} failed"
 
 
 def _traffic(summary: Mapping[str, Any]) -> str | None:

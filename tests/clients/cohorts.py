@@ -105,7 +105,7 @@ class Cohort:
     def jobs(
         self, clients: tuple[int, ...] = CLIENTS, kept_steps: tuple[int, ...] | None = None, drift: bool = False
     ) -> list[LocalJob]:
-        """Return a visit of each client; ``kept_steps`` are the steps in its moments."""
+        """Return a local job of each client; ``kept_steps`` are the steps in its moments."""
         rng = np.random.default_rng(7)
         dtype, jobs = self.spec.model.exchange_dtype, []
         for client in CLIENTS:
@@ -123,7 +123,7 @@ class Cohort:
         return [jobs[client] for client in clients]
 
     def train(self, jobs, correction: str = "none", max_tokens=None, config=None) -> list[TrainingResult]:
-        """Train the visits in shared passes."""
+        """Train the jobs in shared passes."""
         config = config or self.spec.settings.client
         return train_clients(
             self.worker._backbone, self.spec.train, jobs, self.parts, config, correction, seed=3, round=2,
@@ -131,7 +131,7 @@ class Cohort:
         )  # fmt: skip
 
     def train_alone(self, jobs, correction: str = "none", max_tokens=None, config=None) -> list[TrainingResult]:
-        """Train the visits one by one."""
+        """Train the jobs one by one."""
         return [self.train([job], correction, max_tokens, config)[0] for job in jobs]
 
     def client_config(self, **changes) -> ClientConfig:
@@ -143,7 +143,7 @@ ARRAYS = ("vector_A", "first_moment_A", "second_moment_A", "stepped_A", "gain_A"
 
 
 def assert_same(ours: TrainingResult, theirs: TrainingResult, tolerance: float, case: object = "") -> None:
-    """Compare all that a visit returns; arrays in parts of their largest entry."""
+    """Compare all results of local training; arrays relative to their largest entry."""
     for name in ARRAYS:
         mine, other = getattr(ours, name), getattr(theirs, name)
         assert (mine is None) == (other is None), (case, name)

@@ -264,7 +264,7 @@ def all_ways(model: Backbone) -> dict[str, Tensor]:
     return {
         "padded": Ways(model, (0, 2)).padded()[0],
         "packed": Ways(model, (0, 2)).packed()[0],
-        "trunk": Ways(model, (2,)).packed(cached=True)[0],
+        "cached": Ways(model, (2,)).packed(cached=True)[0],
     }
 
 
@@ -352,7 +352,7 @@ NEUTRAL = {name: switch for name, switch in ACCEPTED.items() if not switch.chang
 
 @pytest.mark.parametrize(("family", "name"), rows(CHANGING))
 def test_a_switch_that_is_followed_is_right_on_every_way(tmp_path, family, name):
-    """Padded = packed = on a trunk = alone = in company = transformers' own prefix; and nothing shared is written to."""
+    """Padded = packed = cached = alone = in a batch = transformers' own prefix; and shared memory is never written to."""
     switch = CHANGING[name]
     folder = folder_of(tmp_path, family, switch.values, **switch.shapes)
     weights = load_shared_weights(ModelConfig(path=str(folder), head=POOLED, dtype="float64"))

@@ -245,7 +245,9 @@ REFUSED = {
     "no such subset": ("hub", {"subset": "ssst"}, r"data\.subset: .*hub holds no 'ssst' \(did you mean 'sst2'\?\); it holds "),
     "folders": ("glue", {}, r"no training file train\.\*; name it in data\.train_file, or choose a folder with data\.subset"),
     "files of one class": ("senteval", {}, r"or give data\.label_of_file where the file is the class; the folder holds mpqa"),
-    "no header": ("lmbff/mr", {}, r"field 'tweet' is missing; .*data\.columns maps .*, data\.header=false makes the first line"),
+    "no header": (
+        "lmbff/mr", {}, r"field 'tweet' is missing; .*data\.columns maps .*, data\.header=false makes the first line",
+    ),
     "no header, a name": (
         "lmbff/mr",
         {"columns": {"tweet": "text", "label": 0}},

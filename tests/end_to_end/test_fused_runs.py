@@ -1,4 +1,4 @@
-"""Whole runs with shared passes and a trunk cache: nothing but time changes, to the bit where that is promised."""
+"""Whole runs with shared passes and the frozen-layer cache: only time changes, to the bit where guaranteed."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def distance(one, other):
 
 @pytest.fixture(scope="module")
 def upper(tmp_path_factory):
-    """A run in this process with prompts in the upper layers: passes shared, trunks kept."""
+    """A run in this process with prompts in the upper layers: shared passes, cached states."""
     return run(make_tiny, tmp_path_factory.mktemp("upper") / "run", executor="local", **UPPER)
 
 

@@ -22,4 +22,4 @@ def test_a_lost_node_changes_nothing():
     assert (found["actors at the end"], found["nodes at the end"]) == (2, 2)
     # Its successor may have been sent to the node before that was known to be gone.
     assert found["actors replaced"] in (1, 2)
-    assert found["visits"] == "300 ok, 0 failed"
+    assert found["client updates"] == "300 ok, 0 failed"

@@ -86,7 +86,7 @@ class Trace:
         }
 
     def spec(self, steps: int | None = None) -> WorkerSpec:
-        """Return what a worker is built from; ``steps`` cuts every visit short."""
+        """Return what a worker is built from; ``steps`` cuts every local training short."""
         config = self.config
         if steps is not None:
             client = config.client.model_copy(update={"epochs": None, "steps": steps})
