@@ -52,7 +52,7 @@ class Side:
     """bare or fedsim."""
     threads: int = 1
     upper: bool = False
-    """Prompts in the upper half of the layers alone."""
+    """Whether only the upper half of the layers has prompts."""
     fuse: bool = False
     cached: bool = False
 
@@ -79,7 +79,7 @@ def configs(names: list[str], data: Path | None) -> dict[str, Config]:
     return found
 
 
-# -- a process that does its share of the work -------------------------------------------------------------------------
+# -- a process with its share of the work ------------------------------------------------------------------------------
 
 
 class Share:
@@ -130,7 +130,7 @@ class Share:
         return update.vector_sum_F, sum(report.num_steps for report in reports)
 
     def peak(self) -> float:
-        """Return the floating-point operations a second of large float32 matrix products."""
+        """Return the FLOP/s of large float32 matrix products."""
         self._torch.set_num_threads(1)
         left, right = self._torch.randn(2048, 1536), self._torch.randn(1536, 1536)
         rates = []
@@ -247,7 +247,7 @@ def measure(name: str, config: Config, clients: int, runs: int) -> list[Row]:
 
 
 def _check_same(results: dict[str, np.ndarray]) -> None:
-    """Refuse to report times of sides that did not do the same work."""
+    """Raise unless all sides did the same work."""
     for upper in (False, True):
         same = [results[side.name] for side in SIDES if side.upper is upper]
         for other in same[1:]:

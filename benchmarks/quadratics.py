@@ -67,7 +67,7 @@ class Setting:
 
     @property
     def kappa_one(self) -> float:
-        """eta_s / (T eta): what one client's correction is worth, as a share of its displacement."""
+        """eta_s / (T eta): one client's correction as a share of its displacement."""
         return ETA_S / (self.steps * self.lr)
 
 
@@ -139,7 +139,7 @@ def job(
     order: np.ndarray,
     round: int,
 ) -> CombinedUpdate:
-    """Return what a cohort brings home, all clients with the same weight; writes its new c_i into ``controls_NF``."""
+    """Return a cohort's aggregate with equal weights; writes its new c_i into ``controls_NF``."""
     clients_k = np.sort(order)
     local_kF = problem.train(clients_k, state.vector_F, setting)
     optional: dict[str, Any] = {"weights_k": np.ones(len(order))} if config.needs_each_client else {}
