@@ -278,7 +278,7 @@ def test_names_are_shown_as_they_are_and_escaped_where_the_output_lacks_a_charac
         assert status in (0, 1 if command == "doctor" else 0), (command, err)
         shown = stream.getvalue().decode(encoding)
         name = UNUSUAL.encode(encoding, "backslashreplace").decode(encoding)
-        if command == "config":  # with YAML's escapes: what it prints is to be run
+        if command == "config":  # with YAML's escapes: its output must be a valid config
             (tmp_path / "again.yaml").write_text(shown, encoding="utf-8")
             assert read_config(tmp_path / "again.yaml").output == output.removeprefix("output=")
         else:

@@ -1,4 +1,4 @@
-"""What ``benchmarks.stability`` says of the published server step, on the smallest cases."""
+"""Claims of ``benchmarks.stability`` about the published server step, on the smallest cases."""
 
 import json
 from dataclasses import replace

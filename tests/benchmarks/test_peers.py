@@ -1,4 +1,4 @@
-"""The comparison with other simulators, without them: the peers' loop is fedsim's work, and what fails is said."""
+"""The comparison with other simulators, without them: the peers' loop does fedsim's work, and failures are reported."""
 
 import json
 import math

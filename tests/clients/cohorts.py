@@ -48,7 +48,7 @@ def examples(count: int, seed: int = 0) -> TokenTable:
 
 
 def shards() -> Shards:
-    """Return the clients' examples, dealt out at random."""
+    """Return a random partition of the examples."""
     sizes = np.array(SIZES) + HOLDOUT
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     return Shards(np.random.default_rng(1).permutation(offsets[-1]), offsets, offsets[1:] - HOLDOUT)
@@ -62,7 +62,7 @@ def poolings(family: str) -> list[HeadConfig]:
 
 
 def specification(folder: str | Path, head: HeadConfig | None = None, dtype: str = "float32", **keys) -> WorkerSpec:
-    """Return what a worker of the cohort is built from; ``keys`` are sections of the config."""
+    """Return the cohort's worker specification; ``keys`` are sections of the config."""
     model = {**keys.pop("model", {}), "path": str(folder), "dtype": dtype, "head": (head or HeadConfig()).model_dump()}
     prompt = {"length": PROMPT_LENGTH, "init_std": 0.5, **keys.pop("prompt", {})}
     client = {"epochs": 2, "batch_size": BATCH, **keys.pop("client", {})}
@@ -84,19 +84,19 @@ def specification(folder: str | Path, head: HeadConfig | None = None, dtype: str
 
 
 def changed(spec: WorkerSpec, **settings) -> WorkerSpec:
-    """Return the specification with other settings."""
+    """Return the specification with changed settings."""
     return dataclasses.replace(spec, settings=dataclasses.replace(spec.settings, **settings))
 
 
 class Cohort:
-    """The clients of a specification and a worker that embodies them."""
+    """The clients of a specification and a worker that runs them."""
 
     def __init__(self, spec: WorkerSpec, layers: tuple[int, ...] = (0, 2), keep_local: bool = False) -> None:
         self.spec, self.worker = spec, ClientWorker(spec)
         self.parts = Parts.of(self.worker.info().full, layers, keep_local)
 
     def start(self, client: int) -> np.ndarray:
-        """Return parameters to start from: the clients have other ones each, as they do with personal layers."""
+        """Return initial parameters, different for each client, as with personal layers."""
         spec = self.spec
         return initial_vector(self.parts.trained, spec.prompt, spec.model.head, client).astype(
             spec.model.exchange_dtype

@@ -50,7 +50,7 @@ QWEN = ("qwen2", "qwen3")
 ALL_LAYERS = (0, 1, 2)
 PROMPTED = ((0, 2), (2,))
 POOLED = HeadConfig(kind="classifier", pooling="mean")
-"""A head that every token has a say in."""
+"""A head that every token influences."""
 LENGTHS = np.array([2, 4, 5, 9, 10])
 TOLERANCE = 1e-5
 SHORT = 15
@@ -68,9 +68,9 @@ class Switch:
     values: dict[str, Any]
     """What config.json says."""
     shapes: dict[str, Any] = field(default_factory=dict)
-    """What the weights have to be made with."""
+    """Settings with which the weights must be made."""
     changes: bool = True
-    """It changes results; else they are those of the model without it."""
+    """Whether it changes results."""
     attentions: tuple[str, ...] = ("sdpa",)
 
 
@@ -222,7 +222,7 @@ def rows(switches: dict[str, Any]) -> list[Any]:
 
 @pytest.fixture(autouse=True)
 def _little_padding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have several buckets even of few short examples, some with padding and some without."""
+    """Force several buckets even for few short examples, some with padding and some without."""
     monkeypatch.setitem(packing._MAX_PADDING_SLOTS, "cpu", 4)
 
 
@@ -253,7 +253,7 @@ def head_of(model: Backbone) -> dict[str, Tensor]:
 
 @cache
 def without(family: str) -> dict[str, Tensor]:
-    """Return what the family's tiny model says without any switch, by way."""
+    """Return the results of the family's tiny model without any switch, by way."""
     with TemporaryDirectory() as folder:
         path = folder_of(Path(folder), family, {})
         weights = load_shared_weights(ModelConfig(path=str(path), head=POOLED, dtype="float64"))
@@ -306,7 +306,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 
 
 def oracle(folder: Path, family: str, attention: str) -> PreTrainedModel:
-    """Return what transformers itself makes of a folder, read by its config.json."""
+    """Return transformers' own model of a folder, built from its config.json."""
     row = FAMILIES[family]
     made = row.model_class("base").from_pretrained(
         folder, dtype=torch.float64, attn_implementation=attention, **row.arguments("base")
@@ -421,7 +421,7 @@ NO_SWITCHES = {
 
 
 def test_every_key_that_the_families_code_reads_is_in_a_row(monkeypatch):
-    """So that a new version of transformers that reads one more fails here, not in silence."""
+    """A new version of transformers that reads another key fails here, not silently."""
     code = ("transformers.models.", "transformers.masking_utils", "transformers.modeling_rope_utils")
     read: set[str] = set()
     plain_read = PreTrainedConfig.__getattribute__

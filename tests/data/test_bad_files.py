@@ -1,4 +1,4 @@
-"""Mistakes in data files, each with the sentence that the user reads; PATH stands for the folder."""
+"""Mistakes in data files, each with its error message; PATH stands for the folder."""
 
 import gzip
 import io
@@ -227,7 +227,7 @@ def test_bad_files(tmp_path, mistake):
 
 
 def test_an_open_quote_is_never_skipped(tmp_path):
-    """It swallows all rows behind it, so skipping it as one bad row would lose them without a word."""
+    """It swallows all later rows, so skipping it as one bad row would silently lose them."""
     files = {"train.csv": b'text,label\nx,1\n"y,0\nz,1\n', **DEV}
     refused(tmp_path, files, "PATH/train.csv:3: is not valid CSV from here on", on_bad_row="skip")
 

@@ -55,7 +55,7 @@ def test_no_room_for_trunks_changes_no_bit(tiny_config, upper, tmp_path):
 
 def test_trunks_on_actors_change_no_bit(session_ray_run, tiny_config, tmp_path):
     folder, summary, *_ = session_ray_run
-    client = {"fuse": summary["fuse"]}  # which a trial on a busy machine may settle otherwise than in this process
+    client = {"fuse": summary["fuse"]}  # a fuse trial on a busy machine may decide differently than in this process
     expected, own = run(tiny_config, tmp_path / "run", executor="local", client=client, **UPPER)
     prompt = load_file(folder / "prompt" / "global.safetensors")
     assert all(np.array_equal(prompt[name], expected[name]) for name in prompt)

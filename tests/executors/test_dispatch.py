@@ -1,4 +1,4 @@
-"""What becomes of calls whose actor dies, hangs or never starts: on real actors that are light, with real signals."""
+"""Calls whose actor dies, hangs or never starts: with real but light actors, and real signals."""
 
 import os
 import signal

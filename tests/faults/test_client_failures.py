@@ -1,4 +1,4 @@
-"""A client whose work really fails: reported with its traceback, dropped or raised, never averaged in."""
+"""A client whose work fails for real: reported with its traceback, dropped or raised, never averaged in."""
 
 import dataclasses
 import json

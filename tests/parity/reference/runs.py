@@ -15,7 +15,7 @@ from .rounds import Federation, Method
 
 @dataclass
 class Training:
-    """What a device is told."""
+    """Settings of a device."""
 
     epochs: int
     batch_size: int
@@ -40,7 +40,7 @@ class Step:
 
 
 class Device:
-    """One client: its data and its optimizer, which is never started anew."""
+    """One client: its data and its optimizer, which is never reset."""
 
     def __init__(self, number: int, data: Batch, settings: Training, shape: Sequence[int]) -> None:
         self.number, self.data, self.settings = number, data, settings
