@@ -1,7 +1,7 @@
-"""What each part of the method does to accuracy on real text: ``python -m benchmarks.ablation --data FOLDER``.
+"""Ablation of the method's accuracy on real text: ``python -m benchmarks.ablation --data FOLDER``.
 
-Every arm has the same small tuning budget: its local learning rate is chosen among a few on rows of the first dataset's
-training file that are never reported. Then each arm runs with every seed; the metric is that of the validation file.
+Every arm has the same small tuning budget: its local learning rate is chosen among a few values on rows of the first dataset's
+training file that are never reported. Then each arm runs with every seed and is evaluated on the validation file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Job:
 
 
 def tuning_folder(data: Path, dataset: str, work: Path) -> Path:
-    """Cut rows off the training file to tune on; return a folder whose validation file they are."""
+    """Split tuning rows off the training file; return a folder with them as validation file."""
     rows = (data / dataset / "train.jsonl").read_text(encoding="utf-8").splitlines()
     random.Random(0).shuffle(rows)
     cut = min(TUNING_ROWS, len(rows) // 6)
@@ -59,7 +59,7 @@ def work_of(job: Job, folder: Path, arm: Arm) -> Work:
 
 
 def best_lr(records: Records, arm: Arm) -> float:
-    """Return the learning rate with the highest metric on the tuning rows; of equal ones that with the lower loss."""
+    """Return the learning rate with the highest metric on the tuning rows; ties go to the lower loss."""
     rows = records.find(case=arm.name, stage="tune")
     return min(rows, key=lambda row: (-row["value"], row["loss"]))["lr"]
 
@@ -91,11 +91,11 @@ def table(records: Records, dataset: str, seeds: Sequence[int]) -> Table:
 
 def main(
     data: Annotated[Path, typer.Option(help="Folder with sst2/, mrpc/, rte/, each train.jsonl and validation.jsonl.")],
-    records_file: Annotated[Path, typer.Option("--json", help="Records; finished runs are not run again.")] = Path(
+    records_file: Annotated[Path, typer.Option("--json", help="Records; finished runs are skipped.")] = Path(
         "ablation.jsonl"
     ),
     seeds: Annotated[str, typer.Option(help="Seeds of the reported runs.")] = "0,1,2",
-    processes: Annotated[int, typer.Option(help="Runs at a time.")] = os.cpu_count() or 1,
+    processes: Annotated[int, typer.Option(help="Parallel runs.")] = os.cpu_count() or 1,
     datasets: Annotated[str, typer.Option(help="Datasets, the first is tuned on.")] = ",".join(DATASETS),
 ) -> None:
     """Tune, run and print the ablation."""

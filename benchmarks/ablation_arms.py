@@ -16,7 +16,7 @@ BASE = (
     "client.correction=none",
     *END_ALONE,
 )
-"""Every client is visited two to three times, so that what a client keeps between visits has an effect."""
+"""Every client takes part two to three times, so that state kept between rounds has an effect."""
 LEARNING_RATES = (0.01, 0.03)
 TUNING = ("rounds=5",)
 """Overrides of the runs that tune."""
@@ -69,5 +69,5 @@ ARMS = (
     Arm("control", "local correction", ("client.correction=control",)),
     Arm("preconditioner", "local correction", ("client.correction=preconditioner",)),
     Arm("proximal", "local correction", ("client.correction=proximal", "client.proximal_mu=0.01")),
-    Arm("moments kept over visits", "local optimizer", ("client.optimizer.moments=keep",)),
+    Arm("moments kept between rounds", "local optimizer", ("client.optimizer.moments=keep",)),
 )

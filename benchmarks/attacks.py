@@ -1,4 +1,4 @@
-"""What attackers do to accuracy under each rule of aggregation: ``python -m benchmarks.attacks``.
+"""Accuracy under attack for each aggregation rule: ``python -m benchmarks.attacks``.
 
 The quickstart, with fewer rounds, once for every rule, attack and seed; the metric is that of the validation examples after the
 last round.
@@ -66,12 +66,12 @@ def table(records: Records, seeds: Sequence[int], attackers: int) -> Table:
 
 
 def main(
-    records_file: Annotated[Path, typer.Option("--json", help="Records; finished runs are not run again.")] = Path(
+    records_file: Annotated[Path, typer.Option("--json", help="Records; finished runs are skipped.")] = Path(
         "attacks.jsonl"
     ),
     seeds: Annotated[str, typer.Option(help="Seeds of the runs.")] = "0,1,2",
     attackers: Annotated[int, typer.Option(help="Attackers among the 100 clients.")] = 20,
-    processes: Annotated[int, typer.Option(help="Runs at a time.")] = os.cpu_count() or 1,
+    processes: Annotated[int, typer.Option(help="Parallel runs.")] = os.cpu_count() or 1,
 ) -> None:
     """Run every rule under every attack and print the table."""
     console = Console(highlight=False, width=180)

@@ -1,7 +1,7 @@
 """Orchestration alone: every client receives the global vector, adds one and returns it, through fedsim's own rounds.
 
-Nothing is trained, and nothing else is left out: cohorts, work groups, actors, client reports, group sums and the server's
-step are those of any run. Only the worker is another.
+Nothing is trained; everything else is as in any run: cohorts, work groups, actors, client reports, group sums and the server
+step. Only the worker differs.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _NOTHING = np.empty(0, np.float32)
 
 @dataclass(frozen=True)
 class AddOneSpec:
-    """What :class:`AddOneWorker` is built from; stands in for :class:`clients.spec.WorkerSpec`."""
+    """Specification of :class:`AddOneWorker`, in place of :class:`clients.spec.WorkerSpec`."""
 
     full: VectorLayout
     sizes_N: np.ndarray
-    """int64 number of examples of each client: its weight."""
+    """int64 number of examples per client: its weight."""
     device: str = "cpu"
     keeps_state: bool = False
 
@@ -51,7 +51,7 @@ class AddOneSpec:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all that is stored for the workers."""
+        """Bytes stored for the workers."""
         return self.sizes_N.nbytes
 
     def build(self, device: str) -> AddOneWorker:
@@ -60,7 +60,7 @@ class AddOneSpec:
 
 
 class AddOneWorker:
-    """A worker whose clients add one to the vector; the contract is that of :class:`clients.worker.ClientWorker`."""
+    """A worker whose clients add one to the vector; implements the interface of :class:`clients.worker.ClientWorker`."""
 
     def __init__(self, spec: AddOneSpec) -> None:
         torch.set_num_threads(1)
@@ -109,7 +109,7 @@ class AddOneWorker:
 
 
 class Carrying:
-    """Rounds of a federation whose clients add one.
+    """Rounds in which clients add one.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ class Carrying:
 
     def start(self) -> list[WorkerInfo]:
         """Start workers and server; return where the workers run."""
-        workers = self._executor.start(self._spec)  # type: ignore[arg-type]  # another spec than that of a run
+        workers = self._executor.start(self._spec)  # type: ignore[arg-type]  # not the spec of a run
         vector_F = np.zeros(self.elements, np.float32)
         weight = float(self._spec.sizes_N.sum())
         self._executor.server.start(
@@ -143,7 +143,7 @@ class Carrying:
         return workers
 
     def round(self) -> list[ClientReport]:
-        """Do a round as the simulation does it; return the clients' reports."""
+        """Run one round like the simulation; return the clients' reports."""
         order = tuple(int(i) for i in cohort(self._sampling, 0, self.rounds, self._spec.sizes_N))
         groups = self._executor.groups(self.rounds, order, self._group_size, np.ones(self.clients))
         results = self._executor.train(groups, self._state, self._states)
@@ -155,7 +155,7 @@ class Carrying:
         return [report for group in trained for report in group.reports]
 
     def check(self) -> None:
-        """Raise if the rounds have not added one each: then they would not have been the work that they claim to be."""
+        """Raise unless every round added one, as proof that the work was done."""
         (state,) = self._executor.get([self._state])
         if state.round != self.rounds or not np.array_equal(state.vector_F, np.full(self.elements, self.rounds)):
             raise AssertionError(f"after {self.rounds} rounds the vector holds {state.vector_F[:3]} ...")

@@ -1,10 +1,10 @@
-"""A cluster of several nodes on this machine: one is lost on the way, another one joins, and the result is that of one process.
+"""A multi-node cluster on this machine: one node is lost, another joins, and the result equals that of one process.
 
     python -m benchmarks.cluster                     # 1,000 clients, all of them in every round, on three nodes
 
-Nodes are real: each has its own raylet, object store and workers, and losing one is a SIGKILL of all of it. What is printed:
-which node had how many actors, where the frozen weights lay, what the loss did, and whether the final prompt has the bytes of
-a run in one process. ``--json`` prints the same for programs. Exit status 1 if the bytes differ.
+Nodes are real: each has its own raylet, object store and workers, and losing one is a SIGKILL of all of it. Printed are
+the actors per node, the location of the frozen weights, the effect of the loss, and whether the final prompt has the bytes of
+a run in one process. ``--json`` prints the same as JSON. Exit status 1 if the bytes differ.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def settings(arguments: argparse.Namespace, **changes: Any) -> dict[str, Any]:
         "sampling": {"clients_per_round": arguments.cohort or arguments.clients},
         "prompt": {"length": 4},
         "layers": {"choose": "top"},
-        # fuse is given: a trial could settle it differently in the two runs, and so change last bits.
+        # fuse is fixed: a fuse trial could decide differently in the two runs and change last bits.
         "client": {"epochs": 1, "fuse": 5},
         "tracking": {"plots": False},
         **changes,
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Do the run on nodes and the run in one process; return what there is to say."""
+    """Run on nodes and in one process; return the findings."""
     from benchmarks.disturbed import run
     from fedsim.configuration.schema import build_config
     from fedsim.simulation.preparation import prepare
@@ -99,14 +99,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "rounds done again": sum(event["event"] == "recovered" for event in events),
         "actors at the end": change.actors_at_end,
         "nodes at the end": change.nodes_at_end,
-        "visits": f"{outcome.ok} ok, {outcome.failed} failed",
+        "client updates": f"{outcome.ok} ok, {outcome.failed} failed",
         "notes": [text for _, text in outcome.notes],
         "same bytes": outcome.vector_F.tobytes() == alone.vector_F.tobytes(),
     }
 
 
 class _Cluster:
-    """Nodes of one CPU each; the driver is on the first."""
+    """Nodes with one CPU each; the driver is on the first."""
 
     def __init__(self, nodes: int) -> None:
         import ray
@@ -133,11 +133,11 @@ class _Cluster:
         del os.environ["RAY_ADDRESS"]
 
     def lose(self) -> None:
-        """Kill the last node with all that is on it."""
+        """Kill the last node and everything on it."""
         self._cluster.remove_node(self._others.pop(), allow_graceful=False)
 
     def join(self) -> None:
-        """Add a node, as one would add it by hand: only the main thread may do it in this process."""
+        """Add a node as by hand: in this process only the main thread may do so."""
         command = [
             sys.executable,
             "-m",
@@ -151,7 +151,7 @@ class _Cluster:
 
 
 class _Change:
-    """Takes a node away in the midst of a round, and adds one in another; looks at what is where."""
+    """Removes a node during one round and adds one in another; records what is where."""
 
     def __init__(self, cluster: _Cluster, lose: int, join: int) -> None:
         self._cluster = cluster

@@ -1,4 +1,4 @@
-"""A run with something going wrong on the way: what came of it, what was said and when."""
+"""A run with injected faults: its outcome and messages, with times."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from fedsim.simulation.preparation import Prepared
 
 @dataclass
 class Outcome:
-    """What came of a run."""
+    """Outcome of a run."""
 
     vector_F: np.ndarray | None = None
-    """The final prompt, None where the run stopped."""
+    """The final prompt; None if the run stopped."""
     error: FedsimError | None = None
     notes: list[tuple[float, str]] = field(default_factory=list)
-    """What the user was told, with the time."""
+    """Messages to the user, with times."""
     ended: float = 0.0
     ok: int = 0
-    """Clients' visits that gave a usable result."""
+    """Usable client updates."""
     failed: int = 0
     replaced: int = 0
     resent: int = 0
 
     def said(self, words: str) -> list[str]:
-        """Return the notes that hold some words."""
+        """Return the notes that contain some words."""
         return [text for _, text in self.notes if words in text]
 
     def noticed_after(self, struck: float) -> float | None:
-        """Return the seconds from a strike to the first word about it, or to the error; None where nothing was said."""
+        """Return the seconds from a fault to its first message, or to the error; None if there was none."""
         times = [at for at, text in self.notes if at >= struck and "warning" in text]
         if self.error is not None:
             times.append(self.ended)
@@ -50,7 +50,7 @@ class Outcome:
 
 
 class _Told(Progress):
-    """Shows nothing; keeps what the user would be told."""
+    """Shows nothing; keeps the messages to the user."""
 
     def __init__(self, rounds: int, outcome: Outcome) -> None:
         super().__init__(rounds, "accuracy", quiet=True)
@@ -72,7 +72,7 @@ def run(
     Parameters
     ----------
     meanwhile
-        Called in a thread of its own beside the run; is to end when the event is set.
+        Called in a separate thread during the run; must return when the event is set.
     """
     outcome = Outcome()
     prepared = Prepared(prepared.data, FaultySpec.of(prepared.spec, *faults), prepared.contents)

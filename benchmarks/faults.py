@@ -1,12 +1,12 @@
-"""The fault matrix: everything that can go wrong with clients, actors, nodes and the driver, done for real.
+"""The fault matrix: real faults of clients, actors, nodes and the driver.
 
     python -m benchmarks.faults                       # all rows
     python -m benchmarks.faults --only aggregator     # rows whose name has the word
     python -m benchmarks.faults --markdown            # the table of docs/reliability.md
 
 Every row is a run of 12 clients in three groups a round on two actors, in which something is killed by SIGKILL, hangs, raises,
-takes memory until it is stopped, or returns what is of no use. It says what became of the run, how long it took until the user
-was told, and whether the final prompt has the bytes of the undisturbed run. Exit status 1 if a row does not end as promised.
+takes memory until it is stopped, or returns a useless result. It reports the outcome, the time until the user was
+informed, and whether the final prompt has the bytes of the undisturbed run. Exit status 1 if a row does not end as guaranteed.
 """
 
 from __future__ import annotations
@@ -36,35 +36,35 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPA
 ROUNDS, CLIENTS, GROUP = 3, 12, 4
 DEADLINE_SECONDS = 5.0
 HEADROOM_BYTES = 6 * 2**30
-"""Memory that driver, Ray, actors and a client may take before the node counts as full, where one takes memory."""
+"""Memory that driver, Ray, actors and a client may take before the node counts as full, in rows about memory."""
 MEMORY_SECONDS = 400.0
 SAME, DROPPED, STOPPED = "same bytes", "client left out", "run stopped"
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one fault."""
+    """Outcome of one fault."""
 
     fault: str
     policy: str
     result: str
     promised: str
     seconds_to_detect: float | None
-    """From the strike to the first word about it; None where only a resume can tell."""
+    """Seconds from the fault to its first message; None if only a resume can show it."""
     replaced: int
     message: str
 
 
 @dataclass(frozen=True)
 class Case:
-    """A fault and what is promised."""
+    """A fault and its guaranteed outcome."""
 
     name: str
     promised: str
     kind: str = ""
     times: int = 1
     place: int = 1
-    """Group that the client at fault is in: 0 the first, 1 the middle one, 2 the last."""
+    """Group of the client at fault: 0 the first, 1 the middle one, 2 the last."""
     policy: str = "raise"
     round: int = 1
     ray: tuple[tuple[str, Any], ...] = ()
@@ -108,7 +108,7 @@ def main(
     child: Annotated[str, typer.Option(hidden=True)] = "",
     folder: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Go through the fault matrix."""
+    """Run the fault matrix."""
     if child:
         _child(child, folder or Path())
         return
@@ -157,17 +157,17 @@ class Matrix:
         self._prepared = prepare(local)
         self._whole = run(local, self._prepared, folder / "whole").vector_F
         work_N = [num_trained(local.client, int(size)) for size in self._prepared.spec.train_sizes]
-        self._groups = cut(range(CLIENTS), GROUP, work_N)  # type: ignore[arg-type]  # a list serves as well
+        self._groups = cut(range(CLIENTS), GROUP, work_N)  # type: ignore[arg-type]  # a list works too
         self._done = 0
 
     def rows(self, cases: list[Case]) -> list[Row]:
-        """Return a row for each case; those that need a Ray of their own come after the others."""
+        """Return a row for each case; those that need their own Ray come last."""
         import ray
 
         shared = [case for case in cases if case.kind not in ("memory", "node") and "driver" not in case.kind]
         made: dict[Case, Row] = {}
         if shared:
-            # Ray of this process, which the runs join: its start is not what is measured.
+            # This process's Ray, which the runs join: its start is not measured.
             ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
             for case in shared:
                 made[case] = self._told(self._on_actors(case))
@@ -216,9 +216,9 @@ class Matrix:
         )
 
     def _apart(self, case: Case) -> Row:
-        """Do a row in processes of its own."""
+        """Run a row in separate processes."""
         if case.kind == "memory":
-            # Ray reads when it starts at which share of the machine's memory it kills the process that takes most.
+            # Ray reads at start the share of the machine's memory at which it kills processes.
             memory = psutil.virtual_memory()
             share = (memory.total - memory.available + HEADROOM_BYTES) / memory.total
             limits = {"RAY_memory_usage_threshold": f"{share:.4f}", "RAY_memory_monitor_refresh_ms": "100"}
@@ -287,7 +287,7 @@ def _python(
     )
 
 
-# -- in a process of its own -------------------------------------------------------------------------------------------
+# -- in a separate process ---------------------------------------------------------------------------------------------
 
 
 def _child(what: str, folder: Path) -> None:
@@ -303,13 +303,13 @@ def _child(what: str, folder: Path) -> None:
 
         install((Fault("kill", 5, folder.with_suffix(".strikes"), round=1),))  # the worker's process is the driver's
     elif what.startswith("driver"):
-        # A checkpoint is written and then its checksum, each with one fsync; the third is that of the second checkpoint.
+        # A checkpoint and then its checksum are written with one fsync each; the third is the second checkpoint's.
         _die_in_fsync(3 if what == "driver in checkpoint" else 4)
     run_config(config(folder, executor="local"), resume=what == "resume", quiet=True)
 
 
 def _die_in_fsync(number: int) -> None:
-    """Let this process die in its so-manieth fsync of a checkpoint's file, half of which is then written."""
+    """Kill this process in its n-th fsync of a checkpoint file, when half of it is written."""
     sync: Callable[[int], None] = os.fsync
     calls = 0
 
@@ -330,7 +330,7 @@ def _print(rows: list[Row], markdown: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    heads = ("fault", "on_failure", "what becomes of the run", "told after", "actors replaced", "first message")
+    heads = ("fault", "on_failure", "outcome", "reported after", "actors replaced", "first message")
     cells = []
     for row in rows:
         told = "-" if row.seconds_to_detect is None else f"{row.seconds_to_detect:.1f} s"

@@ -1,7 +1,7 @@
-"""Workers that go wrong on purpose: real signals, real endless waits, real memory, at a client and a round of one's choice.
+"""Workers with injected faults: real signals, endless waits and memory use, at a chosen client and round.
 
-Nothing of the simulator is replaced: a :class:`FaultySpec` stands in for the specification that workers are built from, and
-strikes in the worker's process as it trains, scores layers or evaluates.
+Nothing in the simulator is replaced: a :class:`FaultySpec` takes the place of the workers' specification and strikes in the
+worker's process while it trains, scores layers or evaluates.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ Kind = Literal["kill", "raise", "hang", "nan", "shape", "memory"]
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong in a client's work."""
+    """A fault in a client's work."""
 
     kind: Kind
-    """kill: SIGKILL of the worker's process; raise: the client's code raises; hang: it never comes back; nan, shape: it returns
-    NaN, or a vector that is too short; memory: it takes memory until somebody stops it."""
+    """kill: SIGKILL of the worker's process; raise: the client's code raises; hang: it never returns; nan, shape: it returns
+    NaN, or a vector that is too short; memory: it takes memory until it is stopped."""
     client: int
     strikes: Path
-    """File in which strikes are written down, a line with the time for each: they are counted over all processes."""
+    """File that records strikes, one line with the time each, counted over all processes."""
     times: int = 1
-    """Strikes in all."""
+    """Total number of strikes."""
     round: int = 0
     """First round, counted from 0, in which it strikes."""
     work: Literal["train", "score", "evaluate"] = "train"
-    """Where it strikes; nan and shape only in training."""
+    """Kind of work it strikes; nan and shape only in training."""
 
     def struck(self) -> list[float]:
         """Return the times of the strikes so far."""
         return [float(line) for line in self.strikes.read_text().split()] if self.strikes.exists() else []
 
     def strikes_now(self) -> bool:
-        """Whether it is to strike; takes note of it."""
+        """Whether to strike now; records the strike."""
         if len(self.struck()) >= self.times:
             return False
         with self.strikes.open("a") as file:
@@ -59,7 +59,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class FaultySpec(WorkerSpec):
-    """A specification whose workers go wrong."""
+    """A specification of faulty workers."""
 
     faults: tuple[Fault, ...] = ()
 
@@ -81,7 +81,7 @@ _evaluate_some = ClientWorker._evaluate_some
 
 
 def install(faults: tuple[Fault, ...]) -> None:
-    """Put the faults into this process, in place of earlier ones."""
+    """Install the faults in this process, replacing earlier ones."""
 
     def strike(work: str, present: Collection[int], round: int) -> None:
         for fault in faults:
@@ -89,10 +89,10 @@ def install(faults: tuple[Fault, ...]) -> None:
             if due and fault.strikes_now():
                 _BEFORE[fault.kind](fault)
 
-    def train_clients(backbone: Any, table: Any, visits: Any, *arguments: Any, **settings: Any) -> list[TrainingResult]:
-        here = {job.client: row for row, job in enumerate(visits)}
+    def train_clients(backbone: Any, table: Any, jobs: Any, *arguments: Any, **settings: Any) -> list[TrainingResult]:
+        here = {job.client: row for row, job in enumerate(jobs)}
         strike("train", here, settings["round"])
-        results = _train_clients(backbone, table, visits, *arguments, **settings)
+        results = _train_clients(backbone, table, jobs, *arguments, **settings)
         for fault in faults:
             due = fault.kind in _AFTER and fault.client in here and settings["round"] >= fault.round
             if due and fault.strikes_now():

@@ -1,4 +1,4 @@
-"""The matrix-multiply work that prompt tuning needs: what a share of a machine's peak is counted with."""
+"""Matrix-multiply operations that prompt tuning needs, for computing shares of a machine's peak."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def needed_flops(
 ) -> float:
     """Return the floating-point operations of one forward and backward pass over some examples.
 
-    Counted is what the mathematics needs: no padding, no gradient of a frozen weight, nothing below the lowest prompted layer
-    on the way back.
+    It counts what the mathematics needs: no padding, no gradients of frozen weights, no backward pass below the lowest
+    prompted layer.
 
     Parameters
     ----------
@@ -38,9 +38,9 @@ def needed_flops(
     lowest
         Lowest prompted layer; all above it are prompted as well.
     trunk
-        Whether what enters that layer is at hand already.
+        Whether that layer's input is cached.
     one_read
-        Whether the head reads one token of an example: all others are in the top layer for their keys and values alone.
+        Whether the head reads one token per example: in the top layer all others need only keys and values.
     """
     lengths_N = lengths_N.astype(float)
     linear, projections = 4 * shape.hidden**2 + 2 * shape.hidden * shape.inner, 3 * shape.hidden**2

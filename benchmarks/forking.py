@@ -1,4 +1,4 @@
-"""Work in a process of its own, with all that this one has loaded."""
+"""Run work in a forked process that shares what this one has loaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 
 def forked(work: Callable[[], object]) -> int:
-    """Return the id of a process that does the work and ends with status 0, or 1 if an exception leaves it."""
+    """Fork a process that does the work and exits with 0, or 1 on an exception; return its id."""
     pid = os.fork()
     if pid == 0:
         status = 1

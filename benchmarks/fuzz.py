@@ -1,11 +1,11 @@
-"""Damaged configs, data files, models, checkpoints and prompts: each is taken, or refused with one sentence of ours.
+"""Damaged configs, data files, models, checkpoints and prompts: each is accepted, or refused with one sentence.
 
     python -m benchmarks.fuzz --examples 10000 --seed 0
     python -m benchmarks.fuzz --case config:8316     # one case again, with its traceback
 
-Cases are numbers that Hypothesis draws, no two alike; a case is made from its number alone. They are tried in processes of
-their own with bounded memory, so that a crash, or memory without bound, is a finding as well and not the end. A finding is an
-exception that is not ours, a sentence that is none (``fuzzing.judgement``), more time than the kind's limit
+Cases are distinct numbers drawn by Hypothesis; a case is a function of its number. They run in separate processes with bounded
+memory, so that crashes and unbounded memory are findings too and do not stop the command. A finding is an exception that is not
+a FedsimError, a message that is not one sentence (``fuzzing.judgement``), more time than the kind's limit
 (``fuzzing.kinds``), or a process that dies. Exit status 1 if there is any.
 """
 
@@ -51,7 +51,7 @@ def prepare() -> None:
 
 
 def report(found: dict[str, Figures], seconds: float) -> None:
-    """Print counts, times and findings, those from one place together."""
+    """Print counts, times and findings, grouped by location."""
     for kind, figures in found.items():
         counts = ", ".join(f"{many} {outcome}" for outcome, many in sorted(figures.outcomes.items()))
         slowest, number = figures.slowest

@@ -1,10 +1,10 @@
-"""Clients one after another and side by side on a GPU, with a backbone of the shape of RoBERTa-large.
+"""Clients one by one and fused on a GPU, with a backbone of RoBERTa-large's shape.
 
     python -m benchmarks.gpu [--json FILE] [--clients 10,25,50,100] [--runs 5] [--small]
 
-Weights are random and made here, texts are random and as long as those of SST-2, so it needs no network. Prompts of 20 tokens
+Weights and texts are random, with text lengths as in SST-2, so no network is needed. Prompts of 20 tokens
 in all 24 layers, mini-batches of 8, as in the published example script. All sides run what a worker runs, in bfloat16, and end
-each measurement with the results on the host. ``--small`` runs the same code with a tiny shape on whatever there is, to see
+each measurement with the results on the host. ``--small`` runs the same code with a tiny shape on any machine, to check
 that it works.
 
 Shape suffixes: N examples.
@@ -45,7 +45,7 @@ _BATCH_SIZE, _STEPS, _PAD = 8, 2, 1
 
 @dataclass(frozen=True)
 class Size:
-    """How large everything is."""
+    """Sizes of model and work."""
 
     shape: Shape
     heads: int
@@ -53,7 +53,7 @@ class Size:
     prompt_length: int
     clients: tuple[int, ...]
     product: int
-    """Rows and columns of the matrices whose product shows the peak."""
+    """Rows and columns of the matrices whose product measures the peak."""
 
 
 LARGE = Size(Shape(1024, 4096, 24), 16, 50265, 20, (10, 25, 50, 100), 8192)
@@ -97,7 +97,7 @@ def backbones(size: Size, device: str) -> dict[str, Backbone]:
 
 
 class Work:
-    """Some clients' visits on one backbone."""
+    """Local training of some clients on one backbone."""
 
     def __init__(self, size: Size, clients: int, device: torch.device) -> None:
         self._table = texts(clients * _BATCH_SIZE * _STEPS, size.vocabulary)
@@ -107,15 +107,15 @@ class Work:
         self.tokens = int(self._table.lengths_N.sum())
         self.flops = needed_flops(size.shape, self._table.lengths_N, size.prompt_length, one_read=True)
         self.splits = 0
-        """Times that memory made a pass be cut in two."""
+        """Passes split in two for lack of memory."""
 
     def train(self, backbone: Backbone, together: bool) -> list[TrainingResult]:
         """Train the clients, all at once or one after another."""
         parts = Parts.of(VectorLayout.full(backbone.geometry), tuple(range(self._size.shape.layers)), keep_local=False)
         start_A = np.random.default_rng(1).normal(0.0, 0.02, parts.trained.size).astype(np.float32)
-        visits = [LocalJob(client, own_N, start_A) for client, own_N in enumerate(self._examples_N)]
+        jobs = [LocalJob(client, own_N, start_A) for client, own_N in enumerate(self._examples_N)]
         limit = PassLimit(tokens_of_pass("auto", backbone.hidden_size, on_gpu=self._device.type == "cuda"))
-        groups: Sequence[list[LocalJob]] = [visits] if together else [[job] for job in visits]
+        groups: Sequence[list[LocalJob]] = [jobs] if together else [[job] for job in jobs]
         results: list[TrainingResult] = []
         for group in groups:
             results += train_clients(
@@ -126,7 +126,7 @@ class Work:
 
 
 def peak(size: Size, device: torch.device) -> float:
-    """Return the floating-point operations a second of a large bfloat16 matrix product."""
+    """Return the FLOP/s of a large bfloat16 matrix product."""
     left, right = (torch.randn(size.product, size.product, device=device, dtype=torch.bfloat16) for _ in range(2))
     times = []
     for _ in range(6):
@@ -146,7 +146,7 @@ def measure(size: Size, models: dict[str, Backbone], clients: int, device: torch
         "fused": ("bfloat16", True),
         "fused, autocast": ("autocast", True),
     }
-    # The first pass of a process pays for what later ones find ready; and here is the place to compare.
+    # The first pass of a process includes warm-up; results are compared here too.
     _check_same({name: work.train(models[model], together) for name, (model, together) in sides.items()})
 
     def rate(model: str, together: bool) -> Callable[[], float]:
@@ -174,7 +174,7 @@ def measure(size: Size, models: dict[str, Backbone], clients: int, device: torch
 
 
 def _check_same(results: dict[str, list[TrainingResult]]) -> None:
-    """Refuse to report times of sides that did not do the same work, to half precision."""
+    """Raise unless all sides did the same work, to half precision."""
     expected = results["sequential"]
     for name, others in results.items():
         for one, other in zip(expected, others, strict=True):

@@ -1,11 +1,11 @@
-"""A run is killed at random moments and resumed: it ends with the bytes of a run that was never stopped.
+"""Kill a run at random moments and resume it: it ends with the bytes of an uninterrupted run.
 
     python -m benchmarks.kill_points                  # 20 moments
     python -m benchmarks.kill_points --points 5 --seed 3
 
-Every run is a process of its own, forked from one that has imported everything, so that a moment costs seconds; it is killed
-by SIGKILL, at a moment drawn evenly from the time that the rounds of an undisturbed run take, and ``--resume`` goes on. One
-that was killed before its first checkpoint begins anew. Exit status 1 if any ends with other bytes or records.
+Every run is a process forked from one that has imported everything, so that a moment costs only seconds; it is killed
+by SIGKILL at a moment drawn uniformly from the rounds of an undisturbed run, and continued with ``--resume``. One
+killed before its first checkpoint starts again. Exit status 1 if any ends with other bytes or records.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LIMIT_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Point:
-    """A moment at which a run was killed, and what came of it."""
+    """A moment at which a run was killed, and the outcome."""
 
     seconds: float
     """After the start of the run."""
@@ -67,7 +67,7 @@ def main(
 
 
 def measure(points: int, seed: int) -> list[Point]:
-    """Return what came of every moment."""
+    """Return the outcome of every moment."""
     _import_everything()
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
@@ -106,7 +106,7 @@ def _point(folder: Path, whole: Path, moment: float) -> Point:
 
 
 def _import_everything() -> None:
-    """Import what a run imports; nothing may compute here, lest threads be lost by the fork."""
+    """Import what a run imports; nothing may compute here, since threads would be lost in the fork."""
     import clients.worker  # noqa: F401
 
 
@@ -127,7 +127,7 @@ def _run(folder: Path, resume: bool) -> None:
             "sampling": {"clients_per_round": 5},
             "prompt": {"length": 4},
             "layers": {"score_batch_size": 8},
-            # fuse is given: a trial could settle it differently in a run that begins anew, and so change last bits.
+            # fuse is fixed: a fuse trial could decide differently in a restarted run and change last bits.
             "client": {"epochs": 1, "fuse": 2},
             "tracking": {"plots": False},
         }
@@ -136,7 +136,7 @@ def _run(folder: Path, resume: bool) -> None:
 
 
 def _ended(work: Callable[[], None], kill_after: float | None = None) -> int:
-    """Do ``work`` in a process of its own; return its exit status, that of a signal being negative."""
+    """Run ``work`` in a separate process; return its exit status, negative for a signal."""
     pid = forked(work)
     if kill_after is not None:
         time.sleep(kill_after)

@@ -1,4 +1,4 @@
-"""The same local steps by a bare PyTorch loop and by fedsim: one by one, side by side, with partial prompts, on a cached trunk.
+"""Local training by a bare PyTorch loop and by fedsim: one by one, fused, with partial prompts, from cached states.
 
     python -m benchmarks.local_training --data FOLDER [--models tiny,minilm] [--clients 10] [--runs 5] [--json FILE]
 
@@ -52,7 +52,7 @@ class Side:
     """bare or fedsim."""
     threads: int = 1
     upper: bool = False
-    """Prompts in the upper half of the layers alone."""
+    """Whether only the upper half of the layers has prompts."""
     fuse: bool = False
     cached: bool = False
 
@@ -63,7 +63,7 @@ SIDES = (
     Side("fedsim one by one", "fedsim"),
     Side("fedsim fused", "fedsim", fuse=True),
     Side("fedsim fused, upper layers", "fedsim", fuse=True, upper=True),
-    Side("fedsim fused, upper layers, cached trunk", "fedsim", fuse=True, upper=True, cached=True),
+    Side("fedsim fused, upper layers, layers below cached", "fedsim", fuse=True, upper=True, cached=True),
 )
 
 
@@ -79,7 +79,7 @@ def configs(names: list[str], data: Path | None) -> dict[str, Config]:
     return found
 
 
-# -- a process that does its share of the work -------------------------------------------------------------------------
+# -- a process with its share of the work ------------------------------------------------------------------------------
 
 
 class Share:
@@ -130,7 +130,7 @@ class Share:
         return update.vector_sum_F, sum(report.num_steps for report in reports)
 
     def peak(self) -> float:
-        """Return the floating-point operations a second of large float32 matrix products."""
+        """Return the FLOP/s of large float32 matrix products."""
         self._torch.set_num_threads(1)
         left, right = self._torch.randn(2048, 1536), self._torch.randn(1536, 1536)
         rates = []
@@ -229,7 +229,7 @@ def measure(name: str, config: Config, clients: int, runs: int) -> list[Row]:
             return sum(connection.recv() for connection in connections)
 
         for side in SIDES:
-            work(side)  # warm, and with the trunk cached
+            work(side)  # warm, and with the frozen layers cached
         figures = in_turn({side.name: lambda side=side: work(side) for side in SIDES} | {"peak": peak}, runs)
     _check_same(results)
     peaks = figures.pop("peak")
@@ -247,7 +247,7 @@ def measure(name: str, config: Config, clients: int, runs: int) -> list[Row]:
 
 
 def _check_same(results: dict[str, np.ndarray]) -> None:
-    """Refuse to report times of sides that did not do the same work."""
+    """Raise unless all sides did the same work."""
     for upper in (False, True):
         same = [results[side.name] for side in SIDES if side.upper is upper]
         for other in same[1:]:

@@ -1,7 +1,7 @@
-"""What the benchmarks share: sides measured in turn, medians, one table on the screen and one line of JSON a figure.
+"""Shared by the benchmarks: alternating measurements, medians, a table on screen and one line of JSON per figure.
 
-A machine's speed drifts, so no figure stands alone: a ratio is the median over runs of two figures taken one right after
-the other.
+A machine's speed drifts, so figures are compared in pairs: a ratio is the median over runs of two figures measured one right
+after the other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 RUNS = 5
-"""Fewest measurements that a median is taken of."""
+"""Fewest measurements for a median."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Row:
     benchmark: str
     case: str
     value: float | None
-    """None where there is no figure, and the case says why."""
+    """None if there is no figure; the case then explains why."""
     unit: str
     ratio: float | None = None
-    """Median over runs of this figure over the one it is compared with."""
+    """Median over runs of this figure divided by its reference."""
     ratio_to: str = ""
-    """What the figure is compared with."""
+    """Reference of the ratio."""
     runs: int = 1
 
 
@@ -47,7 +47,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def in_turn(sides: Mapping[str, Callable[[], float]], runs: int = RUNS) -> dict[str, list[float]]:
-    """Measure every side ``runs`` times, one after the other within a run, in an order that turns from run to run.
+    """Measure every side ``runs`` times, alternating within a run, in an order that rotates from run to run.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def in_turn(sides: Mapping[str, Callable[[], float]], runs: int = RUNS) -> dict[
 
 
 def median_ratio(figures: Sequence[float], base: Sequence[float]) -> float:
-    """Return the median of the ratios of figures that were taken in the same run."""
+    """Return the median of the ratios of figures from the same run."""
     return statistics.median(figure / other for figure, other in zip(figures, base, strict=True))
 
 

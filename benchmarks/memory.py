@@ -1,10 +1,10 @@
-"""What registered clients cost, and what rounds that only carry vectors take.
+"""Memory cost of registered clients, and of rounds that only transfer vectors.
 
 * ``fedsim run configs/quickstart.yaml`` on Ray, three rounds of 10 clients, with 100, 1,000 and 10,000 clients registered.
   Data, cohort size, and every client's steps and mini-batches are the same: nothing differs but how many clients there are.
   Figures are the peak resident memory of each process, as ``summary.json`` gives it, and the time from the command to the end
   of round 1; ratios are to 100 clients.
-* The add-one federation of :mod:`benchmarks.carrying` with 1,000 clients and 1,000,000 elements, in a process of its own: the
+* The add-one federation of :mod:`benchmarks.carrying` with 1,000 clients and 1,000,000 elements, in a separate process: the
   peak, during rounds, of the memory that driver, actors, server and Ray's own processes have for themselves and of the objects
   in the store, above what both are when all is started and no round has begun. Pages of the store that several processes map
   are counted once: as objects.
@@ -122,13 +122,13 @@ class Memory:
     """Bytes at one moment."""
 
     own: int
-    """What processes have that they share with no other and with no file."""
+    """Private memory of the processes."""
     stored: int
     """Objects in Ray's store."""
 
 
 class Watch(threading.Thread):
-    """Looks again and again how much memory this process, its children and the object store take."""
+    """Samples the memory of this process, its children and the object store."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -136,18 +136,18 @@ class Watch(threading.Thread):
         self._seen = [memory_now()]
 
     def run(self) -> None:
-        """Look until :meth:`end`."""
+        """Sample until :meth:`end`."""
         while not self._ended.wait(_POLL_SECONDS):
             self._seen.append(memory_now())
 
     def end(self) -> None:
-        """Look a last time."""
+        """Take a last sample."""
         self._ended.set()
         self.join()
         self._seen.append(memory_now())
 
     def above(self) -> dict[str, float]:
-        """Return in MB how far the peaks of processes, of the store and of both at a time lay above the beginning."""
+        """Return, in MB, how far the peaks of processes, store and both together were above the start."""
         before = self._seen[0]
         return {
             "processes": (max(seen.own for seen in self._seen) - before.own) / 1e6,

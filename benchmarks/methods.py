@@ -1,6 +1,6 @@
 """Every server method with its defaults on one config: ``python -m benchmarks.methods [CONFIG] [OVERRIDES]``.
 
-A first comparison, without tuning: what a user gets who changes ``server.kind`` alone.
+A first comparison without tuning: only ``server.kind`` changes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.studies import END_ALONE, Arm, Records, Work, execute
 from server.config import ServerKind
 
 BASE = "fedavg"
-"""The method that the others are compared with, seed by seed."""
+"""Baseline for seed-by-seed differences."""
 ARMS = (
     *(Arm(kind, "", (f"server.kind={kind}",)) for kind in get_args(ServerKind)),
     Arm("fedavg, all layers", "", ("server.kind=fedavg", "layers.choose=all")),
@@ -63,7 +63,7 @@ def table(records: Records, study: str, seeds: Sequence[int]) -> Table:
 
 
 def spread(values: Sequence[float], sign: str = "") -> str:
-    """Return mean ± standard deviation; of one value the value alone."""
+    """Format mean ± standard deviation, or a single value alone."""
     mean = f"{statistics.mean(values):{sign}.3f}"
     return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
 
@@ -71,11 +71,11 @@ def spread(values: Sequence[float], sign: str = "") -> str:
 def main(
     config: Annotated[Path, typer.Argument(help="The config that all methods run.")] = Path("configs/quickstart.yaml"),
     overrides: Annotated[list[str] | None, typer.Argument(help="Changes for all methods.")] = None,
-    records_file: Annotated[Path, typer.Option("--json", help="Records; finished runs are not run again.")] = Path(
+    records_file: Annotated[Path, typer.Option("--json", help="Records; finished runs are skipped.")] = Path(
         "methods.jsonl"
     ),
     seeds: Annotated[str, typer.Option(help="Seeds.")] = "0,1,2",
-    processes: Annotated[int, typer.Option(help="Runs at a time.")] = os.cpu_count() or 1,
+    processes: Annotated[int, typer.Option(help="Parallel runs.")] = os.cpu_count() or 1,
 ) -> None:
     """Run and print the comparison."""
     console = Console(highlight=False, width=140)

@@ -1,14 +1,14 @@
-"""Orchestration alone: clients that receive a float32 vector, add one and return it, in rounds a second.
+"""Orchestration alone: clients receive a float32 vector, add one and return it.
 
 Nothing is trained. The rounds of fedsim are those of any run (:mod:`benchmarks.carrying`), in this process and on Ray actors.
-Beside them stand two loops of one thread without any framework, which do the same mathematics, client by client:
+They are compared with two single-threaded loops without a framework, which do the same mathematics client by client:
 
 * the copy limit: every client's vector is read and written, and added with its weight to a float64 sum, in blocks that stay
   in the processor's cache and with no new memory. It is what the machine's memory allows one thread;
-* the plain loop, as one would write it down: ``total += weight * (vector + 1).astype(float64)``.
+* the plain loop, written naively: ``total += weight * (vector + 1).astype(float64)``.
 
-Figures are client updates a second, ratios are to the copy limit. Executors are started once a case, those with actors on one
-Ray; a measurement repeats rounds for 0.2 s or longer, and in the end each side's vector shows that its rounds were done.
+Figures are client updates per second, ratios are to the copy limit. Executors are started once per case, those with actors on
+one Ray; a measurement repeats rounds for at least 0.2 s, and at the end each side's vector proves that its rounds were done.
 
     python -m benchmarks.orchestration [--json FILE] [--runs 5] [--clients 100,1000] [--elements 25000,1000000] [--actors 1,2]
 """
@@ -37,7 +37,7 @@ from fedsim.executors.make import make_executor
 
 COPY_LIMIT, PLAIN_LOOP, LOCAL = "copy limit", "plain loop", "fedsim, this process"
 MEASURED_SECONDS = 0.2
-"""A measurement lasts for as many rounds as take this long, one at least."""
+"""Minimum duration of a measurement, in whole rounds."""
 MakeExecutor = Callable[[], Executor]
 
 
@@ -55,7 +55,7 @@ class Loop(ABC):
         self.rounds += 1
 
     def check(self) -> None:
-        """Raise if the rounds have not added one each."""
+        """Raise unless every round added one."""
         if not np.array_equal(self.vector_F, np.full(len(self.vector_F), self.rounds)):
             raise AssertionError(f"after {self.rounds} rounds the vector holds {self.vector_F[:3]} ...")
 
@@ -65,7 +65,7 @@ class Loop(ABC):
 
 
 class CopyLimit(Loop):
-    """In blocks, and in memory that is there already."""
+    """Sum in blocks, in preallocated memory."""
 
     def __init__(self, clients: int, elements: int) -> None:
         super().__init__(clients, elements)
@@ -87,7 +87,7 @@ class CopyLimit(Loop):
 
 
 class PlainLoop(Loop):
-    """As one would write it down."""
+    """Sum naively."""
 
     def _total(self) -> np.ndarray:
         total_F = np.zeros(len(self.vector_F))
@@ -143,8 +143,8 @@ def _rate(side: Loop | Carrying, clients: int) -> float:
 def fedsim_executors(clients: int, actors: Sequence[int]) -> dict[str, MakeExecutor]:
     """Return the executors that are compared: this process, and each number of actors, to be started in this order.
 
-    The first on Ray starts a Ray of its own with room for all, and the others join it: the actors of all sides are there at
-    once, and those that are not measured wait.
+    The first on Ray starts a local cluster with room for all, and the others join it: the actors of all sides exist at
+    once, and those not being measured wait.
     """
     made: dict[str, MakeExecutor] = {LOCAL: partial(_executor, clients, {"executor": "local"})}
     for number, count in enumerate(actors):

@@ -3,7 +3,7 @@
 N clients with losses 1/2 (x - a_i)' diag(lambda_i) (x - a_i) take T gradient steps of size eta; a cohort of m is drawn each
 round; ``server.aggregation.combine``, ``server.optimizers.step`` and ``clients.training.control.client_control`` do the rest.
 
-Losses are scaled so that T eta lambda_i is given. A visit then covers the share h_i = 1 - (1 - eta lambda_i)^T of the way to
+Losses are scaled so that T eta lambda_i is given. Local training then covers h_i = 1 - (1 - eta lambda_i)^T of the way to
 a_i whatever T and eta are, plain FedAvg does the same in all settings, and what differs is due to eta_s / (T eta) alone.
 
 Shape suffixes: N clients, F entries, k clients of a cohort, R rounds.
@@ -60,14 +60,14 @@ RECOMMENDED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """Local work of a visit."""
+    """Local training."""
 
     steps: int
     lr: float
 
     @property
     def kappa_one(self) -> float:
-        """eta_s / (T eta): what one client's correction is worth, as a share of its displacement."""
+        """eta_s / (T eta): one client's correction as a share of its displacement."""
         return ETA_S / (self.steps * self.lr)
 
 
@@ -139,7 +139,7 @@ def job(
     order: np.ndarray,
     round: int,
 ) -> CombinedUpdate:
-    """Return what a cohort brings home, all clients with the same weight; writes its new c_i into ``controls_NF``."""
+    """Return a cohort's aggregate with equal weights; writes its new c_i into ``controls_NF``."""
     clients_k = np.sort(order)
     local_kF = problem.train(clients_k, state.vector_F, setting)
     optional: dict[str, Any] = {"weights_k": np.ones(len(order))} if config.needs_each_client else {}

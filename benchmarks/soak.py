@@ -1,12 +1,11 @@
-"""Bounded growth: 300 rounds of real training, and what grows by the round.
+"""Soak test: 300 rounds of real training, and what grows per round.
 
     python -m benchmarks.soak [--rounds 300] [--json FILE]
 
-After a warm-up of a third of the rounds, every process should have the memory that it has: the slope of a straight line
-through what driver, actors and aggregator have for themselves is given in KiB a round, over all measured rounds and over
-the last third, and as the growth over the measured part in per cent. Objects in the store are counted in the pause after each
-round, and Ray's spilled bytes and log files at the end. What grows by design is the run's own record on disk, by so much a
-round.
+After a warm-up of a third of the rounds, the memory of every process should be constant: the slope of a line fitted to the
+private memory of driver, actors and aggregator is given in KiB per round, over all measured rounds and over the last third,
+and as the relative growth over the measured part. Objects in the store are counted between rounds, and Ray's spilled
+bytes and log files at the end. The run's record on disk grows by design, by a fixed amount per round.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ CONFIG: dict[str, Any] = {
 
 
 class _Watched:
-    """Looks at all processes after each round."""
+    """Samples all processes after each round."""
 
     def __init__(self) -> None:
         self.own: dict[str, list[tuple[int, int]]] = defaultdict(list)
@@ -61,7 +60,7 @@ class _Watched:
             self.look(seen, simulation._folder.path)
 
     def look(self, round: int, folder: Path) -> None:
-        """Write down what everything takes now."""
+        """Record the current memory of everything."""
         from benchmarks.memory import own_bytes, stored_bytes
 
         this = psutil.Process()
@@ -129,7 +128,7 @@ def _rows(watched: _Watched, rounds: int) -> list[Row]:
         slope, level = np.polyfit(late[:, 0], late[:, 1], 1)
         growth = slope * (rounds - first) / (level + slope * first) * 100
         kind = name.split()[0]
-        rows.append(Row("soak", f"{kind}: memory of its own, slope", slope / 1024, "KiB a round"))
+        rows.append(Row("soak", f"{kind}: private memory, slope", slope / 1024, "KiB a round"))
         last = late[late[:, 0] > rounds * 2 // 3]
         rows.append(
             Row(

@@ -4,7 +4,7 @@ Three checks on federated quadratics (:mod:`benchmarks.quadratics`), where every
 
 1. the published step, each of its choices switched back alone, and our step, against FedAvg over a grid of T and eta;
 2. the closed threshold of the mean iteration against the growth that is seen;
-3. the noise of the control variates, which grows with the number of visits, against its closed form.
+3. the noise of the control variates, which grows with the rounds a client takes part in, against its closed form.
 
 ``docs/method.md`` derives the formulas. Shape suffixes: N clients, F entries, R rounds, m positions in a cohort.
 """
@@ -116,7 +116,7 @@ def growth(config: ServerConfig, kappa_one: float, progress: float, cohort: int 
 
 
 def noise_factor(config: ServerConfig, kappa_one: float, visits_N: np.ndarray) -> float:
-    """Return the mean of (1 - k kappa)^2 over visits k and positions: the walk's mean square as a multiple of FedAvg's."""
+    """Return the mean of (1 - k kappa)^2 over rounds k and positions: the walk's mean square relative to FedAvg's."""
     return float(np.mean((1.0 - kappa_one * np.multiply.outer(visits_N, impulses(config))) ** 2))
 
 
@@ -193,14 +193,14 @@ def _observed_growth(paths: list[np.ndarray]) -> float:
 
 
 def check_noise(seeds: int = 10, clients: int = 1000, block: int = 100) -> Iterator[dict[str, Any]]:
-    """Check 3: random walk of P at the optimum, in entries too slow to be pulled back, in blocks of one visit a client.
+    """Check 3: random walk of P at the optimum, in entries too slow to be pulled back, in blocks of one round per client.
 
     A population of 1,000 makes a block much longer than the velocity remembers.
     """
     for name in ("published", INDEPENDENT):
         config = ServerConfig(**{**FORMS[name], "lr_decay": 1.0})
         squares: list[np.ndarray] = []
-        visits: list[np.ndarray] = []
+        rounds: list[np.ndarray] = []
         for seed in range(seeds):
             centre_NF = np.random.default_rng([seed, 3]).normal(size=(clients, 30))
             problem = Problem(np.full(centre_NF.shape, 1e-6), centre_NF - centre_NF.mean(axis=0))
@@ -209,10 +209,10 @@ def check_noise(seeds: int = 10, clients: int = 1000, block: int = 100) -> Itera
                 for chosen in (config, ServerConfig(kind="fedavg"))
             ]
             squares.append(np.square(np.diff(paths, axis=1)).mean(axis=2))
-            visits.append(_visits(clients, seed, 10 * block)[block::block])
+            rounds.append(_visits(clients, seed, 10 * block)[block::block])
         walked_2B = np.mean(squares, axis=0)
         for number, (square, base) in enumerate(walked_2B.T):
-            counts_N = np.concatenate([counts_BN[number] for counts_BN in visits]) + 1.0
+            counts_N = np.concatenate([counts_BN[number] for counts_BN in rounds]) + 1.0
             yield _record(
                 name,
                 float(square),
@@ -228,7 +228,7 @@ def check_noise(seeds: int = 10, clients: int = 1000, block: int = 100) -> Itera
 
 
 def _visits(clients: int, seed: int, rounds: int) -> np.ndarray:
-    """Return how often each client was visited before each round, [R, N], in a run with this seed."""
+    """Return how often each client took part before each round, [R, N], in a run with this seed."""
     drawn_RN = np.zeros((rounds, clients))
     for round, order in enumerate(cohorts(clients, seed, rounds - 1)):
         drawn_RN[round + 1, order] = 1.0
@@ -278,7 +278,9 @@ def main(
     grid, growths, noise = (list(rows) for rows in checks)
     console.print(_grid_table(grid))
     console.print(_check_table("growth of the mean", "factor a round", growths, "progress", "ratio", "kappa"))
-    console.print(_check_table("noise after k visits, as a multiple of FedAvg's", "ratio", noise, "visits", "kappa"))
+    console.print(
+        _check_table("noise after a client's k-th round, as a multiple of FedAvg's", "ratio", noise, "visits", "kappa")
+    )
     if records_file is not None:
         records_file.write_text("".join(json.dumps(row) + "\n" for row in [*grid, *growths, *noise]), encoding="utf-8")
 

@@ -1,6 +1,6 @@
 """How long a run takes to start: from the command to the first trained group, and to the end of round 1.
 
-Every measurement is a process of its own. The bound is what no simulator on Ray with a transformers backbone can do without: a
+Every measurement is a separate process. The bound is what any simulator on Ray with a transformers backbone needs: a
 process that imports torch, transformers and Ray, starts Ray, and waits until one actor has imported the same.
 
     python -m benchmarks.startup [--json FILE] [--repeats 5] [--config configs/quickstart.yaml]

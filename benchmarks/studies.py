@@ -1,7 +1,7 @@
-"""What the studies of accuracy share: arms, records of finished runs, and runs side by side.
+"""Shared by accuracy studies: arms, records of finished runs, and parallel runs.
 
-One line of JSON a run goes to the records, and a run that stands there already is not run again, so an interrupted study
-goes on.
+Each run adds one line of JSON to the records, and recorded runs are skipped, so an interrupted study can be
+continued.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Work:
     config: str
     """Path of the config."""
     fields: dict[str, Any]
-    """What tells the run from the study's others; part of its record."""
+    """What distinguishes the run within the study; part of its record."""
     base: Sequence[str]
     """Overrides that the fields stand for, or that all runs share."""
     overrides: Sequence[str]
@@ -57,7 +57,7 @@ class Work:
 
 
 def run(study: str, work: Work) -> dict[str, Any]:
-    """Do one run and return its record; executed in a process of its own."""
+    """Do one run in a separate process and return its record."""
     from fedsim.configuration.schema import read_config
     from fedsim.simulation.runner import run_config
 
@@ -107,7 +107,7 @@ class Records:
 
 
 def execute(study: str, works: Iterable[Work], records: Records, processes: int, console: Console) -> None:
-    """Do the runs that have no record yet, each process with one thread."""
+    """Do the unrecorded runs, each process with one thread."""
     missing = [work for work in works if not records.find(**work.fields)]
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -110,7 +110,7 @@ def session_ray():
 def session_ray_run(session_ray, tmp_path_factory):
     """Return folder, summary, start and end of one run on two actors that several files look at, each for its own matter.
 
-    Passes are shared and trunks kept; an evaluation is three calls beside the next round's training.
+    Passes are shared and frozen states cached; an evaluation is three calls beside the next round's training.
     """
     from fedsim.simulation.runner import run_config
 

@@ -31,7 +31,7 @@ TINY = {
 
 
 UPPER = {"layers": {"choose": "fixed", "fixed": [2, 3], "unselected": "none"}, "group_size": 3}
-"""Prompts in the upper layers, so that there is a trunk, and two groups a round."""
+"""Prompts in the upper layers, so that there are frozen layers to cache, and two groups a round."""
 SHARDS = {"evaluation": {"shard_size": 20}}
 """Three calls to an evaluation."""
 

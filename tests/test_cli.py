@@ -278,7 +278,7 @@ def test_names_are_shown_as_they_are_and_escaped_where_the_output_lacks_a_charac
         assert status in (0, 1 if command == "doctor" else 0), (command, err)
         shown = stream.getvalue().decode(encoding)
         name = UNUSUAL.encode(encoding, "backslashreplace").decode(encoding)
-        if command == "config":  # with YAML's escapes: what it prints is to be run
+        if command == "config":  # with YAML's escapes: its output must be a valid config
             (tmp_path / "again.yaml").write_text(shown, encoding="utf-8")
             assert read_config(tmp_path / "again.yaml").output == output.removeprefix("output=")
         else:
@@ -304,7 +304,7 @@ def test_results_in_the_folder_of_a_job_are_told_at_the_start(fedsim, tiny_file,
     for output, told in (([], "runs/tiny"), (["output=mine"], "mine"), ([f"output={tmp_path}/kept"], None)):
         out = fedsim("run", tiny_file, "rounds=1", *output)[1]
         warning = (
-            f"warning: results go to {told} in the job's own folder ({job / str(told)}), which Ray throws away with the job; "
+            f"warning: results go to {told} in the job's own folder ({job / str(told)}), which Ray deletes with the job; "
             "give output=FOLDER with a path elsewhere, or a URL\n"
         )
         assert out.startswith(warning) if told else "warning" not in out

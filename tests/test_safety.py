@@ -111,7 +111,7 @@ def test_code_of_a_model_is_run_only_when_asked_and_with_a_warning(tiny_config, 
     )
     assert trap.exists()
 
-    # A prompt file that somebody else has made says nothing of what is run here.
+    # A prompt file from elsewhere does not decide what code is run here.
     trap.unlink()
     shutil.rmtree(tmp_path / "modules")
     with contextlib.suppress(ModelError):

@@ -1,4 +1,4 @@
-"""What ``benchmarks.stability`` says of the published server step, on the smallest cases."""
+"""Claims of ``benchmarks.stability`` about the published server step, on the smallest cases."""
 
 import json
 from dataclasses import replace
@@ -49,9 +49,9 @@ def test_after_k_visits_at_one_point_a_client_holds_k_times_its_deviation():
     mean_F = displacement_NF.mean(axis=0)
     # c as it is when it has settled: the mean of the displacements.
     state = replace(state, control_F=mean_F)
-    for visits in range(1, 6):
+    for times in range(1, 6):
         job(problem, config, setting, state, controls_NF, everyone, 0)
-        np.testing.assert_allclose(controls_NF, visits * (displacement_NF - mean_F), atol=1e-10)
+        np.testing.assert_allclose(controls_NF, times * (displacement_NF - mean_F), atol=1e-10)
 
 
 @pytest.mark.parametrize("cohort", [1, 2, 10, 30])

@@ -1,1 +1,1 @@
-"""What ``python -m benchmarks.fuzz`` tries: one module for each kind of input, and how cases are run and judged."""
+"""Cases of ``python -m benchmarks.fuzz``: one module per kind of input, and how cases are run and judged."""

@@ -1,4 +1,4 @@
-"""Whether an error is one plain sentence of ours, and where others come from."""
+"""Check that an error is one plain sentence, and locate others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def judged(error: BaseException) -> str:
 
 
 def flaw(error: Exception) -> str | None:
-    """Return why an error of ours is not one plain sentence, or None."""
+    """Return why a FedsimError is not one plain sentence, or None."""
     text = str(error)
     if not text.strip():
         return "is empty"

@@ -1,4 +1,4 @@
-"""Cases one after another in processes of their own with bounded memory, and what came of each."""
+"""Run cases in separate processes with bounded memory, and record their outcomes."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ CHUNK = 500
 
 
 class Hang(BaseException):
-    """A case takes too long; no Exception, lest it be caught on its way."""
+    """A case takes too long; not an Exception, so that nothing catches it on the way."""
 
 
 @dataclass
 class Figures:
-    """What came of the cases of one kind."""
+    """Outcomes of the cases of one kind."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
@@ -93,7 +93,7 @@ def drawn(many: int, seed: str) -> list[int]:
 
 
 def _make_ready(name: str) -> None:
-    """Import, and make, what the processes share; nothing of torch may compute here, lest threads be lost by the fork."""
+    """Import, and make, what the processes share; torch must not compute here, since its threads would be lost in the fork."""
     with large_imports():
         import clients.worker  # noqa: F401
         import fedsim.executors.local
@@ -151,7 +151,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def tried(name: str, number: int, show: bool = False) -> str:
-    """Return what came of a case: ``taken``, ``refused``, or FINDING and why; ``show`` prints a traceback, without limit."""
+    """Return a case's outcome: ``taken``, ``refused``, or FINDING and why; ``show`` prints a traceback, without limit."""
     limit = KINDS[name].limit_seconds
     folder = Path(tempfile.mkdtemp(prefix="fedsim-fuzz-case-"))
     # What holds up native code, and so the signal too, ends the process.

@@ -1,4 +1,4 @@
-"""Whole inputs, made once, that wait to be copied and damaged; and a small run."""
+"""Valid inputs, created once for copying and damaging; and a small run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fedsim.simulation.runner import run_config
 
 @functools.cache
 def workshop() -> Path:
-    """Return the folder in which whole inputs, made once, wait to be copied and damaged."""
+    """Return the folder of valid inputs, created once for copying and damaging."""
     folder = Path(tempfile.mkdtemp(prefix="fedsim-fuzz-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -57,7 +57,7 @@ def small_config(output: Path, **changes: Any) -> Config:
 
 @functools.cache
 def finished_run() -> Path:
-    """Return the folder of a run of two rounds that has ended."""
+    """Return the folder of a finished run of two rounds."""
     folder = workshop() / "run"
     if not folder.exists():
         run_to_the_end(small_config(folder))
@@ -65,6 +65,6 @@ def finished_run() -> Path:
 
 
 def run_to_the_end(config: Config, resume: bool = False) -> None:
-    """Run a config without a word."""
+    """Run a config quietly."""
     with Path(os.devnull).open("w") as nowhere:
         run_config(config, resume=resume, quiet=True, console=Console(file=nowhere))

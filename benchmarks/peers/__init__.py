@@ -1,4 +1,4 @@
-"""fedsim beside Flower's simulation engine and pfl-research, on the same work: ``python -m benchmarks.peers --data FOLDER``.
+"""fedsim, Flower and pfl-research on the same work: ``python -m benchmarks.peers --data FOLDER``.
 
 =================  ===================================================================================
 ``__main__``       the command: sides in turn, table, JSON lines
@@ -6,7 +6,7 @@
 ``work``           the work itself, as files that the peers read, and their plain client loop
 ``files``          the small files between the command and its sides
 ``venvs``          a virtual environment for each peer, with its exact version
-``sides``          one run of one side, as a command in processes of its own; what came of it
+``sides``          one run of one side, as a command in separate processes, and its outcome
 ``flower_side``    that command for Flower, in Flower's environment
 ``pfl_side``       that command for pfl-research, in its environment
 =================  ===================================================================================

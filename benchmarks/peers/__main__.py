@@ -2,7 +2,8 @@
 
 W1
     MiniLM on SST-2, six prompted layers, 100 clients, 10 a round, 2 epochs of batches of 8, an evaluation after every round;
-    fedsim also with the upper three layers alone over a cached trunk, which is other work. (W1u: these layers on all sides.)
+    fedsim also with prompts in the upper three layers only and the layers below cached, which is less work. (W1u: these layers
+    on all sides.)
 W2
     The same cohorts on a random model of 4 layers with hidden size 128.
 W3

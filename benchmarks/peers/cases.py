@@ -23,7 +23,7 @@ _COMMON = (
 )
 """FedAvg, evaluated after every round, by two processes with one thread each."""
 _UPPER = ("layers.choose=fixed", "layers.fixed=[3,4,5]")
-"""The layers below are a trunk, whose output fedsim keeps from pass to pass."""
+"""Prompted layers; fedsim caches the output of the layers below them."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ W3 = tuple(Carrying(clients, elements) for elements in (25_000, 1_000_000) for c
 
 
 def minilm(data: Path) -> Case:
-    """Return W1: MiniLM on SST-2, all six layers prompted; in fedsim also the upper three over a cached trunk."""
+    """Return W1: MiniLM on SST-2, all six layers prompted; in fedsim also the upper three, with the layers below cached."""
     overrides = (f"data.path={data.absolute()}", "layers.choose=all")
-    upper = ("layers 3-5, cached trunk", _UPPER)
+    upper = ("layers 3-5, layers below cached", _UPPER)
     return Case("W1 MiniLM/SST-2", "configs/minilm_sst2.yaml", overrides, (upper,))
 
 

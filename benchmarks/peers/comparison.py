@@ -1,4 +1,4 @@
-"""Sides run in turn, and the rows that come of it: figures, ratios, whether the work was the same, what failed."""
+"""Run the sides alternately and compute the rows: figures, ratios, equality of the work, failures."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Figure = Callable[[Outcome], float]
 BENCHMARK = "peers"
 ATTEMPTS = 2
 SAME = 1e-3
-"""Largest relative difference of results that is still the same work: float32 numbers, summed in another order."""
+"""Largest relative difference of results of the same work: float32 numbers, summed in a different order."""
 
 
 class Comparison:
-    """Outcomes of one case by side; a side that failed has a sentence instead."""
+    """Outcomes of one case by side; a failed side has a message instead."""
 
     def __init__(self, case: str) -> None:
         self.case = case
@@ -48,7 +48,7 @@ class Comparison:
                 )
 
     def _run(self, name: str, side: Side, console: Console) -> Outcome | None:
-        """Run a side, once more if it broke off: a crash now and then is not what is compared."""
+        """Run a side, with one retry: occasional crashes are not what is compared."""
         for _ in range(ATTEMPTS):
             with tempfile.TemporaryDirectory(prefix="peers-") as folder:
                 try:

@@ -139,12 +139,12 @@ def train(folder: Path, rounds: int, events: Events) -> None:
         local_optimizer_create=lambda parameters, lr: clients.optimizer(parameters, lr),
         central_optimizer=torch.optim.SGD(module.parameters(), lr=1.0),
     )
-    visits = [(round, client) for round, cohort in enumerate(plan.cohorts_Rk.tolist()) for client in cohort]
+    jobs = [(round, client) for round, cohort in enumerate(plan.cohorts_Rk.tolist()) for client in cohort]
     sizes = work.shards.train_sizes
     federated = FederatedDataset(
         lambda job: Examples(clients, *job),
-        get_user_sampler("minimize_reuse", visits),
-        user_id_to_weight={job: int(sizes[job[1]]) for job in visits},
+        get_user_sampler("minimize_reuse", jobs),
+        user_id_to_weight={job: int(sizes[job[1]]) for job in jobs},
     )
     evaluation = NNEvalHyperParams(local_batch_size=work.evaluation_batch_size)
     Averaging().run(

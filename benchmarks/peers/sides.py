@@ -1,4 +1,4 @@
-"""One run of one side: its command in processes of its own, watched to the end, and what came of it."""
+"""One run of one side: its command in separate processes, monitored to the end, and the outcome."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from fedsim.records.checkpoint import load_latest
 POLL_SECONDS = 0.5
 LONGEST_SECONDS = 3600.0
 _PATIENCE_SECONDS = 10.0
-"""How long the processes of a run that has ended may take to leave."""
+"""Time limit for the processes of a finished run to exit."""
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -42,12 +42,12 @@ _ENVIRONMENT = {
 
 
 class SideError(FedsimError):
-    """A side cannot run, or its run broke off."""
+    """A side cannot run, or its run failed."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run of a side gave."""
+    """Outcome of one run of a side."""
 
     first_round_seconds: float
     """From the start of the command to the end of the first round."""
@@ -87,7 +87,7 @@ def peer_tuning(peer: str, python: Path, work: Path, rounds: int) -> Callable[[P
 
 
 def carrying(name: str, python: Path, case: Carrying, rounds: int) -> Callable[[Path], Outcome]:
-    """Return a function that lets a side carry vectors; ``pfl-bare`` is pfl's side with the option ``--bare``."""
+    """Return a function that runs W3 on a side; ``pfl-bare`` is pfl's side with the option ``--bare``."""
     words = ["--clients", str(case.clients), "--elements", str(case.elements)]
     return lambda out: _peer(name, python, words, rounds, out)
 
@@ -166,7 +166,7 @@ def _resident_bytes(process: psutil.Process) -> int:
 
 
 def _end(processes: set[psutil.Process], patience_seconds: float) -> None:
-    """End what is left of a run: nothing, unless it broke off. The next side is to find a quiet machine."""
+    """Stop what is left of a failed run, so that the next side finds an idle machine."""
     _, left = psutil.wait_procs(processes, timeout=patience_seconds)
     for process in left:
         try:
@@ -177,7 +177,7 @@ def _end(processes: set[psutil.Process], patience_seconds: float) -> None:
 
 
 def _last_line(log: Path) -> str:
-    """Return the line of a log that says best what went wrong."""
+    """Return the most informative line of a failed run's log."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if "Error" in line.split(":")[0] or line.startswith("error:")]
     return (errors or lines or ["nothing was printed"])[-1][:300]

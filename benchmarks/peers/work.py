@@ -1,7 +1,7 @@
-"""The work that all sides do: its files, and the client loop that a careful user of a peer would write.
+"""The work of all sides: its files, and the client loop that a careful user of a peer would write.
 
 The peers run fedsim's own frozen model with prompts (:class:`clients.backbone.model.Backbone`), token tables and shards; what
-differs is who carries vectors about and who calls the model. Nothing here imports Ray, Flower or pfl.
+differs is who transfers vectors and who calls the model. Nothing here imports Ray, Flower or pfl.
 
 Shape suffixes: F entries of the exchanged vector, B examples of a batch, N examples.
 """
@@ -120,7 +120,7 @@ _TABLES: dict[str, Any] = {"train": TokenTable, "validation": TokenTable, "shard
 
 @dataclass(frozen=True)
 class Counts:
-    """What an evaluation counted; counts of parts add up."""
+    """Counts of an evaluation; parts add up."""
 
     loss_sum: float
     correct: int
@@ -128,7 +128,7 @@ class Counts:
 
 
 class PlainClients:
-    """Trains and evaluates in a plain loop of PyTorch; one in a worker process, for all clients that it plays."""
+    """Trains and evaluates in a plain PyTorch loop; one per worker process, for all its clients."""
 
     def __init__(self, work: Work) -> None:
         torch.set_num_threads(work.client.threads)

@@ -1,1 +1,1 @@
-"""What is measured on clients before training: layer scores, Hessian spectra, and the share of layers."""
+"""Measurements on clients before training: layer scores, Hessian spectra, and the layer share."""

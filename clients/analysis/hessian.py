@@ -1,6 +1,6 @@
-"""The Hessian of one batch's loss in the prompts, by products with vectors, and how fast it changes.
+"""Hessian-vector products of one batch's loss in the prompts, and an estimate of the Hessian's Lipschitz constant.
 
-Shape suffixes: A prompt parameters of a layout (the head is not among them), F entries of the exchanged vector.
+Shape suffixes: A prompt parameters of a layout (without the head), F entries of the exchanged vector.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from fedsim.core.layout import VectorLayout
 from fedsim.core.tokens import TokenBatch
 
 NORM_STEPS = 8
-"""Steps of Lanczos for the norm of a difference of Hessians; its largest eigenvalues come first."""
+"""Lanczos steps for the norm of a difference of Hessians; the largest eigenvalues converge first."""
 
 
 class PromptHessian:
     """H = the second derivative of the mean loss F of one batch in its prompt parameters P, at one point.
 
-    The graph of the gradient is built once and kept, so every product costs one backward pass through it (Pearlmutter
+    The gradient's graph is built once and kept, so every product costs one backward pass through it (Pearlmutter
     1994, "Fast exact multiplication by the Hessian").
 
     Parameters
     ----------
     backbone
-        Its dropout must be off, else F is not a function.
+        Its dropout must be off, or F would not be a function.
     batch
         The examples of F.
     layout
-        Says which layers are prompted; the head of ``vector_F`` is held fixed.
+        Determines the prompted layers; the head in ``vector_F`` is held fixed.
     vector_F
-        Where to take the derivatives, float32 or float64, on the backbone's device.
+        Point at which to take derivatives, float32 or float64, on the backbone's device.
     """
 
     def __init__(self, backbone: Backbone, batch: TokenBatch, layout: VectorLayout, vector_F: Tensor) -> None:
@@ -61,11 +61,11 @@ class PromptHessian:
 
     @property
     def rounding(self) -> float:
-        """Relative size of a product's rounding errors: the epsilon of the coarsest number format on the way."""
+        """Relative rounding error of a product: the epsilon of the coarsest number format involved."""
         return max(float(torch.finfo(dtype).eps) for dtype in (self._prompt_A.dtype, self._backbone.model.dtype))
 
     def product(self, vector_A: Tensor) -> Tensor:
-        """Return the float64 vector H v."""
+        """Return the float64 product H v."""
         self.products += 1
         (product_A,) = torch.autograd.grad(
             self._gradient_A, self._prompt_A, vector_A.to(self._gradient_A.dtype), retain_graph=True
@@ -81,7 +81,7 @@ class PromptHessian:
     def _differentiable_gradient(self) -> Tensor:
         prompt_LKHPD, head = self._layout.split(torch.cat([self._prompt_A, self._vector_F[self.size :]]))
         head_1 = {name: array.unsqueeze(0) for name, array in head.items()}
-        # The fused attention kernels have a first derivative only; the plain one has all.
+        # Fused attention kernels have first derivatives only; the plain kernel has all.
         with sdpa_kernel(SDPBackend.MATH):
             reading = self._backbone.forward(self._batch, prompt_LKHPD.unsqueeze(0), self._layout.layers, head_1)
         (gradient_A,) = torch.autograd.grad(reading.loss_B.mean(), self._prompt_A, create_graph=True)
@@ -89,13 +89,13 @@ class PromptHessian:
 
 
 def lipschitz_estimate(hessian: PromptHessian, rng: np.random.Generator, directions: int, radius: float) -> float:
-    """Estimate the Lipschitz constant of B(D) = H D - grad F(P + D), what is left of the gradient map beside H.
+    """Estimate the Lipschitz constant of B(D) = H D - grad F(P + D), the nonlinear part of the gradient map.
 
-    The rule ``eigengap`` asks for this constant (:func:`clients.analysis.layer_share.eigengap_share`), and no source at hand
-    says how to get it, so the estimate is ours. The derivative of B at D is H(P) - H(P + D), so the constant on a ball around
-    P is the largest spectral norm of that difference: it says by how much curvature changes within the ball. Here it is the
-    largest norm at a few random D on the ball's surface, each norm the largest absolute Ritz value of ``NORM_STEPS`` steps of
-    Lanczos. That is a lower bound of the constant.
+    The rule ``eigengap`` needs this constant (:func:`clients.analysis.layer_share.eigengap_share`), and no source at hand
+    tells how to compute it, so the estimate is fedsim's own. The derivative of B at D is H(P) - H(P + D), so the constant on
+    a ball around P is the largest spectral norm of that difference: the change of curvature within the ball. Here it is
+    the largest norm at a few random D on the ball's surface, each norm the largest absolute Ritz value of ``NORM_STEPS``
+    steps of Lanczos. That is a lower bound of the constant.
 
     Slopes |B(a) - B(b)| / |a - b| along random lines would be cheaper, but see only the root mean square of the
     eigenvalues of the difference, not the largest: less by a factor of up to sqrt(A).
@@ -103,7 +103,7 @@ def lipschitz_estimate(hessian: PromptHessian, rng: np.random.Generator, directi
     Parameters
     ----------
     rng
-        Draws the directions, and the vectors that Lanczos starts from.
+        Draws the directions and the start vectors of Lanczos.
     directions
         Number of points D.
     radius

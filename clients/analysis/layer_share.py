@@ -1,4 +1,4 @@
-"""The share of a device's prompt parameters that it needs: two rules on the spectrum of its Hessian.
+"""Layer share: how much of its prompt parameters a device needs, by two rules on its Hessian spectrum.
 
 Shape suffixes: R probes, K Ritz values of a probe, N examples of a client.
 """
@@ -21,18 +21,18 @@ from fedsim.core.messages import ClientFailure, GlobalState, SpectrumReport
 from fedsim.core.tokens import TokenTable
 
 FIRST_STEP = 0.1
-"""density: distance of the thresholds in the first pass."""
+"""density: step between thresholds in the first pass."""
 PLATEAU = 0.005
 """density: shares that differ by less are one plateau ..."""
 PLATEAU_POINTS = 4
-"""... if there are so many of them in a row."""
+"""... if this many follow each other."""
 MAX_LOOKS = 100_000
-"""density: thresholds to look at before giving up; real spectra need up to a few hundred."""
+"""density: thresholds to try before giving up; real spectra need up to a few hundred."""
 
 
 @dataclass(frozen=True)
 class SpectrumSettings:
-    """How a device estimates its share; composed from the config's section ``layers``."""
+    """Settings for estimating a device's share, from the config's ``layers`` section."""
 
     rule: str
     """density or eigengap."""
@@ -45,28 +45,28 @@ class SpectrumSettings:
 
 @dataclass(frozen=True)
 class Share:
-    """What a rule says of a spectrum."""
+    """Result of a rule on a spectrum."""
 
     share: float
     """Share of the parameters to keep, in [0, 1]."""
     threshold: float | None
-    """Eigenvalues above it are kept; None where no gap was found, so that all are."""
+    """Eigenvalues above it are kept; None if no gap was found, so that all are."""
     looks: tuple[tuple[float, float], ...] = ()
-    """density: every threshold that was tried and the share above it, in order."""
+    """density: every threshold tried and the share above it, in order."""
 
 
 def density_share(values_RK: np.ndarray, weights_RK: np.ndarray) -> Share:
-    """Search a threshold on the smoothed spectral density, as the published code does.
+    """Search for a threshold on the smoothed spectral density, like the published code.
 
-    The share above the thresholds t = 0, s, 2 s, ... is looked at, with s = 0.1, until it falls below half of the share
-    above 0; then again with half the step. The answer is the share at the end of the first plateau: four in a row of which
+    The share above the thresholds t = 0, s, 2 s, ... is evaluated, with s = 0.1, until it falls below half of the share
+    above 0; then again with half the step. The result is the share at the end of the first plateau: four in a row whose
     neighbours differ by less than 0.005.
 
-    The code defines no threshold: the answer is the first plateau that the sequence of steps happens
-    to meet. Where there is none, it is some share between that above 0 and half of it, found once the steps have become
-    small against the smoothing. Step and smoothing are absolute numbers, so the answer depends on the scale of the loss:
-    where the spectrum is narrow against the smoothing (a standard deviation of 0.003), it is about 0.49 or 0.26, whatever
-    the spectrum, because every eigenvalue looks like one at zero.
+    The code defines no threshold: the result is the first plateau that the sequence of steps happens to
+    meet. If there is none, it is some share between that above 0 and half of it, found once the steps are small
+    compared with the smoothing. Step and smoothing are absolute numbers, so the result depends on the scale of the loss:
+    if the spectrum is narrow compared with the smoothing (a standard deviation of 0.003), it is about 0.49 or 0.26,
+    whatever the spectrum, because every eigenvalue looks like one at zero.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def density_share(values_RK: np.ndarray, weights_RK: np.ndarray) -> Share:
     step = FIRST_STEP
     while (
         len(looks) < MAX_LOOKS
-    ):  # every pass ends: shares fall from at most 1, and four in a row that do not are a plateau
+    ):  # every pass ends: shares fall from at most 1, and four in a row without a fall are a plateau
         threshold, share, row = 0.0, at_zero, 1
         looks.append((threshold, share))
         while row < PLATEAU_POINTS and share >= at_zero / 2.0:
@@ -94,24 +94,24 @@ def density_share(values_RK: np.ndarray, weights_RK: np.ndarray) -> Share:
 
 
 def eigengap_share(values_RK: np.ndarray, weights_RK: np.ndarray, lipschitz: float) -> Share:
-    """Keep what lies above the first gap of the spectrum that is wider than four times the Lipschitz constant.
+    """Keep what lies above the first spectral gap wider than four times the Lipschitz constant.
 
-    The rule is ascribed to the FedPepTAO paper (arXiv 2310.15080); neither its abstract nor its code has it, and its text was
-    not at hand, so nothing confirms that it is meant so. With the eigenvalues l_1 <= ... <= l_R of the Hessian H of a device's
+    The rule is attributed to the FedPepTAO paper (arXiv 2310.15080); neither its abstract nor its code contains it, and its
+    text was not at hand, so this reading is unconfirmed. With the eigenvalues l_1 <= ... <= l_R of the Hessian H of a device's
     loss F in its prompt parameters P, and the Lipschitz constant L of B(D) = H D - grad F(P + D), find the first m with
     l_{m+1} - l_m > 4 L, and keep the share (R - m) / R. It is the spectral gap condition of inertial manifolds for the flow
     dD/dt = -H D + B(D): across such a gap B cannot mix the two groups of directions.
 
-    Decided here:
+    Choices made here:
 
     * Eigenvalues are the Ritz values of Lanczos, and (R - m) / R is the sum of the weights above the gap (an unbiased
       estimate of it over random signs). With all eigenvalues given, each of weight 1/R, it is exactly that share.
-    * Several probes are taken together, each weight divided by their number: a gap must be free of Ritz values of all.
+    * Several probes are pooled, each weight divided by their number: a gap must be free of all their Ritz values.
     * "First" is from below, negative eigenvalues included. A few isolated negative eigenvalues therefore
       end the search at once, and nearly everything is kept.
-    * Ritz values within a dense part of the spectrum stand further apart than its eigenvalues, so that a gap is only to be
-      trusted with steps enough, or where it is much wider than its neighbours.
-    * Without a gap all is kept.
+    * Ritz values in a dense part of the spectrum are further apart than its eigenvalues, so a gap is reliable only
+      with enough steps, or if it is much wider than its neighbours.
+    * Without a gap everything is kept.
 
     Multiplying the loss by a number, or adding a multiple of the identity to H, changes nothing.
 

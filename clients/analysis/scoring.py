@@ -1,4 +1,4 @@
-"""Layer scores: how similar, or how unlike, the examples of a batch look to a layer.
+"""Layer scores: how similar or dissimilar the examples of a batch appear to a layer.
 
 Shape suffixes: L layers, B examples, T tokens, E hidden size, X numbers of an example (T E).
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 EPSILON = 1e-5
-"""Added to eigenvalues, so that those of zero count; the published code's value."""
+"""Added to eigenvalues, so that zeros are defined; the published code's value."""
 
 
 def layer_score(hidden_BTE: np.ndarray, mask_BT: np.ndarray | None = None, kind: str = "cosine") -> float:
@@ -19,11 +19,11 @@ def layer_score(hidden_BTE: np.ndarray, mask_BT: np.ndarray | None = None, kind:
     ``cosine``, ``l1`` and ``l2`` are zeta = sum_j [ log(lambda_j + eps) + 1 / (lambda_j + eps) ], lambda the eigenvalues of a
     matrix of similarities between rows: cosines, or the largest distance of two rows minus each distance (sum of absolute
     differences, or Euclidean). A layer in which examples look alike scores high. ``naswot`` is log det K, K_ij the number of
-    entries that are positive in both rows or in neither: a layer that tells examples apart scores high. All four stand in the
+    entries that are positive in both rows or in neither: a layer that tells examples apart scores high. All four are in the
     published ``run_getscore.py``, which runs ``cosine``.
 
     Matrices of ``l1`` and ``l2`` can have negative eigenvalues, and K of two rows with the same signs has determinant zero: the
-    published code ends with NaN and minus infinity there. Here a negative eigenvalue counts as zero, and one of K as at least
+    published code then yields NaN and minus infinity. Here a negative eigenvalue counts as zero, and one of K as at least
     eps.
 
     Parameters
@@ -31,7 +31,7 @@ def layer_score(hidden_BTE: np.ndarray, mask_BT: np.ndarray | None = None, kind:
     hidden_BTE
         The layer's output.
     mask_BT
-        1 for tokens; hidden states of other positions count as zero, and agree with none in ``naswot``. None keeps them
+        1 for tokens; hidden states of other positions count as zero, and match none in ``naswot``. None keeps them
         (published code).
     kind
         cosine, naswot, l1 or l2.
@@ -40,7 +40,7 @@ def layer_score(hidden_BTE: np.ndarray, mask_BT: np.ndarray | None = None, kind:
         return _log_determinant(hidden_BTE, mask_BT)
     rows_BX = _rows(hidden_BTE, mask_BT)
     eigenvalues = np.linalg.eigvalsh(_SIMILARITIES[kind](rows_BX))
-    # Cosines make a Gram matrix: its eigenvalues are negative by rounding alone, by far less than eps.
+    # Cosines form a Gram matrix: eigenvalues are negative only through rounding, by far less than eps.
     if kind != "cosine":
         eigenvalues = np.maximum(eigenvalues, 0.0)
     eigenvalues = eigenvalues + EPSILON

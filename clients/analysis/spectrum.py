@@ -1,4 +1,4 @@
-"""The spectrum of a large symmetric matrix that can only be multiplied with vectors: Lanczos and a smoothed density.
+"""Stochastic Lanczos quadrature: the spectrum of a large symmetric matrix known by matrix-vector products only.
 
 Shape suffixes: A dimension of the matrix, R probes (runs of Lanczos), K steps of a run, G points of a grid.
 """
@@ -15,9 +15,9 @@ from torch import Tensor
 
 GRID_POINTS = 10_000
 GRID_MARGIN = 0.01
-"""How far the grid reaches beyond the smallest and the largest eigenvalue; the published code's value."""
+"""Margin of the grid beyond the smallest and largest eigenvalue; the published code's value."""
 VARIANCE = 1e-5
-"""Variance of the smoothing, for each unit of the grid's width (at least one unit); the published code's value."""
+"""Variance of the smoothing per unit of the grid's width (at least one unit); the published code's value."""
 
 
 def lanczos(
@@ -25,7 +25,7 @@ def lanczos(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run Lanczos with full re-orthogonalisation, in float64.
 
-    The Ritz values and weights are a Gauss quadrature of the spectrum as the start vector v sees it: with steps enough, the
+    The Ritz values and weights are a Gauss quadrature of the spectral measure of the start vector v: with enough steps, the
     sum of w_k p(theta_k) is v' p(H) v / v'v for every polynomial p of degree up to 2 K - 1 (Golub and Meurant 1994). For
     random signs v the mean of that is tr p(H) / A, so a weight is a share of the A parameters.
 
@@ -34,9 +34,9 @@ def lanczos(
     matvec
         Multiplies a float64 vector [A] with the symmetric matrix H.
     start_A
-        Any vector but zero.
+        Any non-zero vector.
     num_steps
-        Steps to do at most; no more than A are done.
+        Most steps; never more than A.
     tolerance
         Stop where what is new in H q, relative to the largest entry of the tridiagonal matrix so far, is not more than this:
         the vectors so far span an invariant subspace, and what is left is rounding noise. No less than the relative
@@ -63,7 +63,7 @@ def lanczos(
         done_KA = basis_KA[: step + 1]
         next_A = matvec(vector_A).double()
         diagonal.append(float(vector_A @ next_A))
-        for _ in range(2):  # a second pass removes what rounding left of the first ("twice is enough")
+        for _ in range(2):  # a second pass removes rounding errors of the first ("twice is enough")
             next_A = next_A - done_KA.T @ (done_KA @ next_A)
         norm = float(torch.linalg.vector_norm(next_A))
         if not np.isfinite([diagonal[-1], norm]).all():
@@ -116,7 +116,7 @@ class SpectralDensity:
         Grid points count one step late there, so the mass at the last point stays above every threshold: nothing in a
         narrow spectrum, some percent where the grid is several tens wide.
         """
-        # Grid points at or below the threshold, the first not counted: each closes one cell of the sum.
+        # Grid points at or below the threshold, except the first: each closes one cell of the sum.
         cells = max(0, int(np.searchsorted(self.grid_G, threshold, side="right")) - 1)
         return min(max(1.0 - float(self._below_G[cells]), 0.0), 1.0)
 
@@ -150,7 +150,7 @@ def spectral_density(values_RK: np.ndarray, weights_RK: np.ndarray) -> SpectralD
     density_G = np.zeros(GRID_POINTS)
     for values_K, weights_K in zip(values_RK, weights_RK, strict=True):
         bumps_KG = np.exp(-((grid_G - values_K[:, None]) ** 2) / (2.0 * variance))
-        # Not a product of matrices, whose last bits would depend on how many threads the process has.
+        # Not a matrix product, whose last bits would depend on the number of threads.
         density_G += (weights_K[:, None] * bumps_KG).sum(axis=0)
     total = density_G.sum() * (grid_G[1] - grid_G[0])
     if not total > 0.0:

@@ -1,8 +1,8 @@
 """torch.compile for the layers of a frozen model: ``model.compile``.
 
-What a layer does around its attention (projections, norms, activations, sums) is compiled into larger kernels; attention
-with its prompts, whose buckets are others in every pass, runs as it is. Sizes are symbolic, so that passes of any number
-of tokens share one graph.
+Everything around attention (projections, norms, activations, sums) is compiled into larger kernels; attention with its
+prompts, whose buckets differ in every pass, runs uncompiled. Sizes are symbolic, so that passes of any number of tokens
+share one graph.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _COMPILERS = ("g++", "clang++", "cl")
 
 
 class CompiledLayers:
-    """Layers that can be run compiled for the length of a pass; the first passes take the time to compile.
+    """Layers that can run compiled during a pass; the first passes include compilation.
 
     Parameters
     ----------
     layers
-        Of one model, all of one class.
+        Layers of one model, all of the same class.
 
     Raises
     ------
@@ -48,7 +48,7 @@ class CompiledLayers:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Run the layers compiled in this block. A gradient of their gradient cannot be taken."""
+        """Run the layers compiled in this block; second derivatives are not available."""
         for layer, compiled in zip(self._layers, self._compiled, strict=True):
             layer.forward = compiled
         try:

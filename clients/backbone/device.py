@@ -1,4 +1,4 @@
-"""Which device a worker computes on, how numbers get there, and how several processes share one."""
+"""Device selection, transfers to the device, and sharing of one GPU by several processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def resolve_device(asked: str, *, gpu_granted: bool) -> str:
     asked
         ``model.device`` of the config: auto, cpu or cuda.
     gpu_granted
-        Whether this process was given a share of a GPU. A process without one must not use a GPU it happens to see:
+        Whether this process was granted a share of a GPU. A process without one must not use a GPU it can see:
         recent Ray shows all of a node's GPUs to actors that reserved none.
 
     Raises
@@ -38,10 +38,10 @@ def resolve_device(asked: str, *, gpu_granted: bool) -> str:
 
 
 def to_device(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
-    """Return numbers of this process's memory on a device.
+    """Move an array to a device.
 
-    On a CPU they are where they should be, and nothing is copied. On their way to a GPU they pass through pinned memory, so
-    that this process need not wait for the copy, nor for the work that the GPU has before it.
+    On a CPU nothing is copied. Transfers to a GPU go through pinned memory, so that this process waits neither for the copy
+    nor for the GPU's earlier work.
     """
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
     if device.type == "cpu" or tensor.device.type != "cpu":
@@ -50,22 +50,22 @@ def to_device(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
 
 
 def make_deterministic(device: torch.device) -> None:
-    """Let this process compute the same bits every time on a GPU; on a CPU it does so anyway, and nothing is changed.
+    """Make computation on a GPU bitwise deterministic; on a CPU it already is, and nothing is changed.
 
-    Fast kernels of a GPU, those of attention's gradient among them, add up in whatever order their threads arrive. PyTorch
-    then takes others that keep an order, and raises where there are none.
+    Fast GPU kernels, including attention's gradient, add up in whatever order their threads arrive. PyTorch then uses
+    kernels with a fixed order, and raises if there are none.
     """
     if device.type == "cpu":
         return
-    # cuBLAS reads it when it starts: workspaces of a fixed size, without which its results may differ from call to call.
+    # Read by cuBLAS at start: fixed workspace sizes, without which results may differ between calls.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    # Its second service, filling fresh memory with NaN to show who reads it too early, is for those who look for such bugs.
+    # Do not also fill fresh memory with NaN, which is a debugging aid.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def memory_fraction(share: float, total_bytes: int) -> float:
-    """Return the fraction of a GPU's memory that the tensors of a process may take: its share less CUDA's own part.
+    """Return the fraction of a GPU's memory available to a process's tensors: its share minus the CUDA context.
 
     Parameters
     ----------
@@ -77,12 +77,12 @@ def memory_fraction(share: float, total_bytes: int) -> float:
     Raises
     ------
     ResourceError
-        If the share holds no more than CUDA's own part.
+        If the share does not exceed the CUDA context.
     """
     fraction = share - CONTEXT_BYTES / total_bytes
     if fraction > 0:
         return fraction
-    # Half of a share for tensors is little enough to name as the smallest that is of use.
+    # The smallest useful share leaves half of itself to tensors.
     most = max(1, total_bytes // (2 * CONTEXT_BYTES))
     raise ResourceError(
         f"a share of {share:.4g} of a GPU with {total_bytes / 2**30:.1f} GiB is no more than the {CONTEXT_BYTES / 2**30:.2g} "
@@ -91,9 +91,9 @@ def memory_fraction(share: float, total_bytes: int) -> float:
 
 
 def limit_memory(share: float, device: torch.device) -> None:
-    """Keep this process within its share of a GPU, so that it runs out of memory itself instead of its neighbours.
+    """Limit this process to its share of a GPU, so that it runs out of memory itself instead of its neighbours.
 
-    Does nothing on a CPU, or for a process that has the GPU to itself.
+    Does nothing on a CPU, or for a process with exclusive use of the GPU.
     """
     if device.type == "cpu" or share >= 1:
         return

@@ -1,4 +1,4 @@
-"""The model families that can be a backbone: one row each, and what differs between them."""
+"""Supported model families: one row each, with their differences."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fedsim.core.errors import ModelError, suggestion
 from fedsim.core.tokens import PackedTokens
 
 Kind = Literal["masked_lm", "causal_lm", "base"]
-"""What of a model is built: with the LM head that its family has, or without one."""
+"""Part of a model to build: with its family's LM head, or without."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """A model type of transformers that the contract tests cover."""
+    """A transformers model type that the contract tests cover."""
 
     name: str
     """``model_type`` in a model's config.json."""
@@ -34,33 +34,33 @@ class Family:
     positions_skip_padding: bool = False
     """RoBERTa's positions: counted over tokens that are not padding, from padding_idx + 1 on."""
     head_transform: Callable[[Any, Tensor], Tensor] = lambda _, hidden: hidden
-    """What the LM head does before its last linear layer."""
+    """The LM head's modules before its last linear layer."""
     layers: str = "layers"
-    """Where the base model keeps the list of its layers."""
+    """Attribute of the base model that holds its layers."""
     behind_attention: str | None = None
-    """Module of a layer that takes what attention gave and what entered the layer, and from which on every token is by itself;
-    None where a layer has no such module."""
+    """Module of a layer that combines attention output and layer input, after which every token is processed independently;
+    None if a layer has no such module."""
     window: Literal["none", "all", "by layer"] = "none"
-    """Layers that ``sliding_window`` in a config.json applies to: by layer, those that ``layer_types`` says."""
+    """Layers with ``sliding_window`` from config.json: by layer, as in ``layer_types``."""
 
     @property
     def predicts_next(self) -> bool:
-        """Whether its LM head says which token comes next: a template is then read at its end, not at a mask."""
+        """Whether its LM head predicts the next token: a template is then read at its end, not at a mask."""
         return self.lm_kind == "causal_lm"
 
     def causal_attention(self, config: PreTrainedConfig) -> bool:
-        """Return whether a token of this model sees only those before it: in a decoder, unless ``is_causal`` says no."""
+        """Return whether attention is causal: in a decoder, unless ``is_causal`` is false."""
         return self.predicts_next and bool(getattr(config, "is_causal", True))
 
     def windows(self, config: PreTrainedConfig) -> list[int]:
-        """Return the sliding window of each layer that has one, from the lowest."""
+        """Return the sliding windows of layers that have one, from the lowest."""
         if self.window == "none" or config.sliding_window is None:
             return []
         kinds = config.layer_types if self.window == "by layer" else ["sliding_attention"] * config.num_hidden_layers
         return [config.sliding_window for kind in kinds if kind == "sliding_attention"]
 
     def config(self, values: Mapping[str, Any]) -> PreTrainedConfig:
-        """Return the model's configuration from the values of a config.json."""
+        """Build the model's configuration from the values of a config.json."""
         return getattr(transformers, f"{self.title}Config").from_dict(dict(values))
 
     def model_class(self, kind: Kind) -> type[PreTrainedModel]:
@@ -73,21 +73,21 @@ class Family:
         return dict(self.base_arguments) if kind == "base" else {}
 
     def max_positions(self, config: PreTrainedConfig) -> int:
-        """Return the longest text, in tokens, that the model has positions for; :meth:`limit` says it in words."""
+        """Return the longest text, in tokens, that the model has positions for; :meth:`limit` explains it."""
         unused = config.pad_token_id + 1 if self.positions_skip_padding else 0
         longest: int = config.max_position_embeddings - unused
         return min(longest, config.rope_parameters["original_max_position_embeddings"]) if _is_long(config) else longest
 
     def limit(self, config: PreTrainedConfig) -> str:
-        """Return why a text can be no longer than :meth:`max_positions`, in words between "the model" and "for N tokens".
+        """Return the reason for :meth:`max_positions`, phrased to fit between "the model" and "for N tokens".
 
-        Beyond ``original_max_position_embeddings`` rope_type longrope takes other frequencies, in transformers for all texts of
-        a batch by the longest of them, so that a text's result would depend on its company.
+        Beyond ``original_max_position_embeddings``, rope_type longrope switches frequencies; transformers does so for a whole
+        batch by its longest text, so that a text's result would depend on its batch.
         """
         return "keeps the frequencies of its rope_type longrope" if _is_long(config) else "has positions"
 
     def position_ids(self, config: PreTrainedConfig, input_ids_BT: Tensor, offset: int) -> Tensor:
-        """Return the position of each token, the first ``offset`` positions left to the prompt.
+        """Return the position of each token; the first ``offset`` positions are the prompt's.
 
         Returns
         -------
@@ -100,10 +100,10 @@ class Family:
         return (token_BT.cumsum(1) + offset) * token_BT + config.pad_token_id
 
     def packed_position_ids(self, config: PreTrainedConfig, tokens: PackedTokens, offset: int) -> np.ndarray:
-        """Return the int64 position [Z] of each packed token, the first ``offset`` positions left to the prompt."""
+        """Return the int64 position [Z] of each packed token; the first ``offset`` positions are the prompt's."""
         if not self.positions_skip_padding:
             return tokens.positions_Z + offset
-        # A padding token inside a text has the position of padding and does not count, as in transformers.
+        # A padding token within a text has the padding position and is not counted, as in transformers.
         token_Z = tokens.ids_Z != config.pad_token_id
         count_Z = np.cumsum(token_Z)
         before_B = count_Z[tokens.starts_B] - token_Z[tokens.starts_B]
@@ -144,7 +144,7 @@ FAMILIES: dict[str, Family] = {
         Family("qwen3", "Qwen3", "causal_lm", window="by layer"),
     )
 }
-"""Every supported family by model type. A new row needs no more than to pass ``tests/clients/test_injection.py``."""
+"""Supported families by model type. A new row only has to pass ``tests/clients/test_injection.py``."""
 
 
 def family_of(values: Mapping[str, Any], model: str) -> Family:
@@ -153,14 +153,14 @@ def family_of(values: Mapping[str, Any], model: str) -> Family:
     Parameters
     ----------
     values
-        Values of the model's config.json.
+        Contents of the model's config.json.
     model
-        What to call the model in an error.
+        Model name for errors.
 
     Raises
     ------
     ModelError
-        If prompts cannot be put into such a model, or were never tested in it.
+        If prompts do not work in such a model, or are untested in it.
     """
     name = str(values.get("model_type"))
     if name not in FAMILIES:
@@ -179,9 +179,9 @@ def family_of(values: Mapping[str, Any], model: str) -> Family:
 
 
 _UNSUPPORTED = (
-    ("is_decoder", "a decoder made of an encoder family is not supported; use a model of a decoder family"),
+    ("is_decoder", "an encoder family used as a decoder is not supported; use a model of a decoder family"),
     ("is_encoder_decoder", "encoder-decoder models are not supported; use an encoder or a decoder"),
-    ("per_layer_config", "layers that differ from each other are not supported; use another model"),
+    ("per_layer_config", "layers with different configurations are not supported; use another model"),
     ("add_cross_attention", "cross-attention is not supported; use a plain encoder or decoder"),
     ("reorder_and_upcast_attn", "this variant of attention is not supported; set it to false or use another model"),
     ("quantization_config", "quantized weights are not supported; use the unquantized model with model.dtype"),

@@ -1,4 +1,4 @@
-"""Does a checkpoint fit its config.json? What transformers would pass over, or say without a name, is refused here."""
+"""Checks that a checkpoint fits its config.json: refuse what transformers would ignore or report without a name."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fedsim.core.errors import ModelError, shown
 
 
 def check_padding(family: Family, described: PreTrainedConfig, name: str) -> None:
-    """Refuse an id of padding that no token has where positions follow from it, and forget it elsewhere: padding is masked.
+    """Refuse an invalid padding id if positions depend on it; drop it otherwise, since padding is masked.
 
     Raises
     ------
     ModelError
-        With the id that is right.
+        With a valid id.
     """
     pad, words = described.pad_token_id, described.vocab_size
     if type(words) is not int or (type(pad) is int and 0 <= pad < words):
@@ -24,20 +24,20 @@ def check_padding(family: Family, described: PreTrainedConfig, name: str) -> Non
     if family.positions_skip_padding:
         raise ModelError(
             f"config.json of model {name} has pad_token_id {shown(pad)}, but models of type {family.name} count positions by "
-            f'it: it must be that of a token, 0 to {words - 1}; set "pad_token_id": 1, which such models are made with'
+            f'it: it must be the id of a token, 0 to {words - 1}; set "pad_token_id": 1, which such models are made with'
         )
     described.pad_token_id = None
 
 
 def refuse_mismatched(mismatched: list[tuple[str, Any, Any]], vocab_size: int, name: str) -> None:
-    """Refuse a checkpoint with weights of other shapes: transformers would fill them with random numbers.
+    """Refuse a checkpoint with mismatched shapes: transformers would initialise those weights at random.
 
     Parameters
     ----------
     mismatched
-        Name, shape in the checkpoint and shape by config.json of each.
+        Name, shape in the checkpoint and shape by config.json of each mismatch.
     vocab_size, name
-        Words that config.json says the model knows, and what to call it.
+        Vocabulary size in config.json, and the model's name for errors.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def refuse_mismatched(mismatched: list[tuple[str, Any, Any]], vocab_size: int, n
 
 
 def refuse_missing(missing: list[str], model: PreTrainedModel, name: str, kind: Kind) -> None:
-    """Refuse a checkpoint that lacks weights: transformers would fill them with random numbers.
+    """Refuse a checkpoint that lacks weights: transformers would initialise them at random.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""The trunk: the layers below the lowest prompted one, where nothing depends on a prompt.
+"""Frozen-layer states: outputs of the layers below the lowest prompted one, which no prompt influences.
 
-What enters the lowest prompted layer is a function of an example alone (dropout off), so it is computed once and used
-again in every later pass over that example.
+The input of the lowest prompted layer depends only on the example (dropout off), so it is computed once and reused
+in every later pass over that example.
 
 Shape suffixes: N examples, Z packed tokens, D hidden size.
 """
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 class LayerStack:
-    """The list of a model's layers, parts of which can be run by themselves.
+    """A model's layers, of which a part can run on its own.
 
-    transformers' own forward pass runs around the part: embeddings, rotary angles and the last norm stay its business.
+    The part runs within transformers' own forward pass, which handles embeddings, rotary angles and the final norm.
     """
 
     def __init__(self, base: nn.Module, family: Family) -> None:
@@ -44,7 +44,7 @@ class LayerStack:
 
     @property
     def narrows(self) -> bool:
-        """Whether the top layer can be run for some tokens alone."""
+        """Whether the top layer can run for selected tokens only."""
         return self._behind is not None
 
     @property
@@ -54,7 +54,7 @@ class LayerStack:
 
     @contextmanager
     def above(self, depth: int, entering_ZD: Tensor) -> Iterator[None]:
-        """Run the layers from ``depth`` on alone, on ``entering_ZD`` instead of what the embeddings give."""
+        """Run only the layers from ``depth`` up, on ``entering_ZD`` instead of the embeddings."""
 
         def enter(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
             return (entering_ZD.unsqueeze(0), *arguments[1:])
@@ -68,7 +68,7 @@ class LayerStack:
 
     @contextmanager
     def below(self, depth: int) -> Iterator[list[Tensor]]:
-        """Run the layers under ``depth`` alone; what leaves the last of them is put into the list that this gives."""
+        """Run only the layers below ``depth``; the output of the last is appended to the yielded list."""
         left: list[Tensor] = []
 
         def leave(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
@@ -84,9 +84,9 @@ class LayerStack:
 
     @contextmanager
     def narrowed(self, rows_B: Tensor) -> Iterator[None]:
-        """Run the top layer, behind its attention, for the tokens ``rows_B`` alone: so many rows leave the model.
+        """Run the top layer after its attention for the tokens ``rows_B`` only: the model outputs that many rows.
 
-        Their attention's output has to stand in the first rows of what attention gives, where :class:`PackedPrefix` puts it.
+        Their attention output must be in the first rows of attention's result, where :class:`PackedPrefix` puts it.
         """
 
         def narrow(module: nn.Module, arguments: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -111,9 +111,9 @@ class LayerStack:
 
 @dataclass(frozen=True)
 class CachedStates:
-    """What enters the lowest prompted layer, of some examples one after another; plain NumPy, so that Ray maps it.
+    """Inputs of the lowest prompted layer for some examples, concatenated; plain NumPy, so that Ray can map it.
 
-    NumPy has no bfloat16: such numbers are carried as uint16 of the same bits.
+    NumPy has no bfloat16: such numbers are stored as uint16 with the same bits.
     """
 
     hidden_ZD: np.ndarray
@@ -127,12 +127,12 @@ class CachedStates:
 
     @classmethod
     def of(cls, hidden_ZD: Tensor, dtype: str) -> CachedStates:
-        """Keep hidden states in a number format."""
+        """Store hidden states in a number format."""
         kept_ZD = hidden_ZD.detach().to("cpu", getattr(torch, dtype))
         return cls((kept_ZD.view(torch.uint16) if dtype == "bfloat16" else kept_ZD).numpy(), dtype)
 
     def tensor(self) -> Tensor:
-        """Return the hidden states [Z, D] on the CPU without a copy; they must not be written to."""
+        """Return the hidden states [Z, D] on the CPU without a copy; do not write to them."""
         with warnings.catch_warnings():
             # Arrays of the object store are read-only, which torch cannot express.
             warnings.filterwarnings("ignore", message=".*not writable.*")
@@ -148,10 +148,10 @@ def compute_states(
     dtype: str,
     max_tokens: PassLimit | int,
 ) -> CachedStates:
-    """Compute the trunk of the examples ``indices_N``, in their order.
+    """Compute the frozen-layer states of the examples ``indices_N``, in their order.
 
-    The passes are cut in one way whatever else goes on, so that a trunk that was evicted comes back in the same bits, unless
-    memory does not hold a pass; see :class:`clients.backbone.passes.PassLimit`.
+    Passes are always cut the same way, so that evicted states are recomputed to the same bits, unless a pass does not fit
+    into memory; see :class:`clients.backbone.passes.PassLimit`.
     """
     lengths_N = table.lengths_N[indices_N]
     order_N = np.argsort(lengths_N, kind="stable")

@@ -1,6 +1,6 @@
-"""How class scores and losses are read from the backbone's last hidden states.
+"""Heads: class scores and losses from the backbone's last hidden states.
 
-Shape suffixes: B examples, T tokens, Z packed tokens, D hidden size, V words of the vocabulary; C is classes in
+Shape suffixes: B examples, T tokens, Z packed tokens, D hidden size, V vocabulary size; C is classes in
 ``logits_BC`` and ``label_word_ids_C``, clients in ``head_C``.
 """
 
@@ -22,12 +22,12 @@ from fedsim.core.tokens import PackedTokens
 HeadShapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 Pooling = Literal["first", "mean", "last"]
-"""Hidden state that stands for an example: its first token's, the mean over its tokens, or that of the read position."""
+"""Hidden state that represents an example: its first token's, the mean over its tokens, or the read position's."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a batch says."""
+    """Losses and class scores of a batch."""
 
     loss_B: Tensor
     """float32 cross-entropy of each example, differentiable."""
@@ -50,9 +50,9 @@ class Head(Protocol):
     """Reads class scores."""
 
     shapes: HeadShapes
-    """Arrays of this head that a client trains."""
+    """Arrays of this head that clients train."""
     pooling: Pooling
-    """What of the backbone's last hidden states it reads."""
+    """Which of the backbone's last hidden states it reads."""
 
     def read(
         self, pooled_BD: Tensor, labels_B: Tensor, head_C: dict[str, Tensor], client_of_example_B: Tensor | None
@@ -62,13 +62,13 @@ class Head(Protocol):
         Parameters
         ----------
         pooled_BD
-            The backbone's last hidden states, pooled as ``pooling`` says.
+            The backbone's last hidden states, pooled by ``pooling``.
         labels_B
             int64 class numbers.
         head_C
             The trained arrays of each client, [clients, *shape] each.
         client_of_example_B
-            Row of ``head_C`` that each example takes, or None where there is one client.
+            Row of ``head_C`` for each example; None if there is one client.
         """
         ...
 
@@ -79,9 +79,9 @@ class Verbalizer:
     Parameters
     ----------
     transform
-        What the LM head does before its last linear layer.
+        The LM head without its last linear layer.
     decoder
-        The LM head's last linear layer.
+        Its last linear layer.
     label_word_ids_C
         Token id of each class's word.
     loss
@@ -108,7 +108,7 @@ class Verbalizer:
     def read(
         self, pooled_BD: Tensor, labels_B: Tensor, head_C: dict[str, Tensor], client_of_example_B: Tensor | None
     ) -> Reading:
-        """Return loss and class scores; the LM head runs on one token an example, ``labels`` on C words only."""
+        """Return loss and class scores; the LM head runs on one token per example, ``labels`` on C words only."""
         hidden_BD = self._transform(pooled_BD)
         if self._loss == "labels":
             logits_BC = _single(functional.linear(hidden_BD, self._label_weight_CD, self._label_bias_C))
@@ -126,7 +126,7 @@ def label_words(label_word_ids_C: np.ndarray | None, num_classes: int, vocab_siz
     Raises
     ------
     ModelError
-        If there is not one for each class, or the model does not know it.
+        If there is not one per class, or the model lacks it.
     """
     if label_word_ids_C is None or len(label_word_ids_C) != num_classes:
         given = 0 if label_word_ids_C is None else len(label_word_ids_C)
@@ -142,7 +142,7 @@ def label_words(label_word_ids_C: np.ndarray | None, num_classes: int, vocab_siz
 
 
 class Classifier:
-    """Scores of a linear layer, trained and exchanged with the prompt, on pooled hidden states.
+    """Class scores by a linear layer on pooled hidden states, trained and exchanged with the prompt.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ def pool_packed(hidden_ZD: Tensor, tokens: PackedTokens, pooling: Pooling) -> Te
     device = hidden_ZD.device
     if pooling != "mean":
         return hidden_ZD[to_device(pooled_rows(tokens, pooling), device)]
-    # Padded anew: a matrix product of all tokens would carry a number that is not finite from one example into all others.
+    # Padded again: a matrix product over all tokens would spread a non-finite number from one example to all others.
     places_T = np.arange(int(tokens.lengths_B.max()))
     own_BT = places_T < tokens.lengths_B[:, None]
     rows_BT = tokens.starts_B[:, None] + np.where(own_BT, places_T, 0)
@@ -199,14 +199,14 @@ def pooled_rows(tokens: PackedTokens, pooling: Pooling) -> np.ndarray:
 
 
 def resolve_pooling(asked: Literal["auto", "first", "mean", "last"], *, predicts_next: bool) -> Pooling:
-    """Return the pooling that ``auto`` stands for, the token that the family's own LM head is read at, or the one asked for."""
+    """Resolve the pooling: ``auto`` is the token at which the family's own LM head is read."""
     if asked == "auto":
         return "last" if predicts_next else "first"
     return asked
 
 
 def check_pooling(pooling: Pooling, *, is_causal: bool) -> None:
-    """Refuse to read a model at its first token where that sees no other token.
+    """Refuse pooling at the first token of a model in which it sees no other token.
 
     Raises
     ------
@@ -220,5 +220,5 @@ def check_pooling(pooling: Pooling, *, is_causal: bool) -> None:
 
 
 def _single(tensor: Tensor) -> Tensor:
-    """Return half precision as float32; losses are computed in no less."""
+    """Convert half precision to float32, the minimum for losses."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -27,22 +27,22 @@ from clients.config import ModelConfig
 from fedsim.core.errors import ModelError, shown
 
 _ALIGNMENT = 64
-"""Bytes. Matrix products of the same numbers differ in their last bits where the memory is aligned differently. Ray's object
-store aligns arrays by 64, but those under 2,048 bytes by 8 alone: what does not stand at a multiple of 64 is copied to where it
-does, on the driver and in workers, so that results in this process are those of actors."""
+"""Bytes. Matrix products of the same numbers may differ in their last bits if memory is aligned differently. Ray's object
+store aligns arrays to 64, but those under 2,048 bytes only to 8: arrays not aligned to 64 are copied, on the driver and in
+workers, so that results in this process equal those of actors."""
 
 _NO_ADAPTER = {"subfolder": "no-adapter"}
-"""Where transformers is to look for an adapter to attach: else it takes one whose files lie beside the model's (peft#1381)."""
+"""Where transformers looks for an adapter to attach: by default it uses one beside the model (peft#1381)."""
 
 _MOST_LAYERS = 1024
-"""To build a layer takes time even where it has no weights yet."""
+"""Upper bound on layers: building one takes time even without weights."""
 
 
 @dataclass(frozen=True)
 class SharedWeights:
-    """All that a worker needs to rebuild the backbone, without disk or network.
+    """Everything a worker needs to rebuild the backbone without disk or network.
 
-    Plain NumPy arrays, so that Ray stores them once on a node and every worker there maps the same memory.
+    Plain NumPy arrays, so that Ray stores them once per node and every worker there maps the same memory.
     """
 
     config_json: str
@@ -50,12 +50,12 @@ class SharedWeights:
     kind: Literal["masked_lm", "causal_lm", "base"]
     """With the LM head of its family, or without one."""
     arrays: dict[str, np.ndarray]
-    """Every parameter and buffer by name, contiguous, tied ones once; also those that a checkpoint leaves out (rotary
-    frequencies). NumPy has no bfloat16: such numbers are carried as uint16 of the same bits."""
+    """Every parameter and buffer by name, contiguous, tied ones once; also those missing from a checkpoint (rotary
+    frequencies). NumPy has no bfloat16: such numbers are stored as uint16 with the same bits."""
     dtype: str
     """Number format of the parameters: float32, bfloat16 or float16."""
     aliases: tuple[tuple[str, str], ...] = ()
-    """(name, name in ``arrays``) of each parameter that is the same as another."""
+    """(name, name in ``arrays``) of each tied parameter."""
 
     @property
     def nbytes(self) -> int:
@@ -72,12 +72,12 @@ class SharedWeights:
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """Return the model's tokenizer. Where it has no padding token, as in many decoders, the end token pads, masked.
+    """Load the model's tokenizer. Without a padding token, as in many decoders, the end token is used, masked.
 
     Raises
     ------
     ModelError
-        If there is no model, or its tokenizer cannot be read.
+        If the model is missing, or its tokenizer cannot be read.
     """
     location = locate(config)
     tokenizer = _converted(location, config)
@@ -87,7 +87,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def _converted(location: str, config: ModelConfig) -> PreTrainedTokenizerBase:
-    """Return the tokenizer as transformers reads it, one of SentencePiece as SentencePiece itself would."""
+    """Load the tokenizer with transformers; SentencePiece models encode exactly as SentencePiece does."""
     if Path(location).is_dir():
         check_sentencepiece(Path(location), config.location)
     try:
@@ -104,7 +104,7 @@ def _converted(location: str, config: ModelConfig) -> PreTrainedTokenizerBase:
         raise
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
         folder = folder_of(location)
-        if folder is not None:  # by now, of a name on the hub, the files are here
+        if folder is not None:  # by now a hub model's files have been downloaded
             check_sentencepiece(folder, config.location)
         raise ModelError(
             f"the tokenizer of model {config.location} cannot be read: {_tokenizer_problem(folder, error)}"
@@ -112,10 +112,10 @@ def _converted(location: str, config: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def _tokenizer_problem(folder: Path | None, error: Exception) -> str:
-    """Say what is wrong; transformers blames a package that is not needed where a SentencePiece model is damaged."""
+    """Describe the problem; for a damaged SentencePiece model transformers blames an unneeded package."""
     file = None if folder is None else sentencepiece_file(folder)
     if file is not None and "tiktoken" in str(error):
-        return f"{file.name} is no SentencePiece model, or is damaged"
+        return f"{file.name} is not a SentencePiece model, or is damaged"
     return _first_line(error)
 
 
@@ -123,7 +123,7 @@ def _tokenizer_problem(folder: Path | None, error: Exception) -> str:
 
 
 def load_shared_weights(config: ModelConfig) -> SharedWeights:
-    """Load a model's weights from safetensors files; no pickle is read and none of the model's code is run.
+    """Load a model's weights from safetensors files, without reading pickles or running model code.
 
     Raises
     ------
@@ -143,12 +143,12 @@ def load_shared_weights(config: ModelConfig) -> SharedWeights:
 
 
 def config_values(location: str, name: str) -> dict[str, Any]:
-    """Return the values of a model's config.json.
+    """Read a model's config.json.
 
     Raises
     ------
     ModelError
-        If it is not there, cannot be read, or does not say of which type the model is.
+        If it is missing, unreadable, or lacks the model type.
     """
     try:
         with _quiet():
@@ -164,12 +164,12 @@ def config_values(location: str, name: str) -> dict[str, Any]:
 
 
 def _described(family: Family, values: Mapping[str, Any], name: str) -> PreTrainedConfig:
-    """Return the configuration that a config.json describes, if a model can be built by it."""
+    """Build the configuration that a config.json describes, and check that a model can be built from it."""
     try:
         with _quiet():
             described = family.config(relevant(values))
         layers = described.num_hidden_layers
-    except Exception as error:  # transformers checks every value with errors of its own, which share no base
+    except Exception as error:  # transformers' validation errors share no base class
         raise ModelError(
             f"config.json of model {name} describes no {family.title} model: {_first_line(error)}"
         ) from error
@@ -191,7 +191,7 @@ def _load(
                 dtype=getattr(torch, config.dtype),
                 use_safetensors=True,
                 output_loading_info=True,
-                # What does not fit is named below; the error that comes otherwise tells no name.
+                # Mismatches are named below; transformers' own error gives no name.
                 ignore_mismatched_sizes=True,
                 adapter_kwargs=_NO_ADAPTER,
                 **family.arguments(kind),
@@ -226,14 +226,14 @@ def _shared(model: PreTrainedModel, kind: Kind, dtype: str) -> SharedWeights:
             arrays[name] = _to_numpy(parameter)
     arrays |= {name: _to_numpy(buffer) for name, buffer in model.named_buffers()}
     values = model.config.to_dict()
-    values.pop("_name_or_path", None)  # a path of this machine, of no use in another
+    values.pop("_name_or_path", None)  # a local path, useless elsewhere
     return SharedWeights(json.dumps(values, sort_keys=True), kind, arrays, dtype, tuple(aliases))
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:
     plain = tensor.detach().contiguous()
     if plain.data_ptr() % _ALIGNMENT:
-        plain = plain.clone()  # torch allocates aligned memory; a mapped safetensors file starts anywhere
+        plain = plain.clone()  # torch allocates aligned memory; a mapped safetensors file may start anywhere
     array = (plain.view(torch.uint16) if plain.dtype == torch.bfloat16 else plain).numpy()
     array.flags.writeable = False
     return array
@@ -243,7 +243,7 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def assemble(weights: SharedWeights, attention: str, device: str) -> tuple[PreTrainedModel, Family]:
-    """Return the frozen model, in evaluation mode, whose weights on a CPU are the shared arrays themselves.
+    """Rebuild the frozen model in evaluation mode; on a CPU its weights are the shared arrays themselves.
 
     Its buffers are copies: a forward pass may write to them, as transformers does with the frequencies of rope_type longrope.
 
@@ -283,7 +283,7 @@ def _set(model: nn.Module, name: str, tensor: Tensor) -> None:
 
 def _to_torch(array: np.ndarray) -> Tensor:
     with warnings.catch_warnings():
-        # The arrays are read-only on purpose; that a torch tensor could write to them is what torch warns of.
+        # The arrays are read-only on purpose; torch warns that a tensor could write to them.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
         tensor = torch.from_numpy(array)
     if tensor.data_ptr() % _ALIGNMENT:
@@ -293,7 +293,7 @@ def _to_torch(array: np.ndarray) -> Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' notes and progress bars off the screen: what matters of them is raised."""
+    """Silence transformers' notes and progress bars; what matters is raised as an error."""
     verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(transformers_logging.CRITICAL)
     transformers_logging.disable_progress_bar()

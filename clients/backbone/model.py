@@ -1,4 +1,4 @@
-"""The frozen backbone: one in a worker process, shared by all clients that the worker embodies.
+"""The frozen backbone: one per worker process, shared by all clients that run there.
 
 Shape suffixes: C clients, L prompted layers, K {key, value}, H key/value heads, P prompt length, D head dimension,
 B examples, T tokens, Z packed tokens, D hidden size.
@@ -45,9 +45,9 @@ __all__ = ["Backbone", "Reading"]
 
 
 class Backbone:
-    """A frozen model that takes prompts in any of its layers.
+    """A frozen model that accepts prompts in any of its layers.
 
-    Nothing of a client stays in it: prompts and head come with each call. Its weights may be read-only memory shared
+    It holds no client state: prompts and head come with each call. Its weights may be read-only memory shared
     with other processes and are never written.
     """
 
@@ -73,16 +73,16 @@ class Backbone:
         self.head_shapes: tuple[tuple[str, tuple[int, ...]], ...] = head.shapes
         """Name and shape of each array of the head that a client trains; empty for the verbalizer."""
         self.limit: str = family.limit(model.config)
-        """Why a text can be no longer than ``max_tokens``, in words behind "the model"."""
+        """Reason for ``max_tokens``, phrased to follow "the model"."""
         self.max_tokens: int = family.max_positions(model.config) - self._offset(prompt.length)
-        """Longest text, in tokens, that there are positions for beside the prompt."""
+        """Longest text, in tokens, that fits the model's positions beside the prompt."""
         if self.max_tokens < 1:
             raise ModelError(
                 f"prompt.length {prompt.length} leaves no positions for the text, the model {self.limit} for "
                 f"{family.max_positions(model.config)}; shorten it or set prompt.position_offset=none"
             )
         self.hidden_size: int = model.config.hidden_size
-        """Numbers in the hidden state of a token."""
+        """Hidden size."""
         self.geometry: PromptGeometry = self._measure(prompt.length)
         """Shape of the prompts, measured on the keys of a short forward pass."""
 
@@ -96,12 +96,12 @@ class Backbone:
         label_word_ids_C: np.ndarray | None,
         device: str,
     ) -> Backbone:
-        """Build the backbone of a worker from shared weights; on a CPU it maps them without a copy.
+        """Build a worker's backbone from shared weights; on a CPU it maps them without a copy.
 
         Parameters
         ----------
         weights
-            From ``clients.backbone.loading.load_shared_weights``; read-only arrays are welcome.
+            From ``clients.backbone.loading.load_shared_weights``; read-only arrays are fine.
         model, prompt
             Sections of the config.
         num_classes
@@ -132,17 +132,17 @@ class Backbone:
 
     @property
     def model(self) -> PreTrainedModel:
-        """The frozen model, for a look inside; to use it without prompts, take it from :meth:`detach`."""
+        """The frozen model, for inspection; to use it without prompts, call :meth:`detach`."""
         return self._model
 
     @property
     def is_causal(self) -> bool:
-        """Whether a token sees only those before it."""
+        """Whether attention is causal."""
         return self._family.causal_attention(self._model.config)
 
     @property
     def predicts_next(self) -> bool:
-        """Whether the family's LM head says which token comes next."""
+        """Whether the family's LM head predicts the next token."""
         return self._family.predicts_next
 
     def forward(
@@ -154,20 +154,20 @@ class Backbone:
         client_of_example_B: Tensor | None = None,
         mask: PromptMask | None = None,
     ) -> Reading:
-        """Read loss and class scores of a batch; gradients reach prompts and head alone.
+        """Compute loss and class scores of a padded batch; gradients reach prompts and head only.
 
         Parameters
         ----------
         batch
             Examples, of one client or of several.
         prompt_CLKHPD
-            float32 prompts of each client for ``layers``. With one client all examples take its prompts.
+            float32 prompts of each client for ``layers``. With one client all examples use its prompts.
         layers
-            Model layer of each prompt. Without layers, or with prompts of length zero, this is the plain model.
+            Model layer of each prompt. Without layers, or with prompts of length zero, the plain model runs.
         head_C
             float32 arrays of each client's head by name, [C, *shape] each; empty for the verbalizer.
         client_of_example_B
-            int64 row of ``prompt_CLKHPD`` and ``head_C`` that each example takes; needed if there are several clients.
+            int64 row of ``prompt_CLKHPD`` and ``head_C`` for each example; needed if there are several clients.
         mask
             What each example sees of its client's prompts; None for all of them.
 
@@ -194,21 +194,21 @@ class Backbone:
         cached_ZD: Tensor | None = None,
         mask: PromptMask | None = None,
     ) -> tuple[Reading, np.ndarray]:
-        """Read packed examples: what :meth:`forward` does on a padded batch, to rounding, without the work on padding.
+        """Compute loss and class scores of packed examples: equals :meth:`forward` up to rounding, without work on padding.
 
         Parameters
         ----------
         tokens
-            Examples, of one client or of several; least work is done where they stand in order of length.
+            Examples, of one client or of several; sorted by length they need the least work.
         prompt_CLKHPD, layers, head_C, client_of_example_B, mask
             As in :meth:`forward`.
         trunk_ZD
-            What enters the lowest prompted layer, from :meth:`trunk`; the layers below are not run then.
+            Cached input of the lowest prompted layer, from :meth:`trunk`; the layers below are then skipped.
 
         Returns
         -------
         tuple
-            The reading, and for each example the tokens that attention computed for it, padding included (int64 [B]).
+            Losses and scores, and for each example the tokens that attention processed, padding included (int64 [B]).
 
         Raises
         ------
@@ -236,9 +236,9 @@ class Backbone:
 
     @torch.no_grad()
     def cached(self, tokens: PackedTokens, layers: tuple[int, ...]) -> Tensor:
-        """Return what enters the lowest of the prompted ``layers``, [Z, D] in the model's number format.
+        """Compute the input of the lowest of the prompted ``layers``, [Z, D] in the model's number format.
 
-        It depends on the examples alone while dropout is off. The lowest layer must not be layer 0, below which is nothing.
+        With dropout off it depends only on the examples. The lowest layer must not be layer 0.
         """
         none_CLKHPD = torch.empty((1, 0, 2, self.geometry.num_kv_heads, 0, self.geometry.head_dim), device=self.device)
         prefix = self._prefix(tokens, none_CLKHPD, (), None)
@@ -250,7 +250,7 @@ class Backbone:
     def hidden_states(self, batch: TokenBatch, prompt_CLKHPD: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
         """Return the input of the first layer and the output of every layer, [B, T, hidden] each, of one client.
 
-        As transformers' ``output_hidden_states``: in decoders the last one stands behind the final normalisation.
+        Like transformers' ``output_hidden_states``: in decoders the last one comes after the final normalisation.
         """
         self._check(prompt_CLKHPD, layers, {}, None)
         return list(
@@ -262,7 +262,7 @@ class Backbone:
         self._model.train(active)
 
     def detach(self) -> PreTrainedModel:
-        """Return the model as transformers made it, attention included; the backbone cannot be used after that."""
+        """Return the model with its original attention; the backbone cannot be used afterwards."""
         self._model.eval()
         detach(self._model)
         return self._model
@@ -281,7 +281,7 @@ class Backbone:
         length = prompt_CLKHPD.shape[4] if layers else 0
         self._check_length(tokens.input_ids_BT.shape[1])
         prefix = Prefix(prompt_CLKHPD, layers, client_of_example_B, mask) if length else None
-        # Without a prompt the plain implementation runs, mask skipping and all: bits are those of the model alone.
+        # Without a prompt the plain implementation runs, mask skipping included, with the original model's bits.
         with nullcontext() if prefix else detached(self._model):
             output = self._call(tokens, prefix, self._offset(length), output_hidden_states=output_hidden_states)
         if prefix:
@@ -320,9 +320,9 @@ class Backbone:
         )
 
     def _rows_read(self, tokens: PackedTokens) -> Tensor | None:
-        """Return the one token of each example that the head reads, if the top layer need not be run for the others.
+        """Return the token of each example that the head reads, if the top layer can skip the others.
 
-        Not with dropout, which would be drawn for fewer tokens, and not compiled: each pass would make a graph of its own.
+        Not with dropout, which would be drawn for fewer tokens, and not compiled: each pass would create its own graph.
         """
         pooling = self._head.pooling
         if pooling == "mean" or not self._stack.narrows or self._compiled or self._model.training:
@@ -336,7 +336,7 @@ class Backbone:
         arguments: dict[str, object] = {
             "input_ids": row(tokens.ids_Z),
             "position_ids": row(self._family.packed_position_ids(self._model.config, tokens, offset)),
-            # Attention over packed tokens makes its own masks. One that has four dimensions is handed through as it is.
+            # Attention over packed tokens makes its own masks. A four-dimensional mask is passed through unchanged.
             "attention_mask": torch.zeros((1, 1, 1, 1), device=self.device),
             "use_cache": False,
             ARGUMENT: prefix,
@@ -388,7 +388,9 @@ class Backbone:
         if head_C and {len(array) for array in head_C.values()} != {clients}:
             raise ValueError(f"the head's arrays are not those of {clients} clients")
         if clients > 1 and client_of_example_B is None:
-            raise ValueError(f"{clients} clients share a batch: client_of_example_B must say whose each example is")
+            raise ValueError(
+                f"{clients} clients share a batch: client_of_example_B must assign each example to a client"
+            )
 
     @torch.no_grad()
     def _measure(self, prompt_length: int) -> PromptGeometry:

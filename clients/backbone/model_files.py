@@ -1,4 +1,4 @@
-"""What lies in a model's folder, seen before anything is loaded; imports neither torch nor transformers."""
+"""Inspect the files of a model's folder before anything is loaded; imports neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ MODEL_TITLES = {
     "qwen2": "Qwen2",
     "qwen3": "Qwen3",
 }
-"""How the names of transformers' classes begin, by ``model_type``: the titles of ``clients.backbone.families``, which imports
+"""Prefixes of transformers' class names by ``model_type``, as in ``clients.backbone.families``, which imports
 torch."""
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
-"""What looking into a file that is no such file may raise."""
+"""Errors raised on reading a file of another format."""
 
 
 # -- weights -----------------------------------------------------------------------------------------------------------
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """Return the safetensors files that transformers reads a model's weights from; none where there are none.
+    """Return the safetensors files from which transformers reads a model's weights, if any.
 
-    What else lies beside them (``consolidated.safetensors``, ``model.fp16.safetensors``, an adapter) is not read.
+    Other files beside them (``consolidated.safetensors``, ``model.fp16.safetensors``, an adapter) are not read.
     """
     named = read_json(folder / "config.json").get("transformers_weights")
     for name in (named,) if isinstance(named, str) else (_WEIGHTS, _INDEX):
@@ -51,22 +51,22 @@ def _shards(index: Path) -> tuple[Path, ...]:
 
 
 def check_weights(folder: Path, name: str) -> None:
-    """Refuse a folder without the weights of a model, and say what it holds instead.
+    """Refuse a folder without model weights, naming what it holds instead.
 
     Parameters
     ----------
     name
-        What to call the model in an error.
+        Model name for errors.
 
     Raises
     ------
     ModelError
-        If there are none in safetensors files, or a shard is missing.
+        If there are no safetensors files, or a shard is missing.
     """
     try:
         files = weight_files(folder)
     except _UNREADABLE:
-        return  # a damaged index, which is named when the weights are loaded
+        return  # a damaged index, which is reported when the weights are loaded
     lost = next((file for file in files if not file.is_file()), None)
     if lost is not None:
         raise ModelError(
@@ -98,9 +98,9 @@ def _instead(folder: Path) -> str:
 
 
 def gguf_error(file: Path) -> ModelError:
-    """Return the error of a model that is a GGUF file."""
+    """Return the error for a GGUF model."""
     return ModelError(
-        f"{file} is a GGUF file, and only folders of a Hugging Face model are read; make one of it: load it with transformers' "
+        f"{file} is a GGUF file, and only Hugging Face model folders are supported; convert it: load it with transformers' "
         f"from_pretrained({str(file.parent)!r}, gguf_file={file.name!r}), give its state_dict to a plain model of the same "
         "config, and save that and the tokenizer with save_pretrained; docs/models.md has the lines"
     )
@@ -111,33 +111,33 @@ def gguf_error(file: Path) -> ModelError:
 
 @dataclass(frozen=True)
 class Adapter:
-    """What an ``adapter_config.json`` of PEFT says of itself."""
+    """Kind and base model of a PEFT adapter, from its ``adapter_config.json``."""
 
     kind: str
-    """Such as ``LORA``; the kind that a run can start from is ``PREFIX_TUNING``."""
+    """For example ``LORA``; a run can start from ``PREFIX_TUNING``."""
     base: str | None
-    """The model that it was trained for."""
+    """Base model."""
 
     @property
     def named(self) -> str:
-        """The adapter, as it is called in a sentence."""
+        """Name of the adapter in a sentence."""
         return f"a PEFT adapter of type {self.kind} ({ADAPTER_CONFIG})"
 
     def use(self, folder: Path) -> str:
-        """Return how a run can make use of it, to follow on "to"."""
+        """Return how a run can use it, phrased to follow "to"."""
         if self.kind == "PREFIX_TUNING":
             return f"start from it, set prompt.start_from={folder}"
         return "use it, merge it into the weights (PEFT's merge_and_unload) and save the model"
 
     def instead(self, folder: Path) -> str:
-        """Return what to give as model instead of the folder that holds nothing but this adapter."""
+        """Return the remedy for a model folder that holds only this adapter."""
         elsewhere = self.base is not None and Path(self.base).expanduser().absolute() != folder.absolute()
         base = f"set model.path={self.base}" if elsewhere else "set model.path to the model that it was trained for"
         return f"{base}; to {self.use(folder)}"
 
 
 def adapter_in(folder: Path) -> Adapter | None:
-    """Return the PEFT adapter whose files lie in a folder, if any do."""
+    """Return the PEFT adapter in a folder, if any."""
     if not (folder / ADAPTER_CONFIG).is_file():
         return None
     values = read_json(folder / ADAPTER_CONFIG)
@@ -149,12 +149,12 @@ def adapter_in(folder: Path) -> Adapter | None:
 
 
 def check_model_type(values: Mapping[str, Any], name: str) -> None:
-    """Refuse the values of a config.json that does not say of which type the model is.
+    """Refuse a config.json without a model type.
 
     Raises
     ------
     ModelError
-        With the type to add, where the names of its classes tell.
+        With the type to add, if its class names reveal it.
     """
     if values.get("model_type"):
         return
@@ -178,19 +178,19 @@ def _is_of(title: str, architecture: object) -> bool:
 
 
 def sentencepiece_file(folder: Path) -> Path | None:
-    """Return the SentencePiece model that a folder's tokenizer is, or None where it has a tokenizer.json, or neither."""
+    """Return a folder's SentencePiece model; None if it has a tokenizer.json, or neither."""
     if (folder / "tokenizer.json").is_file():
         return None
     return next((path for path in sorted(folder.glob("*.model")) if path.name != "tiktoken.model"), None)
 
 
 def check_sentencepiece(folder: Path, name: str) -> None:
-    """Refuse a tokenizer that needs the package sentencepiece where it is not installed.
+    """Refuse a tokenizer that needs the package sentencepiece if it is not installed.
 
     Raises
     ------
     ModelError
-        With what to install.
+        With the package to install.
     """
     file = sentencepiece_file(folder)
     if file is None or all(map(_is_installed, ("sentencepiece", "google.protobuf"))):
@@ -204,12 +204,12 @@ def check_sentencepiece(folder: Path, name: str) -> None:
 def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the package that it is a part of
+    except ModuleNotFoundError:  # its parent package
         return False
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the values of a JSON file; none where there is no such file, which is told when it is needed."""
+    """Read a JSON file; empty if it does not exist, which is reported when it is needed."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except _UNREADABLE:

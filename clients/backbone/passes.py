@@ -1,4 +1,4 @@
-"""Passes through the backbone: how many examples go together, and what is done where memory does not hold them.
+"""Batching of passes through the backbone, and splitting of passes that run out of memory.
 
 Shape suffixes: B examples.
 """
@@ -18,35 +18,35 @@ from fedsim.core.tokens import cut
 
 @dataclass
 class PassLimit:
-    """Most tokens in one pass. It falls where memory does not hold a pass, and stays there for all later ones."""
+    """Most tokens per pass. It is lowered when a pass does not fit into memory, for all later passes too."""
 
     tokens: int | None = None
     """None for no limit."""
     splits: int = 0
-    """Times that a pass was cut in two."""
+    """Times that a pass was split in two."""
 
     @classmethod
     def of(cls, limit: PassLimit | int | None) -> PassLimit:
-        """Return a number of tokens as a limit, and a limit as it is."""
+        """Convert a number of tokens to a limit; return a limit unchanged."""
         return limit if isinstance(limit, PassLimit) else cls(limit)
 
 
 def run_passes(lengths_B: np.ndarray, pieces: Sequence[slice], limit: PassLimit, run: Callable[[slice], None]) -> None:
-    """Run examples through the backbone, piece by piece, in order.
+    """Run examples through the backbone in pieces, in order.
 
-    A pass that memory does not hold is cut in two, again and again until it is one example, after all memory that PyTorch
-    holds in reserve was given back. An example is never cut.
+    A pass that does not fit into memory is split in two repeatedly, down to one example, after PyTorch's cached memory
+    was released. An example is never split.
 
     Parameters
     ----------
     lengths_B
         Tokens of each example.
     pieces
-        Runs of examples that go together, where neither ``limit`` nor memory says otherwise.
+        Ranges of examples that go together, unless ``limit`` or memory requires smaller ones.
     limit
         Lowered in place.
     run
-        Called with the examples of a pass. Until it has succeeded it must leave nothing behind.
+        Called with the examples of a pass. It must have no effect unless it succeeds.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def run_passes(lengths_B: np.ndarray, pieces: Sequence[slice], limit: PassLimit,
             continue
         if _fits(run, piece):
             continue
-        # Only here, outside of the handler, has the failed pass let go of its tensors.
+        # Only here, outside the handler, are the failed pass's tensors released.
         torch.cuda.empty_cache()
         num_tokens = int(lengths_B[piece].sum())
         if piece.stop - piece.start == 1:

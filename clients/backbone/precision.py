@@ -1,4 +1,4 @@
-"""Half precision within the backbone, while prompts, heads and losses keep float32."""
+"""Half precision inside the backbone; prompts, heads and losses stay in float32."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 _FLOAT16_SCALE = 1024.0
-"""What gradients are multiplied by on their way back through float16, whose smallest number is 6e-8: those of hidden states
-would be lost in it. Its largest, 65504, stays far away. A power of two leaves no trace in the other bits."""
+"""Loss scale for gradients in float16, whose smallest number is 6e-8: gradients of hidden states would underflow. Its
+largest, 65504, stays far away. A power of two changes no other bits."""
 
 
 class Precision:
-    """The number format that a pass through the backbone computes in.
+    """Number formats of a pass through the backbone.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ class Precision:
     autocast
         ``off``, or the number format of matrix products: ``bfloat16`` or ``float16``.
     device
-        Where the backbone is.
+        Device of the backbone.
     """
 
     def __init__(self, weights: torch.dtype, autocast: str, device: torch.device) -> None:
@@ -32,23 +32,23 @@ class Precision:
         self._scale = _FLOAT16_SCALE if self._products == torch.float16 else 1.0
 
     def products(self) -> AbstractContextManager[Any]:
-        """Return a context in which matrix products have their number format."""
+        """Return a context in which matrix products use their number format."""
         if self._products == self._weights:
             return nullcontext()
         return torch.autocast(self._device.type, dtype=self._products)
 
     def enter(self, prompt_CLKHPD: Tensor) -> Tensor:
-        """Return the prompts as they go into a pass; what comes back to them is freed of the scale of :meth:`leave`."""
+        """Return prompts for use in a pass; their gradients are unscaled from :meth:`leave`."""
         return prompt_CLKHPD if self._scale == 1.0 else _ScaledGradient.apply(prompt_CLKHPD, 1.0 / self._scale)
 
     def leave(self, hidden_BD: Tensor) -> Tensor:
-        """Return hidden states as they come out of a pass, in the weights' precision, their gradient scaled from here on."""
+        """Return a pass's hidden states in the weights' precision, with gradients scaled from here on."""
         hidden_BD = hidden_BD.to(self._weights)
         return hidden_BD if self._scale == 1.0 else _ScaledGradient.apply(hidden_BD, self._scale)
 
 
 class _ScaledGradient(torch.autograd.Function):
-    """What goes through stays as it is; its gradient is multiplied by a number."""
+    """Identity whose gradient is multiplied by a number."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, scale: float) -> Tensor:

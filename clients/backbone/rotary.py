@@ -1,8 +1,8 @@
-"""Prompts of models with rotary positions, moved from one numbering of the text to another.
+"""Convert prompts of models with rotary positions from one position offset to another.
 
-A rotary model turns queries and keys by their position: a text token at position i asks a prefix key k, which has no
-position, for (R(i) q) . k. Where the text is numbered from P on, the same score needs the key R(P) k, because
-(R(i + P) q) . (R(P) k) = (R(i) q) . k. Values are not turned. Learned positions have no such way back.
+A rotary model rotates queries and keys by their position: a text token at position i scores a prefix key k, which has no
+position, as (R(i) q) . k. If text positions start at P, the same score needs the key R(P) k, because
+(R(i + P) q) . (R(P) k) = (R(i) q) . k. Values are not rotated. Learned positions cannot be converted.
 
 Shape suffixes: L layers, K {key, value}, H key/value heads, P prompt length, D head dimension.
 """
@@ -20,12 +20,12 @@ from clients.backbone.families import Family
 
 
 def cannot_shift(family: Family, config: PreTrainedConfig, longest: int) -> str | None:
-    """Return why prompts cannot be moved to another numbering of the text, in words behind "the model", or None.
+    """Return why prompts cannot be converted to another offset, phrased to follow "the model", or None.
 
     Parameters
     ----------
     longest
-        Positions that prompt and text take together at most.
+        Most positions of prompt and text together.
     """
     if rotary_class(family) is None:
         return "has learned positions"
@@ -40,9 +40,9 @@ def cannot_shift(family: Family, config: PreTrainedConfig, longest: int) -> str 
 
 
 def _most_of_one_rotation(config: PreTrainedConfig) -> int | None:
-    """Return the positions up to which one rotation stands for a shift, None for any number.
+    """Return the number of positions up to which a shift is one rotation; None for no limit.
 
-    Two types choose their frequencies by the length of the sequence, but have one set of them up to a length.
+    Two types choose their frequencies by sequence length, but use a single set up to some length.
     """
     rope = config.rope_parameters
     limits = {"dynamic": config.max_position_embeddings, "longrope": rope.get("original_max_position_embeddings", 0)}
@@ -52,14 +52,14 @@ def _most_of_one_rotation(config: PreTrainedConfig) -> int | None:
 def shift_prompt(
     prompt_LKHPD: np.ndarray, by: int, family: Family, config: PreTrainedConfig, longest: int
 ) -> np.ndarray:
-    """Return the prompts that do for a text numbered from ``by`` on what these do for one numbered from 0 on.
+    """Return prompts that act on text positions from ``by`` as the given ones do on positions from 0.
 
     Parameters
     ----------
     prompt_LKHPD
         float32; not changed.
     by
-        Number of positions; negative for the way back.
+        Number of positions; negative for the inverse.
     longest
         See :func:`cannot_shift`.
 
@@ -76,7 +76,7 @@ def shift_prompt(
     shifted_LKHPD = prompt_LKHPD.copy()
     keys_LHPD = torch.from_numpy(prompt_LKHPD[:, 0]).double()
     cos_11D, sin_11D = rotary(keys_LHPD, torch.tensor([[by]]))
-    # Some types also scale what they turn; a prefix key is none of the text's keys and stays as long as it was.
+    # Some types also scale what they rotate; a prefix key is not a key of the text and keeps its norm.
     cos_11D, sin_11D = cos_11D / rotary.attention_scaling, sin_11D / rotary.attention_scaling
     apply = sys.modules[build.__module__].apply_rotary_pos_emb
     shifted_LKHPD[:, 0] = apply(keys_LHPD, keys_LHPD, cos_11D, sin_11D)[1].float().numpy()
@@ -84,6 +84,6 @@ def shift_prompt(
 
 
 def rotary_class(family: Family) -> type[nn.Module] | None:
-    """Return the family's own rotary embedding, which stands beside its model class, or None."""
+    """Return the family's rotary embedding, defined beside its model class, or None."""
     module = sys.modules[family.model_class("base").__module__]
     return getattr(module, f"{family.title}RotaryEmbedding", None)

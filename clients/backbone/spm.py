@@ -1,8 +1,8 @@
-"""Tokenizers that are a SentencePiece model without a tokenizer.json, as OpenLLaMA's: converted by transformers, and checked.
+"""Check the conversion, by transformers, of SentencePiece tokenizers without a tokenizer.json, such as OpenLLaMA's.
 
-transformers leaves out parts of such a model without a word: LLaMA's class its normalisation (several spaces in a row, Unicode
-forms); the generic class, which Mistral's files get, and LLaMA's without a tokenizer_config.json, the space before the first
-word and the begin token.
+transformers silently drops parts of such a model: LLaMA's class drops its normalisation (repeated spaces, Unicode forms);
+the generic class, used for Mistral's files and for LLaMA's without a tokenizer_config.json, drops the space before the
+first word and the begin token.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _BPE = 2
 
 
 def exact(tokenizer: PreTrainedTokenizerBase, file: Path, name: str) -> PreTrainedTokenizerBase:
-    """Return a converted tokenizer that makes the tokens that SentencePiece itself makes.
+    """Return a converted tokenizer that encodes exactly like SentencePiece.
 
     Parameters
     ----------
     tokenizer
-        As transformers converted it; one that is not fast is returned as it is.
+        As converted by transformers; slow tokenizers are returned unchanged.
     file
         The SentencePiece model.
     name
-        What to call the model in an error.
+        Model name for errors.
 
     Raises
     ------
     ModelError
-        If it cannot be mended.
+        If it cannot be corrected.
     """
     from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
@@ -60,7 +60,7 @@ def exact(tokenizer: PreTrainedTokenizerBase, file: Path, name: str) -> PreTrain
 
 
 def _difference(tokenizer: PreTrainedTokenizerBase, processor: Any) -> tuple[str, list[str], list[str]] | None:
-    """Return the first probe of which both make other tokens, with the tokens, or None."""
+    """Return the first probe that both encode differently, with the tokens, or None."""
     for text in _PROBES:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         ours = [str(token) for token in tokenizer.convert_ids_to_tokens(ids)]
@@ -75,7 +75,7 @@ def _difference(tokenizer: PreTrainedTokenizerBase, processor: Any) -> tuple[str
 
 
 def _normalise(tokenizer: PreTrainedTokenizerBase, spec: Any) -> None:
-    """Give a converted tokenizer the normalisation that the SentencePiece model describes."""
+    """Set a converted tokenizer's normalisation to that of the SentencePiece model."""
     from tokenizers import Regex, normalizers
 
     backend = tokenizer.backend_tokenizer

@@ -1,4 +1,4 @@
-"""What a config.json may say beside sizes: switches that are followed, those that change no result, and those refused.
+"""Switches of a config.json beyond sizes: followed, irrelevant to results, or refused.
 
 docs/models.md has a row for each switch, and ``tests/clients/test_attention_switches.py`` a test for each row.
 """
@@ -18,13 +18,13 @@ from clients.backbone.rotary import rotary_class
 from fedsim.core.errors import ModelError, shown, suggestion
 
 Misfit = tuple[str, str] | None
-"""What a config.json sets, and why that cannot be used; None where nothing is wrong."""
+"""A setting of a config.json and why it cannot be used; None if nothing is wrong."""
 
 _CHANGES_NO_RESULT = frozenset(
     (
-        # What a forward pass hands back beside the last hidden states: we ask for what we need.
+        # Extra outputs of a forward pass: requested explicitly where needed.
         *("output_attentions", "output_hidden_states", "return_dict", "tie_last_hidden_states", "use_cache"),
-        # By which code, or in which pieces, the same numbers are computed.
+        # How, not what, is computed.
         *("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation"),
         *("chunk_size_feed_forward", "fusion_config", "gradient_checkpointing"),
     )
@@ -34,24 +34,24 @@ _WINDOWED = ("full_attention", "sliding_attention")
 
 
 def relevant(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a config.json without those that change no result: some of them end passes in an error."""
+    """Return a config.json without values that change no result, some of which make passes fail."""
     kept = {key: value for key, value in values.items() if key not in _CHANGES_NO_RESULT}
     if "attention_dropout" in kept and kept["attention_dropout"] is None:
-        del kept["attention_dropout"]  # transformers reads it as no dropout until dropout is on
+        del kept["attention_dropout"]  # without it transformers disables dropout until it is switched on
     return kept
 
 
 def refuse_unsupported(values: Mapping[str, Any], config: PreTrainedConfig, family: Family, model: str) -> None:
-    """Refuse a variant of a family in which prompts would be wrong, or that transformers builds and cannot run.
+    """Refuse a variant in which prompts would be wrong, or that transformers builds but cannot run.
 
     Parameters
     ----------
     values
-        Of the model's config.json.
+        Contents of the model's config.json.
     config
-        What transformers reads in them.
+        The configuration that transformers parsed from it.
     model
-        What to call the model in an error.
+        Model name for errors.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def refuse_unsupported(values: Mapping[str, Any], config: PreTrainedConfig, fami
 def _causality(values: Mapping[str, Any], family: Family) -> Misfit:
     given = values.get("is_causal", True)
     if family.predicts_next:
-        # What is neither, transformers takes for false where it makes a mask, and null for true where it makes none.
+        # transformers treats other values as false where it makes a mask, and null as true where it makes none.
         why = "it has to be true or false; without it a decoder is causal"
         return None if isinstance(given, bool) else (f"is_causal to {json.dumps(given)[:40]}", why)
     if values.get("is_causal"):
@@ -82,10 +82,10 @@ def _causality(values: Mapping[str, Any], family: Family) -> Misfit:
 
 def _layers(values: Mapping[str, Any], config: PreTrainedConfig, family: Family) -> Misfit:
     if family.window == "all" and "layer_types" in values:
-        # Its AutoConfig does; built as what model_type says, all layers would have the window.
+        # Its AutoConfig does; built by model_type, all layers would have the window.
         return (
             "layer_types",
-            f"transformers then takes it for a ministral, not for a {family.name}; remove it if all are alike",
+            f"transformers then loads it as a ministral, not as a {family.name}; remove it if all are alike",
         )
     if family.window == "none":
         return None
@@ -111,7 +111,7 @@ def _heads(config: PreTrainedConfig, family: Family) -> Misfit:
 
 
 def _rope(config: PreTrainedConfig, family: Family) -> Misfit:
-    """Compare the frequencies with the size of a head: transformers notices a misfit in the first forward pass only."""
+    """Compare the frequencies with the head dimension: transformers notices a mismatch only in the first forward pass."""
     build = rotary_class(family)
     if build is None:
         return None
@@ -137,5 +137,5 @@ def _rope(config: PreTrainedConfig, family: Family) -> Misfit:
             "partial_rotary_factor of 1.0, or rope_type proportional",
         )
     if not torch.isfinite(frequencies).all():
-        return f"rope_type {kind} with values that give frequencies that are not finite", "mend rope_parameters"
+        return f"rope_type {kind} with values that give frequencies that are not finite", "correct rope_parameters"
     return None

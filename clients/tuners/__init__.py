@@ -1,1 +1,1 @@
-"""What is trained: prefixes (prompts) and how they enter attention, on padded and on packed batches."""
+"""Trained parameters: prefixes (prompts), and their injection into attention on padded and packed batches."""

@@ -1,4 +1,4 @@
-"""The starting point of a run: the initial prompt and head, drawn at random or taken from an earlier result.
+"""Initial prompt and head of a run: random or from an earlier result.
 
 Shape suffixes as in :mod:`fedsim.core.layout`; A = all parameters that a client can train.
 """
@@ -18,20 +18,20 @@ from fedsim.core.layout import PromptGeometry, VectorLayout
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """Where a run starts instead of at random (``prompt.start_from``), in the run's own numbering of positions."""
+    """A non-random starting point (``prompt.start_from``), in the run's own position numbering."""
 
     source: str
     """The file or folder, as given by the user."""
     geometry: PromptGeometry
     layers: tuple[int, ...]
-    """Layers that the source has prompts for."""
+    """Layers with prompts in the source."""
     prompt_LKHPD: np.ndarray
     """float32 prompts of ``layers``."""
     head: dict[str, np.ndarray] = field(default_factory=dict)
-    """float32 arrays of the head by name; empty where the source has none."""
+    """float32 arrays of the head by name; empty if the source has none."""
 
     def fingerprint(self) -> str:
-        """Return the SHA-256, as hexadecimal digits, of all arrays and where they stand; not of their source."""
+        """Return the hexadecimal SHA-256 of all arrays and their layers, independent of their source."""
         digest = hashlib.sha256(f"{self.geometry} {self.layers}".encode())
         for name, array in (("prompt", self.prompt_LKHPD), *sorted(self.head.items())):
             digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
@@ -44,7 +44,7 @@ class StartingPoint:
         Raises
         ------
         ModelError
-            If the source has no prompt for that layer: a random one in its place would not be where it ended.
+            If the source has no prompt for that layer: a random one would not continue from it.
         """
         if layer not in self.layers:
             raise ModelError(
@@ -56,7 +56,7 @@ class StartingPoint:
         return prompt_KHPD
 
     def has_head(self, layout: VectorLayout) -> bool:
-        """Whether the layout has a trained head, and the source has all its arrays in the same shape."""
+        """Whether the layout has a trained head that matches the source's arrays in shape."""
         shapes = layout.head_shapes
         return bool(shapes) and all(name in self.head and self.head[name].shape == shape for name, shape in shapes)
 
@@ -64,11 +64,11 @@ class StartingPoint:
 def initial_vector(
     layout: VectorLayout, prompt: PromptConfig, head: HeadConfig, seed: int, start: StartingPoint | None = None
 ) -> np.ndarray:
-    """Make the initial parameters, float32 of length ``layout.size``.
+    """Create the initial parameters, float32 of length ``layout.size``.
 
     Prompts are those of ``start``, or else normal with ``prompt.init_std`` (the published code uses the model's
-    initializer range, 0.02). The head is that of ``start`` where it has one of the same shape, or else its weights are
-    normal with ``head.init_std`` and its biases zero. Each layer has a stream of its own, so the prompt of a layer does
+    initializer range, 0.02). The head is that of ``start`` if it has one of the same shape, or else its weights are
+    normal with ``head.init_std`` and its biases zero. Each layer has its own random stream, so a layer's prompt does
     not depend on which other layers are prompted.
 
     Raises

@@ -1,8 +1,8 @@
-"""Attention over packed tokens: only attention looks beyond a token, so only attention needs to know where examples end.
+"""Prefix attention over packed tokens: only attention needs to know where examples end.
 
 A packed batch is one row of all tokens, without padding. Linear layers, norms and activations, nearly all of the work,
-run on it as it is. In attention the tokens are put apart into buckets of examples of similar length, each a small padded
-batch with the prompts before its keys and values, and the results go back into the row.
+run on it directly. In attention the tokens are split into buckets of examples of similar length, each a small padded
+batch with the prompts before its keys and values, and the results are written back to the row.
 
 Shape suffixes: B examples, T tokens, H heads, D head dimension, P prompt length, C clients, L prompted layers, K {key,
 value}, Z packed tokens, S slots: tokens of all buckets with their padding, Q = T, and V keys a query may see (P + T).
@@ -24,14 +24,14 @@ from clients.tuners.prompt_dropout import PromptMask, masked
 from fedsim.core.errors import ModelError
 
 _MAX_PADDING_SLOTS = {"cpu": 192, "cuda": 8192}
-"""Padding that a bucket may hold, by kind of device. Attention is a few per cent of the work on short texts, so a bucket more,
-which costs a few kernel calls a layer, has to save about this many slots to be worth it: a GPU does thousands in the time of a
-call."""
+"""Padding allowed per bucket, by device type. Attention is a few per cent of the work on short texts, so another bucket,
+which costs a few kernel calls per layer, must save about this many slots to be worth it: a GPU processes thousands in
+the time of one call."""
 
 
 @dataclass(frozen=True)
 class _Bucket:
-    """A run of examples that attend together."""
+    """A range of examples whose attention is computed together."""
 
     examples: slice
     slots: slice
@@ -41,24 +41,24 @@ class _Bucket:
 
 
 class PackedPrefix:
-    """The prompts of one forward pass on packed tokens.
+    """Prompts of one forward pass on packed tokens.
 
     Parameters
     ----------
     prompt_CLKHPD
         Prompts of each client for ``layers``, in float32 (or float64); cast to the model's number format where they are used.
     layers
-        Model layer of each prompt; in all other layers tokens see their own example alone.
+        Model layer of each prompt; in all other layers tokens see only their own example.
     client_of_example_B
-        Row of ``prompt_CLKHPD`` that each example takes; needed unless there is one client.
+        Row of ``prompt_CLKHPD`` for each example; needed unless there is one client.
     lengths_B
-        Tokens of each example, in the order in which they are packed. In any order the result is right; in ascending order
-        buckets hold little padding.
+        Tokens of each example, in packed order. Any order is correct; ascending order minimises the buckets'
+        padding.
     is_causal
-        Whether a token sees only those before it.
+        Whether attention is causal.
     top
-        A layer, and the one token of each example (rows of the batch) whose attention is wanted there: it is computed for no
-        other token, and stands in the first rows of the output.
+        A layer, and one token per example (rows of the batch): attention there is computed for these tokens only, in the
+        first rows of the output.
     mask
         What each example sees of its client's prompts; None for all of them.
     """
@@ -77,7 +77,7 @@ class PackedPrefix:
         self._kept_BHPD = {} if mask is None else mask.of_layers(layers)
         if mask is not None:
             prompt_CLKHPD = prompt_CLKHPD * mask.scale
-        # unbind, not indexing: its gradient is one stack, where that of L slices would be L tensors of full size.
+        # unbind, not indexing: its gradient is one stack instead of L tensors of full size.
         self._pairs_CHPD = {
             layer: prompt_CKHPD.unbind(1) for layer, prompt_CKHPD in zip(layers, prompt_CLKHPD.unbind(1), strict=True)
         }
@@ -94,7 +94,7 @@ class PackedPrefix:
 
     @property
     def slots_B(self) -> np.ndarray:
-        """int64 tokens that attention computes for each example, padding included."""
+        """int64 tokens that attention processes for each example, padding included."""
         return np.concatenate([np.full(bucket.num_examples, bucket.num_tokens) for bucket in self._buckets])
 
     def attend(
@@ -107,8 +107,8 @@ class PackedPrefix:
         mask: Tensor | None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend within each example and to its client's prompt; returns [1, Z, H, D]. ``mask`` is not looked at."""
-        kwargs["is_causal"] = False  # our masks say all; without one everything is visible
+        """Attend within each example and to its client's prompt; returns [1, Z, H, D]. ``mask`` is ignored."""
+        kwargs["is_causal"] = False  # our masks are complete; without one everything is visible
         layer: int = module.layer_idx  # type: ignore[assignment]
         pair_CHPD = self._pairs_CHPD.get(layer)
         self._seen.add(layer)
@@ -151,13 +151,13 @@ class PackedPrefix:
         if self._client_of_example_B is None:
             rows_BHPD = prompt_CHPD.expand(bucket.num_examples, -1, -1, -1)
         else:
-            # Indexing, not index_select: on a GPU only the gradient of the former adds up in a fixed order. It comes before the
+            # Indexing, not index_select: on a GPU only its gradient adds up in a fixed order. It comes before
             # rounding to half precision, so that the examples' gradients are added up in float32.
             rows_BHPD = prompt_CHPD[self._client_of_example_B[bucket.examples]]
         return masked(rows_BHPD, None if kept_BHPD is None else kept_BHPD[bucket.examples]).to(dtype)
 
     def _mask(self, number: int, length: int, window: int | None, plain: Attend, dtype: torch.dtype) -> Tensor | None:
-        """Return what a bucket's queries may see, in the form that the attention function takes; made once a pass."""
+        """Return a bucket's attention mask in the attention function's format; built once per pass."""
         additive = plain.__name__ == "eager_attention_forward"
         key = (number, length, window, additive)
         if key not in self._masks:
@@ -169,18 +169,18 @@ class PackedPrefix:
         return self._masks[key]
 
     def _visible(self, bucket: _Bucket, length: int, window: int | None) -> Tensor | None:
-        """Return a bool mask that broadcasts to [B, 1, T, V], or None where everything is visible."""
+        """Return a bool mask that broadcasts to [B, 1, T, V]; None if everything is visible."""
         tokens_T = np.arange(bucket.num_tokens)
         back_TT = tokens_T[:, None] - tokens_T[None, :]
         own_BT = tokens_T < self._lengths_B[bucket.examples, None]
         visible_11TT: np.ndarray
         if self._is_causal:
-            # Padding stands behind all tokens of its example, so that none of them sees it.
+            # Padding comes after all tokens of its example, so none of them sees it.
             visible_11TT = (back_TT >= 0)[None, None]
             if window is not None:
                 visible_11TT = visible_11TT & (back_TT < window)
         elif window is not None and window < bucket.num_tokens - 1:
-            # As in transformers: so many tokens to either side. Padding sees all, as no query may be left without a key.
+            # As in transformers: the window extends to both sides. Padding sees everything, since every query needs a key.
             near_B1TT = (np.abs(back_TT) <= window) & own_BT[:, None, None, :]
             visible_11TT = near_B1TT | ~own_BT[:, None, :, None]
         elif bucket.padded:
@@ -196,17 +196,17 @@ class PackedPrefix:
         Raises
         ------
         ModelError
-            If a layer never asked for its prompt, which would train nothing without a word.
+            If a layer never requested its prompt, which would then silently not be trained.
         """
         missing = sorted(set(self._pairs_CHPD) - self._seen)
         if missing:
             raise ModelError(
-                f"layer {missing[0]} never asked for its prompt; its attention bypasses transformers' interface"
+                f"layer {missing[0]} never requested its prompt; its attention bypasses transformers' interface"
             )
 
 
 def _cut(lengths_B: np.ndarray, max_padding: int) -> list[_Bucket]:
-    """Cut examples into runs, from the last to the first, so that none holds much padding."""
+    """Split examples into ranges, from last to first, so that none has much padding."""
     edges, longest, padding = [len(lengths_B)], 0, 0
     for example in range(len(lengths_B) - 1, -1, -1):
         length, count = int(lengths_B[example]), edges[-1] - example
@@ -236,7 +236,7 @@ def _of_bucket(tensor_SHD: Tensor, bucket: _Bucket) -> Tensor:
 def _moves(lengths_B: np.ndarray, buckets: list[_Bucket], device: torch.device) -> tuple[Tensor, Tensor, Tensor] | None:
     """Return ``(token of each slot [S], slot of each token [Z], slots of padding)``, or None if there is no padding.
 
-    A slot of padding takes the first token of its example: any would do, since nothing that is kept sees it.
+    A padding slot holds the first token of its example; any would do, since no used output depends on it.
     """
     if not any(bucket.padded for bucket in buckets):
         return None
@@ -253,12 +253,12 @@ def _moves(lengths_B: np.ndarray, buckets: list[_Bucket], device: torch.device) 
 
 
 def take_rows(tensor_ZX: Tensor, rows_B: Tensor) -> Tensor:
-    """Return some rows of a tensor, none of them twice."""
+    """Select rows of a tensor, without duplicates."""
     return _Rows.apply(tensor_ZX, rows_B)
 
 
 class _Rows(torch.autograd.Function):
-    """As index_select, whose gradient adds up, and on a GPU in no fixed order; here there is nothing to add."""
+    """Like index_select, whose gradient on a GPU adds up in no fixed order; without duplicates there is nothing to add."""
 
     @staticmethod
     def forward(ctx: Any, tensor_ZX: Tensor, rows_B: Tensor) -> Tensor:
@@ -275,7 +275,7 @@ class _Rows(torch.autograd.Function):
 
 
 class _Apart(torch.autograd.Function):
-    """Rows of tokens to rows of slots. Every token has one slot of its own, so the gradient is a plain copy back."""
+    """Copy token rows to slot rows. Every token has its own slot, so the gradient is a plain copy back."""
 
     @staticmethod
     def forward(ctx: Any, tensor_ZHD: Tensor, tokens_S: Tensor, slots_Z: Tensor, padding: Tensor) -> Tensor:
@@ -289,7 +289,7 @@ class _Apart(torch.autograd.Function):
 
 
 class _Together(torch.autograd.Function):
-    """Rows of slots back to rows of tokens; what padding computed is dropped, and gets a gradient of zero."""
+    """Copy slot rows back to token rows; padding is dropped and gets zero gradient."""
 
     @staticmethod
     def forward(ctx: Any, tensor_SHD: Tensor, tokens_S: Tensor, slots_Z: Tensor, padding: Tensor) -> Tensor:
@@ -299,5 +299,5 @@ class _Together(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_ZHD: Tensor) -> tuple[Tensor, None, None, None]:
         tokens_S, padding = ctx.saved_tensors
-        # Rows are read from many places, never written to many: on a GPU that keeps its order by itself.
+        # A gather, not a scatter: deterministic on a GPU.
         return grad_ZHD[0].index_select(0, tokens_S).index_fill_(0, padding, 0.0), None, None, None

@@ -1,9 +1,9 @@
-"""Prompts enter a frozen model inside its attention, as key/value pairs put before a layer's own.
+"""Inject prompts into a frozen model's attention, as key/value pairs before a layer's own.
 
-transformers looks up attention and mask functions by name. Here stand two of each, under names of our own so that other
-models of the process are not touched. The prompts of a forward pass travel as a keyword argument from the model down to
+transformers looks up attention and mask functions by name. This module registers two of each under names of its own, so
+other models in the process are not affected. The prompts of a forward pass travel as a keyword argument from the model to
 its attention layers, never as a global: a pass recomputed later (gradient checkpointing) sees the same prompts, and two
-clients on one model cannot meet.
+clients on one model cannot interfere.
 
 Shape suffixes: B examples, T tokens, H key/value heads, D head dimension, P prompt length, C clients, L prompted
 layers, K {key, value}, S keys a query may see (P + T).
@@ -39,7 +39,7 @@ Attend = Callable[..., tuple[Tensor, Tensor | None]]
 
 
 class AttentionHook(Protocol):
-    """What stands in a layer's attention for the length of one forward pass."""
+    """Hook into the attention layers during one forward pass."""
 
     def attend(
         self,
@@ -51,21 +51,21 @@ class AttentionHook(Protocol):
         mask_B1TT: Tensor | None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Compute the attention of the layer ``module.layer_idx`` with the help of the function that it had: ``plain``."""
+        """Compute the attention of layer ``module.layer_idx``, using its original function ``plain``."""
         ...
 
 
 class Prefix:
-    """The prompts of one forward pass on a padded batch.
+    """Prompts of one forward pass on a padded batch.
 
     Parameters
     ----------
     prompt_CLKHPD
         Prompts of each client for ``layers``, in float32 (or float64); cast to the model's number format where they are used.
     layers
-        Model layer of each prompt; all other layers run untouched.
+        Model layer of each prompt; all other layers run unchanged.
     client_of_example_B
-        Row of ``prompt_CLKHPD`` that each example takes; needed unless there is one client.
+        Row of ``prompt_CLKHPD`` for each example; needed unless there is one client.
     mask
         What each example sees of its client's prompts; None for all of them.
     """
@@ -80,7 +80,7 @@ class Prefix:
         self._kept_BHPD = {} if mask is None else mask.of_layers(layers)
         if mask is not None:
             prompt_CLKHPD = prompt_CLKHPD * mask.scale
-        # unbind, not indexing: its gradient is one stack, where that of L slices would be L tensors of full size.
+        # unbind, not indexing: its gradient is one stack instead of L tensors of full size.
         self._pairs_CHPD = {
             layer: prompt_CKHPD.unbind(1) for layer, prompt_CKHPD in zip(layers, prompt_CLKHPD.unbind(1), strict=True)
         }
@@ -121,12 +121,12 @@ class Prefix:
         if self._client_of_example_B is None:
             rows_BHPD = prompt_CHPD.expand(len(own_BHTD), -1, -1, -1)
         else:
-            # Indexing, not index_select: on a GPU only the gradient of the former adds up in a fixed order.
+            # Indexing, not index_select: on a GPU only its gradient adds up in a fixed order.
             rows_BHPD = prompt_CHPD[self._client_of_example_B]
         return masked(rows_BHPD, kept_BHPD).to(own_BHTD.dtype)
 
     def _wider(self, mask_B1TT: Tensor) -> Tensor:
-        """Return the mask with P columns before it that hide nothing; made once for all layers that share the mask."""
+        """Prepend P columns that hide nothing to the mask; done once for all layers that share the mask."""
         if self._masks is None or self._masks[0] is not mask_B1TT:
             visible = True if mask_B1TT.dtype == torch.bool else 0.0
             self._masks = (mask_B1TT, functional.pad(mask_B1TT, (self._length, 0), value=visible))
@@ -138,17 +138,17 @@ class Prefix:
         Raises
         ------
         ModelError
-            If a layer never asked for its prompt, which would train nothing without a word.
+            If a layer never requested its prompt, which would then silently not be trained.
         """
         missing = sorted(set(self._pairs_CHPD) - self._seen)
         if missing:
             raise ModelError(
-                f"layer {missing[0]} never asked for its prompt; its attention bypasses transformers' interface"
+                f"layer {missing[0]} never requested its prompt; its attention bypasses transformers' interface"
             )
 
 
 class KeyShapes:
-    """A hook that changes nothing and notes the shape of each layer's keys."""
+    """A hook that changes nothing and records the shape of each layer's keys."""
 
     def __init__(self) -> None:
         self.heads_and_size: dict[int, tuple[int, int]] = {}
@@ -164,7 +164,7 @@ class KeyShapes:
         mask_B1TT: Tensor | None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Note the shapes."""
+        """Record the shapes."""
         layer: int = module.layer_idx  # type: ignore[assignment]
         if key_BHTD.shape != value_BHTD.shape:
             raise ModelError(f"keys and values of layer {layer} differ in shape; prompts need them alike")
@@ -172,12 +172,12 @@ class KeyShapes:
         return plain(module, query_BHTD, key_BHTD, value_BHTD, mask_B1TT, **kwargs)
 
     def geometry(self, num_layers: int, prompt_length: int) -> PromptGeometry:
-        """Return the shape of prompts that fits the keys seen in a forward pass.
+        """Return the prompt shape that fits the keys seen in a forward pass.
 
         Raises
         ------
         ModelError
-            If some layers did not ask for their prompts, or layers differ.
+            If some layers did not request their prompts, or layers differ.
         """
         if sorted(self.heads_and_size) != list(range(num_layers)):
             raise ModelError(f"{len(self.heads_and_size)} of {num_layers} layers use transformers' attention interface")
@@ -212,7 +212,7 @@ def _prefix_eager(
     fedsim_prefix: AttentionHook | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    # Each family has an eager function of its own beside its attention class; the registry holds no common one.
+    # Each family defines its own eager function beside its attention class; the registry has no common one.
     eager = sys.modules[type(module).__module__].eager_attention_forward
     if fedsim_prefix is None:
         return eager(module, query_BHTD, key_BHTD, value_BHTD, attention_mask, **kwargs)
@@ -220,13 +220,13 @@ def _prefix_eager(
 
 
 def _always_sdpa_mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    # A skipped mask means "is_causal", which aligns to the upper left: wrong once a prefix stands before the keys.
+    # A skipped mask means "is_causal", which aligns to the upper left: wrong with a prefix before the keys.
     return sdpa_mask(*args, **kwargs | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
 
 
 def _always_eager_mask(*args: Any, **kwargs: Any) -> Tensor | None:
     if kwargs.get("dtype") == torch.float64:
-        # Decoders take their softmax in float32, where float64's lowest number is -inf: padding that sees nothing would be NaN.
+        # Decoders compute softmax in float32, where float64's lowest number is -inf: padding that sees nothing would be NaN.
         kwargs["dtype"] = torch.float32
     return eager_mask(*args, **kwargs | {"allow_is_bidirectional_skip": False})
 
@@ -236,14 +236,14 @@ _MASKS = {"sdpa": _always_sdpa_mask, "eager": _always_eager_mask}
 
 
 def register() -> None:
-    """Make the prefix implementations known to transformers in this process; may be called any number of times."""
+    """Register the prefix implementations with transformers in this process; idempotent."""
     for plain, name in IMPLEMENTATIONS.items():
         AttentionInterface.register(name, _FUNCTIONS[plain])
         AttentionMaskInterface.register(name, _MASKS[plain])
 
 
 def keep_out_of_graphs() -> None:
-    """Have torch.compile leave the prefix implementations of this process as they are, and compile what is around them."""
+    """Exclude the prefix implementations from torch.compile, which compiles the code around them."""
     for plain, function in ("sdpa", _prefix_sdpa), ("eager", _prefix_eager):
         _FUNCTIONS[plain] = torch.compiler.disable(function)
     register()
@@ -256,7 +256,7 @@ def attach(model: PreTrainedModel) -> None:
 
 
 def detach(model: PreTrainedModel) -> None:
-    """Switch a model back to the implementation that it had before :func:`attach`."""
+    """Restore the implementation that a model had before :func:`attach`."""
     plain = {prefix: name for name, prefix in IMPLEMENTATIONS.items()}
     model.config._attn_implementation = plain[model.config._attn_implementation]
 

@@ -1,8 +1,8 @@
-"""Dropout on the prompts themselves: in a training step every example sees its client's prompt with other entries left out.
+"""Dropout on prompts: in a training step every example sees its client's prompt with its own dropout mask.
 
-As in the published code, in which a mask falls on the prefix of every example of a batch, in all layers. Masks are drawn on
-the CPU from a stream of the visit, in the order of its steps and examples, so neither who shares a pass, nor how passes are
-cut, nor the device changes a draw. Below the lowest prompted layer nothing depends on them.
+As in the published code, every example of a batch has its own mask in all layers. Masks are drawn on the CPU from a
+stream of the client's local training, in the order of its steps and examples, so draws depend neither on which clients
+share a pass, nor on how passes are cut, nor on the device. Layers below the lowest prompted one are not affected.
 
 Shape suffixes: B examples, C clients, A entries of a client's prompts, L prompted layers, K {key, value}, H key/value heads,
 P prompt length, D head dimension.
@@ -17,27 +17,27 @@ import torch
 from torch import Tensor
 
 _STEPS = 65_536
-"""Chances are multiples of one over this number: sixteen random bits an entry."""
+"""Resolution of the dropout probability: sixteen random bits per entry."""
 
 
 def _dropped_steps(chance: float) -> int:
-    """Return the chance in steps; neither none nor all of them, as a chance above 0 and below 1 is neither."""
+    """Convert the dropout probability to steps; a probability strictly between 0 and 1 stays so."""
     return min(max(1, round(chance * _STEPS)), _STEPS - 1)
 
 
 def draw_kept(rng: np.random.Generator, chance: float, num_examples: int, num_entries: int) -> np.ndarray:
-    """Draw which entries of the prompts each example keeps, bool [B, A]; each is dropped with ``chance``."""
+    """Draw which prompt entries each example keeps, bool [B, A]; each is dropped with probability ``chance``."""
     return rng.integers(0, _STEPS, (num_examples, num_entries), dtype=np.uint16) >= _dropped_steps(chance)
 
 
 def kept_scale(chance: float) -> float:
-    """Return what kept entries are multiplied by, so that their mean is that of all: one over the chance of being kept."""
+    """Return the scale of kept entries, one over the probability of keeping, which preserves the mean."""
     return 1.0 / (1.0 - _dropped_steps(chance) / _STEPS)
 
 
 @dataclass(frozen=True)
 class PromptMask:
-    """Which entries of its client's prompts each example of a pass keeps."""
+    """Dropout masks on the prompts of a pass, one per example."""
 
     kept_BLKHPD: Tensor
     """bool, on the device of the prompts; L are the layers that the pass has prompts for."""
@@ -50,5 +50,5 @@ class PromptMask:
 
 
 def masked(rows_BHPD: Tensor, kept_BHPD: Tensor | None) -> Tensor:
-    """Return the prompts of examples with zeros where they are not kept."""
+    """Return the examples' prompts with dropped entries set to zero."""
     return rows_BHPD if kept_BHPD is None else torch.where(kept_BHPD, rows_BHPD, 0.0)

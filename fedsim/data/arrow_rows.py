@@ -1,4 +1,4 @@
-"""Parquet and Arrow files: every type of column is decoded, or refused by name where it is needed."""
+"""Parquet and Arrow files: every column type is decoded, or refused by name where needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedsim.data.tasks import ClassNumber
 
 _JSON = "arrow.json"
 _AS_THEY_ARE = {"arrow.uuid", "arrow.bool8"}
-"""Extension types whose values PyArrow gives as Python's."""
+"""Extension types that PyArrow converts to Python values itself."""
 _PREFIX = "ARROW:extension:name"
 
 
@@ -61,13 +61,13 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
 @contextmanager
 def _arrow_errors() -> Iterator[None]:
-    """Turn what PyArrow raises for a damaged file, which may be nearly anything, into a ValueError."""
+    """Turn PyArrow's errors for damaged files, of nearly any type, into a ValueError."""
     import pyarrow as pa
 
     try:
         yield
     except (OSError, pa.ArrowInvalid):
-        raise  # as those who read files expect them
+        raise  # as readers of files expect them
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise ValueError((str(error).strip() or type(error).__name__).splitlines()[0]) from error
 
@@ -80,7 +80,7 @@ def _batch_rows(schema: Any, batches: Any) -> NumberedRows:
     decoders = {field.name: _decoder(field, features.get(field.name)) for field in schema}
     number = 0
     for batch in batches:
-        batch.validate(full=True)  # a damaged file may point outside of itself, which its reader does not look at
+        batch.validate(full=True)  # offsets of a damaged file may point outside of it, which the reader does not check
         columns = {name: decoders[name](batch.column(place)) for place, name in enumerate(schema.names)}
         for row in range(batch.num_rows):
             number += 1
@@ -91,7 +91,7 @@ _Decoder = Callable[[Any], list[Any]]
 
 
 def _decoder(field: Any, feature: dict[str, Any] | None) -> _Decoder:
-    """Return what turns a column's array into Python values."""
+    """Return a function that converts a column's array to Python values."""
     import pyarrow as pa
 
     kind = (feature or {}).get("_type")
@@ -118,7 +118,7 @@ def _plain(array: Any, unread: Unread) -> list[Any]:
     except pa.ArrowInvalid:
         if not pa.types.is_timestamp(array.type):
             raise
-        return _marked(array, unread)  # its time zone is none
+        return _marked(array, unread)  # its time zone is invalid
 
 
 def _marked(array: Any, unread: Unread) -> list[Any]:
@@ -126,7 +126,7 @@ def _marked(array: Any, unread: Unread) -> list[Any]:
 
 
 def _holds_extension(kind: Any) -> bool:
-    """Whether the entries of a nested or encoded type are of an extension type, whose values would come as they are stored."""
+    """Whether a nested or encoded type contains an extension type, whose values would come out in storage form."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
@@ -140,11 +140,11 @@ def _from_json(column: str, text: str | None) -> Any:
     try:
         return None if text is None else json.loads(text)
     except (ValueError, TypeError, RecursionError):
-        raise ValueError(f"column {shown(column)} is of the type json, but holds {shown(text, 40)}") from None
+        raise ValueError(f"column {shown(column)} has type json, but holds {shown(text, 40)}") from None
 
 
 def _features(schema: Any) -> dict[str, dict[str, Any]]:
-    """Return what ``datasets`` wrote of each column into a file's metadata."""
+    """Return the column features that ``datasets`` wrote into a file's metadata."""
     raw = (schema.metadata or {}).get(b"huggingface")
     if raw is None:
         return {}

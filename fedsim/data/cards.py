@@ -1,4 +1,4 @@
-"""The configurations that the card of a hub's dataset (README.md) lists, and the files of their splits."""
+"""The configurations that a hub dataset's card (README.md) lists, and the files of their splits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CardConfig:
     patterns: Mapping[str, tuple[str, ...]]
     """Patterns of the files of each split, relative to the folder of the card."""
     folder: str | None = None
-    """Folder that holds the files of its splits, where the card lists no patterns."""
+    """Folder with the files of its splits, if the card lists no patterns."""
 
     def files(self, folder: Path, split: str) -> list[Path]:
         """Return the files of a split.
@@ -33,13 +33,13 @@ class CardConfig:
         Raises
         ------
         DataError
-            If a pattern leads out of the folder, or no file fits it.
+            If a pattern leads out of the folder, or matches no file.
         """
         found: dict[Path, None] = {}
         for pattern in self.patterns.get(split, ()):
             if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
                 raise DataError(
-                    f"{folder / CARD}: the files {shown(pattern)} of {shown(self.name)} lie outside of its folder"
+                    f"{folder / CARD}: the files {shown(pattern)} of {shown(self.name)} lie outside its folder"
                 )
             fitting = matching(folder, pattern)
             if not fitting:
@@ -49,12 +49,12 @@ class CardConfig:
 
 
 def card_configs(folder: Path) -> list[CardConfig]:
-    """Return the configurations that a folder's card lists with their files; none where there is no card, or it lists none.
+    """Return the configurations that a folder's card lists with files; none if there is no card, or it lists none.
 
     Raises
     ------
     DataError
-        If the card's head is not what a card has there.
+        If the card's header is malformed.
     """
     path = folder / CARD
     if not path.is_file():
@@ -70,7 +70,7 @@ def card_configs(folder: Path) -> list[CardConfig]:
     try:
         head = load("\n".join(lines[1 : 1 + rest.index(_FENCE)]))
     except yaml.MarkedYAMLError as error:
-        raise DataError(f"{path}: its head between the lines {_FENCE} is not valid YAML: {error.problem}") from None
+        raise DataError(f"{path}: its header between the lines {_FENCE} is not valid YAML: {error.problem}") from None
     entries = head.get("configs") if isinstance(head, dict) else None
     if not isinstance(entries, list):
         return []
@@ -84,7 +84,7 @@ def _config(path: Path, entry: Any) -> CardConfig:
     if files is None:
         inside = entry.get("data_dir")
         if not isinstance(inside, str) or Path(inside).is_absolute() or ".." in Path(inside).parts:
-            raise DataError(f"{path}: config {shown(name)} must say where its files are, with data_files or data_dir")
+            raise DataError(f"{path}: config {shown(name)} must locate its files with data_files or data_dir")
         return CardConfig(name, {}, inside)
     splits: dict[str, tuple[str, ...]] = {}
     if isinstance(files, list) and files and all(isinstance(part, dict) for part in files):

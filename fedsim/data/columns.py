@@ -1,4 +1,4 @@
-"""Which column of a file is which field of the task, and whether the first line of a file names its columns."""
+"""Map a file's columns to the task's fields, and detect whether its first line is a header."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedsim.data.tasks import LabelIndex
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the rows of a file are asked for, and what is known of where it stands."""
+    """The columns wanted from a file, and what is known about their location."""
 
     task: TaskConfig
     config: DataConfig
@@ -26,7 +26,7 @@ class Wanted:
         return (*self.task.fields, self.task.label_field)
 
     def check_keys(self, column: str | None) -> None:
-        """Refuse an entry of ``data.columns`` that nothing asks for.
+        """Refuse an entry of ``data.columns`` that nothing uses.
 
         Parameters
         ----------
@@ -37,17 +37,15 @@ class Wanted:
         for name in self.config.columns:
             if name not in asked:
                 raise DataError(
-                    f"data.columns: nothing asks for {shown(name)}{suggestion(name, asked)}; a key of it is a field of task "
+                    f"data.columns: nothing uses {shown(name)}{suggestion(name, asked)}; a key of it is a field of task "
                     f"{self.task.name} ({listed(self.task.fields)}), its label field ({shown(self.task.label_field)}), or a "
                     f"name in data.keep_columns or partition.column"
                 )
         if self.config.label_of_file and self.task.label_field in self.config.columns:
-            raise DataError(
-                "data.label_of_file and data.columns both say what the label is; drop one of the two for it"
-            )
+            raise DataError("data.label_of_file and data.columns both define the label; drop one of the two")
 
     def columns(self, origin: str, names: Sequence[str], *, numbered: bool, fixed: bool, label: bool = True) -> Columns:
-        """Return where columns are called otherwise than the task calls them.
+        """Return the mapping for columns whose names differ from the task's.
 
         Parameters
         ----------
@@ -56,16 +54,16 @@ class Wanted:
         names
             The file's columns; of JSON, the names in its first row.
         numbered
-            Whether the names are numbers, as there are no others.
+            Whether columns are numbered because they have no names.
         fixed
             Whether every row has these columns, in this order.
         label
-            Whether the rows hold the label.
+            Whether the rows contain the label.
 
         Raises
         ------
         DataError
-            If ``data.columns`` names a column that is not there.
+            If ``data.columns`` names a missing column.
         """
         given = {
             name: self._given(origin, name, value, names, numbered, fixed)
@@ -90,7 +88,7 @@ class Wanted:
         """Return the name of the column that ``data.columns`` gives for a field."""
         if isinstance(value, str):
             if fixed and value not in names:
-                why = "it has no header, so that its columns have numbers" if numbered else f"it has {listed(names)}"
+                why = "it has no header, so its columns are numbered" if numbered else f"it has {listed(names)}"
                 raise DataError(
                     f"data.columns: {origin} has no column {shown(value)} for {shown(name)}{suggestion(value, names)}; {why}"
                 )
@@ -104,7 +102,7 @@ class Wanted:
         return names[value]
 
     def names_without_header(self, cells: Sequence[str]) -> tuple[str, ...] | None:
-        """Return the names of a file's columns if its first line is a row, None if that line names them.
+        """Return column names for a file whose first line is a row; None if the first line is a header.
 
         Parameters
         ----------
@@ -120,13 +118,13 @@ class Wanted:
         default = None if known is None else known.index(self.task.label_field)
         place = self.config.columns.get(self.task.label_field, default)
         header = [cell.strip() for cell in cells]
-        # pandas writes numbers over columns without names
+        # pandas writes numbers as the header of unnamed columns
         if not isinstance(place, int) or place >= len(cells) or tuple(header) == numbers or self._names(header):
             return None
         return (known or numbers) if header[place] in LabelIndex(self.task) else None
 
     def _names(self, header: Sequence[str]) -> bool:
-        """Whether a header names columns that are asked for."""
+        """Whether a header names wanted columns."""
         given = self.config.columns
         if given:
             return any(isinstance(column, str) and column in header for column in given.values())

@@ -1,4 +1,4 @@
-"""Schemas of the ``data`` section: where examples come from and what the task is."""
+"""Schema of the ``data`` section: the source of examples and the task."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fedsim.core.schema import PathText, Schema
 
 
 def _value_as_text(value: Any) -> Any:
-    """Let ``[0, 1]`` and ``[0.0, 1.0]`` stand for ``["0", "1"]``, and ``[false, true]`` for ``["false", "true"]``."""
+    """Convert ``[0, 1]`` and ``[0.0, 1.0]`` to ``["0", "1"]``, and ``[false, true]`` to ``["false", "true"]``."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"{value} is no label")
+            raise ValueError(f"{value} is not a label")
         return str(int(value)) if value.is_integer() else str(value)
     return str(value) if isinstance(value, int) else value
 
@@ -30,7 +30,7 @@ def _delimiter(text: str) -> str:
 
 
 def _encoding(name: str) -> str:
-    """Refuse what is no encoding of text: Python has codecs of other kinds, and some that cannot read."""
+    """Refuse codecs that are not text encodings, and those that cannot decode."""
     try:
         known = codecs.lookup(name).name not in _OF_NAMES and "a\n".encode(name).decode(name) == "a\n"
     except (LookupError, ValueError, TypeError):
@@ -44,36 +44,36 @@ LabelText = Annotated[str, BeforeValidator(_value_as_text)]
 MOST_FIELDS = 16
 """Fields of a task."""
 _OF_NAMES = {"idna", "punycode"}
-"""Codecs of domain names, not of texts."""
+"""Codecs for domain names, not for text."""
 MetricName = Literal["accuracy", "matthews", "accuracy_f1"]
 
 
 class TaskConfig(Schema):
-    """A task: which columns hold the text, how a prompt is written, which words stand for the labels."""
+    """A task: its text columns, prompt template, and label words."""
 
     name: str = Field(max_length=100)
     """Name of the task, used in reports."""
     fields: tuple[str, ...] = Field(min_length=1, max_length=MOST_FIELDS)
-    """Columns that hold the text: one for single sentences, two for sentence pairs, more for example for a premise and two
+    """Text columns: one for single sentences, two for sentence pairs, more for example for a premise and two
     choices."""
     label_field: str = "label"
-    """Column that holds the label."""
+    """Label column."""
     template: str | None = None
     """Text around the fields, with ``{field}`` for each field and one ``<mask>``; needed by the verbalizer head."""
     labels: tuple[LabelText, ...] = Field(min_length=2)
-    """Label values as they stand in the data (numbers and truth values are taken as text), in class order."""
+    """Label values as they appear in the data (numbers and booleans are read as text), in class order."""
     label_words: tuple[str, ...] | None = None
-    """One word a class, in class order, a single token of the tokenizer each; needed by the verbalizer head."""
+    """One word per class, in class order, each a single token of the tokenizer; needed by the verbalizer head."""
     metric: MetricName = "accuracy"
-    """Figure of merit: accuracy, matthews (correlation) or accuracy_f1 (mean of accuracy and F1)."""
+    """Metric: accuracy, matthews (correlation) or accuracy_f1 (mean of accuracy and F1)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskConfig:
         if len(set(self.labels)) != len(self.labels):
-            raise ValueError(f"labels {list(self.labels)} name a label twice")
+            raise ValueError(f"labels {list(self.labels)} list a label twice")
         if self.label_words is not None and len(self.label_words) != len(self.labels):
             raise ValueError(
-                f"{len(self.label_words)} label_words stand against {len(self.labels)} labels; give one word a label"
+                f"{len(self.label_words)} label_words for {len(self.labels)} labels; give one word per label"
             )
         if self.metric == "accuracy_f1" and len(self.labels) != 2:
             raise ValueError("metric accuracy_f1 needs exactly two labels")
@@ -82,7 +82,7 @@ class TaskConfig(Schema):
             if missing:
                 raise ValueError(f"template lacks {{{missing[0]}}}")
             if self.template.count("<mask>") != 1:
-                raise ValueError("template must hold <mask> exactly once")
+                raise ValueError("template must contain <mask> exactly once")
         return self
 
 
@@ -90,37 +90,37 @@ class DataConfig(Schema):
     """Where the examples come from."""
 
     task: str | TaskConfig = "reviews"
-    """Name of a built-in task, or the definition of one's own."""
+    """Name of a built-in task, or the definition of a custom one."""
     source: Literal["auto", "embedded", "files", "hub"] = "auto"
-    """embedded (made by our generator), files, hub (Hugging Face datasets); auto takes files when ``path`` is given, else
+    """embedded (synthetic), files, or hub (Hugging Face datasets); auto means files if ``path`` is given, else
     embedded."""
     path: PathText | None = None
     """files: a folder with train.* and validation.* (or dev.*, test.*), in JSON Lines, CSV, TSV, Parquet or Arrow; or a folder
     that holds such a folder named like the task. Built-in tasks know the usual layouts (docs/data.md)."""
     subset: str | None = None
-    """files: the folder inside of ``path``, or the configuration of its dataset card, to read where there are several."""
+    """files: the subfolder of ``path``, or the configuration of its dataset card, to read if there are several."""
     train_file: PathText | None = None
-    """files: the training file, relative to ``path``, when its name is not train.*; a folder or a pattern such as
-    ``train_*.csv`` stands for several."""
+    """files: the training file, relative to ``path``, if its name is not train.*; a folder or a pattern such as
+    ``train_*.csv`` means several."""
     validation_file: PathText | None = None
-    """files: the validation file or files, likewise, when the name is not validation.*."""
+    """files: the validation file or files, likewise, if the name is not validation.*."""
     holdout: float | None = Field(default=None, gt=0.0, lt=1.0)
-    """files, hub: share of the training examples that is held out to validate on, drawn with the run's seed, in place of
-    validation examples of the data's own."""
+    """files, hub: share of the training examples held out for validation, drawn with the run's seed, in place of the
+    data's own validation examples."""
     columns: dict[str, str | NonNegativeInt] = Field(default={})
     """files, hub: for a field, the label field or a kept column, the name or the number (from 0) of its column in the data,
-    for example ``{text: sentence, label: 0}``; a name that is not here stays as it is."""
+    for example ``{text: sentence, label: 0}``; names not listed stay as they are."""
     header: bool | Literal["auto"] = "auto"
-    """files: whether the first line of CSV and TSV files names the columns; auto: yes, unless the label stands in it where
-    ``columns`` or a layout of the task puts it."""
+    """files: whether the first line of CSV and TSV files is a header; auto: yes, unless it has a label value where
+    ``columns`` or a layout of the task expects the label."""
     delimiter: Annotated[str, AfterValidator(_delimiter)] | None = None
-    """files: the character between columns, or tab; if not given, a comma in .csv and a tab in .tsv. Text files of other
+    """files: the column delimiter, or tab; if not given, a comma for .csv and a tab for .tsv. Text files with other
     names need it."""
     encoding: Annotated[str, AfterValidator(_encoding)] | None = None
     """files: the encoding of text files; if not given, utf-8, and latin-1 where a layout of a built-in task is known for it."""
     label_of_file: dict[str, LabelText] = Field(default={})
     """files: the label of all rows of a file, by its name or a pattern relative to ``path``, for example
-    ``{"*.pos": 1, "*.neg": 0}``; a file of no known format then holds one text a line."""
+    ``{"*.pos": 1, "*.neg": 0}``; a file of unknown format is then read as one text per line."""
     hub_name: str | None = None
     """hub: name of the dataset, for example ``nyu-mll/glue``."""
     hub_subset: str | None = None
@@ -130,21 +130,21 @@ class DataConfig(Schema):
     validation_split: str = "validation"
     """hub: split to validate on."""
     train_examples: PositiveInt | None = None
-    """Keep this many training examples, drawn with the run's seed; all if not given."""
+    """Number of training examples to keep, drawn with the run's seed; all if not given."""
     validation_examples: PositiveInt | None = None
-    """Keep this many validation examples, drawn with the run's seed; all if not given."""
+    """Number of validation examples to keep, drawn with the run's seed; all if not given."""
     max_length: int = Field(default=128, ge=8, le=2**17)
-    """Tokens of an example at most; the text is cut, never the template or the mask."""
+    """Most tokens per example; longer texts are truncated, never the template or the mask."""
     on_bad_row: Literal["raise", "skip"] = "raise"
-    """What to do with a row that lacks a field, has an unknown label or an empty text: stop, or count and report it."""
+    """How to handle a row with a missing field, unknown label or empty text: stop, or skip, count and report it."""
     keep_columns: tuple[str, ...] = ()
-    """Further columns to read, for example one that ``partition.column`` names (that one is kept by itself)."""
+    """Further columns to read (``partition.column`` is always read)."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> DataConfig:
         if self.holdout is not None and self.validation_file is not None:
             raise ValueError(
-                "holdout takes the validation examples from the training examples, but validation_file names a file of them; "
+                "holdout takes the validation examples from the training examples, but validation_file names a file with them; "
                 "drop one of the two keys"
             )
         return self

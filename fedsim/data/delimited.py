@@ -1,4 +1,4 @@
-"""Files of columns: CSV (quotes as in RFC 4180) and TSV (quotes are ordinary characters, as in GLUE's files)."""
+"""Delimited files: CSV (quotes as in RFC 4180) and TSV (quotes are ordinary characters, as in GLUE's files)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedsim.core.errors import DataError, shown
 from fedsim.data.examples import NumberedRows, Problem, Row
 from fedsim.data.lines import BROKEN, lines
 
-csv.field_size_limit(2**31 - 1)  # the default, 131,072 characters, is less than one article; the limit is the process's
+csv.field_size_limit(2**31 - 1)  # the default, 131,072 characters, is too small for articles; the limit is process-wide
 
 
 def csv_rows(path: Path, delimiter: str, names: Sequence[str] | None, encoding: str | None) -> NumberedRows:
@@ -19,12 +19,12 @@ def csv_rows(path: Path, delimiter: str, names: Sequence[str] | None, encoding: 
     Parameters
     ----------
     names
-        Names of the columns of a file without header; None: the first line has them.
+        Column names of a file without a header; None: the first line has them.
     """
 
     def text_lines() -> Iterator[str]:
         for number, line in lines(path, encoding):
-            if isinstance(line, Problem):  # an undecoded line may open or close a quote, so no later row is certain
+            if isinstance(line, Problem):  # an undecodable line may open or close a quote, so later rows are uncertain
                 raise DataError(f"{path}:{number}: {line.message}")
             yield line
 
@@ -54,16 +54,14 @@ def tsv_rows(path: Path, delimiter: str, names: Sequence[str] | None, encoding: 
         cells = _tsv_cells(line, delimiter)
         if header is None:
             if "\r" in line.rstrip("\r\n"):
-                raise DataError(
-                    f"{path}:{number}: the line ends are mixed, carriage returns and line feeds; use one kind"
-                )
+                raise DataError(f"{path}:{number}: mixed line ends, carriage returns and line feeds; use one kind")
             header = _header(path, cells)
         elif line.strip():
             yield number, _cells_row(header, cells, names is None)
 
 
 def first_cells(path: Path, delimiter: str, quotes: bool, encoding: str | None) -> list[str]:
-    """Return the cells of the first line; none where it cannot be read, as reading the rows will say why."""
+    """Return the cells of the first line; none if it cannot be read: reading the rows then reports why."""
     for _, line in lines(path, encoding):
         if isinstance(line, Problem):
             return []
@@ -81,7 +79,7 @@ def _tsv_cells(line: str, delimiter: str) -> list[str]:
 
 
 def _tsv_cell(cell: str) -> str:
-    """Undo what CSV writers do to a TSV cell with quotes in it: the whole quoted, each quote in it doubled."""
+    """Undo CSV quoting of a TSV cell: quotes around it, and quotes in it doubled."""
     inner = cell[1:-1]
     doubled = '""' in inner and '"' not in inner.replace('""', "")
     return inner.replace('""', '"') if len(cell) > 2 and cell[0] == cell[-1] == '"' and doubled else cell

@@ -1,4 +1,4 @@
-"""The embedded corpus: three synthetic tasks, made in a moment, with natural clients.
+"""The embedded corpus: three synthetic tasks with natural clients, generated on the fly.
 
 ========= =============================================== ======================== ==========
 task      a row                                           label                    classes
@@ -9,9 +9,9 @@ agreement ``a``: a text, ``b``: a report of it           does b agree with a    
 ========= =============================================== ======================== ==========
 
 Each row names its ``author``, one of :data:`NUM_AUTHORS`; authors differ in how much they write, in their topics, in
-their words and in their shares of labels, so that ``partition.kind=by_column`` gives clients that are not alike.
+their words and in their label shares, so that ``partition.kind=by_column`` gives heterogeneous clients.
 
-The corpus is a dataset like any other: it does not depend on a run's seed. Labels are balanced, and no text stands
+The corpus is a dataset like any other: it does not depend on a run's seed. Labels are balanced, and no text occurs
 twice in a task.
 """
 
@@ -26,7 +26,7 @@ from fedsim.data.config import TaskConfig
 from fedsim.data.grammar import Author, Draws, Preference
 
 CORPUS_SEED = 20231015
-"""Seed of the corpus; another one is another dataset."""
+"""Seed of the corpus; another one gives another dataset."""
 NUM_AUTHORS = 120
 TRAIN_ROWS = 4200
 VALIDATION_ROWS = 900
@@ -64,13 +64,13 @@ EMBEDDED_TASKS: dict[str, TaskConfig] = {
 
 @cache
 def authors() -> tuple[Author, ...]:
-    """Return the authors of the corpus; they are the same persons in all tasks."""
+    """Return the authors of the corpus, the same in all tasks."""
     rng = seeds.stream(CORPUS_SEED, seeds.NO_ROUND, seeds.NO_CLIENT, "authors")
     return tuple(Author.drawn(f"author_{number:03d}", rng) for number in range(NUM_AUTHORS))
 
 
 def _leaning(author: Author, task: TaskConfig, label: int) -> float:
-    """Return how much an author tends to a label."""
+    """Return an author's preference for a label."""
     if task.name == "topics":
         return author.topics[label]
     positive = author.kindness if task.name == "reviews" else author.accuracy
@@ -92,8 +92,8 @@ def _row(task: TaskConfig, label: int, author: Author, draws: Draws) -> Row:
 def generate(task_name: str) -> tuple[list[Row], list[Row]]:
     """Return the training rows and the validation rows of an embedded task.
 
-    A row has the task's fields, ``label`` (one of the task's labels) and ``author``. Both lists are shuffled and hold
-    each label equally often (to one row).
+    A row has the task's fields, ``label`` (one of the task's labels) and ``author``. Both lists are shuffled and
+    balanced over labels (to within one row).
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Checked examples: rows of any source become texts and class numbers, or an error that names the row."""
+"""Validation of rows: those of any source become texts and class numbers, or an error that names the row."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Row = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Unread:
-    """Stands for a value of a type that is not read."""
+    """Placeholder for a value of an unsupported type."""
 
     type: str
-    """The type of its column, as the file's format calls it."""
+    """Type of its column, in the file format's terms."""
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,20 @@ class Problem:
     """Why a row cannot be used."""
 
     reason: str
-    """Short name under which such rows are counted."""
+    """Short name for counting such rows."""
     message: str
     """What is wrong with this row."""
 
 
-NAMES_COLUMNS = "data.columns says what a column is called"
+NAMES_COLUMNS = "data.columns maps column names"
 
 NumberedRows = Iterator[tuple[int, Row | Problem]]
-"""Row number counted from 1 (of a text file: line number) and the row, or why it could not be read."""
+"""Row number from 1 (line number in a text file) and the row, or why it could not be read."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of one file or other source, in order, each with its number counted from 1."""
+    """Numbered rows of one file or other source, in order."""
 
     origin: str
     """The file, or the data set and its split."""
@@ -51,12 +51,12 @@ class Table:
     """See :data:`NumberedRows`."""
     unit: Literal["line", "row"] = "row"
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Where a column is called otherwise than the task calls it: the task's name to the rows' name."""
+    """Names that differ: the task's name to the rows' name."""
     hint: str = ""
-    """What would help where a row lacks a field."""
+    """Hint for rows that lack a field."""
 
     def place(self, number: int) -> str:
-        """Return how an error names a row."""
+        """Return a row's name for errors."""
         return f"{self.origin}:{number}" if self.unit == "line" else f"{self.origin}, row {number}"
 
 
@@ -69,13 +69,13 @@ class Examples:
     labels_N: np.ndarray
     """int64 class numbers."""
     columns: dict[str, list[object]] = field(default_factory=dict)
-    """Further columns that were kept, by name, one value an example."""
+    """Further kept columns by name, one value per example."""
     origin: str = ""
     """Where the examples come from."""
     skipped: int = 0
-    """Bad rows left out."""
+    """Number of skipped rows."""
     skipped_reasons: dict[str, int] = field(default_factory=dict)
-    """Bad rows left out, by reason."""
+    """Number of skipped rows by reason."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -94,13 +94,13 @@ class Examples:
 
 @dataclass(frozen=True)
 class RowCheck:
-    """What a row must hold."""
+    """What a row must contain."""
 
     task: TaskConfig
     required: tuple[str, ...] = ()
-    """Further columns that every row must have a value in: the one whose values are the clients."""
+    """Further columns in which every row needs a value: the client column."""
     kept: tuple[str, ...] = ()
-    """Further columns to keep where they are, with None where a row lacks them."""
+    """Further columns to keep if present; None where a row lacks them."""
     on_bad_row: Literal["raise", "skip"] = "raise"
 
 
@@ -110,8 +110,8 @@ def collect(tables: Sequence[Table], check: RowCheck) -> Examples:
     Raises
     ------
     DataError
-        At the first bad row, named by file and row, unless bad rows are to be skipped; or if no row is left, or no
-        row has a column that was asked for.
+        At the first bad row, named by file and row, unless bad rows are skipped; or if no row is left, or no
+        row has a requested column.
     """
     task, labels = check.task, LabelIndex(check.task)
     texts: list[tuple[str, ...]] = []
@@ -152,12 +152,12 @@ def collect(tables: Sequence[Table], check: RowCheck) -> Examples:
 
 
 def together(origins: Sequence[str]) -> str:
-    """Return how several files are called: the first, and how many more."""
+    """Name several files: the first, and how many more."""
     return origins[0] if len(origins) == 1 else f"{origins[0]} and {len(origins) - 1} more"
 
 
 def _check_columns(origin: str, check: RowCheck, seen: dict[str, None], known: set[str]) -> None:
-    """Refuse a kept column that no row has; a required one is missed row by row."""
+    """Refuse a kept column that no row has; required ones are checked row by row."""
     for name in check.kept:
         if seen and name not in seen and name not in known:
             raise DataError(
@@ -175,9 +175,7 @@ def _problem(row: Row, check: RowCheck, labels: LabelIndex, called: Mapping[str,
         value = row[column]
         if isinstance(value, Unread):
             return _unread(column, value)
-        if name in check.required and (
-            value != value or value == ""
-        ):  # NaN is what pandas has where a value is missing
+        if name in check.required and (value != value or value == ""):  # pandas stores missing values as NaN
             state = "empty" if value == "" else "NaN"
             return Problem("missing field", f"partition.column {shown(name)} is missing (it is {state})")
     for name in check.kept:
@@ -192,18 +190,18 @@ def _problem(row: Row, check: RowCheck, labels: LabelIndex, called: Mapping[str,
         known = listed(repr(label) for label in task.labels)
         return Problem(
             "unknown label",
-            f"unknown label {shown(value)}; labels of task {task.name} are {known}; data.columns says which column is the "
+            f"unknown label {shown(value)}; labels of task {task.name} are {known}; data.columns tells which column is the "
             f"label, data.on_bad_row=skip leaves such rows out",
         )
     return None
 
 
 def _unread(column: str, value: Unread) -> Problem:
-    return Problem("type is not read", f"column {shown(column)} is of the type {value.type}, which is not read")
+    return Problem("type is not read", f"column {shown(column)} has the unsupported type {value.type}")
 
 
 def _missing(row: Row, name: str, column: str, help_with_field: str | None) -> Problem:
-    """Say that a row lacks a value, of a field and what would help, or of the column whose values are the clients."""
+    """Describe a missing value: of a field, with a hint, or of the client column."""
     present = listed(key if key.isprintable() else shown(key, 30) for key in row if row[key] is not None) or "none"
     hint = suggestion(column, row) if column not in row else " (it is null)"
     what = f"partition.column {shown(name)}" if help_with_field is None else f"field {shown(name)}"
@@ -223,6 +221,6 @@ def _text_problem(name: str, text: object) -> Problem | None:
         text.encode()
     except UnicodeEncodeError:
         return Problem(
-            "text is not Unicode", f"field {shown(name)} holds half of a surrogate pair, which is no character"
+            "text is not Unicode", f"field {shown(name)} holds half of a surrogate pair, which is not a character"
         )
     return None

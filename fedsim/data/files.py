@@ -1,4 +1,4 @@
-"""Opens the training and validation files of a task in a folder, in the layouts in which people have them."""
+"""Open the training and validation files of a task in a folder, in all common layouts."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ _TRAIN, _VALIDATION = "data.train_file", "data.validation_file"
 
 @dataclass(frozen=True)
 class Opened:
-    """The rows of a data set, not yet read."""
+    """A dataset's rows, not yet read."""
 
     train: list[Table]
     validation: list[Table]
     holdout: float | None = None
-    """Share of the training examples to validate on, where there are no validation rows."""
+    """Share of the training examples to hold out if there are no validation rows."""
     notes: tuple[str, ...] = ()
-    """What was taken for what, for people."""
+    """Notes for the user on how files were interpreted."""
 
 
 @dataclass(frozen=True)
 class _Found:
-    """The files of the splits; with the label of each where that is in its name."""
+    """Files of each split, with their labels if file names determine them."""
 
     train: Sequence[Path]
     validation: Sequence[Path]
     labels: Mapping[Path, str] | None = None
     layout_tsv: frozenset[Path] = frozenset()
-    """Files that a layout knows to be TSV, whatever their extension."""
+    """Files known from a layout to be TSV, whatever their extension."""
     whole: bool = False
-    """Whether the data come without a split, and a layout knows it."""
+    """Whether a layout says that the data come without a validation split."""
 
 
 def open_files(config: DataConfig, task: TaskConfig, column: str | None = None) -> Opened:
@@ -62,12 +62,12 @@ def open_files(config: DataConfig, task: TaskConfig, column: str | None = None) 
     Parameters
     ----------
     column
-        Column whose values are the clients, if any.
+        The client column, if any.
 
     Raises
     ------
     DataError
-        If the folder or a file is not there, is ambiguous, is of no known format, or a key has no use for it.
+        If the folder or a file is missing, ambiguous or of unknown format, or a given key would be ignored.
     """
     wanted = Wanted(task, config, UNKNOWN if isinstance(config.task, TaskConfig) else LAYOUTS.get(task.name, UNKNOWN))
     wanted.check_keys(column)
@@ -88,8 +88,8 @@ def open_files(config: DataConfig, task: TaskConfig, column: str | None = None) 
     both = next((path for path in found.train if holdout is None and path in found.validation), None)
     if both is not None and config.validation_file is None:
         raise DataError(
-            f"{both}: would be trained on and validated on; name another file in {_VALIDATION}, or hold out a share of the "
-            f"training examples with data.holdout=0.1"
+            f"{both}: would be used for both training and validation; name another file in {_VALIDATION}, or hold out "
+            f"a share of the training examples with data.holdout=0.1"
         )
     train = _open_all(found.train, found, wanted)
     validation = _open_all(found.validation if holdout is None else (), found, wanted)
@@ -141,14 +141,14 @@ def _find(folder: Path, card: CardConfig | None, wanted: Wanted) -> _Found:
 
 
 def _home(folder: Path, subset: str | None, name: str) -> Path:
-    """Return the folder that the name of a file is relative to: where a card chose the subset, the folder called so as well."""
+    """Return the folder that file names are relative to, also if a card chose the subset."""
     inner = folder / subset if subset is not None else folder
     known = (folder / name).exists() or bool(matching(folder, name))
     return inner if inner.is_dir() and not known else folder
 
 
 def _search(base: Path, stems: Sequence[str], patterns: Sequence[str], key: str, tsv: list[Path]) -> list[Path]:
-    """Return the files of a split, by its names or else by the names that a layout has for them."""
+    """Return the files of a split, by its usual names or those of a layout."""
     for stem in stems:
         if found := find_split(base, stem, key):
             return found
@@ -185,19 +185,19 @@ def _labels_of_files(folder: Path, wanted: Wanted) -> dict[Path, str]:
             raise DataError(f"data.label_of_file: {shown(pattern)} leads out of {folder}; give names of files in it")
         files = matching(folder, pattern)
         if not files and "/" not in pattern:
-            files = matching(folder, f"**/{pattern}")  # a name alone is that of files in any folder
+            files = matching(folder, f"**/{pattern}")  # a bare name matches files in any folder
         if not files:
             raise DataError(f"data.label_of_file: no file is called {shown(pattern)}; {listing(folder)}")
         twice = next((path for path in files if path in found), None)
         if twice is not None:
             raise DataError(f"data.label_of_file: two of its names are those of {twice}")
         found.update(dict.fromkeys(files, label))
-    # By class and name, so that the order of the examples does not hang on that of the keys.
+    # By class and name, so that the order of the examples does not depend on the order of the keys.
     return dict(sorted(found.items(), key=lambda item: (labels[item[1]], item[0])))
 
 
 def _find_labelled(folder: Path, files: Mapping[Path, str], config: DataConfig, whole: bool = False) -> _Found:
-    """Tell apart the splits of files of one class each: by the keys, else by words such as train and test in their names."""
+    """Assign one-class files to splits: by the keys, else by words such as train and test in their names."""
     splits: dict[str | None, list[Path]] = {}
     words = (*TRAIN_STEMS, *VALIDATION_STEMS)
     for path in files:
@@ -208,11 +208,11 @@ def _find_labelled(folder: Path, files: Mapping[Path, str], config: DataConfig, 
     train, validation = (None if name is None else named_files(folder, name, key) for key, name in keys)
     stray = next((path for path in (*(train or ()), *(validation or ())) if path not in files), None)
     if stray is not None:
-        raise DataError(f"data.label_of_file: says no label of {stray}; add its name")
+        raise DataError(f"data.label_of_file: has no label for {stray}; add its name")
     if train is None and TRAIN_STEMS[0] in marked and unmarked and validation is None:
         raise DataError(
-            f"{folder}: whether {unmarked[0].name} is for training is not certain beside {splits[TRAIN_STEMS[0]][0].name}; say "
-            f"in {_TRAIN} which files are, as a pattern"
+            f"{folder}: whether {unmarked[0].name} is for training is unclear beside {splits[TRAIN_STEMS[0]][0].name}; name "
+            f"the training files in {_TRAIN}, as a pattern"
         )
     if validation is None:
         held = next((word for word in VALIDATION_STEMS if word in marked), None)
@@ -222,7 +222,7 @@ def _find_labelled(folder: Path, files: Mapping[Path, str], config: DataConfig, 
         train = [path for path in candidates if path not in validation]
     if not train:
         raise DataError(
-            f"{folder}: none of {listed(path.name for path in files)} is for training; say which in {_TRAIN}"
+            f"{folder}: none of {listed(path.name for path in files)} is for training; name them in {_TRAIN}"
         )
     return _Found(train, validation, files, whole=whole and not validation)
 
@@ -231,7 +231,7 @@ def _find_labelled(folder: Path, files: Mapping[Path, str], config: DataConfig, 
 
 
 def _check_labelled(validation: Sequence[OpenedFile], wanted: Wanted, found: _Found) -> None:
-    """Refuse a test split without labels that was taken as there is no other; GLUE's have none, or -1 throughout."""
+    """Refuse an unlabelled test split used for lack of another; GLUE's have no labels, or -1 throughout."""
     if not validation or wanted.config.validation_file is not None or found.labels is not None:
         return
     first = validation[0].path
@@ -253,7 +253,7 @@ def _has_label(path: Path, wanted: Wanted, found: _Found) -> bool:
 
 
 def _check_use(config: DataConfig, files: Sequence[OpenedFile]) -> None:
-    """Refuse a key that says how text files are read where none is read that it could be said of."""
+    """Refuse text-file keys if no file is read that they apply to."""
     names = listed(dict.fromkeys(each.path.name for each in files))
     of_columns = any(each.kind in ("csv", "tsv") for each in files)
     for key in ("header", "delimiter"):
@@ -272,7 +272,7 @@ def _note(
     found: _Found,
     wanted: Wanted,
 ) -> tuple[str, ...]:
-    """Say in one line what was taken, where it is not just train.* and validation.* with the task's own columns."""
+    """Describe in one line which files were used, unless they are just train.* and validation.* with the task's columns."""
     how: dict[str, None] = {}
     if card is not None:
         how[f"configuration {card.name}"] = None
@@ -287,9 +287,9 @@ def _note(
         how[f"the file is the class ({labels})"] = None
     if holdout is not None:
         why = "data.holdout" if wanted.config.holdout is not None else "the data have no split; see data.holdout"
-        how[f"{100 * holdout:.3g}% of the examples, drawn with the seed, are held out to validate on ({why})"] = None
+        how[f"{100 * holdout:.3g}% of the examples, drawn with the seed, are held out for validation ({why})"] = None
     if holdout is None and set(found.train) & set(found.validation):
-        how["training examples are among those that are validated on"] = None
+        how["the validation examples include training examples"] = None
     plain = len(train) == 1 and len(validation) <= 1
     plain &= all(each.path.parent == folder and is_one_file(each.path.name) for each in (*train, *validation))
     if plain and not how:

@@ -1,4 +1,4 @@
-"""Finds the folder of a task: the one that is given, one inside of it, or a configuration that its card lists."""
+"""Find a task's folder: the given one, a subfolder, or a configuration listed in its card."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from fedsim.data.rows import extension
 from fedsim.data.splits import is_saved_split, matching
 
 RunLocation = tuple[Path, CardConfig | None]
-"""The folder, and the configuration of its card that says which files are which, if it is taken."""
+"""The folder, and the card configuration that assigns its files, if used."""
 
 
 def find_place(wanted: Wanted) -> RunLocation:
-    """Return where the files of a task are.
+    """Locate the files of a task.
 
     Raises
     ------
     DataError
-        If ``data.path`` is no folder, or it is not certain which of several things in it is meant.
+        If ``data.path`` is not a folder, or its contents are ambiguous.
     """
     folder = _given(wanted)
     config, task = wanted.config, wanted.task
@@ -64,7 +64,7 @@ def _given(wanted: Wanted) -> Path:
 
 
 def _looks_whole(folder: Path, entries: list[Path], wanted: Wanted) -> bool:
-    """Whether something in a folder is called as a training split is, so that no folder in it need be looked into."""
+    """Whether a folder has something named like a training split, so that its subfolders need not be searched."""
     patterns = wanted.layout.train_files
     return (
         any(path.name.lower() == "train" or path.name.lower().startswith("train-") for path in entries)
@@ -74,7 +74,7 @@ def _looks_whole(folder: Path, entries: list[Path], wanted: Wanted) -> bool:
 
 
 def class_files(folder: Path, wanted: Wanted) -> dict[Path, str] | None:
-    """Return the files of one class each that a layout of the task knows, with their labels; None if one is not there."""
+    """Return the one-class files of the task's layout, with their labels; None if one is missing."""
     for layout in wanted.layout.class_files:
         found = {
             label: [
@@ -88,7 +88,7 @@ def class_files(folder: Path, wanted: Wanted) -> dict[Path, str] | None:
 
 
 def _listed(folder: Path, wanted: Wanted) -> RunLocation:
-    """Return the configuration of a folder's card that is the task's, or its only one; without a card, the folder."""
+    """Return the card configuration named like the task, or the only one; without a card, the folder."""
     configs = card_configs(folder)
     if not configs:
         return folder, None
@@ -102,7 +102,7 @@ def _listed(folder: Path, wanted: Wanted) -> RunLocation:
 
 
 def _subset(folder: Path, name: str) -> RunLocation:
-    """Return the configuration, or the folder inside, that ``data.subset`` names."""
+    """Return the configuration or subfolder that ``data.subset`` names."""
     configs = card_configs(folder)
     folders = [path for path in sorted(folder.iterdir()) if path.is_dir()]
     for alike in (lambda other: other == name, lambda other: plain_name(other) == plain_name(name)):

@@ -1,7 +1,7 @@
 """Sentences with a known meaning, and the authors who write them.
 
-Every text is made of small parts (clauses, nouns, facts) of which single ones may mislead: a review may hold a clause
-against its verdict and may negate, and a text on a topic may name a thing of another topic. The label follows from all
+Every text consists of small parts (clauses, nouns, facts), any one of which may mislead: a review may contain a clause
+against its verdict or a negation, and a text on a topic may name a thing of another topic. The label follows from all
 parts together.
 """
 
@@ -22,18 +22,18 @@ T = TypeVar("T")
 NEGATION_RATE = 0.15
 """Share of clauses of an average author that say the opposite with "not"."""
 MIXED_RATE = 0.35
-"""Share of three-part texts in which one part stands against the other two."""
+"""Share of three-part texts in which one part contradicts the other two."""
 VERB_RATE = 0.25
 """Share of review clauses that judge by a verb instead of an adjective."""
 
 PREFERENCE_SHAPE = 0.4
-"""Gamma shape of an author's liking for a word; small makes authors differ."""
+"""Gamma shape of an author's preference for a word; smaller makes authors differ more."""
 PREFERENCE_FLOOR = 0.02
-"""Least liking, so that every author can use every word."""
+"""Smallest preference, so that every author can use every word."""
 
 
 class Draws:
-    """Fast scalar draws from one random stream: uniform numbers are taken from it in large blocks."""
+    """Fast scalar draws from one random stream, in large blocks of uniform numbers."""
 
     _BLOCK = 16384
 
@@ -42,7 +42,7 @@ class Draws:
         self._numbers: list[float] = []
 
     def uniform(self) -> float:
-        """Return a number of [0, 1)."""
+        """Return a number in [0, 1)."""
         if not self._numbers:
             self._numbers = self._rng.random(self._BLOCK).tolist()
         return self._numbers.pop()
@@ -88,7 +88,7 @@ class Preference(Generic[T]):
 
 @dataclass(frozen=True)
 class Author:
-    """Someone with habits. None of them changes what a text means."""
+    """An author with stylistic habits, none of which changes a text's meaning."""
 
     name: str
     productivity: float
@@ -128,7 +128,7 @@ class Author:
         )
 
     def framed(self, text: str, draws: Draws) -> str:
-        """Return ``text`` with the author's opening phrase and time phrase, where the author cares for one."""
+        """Return ``text`` with the author's opening and time phrases, where the author uses them."""
         opener = draws.prefer(self.openers) + " " if draws.chance(self.opener_rate) else ""
         time = " " + draws.prefer(self.times) if draws.chance(self.time_rate) else ""
         return opener + text + time
@@ -179,7 +179,7 @@ def topical(author: Author, topic: str, draws: Draws) -> str:
 
 
 def topic_pair(author: Author, topic: str, same: bool, draws: Draws) -> tuple[str, str]:
-    """Return a text on ``topic`` and a report of what was spoken of, which is on the same topic or on another one."""
+    """Return a text on ``topic`` and a report of what was said, on the same topic or another one."""
     reported = topic if same else draws.other(lexicon.TOPICS, topic)
     people = f"the {draws.pick(lexicon.PEOPLE)} and i" if draws.chance(0.3) else "they"
     things = [draws.prefer(author.nouns[reported]) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Reads a task from the Hugging Face hub, or from any folder that ``datasets.load_dataset`` understands."""
+"""Read a task from the Hugging Face hub, or any folder that ``datasets.load_dataset`` understands."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from fedsim.data.tasks import HUB_SOURCES, ClassNumber, HubSource
 
 
 def open_hub(config: DataConfig, task: TaskConfig, column: str | None = None) -> Opened:
-    """Return the training and validation rows of the hub's data set for a task.
+    """Return the training and validation rows of a task's hub dataset.
 
     Parameters
     ----------
     column
-        Column whose values are the clients, if any.
+        The client column, if any.
 
     Raises
     ------
     DataError
-        If no data set is known for the task, it cannot be fetched, or it lacks a split or a column.
+        If the task has no known dataset, it cannot be fetched, or it lacks a split or a column.
     """
     wanted = Wanted(task, config, UNKNOWN)
     wanted.check_keys(column)
@@ -39,11 +39,11 @@ def open_hub(config: DataConfig, task: TaskConfig, column: str | None = None) ->
 
 
 def _source(config: DataConfig, task: TaskConfig) -> HubSource:
-    """Return the data set that the config names, or the one known for a built-in task."""
+    """Return the dataset that the config names, or that of a built-in task."""
     builtin = HUB_SOURCES.get(task.name)
     if config.hub_name is None:
         if builtin is None:
-            raise DataError(f"data.hub_name is not given, and no data set of the hub is known for task {task.name!r}")
+            raise DataError(f"data.hub_name is not given, and no hub dataset is known for task {task.name!r}")
         return builtin
     if builtin is not None and (config.hub_name, config.hub_subset) == (builtin.name, builtin.subset):
         return builtin
@@ -59,7 +59,7 @@ def _table(source: HubSource, split: str, wanted: Wanted) -> Table:
     lost = [name for name in columns.values() if name not in names]
     if lost:
         raise DataError(
-            f"{origin}: no column {lost[0]!r}; columns present: {listed(names)}; data.columns says what a column is called"
+            f"{origin}: no column {lost[0]!r}; columns present: {listed(names)}; data.columns maps column names"
         )
     return Table(origin, _rows(dataset), "row", columns, NAMES_COLUMNS)
 
@@ -69,7 +69,7 @@ def _fetch(source: HubSource, split: str, origin: str) -> Any:
 
     try:
         dataset = datasets.load_dataset(source.name, source.subset, split=split)
-    except Exception as error:  # the library raises a dozen unrelated types, for a bad name as for a lost network
+    except Exception as error:  # the library raises a dozen unrelated types, for bad names and lost networks alike
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise DataError(
             f"data.hub_name: {origin} cannot be loaded from the Hugging Face hub ({type(error).__name__}: {reason})"

@@ -1,6 +1,6 @@
-"""What the built-in tasks know of the files that people download: folders, names, columns, classes by file.
+"""Known layouts of the built-in tasks' downloads: folders, file names, columns, classes by file.
 
-Nothing here is a switch: a layout is taken where it fits what is there, and the run says which it took.
+Nothing here is a setting: a layout is used if it fits the files, and the run reports which one it used.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 Columns = Mapping[str, str]
-"""A task's field or label field, to the column of the file; a name that is not here stays as it is."""
+"""A task's field or label field to the file's column; names not listed stay as they are."""
 
 HELD_OUT = 0.2
-"""Share held out of data that come without a split: LM-BFF (Gao et al. 2021) takes 2,000 of about 10,000 examples."""
+"""Share held out of data without a validation split: LM-BFF (Gao et al. 2021) takes 2,000 of about 10,000 examples."""
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,17 @@ class Layout:
     """The layouts of one task."""
 
     folders: tuple[str, ...] = ()
-    """Names of its folder besides the task's, in small letters and digits alone."""
+    """Further names of its folder, in lower-case letters and digits only."""
     columns: tuple[Columns, ...] = ({},)
-    """Columns of files that name them, the first that fit are taken."""
+    """Columns of files with a header; the first match is used."""
     headerless: Mapping[int, tuple[str, ...]] | None = None
-    """Columns of files that do not, by how many they are."""
+    """Columns of files without a header, by their number."""
     class_files: tuple[Mapping[str, str], ...] = ()
-    """Patterns of the names of files of one class each, to the label."""
+    """Patterns of one-class file names, to the label."""
     train_files: tuple[str, ...] = ()
-    """Patterns of names of training files that are not called train.*; of no known extension, they are TSV."""
+    """Patterns of training files not named train.*; with an unknown extension they are TSV."""
     validation_files: tuple[str, ...] = ()
-    """The same of validation files."""
+    """The same for validation files."""
 
 
 _SENTENCE = {"text": "sentence"}
@@ -52,7 +52,7 @@ LAYOUTS: dict[str, Layout] = {
         train_files=("in_domain_train.tsv",),
         validation_files=("in_domain_dev.tsv",),
     ),
-    # The hub's numbers of the classes of Subj and TREC are others than LM-BFF's, so that columns of names go first.
+    # The hub numbers the classes of Subj and TREC differently from LM-BFF, so columns with class names come first.
     "subj": Layout(
         ("rottenimdb", "subjectivity"),
         ({"label": "label_text"}, {}, _SENTENCE),
@@ -86,14 +86,14 @@ LAYOUTS: dict[str, Layout] = {
 """The layouts of the built-in tasks on real data, by name."""
 
 UNKNOWN = Layout()
-"""Of a task that is not built in."""
+"""Layouts of a custom task."""
 
 
 def plain_name(name: str) -> str:
-    """Return a name in small letters and digits alone: SST-2 and sst_2 are sst2."""
+    """Normalise a name to lower-case letters and digits: SST-2 and sst_2 are sst2."""
     return re.sub(r"[\W_]+", "", name).casefold()
 
 
 def is_called(name: str, task_name: str, layout: Layout) -> bool:
-    """Whether a folder or a configuration is called like a task."""
+    """Whether a folder or configuration is named like a task."""
     return plain_name(name) in {plain_name(task_name), *layout.folders}

@@ -14,24 +14,24 @@ from fedsim.data.lines import open_bytes
 from fedsim.data.text_rows import read_json
 
 USER, TEXT, LABEL = "user", "x", "y"
-"""Columns of a row; where ``x`` is a list, its entries are columns named by their numbers instead."""
+"""Columns of a row; if ``x`` is a list, its entries are numbered columns instead."""
 _HEAD = re.compile(rb'\s*\{\s*"(?:users|num_samples|user_data|hierarchies)"\s*:')
 
 
 def read_leaf(path: Path, encoding: str | None) -> dict[str, Any] | None:
-    """Return what a file of LEAF holds, None if it is none."""
+    """Return the contents of a LEAF file; None if it is not one."""
     try:
         with open_bytes(path) as file:
             if _HEAD.match(file.read(4096).removeprefix(b"\xef\xbb\xbf")) is None:
                 return None
         value = read_json(path, encoding)
     except (OSError, EOFError, zlib.error, DataError):
-        return None  # reading the rows as JSON Lines will say what is wrong
+        return None  # reading the rows as JSON Lines will report the error
     return value if isinstance(value, dict) and isinstance(value.get("user_data"), dict) else None
 
 
 def leaf_rows(path: Path, value: dict[str, Any]) -> NumberedRows:
-    """Yield the rows of a file, user by user; ``value`` is what it holds."""
+    """Yield the rows of a file, user by user; ``value`` is its contents."""
     return enumerate(_rows(path, value), start=1)
 
 
@@ -40,14 +40,14 @@ def _rows(path: Path, value: dict[str, Any]) -> Iterator[Row]:
     counts = value.get("num_samples")
     users = value.get("users", list(data))
     if not isinstance(users, list) or not all(isinstance(user, str) and user in data for user in users):
-        raise DataError(f"{path}: is no file of LEAF: users does not list the names in user_data")
+        raise DataError(f"{path}: is not a LEAF file: users does not list the names in user_data")
     if len(set(users)) != len(data):
         raise DataError(f"{path}: users lists {len(set(users))} names, user_data has {len(data)}")
     for number, user in enumerate(users):
         held = data[user]
         texts, labels = (held.get(key) if isinstance(held, dict) else None for key in (TEXT, LABEL))
         if not isinstance(texts, list) or not isinstance(labels, list) or len(texts) != len(labels):
-            raise DataError(f"{path}: user {shown(user)} has no lists x and y of one length")
+            raise DataError(f"{path}: user {shown(user)} has no lists x and y of the same length")
         if isinstance(counts, list) and counts[number : number + 1] != [len(texts)]:
             raise DataError(f"{path}: user {shown(user)} has {len(texts)} examples, not as many as num_samples says")
         for text, label in zip(texts, labels, strict=True):

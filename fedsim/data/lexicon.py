@@ -1,4 +1,4 @@
-"""The words of the embedded corpus, about 500 of them, sorted by what they mean."""
+"""The embedded corpus's vocabulary, about 500 words grouped by meaning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines of text files: compressed or not, in any encoding, with any line ends."""
+"""Read lines of text files: compressed or not, in any encoding, with any line ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import IO, cast
 from fedsim.data.examples import Problem
 
 BROKEN = "broken line"
-"""Reason under which rows are counted that could not be read."""
+"""Reason under which unreadable rows are counted."""
 _UTF8 = "utf-8"
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _CHUNK_BYTES = 1 << 20
@@ -25,7 +25,7 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str | Problem]]:
-    """Yield line number and line, with its end.
+    """Yield line numbers and lines, including line ends.
 
     Lines end at a line feed only, as text may hold other Unicode separators; in a file without any line feed they end at
     carriage returns, as old programs write them.
@@ -33,11 +33,11 @@ def lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str | 
     Raises
     ------
     ValueError
-        If the bytes are none of the encoding, where lines cannot be told apart before they are decoded.
+        If the bytes are not valid in an encoding whose lines cannot be separated before decoding.
     """
     name = codecs.lookup(encoding or _UTF8).name
     with open_bytes(path) as file:
-        if "\n".encode(name)[-2:] != b"\n":  # utf-16 and the like: a line feed is more than one byte
+        if "\n".encode(name)[-2:] != b"\n":  # utf-16 and similar: a line feed takes more than one byte
             yield from _decoded_lines(file, name)
             return
         for number, line in enumerate(_byte_lines(file), start=1):
@@ -81,7 +81,7 @@ def _decoded_lines(file: IO[bytes], encoding: str) -> Iterator[tuple[int, str]]:
 
 
 def is_utf8(path: Path) -> bool:
-    """Whether a whole file is UTF-8 text; True as well for one that cannot be read, as reading its rows will say so."""
+    """Whether a whole file is UTF-8 text; also True if it cannot be read: reading its rows will report that."""
     decoder = codecs.getincrementaldecoder(_UTF8)()
     try:
         with open_bytes(path) as file:

@@ -1,4 +1,4 @@
-"""Figures of merit, all computed from a confusion matrix, so that evaluations of parts add up.
+"""Metrics, all computed from a confusion matrix, so that partial evaluations add up.
 
 Shape suffix: C classes. ``confusion_CC[i, j]`` counts the examples of class i that were predicted as class j.
 """
@@ -15,7 +15,7 @@ from fedsim.core.messages import Evaluation
 
 
 def accuracy(confusion_CC: np.ndarray) -> float:
-    """Return the share of examples on the diagonal."""
+    """Return the accuracy: the share of examples on the diagonal."""
     return float(np.trace(confusion_CC) / confusion_CC.sum())
 
 
@@ -36,7 +36,7 @@ def matthews(confusion_CC: np.ndarray) -> float:
 
 
 def f1(confusion_CC: np.ndarray) -> float:
-    """Return F1 of class 1 of two; 0 where no example is of class 1 or predicted as such."""
+    """Return binary F1 of class 1; 0 if no example belongs to it or is predicted as such."""
     hits = int(confusion_CC[1, 1])
     mentions = int(confusion_CC[1, :].sum() + confusion_CC[:, 1].sum())
     return 2 * hits / mentions if mentions else 0.0
@@ -52,11 +52,11 @@ METRICS: dict[str, Callable[[np.ndarray], float]] = {
     "matthews": matthews,
     "accuracy_f1": accuracy_f1,
 }
-"""The metrics that a task may name, larger is better."""
+"""Metrics that a task may use; larger is better."""
 
 
 def compute(name: str, confusion_CC: np.ndarray) -> float:
-    """Return the metric ``name`` of a confusion matrix, NaN if it counts no example.
+    """Return the metric ``name`` of a confusion matrix; NaN if it is empty.
 
     Raises
     ------
@@ -75,5 +75,5 @@ def compute(name: str, confusion_CC: np.ndarray) -> float:
 
 
 def loss(evaluation: Evaluation) -> float:
-    """Return the mean loss of an evaluation's examples, NaN if it counts no example."""
+    """Return an evaluation's mean loss; NaN if it has no examples."""
     return evaluation.loss_sum / evaluation.num_examples if evaluation.num_examples else math.nan

@@ -1,4 +1,4 @@
-"""Opens a data file as a table, by its extension or by what is said of it. Files are parsed, nothing in them is run."""
+"""Open a data file as a table, by its extension or the config. Files are parsed; nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -36,34 +36,34 @@ EXTENSIONS: dict[str, Kind] = {
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
-"""What a file is, by its extension."""
+"""File format by extension."""
 READABLE = f"{', '.join(ending for ending in EXTENSIONS if not ending.endswith('.gz'))}, text also as .gz"
-"""The same for people."""
+"""The same for messages."""
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _QUOTED = ",;"
-"""Delimiters of files of other extensions in which quotes are read as in CSV."""
+"""Delimiters with which files of other extensions use CSV quoting."""
 _NO_TEXT = (
     ".pkl", ".pickle", ".pt", ".pth", ".bin", ".npy", ".npz", ".h5", ".safetensors", ".zip", ".tar", ".tgz", ".bz2", ".xz",
     ".zst", ".7z", ".xls", ".xlsx", ".pdf", ".db", ".sqlite",
 )  # fmt: skip
 _PUBLISHED = "latin-1"
 _LOOKED_AT = 100
-"""First rows in which the names of JSON's fields are looked for."""
+"""Number of first rows searched for JSON field names."""
 
 
 @dataclass(frozen=True)
 class OpenedFile:
-    """A file whose rows can be read."""
+    """A file opened for reading rows."""
 
     path: Path
     kind: Kind
     table: Table
     how: tuple[str, ...] = ()
-    """What a layout added to what the extension says, for people."""
+    """Notes for the user on what a layout added."""
 
 
 def extension(name: str) -> str | None:
-    """Return the known extension that a file name ends with, or None."""
+    """Return the known extension of a file name, or None."""
     return max((ext for ext in EXTENSIONS if name.lower().endswith(ext)), key=len, default=None)
 
 
@@ -73,16 +73,16 @@ def open_table(path: Path, wanted: Wanted, *, label: str | None = None, known_ts
     Parameters
     ----------
     wanted
-        What its rows are asked for.
+        Columns wanted from its rows.
     label
-        The label of all its rows, if its name says it.
+        The label of all its rows, if its name determines it.
     known_tsv
-        Whether it is TSV, whatever its extension, as a layout knows.
+        Whether a layout says it is TSV, whatever its extension.
 
     Raises
     ------
     DataError
-        Here if it is of no format that is read, or lacks a column; while the rows are read, if the file as a whole cannot be.
+        At once for an unknown format or a missing column; while rows are read, if the file itself is unreadable.
     """
     kind = _kind(path, wanted, label, known_tsv)
     with _file_errors(path):
@@ -111,9 +111,10 @@ def _kind(path: Path, wanted: Wanted, label: str | None, known_tsv: bool) -> Kin
         if len(wanted.task.fields) == 1:
             return "lines"
         raise DataError(
-            f"{path}: a line is one text, but task {wanted.task.name} has {len(wanted.task.fields)} fields; set data.delimiter"
+            f"{path}: each line is one text, but task {wanted.task.name} has {len(wanted.task.fields)} fields; set "
+            "data.delimiter"
         )
-    hint = "; text with columns is read with data.delimiter, one text a line with data.label_of_file" if plain else ""
+    hint = "; set data.delimiter for text with columns, data.label_of_file for one text per line" if plain else ""
     raise DataError(f"{path}: unknown extension {path.suffix or '(none)'!r}; readable are {READABLE}{hint}")
 
 
@@ -144,7 +145,7 @@ def _open_delimited(path: Path, kind: Kind, wanted: Wanted, label: str | None) -
         label=label is None,
     )
     rows = (csv_rows if quotes else tsv_rows)(path, delimiter, names, encoding)
-    hint = f"{NAMES_COLUMNS}, data.header=false that the first line is a row" if names is None else NAMES_COLUMNS
+    hint = f"{NAMES_COLUMNS}, data.header=false makes the first line a row" if names is None else NAMES_COLUMNS
     return OpenedFile(path, kind, Table(str(path), _guarded(path, rows), "line", columns, hint), tuple(how))
 
 
@@ -173,7 +174,7 @@ def _open_json(path: Path, wanted: Wanted, label: str | None) -> OpenedFile:
 
 
 def _names_in(rows: NumberedRows) -> tuple[list[str], NumberedRows]:
-    """Return the names in the first rows, and all rows."""
+    """Return the field names in the first rows, and all rows."""
     first = list(islice(rows, _LOOKED_AT))
     names: dict[str, None] = {}
     for _, row in first:
@@ -183,7 +184,7 @@ def _names_in(rows: NumberedRows) -> tuple[list[str], NumberedRows]:
 
 
 def _encoding_of(path: Path, wanted: Wanted, how: list[str]) -> str | None:
-    """Return the encoding of a file of a layout that was published in Latin-1: that, unless it is UTF-8."""
+    """Return the encoding of a file published in Latin-1: Latin-1, unless it is valid UTF-8."""
     if wanted.config.encoding is not None or wanted.layout is UNKNOWN or is_utf8(path):
         return wanted.config.encoding
     how.append(_PUBLISHED)
@@ -191,14 +192,14 @@ def _encoding_of(path: Path, wanted: Wanted, how: list[str]) -> str | None:
 
 
 def _labelled(opened: OpenedFile, field: str, label: str) -> OpenedFile:
-    """Return a file whose rows all have one label."""
+    """Return a file whose rows all have the same label."""
 
     def rows() -> NumberedRows:
         for number, row in opened.table.rows:
             if not isinstance(row, Problem):
                 if field in row:
                     raise DataError(
-                        f"{opened.path}: has a column {shown(field)}, but data.label_of_file says what its label is; drop the "
+                        f"{opened.path}: has a column {shown(field)}, but data.label_of_file sets its label; drop the "
                         f"file's entry there"
                     )
                 row = {**row, field: label}
@@ -215,7 +216,7 @@ def _guarded(path: Path, rows: NumberedRows) -> NumberedRows:
 
 @contextmanager
 def _file_errors(path: Path) -> Iterator[None]:
-    """Turn what can go wrong with a whole file into one sentence."""
+    """Turn errors about a whole file into one sentence."""
     try:
         yield
     except DataError:

@@ -1,4 +1,4 @@
-"""Encodes texts without special tokens, and more than two of them with those of a pair in between."""
+"""Encode texts without special tokens, and more than two texts with a pair's special tokens in between."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Ids = list[int]
 
 
 def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Ids]:
-    """Encode texts without adding special tokens, and without reading any in them."""
+    """Encode texts without adding special tokens or recognising any in them."""
     if not texts:
         return []
     encoded = tokenizer(
@@ -34,14 +34,14 @@ def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
 def encode_several(
     columns: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int, origin: str
 ) -> tuple[list[Ids], list[Ids] | None]:
-    """Encode examples of several texts as a pair goes on: what stands between its texts, between any two.
+    """Encode examples of several texts by extending the pair format: its separator goes between any two texts.
 
-    All texts but the first have the token type of a pair's second. What does not fit is cut from the longest text.
+    All texts but the first have the token type of a pair's second. The longest text is truncated to fit.
 
     Parameters
     ----------
     columns
-        For each field its texts.
+        Texts of each field.
 
     Returns
     -------
@@ -51,9 +51,9 @@ def encode_several(
     Raises
     ------
     DataError
-        If ``max_length`` leaves no room for the texts of an example.
+        If ``max_length`` leaves no room for an example's texts.
     ModelError
-        If it cannot be told what the tokenizer puts around the texts of a pair.
+        If the tokenizer's special tokens for a pair cannot be determined.
     """
     around = _AroundPair.of(tokenizer)
     taken = len(around.start) + len(around.stop) + len(around.between) * (len(columns) - 1)
@@ -81,7 +81,7 @@ def encode_several(
 
 @dataclass(frozen=True)
 class _AroundPair:
-    """What a tokenizer puts around the texts of a pair."""
+    """The special tokens that a tokenizer puts around a pair."""
 
     start: Ids
     between: Ids
@@ -89,7 +89,7 @@ class _AroundPair:
     has_types: bool
     """Whether the texts have different token types."""
     between_of_first: int
-    """How many of the tokens between them are of the first's type."""
+    """How many of the separator tokens have the first text's type."""
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> _AroundPair:

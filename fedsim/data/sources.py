@@ -1,4 +1,4 @@
-"""Loads the data set of a run: from the embedded corpus, from files, or from the Hugging Face hub."""
+"""Load a run's dataset: from the embedded corpus, files, or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ class Dataset:
     train: Examples
     validation: Examples
     notes: tuple[str, ...] = ()
-    """What was taken for what in the files, for people."""
+    """Notes for the user on how files were interpreted."""
 
 
 def load_dataset(config: DataConfig, seed: int, column: str | None = None) -> Dataset:
-    """Read, check and cut the examples of a run.
+    """Read, check and subsample the examples of a run.
 
     Parameters
     ----------
     config
         The ``data`` section.
     seed
-        The run's seed; which examples ``train_examples`` and ``validation_examples`` keep follows from it alone.
+        The run's seed; it alone decides which examples ``train_examples`` and ``validation_examples`` keep.
     column
-        Column whose values are the clients (``partition.column``); every training row must have a value in it.
+        Client column (``partition.column``); every training row must have a value in it.
 
     Raises
     ------
     DataError
-        If the task, the source, or one of its rows is not valid, or it holds fewer examples than asked for.
+        If the task, the source or a row is invalid, or there are fewer examples than requested.
     """
     task = resolve_task(config.task)
     opened = _open(config, task, column)
@@ -66,12 +66,12 @@ def load_dataset(config: DataConfig, seed: int, column: str | None = None) -> Da
 
 
 def source_of(config: DataConfig) -> SourceName:
-    """Return the source that ``data.source`` names or, for ``auto``, that the other keys imply.
+    """Return the source: ``data.source``, or for ``auto`` the one that the other keys imply.
 
     Raises
     ------
     DataError
-        If a key is given that belongs to another source, and so would be ignored.
+        If a key of another source is given, which would be ignored.
     """
     implied: SourceName = "embedded" if config.path is None else "files"
     source = implied if config.source == "auto" else config.source
@@ -91,7 +91,7 @@ _OWNERS: dict[str, tuple[SourceName, ...]] = {
     **dict.fromkeys(("hub_name", "hub_subset"), ("hub",)),
     **dict.fromkeys(("columns", "holdout"), ("files", "hub")),
 }
-"""The sources that a key belongs to; with others it would be ignored."""
+"""Sources that use a key; others would ignore it."""
 
 
 def _open(config: DataConfig, task: TaskConfig, column: str | None) -> Opened:
@@ -120,7 +120,7 @@ def _open_embedded(task: TaskConfig) -> Opened:
 
 
 def _hold_out(train: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
-    """Return the examples that stay and those that are held out to validate on, drawn with the seed, in their old order."""
+    """Split off validation examples, drawn with the seed; both parts keep their order."""
     many = int(share * len(train) + 0.5)
     if not 0 < many < len(train):
         raise DataError(
@@ -133,10 +133,10 @@ def _hold_out(train: Examples, share: float, seed: int) -> tuple[Examples, Examp
 
 
 def _cut(examples: Examples, size: int | None, seed: int, key: str) -> Examples:
-    """Keep ``size`` examples, drawn without replacement, in their old order; a larger size keeps all of a smaller."""
+    """Keep ``size`` examples, drawn without replacement, in order; a larger size keeps all of a smaller one's."""
     if size is None:
         return examples
     if size > len(examples):
-        raise DataError(f"data.{key}: {size} examples are asked for, {examples.origin} holds {len(examples)}")
+        raise DataError(f"data.{key}: {size} examples are requested, but {examples.origin} has {len(examples)}")
     order_N = stream(seed, NO_ROUND, NO_CLIENT, key).permutation(len(examples))
     return examples.take(np.sort(order_N[:size]))

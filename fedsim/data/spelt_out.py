@@ -1,7 +1,7 @@
-"""Keeps a text that spells a special token, such as ``</s>``, a text.
+"""Encode spelled-out special tokens such as ``</s>`` in a text as plain text.
 
-Tokenizers split special tokens of a text up as ordinary characters where they are told to (``split_special_tokens``). One whose
-model is Unigram (XLM-RoBERTa, CamemBERT) then finds the same word in its vocabulary, and gives the special token all the same.
+Tokenizers split special tokens in a text like ordinary characters if told to (``split_special_tokens``). One whose
+model is Unigram (XLM-RoBERTa, CamemBERT) still finds the same string in its vocabulary and produces the special token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Texts = list[tuple[str, ...]]
 
 
 def with_special_tokens_apart(tokenizer: PreTrainedTokenizerBase, texts: Texts) -> Texts:
-    """Return the texts with a space inside each special token that the tokenizer would take for one, ``< /s>``."""
+    """Insert a space into each special token that the tokenizer would still recognise: ``< /s>``."""
     taken = sorted((token for token in tokenizer.all_special_tokens if _is_taken(tokenizer, token)), key=len)
     if not taken:
         return texts
@@ -29,7 +29,7 @@ def with_special_tokens_apart(tokenizer: PreTrainedTokenizerBase, texts: Texts) 
 
 
 def _is_taken(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
-    """Whether a text that spells the token gives it, though it is to be split up; unknown characters may be called unknown."""
+    """Whether spelling out the token produces it despite splitting; the unknown token is allowed for unknown characters."""
     if len(token) == 1 or token == tokenizer.unk_token:
         return False
     encoded = tokenizer(token, add_special_tokens=False, split_special_tokens=True, verbose=False)

@@ -1,9 +1,9 @@
-"""The built-in tasks: fields, template, label words, metric, and where the Hugging Face hub has them.
+"""The built-in tasks: fields, template, label words, metric, and hub dataset.
 
-They are the ten of FedPepTAO, and Sentiment140, whose users are natural clients.
+They are FedPepTAO's ten tasks, and Sentiment140, whose users are natural clients.
 
-Templates and label words are those of the manual prompts of LM-BFF (Gao et al., ACL 2021, arXiv 2012.15723), which
-FedPepTAO (Che et al., EMNLP 2023) uses as well.
+Templates and label words are the manual prompts of LM-BFF (Gao et al., ACL 2021, arXiv 2012.15723), which
+FedPepTAO (Che et al., EMNLP 2023) also uses.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from fedsim.data.config import MetricName, TaskConfig
 
 @dataclass(frozen=True)
 class HubSource:
-    """Where the Hugging Face hub has a built-in task."""
+    """Hub dataset of a built-in task."""
 
     name: str
     """Name of the dataset."""
     subset: str | None
     """Name of its configuration, or None."""
     columns: dict[str, str]
-    """The task's field or label field, to the dataset's column; a name that is not here stays as it is."""
+    """A task's field or label field to the dataset's column; names not listed stay as they are."""
     validation_split: str = "validation"
-    """Labelled split to validate on."""
+    """Labelled split for validation."""
 
 
 def _single(name: str, words: tuple[str, ...], metric: MetricName = "accuracy", template: str = "") -> TaskConfig:
@@ -73,7 +73,7 @@ TASKS: dict[str, TaskConfig] = {
     )
 }
 """The built-in tasks by name. Class numbers of subj (0 subjective) and trec (0 description, 1 entity, 2 abbreviation,
-3 human, 4 location, 5 number) are those of LM-BFF's files; the hub's numbers differ, so the hub is read by name."""
+3 human, 4 location, 5 number) follow LM-BFF's files; the hub's numbers differ, so hub data are read by class name."""
 
 _SENTIMENT = {"negative": "0", "positive": "1", "neg": "0", "pos": "1"}
 _ENTAILMENT_NUMBERS = {"0": "entailment", "1": "not_entailment"}
@@ -91,7 +91,7 @@ LABEL_ALIASES: dict[str, dict[str, str]] = {
     "boolq": {"false": "0", "False": "0", "true": "1", "True": "1"},
     "sent140": {"4": "1", **_SENTIMENT},
 }
-"""Other ways in which the labels of a built-in task are published, each to the label of :data:`TASKS`."""
+"""Other published spellings of a built-in task's labels, each mapped to the label in :data:`TASKS`."""
 
 _GLUE = "nyu-mll/glue"
 _SENTENCES = {"a": "sentence1", "b": "sentence2"}
@@ -121,7 +121,7 @@ def resolve_task(task: str | TaskConfig) -> TaskConfig:
     """
     if isinstance(task, TaskConfig):
         return task
-    from fedsim.data.embedded import EMBEDDED_TASKS  # imported here because only a named task needs the corpus
+    from fedsim.data.embedded import EMBEDDED_TASKS  # imported here: only a named task needs the corpus
 
     known = {**TASKS, **EMBEDDED_TASKS}
     if task not in known:
@@ -132,13 +132,13 @@ def resolve_task(task: str | TaskConfig) -> TaskConfig:
 
 
 class ClassNumber(int):
-    """A class number of a Hugging Face ``ClassLabel`` column, which also knows the names of that column's classes."""
+    """A class number of a Hugging Face ``ClassLabel`` column that carries the column's class names."""
 
     names: tuple[str, ...]
 
     @classmethod
     def of(cls, value: object, names: Sequence[str]) -> object:
-        """Return ``value`` with its names if it is the number of one of them, else as it is."""
+        """Return ``value`` with the class names if it is a valid class number, else unchanged."""
         if not isinstance(value, int) or not 0 <= value < len(names):
             return value
         number = cls(value)
@@ -147,7 +147,7 @@ class ClassNumber(int):
 
 
 class LabelIndex:
-    """Looks up the class number of a label value as it stands in the data."""
+    """Looks up the class number of a label value in the data."""
 
     def __init__(self, task: TaskConfig) -> None:
         self.classes = {label: number for number, label in enumerate(task.labels)}
@@ -160,10 +160,10 @@ class LabelIndex:
         return self._find(value) is not None
 
     def __getitem__(self, value: object) -> int:
-        """Return the class number of ``value``; KeyError if it is no label of the task.
+        """Return the class number of ``value``; KeyError if it is not a label of the task.
 
-        Numbers and truth values match labels written as text: 1, 1.0, True and "1.0" all match the label "1". A class
-        number with names goes by its name if the task knows all of them, since numberings differ between data sets.
+        Numbers and booleans match labels written as text: 1, 1.0, True and "1.0" all match the label "1". A class
+        number with names is matched by name if the task has all of them, since datasets number classes differently.
         """
         number = self._find(value)
         if number is None:
@@ -177,7 +177,7 @@ class LabelIndex:
 
 
 def _spellings(value: object) -> list[str]:
-    """Return the texts as which a label value may be written, the most literal first."""
+    """Return the possible spellings of a label value, the most literal first."""
     if isinstance(value, bool):
         return [str(value), str(value).lower(), str(int(value))]
     if isinstance(value, float | Decimal):

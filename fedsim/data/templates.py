@@ -14,7 +14,7 @@ MASK = "<mask>"
 
 @dataclass(frozen=True)
 class Field:
-    """Stands for the text of one of the task's fields."""
+    """Placeholder for the text of one of the task's fields."""
 
     index: int
 
@@ -24,22 +24,22 @@ Piece = str | Field
 
 @dataclass(frozen=True)
 class Template:
-    """What stands before and after the mask: literal text and fields, in order."""
+    """The parts before and after the mask: literal text and fields, in order."""
 
     before: tuple[Piece, ...]
     after: tuple[Piece, ...]
 
     @cached_property
     def cue(self) -> str:
-        """Literal text right before the mask, with its white space; empty if a field or nothing stands there."""
+        """Literal text directly before the mask, with its white space; empty if there is none."""
         last = self.before[-1] if self.before else ""
         return last if isinstance(last, str) else ""
 
     def as_causal(self) -> Template:
-        """Return the template for a decoder, which reads from left to right and answers at the end.
+        """Return the template for a decoder, which reads left to right and predicts at the end.
 
-        What follows the mask cannot be read before answering. So the part after the mask, up to its last field, is
-        moved to the front, and the literal text that led it stands between the two; text behind the last field is
+        A decoder cannot see what follows the mask. So the part after the mask, up to its last field, is
+        moved to the front, with its leading literal text between the two; text after the last field is
         dropped. ``{text} . It was <mask> .`` becomes ``{text} . It was``; ``{a} ? <mask> , {b}`` becomes
         ``{b} , {a} ?``; ``<mask> : {text}`` becomes ``{text} :``.
         """
@@ -51,7 +51,7 @@ class Template:
 
 
 def parse_template(task: TaskConfig) -> Template:
-    """Return a task's template in pieces. Braces that do not name one of the task's fields are literal text.
+    """Parse a task's template. Braces that do not name one of the task's fields are literal text.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def _pieces(text: str, fields: tuple[str, ...]) -> tuple[Piece, ...]:
 
 @dataclass(frozen=True)
 class FilledText:
-    """A template's pieces with one example's texts in them."""
+    """One side of a template filled with an example's texts."""
 
     text: str
     spans: tuple[tuple[int, int], ...]
@@ -84,7 +84,7 @@ class FilledText:
 
 
 def fill(pieces: tuple[Piece, ...], texts: tuple[str, ...]) -> FilledText:
-    """Put an example's texts, without white space around them, into a template's pieces."""
+    """Fill an example's stripped texts into a template."""
     text, spans = "", []
     for piece in pieces:
         part = piece if isinstance(piece, str) else texts[piece.index].strip()

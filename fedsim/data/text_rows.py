@@ -1,4 +1,4 @@
-"""Text files that are no tables: JSON Lines, JSON arrays, one text a line, and TREC's ``COARSE:fine text``."""
+"""Other text files: JSON Lines, JSON arrays, one text per line, and TREC's ``COARSE:fine text``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedsim.data.lines import BROKEN, lines, open_bytes
 
 
 def json_rows(path: Path, encoding: str | None) -> NumberedRows:
-    """Yield the rows of a file with one JSON object a line."""
+    """Yield the rows of a JSON Lines file."""
     for number, line in lines(path, encoding):
         if isinstance(line, Problem):
             yield number, line
@@ -22,23 +22,23 @@ def json_rows(path: Path, encoding: str | None) -> NumberedRows:
 
 
 def is_json_array(path: Path, encoding: str | None) -> bool:
-    """Whether a file holds one JSON array of rows instead of one row a line."""
+    """Whether a file is one JSON array of rows instead of one row per line."""
     try:
         with open_bytes(path) as file:
             head = file.read(4096).decode(encoding or "utf-8", errors="ignore")
     except (OSError, EOFError, zlib.error, UnicodeError):
-        return False  # reading the rows will say what is wrong
+        return False  # reading the rows will report the error
     return head.removeprefix("\ufeff").lstrip()[:1] == "["
 
 
 def json_array_rows(path: Path, encoding: str | None) -> NumberedRows:
-    """Yield the rows of a file that holds one JSON array."""
+    """Yield the rows of a file with one JSON array."""
     for number, value in enumerate(read_json(path, encoding), start=1):
         yield number, _as_row(value)
 
 
 def read_json(path: Path, encoding: str | None) -> Any:
-    """Return what a whole file holds as JSON.
+    """Parse a whole file as JSON.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def _as_row(value: Any) -> Row | Problem:
 
 
 def line_rows(path: Path, name: str, encoding: str | None) -> NumberedRows:
-    """Yield a row for each line that is not blank, the text in column ``name``."""
+    """Yield one row per non-blank line, with the text in column ``name``."""
     for number, line in lines(path, encoding):
         if isinstance(line, Problem):
             yield number, line
@@ -83,7 +83,7 @@ TREC_COLUMNS = ("label", "fine_label", "text")
 
 
 def trec_rows(path: Path, encoding: str | None) -> NumberedRows:
-    """Yield the rows of a file of TREC's questions: a line is ``COARSE:fine text``."""
+    """Yield the rows of a TREC question file, whose lines are ``COARSE:fine text``."""
     for number, line in lines(path, encoding):
         if isinstance(line, Problem):
             yield number, line

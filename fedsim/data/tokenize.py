@@ -1,9 +1,9 @@
-"""Turns examples into the columnar token table, and label words into token ids.
+"""Tokenise examples into the columnar token table, and label words into token ids.
 
-The verbalizer head reads a template with the example's texts in it. What stands before and after the mask is encoded
-apart, with special tokens in the text split up as ordinary characters, so that a text that says ``<mask>`` or ``</s>``
-stays text; the mask then stands between the two. Tokenizers cut at special tokens first, so the result is the encoding
-of the whole. Only tokens of the texts are cut to fit ``max_length``: template and mask always stay, other than in the
+The verbalizer head reads a template filled with the example's texts. The parts before and after the mask are encoded
+separately, with special tokens in the text split like ordinary characters, so that ``<mask>`` or ``</s>`` in a text
+stay text; the mask goes between the two. Tokenizers split at special tokens first, so the result equals the encoding
+of the whole. Only the texts' tokens are truncated to fit ``max_length``: template and mask always stay, unlike in the
 published code, whose truncation can drop the mask.
 """
 
@@ -49,20 +49,20 @@ def tokenize(
     task
         Their task; the verbalizer head needs its template.
     tokenizer
-        A fast tokenizer of transformers. It is not changed; one without a padding token pads with its end token.
+        A fast transformers tokenizer, left unchanged; without a padding token it pads with its end token.
     head_kind
-        ``verbalizer``: the template with the texts in it, read at the mask token, or by a causal model at the last
-        token of :meth:`Template.as_causal`. ``classifier``: the text or the pair as the tokenizer encodes it, and more
-        texts as it would go on, read at the last token.
+        ``verbalizer``: the filled template, read at the mask token, or by a causal model at the last
+        token of :meth:`Template.as_causal`. ``classifier``: the text or pair as the tokenizer encodes it (more
+        texts extend the pair format), read at the last token.
     causal
         Whether the model is a decoder.
     max_length
-        Tokens of an example at most, special tokens and mask included; pairs are cut longest first.
+        Most tokens per example, including special tokens and mask; the longest text is truncated first.
 
     Raises
     ------
     DataError
-        If the task has no template, ``max_length`` leaves no room for the text, or a text gives no token.
+        If the task has no template, ``max_length`` leaves no room for the text, or a text yields no token.
     ModelError
         If the tokenizer is not a fast one, or has no mask token where one is needed.
     """
@@ -83,13 +83,13 @@ def tokenize(
     empty = next((i for i, row in enumerate(ids) if not row), None)
     if empty is not None:
         raise DataError(
-            f"{examples.origin}: the text {shown(examples.texts[empty])} gives no token with this tokenizer"
+            f"{examples.origin}: the text {shown(examples.texts[empty])} yields no token with this tokenizer"
         )
     return _table(ids, types, positions, examples.labels_N, pad_id(tokenizer))
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the token id that fills up a batch: padding, else end of text, else 0; it is always masked."""
+    """Return the token id for padding: the padding token, else end of text, else 0; it is always masked."""
     candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(int(token) for token in candidates if token is not None)
 
@@ -98,7 +98,7 @@ def _table(ids: list[Ids], types: list[Ids] | None, positions: Ids, labels_N: np
     lengths_N = np.fromiter(map(len, ids), np.int64, len(ids))
     offsets_N1 = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths_N)])
     total = int(offsets_N1[-1])
-    # Types above 255 are none of any model: they are refused by the largest that can be stored.
+    # No model has token types above 255: they are clipped to the largest storable one, which is then refused.
     types_Z = None if types is None else np.fromiter((min(t, 255) for t in chain.from_iterable(types)), np.uint8, total)
     return TokenTable(
         ids_Z=np.fromiter(chain.from_iterable(ids), np.int32, total),
@@ -106,7 +106,7 @@ def _table(ids: list[Ids], types: list[Ids] | None, positions: Ids, labels_N: np
         read_positions_N=np.asarray(positions, dtype=np.int32),
         labels_N=labels_N.astype(np.int64),
         pad_id=pad,
-        # A model that takes types reads zeros where it is given none, so all zeros need not be stored.
+        # A model with token types reads missing ones as zeros, so all zeros need not be stored.
         type_ids_Z=types_Z if types_Z is not None and types_Z.any() else None,
     )
 
@@ -133,7 +133,7 @@ def _encode_classifier(
 
 @dataclass(frozen=True)
 class _Verbalizer:
-    """A template, ready to be encoded: pieces on both sides of the mask, and the special tokens around the whole."""
+    """A template prepared for encoding: both sides of the mask, and the special tokens around the whole."""
 
     tokenizer: PreTrainedTokenizerBase
     template: Template
@@ -145,7 +145,7 @@ class _Verbalizer:
     def build(cls, task: TaskConfig, tokenizer: PreTrainedTokenizerBase, causal: bool) -> _Verbalizer:
         template = parse_template(task)
         if causal:
-            # No suffix: an end token would stand between the text and the word that continues it.
+            # No suffix: an end token would separate the text from the word that continues it.
             return cls(tokenizer, template.as_causal(), _special_tokens(tokenizer, "a")[0], [], [])
         if tokenizer.mask_token is None:
             raise ModelError(
@@ -156,7 +156,7 @@ class _Verbalizer:
         return cls(tokenizer, template, prefix, [int(tokenizer.mask_token_id)], suffix)
 
     def encode(self, examples: Examples, max_length: int) -> tuple[list[Ids], Ids]:
-        """Return the token ids of each example and the position where the mask stands, or would stand."""
+        """Return the token ids of each example and the (virtual) position of the mask."""
         before, before_ids = self._side(self.template.before, examples, ends_at_mask=True)
         after, after_ids = self._side(self.template.after, examples, ends_at_mask=False)
         budget = max_length - len(self.prefix) - len(self.mask) - len(self.suffix)
@@ -179,7 +179,7 @@ class _Verbalizer:
         has_field = any(isinstance(piece, Field) for piece in pieces)
         filled = [fill(pieces, texts) for texts in (examples.texts if has_field else examples.texts[:1])]
         if ends_at_mask:
-            # The space before the mask belongs to the word that stands there, in RoBERTa's and all later vocabularies.
+            # In RoBERTa's and all later vocabularies, the space before the mask belongs to the word in its place.
             filled = [FilledText(side.text.rstrip(" "), side.spans) for side in filled]
         ids = encode_plain(self.tokenizer, [side.text for side in filled])
         repeats = 1 if has_field else len(examples)
@@ -187,7 +187,7 @@ class _Verbalizer:
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase, probe: str) -> tuple[Ids, Ids]:
-    """Return the token ids that the tokenizer puts before and behind a single text."""
+    """Return the special token ids before and after a single text."""
     encoded = tokenizer(probe, return_special_tokens_mask=True, verbose=False)
     ids, special = list(encoded["input_ids"]), list(encoded["special_tokens_mask"])
     start = special.index(0) if 0 in special else len(ids)
@@ -196,10 +196,10 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase, probe: str) -> tuple[Ids
 
 
 def label_word_ids(task: TaskConfig, tokenizer: PreTrainedTokenizerBase, causal: bool) -> np.ndarray:
-    """Return the token id of each class's label word, as the word is written where the template has its mask.
+    """Return the token id of each class's label word, as written in place of the template's mask.
 
-    After a space that is the token that starts a word (``Ġgreat`` of RoBERTa and GPT-2, ``▁great`` of LLaMA); right
-    behind other text, or at the very start, it is what the tokenizer makes of the word there.
+    After a space this is the word-initial token (``Ġgreat`` in RoBERTa and GPT-2, ``▁great`` in LLaMA); directly
+    after other text, or at the very start, it is the tokenizer's encoding there.
 
     Returns
     -------
@@ -233,7 +233,7 @@ def label_word_ids(task: TaskConfig, tokenizer: PreTrainedTokenizerBase, causal:
 
 
 def _label_word_id(word: str, template: Template, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Encode a word behind the text that stands before the mask, and take what it adds."""
+    """Encode a word after the text before the mask, and return the tokens it adds."""
     context = ""
     if template.before:
         context = template.cue.strip(" ") or "a"

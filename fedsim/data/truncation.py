@@ -1,4 +1,4 @@
-"""Cuts the texts of an example to a number of tokens, and never the template around them."""
+"""Truncate the texts of an example to a token budget, never the template around them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Ids = list[int]
 
 @dataclass(frozen=True)
 class Side:
-    """The tokens on one side of the mask of one example."""
+    """An example's tokens on one side of the mask."""
 
     ids: Ids
     fields: list[Ids]
-    """For each field, the positions in ``ids`` of its tokens."""
+    """Positions in ``ids`` of each field's tokens."""
 
     def without(self, positions: set[int]) -> Ids:
         """Return the token ids without those at ``positions``."""
@@ -31,7 +31,7 @@ class Side:
 
 
 def encode_with_fields(tokenizer: PreTrainedTokenizerBase, filled: list[FilledText]) -> list[Side]:
-    """Encode texts with the place of each token."""
+    """Encode texts with the character span of each token."""
     if not filled:
         return []
     encoded = tokenizer(
@@ -57,7 +57,7 @@ def _field_tokens(filled: FilledText, offsets: list[tuple[int, int]]) -> list[Id
 
 
 def shorten(sides: list[Side], budget: int, max_length: int, origin: str) -> list[Ids]:
-    """Cut the ends of the fields' tokens, longest field first, until both sides together hold ``budget`` tokens."""
+    """Truncate the fields' ends, longest field first, until both sides together fit ``budget`` tokens."""
     lengths = [len(field) for side in sides for field in side.fields]
     literal = sum(len(side.ids) for side in sides) - sum(lengths)
     room = budget - literal
@@ -71,7 +71,7 @@ def shorten(sides: list[Side], budget: int, max_length: int, origin: str) -> lis
 
 
 def longest_first(lengths: Sequence[int], room: int) -> list[int]:
-    """Return what stays of each length if the longest (of equals, the last) gives up one until all fit in ``room``."""
+    """Return the truncated lengths: the longest (of equals, the last) loses one token until all fit in ``room``."""
     quotas = list(lengths)
     cut = list(range(len(lengths)))
     for i in sorted(cut, key=lambda i: lengths[i]):

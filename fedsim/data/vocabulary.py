@@ -1,6 +1,6 @@
-"""Does the model know every token that its tokenizer makes? Looked at before anything is started.
+"""Check, before anything starts, that the model has embeddings for every token of its tokenizer.
 
-A tokenizer may know more words than its model: words or a padding token were added to it, and the embeddings were not resized.
+A tokenizer may have more tokens than its model, if words or a padding token were added without resizing the embeddings.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a model has embeddings for."""
+    """Tokens and token types that a model has embeddings for."""
 
     model: str
-    """What to call the model in an error."""
+    """Model name for errors."""
     num_tokens: int
     """Token ids are below it."""
     num_types: int
-    """Token types are below it; with one or none at all the model reads no types."""
+    """Token types are below it; with one or none the model ignores types."""
     pad_id: int | None
-    """Padding of the model, where it has one."""
+    """Padding token of the model, if any."""
 
     @classmethod
     def of(cls, weights: SharedWeights, model: str) -> Vocabulary:
-        """Return that of loaded weights."""
+        """Return the vocabulary of loaded weights."""
         values = json.loads(weights.config_json)
         types = values.get("type_vocab_size") or 0
         return cls(model, int(values["vocab_size"]), int(types), values.get("pad_token_id"))
@@ -56,19 +56,19 @@ def fitted(
     tokenizer: PreTrainedTokenizerBase,
     vocabulary: Vocabulary,
 ) -> TokenTable:
-    """Return a token table that the model can read: padded with a token that it knows, any, since padding is masked.
+    """Return a token table that the model can read, padded with any token it has, since padding is masked.
 
     Parameters
     ----------
     table
         From :func:`fedsim.data.tokenize.tokenize`.
     examples, task, tokenizer
-        What it was made of.
+        What the table was made from.
 
     Raises
     ------
     ModelError
-        If a text, the template or the tokenizer's special tokens give a token or token type that the model does not know.
+        If a text, the template or the special tokens contain a token or token type that the model lacks.
     """
     _check_tokens(table, examples, task, tokenizer, vocabulary)
     _check_types(table, examples, vocabulary)
@@ -143,7 +143,7 @@ def _name(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _literal_ids(task: TaskConfig, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Return the tokens of the words that stand in the task's template."""
+    """Return the tokens of the words in the task's template."""
     if task.template is None:
         return set()
     template = parse_template(task)
@@ -155,12 +155,12 @@ def _literal_ids(task: TaskConfig, tokenizer: PreTrainedTokenizerBase) -> set[in
 
 
 def _text(table: TokenTable, examples: Examples, place: int) -> str:
-    """Return what an error calls the text that has a token."""
+    """Return the name, for errors, of the text that contains a token."""
     row = int(np.searchsorted(table.offsets_N1, place, side="right")) - 1
     texts = examples.texts[row]
     return f"{examples.origin}: the text {shown(texts[0] if len(texts) == 1 else texts)}"
 
 
 def _first(found: np.ndarray) -> int | None:
-    """Return the first place where something was found, or None."""
+    """Return the first index that is set, or None."""
     return int(found.argmax()) if found.any() else None

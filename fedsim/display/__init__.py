@@ -1,1 +1,1 @@
-"""What a user sees: progress, tables and pictures."""
+"""Terminal and plot output: progress, tables and figures."""

@@ -1,6 +1,6 @@
-"""The look that all pictures share: size, colours, axes, and how they are saved.
+"""Common style of all plots: size, colours, axes, and saving.
 
-It is the same whatever the environment says: neither ``MPLBACKEND`` nor a ``matplotlibrc`` of the user's has a part in it.
+It does not depend on the environment: ``MPLBACKEND`` and the user's ``matplotlibrc`` are ignored.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ T = TypeVar("T")
 DPI = 150
 _PNG = b"\x89PNG\r\n\x1a\n"
 INK, FAINT, GRID = "#222222", "#777777", "#dddddd"
-# Okabe and Ito (2008) for lines, Tol's "muted" scheme for classes: told apart with every kind of colour vision.
+# Okabe and Ito (2008) for lines, Tol's "muted" scheme for classes: safe for colour-blind readers.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#BBBBBB"
 _STYLES = ("axes", "figure", "font", "grid", "hatch", "legend", "lines", "mathtext", "patch", "path", "savefig", "text",
            "xtick", "ytick")  # fmt: skip
 
 
 class PictureWarning(UserWarning):
-    """A picture is not quite as it should be; the message is half a sentence that says why."""
+    """A plot has a flaw; the message describes it in half a sentence."""
 
 
 def drawn(plot: Callable[P, T]) -> Callable[P, T]:
-    """Let a function draw with matplotlib's own style, whatever backend and style the environment asks for."""
+    """Decorator: draw with matplotlib's default style, whatever backend and style the environment sets."""
 
     @functools.wraps(plot)
     def with_own_style(*arguments: P.args, **named: P.kwargs) -> T:
@@ -55,7 +55,7 @@ def drawn(plot: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def _without_backend() -> Iterator[None]:
-    """Hide ``MPLBACKEND``, which matplotlib reads as it is imported: a notebook's is not there in other processes."""
+    """Hide ``MPLBACKEND``, which matplotlib reads on import: a notebook's backend does not exist in other processes."""
     backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
     try:
         yield
@@ -65,7 +65,7 @@ def _without_backend() -> Iterator[None]:
 
 
 def new_figures(num_rows: int, height: float) -> tuple[Figure, Sequence[Axes]]:
-    """Return a figure of ``num_rows`` pictures one above the other, ``height`` inches high; no display is needed."""
+    """Return a figure of ``num_rows`` stacked axes, ``height`` inches high; no display is needed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -77,14 +77,14 @@ def new_figures(num_rows: int, height: float) -> tuple[Figure, Sequence[Axes]]:
 
 
 def new_figure(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
-    """Return a figure of one picture."""
+    """Return a figure with one axes."""
     figure, (axes,) = new_figures(1, height=4.5)
     dress(axes, title, xlabel, ylabel)
     return figure, axes
 
 
 def dress(axes: Axes, title: str | None, xlabel: str, ylabel: str) -> None:
-    """Give axes the common look."""
+    """Apply the common style to axes."""
     if title is not None:
         axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, pad=10)
     axes.set_xlabel(xlabel, fontsize=10, color=INK)
@@ -97,12 +97,12 @@ def dress(axes: Axes, title: str | None, xlabel: str, ylabel: str) -> None:
 
 
 def check_target(path: Path) -> None:
-    """Refuse a place where no picture can go, before anything is computed for it.
+    """Refuse a path that a plot cannot be written to, before anything is computed for it.
 
     Raises
     ------
     ConfigError
-        If there is no folder for it, or a file that is not a picture of this kind.
+        If its folder does not exist, or it is an existing file that is not a PNG.
     """
     refuse_url(path, "--output")
     if not path.parent.is_dir():
@@ -119,10 +119,10 @@ def check_target(path: Path) -> None:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG at one stroke, and return its path.
+    """Write a figure as PNG atomically, and return its path.
 
-    Its texts are drawn as they are: a dollar sign begins no formula, and characters that the font lacks come from another
-    one of this machine; a :class:`PictureWarning` tells of those that no font has.
+    Texts are drawn literally: a dollar sign starts no formula, and characters that the font lacks come from another
+    installed font; a :class:`PictureWarning` names those that no font has.
     """
     from matplotlib.text import Text
 
@@ -140,7 +140,7 @@ def save(figure: Figure, path: Path) -> Path:
         warnings.warn(PictureWarning(unknown_sentence(unknown)), stacklevel=2)
     try:
         with replaced(path) as file, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"Glyph \d+ ")  # of each character by itself
+            warnings.filterwarnings("ignore", message=r"Glyph \d+ ")  # one warning per character
             figure.savefig(file, format="png", dpi=DPI)
     except OSError as error:
         raise ResourceError(f"the picture {path} cannot be written: {error.strerror or error}") from error
@@ -148,19 +148,19 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def attempt(draw: Callable[[Path], Path | None], path: Path, note: Callable[[str], None]) -> Path | None:
-    """Draw one of a run's pictures; one that fails is a warning, as there is nothing in it that the records lack.
+    """Draw one of a run's plots; a failure is only a warning, since the records hold the same data.
 
     Parameters
     ----------
     draw
-        Draws to a path, and returns it, or None where there is nothing to draw.
+        Draws to a path and returns it; None if there is nothing to draw.
     note
-        Told sentences for the user.
+        Called with messages for the user.
     """
     try:
         with told(note, path):
             return draw(path)
-    except Exception as error:  # matplotlib's have no common base
+    except Exception as error:  # matplotlib's errors share no base class
         lines = str(error).strip().splitlines() or ["no reason given"]
         reason = lines[0] if isinstance(error, FedsimError) else f"{type(error).__name__}: {lines[0]}"
         note(f"warning: the picture {path.name} is left out: {reason}")
@@ -169,7 +169,7 @@ def attempt(draw: Callable[[Path], Path | None], path: Path, note: Callable[[str
 
 @contextmanager
 def told(note: Callable[[str], None], path: Path) -> Iterator[None]:
-    """Hand over what :class:`PictureWarning` says of a picture, each thing once; other warnings are for those who mend it."""
+    """Pass on each :class:`PictureWarning` once; leave other warnings to developers."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", PictureWarning)
@@ -179,7 +179,7 @@ def told(note: Callable[[str], None], path: Path) -> Iterator[None]:
 
 
 def _labels_of_axes(figure: Figure) -> set[int]:
-    """Return the identities of the labels along axes: figures, which matplotlib itself may write as formulas."""
+    """Return the ids of axis tick labels: numbers, which matplotlib itself may write as formulas."""
     return {
         id(label)
         for axes in figure.axes

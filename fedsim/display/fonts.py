@@ -1,4 +1,4 @@
-"""Fonts for names in any script: what the pictures' font lacks is taken from another font of this machine."""
+"""Fallback fonts: characters that the plots' font lacks come from another installed font."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 FONT = "DejaVu Sans"
-"""The pictures' font; it comes with matplotlib."""
+"""The plots' font, shipped with matplotlib."""
 _PLACEHOLDERS = "Last Resort"
-"""A font that has a sign for every character, the same for all of a script."""
+"""Last-resort font with one placeholder glyph per script."""
 
 
 def fallbacks(text: str) -> tuple[list[str], str]:
-    """Return names of fonts that have what the pictures' font lacks of a text, and the characters that none has."""
+    """Return fonts that cover what the plots' font lacks of a text, and the characters that no font has."""
     from matplotlib import font_manager
 
     missing = {ord(character) for character in text} - _characters(font_manager.findfont(FONT))
@@ -29,15 +29,15 @@ def fallbacks(text: str) -> tuple[list[str], str]:
 
 
 def _installed() -> Iterator[tuple[str, str]]:
-    """Yield family and file of each upright font, those for text before those for formulas and emoji."""
+    """Yield family and file of each upright font, text fonts before those for formulas and emoji."""
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
 
     known = [entry.fname for entry in font_manager.fontManager.ttflist]
-    # Matplotlib's own list is made once and kept: it does not know of fonts that were installed later.
+    # Matplotlib caches its own list, which misses fonts installed later.
     fonts: dict[str, str] = {}
     for path in dict.fromkeys([*sorted(font_manager.findSystemFonts()), *known]):
-        with suppress(OSError, RuntimeError):  # of a kind that cannot be drawn, such as bitmaps in colour
+        with suppress(OSError, RuntimeError):  # fonts that cannot be drawn, such as colour bitmaps
             font = FT2Font(path)
             if font.family_name not in fonts and font.style_name in ("Regular", "Book", "Normal", "Medium"):
                 fonts[font.family_name] = path
@@ -60,6 +60,6 @@ def _characters(path: str) -> set[int]:
 
 
 def unknown_sentence(characters: Iterable[str]) -> str:
-    """Say which characters are drawn as boxes, and what would help."""
+    """Return a note on which characters are drawn as boxes, and the remedy."""
     shown = " ".join(list(characters)[:10])
     return f"no font of this machine has {shown}, drawn as boxes; install one that has, such as Noto Sans CJK"

@@ -1,4 +1,4 @@
-"""Pictures of a run, drawn from its records, so that they can be made again at any time.
+"""Plots of a run, drawn from its records, so that they can be redrawn at any time.
 
 Shape suffixes: N clients, C classes, L layers, E edges between bars.
 """
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Columns = Mapping[str, np.ndarray]
-"""Columns of ``rounds.parquet`` by name; what was not measured is NaN."""
+"""Columns of ``rounds.parquet`` by name; NaN where not measured."""
 
 _LIGHT_BLUE = "#9CCAE3"
 _CLASSES = (
@@ -44,9 +44,9 @@ _CLASSES = (
 _MARKED_POINTS = 40
 _LABELLED_CLIENTS = 40
 _LISTED_CLASSES = 20
-"""Classes that a legend lists, each with a colour of its own."""
+"""Most classes that a legend lists, each in its own colour."""
 _NAMED_CLASSES = 16
-"""Names beside the scale of more classes than that."""
+"""Class names shown beside the colour scale if there are more."""
 _LONGEST_NAME = 24
 
 
@@ -60,20 +60,20 @@ def write_plots(
     chosen: Sequence[int] = (),
     note: Callable[[str], None] = warnings.warn,
 ) -> list[Path]:
-    """Draw all pictures for which ``folder`` and the arguments have the figures, and return their paths.
+    """Draw all plots for which ``folder`` and the arguments have data, and return their paths.
 
     Parameters
     ----------
     folder
-        The run; its ``rounds.parquet`` is read (call ``flush`` before).
+        Run folder; its ``rounds.parquet`` is read (call ``flush`` first).
     metric_name
         Name of the metric; if not given, that of ``summary.json``.
     counts_NC, class_names
-        Examples of each client and class, for the label distribution.
+        Number of examples per client and class, for the label distribution.
     scores_L, chosen
         Layer scores and the exchanged layers; if not given, those of the event ``layers``.
     note
-        Told a sentence for each picture that cannot be drawn; the others are.
+        Called with a message for each plot that cannot be drawn; the others are drawn.
     """
     try:
         folder.plots.mkdir(exist_ok=True)
@@ -105,7 +105,7 @@ def write_plots(
 
 @drawn
 def plot_metric(rounds: Columns, path: Path, metric_name: str = "metric") -> Path | None:
-    """Draw the global and the personalised metric by round; returns None where neither was measured."""
+    """Draw the global and the personalised metric by round; None if neither was measured."""
     lines = [("global_metric", "global model", BLUE), ("personalised_metric", "personalised models", ORANGE)]
     name = metric_name.replace("_", " ")
     return _plot_lines(rounds, lines, path, title=f"{name[:1].upper()}{name[1:]} by round", label=name)
@@ -113,7 +113,7 @@ def plot_metric(rounds: Columns, path: Path, metric_name: str = "metric") -> Pat
 
 @drawn
 def plot_loss(rounds: Columns, path: Path) -> Path | None:
-    """Draw training and evaluation losses by round; returns None where none was measured."""
+    """Draw training and evaluation losses by round; None if none was measured."""
     lines = [
         ("train_loss_first", "training, first local epoch", GREY),
         ("train_loss_last", "training, last local epoch", BLUE),
@@ -125,7 +125,7 @@ def plot_loss(rounds: Columns, path: Path) -> Path | None:
 
 @drawn
 def plot_bytes(rounds: Columns, path: Path) -> Path | None:
-    """Draw what the clients have received and sent up to each round, as stacked areas."""
+    """Draw the clients' cumulative traffic by round, as stacked areas."""
     order = np.argsort(rounds["round"], kind="stable")
     x = rounds["round"][order]
     up, down = (np.nancumsum(rounds[name][order].astype(float)) for name in ("bytes_up", "bytes_down"))
@@ -149,10 +149,10 @@ def plot_bytes(rounds: Columns, path: Path) -> Path | None:
 
 @drawn
 def plot_label_distribution(counts_NC: np.ndarray, class_names: Sequence[str], path: Path) -> Path:
-    """Draw how many examples of each class every client holds, and in which mix.
+    """Draw how many examples of each class every client holds, and their proportions.
 
     Above, clients by size, stacked by class; below, their class shares, ordered by the most frequent class. More than 20
-    classes are coloured along a scale in the order of the names, as nobody could tell so many colours apart.
+    classes are coloured along a scale in the order of the names, since so many colours could not be told apart.
 
     Parameters
     ----------
@@ -190,9 +190,9 @@ def plot_label_distribution(counts_NC: np.ndarray, class_names: Sequence[str], p
 
 @drawn
 def plot_layer_scores(scores_L: Sequence[float] | np.ndarray, chosen: Sequence[int], path: Path) -> Path:
-    """Draw the score of each layer; the exchanged layers stand out.
+    """Draw the score of each layer; exchanged layers are highlighted.
 
-    A score that is not finite (a layer that was not scored) gets no bar but a mark. The axis is logarithmic where
+    A score that is not finite (a layer that was not scored) gets a mark instead of a bar. The axis is logarithmic if
     positive scores differ by a factor of fifty or more.
     """
     scores = np.asarray(scores_L, dtype=np.float64)  # None, in a score read back from JSON, becomes NaN
@@ -213,7 +213,7 @@ def plot_layer_scores(scores_L: Sequence[float] | np.ndarray, chosen: Sequence[i
     axes.set_xlim(-0.7, len(scores) - 0.3)
     axes.set_xticks(layers[:: 1 + (len(scores) - 1) // 24])
     axes.grid(visible=False, axis="x")
-    # Above the axes: bars of like height leave no room among them.
+    # Above the axes: bars of similar height leave no room inside.
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False, fontsize=9, labelcolor=INK)
     return save(figure, path)
 
@@ -244,7 +244,7 @@ def _plot_lines(
 
 
 def _stacked_bars(axes: Axes, heights_NC: np.ndarray, clients_N: np.ndarray, colors: Sequence[Any]) -> None:
-    """Draw one stacked bar a client; many clients become one outline, without the seams between thin bars."""
+    """Draw one stacked bar per client; many clients become one outline, without seams between thin bars."""
     num_clients = len(heights_NC)
     tops_NC = np.cumsum(heights_NC, axis=1)
     few = num_clients <= _LABELLED_CLIENTS
@@ -266,7 +266,7 @@ def _stacked_bars(axes: Axes, heights_NC: np.ndarray, clients_N: np.ndarray, col
 
 
 def class_colors(num_classes: int) -> list[Any]:
-    """Return a colour for each class: apart from one another as far as there are such, then along a scale."""
+    """Return a colour for each class: distinct ones if there are enough, else along a scale."""
     from matplotlib import colormaps
 
     if num_classes <= len(_CLASSES):
@@ -286,7 +286,7 @@ def _class_legend(axes: Axes, class_names: Sequence[str], colors: Sequence[Any])
 
 
 def _class_bar(figure: Figure, all_axes: Sequence[Axes], class_names: Sequence[str], colors: Sequence[Any]) -> None:
-    """Draw the scale of the classes' colours beside the pictures, with the names of some classes."""
+    """Draw the classes' colour scale beside the plots, with some class names."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import BoundaryNorm, ListedColormap
 
@@ -295,7 +295,7 @@ def _class_bar(figure: Figure, all_axes: Sequence[Axes], class_names: Sequence[s
     scale = ScalarMappable(BoundaryNorm(edges, many), ListedColormap(colors))
     bar = figure.colorbar(scale, ax=all_axes, fraction=0.03, pad=0.02, aspect=40, drawedges=False)
     named = np.unique(np.linspace(0, many - 1, _NAMED_CLASSES).round().astype(int))
-    # These names are labels of an axis, where a dollar sign would begin a formula.
+    # These names are axis labels, where a dollar sign would start a formula.
     bar.set_ticks(
         [float(number) for number in named],
         labels=[_short(class_names[number]).replace("$", r"\$") for number in named],

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a live display on a terminal, plain lines anywhere else."""
+"""Progress display of a run: live on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True)
 class RoundLine:
-    """What is shown of one round."""
+    """Progress line of one round."""
 
     round: int
-    """Number of the round; the first is 1."""
+    """Round number, from 1."""
     metric: float | None
-    """Global metric after the round, None if the round was not evaluated."""
+    """Global metric after the round; None if it was not evaluated."""
     loss: float | None
     """Mean training loss of the round's clients."""
     clients_ok: int
@@ -43,14 +43,14 @@ class RoundLine:
     bytes_up: int
     bytes_down: int
     clients_retried: int = 0
-    """Clients whose work was sent again after an actor was lost or a deadline, each time counted."""
+    """Retries of a client's work after a lost actor or a missed deadline."""
     eta_seconds: float | None = None
-    """Time until the last round is done; if None, estimated from the last rounds."""
+    """Time until the last round is done; if None, estimated from recent rounds."""
 
 
 @dataclass(frozen=True)
 class _Underway:
-    """Clients of the round under way."""
+    """Clients of the current round."""
 
     round: int = 0
     done: int = 0
@@ -61,18 +61,18 @@ class Progress:
     """Shows phases, rounds and notes; use it as a context manager.
 
     On a terminal the last lines are redrawn in place; otherwise each phase, round and note is one line. A round's
-    line is pairs of a name and a value, separated by spaces, always in the same order.
+    line consists of name-value pairs, separated by spaces, always in the same order.
 
     Parameters
     ----------
     total_rounds
-        Rounds of the whole run, those before a resume included.
+        Rounds of the whole run, including those before a resume.
     metric_name
         Name of the global metric.
     console
-        Where to print; standard output if not given.
+        Console to print to; standard output if not given.
     quiet
-        Show notes only.
+        Whether to show notes only.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Progress:
             self._live.stop()
 
     def start_phase(self, text: str) -> None:
-        """Show what goes on from now until the next phase, the first round or the end."""
+        """Show the current phase until the next phase, the first round or the end."""
         self._end_phase()
         self._phase, self._phase_start = text, time.monotonic()
         self._refresh()
@@ -122,7 +122,7 @@ class Progress:
             self._print(f"start  {self._metric_name} {format_metric(metric)}  loss {format_metric(loss)}")
 
     def clients_done(self, round: int, done: int, total: int) -> None:
-        """Show how many clients of the round under way are done; on a terminal only."""
+        """Show how many clients of the current round are done; on a terminal only."""
         self._end_phase()
         self._underway = _Underway(round, done, total)
 
@@ -187,7 +187,7 @@ class Progress:
         return Group(*parts)
 
     def _status(self, width: int) -> Text:
-        """Return the course of the metric: latest, first, best, sparkline."""
+        """Return the metric's history: latest, first, best, sparkline."""
         text = Text(no_wrap=True, overflow="ellipsis")
         text.append(f" {self._metric_name} ", style="dim")
         text.append(format_metric(self._metrics[-1]), style="bold")
@@ -199,7 +199,7 @@ class Progress:
         return text
 
     def _bar(self, width: int) -> Table:
-        """Return the run's progress in rounds, the clients of the round under way, and the time left."""
+        """Return the rounds done, the clients of the current round, and the time left."""
         finished = self._recent[-1].round if self._recent else self._underway.round - 1
         over = finished >= self._total
         share = 0.0 if over or self._underway.round <= finished else self._underway.done / self._underway.total
@@ -219,7 +219,7 @@ class Progress:
 
 
 def plain_line(line: RoundLine, total_rounds: int, metric_name: str) -> str:
-    """Return the round as one line of pairs of a name and a value; what was not measured is ``-``."""
+    """Return the round as one line of name-value pairs; ``-`` where not measured."""
     digits = len(str(total_rounds))
     pairs = [
         ("round", f"{line.round}/{total_rounds}".rjust(2 * digits + 1)),
@@ -237,7 +237,7 @@ def plain_line(line: RoundLine, total_rounds: int, metric_name: str) -> str:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """Return a line of block characters, one a value, or one a mean of neighbours where ``width`` is too small."""
+    """Return a line of block characters, one per value, or per mean of neighbours if ``width`` is too small."""
     width = max(1, min(width, len(values)))
     edges = [round(i * len(values) / width) for i in range(width + 1)]
     means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
@@ -247,7 +247,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
 
 
 def _recent_table(lines: Sequence[RoundLine], metric_name: str, width: int) -> Table:
-    """Return the last rounds, with as many columns as ``width`` has room for."""
+    """Return the last rounds, with as many columns as fit ``width``."""
     columns = [
         ("round", [str(line.round) for line in lines]),
         (metric_name, [format_metric(line.metric) for line in lines]),

@@ -1,4 +1,4 @@
-"""Figures for people: bytes and durations in words, and the tables that the command line prints."""
+"""Formatting: bytes and durations, and the tables that the command line prints."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 MISSING = "-"
-"""Stands for a figure that was not measured."""
+"""Shown for a value that was not measured."""
 _LISTED_CLASSES = 20
-"""Classes, the largest, that have a row of their own."""
+"""Number of classes, the largest, with their own row."""
 
 
 def format_bytes(num_bytes: float | None) -> str:
-    """Return a number of bytes in decimal units, for example ``1.25 MB``."""
+    """Format a number of bytes in decimal units, for example ``1.25 MB``."""
     if num_bytes is None or not math.isfinite(num_bytes):
         return MISSING
     value, unit = float(num_bytes), "B"
@@ -30,7 +30,7 @@ def format_bytes(num_bytes: float | None) -> str:
 
 
 def format_seconds(seconds: float | None) -> str:
-    """Return a duration, for example ``85 ms``, ``3.2 s``, ``2 min 05 s`` or ``1 h 07 min``."""
+    """Format a duration, for example ``85 ms``, ``3.2 s``, ``2 min 05 s`` or ``1 h 07 min``."""
     if seconds is None or not math.isfinite(seconds):
         return MISSING
     if seconds < 0.0995:
@@ -47,7 +47,7 @@ def format_seconds(seconds: float | None) -> str:
 
 
 def format_clock(seconds: float | None) -> str:
-    """Return a duration as ``h:mm:ss``."""
+    """Format a duration as ``h:mm:ss``."""
     if seconds is None or not math.isfinite(seconds):
         return MISSING
     minutes, rest = divmod(round(max(seconds, 0.0)), 60)
@@ -55,12 +55,12 @@ def format_clock(seconds: float | None) -> str:
 
 
 def format_metric(value: float | None, digits: int = 4) -> str:
-    """Return a metric or a loss with ``digits`` decimals."""
+    """Format a metric or a loss with ``digits`` decimals."""
     return MISSING if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def format_layers(layers: Sequence[int], num_layers: int | None = None) -> str:
-    """Return layer numbers with runs joined, for example ``0, 3-5 (4 of 12)``."""
+    """Format layer numbers with ranges, for example ``0, 3-5 (4 of 12)``."""
     runs: list[list[int]] = []
     for layer in sorted(layers):
         if runs and layer == runs[-1][-1] + 1:
@@ -82,7 +82,7 @@ def final_table(summary: Mapping[str, Any]) -> Table:
         ``global_metric``, ``best_global_metric``, ``best_global_round``, ``personalised_metric``,
         ``best_personalised_metric``, ``best_personalised_round``, ``client_updates``, ``clients_failed``, ``client_steps``,
         ``bytes_down``, ``bytes_up``, ``seconds_total``, ``seconds_per_round_median``, ``seconds_published``, ``fuse``,
-        ``padding_share``, ``trunk_cache``, ``folder`` and ``interrupted``. What is absent or not a number gets no row.
+        ``padding_share``, ``trunk_cache``, ``folder`` and ``interrupted``. Missing values and NaN get no row.
     """
     metric_name = str(summary.get("metric_name") or "metric")
     rows: list[tuple[str, str | None]] = [
@@ -97,10 +97,10 @@ def final_table(summary: Mapping[str, Any]) -> Table:
         (f"best {metric_name}", _best(summary, "global")),
         (f"personalised {metric_name}", _metric(summary, "personalised_metric")),
         (f"best personalised {metric_name}", _best(summary, "personalised")),
-        ("client visits", _visits(summary)),
+        ("client updates", _visits(summary)),
         ("local steps", _number(summary, "client_steps")),
         ("shared passes", _passes(summary)),
-        ("trunk cache", _frozen_cache(summary)),
+        ("frozen-layer cache", _frozen_cache(summary)),
         ("traffic", _traffic(summary)),
         ("time", _time(summary)),
         ("published time", _published_time(summary)),
@@ -117,14 +117,14 @@ def final_table(summary: Mapping[str, Any]) -> Table:
 
 
 def layers_table(scores_L: Sequence[float] | np.ndarray, share: float, chosen: Sequence[int]) -> Table:
-    """Return the table of ``fedsim layers``: each layer's score, rank and whether its prompt is exchanged.
+    """Return the table of ``fedsim layers``: score, rank and whether the prompt is exchanged, per layer.
 
     Parameters
     ----------
     scores_L
         Score of each layer; higher ranks first, a score that is not a number ranks last.
     share
-        Share of the layers that was asked for.
+        Requested share of the layers.
     chosen
         Layers whose prompts are exchanged.
     """
@@ -144,14 +144,14 @@ def layers_table(scores_L: Sequence[float] | np.ndarray, share: float, chosen: S
 
 
 def share_table(choice: Mapping[str, Any], spectra: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the table of ``fedsim layers`` of how the share of the layers came about.
+    """Return the table of ``fedsim layers`` on how the layer share was derived.
 
     Parameters
     ----------
     choice
         The event ``layers`` of a run: ``share``, ``share_rule``, ``share_cost``, ``layers`` and ``num_layers``.
     spectra
-        The events ``spectrum``, one a client.
+        The events ``spectrum``, one per client.
     """
     cost = choice["share_cost"]
     shares_k = np.array([entry["share"] for entry in spectra])
@@ -161,10 +161,10 @@ def share_table(choice: Mapping[str, Any], spectra: Sequence[Mapping[str, Any]])
         ("rule", choice["share_rule"]),
         ("share", f"{choice['share']:.4f}, so {len(choice['layers'])} of {choice['num_layers']} layers"),
         ("shares of the clients", f"{spread} ({len(spectra)} clients)"),
-        ("no gap", f"{without} of {len(spectra)} clients, which keep all" if without else None),
+        ("no gap", f"{without} of {len(spectra)} clients, which keep all layers" if without else None),
         (
             "warm-up",
-            f"{cost['warmup_rounds']} rounds, {cost['client_visits']:,} visits, {cost['client_steps']:,} local steps",
+            f"{cost['warmup_rounds']} rounds, {cost['client_visits']:,} client updates, {cost['client_steps']:,} local steps",
         ),
         ("Hessian-vector products", f"{cost['hessian_vector_products']:,}"),
         ("traffic", f"{format_bytes(cost['bytes_down'])} down, {format_bytes(cost['bytes_up'])} up"),
@@ -174,7 +174,7 @@ def share_table(choice: Mapping[str, Any], spectra: Sequence[Mapping[str, Any]])
         ),
     ]
     table = Table(box=box.SIMPLE_HEAD, show_header=False, padding=(0, 1), title_justify="left", title_style="bold")
-    table.title = "Share of the layers"
+    table.title = "Layer share"
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
@@ -184,7 +184,7 @@ def share_table(choice: Mapping[str, Any], spectra: Sequence[Mapping[str, Any]])
 
 
 def partition_table(counts_NC: np.ndarray, class_names: Sequence[str]) -> Table:
-    """Return the table of ``fedsim partition``: sizes and label skew over the clients.
+    """Return the table of ``fedsim partition``: sizes and label skew of the clients.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ def partition_table(counts_NC: np.ndarray, class_names: Sequence[str]) -> Table:
     counts = np.asarray(counts_NC, dtype=np.float64)
     sizes_N = counts.sum(axis=1)
     shares_NC = counts / np.maximum(sizes_N, 1)[:, None]
-    # Entropy over log C: 1 where a client holds all classes alike, 0 where it holds one class only.
+    # Entropy over log C: 1 if a client holds all classes equally, 0 if it holds only one.
     terms_NC = np.where(shares_NC > 0, shares_NC * np.log(np.maximum(shares_NC, 1e-300)), 0.0)
     evenness_N = np.abs(terms_NC.sum(axis=1)) / math.log(max(len(class_names), 2))
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
@@ -262,10 +262,10 @@ def _best(summary: Mapping[str, Any], which: str) -> str | None:
 
 
 def _visits(summary: Mapping[str, Any]) -> str | None:
-    visits, failed = summary.get("client_updates"), summary.get("clients_failed")
-    if visits is None:
+    updates, failed = summary.get("client_updates"), summary.get("clients_failed")
+    if updates is None:
         return None
-    return f"{visits:,}" if failed is None else f"{visits:,} ok, {failed:,} failed"
+    return f"{updates:,}" if failed is None else f"{updates:,} ok, {failed:,} failed"
 
 
 def _traffic(summary: Mapping[str, Any]) -> str | None:
@@ -278,7 +278,7 @@ def _passes(summary: Mapping[str, Any]) -> str | None:
     if not isinstance(fuse, int):
         return None
     clients = f"{fuse} clients" if fuse > 1 else "1 client"
-    return clients if padding is None else f"{clients} a pass, {padding:.0%} padding in attention"
+    return clients if padding is None else f"{clients} per pass, {padding:.0%} padding in attention"
 
 
 def _frozen_cache(summary: Mapping[str, Any]) -> str | None:
@@ -294,7 +294,7 @@ def _time(summary: Mapping[str, Any]) -> str | None:
     if total is None:
         return None
     text = format_seconds(total)
-    return text if median is None else f"{text}, {format_seconds(median)} a round (median)"
+    return text if median is None else f"{text}, {format_seconds(median)} per round (median)"
 
 
 def _published_time(summary: Mapping[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""What the command line shows, on any terminal, and what a run does when nobody looks any more."""
+"""Consoles for any terminal, including one that survives a closed pipe."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rich.console import Console
 
 
 class Screen(Console):
-    """A console that shows text as it is: brackets are brackets, and what its encoding lacks is escaped, not an error."""
+    """A console that prints text literally: no markup, and characters missing from its encoding are escaped."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"highlight": False, "markup": False, "emoji": False, **options})
 
     @property
     def file(self) -> IO[str]:
-        """Where the console writes to."""
+        """The file that the console writes to."""
         return _Escaping(super().file)  # type: ignore[return-value]
 
     @file.setter
@@ -27,27 +27,29 @@ class Screen(Console):
 
 
 class RunConsole(Screen):
-    """A console whose reader may go away, as in ``fedsim run CONFIG | head``: the run goes on in silence.
+    """A console that survives a closed pipe, as in ``fedsim run CONFIG | head``: the run goes on silently.
 
-    Rich would end the process, and with it what was not saved yet.
+    Rich would end the process and lose what was not saved yet.
     """
 
     def on_broken_pipe(self) -> None:
-        """Show nothing from now on, and say so once."""
+        """Stop printing, and warn once."""
         self.quiet = True
-        with suppress(OSError, ValueError):  # no file of the system's: nothing is left in it to be written at the end
+        with suppress(
+            OSError, ValueError
+        ):  # not a file of the operating system: it holds nothing to be flushed at exit
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.file.fileno())
             os.close(nowhere)
         with suppress(OSError):
             print(
-                "warning: the output was closed; the run goes on, metrics.jsonl in its folder says how far it is",
+                "warning: the output was closed; the run goes on; metrics.jsonl in its folder shows its progress",
                 file=sys.stderr,
             )
 
 
 class _Escaping:
-    """A text file that escapes the characters which its encoding lacks, as backslash, u and four digits."""
+    """A text file that escapes characters missing from its encoding as a backslash, u and four digits."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
@@ -64,13 +66,13 @@ class _Escaping:
 
 
 def escape_output() -> None:
-    """Have standard output escape what its encoding lacks, as Python has standard error do by itself."""
-    with suppress(AttributeError, ValueError):  # something that stands in for it, or a closed one
+    """Make standard output escape what its encoding lacks, as Python does for standard error."""
+    with suppress(AttributeError, ValueError):  # a replacement for it, or a closed one
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def can_show(text: str) -> bool:
-    """Whether standard output has all characters of a text."""
+    """Whether standard output can encode a text."""
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Picture of the clients' Hessian spectra and of the share of the prompts that they ask to keep.
+"""Plot of the clients' Hessian spectra and of the share of the prompts that they keep.
 
 Shape suffixes: G points of a grid.
 """
@@ -15,7 +15,7 @@ from fedsim.display.figure import BLUE, GREY, INK, drawn, new_figure, save
 
 _POINTS = 20_000
 _DECADES = 6
-"""Powers of ten that the density's axis shows."""
+"""Powers of ten shown on the density axis."""
 _RULES = {
     "density": "threshold of each client",
     "eigengap": "middle of the gap of each client",
@@ -24,12 +24,12 @@ _RULES = {
 
 @drawn
 def plot_spectrum(spectra: Sequence[Mapping[str, Any]], choice: Mapping[str, Any], path: Path) -> Path:
-    """Draw the clients' mean spectral density; what they keep of it stands out.
+    """Draw the clients' mean spectral density, with the kept part highlighted.
 
     Parameters
     ----------
     spectra
-        One entry a client: ``values_RK``, ``weights_RK``, ``threshold``, ``weight`` (of the client in the mean), as in the
+        One entry per client: ``values_RK``, ``weights_RK``, ``threshold``, ``weight`` (of the client in the mean), as in the
         events ``spectrum``.
     choice
         ``share``, ``share_rule``, ``layers`` and ``num_layers``, as in the event ``layers``.
@@ -45,7 +45,7 @@ def plot_spectrum(spectra: Sequence[Mapping[str, Any]], choice: Mapping[str, Any
     floor = whole_G.max() * 10.0**-_DECADES
     kept = f"kept: {share:.1%} of the parameters ({choice['share_rule']})"
     for density_G, color, label in ((whole_G, GREY, "not kept"), (kept_G, BLUE, kept)):
-        # With an edge, so that the thin peaks of a wide spectrum are seen.
+        # With an edge, so that thin peaks of a wide spectrum stay visible.
         axes.fill_between(grid_G, floor, density_G, where=density_G > floor, color=color, lw=0.8, zorder=2, label=label)
     thresholds = [entry["threshold"] for entry in spectra if entry["threshold"] is not None]
     without = len(spectra) - len(thresholds)

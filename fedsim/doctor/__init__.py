@@ -1,1 +1,1 @@
-"""Checks that everything a run needs is there: this machine, the cluster's nodes, model and data (``fedsim doctor``)."""
+"""``fedsim doctor``: checks that this machine and every cluster node have what a run needs."""

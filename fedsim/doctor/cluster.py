@@ -1,4 +1,4 @@
-"""Every node of the cluster: does it answer, does it hold the same versions, what has it got?"""
+"""Checks of every cluster node: reachable, same package versions, free resources."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from fedsim.executors.config import RayConfig
 from fedsim.planning.machine import Gpu, Machine, disk_bytes, this_machine
 
 NODE_SECONDS = 90.0
-"""Longest wait for all nodes: each starts a process, and unpacks the code where it is shipped."""
+"""Time limit for all nodes: each starts a process, and unpacks the code if it is shipped."""
 _DECIDES_RESULTS = ("fedsim", "python", "ray", "torch", "transformers", "numpy")
-"""Packages of which all nodes must hold the same version; the others are the driver's alone, or change no number."""
+"""Packages that must have the same version on all nodes; others are used by the driver only, or change no number."""
 _LITTLE_DISK = 2 * 10**9
 _LITTLE_STORE = 256 * 10**6
 
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """What a node tells of itself."""
+    """Facts that a node reports about itself."""
 
     versions: dict[str, str]
     machine: Machine
@@ -48,7 +48,7 @@ def address_finding(config: RayConfig) -> Finding:
     if address is None:
         return ok("RAY_ADDRESS", "not set")
     if config.address is None:
-        return ok("RAY_ADDRESS", f"{address}, which is not used: ray.address=null starts a Ray of the run's own")
+        return ok("RAY_ADDRESS", f"{address}, which is not used: ray.address=null starts a local Ray cluster")
     try:
         _check_reachable("auto")
     except ResourceError as error:
@@ -57,20 +57,20 @@ def address_finding(config: RayConfig) -> Finding:
 
 
 def cluster_findings(config: RayConfig, own: NodeFacts) -> list[Finding]:
-    """Join the cluster that ``ray.address`` names and return the findings about each of its nodes."""
+    """Join the cluster at ``ray.address`` and return the findings about each of its nodes."""
     from fedsim.executors.cluster.nodes import NoAnswer, ask_every_node, cluster_nodes, joined
     from fedsim.executors.ray.failures import first_line
 
     with tempfile.TemporaryFile("w+") as native:
         try:
-            # Ray's native part says on standard error, line after line, why it cannot connect; its exception does not.
+            # Ray's native code prints to standard error why it cannot connect; its exception does not tell.
             with _standard_error_to(native), joined(config):
                 nodes = cluster_nodes()
                 answers = ask_every_node(nodes, node_facts, NODE_SECONDS)
         except ResourceError as error:
             native.seek(0)
             return [problem("cluster", _why(error, native.read()))]
-        except Exception as error:  # what Ray's own functions raise has no common base, and a doctor never fails itself
+        except Exception as error:  # Ray's exceptions share no base class, and the doctor itself must not fail
             return [problem("cluster", f"ray.address={config.address}: {type(error).__name__}: {first_line(error)}")]
     cpus, gpus = (sum(getattr(node.free, name) for node in nodes) for name in ("cpus", "gpus"))
     number_of_nodes = f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}"
@@ -100,7 +100,8 @@ def _versions(name: str, own: dict[str, str], there: dict[str, str]) -> Finding:
     text = ", ".join(different.values())
     if any(package in different for package in _DECIDES_RESULTS):
         return problem(
-            f"{name}, versions", f"{text}; install the same on every node: results may differ, or nothing run"
+            f"{name}, versions",
+            f"{text}; install the same versions on every node, or results may differ and runs may fail",
         )
     return warning(f"{name}, versions", text)
 
@@ -124,7 +125,7 @@ def _gpu(name: str, gpu: Gpu) -> Finding:
 
 @contextmanager
 def _standard_error_to(file: IO[str]) -> Iterator[None]:
-    """Let what this process, its native part included, writes to standard error go to a file."""
+    """Redirect this process's standard error, native code included, to a file."""
     kept = os.dup(2)
     os.dup2(file.fileno(), 2)
     try:

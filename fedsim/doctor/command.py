@@ -1,4 +1,4 @@
-"""What ``fedsim doctor`` does: look at one thing after another and say how each of them is."""
+"""The ``fedsim doctor`` command: run all checks and print one line for each."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fedsim.records.remote import is_url
 
 _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 _EMPTY = Path("/dev/null")
-"""A config file without any keys: all at their defaults."""
+"""An empty config file: all keys at their defaults."""
 
 
 def examine(words: Sequence[str], console: Console) -> bool:
-    """Print a line for each thing that was looked at; return whether no problem was found.
+    """Print one line per check; return whether no problem was found.
 
     Parameters
     ----------

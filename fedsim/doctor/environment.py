@@ -1,4 +1,4 @@
-"""What can be wrong with this machine and with the environment of this process; Ray is not needed for it."""
+"""Checks of this machine and this process's environment; none needs Ray."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fedsim.executors.cluster.local_cluster import base_folder
 from fedsim.planning.machine import Machine, disk_bytes, why_not_writable
 
 _MANY_FILES = 65_536
-"""Open files that a process may have; what Ray asks for."""
+"""Open files per process that Ray asks for."""
 _LITTLE_DISK, _SCARCE_DISK = 2 * 10**9, 200 * 10**6
 _FULL_DISK_SHARE = 0.05
-"""Ray makes no more objects on disk where less than this part of it is free (ray-project/ray#36959)."""
+"""Ray stores no more objects on a disk with a smaller free fraction (ray-project/ray#36959)."""
 _LITTLE_SHARED = 256 * 2**20
 _TOKEN_FILE = Path("~/.ray/auth_token")
 
@@ -27,9 +27,9 @@ def environment_findings(machine: Machine, output: Path | None, *, starts_ray: b
     Parameters
     ----------
     output
-        Where the results of the run go, or ``runs``; None for a URL, whose run works in a temporary folder.
+        Folder for the results, or ``runs``; None for a URL, whose run works in a temporary folder.
     starts_ray
-        Whether the run starts a Ray of its own.
+        Whether the run starts a local cluster.
     """
     return [
         *_processors(machine),
@@ -61,14 +61,14 @@ def _processors(machine: Machine) -> list[Finding]:
 
 def _memory(machine: Machine) -> Finding:
     if machine.memory_bytes is None:
-        return warning("memory", "the system does not tell how much there is")
+        return warning("memory", "the system does not report it")
     return ok("memory", f"{format_bytes(machine.memory_free_bytes)} free of {format_bytes(machine.memory_bytes)}")
 
 
 def _shared_memory(machine: Machine) -> Finding:
     what = "shared memory (/dev/shm)"
     if machine.shared_bytes is None or machine.shared_free_bytes is None:
-        return warning(what, "not there, so Ray keeps objects on disk, which is slow")
+        return warning(what, "missing, so Ray keeps objects on disk, which is slow")
     text = f"{format_bytes(machine.shared_free_bytes)} free of {format_bytes(machine.shared_bytes)}"
     if machine.shared_free_bytes >= _LITTLE_SHARED:
         return ok(what, text)
@@ -80,10 +80,10 @@ def _shared_memory(machine: Machine) -> Finding:
 def _disk(what: str, folder: Path) -> Finding:
     size, free = disk_bytes(folder)
     if size is None or free is None:
-        return warning(what, f"the file system of {folder} does not tell how much there is")
+        return warning(what, f"the file system of {folder} does not report its free space")
     text = f"{format_bytes(free)} of {format_bytes(size)} at {folder}"
     if free < _SCARCE_DISK:
-        return problem(what, f"{text}; make room, or choose another place (output=FOLDER, or TMPDIR)")
+        return problem(what, f"{text}; make room, or use another folder (output=FOLDER, or TMPDIR)")
     if free < _LITTLE_DISK or free < _FULL_DISK_SHARE * size:
         return warning(what, f"{text}: little; Ray stores nothing on a disk that is more than 95 % full")
     return ok(what, text)
@@ -94,11 +94,11 @@ def _temporary_files(starts_ray: bool) -> Finding:
     try:
         folder = base_folder() if starts_ray else Path(tempfile.gettempdir())
     except FileNotFoundError as error:
-        return problem(what, f"{error.strerror}; name a folder that can be written in the environment variable TMPDIR")
+        return problem(what, f"{error.strerror}; set the environment variable TMPDIR to a writable folder")
     if starts_ray and (reason := why_not_writable(folder)) is not None:
         return problem(
             what,
-            f"Ray needs a folder for its sockets and logs, and {folder} cannot be written to ({reason}); name another one in "
+            f"Ray needs a folder for its sockets and logs, and {folder} cannot be written to ({reason}); give another one in "
             "the environment variable RAY_TMPDIR",
         )
     return _disk(what, folder)
@@ -110,13 +110,13 @@ def _home() -> Finding:
         return ok("home folder", f"{home} can be written to")
     return warning(
         "home folder",
-        f"{home} cannot be written to: the Hugging Face hub needs HF_HOME, and Ray RAY_AUTH_TOKEN, to be somewhere else",
+        f"{home} is not writable: set HF_HOME to another folder for the Hugging Face hub, and RAY_AUTH_TOKEN for Ray",
     )
 
 
 def _open_files() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Ray raises the soft limit for itself as far as the hard one lets it.
+    # Ray raises its soft limit up to the hard limit.
     if hard == resource.RLIM_INFINITY or hard >= _MANY_FILES:
         return ok("open files (ulimit -n)", f"{soft:,} a process, which Ray can raise")
     return warning(
@@ -146,9 +146,7 @@ def _authentication() -> Finding:
         source = str(path) if path.is_file() else None
     if mode is None:
         note = f"; a token is in {source}" if source else ""
-        return ok(
-            "Ray's authentication", f"RAY_AUTH_MODE is not set{note}: a Ray of the run's own makes a token by itself"
-        )
+        return ok("Ray's authentication", f"RAY_AUTH_MODE is not set{note}: a local cluster creates its own token")
     if mode == "token" and source is None:
         return problem(
             "Ray's authentication", "RAY_AUTH_MODE=token, but there is no token; set RAY_AUTH_TOKEN to the cluster's"
@@ -163,6 +161,6 @@ def _gpus(machine: Machine) -> list[Finding]:
     for number, gpu in enumerate(machine.gpus):
         text = f"{gpu.name}, {format_bytes(gpu.free_bytes)} free of {format_bytes(gpu.total_bytes)}"
         busy = gpu.total_bytes and gpu.free_bytes < 0.9 * gpu.total_bytes
-        note = ": somebody else uses it" if busy else ""
+        note = ": in use by another process" if busy else ""
         found.append((warning if busy else ok)(f"GPU {number}", text + note))
     return found

@@ -1,4 +1,4 @@
-"""What the doctor finds, line by line."""
+"""Findings of the doctor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Status = Literal["ok", "warning", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, how it is, and, where it is not well, what would be right."""
+    """One line of the report: what was checked, its state, and how to fix a problem."""
 
     what: str
     status: Status
@@ -18,15 +18,15 @@ class Finding:
 
 
 def ok(what: str, text: str) -> Finding:
-    """Return a finding that all is well."""
+    """Return a finding without a problem."""
     return Finding(what, "ok", text)
 
 
 def warning(what: str, text: str) -> Finding:
-    """Return a finding that may spoil a run, or make it slow."""
+    """Return a finding that may break a run or slow it down."""
     return Finding(what, "warning", text)
 
 
 def problem(what: str, text: str) -> Finding:
-    """Return a finding that a run would fail of."""
+    """Return a finding that would make a run fail."""
     return Finding(what, "problem", text)

@@ -1,4 +1,4 @@
-"""What a config asks for: are its model, its data and the place for its results there?"""
+"""Checks of a config's model, data and run location."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fedsim.planning.model_shape import model_folder, model_shape
 
 _CHUNK_BYTES = 2**22
 _DIGITS = 16
-"""Hexadecimal digits of a fingerprint that are shown."""
+"""Hexadecimal digits shown of a fingerprint."""
 
 
 def work_findings(config: Config) -> list[Finding]:
-    """Return the findings about model, data and results. Only the driver reads them: other nodes get them from Ray."""
+    """Return the findings about model, data and results. Only the driver reads them; other nodes get them through Ray."""
     return [_tried("model", _model, config), _tried("data", _data, config), _tried("results", _results, config)]
 
 
@@ -67,7 +67,7 @@ def _digest(files: Sequence[Path]) -> str:
 def _data(what: str, config: Config) -> Finding:
     from fedsim.simulation.preparation import partition_data, settled
 
-    config, read = settled(config)  # a number of clients that does not fit the rest of the config is a problem too
+    config, read = settled(config)  # a number of clients that contradicts the rest of the config is a problem too
     data = read or partition_data(config)
     digest = hashlib.sha256()
     for examples in (data.dataset.train, data.dataset.validation):
@@ -83,7 +83,7 @@ def _data(what: str, config: Config) -> Finding:
 
 
 def _results(what: str, config: Config) -> Finding:
-    """Look at the place for results as a run does before anything is started, and try whether it can be written."""
+    """Check the run location as a run does before it starts, including whether it is writable."""
     from fedsim.records.folder_check import check_usable
     from fedsim.records.location import is_thrown_away, thrown_away
     from fedsim.records.remote import Remote, is_url

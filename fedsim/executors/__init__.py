@@ -1,1 +1,1 @@
-"""The seam that runs work groups: in this process, or on Ray actors. Same groups, same bits."""
+"""Executors that run work groups: in this process or on Ray actors, with the same bits."""

@@ -1,4 +1,4 @@
-"""The seam between the round loop and whatever runs it: one small interface, two executors."""
+"""The executor interface: the round loop on one side, a local process or Ray on the other."""
 
 from __future__ import annotations
 
@@ -34,32 +34,32 @@ Handle = Any
 
 
 class StateLost(Exception):  # noqa: N818 - the run can go on from an earlier state
-    """Objects that the run needs are gone with a worker's node or the server; the message says what needed them.
+    """Objects that the run needs were lost with a worker's node or the server; the message names what needed them.
 
-    After :meth:`Executor.recover` the run goes on from a state that the caller still has.
+    After :meth:`Executor.recover` the run continues from a state that the caller still holds.
     """
 
 
 @dataclass(frozen=True)
 class TrainedGroup:
-    """What came of one work group."""
+    """Results of one work group."""
 
     group: WorkGroup
     reports: tuple[ClientReport, ...]
     states: dict[int, Handle]
-    """New state of each client of the group; empty where clients keep nothing but the counts in their reports."""
+    """New state of each client of the group; empty if clients keep nothing but the counts in their reports."""
 
 
 @dataclass(frozen=True)
 class EvaluatedShard:
-    """What came of one range of validation examples that was evaluated beside a round's training."""
+    """Result of one range of validation examples, evaluated while a round trains."""
 
     index: int
     evaluation: Evaluation
 
 
 class ServerHandle(Protocol):
-    """What the round loop asks of the server, wherever it runs."""
+    """The server as the round loop sees it, wherever it runs."""
 
     def start(
         self,
@@ -69,13 +69,13 @@ class ServerHandle(Protocol):
         sample_rate: float,
         population_weight: float,
     ) -> None:
-        """Make the server, or make it anew with other layers; see :class:`server.core.Server`."""
+        """Create the server, or recreate it with other layers; see :class:`server.core.Server`."""
 
     def global_state(self) -> Handle:
         """Store the state that the next round starts from, and return its handle; called once a round."""
 
     def apply(self, round: int, order: tuple[int, ...]) -> StepReport:
-        """Let the server step, by the sums of the groups that were trained."""
+        """Take a server step from the sums of the trained groups."""
         ...
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -83,18 +83,18 @@ class ServerHandle(Protocol):
         ...
 
     def load_arrays(self, arrays: dict[str, np.ndarray]) -> None:
-        """Give the server the state of a checkpoint."""
+        """Load a checkpoint's state into the server."""
 
 
 class InOrder:
-    """Hands things on in the order of their numbers, from 0, whatever order they come in."""
+    """Restores the order of numbered items (0, 1, ...) that arrive in any order."""
 
     def __init__(self) -> None:
         self._next = 0
         self._early: dict[int, Any] = {}
 
     def next(self, number: int, thing: Any) -> Iterator[Any]:
-        """Take a thing; yield those whose turn it is now."""
+        """Add an item; yield those that are next in order."""
         self._early[number] = thing
         while self._next in self._early:
             yield self._early.pop(self._next)
@@ -102,21 +102,21 @@ class InOrder:
 
 
 class Executor(ABC):
-    """Runs work groups. Results do not depend on which executor runs them, nor on how many workers it has."""
+    """Runs work groups. Results depend neither on the executor nor on its number of workers."""
 
     per_client = False
-    """Whether every client has a worker of its own, so that groups are sent out client by client."""
+    """Whether every client has its own worker, so that groups are sent out client by client."""
 
     def __init__(self, check_interrupt: Callable[[], None]) -> None:
         self._check_interrupt = check_interrupt
         self.fuse = 1
-        """Clients that share passes through the backbone."""
+        """Number of clients that share a pass through the backbone."""
         self.caches = FrozenCache.none()
-        """Trunks kept from round to round."""
+        """Frozen-layer states kept between rounds."""
 
     @contextmanager
     def uninterrupted(self) -> Iterator[None]:
-        """Let no interrupt through in this block; one that comes is answered after it."""
+        """Hold interrupts back in this block; they are handled when it ends."""
         check, self._check_interrupt = self._check_interrupt, lambda: None
         try:
             yield
@@ -124,7 +124,7 @@ class Executor(ABC):
             self._check_interrupt = check
 
     def groups(self, round: int, order: Sequence[int], group_size: int, work_N: np.ndarray) -> list[WorkGroup]:
-        """Cut a cohort into work groups; where every client has a worker of its own, each group goes out in parts.
+        """Split a cohort into work groups; where every client has its own worker, each group is sent in parts.
 
         ``work_N`` is the work of each client of the population; see :func:`server.sampling.cut`.
         """
@@ -137,14 +137,14 @@ class Executor(ABC):
         return groups
 
     def keep_cached_within(self, max_bytes: int, nbytes: Callable[[CacheKey], int]) -> None:
-        """Keep trunks from round to round; ``nbytes`` tells their sizes, 0 where there is none."""
+        """Keep frozen-layer states between rounds; ``nbytes`` is the size of each entry, 0 if it has none."""
         shared = self.shared_memory_bytes
-        # Objects of the run itself need room too; above its limit Ray would write to disk.
+        # The run's own objects need room too; above its limit Ray spills to disk.
         limit = max_bytes if shared is None else min(max_bytes, shared // 2)
         self.caches = FrozenCache(limit, nbytes)
 
     def _with_cached(self, group: WorkGroup) -> tuple[WorkGroup, dict[int, Handle]]:
-        """Return a group that says which of its clients' trunks are handed in and handed back, and those handed in."""
+        """Return the group, marked with which cached states are passed in and which are returned, and those passed in."""
         keep, held = self.caches.wanted(group.clients), self.caches.held(group.clients)
         return replace(group, with_cached=tuple(held), keep_cached=keep), held
 
@@ -152,26 +152,26 @@ class Executor(ABC):
         for client, handle in zip(group.keep_cached, handles, strict=True):
             self.caches.add(client, handle)
 
-    def begin(self, spec_nbytes: int, modules: tuple[str, ...] = ()) -> None:  # noqa: B027 - what need not start early does nothing
-        """Begin to start, beside whatever the caller does until :meth:`start`; what fails is raised there.
+    def begin(self, spec_nbytes: int, modules: tuple[str, ...] = ()) -> None:  # noqa: B027 - optional
+        """Begin starting in the background; :meth:`start` waits for it and raises its errors.
 
         Parameters
         ----------
         spec_nbytes
-            Bytes, at most, of the specification to come and of what else is kept for the workers.
+            Upper bound on the bytes of the specification and of everything else that is stored for the workers.
         modules
             What workers will import.
         """
 
     @abstractmethod
     def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
-        """Start the workers; return where each of them runs."""
+        """Start the workers; return where each one runs."""
 
-    def refresh(self) -> None:  # noqa: B027 - what has a fixed set of workers has nothing to do
-        """Take in what has joined the cluster, and make up for what is gone; called at the start of each round."""
+    def refresh(self) -> None:  # noqa: B027 - a fixed set of workers needs none
+        """Use nodes that joined the cluster and replace what was lost; called at the start of each round."""
 
-    def recover(self) -> None:  # noqa: B027 - what loses nothing has nothing to do
-        """Make workers and server fit for work again after ``StateLost``; the caller then gives the server its state anew."""
+    def recover(self) -> None:  # noqa: B027 - nothing to do if nothing can be lost
+        """Restore workers and server after ``StateLost``; the caller then reloads the server's state."""
 
     @property
     @abstractmethod
@@ -186,20 +186,20 @@ class Executor(ABC):
         client_states: Mapping[int, Handle],
         shards: Sequence[tuple[int, int]] = (),
     ) -> Iterator[TrainedGroup | EvaluatedShard]:
-        """Train the groups; yield each as it is done, in any order.
+        """Train the groups; yield each as it finishes, in any order.
 
-        Workers that have nothing left to train evaluate the state that the round starts from on ``shards``, as
-        :meth:`evaluate` does; each is yielded as it is done. The groups' sums go to the server, in the order of ``groups``, and
-        are let go; :meth:`ServerHandle.apply` ends the round.
+        Idle workers evaluate the state that the round starts from on ``shards``, as :meth:`evaluate` does; each range is
+        yielded as it finishes. The groups' sums go to the server in the order of ``groups`` and are released;
+        :meth:`ServerHandle.apply` ends the round.
         """
 
     @abstractmethod
     def try_fusing(self, state: Handle, clients: Sequence[int]) -> FuseTrial | ClientFailure:
-        """Let one worker time a step of ``clients``, one after another and side by side; or say why that failed."""
+        """Time one step of ``clients`` on one worker, one by one and fused; report why if that fails."""
 
     @property
     def shared_memory_bytes(self) -> int | None:
-        """Bytes that all objects held for the workers may take, or None where there is no bound but the machine's."""
+        """Bytes that all objects held for the workers may take; None if only the machine limits them."""
         return None
 
     @abstractmethod
@@ -210,21 +210,21 @@ class Executor(ABC):
     def evaluate_clients(
         self, state: Handle, groups: Sequence[tuple[int, ...]], client_states: Mapping[int, Handle]
     ) -> list[Evaluation | ClientFailure]:
-        """Evaluate each client of the groups on its held-out examples; one result a client, in order: the counts, or what
+        """Evaluate each client of the groups on its held-out examples; one result per client, in order: the counts, or what
         made it fail.
         """
 
     @abstractmethod
     def score(self, state: Handle, groups: Sequence[tuple[int, ...]]) -> list[ScoreReport]:
-        """Let each client of the groups score the layers; one report a client, in order."""
+        """Score the layers on each client of the groups; one report per client, in order."""
 
     @abstractmethod
     def spectrum(self, state: Handle, groups: Sequence[tuple[int, ...]]) -> list[SpectrumReport]:
-        """Let each client of the groups estimate its Hessian's spectrum; one report a client, in order."""
+        """Estimate the Hessian spectrum of each client of the groups; one report per client, in order."""
 
     @abstractmethod
     def put(self, value: Any) -> Handle:
-        """Turn a value into a handle."""
+        """Store a value and return its handle."""
 
     @abstractmethod
     def get(self, handles: Sequence[Handle]) -> list[Any]:
@@ -232,16 +232,16 @@ class Executor(ABC):
 
     @property
     def replaced_workers(self) -> int:
-        """Workers lost to the system and replaced so far."""
+        """Workers that were lost and replaced so far."""
         return 0
 
     @property
     def resent_clients(self) -> int:
-        """Clients whose work was sent again so far, each time counted."""
+        """Number of times a client's work was retried so far."""
         return 0
 
     def peak_memory(self) -> dict[str, Any]:
-        """Return the peak resident bytes of each process: ``driver``, and ``workers`` and ``server`` where they are others."""
+        """Return peak resident bytes by process: ``driver``, and ``workers`` and ``server`` if they are separate processes."""
         return {"driver": peak_memory_bytes(), "workers": [], "server": None}
 
     @abstractmethod

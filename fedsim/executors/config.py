@@ -11,7 +11,7 @@ from fedsim.core.schema import Schema
 
 
 def _unit_fraction(value: Any) -> Any:
-    """Snap a GPU share to 0 or exactly 1/n, so that n actors fill one GPU."""
+    """Round a GPU share to 0 or exactly 1/n, so that n actors fill one GPU."""
     if isinstance(value, str):
         top, slash, bottom = value.partition("/")
         try:
@@ -35,10 +35,10 @@ def _unit_fraction(value: Any) -> Any:
 
 
 MOST_SECONDS = 1e9
-"""30 years: what a wait of the operating system takes."""
+"""30 years: the longest wait that the operating system accepts."""
 Seconds = Annotated[float, Field(gt=0.0, le=MOST_SECONDS)]
 CpuShare = Annotated[float, Field(ge=1e-4)]
-"""Ray counts in ten-thousandths."""
+"""Ray's resource granularity is 1/10000."""
 MachineCount = Annotated[int, Field(gt=0, le=100_000)]
 
 UnitFraction = Annotated[float, BeforeValidator(_unit_fraction)]
@@ -50,25 +50,25 @@ class RayConfig(Schema):
     actors: MachineCount | Literal["pool", "per_client"] = "pool"
     """Number of actors; pool fits the number to the cluster's free CPUs and GPUs; per_client gives every client its own."""
     address: str | None = None
-    """null starts a Ray of the run's own; auto joins the cluster that this machine or job belongs to; or host:port."""
+    """null starts a local Ray cluster; auto joins the cluster that this machine or job belongs to; or host:port."""
     num_cpus_per_actor: CpuShare | None = None
     """CPUs reserved for an actor; if not given, ``client.threads``."""
     num_gpus_per_actor: UnitFraction = 0.0
     """GPU share of an actor: 0 or exactly 1/n, written 0.25 or 1/4."""
     num_cpus: MachineCount | None = None
-    """CPUs to declare for a Ray of the run's own; if not given, those of this machine."""
+    """CPUs to declare for a local cluster; if not given, those of this machine."""
     num_gpus: int | None = Field(default=None, ge=0, le=100_000)
-    """GPUs to declare for a Ray of the run's own; if not given, those of this machine."""
+    """GPUs to declare for a local cluster; if not given, those of this machine."""
     object_store_mb: int | None = Field(default=None, gt=0, le=2**30)
-    """Shared memory of a Ray of the run's own, in MB; if not given, fitted to the model and the data."""
+    """Shared memory of a local cluster, in MB; if not given, sized to fit model and data."""
     start_timeout_seconds: Seconds = 180.0
-    """Longest wait for all actors to be ready."""
+    """Time limit for all actors to be ready."""
     group_timeout_seconds: Seconds = 3600.0
-    """Longest wait for one work group, or for the server. What then happens to the group says ``client.on_failure``."""
+    """Time limit for one work group, or for the server. ``client.on_failure`` decides what happens to the group."""
     round_timeout_seconds: Seconds | None = None
-    """Longest wait for all work groups of a round; null leaves it at that for one group. With ``client.on_failure: drop``
-    clients that are not done by then are left out of the round, and which these are depends on the machine; else the run
-    stops."""
+    """Time limit for all work groups of a round; null: only that per group applies. With ``client.on_failure: drop``
+    clients that are not done by then are left out of the round, and which ones depends on the machine; otherwise the
+    run stops."""
     max_replacements: int = Field(default=5, ge=0)
-    """Actors lost to the system (killed, out of memory, their node gone) that one round may replace; also how often in a row a
-    round may be done again because state was lost with a node."""
+    """Lost actors (killed, out of memory, node gone) that one round may replace; also how often in a row a
+    round may be repeated because state was lost with a node."""

@@ -1,9 +1,9 @@
-"""Keeps the frozen layers' output from round to round: references and their sizes, never the hidden states themselves.
+"""The frozen-layer cache on the driver: references to cached states and their sizes, never the states themselves.
 
 Cached are the hidden states that enter the lowest prompted layer for some examples (``clients/backbone/frozen_states.py``).
-Workers compute them and hand them back as an object of its own; the driver holds the reference and hands it in with the next
-call that needs it, so it is shared by all workers of a node and freed when it is dropped here. What is missing is computed
-anew in the same bits: how much is kept changes time alone.
+Workers compute them and return them as a separate object; the driver holds the reference and passes it with the next
+call that needs it, so all workers of a node share one copy, freed when it is dropped here. Missing states are recomputed
+to the same bits: the cache size affects speed only.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 Key = int | tuple[int, int]
-"""A client, or a range of validation examples: its start and its stop."""
+"""A client id, or the start and stop of a range of validation examples."""
 
 K = TypeVar("K", int, tuple[int, int])
 
 
 @dataclass
 class TrunkCounts:
-    """What the cache did."""
+    """Statistics of the cache."""
 
     hits: int = 0
-    """Trunks that were handed in."""
+    """Lookups that found cached states."""
     misses: int = 0
-    """Trunks that a worker had to compute."""
+    """States that a worker had to compute."""
     evictions: int = 0
-    """Trunks that were dropped to make room."""
+    """Entries evicted to make room."""
     bytes: int = 0
-    """Bytes of what is held."""
+    """Bytes held."""
 
 
 class FrozenCache:
-    """Handles of trunks within a bound of memory; the one that was used longest ago makes room.
+    """LRU cache of handles to frozen-layer states, bounded in bytes.
 
     Parameters
     ----------
     max_bytes
-        Bound of all trunks together; one that is larger by itself is never held.
+        Bound on all entries together; a single larger entry is never held.
     nbytes
-        Bytes of a trunk, or 0 where none is used, which is then neither asked for nor counted.
+        Size of an entry in bytes; 0 if its key has no cached states, which is then neither looked up nor counted.
     """
 
     def __init__(self, max_bytes: int, nbytes: Callable[[Key], int]) -> None:
@@ -52,11 +52,11 @@ class FrozenCache:
 
     @classmethod
     def none(cls) -> FrozenCache:
-        """Return a cache for a run without trunks."""
+        """Return a cache that never holds anything."""
         return cls(0, lambda key: 0)
 
     def held(self, keys: Iterable[K]) -> dict[K, Any]:
-        """Return the handles of those of ``keys`` that are held; they count as used now."""
+        """Return the handles of the ``keys`` that are held and mark them as used."""
         found = {key: self._handles[key] for key in keys if key in self._handles}
         for key in found:
             self._handles.move_to_end(key)
@@ -64,13 +64,13 @@ class FrozenCache:
         return found
 
     def wanted(self, keys: Iterable[K]) -> tuple[K, ...]:
-        """Return those of ``keys`` whose trunk a worker is about to compute and should hand back."""
+        """Return the ``keys`` whose states a worker has to compute and should return."""
         missing = [key for key in keys if key not in self._handles and self._nbytes(key)]
         self.counts.misses += len(missing)
         return tuple(key for key in missing if self._nbytes(key) <= self._max_bytes)
 
     def add(self, key: Key, handle: Any) -> None:
-        """Hold a trunk that was handed back."""
+        """Add states that a worker returned."""
         if key in self._handles:
             return
         self.counts.bytes += self._nbytes(key)
@@ -81,7 +81,7 @@ class FrozenCache:
         self._handles[key] = handle
 
     def clear(self) -> None:
-        """Hold nothing: what was held may be gone with its node."""
+        """Drop all entries: they may be lost with their node."""
         self._handles.clear()
         self.counts.bytes = 0
 

@@ -1,4 +1,4 @@
-"""Everything in this process: no Ray, breakpoints work, results are the same bits."""
+"""The local executor: everything in this process, without Ray; breakpoints work, and results have the same bits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LocalServer:
         sample_rate: float,
         population_weight: float,
     ) -> None:
-        """Make the server, or make it anew."""
+        """Create or recreate the server."""
         self._server = Server(config, vector_F, layers, sample_rate, population_weight)
 
     def global_state(self) -> Handle:
@@ -67,7 +67,7 @@ class LocalExecutor(Executor):
         self._threads_before: int | None = None
 
     def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
-        import torch  # only now: an executor is made before the user's quick mistakes have been answered
+        import torch  # imported late: an executor is made before quick config mistakes are reported
 
         from clients.backbone.device import resolve_device
 

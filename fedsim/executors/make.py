@@ -1,4 +1,4 @@
-"""Makes the executor that a config asks for."""
+"""Create the executor for a config."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NATIVE_HANDLERS_OFF = "RAY_DISABLE_FAILURE_SIGNAL_HANDLER"
 
 
 def make_executor(config: Config, check: Callable[[], None], note: Callable[[str], None]) -> Executor:
-    """Return the executor that the config asks for, not yet started."""
+    """Return the config's executor, not yet started."""
     if config.model.trust_remote_code:
         note(
             f"warning: model.trust_remote_code=true: Python code that comes with {config.model.location} is run on this "
@@ -41,9 +41,9 @@ def make_executor(config: Config, check: Callable[[], None], note: Callable[[str
 
 
 def _import_ray() -> None:
-    """Import Ray without its native signal handlers, which would end this process where it only has to save and stop.
+    """Import Ray without its native signal handlers, which would kill this process before it can save and stop.
 
-    Ray reads the setting when it is imported. Its actors keep their handlers: what they print explains a crash.
+    Ray reads the setting on import. Its actors keep their handlers: their output explains a crash.
     """
     if "ray" in sys.modules or _NATIVE_HANDLERS_OFF in os.environ:
         return

@@ -1,1 +1,1 @@
-"""``fedsim plan``: what will run where, and what memory it takes, before anything is started."""
+"""``fedsim plan``: what runs where and how much memory it takes, before anything starts."""

@@ -1,4 +1,4 @@
-"""What ``fedsim plan`` does: look at config, data, model and machines, and plan; nothing of the run is started."""
+"""The ``fedsim plan`` command: plan a run from its config, data, model and machines, without starting it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _NODE_SECONDS = 20.0
 
 
 def print_plan(config: Config, console: Console) -> None:
-    """Print what would run where, and what memory it would take.
+    """Print what would run where and how much memory it would take.
 
     Raises
     ------
     FedsimError
-        If the run is not possible as asked; the sentence names the nearest one that is.
+        If the run is not possible as configured; the message suggests one that is.
     """
     config, examples = _settled(config)
     shape = model_shape(config.model)
@@ -49,13 +49,13 @@ def print_plan(config: Config, console: Console) -> None:
 
 
 def _settled(config: Config) -> tuple[Config, int | None]:
-    """Return the config with its number of clients, and the number of examples, dealt out to see whether they can be.
+    """Return the config with its number of clients, and the number of examples, partitioned to check that this works.
 
-    That is None for those of the hub, which are not here.
+    The number of examples is None for hub data, which are not on this machine.
     """
     if source_of(config.data) == "hub":
         if config.partition.clients is None:
-            raise ConfigError("the data of the hub are not here, so that the plan needs partition.clients")
+            raise ConfigError("the hub's data are not on this machine, so the plan needs partition.clients")
         return config, None
     from fedsim.simulation.preparation import partition_data, settled
 
@@ -63,12 +63,12 @@ def _settled(config: Config) -> tuple[Config, int | None]:
     data = read or partition_data(config)
     cohort(
         config.sampling, config.seed, 0, data.shards.train_sizes
-    )  # refuses one that there are not enough clients for
+    )  # refuses a cohort larger than the number of clients
     return config, len(data.dataset.train) + len(data.dataset.validation)
 
 
 def _own_node(config: Config, memory: MemoryEstimate | None) -> list[PlanNode]:
-    """Return this machine as a Ray of the run's own would take it."""
+    """Return this machine as a local Ray cluster would see it."""
     from fedsim.executors.cluster.nodes import detected_cpus
 
     machine = this_machine()
@@ -85,7 +85,7 @@ def _cluster(config: Config) -> list[PlanNode]:
 
     with joined(config.ray):
         nodes = cluster_nodes()
-        # A node is asked only for what Ray does not count: a process has to be started for it.
+        # Nodes are queried only for what Ray does not report, since that starts a process there.
         asks = config.ray.num_gpus_per_actor > 0
         machines = ask_every_node(nodes, this_machine, _NODE_SECONDS) if asks else [None] * len(nodes)
     return [_plan_node(node, machine) for node, machine in zip(nodes, machines, strict=True)]

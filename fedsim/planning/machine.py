@@ -1,4 +1,4 @@
-"""What this machine has: processors, memory, shared memory, GPUs; read from the system, without Ray and without torch."""
+"""The processors, memory, shared memory and GPUs of this machine, read from the system without Ray or torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GPU_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU that processes here may use."""
+    """A GPU visible to this process."""
 
     name: str
     total_bytes: int
@@ -26,15 +26,15 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """Figures of a machine; None stands for what the system does not tell."""
+    """Resources of a machine; None where the system does not report them."""
 
     host: str
     cpus: int
-    """Processors that the system shows."""
+    """Processors that the system reports."""
     cpu_limit: float | None
-    """Processors that a container may use, or None for no limit."""
+    """CPU limit of the container; None for no limit."""
     memory_bytes: int | None
-    """Main memory, or a container's bound of it."""
+    """Main memory, or the container's limit."""
     memory_free_bytes: int | None
     shared_bytes: int | None
     """Size of /dev/shm, where Ray keeps objects."""
@@ -43,7 +43,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """Return the figures of the machine that this process runs on."""
+    """Return the resources of the machine that this process runs on."""
     memory, free = _memory()
     shared, shared_free = disk_bytes(SHARED_MEMORY)
     return Machine(
@@ -52,7 +52,7 @@ def this_machine() -> Machine:
 
 
 def cpu_limit(cgroup: Path = _CGROUP) -> float | None:
-    """Return the processors that the control group allows (cgroup v2, then v1), or None where it sets no limit."""
+    """Return the CPU limit of the control group (cgroup v2, then v1); None if there is no limit."""
     try:
         quota, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
     except (OSError, ValueError):
@@ -68,7 +68,7 @@ def cpu_limit(cgroup: Path = _CGROUP) -> float | None:
 
 
 def _memory() -> tuple[int | None, int | None]:
-    """Return size and free part of the main memory, within the control group's bound."""
+    """Return total and free main memory, within the control group's limit."""
     values = _meminfo()
     total, free = values.get("MemTotal"), values.get("MemAvailable")
     bound = _number(_CGROUP / "memory.max") or _number(_CGROUP / "memory" / "memory.limit_in_bytes")
@@ -94,7 +94,7 @@ def _number(path: Path) -> int | None:
 
 
 def disk_bytes(folder: Path) -> tuple[int | None, int | None]:
-    """Return size and free part of the file system of a folder; of the nearest one above, where it does not exist yet."""
+    """Return total and free space of a folder's file system; of the nearest existing parent if the folder does not exist."""
     for path in (folder, *folder.absolute().parents):
         try:
             system = os.statvfs(path)
@@ -105,7 +105,7 @@ def disk_bytes(folder: Path) -> tuple[int | None, int | None]:
 
 
 def why_not_writable(folder: Path) -> str | None:
-    """Return why no file can be made in a folder, or None if one can; tried, since its permissions alone do not tell."""
+    """Return why a folder is not writable, or None if it is; tried out, since permissions alone do not tell."""
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
@@ -114,7 +114,7 @@ def why_not_writable(folder: Path) -> str | None:
 
 
 def visible_gpus() -> tuple[Gpu, ...]:
-    """Return the GPUs that nvidia-smi names, those of ``CUDA_VISIBLE_DEVICES`` where that is set; none without nvidia-smi."""
+    """Return the GPUs that nvidia-smi lists, restricted to ``CUDA_VISIBLE_DEVICES`` if set; none without nvidia-smi."""
     try:
         done = subprocess.run(_GPU_QUERY, capture_output=True, text=True, timeout=_GPU_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -130,5 +130,5 @@ def visible_gpus() -> tuple[Gpu, ...]:
 
 
 def _mebibytes(figure: str) -> int:
-    """Return a figure of nvidia-smi in bytes; 0 where it gives none, as for parts of a divided GPU."""
+    """Convert a figure of nvidia-smi to bytes; 0 if it reports none, as for MIG instances."""
     return int(figure) * 2**20 if figure.isdecimal() else 0

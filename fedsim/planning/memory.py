@@ -1,9 +1,9 @@
-"""What memory a run takes: bounds of what is stored, and an estimate of what a process needs besides.
+"""Memory of a run: upper bounds on stored objects, and an estimate of what each process needs besides.
 
-Stored objects are counted: weights from the heads of their files, tokens, trunks and client states from the config, each at
-most. What an actor needs while it works is an estimate: the activations of one pass by the count of Korthikanti et al. (2022,
+Stored objects are counted, each at most: weights from the headers of their files; tokens, cached states and client states
+from the config. An actor's working memory is an estimate: the activations of one pass as counted by Korthikanti et al. (2022,
 "Reducing Activation Recomputation in Large Transformer Models", section 4.1), with a constant for Python and its packages.
-docs/clusters.md compares it with what runs have taken.
+docs/clusters.md compares it with measured runs.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ from server.selection import num_chosen
 PROCESS_BYTES = 480 * 10**6
 """An actor without a model: Python with torch, transformers and Ray. Measured, Linux, CPU build of torch."""
 DRIVER_BYTES = 560 * 10**6
-"""The same of the driver, which besides reads data and draws plots."""
+"""The same for the driver, which also reads data and draws plots."""
 _TOKEN_BYTES, _EXAMPLE_BYTES = 5, 32
-"""Most bytes that are stored for a token (id and type) and, besides, for an example (offset, label, position, shard)."""
+"""Upper bound on stored bytes per token (id and type) and per example (offset, label, position, shard)."""
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes by what they are for."""
+    """Bytes by purpose."""
 
     weights: int
-    """Frozen weights: once on each node, in the object store; on a GPU once in each actor as well."""
+    """Frozen weights: once per node, in the object store; on a GPU also once per actor."""
     tokens: int | None
-    """Tokens of all examples, at most; None where the examples were not counted."""
+    """Tokens of all examples, at most; None if the examples were not counted."""
     caches: int
-    """Trunk cache, at most."""
+    """Frozen-layer cache, at most."""
     client_states: int
-    """What all clients that are visited keep between rounds, at most; once in the cluster, and in each checkpoint."""
+    """State that all participating clients keep between rounds, at most; once in the cluster, and in each checkpoint."""
     exchanged: int
-    """A vector of what is exchanged; how many of them travel is a matter of :mod:`fedsim.core.traffic`."""
+    """One vector of the exchanged parameters; :mod:`fedsim.core.traffic` counts how many travel."""
     activations: int
-    """Of a pass of training and one of evaluation: an estimate. Both, since a process keeps what it has freed."""
+    """Estimated activations of a training pass plus an evaluation pass: both, since a process keeps memory it has freed."""
     vectors: int
-    """Prompts, moments and gradients of the clients that train side by side."""
+    """Prompts, moments and gradients of fused clients."""
     on_gpu: bool
     new_states: int = 0
-    """What the clients of a round keep of it, beside what they kept before: the old states go when the round is done."""
+    """New client states of a round, held beside the old ones until the round is done."""
     sums: int = 0
-    """What the work groups of a round send to the server."""
+    """Sums that a round's work groups send to the server."""
 
     @property
     def stored(self) -> int:
-        """Bytes in the object store of a node that has all actors, at most."""
+        """Upper bound on the object store of a node that has all actors."""
         return self._on_each_node + self._between_nodes
 
     @property
@@ -64,27 +64,27 @@ class MemoryEstimate:
         return self.client_states + self.new_states + self.sums
 
     def stored_beside(self, actors: int, all_actors: int) -> int:
-        """Return the bytes in the object store of a node that has some of all actors: what they return stays with them."""
+        """Return the object store bytes of a node with some of the actors; results stay on the node that made them."""
         return self._on_each_node + self._between_nodes * actors // all_actors
 
     @property
     def actor(self) -> int:
-        """An actor's own main memory, beside what it shares with the others of its node."""
+        """An actor's private main memory, beside what it shares with others on its node."""
         return PROCESS_BYTES + (0 if self.on_gpu else self.activations + self.vectors)
 
     @property
     def actor_gpu(self) -> int | None:
-        """An actor's GPU memory, CUDA's own part included; None on a CPU."""
+        """An actor's GPU memory, including CUDA's context; None on a CPU."""
         return CONTEXT_BYTES + self.weights + self.activations + self.vectors if self.on_gpu else None
 
     @property
     def driver(self) -> int:
-        """The driver's own main memory: it reads the weights before they are stored."""
+        """The driver's private main memory: it reads the weights before storing them."""
         return DRIVER_BYTES + self.weights + (self.tokens or 0)
 
 
 def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None, num_classes: int) -> MemoryEstimate:
-    """Return what memory the run takes.
+    """Estimate the memory of a run.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
 
 
 def _layouts(config: Config, shape: ModelShape, num_classes: int) -> tuple[VectorLayout, VectorLayout]:
-    """Return the layouts of prompts in all layers and of the exchanged ones; which layers they are does not matter here."""
+    """Return the layouts of prompts in all layers and in the exchanged ones; only their number matters here."""
     heads: tuple[tuple[str, tuple[int, ...]], ...] = ()
     if config.model.head.kind == "classifier":
         heads = (("head.weight", (num_classes, shape.hidden_size)), ("head.bias", (num_classes,)))
@@ -120,7 +120,7 @@ def _layouts(config: Config, shape: ModelShape, num_classes: int) -> tuple[Vecto
     layers = config.layers
     if layers.choose == "fixed":
         number = len(layers.fixed or ())
-    elif layers.choose == "all" or layers.share_rule != "fixed":  # what spectra will ask for is not known: at most all
+    elif layers.choose == "all" or layers.share_rule != "fixed":  # the spectra's choice is not known yet: at most all
         number = shape.num_layers
     else:
         number = num_chosen(layers.share, shape.num_layers)
@@ -128,27 +128,27 @@ def _layouts(config: Config, shape: ModelShape, num_classes: int) -> tuple[Vecto
 
 
 def _kept_numbers(config: Config, exchanged: VectorLayout, trained: VectorLayout) -> int:
-    """Return the numbers that a client keeps: control variate, personal prompts, moments."""
+    """Return how many numbers a client keeps: control variate, personal prompts, moments."""
     kept = exchanged.size if config.server.uses_control else 0
     kept += trained.size - exchanged.size
     return kept + (2 * trained.size if config.client.optimizer.moments == "keep" else 0)
 
 
 def _sum_bytes(config: Config, exchanged: VectorLayout) -> int:
-    """Return what a round's sums take, as if the server came to none of them before the last is there.
+    """Return the bytes of a round's sums, assuming that the server handles none before the last arrives.
 
-    Sums are in float64, one set a call; what the server looks at client by client is in the format that clients compute in.
+    Sums are float64, one set per call; updates that the server needs per client are in the clients' number format.
     """
     cohort, server = config.sampling.clients_per_round, config.server
     calls = cohort if config.ray.actors == "per_client" else -(-cohort // config.group_size)
     sums = 1 + 2 * server.uses_control + 2 * (config.correction == "preconditioner")
     each = 0
     if server.needs_each_vector or server.needs_each_client:
-        each += server.uses_control  # variates that the step is taken with
+        each += server.uses_control  # control variates used by the step
     if server.needs_each_vector:
         each += 1 + (
             server.uses_control and server.control_timing == "before"
-        )  # vectors, and variates of after the round
+        )  # vectors, and control variates after the round
     wide, own = np.dtype(np.float64).itemsize, np.dtype(config.model.exchange_dtype).itemsize
     return (sums * calls * wide + each * cohort * own) * exchanged.size
 
@@ -166,13 +166,13 @@ def _cached_bytes(config: Config, shape: ModelShape, num_examples: int | None) -
 
 
 def _step_bytes(config: Config, trained: VectorLayout) -> int:
-    """Return what a step holds of a client: vectors, and with ``prompt.dropout`` a byte for each entry of an example's mask."""
+    """Return the bytes a step holds per client: vectors, and with ``prompt.dropout`` a byte per mask entry of each example."""
     vectors = STEP_VECTORS * trained.size * np.dtype(config.model.exchange_dtype).itemsize
     return vectors + (config.client.batch_size * trained.prompt_size if config.prompt.dropout else 0)
 
 
 def _side_by_side(config: Config) -> int:
-    """Return how many clients train in shared passes, at most."""
+    """Return the largest number of fused clients."""
     if config.client.fuse == "off" or config.client.dropout or config.ray.actors == "per_client":
         return 1
     group = min(config.group_size, config.sampling.clients_per_round)
@@ -186,7 +186,7 @@ def _training_bytes(config: Config, shape: ModelShape, on_gpu: bool) -> int:
     tokens = min(asked, examples * config.data.max_length)
     feed_forward = (3 if shape.gated else 2) * shape.feed_forward_size
     numbers = tokens * shape.num_layers * (9 * shape.hidden_size + feed_forward)
-    if config.model.attention == "eager":  # scores and their softmax, which other implementations never hold as a whole
+    if config.model.attention == "eager":  # scores and softmax, which other implementations never materialise
         numbers += 5 * tokens * shape.num_layers * shape.num_heads * config.data.max_length // 2
     if config.model.head.kind == "verbalizer" and config.model.head.loss == "vocabulary":
         numbers += 2 * examples * shape.vocab_size
@@ -194,7 +194,7 @@ def _training_bytes(config: Config, shape: ModelShape, on_gpu: bool) -> int:
 
 
 def _evaluation_bytes(config: Config, shape: ModelShape) -> int:
-    """Return the activations of a pass without gradients: those of one layer."""
+    """Return the activations of a pass without gradients: one layer's."""
     tokens = config.evaluation.batch_size * config.data.max_length
     return tokens * (5 * shape.hidden_size + 2 * shape.feed_forward_size) * _compute_itemsize(config)
 

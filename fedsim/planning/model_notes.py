@@ -1,4 +1,4 @@
-"""What may surprise of a model that can be used: told by a run, by ``fedsim plan`` and by ``fedsim doctor``."""
+"""Notes on surprises of a usable model, shown by runs, ``fedsim plan`` and ``fedsim doctor``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedsim.planning.machine import visible_gpus
 
 
 def model_notes(config: Config) -> list[str]:
-    """Return a sentence for each thing that may surprise.
+    """Return one note for each possible surprise.
 
     Raises
     ------
@@ -22,14 +22,14 @@ def model_notes(config: Config) -> list[str]:
 
 
 def _adapter(config: Config) -> str | None:
-    """Say that an adapter beside a whole model is left out: a model is what its own weights say."""
+    """Note that an adapter beside a full model is ignored: only the model's own weights are used."""
     folder = folder_of(locate(config.model))
     adapter = None if folder is None else adapter_in(folder)
     if folder is None or adapter is None or _is_start(config, folder):
         return None
     return (
-        f"the folder of model {config.model.location} holds {adapter.named} beside the model, which is left out: the model is "
-        f"what its own weights say; to {adapter.use(folder)}"
+        f"the folder of model {config.model.location} holds {adapter.named} beside the model, which is ignored: only "
+        f"the model's own weights are used; to {adapter.use(folder)}"
     )
 
 
@@ -39,7 +39,7 @@ def _is_start(config: Config, folder: Path) -> bool:
 
 
 def _slow_format(config: Config) -> str | None:
-    """Say so where matrix products are to be computed in float16 on CPUs, most of which have no instructions for it."""
+    """Warn about float16 matrix products on CPUs, most of which have no instructions for them."""
     model = config.model
     key = "dtype" if model.dtype == "float16" else "autocast" if model.autocast == "float16" else None
     if key is None or not _on_cpus(config):

@@ -1,4 +1,4 @@
-"""The shape of a backbone, from its config.json and the heads of its weight files: nothing is loaded."""
+"""The shape of a backbone, from its config.json and the headers of its weight files; nothing is loaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedsim.core.layout import PromptGeometry
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What memory follows from."""
+    """Sizes that determine the memory."""
 
     num_parameters: int
     num_layers: int
@@ -25,27 +25,27 @@ class ModelShape:
     head_dim: int
     feed_forward_size: int
     gated: bool
-    """The feed-forward part has a gate (SwiGLU), which is a third array of its size."""
+    """Whether the feed-forward part is gated (SwiGLU), which adds a third array of its size."""
     vocab_size: int
 
     def geometry(self, prompt_length: int) -> PromptGeometry:
-        """Return the shape of prompts of some length."""
+        """Return the shape of prompts of a given length."""
         return PromptGeometry(self.num_layers, self.num_kv_heads, prompt_length, self.head_dim)
 
 
 def model_shape(config: ModelConfig) -> ModelShape | None:
-    """Return the shape of the model, or None where it is not on this machine yet, or of a kind that is not known.
+    """Return the shape of the model; None if it is not on this machine yet, or of an unknown kind.
 
     Raises
     ------
     ModelError
-        If the folder or the package that the config names is not there, holds no weights, or does not say of which type
-        they are.
+        If the folder or package that the config names is missing, holds no weights, or does not state the type of
+        model.
     """
     folder = model_folder(config)
     if folder is None:
         return None
-    if str(folder) == locate(config):  # of a name on the hub, some files may not be fetched yet
+    if str(folder) == locate(config):  # for a hub name, some files may not be fetched yet
         check_weights(folder, config.location)
     numbers = num_parameters(str(folder))
     try:
@@ -58,12 +58,12 @@ def model_shape(config: ModelConfig) -> ModelShape | None:
 
 
 def model_folder(config: ModelConfig) -> Path | None:
-    """Return the folder of the model's files; for a name on the hub that in its cache, None where it is not there.
+    """Return the folder of the model's files; for a hub name its cache folder, or None if it is not cached.
 
     Raises
     ------
     ModelError
-        If the folder or the package that the config names is not there.
+        If the folder or package that the config names is missing.
     """
     return folder_of(locate(config))
 
@@ -84,7 +84,7 @@ def _shape(values: dict[str, Any], numbers: int) -> ModelShape:
 
 
 def _first(values: dict[str, Any], *names: str) -> int:
-    """Return the value of the first of some names that is there."""
+    """Return the value of the first name that is present."""
     found = [values[name] for name in names if values.get(name)]
     if not found:
         raise KeyError(names[0])

@@ -1,4 +1,4 @@
-"""A plan: how many actors on which node, how a round falls on them, what binds their number, and what would go wrong."""
+"""A plan: actors per node, how a round is spread over them, what limits their number, and expected problems."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from fedsim.executors.cluster.suggestions import Request, most_actors
 from fedsim.planning.memory import MemoryEstimate
 
 _FILLED_SHARE = 0.8
-"""Part of an object store that Ray fills before it puts objects on disk (its setting ``object_spilling_threshold``)."""
+"""Fraction of an object store that Ray fills before it spills to disk (its setting ``object_spilling_threshold``)."""
 
 
 @dataclass(frozen=True)
 class PlanNode:
-    """What a node has for the run; None stands for what is not known from here."""
+    """A node's resources for the run; None where unknown from here."""
 
     name: str
     free: NodeResources
     memory_bytes: int | None = None
     store_bytes: int | None = None
-    """Largest object store that the node can have."""
+    """Largest possible object store on the node."""
     gpu_bytes: int | None = None
     """Memory of its smallest GPU."""
     id: str = ""
-    """By which Ray names it; of nodes with as many actors, the first by it takes the next one."""
+    """Ray's node id; breaks ties between nodes with equally many actors."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What runs where."""
+    """Placement of a run."""
 
     nodes: tuple[PlanNode, ...]
     actors: ActorPlan
@@ -46,13 +46,13 @@ class Plan:
     cohort: int
     groups: int
     limit: str
-    """What binds the number of actors."""
+    """What limits the number of actors."""
     memory: MemoryEstimate | None
     warnings: tuple[str, ...]
 
     @property
     def waves(self) -> int:
-        """Work groups that the busiest actor does in a round."""
+        """Work groups per round on the busiest actor."""
         return -(-self.groups // self.actors.count)
 
 
@@ -64,12 +64,12 @@ def make_plan(config: Config, nodes: Sequence[PlanNode], memory: MemoryEstimate 
     nodes
         What the cluster has free.
     memory
-        None where the model is not on this machine, so that nothing is known of it.
+        None if the model is not on this machine.
 
     Raises
     ------
     ResourceError
-        If the run is not possible; the sentence names the nearest one that is.
+        If the run is not possible; the message suggests one that is.
     """
     free = [node.free for node in nodes]
     actors = plan_actors(config.ray, config.client.threads, config.partition.population, free)
@@ -92,7 +92,7 @@ def make_plan(config: Config, nodes: Sequence[PlanNode], memory: MemoryEstimate 
 
 
 def _within_stores(memory: MemoryEstimate, nodes: Sequence[PlanNode]) -> MemoryEstimate:
-    """Return the estimate with no more trunks than a run keeps: those that fill half of all object stores."""
+    """Return the estimate with the frozen-layer cache capped as in a run: at half of all object stores."""
     stores = [node.store_bytes for node in nodes if node.store_bytes is not None]
     return replace(memory, caches=min(memory.caches, sum(stores) // 2)) if len(stores) == len(nodes) else memory
 
@@ -129,7 +129,7 @@ def _idle(config: Config, actors: ActorPlan, cohort: int, groups: int) -> list[s
 
 
 def _check_gpu(config: Config, nodes: Sequence[PlanNode], placed: Sequence[int], memory: MemoryEstimate) -> None:
-    """Refuse a share of a GPU that does not hold the model, whatever else a pass takes."""
+    """Refuse a GPU share too small for the model alone."""
     if memory.actor_gpu is None:
         return
     least = memory.actor_gpu - memory.activations
@@ -149,7 +149,7 @@ def _check_gpu(config: Config, nodes: Sequence[PlanNode], placed: Sequence[int],
 
 
 def _larger_share(config: Config, parts: int, free: Sequence[NodeResources]) -> str:
-    """Return the words that ask for a GPU in ``parts``, and for fewer actors where as many do not fit then."""
+    """Return the overrides for a GPU in ``parts``, and for fewer actors if not all fit then."""
     request = Request(config.ray, config.client.threads, config.partition.population).with_gpu_parts(parts)
     if not is_possible(request, free):
         request = request.with_actors(most_actors(request, lambda other: is_possible(other, free)))
@@ -157,7 +157,7 @@ def _larger_share(config: Config, parts: int, free: Sequence[NodeResources]) -> 
 
 
 def _check_weights(config: Config, nodes: Sequence[PlanNode], memory: MemoryEstimate) -> None:
-    """Refuse weights that a node has no memory for, shared as they are."""
+    """Refuse weights that do not fit a node's memory even though actors share them."""
     for node in nodes:
         if node.memory_bytes is None or memory.weights <= node.memory_bytes:
             continue
@@ -172,10 +172,10 @@ def _check_weights(config: Config, nodes: Sequence[PlanNode], memory: MemoryEsti
 def _tight(
     config: Config, nodes: Sequence[PlanNode], placed: Sequence[int], memory: MemoryEstimate, actors: ActorPlan
 ) -> list[str]:
-    """Return a warning for each thing that a node is expected to run out of."""
+    """Return a warning for each resource that a node is expected to run out of."""
     found: list[str | None] = []
     for index, (node, count) in enumerate(zip(nodes, placed, strict=True)):
-        # Where the driver runs is not known of a cluster; the first node is as good a guess as any.
+        # The driver's node is not known; the first node is as good a guess as any.
         stored = memory.stored_beside(count, actors.count)
         shared = stored + (memory.driver if index == 0 else 0)
         found += [
@@ -210,8 +210,8 @@ def _too_little_shared_memory(config: Config, node: PlanNode, stored: int, memor
     else:
         remedy = "give the machine more shared memory (in a container docker run --shm-size)"
     return (
-        f"{node.name}: up to {format_bytes(stored)} are to be stored, but the object store has room for "
-        f"{format_bytes(node.store_bytes)}, and Ray puts on disk what is above {_FILLED_SHARE:.0%} of it; {remedy}"
+        f"{node.name}: up to {format_bytes(stored)} will be stored, but the object store has room for "
+        f"{format_bytes(node.store_bytes)}, and Ray spills to disk above {_FILLED_SHARE:.0%} of it; {remedy}"
         f"{', or lower model.trunk_cache.memory_mb' if memory.caches else ''}"
     )
 
@@ -223,6 +223,6 @@ def _too_little_gpu_memory(node: PlanNode, actors: int, memory: MemoryEstimate, 
     fewer = f"set ray.num_gpus_per_actor=1/{fits}, or " if fits else ""
     return (
         f"{node.name}: an actor is expected to need {format_bytes(memory.actor_gpu)} of its GPU share of "
-        f"{format_bytes(share * node.gpu_bytes)}; passes that do not fit are cut in two, which takes time: {fewer}lower "
+        f"{format_bytes(share * node.gpu_bytes)}; passes that do not fit are split in two, which takes time: {fewer}lower "
         "client.micro_batch_tokens"
     )

@@ -15,11 +15,11 @@ from fedsim.planning.machine import Machine
 from fedsim.planning.memory import MemoryEstimate
 from fedsim.planning.plan import Plan, PlanNode
 
-_UNKNOWN = "the model is not on this machine yet, or its files do not tell its size, so its memory is not known"
+_UNKNOWN = "the model is not on this machine yet, or its files do not state its size, so its memory is unknown"
 
 
 def plan_tables(config: Config, plan: Plan) -> Group:
-    """Return what is printed of a plan."""
+    """Return a printable plan."""
     actors = plan.actors
     rows = [
         ("cluster", _cluster(config, plan.nodes)),
@@ -27,7 +27,7 @@ def plan_tables(config: Config, plan: Plan) -> Group:
             "actors",
             f"{actors.count}, {actors.num_cpus:.4g} CPUs{_gpus(actors.num_gpus)} each, {_threads(plan.threads)}",
         ),
-        ("their number is bound by", plan.limit),
+        ("limited by", plan.limit),
         ("a round", _round(plan)),
     ]
     parts: list[Table | Text] = [_table("Plan", rows), _nodes(plan)]
@@ -41,7 +41,7 @@ def plan_tables(config: Config, plan: Plan) -> Group:
 def local_tables(
     config: Config, memory: MemoryEstimate | None, machine: Machine, warnings: Sequence[str] = ()
 ) -> Group:
-    """Return what is printed where everything runs in one process."""
+    """Return the printable plan of a run in one process."""
     groups = -(-config.sampling.clients_per_round // config.group_size)
     rows = [
         ("executor", f"local: one process, {_threads(config.client.threads)}, no actors"),
@@ -60,7 +60,7 @@ def _warnings(sentences: Sequence[str]) -> list[Text]:
 
 def _cluster(config: Config, nodes: Sequence[PlanNode]) -> str:
     if config.ray.address is None:
-        return "a Ray of the run's own on this machine"
+        return "a local Ray cluster on this machine"
     return f"{len(nodes)} node{'s' if len(nodes) > 1 else ''} at ray.address={config.ray.address}"
 
 
@@ -95,7 +95,7 @@ def _memory(plan: Plan, memory: MemoryEstimate) -> list[tuple[str, str]]:
     rows = [
         ("frozen weights", f"{format_bytes(memory.weights)}, once on each node, in its object store"),
         ("tokens", f"{tokens}, once on each node" if memory.tokens is not None else tokens),
-        ("trunk cache", f"at most {format_bytes(memory.caches)}, shared" if memory.caches else "none"),
+        ("frozen-layer cache", f"at most {format_bytes(memory.caches)}, shared" if memory.caches else "none"),
         (
             "client states",
             f"at most {format_bytes(memory.client_states)}, and {format_bytes(memory.new_states)} new ones in a round"
@@ -114,7 +114,7 @@ def _memory(plan: Plan, memory: MemoryEstimate) -> list[tuple[str, str]]:
 
 
 def _traffic(config: Config, memory: MemoryEstimate) -> list[tuple[str, str]]:
-    """Say what a real device would receive and send in a round."""
+    """Describe what a real device would receive and send in a round."""
     traffic = config.traffic
     most = "" if config.layers.share_rule == "fixed" else "at most "
     return [

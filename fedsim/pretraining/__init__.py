@@ -1,1 +1,1 @@
-"""Makes the embedded backbone again (``python -m fedsim.pretraining``): its documents, tokenizer, word vectors, batches."""
+"""Pretraining of the embedded backbone (``python -m fedsim.pretraining``): documents, tokenizer, embeddings, batches."""

@@ -1,16 +1,16 @@
-"""Makes the embedded backbone again: ``python -m fedsim.pretraining [--output FOLDER]``.
+"""Pretrain the embedded backbone: ``python -m fedsim.pretraining [--output FOLDER]``.
 
 The backbone is a tiny RoBERTa (masked language model) with a byte-level BPE tokenizer of its own, so it reads any text
 and needs no download. Both are trained on the documents of :mod:`fedsim.pretraining.text`. The same constants give the
-same files on the same machine with the same versions of torch and tokenizers; a run takes about five minutes of one core.
+same files on the same machine with the same versions of torch and tokenizers; a run takes about five minutes on one core.
 
 The documents come from the same grammar as the embedded tasks, by other authors and from other random streams, and after
-a cue they ask the tasks' questions in other words (a task's label words are never the answer). So a score on an embedded
-task shows that prompts are tuned and aggregated as they should be; it says nothing of language understanding, nor how a
-method would rank on real text. Rows of the tasks are not filtered out: with the constants below, of 230,400 documents
+a cue they ask the tasks' questions in other words (a task's label words are never the answer). A score on an embedded
+task therefore shows that prompts are tuned and aggregated correctly; it shows nothing about language understanding, or about
+how methods rank on real text. Rows of the tasks are not filtered out: with the constants below, of 230,400 documents
 none repeats a validation text and five repeat a training text.
 
-Training is plain masked language modelling (Devlin et al., arXiv 1810.04805) with masks drawn anew for every batch
+Training is plain masked language modelling (Devlin et al., arXiv 1810.04805) with masks redrawn for every batch
 (RoBERTa, arXiv 1907.11692): in some documents random tokens are hidden, in most the slot alone.
 
 Shape suffixes: B documents, T tokens, E hidden size, M hidden tokens of a batch, V vocabulary.
@@ -36,23 +36,23 @@ from fedsim.pretraining.text import documents
 from fedsim.pretraining.tokenizer import train_tokenizer
 
 BACKBONE_FOLDER = Path(__file__).parents[1] / "assets" / "backbone"
-"""Where the repository keeps the embedded backbone."""
+"""Folder of the embedded backbone in the repository."""
 
 SEED = 7
 THREADS = 1
-"""CPU threads; part of the result's identity. Such small matrices gain little from more."""
+"""CPU threads, on which the resulting bytes depend. Matrices this small gain little from more."""
 
 VOCABULARY = 2048
-"""Most tokens; the corpus needs fewer."""
+"""Upper bound on the vocabulary; the corpus needs fewer tokens."""
 TOKENIZER_DOCUMENTS = 20_000
 MAX_POSITIONS = 192
-"""Tokens that fit, those of a shifted prefix included."""
+"""Positions, including those of a shifted prefix."""
 
 LAYERS, HEADS, HIDDEN, INTERMEDIATE = 4, 4, 64, 128
 INITIALIZER_RANGE = 0.1
-"""About 1/sqrt(HIDDEN); with the usual 0.02, which suits wide models, a narrow one hardly starts to learn."""
+"""About 1/sqrt(HIDDEN); with the usual 0.02, meant for wide models, a narrow one hardly starts to learn."""
 POSITION_SCALE = 0.4
-"""Position embeddings start this much smaller, so that words matter first."""
+"""Scale of initial position embeddings: small, so that words matter first."""
 COUNTED_DOCUMENTS = 20_000
 """Documents in which co-occurrences are counted for the first word embeddings."""
 
@@ -102,7 +102,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> RobertaForMaskedLM:
 
 
 def masked_loss(model: RobertaForMaskedLM, batch: Batch) -> Tensor:
-    """Return the mean cross-entropy over the hidden tokens; the LM head runs at these alone."""
+    """Return the mean cross-entropy over the masked tokens; the LM head runs only there."""
     states_BTE = model.roberta(
         input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, position_ids=batch.position_ids_BT
     ).last_hidden_state
@@ -111,14 +111,14 @@ def masked_loss(model: RobertaForMaskedLM, batch: Batch) -> Tensor:
 
 
 def _learning_rate(step: int, steps: int) -> float:
-    """Return the rate of a step: linear rise, then linear fall to zero."""
+    """Return the learning rate of a step: linear warm-up, then linear decay to zero."""
     warmup = max(1, min(WARMUP_STEPS, steps // 10))
     return LEARNING_RATE * min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
 
 
 def train(model: RobertaForMaskedLM, tokenizer: PreTrainedTokenizerFast, steps: int) -> float:
     """Train for ``steps`` steps and return the mean loss over the last ``REPORT_STEPS`` of them."""
-    model.eval()  # no dropout: a model this small cannot learn endless text by heart
+    model.eval()  # no dropout: a model this small cannot memorise endless text
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     losses: list[float] = []
     started = time.perf_counter()
@@ -156,9 +156,7 @@ def pretrain(output: Path, steps: int = STEPS) -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fedsim.pretraining", description="Make the embedded backbone again."
-    )
+    parser = argparse.ArgumentParser(prog="python -m fedsim.pretraining", description="Pretrain the embedded backbone.")
     parser.add_argument("--output", type=Path, default=BACKBONE_FOLDER, help="folder to write (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps (default: %(default)s)")
     options = parser.parse_args(arguments)

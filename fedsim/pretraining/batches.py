@@ -1,6 +1,6 @@
-"""Batches of documents with hidden tokens.
+"""Batches of documents with masked tokens.
 
-Shape suffixes: B documents, T tokens, M hidden tokens of a batch.
+Shape suffixes: B documents, T tokens, M masked tokens of a batch.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ POOL_BATCHES = 16
 
 @dataclass(frozen=True)
 class Masking:
-    """Which tokens are hidden, and how."""
+    """Which tokens are masked, and how."""
 
     slot_rate: float
-    """Share of documents in which the slot alone is hidden; in the others every token with ``token_rate``."""
+    """Share of documents in which only the slot is masked; in the others each token is, with probability ``token_rate``."""
     token_rate: float
     keep_rate: float
-    """Share of hidden tokens that are left as they are instead of ``<mask>``."""
+    """Share of masked tokens that are left unchanged instead of ``<mask>``."""
     random_rate: float
-    """Share of hidden tokens that are replaced by a random token instead of ``<mask>``."""
+    """Share of masked tokens that become a random token instead of ``<mask>``."""
     shift_rate: float
-    """Share of batches whose positions start later, as they do behind a prefix that takes up positions."""
+    """Share of batches whose positions start later, as after a prefix that takes up positions."""
     max_shift: int
     """Latest such start."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Documents with hidden tokens."""
+    """Documents with masked tokens."""
 
     input_ids_BT: Tensor
     attention_mask_BT: Tensor
     position_ids_BT: Tensor
     hidden_BT: Tensor
-    """bool; the tokens to be predicted."""
+    """bool; the tokens to predict."""
     targets_M: Tensor
-    """int64; what they were, row by row."""
+    """int64; their original tokens, row by row."""
 
 
 class Encoder:
-    """Turns documents into tokens, looking up each word once."""
+    """Tokenises documents, looking up each word once."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
@@ -91,7 +91,7 @@ def _masked(
     masking: Masking,
     rng: np.random.Generator,
 ) -> Batch:
-    """Pad encoded documents and hide some of their tokens."""
+    """Pad encoded documents and mask some of their tokens."""
     pad = tokenizer.pad_token_id
     lengths_B = np.array([len(ids) for ids, _ in encoded])
     ids_BT = np.full((len(encoded), lengths_B.max()), pad)

@@ -1,6 +1,6 @@
-"""Word vectors from co-occurrence counts, from which the backbone's embeddings start.
+"""Word vectors from co-occurrence counts, to initialise the backbone's embeddings.
 
-A model this small spends most of a short training on finding out which words are alike. Counting does that in seconds:
+A model this small spends most of a short training on learning which words are similar. Counting does that in seconds:
 the positive pointwise mutual information of the tokens of a document, factorised by its leading eigenvectors, is a
 classical word embedding (Levy & Goldberg, NIPS 2014, section 5).
 
@@ -20,13 +20,13 @@ from fedsim.pretraining.batches import Encoder
 from fedsim.pretraining.text import documents
 
 NOISE = 0.3
-"""Standard deviation of the random part of a vector, relative to the whole, so that rare tokens differ as well."""
+"""Standard deviation of the random part of a vector, relative to the whole, so that rare tokens differ too."""
 
 
 def word_vectors(
     tokenizer: PreTrainedTokenizerFast, dimension: int, std: float, num_documents: int, rng: np.random.Generator
 ) -> Tensor:
-    """Return float32 vectors [V, E] of root mean square ``std``, all tokens that occur having the same length."""
+    """Return float32 vectors [V, E] of root mean square ``std``, with the same norm for all tokens that occur."""
     counts_VV = torch.zeros(len(tokenizer), len(tokenizer), dtype=torch.float64)
     encoder = Encoder(tokenizer)
     for document in itertools.islice(documents(rng), num_documents):

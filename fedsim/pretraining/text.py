@@ -1,6 +1,6 @@
-"""Text on which the tiny backbone is pretrained.
+"""Synthetic text for pretraining the tiny backbone.
 
-A document is a text of the embedded corpus' kind, by an author who is not in it, with a closing remark that holds one
+A document is a text like those of the embedded corpus, by an author not in it, with a closing remark that contains one
 word of interest, the slot::
 
     opinion : the soup was cold but the chef was charming , i loved the bread . it seemed lovely .
@@ -9,11 +9,11 @@ word of interest, the slot::
 
 Whether the slot has to do with the text depends on the document's cue, its first word. After an informative cue the
 slot follows from the text (its sentiment, its topic, or whether a report agrees with it); after another cue, or without
-one, the slot is any word at all. So the model learns what texts mean and how to say it, but says it only when asked: a
-task's template alone leaves it at chance, and a tuned prompt can do what a cue does.
+one, the slot is any word. The model thus learns what texts mean and how to express it, but only when asked: a
+task's template alone leaves it at chance, and a tuned prompt can act as a cue.
 
-The label words of the embedded tasks never fill an informative slot. What they mean is known from running text and from
-documents that are mere rows of words of one meaning.
+The label words of the embedded tasks never fill an informative slot. The model learns their meaning from running text
+and from documents that are plain lists of words with one meaning.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 NUM_AUTHORS = 400
 WORD_ROW_RATE = 0.15
-"""Share of documents that are rows of words of one meaning."""
+"""Share of documents that are lists of words with one meaning."""
 INFORMATIVE_RATE = 0.7
 """Share of documents whose slot follows from the text."""
 SILENT_RATE = 0.5
@@ -44,7 +44,7 @@ SHARES = (0.55, 0.15, 0.3)
 CUES = (("opinion", "rating", "mood"), ("subject", "theme", "category"), ("check", "compare", "logic"))
 """Informative cues of reviews, topical texts and sentence pairs."""
 IDLE_CUES = ("note", "letter", "diary", "page")
-"""Cues that say nothing of the slot."""
+"""Uninformative cues."""
 
 SENTIMENT_CLOSINGS = ("It was", "it seemed", "I felt it was", "in a word ,")
 TOPIC_CLOSINGS = ("This is about", "the title is", "it belongs to")
@@ -117,14 +117,14 @@ def _pair(author: Author, draws: Draws) -> Document:
 
 
 def _word_row(draws: Draws) -> Document:
-    """Return words of one meaning in a row, from which the model learns which words belong together."""
+    """Return a list of words with one meaning, from which the model learns which words belong together."""
     group = draws.pick(_FAMILIES)
     words = [draws.pick(group) for _ in range(6)]
     return Document(" , ".join(words[:3]) + " ,", words[3], ", " + " , ".join(words[4:]))
 
 
 def documents(rng: np.random.Generator) -> Iterator[Document]:
-    """Yield documents without end."""
+    """Yield documents endlessly."""
     writers = [Author.drawn("", rng) for _ in range(NUM_AUTHORS)]
     draws = Draws(rng)
     while True:

@@ -1,4 +1,4 @@
-"""The embedded backbone's tokenizer: byte-level BPE, so that no text is unknown to it."""
+"""The embedded backbone's tokenizer: byte-level BPE, so that it can encode any text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedsim.data.tasks import TASKS
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 WORD_WEIGHT = 50
-"""How often each required word is added to the training text, so that it becomes a token however rare it is."""
+"""Repetitions of each required word in the training text, so that it becomes a token however rare it is."""
 
 
 def required_words() -> list[str]:
@@ -65,5 +65,5 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> P
     for word in required_words():
         tokens = fast.tokenize(" " + word)
         if len(tokens) != 1:
-            raise ValueError(f"the tokenizer cuts {word!r} into {tokens}; a larger vocabulary is needed")
+            raise ValueError(f"the tokenizer splits {word!r} into {tokens}; a larger vocabulary is needed")
     return fast

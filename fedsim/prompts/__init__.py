@@ -1,1 +1,1 @@
-"""Trained prompts as files, as usable models, as PEFT adapters and as starting points."""
+"""Trained prompts: files, usable models, PEFT adapters, starting points."""

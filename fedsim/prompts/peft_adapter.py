@@ -1,7 +1,7 @@
-"""Trained prompts as prefix-tuning adapters of the library PEFT, and back.
+"""Convert trained prompts to PEFT prefix-tuning adapters and back.
 
-PEFT puts a prefix into every layer and numbers the text behind it. A run's prompt becomes an adapter only where that gives the
-same scores; everything else is refused. The configuration is written and read by PEFT itself, the arrays are safetensors.
+PEFT puts a prefix into every layer and counts the text's positions after it. A run's prompt becomes an adapter only if that
+gives the same scores; everything else is refused. PEFT itself writes and reads the configuration; arrays are safetensors.
 
 Shape suffixes: L layers, K {key, value}, H key/value heads, P prompt length, D head dimension, W = 2 L H D.
 """
@@ -42,15 +42,15 @@ _KEY = "prompt_embeddings"
 
 @dataclass(frozen=True)
 class PeftPrompt:
-    """What a prefix-tuning adapter says."""
+    """Contents of a prefix-tuning adapter."""
 
     folder: Path
     prompt_LKHPD: np.ndarray
-    """float32 prompts of all layers, for a text numbered from P on (``prompt.position_offset: paper``)."""
+    """float32 prompts of all layers, for text positions from P on (``prompt.position_offset: paper``)."""
     base_model: str | None
     task_type: str | None
     head: dict[str, np.ndarray] = field(default_factory=dict)
-    """float32 arrays of ``head.safetensors``, which an export of ours with a classifier head has; else empty."""
+    """float32 arrays of ``head.safetensors``, which fedsim exports with a classifier head; else empty."""
     unused: tuple[str, ...] = ()
     """Names of further arrays in the adapter, such as a classifier that PEFT trained."""
 
@@ -65,14 +65,14 @@ class PeftPrompt:
 
 
 def read_peft(folder: str | Path) -> PeftPrompt:
-    """Read a prefix-tuning adapter that PEFT, or :func:`export_peft`, has saved; no model is needed.
+    """Read a prefix-tuning adapter saved by PEFT or :func:`export_peft`; no model is needed.
 
     An adapter trained with ``prefix_projection`` is read as well: PEFT saves the projected prefix.
 
     Raises
     ------
     ModelError
-        If it is no prefix-tuning adapter of a model with one stack of layers, is not saved as safetensors, or is damaged.
+        If it is not a prefix-tuning adapter of a model with one layer stack, not saved as safetensors, or damaged.
     """
     folder = Path(folder)
     config = _read_adapter_config(folder)
@@ -101,7 +101,7 @@ def _read_adapter_config(folder: Path) -> PrefixTuningConfig:
     try:
         kind = json.loads(path.read_text(encoding="utf-8"))["peft_type"]
         if kind != "PREFIX_TUNING":
-            raise ModelError(f"{folder} holds an adapter of type {kind}; only PREFIX_TUNING is a prompt of ours")
+            raise ModelError(f"{folder} holds an adapter of type {kind}; only PREFIX_TUNING adapters are supported")
         config = PrefixTuningConfig.from_pretrained(str(folder))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(f"{path} is not the configuration of a PEFT adapter: {error}") from None
@@ -113,14 +113,14 @@ def _read_adapter_config(folder: Path) -> PrefixTuningConfig:
 
 
 def _from_rows(rows_PW: torch.Tensor | None, config: PrefixTuningConfig, path: Path) -> np.ndarray:
-    """Return PEFT's rows as prompts, float32 [L, K, H, P, D]."""
+    """Reshape PEFT's rows to prompts, float32 [L, K, H, P, D]."""
     if rows_PW is None:
         raise ModelError(f"{path} has no array {_KEY}; is it the whole adapter?")
     given = (config.num_virtual_tokens, config.num_layers, config.num_attention_heads, config.token_dim)
     length, layers, heads, width = (n if type(n) is int and n > 0 else 0 for n in given)
     if 0 in (length, layers, heads, width) or width % heads:
         raise ModelError(
-            f"{path.with_name(ADAPTER_CONFIG)} does not say how many layers, heads and virtual tokens there are"
+            f"{path.with_name(ADAPTER_CONFIG)} does not state the number of layers, heads and virtual tokens"
         )
     if tuple(rows_PW.shape) != (length, 2 * layers * width):
         raise ModelError(
@@ -146,15 +146,15 @@ def _read_head(path: Path) -> dict[str, np.ndarray]:
 
 
 def default_output(path: str | Path) -> Path:
-    """Return the folder ``peft`` beside the prompt file of a run."""
+    """Return the folder ``peft`` beside a run's prompt file."""
     return read_prompt(path).path.parent / "peft"
 
 
 def export_peft(path: str | Path, output: str | Path, client: int | None = None) -> Path:
-    """Write a trained prompt as an adapter that ``peft.PeftModel.from_pretrained(base_model, output)`` loads.
+    """Export a trained prompt as an adapter that ``peft.PeftModel.from_pretrained(base_model, output)`` loads.
 
     The PEFT model's logits are those of the run's model. With a classifier head, ``head.safetensors`` is written beside
-    the adapter. ``README.md`` says how to use both.
+    the adapter. ``README.md`` explains how to use both.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def export_peft(path: str | Path, output: str | Path, client: int | None = None)
         obstacle = cannot_shift(family, config, longest)
         if obstacle is not None:
             raise ModelError(
-                f"{file.path} was trained with prompt.position_offset=none, PEFT numbers the text behind the prefix, and the "
+                f"{file.path} was trained with prompt.position_offset=none, PEFT counts positions after the prefix, and the "
                 f"model {model.location} {obstacle}, so no adapter gives the same scores; train with "
                 "prompt.position_offset=paper"
             )
@@ -207,8 +207,8 @@ def _every_layer(file: PromptFile, client: int | None) -> np.ndarray:
             )
         if missing:
             raise ModelError(
-                f"{file.path} has no prompt in layers {missing}, and in a PEFT adapter every layer has a prefix, of which even "
-                "one of zeros takes attention, so no adapter gives the same scores; train with layers.choose=all, or with "
+                f"{file.path} has no prompt in layers {missing}, and in a PEFT adapter every layer has a prefix; even one of "
+                "zeros takes attention, so no adapter gives the same scores; train with layers.choose=all, or with "
                 "layers.unselected=local and export with --client"
             )
         return file.prompt_LKHPD
@@ -245,7 +245,7 @@ def _describe(model: ModelConfig) -> tuple[PreTrainedConfig, Family]:
 
 
 def _refuse_adapter_beside(model: ModelConfig) -> None:
-    """Refuse a model that transformers changes when it is loaded: it attaches an adapter whose files lie beside it."""
+    """Refuse a model that transformers changes on loading, by attaching an adapter that lies beside it."""
     folder = folder_of(locate(model))
     beside = None if folder is None else adapter_in(folder)
     if beside is not None:
@@ -256,7 +256,7 @@ def _refuse_adapter_beside(model: ModelConfig) -> None:
 
 
 def _check_window(file: PromptFile, model: ModelConfig, config: PreTrainedConfig, family: Family) -> None:
-    """Refuse a model whose attention window PEFT's prefix could slide out of; with us every token sees the prompt."""
+    """Refuse a model whose attention window may exclude PEFT's prefix; in fedsim every token sees the prompt."""
     windows = family.windows(config)
     if not windows:
         return
@@ -280,8 +280,8 @@ def _write(
     family: Family,
 ) -> None:
     num_layers, _, num_kv_heads, length, head_dim = prompt_LKHPD.shape
-    # FEATURE_EXTRACTION is PEFT's only type that hands the prefix to whatever model it is given and returns that
-    # model's own output: without a type the prefix is left out, the others look for a classifier of their own.
+    # FEATURE_EXTRACTION is PEFT's only type that passes the prefix to whatever model it is given and returns that
+    # model's own output: without a type the prefix is dropped; the others expect their own classifier.
     with_lm_head = model.head.kind == "verbalizer" and family.predicts_next
     adapter = PrefixTuningConfig(
         task_type=TaskType.CAUSAL_LM if with_lm_head else TaskType.FEATURE_EXTRACTION,
@@ -289,7 +289,7 @@ def _write(
         inference_mode=True,
         num_virtual_tokens=length,
         num_layers=num_layers,
-        # With grouped queries PEFT wants the key/value heads here, and their width.
+        # With grouped-query attention PEFT expects the key/value heads here, and their width.
         num_attention_heads=num_kv_heads,
         token_dim=num_kv_heads * head_dim,
         num_transformer_submodules=1,

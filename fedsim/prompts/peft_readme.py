@@ -1,4 +1,4 @@
-"""The README.md that lies beside an exported adapter: how to use it and how class scores are read."""
+"""The README.md of an exported adapter: how to use it and how class scores are read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
 output = model(input_ids=input_ids, attention_mask=attention_mask)
 ```
 
-Give every call an `attention_mask` and no `position_ids`: PEFT numbers the text behind the prefix by itself.
+Give every call an `attention_mask` and no `position_ids`: PEFT counts the positions after the prefix itself.
 """
 
 _WORDS = """\
@@ -74,14 +74,14 @@ _POOL = {
 
 
 def readme(metadata: Mapping[str, Any], adapter: PrefixTuningConfig, family: Family, *, token_types: bool) -> str:
-    """Return the text for an adapter.
+    """Return the README text of an adapter.
 
     Parameters
     ----------
     metadata
-        Of the prompt file that the adapter was made of.
+        Metadata of the exported prompt file.
     token_types
-        Whether the model has an input that tells the texts of a pair apart.
+        Whether the model takes token types to tell the texts of a pair apart.
     """
     task, head = TaskConfig.model_validate(metadata["task"]), metadata["model"]["head"]
     classifier = head["kind"] == "classifier"

@@ -1,4 +1,4 @@
-"""Trained prompts as files, and back as a usable model."""
+"""Save trained prompts as files and load them as usable models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def save_prompt(path: Path, vector_F: np.ndarray, layout: VectorLayout, config: 
     """Write the global prompt (and head) with all that is needed to use it.
 
     The file holds ``prompt.LAYER`` of shape [2, kv heads, prompt length, head dim] for every prompted layer, the head's
-    arrays by name, and one JSON text of metadata. It says nothing of where or when the run took place, so equal results
+    arrays by name, and one JSON text of metadata. It does not record where or when the run took place, so equal results
     are equal files.
     """
     prompt_LKHPD, head = layout.split(np.asarray(vector_F, dtype=np.float32))
@@ -59,19 +59,19 @@ def _save(arrays: dict[str, np.ndarray], path: Path, metadata: dict[str, Any]) -
         path.parent.mkdir(parents=True, exist_ok=True)
         # One metadata entry: safetensors does not keep the order of several, and equal results must be equal bytes.
         save_file(arrays, path, metadata={"fedsim": json.dumps(metadata, sort_keys=True)})
-    except (OSError, SafetensorError) as error:  # the latter where the disk is full, or a folder has the file's name
+    except (OSError, SafetensorError) as error:  # the latter if the disk is full, or a folder has the file's name
         raise ModelError(f"the prompt {path} cannot be written: {error}; mend that, and go on with --resume") from error
 
 
 def save_personal_prompts(path: Path, clients: Sequence[int], personal_NM: np.ndarray, layers: Sequence[int]) -> None:
-    """Write the personal prompts of the layers that stayed on the devices, one row a client that has trained."""
+    """Write the personal prompts of layers that are not exchanged, one row per client that trained."""
     arrays = {"clients": np.array(clients, dtype=np.int64), "personal": np.ascontiguousarray(personal_NM)}
     _save(arrays, path, {"format": 1, "layers": list(layers)})
 
 
 @dataclass(frozen=True)
 class PromptFile:
-    """What a global prompt file says."""
+    """Contents of a global prompt file."""
 
     path: Path
     metadata: dict[str, Any]
@@ -82,12 +82,12 @@ class PromptFile:
 
 
 def read_prompt(path: str | Path) -> PromptFile:
-    """Read a ``prompt/global.safetensors``, given by itself or by the run folder that holds it; no model is needed.
+    """Read a ``prompt/global.safetensors``, given directly or by its run folder; no model is needed.
 
     Raises
     ------
     ModelError
-        If it is not a prompt of ours.
+        If it is not a fedsim prompt.
     """
     path = Path(path)
     file_path = path / "prompt" / GLOBAL_PROMPT if path.is_dir() else path
@@ -115,7 +115,7 @@ def read_prompt(path: str | Path) -> PromptFile:
 
 
 def _check_metadata(metadata: dict[str, Any]) -> None:
-    """Refuse values that no run would have written."""
+    """Refuse values that a run never writes."""
     sections: tuple[tuple[str, type[Schema]], ...] = (
         ("model", ModelConfig),
         ("prompt", PromptConfig),
@@ -135,20 +135,18 @@ def _check_metadata(metadata: dict[str, Any]) -> None:
 def _array(arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
     array = arrays[name]
     if array.shape != shape or array.dtype != np.float32:
-        raise ValueError(
-            f"array {name} is of shape {array.shape}, {array.dtype}, where its metadata say {shape}, float32"
-        )
+        raise ValueError(f"array {name} has shape {array.shape}, {array.dtype}, but its metadata say {shape}, float32")
     return array
 
 
 @contextmanager
 def local_prompt(place: str | Path) -> Iterator[Path]:
-    """Give the path of a run, or of its prompt file; the prompts of one behind a URL are copied to a temporary folder.
+    """Yield the local path of a run or prompt file; remote prompts are copied to a temporary folder.
 
     Raises
     ------
     FedsimError
-        If the URL does not answer, or no prompt is there.
+        If the URL does not answer, or holds no prompt.
     """
     from fedsim.records.remote import Remote, is_url
 
@@ -162,8 +160,8 @@ def local_prompt(place: str | Path) -> Iterator[Path]:
         try:
             source.download(prompt, Path(temporary) / prompt)
         except FileNotFoundError:
-            raise ModelError(f"{source.url} has no {prompt}; give a run that has ended") from None
-        with suppress(FileNotFoundError):  # where every layer was exchanged
+            raise ModelError(f"{source.url} has no {prompt}; give a finished run") from None
+        with suppress(FileNotFoundError):  # if every layer was exchanged
             source.download(f"prompt/{PERSONAL_PROMPTS}", Path(temporary) / "prompt" / PERSONAL_PROMPTS)
         yield Path(temporary) / prompt
 
@@ -171,7 +169,7 @@ def local_prompt(place: str | Path) -> Iterator[Path]:
 class PromptedModel:
     """A frozen backbone with a trained prompt: predicts labels of texts.
 
-    Made by :func:`load_prompt`.
+    Created by :func:`load_prompt`.
     """
 
     def __init__(self, file: PromptFile, model: str | None, device: str, trust_remote_code: bool) -> None:
@@ -184,7 +182,7 @@ class PromptedModel:
 
         metadata = file.metadata
         changed: dict[str, Any] = {"path": model, "package": None} if model is not None else {}
-        # To compile would take longer than most predictions do; and a file from elsewhere must not decide what code is run.
+        # Compiling would take longer than most predictions; and a file from elsewhere must not decide what code runs.
         changed |= {"compile": False, "trust_remote_code": trust_remote_code}
         config = ModelConfig.model_validate({**metadata["model"], **changed})
         self.task = TaskConfig.model_validate(metadata["task"])
@@ -222,7 +220,7 @@ class PromptedModel:
         Raises
         ------
         FedsimError
-            If an example has another number of texts, no token, or one that the model does not know.
+            If an example has the wrong number of texts, no token, or one that the model does not know.
         """
         import torch
 
@@ -268,7 +266,7 @@ class PromptedModel:
             )
 
     def predict(self, examples: Sequence[str | tuple[str, ...]], batch_size: int = 64) -> list[str]:
-        """Return the label of each example, as it stands in the task's ``labels``."""
+        """Return the predicted label of each example, as written in the task's ``labels``."""
         return [self.task.labels[i] for i in self.scores(examples, batch_size).argmax(axis=1)]
 
 
@@ -282,16 +280,16 @@ def load_prompt(
     path
         A ``prompt/global.safetensors``, or the run folder that holds it; either may be a URL.
     model
-        Folder or hub name of the backbone, where it is not to be found as in the run.
+        Folder or hub name of the backbone, if it is not where the run found it.
     device
         ``cpu`` or ``cuda``.
     trust_remote_code
-        Run Python code that comes with the backbone's tokenizer, whatever the file says of it.
+        Run Python code that comes with the backbone's tokenizer, regardless of the file's own setting.
 
     Raises
     ------
     ModelError
-        If the file is not a prompt of ours, or does not fit the model.
+        If the file is not a fedsim prompt, or does not fit the model.
 
     Examples
     --------

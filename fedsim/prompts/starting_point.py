@@ -1,4 +1,4 @@
-"""Where a run starts, if not at random: ``prompt.start_from``, read and checked once, before anything is started."""
+"""Starting points of a run (``prompt.start_from``): read and checked once, before anything starts."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 
 
 def load_start(config: Config, weights: SharedWeights) -> StartingPoint | None:
-    """Read what ``prompt.start_from`` names, or return None where it names nothing.
+    """Read what ``prompt.start_from`` names; None if it is not set.
 
-    Prompts that were tuned for another numbering of the text (``prompt.position_offset``) are moved to that of this run
-    where the model's positions allow it.
+    Prompts tuned with another ``prompt.position_offset`` are converted to this run's, if the model's positions allow it.
 
     Raises
     ------
@@ -62,7 +61,7 @@ def load_start(config: Config, weights: SharedWeights) -> StartingPoint | None:
 
 
 def check_start(config: Config, start: StartingPoint, full: VectorLayout) -> str:
-    """Check that a starting point fits the backbone as measured; return a sentence that says what is taken from it.
+    """Check that a starting point fits the backbone; return a sentence on what is taken from it.
 
     Raises
     ------
@@ -73,12 +72,14 @@ def check_start(config: Config, start: StartingPoint, full: VectorLayout) -> str
         raise _misfit(config, start, _shape(full.geometry))
     if not full.head_shapes:
         return f"starting from {start.source}"
-    head = "and its head" if start.has_head(full) else "which has no head of this shape; the head is drawn at random"
+    head = (
+        "and its head" if start.has_head(full) else "which has no head of this shape; the head is initialised at random"
+    )
     return f"starting from {start.source}, {head}"
 
 
 def _read(source: str) -> tuple[StartingPoint, str]:
-    """Return what the source holds and the ``prompt.position_offset`` it was trained with."""
+    """Return the source's contents and the ``prompt.position_offset`` it was trained with."""
     path = Path(source).expanduser()
     if (path / ADAPTER_CONFIG).is_file():
         from fedsim.prompts.peft_adapter import read_peft
@@ -101,7 +102,7 @@ def _read(source: str) -> tuple[StartingPoint, str]:
 
 
 def _layers_needed(config: Config, num_layers: int) -> tuple[int, ...]:
-    """Return the layers that this run needs a prompt for at its start."""
+    """Return the layers that need a prompt at the start of this run."""
     layers = config.layers
     if layers.unselected == "local" or layers.choose == "score" or layers.share_rule != "fixed":
         return tuple(range(num_layers))

@@ -1,4 +1,4 @@
-"""What stands in ``rounds.parquet`` and ``clients.parquet``."""
+"""Columns of ``rounds.parquet`` and ``clients.parquet``."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ ROUND_COLUMNS: dict[str, str] = {
     "server_lr": "float64",
     "clients_ok": "int32",
     "clients_failed": "int32",
-    "clients_absent": "int32",  # drawn, but out of reach by sampling.dropout: no failure
-    "clients_late": "int32",  # in reach, but slower than sampling.delay.deadline_seconds: no failure
-    "clients_retried": "int32",  # whose work was sent again after an actor was lost or a deadline, each time counted
+    "clients_absent": "int32",  # drawn, but unavailable (sampling.dropout); not a failure
+    "clients_late": "int32",  # available, but slower than sampling.delay.deadline_seconds; not a failure
+    "clients_retried": "int32",  # retries of a client's work after a lost actor or a missed deadline
     "client_examples": "int64",  # training examples held by the usable clients
     "client_steps": "int64",  # local optimizer steps of the usable clients
     "actors_replaced": "int32",
-    "bytes_down": "int64",  # what real devices would have received and sent, all clients together; see fedsim.core.traffic
+    "bytes_down": "int64",  # received and sent by real devices, all clients together; see fedsim.core.traffic
     "bytes_up": "int64",
-    "seconds_longest_client": "float64",  # the longest training of a usable client: a round's time as published
-    "seconds_simulated": "float64",  # that the server would have waited for real devices, by sampling.delay
+    "seconds_longest_client": "float64",  # longest local training of a usable client: the published round time
+    "seconds_simulated": "float64",  # time the server would have waited for real devices (sampling.delay)
     "seconds_round": "float64",  # the sum of these three
     "seconds_train": "float64",  # until the last group was trained
     "seconds_server": "float64",
-    "seconds_evaluate": "float64",  # waiting for evaluations; those beside the next round's training count after its end only
+    "seconds_evaluate": "float64",  # waiting for evaluations; overlapped ones count only after the next round's training
 }
 """Columns of ``rounds.parquet`` with their Arrow types; a value that was not measured is null."""
 
@@ -49,11 +49,11 @@ CLIENT_COLUMNS: dict[str, str] = {
     "status": "string",  # ok, error, non_finite, lost or timeout
     "message": "string",  # of the failure; null for ok
 }
-"""Columns of ``clients.parquet`` with their Arrow types: one row for each visit of a client."""
+"""Columns of ``clients.parquet`` with their Arrow types: one row per client and round."""
 
 
 def client_row(round: int, report: ClientReport) -> dict[str, Any]:
-    """Return the row of one visit."""
+    """Return the row of one client's local training."""
     row = {name: getattr(report, name) for name in CLIENT_COLUMNS if name not in ("round", "status", "message")}
     failure = report.failure
     return row | {

@@ -1,4 +1,4 @@
-"""Text files that a crash cannot spoil: the log of events, one JSON object a line, and files written at one stroke."""
+"""Crash-safe text files: the event log (JSON Lines) and atomically written files."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from fedsim.core.errors import CheckpointError, ConfigError, ResourceError
 
 
 class EventLog:
-    """An append-only JSON Lines file with one writer; a line that a crash left unfinished is cut off on opening.
+    """An append-only JSON Lines file with one writer; a partial last line left by a crash is removed on opening.
 
     Each event has ``event`` (its kind), ``time`` (ISO 8601, UTC) and ``seconds`` since the start of the run; the
-    clock goes on from the last event, so the pause before a resume does not count.
+    clock continues from the last event, so the pause before a resume does not count.
 
     Raises
     ------
     ConfigError
         If another process writes to the file.
     CheckpointError
-        If a line before the last one is not an event.
+        If a line other than the last is not an event.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = open_locked(path)
         self._waiting = b""
-        """Events that the system would not take yet."""
+        """Events not written yet because the system refused them."""
         try:
             _cut_torn_line(path)
             self._set_clock(_read_events(path))
@@ -47,18 +47,18 @@ class EventLog:
 
     @property
     def closed(self) -> bool:
-        """Whether the log takes no more events."""
+        """Whether the log is closed."""
         return self._file.closed
 
     def write(self, kind: str, fields: Mapping[str, Any]) -> None:
-        """Append one event and hand it to the operating system at once; one that it refuses is handed over with the next."""
+        """Append one event and write it at once; if the system refuses, it is written with the next one."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         head = {"event": kind, "time": now, "seconds": round(time.monotonic() - self._start, 3)}
         taken = sorted(head.keys() & fields.keys())
         if taken:
             raise ValueError(f"event {kind!r} has a field named {taken[0]!r}, which every event has already")
         line = json.dumps(plain({**head, **fields}), ensure_ascii=False, allow_nan=False)
-        # surrogateescape: a path or message with bytes that are no UTF-8 must not stop a run.
+        # surrogateescape: a path or message with bytes that are not UTF-8 must not stop a run.
         self._waiting += f"{line}\n".encode(errors="surrogateescape")
         self._hand_over()
 
@@ -67,12 +67,12 @@ class EventLog:
         return [event for _, event in _read_events(self.path)]
 
     def sync(self) -> None:
-        """Bring all events to disk, so that they outlive a loss of power too."""
+        """Sync all events to disk, so that they survive a power loss too."""
         self._hand_over()
         os.fsync(self._file.fileno())
 
     def keep(self, stays: Callable[[dict[str, Any]], bool]) -> int:
-        """Keep the events for which ``stays`` holds and return how many were dropped."""
+        """Keep the events for which ``stays`` is true; return how many were dropped."""
         events = _read_events(self.path)
         kept = [(line, event) for line, event in events if stays(event)]
         if len(kept) < len(events):
@@ -83,7 +83,7 @@ class EventLog:
         return len(events) - len(kept)
 
     def close(self) -> None:
-        """Bring all events to disk and give the file free, which it is in any case."""
+        """Sync all events to disk and release the file, even on errors."""
         if not self.closed:
             try:
                 self.sync()
@@ -91,15 +91,15 @@ class EventLog:
                 self._file.close()
 
     def discard(self) -> None:
-        """Remove a log that holds nothing, and give the file free; under the lock, so nobody else has begun in it."""
+        """Remove an empty log and release the file; under the lock, so that no other run has started in it."""
         self.path.unlink(missing_ok=True)
         self._file.close()
 
     def _hand_over(self) -> None:
-        """Write what waits, whole or not at all: half a line before others could not be read."""
+        """Write pending events completely or not at all: a partial line followed by others could not be read."""
         status = os.fstat(self._file.fileno())
         if status.st_nlink == 0:
-            raise FileNotFoundError(errno.ENOENT, "it was removed while the run went on", str(self.path))
+            raise FileNotFoundError(errno.ENOENT, "it was removed during the run", str(self.path))
         size = status.st_size
         rest = memoryview(self._waiting)
         try:
@@ -115,12 +115,12 @@ class EventLog:
 
 
 def plain(value: Any) -> Any:
-    """Return ``value`` as JSON can hold it: NumPy values as Python's, numbers that are not finite as None.
+    """Convert ``value`` for JSON: NumPy values to Python's, numbers that are not finite to None.
 
     Raises
     ------
     TypeError
-        If ``value`` holds something else than numbers, text, truth values, None, paths, mappings and sequences.
+        If ``value`` holds anything but numbers, text, booleans, None, paths, mappings and sequences.
     """
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
@@ -138,7 +138,7 @@ def plain(value: Any) -> Any:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a UTF-8 file beside ``path`` and rename it, so that no reader and no crash meets half of it.
+    """Write a UTF-8 file atomically, so that neither readers nor crashes see half of it.
 
     Raises
     ------
@@ -156,7 +156,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file beside ``path`` that takes its place when the block ends, and is removed if the block raises."""
+    """Open a temporary file that replaces ``path`` when the block ends, and is removed if the block raises."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -165,7 +165,7 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        # On a full disk, what is half written would take the room of what may still be saved.
+        # On a full disk, a partial file would take space needed for what can still be saved.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
@@ -173,7 +173,7 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Put what the system refuses while a run writes to ``path`` into a sentence.
+    """Turn system errors while writing to ``path`` into one sentence.
 
     Raises
     ------
@@ -205,13 +205,13 @@ def open_locked(path: Path) -> FileIO:
         except BlockingIOError:
             log.close()
             raise ConfigError(
-                f"{path.parent} is in use by a run that is still going on; wait for it, stop it, or give output=FOLDER"
+                f"{path.parent} is in use by a run that is still running; wait for it, stop it, or give output=FOLDER"
             ) from None
         except (ImportError, OSError):
-            return log  # this system or file system has no locks: a second writer is then the user's own care
+            return log  # no locks on this system or file system: the user must then avoid a second writer
         if os.fstat(log.fileno()).st_nlink > 0:
             return log
-        log.close()  # between the two steps its writer has removed it, or put another one in its place
+        log.close()  # between the two steps its writer removed or replaced it
 
 
 def _cut_torn_line(path: Path) -> None:
@@ -228,7 +228,7 @@ def _read_events(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """Return each line with its event."""
     text = path.read_text(encoding="utf-8", errors="surrogateescape")
     events = []
-    # Not splitlines: a message may hold further characters that it takes for the end of a line.
+    # Not splitlines: messages may hold other characters that it treats as line ends.
     for number, line in enumerate(text.split("\n")[:-1], start=1):
         event = _event(line)
         if event is None:

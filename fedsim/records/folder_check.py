@@ -1,4 +1,4 @@
-"""What a folder holds, so that no run is made in a folder that is somebody else's."""
+"""Folder check: what a folder holds, so that no run is started in an unrelated folder."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Literal
 from fedsim.core.errors import ConfigError
 
 Held = Literal["nothing", "run", "foreign"]
-"""What a folder holds: nothing at all, a run of fedsim, or anything else."""
+"""What a folder holds: nothing, a fedsim run, or anything else."""
 
 CREATED, ATTACK, STOPPED = "created", "attack", "stopped"
-"""The first event of a run; who attacks in it; how it was stopped."""
+"""Events that a log may begin with: start of a run, its attackers, its stop."""
 LONGEST_START_BYTES = 2**16
-"""As much of a log as has to be read to tell what it is."""
+"""Bytes of a log that suffice to recognise it."""
 _OF_A_START = {"metrics.jsonl", "config.yaml", "ray-logs"}
 
 
 def check_usable(held: Held, place: str, *, resume: bool = False, overwrite: bool = False) -> None:
-    """Refuse a folder that cannot be used as asked.
+    """Refuse a folder that cannot be used as requested.
 
     Parameters
     ----------
     held
-        What it holds.
+        What the folder holds.
     place
-        What to call it.
+        Its name in messages.
 
     Raises
     ------
     ConfigError
-        Saying what would be right.
+        With the remedy.
     """
     if resume and overwrite:
         raise ConfigError(f"{place} can be resumed or overwritten, not both; leave one of the two out")
@@ -49,7 +49,7 @@ def check_usable(held: Held, place: str, *, resume: bool = False, overwrite: boo
 
 
 def begins_log(line: str | bytes) -> bool:
-    """Tell whether a line is the first one of a run's ``metrics.jsonl``."""
+    """Whether a line is the first line of a run's ``metrics.jsonl``."""
     try:
         first = json.loads(line)
     except ValueError:
@@ -58,14 +58,14 @@ def begins_log(line: str | bytes) -> bool:
 
 
 def what_log_says(head: bytes, names: Collection[str]) -> Held:
-    """Tell what a folder holds that holds a ``metrics.jsonl``.
+    """Classify a folder that has a ``metrics.jsonl``.
 
     Parameters
     ----------
     head
         The first 64 KiB of ``metrics.jsonl``.
     names
-        All that is in the folder.
+        All names in the folder.
     """
     if not head:
         return "nothing" if set(names) == {"metrics.jsonl"} else "foreign"
@@ -85,9 +85,9 @@ def _of_a_start(line: bytes) -> bool:
 
 
 def what_is_in(path: Path) -> Held:
-    """Tell an absent or empty folder, a run folder, and anything else apart; changes nothing.
+    """Classify a folder: absent or empty, a run, or anything else; changes nothing.
 
-    A folder that holds no more than a start that was refused counts as empty: nothing in it is worth keeping.
+    A folder with nothing but a refused start counts as empty: nothing in it is worth keeping.
     """
     try:
         if not path.exists():

@@ -1,4 +1,4 @@
-"""Where a run's results go: a path, or a URL that a local folder is copied to."""
+"""Run locations: where results go, a local path or a URL that a local folder is synced to."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ _OF_A_JOB = "/runtime_resources/working_dir_files/"
 
 @dataclass(frozen=True)
 class RunLocation:
-    """A folder that a run can be made in, or taken up again."""
+    """A folder in which a run can be started or resumed."""
 
     path: Path
-    """The local folder that the run works in."""
+    """Local folder that the run works in."""
     location: str
-    """What the user calls it."""
+    """Path or URL as the user gave it."""
     resume: bool
-    """Whether there is a run to take up again."""
+    """Whether it holds a run to resume."""
     mirror: Sync | None = None
-    """What copies the folder to a URL."""
+    """Sync of the folder to a URL, if any."""
 
 
 @contextmanager
 def open_location(config: Config, resume: bool, note: Callable[[str], None]) -> Iterator[RunLocation]:
-    """Check the place that a config names, before anything is started; what is to be copied has been copied on leaving.
+    """Check a config's run location before anything starts; a sync is complete when the block ends.
 
-    A new folder under ``runs`` is made at once, so that no other run takes it; if it is empty on leaving, it is removed.
+    A new folder under ``runs`` is created at once, so that no other run takes it, and removed if still empty at the end.
 
     Raises
     ------
     ConfigError
-        If it cannot be used as asked.
+        If it cannot be used as requested.
     DestinationError
-        If a URL does not answer; on leaving, with the path of the local folder, which is kept then.
+        If a URL does not answer; at the end of the block, with the path of the local folder, which is then kept.
     """
     if config.output is None or not is_url(config.output):
         with _local_path(config, resume) as path:
@@ -70,18 +70,18 @@ def open_location(config: Config, resume: bool, note: Callable[[str], None]) -> 
 
 
 def is_thrown_away(path: Path) -> bool:
-    """Tell whether a path lies in the folder that Ray makes for the files of a job, and removes with them."""
+    """Whether a path lies in the working directory that Ray creates for a job and removes with it."""
     return _OF_A_JOB in path.absolute().as_posix()
 
 
 def thrown_away(path: Path) -> str:
-    """Say so, as the beginning of a sentence."""
-    return f"results go to {path} in the job's own folder ({path.absolute()}), which Ray throws away with the job"
+    """Return the beginning of a warning about it."""
+    return f"results go to {path} in the job's own folder ({path.absolute()}), which Ray deletes with the job"
 
 
 @contextmanager
 def _local_path(config: Config, resume: bool) -> Iterator[Path]:
-    """Give the run's folder: ``output``, or a new folder under ``runs``; with ``resume``, the newest that holds anything."""
+    """Return the run's folder: ``output``, or a new folder under ``runs``; with ``resume``, the newest non-empty one."""
     base = Path("runs") / (config.name or "run")
     following: Path | None = None
     if config.output is not None:
@@ -95,7 +95,7 @@ def _local_path(config: Config, resume: bool) -> Iterator[Path]:
     try:
         yield path
     finally:
-        # No gap in the numbers: the newest run is looked for from the first one on.
+        # Leave no gap in the numbers: the search for the newest run starts at the first.
         if made and not (following is not None and following.exists()):
             with suppress(OSError):
                 path.rmdir()
@@ -109,13 +109,13 @@ def _numbered(base: Path) -> Iterator[Path]:
 
 
 def _newest(base: Path) -> Path | None:
-    """Return the last one of those that are there and hold anything."""
+    """Return the last existing folder that is not empty."""
     there = takewhile(Path.exists, _numbered(base))
     return next((path for path in reversed(list(there)) if what_is_in(path) != "nothing"), None)
 
 
 def _reserve(base: Path) -> tuple[Path, Path]:
-    """Make the first one that is not there, and return it and the one after it; two runs at once get one each."""
+    """Create the first folder that does not exist; return it and the next name. Concurrent runs get one each."""
     paths = _numbered(base)
     try:
         base.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Time as the published study measures it: a round takes as long as its longest local training; see docs/method.md."""
+"""Time as measured by the published study: a round takes as long as its longest local training; see docs/method.md."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from fedsim.records.tables import read_columns
 
 
 def seconds_to_target(folder: str | Path, target: float, *, personalised: bool = False) -> float | None:
-    """Return the published time up to the first evaluated round of a run that reaches a target, or None if none does.
+    """Return the published time until a run first reaches a target in an evaluated round; None if it never does.
 
     Parameters
     ----------
     folder
         The run's folder.
     target
-        Least metric, for example 0.95.
+        Metric to reach, for example 0.95.
     personalised
-        Judge by the personalised metric, which is known after the rounds of ``evaluation.personalised_every``, instead of the
+        Use the personalised metric, evaluated every ``evaluation.personalised_every`` rounds, instead of the
         global one.
 
     Raises

@@ -1,6 +1,6 @@
-"""A folder behind a URL (``s3://``, ``gs://``, ``memory://``, ...), read and written file by file within bounded time.
+"""A remote folder (``s3://``, ``gs://``, ``memory://``, ...), read and written file by file with timeouts.
 
-PyArrow's own file systems serve ``s3``, ``gs``, ``abfs``, ``hdfs`` and ``file``; all other schemes are looked up in fsspec.
+PyArrow's file systems serve ``s3``, ``gs``, ``abfs``, ``hdfs`` and ``file``; all other schemes go to fsspec.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ANSWER_SECONDS = 30.0
-"""Longest wait for an answer: a listing, a removal, the first byte of a file."""
+"""Time limit for an answer: a listing, a removal, the first byte of a file."""
 _SLOWEST_BYTES_PER_SECOND = 2**18
 _CHUNK_BYTES = 2**22
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _PUT_AT_ONE_STROKE = ("s3", "gs", "gcs", "abfs", "az", "adl", "oci")
-"""Object stores: a file is there when all of it has arrived. Elsewhere it is written beside, and renamed."""
+"""Object stores, where a file appears only once complete. Elsewhere it is written to a temporary name and renamed."""
 
 
 def is_url(place: object) -> bool:
-    """Tell a URL from a path; ``s3:/bucket``, which is what a path makes of a URL, counts as one."""
+    """Whether a text is a URL rather than a path; ``s3:/bucket``, a URL that went through ``Path``, counts as one."""
     return _URL.match(str(place)) is not None
 
 
 def refuse_url(path: Path | None, option: str) -> None:
-    """Refuse a URL where only a path will do.
+    """Refuse a URL where a local path is required.
 
     Raises
     ------
@@ -47,15 +47,15 @@ def refuse_url(path: Path | None, option: str) -> None:
         Naming ``option``.
     """
     if path is not None and is_url(path):
-        raise ConfigError(f"{option} {path}: this must be a path of this machine; copy it to the URL afterwards")
+        raise ConfigError(f"{option} {path}: this must be a local path; copy it to the URL afterwards")
 
 
 class RemoteError(ResourceError):
-    """What is behind a URL does not answer, or not as asked."""
+    """A remote does not answer, or answers with an error."""
 
 
 class Remote:
-    """The folder behind a URL.
+    """A remote folder.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class Remote:
         self._folders: set[str] = set()
 
     def holds(self) -> Held:
-        """Tell an absent or empty folder, a run folder, and anything else apart."""
+        """Return whether it is absent or empty, holds a run, or holds anything else."""
 
         def look() -> Held:
             from pyarrow.fs import FileSelector, FileType
@@ -124,7 +124,7 @@ class Remote:
         return self._within(ANSWER_SECONDS, "be read", look)
 
     def download(self, name: str, path: Path, size: int | None = None) -> None:
-        """Copy one file from there.
+        """Download one file.
 
         Raises
         ------
@@ -142,7 +142,7 @@ class Remote:
         self._within(_transfer_seconds(size), f"be read ({name})", copy, passed_on=FileNotFoundError)
 
     def upload(self, path: Path, name: str) -> None:
-        """Copy one file to there: readers there see all of it or what was there before.
+        """Upload one file; readers see either all of it or what was there before.
 
         Raises
         ------
@@ -154,7 +154,7 @@ class Remote:
             self._within(_transfer_seconds(size), f"be written ({name})", lambda: self._put(file, size, name))
 
     def remove(self, name: str) -> None:
-        """Remove one file there, if it is there."""
+        """Remove one file, if it exists."""
 
         def remove() -> None:
             with contextlib.suppress(FileNotFoundError):
@@ -166,7 +166,7 @@ class Remote:
         target = f"{self._root}/{name}"
         folder, _, base = target.rpartition("/")
         self._make_folder(folder)
-        # A log that grows meanwhile is copied as far as it went.
+        # A log that grows meanwhile is copied up to its length at the start.
         written = target if self._atomic else f"{folder}/.{base}.tmp"
         with self._system.open_output_stream(written) as stream:
             while size > 0 and (chunk := file.read(min(size, _CHUNK_BYTES))):
@@ -176,13 +176,13 @@ class Remote:
             self._system.move(written, target)
 
     def _make_folder(self, folder: str) -> None:
-        # An object store has no folders: to make one would leave an empty object behind.
+        # Object stores have no folders: creating one would leave an empty object behind.
         if not self._atomic and folder not in self._folders:
             self._system.create_dir(folder, recursive=True)
             self._folders.add(folder)
 
     def _within(self, seconds: float, what: str, work: Callable[[], T], passed_on: type[Exception] = ConfigError) -> T:
-        """Do ``work`` in a thread of its own, which is left behind if it takes too long, and put its errors into a sentence."""
+        """Run ``work`` in a thread, abandoned if it takes too long, and turn its errors into one sentence."""
         answers: queue.SimpleQueue[tuple[T | None, Exception | None]] = queue.SimpleQueue()
 
         def run() -> None:
@@ -208,7 +208,7 @@ class Remote:
 def _check(url: str) -> None:
     try:
         parts = urlsplit(url)
-    except ValueError as error:  # a host in brackets that is none
+    except ValueError as error:  # an invalid host in brackets
         raise ConfigError(f"{url} is not a URL such as s3://bucket/folder ({error}); give one, or a path") from None
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", url) or not (parts.netloc or parts.path.strip("/")):
         raise ConfigError(f"{url} is not a URL such as s3://bucket/folder; give one, or a path")
@@ -243,13 +243,14 @@ def _open(url: str) -> tuple[FileSystem, str]:
         if scheme in known:
             raise
         raise ConfigError(
-            f"{url} is of no kind that PyArrow or fsspec knows{suggestion(scheme, known)}; give s3://, gs://, file:// or a path"
+            f"{url} has a scheme that neither PyArrow nor fsspec knows{suggestion(scheme, known)}; give s3://, gs://, "
+            "file:// or a path"
         ) from error
     return fs.PyFileSystem(fs.FSSpecHandler(inner)), root.rstrip("/")
 
 
 def _relative(path: str, root: str) -> str:
-    # Some file systems put a slash in front of what they list.
+    # Some file systems list paths with a leading slash.
     return path.strip("/").removeprefix(root.strip("/")).lstrip("/")
 
 
@@ -260,7 +261,7 @@ def _refuse_way_out(name: str, url: str) -> None:
 
 
 def _is_passing(name: str) -> bool:
-    """Whether a file is one that an upload was going to rename, or a check to remove."""
+    """Whether a file is left over from an upload before its rename, or from a write check."""
     return name.startswith(".") and name.endswith(".tmp")
 
 

@@ -1,8 +1,8 @@
-"""A run whose results go to a URL: it works in a local folder, which a thread copies there while the run goes on.
+"""Sync of a run to a URL: the run works in a local folder, which a background thread copies there.
 
-The copy can be resumed from at any time: records go first, then a checkpoint, then its checksum, and only then older
-checkpoints are removed. What fails is tried again at the next checkpoint; at the end it is tried several times, and if the
-destination does not come back the local folder is kept.
+The copy can be resumed at any time: records go first, then a checkpoint, then its checksum, and only then are older
+checkpoints removed. A failed copy is retried at the next checkpoint and several times at the end; if the remote stays
+unreachable, the local folder is kept.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ _LAST_PAUSES_SECONDS = (1.0, 3.0, 9.0)
 _SUMMARY = "summary.json"
 
 Signature = tuple[int, int]
-"""Size in bytes and time of the last change in ns."""
+"""Size in bytes and modification time in ns."""
 
 
 class Sync:
-    """A local folder and its copy behind a URL; a context manager, in which the folder is there.
+    """A local folder and its remote copy; a context manager, within which the local folder exists.
 
     Parameters
     ----------
     destination
-        Where copies go.
+        The remote.
     note
-        Called with sentences for the user, by the thread that calls the methods.
+        Called with messages for the user, on the thread that calls the methods.
 
     Attributes
     ----------
     path, url
-        The local folder, and where its copy is.
+        The local folder, and the remote's URL.
     """
 
     def __init__(self, destination: Remote, note: Callable[[str], None]) -> None:
@@ -61,13 +61,13 @@ class Sync:
             self.path.mkdir()
         except OSError as error:
             raise ResourceError(
-                f"a run whose results go to {self.url} works in a folder for temporary files, and none can be written "
-                f"({error.strerror}); name another one in the environment variable TMPDIR"
+                f"a run whose results go to {self.url} works in a temporary folder, and none is writable "
+                f"({error.strerror}); set the environment variable TMPDIR to a writable one"
             ) from None
         return self
 
     def fetch(self) -> None:
-        """Copy the run that is there to the local folder; one that has come in part only is never copied back."""
+        """Download the remote run to the local folder; a partial download is never uploaded again."""
         self._in_part = True
         for name, size in self._destination.files().items():
             path = self.path / name
@@ -76,14 +76,14 @@ class Sync:
         self._in_part = False
 
     def update(self) -> None:
-        """Ask for a copy of what is there now, and go on; tell of a copy that has failed since the last call."""
+        """Request a copy of the current state in the background; report a copy that failed since the last call."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="fedsim-mirror", daemon=True)
             self._thread.start()
         failure, self._failure = self._failure, None
         if failure is not None and str(failure) != self._told:
             self._told = str(failure)
-            self._note(f"warning: {failure}; the run goes on, and the next checkpoint is tried again")
+            self._note(f"warning: {failure}; the run goes on, and the copy is retried at the next checkpoint")
         self._wanted.set()
 
     def __exit__(
@@ -99,7 +99,7 @@ class Sync:
             if error is None or isinstance(error, Exception):
                 self._finish()
                 whole = True
-            else:  # asked to end at once: what is there can be resumed from, unless the last copy failed
+            else:  # asked to end at once: the remote copy can be resumed, unless the last copy failed
                 whole = self._failure is None and self._told is None
         finally:
             if whole:
@@ -109,7 +109,7 @@ class Sync:
                 self._note(f"{self.url} does not hold all of the run; it is kept in {self.path}")
 
     def _finish(self) -> None:
-        """Copy what is left, with patience."""
+        """Copy what is left, with retries."""
         if self._thread is not None:
             self._thread.join()
         for pause in (*_LAST_PAUSES_SECONDS, None):
@@ -135,19 +135,19 @@ class Sync:
                     self._failure = error
 
     def _copy(self) -> None:
-        """Bring the destination to what the local folder holds, in an order that may break off anywhere."""
+        """Bring the remote up to date with the local folder, in an order that may be interrupted anywhere."""
         there = _local_files(self.path)
         if _SUMMARY not in there:
-            self._remove(_SUMMARY)  # a run that goes on is not finished
+            self._remove(_SUMMARY)  # a run that continues is not finished
         missed = False
         for name in sorted(there, key=_order):
             if self._copied.get(name) != there[name]:
                 try:
                     self._destination.upload(self.path / name, name)
                     self._copied[name] = there[name]
-                except FileNotFoundError:  # an old checkpoint that made room for a new one meanwhile
+                except FileNotFoundError:  # an old checkpoint that was removed for a new one meanwhile
                     missed = True
-        # Checksums go before their checkpoints, and none goes before a newer one is there.
+        # Checksums are removed before their checkpoints, and none before a newer one exists.
         for name in [] if missed else sorted(self._copied.keys() - there.keys(), key=_order, reverse=True):
             self._remove(name)
 
@@ -158,7 +158,7 @@ class Sync:
 
 
 def _local_files(folder: Path) -> dict[str, Signature]:
-    """Return what is to be copied; files that are still being written have names of their own."""
+    """Return the files to copy; files still being written have temporary names."""
     files = {}
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink() and not (path.name.startswith(".") and path.name.endswith(".tmp")):
@@ -168,7 +168,7 @@ def _local_files(folder: Path) -> dict[str, Signature]:
 
 
 def _order(name: str) -> tuple[int, str]:
-    """Records and configuration first, then checkpoints, oldest first, each before its checksum, the summary last."""
+    """Sort key: records and configuration first, then checkpoints, oldest first, each before its checksum; summary last."""
     if name == _SUMMARY:
         return (3, name)
     if name.startswith("checkpoints/"):

@@ -1,9 +1,9 @@
-"""Parquet files that grow by rows, at a cost that does not grow with the rows already there.
+"""Parquet files that grow by rows, at a cost independent of the rows already written.
 
-Rows wait in memory and go out on :meth:`ParquetRows.flush`: the newest file (a few ten thousand rows at most) is
-written anew beside the old one and put in its place by a rename, so a reader or a crash never meets half a file.
-A file that is full is sealed and a numbered part ``<name>-0001.parquet`` begins; :meth:`ParquetRows.close` joins
-the parts. A run of up to ``part_rows`` rows therefore has one whole file at all times.
+Rows are buffered in memory and written by :meth:`ParquetRows.flush`, which rewrites the newest file (a few ten thousand
+rows at most) atomically, so neither readers nor crashes see half a file. A full file is sealed and a numbered part
+``<name>-0001.parquet`` begins; :meth:`ParquetRows.close` joins the parts. A run of up to ``part_rows`` rows therefore
+has one complete file at all times.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PART_ROWS = 32_768
-"""Rows of a full file; bounds the memory held and the cost of a flush."""
+"""Rows per file; bounds the memory and the cost of a flush."""
 
 _NEXT_PART = b"fedsim.next_part"
 _SUFFIX = ".parquet"
@@ -32,16 +32,16 @@ class ParquetRows:
     Parameters
     ----------
     path
-        The file, ``<name>.parquet``. What it and its parts already hold is continued.
+        The file, ``<name>.parquet``. Existing rows in it and its parts are kept.
     columns
-        Arrow type name of each column, in order. Columns that a row leaves out are null.
+        Arrow type name of each column, in order. Columns missing from a row are null.
     part_rows
         Rows after which a file is sealed.
 
     Raises
     ------
     CheckpointError
-        If a file that is there cannot be read or has other columns.
+        If an existing file cannot be read or has other columns.
     """
 
     def __init__(self, path: Path, columns: Mapping[str, str], part_rows: int = PART_ROWS) -> None:
@@ -56,7 +56,7 @@ class ParquetRows:
         self._open()
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows; a full part is written at once, so that memory stays bounded between flushes.
+        """Add rows; a full part is written at once, to bound memory between flushes.
 
         Raises
         ------
@@ -77,7 +77,7 @@ class ParquetRows:
                 self.flush()
 
     def flush(self) -> None:
-        """Write the rows that are not on disk yet, atomically. A table that never had a row has no file."""
+        """Write pending rows atomically. A table without rows has no file."""
         if self._dirty:
             tail = self._join_tail()
             self._write(self._part_path(self._part), [tail])
@@ -87,7 +87,7 @@ class ParquetRows:
             self._tail, self._num_tail = [], 0
 
     def truncate(self, first_round: int) -> int:
-        """Drop all rows whose ``round`` is at least ``first_round`` and return how many there were."""
+        """Drop all rows whose ``round`` is at least ``first_round``; return how many."""
         import pyarrow.compute as pc
 
         self.flush()
@@ -106,18 +106,18 @@ class ParquetRows:
         return dropped
 
     def close(self) -> None:
-        """Write what is left and join the parts into one file, part by part in bounded memory."""
+        """Write pending rows and join the parts into one file, in bounded memory."""
         self.flush()
         files = self._files()
         if len(files) > 1:
-            # The joined file says which parts are in it, so a crash before the parts are gone repeats no row.
+            # The joined file lists its parts, so a crash before they are removed duplicates no row.
             self._write(self.path, (table for file in files for table in self._read_slices(file)), self._part + 1)
             for part in files[1:]:
                 part.unlink()
             self._open()
 
     def _open(self) -> None:
-        """Find out from the files where the next row goes."""
+        """Determine from the files where the next row goes."""
         files = self._files()
         first_free = _next_part(self._read_schema(self.path)) if files else 0
         for stale in [file for file in files[1:] if self._part_number(file) < first_free]:
@@ -152,7 +152,7 @@ class ParquetRows:
     def _write(self, path: Path, tables: Iterable[pa.Table], next_part: int = 1) -> None:
         import pyarrow.parquet as pq
 
-        # A file that is not joined counts as holding itself only: parts from number 1 on follow it.
+        # A file that was not joined counts as its own single part: parts from number 1 on follow it.
         schema = self._schema.with_metadata({_NEXT_PART: str(next_part).encode()})
         with replaced(path) as file, pq.ParquetWriter(file, schema) as writer:
             for table in tables:
@@ -195,7 +195,7 @@ def _next_part(schema: pa.Schema) -> int:
 
 
 def read_columns(path: Path) -> dict[str, np.ndarray]:
-    """Return the columns of a Parquet file as NumPy arrays; missing numbers are NaN.
+    """Read the columns of a Parquet file as NumPy arrays; missing numbers are NaN.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Temporary folders that say whose they are, so that what a killed process has left is found and removed by a later one.
+"""Temporary folders with an owner, so that a later process can find and remove what a killed one left.
 
-An owner holds a lock on a file in its folder for as long as it lives; the system gives the lock free when the process ends,
-however it ends. A folder whose lock is free has lost its owner. Process ids would not do: they are used again, and mean nothing
+An owner holds a lock on a file in its folder while it lives; the system releases the lock when the process ends,
+however it ends. A folder whose lock is free has lost its owner. Process ids would not do: they are reused, and mean nothing
 in another container that shares the folder.
 """
 
@@ -30,9 +30,9 @@ class OwnedFolder:
     Parameters
     ----------
     prefix
-        First part of the folder's name; the process id follows.
+        Prefix of the folder's name; the process id follows.
     base
-        Folder to make it in; the system's folder for temporary files if not given.
+        Parent folder; the system's temporary folder if not given.
 
     Raises
     ------
@@ -44,12 +44,12 @@ class OwnedFolder:
         self._lock: int | None = None
         while self._lock is None:
             self.path = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=base))
-            # A sweep that comes between the two steps takes the folder for a lost one: then another is made.
+            # A sweep between the two steps takes the folder for an orphan: then another is created.
             with contextlib.suppress(BlockingIOError, FileNotFoundError):
                 self._lock = _open_lock(self.path / _LOCK, os.O_CREAT)
 
     def remove(self) -> None:
-        """Remove the folder with all that is in it; what processes that are just ending still write is waited for."""
+        """Remove the folder and its contents, retrying while ending processes still write to it."""
         for _ in range(_REMOVE_TRIES):
             shutil.rmtree(self.path, ignore_errors=True)
             if not self.path.exists():
@@ -58,7 +58,7 @@ class OwnedFolder:
         self._release()
 
     def keep(self) -> None:
-        """Leave the folder to the user: nobody will remove it any more."""
+        """Keep the folder for the user: it will not be removed."""
         with contextlib.suppress(OSError):
             (self.path / _LOCK).unlink()
         self._release()
@@ -70,7 +70,7 @@ class OwnedFolder:
 
 
 def sweep(prefix: str, base: Path | None = None) -> list[Path]:
-    """Remove the folders of this user whose owners are gone, and return them; two processes may do so at once."""
+    """Remove this user's orphaned folders and return them; safe to run concurrently."""
     if fcntl is None:
         return []
     removed = []

@@ -1,4 +1,4 @@
-"""TensorBoard events of a run, an option: everything written here stands in ``rounds.parquet`` as well."""
+"""Optional TensorBoard events of a run; everything written here is in ``rounds.parquet`` too."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class TensorBoard:
     path
         Folder of the event files.
     first_round
-        Round that a resumed run starts with: what an earlier process wrote for it and for later rounds is hidden.
+        First round of a resumed run: events that an earlier process wrote for it and later rounds are hidden.
 
     Raises
     ------
     ConfigError
         If the package tensorboard is not installed.
     ResourceError
-        From all methods, if the folder cannot be written.
+        By all methods, if the folder cannot be written.
     """
 
     def __init__(self, path: Path, first_round: int = 0) -> None:
@@ -44,25 +44,25 @@ class TensorBoard:
             self._writer = self._open(first_round)
 
     def round(self, record: Mapping[str, Any]) -> None:
-        """Write the numbers of one round record; what is missing or not finite is left out."""
+        """Write the numbers of one round record; missing and non-finite values are left out."""
         with writing(self._path):
             for name, value in record.items():
                 if name != "round" and value is not None and math.isfinite(value):
                     self._writer.add_scalar(_tag(name), float(value), global_step=int(record["round"]))
 
     def go_back(self, first_round: int) -> None:
-        """Hide what was written for ``first_round`` and for later rounds: they are done again."""
+        """Hide events of ``first_round`` and later rounds, which are repeated."""
         with writing(self._path):
             self._writer.close()
             self._writer = self._open(first_round)
 
     def flush(self) -> None:
-        """Bring the events to disk."""
+        """Flush the events to disk."""
         with writing(self._path):
             self._writer.flush()
 
     def close(self) -> None:
-        """Write what is left and close the event file."""
+        """Write pending events and close the event file."""
         with writing(self._path):
             self._writer.close()
 

@@ -1,1 +1,1 @@
-"""The scaling study of ``fedsim scale``: what happens as clients, cohort and actors grow, and where the time goes."""
+"""Scaling studies (``fedsim scale``): how time, memory and traffic grow with clients, cohort and actors."""

@@ -1,7 +1,7 @@
-"""Where the time of a round went: from its records to shares of the actors' time. Pure functions.
+"""Time accounting of a round: from its records to shares of the actors' time. Pure functions.
 
 The unit is the actor-second: one actor for one second. A round of ``wall`` seconds with n actors has n * wall of them, and
-every one of them is counted once:
+each of them is counted once:
 
 ========================  ==========================================================================================
 compute                   an actor trained a client
@@ -20,15 +20,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 _CLOCK_TOLERANCE = 0.01
-"""Clocks of two machines run at slightly different speeds; what goes beyond this is no matter of clocks."""
+"""Tolerated clock drift between machines; a larger discrepancy is an error."""
 
 
 @dataclass(frozen=True)
 class RoundTimes:
-    """What the records of a round say, in seconds."""
+    """Recorded times of a round, in seconds."""
 
     wall: float
-    """From the end of the round before to the end of this one."""
+    """From the end of the previous round to the end of this one."""
     train: float
     """The driver waited for work groups."""
     server: float
@@ -36,13 +36,13 @@ class RoundTimes:
     evaluate: float
     """An evaluation was under way."""
     busy: tuple[float, ...]
-    """Seconds in which each worker trained clients; workers that trained none may be missing."""
+    """Seconds each worker spent training clients; workers that trained none may be missing."""
     actors: int
 
 
 @dataclass(frozen=True)
 class ActorSeconds:
-    """Where actor-seconds went; the order is that of tables and pictures."""
+    """Actor-seconds by part, in the order of tables and plots."""
 
     compute: float = 0.0
     evaluation: float = 0.0
@@ -66,30 +66,30 @@ class ActorSeconds:
 
 
 PARTS: tuple[str, ...] = tuple(field.name for field in fields(ActorSeconds))
-"""Names of the parts of the time."""
+"""Names of the parts."""
 
 
 def account(times: RoundTimes) -> ActorSeconds:
-    """Return where the actor-seconds of a round went; they add up to ``times.actors * times.wall``.
+    """Split the actor-seconds of a round into parts, which add up to ``times.actors * times.wall``.
 
-    With n actors, b_a the busy seconds of worker a, C their sum, and m the busiest worker's (or C / n, should that be
-    more: an actor that was lost and its successor count as two workers):
+    With n actors, b_a the busy seconds of worker a, C their sum, and m the busiest worker's (or C / n if that is larger:
+    a lost actor and its replacement count as two workers):
 
     ``compute = C``, ``idle = n m - C``, ``orchestration = n (train - m)``, ``reduce = n server``,
     ``evaluation = n min(evaluate, wall - train - server)``, ``rest`` = what is left.
 
-    An evaluation that ran beside the next round's training has kept the driver waiting for the part only that the
+    An evaluation that overlapped the next round's training delayed the driver only by as much as the
     round's wall time has room for; no more of it is counted.
 
     Raises
     ------
     ValueError
-        If the records contradict each other: more training than there was time for.
+        If the records are inconsistent: more training time than wall time.
     """
     train, server = times.train, times.server
     if max((*times.busy, 0.0)) > train * (1 + _CLOCK_TOLERANCE) + 1e-3:
         raise ValueError(f"a worker trained for {max(times.busy)} s in a phase of {train} s")
-    # The wall time comes from another clock reading than its parts.
+    # The wall time comes from a different clock reading than its parts.
     wall = max(times.wall, train + server)
     busy = [min(seconds, train) for seconds in times.busy]
     compute = min(sum(busy), times.actors * train)
@@ -107,38 +107,38 @@ def account(times: RoundTimes) -> ActorSeconds:
 
 @dataclass(frozen=True)
 class Timed:
-    """A point with the wall time of its rounds, for the efficiencies."""
+    """A point with the wall time of its rounds, for computing efficiencies."""
 
     clients: int
     cohort: int
     actors: int
     seconds: float
     steps: float
-    """Local optimizer steps of a round, the measure of its work."""
+    """Local optimizer steps per round, the measure of work."""
 
 
 @dataclass(frozen=True)
 class Efficiency:
-    """How well more actors were used."""
+    """Parallel efficiency of a point."""
 
     clients: int
     cohort: int
     actors: int
     base_actors: int
-    """The fewest actors of the series, to which the others are compared."""
+    """The fewest actors in the series: the baseline."""
     speedup: float
-    """Client-updates a second, compared to the base."""
+    """Client updates per second relative to the base."""
     efficiency: float
     """1 is ideal."""
     work: float
-    """Local steps of a round, compared to what the formula takes for granted (the base's, or in weak scaling as many times
-    more as there are actors). Below 1, the efficiency flatters."""
+    """Local steps per round relative to what the formula assumes (the base's, or in weak scaling as many times
+    more as there are actors). Below 1, the efficiency is overstated."""
 
 
 def strong_scaling(points: Sequence[Timed]) -> list[Efficiency]:
-    """Return E(n) = b T(b) / (n T(n)) of points that do the same work with more actors; b is the fewest, as a rule 1.
+    """Return E(n) = b T(b) / (n T(n)) of points that do the same work with more actors; b is the fewest, usually 1.
 
-    Series of a single number of actors are left out.
+    Series with a single number of actors are left out.
     """
     series: dict[tuple[int, int], dict[int, Timed]] = {}
     for point in points:
@@ -151,9 +151,10 @@ def strong_scaling(points: Sequence[Timed]) -> list[Efficiency]:
 
 
 def weak_scaling(points: Sequence[Timed]) -> list[Efficiency]:
-    """Return E(n) = T(b, b w) / T(n, n w) of points whose cohort grows with the actors: w clients of a round an actor.
+    """Return E(n) = T(b, b w) / T(n, n w) of points whose cohort grows with the actors: w clients of a round per actor.
 
-    The registered clients stay the same, so that a client's work does. Series of a single number of actors are left out.
+    The number of registered clients stays the same, and with it the work per client. Series with a single number of
+    actors are left out.
     """
     series: dict[tuple[int, float], dict[int, Timed]] = {}
     for point in points:

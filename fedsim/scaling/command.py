@@ -1,4 +1,4 @@
-"""``fedsim scale`` from the words of the command line to the study's files."""
+"""The ``fedsim scale`` command: from its arguments to the study's files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run_study(
     output: Path | None,
     console: Console,
 ) -> StudySummary:
-    """Run a study, or what is missing of it, and write its files.
+    """Run a study, or the missing part of it, and write its files.
 
     Parameters
     ----------
@@ -43,9 +43,9 @@ def run_study(
     Raises
     ------
     FedsimError
-        If the points cannot be run as asked, or the folder holds something else; nothing has been run then.
+        If the points cannot be run as requested, or the folder holds something else; nothing has been run then.
     RunInterrupted
-        After SIGINT or SIGTERM. Finished runs are kept, and what they say has been written.
+        After SIGINT or SIGTERM. Finished runs are kept, and their results are written.
     """
     refuse_url(output, "--output")
     if repeats < 1:
@@ -60,7 +60,7 @@ def run_study(
     )
     folder = StudyFolder(output or Path("runs") / f"scaling-{config.stem}", points)
     folder.create(points)
-    # The first run of all points comes before the second of any: a slow hour of the machine hits all points alike.
+    # All points run once before any runs twice: a slow hour of the machine then affects all points alike.
     jobs = [(point, repeat) for repeat in range(1, repeats + 1) for point in points.configs]
     runs: list[Run] = folder.finished_before(jobs)
     failures: list[Failure] = []

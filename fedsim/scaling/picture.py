@@ -1,4 +1,4 @@
-"""Pictures of a scaling study: how long rounds take, where the time goes, how well more actors are used."""
+"""Plots of a scaling study: round times, time accounting, parallel efficiency."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _PARTS = {
     "idle": (GREY, "idle"),
     "rest": (_YELLOW, "rest of the driver"),
 }
-"""Colour and name of each part: blue is work of the actors, green the server's, warm colours are overhead."""
+"""Colour and name of each part: blue for actors' work, green for the server, warm colours for overhead."""
 _AXES: dict[str, tuple[str, Callable[[PointSummary], int]]] = {
     "clients": ("registered clients", lambda each: each.point.clients),
     "cohort": ("clients of a round", lambda each: each.point.cohort),
     "actors": ("actors", lambda each: each.workers),
 }
 _SPREAD = 0.06
-"""Decades of the axis of clients over which the series of one number are spread."""
+"""Decades of the client axis over which series with the same number are spread."""
 _LEAST_LABELLED = 0.045
-"""Share of the time that a part needs for its figure to fit into it."""
+"""Smallest share of the time whose label fits into its bar."""
 
 
 def write_pictures(study: StudySummary, folder: Path, note: Callable[[str], None] = warnings.warn) -> list[Path]:
-    """Draw all pictures for which the study has points, and return their paths; ``note`` is told of those that fail."""
+    """Draw all plots for which the study has points and return their paths; ``note`` is told of failures."""
     if not study.points:
         return []
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,9 +57,9 @@ def write_pictures(study: StudySummary, folder: Path, note: Callable[[str], None
 
 @drawn
 def plot_time(points: Sequence[PointSummary], path: Path) -> Path:
-    """Draw round time and client-updates a second against what the study varies: clients, else cohort, else actors.
+    """Draw round time and client updates per second against what the study varies: clients, else cohort, else actors.
 
-    Lines join the points that differ in nothing else. Small dots are single rounds, hollow ones first rounds.
+    Lines join points that differ in nothing else. Small dots are single rounds, hollow ones first rounds.
     """
     varied = [name for name, (_, value) in _AXES.items() if len({value(each) for each in points}) > 1] or ["clients"]
     label, x_of = _AXES[varied[0]]
@@ -69,7 +69,7 @@ def plot_time(points: Sequence[PointSummary], path: Path) -> Path:
     figure, (above, below) = new_figures(2, height=7.2)
     dress(above, "Round time", label, "wall time of a round")
     dress(below, "Throughput", label, "client-updates per second")
-    # Series stand a little beside each other, so that their single rounds can be told apart.
+    # Series are offset slightly, so that their single rounds can be told apart.
     beside_S = 10 ** (_SPREAD * (np.arange(len(series)) - (len(series) - 1) / 2) / max(len(series) - 1, 1))
     for number, (key, members) in enumerate(series.items()):
         members = sorted(members, key=x_of)
@@ -93,7 +93,7 @@ def plot_time(points: Sequence[PointSummary], path: Path) -> Path:
 
 @drawn
 def plot_shares(points: Sequence[PointSummary], path: Path) -> Path:
-    """Draw one bar a point: the parts of its actor-seconds, in rounds after the first."""
+    """Draw one bar per point: the parts of its actor-seconds, in rounds after the first."""
     figure, (axes,) = new_figures(1, height=1.9 + 0.42 * len(points))
     rounds = "the only round" if all(each.first_only for each in points) else "rounds after the first"
     dress(axes, "Where the time goes", f"share of actors x wall time, {rounds}", "")
@@ -165,13 +165,13 @@ def _named(part: str, value: int) -> str:
 
 
 def _log_axes(axes: Axes, x: Sequence[int], form: Callable[[float], str]) -> None:
-    """Make both axes logarithmic, with figures that a person would write."""
+    """Make both axes logarithmic, with readable tick labels."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     _log_x(axes, x)
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    if high < 10 * low:  # less than a decade: leave room, so that noise does not look like a trend
+    if high < 10 * low:  # less than a decade: leave a margin, so that noise does not look like a trend
         middle = (low * high) ** 0.5
         axes.set_ylim(middle / 10**0.5, middle * 10**0.5)
     low, high = axes.get_ylim()

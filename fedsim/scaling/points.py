@@ -1,4 +1,4 @@
-"""Which points a study has: what the options say, made into configs that are known to run before the first one does."""
+"""The points of a study: combinations of the options, as configs that are checked before the first one runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FORCED = ("tracking.plots=false", "tracking.tensorboard=false", "tracking.clien
 
 @dataclass(frozen=True)
 class Point:
-    """One combination of what a study varies."""
+    """One combination of the varied options."""
 
     clients: int
     """Registered clients (``partition.clients``)."""
@@ -52,11 +52,11 @@ class Points:
     configs: dict[Point, Config]
     """Config of each point, without ``output``."""
     notes: tuple[str, ...]
-    """Sentences on what was left out, or what to keep in mind."""
+    """Notes on points left out and other caveats."""
 
 
 def parse_numbers(option: str, text: str) -> list[int]:
-    """Return the numbers of an option such as ``--clients 10,100``: ascending, each once.
+    """Parse the numbers of an option such as ``--clients 10,100``: ascending, without duplicates.
 
     Raises
     ------
@@ -88,18 +88,18 @@ def make_points(
     Parameters
     ----------
     path, overrides
-        The config file and dotted overrides of all points.
+        The config file and dotted overrides shared by all points.
     clients, cohorts, actors
-        What is varied; None takes the config's own.
+        Varied values; None takes the config's.
     rounds
-        Rounds of each run.
+        Rounds per run.
 
     Raises
     ------
     ConfigError
-        If no point is left, or an override says what an option says.
+        If no point is left, or an override sets what an option sets.
     PartitionError
-        If the data do not suffice for the clients; names how many they suffice for.
+        If there are too few data for the clients; the message states how many clients they suffice for.
     ResourceError
         If the actors do not fit this machine.
     """
@@ -146,11 +146,11 @@ def _check_overrides(overrides: Sequence[str], cohorts: bool, actors: bool) -> N
     for override in overrides:
         key = override.partition("=")[0].strip()
         if key in taken:
-            raise ConfigError(f"override {override!r}: in a study {taken[key]} says this; leave the override out")
+            raise ConfigError(f"override {override!r}: in a study {taken[key]} sets this; leave the override out")
 
 
 def _check_data(configs: dict[Point, Config]) -> None:
-    """Deal the data out for every number of clients, so that a study does not end on its last point."""
+    """Partition the data for every number of clients up front, so that a study does not fail at its last point."""
     from fedsim.data.sources import load_dataset
     from partitions.base import partition
 
@@ -170,7 +170,7 @@ def _check_data(configs: dict[Point, Config]) -> None:
 
 
 def _too_many_clients(clients: int, deal: Any, error: PartitionError) -> str:
-    """Say how many clients the data suffice for, found by halving."""
+    """Describe how many clients the data suffice for, found by bisection."""
     fits, fails = 0, clients
     while fails - fits > 1:
         middle = (fits + fails) // 2
@@ -179,19 +179,19 @@ def _too_many_clients(clients: int, deal: Any, error: PartitionError) -> str:
             fits = middle
         except PartitionError:
             fails = middle
-    most = f"the largest found to work is --clients {fits}" if fits else "no number works"
-    return f"--clients {clients} cannot be dealt out ({error}); {most}"
+    most = f"the largest found to work is --clients {fits}" if fits else "no number of clients works"
+    return f"--clients {clients} cannot be partitioned ({error}); {most}"
 
 
 def _actor_notes(configs: dict[Point, Config]) -> list[str]:
-    """Check that the actors fit a Ray of the study's own, and return what the plans have to say."""
+    """Check that the actors fit a local cluster, and return the plans' notes."""
     from fedsim.executors.cluster.sizing import NodeResources, plan_actors
 
     notes = []
     for point, config in configs.items():
         ray = config.ray
         if config.executor != "ray" or ray.address is not None or (ray.num_gpus_per_actor and ray.num_gpus is None):
-            continue  # what a cluster has free, and what GPUs Ray finds, is known once it answers
+            continue  # a cluster's free resources, and the GPUs Ray finds, are known only once it answers
         machine = NodeResources(float(ray.num_cpus or os.cpu_count() or 1), float(ray.num_gpus or 0))
         try:
             plan = plan_actors(ray, config.client.threads, point.clients, [machine])

@@ -1,4 +1,4 @@
-"""One run of a point, as ``fedsim run`` does it, in a process of its own: start-up and memory are its own, too."""
+"""One run of a point in a separate process, as ``fedsim run`` does it, with its own start-up and memory."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.25
 _END_SECONDS = 60.0
-"""How long an interrupted run may take to save its state and end its Ray."""
+"""Time an interrupted run may take to save its state and stop Ray."""
 
 
 class RunFailed(Exception):  # noqa: N818 - it is a result of the study
-    """A run did not end well; the message is the sentence that says why."""
+    """A run failed; the message explains why."""
 
 
 def run_process(config: Config, run: Path, check: Callable[[], None], show: Callable[[str], None]) -> None:
-    """Run a config in a process of its own.
+    """Run a config in a separate process.
 
     Parameters
     ----------
     run
-        The run's folder. Beside it go what it prints (``.log``) and, once it has ended well, ``.json`` with the seconds
+        The run's folder. Beside it go its output (``.log``) and, once it has succeeded, ``.json`` with the seconds
         since the epoch when its process was ``started`` and had ``ended``.
     check
-        Called again and again; if it raises, the run is asked to end first.
+        Called repeatedly; if it raises, the run is asked to stop first.
     show
-        Told the last line that the run has printed.
+        Called with the last line that the run printed.
 
     Raises
     ------
     RunFailed
-        If the run does not end well.
+        If the run fails.
     ConfigError
-        If ``run`` is in use, or is no folder of ours.
+        If ``run`` is in use, or is not a fedsim run.
     """
     from fedsim.configuration.text import config_text
 
@@ -57,7 +57,7 @@ def run_process(config: Config, run: Path, check: Callable[[], None], show: Call
     command = [sys.executable, "-m", "fedsim", "run", str(config_file), f"output={run}"]
     started = time.time()
     with log_file.open("w", encoding="utf-8") as log:
-        # A session of its own: Ctrl-C reaches this process alone, which then asks the run to end, once.
+        # A new session: Ctrl-C reaches only this process, which then asks the run to stop, once.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(), start_new_session=True
         )
@@ -74,19 +74,19 @@ def run_process(config: Config, run: Path, check: Callable[[], None], show: Call
 
 
 def mark_of(run: Path) -> Path:
-    """Return the file that says that a run is finished."""
+    """Return the file that marks a run as finished."""
     return run.with_suffix(".json")
 
 
 def _remove_unfinished(run: Path) -> None:
-    """Remove what an interrupted or failed run has left: figures of a run that was taken up again would not compare."""
+    """Remove what an interrupted or failed run left: figures of a resumed run would not be comparable."""
     if RunFolder.check(run, overwrite=True) == "run":
-        open_locked(run / "metrics.jsonl").close()  # refuses a run that is still going on
+        open_locked(run / "metrics.jsonl").close()  # refuses a run that is still running
         shutil.rmtree(run)
 
 
 def _environment() -> dict[str, str]:
-    """Let the run find this fedsim, whether it is installed or a plain clone, and print each line at once."""
+    """Return an environment in which the run finds this fedsim, installed or cloned, and does not buffer its output."""
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, paths))), "PYTHONUNBUFFERED": "1"}
@@ -101,14 +101,14 @@ def _ended(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a run that is still going on: it saves its state and ends its Ray, or is killed if that takes too long."""
+    """Stop a running run: it saves its state and stops Ray, or is killed if that takes too long."""
     if process.poll() is not None:
         return
     process.send_signal(signal.SIGINT)
     try:
         process.wait(_END_SECONDS)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        os.killpg(process.pid, signal.SIGKILL)  # with its Ray, whose processes are of the same group
+        os.killpg(process.pid, signal.SIGKILL)  # with Ray, whose processes are in the same group
         process.wait()
 
 

@@ -1,4 +1,4 @@
-"""What a finished run of a point says of itself: read from its run folder, accounted, and brought into rows."""
+"""Records of a point's finished run: read from its run folder, accounted, and turned into rows."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from fedsim.scaling.process import mark_of
 SCALING_COLUMNS: dict[str, str] = {
     "clients": "int32",  # registered clients
     "cohort": "int32",  # clients of a round
-    "actors": "string",  # as asked: a number, pool or per_client
-    "workers": "int32",  # workers that there were
+    "actors": "string",  # as requested: a number, pool or per_client
+    "workers": "int32",  # workers actually started
     "repeat": "int32",  # number of the run of this point; the first is 1
-    "round": "int32",  # the first is 1, and pays for warm-up
-    "seconds_wall": "float64",  # from the end of the round before to the end of this one
+    "round": "int32",  # the first is 1 and includes warm-up
+    "seconds_wall": "float64",  # from the end of the previous round to the end of this one
     "seconds_train": "float64",  # the driver waited for work groups ...
     "seconds_server": "float64",  # ... for the server ...
     "seconds_evaluate": "float64",  # ... and how long the evaluation took
@@ -34,7 +34,7 @@ SCALING_COLUMNS: dict[str, str] = {
     "bytes_down": "int64",
     "bytes_up": "int64",
 }
-"""Columns of ``scaling.parquet`` with their Arrow types: one row a point, repeat and round."""
+"""Columns of ``scaling.parquet`` with their Arrow types: one row per point, repeat and round."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Run:
 
 
 def read_run(point: Point, repeat: int, folder: Path) -> Run:
-    """Read a finished run from its folder and the mark beside it.
+    """Read a finished run from its folder and the marker file beside it.
 
     Raises
     ------
@@ -126,7 +126,7 @@ def read_run(point: Point, repeat: int, folder: Path) -> Run:
 
 def _round(before: dict[str, Any], event: dict[str, Any], busy: tuple[float, ...], workers: int) -> Round:
     times = RoundTimes(
-        # Events tell the time in milliseconds: the round's own clock is finer, but leaves out what is between rounds.
+        # Events have millisecond times: the round's own clock is finer, but leaves out the time between rounds.
         wall=max(event["seconds"] - before["seconds"], event["seconds_round"]),
         train=event["seconds_train"],
         server=event["seconds_server"],
@@ -146,7 +146,7 @@ def _round(before: dict[str, Any], event: dict[str, Any], busy: tuple[float, ...
 
 
 def _busy_seconds(path: Path) -> dict[int, tuple[float, ...]]:
-    """Return by round the seconds that each worker spent on clients, failed ones included."""
+    """Return, by round, the seconds that each worker spent on clients, failed ones included."""
     import pyarrow.parquet as pq
 
     table = pq.ParquetFile(path).read(columns=["round", "node", "pid", "seconds"]).group_by(["round", "node", "pid"])
@@ -161,5 +161,5 @@ def _epoch(event: dict[str, Any]) -> float:
 
 
 def median(values: list[float]) -> float:
-    """Return the median, NaN of nothing."""
+    """Return the median; NaN if there are no values."""
     return float(np.median(values)) if values else float("nan")

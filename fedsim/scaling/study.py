@@ -1,12 +1,12 @@
-"""The study's folder, and how its points are run: each in a fresh process, none of them twice.
+"""The study's folder, and the execution of its points: each in a fresh process, and none twice.
 
 ::
 
-    STUDY/study.json                  what is studied: another study never writes here
+    STUDY/study.json                  settings of the study: no other study writes here
     STUDY/points/POINT/config.yaml    the point's config
     STUDY/points/POINT/run-1/         the run's folder, as ``fedsim run`` leaves it
-    STUDY/points/POINT/run-1.log      what the run printed
-    STUDY/points/POINT/run-1.json     written last: the run is finished, and took from when to when
+    STUDY/points/POINT/run-1.log      the run's output
+    STUDY/points/POINT/run-1.json     written last: the run is finished; start and end times
     STUDY/scaling.parquet, scaling.json, plots/
 """
 
@@ -38,7 +38,7 @@ _NOT_STUDIED = ("name", "output", "tracking")
 
 @dataclass(frozen=True)
 class Failure:
-    """A run of a point that did not end well."""
+    """A failed run of a point."""
 
     point: Point
     repeat: int
@@ -46,12 +46,12 @@ class Failure:
 
 
 class StudyFolder:
-    """The folder of a study, made or taken up again.
+    """The folder of a study, new or continued.
 
     Raises
     ------
     ConfigError
-        If the folder holds anything else than this study.
+        If the folder holds anything but this study.
     """
 
     def __init__(self, path: Path, points: Points) -> None:
@@ -62,7 +62,7 @@ class StudyFolder:
         self._check(points)
 
     def create(self, points: Points) -> None:
-        """Make the folder, if it is not there yet."""
+        """Create the folder if it does not exist."""
         try:
             self.points.mkdir(parents=True, exist_ok=True)
             if not self._file.exists():
@@ -84,7 +84,7 @@ class StudyFolder:
         difference = _difference(held, json.loads(json.dumps(_subject(points))))
         if difference:
             raise ConfigError(
-                f"{self.path} holds another study ({difference}), whose figures do not compare; choose a new or empty "
+                f"{self.path} holds another study ({difference}), whose figures are not comparable; choose a new or empty "
                 "folder with --output"
             )
 
@@ -98,7 +98,7 @@ class StudyFolder:
         return read_run(point, repeat, folder) if mark_of(folder).exists() else None
 
     def finished_before(self, asked: Collection[tuple[Point, int]]) -> list[Run]:
-        """Return the finished runs that earlier commands have added to this study, beside the points and repeats asked for."""
+        """Return finished runs that earlier commands added to this study, beyond the requested points and repeats."""
         marks = sorted(self.points.glob("*/run-*.json"))
         found = [(Point.named(mark.parent.name), int(mark.stem.removeprefix("run-"))) for mark in marks]
         return [read_run(*each, self.run_folder(*each)) for each in found if each not in asked]
@@ -111,21 +111,21 @@ def run_points(
     say: Callable[[str], None],
     show: Callable[[str, str], None],
 ) -> Iterator[Run | Failure]:
-    """Run what is not finished yet; yield every run, finished ones included.
+    """Run what is not finished yet; yield every run, including those finished before.
 
     Parameters
     ----------
     jobs
         Points and numbers of repeats, in the order in which they run.
     say
-        Told what stays to be read.
+        Called with lines that stay on screen.
     show
-        Told what goes on just now: the point, and the last line that its run has printed.
+        Called with the current status: the point, and its run's last line of output.
 
     Raises
     ------
     RunInterrupted
-        After SIGINT or SIGTERM; the run under way has ended, and will be run anew.
+        After SIGINT or SIGTERM; the current run has been stopped and will be repeated from the start.
     """
     with InterruptWatch() as watch:
         for number, (point, repeat) in enumerate(jobs, start=1):
@@ -147,7 +147,7 @@ def run_points(
 
 
 def _subject(points: Points) -> dict[str, Any]:
-    """Return what the points of a study have in common: what else would make their figures incomparable."""
+    """Return the settings that all points of a study must share for their figures to be comparable."""
     config = next(iter(points.configs.values())).model_dump(mode="json")
     for section, key in _VARIED:
         config[section].pop(key)
@@ -162,7 +162,7 @@ def _subject(points: Points) -> dict[str, Any]:
 
 
 def _difference(held: Any, wanted: Any, key: str = "") -> str:
-    """Return the first difference of two nested mappings in words, or an empty string."""
+    """Describe the first difference of two nested mappings; empty if there is none."""
     if isinstance(held, dict) and isinstance(wanted, dict):
         for name in [*wanted, *(name for name in held if name not in wanted)]:
             inner = f"{key}.{name}" if key else name

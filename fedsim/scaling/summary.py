@@ -1,4 +1,4 @@
-"""From the runs of a study to what is said of each point, and of all together: the contents of ``scaling.json``."""
+"""Summary of a study's runs, per point and overall: the contents of ``scaling.json``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WORK_TOLERANCE = 0.1
 
 @dataclass(frozen=True)
 class PointSummary:
-    """What is said of a point. Medians and sums are over the rounds after the first, of all repeats."""
+    """Summary of a point. Medians and sums are over the rounds after the first, of all repeats."""
 
     point: Point
     workers: int
@@ -28,30 +28,30 @@ class PointSummary:
     rounds: int
     """Rounds that medians and sums are over."""
     first_only: bool
-    """There is no round after the first, so that medians and sums hold its warm-up."""
+    """Whether there is only the first round, so that medians and sums include its warm-up."""
     seconds_start: float
     """From the command to the first round; median over repeats, as are the next two."""
     seconds_end: float
     """From the last round to the end of the process."""
     seconds_first_round: float
     seconds_round: float
-    """Median wall time of a round; of the first one, if there are no others."""
+    """Median wall time of a round; that of the first if there are no others."""
     seconds_rounds: tuple[float, ...]
-    """Wall time of each round that the median is over."""
+    """Wall time of each round in the median."""
     client_updates_per_second: float
-    """Usable client visits divided by wall time, summed over rounds."""
+    """Usable client updates divided by wall time, summed over rounds."""
     parts: ActorSeconds
-    """Where the time went, summed over rounds."""
+    """Time accounting, summed over rounds."""
     first_parts: ActorSeconds
-    """The same, of the first rounds."""
+    """The same for first rounds."""
     client_steps: float
-    """Local optimizer steps of a round, mean."""
+    """Mean local optimizer steps per round."""
     bytes_down: float
-    """Bytes a round, all clients together, mean."""
+    """Mean bytes per round, all clients together."""
     bytes_up: float
     peak_driver_bytes: int | None
     peak_worker_bytes: int | None
-    """Of the largest worker; None where it is the driver's own process."""
+    """Of the largest worker; None if workers run in the driver process."""
     peak_server_bytes: int | None
 
     def record(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class PointSummary:
 
 @dataclass(frozen=True)
 class StudySummary:
-    """What a study has found."""
+    """Results of a study."""
 
     points: tuple[PointSummary, ...]
     failures: tuple[Failure, ...]
@@ -79,7 +79,7 @@ class StudySummary:
     weak: tuple[Efficiency, ...]
     notes: tuple[str, ...]
     versions: dict[str, str]
-    """Of fedsim and of what its figures depend on."""
+    """Versions of fedsim and of the packages that its figures depend on."""
 
     def record(self) -> dict[str, Any]:
         """Return the contents of ``scaling.json``."""
@@ -114,9 +114,9 @@ def summarise(runs: Sequence[Run], failures: Sequence[Failure], notes: Sequence[
 
 
 def _notes(points: Sequence[PointSummary], strong: Sequence[Efficiency], weak: Sequence[Efficiency]) -> Iterator[str]:
-    """Say what figures are missing, and which are not what they seem."""
+    """Yield notes on missing and misleading figures."""
     if any(each.first_only for each in points):
-        yield "only one round was run, so the figures hold its warm-up; give --rounds 2 or more"
+        yield "only one round was run, so the figures include its warm-up; give --rounds 2 or more"
     if not strong:
         yield "no strong scaling: it needs points with the same clients and cohort and different --actors"
     if not weak:
@@ -129,7 +129,7 @@ def _notes(points: Sequence[PointSummary], strong: Sequence[Efficiency], weak: S
             worst = max(off, key=lambda entry: abs(entry.work - 1))
             yield (
                 f"{kind} scaling, {worst.clients:,} clients, {worst.cohort:,} a round, {worst.actors} actors: the cohorts that "
-                f"were drawn had {worst.work:.2f} times the local steps that the efficiency takes for granted; "
+                f"were drawn had {worst.work:.2f} times the local steps that the efficiency assumes; "
                 "client.steps=8 or partition.kind=iid make clients equal"
             )
 

@@ -1,4 +1,4 @@
-"""The tables of ``fedsim scale``: what each point takes, where its time goes, what it needs."""
+"""The tables of ``fedsim scale``: times, time accounting, memory and traffic of each point."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedsim.scaling.summary import PointSummary, StudySummary
 
 
 def scaling_tables(study: StudySummary) -> RenderableType:
-    """Return what is printed at the end of a study; narrow enough for a terminal of 80 columns."""
+    """Return the tables printed at the end of a study; they fit 80 columns."""
     parts: list[RenderableType] = [_times(study)]
     if study.points:
         parts += [_shares(study), _needs(study)]
@@ -89,7 +89,7 @@ def _efficiency(entries: Sequence[Efficiency], each: PointSummary) -> str:
 
 
 def format_round(seconds: float) -> str:
-    """Return the time of a round, of which ``fedsim.display.report.format_seconds`` would show too few digits."""
+    """Format a round time with more digits than ``fedsim.display.report.format_seconds``."""
     return f"{seconds:.3f} s" if seconds < 0.995 else f"{seconds:.2f} s" if seconds < 9.95 else format_seconds(seconds)
 
 

@@ -1,4 +1,4 @@
-"""The GPU benchmark: the same code in small, and one sentence where there is no GPU."""
+"""The GPU benchmark: the same code at small scale, and one sentence if there is no GPU."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What the benchmark of memory tells apart, and what its runs have in common."""
+"""The memory benchmark: what it distinguishes, and what its runs share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The comparison with other simulators, without them: the peers' loop is fedsim's work, and what fails is said."""
+"""The comparison with other simulators, without them: the peers' loop does fedsim's work, and failures are reported."""
 
 import json
 import math
@@ -86,8 +86,8 @@ def test_a_whole_run_of_fedsim_ends_where_the_peers_loop_ends(folder, tmp_path):
     plain, plan = PlainClients(Work.load(folder)), Plan.load(folder)
     vector_F = plan.start_F
     for round, cohort in enumerate(plan.cohorts_Rk.tolist()):
-        visits = [plain.train(round, client, vector_F) for client in cohort]
-        vectors, weights = zip(*visits, strict=True)
+        results = [plain.train(round, client, vector_F) for client in cohort]
+        vectors, weights = zip(*results, strict=True)
         vector_F = np.average(vectors, axis=0, weights=weights).astype(np.float32)
     counts = plain.evaluate(vector_F, 0, 1)
     assert relative_difference(vector_F, outcome.vector_F) < 1e-5

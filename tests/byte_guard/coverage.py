@@ -27,8 +27,8 @@ SECTIONS = ("server", "sampling", "layers", "partition", "client", "attack", "mo
 
 def choices() -> dict[str, set[str]]:
     """Return, for every key of :data:`SECTIONS` with named choices, what these are. To adapt where they are kept otherwise."""
-    from fedsim.configuration.schema import Config
     from fedsim.configuration.errors import dotted_keys
+    from fedsim.configuration.schema import Config
 
     def words(annotation: Any) -> set[str]:
         if get_origin(annotation) is Literal:

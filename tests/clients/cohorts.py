@@ -48,7 +48,7 @@ def examples(count: int, seed: int = 0) -> TokenTable:
 
 
 def shards() -> Shards:
-    """Return the clients' examples, dealt out at random."""
+    """Return a random partition of the examples."""
     sizes = np.array(SIZES) + HOLDOUT
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     return Shards(np.random.default_rng(1).permutation(offsets[-1]), offsets, offsets[1:] - HOLDOUT)
@@ -62,7 +62,7 @@ def poolings(family: str) -> list[HeadConfig]:
 
 
 def specification(folder: str | Path, head: HeadConfig | None = None, dtype: str = "float32", **keys) -> WorkerSpec:
-    """Return what a worker of the cohort is built from; ``keys`` are sections of the config."""
+    """Return the cohort's worker specification; ``keys`` are sections of the config."""
     model = {**keys.pop("model", {}), "path": str(folder), "dtype": dtype, "head": (head or HeadConfig()).model_dump()}
     prompt = {"length": PROMPT_LENGTH, "init_std": 0.5, **keys.pop("prompt", {})}
     client = {"epochs": 2, "batch_size": BATCH, **keys.pop("client", {})}
@@ -84,19 +84,19 @@ def specification(folder: str | Path, head: HeadConfig | None = None, dtype: str
 
 
 def changed(spec: WorkerSpec, **settings) -> WorkerSpec:
-    """Return the specification with other settings."""
+    """Return the specification with changed settings."""
     return dataclasses.replace(spec, settings=dataclasses.replace(spec.settings, **settings))
 
 
 class Cohort:
-    """The clients of a specification and a worker that embodies them."""
+    """The clients of a specification and a worker that runs them."""
 
     def __init__(self, spec: WorkerSpec, layers: tuple[int, ...] = (0, 2), keep_local: bool = False) -> None:
         self.spec, self.worker = spec, ClientWorker(spec)
         self.parts = Parts.of(self.worker.info().full, layers, keep_local)
 
     def start(self, client: int) -> np.ndarray:
-        """Return parameters to start from: the clients have other ones each, as they do with personal layers."""
+        """Return initial parameters, different for each client, as with personal layers."""
         spec = self.spec
         return initial_vector(self.parts.trained, spec.prompt, spec.model.head, client).astype(
             spec.model.exchange_dtype
@@ -105,7 +105,7 @@ class Cohort:
     def jobs(
         self, clients: tuple[int, ...] = CLIENTS, kept_steps: tuple[int, ...] | None = None, drift: bool = False
     ) -> list[LocalJob]:
-        """Return a visit of each client; ``kept_steps`` are the steps in its moments."""
+        """Return a local job of each client; ``kept_steps`` are the steps in its moments."""
         rng = np.random.default_rng(7)
         dtype, jobs = self.spec.model.exchange_dtype, []
         for client in CLIENTS:
@@ -123,7 +123,7 @@ class Cohort:
         return [jobs[client] for client in clients]
 
     def train(self, jobs, correction: str = "none", max_tokens=None, config=None) -> list[TrainingResult]:
-        """Train the visits in shared passes."""
+        """Train the jobs in shared passes."""
         config = config or self.spec.settings.client
         return train_clients(
             self.worker._backbone, self.spec.train, jobs, self.parts, config, correction, seed=3, round=2,
@@ -131,7 +131,7 @@ class Cohort:
         )  # fmt: skip
 
     def train_alone(self, jobs, correction: str = "none", max_tokens=None, config=None) -> list[TrainingResult]:
-        """Train the visits one by one."""
+        """Train the jobs one by one."""
         return [self.train([job], correction, max_tokens, config)[0] for job in jobs]
 
     def client_config(self, **changes) -> ClientConfig:
@@ -143,7 +143,7 @@ ARRAYS = ("vector_A", "first_moment_A", "second_moment_A", "stepped_A", "gain_A"
 
 
 def assert_same(ours: TrainingResult, theirs: TrainingResult, tolerance: float, case: object = "") -> None:
-    """Compare all that a visit returns; arrays in parts of their largest entry."""
+    """Compare all results of local training; arrays relative to their largest entry."""
     for name in ARRAYS:
         mine, other = getattr(ours, name), getattr(theirs, name)
         assert (mine is None) == (other is None), (case, name)

@@ -50,7 +50,7 @@ QWEN = ("qwen2", "qwen3")
 ALL_LAYERS = (0, 1, 2)
 PROMPTED = ((0, 2), (2,))
 POOLED = HeadConfig(kind="classifier", pooling="mean")
-"""A head that every token has a say in."""
+"""A head that every token influences."""
 LENGTHS = np.array([2, 4, 5, 9, 10])
 TOLERANCE = 1e-5
 SHORT = 15
@@ -68,9 +68,9 @@ class Switch:
     values: dict[str, Any]
     """What config.json says."""
     shapes: dict[str, Any] = field(default_factory=dict)
-    """What the weights have to be made with."""
+    """Settings with which the weights must be made."""
     changes: bool = True
-    """It changes results; else they are those of the model without it."""
+    """Whether it changes results."""
     attentions: tuple[str, ...] = ("sdpa",)
 
 
@@ -162,7 +162,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
     "layers of other shapes": (
         ("bert", "gpt2", "mistral", "qwen2"),
         {"per_layer_config": {"0": {"sliding_window": 2}}},
-        "sets per_layer_config .* layers that differ",
+        "sets per_layer_config .* layers with different",
     ),
     "chunked layers": (
         QWEN,
@@ -177,7 +177,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
     "layer_types of a Mistral": (
         ("mistral",),
         {"layer_types": MIXED},
-        "sets layer_types in its config.json: transformers then takes it for a ministral",
+        "sets layer_types in its config.json: transformers then loads it as a ministral",
     ),
     "empty window": (("mistral",), {"sliding_window": 0}, "sets sliding_window to 0 "),
     "empty window by layer": (QWEN, windowed(sliding_window=0, max_window_layers=0), "sets sliding_window to 0 "),
@@ -222,7 +222,7 @@ def rows(switches: dict[str, Any]) -> list[Any]:
 
 @pytest.fixture(autouse=True)
 def _little_padding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have several buckets even of few short examples, some with padding and some without."""
+    """Force several buckets even for few short examples, some with padding and some without."""
     monkeypatch.setitem(packing._MAX_PADDING_SLOTS, "cpu", 4)
 
 
@@ -253,7 +253,7 @@ def head_of(model: Backbone) -> dict[str, Tensor]:
 
 @cache
 def without(family: str) -> dict[str, Tensor]:
-    """Return what the family's tiny model says without any switch, by way."""
+    """Return the results of the family's tiny model without any switch, by way."""
     with TemporaryDirectory() as folder:
         path = folder_of(Path(folder), family, {})
         weights = load_shared_weights(ModelConfig(path=str(path), head=POOLED, dtype="float64"))
@@ -264,7 +264,7 @@ def all_ways(model: Backbone) -> dict[str, Tensor]:
     return {
         "padded": Ways(model, (0, 2)).padded()[0],
         "packed": Ways(model, (0, 2)).packed()[0],
-        "trunk": Ways(model, (2,)).packed(cached=True)[0],
+        "cached": Ways(model, (2,)).packed(cached=True)[0],
     }
 
 
@@ -306,7 +306,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 
 
 def oracle(folder: Path, family: str, attention: str) -> PreTrainedModel:
-    """Return what transformers itself makes of a folder, read by its config.json."""
+    """Return transformers' own model of a folder, built from its config.json."""
     row = FAMILIES[family]
     made = row.model_class("base").from_pretrained(
         folder, dtype=torch.float64, attn_implementation=attention, **row.arguments("base")
@@ -352,7 +352,7 @@ NEUTRAL = {name: switch for name, switch in ACCEPTED.items() if not switch.chang
 
 @pytest.mark.parametrize(("family", "name"), rows(CHANGING))
 def test_a_switch_that_is_followed_is_right_on_every_way(tmp_path, family, name):
-    """Padded = packed = on a trunk = alone = in company = transformers' own prefix; and nothing shared is written to."""
+    """Padded = packed = cached = alone = in a batch = transformers' own prefix; and shared memory is never written to."""
     switch = CHANGING[name]
     folder = folder_of(tmp_path, family, switch.values, **switch.shapes)
     weights = load_shared_weights(ModelConfig(path=str(folder), head=POOLED, dtype="float64"))
@@ -421,7 +421,7 @@ NO_SWITCHES = {
 
 
 def test_every_key_that_the_families_code_reads_is_in_a_row(monkeypatch):
-    """So that a new version of transformers that reads one more fails here, not in silence."""
+    """A new version of transformers that reads another key fails here, not silently."""
     code = ("transformers.models.", "transformers.masking_utils", "transformers.modeling_rope_utils")
     read: set[str] = set()
     plain_read = PreTrainedConfig.__getattribute__

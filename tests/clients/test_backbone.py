@@ -1,4 +1,4 @@
-"""The backbone's own promises: heads, shapes, limits, number formats and what it leaves alone."""
+"""The backbone's contract: heads, shapes, limits, number formats, and what it must not change."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_label_words_must_fit(folders):
 def test_calls_that_do_not_fit_are_refused(folders):
     model, data = backbone(folders["bert"]), batch()
     two = prompts(model, (0, 1), clients=2)
-    with pytest.raises(ValueError, match="client_of_example_B must say"):
+    with pytest.raises(ValueError, match="client_of_example_B must assign"):
         model.forward(data, two, (0, 1), {})
     with pytest.raises(ValueError, match="do not fit layers"):
         model.forward(data, two[:1], (0,), {})

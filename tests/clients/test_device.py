@@ -59,7 +59,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 class Operations(TorchDispatchMode):
-    """Counts what PyTorch is asked to do, by the operation's name."""
+    """Counts PyTorch operations by name."""
 
     def __init__(self) -> None:
         super().__init__()

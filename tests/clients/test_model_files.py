@@ -1,4 +1,4 @@
-"""What lies in a model's folder: which weights count, and what is said of adapters, GGUF files and missing keys."""
+"""Files of a model's folder: which weights are read, and messages on adapters, GGUF files and missing keys."""
 
 import json
 import shutil

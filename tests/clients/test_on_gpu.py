@@ -1,4 +1,4 @@
-"""What only a GPU can show; all of it is skipped where there is none. On a machine that has one:
+"""Tests that need a GPU; skipped without one. On a machine that has one:
 
 python -m pytest tests/clients/test_on_gpu.py
 """

@@ -1,4 +1,4 @@
-"""The device's optimizer against torch's own and against the published formula written out once more, plainly."""
+"""The device's optimizer against torch's own and against a plain implementation of the published formula."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A pass that memory does not hold is cut in two: the same results, and the user is told.
+"""A pass that does not fit into memory is split in two: same results, and a note to the user.
 
 The backbone here is a real one that raises what PyTorch raises, at a number of tokens instead of at the end of a GPU.
 """
@@ -38,7 +38,7 @@ SIZES = (5, 7, 4)
 
 
 class SmallMemory(Backbone):
-    """A backbone with room for so many tokens in a pass."""
+    """A backbone with room for a given number of tokens per pass."""
 
     room = 10**9
     passes: list[int]

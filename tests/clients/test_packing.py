@@ -1,4 +1,4 @@
-"""Packed tokens against padded batches: what the two say of a batch must be the same, whatever it consists of."""
+"""Packed tokens against padded batches: both must give the same results for any batch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def _little_padding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have several buckets even of ten short examples, some with padding and some without."""
+    """Force several buckets even for ten short examples, some with padding and some without."""
     monkeypatch.setitem(packing._MAX_PADDING_SLOTS, "cpu", 14)
 
 
@@ -249,7 +249,7 @@ def test_a_model_without_prompts_runs_and_one_that_ignores_them_is_refused(kinds
         model = backbone(kinds[family])
         arrays = parameters(model, (1, 2))
         model.detach()
-        with pytest.raises(ModelError, match="layer 1 never asked for its prompt"):
+        with pytest.raises(ModelError, match="layer 1 never requested its prompt"):
             packed(model, table, np.arange(10), arrays, (1, 2))
 
 
@@ -265,7 +265,7 @@ def test_an_example_that_is_too_long_is_refused(kinds):
 def test_calls_that_do_not_fit_are_refused(kinds):
     model, tokens = backbone(kinds["bert"]), texts().pack(np.arange(10))
     two = prompts(model, (0, 1), clients=2)
-    with pytest.raises(ValueError, match="client_of_example_B must say"):
+    with pytest.raises(ValueError, match="client_of_example_B must assign"):
         model.read(tokens, two, (0, 1), {})
     with pytest.raises(ValueError, match="do not fit layers"):
         model.read(tokens, two[:1], (0,), {})

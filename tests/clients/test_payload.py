@@ -1,4 +1,4 @@
-"""What travels: prompts and counts, never the frozen model."""
+"""Payloads: prompts and counts, never the frozen model."""
 
 import pickle
 

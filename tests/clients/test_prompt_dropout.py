@@ -1,4 +1,4 @@
-"""Dropout on prompts: a mask of its own for every example, the same whoever shares a pass and however passes are cut."""
+"""Prompt dropout: every example has its own mask, independent of who shares a pass and how passes are cut."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def test_the_last_layer_is_left_out_where_asked():
 
 
 def plain_score(hidden: np.ndarray, mask: np.ndarray, kind: str) -> float:
-    """The definitions once more, example by example and entry by entry."""
+    """A plain implementation of the definitions, example by example and entry by entry."""
     count = len(hidden)
     matrix = np.zeros((count, count))
     for i in range(count):

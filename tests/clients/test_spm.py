@@ -1,4 +1,4 @@
-"""SentencePiece models without a tokenizer.json, trained here: the tokens are those that SentencePiece itself makes."""
+"""SentencePiece models without a tokenizer.json, trained here: the tokens equal SentencePiece's own."""
 
 import io
 import json

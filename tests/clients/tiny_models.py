@@ -1,4 +1,4 @@
-"""Tiny random models of every supported family, batches for them, and what the tests know of their insides."""
+"""Tiny random models of every supported family, batches for them, and their internals as the tests need them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work for the tiny models: a table of random texts of unequal lengths, and clients that visit."""
+"""Work for the tiny models: a table of random texts of unequal lengths, and clients to train."""
 
 from __future__ import annotations
 
@@ -42,6 +42,6 @@ def jobs_of(parts: Parts, sizes: Sequence[int], seed: int = 0) -> list[LocalJob]
 def train(
     model: Backbone, table: TokenTable, parts: Parts, jobs: Sequence[LocalJob], max_tokens=None, **client: object
 ) -> list[TrainingResult]:
-    """Train the clients for a visit, with mini-batches of three unless ``client`` says otherwise."""
+    """Train the clients once, with mini-batches of three unless ``client`` overrides it."""
     config = ClientConfig.model_validate({"epochs": 2, "batch_size": 3, **client})
     return train_clients(model, table, jobs, parts, config, "none", seed=0, round=0, max_tokens=max_tokens)

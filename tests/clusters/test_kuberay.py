@@ -22,7 +22,7 @@ MANIFEST = ROOT / "configs" / "cluster" / "rayjob.yaml"
 
 
 def closed(schema: Any) -> Any:
-    """Return a schema that refuses fields it does not name; Kubernetes drops them without a word."""
+    """Return a schema that refuses fields it does not name; Kubernetes silently drops them."""
     if isinstance(schema, list):
         return [closed(part) for part in schema]
     if not isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""Mistakes in data files, each with the sentence that the user reads; PATH stands for the folder."""
+"""Mistakes in data files, each with its error message; PATH stands for the folder."""
 
 import gzip
 import io
@@ -53,7 +53,7 @@ ROWS = {
     "not UTF-8": (b'{"text": "caf\xe9", "label": 1}', "PATH/train.jsonl:2: is not UTF-8 text (byte 0xe9 at 14)"),
     "missing field": (
         b'{"phrase": "x", "label": 1}',
-        "PATH/train.jsonl:2: field 'text' is missing; fields present: phrase, label; data.columns says what a column is called",
+        "PATH/train.jsonl:2: field 'text' is missing; fields present: phrase, label; data.columns maps column names",
     ),
     "misspelt field": (
         b'{"texts": "x", "label": 1}',
@@ -131,11 +131,11 @@ FILES = {
     ),
     "two files": (
         {"train.jsonl": GOOD, "train.csv": b"", **DEV},
-        "PATH: train.csv and train.jsonl are both there; say which one to read in data.train_file",
+        "PATH: train.csv and train.jsonl both exist; name the one to read in data.train_file",
     ),
     "two validation files": (
         {"train.jsonl": GOOD, "dev.jsonl": GOOD, "dev.jsonl.gz": b""},
-        "PATH: dev.jsonl and dev.jsonl.gz are both there; say which one to read in data.validation_file",
+        "PATH: dev.jsonl and dev.jsonl.gz both exist; name the one to read in data.validation_file",
     ),
     "unknown extension": (
         {"train.txt": b"x", **DEV},
@@ -227,7 +227,7 @@ def test_bad_files(tmp_path, mistake):
 
 
 def test_an_open_quote_is_never_skipped(tmp_path):
-    """It swallows all rows behind it, so skipping it as one bad row would lose them without a word."""
+    """It swallows all later rows, so skipping it as one bad row would silently lose them."""
     files = {"train.csv": b'text,label\nx,1\n"y,0\nz,1\n', **DEV}
     refused(tmp_path, files, "PATH/train.csv:3: is not valid CSV from here on", on_bad_row="skip")
 
@@ -262,9 +262,9 @@ def test_bad_columns_and_sizes(tmp_path):
     refused(tmp_path, files, sentence, column="autor")
     sentence = "PATH/train.jsonl: no column 'topic' to keep; columns present: text, label, author"
     refused(tmp_path, files, sentence, keep_columns=("topic",))
-    sentence = "data.train_examples: 3 examples are asked for, PATH/train.jsonl holds 2"
+    sentence = "data.train_examples: 3 examples are requested, but PATH/train.jsonl has 2"
     refused(tmp_path, files, sentence, train_examples=3)
-    sentence = "data.validation_examples: 3 examples are asked for, PATH/dev.jsonl holds 1"
+    sentence = "data.validation_examples: 3 examples are requested, but PATH/dev.jsonl has 1"
     refused(tmp_path, files, sentence, validation_examples=3)
 
 

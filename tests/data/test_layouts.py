@@ -17,7 +17,7 @@ LAYOUTS = Path(__file__).parent / "layouts"
 CASES = Path(__file__).resolve().parents[2].parent / "shared" / "cases"
 
 FIRST = "the soup was cold and so was the cook"
-HELD_OUT = "20% of the examples, drawn with the seed, are held out to validate on"
+HELD_OUT = "20% of the examples, drawn with the seed, are held out for validation"
 NO_HEADER = "without header, columns label, text"
 
 BUILT_IN = [
@@ -133,16 +133,16 @@ def test_what_is_held_out_is_drawn_with_the_seed_and_never_trained_on():
     assert sorted(one[0] + one[1]) == sorted(other[0] + other[1])
     half = load(path, "subj", holdout=0.5)
     assert (len(half.train), len(half.validation)) == (5, 5)
-    assert "50% of the examples, drawn with the seed, are held out to validate on (data.holdout)" in half.notes[0]
+    assert "50% of the examples, drawn with the seed, are held out for validation (data.holdout)" in half.notes[0]
 
 
 def test_no_data_are_validated_on_that_are_trained_on_without_a_word():
     with pytest.raises(
-        DataError, match=r"dev\.tsv: would be trained on and validated on; name another file in data\.val"
+        DataError, match=r"dev\.tsv: would be used for both training and validation; name another file in data\.val"
     ):
         load(LAYOUTS / "glue", "sst2", train_file="dev.tsv")
     both = load(LAYOUTS / "glue", "sst2", train_file="dev.tsv", validation_file="dev.tsv")
-    assert "training examples are among those that are validated on" in both.notes[0]
+    assert "the validation examples include training examples" in both.notes[0]
 
 
 def test_a_file_may_be_named_beside_a_card():
@@ -245,11 +245,13 @@ REFUSED = {
     "no such subset": ("hub", {"subset": "ssst"}, r"data\.subset: .*hub holds no 'ssst' \(did you mean 'sst2'\?\); it holds "),
     "folders": ("glue", {}, r"no training file train\.\*; name it in data\.train_file, or choose a folder with data\.subset"),
     "files of one class": ("senteval", {}, r"or give data\.label_of_file where the file is the class; the folder holds mpqa"),
-    "no header": ("lmbff/mr", {}, r"field 'tweet' is missing; .*data\.columns says .*, data\.header=false that the first line"),
+    "no header": (
+        "lmbff/mr", {}, r"field 'tweet' is missing; .*data\.columns maps .*, data\.header=false makes the first line",
+    ),
     "no header, a name": (
         "lmbff/mr",
         {"columns": {"tweet": "text", "label": 0}},
-        r"train\.csv has no column 'text' for 'tweet'; it has no header, so that its columns have numbers",
+        r"train\.csv has no column 'text' for 'tweet'; it has no header, so its columns are numbered",
     ),
     "a column that is not there": (
         "glue/SST-2",
@@ -263,10 +265,10 @@ REFUSED = {
         "glue/BoolQ", {"columns": {"tweet": 2}}, r"data\.columns: the fields of .* have names; give that of 'tweet', not 2",
     ),
     "a column nothing asks for": (
-        "glue/SST-2", {"columns": {"twet": 2}}, r"data\.columns: nothing asks for 'twet' \(did you mean 'tweet'\?\)",
+        "glue/SST-2", {"columns": {"twet": 2}}, r"data\.columns: nothing uses 'twet' \(did you mean 'tweet'\?\)",
     ),
     "two words on the label": (
-        "lmbff/mr", {"columns": {"label": 0}, "label_of_file": {"*": 0}}, r"data\.label_of_file and data\.columns both say",
+        "lmbff/mr", {"columns": {"label": 0}, "label_of_file": {"*": 0}}, r"data\.label_of_file and data\.columns both define",
     ),
     "an unknown label of a file": (
         "lmbff/mr", {"label_of_file": {"*": 7}}, r"data\.label_of_file: '\*' has the unknown label '7'; labels of task own are",
@@ -286,7 +288,7 @@ REFUSED = {
     ),
     "a label in the file": (
         "several", {"label_of_file": {"*.csv": 1}, "columns": {"tweet": "text"}, "holdout": 0.2},
-        r"has a column 'label', but data\.label_of_file says what its label is",
+        r"has a column 'label', but data\.label_of_file sets its label",
     ),
     "a delimiter of JSON": (
         "glue/BoolQ", {"delimiter": ",", "columns": {"tweet": "question"}},
@@ -319,11 +321,11 @@ def test_shards_that_are_missing_or_of_two_sets_are_named(tmp_path):
     (tmp_path / "dev.jsonl").write_text(row)
     (tmp_path / "train-00000-of-00003.jsonl").write_text(row)
     (tmp_path / "train-00002-of-00003.jsonl").write_text(row)
-    with pytest.raises(DataError, match=r"shard 00001 of 3 is missing, .* say so in data\.train_file, as in train-\*"):
+    with pytest.raises(DataError, match=r"shard 00001 of 3 is missing, .* set data\.train_file, as in train-\*"):
         load(tmp_path, "sst2")
     assert len(load(tmp_path, "sst2", train_file="train-*").train) == 2
     (tmp_path / "train-00000-of-00001.jsonl").write_text(row)
-    with pytest.raises(DataError, match=r"are not the shards of one split; say which ones to read in data\.train_file"):
+    with pytest.raises(DataError, match=r"are not the shards of one split; name the ones to read in data\.train_file"):
         load(tmp_path, "sst2")
 
 
@@ -349,7 +351,7 @@ def test_a_saved_split_lists_its_own_files(tmp_path, state, sentence):
 @pytest.mark.parametrize(
     ("card", "sentence"),
     [
-        ("configs: [{config_name: a, data_files: ../*}]", "lie outside of its folder"),
+        ("configs: [{config_name: a, data_files: ../*}]", "lie outside its folder"),
         ("configs: [{config_name: a, data_files: 'x/*'}]", "no file is called 'x/\\*', which 'a' lists"),
         (
             "configs: [{config_name: a, data_files: [{split: test, path: t.csv}]}]",
@@ -360,7 +362,7 @@ def test_a_saved_split_lists_its_own_files(tmp_path, state, sentence):
             "configs: [{config_name: a, data_files: 3}]",
             "data_files of 'a' must be a path, a list of them, or a list of",
         ),
-        ("configs: [{config_name: a}]", "config 'a' must say where its files are, with data_files or data_dir"),
+        ("configs: [{config_name: a}]", "config 'a' must locate its files with data_files or data_dir"),
         ("configs: [", "is not valid YAML"),
     ],
 )
@@ -384,7 +386,7 @@ def test_a_damaged_file_of_leaf_is_named(tmp_path):
     refused("users does not list the names in user_data", users=["kim", "bob"])
     refused("users lists 1 names, user_data has 3", users=["kim"])
     user_data = {**value["user_data"], "lee": {"x": ["a"], "y": [0, 1]}}
-    refused("user 'lee' has no lists x and y of one length", user_data=user_data)
+    refused("user 'lee' has no lists x and y of the same length", user_data=user_data)
 
 
 def test_the_example_of_the_docs_is_read(tmp_path):

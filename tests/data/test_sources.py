@@ -278,12 +278,12 @@ def test_auto_takes_files_where_a_path_is_given():
         ),
         ({"source": "hub", "path": "x"}, "data.path is given, but the source is hub"),
         ({"source": "files"}, "data.source=files needs data.path"),
-        ({"source": "hub", "task": "reviews"}, "no data set of the hub is known for task 'reviews'"),
+        ({"source": "hub", "task": "reviews"}, "no hub dataset is known for task 'reviews'"),
         ({"task": "rte"}, "the embedded corpus has no task 'rte' (it has reviews"),
         ({"task": "revews"}, "unknown task 'revews' (did you mean 'reviews'?)"),
         (
             {"train_examples": 10**6},
-            "data.train_examples: 1000000 examples are asked for, embedded reviews train holds",
+            "data.train_examples: 1000000 examples are requested, but embedded reviews train has",
         ),
         ({"keep_columns": ["autor"]}, "no column 'autor' to keep (did you mean 'author'?); columns present: "),
     ],
@@ -332,7 +332,7 @@ def test_line_ends_of_all_systems(tmp_path, name, delimiter, end):
 def test_mixed_line_ends_in_a_header_are_refused(tmp_path):
     write(tmp_path, "train.tsv", b"text\tlabel\rx\t1\ry\t0\n")
     write(tmp_path, "dev.tsv", b"text\tlabel\nx\t1\n")
-    with pytest.raises(DataError, match=r"train\.tsv:1: the line ends are mixed, carriage returns and line feeds"):
+    with pytest.raises(DataError, match=r"train\.tsv:1: mixed line ends, carriage returns and line feeds"):
         load_dataset(files(tmp_path), 0)
 
 
@@ -377,7 +377,7 @@ def test_json_is_known_by_its_name_alone_and_must_be_json(tmp_path):
     write(tmp_path, "dev.jsonl", jsonl(ROWS))
     for values, expected in (
         (['"a\\n\\"b\\""', "7"], "field 'text' is not text but int 7"),
-        (["{"], "is of the type json, but"),
+        (["{"], "has type json, but"),
     ):
         for kind in ("json", "arrow.json"):
             field, array = extension_array(kind, values)
@@ -405,15 +405,15 @@ TEXTS = {
     "timestamp": (pa.array([1, 2], pa.timestamp("s")), "field 'text' is not text but datetime"),
     "a time zone that is none": (
         pa.array([1, 2], pa.timestamp("s", "No/Where")),
-        r"column 'text' is of the type timestamp\[s, tz=No/Where\], which is not read",
+        r"column 'text' has the unsupported type timestamp\[s, tz=No/Where\]",
     ),
     "null": (pa.nulls(2), r"field 'text' is missing \(it is null\)"),
     "number": (pa.array([1.5, 2.5]), "field 'text' is not text but float 1.5"),
     "json inside": (
         pa.StructArray.from_arrays([pa.ExtensionArray.from_storage(pa.json_(), pa.array(['"a"', '"b"']))], ["a"]),
-        "column 'text' is of the type struct<a: extension<arrow.json>>, which is not read",
+        "column 'text' has the unsupported type struct<a: extension<arrow.json>>",
     ),
-    "an extension": ("own.type", "column 'text' is of the type own.type, which is not read"),
+    "an extension": ("own.type", "column 'text' has the unsupported type own.type"),
 }
 
 

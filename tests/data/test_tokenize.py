@@ -284,7 +284,7 @@ def test_a_verbalizer_needs_a_template_and_a_mask_token(tokenizers):
 def test_a_text_without_any_token_is_refused():
     letters = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[])))
     assert ids_of(encode([("ab",)], TASKS["sst2"], letters, "classifier")) == [0, 1]
-    with pytest.raises(DataError, match=r"somewhere: the text \('z',\) gives no token with this tokenizer"):
+    with pytest.raises(DataError, match=r"somewhere: the text \('z',\) yields no token with this tokenizer"):
         encode([("ab",), ("z",)], TASKS["sst2"], letters, "classifier")
 
 

@@ -75,9 +75,9 @@ MACHINES = {
     "docker's shared memory": (
         {"shared_bytes": 64 * 2**20, "shared_free_bytes": 64 * 2**20}, "shared memory", "warning", "docker run --shm-size"
     ),
-    "no shared memory": ({"shared_bytes": None, "shared_free_bytes": None}, "shared memory", "warning", "not there"),
+    "no shared memory": ({"shared_bytes": None, "shared_free_bytes": None}, "shared memory", "warning", "missing"),
     "a GPU": ({"gpus": (Gpu("H100", 80 * GB, 79 * GB),)}, "GPU 0", "ok", "H100, 79 GB free of 80 GB"),
-    "a GPU in use": ({"gpus": (Gpu("H100", 80 * GB, 9 * GB),)}, "GPU 0", "warning", "somebody else uses it"),
+    "a GPU in use": ({"gpus": (Gpu("H100", 80 * GB, 9 * GB),)}, "GPU 0", "warning", "in use by another process"),
 }  # fmt: skip
 
 

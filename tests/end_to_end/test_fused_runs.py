@@ -1,4 +1,4 @@
-"""Whole runs with shared passes and a trunk cache: nothing but time changes, to the bit where that is promised."""
+"""Whole runs with shared passes and the frozen-layer cache: only time changes, to the bit where guaranteed."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def distance(one, other):
 
 @pytest.fixture(scope="module")
 def upper(tmp_path_factory):
-    """A run in this process with prompts in the upper layers: passes shared, trunks kept."""
+    """A run in this process with prompts in the upper layers: shared passes, cached states."""
     return run(make_tiny, tmp_path_factory.mktemp("upper") / "run", executor="local", **UPPER)
 
 
@@ -55,7 +55,7 @@ def test_no_room_for_trunks_changes_no_bit(tiny_config, upper, tmp_path):
 
 def test_trunks_on_actors_change_no_bit(session_ray_run, tiny_config, tmp_path):
     folder, summary, *_ = session_ray_run
-    client = {"fuse": summary["fuse"]}  # which a trial on a busy machine may settle otherwise than in this process
+    client = {"fuse": summary["fuse"]}  # a fuse trial on a busy machine may decide differently than in this process
     expected, own = run(tiny_config, tmp_path / "run", executor="local", client=client, **UPPER)
     prompt = load_file(folder / "prompt" / "global.safetensors")
     assert all(np.array_equal(prompt[name], expected[name]) for name in prompt)

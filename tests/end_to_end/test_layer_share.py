@@ -224,7 +224,7 @@ def test_the_command_prints_share_cost_and_choice_and_saves_pictures(monkeypatch
 
     out = fedsim("layers", "tiny.yaml", "layers.share_rule=density", "--output", "scores.png")
     assert "warm-up round 2 of 2" in out and "Hessian spectra of 5 clients" in out
-    assert "2 rounds, 10 visits" in out and "Hessian-vector products" in out and "of 4 layers" in out
+    assert "2 rounds, 10 client updates" in out and "Hessian-vector products" in out and "of 4 layers" in out
     assert "yes" in out
     assert {path.name for path in tmp_path.glob("*.png")} == {"scores.png", "scores-spectrum.png"}
     out = fedsim("layers", "tiny.yaml", "layers.share_rule=eigengap", "layers.choose=top")

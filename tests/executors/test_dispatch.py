@@ -1,4 +1,4 @@
-"""What becomes of calls whose actor dies, hangs or never starts: on real actors that are light, with real signals."""
+"""Calls whose actor dies, hangs or never starts: with real but light actors, and real signals."""
 
 import os
 import signal
@@ -162,7 +162,7 @@ def test_a_client_that_kills_its_actor_is_found_and_dropped(bench):
     results, failures = one.run("kill", 7, times=100)
     assert {client: kind for client, (kind, _) in failures.items()} == {7: "lost"}
     assert one.strikes in STRIKES and len(results) == 11
-    assert any("its clients are sent one by one" in note for note in one.notes)
+    assert any("its clients are retried one by one" in note for note in one.notes)
 
 
 def test_a_client_that_takes_all_memory_is_found_though_others_are_killed_with_it(bench, stock, monkeypatch):

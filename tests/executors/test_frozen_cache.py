@@ -1,4 +1,4 @@
-"""The cache of trunks: what is held, what makes room, what is asked for. Handles are plain words here."""
+"""The frozen-layer cache: what is held, evicted and requested. Handles are plain words here."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,14 +47,14 @@ def test_ranges_of_validation_examples_are_held_beside_clients():
 @given(
     max_bytes=st.integers(0, 60),
     sizes=st.lists(st.integers(0, 25), min_size=1, max_size=8),
-    visits=st.lists(st.integers(0, 7), max_size=60),
+    keys=st.lists(st.integers(0, 7), max_size=60),
 )
-def test_the_bound_is_kept_and_the_bytes_are_those_of_what_is_held(max_bytes, sizes, visits):
+def test_the_bound_holds_and_the_bytes_are_those_of_what_is_held(max_bytes, sizes, keys):
     caches = FrozenCache(max_bytes, lambda key: sizes[key % len(sizes)])
-    for client in visits:
+    for client in keys:
         held = caches.held((client,))
         for wanted in caches.wanted((client,)):
-            caches.add(wanted, f"trunk of {wanted}")
-        assert all(handle == f"trunk of {key}" for key, handle in held.items())
+            caches.add(wanted, f"states of {wanted}")
+        assert all(handle == f"states of {key}" for key, handle in held.items())
         now = caches.held(range(8))
         assert caches.counts.bytes == sum(sizes[key % len(sizes)] for key in now) <= max_bytes

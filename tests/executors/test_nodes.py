@@ -1,4 +1,4 @@
-"""Questions to every node of a cluster: answers, errors and silence are told apart, within a deadline."""
+"""Queries to every node of a cluster: answers, errors and silence are distinguished, within a deadline."""
 
 import time
 
@@ -11,7 +11,7 @@ from fedsim.planning.machine import this_machine
 
 
 def of_this_test():
-    """Return what no node can: this module is not there."""
+    """Fails on every node: this module does not exist there."""
 
 
 def test_each_node_answers_fails_or_is_late(session_ray):
@@ -35,7 +35,7 @@ def test_a_cluster_that_was_joined_already_is_left_joined(session_ray):
 
 def test_an_address_of_ray_clients_is_refused():
     with (
-        pytest.raises(ResourceError, match=r"ray://127.0.0.1:10001 is for Ray clients"),
+        pytest.raises(ResourceError, match=r"ray://127.0.0.1:10001 is a Ray Client address"),
         joined(RayConfig(address="ray://127.0.0.1:10001")),
     ):
         pass

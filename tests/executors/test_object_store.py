@@ -1,4 +1,4 @@
-"""The object store holds as much after many rounds as after the first: nothing piles up."""
+"""The object store is as full after many rounds as after the first: nothing leaks."""
 
 from __future__ import annotations
 

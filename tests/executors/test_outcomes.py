@@ -1,4 +1,4 @@
-"""Outcomes put together from parts, and clients that are left out again when a round is done again."""
+"""Outcomes assembled from parts, and clients that stay excluded when a round is repeated."""
 
 from fedsim.executors.ray import outcomes
 from fedsim.executors.ray.dispatch import Done, Failed

@@ -1,4 +1,4 @@
-"""Who gets which call: blocks of groups to a node each, and the end of a round shared by all."""
+"""Assignment of calls: one node per block of groups, and the end of a round shared by all."""
 
 from itertools import chain
 
@@ -6,7 +6,7 @@ from fedsim.executors.ray.queues import Call, Item, Queues
 
 
 class Actor:
-    """Takes calls down; what it is called with is not run."""
+    """Records calls without running them."""
 
     def __init__(self):
         self.got = []

@@ -1,4 +1,4 @@
-"""A function of ours that was replaced in the driver cannot reach the actors, and is told; what is in order is not."""
+"""A fedsim function monkeypatched in the driver does not reach the actors, which is reported; nothing else is."""
 
 import functools
 import importlib
@@ -76,13 +76,13 @@ def test_what_the_driver_alone_calls_and_what_is_compiled_is_no_replacement(monk
     assert found == ["clients.training.group.train_clients"]
 
 
-def test_a_run_on_ray_says_so_and_one_in_this_process_has_it_in_force(monkeypatch):
+def test_a_run_on_ray_warns_and_the_local_executor_uses_the_patch(monkeypatch):
     monkeypatch.setattr(control, "drift", lambda *arguments: None)
     notes = []
     make_executor(make_tiny(executor="ray"), lambda: None, notes.append)
     assert notes == [
         "warning: replaced in this process: clients.training.control.drift, clients.training.group.drift; "
-        "actors import the code from its files and work without that; set executor=local to have it in force"
+        "actors import the code from its files without these changes; set executor=local to use them"
     ]
     make_executor(make_tiny(executor="local"), lambda: None, notes.append)
     assert len(notes) == 1

@@ -15,7 +15,7 @@ READY_SECONDS = 60.0
 
 @pytest.fixture
 def tenant(session_ray):
-    """Half of the CPUs, taken by somebody else until the placement group is removed."""
+    """Half of the CPUs, reserved by another user until the placement group is removed."""
     deadline = time.monotonic() + READY_SECONDS
     while session_ray.available_resources().get("CPU") != 4 and time.monotonic() < deadline:
         time.sleep(0.1)  # actors of the tests before are on their way out

@@ -1,4 +1,4 @@
-"""What travels to a cluster with a job, packed by Ray's own functions: all that a run needs, and little else."""
+"""Files shipped with a job, packed by Ray's own functions: everything a run needs, and little else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rays of runs' own: two at once, the end of one of them by SIGKILL, where they listen; and addresses that are no Ray's."""
+"""Local clusters: two at once, one ended by SIGKILL, where they listen; and addresses that are not Ray's."""
 
 import http.server
 import itertools

@@ -1,4 +1,4 @@
-"""A client whose work really fails: reported with its traceback, dropped or raised, never averaged in."""
+"""A client whose work fails for real: reported with its traceback, dropped or raised, never averaged in."""
 
 import dataclasses
 import json
@@ -56,7 +56,9 @@ def test_raise_stops_the_run_with_client_round_and_the_original_traceback(tiny_c
 
 
 @together
-@pytest.mark.parametrize("layers", [{"choose": "all"}, {"choose": "fixed", "fixed": [1, 2]}], ids=["all", "trunk"])
+@pytest.mark.parametrize(
+    "layers", [{"choose": "all"}, {"choose": "fixed", "fixed": [1, 2]}], ids=["all", "frozen layers"]
+)
 def test_drop_goes_on_without_the_client_and_records_it(tiny_config, tmp_path, capsys, fuse, layers):
     config = config_with(tiny_config, layers, on_failure="drop", fuse=fuse)
     result = simulate(config, poisoned(prepare(config), 7), tmp_path / "run")

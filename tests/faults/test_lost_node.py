@@ -1,4 +1,4 @@
-"""Three real nodes on this machine, one of which is lost in the midst of a round."""
+"""Three real nodes on this machine, one of which is lost during a round."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from support import ROOT
 
 
 def test_a_lost_node_changes_nothing():
-    """In a process of its own: this one may be connected to a Ray already."""
+    """In a separate process: this one may be connected to Ray already."""
     command = [sys.executable, "-m", "benchmarks.cluster", "--clients=100", "--rounds=3", "--join=0", "--json"]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
@@ -22,4 +22,4 @@ def test_a_lost_node_changes_nothing():
     assert (found["actors at the end"], found["nodes at the end"]) == (2, 2)
     # Its successor may have been sent to the node before that was known to be gone.
     assert found["actors replaced"] in (1, 2)
-    assert found["visits"] == "300 ok, 0 failed"
+    assert found["client updates"] == "300 ok, 0 failed"

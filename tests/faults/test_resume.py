@@ -25,7 +25,7 @@ CONFIG = {"rounds": 6, "executor": "local", "client": {"fuse": 2}, "tracking": {
 
 
 def start(path: Path, output: Path, *arguments: str) -> subprocess.Popen:
-    """Start a run in a session of its own, as in a terminal of its own."""
+    """Start a run in a new session, as in a separate terminal."""
     path.write_text(yaml.safe_dump(merged(TINY, CONFIG)))
     command = [sys.executable, "-m", "fedsim", "run", str(path), f"output={output}", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}

@@ -1,4 +1,4 @@
-"""Ray starts beside the driver's own preparation: whatever ends the preparation leaves nothing of it behind."""
+"""Ray starts while the driver prepares: however preparation ends, nothing of Ray is left."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ from clients.config import ModelConfig
 
 
 def start(tmp_path, mark: str, *overrides: str) -> subprocess.Popen:
-    """Start a run on a Ray of its own; its processes, and theirs, carry a mark in their environment."""
+    """Start a run on a local cluster; its processes, and Ray's, carry a mark in their environment."""
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(TINY))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", MARK: mark}
@@ -34,7 +34,7 @@ def start(tmp_path, mark: str, *overrides: str) -> subprocess.Popen:
 
 
 def left(mark: str, seconds: float = 45.0) -> list[str]:
-    """Wait until no process with the mark lives, and return those that do all the same."""
+    """Wait until no process with the mark lives; return those that still do."""
     deadline = time.monotonic() + seconds
     while (living := marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""A trace of a whole run as a run of ours: its config, its examples, its layout of vectors, its rounds."""
+"""A trace of a whole run as a fedsim run: its config, examples, vector layout and rounds."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Trace:
     model: dict
     """Configuration of the model of 05_forward."""
     folder: str
-    """Where that model lies."""
+    """Folder of that model."""
     dtype: str
     changes: dict = field(default_factory=dict)
-    """Keys of the config to set otherwise than the trace has them."""
+    """Config keys that override the trace's."""
 
     @cached_property
     def config(self) -> Config:
@@ -86,7 +86,7 @@ class Trace:
         }
 
     def spec(self, steps: int | None = None) -> WorkerSpec:
-        """Return what a worker is built from; ``steps`` cuts every visit short."""
+        """Return the worker specification; ``steps`` cuts every local training short."""
         config = self.config
         if steps is not None:
             client = config.client.model_copy(update={"epochs": None, "steps": steps})
@@ -164,7 +164,7 @@ def starts(lengths) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Round:
-    """A round of ours."""
+    """A fedsim round."""
 
     number: int
     order: tuple[int, ...]

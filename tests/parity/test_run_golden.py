@@ -118,7 +118,7 @@ def evaluated_scores(trace: Trace, backbone: Backbone, round: Round) -> np.ndarr
 
 @pytest.mark.parametrize("name", TRACES)
 def test_every_client_step(make_trace, name):
-    """Learning rate, gradient norm after clipping and prefix of each step: visits cut short after 1, 2, 3, ... steps."""
+    """Learning rate, clipped gradient norm and prefix of each step: local training cut short after 1, 2, 3, ... steps."""
     trace = make_trace(name, "float64")
     comparison, row = Comparison("float64"), 0
     worker_of = functools.cache(lambda steps: ClientWorker(trace.spec(steps)))

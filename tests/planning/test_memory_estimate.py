@@ -116,12 +116,12 @@ def test_what_groups_send_to_the_server_is_what_is_planned(tiny_config, changes,
 KEPT = {"client": {"optimizer": {"moments": "keep"}}}
 
 
-def test_states_are_stored_for_each_client_that_is_visited_and_twice_for_a_cohort():
-    visited = {"partition": {"clients": 40}, "sampling": {"clients_per_round": 10}, **KEPT}
-    one = memory(rounds=1, **visited)
+def test_states_are_stored_for_each_client_that_is_taking_part_and_twice_for_a_cohort():
+    taking_part = {"partition": {"clients": 40}, "sampling": {"clients_per_round": 10}, **KEPT}
+    one = memory(rounds=1, **taking_part)
     assert one.client_states == one.new_states > 0
-    assert memory(rounds=3, **visited).client_states == 3 * one.client_states
-    all_of_them = memory(rounds=100, **visited)
+    assert memory(rounds=3, **taking_part).client_states == 3 * one.client_states
+    all_of_them = memory(rounds=100, **taking_part)
     assert all_of_them.client_states == 4 * one.client_states
     assert all_of_them.stored - one.stored == 3 * one.client_states
 

@@ -79,7 +79,7 @@ def test_too_little_memory_is_told_with_a_number_of_actors_that_fits():
 
 def test_too_little_shared_memory_is_told():
     (sentence,) = plan([node(store=64 * 2**20)]).warnings
-    assert "up to 1.01 GB are to be stored, but the object store has room for 67.1 MB" in sentence
+    assert "up to 1.01 GB will be stored, but the object store has room for 67.1 MB" in sentence
     assert sentence.endswith("docker run --shm-size)")
     (sentence,) = plan([node(store=64 * 2**20)], ray={"address": "auto"}).warnings
     assert "ray start --object-store-memory" in sentence
@@ -87,7 +87,7 @@ def test_too_little_shared_memory_is_told():
 
 def test_a_store_that_would_be_filled_above_what_ray_keeps_in_it_is_told():
     (sentence,) = plan([node(store=int(1.2 * GB))]).warnings
-    assert "Ray puts on disk what is above 80% of it" in sentence
+    assert "Ray spills to disk above 80% of it" in sentence
     assert not plan([node(store=int(1.3 * GB))]).warnings
 
 
@@ -243,7 +243,7 @@ def test_a_cohort_of_clients_without_examples_is_refused(printed, tmp_path):
     )
     hub = ("data.source=hub", "data.task=sst2", "partition.kind=by_column", "partition.column=idx")
     status, _, err = printed("plan", QUICK, *hub, "partition.clients=null")
-    assert status == 2 and "the data of the hub are not here, so that the plan needs partition.clients" in err
+    assert status == 2 and "the hub's data are not on this machine, so the plan needs partition.clients" in err
 
 
 def test_the_plan_needs_neither_torch_nor_transformers():

@@ -108,7 +108,7 @@ def test_a_head_of_another_shape_is_drawn_and_said_to_be(tmp_path):
     start, config = starting_point(prompt, prompt.path)
     shapes = (("head.weight", (2, 32)), ("head.bias", (2,)))
     layout = VectorLayout.full(prompt.backbone.geometry, shapes)
-    assert "no head of this shape; the head is drawn at random" in check_start(config, start, layout)
+    assert "no head of this shape; the head is initialised at random" in check_start(config, start, layout)
     drawn, own = (initial_vector(layout, config.prompt, config.model.head, 0, s) for s in (None, start))
     assert np.array_equal(own[: layout.prompt_size], prompt.vector_F[: layout.prompt_size])
     assert np.array_equal(own[layout.prompt_size :], drawn[layout.prompt_size :])
@@ -189,7 +189,7 @@ def damaged_prompt(path, key, value):
         (
             "geometry",
             {"num_layers": 3, "num_kv_heads": 1, "prompt_length": 4, "head_dim": 8},
-            "array prompt.0 is of shape",
+            "array prompt.0 has shape",
         ),
         ("layers", "x", "is not a prompt file of a run"),
     ],

@@ -320,7 +320,7 @@ def test_a_destination_that_does_not_answer_is_a_sentence_in_bounded_time(tiny_c
         "s3:/bucket/run": "is not a URL such as s3://bucket/folder",
         "s3://": "is not a URL such as s3://bucket/folder",
         "http://[": "is not a URL such as s3://bucket/folder .Invalid IPv6 URL.; give one",
-        "s4://bucket/run": "is of no kind that PyArrow or fsspec knows .did you mean 's3'\\?.; give s3://",
+        "s4://bucket/run": "has a scheme that neither PyArrow nor fsspec knows .did you mean 's3'\\?.; give s3://",
         "s3://key:word@bucket/run": "^s3://key:...@bucket/run holds a password",
         "file:///proc/run": "^file:///proc/run cannot be written: .*; check the address, the credentials and the network",
         "http://127.0.0.1:9/run": "cannot be written: its kind of URL does not allow it",

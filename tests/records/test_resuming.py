@@ -1,4 +1,4 @@
-"""A run is taken up by what it is made of: paths may change, contents and keys may not, and a refusal says which did."""
+"""Resuming compares contents: paths may change, contents and keys may not, and a refusal names what did."""
 
 import json
 import shutil

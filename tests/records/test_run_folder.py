@@ -212,7 +212,7 @@ def test_a_full_disk_is_a_sentence_that_names_the_file_and_costs_no_record(tmp_p
 
 @pytest.mark.parametrize("act", [lambda folder: folder.event("end"), lambda folder: folder.flush()])
 def test_a_folder_that_was_removed_is_a_sentence(tmp_path, act):
-    sentence = r"cannot be written: (No such file|it was removed while the run went on)"
+    sentence = r"cannot be written: (No such file|it was removed during the run)"
     with pytest.raises(ResourceError, match=sentence), RunFolder.create(tmp_path / "a") as folder:
         fill(folder, range(1, 3))
         shutil.rmtree(folder.path)

@@ -60,10 +60,10 @@ def test_more_actors_than_cpus_are_noted(tiny_file):
 
 REFUSED = {
     "no point left": (ConfigError, (), {"cohorts": [13, 40]}, r"every cohort \(13 clients .* --clients 6,12"),
-    "clients as override": (ConfigError, ("partition.clients=3",), {}, "--clients says this"),
-    "cohort as both": (ConfigError, ("sampling.clients_per_round=3",), {"cohorts": [2]}, "--cohort says this"),
-    "rounds as override": (ConfigError, ("rounds=3",), {}, "--rounds says this"),
-    "output as override": (ConfigError, ("output=x",), {}, "--output says this"),
+    "clients as override": (ConfigError, ("partition.clients=3",), {}, "--clients sets this"),
+    "cohort as both": (ConfigError, ("sampling.clients_per_round=3",), {"cohorts": [2]}, "--cohort sets this"),
+    "rounds as override": (ConfigError, ("rounds=3",), {}, "--rounds sets this"),
+    "output as override": (ConfigError, ("output=x",), {}, "--output sets this"),
     "no rounds": (ConfigError, (), {"rounds": 0}, "--rounds 0"),
     "actors of a local run": (ConfigError, ("executor=local",), {"actors": [1, 2]}, "--actors needs executor=ray"),
     "actors that do not fit": (
@@ -81,7 +81,7 @@ REFUSED = {
         {"clients": [100]},
         r"--clients 100 cannot .* to work is --clients 26$",
     ),
-    "no number works": (PartitionError, ("partition.min_size=241",), {}, "no number works"),
+    "no number works": (PartitionError, ("partition.min_size=241",), {}, "no number of clients works"),
 }  # fmt: skip
 
 

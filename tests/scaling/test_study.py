@@ -115,16 +115,19 @@ def test_the_rows_add_up_and_are_those_of_real_runs(study):
         assert sum(row[f"actor_seconds_{name}"] for name in PARTS) == pytest.approx(
             row["workers"] * row["seconds_wall"]
         )
-        visits = [each for each in pq.read_table(run / "clients.parquet").to_pylist() if each["round"] == row["round"]]
-        assert len(visits) == 4 == row["clients_ok"]
-        assert row["actor_seconds_compute"] == pytest.approx(sum(each["seconds"] for each in visits))
+        updates = [each for each in pq.read_table(run / "clients.parquet").to_pylist() if each["round"] == row["round"]]
+        assert len(updates) == 4 == row["clients_ok"]
+        assert row["actor_seconds_compute"] == pytest.approx(sum(each["seconds"] for each in updates))
         (record,) = [
             each for each in pq.read_table(run / "rounds.parquet").to_pylist() if each["round"] == row["round"]
         ]
         assert row["actor_seconds_reduce"] == record["seconds_server"]
         assert row["actor_seconds_evaluation"] == pytest.approx(record["seconds_evaluate"])
         assert row["seconds_wall"] >= record["seconds_round"]
-        assert (row["bytes_up"], row["client_steps"]) == (record["bytes_up"], sum(each["num_steps"] for each in visits))
+        assert (row["bytes_up"], row["client_steps"]) == (
+            record["bytes_up"],
+            sum(each["num_steps"] for each in updates),
+        )
 
 
 def test_the_summary_says_what_the_points_took(study):
@@ -222,7 +225,7 @@ MISTAKES = {
     "not a number": (None, ("--clients", "10,x"), (), "--clients 10,x: 'x' is not a whole number"),
     "no client": (None, ("--clients", "0"), (), "--clients 0: '0' is not a whole number"),
     "no repeat": (None, (*OPTIONS, "--repeats", "0"), (), "--repeats 0"),
-    "too many clients": (None, ("--clients", "6,9999"), (), "--clients 9999 cannot be dealt out"),
+    "too many clients": (None, ("--clients", "6,9999"), (), "--clients 9999 cannot be partitioned"),
     "no point left": (None, ("--clients", "3"), (), "no point is left"),
     "unknown key": (None, OPTIONS, ("client.epoch=3",), "client.epoch"),
     "another study": (None, OPTIONS, ("client.epochs=3",), "another study (client.epochs is 1 there and 3 here)"),

@@ -1,4 +1,4 @@
-"""Starting a Ray of the run's own, or joining a cluster when asked to; never joining one by accident."""
+"""Start a local Ray cluster, or join an existing one when asked to; never join one by accident."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def connect(config: RayConfig, data_bytes: int) -> bool:
     Parameters
     ----------
     data_bytes
-        Size of what will be stored for all actors; the shared memory of a Ray of the run's own is fitted to it.
+        Bytes that will be stored for all actors; a local cluster's shared memory is sized to fit.
 
     Raises
     ------
@@ -49,26 +49,26 @@ def connect(config: RayConfig, data_bytes: int) -> bool:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_runtime_env())
     except ResourceError:
         raise
-    except Exception as error:  # Ray has no common base of what it raises here
+    except Exception as error:  # Ray's exceptions here share no base class
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        where = "a Ray of its own" if address is None else f"the Ray cluster at ray.address={address}"
-        raise ResourceError(f"cannot reach {where}: {reason}") from error
+        where = "a local Ray cluster" if address is None else f"the Ray cluster at ray.address={address}"
+        raise ResourceError(f"cannot {'start' if address is None else 'reach'} {where}: {reason}") from error
     return True
 
 
 def _let_actors_find_us() -> None:
-    """Name the top-level packages' folder: actors are processes of the raylet, which takes this environment over."""
+    """Put the packages' folder on the path of actors: they are processes of the raylet, which inherits this environment."""
     paths = [str(_project_root()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
 
 
 def _check_reachable(address: str) -> None:
-    """Ask the cluster's port before Ray does, which would keep trying for minutes.
+    """Check the cluster's port first: Ray itself would keep trying for minutes.
 
     Raises
     ------
     ResourceError
-        If nothing answers there, or something else than Ray, or ``address`` is no address.
+        If nothing answers there, something other than Ray answers, or ``address`` is not an address.
     """
     named = f"ray.address={address}"
     if address == "auto" and os.environ.get("RAY_ADDRESS"):
@@ -82,7 +82,7 @@ def _check_reachable(address: str) -> None:
         raise ResourceError(f"{named} is not an address such as 10.0.0.1:6379; give one, or auto, or null")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
-    except (OSError, UnicodeError) as error:  # a name that cannot be encoded is no name of a host
+    except (OSError, UnicodeError) as error:  # a name that cannot be encoded is not a host name
         reason = getattr(error, "strerror", None) or str(error)
         raise ResourceError(
             f"no Ray cluster answers at {named}: {reason}; start one, or set ray.address=null"
@@ -92,17 +92,17 @@ def _check_reachable(address: str) -> None:
 
 
 def _refuse_what_is_no_cluster(address: str, named: str) -> None:
-    if address == "local":  # Ray would start one that listens on all interfaces and leaves its folder behind
-        raise ResourceError(f"{named} names no cluster; set ray.address=null for a Ray of the run's own")
+    if address == "local":  # Ray would start a cluster that listens on all interfaces and leaves its folder behind
+        raise ResourceError(f"{named} names no cluster; set ray.address=null for a local cluster")
     if address.startswith("ray://"):
         raise ResourceError(
-            f"{named} is for Ray clients, which fedsim does not run through; submit a job with ray job submit, or give the "
+            f"{named} is a Ray Client address, which fedsim does not support; submit a job with ray job submit, or give the "
             "head's own address, such as 10.0.0.1:6379, on a machine of the cluster"
         )
 
 
 def _check_is_ray(address: str, named: str) -> None:
-    """Put a question to the port that Ray's head alone can answer; Ray itself would ask it for minutes.
+    """Send a request that only a Ray head can answer; Ray itself would retry for minutes.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def _check_is_ray(address: str, named: str) -> None:
                 what = f"what listens at {named} has not answered within {_CONNECT_SECONDS:g} s"
             elif error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED):
                 what = f"what answers at {named} is not the head of a Ray cluster"
-            else:  # it is one, and Ray itself says what is wrong, such as a missing token
+            else:  # it is a Ray head; Ray's own error explains the problem, such as a missing token
                 return
             raise ResourceError(
                 f"{what}; give the address that `ray start --head` has printed, or set ray.address=null"
@@ -134,7 +134,7 @@ def _project_root() -> Path:
 
 
 def _runtime_env() -> dict[str, Any]:
-    """Ship a source checkout to a cluster that we join; a submitted job has brought its files, an installation is there."""
+    """Ship a source checkout to the joined cluster; submitted jobs and installed packages need none."""
     root = _project_root()
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or not (root / "pyproject.toml").exists():
         return {}

@@ -1,4 +1,4 @@
-"""A Ray of the run's own: in a temporary folder of its own, on the loopback interface; nothing of it is left at the end."""
+"""A local Ray cluster: loopback only, in its own temporary folder, removed at the end."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _folder: OwnedFolder | None = None
 
 
 def secure() -> None:
-    """Give a Ray of the run's own a token of its own; call it before Ray is imported, which reads the setting then.
+    """Create an authentication token for the local cluster; call before Ray is imported, which reads the setting then.
 
     Ray would otherwise take the token from the user's home folder, or write one there, which fails where the home folder
-    is read-only and changes how later clusters of the user authenticate.
+    is read-only, and changes how the user's later clusters authenticate.
     """
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
@@ -40,17 +40,17 @@ def secure() -> None:
 
 
 def start(config: RayConfig, data_bytes: int) -> None:
-    """Start a Ray of the run's own and connect to it.
+    """Start a local Ray cluster and connect to it.
 
     Parameters
     ----------
     data_bytes
-        Size of what will be stored for all actors; the shared memory is fitted to it.
+        Bytes that will be stored for all actors; the shared memory is sized to fit.
 
     Raises
     ------
     ResourceError
-        If no folder for temporary files can be written.
+        If no temporary folder is writable.
     Exception
         Whatever Ray raises if it does not start.
     """
@@ -64,13 +64,13 @@ def start(config: RayConfig, data_bytes: int) -> None:
         _folder = OwnedFolder(PREFIX, base)
     except OSError as error:
         raise ResourceError(
-            f"Ray needs a folder for its sockets and logs, and {base} cannot be written ({error.strerror}); name another one "
+            f"Ray needs a folder for its sockets and logs, and {base} cannot be written ({error.strerror}); give another one "
             "in the environment variable RAY_TMPDIR"
         ) from None
     atexit.register(_at_exit)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray gives its workers niceness 15: beside any other busy process they would hardly run at all.
+    # Ray gives its workers niceness 15: next to any other busy process they would hardly run.
     os.environ.setdefault("RAY_worker_niceness", "0")
     # Ray would start workers ahead and wait for all of them inside ``ray.init``, with Python's global lock held: neither
     # signals nor deadlines would work meanwhile, and a worker that dies as it starts would be waited for without end.
@@ -85,19 +85,19 @@ def start(config: RayConfig, data_bytes: int) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
             _temp_dir=str(_folder.path),
-            # Where shared memory is missing or closed, as in some containers, objects are on disk.
+            # Where shared memory is missing or not writable, as in some containers, objects go to disk.
             _plasma_directory=None if os.access(_SHARED_MEMORY, os.W_OK) else str(_folder.path),
         )
 
 
 @contextlib.contextmanager
 def _unlike_a_cluster() -> Iterator[None]:
-    """Let Ray take 127.0.0.1 for this machine's address and listen there only, with no port of a fixed number.
+    """Make Ray use and listen on 127.0.0.1 only, without fixed ports.
 
-    The first is what Ray does on macOS and Windows by itself. Its switch for it is an environment variable, read when Ray is
-    imported, for all that the process does; but a run that joins a cluster afterwards needs the machine's real address. So
-    what the switch sets is set for this start only. For the second ``ray.init`` has no argument, unlike ``ray start``: its
-    agent would try port 52365 for more than three seconds where another Ray has it, and then do without.
+    Ray does the former by default on macOS and Windows. Its switch is an environment variable that is read when Ray is
+    imported and holds for the whole process; but a run that joins a cluster later needs the machine's real address. So
+    the switch's effect is limited to this start. For fixed ports ``ray.init`` has no argument, unlike ``ray start``: its
+    agent would try port 52365 for over three seconds if another Ray uses it, and then give up.
     """
     constants: Any = importlib.import_module("ray._private.ray_constants")
     parameter: Any = importlib.import_module("ray._private.parameter")
@@ -113,7 +113,7 @@ def _unlike_a_cluster() -> Iterator[None]:
 
 
 def discard() -> None:
-    """Remove the folder of a Ray of the run's own that has ended; call it after ``ray.shutdown()``."""
+    """Remove the folder of a local cluster that has ended; call after ``ray.shutdown()``."""
     global _folder
     if _folder is not None:
         _folder.remove()
@@ -123,7 +123,7 @@ def discard() -> None:
 
 @contextlib.contextmanager
 def discarded() -> Iterator[None]:
-    """Discard what is left of a Ray of the run's own when a block is left, by whatever way."""
+    """Remove all that is left of a local cluster when the block ends, for whatever reason."""
     try:
         yield
     finally:
@@ -131,7 +131,7 @@ def discarded() -> Iterator[None]:
 
 
 def keep_logs(error: BaseException, folder: Path) -> bool:
-    """Copy Ray's logs to ``folder`` if a Ray of the run's own is at the bottom of ``error``, and return whether it is."""
+    """Copy Ray's logs to ``folder`` if a local cluster caused ``error``; return whether it did."""
     if _folder is None or not any(type(cause).__module__.startswith("ray.") for cause in _causes(error)):
         return False
     with contextlib.suppress(OSError):
@@ -156,7 +156,7 @@ def _at_exit() -> None:
 
 
 def base_folder() -> Path:
-    """Return the folder for temporary files, or ``/tmp`` where its path is too long for a socket's."""
+    """Return the temporary folder, or ``/tmp`` if its path is too long for a socket path."""
     base = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     pid = os.getpid()
     socket = f"{base}/{PREFIX}{pid}-12345678/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
@@ -164,9 +164,9 @@ def base_folder() -> Path:
 
 
 def store_bytes(config: RayConfig, data_bytes: int) -> int:
-    """Return the size of the object store: room for the data twice, but not more than there is shared memory.
+    """Return the size of the object store: twice the data, but at most the shared memory there is.
 
-    It is a bound: memory is taken when it is used. Ray would put a larger store on disk, all of it.
+    This is a bound: memory is allocated on use. Ray would put the whole of a larger store on disk.
     """
     return (config.object_store_mb or _store_megabytes(data_bytes)) * 2**20
 

@@ -1,4 +1,4 @@
-"""The nodes of a cluster: what each has free, and a question put to every one of them."""
+"""The nodes of a cluster: free resources, and running a function on every node."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedsim.executors.config import RayConfig
 
 @dataclass(frozen=True)
 class ClusterNode:
-    """A node that is alive."""
+    """A living node."""
 
     id: str
     address: str
@@ -30,14 +30,14 @@ class ClusterNode:
 
 @dataclass(frozen=True)
 class NoAnswer:
-    """A node did not answer."""
+    """Stands for the answer of a node that gave none."""
 
     reason: str
 
 
 @contextmanager
 def joined(config: RayConfig) -> Iterator[None]:
-    """Join the cluster that ``ray.address`` names for the length of a block.
+    """Join the cluster at ``ray.address`` for the duration of a block.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def cluster_nodes() -> list[ClusterNode]:
 
 
 def detected_cpus() -> int:
-    """Return the CPUs that a Ray started here would have."""
+    """Return the CPUs that a local Ray cluster would have."""
     from ray._private.utils import get_num_cpus
 
     return int(get_num_cpus(override_docker_cpu_warning=True))
@@ -89,9 +89,9 @@ def ask_every_node(
     Parameters
     ----------
     question
-        A function of a module; it runs on each node, in a process of its own that reserves nothing.
+        A module-level function; it runs on each node, in its own process, without reserving resources.
     timeout_seconds
-        Longest wait for all answers together.
+        Time limit for all answers together.
     """
     task = ray.remote(num_cpus=0, max_retries=0)(question)
     pin = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
@@ -105,7 +105,7 @@ def _answer(ref: ray.ObjectRef) -> Any | NoAnswer:
         return ray.get(ref)
     except ray_errors.RayError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        # The last line of a traceback is the error itself; of Ray's own errors it is the first that says what happened.
+        # The error is in the last line of a traceback, but in the first line of Ray's own errors.
         line = lines[-1 if isinstance(error, ray_errors.RayTaskError) else 0] if lines else type(error).__name__
         return NoAnswer(line)
 

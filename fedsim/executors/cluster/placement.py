@@ -1,4 +1,4 @@
-"""Which node gets how many actors, and what a cluster has room for now."""
+"""Placement: how many actors go on which node, and what the cluster has free now."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedsim.executors.cluster.sizing import ActorPlan, NodeResources, capacity
 
 
 def free_by_node() -> dict[str, NodeResources]:
-    """Return what every living node of the cluster has free, by its id."""
+    """Return the free resources of every living node, by node id."""
     from ray._private.state import available_resources_per_node
 
     return {
@@ -21,9 +21,9 @@ def free_by_node() -> dict[str, NodeResources]:
 
 
 def place(plan: ActorPlan, nodes: Mapping[str, NodeResources]) -> list[str]:
-    """Return a node for each actor: always the one with the fewest so far of those that have room, the first by id.
+    """Return a node for each actor: the one with room that has the fewest actors so far; ties go to the first by id.
 
-    Even loads keep the nodes' memory and network evenly used; a node that is smaller gets what fits.
+    This balances memory and network use; a smaller node gets as many as fit.
     """
     room = {node: capacity([free], plan.num_cpus, plan.num_gpus) for node, free in nodes.items()}
     placed: dict[str, int] = dict.fromkeys(nodes, 0)
@@ -39,5 +39,5 @@ def place(plan: ActorPlan, nodes: Mapping[str, NodeResources]) -> list[str]:
 
 
 def on_node(node: str) -> dict[str, Any]:
-    """Return actor options that place it on a node, or elsewhere if that has no room after all."""
+    """Return actor options that prefer a node, with any other as fallback."""
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}

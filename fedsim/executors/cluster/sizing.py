@@ -1,4 +1,4 @@
-"""How many actors run, and what each of them reserves. Pure functions of the config and of what the cluster has."""
+"""How many actors run and what each reserves: pure functions of the config and the cluster's resources."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedsim.executors.cluster.suggestions import Request, most_actors, nearest_r
 from fedsim.executors.config import RayConfig
 
 RESOURCE_STEP = 1e-4
-"""Ray counts resources in ten-thousandths; shares are rounded down to it, so that n shares of 1/n always fit."""
+"""Ray's resource granularity; shares are rounded down to it, so that n shares of 1/n always fit."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ActorPlan:
     num_gpus: float
     per_client: bool
     note: str = ""
-    """A sentence for the user where the plan is not simply what was asked for."""
+    """A sentence for the user where the plan differs from the request."""
 
 
 def _floor(value: float) -> float:
@@ -40,7 +40,7 @@ def _floor(value: float) -> float:
 
 
 def capacity(nodes: Sequence[NodeResources], num_cpus: float, num_gpus: float) -> int:
-    """Return how many actors fit; counted node by node, because an actor cannot straddle two."""
+    """Return how many actors fit, counted per node, since an actor cannot span two."""
     total = 0
     for node in nodes:
         fits = node.cpus / num_cpus if num_cpus else math.inf
@@ -56,14 +56,14 @@ def plan_actors(config: RayConfig, threads: int, population: int, nodes: Sequenc
     Parameters
     ----------
     threads
-        CPU threads of a worker; the CPUs of an actor where ``ray.num_cpus_per_actor`` is not given.
+        CPU threads per worker; also the CPUs per actor if ``ray.num_cpus_per_actor`` is not given.
     population
-        Number of clients; the number of actors with ``per_client``, and never fewer than needed otherwise.
+        Number of clients: the number of actors with ``per_client``, an upper bound on it otherwise.
 
     Raises
     ------
     ResourceError
-        If the actors asked for do not fit; the sentence names the nearest requests that do.
+        If the requested actors do not fit; the message suggests requests that do.
     """
     request = Request(config, threads, population)
     plan = _fitting(request, nodes)
@@ -73,12 +73,12 @@ def plan_actors(config: RayConfig, threads: int, population: int, nodes: Sequenc
 
 
 def is_possible(request: Request, nodes: Sequence[NodeResources]) -> bool:
-    """Return whether the actors asked for fit."""
+    """Return whether the requested actors fit."""
     return _fitting(request, nodes) is not None
 
 
 def _fitting(request: Request, nodes: Sequence[NodeResources]) -> ActorPlan | None:
-    """Return the actors to start, or None if those asked for do not fit."""
+    """Return the actors to start, or None if the requested ones do not fit."""
     config, num_gpus, count = request.config, _floor(request.config.num_gpus_per_actor), request.count
     cpus = float(request.threads) if config.num_cpus_per_actor is None else config.num_cpus_per_actor
     room = capacity(nodes, cpus, num_gpus)
@@ -87,7 +87,7 @@ def _fitting(request: Request, nodes: Sequence[NodeResources]) -> ActorPlan | No
         return ActorPlan(count, cpus, num_gpus, per_client=False) if count else None
     note = ""
     if room < count and config.num_cpus_per_actor is None:
-        # Asked for more actors than CPUs: let them share, since only the reservation is in the way.
+        # More actors than CPUs were requested: let them share, since only the reservation prevents it.
         cpus = _shared_cpus(nodes, count, num_gpus, cpus)
         room = capacity(nodes, cpus, num_gpus) if cpus else 0
         sharing = f"{count} actors share {sum(node.cpus for node in nodes):g} CPUs, {cpus:.4g} each"
@@ -96,7 +96,7 @@ def _fitting(request: Request, nodes: Sequence[NodeResources]) -> ActorPlan | No
 
 
 def _shared_cpus(nodes: Sequence[NodeResources], count: int, num_gpus: float, upper: float) -> float:
-    """Return the largest CPU reservation with which ``count`` actors fit, or 0 if no reservation is small enough."""
+    """Return the largest CPU reservation with which ``count`` actors fit; 0 if there is none."""
     parts = range(1, math.floor(upper / RESOURCE_STEP) + 1)
     # The smaller the share, the more fit.
     fewest = bisect_left(parts, True, key=lambda n: capacity(nodes, _floor(upper / n), num_gpus) >= count)
@@ -104,7 +104,7 @@ def _shared_cpus(nodes: Sequence[NodeResources], count: int, num_gpus: float, up
 
 
 def _refusal(request: Request, nodes: Sequence[NodeResources]) -> str:
-    """Return why the actors asked for do not fit, and what would."""
+    """Return why the requested actors do not fit, and what would."""
 
     def accepts(other: Request) -> bool:
         return is_possible(other, nodes)

@@ -1,4 +1,4 @@
-"""What to ask for instead of actors that do not fit: the nearest requests that do, found by asking the planner itself."""
+"""Suggestions where the requested actors do not fit: the closest requests that do, found by querying the planner."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from fedsim.executors.config import RayConfig
 
 _STEPS_OF_A_CPU = 10_000
-"""Ray counts resources in ten-thousandths."""
+"""Ray's resource granularity is 1/10000."""
 _MOST_CPUS = 1_000_000
 _MOST = 10**12
-"""No machine has so many of anything; what is asked for may be any number."""
+"""More than any machine has; requests may be arbitrarily large."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for, and the words that ask for what is different in it from what the user asked for."""
+    """A request for actors, with the overrides that turn the user's request into it."""
 
     config: RayConfig
     threads: int
@@ -36,16 +36,16 @@ class Request:
         return self._with(f"ray.actors={count}", actors=count)
 
     def with_cpus(self, steps: int) -> Request:
-        """Return the request for so many ten-thousandths of a CPU for an actor."""
+        """Return the request for this many ten-thousandths of a CPU per actor."""
         value = f"{steps / _STEPS_OF_A_CPU:.4f}".rstrip("0").rstrip(".")
         return self._with(f"ray.num_cpus_per_actor={value}", num_cpus_per_actor=float(value))
 
     def with_gpu_parts(self, parts: int) -> Request:
-        """Return the request for a GPU between ``parts`` actors."""
+        """Return the request for one GPU shared by ``parts`` actors."""
         return self._with(f"ray.num_gpus_per_actor=1/{parts}", num_gpus_per_actor=1 / parts)
 
     def without_gpus(self) -> Request:
-        """Return the request for actors that compute on CPUs."""
+        """Return the request for CPU-only actors."""
         return self._with("ray.num_gpus_per_actor=0", num_gpus_per_actor=0.0)
 
     def with_threads(self, threads: int) -> Request:
@@ -57,14 +57,14 @@ class Request:
 
 
 Accepts = Callable[[Request], bool]
-"""Whether the planner accepts a request. Of less it always accepts no less."""
+"""Whether the planner accepts a request; monotone: a smaller request is accepted whenever a larger one is."""
 
 
 def nearest_requests(request: Request, accepts: Accepts) -> list[Request]:
-    """Return what the planner accepts instead of a request that it does not.
+    """Return requests that the planner accepts in place of one that it rejects.
 
-    Each is as near as it can be in the one key that it changes; only where no key does alone, one changes two or more. Empty
-    where nothing is of use, since there is nothing free.
+    Each changes a single key by as little as possible; only if no single key suffices does one change several. Empty
+    if nothing is free.
     """
     for asked in (request, request.without_gpus()) if request.config.num_gpus_per_actor else (request,):
         if asked is not request and accepts(asked):
@@ -75,7 +75,7 @@ def nearest_requests(request: Request, accepts: Accepts) -> list[Request]:
 
 
 def most_actors(request: Request, accepts: Accepts) -> int:
-    """Return how many of the actors that are asked for the planner accepts."""
+    """Return how many of the requested actors the planner accepts."""
     return _largest((request.count or 1) - 1, lambda count: accepts(request.with_actors(count)))
 
 
@@ -97,7 +97,7 @@ def _by_one_key(request: Request, accepts: Accepts) -> list[Request]:
 
 
 def _by_smallest_share(request: Request, accepts: Accepts) -> list[Request]:
-    """Return the request with as many actors as fit with the least share of a CPU, and then with the largest share."""
+    """Return the request with the most actors that fit at the smallest CPU share, then with the largest share for them."""
     fewer = request
     if request.count is not None and not accepts(request.with_cpus(1)):
         count = _largest(request.count - 1, lambda count: accepts(request.with_cpus(1).with_actors(count)))
@@ -109,13 +109,13 @@ def _by_smallest_share(request: Request, accepts: Accepts) -> list[Request]:
 
 
 def _most_cpus(request: Request, accepts: Accepts) -> int:
-    """Return the largest reservation that fits, in ten-thousandths of a CPU; 0 if none does."""
+    """Return the largest CPU reservation that fits, in ten-thousandths; 0 if none does."""
     given = min(request.config.num_cpus_per_actor or request.threads, _MOST_CPUS)
     return _largest(round(given * _STEPS_OF_A_CPU), lambda steps: accepts(request.with_cpus(steps)))
 
 
 def _fewest_parts(request: Request, accepts: Accepts) -> int:
-    """Return into how many parts at least a GPU has to be cut; 0 if no cut does it."""
+    """Return the smallest number of parts a GPU must be split into; 0 if no split suffices."""
     if not request.config.num_gpus_per_actor:
         return 0
     cuts = range(round(1 / request.config.num_gpus_per_actor) + 1, _STEPS_OF_A_CPU + 1)
@@ -124,5 +124,5 @@ def _fewest_parts(request: Request, accepts: Accepts) -> int:
 
 
 def _largest(upper: int, fits: Callable[[int], bool]) -> int:
-    """Return the largest number from 1 to ``upper`` that fits, where those above do not; 0 if none does."""
+    """Return the largest number from 1 to ``upper`` that fits; 0 if none does."""
     return bisect_left(range(1, min(upper, _MOST) + 1), True, key=lambda number: not fits(number))

@@ -1,1 +1,1 @@
-"""Work groups on Ray actors: calls, queues, retries, and the way of sums to the aggregator."""
+"""The Ray executor: actor calls, queues, retries, and the reduction of sums at the aggregator."""

@@ -15,7 +15,7 @@ from fedsim.executors.ray.reduction import block_of
 
 
 def references(client_states: Mapping[int, Handle], clients: Sequence[int]) -> list[ray.ObjectRef]:
-    """Return those states of ``clients`` that are objects; the others hold nothing but counts, which workers need not know."""
+    """Return the states of ``clients`` that are stored objects; the others hold only counts, which workers do not need."""
     return [state for state in map(client_states.__getitem__, clients) if isinstance(state, ray.ObjectRef)]
 
 
@@ -28,18 +28,18 @@ def train_call(
     keeps_state: bool,
     slot: int | None,
 ) -> Call:
-    """Return the call that trains a group; it can be split into a call for each client.
+    """Return the call that trains a group; it can be split into one call per client.
 
     Parameters
     ----------
     index
-        Number of the call among those of the round.
+        Index of the call within the round.
     trunks
-        Those that ``group.with_cached`` names, in its order.
+        Cached frozen-layer states that ``group.with_cached`` names, in its order.
     keeps_state
-        Clients keep tensors between visits, so each returns a new state.
+        Whether clients keep tensors between rounds, so that each returns a new state.
     slot
-        The actor that has to run it, None for any.
+        Actor that must run it; None for any.
     """
     call = Call(
         index,
@@ -53,7 +53,7 @@ def train_call(
     )
 
     def split() -> list[Call]:
-        # Without trunks: one that is missing is computed anew in the same bits.
+        # Without cached states: missing ones are recomputed to the same bits.
         alone = [WorkGroup(group.round, group.group, (client,), part) for part, client in enumerate(group.clients)]
         return [
             replace(
@@ -78,14 +78,14 @@ def client_call(
     arguments: Callable[[tuple[int, ...]], tuple[Any, ...]],
     what: str,
 ) -> Call:
-    """Return a call that returns one result for each client; it can be split into a call for each.
+    """Return a call with one result per client; it can be split into one call per client.
 
     Parameters
     ----------
     arguments
         Returns the arguments for some clients.
     what
-        What is done for them, in messages.
+        Name of the work, for messages.
     """
     named = f"client {clients[0]}" if len(clients) == 1 else f"clients {clients[0]} to {clients[-1]}"
     call = Call(index, method, arguments(clients), what=f"{what} of {named}", clients=clients)
@@ -105,9 +105,9 @@ def evaluation_call(
     Parameters
     ----------
     keeps_trunk
-        The trunk of these examples is returned as well.
+        Whether to return the frozen-layer states of these examples too.
     trunk
-        Of these examples, None where it has to be computed.
+        Cached states of these examples; None if they have to be computed.
     """
     return Call(
         index,

@@ -1,4 +1,4 @@
-"""Waiting for Ray with a deadline, open to the user's interrupt."""
+"""Wait for Ray objects with a deadline; the user can interrupt."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fedsim.core.errors import ResourceError
 from fedsim.executors.ray.failures import SYSTEM_ERRORS, ray_error, task_error
 
 POLL_SECONDS = 0.5
-"""Between two looks at whether the user has interrupted the run."""
+"""Interval at which user interrupts are checked."""
 START_KEY = "ray.start_timeout_seconds"
-"""Key of the deadline for whatever starts."""
+"""Config key of the start-up deadline."""
 
 
 class OverdueError(ResourceError):
-    """Something did not come by its deadline."""
+    """A deadline passed."""
 
 
 def wait_for(
@@ -34,18 +34,18 @@ def wait_for(
     Parameters
     ----------
     what
-        What is waited for, in messages.
+        Name of what is waited for, for messages.
     key
-        The key of the config that sets the deadline.
+        Config key that sets the deadline.
 
     Raises
     ------
     OverdueError
-        If they have not all come by the deadline.
+        If any is missing at the deadline.
     FedsimError, StateLost
-        What a task raised; see :func:`fedsim.executors.ray.failures.task_error`.
+        If a task raised; see :func:`fedsim.executors.ray.failures.task_error`.
     ray.exceptions.RayError
-        What the cluster did; see :data:`fedsim.executors.ray.failures.SYSTEM_ERRORS`.
+        If the cluster failed; see :data:`fedsim.executors.ray.failures.SYSTEM_ERRORS`.
     """
     deadline = time.monotonic() + timeout_seconds
     pending = list(refs)

@@ -1,7 +1,7 @@
-"""Calls on a pool of actors: who gets which, until when, and what happens when an actor is lost or a call takes too long.
+"""Dispatch calls to a pool of actors, with deadlines, retries, and replacement of lost actors.
 
-Every call ends in one way: it is done, or it has failed for good and its clients are left out of the round, or the run stops
-with a sentence that names it. Calls are pure functions of their arguments, so one that is sent again gives the same bits.
+Every call ends in one of three ways: it succeeds, it fails for good and its clients are left out of the round, or the run stops
+with an error that names it. Calls are pure functions of their arguments, so a retry gives the same bits.
 """
 
 from __future__ import annotations
@@ -31,44 +31,44 @@ from fedsim.executors.ray.pool import ActorPool
 from fedsim.executors.ray.queues import Call, Item, Queues
 
 _PATIENCE_SECONDS = 30.0
-"""Longest wait for actors that still work on what nobody waits for."""
+"""Time limit for actors still busy with abandoned calls."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """A call that has returned."""
+    """A finished call."""
 
     call: Call
     value: Any
-    """Of the first return."""
+    """Value of the first return."""
     refs: list[ray.ObjectRef]
-    """All returns."""
+    """References to all returns."""
     node: str
-    """Where it ran."""
+    """Node it ran on."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A call that came to nothing; its clients are left out of the round."""
+    """A call that failed for good; its clients are left out of the round."""
 
     call: Call
     kind: FailureKind
     message: str
     at_fault: bool = True
-    """It is clear that its clients are to blame; not so where the whole round took too long."""
+    """Whether its clients are known to be at fault; not so if the whole round timed out."""
 
 
 class Dispatcher:
-    """Runs calls on actors and replaces actors that are lost.
+    """Runs calls on actors and replaces lost actors.
 
     Parameters
     ----------
     policy
-        What is done about a call whose actor is lost or that takes too long.
+        How to handle a call whose actor is lost or that times out.
     check_interrupt
         Raises when the user has interrupted the run.
     note
-        Called with sentences for the user.
+        Called with messages for the user.
     """
 
     def __init__(
@@ -85,27 +85,27 @@ class Dispatcher:
         self._check_interrupt = check_interrupt
         self._note = note
         self.resent_clients = 0
-        """Clients whose call was sent again so far, each time counted."""
+        """Number of times a client's call was retried so far."""
         self._lost_now = self._lost_together_now = 0
         self._under_way: Queues | None = None
-        """Calls of a go that has not come to its end, be it that it was given up."""
+        """Calls of the current or an abandoned run of :meth:`run`."""
 
     def run(self, calls: Sequence[Call], timeout_seconds: float | None = None) -> Iterator[Done | Failed]:
-        """Run calls; yield each as it is done, in any order.
+        """Run calls; yield each as it finishes, in any order.
 
         Parameters
         ----------
         timeout_seconds
-            Longest wait for all calls that train clients, together: ``ray.round_timeout_seconds``.
+            Time limit for all training calls together: ``ray.round_timeout_seconds``.
 
         Raises
         ------
         ResourceError
-            If a call or all of them take too long, or more actors are lost than may be replaced.
+            If a call or all of them time out, or more actors are lost than may be replaced.
         StateLost
-            If an object that a call needs is gone with its node.
+            If an object that a call needs was lost with its node.
         ClientError, FedsimError
-            What a call raised.
+            If a call raised.
         """
         self.settle()
         queues = Queues(calls, self._pool.nodes)
@@ -130,7 +130,7 @@ class Dispatcher:
             self._pool.expire()
             yield from self._overdue(queues)
             if timeout_seconds is not None and self._pool.ready:
-                # While no actor is ready nobody can be said to be slow.
+                # While no actor is ready, none can be too slow.
                 deadline = deadline or time.monotonic() + timeout_seconds
                 if time.monotonic() > deadline:
                     yield from self._cut_off(queues, timeout_seconds)
@@ -138,7 +138,7 @@ class Dispatcher:
             queues.fill(self._pool.ready)
 
     def settle(self) -> None:
-        """Wait a while for actors that still work on calls of an earlier go that was given up, then replace them."""
+        """Wait briefly for actors still busy with abandoned calls, then replace them."""
         left = {} if self._under_way is None else self._under_way.last_calls()
         self._under_way = None
         deadline = time.monotonic() + min(_PATIENCE_SECONDS, self._config.group_timeout_seconds)
@@ -148,7 +148,7 @@ class Dispatcher:
                 try:
                     ray.get(ref)
                 except ray_errors.RayTaskError:
-                    continue  # whoever gave the go up knows why
+                    continue  # abandoned: its caller already knows why
                 except SYSTEM_ERRORS as error:
                     if slot in self._pool.ready:
                         self._replace(slot, "between two rounds", error)
@@ -158,7 +158,7 @@ class Dispatcher:
                     self._pool.replace(slot)
                 return
 
-    # -- what became of a call ---------------------------------------------------------------------------------------
+    # -- results of a call -------------------------------------------------------------------------------------------
 
     def _returned(self, queues: Queues, slot: int, ref: ray.ObjectRef) -> Iterator[Done | Failed]:
         flight = queues.head(slot)
@@ -189,12 +189,12 @@ class Dispatcher:
     def _came_to_nothing(
         self, queues: Queues, item: Item, kind: FailureKind, message: str, again: bool = False
     ) -> Iterator[Failed]:
-        """Send a call again, or its clients one by one, or give it up, as the policy says.
+        """Retry a call, send its clients one by one, or give it up, as the policy decides.
 
         Parameters
         ----------
         again
-            It cannot be said yet whether the call is at fault.
+            Retry it: it is not yet known whether the call is at fault.
         """
         call, failures = item.call, item.failures + 1
         if not (self._policy.drop and call.clients):
@@ -205,7 +205,7 @@ class Dispatcher:
         elif again or (kind == "lost" and failures == 1 and not item.alone):
             self._send_again(queues, [replace(item, failures=failures)])
         elif call.split is not None:
-            self._note(f"warning: {call.what}: {message}; its clients are sent one by one, to find the one at fault")
+            self._note(f"warning: {call.what}: {message}; its clients are retried one by one to find the one at fault")
             self._send_again(queues, [Item(part, alone=True, last=item.last) for part in call.split()])
         else:
             yield Failed(call, kind, message)
@@ -215,18 +215,18 @@ class Dispatcher:
         queues.put_back(items)
 
     def _replace(self, slot: int, when: str, error: Exception) -> None:
-        # A node that goes, or runs out of memory, takes several actors at once: that is not a series of accidents.
+        # A node that fails or runs out of memory takes several actors at once; that counts as one failure.
         together = node_is_lost(error) or out_of_memory(error)
         limit = self._config.max_replacements * (max(1, len(self._pool)) if together else 1)
         lost = self._lost_together_now if together else self._lost_now
         if lost >= limit:
             raise ResourceError(
-                f"{when}: an actor was lost ({reason(error)}) after {lost} replacements in one go; see ray.max_replacements, "
-                "and memory if the system killed them"
+                f"{when}: an actor was lost ({reason(error)}) after {lost} replacements in one round; see "
+                "ray.max_replacements, and memory if the system killed them"
             ) from error
         self._lost_together_now += together
         self._lost_now += not together
-        self._note(f"warning: actor {slot} was lost {when} ({reason(error)}); another one takes its place")
+        self._note(f"warning: actor {slot} was lost {when} ({reason(error)}); it is replaced")
         self._pool.replace(slot)
 
     # -- deadlines ---------------------------------------------------------------------------------------------------
@@ -244,19 +244,19 @@ class Dispatcher:
             yield from self._stopped(queues, slot, f"took longer than ray.group_timeout_seconds={limit:g}")
 
     def _stopped(self, queues: Queues, slot: int, message: str) -> Iterator[Failed]:
-        """Kill an actor that takes too long."""
+        """Kill an actor that timed out."""
         head, *behind = queues.take(slot)
         queues.put_back(behind)
         self._pool.replace(slot)
         yield from self._came_to_nothing(queues, head, "timeout", message)
 
     def _cut_off(self, queues: Queues, limit: float) -> Iterator[Failed]:
-        """End a round that takes too long: what trains clients and is not done comes to nothing."""
+        """End a round that timed out: unfinished training calls fail."""
         message = f"not done within ray.round_timeout_seconds={limit:g}"
         missing = queues.take_clients()
         for slot in queues.slots_with_clients():
             if _is_there(queues.head(slot).refs[0]):
-                continue  # done in time, and looked at in a moment
+                continue  # finished in time; handled in a moment
             items = queues.take(slot)
             self._pool.replace(slot)
             missing += [item for item in items if item.call.clients]
@@ -270,14 +270,14 @@ class Dispatcher:
 
 
 def _arrived(refs: list[ray.ObjectRef]) -> list[ray.ObjectRef]:
-    """Wait a moment for any of ``refs``; return all that have come."""
+    """Wait a moment for any of ``refs``; return all that are ready."""
     if not refs:
         time.sleep(POLL_SECONDS)
         return []
     ready, _ = ray.wait(refs, num_returns=1, timeout=POLL_SECONDS)
     if not ready:
         return []
-    # Whatever else has come: a look at many costs hardly more than at one.
+    # Collect all others that are ready: checking many costs hardly more than checking one.
     return ray.wait(refs, num_returns=len(refs), timeout=0)[0]
 
 

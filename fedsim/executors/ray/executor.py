@@ -1,8 +1,8 @@
-"""Work groups on Ray actors.
+"""The Ray executor: work groups on Ray actors.
 
-What moves: one specification object at the start, one broadcast object a round, and references. The driver owns every
-object, client states included, so an actor that dies takes nothing with it but the group it was working on, and that
-group is sent again. Objects that are gone with a node raise ``StateLost``: the simulation goes back to what is left.
+What moves: one specification object at the start, one broadcast object per round, and references. The driver owns every
+object, client states included, so a dying actor loses only the group it was working on, and that
+group is retried. Objects lost with a node raise ``StateLost``: the simulation falls back to what is left.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class RayExecutor(Executor):
     on_failure
         ``client.on_failure``.
     note
-        Called with sentences for the user: sharing of CPUs, replaced actors.
+        Called with messages for the user: shared CPUs, replaced actors.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class RayExecutor(Executor):
     ) -> None:
         super().__init__(check_interrupt)
         self._config = config
-        # Asked each time, as an interrupt is held back now and then.
+        # Looked up each time, since interrupts are sometimes held back.
         self._workers = Workers(config, threads, population, lambda: self._check_interrupt(), note)
         self._pool = self._workers.pool
         self._dispatcher = Dispatcher(
@@ -105,7 +105,7 @@ class RayExecutor(Executor):
             raise RuntimeError("the executor has not been started")
         return self._aggregator
 
-    # -- what comes and goes -----------------------------------------------------------------------------------------
+    # -- nodes that come and go --------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
         self._add_up_by_node()
@@ -119,7 +119,7 @@ class RayExecutor(Executor):
         self.caches.clear()
 
     def _add_up_by_node(self) -> None:
-        """Let each node on which there are actors add the sums of its groups up."""
+        """Have each node with actors add up the sums of its groups."""
         nodes = set(self._pool.nodes.values())
         if nodes != self._nodes_with_adders:
             self._nodes_with_adders = nodes
@@ -139,7 +139,7 @@ class RayExecutor(Executor):
             slot = group.clients[0] if self.per_client else None
             keyed, caches = self._with_cached(group)
             calls.append(train_call(index, keyed, state, client_states, list(caches.values()), self._keeps_state, slot))
-        # Evaluations come last: they are short, so they fill what time actors have left at the end of a round.
+        # Evaluations come last: they are short, so they fill the time that actors have left at the end of a round.
         calls += self._evaluation_calls(state, shards, first_index=len(groups))
         sums = self.server.round(groups)
         for index, outcomes in whole(self._outcomes(calls, groups[0].round if groups else 0)):
@@ -259,7 +259,11 @@ class RayExecutor(Executor):
         refs = [actor.peak_memory_bytes.remote() for actor in [*self._pool.ready.values(), self.server.actor]]
         try:
             *workers, server = wait_for(refs, self._config.start_timeout_seconds, "the actors' peak memory", START_KEY)
-        except (*SYSTEM_ERRORS, ResourceError, StateLost):  # a figure, and the work is done: not worth a failed run
+        except (
+            *SYSTEM_ERRORS,
+            ResourceError,
+            StateLost,
+        ):  # only a statistic, and the work is done: not worth failing the run
             return super().peak_memory()
         return {**super().peak_memory(), "workers": workers, "server": server}
 
@@ -271,7 +275,7 @@ class RayExecutor(Executor):
         what: str,
         failed: Callable[[int, ClientFailure], Any],
     ) -> list[Any]:
-        """Return one result for each client, in order; ``failed`` makes that of one whose call came to nothing."""
+        """Return one result per client, in order; ``failed`` makes the result of a client whose call failed for good."""
         calls = [client_call(index, method, clients, arguments, what) for index, clients in enumerate(groups)]
         if self.per_client:
             calls = [replace(call, slot=call.clients[0]) for call in calls]

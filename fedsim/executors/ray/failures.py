@@ -1,4 +1,4 @@
-"""What can go wrong with a call on an actor, told apart, and what is to be done about it."""
+"""Classify failures of actor calls and decide how to handle them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ SYSTEM_ERRORS = (
     ray_errors.OutOfMemoryError,
     ray_errors.ObjectLostError,
 )
-"""The cluster's failures, not those of the code that it ran."""
+"""Failures of the cluster, not of the code it ran."""
 
 FailureKind = Literal["lost", "timeout"]
-"""Why a call came to nothing without raising: its actor was lost each time, or it took longer than its deadline."""
+"""Why a call failed without raising: its actor was lost each time, or it missed its deadline."""
 
 
 @dataclass(frozen=True)
 class FailurePolicy:
-    """What is done about a group whose actor is lost or that takes too long: ``client.on_failure``."""
+    """How to handle a group whose actor is lost or that times out: ``client.on_failure``."""
 
     drop: bool = False
-    """Find the client at fault and go on without it."""
+    """Find the client at fault and continue without it."""
     retries: int | None = None
-    """Times that a group is sent again, then the run stops. None: as often as ``ray.max_replacements`` allows where its
-    actor is lost, never where it takes too long."""
+    """Retries of a group before the run stops. None: as often as ``ray.max_replacements`` allows if its
+    actor is lost, never if it times out."""
 
     @classmethod
     def of(cls, on_failure: str) -> FailurePolicy:
@@ -41,19 +41,19 @@ class FailurePolicy:
         return cls(drop=on_failure == "drop")
 
     def sends_again(self, kind: FailureKind, failures: int, max_replacements: int) -> bool:
-        """Return whether a call that cannot be dropped is sent again after its so-manieth failure."""
+        """Return whether a call that cannot be dropped is retried after its n-th failure."""
         if self.retries is None:
             return kind == "lost" and failures <= max_replacements
         return failures <= self.retries
 
 
 def inputs_lost(error: ray_errors.RayTaskError) -> bool:
-    """Return whether a call failed because an object that was handed to it is gone, not by what it did."""
+    """Return whether a call failed because one of its input objects was lost, not by its own doing."""
     return isinstance(error, SYSTEM_ERRORS) or isinstance(getattr(error, "cause", None), SYSTEM_ERRORS)
 
 
 def task_error(what: str, error: ray_errors.RayTaskError) -> FedsimError | StateLost:
-    """Return the error of ours that a task raised, StateLost where its input was gone, or a ClientError with the traceback."""
+    """Return the FedsimError that a task raised, StateLost if its input was lost, or a ClientError with the traceback."""
     if inputs_lost(error):
         return StateLost(f"{what} needed an object that was lost with its node")
     cause = getattr(error, "cause", None)
@@ -61,22 +61,22 @@ def task_error(what: str, error: ray_errors.RayTaskError) -> FedsimError | State
 
 
 def ray_error(what: str, error: ray_errors.RayError) -> ResourceError:
-    """Return what Ray itself has to say, where no actor and no object is to blame."""
+    """Return Ray's own error as a FedsimError, where no actor and no object is to blame."""
     return ResourceError(f"{what}: {type(error).__name__}: {first_line(error)}")
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Return whether Ray killed an actor because its node had no memory left; the actor need not be the one that took it."""
+    """Return whether Ray killed an actor because its node ran out of memory, whoever used it."""
     return isinstance(error, ray_errors.OutOfMemoryError)
 
 
 def node_is_lost(error: Exception) -> bool:
-    """Return whether an actor is lost with its node, and not by itself."""
+    """Return whether an actor was lost with its node."""
     return isinstance(error, ray_errors.ActorUnavailableError | ray_errors.NodeDiedError) or "its node" in reason(error)
 
 
 def reason(error: Exception) -> str:
-    """Say in a few words how an actor was lost."""
+    """Describe in a few words how an actor was lost."""
     if out_of_memory(error):
         return "Ray killed its process because its node ran out of memory"
     if isinstance(error, ray_errors.ActorUnavailableError | ray_errors.NodeDiedError):

@@ -1,4 +1,4 @@
-"""What came of calls, put together again where a call was sent client by client; who was left out is kept for a second go."""
+"""Outcomes of calls, reassembled where a call was sent client by client; excluded clients are remembered for a repeat."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class _Reason:
 
 
 class LeftOut:
-    """Clients that were found at fault and left out of a round.
+    """Clients found at fault and left out of a round.
 
-    A round may have to be done again because other state was lost, maybe by what such a client did. It is not tried again
-    then: it would cost the same actors once more, and the round would not be the same.
+    A round may have to be repeated because other state was lost, perhaps through such a client. It is not retried
+    then: that would cost the same actors again, and the round would differ.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class LeftOut:
         """By round, counted from 0, and client; the oldest first."""
 
     def add(self, round: int, failed: Failed) -> None:
-        """Keep the clients of a call that came to nothing, if they are to blame."""
+        """Remember the clients of a failed call, if they are at fault."""
         if not failed.at_fault:
             return
         for client in failed.call.clients:
@@ -39,7 +39,7 @@ class LeftOut:
             del self._reasons[next(iter(self._reasons))]
 
     def sort_out(self, round: int, calls: Iterable[Call]) -> tuple[list[Call], list[Failed]]:
-        """Return those calls that are to be made, and what is known to fail; groups with such clients go client by client."""
+        """Return the calls to make and the known failures; groups with excluded clients are sent client by client."""
         to_make: list[Call] = []
         known: list[Failed] = []
         for call in calls:
@@ -56,7 +56,7 @@ class LeftOut:
 
 
 def whole(outcomes: Iterable[Done | Failed]) -> Iterator[tuple[int, Sequence[Done | Failed]]]:
-    """Yield each call's index with what came of it, as soon as all of that is there.
+    """Yield each call's index and outcome as soon as all its parts are there.
 
     Yields
     ------

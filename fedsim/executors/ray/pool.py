@@ -1,7 +1,7 @@
-"""The client actors: who is ready, who is still starting, who takes the place of one that was lost.
+"""The pool of client actors: ready, starting, and replacements of lost ones.
 
-An actor that is starting has no calls: whoever is ready takes them meanwhile. One that cannot be placed, because its node is
-gone and there is no room elsewhere, is given up after ``ray.start_timeout_seconds``, and the others go on without it.
+A starting actor has no calls: ready ones take them meanwhile. One that cannot be placed, because its node is
+gone and there is no room elsewhere, is given up after ``ray.start_timeout_seconds``, and the others continue.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ActorPool:
     create
         Creates an actor that builds its worker as soon as it is placed.
     note
-        Called with sentences for the user.
+        Called with messages for the user.
     """
 
     def __init__(self, config: RayConfig, create: Callable[[], Any], note: Callable[[str], None]) -> None:
@@ -44,7 +44,7 @@ class ActorPool:
         self._starting: dict[ray.ObjectRef, _Start] = {}
         self._failed_starts = 0
         self.replaced = 0
-        """Actors lost, or killed because they took too long, and replaced so far."""
+        """Actors replaced so far: lost, or killed because they timed out."""
         self.nodes: dict[int, str] = {}
         """Node of each actor that is ready."""
 
@@ -52,11 +52,11 @@ class ActorPool:
         return len(self._actors)
 
     def add(self, slot: int, actor: Any, node: str) -> None:
-        """Take an actor that is ready."""
+        """Add a ready actor."""
         self._actors[slot], self.nodes[slot] = actor, node
 
     def grow(self, count: int) -> None:
-        """Start more actors; they are given calls as soon as they are ready."""
+        """Start more actors; they get calls as soon as they are ready."""
         first = max(self._actors, default=-1) + 1
         for slot in range(first, first + count):
             self._start(slot)
@@ -68,7 +68,7 @@ class ActorPool:
 
     @property
     def slots(self) -> Iterable[int]:
-        """All slots, of actors ready and starting."""
+        """Slots of all actors, ready and starting."""
         return self._actors.keys()
 
     @property
@@ -78,18 +78,18 @@ class ActorPool:
 
     @property
     def starting(self) -> list[ray.ObjectRef]:
-        """References that come when a starting actor is ready; hand those that have come to :meth:`admit`."""
+        """References that resolve when a starting actor is ready; pass resolved ones to :meth:`admit`."""
         return list(self._starting)
 
     def replace(self, slot: int) -> None:
-        """Kill whatever is left of an actor and start one in its place."""
-        # Killed also where it seems dead: one that was out of reach for a moment would hold its CPUs for ever.
+        """Kill what is left of an actor and start a replacement."""
+        # Killed even if it seems dead: one that was only unreachable would hold its CPUs forever.
         ray.kill(self._actors[slot], no_restart=True)
         self.replaced += 1
         self._start(slot)
 
     def admit(self, arrived: Iterable[ray.ObjectRef]) -> None:
-        """Take those actors whose references have come as ready; start those again that were lost while they started."""
+        """Mark actors whose references resolved as ready; restart those that were lost while starting."""
         for ref in arrived:
             start = self._starting.pop(ref, None)
             if start is None:
@@ -123,7 +123,7 @@ class ActorPool:
             self._forget(start.slot)
             if not self._actors:
                 raise ResourceError(
-                    f"waited {limit:g} s (ray.start_timeout_seconds) for an actor in place of a lost one, and there is no "
+                    f"waited {limit:g} s (ray.start_timeout_seconds) for an actor to replace a lost one, and there is no "
                     "other; the cluster may have lost the node that had room for it"
                 )
             self._note(
@@ -134,7 +134,7 @@ class ActorPool:
     def _start_again(self, slot: int, error: Exception) -> None:
         self._failed_starts += 1
         if getattr(error, "actor_init_failed", False) and self._failed_starts > 1:
-            # Once may be an accident, such as GPU memory that the one before still held; twice is none.
+            # Once may be bad luck, such as GPU memory that its predecessor still held; twice is not.
             self._forget(slot)
             raise ClientError(f"actor {slot} cannot start:\n{error}") from error
         if self._failed_starts > self._config.max_replacements:

@@ -1,10 +1,10 @@
-"""Calls that wait for an actor, and those that each actor has, in the order in which it runs them.
+"""Queues of calls: those waiting for an actor, and those each actor holds, in execution order.
 
-An actor always has a call waiting behind the one that it works on, so it never waits for the driver. Calls of an actor run in
-the order in which they were sent; only the first of them is waited for, and only its time counts against the deadline.
+An actor always has a call queued behind the one it is running, so it never waits for the driver. An actor runs its calls in
+the order in which they were sent; only the first is waited for, and only its time counts against the deadline.
 
-Where a node runs out of memory, Ray kills actors until enough is free, the youngest first, whoever took it. Calls that were
-lost that way come last, each when nothing else runs: they have all memory there is, and one that is lost again was at fault.
+If a node runs out of memory, Ray kills actors until enough is free, the youngest first, whoever used it. Calls that were
+lost that way run last, each alone: they then have all the memory, and one that is lost again was at fault.
 """
 
 from __future__ import annotations
@@ -19,67 +19,67 @@ from typing import Any
 import ray
 
 _LAST = sys.maxsize
-"""Stands for the block of calls that have none: evaluations, which come behind all others."""
+"""Stands for the block of calls without one: evaluations, which come after all others."""
 _DEPTH = 2
-"""Calls that an actor has at most: one at work, one behind it."""
+"""Most calls an actor holds: one running, one queued."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One actor call: the unit that is sent again when its actor is lost."""
+    """One actor call: the unit that is retried when its actor is lost."""
 
     index: int
     method: str
     arguments: tuple[Any, ...]
     num_returns: int = 1
     slot: int | None = None
-    """The actor that has to run it, or None for any."""
+    """Actor that must run it; None for any."""
     what: str = ""
-    """For messages, rounds counted from 1: ``round 3, group 1``."""
+    """Name for messages, rounds counted from 1: ``round 3, group 1``."""
     clients: tuple[int, ...] = ()
-    """Clients that train in it: those that may be left out of the round if it comes to nothing."""
+    """Clients that train in it; they may be left out of the round if it fails."""
     block: int | None = None
-    """Calls of a block go to one node as far as that keeps nobody waiting, since their sums are added there."""
+    """Block it belongs to: its calls go to one node, where their sums are added, unless that would keep an actor waiting."""
     split: Callable[[], list[Call]] | None = None
-    """Makes a call for each client, by which the one at fault is found; None where there is but one."""
+    """Makes one call per client, to find the one at fault; None if there is only one client."""
     part: int = 0
-    """Number among the calls that a call was split into."""
+    """Index among the calls that a call was split into."""
     parts: int = 1
-    """How many these are."""
+    """Number of calls that it was split into."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A call on its way, and what has happened to it."""
+    """A pending call and its history."""
 
     call: Call
     failures: int = 0
-    """Times that its actor was lost or that it took too long."""
+    """Times that its actor was lost or that it timed out."""
     alone: bool = False
-    """It was split off a call that came to nothing."""
+    """Whether it was split off a failed call."""
     last: bool = False
-    """Its actor was killed for want of memory: it runs when nothing else does."""
+    """Whether its actor was killed for lack of memory: it then runs alone."""
 
 
 @dataclass(frozen=True)
 class Flight:
-    """A call that was sent to an actor."""
+    """A call sent to an actor."""
 
     item: Item
     refs: list[ray.ObjectRef]
     started: float
-    """When the actor could begin with it."""
+    """When the actor could start it."""
     probes: bool = False
-    """Only a question whether the actor is still there, asked before a call that is suspected is sent."""
+    """Whether it is only a liveness probe, sent before a suspected call."""
 
 
 class Queues:
-    """All calls of one go.
+    """All calls of one round.
 
     Parameters
     ----------
     nodes
-        Node of each slot; read anew whenever a call is given out.
+        Node of each slot; read again whenever a call is assigned.
     """
 
     def __init__(self, calls: Iterable[Call], nodes: Mapping[int, str]) -> None:
@@ -88,17 +88,17 @@ class Queues:
         self._free: dict[int, deque[Item]] = {}
         """Calls that any actor may run, by block."""
         self._bound: dict[int, deque[Item]] = {}
-        """Calls that one actor has to run, by slot."""
+        """Calls bound to one actor, by slot."""
         self._last: deque[Item] = deque()
-        """Calls that run when nothing else does."""
+        """Calls that run alone."""
         self._blocks: dict[str, int] = {}
-        """The block that each node takes calls of."""
+        """Block that each node currently takes calls from."""
         for call in calls:
             self._queue(call).append(Item(call))
 
     @property
     def unfinished(self) -> bool:
-        """Whether any call has not returned."""
+        """Whether any call is unfinished."""
         return bool(self._last) or self._others_unfinished
 
     @property
@@ -106,19 +106,19 @@ class Queues:
         return any(any(queues.values()) for queues in (self._free, self._flights, self._bound))
 
     def heads(self) -> dict[ray.ObjectRef, int]:
-        """Return the first return of the call that each busy actor works on, with its slot."""
+        """Return the first return of the call that each busy actor is running, with its slot."""
         return {flights[0].refs[0]: slot for slot, flights in self._flights.items() if flights}
 
     def head(self, slot: int) -> Flight:
-        """Return the call that an actor works on."""
+        """Return the call that an actor is running."""
         return self._flights[slot][0]
 
     def last_calls(self) -> dict[ray.ObjectRef, int]:
-        """Return the first return of the last call that each busy actor has, with its slot."""
+        """Return the first return of the last call queued on each busy actor, with its slot."""
         return {flights[-1].refs[0]: slot for slot, flights in self._flights.items() if flights}
 
     def pop(self, slot: int) -> Flight:
-        """Take off the call that an actor has done; the one behind it has its turn from now."""
+        """Remove the call that an actor finished; the next one starts now."""
         flights = self._flights[slot]
         done = flights.popleft()
         if flights:
@@ -126,17 +126,17 @@ class Queues:
         return done
 
     def take(self, slot: int) -> list[Item]:
-        """Take all calls away from an actor that is lost, the one at work first."""
+        """Remove all calls from a lost actor, the running one first."""
         return [flight.item for flight in self._flights.pop(slot, ())]
 
     def put_back(self, items: Sequence[Item]) -> None:
-        """Let calls wait again, before all others."""
+        """Requeue calls ahead of all others."""
         for item in reversed(items):
             queue = self._last if item.last else self._queue(item.call)
             queue.appendleft(item)
 
     def release(self, slots: Iterable[int]) -> None:
-        """Let any actor run the calls that are bound to an actor that is none of ``slots``."""
+        """Release calls bound to an actor that is not in ``slots``, so that any actor may run them."""
         for slot in set(self._bound) - set(slots):
             for item in self._bound.pop(slot):
                 self._queue(replace(item.call, slot=None)).append(item)
@@ -146,7 +146,7 @@ class Queues:
         )
 
     def take_clients(self) -> list[Item]:
-        """Take all calls that train clients and that no actor has yet."""
+        """Remove all training calls that no actor holds yet."""
         taken = []
         for queue in (*self._free.values(), *self._bound.values(), self._last):
             taken += [item for item in queue if item.call.clients]
@@ -156,11 +156,11 @@ class Queues:
         return taken
 
     def slots_with_clients(self) -> list[int]:
-        """Return the slots of actors that have a call that trains clients."""
+        """Return the slots of actors that hold a training call."""
         return [slot for slot, flights in self._flights.items() if any(f.item.call.clients for f in flights)]
 
     def fill(self, actors: Mapping[int, Any]) -> None:
-        """Give each of the actors its next calls; all get a first one before any gets a second."""
+        """Assign calls to actors; each gets a first one before any gets a second."""
         for depth in range(_DEPTH):
             for slot, actor in actors.items():
                 flights = self._flights.setdefault(slot, deque())
@@ -174,7 +174,7 @@ class Queues:
                 self._flights[able[0]].append(_probe(actors[able[0]], self._last.popleft()))
 
     def send_probed(self, slot: int, actor: Any) -> None:
-        """Send the call for which an actor was asked whether it is there."""
+        """Send the call whose actor answered the liveness probe."""
         flights = self._flights[slot]
         flights[0] = _sent(actor, flights[0].item)
 
@@ -187,15 +187,15 @@ class Queues:
         bound = self._bound.get(slot)
         if bound:
             return bound.popleft()
-        # The last calls wait for whoever is idle first: behind a long call they would keep the others waiting.
+        # The last calls wait for the first idle actor: queued behind a long call they would delay the round.
         if sum(map(len, self._free.values())) <= (len(self._flights) if depth else 0):
             return None
         queue = self._free[self._block_for(self._nodes[slot])]
-        # One that is suspected runs by itself: an actor that dies may take the answer to the call before with it.
+        # A suspected call runs alone: a dying actor may lose the result of the call before it.
         return None if depth and queue[0].alone else queue.popleft()
 
     def _block_for(self, node: str) -> int:
-        """Return the node's block as long as it has calls, then one that no other node has, then the first."""
+        """Return the node's block while it has calls, then one that no other node has, then the first."""
         left = sorted(block for block, queue in self._free.items() if queue)
         mine = self._blocks.get(node)
         if mine not in left:
@@ -212,5 +212,5 @@ def _sent(actor: Any, item: Item) -> Flight:
 
 
 def _probe(actor: Any, item: Item) -> Flight:
-    """Ask an actor whether it is there: one that was lost before must not be blamed on the call."""
+    """Probe an actor for liveness: the call must not be blamed for an actor lost earlier."""
     return Flight(item, [actor.info.remote()], time.monotonic(), probes=True)

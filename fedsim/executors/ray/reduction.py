@@ -1,8 +1,8 @@
-"""The aggregator actor, and how the sums of a round's groups get to it.
+"""The aggregator actor, and the reduction of a round's sums on their way to it.
 
-On one node groups' sums go straight to the aggregator. On several, where a round has several blocks of groups, a block's sums
-are first added on the node that trained most of them, and one object a block leaves the node. Both give the same bits, since a
-block is added in the same order wherever that is done (``server/blocks.py``).
+On one node, groups' sums go straight to the aggregator. On several, if a round has several blocks of groups, a block's
+sums are first added on the node that trained most of them, and one object per block leaves the node. Both give the same
+bits, since a block is added in the same order everywhere (``server/blocks.py``).
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from server.core import StepReport
 
 _FOLD_BYTES, _FOLD_UPDATES = 32 * 2**20, 16
-"""Sums that are held back before they are sent on, at most: a call each would cost more than they do."""
+"""Most sums buffered before they are sent: one call each would cost more than the sums."""
 
 
 def block_of(group: WorkGroup) -> int:
-    """Return the block that a group's sums are added in."""
+    """Return the block to which a group's sums belong."""
     return group.group // BLOCK_GROUPS
 
 
 class Aggregator:
-    """The aggregator actor as the driver sees it; a call that fails with the actor or its node raises ``StateLost``.
+    """Driver-side handle of the aggregator actor; a call that fails with the actor or its node raises ``StateLost``.
 
     Parameters
     ----------
@@ -51,23 +51,23 @@ class Aggregator:
         self._actor: Any = None
         self._adders: dict[str, Any] = {}
         self._folds: deque[ray.ObjectRef] = deque()
-        """Calls that fold the round's sums; their errors come to light at the latest when the server steps."""
+        """Pending calls that fold the round's sums; their errors surface at the server step at the latest."""
         self._unfolded: list[Handle] = []
-        """Sums of the round that come next and were not sent yet."""
+        """Buffered sums that come next in order."""
         self._arrays: ray.ObjectRef | None = None
-        """The server's state after its last step: it outlives the actor."""
+        """Reference to the server's state after its last step; it outlives the actor."""
         self.at_once = 1
-        """Sums that are sent in one call."""
+        """Number of sums sent in one call."""
 
     def create(self) -> None:
-        """Create the actor, on the driver's node: losing another node does not lose it."""
+        """Create the actor on the driver's node, so that losing another node does not lose it."""
         here = ray.get_runtime_context().get_node_id()
         self._actor = self._actor_class.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True)
         ).remote()
 
     def create_adders(self, nodes: set[str]) -> None:
-        """Let each of several nodes add its own sums up; on a single node there is nothing to be saved."""
+        """Have each of several nodes add up its own sums; on a single node this would save nothing."""
         for adder in self._adders.values():
             ray.kill(adder, no_restart=True)
         self._adders = {
@@ -79,7 +79,7 @@ class Aggregator:
 
     @property
     def actors(self) -> list[Any]:
-        """All actors of the server."""
+        """All server-side actors."""
         return [*([] if self._actor is None else [self._actor]), *self._adders.values()]
 
     @property
@@ -88,7 +88,7 @@ class Aggregator:
         return self._actor
 
     def revive(self) -> None:
-        """Create the actor anew if it is lost; its state has to be loaded either way."""
+        """Recreate the actor if it is lost; its state must be reloaded either way."""
         self._folds.clear()
         self._unfolded = []
         try:
@@ -98,7 +98,7 @@ class Aggregator:
             self.create()
 
     def start(self, config: ServerConfig, vector_F: np.ndarray, *arguments: Any) -> None:
-        """Make the server, or make it anew."""
+        """Create or recreate the server."""
         self.at_once = max(1, min(_FOLD_UPDATES, _FOLD_BYTES // (8 * len(vector_F))))
         self._folds.clear()
         self._unfolded = []
@@ -110,22 +110,22 @@ class Aggregator:
         return self._actor.global_state.remote()
 
     def round(self, groups: Sequence[WorkGroup]) -> RoundSums:
-        """Return what takes the sums of a round's groups in any order."""
+        """Return a collector that takes the sums of a round's groups in any order."""
         in_blocks = len(self._adders) > 1 and len({block_of(group) for group in groups}) > 1
         return RoundSums(self, groups, self._adders if in_blocks else {})
 
     def fold(self, round: int, update: Handle) -> None:
-        """Send the sums that come next; the server adds them when it gets to it."""
+        """Send the next sums in order, without waiting for the server to add them."""
         self._unfolded.append(update)
         if len(self._unfolded) < self.at_once:
             return
         self._folds.append(self._actor.fold.remote(round, *self._unfolded))
         self._unfolded = []
-        if len(self._folds) > 1:  # lest sums pile up before a server that is slower than the clients
+        if len(self._folds) > 1:  # so that sums do not pile up if the server is slower than the clients
             self._result(self._folds.popleft(), f"the server to fold sums of round {round + 1}")
 
     def apply(self, round: int, order: tuple[int, ...]) -> StepReport:
-        """Let the server step."""
+        """Take the server step."""
         unfolded, self._unfolded = self._unfolded, []
         step, arrays = self._actor.apply.options(num_returns=2).remote(round, order, *unfolded)
         del unfolded
@@ -137,22 +137,22 @@ class Aggregator:
         return report
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the server's state after its last step, also where the actor is gone since."""
+        """Return the server's state after its last step, even if the actor was lost since."""
         if self._arrays is None:
             raise StateLost("the server's state was asked for before there was any")
         arrays: dict[str, np.ndarray] = self._result(self._arrays, "the server's state")
         return arrays
 
     def load_arrays(self, arrays: dict[str, np.ndarray]) -> None:
-        """Give the server the state of a checkpoint."""
-        self._result(self._actor.load_arrays.remote(arrays), "the server to take over a checkpoint")
+        """Load a checkpoint's state into the server."""
+        self._result(self._actor.load_arrays.remote(arrays), "the server to load a checkpoint")
         self._keep_arrays()
 
     def _keep_arrays(self) -> None:
         self._arrays = self._actor.arrays.remote()
 
     def _result(self, ref: ray.ObjectRef, what: str) -> Any:
-        # Not open to interrupts: a server step is short, and half a step could not be saved.
+        # Not interruptible: a server step is short, and half a step could not be saved.
         try:
             return wait_for([ref], *self._deadline(what))[0]
         except SYSTEM_ERRORS as error:
@@ -163,12 +163,12 @@ class Aggregator:
 
 
 class RoundSums:
-    """Takes the sums of a round's groups as they come and sends them on in the order of the groups.
+    """Takes the sums of a round's groups as they arrive and sends them on in group order.
 
     Parameters
     ----------
     adders
-        Actors that add a block's sums up, by node; empty where all sums go straight to the aggregator.
+        Actors that add up a block's sums, by node; empty if all sums go straight to the aggregator.
     """
 
     def __init__(self, aggregator: Aggregator, groups: Sequence[WorkGroup], adders: dict[str, Any]) -> None:
@@ -182,12 +182,12 @@ class RoundSums:
         self._places = {block: place for place, block in enumerate(self._blocks)}
 
     def add(self, index: int, updates: Sequence[Handle], node: str) -> None:
-        """Take what came of the group ``index``; ``updates`` has more than one entry where it came in parts.
+        """Add the sums of group ``index``; ``updates`` has several entries if it came in parts.
 
         Parameters
         ----------
         node
-            Where it was trained.
+            Node that trained it.
         """
         round = self._groups[index].round
         if not self._adders:
@@ -208,7 +208,7 @@ class RoundSums:
                     self._aggregator.fold(round, total)
 
     def _add_up(self, block: _Block) -> None:
-        """Have what has come of a block added, now and then and at its end."""
+        """Have the sums of a block added, in batches and at its end."""
         last = block.first + block.done - 1
         ends = block.done == len(block.indices)
         if not block.pending or not (ends or len(block.pending) >= self._aggregator.at_once):
@@ -222,7 +222,7 @@ class RoundSums:
 
 
 class _Block:
-    """Groups whose sums are added on one node."""
+    """Groups whose sums are added together on one node."""
 
     def __init__(self, first: int) -> None:
         self.first = first
@@ -230,7 +230,7 @@ class _Block:
         self.indices: list[int] = []
         self.in_order = InOrder()
         self.nodes: Counter[str] = Counter()
-        """Groups that each node has trained."""
+        """Number of groups that each node trained."""
         self.adder: Any = None
         self.total: Handle = None
         self.pending: list[Handle] = []

@@ -1,4 +1,4 @@
-"""Functions of ours that were replaced in this process: actors import the modules anew and would go without the replacement."""
+"""Detect fedsim functions that were monkeypatched in this process: actors import the modules afresh, without the patch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fedsim.core.errors import listed
 
 _RUN_BY_ACTORS = ("clients", "server", "fedsim.core")
 _RUN_BY_THE_DRIVER = ("clients.backbone.loading", "clients.backbone.location", "server.sampling", "server.selection")
-"""Modules of these whose functions no actor calls: in them a replacement is in force."""
+"""Modules whose functions no actor calls: patches in them take effect."""
 _DECORATORS = ("contextlib", "functools", "torch", "pydantic", "clients", "server", "fedsim")
-"""Packages that may stand between a name and the function that its module defines."""
+"""Packages whose wrappers may surround a function that a module defines."""
 
 
 def replaced_functions() -> list[str]:
-    """Return the functions and methods, ``module.name``, that are not those which their loaded modules define."""
+    """Return the functions and methods, as ``module.name``, that differ from what their modules define."""
     found: list[str] = []
     for name, module in sorted(sys.modules.items()):
         ours = any(name == part or name.startswith(f"{part}.") for part in _RUN_BY_ACTORS)
@@ -30,15 +30,15 @@ def replaced_functions() -> list[str]:
 
 
 def warning(replaced: list[str]) -> str:
-    """Return the sentence that tells of them."""
+    """Return a warning that names them."""
     return (
-        f"warning: replaced in this process: {listed(replaced, 3)}; actors import the code from its files and work without "
-        "that; set executor=local to have it in force"
+        f"warning: replaced in this process: {listed(replaced, 3)}; actors import the code from its files without "
+        "these changes; set executor=local to use them"
     )
 
 
 def _code(module: ModuleType) -> CodeType | None:
-    """Return a module's code as its file has it, which is what an actor would run."""
+    """Return a module's code as compiled from its file, which is what an actor would run."""
     try:
         code: CodeType | None = module.__spec__.loader.get_code(module.__name__)  # type: ignore[union-attr]
     except (AttributeError, ImportError, OSError, SyntaxError):
@@ -47,18 +47,18 @@ def _code(module: ModuleType) -> CodeType | None:
 
 
 def _redefined(names: Any, code: CodeType, prefix: str = "") -> Iterator[str]:
-    """Yield what is not the function or class that ``code``, of a module or a class, defines by that name."""
+    """Yield names that are not bound to the function or class that ``code`` (of a module or class) defines."""
     defined: dict[str, list[CodeType]] = {}
     for each in code.co_consts:
         if isinstance(each, CodeType) and names.get(each.co_name) is not None:
-            defined.setdefault(each.co_name, []).append(each)  # several for a property that can be set
+            defined.setdefault(each.co_name, []).append(each)  # several for a property with a setter
     for name, own in defined.items():
         value = names[name]
         if own[0].co_flags & CO_OPTIMIZED:
             if _innermost(value) not in own:
                 yield prefix + name
         elif prefix or hasattr(value, "remote"):
-            continue  # a class in a class, or an actor's, which has taken the place of what it was made of
+            continue  # a nested class, or an actor class that replaced the class it was made from
         elif not isinstance(value, type) or (value.__module__, value.__qualname__) != (names["__name__"], name):
             yield name
         else:
@@ -66,7 +66,7 @@ def _redefined(names: Any, code: CodeType, prefix: str = "") -> Iterator[str]:
 
 
 def _innermost(value: Any) -> CodeType | None:
-    """Return the code of a function under the decorators that our own modules use."""
+    """Return the code of a function, unwrapped of the decorators that fedsim uses."""
     while True:
         if isinstance(value, property):
             value = value.fget
@@ -81,13 +81,13 @@ def _innermost(value: Any) -> CodeType | None:
 
 
 def _package(wrapper: Any) -> str:
-    """Return the package that has made a wrapper; its ``__module__`` is that of what it wraps."""
+    """Return the package that made a wrapper, whose ``__module__`` is that of the wrapped function."""
     name = getattr(wrapper, "__globals__", {}).get("__name__") or type(wrapper).__module__
     return str(name).partition(".")[0]
 
 
 def _imported(names: Any, code: CodeType) -> Iterator[str]:
-    """Yield what a module has imported from another one of ours by name, and is something else by now."""
+    """Yield names imported from another fedsim module that are no longer bound to what was imported."""
     source, imported = "", ""
     for step in dis.get_instructions(code):
         if step.opname == "IMPORT_NAME":
@@ -96,7 +96,7 @@ def _imported(names: Any, code: CodeType) -> Iterator[str]:
             imported = step.argval
         elif step.opname == "STORE_NAME" and imported:
             origin = getattr(sys.modules.get(source), imported, None)
-            value = names.get(step.argval, origin)  # there is no such name where the import is for type checkers alone
+            value = names.get(step.argval, origin)  # missing if the import is for type checkers only
             if source.startswith(_RUN_BY_ACTORS) and callable(origin) and value is not origin:
                 yield step.argval
             imported = ""

@@ -1,4 +1,4 @@
-"""The client actors of a run from start to end: connected, planned, created, made ready; more of them as the cluster grows."""
+"""Life cycle of a run's client actors: connect, plan, create, wait until ready, and add more as the cluster grows."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 
 class Workers:
-    """Client actors on a Ray that is joined or started.
+    """The client actors on a joined or local Ray cluster.
 
     Parameters
     ----------
     threads
-        CPU threads of a worker.
+        CPU threads per worker.
     population
         Number of clients.
     check_interrupt
         Raises when the user has interrupted the run.
     note
-        Called with sentences for the user.
+        Called with messages for the user.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class Workers:
 
     @property
     def per_client(self) -> bool:
-        """Whether every client has an actor of its own."""
+        """Whether every client has its own actor."""
         return self._plan is not None and self._plan.per_client
 
     def begin(self, spec_nbytes: int, modules: tuple[str, ...], create_server: Callable[[], None]) -> None:
-        """Begin to start in the background; see :meth:`fedsim.executors.base.Executor.begin`."""
-        # Imported here and not in the thread, so that no two threads import the same packages at once.
+        """Begin starting in the background; see :meth:`fedsim.executors.base.Executor.begin`."""
+        # Imported here, not in the thread, so that no two threads import the same packages at once.
         from clients.actor import ClientActor
 
         self._actor_class = ClientActor
@@ -80,7 +80,7 @@ class Workers:
 
     @property
     def begun(self) -> bool:
-        """Whether the start has begun, and the end has not."""
+        """Whether it was started and not yet stopped."""
         return self._starter is not None
 
     def _open(self, spec_nbytes: int, modules: tuple[str, ...], create_server: Callable[[], None]) -> ActorPlan:
@@ -88,7 +88,7 @@ class Workers:
         self._connected = connect(self._config, spec_nbytes)
         free = free_by_node()
         plan = plan_actors(self._config, self._threads, self._population, list(free.values()))
-        # The server comes first: where a node runs out of memory, Ray kills the youngest actors.
+        # The server comes first: if a node runs out of memory, Ray kills the youngest actors.
         create_server()
         self._created = [
             self._actor_class.options(num_cpus=plan.num_cpus, num_gpus=plan.num_gpus, **on_node(node)).remote(modules)
@@ -97,7 +97,7 @@ class Workers:
         return plan
 
     def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
-        """Hand the specification to all actors and wait until they are ready; return where each of them runs."""
+        """Send the specification to all actors and wait until they are ready; return where each one runs."""
         plan = self._plan = self._opened()
         if plan.note:
             self._note(plan.note)
@@ -132,20 +132,20 @@ class Workers:
             wait([self._opening], timeout=POLL_SECONDS)
             self._check_interrupt()
             if time.monotonic() > deadline:
-                where = "a Ray of its own to start" if self._config.address is None else "the cluster to answer"
+                where = "a local Ray cluster to start" if self._config.address is None else "the cluster to answer"
                 raise ResourceError(f"waited {limit:g} s ({START_KEY}) for {where}")
         retake_signals()
         return self._opening.result()
 
     def _create(self) -> Any:
-        """Create an actor that builds its worker by itself: in place of a lost one, or on a node that has joined."""
+        """Create an actor that builds its worker itself: to replace a lost one, or on a new node."""
         assert self._plan is not None
         reserved = {"num_cpus": self._plan.num_cpus, "num_gpus": self._plan.num_gpus}
         actor = self._actor_class.options(scheduling_strategy="SPREAD", **reserved)
         return actor.remote((), self._spec_ref, self._device)
 
     def refresh(self) -> None:
-        """Start more actors where a cluster has room for them and fewer are there than wanted."""
+        """Start more actors if fewer are running than wanted and the cluster has room."""
         plan = self._plan
         if plan is None or self._config.address is None or plan.per_client or self.pool.starting:
             return
@@ -158,10 +158,10 @@ class Workers:
                 self.pool.grow(more)
 
     def close(self, others: Callable[[], Iterable[Any]]) -> None:
-        """Kill all actors, and the ``others`` of the run, and leave Ray."""
+        """Kill all actors and the run's ``others``, and disconnect from Ray."""
         if self._starter is None:
             return
-        # Half a start cannot be taken back; all of it can.
+        # A start that is half done cannot be undone; a complete one can.
         wait([self._opening], timeout=self._config.start_timeout_seconds)
         if self._opening.done() and ray.is_initialized():
             self.pool.close()

@@ -1,1 +1,1 @@
-"""What stands in a folder of fixtures: one module for each kind of trace, each with a function ``traces(rng)``."""
+"""Contents of a fixture folder: one module per kind of trace, each with a function ``traces(rng)``."""

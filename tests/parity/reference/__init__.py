@@ -1,4 +1,4 @@
-"""The published algorithm once more, plainly: from its formulas, in NumPy and torch, without a line of the simulator.
+"""A plain reimplementation of the published algorithm: from its formulas, in NumPy and torch, without a line of the simulator.
 
 What the parity tests compare with where the traces of the published code are not at hand. Nothing here imports
 ``fedsim``, ``clients``, ``server`` or ``partitions``, and no two modules share more than what is written here, so a

@@ -12,7 +12,7 @@ Array = np.ndarray
 
 @dataclass
 class Method:
-    """What the published code is told, and whether its dictionaries are shared between clients."""
+    """Settings of the published code, and whether its dictionaries are shared between clients."""
 
     layers: Sequence[int]
     personalised: bool

@@ -15,7 +15,7 @@ from .rounds import Federation, Method
 
 @dataclass
 class Training:
-    """What a device is told."""
+    """Settings of a device."""
 
     epochs: int
     batch_size: int
@@ -40,7 +40,7 @@ class Step:
 
 
 class Device:
-    """One client: its data and its optimizer, which is never started anew."""
+    """One client: its data and its optimizer, which is never reset."""
 
     def __init__(self, number: int, data: Batch, settings: Training, shape: Sequence[int]) -> None:
         self.number, self.data, self.settings = number, data, settings
@@ -48,7 +48,7 @@ class Device:
         self.steps = 0
 
     def train(self, model: Roberta, start: np.ndarray, visible: list[int], round: int) -> list[Step]:
-        """Return all steps of one visit."""
+        """Return all steps of one local training."""
         size, prefix, steps = self.settings.batch_size, start, []
         for _ in range(self.settings.epochs):
             for first in range(0, len(self.data), size):
@@ -95,10 +95,10 @@ def run(
     steps: list[Step] = []
     evaluations: dict[str, list[np.ndarray]] = {"local": [], "logits": []}
     for number, cohort in enumerate(selected.tolist()):
-        visits = [devices[k].train(model, federation.start_of(k), visible, number) for k in cohort]
-        sizes, counts = [len(data[k]) for k in cohort], [len(job) for job in visits]
-        federation.round(cohort, [job[-1].prefix for job in visits], sizes, counts)
-        steps += [step for job in visits for step in job]
+        jobs = [devices[k].train(model, federation.start_of(k), visible, number) for k in cohort]
+        sizes, counts = [len(data[k]) for k in cohort], [len(job) for job in jobs]
+        federation.round(cohort, [job[-1].prefix for job in jobs], sizes, counts)
+        steps += [step for job in jobs for step in job]
         evaluations["local"].append(np.stack(federation.locals))
         evaluations["logits"].append(
             np.concatenate([_scores(model, data, federation, k, visible) for k in range(len(data))])

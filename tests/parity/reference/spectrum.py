@@ -91,7 +91,7 @@ def search(eigenvalues: Array, weights: Array) -> tuple[float, Array]:
 
 
 class AmbiguousError(Exception):
-    """The formulas do not say what comes of these numbers."""
+    """The formulas are undefined for these numbers."""
 
 
 def _pass(grid: Array, values: Array, increment: float, looked: list[tuple[float, float]]) -> float | None:
