@@ -116,7 +116,7 @@ def test_a_step_is_the_gradient_at_the_masks_of_the_clients_stream(exact):
 
 def test_side_by_side_alone_and_in_small_passes_are_the_same(exact):
     jobs = exact.jobs()
-    together, alone = exact.train(jobs), exact.train_alone(jobs)
+    together, alone = exact.train(jobs), exact.train_alone(jobs).pack()
     plain = Cohort(
         dataclasses.replace(exact.spec, prompt=PromptConfig(**exact.spec.prompt.model_dump() | {"dropout": 0}))
     )
@@ -142,8 +142,8 @@ def test_the_trunk_is_kept_and_changes_nothing(folders):
         size = worker.info().full.exchanged((1, 2)).size
         state = GlobalState(0, (1, 2), np.random.default_rng(0).normal(0.0, 0.3, size), None)
         group = WorkGroup(0, 0, CLIENTS, fuse=2)
-        _, update, *_ = worker.train(group, state, *map(ClientState, CLIENTS))
-        results.append(update.vector_sum_F)
+        _, update, *_ = worker.train(group, state, *map(ClientState, CLIENTS)).pack()
+        results.append(update.sums["vector"])
     np.testing.assert_allclose(results[0], results[1], rtol=1e-9, atol=1e-10)
 
 
