@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from cohorts import CLIENTS, SIZES, Cohort, changed, poolings, specification
+from cohorts import CLIENTS, SIZES, Cohort, poolings, specification
 from tiny_models import CONFIGS, prompts, save, tiny_model, transformer_layers
 
 from clients.backbone.frozen_states import CachedStates, compute_states
@@ -264,11 +264,16 @@ def test_evaluation_on_a_trunk_counts_the_same(folders, head):
             assert np.array_equal(again.confusion_CC, counted.confusion_CC) and again.loss_sum == counted.loss_sum
 
 
+def evaluating_with(spec, batch_size):
+    analysis = dataclasses.replace(spec.analysis, evaluation_batch_size=batch_size)
+    return dataclasses.replace(spec, analysis=analysis)
+
+
 def test_the_size_of_a_batch_and_the_cut_into_shards_count_the_same(roberta):
     state = first_state(roberta, (1, 2))
     whole, _ = roberta.evaluate(state, 0, 40)
     for size in (1, 7, 1000):
-        other = ClientWorker(changed(roberta._spec, evaluation_batch_size=size))
+        other = ClientWorker(evaluating_with(roberta._spec, size))
         parts = [other.evaluate(state, *edges)[0] for edges in ((0, 13), (13, 14), (14, 40))]
         total = parts[0] + parts[1] + parts[2]
         assert np.array_equal(total.confusion_CC, whole.confusion_CC)

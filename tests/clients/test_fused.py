@@ -125,7 +125,8 @@ def test_results_come_back_in_the_order_asked(exact):
 def copies(job):
     """Return copies of all that a job holds, by name."""
     values = dataclasses.asdict(job)
-    return {**values, **values.pop("begun")}
+    begun = values.pop("begun")
+    return {**values, **begun}
 
 
 def test_side_by_side_repeats_to_the_bit_and_leaves_visits_as_they_were(single):
