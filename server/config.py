@@ -33,8 +33,8 @@ class ServerConfig(Schema):
     """
 
     kind: str = "fedpeptao"
-    """Server method: fedpeptao, fedpeptao_published, fedavg, fedavgm, fedadam, fedyogi, fedadagrad, scaffold, fedprox, or one
-    of a plug-in. Each has keys, and defaults, of its own, and says what ``client.correction: auto`` means."""
+    """Server method: fedpeptao, fedpeptao_published, fedavg, fedavgm, fedadam, fedyogi, fedadagrad, scaffold, fedprox, feddyn,
+    or one of a plug-in. Each has keys, and defaults, of its own, and says what ``client.correction: auto`` means."""
     weighting: Literal["examples", "uniform"] = "examples"
     """Weight of a client in averages: its number of training examples, or one."""
     aggregation: str = "mean"

@@ -179,5 +179,5 @@ METHODS: Registry[type[Method]] = Registry(
     "server method",
     "server.kind",
     ("fedsim.methods.averaging", "fedsim.methods.adaptive", "fedsim.methods.control", "fedsim.methods.proximal",
-     "fedsim.methods.fedpeptao"),
+     "fedsim.methods.feddyn", "fedsim.methods.fedpeptao"),
 )  # fmt: skip

@@ -63,6 +63,7 @@ METHODS = {
     "fedavg": (AVERAGE, {}, 1, 1),
     "fedadam": ({"kind": "fedadam"}, {}, 1, 1),
     "fedprox": ({"kind": "fedprox"}, {}, 1, 1),
+    "feddyn": ({"kind": "feddyn"}, {}, 1, 1),
     "scaffold": ({"kind": "scaffold"}, {}, 2, 1),
     "scaffold in displacements": ({"kind": "scaffold", "control_form": "displacement"}, {"optimizer": SGD}, 2, 1),
     "fedpeptao": (PEPTAO, {}, 1, 3),
@@ -211,6 +212,7 @@ def test_with_weight_decay_steps_do_not_follow_from_the_prompt():
 # -- secure aggregation, where a server sees sums alone ----------------------------------------------------------------
 
 SUMS = {
+    "feddyn": ("P",),
     # the method, and the sums of vectors by which docs/method.md says that a server would do
     "fedavg": ("P",),
     "scaffold": ("P", "dc"),
@@ -316,6 +318,7 @@ ROWS = {
     "`fedavg`, `fedavgm`, `fedadam`, `fedyogi`, `fedadagrad`": "fedavg",
     "`fedprox`": "fedprox",
     "`scaffold`": "scaffold",
+    "`feddyn`": "feddyn",
     "`fedpeptao`, weight decay 0": "fedpeptao without weight decay",
     "`fedpeptao`, weight decay > 0 (default)": "fedpeptao",
     "`fedpeptao`, `control=false`, weight decay 0": "fedpeptao without control variates",
