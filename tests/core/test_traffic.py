@@ -274,6 +274,7 @@ KINDS = (
     "fedadagrad",
     "scaffold",
     "fedprox",
+    "feddyn",
 )
 CHOSEN = ("auto", "none", "control", "preconditioner", "proximal")
 
@@ -303,7 +304,8 @@ def test_the_plan_is_what_a_run_records(dtype, head):
         assert report.bytes_down == config.traffic.bytes_down(memory.exchanged), (kind, correction)
         assert report.bytes_up == config.traffic.bytes_up(memory.exchanged), (kind, correction)
         seen.add((kind, config.correction))
-    assert len(seen) == 7 * 3 + 2 * 1 + 2  # all but scaffold and fedprox with none, preconditioner, proximal; control
+    # All but scaffold, fedprox and feddyn with none, preconditioner, proximal; control.
+    assert len(seen) == 7 * 3 + 3 * 1 + 2
 
 
 def test_where_the_server_has_no_control_variate_none_is_sent():
