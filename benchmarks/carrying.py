@@ -16,16 +16,16 @@ import numpy as np
 import torch
 
 from clients.spec import WorkerInfo
-from clients.training.local_job import Parts, TrainingResult
+from clients.training.local_job import Parts
 from clients.training.sums import GroupSums
 from fedsim.core.layout import PromptGeometry, VectorLayout
-from fedsim.core.messages import ClientReport, ClientState, GlobalState, GroupUpdate, WorkGroup
+from fedsim.core.messages import ClientReport, ClientState, GlobalState, WorkGroup
+from fedsim.core.method import ClientRound, Method
+from fedsim.core.returns import TrainReturns
 from fedsim.executors.base import Executor, Handle, TrainedGroup
 from fedsim.simulation.client_states import ClientStates
-from server.config import SamplingConfig, ServerConfig
+from server.config import SamplingConfig
 from server.sampling import cohort
-
-_NOTHING = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True)
@@ -76,36 +76,28 @@ class AddOneWorker:
         state: GlobalState,
         *client_states: ClientState,
         caches: Mapping[int, Any] | None = None,
-    ) -> tuple[Any, ...]:
+    ) -> TrainReturns:
         """Let each client of the group add one; return reports, sums and new states."""
         parts = Parts.of(self._spec.full, state.layers, keep_local=False)
-        sums = GroupSums(
-            group,
-            parts.exchanged_F,
-            uniform_weights=False,
-            control_by_steps=False,
-            control_before=False,
-            each_client=False,
-        )
+        sums = GroupSums(group, parts.exchanged.size)
         reports = []
         for old in client_states:
-            result = TrainingResult(state.vector_F + np.float32(1.0), _NOTHING, _NOTHING, 1, 0.0, 0.0)
+            local_F, size = state.vector_F + np.float32(1.0), int(self._spec.sizes_N[old.client])
             report = ClientReport(
                 client=old.client,
                 round=state.round,
-                num_examples=int(self._spec.sizes_N[old.client]),
-                num_steps=result.num_steps,
+                num_examples=size,
+                num_steps=1,
                 bytes_down=state.vector_F.nbytes,
-                bytes_up=result.vector_A.nbytes,
+                bytes_up=local_F.nbytes,
                 node=socket.gethostname(),
                 pid=os.getpid(),
             )
-            if not np.isfinite(result.vector_A).all():
+            if not np.isfinite(local_F).all():
                 raise ValueError(f"client {old.client} returned a vector that is not finite")
-            sums.add(report, old, old, result)
+            sums.add(report, ClientRound(None, size, 1, state.vector_F, vector_F=local_F))
             reports.append(report)
-        update: GroupUpdate | None = sums.update()
-        return tuple(reports), update, *client_states
+        return TrainReturns(tuple(reports), sums.update(), client_states)
 
 
 class Carrying:
@@ -136,9 +128,7 @@ class Carrying:
         workers = self._executor.start(self._spec)  # type: ignore[arg-type]  # not the spec of a run
         vector_F = np.zeros(self.elements, np.float32)
         weight = float(self._spec.sizes_N.sum())
-        self._executor.server.start(
-            ServerConfig(kind="fedavg"), vector_F, (0,), self.cohort_size / self.clients, weight
-        )
+        self._executor.server.start(Method(), vector_F, (0,), self.cohort_size / self.clients, weight)
         self._state = self._executor.server.global_state()
         return workers
 

@@ -120,14 +120,12 @@ class Share:
         missing = tuple(client for client in clients if client not in self._caches) if side.cached else ()
         group = WorkGroup(0, 0, tuple(clients), fuse=len(clients) if side.fuse else 1, keep_cached=missing)
         caches = self._caches if side.cached else {}
-        reports, update, *made = self._workers[side.cached].train(
-            group, state, *map(ClientState, clients), caches=caches
-        )
-        self._caches.update(zip(missing, made[len(clients) :], strict=True))
-        failed = [report.failure for report in reports if report.failure is not None]
+        made = self._workers[side.cached].train(group, state, *map(ClientState, clients), caches=caches)
+        self._caches.update(zip(missing, made.caches, strict=True))
+        failed = [report.failure for report in made.reports if report.failure is not None]
         if failed:
             raise RuntimeError(failed[0].traceback)
-        return update.vector_sum_F, sum(report.num_steps for report in reports)
+        return made.update.sums["vector"], sum(report.num_steps for report in made.reports)
 
     def peak(self) -> float:
         """Return the FLOP/s of large float32 matrix products."""

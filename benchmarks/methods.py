@@ -9,19 +9,19 @@ import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.studies import END_ALONE, Arm, Records, Work, execute
-from server.config import ServerKind
+from fedsim.core.method import METHODS
 
 BASE = "fedavg"
 """Baseline for seed-by-seed differences."""
 ARMS = (
-    *(Arm(kind, "", (f"server.kind={kind}",)) for kind in get_args(ServerKind)),
+    *(Arm(kind, "", (f"server.kind={kind}",)) for kind in METHODS),
     Arm("fedavg, all layers", "", ("server.kind=fedavg", "layers.choose=all")),
 )
 

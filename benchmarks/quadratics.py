@@ -1,7 +1,7 @@
 """Federated quadratics on which the server's own functions run: the problem of ``benchmarks.stability``.
 
 N clients with losses 1/2 (x - a_i)' diag(lambda_i) (x - a_i) take T gradient steps of size eta; a cohort of m is drawn each
-round; ``server.aggregation.combine``, ``server.optimizers.step`` and ``clients.training.control.client_control`` do the rest.
+round; ``server.aggregation.combine``, ``server.step.step`` and ``fedsim.methods.control.client_control`` do the rest.
 
 Losses are scaled so that T eta lambda_i is given. Local training then covers h_i = 1 - (1 - eta lambda_i)^T of the way to
 a_i whatever T and eta are, plain FedAvg does the same in all settings, and what differs is due to eta_s / (T eta) alone.
@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from clients.training.control import client_control
-from fedsim.core.messages import GroupUpdate
-from server.aggregation import CombinedUpdate, combine
+from fedsim.core.messages import VECTOR, CombinedUpdate, GroupUpdate
+from fedsim.core.method import ServerState
+from fedsim.methods.control import CHANGE, CONTROL, client_control
+from server.aggregation import combine
 from server.config import ServerConfig
-from server.optimizers import ServerState, initial_state, step
+from server.step import initial_state, step
 
 COHORT = 10
 ETA_S, BETA = 0.05, 0.9
@@ -113,11 +114,12 @@ def simulate(
     problem: Problem, config: ServerConfig, setting: Setting, seed: int, start_F: np.ndarray, rounds: int
 ) -> np.ndarray:
     """Return P_0, P_1, ... [R + 1, F]; fewer rows if the run was stopped because it diverged."""
-    state, controls_NF = initial_state(config, start_F), np.zeros_like(problem.centre_NF)
+    method = config.method()
+    state, controls_NF = initial_state(method, start_F), np.zeros_like(problem.centre_NF)
     path = [state.vector_F]
     for round, order in enumerate(cohorts(len(controls_NF), seed, rounds)):
         combined = job(problem, config, setting, state, controls_NF, order, round)
-        state = step(config, state, combined, COHORT / len(controls_NF))
+        state = step(method, state, combined, COHORT / len(controls_NF))
         path.append(state.vector_F)
         if np.abs(state.vector_F).max() > DIVERGED:
             break
@@ -142,18 +144,18 @@ def job(
     """Return a cohort's aggregate with equal weights; writes its new c_i into ``controls_NF``."""
     clients_k = np.sort(order)
     local_kF = problem.train(clients_k, state.vector_F, setting)
-    optional: dict[str, Any] = {"weights_k": np.ones(len(order))} if config.needs_each_client else {}
-    if config.uses_control and state.control_F is not None:
+    sums, each = {VECTOR: local_kF.sum(axis=0)}, {}
+    method = config.method()
+    if CONTROL in method.serves:
         old_kF = controls_NF[clients_k]
         new_kF = client_control(
-            old_kF, state.control_F, state.vector_F, local_kF, setting.steps, setting.lr, form=config.control_form
+            old_kF, state.array(CONTROL), state.vector_F, local_kF, setting.steps, setting.lr, form=config.control_form
         )
         used_kF = old_kF if config.control_timing == "before" else new_kF
         share = setting.steps if config.control_mean == "steps" else 1
-        optional["control_delta_sum_F"] = share * (new_kF - old_kF).sum(axis=0)
-        optional["control_sum_F"] = used_kF.sum(axis=0)
-        if config.needs_each_client:
-            optional["control_kF"] = used_kF
+        sums |= {CHANGE: share * (new_kF - old_kF).sum(axis=0), CONTROL: used_kF.sum(axis=0)}
+        if method.one_by_one:
+            each = {CONTROL: used_kF}
         controls_NF[clients_k] = new_kF
     update = GroupUpdate(
         round=round,
@@ -161,8 +163,9 @@ def job(
         part=0,
         clients=tuple(clients_k.tolist()),
         weight_sum=float(len(order)),
-        vector_sum_F=local_kF.sum(axis=0),
         steps_sum=setting.steps * len(order),
-        **optional,
+        sums=sums,
+        each=each,
+        weights_k=np.ones(len(order)) if method.one_by_one else None,
     )
     return combine([update], order.tolist())

@@ -68,7 +68,7 @@ class ClientActor:
         return peak_memory_bytes()
 
     def train(self, group: Any, state: Any, *fetched: Any) -> Any:
-        """See :meth:`clients.worker.ClientWorker.train`.
+        """See :meth:`clients.worker.ClientWorker.train`; returns what :meth:`TrainReturns.pack` makes of it.
 
         A client whose state is not handed in keeps nothing, or not yet. Where clients keep nothing, their states are not
         returned either: visits and steps follow from the reports. Trunks that are handed in come last, in the order of
@@ -77,8 +77,7 @@ class ClientActor:
         cut = len(fetched) - len(group.with_cached)
         caches = {client: cached for client, cached in zip(group.with_cached, fetched[cut:], strict=True) if cached}
         states = _states(group.clients, fetched[:cut])
-        reports, update, *made = self._worker.train(group, state, *states, caches=caches)
-        return (reports, update, *made[0 if self._keeps_state else len(states) :])
+        return self._worker.train(group, state, *states, caches=caches).pack(self._keeps_state)
 
     def try_fusing(self, *arguments: Any) -> Any:
         """See :meth:`clients.worker.ClientWorker.try_fusing`."""

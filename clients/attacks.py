@@ -1,22 +1,84 @@
 """Simulated attackers: clients that train on false labels, or send something else than what they have trained.
 
-What an attacker keeps follows from what it sends: its control variate is that of the falsified vector. It attacks whenever it
-trains, in the warm-up of ``layers.share_rule`` too; layer scores, spectra and evaluations are those of an honest client.
+An attacker attacks whenever it trains, in the warm-up of ``layers.share_rule`` too; layer scores, spectra and evaluations are
+those of an honest client.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from clients.config import AttackConfig
-from clients.training.local_job import LocalJob, Parts, TrainingResult
 from fedsim.core import seeds
-from fedsim.core.shards import Shards
-from fedsim.core.tokens import TokenTable
+from fedsim.core.attack import ATTACKS, Attack, Message
+from fedsim.core.method import Correction
 
 if TYPE_CHECKING:
-    from clients.spec import WorkerSpec, WorkSettings
+    from clients.spec import WorkerSpec
+    from clients.training.local_job import LocalJob, Parts, TrainingResult
+
+
+@ATTACKS.register("label_flip")
+class LabelFlip(Attack):
+    """Attackers train on class C - 1 - y for class y of C."""
+
+    def labels(self, labels_N: np.ndarray, num_classes: int) -> np.ndarray:
+        """Return the flipped classes."""
+        return num_classes - 1 - labels_N
+
+
+@ATTACKS.register("sign_flip")
+class SignFlip(Attack):
+    """P_t - scale (P_i - P_t) for P_i; steps S_i are those that would have led there, -scale S_i.
+
+    Parameters
+    ----------
+    scale
+        Length of what is sent, in lengths of the attacker's own change.
+    """
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    @classmethod
+    def of(cls, attack: Any, params: Any = None) -> Attack:
+        """Make it with ``attack.scale``."""
+        return cls(attack.scale)
+
+    def send(self, message: Message, rng: np.random.Generator) -> Message:
+        """Turn the change round."""
+        start_F, scale = message.start_F, message.vector_F.dtype.type(self.scale)
+        vector_F = start_F - scale * (message.vector_F - start_F)
+        turned = {name: stepped_F * -scale for name, stepped_F in message.displacements.items()}
+        return replace(message, vector_F=vector_F, displacements=turned)
+
+
+@ATTACKS.register("noise")
+class Noise(Attack):
+    """P_i + e for P_i, e of N(0, std^2) in every exchanged entry, and S_i - e for S_i.
+
+    Parameters
+    ----------
+    std
+        In the units of the prompt's entries.
+    """
+
+    def __init__(self, std: float) -> None:
+        self.std = std
+
+    @classmethod
+    def of(cls, attack: Any, params: Any = None) -> Attack:
+        """Make it with ``attack.std``."""
+        return cls(attack.std)
+
+    def send(self, message: Message, rng: np.random.Generator) -> Message:
+        """Add noise."""
+        noise_F = (self.std * rng.standard_normal(len(message.vector_F))).astype(message.vector_F.dtype)
+        away = {name: stepped_F - noise_F for name, stepped_F in message.displacements.items()}
+        return replace(message, vector_F=message.vector_F + noise_F, displacements=away)
 
 
 def attackers(config: AttackConfig, num_clients: int, seed: int) -> tuple[int, ...]:
@@ -30,46 +92,41 @@ def attackers(config: AttackConfig, num_clients: int, seed: int) -> tuple[int, .
 
 
 def with_false_labels(spec: WorkerSpec) -> WorkerSpec:
-    """Return the specification to train by: with ``label_flip`` the attackers' training examples have flipped labels."""
-    settings = spec.settings
-    if settings.attack.kind != "label_flip" or not settings.attackers:
+    """Return the specification to train by: with the classes that attackers train on. No two clients share an example."""
+    attack = spec.training.attack
+    if attack is None or type(attack).labels is Attack.labels or not spec.training.attackers:
         return spec
-    return replace(spec, train=flipped(spec.train, spec.shards, settings.attackers, spec.num_classes))
-
-
-def flipped(table: TokenTable, shards: Shards, clients: tuple[int, ...], num_classes: int) -> TokenTable:
-    """Return the table with class C - 1 - y for class y where ``clients`` train on the example; no two share an example."""
-    labels_N = table.labels_N.copy()
-    for client in clients:
-        own_N = shards.train(client)
-        labels_N[own_N] = num_classes - 1 - labels_N[own_N]
-    return replace(table, labels_N=labels_N)
+    labels_N = spec.train.labels_N.copy()
+    for client in spec.training.attackers:
+        own_N = spec.shards.train(client)
+        labels_N[own_N] = attack.labels(labels_N[own_N], spec.num_classes)
+    return replace(spec, train=replace(spec.train, labels_N=labels_N))
 
 
 def falsified(
-    settings: WorkSettings, parts: Parts, round: int, job: LocalJob, result: TrainingResult
+    attack: Attack,
+    corrections: tuple[Correction, ...],
+    parts: Parts,
+    rng: np.random.Generator,
+    job: LocalJob,
+    result: TrainingResult,
 ) -> TrainingResult:
-    """Return the result that a client works on with: its own, or what an attacker makes of it.
-
-    ``sign_flip``: P_t - scale (P_i - P_t) for P_i; ``noise``: P_i + e, e of N(0, std^2) in every exchanged entry. With the
-    preconditioner correction the steps S_i are those that would have led there: -scale S_i, and S_i - e.
-    """
-    attack = settings.attack
-    if job.client not in settings.attackers or attack.kind not in ("sign_flip", "noise"):
+    """Return the result that an attacker works on with: what it makes of its own."""
+    exchanged_F = parts.exchanged_F
+    names = [name for correction in corrections for name in correction.displacements]
+    own = Message(
+        job.start_A[exchanged_F],
+        result.vector_A[exchanged_F],
+        {name: result.tallies[name][exchanged_F] for name in names},
+    )
+    sent = attack.send(own, rng)
+    if sent is own:
         return result
-    exchanged_F, dtype = parts.exchanged_F, result.vector_A.dtype
-    vector_A = result.vector_A.copy()
-    stepped_A = None if result.stepped_A is None else result.stepped_A.copy()
-    if attack.kind == "sign_flip":
-        scale = dtype.type(attack.scale)
-        start_F = job.start_A[exchanged_F]
-        vector_A[exchanged_F] = start_F - scale * (vector_A[exchanged_F] - start_F)
-        if stepped_A is not None:
-            stepped_A[exchanged_F] *= -scale
-    else:
-        rng = seeds.stream(settings.seed, round, job.client, "attack")
-        noise_F = (attack.std * rng.standard_normal(len(exchanged_F))).astype(dtype)
-        vector_A[exchanged_F] += noise_F
-        if stepped_A is not None:
-            stepped_A[exchanged_F] -= noise_F
-    return replace(result, vector_A=vector_A, stepped_A=stepped_A)
+
+    def put(array_A: np.ndarray, sent_F: np.ndarray) -> np.ndarray:
+        made_A = array_A.copy()
+        made_A[exchanged_F] = sent_F
+        return made_A
+
+    tallies = {name: put(result.tallies[name], sent.displacements[name]) for name in names}
+    return replace(result, vector_A=put(result.vector_A, sent.vector_F), tallies={**result.tallies, **tallies})

@@ -5,9 +5,9 @@ from __future__ import annotations
 CONTEXT_BYTES = 768 * 2**20
 """GPU memory that a process takes before its first tensor: CUDA's context, its kernels, and the workspace of cuBLAS. PyTorch's
 own limit of a process does not count it."""
-STEP_VECTORS = 9
+STEP_VECTORS = 7
 """Vectors of a client's length that a step holds at once: parameters, two moments, gradient and its leaf, the step and its
-root, and two sums over steps."""
+root. The tallies of corrections come on top."""
 _CPU_NUMBERS, _CPU_TOKENS = 196_608, (256, 4096)
 """Numbers in the hidden states of a pass on a CPU where ``client.micro_batch_tokens`` is auto, and the fewest and most tokens:
 a layer's activations stay in the cache, and a small model's passes are long enough to be worth their calls."""

@@ -12,9 +12,12 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
+from fedsim.core.attack import ATTACKS, Attack
+from fedsim.core.method import CORRECTIONS
 from fedsim.core.schema import PathText, Schema
 
 
@@ -181,7 +184,7 @@ class ClientConfig(Schema):
     """The optimizer on the device."""
     schedule: ScheduleConfig = ScheduleConfig()
     """Warm-up and decay of the local learning rate."""
-    correction: Literal["auto", "none", "control", "preconditioner", "proximal"] = "auto"
+    correction: str = "auto"
     """Local correction: none; control adds c - c_i to every step (SCAFFOLD); preconditioner averages the clients' changes in a
     common metric, the mean of their Adam preconditioners (after Wang et al. 2021); proximal pulls to the global vector
     (FedProx); auto is what ``server.kind`` needs: preconditioner for fedpeptao, control for scaffold, proximal for fedprox."""
@@ -209,6 +212,13 @@ class ClientConfig(Schema):
     this round; where a group loses its actor twice or takes too long, its clients are tried one by one. A client's own error
     is never tried again: the same work would raise it again."""
 
+    @field_validator("correction")
+    @classmethod
+    def _known_correction(cls, name: str) -> str:
+        if name != "auto" and name not in CORRECTIONS:
+            raise ValueError(f"{CORRECTIONS.unknown(name)}, and auto")
+        return name
+
     @model_validator(mode="after")
     def _consistent(self) -> ClientConfig:
         if self.epochs is None and self.steps is None:
@@ -224,7 +234,7 @@ class ClientConfig(Schema):
 class AttackConfig(Schema):
     """Clients that attack, to study ``server.aggregation``; see docs/robustness.md."""
 
-    kind: Literal["none", "label_flip", "sign_flip", "noise"] = "none"
+    kind: str = "none"
     """none, label_flip (attackers train on class C - 1 - y for class y of C), sign_flip (they send their change turned round
     and times ``scale``), or noise (they add Gaussian noise to what they send)."""
     clients: PositiveInt | tuple[NonNegativeInt, ...] | None = None
@@ -233,6 +243,17 @@ class AttackConfig(Schema):
     """sign_flip: length of what is sent, in lengths of the attacker's own change."""
     std: PositiveFloat = 1.0
     """noise: standard deviation in every exchanged entry, in the units of the prompt's entries, as ``prompt.init_std``."""
+
+    @field_validator("kind")
+    @classmethod
+    def _known_attack(cls, name: str) -> str:
+        if name != "none" and name not in ATTACKS:
+            raise ValueError(f"{ATTACKS.unknown(name)}, and none")
+        return name
+
+    def attack(self, params: Any = None) -> Attack | None:
+        """Return what attackers do, None where there are none."""
+        return None if self.kind == "none" else ATTACKS[self.kind].of(self, params)
 
     @model_validator(mode="after")
     def _consistent(self) -> AttackConfig:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clients.analysis.layer_share import SpectrumSettings
+from clients.analysis.scoring import ScoreSettings
 from clients.backbone.loading import SharedWeights
-from clients.config import AttackConfig, ClientConfig, ModelConfig, PromptConfig
-from clients.training.control import ControlForm
+from clients.config import ClientConfig, ModelConfig, PromptConfig
 from clients.training.local_job import sees_all
 from clients.tuners.initial import StartingPoint
+from fedsim.core.attack import Attack
 from fedsim.core.layout import VectorLayout
+from fedsim.core.method import Correction
 from fedsim.core.shards import Shards
 from fedsim.core.tokens import TokenTable
 from fedsim.core.traffic import Traffic, round_traffic
@@ -24,47 +27,41 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class WorkSettings:
-    """What a worker has to know of the method; composed by the simulation from the sections of the config."""
+class TrainingSpec:
+    """How clients train and what they send: the section ``client``, and the device's halves of method and attack."""
 
     client: ClientConfig
-    correction: str
-    """none, control, preconditioner or proximal."""
+    corrections: tuple[Correction, ...]
+    """Those in force."""
     uniform_weights: bool
-    uses_control: bool
-    control_form: ControlForm
-    control_by_steps: bool
-    """The server's control variate weighs clients by their local steps."""
-    control_before: bool
-    """The server steps with the control variates from before the round."""
-    needs_each_client: bool
+    """A client weighs one in averages, not its number of examples."""
+    singles: tuple[str, ...] | None
+    """Names of what the server looks at client by client; see :meth:`fedsim.core.method.Method.singles`."""
     keep_local: bool
     """Layers that are not exchanged keep personal prompts on the device."""
-    score: str
-    """cosine, naswot, l1 or l2."""
-    score_batch_size: int
-    score_last: bool
-    score_padding: bool
-    """Count hidden states of padding in layer scores."""
-    spectrum: SpectrumSettings
-    evaluation_batch_size: int
     seed: int
-    needs_each_vector: bool = False
-    """The server compares the clients' vectors one by one (robust aggregation)."""
-    attack: AttackConfig = field(default_factory=AttackConfig)
+    attack: Attack | None = None
     attackers: tuple[int, ...] = ()
     """Ids of the clients that attack."""
 
     @property
     def keeps_state(self) -> bool:
-        """Whether a client keeps tensors between its visits: a control variate, personal prompts or moments."""
-        return self.uses_control or self.keep_local or self.client.optimizer.moments == "keep"
+        """Whether a client keeps tensors between rounds: arrays of a correction, personal prompts or moments."""
+        kept = any(correction.kept for correction in self.corrections)
+        return kept or self.keep_local or self.client.optimizer.moments == "keep"
 
-    @property
-    def traffic(self) -> Traffic:
-        """What a real device would receive and send at a visit."""
-        optimizer = self.client.optimizer
-        return round_traffic(self.correction, optimizer.kind, optimizer.weight_decay)
+    def traffic(self, served: Collection[str]) -> Traffic:
+        """Return what a real device would receive and send in a round; ``served`` names the arrays that the server has."""
+        return round_traffic(self.corrections, self.client, served)
+
+
+@dataclass(frozen=True)
+class AnalysisSpec:
+    """How clients score layers, take spectra and evaluate."""
+
+    score: ScoreSettings
+    spectrum: SpectrumSettings
+    evaluation_batch_size: int
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,8 @@ class WorkerSpec:
     prompt: PromptConfig
     num_classes: int
     label_word_ids_C: np.ndarray | None
-    settings: WorkSettings
+    training: TrainingSpec
+    analysis: AnalysisSpec
     train: TokenTable
     validation: TokenTable
     shards: Shards
@@ -90,8 +88,8 @@ class WorkerSpec:
 
     @property
     def keeps_state(self) -> bool:
-        """See :attr:`WorkSettings.keeps_state`."""
-        return self.settings.keeps_state
+        """See :attr:`TrainingSpec.keeps_state`."""
+        return self.training.keeps_state
 
     @property
     def train_sizes(self) -> np.ndarray:
@@ -131,8 +129,8 @@ class WorkerSpec:
         layers
             The exchanged layers.
         """
-        settings = self.settings
-        if self.model.trunk_cache.dtype == "off" or settings.client.dropout or settings.keep_local or not layers:
+        training = self.training
+        if self.model.trunk_cache.dtype == "off" or training.client.dropout or training.keep_local or not layers:
             return 0
         return min(layers)
 
@@ -150,7 +148,7 @@ class WorkerSpec:
 
         A trunk of thousands of examples, of which a visit takes a few, would cost more than it saves.
         """
-        return self.cached_depth(layers) > 0 and sees_all(self.settings.client, len(self.shards.train(client)))
+        return self.cached_depth(layers) > 0 and sees_all(self.training.client, len(self.shards.train(client)))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from clients.backbone.device import make_deterministic, to_device
 from clients.backbone.frozen_states import CachedStates, compute_states
 from clients.backbone.model import Backbone
 from clients.evaluation import evaluate
-from clients.spec import WorkerInfo, WorkerSpec, WorkSettings
+from clients.spec import WorkerInfo, WorkerSpec
 from clients.training.fuse_trial import try_fusing
 from clients.training.group import GroupTraining, failure_of
 from clients.training.local_job import Parts
@@ -28,6 +27,7 @@ from clients.tuners.initial import initial_vector
 from fedsim.core import seeds
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import (
+    PERSONAL,
     ClientFailure,
     ClientState,
     Evaluation,
@@ -37,9 +37,10 @@ from fedsim.core.messages import (
     SpectrumReport,
     WorkGroup,
 )
+from fedsim.core.returns import TrainReturns
 from fedsim.core.tokens import TokenTable
 
-__all__ = ["ClientWorker", "WorkSettings", "WorkerInfo", "WorkerSpec"]
+__all__ = ["ClientWorker", "WorkerInfo", "WorkerSpec"]
 
 
 class ClientWorker:
@@ -50,10 +51,9 @@ class ClientWorker:
     """
 
     def __init__(self, spec: WorkerSpec, device: str = "cpu") -> None:
-        torch.set_num_threads(spec.settings.client.threads)
+        torch.set_num_threads(spec.training.client.threads)
         make_deterministic(torch.device(device))
         self._spec = spec
-        self._settings = spec.settings
         self._backbone = Backbone.build(
             spec.weights, spec.model, spec.prompt, spec.num_classes, spec.label_word_ids_C, device
         )
@@ -80,30 +80,23 @@ class ClientWorker:
         state: GlobalState,
         *client_states: ClientState,
         caches: Mapping[int, CachedStates] | None = None,
-    ) -> tuple[Any, ...]:
+    ) -> TrainReturns:
         """Train the clients of a group from the global state.
 
         Parameters
         ----------
         client_states
             The state of each client of the group, in the group's order.
-        trunks
-            Trunks of earlier visits, by client; what is missing is computed.
-
-        Returns
-        -------
-        tuple
-            The clients' reports; the group's sums, or None if no client gave a usable result; each client's new state (the
-            old one where it failed); then the trunk of each client that the group names in ``keep_cached``.
+        caches
+            Frozen-layer caches of earlier rounds, by client; what is missing is computed.
         """
-        trained = self._training.train(group, state, client_states, caches or {})
-        kept = [trained.caches.get(client) for client in group.keep_cached]
-        return trained.reports, trained.update, *trained.states, *kept
+        return self._training.train(group, state, client_states, caches or {})
 
     def try_fusing(self, state: GlobalState, *clients: int) -> FuseTrial | ClientFailure:
         """Time a step of these clients from the global vector, one after another and side by side; nothing is kept."""
-        settings = self._settings
-        parts = Parts.of(self._full, state.layers, settings.keep_local)
+        training = self._spec.training
+        parts = Parts.of(self._full, state.layers, training.keep_local)
+        tallies = sum(len(correction.tallies) for correction in training.corrections)
         try:
             return try_fusing(
                 self._backbone,
@@ -111,10 +104,11 @@ class ClientWorker:
                 [self._spec.shards.train(client) for client in clients],
                 parts.trained,
                 self._personal_vector(parts, state, ClientState(clients[0])),
-                settings.client,
+                training.client,
                 self._training.max_tokens,
-                settings.seed,
+                training.seed,
                 self._spec.prompt.dropout,
+                tallies,
             )
         except Exception as error:  # of a client's own making: its training will say so
             return failure_of(error)
@@ -156,7 +150,7 @@ class ClientWorker:
         fuse
             Clients that share passes through the backbone.
         """
-        parts = Parts.of(self._full, state.layers, self._settings.keep_local)
+        parts = Parts.of(self._full, state.layers, self._spec.training.keep_local)
         results: list[Evaluation | ClientFailure] = []
         for start in range(0, len(client_states), fuse):
             results += self._evaluate_some(parts, state, client_states[start : start + fuse])
@@ -176,10 +170,10 @@ class ClientWorker:
         return [result for client in some for result in self._evaluate_some(parts, state, [client])]
 
     def _personal_vector(self, parts: Parts, state: GlobalState, client: ClientState) -> np.ndarray:
-        personal_M = client.personal_M
+        personal_M = client.arrays.get(PERSONAL)
         if personal_M is None:
             spec = self._spec
-            personal_M = initial_vector(parts.personal, spec.prompt, spec.model.head, spec.settings.seed, spec.start)
+            personal_M = initial_vector(parts.personal, spec.prompt, spec.model.head, spec.training.seed, spec.start)
         return parts.assemble(np.asarray(state.vector_F), personal_M)
 
     def _evaluate(
@@ -190,7 +184,7 @@ class ClientWorker:
         vector_CA: np.ndarray,
         cached: torch.Tensor | None = None,
     ) -> list[Evaluation]:
-        batch_size = self._settings.evaluation_batch_size
+        batch_size = self._spec.analysis.evaluation_batch_size
         return evaluate(self._backbone, table, indices_N, layout, vector_CA, self._spec.num_classes, batch_size, cached)
 
     def score(self, state: GlobalState, *clients: int) -> tuple[ScoreReport, ...]:
@@ -200,15 +194,14 @@ class ClientWorker:
         return tuple(self._score_one(prompt_LKHPD.unsqueeze(0), state, client) for client in clients)
 
     def _score_one(self, prompt_1LKHPD: torch.Tensor, state: GlobalState, client: int) -> ScoreReport:
-        indices_N = self._spec.shards.train(client)
-        rng = seeds.stream(self._settings.seed, state.round, client, "score")
-        chosen = rng.permutation(indices_N)[: self._settings.score_batch_size]
+        indices_N, settings = self._spec.shards.train(client), self._spec.analysis.score
+        rng = seeds.stream(self._spec.training.seed, state.round, client, "score")
+        chosen = rng.permutation(indices_N)[: settings.batch_size]
         try:
             batch = self._spec.train.batch(chosen)
             hidden = [h.float().cpu().numpy() for h in self._backbone.hidden_states(batch, prompt_1LKHPD, state.layers)]
-            mask_BT = None if self._settings.score_padding else batch.attention_mask_BT
-            settings = self._settings
-            scores_L = layer_scores(hidden, mask_BT, kind=settings.score, score_last=settings.score_last)
+            mask_BT = None if settings.padding else batch.attention_mask_BT
+            scores_L = layer_scores(hidden, mask_BT, kind=settings.kind, score_last=settings.last)
         except Exception as error:
             return ScoreReport(
                 client, len(indices_N), np.full(self._full.geometry.num_layers, np.nan), failure_of(error)
@@ -217,6 +210,8 @@ class ClientWorker:
 
     def spectrum(self, state: GlobalState, *clients: int) -> tuple[SpectrumReport, ...]:
         """Estimate each client's Hessian spectrum at the prompts of ``state``, and the share of them that it needs."""
-        spec, settings = self._spec, self._settings
-        work = partial(spectrum_report, self._backbone, spec.train, full=self._full, state=state, seed=settings.seed)
-        return tuple(work(spec.shards.train(client), settings=settings.spectrum, client=client) for client in clients)
+        spec, settings = self._spec, self._spec.analysis.spectrum
+        work = partial(
+            spectrum_report, self._backbone, spec.train, full=self._full, state=state, seed=spec.training.seed
+        )
+        return tuple(work(spec.shards.train(client), settings=settings, client=client) for client in clients)

@@ -5,45 +5,22 @@ Shape suffixes: F entries of the exchanged vector, k clients in the order in whi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from fedsim.core.errors import ClientError
-from fedsim.core.messages import BlockUpdate, GroupUpdate
+from fedsim.core.messages import VECTOR, BlockUpdate, CombinedUpdate, GroupUpdate
 from server.blocks import BLOCK_GROUPS, BlockSum, Roll, Sums, place
-from server.config import ServerConfig
+
+Average = Callable[[Mapping[str, np.ndarray], float], np.ndarray]
+"""From a round's sums by name and the sum of the weights to one vector [F]."""
 
 
-@dataclass(frozen=True)
-class CombinedUpdate:
-    """A round's sums and averages over its usable clients, in float64. Notation as in ``GroupUpdate``."""
-
-    round: int
-    clients: tuple[int, ...]
-    """Clients in the averages, in the order in which they were drawn."""
-    rejected_clients: tuple[int, ...]
-    """Clients left out because their group's sums were not finite, ascending."""
-    weight_sum: float
-    """Sum of w_i."""
-    vector_F: np.ndarray
-    """Sum of w_i P_i over the sum of w_i: the average of the clients' vectors. With the preconditioner correction their
-    steps are averaged in the common metric D = sum of w_i D_i instead: sum w_i (P_i + S_i) / sum w_i - sum w_i D_i S_i / D."""
-    steps_sum: int
-    """Sum of T_i."""
-    control_delta_sum_F: np.ndarray | None = None
-    """Sum of T_i (c_i+ - c_i), or of w_i (c_i+ - c_i); see ``GroupUpdate``."""
-    control_F: np.ndarray | None = None
-    """Sum of w_i c_i+ (or c_i, see ``GroupUpdate``) over the sum of w_i."""
-    weights_k: np.ndarray | None = None
-    """float64 w_i one by one, in the order of ``clients``."""
-    control_kF: np.ndarray | None = None
-    """c_i+ (or c_i) one by one, in the order of ``clients``, in the dtype in which they came."""
-    vector_kF: np.ndarray | None = None
-    """P_i one by one, likewise."""
-    control_after_kF: np.ndarray | None = None
-    """c_i+ one by one, where ``control_kF`` holds c_i."""
+def mean(sums: Mapping[str, np.ndarray], weight_sum: float) -> np.ndarray:
+    """Return the weighted mean of the clients' vectors."""
+    average_F: np.ndarray = sums[VECTOR] / weight_sum
+    return average_F
 
 
 class Fold:
@@ -63,6 +40,7 @@ class Fold:
         self._steps = 0
         self._total = Sums()
         self._each: dict[str, list[np.ndarray]] = {}
+        self._weights: list[np.ndarray] = []
 
     def add(self, update: GroupUpdate | BlockUpdate) -> None:
         """Add a group, a part, or the sums of a block's first groups; it has to come after those that were added before.
@@ -83,13 +61,15 @@ class Fold:
                 self._block = BlockSum(block)
             self._block.add(update)
 
-    def result(self, order: Sequence[int]) -> CombinedUpdate:
-        """Return the averages.
+    def result(self, order: Sequence[int], average: Average = mean) -> CombinedUpdate:
+        """Return the sums, and the clients' vectors taken together.
 
         Parameters
         ----------
         order
             The cohort in the order in which it was drawn. It may hold clients that are in no update (they failed).
+        average
+            How the vectors are taken together.
 
         Raises
         ------
@@ -111,17 +91,16 @@ class Fold:
         clients = tuple(int(client) for client in order if int(client) in usable)
         rows = {client: row for row, client in enumerate(clients)}
         rows_k = np.array([rows[client] for client in self._clients])
-        control_sum_F = sums.get("control_sum_F")
         return CombinedUpdate(
             round=self._roll.round,
             clients=clients,
             rejected_clients=tuple(sorted(self._rejected)),
             weight_sum=weight_sum,
-            vector_F=_average(sums, weight_sum),
             steps_sum=self._steps,
-            control_delta_sum_F=sums.get("control_delta_sum_F"),
-            control_F=None if control_sum_F is None else control_sum_F / weight_sum,
-            **{name: _sorted(arrays, rows_k) for name, arrays in self._each.items()},
+            vector_F=average(sums, weight_sum),
+            sums=sums,
+            each={name: _sorted(arrays, rows_k) for name, arrays in self._each.items()},
+            weights_k=_sorted(self._weights, rows_k) if self._weights else None,
         )
 
     def _close_block(self) -> None:
@@ -132,6 +111,7 @@ class Fold:
         self._steps += block.steps
         for name, arrays in block.each.items():
             self._each.setdefault(name, []).extend(arrays)
+        self._weights += block.weights
 
     def _nothing_usable(self) -> str:
         many = len(self._rejected)
@@ -142,18 +122,20 @@ class Fold:
         )
 
 
-def combine(updates: Sequence[GroupUpdate | BlockUpdate], order: Sequence[int]) -> CombinedUpdate:
+def combine(
+    updates: Sequence[GroupUpdate | BlockUpdate], order: Sequence[int], average: Average = mean
+) -> CombinedUpdate:
     """Fold the sums of all groups or blocks, which may come in any order; see :class:`Fold`."""
     fold = Fold()
     for update in sorted(updates, key=place):
         fold.add(update)
-    return fold.result(order)
+    return fold.result(order, average)
 
 
-def population_weight(config: ServerConfig, sizes_N: np.ndarray) -> float:
+def population_weight(weighting: str, sizes_N: np.ndarray) -> float:
     """Return the sum of the weights w_i of all clients that can be drawn, from their numbers of training examples."""
     sizes_N = np.asarray(sizes_N)
-    return float(np.count_nonzero(sizes_N) if config.weighting == "uniform" else sizes_N.sum())
+    return float(np.count_nonzero(sizes_N) if weighting == "uniform" else sizes_N.sum())
 
 
 def _sorted(arrays: Sequence[np.ndarray], rows_k: np.ndarray) -> np.ndarray:
@@ -164,13 +146,3 @@ def _sorted(arrays: Sequence[np.ndarray], rows_k: np.ndarray) -> np.ndarray:
         result[rows_k[start : start + len(array)]] = array
         start += len(array)
     return result
-
-
-def _average(sums: Mapping[str, np.ndarray], weight_sum: float) -> np.ndarray:
-    average_F: np.ndarray = sums["vector_sum_F"] / weight_sum
-    if "metric_sum_F" not in sums:
-        return average_F
-    metric_F, step_F = sums["metric_sum_F"], sums["metric_step_sum_F"]
-    # No client took a step where the common metric is zero.
-    average_F -= np.divide(step_F, metric_F, out=np.zeros_like(metric_F), where=metric_F > 0.0)
-    return average_F

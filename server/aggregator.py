@@ -13,7 +13,7 @@ from server.core import Server
 
 @ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
 class AggregatorActor:
-    """Owns the server state and runs the adaptive server optimizer.
+    """Owns the server state and takes the method's step.
 
     Updates arrive as references that Ray resolves here, so the driver never touches a tensor.
     """

@@ -10,16 +10,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedsim.core.messages import BlockUpdate, GroupUpdate
+from fedsim.core.messages import VECTOR, BlockUpdate, GroupUpdate
 
 BLOCK_GROUPS = 16
 """Groups of a block: block b holds the groups from 16 b to 16 b + 15. Results depend on it in their last bits."""
-
-SUMS = ("vector_sum_F", "control_delta_sum_F", "control_sum_F", "metric_sum_F", "metric_step_sum_F")
-"""Fields of ``GroupUpdate`` that are added up."""
-EACH = ("weights_k", "control_kF", "vector_kF", "control_after_kF")
-"""Fields of ``GroupUpdate`` that are kept one by one."""
-OPTIONAL = (*SUMS[1:], *EACH)
 
 
 class Sums:
@@ -63,6 +57,7 @@ class BlockSum:
         self.rejected: list[int] = []
         self.steps = 0
         self.each: dict[str, list[np.ndarray]] = {}
+        self.weights: list[np.ndarray] = []
         self._group = -1
         self._open = Sums()
         self._closed = Sums()
@@ -74,6 +69,7 @@ class BlockSum:
         self.clients, self.rejected = list(update.clients), list(update.rejected_clients)
         self.steps = update.steps_sum
         self.each = {name: list(arrays) for name, arrays in update.each.items()}
+        self.weights = list(update.weights)
         self._group = update.group
         self._open = Sums(update.open_weight_sum, update.open_sums)
         self._closed = Sums(update.weight_sum, update.sums)
@@ -87,14 +83,13 @@ class BlockSum:
         if not is_finite(update):
             self.rejected += update.clients
             return
-        self._open.add(
-            update.weight_sum, {name: array for name in SUMS if (array := getattr(update, name)) is not None}
-        )
+        self._open.add(update.weight_sum, update.sums)
         self.clients += update.clients
         self.steps += update.steps_sum
-        for name in EACH:
-            if (array := getattr(update, name)) is not None:
-                self.each.setdefault(name, []).append(array)
+        for name, array_kF in update.each.items():
+            self.each.setdefault(name, []).append(array_kF)
+        if update.weights_k is not None:
+            self.weights.append(update.weights_k)
 
     def close_group(self) -> None:
         """Add the group that is being summed to the block."""
@@ -126,6 +121,7 @@ class BlockSum:
             open_weight_sum=self._open.weight,
             open_sums=self._open.arrays,
             each={name: tuple(arrays) for name, arrays in self.each.items()},
+            weights=tuple(self.weights),
         )
 
 
@@ -157,8 +153,7 @@ class Roll:
             is_behind = self.last[0] // BLOCK_GROUPS >= update.block
         else:
             clients, name = update.clients, f"update of group {update.group}, part {update.part},"
-            given = tuple(field for field in OPTIONAL if getattr(update, field) is not None)
-            self._compare(name, update.round, update.vector_sum_F.shape, given)
+            self._compare(name, update.round, update.sums[VECTOR].shape, _given(update))
             _check_shapes(update, name)
             is_behind = (update.group, update.part) < self.last or (self.whole and update.group == self.last[0])
         if self.seen & set(clients) or len(set(clients)) != len(clients):
@@ -176,7 +171,7 @@ class Roll:
             raise ValueError(f"{name} is of round {round}, others are of round {self.round}")
         if shape != self.shape:
             raise ValueError(f"{name} has shape {shape}, others {self.shape}")
-        if differing := [field for field in OPTIONAL if (field in given) != (field in self.given)]:
+        if differing := sorted(set(given) ^ set(self.given)):
             raise ValueError(f"{name} and others do not agree on whether {differing[0]} is given")
 
 
@@ -227,8 +222,9 @@ def place(update: GroupUpdate | BlockUpdate) -> tuple[int, int]:
 
 def is_finite(update: GroupUpdate) -> bool:
     """Return whether all numbers of an update are finite."""
-    arrays = (getattr(update, name) for name in ("vector_sum_F", *OPTIONAL))
-    return bool(np.isfinite(update.weight_sum)) and all(np.isfinite(a).all() for a in arrays if a is not None)
+    weights = () if update.weights_k is None else (update.weights_k,)
+    arrays = (*update.sums.values(), *update.each.values(), *weights)
+    return bool(np.isfinite(update.weight_sum)) and all(np.isfinite(array).all() for array in arrays)
 
 
 def _roll_of(block: BlockUpdate) -> Roll:
@@ -237,10 +233,18 @@ def _roll_of(block: BlockUpdate) -> Roll:
     return roll
 
 
+def _given(update: GroupUpdate) -> tuple[str, ...]:
+    """Return what an update has, in words."""
+    sums, each = (f"the sum {name!r}" for name in update.sums), (f"each client's {name!r}" for name in update.each)
+    return (*sums, *each, *(() if update.weights_k is None else ("each client's weight",)))
+
+
 def _check_shapes(update: GroupUpdate, name: str) -> None:
-    shape, many = update.vector_sum_F.shape, len(update.clients)
-    expected = dict.fromkeys(EACH, (many, *shape)) | {"weights_k": (many,)}
-    for field in OPTIONAL:
-        array = getattr(update, field)
-        if array is not None and array.shape != expected.get(field, shape):
-            raise ValueError(f"{name} has {field} of shape {array.shape}, expected {expected.get(field, shape)}")
+    shape, many = update.sums[VECTOR].shape, len(update.clients)
+    expected = [(f"the sum {key!r}", array_F, shape) for key, array_F in update.sums.items()]
+    expected += [(f"each client's {key!r}", array_kF, (many, *shape)) for key, array_kF in update.each.items()]
+    if update.weights_k is not None:
+        expected.append(("each client's weight", update.weights_k, (many,)))
+    for what, array, right in expected:
+        if array.shape != right:
+            raise ValueError(f"{name} has {what} of shape {array.shape}, expected {right}")

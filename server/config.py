@@ -2,92 +2,42 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from functools import cache
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 
+from fedsim.core.method import METHODS, Correction, Method, MethodConfig
+from fedsim.core.robust import ROBUST_RULES, RobustRule
 from fedsim.core.schema import Schema
-
-ServerKind = Literal[
-    "fedpeptao", "fedpeptao_published", "fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "scaffold", "fedprox"
-]
-
-_RECOMMENDED: dict[str, Any] = {
-    "gradient": "pseudo",
-    "base": "previous",
-    "coupling": "independent",
-    "momentum_form": "control_in_gradient",
-    "debias": True,
-    "control_form": "displacement",
-    "control_timing": "before",
-    "control_mean": "weights",
-}
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "fedpeptao": {"lr": 1.0, "momentum": 0.5, **_RECOMMENDED},
-    "fedpeptao_published": {"lr": 0.05, "lr_decay": 0.99, "momentum": 0.9},
-    "fedavg": {"lr": 1.0},
-    "fedprox": {"lr": 1.0},
-    "scaffold": {"lr": 1.0},
-    "fedavgm": {"lr": 1.0, "momentum": 0.5},
-    "fedadam": {"lr": 0.2, "momentum": 0.9},
-    "fedyogi": {"lr": 0.2, "momentum": 0.9},
-    "fedadagrad": {"lr": 0.2, "momentum": 0.0},
-}
-_PUBLISHED: dict[str, Any] = {
-    "gradient": "difference",
-    "base": "average",
-    "coupling": "chained",
-    "momentum_form": "control_in_velocity",
-    "debias": False,
-    "control_form": "scaffold",
-    "control_timing": "after",
-    "control_mean": "steps",
-}
 
 
 class ServerConfig(Schema):
-    """The server's optimizer. Keys left out take the default of ``kind``; keys that it has no use for are ignored."""
+    """What the server does with what clients send.
 
-    kind: ServerKind = "fedpeptao"
-    """Server method; fedpeptao, scaffold and fedprox also set ``client.correction``."""
-    lr: PositiveFloat = 0.05
-    """Server learning rate. The adaptive kinds divide a step by its own size, so theirs is about how far an entry moves in a
-    round; their default, 0.2, suits local learning rates of some hundredths, and is the first key to tune."""
-    lr_decay: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Factor on the learning rate after every round."""
-    lr_min: NonNegativeFloat = 1e-4
-    """Learning rate at which the decay stops."""
-    momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Server momentum (beta, beta_1)."""
-    beta2: float = Field(default=0.99, ge=0.0, lt=1.0)
-    """fedadam, fedyogi: decay of the second moment."""
-    tau: PositiveFloat = 1e-3
-    """fedadam, fedyogi, fedadagrad: degree of adaptivity, added to the root of the second moment."""
-    gradient: Literal["difference", "pseudo"] = "pseudo"
-    """fedpeptao: difference of successive pseudo-gradients (published code), or the pseudo-gradient itself."""
-    base: Literal["average", "previous"] = "previous"
-    """fedpeptao: the step starts from the clients' average (published code), or from the previous global vector."""
-    coupling: Literal["independent", "chained"] = "independent"
-    """fedpeptao: every client steps from the same point, or client after client in sampling order (published code)."""
-    momentum_form: Literal["control_in_velocity", "clean", "control_in_gradient"] = "control_in_gradient"
-    """fedpeptao: the correction c - c_i is added to the velocity and fed back with it (published code), to the step outside
-    of the velocity (clean), or to the gradient that the velocity averages."""
-    debias: bool = False
-    """fedpeptao: divide the velocity by 1 - momentum^t, so that the first rounds are not damped (as Adam does)."""
-    control: bool = True
-    """fedpeptao: use control variates in the server step."""
-    control_form: Literal["scaffold", "displacement"] = "scaffold"
-    """Control variates: per step and learning rate, c_i - c + (P_t - P_i)/(T_i eta) (SCAFFOLD, published code), or the client's
-    last displacement P_t - P_i, in the units of the prompt."""
-    control_mean: Literal["weights", "steps"] = "weights"
-    """The server's control variate c: the mean of all clients' c_i with the weights of ``weighting``, kept exactly, or the
-    published code's, which weighs by local steps and scales by the share of clients, and drifts where clients are unequal."""
-    control_timing: Literal["after", "before"] = "after"
-    """fedpeptao: the server steps with the variates updated in this round (published code), or with those from before it, whose
-    difference c - c_i is zero on average over cohorts."""
+    Besides these keys it has those of its ``kind``, which differ from kind to kind; a key that the kind does not have is
+    refused. An instance is of a class of its own for each kind, which has all of them; this class makes it.
+    """
+
+    kind: str = "fedpeptao"
+    """Server method: fedpeptao, fedpeptao_published, fedavg, fedavgm, fedadam, fedyogi, fedadagrad, scaffold, fedprox, feddyn,
+    or one of a plug-in. Each has keys, and defaults, of its own, and says what ``client.correction: auto`` means."""
     weighting: Literal["examples", "uniform"] = "examples"
     """Weight of a client in averages: its number of training examples, or one."""
-    aggregation: Literal["mean", "median", "trimmed_mean", "norm_clipping", "multi_krum"] = "mean"
+    aggregation: str = "mean"
     """How clients' results are taken together: by their weighted mean, or by a rule that bears with attackers
     (docs/robustness.md): median or trimmed_mean of each coordinate, norm_clipping (the weighted mean of changes no longer than
     ``clip_norm``), multi_krum (the mean of the clients nearest to each other). Rules other than the mean need
@@ -101,62 +51,80 @@ class ServerConfig(Schema):
     kept_clients: PositiveInt | None = None
     """multi_krum: clients m whose mean is taken; n - f - 2 if not given, 1 is Krum."""
 
-    @model_validator(mode="before")
+    def __new__(cls, **values: Any) -> ServerConfig:
+        """Make an instance of the kind's own class, which is then filled in as ever."""
+        own = cls if cls is not ServerConfig else _class_of_kind(values) or cls
+        return object.__new__(own)
+
+    @model_validator(mode="wrap")
     @classmethod
-    def _defaults_of_kind(cls, values: Any) -> Any:
+    def _of_its_kind(cls, values: Any, handler: ModelWrapValidatorHandler[ServerConfig], info: ValidationInfo) -> Any:
+        """Validate by the class of the kind, whose complaints keep the places of their keys."""
         if not isinstance(values, dict):
-            return values
-        kind = values.get("kind", "fedpeptao")
-        if not isinstance(kind, str) or kind not in _DEFAULTS:
-            return values
+            return handler(values)
         given = {key: value for key, value in values.items() if value is not None}
-        if kind == "fedpeptao_published":
-            clash = [key for key, value in _PUBLISHED.items() if given.get(key, value) != value]
-            if clash:
-                raise ValueError(
-                    f"kind fedpeptao_published fixes {clash[0]} to {_PUBLISHED[clash[0]]!r}; "
-                    f"use kind fedpeptao to choose it"
-                )
-            given.update(_PUBLISHED)
-        return {**_DEFAULTS[kind], **given}
+        own = _class_of_kind(given) if cls is ServerConfig else None
+        if own is None:  # it is that class already, or the kind is unknown, which is all that there is to be said then
+            return handler(given if cls is not ServerConfig else {key: given[key] for key in given if key == "kind"})
+        if info.mode == "json":
+            return own.model_validate_json(json.dumps(given, default=str), strict=True)
+        return own.model_validate(given)
+
+    @field_validator("kind")
+    @classmethod
+    def _known_kind(cls, kind: str) -> str:
+        if kind not in METHODS:
+            raise ValueError(METHODS.unknown(kind))
+        return kind
+
+    @field_validator("aggregation")
+    @classmethod
+    def _known_rule(cls, name: str) -> str:
+        if name != "mean" and name not in ROBUST_RULES:
+            raise ValueError(f"{ROBUST_RULES.unknown(name)}, beside the plain mean")
+        return name
 
     @model_validator(mode="after")
-    def _possible_step(self) -> ServerConfig:
-        if self.needs_each_vector and self.needs_each_client:
-            raise ValueError(
-                f"aggregation={self.aggregation} is not defined with coupling=chained, in which clients step one after "
-                "another; use aggregation=mean, or kind=fedpeptao with coupling=independent"
-            )
-        if not self.kind.startswith("fedpeptao"):
-            return self
-        if self.coupling == "chained" and (self.debias or self.momentum_form == "control_in_gradient"):
-            key = "debias=true" if self.debias else "momentum_form=control_in_gradient"
-            raise ValueError(f"{key} is not defined with coupling=chained; use coupling=independent")
-        if self.debias and self.momentum_form == "control_in_velocity":
-            raise ValueError(
-                "debias=true is not defined with momentum_form=control_in_velocity; use another momentum_form"
-            )
+    def _rule_has_a_place(self) -> ServerConfig:
+        method = self.method()
+        if self.aggregation != "mean" and method.one_by_one:
+            raise ValueError(f"aggregation={self.aggregation} is not defined with {method.in_turn}")
         return self
 
-    def plain(self) -> ServerConfig:
-        """Return FedAvg that takes clients together in the same way."""
-        keys = {"weighting", "aggregation", "trim_share", "clip_norm", "assumed_attackers", "kept_clients"}
-        return ServerConfig(kind="fedavg", **self.model_dump(include=keys))
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a copy in another process be made anew: the class of a kind has no name to be found by."""
+        return ServerConfig.model_validate, (self.model_dump(),)
 
-    @property
-    def uses_control(self) -> bool:
-        """Whether clients keep a control variate c_i and the server keeps c."""
-        return self.kind == "scaffold" or (self.kind.startswith("fedpeptao") and self.control)
+    def method(self, correction: Correction | None = None) -> Method:
+        """Return the server's half of the method, with the device's halves that follow from the chosen correction."""
+        kind = METHODS[self.kind]
+        return kind(kind.Config(**{key: getattr(self, key) for key in kind.Config.model_fields}), correction)
 
-    @property
-    def needs_each_client(self) -> bool:
-        """Whether the server step needs the clients' control variates one by one, in sampling order."""
-        return self.kind.startswith("fedpeptao") and self.coupling == "chained"
+    def rule(self, params: Any = None) -> RobustRule | None:
+        """Return what takes clients together, None for the mean."""
+        return None if self.aggregation == "mean" else ROBUST_RULES[self.aggregation].of(self, params)
 
-    @property
-    def needs_each_vector(self) -> bool:
-        """Whether ``aggregation`` needs the clients' vectors, and control variates, one by one."""
-        return self.aggregation != "mean"
+    @classmethod
+    def kinds_with(cls, key: str) -> tuple[str, list[str]]:
+        """Return the key that names kinds, and those kinds that have a key."""
+        return "kind", [kind for kind in METHODS if key in METHODS[kind].Config.model_fields]
+
+    @classmethod
+    def keys_of_kinds(cls) -> dict[str, FieldInfo]:
+        """Return all keys that some kind has beside those of every server."""
+        return {key: field for kind in METHODS for key, field in METHODS[kind].Config.model_fields.items()}
+
+
+def _class_of_kind(values: Mapping[str, Any]) -> type[ServerConfig] | None:
+    """Return the class of the kind that values name, None where there is no such kind."""
+    kind = values.get("kind", ServerConfig.model_fields["kind"].default)
+    return _class_with(METHODS[kind].Config) if isinstance(kind, str) and kind in METHODS else None
+
+
+@cache
+def _class_with(own: type[MethodConfig]) -> type[ServerConfig]:
+    """Return the class of servers that have a kind's own keys as well."""
+    return type("ServerConfig", (own, ServerConfig), {"__module__": __name__, "__doc__": ServerConfig.__doc__})
 
 
 class DelayConfig(Schema):

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedsim.core.errors import CheckpointError, listed
 from fedsim.core.messages import BlockUpdate, GlobalState, GroupUpdate
+from fedsim.core.method import Method, ServerState
+from fedsim.core.robust import RobustRule
 from server.aggregation import Fold
 from server.blocks import place
-from server.config import ServerConfig
-from server.optimizers import ServerState, initial_state, state_from_arrays, state_to_arrays, step
+from server.step import initial_state, state_from_arrays, state_to_arrays, step
 
 
 @dataclass(frozen=True)
@@ -32,43 +34,50 @@ class StepReport:
 
 
 class Server:
-    """Holds the server's optimizer state in float64 and broadcasts in the number format that it was given.
+    """Holds the method's state in float64 and broadcasts in the number format that it was given.
 
     Parameters
     ----------
+    method
+        The server's half of it steps.
     vector_F
         Initial exchanged vector, float32 as a rule.
     layers
         Exchanged layers, ascending.
     sample_rate
         Share rho of the population that takes part in a round.
+    population_weight
+        Sum of the weights of all clients; see :func:`server.step.step`.
+    rule
+        What takes clients together instead of their mean.
     """
 
     def __init__(
         self,
-        config: ServerConfig,
+        method: Method,
         vector_F: np.ndarray,
         layers: tuple[int, ...],
         sample_rate: float,
         population_weight: float | None = None,
+        rule: RobustRule | None = None,
     ) -> None:
-        self._config = config
+        self._method = method
         self._layers = layers
         self._sample_rate = sample_rate
         self._population_weight = population_weight
+        self._rule = rule
         self._round = 0
         self._fold = Fold()
         self._dtype = vector_F.dtype
-        self._state: ServerState = initial_state(config, np.asarray(vector_F, dtype=np.float64))
+        self._state: ServerState = initial_state(method, np.asarray(vector_F, dtype=np.float64))
 
     def global_state(self) -> GlobalState:
         """Return what is broadcast at the start of the next round."""
-        control_F = self._state.control_F
         return GlobalState(
             round=self._round,
             layers=self._layers,
             vector_F=self._state.vector_F.astype(self._dtype),
-            control_F=control_F.astype(self._dtype) if control_F is not None else None,
+            arrays={name: self._state.array(name).astype(self._dtype) for name in self._method.broadcast},
         )
 
     def fold(self, round: int, *updates: GroupUpdate | BlockUpdate | None) -> None:
@@ -104,9 +113,9 @@ class Server:
         """
         self.fold(round, *updates)
         fold, self._fold = self._fold, Fold()
-        combined = fold.result(order)
+        combined = fold.result(order, self._method.average)
         before_F = self._state.vector_F
-        self._state = step(self._config, self._state, combined, self._sample_rate, self._population_weight)
+        self._state = step(self._method, self._state, combined, self._sample_rate, self._population_weight, self._rule)
         self._round += 1
         return StepReport(
             round=round,
@@ -121,9 +130,18 @@ class Server:
         return {"round": np.array(self._round, dtype=np.int64), **state_to_arrays(self._state)}
 
     def load_arrays(self, arrays: dict[str, np.ndarray]) -> int:
-        """Take over the state of a checkpoint; return its round."""
+        """Take over the state of a checkpoint; return its round.
+
+        Raises
+        ------
+        CheckpointError
+            If it is not the state of this method.
+        """
         rest = dict(arrays)
-        self._round = int(rest.pop("round"))
-        self._fold = Fold()
-        self._state = state_from_arrays(rest)
+        round, state = int(rest.pop("round")), state_from_arrays(rest)
+        if missing := sorted(set(self._state.arrays) - set(state.arrays)):
+            raise CheckpointError(
+                f"the server state of the checkpoint lacks {listed(missing)}; it was written by another version of fedsim"
+            )
+        self._round, self._fold, self._state = round, Fold(), state
         return self._round

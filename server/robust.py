@@ -12,103 +12,177 @@ Shape suffixes: F entries of the exchanged vector, k clients in the order in whi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from fedsim.core.errors import ClientError
-from server.aggregation import CombinedUpdate
-from server.config import ServerConfig
+from fedsim.core.messages import VECTOR, CombinedUpdate
+from fedsim.core.method import Correction, Rule, ServerState
+from fedsim.core.robust import ROBUST_RULES, RobustRule
 
 _ENTRIES = 2**14
 """Entries that are looked at at a time: the clients' float64 copies of a block stay in the processor's cache."""
 
-Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""From the clients' vectors [k, F] and the server's own [F], which they are changes of, to one vector [F]."""
-
 
 def robust_update(
-    config: ServerConfig, combined: CombinedUpdate, vector_F: np.ndarray, control_F: np.ndarray | None
+    rule: RobustRule, corrections: tuple[Correction, ...], combined: CombinedUpdate, state: ServerState
 ) -> CombinedUpdate:
-    """Return a round's update with the averages replaced by ``server.aggregation``.
-
-    The server's control variate follows the clients' with c+ = c + share (rule(c_i+) - c), share the cohort's part of all
-    weights. The mean's form, c + share mean(c_i+ - c_i), relies on every term that was added being taken off again, which holds
-    for no other rule: errors would stay in c for ever.
+    """Return a round's update with a robust rule in the place of its means.
 
     Parameters
     ----------
+    corrections
+        Those in force; each applies the rule to what it sends.
     combined
         With the clients one by one.
-    vector_F
-        P_t.
-    control_F
-        c, or None if the method has none.
+    state
+        The server's, from which the round started.
 
     Raises
     ------
     ClientError
         If so few clients are left that the rule is not defined.
     """
-    if combined.vector_kF is None or combined.weights_k is None:
-        raise ValueError(
-            f"server.aggregation={config.aggregation} needs the clients one by one, but has only their sums"
-        )
+    if VECTOR not in combined.each or combined.weights_k is None:
+        raise ValueError("a robust rule needs the clients one by one, but has only their sums")
     many = len(combined.clients)
-    if (problem := robust_problem(config, many)) is not None:
+    if (problem := rule.problem(many)) is not None:
         raise ClientError(f"round {combined.round + 1}: of its cohort {many} clients are left, and {problem}")
-    rule = _rule(config, combined.vector_kF, combined.weights_k, vector_F)
-    result = replace(combined, vector_F=rule(combined.vector_kF, vector_F), vector_kF=None, control_kF=None)
-    if control_F is None:
-        return result
-    if combined.control_kF is None:
-        raise ValueError(f"server.aggregation={config.aggregation} needs the clients' control variates one by one")
-    used_F = rule(combined.control_kF, control_F)
-    new_F = used_F if combined.control_after_kF is None else rule(combined.control_after_kF, control_F)
-    total = combined.steps_sum if config.control_mean == "steps" else combined.weight_sum
-    return replace(result, control_F=used_F, control_delta_sum_F=total * (new_F - control_F), control_after_kF=None)
+    fitted = rule.fit(combined.each[VECTOR], combined.weights_k, state.vector_F)
+    robust = replace(combined, vector_F=fitted(combined.each[VECTOR], state.vector_F))
+    for correction in corrections:
+        robust = correction.remake(robust, state, fitted)
+    return replace(robust, each={})
 
 
-def robust_problem(config: ServerConfig, clients: int) -> str | None:
-    """Return why the rule is not defined for a cohort of ``clients``, as half a sentence, or None where it is."""
-    if config.aggregation == "trimmed_mean" and 2 * (trim := trim_count(config.trim_share, clients)) >= clients:
+# -- the rules ---------------------------------------------------------------------------------------------------------
+
+
+@ROBUST_RULES.register("median")
+class Median(RobustRule):
+    """The median of each coordinate; every client counts as one."""
+
+    def fit(self, vector_kF: np.ndarray, weights_k: np.ndarray, vector_F: np.ndarray) -> Rule:
+        """Return :func:`median`."""
+        return lambda values_kF, _: median(values_kF)
+
+
+@ROBUST_RULES.register("trimmed_mean")
+class TrimmedMean(RobustRule):
+    """The mean of each coordinate without its ends; every client counts as one.
+
+    Parameters
+    ----------
+    share
+        Share of the clients that is taken off at each end, rounded up.
+    """
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    @classmethod
+    def of(cls, server: Any, params: Any = None) -> RobustRule:
+        """Make it with ``server.trim_share``."""
+        return cls(server.trim_share)
+
+    def problem(self, clients: int) -> str | None:
+        """Tell where nobody would be left."""
+        if 2 * (trim := trim_count(self.share, clients)) < clients:
+            return None
         largest = (clients - 1) // 2 / clients
         right = f"give at most {math.floor(largest * 1000) / 1000:g}" if largest else "let at least 3 clients take part"
-        return f"server.trim_share={config.trim_share:g} takes {trim} of {clients} off each side; {right}"
-    if config.aggregation == "multi_krum":
-        assumed = config.assumed_attackers
-        if clients < 2 * (assumed or 0) + 3:
+        return f"server.trim_share={self.share:g} takes {trim} of {clients} off each side; {right}"
+
+    def fit(self, vector_kF: np.ndarray, weights_k: np.ndarray, vector_F: np.ndarray) -> Rule:
+        """Return :func:`trimmed_mean` for so many clients."""
+        trim = trim_count(self.share, len(vector_kF))
+        return lambda values_kF, _: trimmed_mean(values_kF, trim)
+
+
+@ROBUST_RULES.register("norm_clipping")
+class NormClipping(RobustRule):
+    """The weighted mean of changes no longer than a norm.
+
+    Parameters
+    ----------
+    clip_norm
+        In units of the prompt's entries; None for the median of the cohort's.
+    """
+
+    def __init__(self, clip_norm: float | None) -> None:
+        self.clip_norm = clip_norm
+
+    @classmethod
+    def of(cls, server: Any, params: Any = None) -> RobustRule:
+        """Make it with ``server.clip_norm``."""
+        return cls(None if server.clip_norm == "median" else server.clip_norm)
+
+    def fit(self, vector_kF: np.ndarray, weights_k: np.ndarray, vector_F: np.ndarray) -> Rule:
+        """Return the weighted mean with each client's factor."""
+        share_k = clip_factors(vector_kF, vector_F, self.clip_norm) * (weights_k / weights_k.sum())
+        return lambda values_kF, origin_F: _changed(origin_F, values_kF, share_k)
+
+
+@ROBUST_RULES.register("multi_krum")
+class MultiKrum(RobustRule):
+    """The mean of the clients nearest to each other; every client counts as one.
+
+    Parameters
+    ----------
+    assumed_attackers, kept_clients
+        f and m; None for as many as the cohort allows.
+    """
+
+    def __init__(self, assumed_attackers: int | None, kept_clients: int | None) -> None:
+        self.assumed_attackers, self.kept_clients = assumed_attackers, kept_clients
+
+    @classmethod
+    def of(cls, server: Any, params: Any = None) -> RobustRule:
+        """Make it with ``server.assumed_attackers`` and ``server.kept_clients``."""
+        return cls(server.assumed_attackers, server.kept_clients)
+
+    def numbers(self, clients: int) -> tuple[int, int]:
+        """Return the attackers f assumed among ``clients`` and the clients m that are kept.
+
+        f is the most that n >= 2 f + 3 allows and m = n - f - 2, where the config does not say.
+        """
+        attackers = self.assumed_attackers if self.assumed_attackers is not None else (clients - 3) // 2
+        return attackers, self.kept_clients if self.kept_clients is not None else clients - attackers - 2
+
+    def problem(self, clients: int) -> str | None:
+        """Tell where there are fewer than 2 f + 3 clients, or more would be kept than are honest."""
+        assumed = self.assumed_attackers or 0
+        if clients < 2 * assumed + 3:
             most = max(0, (clients - 3) // 2)
             right = f"give server.assumed_attackers={most}" if clients >= 3 else "let at least 3 clients take part"
             return (
-                f"server.aggregation=multi_krum needs 2 f + 3 = {2 * (assumed or 0) + 3} clients for "
-                f"f={assumed or 0} attackers, not {clients}; {right}"
+                f"server.aggregation=multi_krum needs 2 f + 3 = {2 * assumed + 3} clients for "
+                f"f={assumed} attackers, not {clients}; {right}"
             )
-        attackers, kept = krum_numbers(config, clients)
+        attackers, kept = self.numbers(clients)
         if kept > clients - attackers:
             return (
                 f"server.kept_clients={kept} of {clients} with {attackers} attackers assumed would keep attackers; give at "
                 f"most {clients - attackers}"
             )
-    return None
+        return None
+
+    def fit(self, vector_kF: np.ndarray, weights_k: np.ndarray, vector_F: np.ndarray) -> Rule:
+        """Return the mean of the clients that are kept."""
+        kept = krum_selection(vector_kF, *self.numbers(len(vector_kF)))
+        share_k = np.full(len(kept), 1.0 / len(kept))
+        return lambda values_kF, origin_F: _changed(origin_F, values_kF[kept], share_k)
+
+
+# -- as functions ------------------------------------------------------------------------------------------------------
 
 
 def trim_count(share: float, clients: int) -> int:
     """Return how many clients are taken off each side: ``share`` of them, rounded up."""
     return math.ceil(round(share * clients, 9))
-
-
-def krum_numbers(config: ServerConfig, clients: int) -> tuple[int, int]:
-    """Return the attackers f that multi-Krum assumes among ``clients`` and the clients m that it keeps.
-
-    f is the most that n >= 2 f + 3 allows and m = n - f - 2, where the config does not say.
-    """
-    attackers = config.assumed_attackers if config.assumed_attackers is not None else (clients - 3) // 2
-    return attackers, config.kept_clients if config.kept_clients is not None else clients - attackers - 2
-
-
-# -- the rules ---------------------------------------------------------------------------------------------------------
 
 
 def trimmed_mean(values_kF: np.ndarray, trim: int) -> np.ndarray:
@@ -172,20 +246,6 @@ def squared_distances(vector_kF: np.ndarray) -> np.ndarray:
             gap_kB = own_kB[i + 1 :] - own_kB[i]
             result_kk[i, i + 1 :] += np.einsum("kb,kb->k", gap_kB, gap_kB)
     return result_kk + result_kk.T
-
-
-def _rule(config: ServerConfig, vector_kF: np.ndarray, weights_k: np.ndarray, vector_F: np.ndarray) -> Rule:
-    many = len(vector_kF)
-    if config.aggregation == "median":
-        return lambda values_kF, _: median(values_kF)
-    if config.aggregation == "trimmed_mean":
-        return lambda values_kF, _: trimmed_mean(values_kF, trim_count(config.trim_share, many))
-    if config.aggregation == "multi_krum":
-        kept = krum_selection(vector_kF, *krum_numbers(config, many))
-        return lambda values_kF, origin_F: _changed(origin_F, values_kF[kept], np.full(len(kept), 1.0 / len(kept)))
-    clip_norm = None if config.clip_norm == "median" else config.clip_norm
-    share_k = clip_factors(vector_kF, vector_F, clip_norm) * (weights_k / weights_k.sum())
-    return lambda values_kF, origin_F: _changed(origin_F, values_kF, share_k)
 
 
 def _changed(origin_F: np.ndarray, values_kF: np.ndarray, share_k: np.ndarray) -> np.ndarray:

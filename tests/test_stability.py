@@ -11,18 +11,18 @@ from typer.testing import CliRunner
 from benchmarks import stability
 from benchmarks.quadratics import BETA, COHORT, ETA_S, PUBLISHED, RECOMMENDED, Problem, Setting, job
 from benchmarks.stability import INDEPENDENT, amplification, growth, impulses, threshold
-from server.aggregation import CombinedUpdate
+from fedsim.core.messages import CombinedUpdate
+from fedsim.methods.control import CHANGE, CONTROL
 from server.config import ServerConfig
-from server.optimizers import initial_state, step
+from server.step import initial_state, step
 
 RHO = 0.1
 PUBLISHED_INDEPENDENT = {**PUBLISHED, "coupling": "independent"}
 
 
 def test_the_forms_are_those_of_the_config():
-    assert ServerConfig(**PUBLISHED) == ServerConfig(kind="fedpeptao_published").model_copy(
-        update={"kind": "fedpeptao"}
-    )
+    published = ServerConfig(kind="fedpeptao_published").model_dump()
+    assert ServerConfig(**PUBLISHED).model_dump() == {**published, "kind": "fedpeptao"}
     ours = ServerConfig(kind="fedpeptao")
     assert ServerConfig(**RECOMMENDED, momentum=ours.momentum) == ours
 
@@ -31,12 +31,13 @@ def test_on_a_first_visit_the_step_takes_back_its_share_of_the_progress():
     """The share is eta_s (1 - rho) / (T eta)."""
     config, setting = ServerConfig(**PUBLISHED_INDEPENDENT), Setting(8, 0.04)
     problem, controls_NF = Problem.draw(0), np.zeros((100, 20))
-    state = initial_state(config, np.full(20, 3.0))
+    method = config.method()
+    state = initial_state(method, np.full(20, 3.0))
     order = np.arange(COHORT)
     moved_F = state.vector_F - problem.train(order, state.vector_F, setting).mean(axis=0)
     # With the difference of pseudo-gradients at zero, the control variates alone make the step.
-    state = replace(state, previous_delta_F=moved_F, steps=0)
-    after = step(config, state, job(problem, config, setting, state, controls_NF, order, 0), RHO)
+    state = replace(state.with_arrays(previous_delta=moved_F), steps=0)
+    after = step(method, state, job(problem, config, setting, state, controls_NF, order, 0), RHO)
     left_F = (state.vector_F - after.vector_F) / moved_F
     np.testing.assert_allclose(left_F, 1.0 - ETA_S * (1.0 - RHO) / (8 * 0.04), rtol=1e-12)
 
@@ -44,11 +45,11 @@ def test_on_a_first_visit_the_step_takes_back_its_share_of_the_progress():
 def test_after_k_visits_at_one_point_a_client_holds_k_times_its_deviation():
     config, setting = ServerConfig(**PUBLISHED), Setting(8, 0.04)
     problem, controls_NF = Problem.draw(0), np.zeros((100, 20))
-    state, everyone = initial_state(config, np.full(20, 3.0)), np.arange(100)
+    state, everyone = initial_state(config.method(), np.full(20, 3.0)), np.arange(100)
     displacement_NF = (state.vector_F - problem.train(everyone, state.vector_F, setting)) / (8 * 0.04)
     mean_F = displacement_NF.mean(axis=0)
     # c as it is when it has settled: the mean of the displacements.
-    state = replace(state, control_F=mean_F)
+    state = state.with_arrays(control=mean_F)
     for times in range(1, 6):
         job(problem, config, setting, state, controls_NF, everyone, 0)
         np.testing.assert_allclose(controls_NF, times * (displacement_NF - mean_F), atol=1e-10)
@@ -67,17 +68,19 @@ def test_how_often_a_correction_counts(cohort):
 def test_how_far_one_correction_moves_the_point_in_the_end(position, keys):
     """Played through the server's own step: one client's correction in one round, none after."""
     config = ServerConfig(**{**keys, "lr_decay": 1.0})
-    state = initial_state(config, np.zeros(1))
-    state = replace(state, previous_delta_F=np.zeros(1))
+    method = config.method()
+    state = initial_state(method, np.zeros(1)).with_arrays(previous_delta=np.zeros(1))
     moved = 0.0
     for round in range(400):
         control_kF = np.zeros((COHORT, 1))
         control_kF[position] = -1.0 if round == 0 else 0.0
         clients = tuple(range(COHORT))
-        rest = {"control_F": control_kF.mean(axis=0), "weights_k": np.ones(COHORT), "control_kF": control_kF}
+        sums = {CHANGE: np.zeros(1), CONTROL: 10.0 * control_kF.mean(axis=0)}
         # The clients stay where the server put them, and c stays zero.
-        combined = CombinedUpdate(round, clients, (), 10.0, state.vector_F, 10, np.zeros(1), **rest)
-        state = step(config, state, combined, RHO)
+        combined = CombinedUpdate(
+            round, clients, (), 10.0, 10, state.vector_F, sums, {CONTROL: control_kF}, np.ones(COHORT)
+        )
+        state = step(method, state, combined, RHO)
         moved = float(state.vector_F[0])
     assert -moved / ETA_S == pytest.approx(impulses(config)[position] / COHORT, rel=1e-9)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
+from pydantic.fields import FieldInfo
 
 from benchmarks.fuzzing.damage import damage
 from benchmarks.fuzzing.values import NUMBERS, ODD, WORDS, any_value, group_at, words_of
@@ -18,16 +20,36 @@ from clients.backbone.location import locate
 from fedsim.configuration.errors import dotted_keys
 from fedsim.configuration.schema import Config, build_config, read_config
 from fedsim.configuration.text import config_text
+from fedsim.core.attack import ATTACKS
+from fedsim.core.method import CORRECTIONS, METHODS
+from fedsim.core.robust import ROBUST_RULES
 from fedsim.data.sources import load_dataset, source_of
 from fedsim.executors.cluster.sizing import NodeResources, plan_actors
 from fedsim.records.location import open_location
 from partitions import partition
+from server.config import ServerConfig
 from server.sampling import cohort, cut
 from server.selection import choose_layers
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def _one_of(kinds: Iterable[str], field: FieldInfo) -> FieldInfo:
+    """Return a key whose values are the names of an open registry as if they were the only ones."""
+    return FieldInfo(annotation=Literal[(field.default, *kinds)], default=field.default)  # type: ignore[arg-type]
+
+
 SHIPPED = [path.read_bytes() for path in sorted(CONFIGS.rglob("*.yaml")) if path.stem != "rayjob"]
-KEYS = tuple(dotted_keys(Config))
+KINDS = {
+    "server.kind": METHODS,
+    "server.aggregation": ROBUST_RULES,
+    "client.correction": CORRECTIONS,
+    "attack.kind": ATTACKS,
+}
+KEYS = (
+    *((name, _one_of(KINDS[name], field) if name in KINDS else field) for name, field in dotted_keys(Config)),
+    *((f"server.{key}", field) for key, field in ServerConfig.keys_of_kinds().items()),
+)
 UNKNOWN_KEYS = (
     "", "x", "lr", "rnds", "client.lr", "a\nb", "\u2028", "k" * 5000, "rounds ", "ROUNDS", "<<", "class", "__class__",
 )  # fmt: skip

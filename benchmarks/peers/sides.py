@@ -76,7 +76,7 @@ def fedsim_tuning(case: Case, overrides: Sequence[str], rounds: int) -> Callable
         checkpoint, _ = load_latest(out / "run" / "checkpoints")
         if checkpoint is None:
             raise SideError(f"fedsim left no checkpoint in {out}")
-        return _outcome("fedsim", started, events, checkpoint.server["vector_F"], memory, rounds)
+        return _outcome("fedsim", started, events, checkpoint.server["vector"], memory, rounds)
 
     return run
 

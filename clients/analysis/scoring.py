@@ -6,11 +6,25 @@ Shape suffixes: L layers, B examples, T tokens, E hidden size, X numbers of an e
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 EPSILON = 1e-5
 """Added to eigenvalues, so that zeros are defined; the published code's value."""
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """How clients score layers."""
+
+    kind: str
+    """cosine, naswot, l1 or l2."""
+    batch_size: int
+    last: bool
+    """Score the last layer as well."""
+    padding: bool
+    """Count hidden states of padding."""
 
 
 def layer_score(hidden_BTE: np.ndarray, mask_BT: np.ndarray | None = None, kind: str = "cosine") -> float:

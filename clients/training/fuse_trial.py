@@ -37,6 +37,7 @@ def try_fusing(
     max_tokens: int,
     seed: int,
     prompt_dropout: float = 0.0,
+    tallies: int = 0,
 ) -> FuseTrial:
     """Time the gradients of the first step of some clients, one after another and all at once.
 
@@ -48,6 +49,8 @@ def try_fusing(
         Parameters that all of them start from.
     prompt_dropout
         ``prompt.dropout``: its masks are part of the step and of its memory.
+    tallies
+        Vectors that corrections add to in a step.
     """
     batch = _first_batches(config, indices_N, seed)
     if prompt_dropout:
@@ -80,7 +83,7 @@ def try_fusing(
         clients=len(indices_N),
         seconds_alone=min(pair[0] for pair in pairs),
         seconds_together=min(pair[1] for pair in pairs),
-        bytes_per_client=STEP_VECTORS * vector_A.nbytes + masks // len(indices_N),
+        bytes_per_client=(STEP_VECTORS + tallies) * vector_A.nbytes + masks // len(indices_N),
         bytes_free=_free_bytes(backbone.device),
     )
 

@@ -17,34 +17,33 @@ from clients.backbone.model import Backbone
 from clients.backbone.passes import PassLimit
 from clients.budget import tokens_of_pass
 from clients.spec import WorkerSpec
-from clients.training.control import client_control, drift
 from clients.training.local_job import LocalJob, Parts, TrainingResult, num_steps
 from clients.training.local_training import train_clients
-from clients.training.sums import GroupSums
+from clients.training.sums import GroupSums, as_slice
 from clients.tuners.initial import initial_vector
+from fedsim.core import seeds
 from fedsim.core.errors import ResourceError
 from fedsim.core.layout import VectorLayout
-from fedsim.core.messages import ClientFailure, ClientReport, ClientState, GlobalState, GroupUpdate, WorkGroup
-
-
-@dataclass(frozen=True)
-class TrainedClients:
-    """What came of a work group; reports and states stand in the order of its clients."""
-
-    reports: tuple[ClientReport, ...]
-    update: GroupUpdate | None
-    """The group's sums, or None if no client gave a usable result."""
-    states: tuple[ClientState, ...]
-    """Each client's new state, the old one where it failed."""
-    caches: dict[int, CachedStates]
-    """Trunks that were computed, by client."""
+from fedsim.core.messages import (
+    FIRST_MOMENT,
+    PERSONAL,
+    SECOND_MOMENT,
+    ClientFailure,
+    ClientReport,
+    ClientState,
+    GlobalState,
+    WorkGroup,
+)
+from fedsim.core.method import ClientRound
+from fedsim.core.returns import TrainReturns
 
 
 @dataclass(frozen=True)
 class _Outcome:
     report: ClientReport
     state: ClientState
-    result: TrainingResult | None
+    client: ClientRound | None
+    """What goes into the group's sums; None where the client failed."""
 
 
 class GroupTraining:
@@ -57,9 +56,9 @@ class GroupTraining:
     """
 
     def __init__(self, spec: WorkerSpec, backbone: Backbone, full: VectorLayout) -> None:
-        self._spec, self._settings = with_false_labels(spec), spec.settings
+        self._spec, self._training = with_false_labels(spec), spec.training
         self._backbone, self._full = backbone, full
-        asked, on_gpu = spec.settings.client.micro_batch_tokens, backbone.device.type == "cuda"
+        asked, on_gpu = spec.training.client.micro_batch_tokens, backbone.device.type == "cuda"
         self.max_tokens = tokens_of_pass(asked, backbone.hidden_size, on_gpu=on_gpu)
         """Tokens of one pass through the backbone."""
 
@@ -69,7 +68,7 @@ class GroupTraining:
         state: GlobalState,
         client_states: Sequence[ClientState],
         caches: Mapping[int, CachedStates],
-    ) -> TrainedClients:
+    ) -> TrainReturns:
         """Train the clients of a group from the global state.
 
         Parameters
@@ -79,8 +78,8 @@ class GroupTraining:
         trunks
             Trunks of earlier jobs, by client; what is missing is computed.
         """
-        settings = self._settings
-        parts = Parts.of(self._full, state.layers, settings.keep_local)
+        training = self._training
+        parts = Parts.of(self._full, state.layers, training.keep_local)
         limit = PassLimit(self.max_tokens)
         made: dict[int, CachedStates] = {}
         outcomes: dict[int, _Outcome] = {}
@@ -93,23 +92,21 @@ class GroupTraining:
                     outcomes[outcome.report.client] = outcome
         sums = GroupSums(
             group,
-            parts.exchanged_F,
-            uniform_weights=settings.uniform_weights,
-            control_by_steps=settings.control_by_steps,
-            control_before=settings.control_before,
-            each_client=settings.needs_each_client,
-            each_vector=settings.needs_each_vector,
+            parts.exchanged.size,
+            training.corrections,
+            uniform_weights=training.uniform_weights,
+            singles=training.singles,
         )
         for old in client_states:
             outcome = outcomes[old.client]
-            if outcome.result is not None:
-                sums.add(outcome.report, old, outcome.state, outcome.result)
+            if outcome.client is not None:
+                sums.add(outcome.report, outcome.client)
         ordered = [outcomes[old.client] for old in client_states]
-        return TrainedClients(
+        return TrainReturns(
             _with_splits([outcome.report for outcome in ordered], limit),
             sums.update(),
             tuple(outcome.state for outcome in ordered),
-            made,
+            tuple(made.get(client) for client in group.keep_cached),
         )
 
     # -- some clients at once ------------------------------------------------------------------------------------------
@@ -139,19 +136,18 @@ class GroupTraining:
                     self._spec.train,
                     jobs,
                     parts,
-                    self._settings.client,
-                    self._settings.correction,
-                    seed=self._settings.seed,
+                    self._training.client,
+                    self._training.corrections,
+                    seed=self._training.seed,
                     round=state.round,
                     max_tokens=limit,
                     prompt_dropout=self._spec.prompt.dropout,
                 )
                 _check_shapes(olds, trained, parts)
                 results = [
-                    falsified(self._settings, parts, state.round, job, result)
-                    for job, result in zip(jobs, trained, strict=True)
+                    self._as_sent(parts, state.round, job, result) for job, result in zip(jobs, trained, strict=True)
                 ]
-                news = [self._new_state(parts, state, old, result) for old, result in zip(olds, results, strict=True)]
+                clients = [self._finished(parts, state, old, result) for old, result in zip(olds, results, strict=True)]
         except Exception as error:
             failure = failure_of(error)
         # Behind the handler, so that what failed has let go of its memory.
@@ -163,8 +159,8 @@ class GroupTraining:
             return [_Outcome(replace(report, seconds=time.perf_counter() - started), olds[0], None)]
         seconds = (time.perf_counter() - started) / max(1, sum(result.num_tokens for result in results))
         return [
-            self._outcome(parts, state, old, new, result, seconds * result.num_tokens)
-            for old, new, result in zip(olds, news, results, strict=True)
+            self._outcome(parts, state, old, client, result, seconds * result.num_tokens)
+            for old, client, result in zip(olds, clients, results, strict=True)
         ]
 
     def _outcome(
@@ -172,10 +168,11 @@ class GroupTraining:
         parts: Parts,
         state: GlobalState,
         old: ClientState,
-        new: ClientState,
+        client: ClientRound,
         result: TrainingResult,
         seconds: float,
     ) -> _Outcome:
+        new = self._new_state(parts, old, client, result)
         report = replace(
             self._report(parts, state, old),
             num_steps=result.num_steps,
@@ -183,20 +180,20 @@ class GroupTraining:
             num_slots=result.num_slots,
             loss_first=result.loss_first,
             loss_last=result.loss_last,
-            bytes_up=self._settings.traffic.bytes_up(_vector_bytes(parts, state)),
+            bytes_up=self._training.traffic(state.arrays).bytes_up(_vector_bytes(parts, state)),
             seconds=seconds,
         )
-        if not all(np.isfinite(array).all() for array in _arrays(old, new, result)):
+        # All that goes into the group's sums or the client's state.
+        arrays = (result.vector_A, *result.tallies.values(), *old.arrays.values(), *new.arrays.values())
+        if not all(np.isfinite(array).all() for array in arrays):
             failure = ClientFailure("non_finite", f"client {old.client} returned NaN or infinite parameters")
             return _Outcome(replace(report, failure=failure), old, None)
-        return _Outcome(report, new, result)
+        return _Outcome(report, new, client)
 
     # -- one client ----------------------------------------------------------------------------------------------------
 
     def _report(self, parts: Parts, state: GlobalState, old: ClientState) -> ClientReport:
-        traffic = self._settings.traffic
-        if state.control_F is None:
-            traffic = traffic.without_control()
+        traffic = self._training.traffic(state.arrays)
         return ClientReport(
             client=old.client,
             round=state.round,
@@ -207,21 +204,32 @@ class GroupTraining:
         )
 
     def _job(self, parts: Parts, state: GlobalState, old: ClientState, cached: CachedStates | None) -> LocalJob:
-        settings = self._settings
         indices_N = self._spec.shards.train(old.client)
-        global_F, control_F, control_i_F = self._globals(state, old)
-        steps, lr = num_steps(settings.client, len(indices_N)), settings.client.optimizer.lr
-        personal_M = old.personal_M if old.personal_M is not None else self._initial(parts.personal)
-        corrects = settings.correction == "control"
+        client = self._client(state, old, num_steps(self._training.client, len(indices_N)))
+        personal_M = old.arrays.get(PERSONAL)
+        begun: dict[str, np.ndarray] = {}
+        for correction in self._training.corrections:
+            begun.update(correction.begin(client))
         return LocalJob(
             client=old.client,
             indices_N=indices_N,
-            start_A=parts.assemble(global_F, personal_M),
-            first_moment_A=old.first_moment_A,
-            second_moment_A=old.second_moment_A,
+            start_A=parts.assemble(client.start_F, self._initial(parts.personal) if personal_M is None else personal_M),
+            first_moment_A=old.arrays.get(FIRST_MOMENT),
+            second_moment_A=old.arrays.get(SECOND_MOMENT),
             moment_steps=old.steps,
-            drift_F=drift(control_i_F, control_F, steps, lr, settings.control_form) if corrects else None,
+            begun=begun,
             cached=cached,
+        )
+
+    def _client(self, state: GlobalState, old: ClientState, steps: int) -> ClientRound:
+        """Return what corrections see of a client before it trains."""
+        return ClientRound(
+            config=self._training.client,
+            num_examples=len(self._spec.shards.train(old.client)),
+            num_steps=steps,
+            start_F=np.asarray(state.vector_F, dtype=self._spec.model.exchange_dtype),
+            server=state.arrays,
+            old=old.arrays,
         )
 
     def _cached(
@@ -242,42 +250,38 @@ class GroupTraining:
             made[client] = compute_states(self._backbone, self._spec.train, indices_N, state.layers, dtype, limit)
         return made[client]
 
-    def _new_state(self, parts: Parts, state: GlobalState, old: ClientState, result: TrainingResult) -> ClientState:
-        settings, optimizer = self._settings, self._settings.client.optimizer
-        control_F = None
-        if settings.uses_control:
-            global_F, server_control_F, control_i_F = self._globals(state, old)
-            control_F = client_control(
-                control_i_F,
-                server_control_F,
-                global_F,
-                result.vector_A[parts.exchanged_F],
-                result.num_steps,
-                optimizer.lr,
-                form=settings.control_form,
-                drift_applied=settings.correction == "control",
-            )
-        keep = optimizer.moments == "keep"
-        return ClientState(
-            client=old.client,
-            rounds=old.rounds + 1,
-            steps=old.steps + result.num_steps,
-            personal_M=result.vector_A[parts.personal_M] if settings.keep_local else None,
-            control_F=control_F,
-            first_moment_A=result.first_moment_A if keep else None,
-            second_moment_A=result.second_moment_A if keep else None,
-        )
+    def _as_sent(self, parts: Parts, round: int, job: LocalJob, result: TrainingResult) -> TrainingResult:
+        """Return the result that a client works on with: its own, or what an attacker makes of it."""
+        training = self._training
+        if training.attack is None or job.client not in training.attackers:
+            return result
+        rng = seeds.stream(training.seed, round, job.client, "attack")
+        return falsified(training.attack, training.corrections, parts, rng, job, result)
 
-    def _globals(self, state: GlobalState, old: ClientState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the global vector, the server's control variate and the client's, zeros where there are none."""
-        global_F = np.asarray(state.vector_F, dtype=self._spec.model.exchange_dtype)
-        control_F = state.control_F if state.control_F is not None else np.zeros_like(global_F)
-        control_i_F = old.control_F if old.control_F is not None else np.zeros_like(global_F)
-        return global_F, control_F, control_i_F
+    def _finished(self, parts: Parts, state: GlobalState, old: ClientState, result: TrainingResult) -> ClientRound:
+        """Return the client after training, with what its corrections keep."""
+        exchanged = as_slice(parts.exchanged_F)
+        client = replace(
+            self._client(state, old, result.num_steps),
+            vector_F=result.vector_A[exchanged],
+            tallies={name: tally_A[exchanged] for name, tally_A in result.tallies.items()},
+        )
+        new: dict[str, np.ndarray] = {}
+        for correction in self._training.corrections:
+            new.update(correction.finish(client))
+        return replace(client, new=new)
+
+    def _new_state(self, parts: Parts, old: ClientState, client: ClientRound, result: TrainingResult) -> ClientState:
+        arrays = dict(client.new)
+        if self._training.keep_local:
+            arrays[PERSONAL] = result.vector_A[parts.personal_M]
+        if self._training.client.optimizer.moments == "keep":
+            arrays |= {FIRST_MOMENT: result.first_moment_A, SECOND_MOMENT: result.second_moment_A}
+        return ClientState(old.client, old.rounds + 1, old.steps + result.num_steps, arrays)
 
     def _initial(self, layout: VectorLayout) -> np.ndarray:
         spec = self._spec
-        return initial_vector(layout, spec.prompt, spec.model.head, spec.settings.seed, spec.start)
+        return initial_vector(layout, spec.prompt, spec.model.head, spec.training.seed, spec.start)
 
 
 def _vector_bytes(parts: Parts, state: GlobalState) -> int:
@@ -306,10 +310,3 @@ def _with_splits(reports: list[ClientReport], limit: PassLimit) -> tuple[ClientR
     if limit.splits:
         reports[0] = replace(reports[0], memory_splits=limit.splits, memory_tokens=limit.tokens or 0)
     return tuple(reports)
-
-
-def _arrays(old: ClientState, new: ClientState, result: TrainingResult) -> Sequence[np.ndarray]:
-    """Return all that goes into the group's sums or the client's state."""
-    moments = (new.first_moment_A, new.second_moment_A)
-    candidates = (result.vector_A, result.stepped_A, result.gain_A, old.control_F, new.control_F, *moments)
-    return [array for array in candidates if array is not None]

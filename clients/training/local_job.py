@@ -6,8 +6,8 @@ B examples of a mini-batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -56,8 +56,8 @@ class LocalJob:
     second_moment_A: np.ndarray | None = None
     moment_steps: int = 0
     """Steps in the moments."""
-    drift_F: np.ndarray | None = None
-    """c - c_i, what the ``control`` correction adds to every step."""
+    begun: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What corrections need in the steps, by name; see :meth:`fedsim.core.method.Correction.begin`."""
     cached: CachedStates | None = None
     """What enters the lowest prompted layer, of the examples ``indices_N`` in their order; None where all layers run."""
 
@@ -79,10 +79,8 @@ class TrainingResult:
     """Tokens of all mini-batches."""
     num_slots: int = 0
     """Tokens that attention computed for them, padding included."""
-    stepped_A: np.ndarray | None = None
-    """With the preconditioner correction: what the optimizer's steps took away, weight decay left out."""
-    gain_A: np.ndarray | None = None
-    """With the preconditioner correction: sum over steps of learning rate times gain; stepped over gain is a mean gradient."""
+    tallies: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What corrections have added up over the steps, by name, each as long as the vector."""
 
 
 def batches(config: ClientConfig, num_examples: int, rng: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:

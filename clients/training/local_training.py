@@ -23,9 +23,11 @@ from clients.backbone.passes import PassLimit
 from clients.config import ClientConfig
 from clients.training.gradients import StepBatch, gradients
 from clients.training.local_job import LocalJob, Parts, TrainingResult, batches, num_steps
-from clients.training.optimizers import Moments, clip, column, decay_and_step, direction, gain, learning_rate
+from clients.training.local_rows import LocalRows
+from clients.training.optimizers import Moments, clip, decay_and_step, direction, learning_rate
 from clients.tuners.prompt_dropout import draw_kept, kept_scale
 from fedsim.core import seeds
+from fedsim.core.method import Correction
 from fedsim.core.tokens import TokenTable
 
 
@@ -51,7 +53,7 @@ def train_clients(
     jobs: Sequence[LocalJob],
     parts: Parts,
     config: ClientConfig,
-    correction: str,
+    corrections: Sequence[Correction] = (),
     *,
     seed: int,
     round: int,
@@ -64,13 +66,8 @@ def train_clients(
     ----------
     jobs
         One a client. With dropout only one, whose random stream is its own.
-    correction
-        ``none``, ``proximal`` (FedProx: the gradient of mu/2 |p - P_t|^2 is added on the exchanged entries), ``control``
-        (the visit's drift c - c_i is added to every step on the exchanged entries) or ``preconditioner`` (steps are plain; what
-        they took away and their gain are returned, so that the server can average clients in a common metric).
-
-        The drift is added to the step rather than to the gradient: c_i is a displacement per step and learning rate, so it has
-        the units of a step whatever the optimizer (with plain SGD the two are the same, and this is SCAFFOLD).
+    corrections
+        Those in force, whose hooks are called in this order.
     max_tokens
         See :func:`gradients`.
     prompt_dropout
@@ -86,7 +83,7 @@ def train_clients(
     # Those with most steps come first, so that the clients still at work are always the first rows.
     order = sorted(range(len(jobs)), key=lambda i: -num_steps(config, len(jobs[i].indices_N)))
     ordered = [jobs[i] for i in order]
-    group = _Group(backbone, table, ordered, parts, config, correction, seed, round, max_tokens, prompt_dropout)
+    group = _Group(backbone, table, ordered, parts, config, corrections, seed, round, max_tokens, prompt_dropout)
     dropout_seed = seeds.torch_seed(seed, round, jobs[0].client, "dropout")
     with _dropout(backbone, config.dropout, dropout_seed):
         for step in range(group.num_steps):
@@ -105,7 +102,7 @@ class _Group:
         jobs: Sequence[LocalJob],
         parts: Parts,
         config: ClientConfig,
-        correction: str,
+        corrections: Sequence[Correction],
         seed: int,
         round: int,
         max_tokens: PassLimit | int | None,
@@ -125,15 +122,8 @@ class _Group:
         self._cached, self._cached_starts = _joined_states(table, jobs, device)
         self._vector_CA = to_device(np.stack([job.start_A for job in jobs]), device)
         self._moments = self._first_moments()
-        self._positions_F = to_device(parts.exchanged_F, device)
-        self._anchor_CF = self._vector_CA[:, self._positions_F] if correction == "proximal" else None
-        self._drift_CF = None
-        drifts = [job.drift_F for job in jobs if job.drift_F is not None]
-        if correction == "control" and drifts:
-            self._drift_CF = to_device(np.stack(drifts), device)
-        tallies = correction == "preconditioner"
-        self._stepped_CA = torch.zeros_like(self._vector_CA) if tallies else None
-        self._gain_CA = torch.zeros_like(self._vector_CA) if tallies else None
+        self._corrections = corrections
+        self._local = LocalRows(config, self._vector_CA, jobs, parts, corrections)
         self._losses: list[Tensor] = []
         self._tokens_C = np.zeros(len(jobs), np.int64)
         self._slots_C = np.zeros(len(jobs), np.int64)
@@ -150,24 +140,21 @@ class _Group:
         said = gradients(
             self._backbone, self._table, self._batch(step, count), self._parts.trained, vector_CA, self._limit
         )
-        gradient_CA = said.gradient_CA
-        if self._anchor_CF is not None:
-            pull_CF = self._config.proximal_mu * (vector_CA[:, self._positions_F] - self._anchor_CF[:count])
-            gradient_CA.index_add_(1, self._positions_F, pull_CF)
-        clipped_C1 = clip(gradient_CA, optimizer.clip_norm)
         lr_C = np.array(
             [
                 learning_rate(self._config.schedule, optimizer.lr, int(taken), int(job_steps))
                 for taken, job_steps in zip(moments.steps_C, self._steps_C, strict=False)
             ]
         )
+        local, gradient_CA = self._local.first(count, lr_C, moments), said.gradient_CA
+        for correction in self._corrections:
+            gradient_CA = correction.gradient(local, gradient_CA)
+        local.clipped_C1 = clip(gradient_CA, optimizer.clip_norm)
         step_CA = direction(optimizer, moments, gradient_CA)
-        if self._drift_CF is not None:
-            step_CA = step_CA.index_add(1, self._positions_F, self._drift_CF[:count])
-        if self._stepped_CA is not None and self._gain_CA is not None:
-            lr_C1 = column(lr_C, vector_CA)
-            self._stepped_CA[:count].addcmul_(step_CA, lr_C1)
-            self._gain_CA[:count].addcmul_(gain(optimizer, moments).mul_(clipped_C1), lr_C1)
+        for correction in self._corrections:
+            step_CA = correction.step(local, step_CA)
+        for correction in self._corrections:
+            correction.stepped(local, step_CA)
         decay_and_step(optimizer, vector_CA, step_CA, lr_C)
         self._losses.append(said.loss_C)
         self._tokens_C[:count] += said.tokens_C
@@ -175,11 +162,9 @@ class _Group:
 
     def results(self) -> list[TrainingResult]:
         """Return what each visit made, in the order of the rows."""
-        tensors = [self._vector_CA, self._moments.first_CA, self._moments.second_CA, self._stepped_CA, self._gain_CA]
-        vector_CA, first_CA, second_CA, stepped_CA, gain_CA = (
-            None if tensor is None else tensor.cpu().numpy() for tensor in tensors
-        )
-        assert vector_CA is not None and first_CA is not None and second_CA is not None
+        tensors = [self._vector_CA, self._moments.first_CA, self._moments.second_CA]
+        vector_CA, first_CA, second_CA = (tensor.cpu().numpy() for tensor in tensors)
+        tallies = {name: tally_CA.cpu().numpy() for name, tally_CA in self._local.tallies.items()}
         results = []
         for row, (loss_first, loss_last) in enumerate(self._epoch_losses()):
             results.append(
@@ -192,8 +177,7 @@ class _Group:
                     loss_last=loss_last,
                     num_tokens=int(self._tokens_C[row]),
                     num_slots=int(self._slots_C[row]),
-                    stepped_A=None if stepped_CA is None else stepped_CA[row],
-                    gain_A=None if gain_CA is None else gain_CA[row],
+                    tallies={name: tally_CA[row] for name, tally_CA in tallies.items()},
                 )
             )
         return results

@@ -69,8 +69,11 @@ def _types(keys: tuple[str, ...], schema: type[Schema]) -> list[Any]:
         for kind in types:
             if get_origin(kind) is dict:
                 inner += _members(get_args(kind)[1])
-            elif _is_group(kind) and key in kind.model_fields:
-                inner += _members(kind.model_fields[key].annotation)
+            elif _is_group(kind):
+                fields = kind.model_fields
+                if key not in fields and hasattr(kind, "keys_of_kinds"):  # a section whose keys depend on its kind
+                    fields = kind.keys_of_kinds()
+                inner += _members(fields[key].annotation) if key in fields else []
         types = inner
     return types
 

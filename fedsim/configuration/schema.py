@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny, ValidationError, model_validator
 
 from clients.config import AttackConfig, ClientConfig, ModelConfig, PromptConfig
 from fedsim.configuration.errors import Key, Where, sentence
 from fedsim.configuration.overrides import parse_override
 from fedsim.configuration.yaml_text import line_of, load
 from fedsim.core.errors import ConfigError, shown, suggestion
+from fedsim.core.method import CORRECTIONS, METHODS, Method, check_names
 from fedsim.core.schema import PathText, Schema
 from fedsim.core.traffic import Traffic, round_traffic
 from fedsim.data.config import DataConfig
@@ -24,7 +25,6 @@ from fedsim.executors.config import RayConfig
 from fedsim.records.run_folder import TrackingConfig
 from partitions.config import PartitionConfig
 from server.config import LayersConfig, SamplingConfig, ServerConfig
-from server.robust import robust_problem
 
 
 class EvaluationConfig(Schema):
@@ -82,7 +82,7 @@ class Config(Schema):
     """Which clients train in a round."""
     client: ClientConfig = ClientConfig()
     """Training on a device."""
-    server: ServerConfig = ServerConfig()
+    server: SerializeAsAny[ServerConfig] = ServerConfig()
     """The server's optimizer."""
     attack: AttackConfig = AttackConfig()
     """Simulated attackers."""
@@ -102,17 +102,19 @@ class Config(Schema):
 
     @property
     def correction(self) -> str:
-        """The local correction in force: none, control, preconditioner or proximal."""
-        if self.client.correction != "auto":
-            return self.client.correction
-        of_kind = {"scaffold": "control", "fedprox": "proximal", "fedpeptao": "preconditioner"}
-        return of_kind.get(self.server.kind, "none")
+        """Name of the local correction in force: that of the method, where none is chosen."""
+        chosen = self.client.correction
+        return METHODS[self.server.kind].correction if chosen == "auto" else chosen
+
+    @property
+    def method(self) -> Method:
+        """The method: the server's half, with the device's halves in force."""
+        return self.server.method(CORRECTIONS[self.correction].of(self.client))
 
     @property
     def traffic(self) -> Traffic:
-        """What a real device would receive and send at a visit."""
-        optimizer = self.client.optimizer
-        return round_traffic(self.correction, optimizer.kind, optimizer.weight_decay)
+        """What a real device would receive and send in a round."""
+        return round_traffic(self.method.corrections, self.client)
 
     @property
     def identity(self) -> str:
@@ -152,33 +154,14 @@ _DATA_ITSELF = ("task", "train_examples", "validation_examples", "max_length")
 
 def _check_combinations(config: Config) -> None:
     """Refuse combinations of keys of several sections that make no sense together."""
-    client, server, partition = config.client, config.server, config.partition
+    client, partition = config.client, config.partition
     if partition.clients is not None and config.sampling.clients_per_round > partition.clients:
         raise ValueError(
             f"sampling.clients_per_round={config.sampling.clients_per_round} is more than "
             f"partition.clients={partition.clients}; set "
             f"sampling.clients_per_round={partition.clients} or less"
         )
-    if server.kind == "scaffold" and config.correction != "control":
-        raise ValueError(
-            f"server.kind=scaffold needs client.correction=control (or auto), not {client.correction}; "
-            "for no correction use server.kind=fedavg"
-        )
-    if server.kind == "fedprox" and config.correction != "proximal":
-        raise ValueError(f"server.kind=fedprox needs client.correction=proximal (or auto), not {client.correction}")
-    if config.correction == "control" and not server.uses_control:
-        raise ValueError(
-            f"client.correction=control needs control variates, which server.kind={server.kind} does not keep; "
-            "use server.kind=scaffold or fedpeptao with server.control=true"
-        )
-    if server.needs_each_vector and config.correction == "preconditioner":
-        auto = f" (auto with server.kind={server.kind})" if client.correction == "auto" else ""
-        raise ValueError(
-            f"server.aggregation={server.aggregation} compares the clients' vectors, but "
-            f"client.correction=preconditioner{auto} averages them in a common metric; set client.correction=none, or control"
-        )
-    if (problem := robust_problem(server, config.sampling.clients_per_round)) is not None:
-        raise ValueError(f"sampling.clients_per_round={config.sampling.clients_per_round}, but {problem}")
+    _check_method(config)
     _check_attackers(config)
     if config.executor == "ray" and config.model.device == "cuda" and not config.ray.num_gpus_per_actor:
         raise ValueError(
@@ -202,6 +185,36 @@ def _check_combinations(config: Config) -> None:
         raise ValueError("data.path has no use with data.source=embedded; remove one of them")
     if config.layers.fixed is not None and config.layers.choose != "fixed":
         raise ValueError(f"layers.fixed is given, but layers.choose={config.layers.choose}; set layers.choose=fixed")
+
+
+def _check_method(config: Config) -> None:
+    """Refuse what the method, its corrections and the robust rule say that they cannot do together."""
+    server, chosen = config.server, config.client.correction
+    kind = METHODS[server.kind]
+    if kind.allowed is not None and config.correction not in kind.allowed:
+        raise ValueError(
+            f"server.kind={server.kind} needs client.correction={' or '.join(kind.allowed)} (or auto), not {chosen}"
+            + (f"; {kind.instead}" if kind.instead else "")
+        )
+    method = config.method
+    check_names(method.corrections)
+    for part in method.corrections:
+        if not set(part.reads) <= set(method.serves):
+            raise ValueError(
+                f"client.correction={config.correction} needs {part.needs}, which server.kind={server.kind} does not keep; "
+                f"use {part.kept_by}"
+            )
+    rule = server.rule()
+    if rule is None:
+        return
+    if method.combining is not None:
+        auto = f" (auto with server.kind={server.kind})" if chosen == "auto" else ""
+        raise ValueError(
+            f"server.aggregation={server.aggregation} compares the clients' vectors, but client.correction="
+            f"{config.correction}{auto} {method.combining.combines}; set client.correction=none, or control"
+        )
+    if (problem := rule.problem(config.sampling.clients_per_round)) is not None:
+        raise ValueError(f"sampling.clients_per_round={config.sampling.clients_per_round}, but {problem}")
 
 
 def _check_attackers(config: Config) -> None:

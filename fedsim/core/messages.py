@@ -1,12 +1,16 @@
 """What passes between driver, clients and server. Plain frozen records of NumPy arrays: cheap to pickle, zero-copy in Ray.
 
+Arrays have names. What a name means is known to the method and its corrections alone (:mod:`fedsim.core.method`); all that
+carries, adds up, checks or saves arrays loops over them.
+
 Shape suffixes: F entries of the exchanged vector, M entries of the local (personal) vector, A entries of all
 parameters a client trains (F + M), C classes, k clients of a group.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -22,33 +26,32 @@ class GlobalState:
     """Exchanged layers, ascending."""
     vector_F: np.ndarray
     """Prompts of the exchanged layers, then the head; float32, in exact runs float64 (``model.dtype``)."""
-    control_F: np.ndarray | None = None
-    """The server's control variate c, or None if the method has none."""
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What the devices' half of the method reads beside it, by name; each as long as the vector."""
 
 
 @dataclass(frozen=True)
 class ClientState:
-    """What a client keeps between its visits. Returned by the call that made it and owned by the driver."""
+    """What a client keeps between rounds. Returned by the call that made it and owned by the driver."""
 
     client: int
     rounds: int = 0
     """Rounds in which the client trained."""
     steps: int = 0
-    """Local optimizer steps over all visits."""
-    personal_M: np.ndarray | None = None
-    """float32; prompts of the layers that are not exchanged."""
-    control_F: np.ndarray | None = None
-    """float32; the control variate c_i; None stands for zeros."""
-    first_moment_A: np.ndarray | None = None
-    """float32; Adam's first moment, where the client keeps it."""
-    second_moment_A: np.ndarray | None = None
-    """float32; Adam's second moment, where the client keeps it."""
+    """Local optimizer steps over all rounds."""
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """By name: what corrections keep (one that is missing stands for zeros), and :data:`PERSONAL` and the moments."""
 
     @property
     def has_tensors(self) -> bool:
         """Whether more is kept than counts."""
-        tensors = (self.personal_M, self.control_F, self.first_moment_A, self.second_moment_A)
-        return any(tensor is not None for tensor in tensors)
+        return bool(self.arrays)
+
+
+PERSONAL, FIRST_MOMENT, SECOND_MOMENT = "personal", "first_moment", "second_moment"
+"""Names in a client's state: prompts of the layers that are not exchanged, and the optimizer's moments where they are kept."""
+VECTOR = "vector"
+"""Name of the exchanged vector among sums and among what is sent one by one."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +117,7 @@ class ClientReport:
 
 @dataclass(frozen=True)
 class GroupUpdate:
-    """Sums over a group's usable clients, in client-id order, in float64.
-
-    With w_i the client's weight, P_i its exchanged vector after training, T_i its local steps and c_i, c_i+ its
-    control variate before and after.
-    """
+    """Sums over a group's usable clients, in client-id order, in float64."""
 
     round: int
     group: int
@@ -126,27 +125,16 @@ class GroupUpdate:
     clients: tuple[int, ...]
     """Clients in the sums, ascending."""
     weight_sum: float
-    """Sum of w_i."""
-    vector_sum_F: np.ndarray
-    """Sum of w_i P_i; with the preconditioner correction, sum of w_i (P_i + S_i), S_i what the client's steps took away."""
+    """Sum of the clients' weights w_i."""
     steps_sum: int
-    """Sum of T_i."""
-    control_delta_sum_F: np.ndarray | None = None
-    """Sum of w_i (c_i+ - c_i), or of T_i (c_i+ - c_i) where the server's variate is weighted by local steps."""
-    control_sum_F: np.ndarray | None = None
-    """Sum of w_i c_i+, or of w_i c_i where the server steps with the variates from before the round."""
+    """Sum of their local steps T_i."""
+    sums: Mapping[str, np.ndarray]
+    """By name, float64 [F]: :data:`VECTOR` is the sum of w_i P_i, P_i a client's exchanged vector after training, if no
+    correction says otherwise; the others are those that corrections declare."""
+    each: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """By name, [k, F]: what the server looks at client by client, in the order of ``clients``."""
     weights_k: np.ndarray | None = None
     """float64 w_i one by one; only where the server looks at clients one by one."""
-    control_kF: np.ndarray | None = None
-    """The terms of ``control_sum_F`` without w_i, one by one; only where the server looks at clients one by one."""
-    vector_kF: np.ndarray | None = None
-    """P_i one by one; only for rules of ``server.aggregation`` other than the mean."""
-    control_after_kF: np.ndarray | None = None
-    """c_i+ one by one, where ``control_kF`` holds c_i; only for rules other than the mean."""
-    metric_sum_F: np.ndarray | None = None
-    """Preconditioner correction: sum of w_i D_i, D_i the reciprocal of the client's accumulated gain."""
-    metric_step_sum_F: np.ndarray | None = None
-    """Preconditioner correction: sum of w_i D_i S_i."""
 
 
 @dataclass(frozen=True)
@@ -172,17 +160,53 @@ class BlockUpdate:
     shape: tuple[int, ...]
     """Shape of the sums, known even where all updates were left out."""
     given: tuple[str, ...]
-    """Optional fields that the updates have."""
+    """What the updates have, in words."""
     steps_sum: int
     weight_sum: float
     """Of the groups that are whole."""
-    sums: dict[str, np.ndarray]
-    """Sums of the groups that are whole, by the name of the field of ``GroupUpdate``; empty where there is none."""
+    sums: Mapping[str, np.ndarray]
+    """Sums of the groups that are whole, by name; empty where there is none."""
     open_weight_sum: float
     """Of the last group, where it is not whole."""
-    open_sums: dict[str, np.ndarray]
-    each: dict[str, tuple[np.ndarray, ...]]
+    open_sums: Mapping[str, np.ndarray]
+    each: Mapping[str, tuple[np.ndarray, ...]]
     """What the server needs of clients one by one, as it came, in the order of ``clients``."""
+    weights: tuple[np.ndarray, ...] = ()
+    """Their weights, likewise."""
+
+
+@dataclass(frozen=True)
+class CombinedUpdate:
+    """A round's sums over its usable clients, in float64, and what the server makes of them."""
+
+    round: int
+    clients: tuple[int, ...]
+    """Clients in the sums, in the order in which they were drawn."""
+    rejected_clients: tuple[int, ...]
+    """Clients left out because their group's sums were not finite, ascending."""
+    weight_sum: float
+    """Sum of w_i."""
+    steps_sum: int
+    """Sum of T_i."""
+    vector_F: np.ndarray
+    """The clients' vectors taken together: P_bar."""
+    sums: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """By name, as in ``GroupUpdate``."""
+    each: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """By name, [k, F] in the order of ``clients``, in the dtype in which they came."""
+    weights_k: np.ndarray | None = None
+    """float64 w_i one by one, in the order of ``clients``."""
+    means: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Where a robust rule has put something in the place of a sum's mean."""
+    sample_rate: float = 1.0
+    """Share rho of the population that is drawn for a round."""
+    population_weight: float = 0.0
+    """Sum of the weights w_i of all clients that can be drawn."""
+
+    def mean_F(self, name: str) -> np.ndarray:
+        """Return a sum over the sum of the weights, or what a robust rule has made of it."""
+        mean_F: np.ndarray = self.means[name] if name in self.means else self.sums[name] / self.weight_sum
+        return mean_F
 
 
 @dataclass(frozen=True)

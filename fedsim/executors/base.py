@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from clients.worker import WorkerInfo, WorkerSpec
-    from server.config import ServerConfig
+    from fedsim.core.method import Method
+    from fedsim.core.robust import RobustRule
     from server.core import StepReport
 
 Handle = Any
@@ -63,11 +64,12 @@ class ServerHandle(Protocol):
 
     def start(
         self,
-        config: ServerConfig,
+        method: Method,
         vector_F: np.ndarray,
         layers: tuple[int, ...],
         sample_rate: float,
         population_weight: float,
+        rule: RobustRule | None = None,
     ) -> None:
         """Create the server, or recreate it with other layers; see :class:`server.core.Server`."""
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedsim.core.messages import ClientFailure, Evaluation, FuseTrial, ScoreReport, SpectrumReport, WorkGroup
+from fedsim.core.method import Method
+from fedsim.core.robust import RobustRule
 from fedsim.executors.base import EvaluatedShard, Executor, Handle, TrainedGroup
-from server.config import ServerConfig
 from server.core import Server, StepReport
 
 if TYPE_CHECKING:
@@ -31,14 +32,15 @@ class LocalServer:
 
     def start(
         self,
-        config: ServerConfig,
+        method: Method,
         vector_F: np.ndarray,
         layers: tuple[int, ...],
         sample_rate: float,
         population_weight: float,
+        rule: RobustRule | None = None,
     ) -> None:
         """Create or recreate the server."""
-        self._server = Server(config, vector_F, layers, sample_rate, population_weight)
+        self._server = Server(method, vector_F, layers, sample_rate, population_weight, rule)
 
     def global_state(self) -> Handle:
         """See :meth:`server.core.Server.global_state`."""
@@ -90,10 +92,10 @@ class LocalExecutor(Executor):
             self._check_interrupt()
             old = [client_states[client] for client in group.clients]
             group, caches = self._with_cached(group)
-            reports, update, *made = self._running_worker.train(group, state, *old, caches=caches)
-            self._keep_cached(group, made[len(old) :])
-            self._server.running.fold(group.round, update)
-            yield TrainedGroup(group, reports, dict(zip(group.clients, made[: len(old)], strict=True)))
+            made = self._running_worker.train(group, state, *old, caches=caches)
+            self._keep_cached(group, made.caches)
+            self._server.running.fold(group.round, made.update)
+            yield TrainedGroup(group, made.reports, dict(zip(group.clients, made.states, strict=True)))
         for index, shard in enumerate(shards):
             yield EvaluatedShard(index, self._evaluate(state, shard))
 

@@ -15,6 +15,7 @@ import numpy as np
 from clients.budget import CONTEXT_BYTES, STEP_VECTORS, tokens_of_pass
 from fedsim.configuration.schema import Config
 from fedsim.core.layout import VectorLayout
+from fedsim.core.messages import VECTOR
 from fedsim.planning.model_shape import ModelShape
 from server.selection import num_chosen
 
@@ -128,8 +129,8 @@ def _layouts(config: Config, shape: ModelShape, num_classes: int) -> tuple[Vecto
 
 
 def _kept_numbers(config: Config, exchanged: VectorLayout, trained: VectorLayout) -> int:
-    """Return how many numbers a client keeps: control variate, personal prompts, moments."""
-    kept = exchanged.size if config.server.uses_control else 0
+    """Return how many numbers a client keeps: arrays of corrections, personal prompts, moments."""
+    kept = exchanged.size * sum(len(part.kept) for part in config.method.corrections)
     kept += trained.size - exchanged.size
     return kept + (2 * trained.size if config.client.optimizer.moments == "keep" else 0)
 
@@ -139,18 +140,12 @@ def _sum_bytes(config: Config, exchanged: VectorLayout) -> int:
 
     Sums are float64, one set per call; updates that the server needs per client are in the clients' number format.
     """
-    cohort, server = config.sampling.clients_per_round, config.server
+    cohort, method = config.sampling.clients_per_round, config.method
     calls = cohort if config.ray.actors == "per_client" else -(-cohort // config.group_size)
-    sums = 1 + 2 * server.uses_control + 2 * (config.correction == "preconditioner")
-    each = 0
-    if server.needs_each_vector or server.needs_each_client:
-        each += server.uses_control  # control variates used by the step
-    if server.needs_each_vector:
-        each += 1 + (
-            server.uses_control and server.control_timing == "before"
-        )  # vectors, and control variates after the round
+    sums = {VECTOR, *(name for part in method.corrections for name in part.sums)}
+    each = method.singles(robust=config.server.aggregation != "mean") or ()
     wide, own = np.dtype(np.float64).itemsize, np.dtype(config.model.exchange_dtype).itemsize
-    return (sums * calls * wide + each * cohort * own) * exchanged.size
+    return (len(sums) * calls * wide + len(each) * cohort * own) * exchanged.size
 
 
 def _cached_bytes(config: Config, shape: ModelShape, num_examples: int | None) -> int:
@@ -167,7 +162,8 @@ def _cached_bytes(config: Config, shape: ModelShape, num_examples: int | None) -
 
 def _step_bytes(config: Config, trained: VectorLayout) -> int:
     """Return the bytes a step holds per client: vectors, and with ``prompt.dropout`` a byte per mask entry of each example."""
-    vectors = STEP_VECTORS * trained.size * np.dtype(config.model.exchange_dtype).itemsize
+    tallies = sum(len(part.tallies) for part in config.method.corrections)
+    vectors = (STEP_VECTORS + tallies) * trained.size * np.dtype(config.model.exchange_dtype).itemsize
     return vectors + (config.client.batch_size * trained.prompt_size if config.prompt.dropout else 0)
 
 

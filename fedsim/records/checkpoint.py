@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,9 @@ from fedsim.records.events import replaced
 
 _FORMAT = 3
 """1 held a hash of the configuration, and one of all contents together; 2 knew arrays by fixed fields."""
-_STATE_ARRAYS = ("personal_M", "control_F", "first_moment_A", "second_moment_A")
+_COUNTS = ("client", "rounds", "steps")
+_STATES, _OWNERS = "states/", "owners/"
+"""Before an array's name: the clients' arrays, and which of the clients have one."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,12 @@ def _write_atomically(path: Path, data: bytes) -> None:
 def _arrays(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     arrays = {f"server/{name}": np.asarray(array, order="C") for name, array in checkpoint.server.items()}
     clients = checkpoint.clients
-    for name in ("client", "rounds", "steps"):
+    for name in _COUNTS:
         arrays[f"clients/{name}"] = np.array([getattr(state, name) for state in clients], dtype=np.int64)
-    for name in _STATE_ARRAYS:
-        owners = [i for i, state in enumerate(clients) if getattr(state, name) is not None]
-        if owners:
-            arrays[f"clients/{name}"] = np.stack([getattr(clients[i], name) for i in owners])
-            arrays[f"clients/{name}.owners"] = np.array(owners, dtype=np.int64)
+    for name in sorted({name for state in clients for name in state.arrays}):
+        owners = [i for i, state in enumerate(clients) if name in state.arrays]
+        arrays[f"{_STATES}{name}"] = np.stack([clients[i].arrays[name] for i in owners])
+        arrays[f"{_OWNERS}{name}"] = np.array(owners, dtype=np.int64)
     return arrays
 
 
@@ -163,14 +163,12 @@ def _load(path: Path) -> Checkpoint:
 
 
 def _client_states(arrays: dict[str, np.ndarray]) -> tuple[ClientState, ...]:
-    fields: list[dict[str, Any]] = [
-        {"client": int(client), "rounds": int(rounds), "steps": int(steps)}
-        for client, rounds, steps in zip(
-            arrays["clients/client"], arrays["clients/rounds"], arrays["clients/steps"], strict=True
-        )
-    ]
-    for name in _STATE_ARRAYS:
-        owners: Sequence[int] = arrays.get(f"clients/{name}.owners", np.empty(0, np.int64)).tolist()
-        for row, owner in enumerate(owners):
-            fields[owner][name] = arrays[f"clients/{name}"][row]
-    return tuple(ClientState(**values) for values in fields)
+    numbers = zip(*(arrays[f"clients/{name}"].tolist() for name in _COUNTS), strict=True)
+    counts = [dict(zip(_COUNTS, row, strict=True)) for row in numbers]
+    kept: list[dict[str, np.ndarray]] = [{} for _ in counts]
+    for key in arrays:
+        if key.startswith(_STATES):
+            name = key.removeprefix(_STATES)
+            for row, owner in enumerate(arrays[f"{_OWNERS}{name}"].tolist()):
+                kept[owner][name] = arrays[key][row]
+    return tuple(ClientState(**own, arrays=tensors) for own, tensors in zip(counts, kept, strict=True))

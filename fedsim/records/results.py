@@ -10,6 +10,7 @@ import numpy as np
 
 from fedsim.configuration.schema import Config
 from fedsim.core.layout import VectorLayout
+from fedsim.core.messages import PERSONAL
 from fedsim.data.config import TaskConfig
 from fedsim.data.metrics import compute
 from fedsim.display.plots import write_plots
@@ -37,10 +38,10 @@ def write_results(
         What is known of the run beside its result: name, method, task, folder, versions.
     """
     save_prompt(folder.prompt / GLOBAL_PROMPT, result.state.vector_F, result.layout, config, prepared.data.task)
-    owners = [state for state in result.personal if state.personal_M is not None and state.personal_M.size]
+    owners = [state for state in result.personal if PERSONAL in state.arrays and state.arrays[PERSONAL].size]
     if owners:
         full = VectorLayout.full(result.layout.geometry, result.layout.head_shapes)
-        rows = np.stack([state.personal_M for state in owners if state.personal_M is not None])
+        rows = np.stack([state.arrays[PERSONAL] for state in owners])
         layers = full.local(result.choice.layers).layers
         save_personal_prompts(folder.prompt / PERSONAL_PROMPTS, [state.client for state in owners], rows, layers)
     # From the records: a run that was resumed has chosen its layers in an earlier part.

@@ -19,6 +19,7 @@ from fedsim.configuration.schema import Config
 from fedsim.core import seeds
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import ClientReport, ClientState, SpectrumReport
+from fedsim.core.method import plain
 from fedsim.executors.base import Executor, Handle, TrainedGroup
 from fedsim.simulation.client_failures import usable
 from fedsim.simulation.round import usable_reports
@@ -135,9 +136,10 @@ def _warm_up(
     rounds = config.layers.spectrum.warmup_rounds
     vector_F = initial_vector(full, config.prompt, config.model.head, config.seed, start)
     vector_F = vector_F.astype(config.model.exchange_dtype)
-    server = config.server.plain()
     sample_rate = config.sampling.clients_per_round / config.partition.population
-    executor.server.start(server, vector_F, full.layers, sample_rate, population_weight(server, sizes_N))
+    weight = population_weight(config.server.weighting, sizes_N)
+    method = plain(config.method.corrections)
+    executor.server.start(method, vector_F, full.layers, sample_rate, weight, config.server.rule())
     work_N = np.array([num_trained(config.client, int(size)) for size in sizes_N])
     order: tuple[int, ...] = ()
     trained_reports: list[ClientReport] = []

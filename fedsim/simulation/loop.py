@@ -191,8 +191,8 @@ class Simulation:
         vector_F = initial_vector(layout, config.prompt, config.model.head, config.seed, self._prepared.spec.start)
         vector_F = vector_F.astype(config.model.exchange_dtype)
         sample_rate = config.sampling.clients_per_round / config.partition.population
-        weight = population_weight(config.server, self._sizes_N)
-        self._executor.server.start(config.server, vector_F, layout.layers, sample_rate, weight)
+        weight, rule = population_weight(config.server.weighting, self._sizes_N), config.server.rule()
+        self._executor.server.start(config.method, vector_F, layout.layers, sample_rate, weight, rule)
         if checkpoint is not None:
             self._executor.server.load_arrays(checkpoint.server)
             self._states.restore(checkpoint.clients, self._executor)

@@ -24,7 +24,7 @@ from fedsim.planning.model_shape import model_shape
 from partitions.base import partition
 
 if TYPE_CHECKING:
-    from clients.spec import WorkerSpec, WorkSettings
+    from clients.spec import AnalysisSpec, TrainingSpec, WorkerSpec
     from fedsim.executors.base import Executor
 
 
@@ -188,7 +188,8 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
         prompt=config.prompt,
         num_classes=len(data.task.labels),
         label_word_ids_C=words_C,
-        settings=work_settings(config, len(train)),
+        training=training_spec(config, len(train)),
+        analysis=analysis_spec(config),
         train=train,
         validation=validation,
         shards=data.shards,
@@ -197,40 +198,43 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
     return Prepared(data, spec, _contents(spec))
 
 
-def work_settings(config: Config, num_examples: int) -> WorkSettings:
-    """Compose what workers have to know of the method; ``num_examples`` is that of all clients together."""
-    from clients.analysis.layer_share import SpectrumSettings
+def training_spec(config: Config, num_examples: int) -> TrainingSpec:
+    """Return how clients train; ``num_examples`` is the number of training examples of all clients together."""
     from clients.attacks import attackers
-    from clients.spec import WorkSettings
+    from clients.spec import TrainingSpec
 
+    method = config.method
     schedule = config.client.schedule.resolved(config.rounds, num_examples, config.client.batch_size)
-    return WorkSettings(
+    return TrainingSpec(
         client=config.client.model_copy(update={"schedule": schedule}),
-        correction=config.correction,
+        corrections=method.corrections,
         uniform_weights=config.server.weighting == "uniform",
-        uses_control=config.server.uses_control,
-        control_form=config.server.control_form,
-        control_by_steps=config.server.control_mean == "steps",
-        control_before=config.server.control_timing == "before",
-        needs_each_client=config.server.needs_each_client,
+        singles=method.singles(robust=config.server.aggregation != "mean"),
         keep_local=config.layers.unselected == "local",
-        score=config.layers.score,
-        score_batch_size=config.layers.score_batch_size,
-        score_last=config.layers.score_last,
-        score_padding=config.layers.score_padding == "keep",
+        seed=config.seed,
+        attack=config.attack.attack(),
+        attackers=attackers(config.attack, config.partition.population, config.seed),
+    )
+
+
+def analysis_spec(config: Config) -> AnalysisSpec:
+    """Return how clients score layers, take spectra and evaluate."""
+    from clients.analysis.layer_share import SpectrumSettings
+    from clients.analysis.scoring import ScoreSettings
+    from clients.spec import AnalysisSpec
+
+    layers, spectrum = config.layers, config.layers.spectrum
+    return AnalysisSpec(
+        score=ScoreSettings(layers.score, layers.score_batch_size, layers.score_last, layers.score_padding == "keep"),
         spectrum=SpectrumSettings(
-            rule=config.layers.share_rule,
-            batch_size=config.layers.spectrum.batch_size,
-            lanczos_steps=config.layers.spectrum.lanczos_steps,
-            probes=config.layers.spectrum.probes,
-            directions=config.layers.spectrum.directions,
-            radius=config.layers.spectrum.radius,
+            rule=layers.share_rule,
+            batch_size=spectrum.batch_size,
+            lanczos_steps=spectrum.lanczos_steps,
+            probes=spectrum.probes,
+            directions=spectrum.directions,
+            radius=spectrum.radius,
         ),
         evaluation_batch_size=config.evaluation.batch_size,
-        seed=config.seed,
-        needs_each_vector=config.server.needs_each_vector,
-        attack=config.attack,
-        attackers=attackers(config.attack, config.partition.population, config.seed),
     )
 
 

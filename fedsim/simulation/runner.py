@@ -28,7 +28,6 @@ from fedsim.records.location import RunLocation, open_location
 from fedsim.records.resuming import check_config, check_contents, finished, from_same_place, sources_of
 from fedsim.records.run_folder import RunFolder, TensorBoard
 from fedsim.simulation.interrupt import InterruptWatch, RunInterrupted
-from server.robust import robust_problem
 
 if TYPE_CHECKING:
     from fedsim.simulation.preparation import PartitionedData, Prepared
@@ -157,9 +156,10 @@ def _kept(place: RunLocation) -> str:
 def availability_warning(config: Config) -> str | None:
     """Say so if ``sampling.dropout`` is likely to leave a round with fewer clients than ``server.aggregation`` needs."""
     drawn, dropout = config.sampling.clients_per_round, config.sampling.dropout
-    if dropout == 0:
+    rule = config.server.rule()
+    if dropout == 0 or rule is None:
         return None
-    problems = {many: robust_problem(config.server, many) for many in range(1, drawn + 1)}
+    problems = {many: rule.problem(many) for many in range(1, drawn + 1)}
     chances = {many: _chance(many, drawn, dropout) for many, problem in problems.items() if problem is not None}
     if 1 - (1 - min(1.0, sum(chances.values()))) ** config.rounds < _LIKELY:
         return None
@@ -199,7 +199,7 @@ def _run_in(
 
     folder.truncate(_first_round(checkpoint))
     folder.write_config(config_text(config))
-    if checkpoint is None and (attackers := prepared.spec.settings.attackers):
+    if checkpoint is None and (attackers := prepared.spec.training.attackers):
         folder.event(ATTACK, round=0, kind=config.attack.kind, clients=attackers)
     with ExitStack() as stack:
         stack.callback(executor.close)

@@ -61,7 +61,7 @@ def test_the_peers_loop_trains_a_client_as_fedsim_does(folder):
         trained_F, examples = plain.train(0, client, plan.start_F)
         (expected,) = train_clients(
             worker._backbone, spec.train, [LocalJob(client, spec.shards.train(client), plan.start_F)],
-            Parts.of(full, full.layers, False), spec.settings.client, "none", seed=spec.settings.seed, round=0,
+            Parts.of(full, full.layers, False), spec.training.client, seed=spec.training.seed, round=0,
         )  # fmt: skip
         assert examples == len(spec.shards.train(client))
         assert np.abs(trained_F - plan.start_F).max() > 0.01

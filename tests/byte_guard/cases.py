@@ -60,6 +60,9 @@ CASES: dict[str, Case] = {
         "rounds=3 server.kind=scaffold server.control_form=displacement server.control_mean=steps "
         "server.weighting=uniform client.correction=auto sampling.kind=by_size"
     ),
+    "feddyn": Case(
+        "rounds=3 server.kind=feddyn server.alpha=0.1 client.optimizer.kind=sgd client.optimizer.lr=0.2 partition.kind=iid"
+    ),
     "fedavgm": Case("server.kind=fedavgm server.momentum=0.7 client.schedule.kind=cosine data.task=topics"),
     "fedadam": Case(
         "server.kind=fedadam server.beta2=0.95 client.schedule.kind=linear "

@@ -26,9 +26,13 @@ SECTIONS = ("server", "sampling", "layers", "partition", "client", "attack", "mo
 
 
 def choices() -> dict[str, set[str]]:
-    """Return, for every key of :data:`SECTIONS` with named choices, what these are. To adapt where they are kept otherwise."""
+    """Return, for every key of :data:`SECTIONS` with named choices, what these are: literals, and registered kinds."""
     from fedsim.configuration.errors import dotted_keys
     from fedsim.configuration.schema import Config
+    from fedsim.core.attack import ATTACKS
+    from fedsim.core.method import CORRECTIONS, METHODS
+    from fedsim.core.robust import ROBUST_RULES
+    from server.config import ServerConfig
 
     def words(annotation: Any) -> set[str]:
         if get_origin(annotation) is Literal:
@@ -36,6 +40,13 @@ def choices() -> dict[str, set[str]]:
         return set().union(*map(words, get_args(annotation)))
 
     found = {key: words(field.annotation) for key, field in dotted_keys(Config) if key.startswith(SECTIONS)}
+    found |= {f"server.{key}": words(field.annotation) for key, field in ServerConfig.keys_of_kinds().items()}
+    found |= {
+        "server.kind": set(METHODS),
+        "server.aggregation": {"mean", *ROBUST_RULES},
+        "client.correction": {"auto", *CORRECTIONS},
+        "attack.kind": {"none", *ATTACKS},
+    }
     return {key: named for key, named in found.items() if named and key != "model.device"}
 
 

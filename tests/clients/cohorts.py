@@ -16,9 +16,10 @@ from clients.training.local_job import LocalJob, Parts, TrainingResult
 from clients.training.local_training import train_clients
 from clients.tuners.initial import initial_vector
 from clients.worker import ClientWorker, WorkerSpec
+from fedsim.core.method import CORRECTIONS
 from fedsim.core.shards import Shards
 from fedsim.core.tokens import TokenTable
-from fedsim.simulation.preparation import work_settings
+from fedsim.simulation.preparation import analysis_spec, training_spec
 
 SIZES = (3, 1, 13, 4, 7)
 """Training examples of each client: one, fewer than a batch, a batch, several batches."""
@@ -76,7 +77,8 @@ def specification(folder: str | Path, head: HeadConfig | None = None, dtype: str
         prompt=config.prompt,
         num_classes=len(LABEL_WORDS),
         label_word_ids_C=words,
-        settings=work_settings(config, len(table)),
+        training=training_spec(config, len(table)),
+        analysis=analysis_spec(config),
         train=table,
         validation=examples(40, seed=2),
         shards=dealt,
@@ -84,8 +86,8 @@ def specification(folder: str | Path, head: HeadConfig | None = None, dtype: str
 
 
 def changed(spec: WorkerSpec, **settings) -> WorkerSpec:
-    """Return the specification with changed settings."""
-    return dataclasses.replace(spec, settings=dataclasses.replace(spec.settings, **settings))
+    """Return the specification with changed training settings."""
+    return dataclasses.replace(spec, training=dataclasses.replace(spec.training, **settings))
 
 
 class Cohort:
@@ -119,14 +121,15 @@ class Cohort:
                     second_moment_A=moments[1] ** 2,
                     moment_steps=kept_steps[client],
                 )
-            jobs.append(dataclasses.replace(job, drift_F=drift_F) if drift else job)
+            jobs.append(dataclasses.replace(job, begun={"drift": drift_F}) if drift else job)
         return [jobs[client] for client in clients]
 
     def train(self, jobs, correction: str = "none", max_tokens=None, config=None) -> list[TrainingResult]:
         """Train the jobs in shared passes."""
-        config = config or self.spec.settings.client
+        config = config or self.spec.training.client
+        corrections = (CORRECTIONS[correction].of(config),)
         return train_clients(
-            self.worker._backbone, self.spec.train, jobs, self.parts, config, correction, seed=3, round=2,
+            self.worker._backbone, self.spec.train, jobs, self.parts, config, corrections, seed=3, round=2,
             max_tokens=max_tokens, prompt_dropout=self.spec.prompt.dropout,
         )  # fmt: skip
 
@@ -136,20 +139,20 @@ class Cohort:
 
     def client_config(self, **changes) -> ClientConfig:
         """Return the clients' config with other values."""
-        return ClientConfig.model_validate({**self.spec.settings.client.model_dump(), **changes})
+        return ClientConfig.model_validate({**self.spec.training.client.model_dump(), **changes})
 
 
-ARRAYS = ("vector_A", "first_moment_A", "second_moment_A", "stepped_A", "gain_A")
+ARRAYS = ("vector_A", "first_moment_A", "second_moment_A")
 
 
 def assert_same(ours: TrainingResult, theirs: TrainingResult, tolerance: float, case: object = "") -> None:
     """Compare all results of local training; arrays relative to their largest entry."""
-    for name in ARRAYS:
-        mine, other = getattr(ours, name), getattr(theirs, name)
-        assert (mine is None) == (other is None), (case, name)
-        if mine is not None:
-            assert mine.dtype == other.dtype and mine.shape == other.shape
-            error = np.abs(mine - other).max() / max(np.abs(other).max(), 1e-30)
-            assert error <= tolerance, f"{case} {name}: {error:.1e}"
+    pairs = {name: (getattr(ours, name), getattr(theirs, name)) for name in ARRAYS}
+    assert ours.tallies.keys() == theirs.tallies.keys(), case
+    pairs |= {name: (ours.tallies[name], theirs.tallies[name]) for name in ours.tallies}
+    for name, (mine, other) in pairs.items():
+        assert mine.dtype == other.dtype and mine.shape == other.shape
+        error = np.abs(mine - other).max() / max(np.abs(other).max(), 1e-30)
+        assert error <= tolerance, f"{case} {name}: {error:.1e}"
     assert (ours.num_steps, ours.num_tokens) == (theirs.num_steps, theirs.num_tokens), case
     np.testing.assert_allclose([ours.loss_first, ours.loss_last], [theirs.loss_first, theirs.loss_last], rtol=tolerance)

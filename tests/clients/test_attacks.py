@@ -16,6 +16,7 @@ from clients.config import AttackConfig
 from clients.training.local_job import LocalJob, Parts, TrainingResult
 from clients.worker import ClientWorker
 from fedsim.configuration.schema import build_config
+from fedsim.core.attack import Attack
 from fedsim.core.errors import ConfigError
 from fedsim.core.messages import ClientState, WorkGroup
 from fedsim.simulation.runner import run_config
@@ -40,15 +41,15 @@ def spec(folder):
 
 
 def attacked(spec, attack, clients=FALSE):
-    return changed(spec, attack=AttackConfig(clients=clients, **ATTACKS[attack]), attackers=clients)
+    return changed(spec, attack=AttackConfig(clients=clients, **ATTACKS[attack]).attack(), attackers=clients)
 
 
 def job(spec, fuse=1, round=0):
     """Return the update, and the clients' states, after a visit of all."""
     state = first_state(worker := ClientWorker(spec), TRUNK, round)
-    reports, update, *states = worker.train(WorkGroup(round, 0, CLIENTS, fuse=fuse), state, *map(ClientState, CLIENTS))
-    assert all(report.failure is None for report in reports)
-    return state.vector_F, update, states
+    made = worker.train(WorkGroup(round, 0, CLIENTS, fuse=fuse), state, *map(ClientState, CLIENTS))
+    assert all(report.failure is None for report in made.reports)
+    return state.vector_F, made.update, made.states
 
 
 # -- who ---------------------------------------------------------------------------------------------------------------
@@ -91,8 +92,10 @@ def test_attackers_send_and_keep_what_is_false_and_the_others_what_they_trained(
     start_F, honest, honest_states = job(spec)
     _, update, states = job(attacked(spec, attack))
     for row, client in enumerate(CLIENTS):
-        own_F, sent_F = honest.vector_kF[row], update.vector_kF[row]
-        np.testing.assert_array_equal(states[row].control_F, start_F - sent_F)  # the variate is the displacement
+        own_F, sent_F = honest.each["vector"][row], update.each["vector"][row]
+        np.testing.assert_array_equal(
+            states[row].arrays["control"], start_F - sent_F
+        )  # the variate is the displacement
         if client not in FALSE:
             assert_close(states[row], honest_states[row], 0.0)
             assert sent_F.tobytes() == own_F.tobytes()
@@ -102,7 +105,7 @@ def test_attackers_send_and_keep_what_is_false_and_the_others_what_they_trained(
             assert 0.4 < (sent_F - own_F).std() < 0.6
         else:
             assert np.abs(sent_F - own_F).max() > 1e-3
-    assert update.vector_sum_F.tobytes() != honest.vector_sum_F.tobytes()
+    assert update.sums["vector"].tobytes() != honest.sums["vector"].tobytes()
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -127,9 +130,9 @@ def test_labels_are_flipped_where_attackers_train_and_nowhere_else(spec):
 def test_noise_is_drawn_anew_for_every_round_and_client(spec):
     spec = attacked(spec, "noise")
     _, first, _ = job(spec)
-    assert job(spec)[1].vector_kF.tobytes() == first.vector_kF.tobytes()
+    assert job(spec)[1].each["vector"].tobytes() == first.each["vector"].tobytes()
     honest = changed(spec, attackers=())
-    noise = [job(spec, round=round)[1].vector_kF - job(honest, round=round)[1].vector_kF for round in (0, 1)]
+    noise = [job(spec, round=round)[1].each["vector"] - job(honest, round=round)[1].each["vector"] for round in (0, 1)]
     drawn = [noise[round][client] for round in (0, 1) for client in FALSE]
     assert max(abs(np.corrcoef(drawn)[np.triu_indices(4, 1)])) < 0.5
 
@@ -141,19 +144,20 @@ def test_in_a_common_metric_the_steps_are_false_as_well(folder):
     _, flipped, _ = job(attacked(spec, "sign_flip", CLIENTS))
     _, noisy, _ = job(attacked(spec, "noise", CLIENTS))
     for update in (honest, flipped, noisy):  # without decay P_i + S_i = P_t, whatever the client did
-        np.testing.assert_allclose(update.vector_sum_F, update.weight_sum * start_F, rtol=1e-9, atol=1e-9)
-        np.testing.assert_array_equal(update.metric_sum_F, honest.metric_sum_F)
-    np.testing.assert_allclose(flipped.metric_step_sum_F, -3.0 * honest.metric_step_sum_F, rtol=1e-9)
-    assert np.abs(noisy.metric_step_sum_F - honest.metric_step_sum_F).max() > 0.0
+        np.testing.assert_allclose(update.sums["vector"], update.weight_sum * start_F, rtol=1e-9, atol=1e-9)
+        np.testing.assert_array_equal(update.sums["metric"], honest.sums["metric"])
+    np.testing.assert_allclose(flipped.sums["metric_step"], -3.0 * honest.sums["metric_step"], rtol=1e-9)
+    assert np.abs(noisy.sums["metric_step"] - honest.sums["metric_step"]).max() > 0.0
 
 
 def test_without_an_attack_nothing_is_touched(spec):
+    assert AttackConfig().attack() is None and with_false_labels(spec) is spec
     parts = Parts.of(ClientWorker(spec).info().full, TRUNK, keep_local=False)
-    result = TrainingResult(np.ones(1), np.ones(1), np.ones(1), 1, 0.0, 0.0)
-    assert with_false_labels(spec) is spec
-    for client in CLIENTS:
-        honest = LocalJob(client, spec.shards.train(client), np.zeros(1))
-        assert falsified(spec.settings, parts, 0, honest, result) is result
+    result = TrainingResult(np.ones(parts.trained.size), np.ones(1), np.ones(1), 1, 0.0, 0.0)
+    job = LocalJob(0, spec.shards.train(0), np.zeros(parts.trained.size))
+    assert falsified(Attack(), (), parts, np.random.default_rng(0), job, result) is result
+    label_flip = changed(spec, attack=AttackConfig(kind="label_flip", clients=1).attack(), attackers=())
+    assert with_false_labels(label_flip) is label_flip
 
 
 # -- a run -------------------------------------------------------------------------------------------------------------

@@ -120,9 +120,11 @@ def test_a_client_of_the_embedded_model_trains_under_autocast():
         config = make_tiny(executor="local", model={"autocast": autocast}, client={"optimizer": {"lr": 1e-3}})
         worker = ClientWorker(prepare(config).spec)
         state = GlobalState(0, (1, 3), np.zeros(worker.info().full.exchanged((1, 3)).size, np.float32))
-        reports, update, *_ = worker.train(WorkGroup(0, 0, (0, 1), fuse=2), state, ClientState(0), ClientState(1))
+        reports, update, *_ = worker.train(
+            WorkGroup(0, 0, (0, 1), fuse=2), state, ClientState(0), ClientState(1)
+        ).pack()
         assert all(report.failure is None and report.loss_last > 0 for report in reports)
-        updates[autocast] = torch.from_numpy(update.vector_sum_F)
+        updates[autocast] = torch.from_numpy(update.sums["vector"])
     assert 0 < distance(updates["bfloat16"], updates["off"]) < 0.2
 
 

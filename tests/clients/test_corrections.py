@@ -18,15 +18,16 @@ from support import make_tiny
 from clients.backbone.heads import Reading
 from clients.config import OptimizerConfig
 from clients.training.group import GroupTraining
-from clients.training.local_job import TrainingResult
 from clients.training.optimizers import Moments, direction, gain
 from clients.training.sums import GroupSums
 from clients.worker import ClientWorker, WorkerSpec
 from fedsim.core.layout import PromptGeometry, VectorLayout
 from fedsim.core.messages import ClientReport, ClientState, WorkGroup
+from fedsim.core.method import ClientRound
 from fedsim.core.shards import Shards
 from fedsim.core.tokens import TokenTable
-from fedsim.simulation.preparation import work_settings
+from fedsim.methods.preconditioner import Preconditioner
+from fedsim.simulation.preparation import analysis_spec, training_spec
 from server.aggregation import combine
 from server.core import Server
 
@@ -56,7 +57,7 @@ class QuadraticWorker(ClientWorker):
     """The real worker around the quadratic."""
 
     def __init__(self, spec, model):
-        self._spec, self._settings, self._backbone = spec, spec.settings, model
+        self._spec, self._backbone = spec, model
         self._full = VectorLayout.full(GEOMETRY)
         self._training = GroupTraining(spec, model, self._full)
 
@@ -96,7 +97,16 @@ class Problem:
         stops_C = np.cumsum(self.sizes_N)
         shards = Shards(np.arange(total), np.concatenate([[0], stops_C]), stops_C)
         return WorkerSpec(
-            None, config.model, config.prompt, number, None, work_settings(config, total), table, table, shards
+            None,
+            config.model,
+            config.prompt,
+            number,
+            None,
+            training_spec(config, total),
+            analysis_spec(config),
+            table,
+            table,
+            shards,
         )
 
 
@@ -107,15 +117,17 @@ def train(problem, rounds, decay=1.0, start=0.0, fuse=3, **keys):
         sampling={"clients_per_round": len(problem.sizes_N)}, **keys,
     )  # fmt: skip
     spec, clients = problem.spec(config), tuple(range(len(problem.sizes_N)))
-    server = Server(config.server, np.full(problem.a_NF.shape[1], float(start)), (0,), 1.0)
+    server = Server(config.method, np.full(problem.a_NF.shape[1], float(start)), (0,), 1.0)
     states = [ClientState(client) for client in clients]
     path = [server.global_state().vector_F]
     for round in range(rounds):
         optimizer = config.client.optimizer.model_copy(update={"lr": config.client.optimizer.lr * decay**round})
         client = config.client.model_copy(update={"optimizer": optimizer})
-        settings = replace(spec.settings, client=client)
-        worker = QuadraticWorker(replace(spec, settings=settings), Quadratic(problem.h_NF, problem.a_NF))
-        reports, update, *states = worker.train(WorkGroup(round, 0, clients, fuse=fuse), server.global_state(), *states)
+        training = replace(spec.training, client=client)
+        worker = QuadraticWorker(replace(spec, training=training), Quadratic(problem.h_NF, problem.a_NF))
+        reports, update, *states = worker.train(
+            WorkGroup(round, 0, clients, fuse=fuse), server.global_state(), *states
+        ).pack()
         assert all(report.failure is None for report in reports)
         server.apply(round, clients, update)
         path.append(server.global_state().vector_F)
@@ -200,15 +212,13 @@ def test_averaged_in_a_common_metric_clients_find_the_optimum(optimizer, work):
 def results(weights_k, stepped_kF, gain_kF, start_F):
     """Return the combined update of clients that took these steps with these gains."""
     clients = tuple(range(len(weights_k)))
-    choices = dict.fromkeys(("uniform_weights", "control_by_steps", "control_before", "each_client"), False)
-    sums = GroupSums(WorkGroup(0, 0, clients), np.arange(len(start_F)), **choices)
+    metric = Preconditioner()
+    sums = GroupSums(WorkGroup(0, 0, clients), len(start_F), (metric,))
     for client, weight in enumerate(weights_k):
-        stepped_F, none_F = stepped_kF[client], np.zeros_like(start_F)
-        result = TrainingResult(
-            start_F - stepped_F, none_F, none_F, 3, 0.0, 0.0, stepped_A=stepped_F, gain_A=gain_kF[client]
-        )
-        sums.add(ClientReport(client, 0, int(weight), 3), ClientState(client), ClientState(client), result)
-    return combine([sums.update()], clients)
+        tallies = {"stepped": stepped_kF[client], "gain": gain_kF[client]}
+        one = ClientRound(None, int(weight), 3, start_F, vector_F=start_F - stepped_kF[client], tallies=tallies)
+        sums.add(ClientReport(client, 0, int(weight), 3), one)
+    return combine([sums.update()], clients, metric.average)
 
 
 @given(st.data())

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from cohorts import CLIENTS, SIZES, Cohort, changed, poolings, specification
+from cohorts import CLIENTS, SIZES, Cohort, poolings, specification
 from tiny_models import CONFIGS, prompts, save, tiny_model, transformer_layers
 
 from clients.backbone.frozen_states import CachedStates, compute_states
@@ -207,14 +207,14 @@ def test_a_visit_on_a_trunk_handed_in_has_the_bits_of_one_that_computes_it(rober
     for fuse in (1, 5):
         group = WorkGroup(0, 0, CLIENTS, fuse=fuse, keep_cached=CLIENTS)
         made = roberta.train(group, state, *states)
-        caches = dict(zip(CLIENTS, made[-len(CLIENTS) :], strict=True))
+        caches = dict(zip(CLIENTS, made.caches, strict=True))
         for cached in caches.values():
             cached.hidden_ZD.flags.writeable = False  # as in the object store
         group = dataclasses.replace(group, with_cached=(2, 4), keep_cached=(0, 3))
         used = roberta.train(group, state, *states, caches={client: caches[client] for client in (2, 4)})
-        assert np.array_equal(used[1].vector_sum_F, made[1].vector_sum_F)
-        assert len(used) == 2 + len(CLIENTS) + 2
-        for cached, client in zip(used[-2:], (0, 3), strict=True):
+        assert np.array_equal(used.update.sums["vector"], made.update.sums["vector"])
+        assert len(used.states) == len(CLIENTS)
+        for cached, client in zip(used.caches, (0, 3), strict=True):
             assert np.array_equal(cached.hidden_ZD, caches[client].hidden_ZD)
 
 
@@ -264,11 +264,16 @@ def test_evaluation_on_a_trunk_counts_the_same(folders, head):
             assert np.array_equal(again.confusion_CC, counted.confusion_CC) and again.loss_sum == counted.loss_sum
 
 
+def evaluating_with(spec, batch_size):
+    analysis = dataclasses.replace(spec.analysis, evaluation_batch_size=batch_size)
+    return dataclasses.replace(spec, analysis=analysis)
+
+
 def test_the_size_of_a_batch_and_the_cut_into_shards_count_the_same(roberta):
     state = first_state(roberta, (1, 2))
     whole, _ = roberta.evaluate(state, 0, 40)
     for size in (1, 7, 1000):
-        other = ClientWorker(changed(roberta._spec, evaluation_batch_size=size))
+        other = ClientWorker(evaluating_with(roberta._spec, size))
         parts = [other.evaluate(state, *edges)[0] for edges in ((0, 13), (13, 14), (14, 40))]
         total = parts[0] + parts[1] + parts[2]
         assert np.array_equal(total.confusion_CC, whole.confusion_CC)
@@ -283,7 +288,7 @@ def test_clients_are_evaluated_side_by_side_as_one_by_one(folders, keep_local):
         state, size = first_state(worker, (1,)), worker.info().full.local((1,)).size
         rng = np.random.default_rng(0)
         personal = [rng.normal(0.0, 0.5, size).astype(np.float32) if keep_local else None for _ in CLIENTS]
-        states = [ClientState(client, personal_M=personal[client]) for client in CLIENTS]
+        states = [ClientState(client, arrays={"personal": personal[client]}) for client in CLIENTS]
         states[1] = ClientState(1)  # one that has not trained yet
         alone = worker.evaluate_clients(state, *states)
         assert len({evaluation.loss_sum for evaluation in alone}) == len(CLIENTS)

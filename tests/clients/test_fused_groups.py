@@ -45,12 +45,19 @@ def first_state(worker: ClientWorker, layers: tuple[int, ...], round: int = 0) -
     rng = np.random.default_rng(round)
     dtype = worker._spec.model.exchange_dtype
     draw = rng.normal(0.0, 0.5, size).astype(dtype), rng.normal(0.0, 0.01, size).astype(dtype)
-    return GlobalState(round, layers, *draw)
+    return GlobalState(round, layers, draw[0], {"control": draw[1]})
 
 
 def arrays_of(record) -> dict[str, np.ndarray]:
-    values = ((field.name, getattr(record, field.name)) for field in dataclasses.fields(record))
-    return {name: value for name, value in values if isinstance(value, np.ndarray)}
+    """Return all arrays of a record, those in its mappings as ``field/name``."""
+    found = {}
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if isinstance(value, np.ndarray):
+            found[field.name] = value
+        elif isinstance(value, dict):
+            found |= {f"{field.name}/{name}": array for name, array in value.items()}
+    return found
 
 
 def assert_close(ours, theirs, tolerance: float) -> None:
@@ -62,7 +69,7 @@ def assert_close(ours, theirs, tolerance: float) -> None:
         error = np.abs(mine[name] - array).max(initial=0.0) / max(np.abs(array).max(initial=0.0), 1e-30)
         assert error <= tolerance, f"{name}: {error:.1e}"
     for field in dataclasses.fields(ours):
-        if field.name not in mine:
+        if not isinstance(getattr(theirs, field.name), np.ndarray | dict):
             assert getattr(ours, field.name) == getattr(theirs, field.name), field.name
 
 
@@ -77,7 +84,7 @@ def test_a_group_of_two_rounds_is_the_same_however_many_share_passes(folder, met
         states, records = [ClientState(client) for client in CLIENTS], []
         for round in range(2):
             group = WorkGroup(round, 0, CLIENTS, fuse=fuse)
-            reports, update, *states = worker.train(group, first_state(worker, layers, round), *states)
+            reports, update, *states = worker.train(group, first_state(worker, layers, round), *states).pack()
             assert all(report.failure is None for report in reports)
             records += [update, *states, *reports]
         if fuse == 1:
@@ -103,17 +110,17 @@ def test_clients_with_and_without_a_trunk_stand_in_one_group(folder):
         worker.train(WorkGroup(0, 0, CLIENTS, fuse=fuse, keep_cached=CLIENTS), state, *map(ClientState, CLIENTS))
         for fuse in (1, 5)
     )
-    assert [report.client for report in together[0]] == list(CLIENTS)
-    assert_close(together[1], alone[1], 1e-10)
-    assert [cached is None for cached in together[-5:]] == [False, False, True, False, False]
+    assert [report.client for report in together.reports] == list(CLIENTS)
+    assert_close(together.update, alone.update, 1e-10)
+    assert [cached is None for cached in together.caches] == [False, False, True, False, False]
 
 
 def test_time_is_shared_out_by_tokens(spec):
     worker = ClientWorker(spec)
     started = time.perf_counter()
-    reports, *_ = worker.train(
+    reports = worker.train(
         WorkGroup(0, 0, CLIENTS, fuse=5), first_state(worker, NO_TRUNK), *map(ClientState, CLIENTS)
-    )
+    ).reports
     elapsed = time.perf_counter() - started
     assert 0 < sum(report.seconds for report in reports) <= elapsed
     rates = [report.seconds / report.num_tokens for report in reports]
@@ -143,20 +150,22 @@ def test_one_client_that_raises_is_reported_alone(spec, layers, fault, fuse):
     worker, healthy = ClientWorker(broken(spec, 2, fault)), ClientWorker(spec)
     state, others = first_state(worker, layers), (0, 1, 3, 4)
     group = WorkGroup(0, 0, CLIENTS, fuse=fuse)
-    reports, update, *states = worker.train(group, state, *map(ClientState, CLIENTS))
+    reports, update, *states = worker.train(group, state, *map(ClientState, CLIENTS)).pack()
     assert [report.client for report in reports if report.failure is not None] == [2]
     assert reports[2].failure.kind == "error" and "IndexError" in reports[2].failure.message
     assert "clients/" in reports[2].failure.traceback
     assert states[2] == ClientState(2) and update.clients == others
     assert (reports[2].num_steps, reports[2].bytes_up) == (0, 0)
-    _, expected, *_ = healthy.train(WorkGroup(0, 0, others), state, *map(ClientState, others))
+    _, expected, *_ = healthy.train(WorkGroup(0, 0, others), state, *map(ClientState, others)).pack()
     assert_close(update, expected, 0.0 if fuse == 5 else 1e-5)
 
 
 def test_a_group_of_failures_has_no_sums(spec):
     worker = ClientWorker(broken(broken(spec, 1, "a token that is not there"), 4, "an example that is not there"))
     state = first_state(worker, TRUNK)
-    reports, update, *states = worker.train(WorkGroup(0, 0, (1, 4), fuse=2), state, ClientState(1), ClientState(4))
+    reports, update, *states = worker.train(
+        WorkGroup(0, 0, (1, 4), fuse=2), state, ClientState(1), ClientState(4)
+    ).pack()
     assert update is None and [report.failure.kind for report in reports] == ["error", "error"]
     assert states == [ClientState(1), ClientState(4)]
 
@@ -165,15 +174,15 @@ def test_one_client_with_numbers_that_are_not_finite_is_reported_alone(folder):
     """It shares passes to the end, and the others' results are those of the same passes with sound numbers, to the bit."""
     worker = ClientWorker(specification(folder, layers={"unselected": "local"}, server={"kind": "scaffold"}))
     state, personal = first_state(worker, (1,)), worker.info().full.local((1,)).size
-    well = [ClientState(client, personal_M=np.full(personal, 0.1, np.float32)) for client in CLIENTS]
+    well = [ClientState(client, arrays={"personal": np.full(personal, 0.1, np.float32)}) for client in CLIENTS]
     ill = list(well)
-    ill[3] = dataclasses.replace(well[3], personal_M=np.full(personal, np.nan, np.float32))
+    ill[3] = dataclasses.replace(well[3], arrays={"personal": np.full(personal, np.nan, np.float32)})
     group = WorkGroup(0, 0, CLIENTS, fuse=5)
-    reports, update, *states = worker.train(group, state, *ill)
-    sound, _, *expected = worker.train(group, state, *well)
+    reports, update, *states = worker.train(group, state, *ill).pack()
+    sound, _, *expected = worker.train(group, state, *well).pack()
     assert [report.failure and report.failure.kind for report in reports] == [None, None, None, "non_finite", None]
     assert states[3] is ill[3] and update.clients == (0, 1, 2, 4)
-    assert np.isfinite(update.vector_sum_F).all()
+    assert np.isfinite(update.sums["vector"]).all()
     for client in update.clients:
         assert_close(states[client], expected[client], 0.0)
         assert (reports[client].loss_first, reports[client].loss_last) == (
@@ -187,10 +196,10 @@ def test_clients_that_overflow_do_not_take_the_others_along(folder):
     worker = ClientWorker(specification(folder, server={"kind": "scaffold"}))
     state = first_state(worker, NO_TRUNK)
     states = [ClientState(client) for client in CLIENTS]
-    states[0] = ClientState(0, control_F=np.full(len(state.vector_F), 3e38, np.float32))
-    reports, update, *_ = worker.train(WorkGroup(0, 0, CLIENTS, fuse=5), state, *states)
+    states[0] = ClientState(0, arrays={"control": np.full(len(state.vector_F), 3e38, np.float32)})
+    reports, update, *_ = worker.train(WorkGroup(0, 0, CLIENTS, fuse=5), state, *states).pack()
     assert [report.failure is not None for report in reports] == [True, False, False, False, False]
-    assert reports[0].failure.kind == "non_finite" and np.isfinite(update.vector_sum_F).all()
+    assert reports[0].failure.kind == "non_finite" and np.isfinite(update.sums["vector"]).all()
 
 
 def test_dropout_is_refused_with_fusing_and_trains_one_by_one_without(tmp_path):
@@ -202,8 +211,8 @@ def test_dropout_is_refused_with_fusing_and_trains_one_by_one_without(tmp_path):
     state = first_state(still, TRUNK)
     states = tuple(map(ClientState, CLIENTS))
     plain, one, five = (
-        worker.train(WorkGroup(0, 0, CLIENTS, fuse=fuse), state, *states)[1]
+        worker.train(WorkGroup(0, 0, CLIENTS, fuse=fuse), state, *states).update
         for worker, fuse in ((still, 1), (dropping, 1), (dropping, 5))
     )
     assert_close(one, five, 0.0)
-    assert np.abs(plain.vector_sum_F - one.vector_sum_F).max() > 1e-3
+    assert np.abs(plain.sums["vector"] - one.sums["vector"]).max() > 1e-3

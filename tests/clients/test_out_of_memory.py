@@ -183,13 +183,13 @@ def group_training(room: int, group: tuple[int, ...] = (0, 1, 2), fuse: int = 3,
     worker = SmallWorker(spec, room)
     start_F = initial_vector(worker.info().full.exchanged((0, 1)), spec.prompt, spec.model.head, seed=0)
     state = GlobalState(0, (0, 1), start_F)
-    return worker.train(WorkGroup(0, 0, group, fuse=fuse), state, *map(ClientState, group))
+    return worker.train(WorkGroup(0, 0, group, fuse=fuse), state, *map(ClientState, group)).pack()
 
 
 def test_a_work_group_reports_what_memory_did_to_it():
     free, whole, *_ = group_training(10**9)
     reports, update, *_ = group_training(60)
-    assert close(update.vector_sum_F, whole.vector_sum_F)
+    assert close(update.sums["vector"], whole.sums["vector"])
     assert reports[0].memory_splits > 0 and 0 < reports[0].memory_tokens <= 2 * 60
     assert [report.memory_splits for report in reports[1:]] == [0, 0]
     assert [(report.memory_splits, report.memory_tokens) for report in free] == [(0, 0)] * 3

@@ -140,10 +140,10 @@ def test_the_trunk_is_kept_and_changes_nothing(folders):
         assert spec.cached_depth((1, 2)) == (1 if cache == "auto" else 0)
         worker = ClientWorker(spec)
         size = worker.info().full.exchanged((1, 2)).size
-        state = GlobalState(0, (1, 2), np.random.default_rng(0).normal(0.0, 0.3, size), None)
+        state = GlobalState(0, (1, 2), np.random.default_rng(0).normal(0.0, 0.3, size))
         group = WorkGroup(0, 0, CLIENTS, fuse=2)
-        _, update, *_ = worker.train(group, state, *map(ClientState, CLIENTS))
-        results.append(update.vector_sum_F)
+        _, update, *_ = worker.train(group, state, *map(ClientState, CLIENTS)).pack()
+        results.append(update.sums["vector"])
     np.testing.assert_allclose(results[0], results[1], rtol=1e-9, atol=1e-10)
 
 
@@ -152,9 +152,7 @@ def test_scores_and_evaluation_see_whole_prompts(folders):
     for chance in (0.0, CHANCE):
         worker = ClientWorker(specification(folders["roberta"], prompt={"dropout": chance}))
         full = worker.info().full
-        state = GlobalState(
-            0, full.layers, np.random.default_rng(1).normal(0.0, 0.3, full.size).astype(np.float32), None
-        )
+        state = GlobalState(0, full.layers, np.random.default_rng(1).normal(0.0, 0.3, full.size).astype(np.float32))
         (report,) = worker.score(state, 2)
         counts = (worker.evaluate(state, 0, 20)[0], *worker.evaluate_clients(state, ClientState(2)))
         said.append((report.scores_L.tolist(), [(c.confusion_CC.tolist(), c.loss_sum) for c in counts]))
@@ -166,7 +164,7 @@ def test_a_trial_of_shared_passes_counts_the_masks(folders):
     for chance in (0.0, CHANCE):
         worker = ClientWorker(specification(folders["roberta"], prompt={"dropout": chance}))
         size = worker.info().full.exchanged(LAYERS).size
-        trial = worker.try_fusing(GlobalState(0, LAYERS, np.zeros(size, np.float32), None), 0, 2, 4)
+        trial = worker.try_fusing(GlobalState(0, LAYERS, np.zeros(size, np.float32)), 0, 2, 4)
         assert isinstance(trial, FuseTrial)
         trials.append(trial.bytes_per_client)
     assert trials[1] - trials[0] == (3 + BATCH + BATCH) * size // 3  # a byte for each entry and example

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from clients.config import ClientConfig
-from clients.training.control import client_control, drift
 from clients.training.gradients import StepBatch, gradients
 from clients.training.local_job import LocalJob, Parts, batches, num_steps, sees_all
 from clients.training.local_training import train_clients
@@ -15,6 +14,9 @@ from clients.tuners.initial import initial_vector
 from clients.worker import ClientWorker
 from fedsim.core.layout import PromptGeometry, VectorLayout
 from fedsim.core.messages import ClientState, GlobalState, WorkGroup
+from fedsim.core.method import CORRECTIONS, Correction
+from fedsim.methods.control import ControlVariates, client_control, drift
+from fedsim.methods.preconditioner import Preconditioner
 from fedsim.simulation.preparation import prepare
 from server.aggregation import combine
 
@@ -32,10 +34,11 @@ def worker(prepared):
 
 
 def job(worker, prepared, parts, correction="none", drift=None, **client):
-    config = ClientConfig.model_validate({**prepared.spec.settings.client.model_dump(), **client})
+    config = ClientConfig.model_validate({**prepared.spec.training.client.model_dump(), **client})
     start_A = initial_vector(parts.trained, prepared.spec.prompt, prepared.spec.model.head, 0)
-    one = LocalJob(1, prepared.spec.shards.train(1), start_A, drift_F=drift)
-    (result,) = train_clients(worker._backbone, prepared.spec.train, [one], parts, config, correction, seed=0, round=0)
+    one = LocalJob(1, prepared.spec.shards.train(1), start_A, begun={} if drift is None else {"drift": drift})
+    chosen = (CORRECTIONS[correction].of(config),)
+    (result,) = train_clients(worker._backbone, prepared.spec.train, [one], parts, config, chosen, seed=0, round=0)
     return start_A, result
 
 
@@ -146,55 +149,60 @@ def test_control_variates_as_displacements():
 
 
 def settings_with(prepared, **changes):
-    return dataclasses.replace(prepared.spec, settings=dataclasses.replace(prepared.spec.settings, **changes))
+    return dataclasses.replace(prepared.spec, training=dataclasses.replace(prepared.spec.training, **changes))
 
 
 def test_the_server_gets_the_variates_that_it_asks_for(prepared):
     for before, by_steps in ((False, True), (True, False)):
-        settings = {"uses_control": True, "control_before": before, "control_by_steps": by_steps}
-        worker = ClientWorker(settings_with(prepared, **settings))
+        variates = ControlVariates(mean="steps" if by_steps else "weights", before=before, corrects=False)
+        worker = ClientWorker(settings_with(prepared, corrections=(variates,)))
         size = worker.info().full.exchanged((0, 2)).size
-        state = GlobalState(0, (0, 2), np.full(size, 0.01, np.float32), np.zeros(size, np.float32))
-        old = ClientState(3, 1, 2, control_F=np.full(size, 0.5, np.float32))
-        (report,), update, new = worker.train(WorkGroup(0, 0, (3,)), state, old)
+        state = GlobalState(0, (0, 2), np.full(size, 0.01, np.float32), {"control": np.zeros(size, np.float32)})
+        old = ClientState(3, 1, 2, arrays={"control": np.full(size, 0.5, np.float32)})
+        (report,), update, new = worker.train(WorkGroup(0, 0, (3,)), state, old).pack()
         used = old if before else new
-        np.testing.assert_array_equal(update.control_sum_F, report.num_examples * used.control_F.astype(np.float64))
+        np.testing.assert_array_equal(
+            update.sums["control"], report.num_examples * used.arrays["control"].astype(np.float64)
+        )
         share = report.num_steps if by_steps else report.num_examples
-        change = share * (new.control_F.astype(np.float64) - old.control_F)
-        np.testing.assert_array_equal(update.control_delta_sum_F, change)
+        change = share * (new.arrays["control"].astype(np.float64) - old.arrays["control"])
+        np.testing.assert_array_equal(update.sums["control_change"], change)
 
 
 @pytest.mark.parametrize("kind", ["adamw", "adamw_published", "sgd"])
 def test_a_common_metric_changes_nothing_for_one_client(prepared, kind):
     client = ClientConfig.model_validate(
-        {**prepared.spec.settings.client.model_dump(), "optimizer": {"kind": kind, "weight_decay": 0.1, "lr": 0.01}}
+        {**prepared.spec.training.client.model_dump(), "optimizer": {"kind": kind, "weight_decay": 0.1, "lr": 0.01}}
     )
     plain, metric = (
-        ClientWorker(settings_with(prepared, client=client, correction=correction))
-        for correction in ("none", "preconditioner")
+        ClientWorker(settings_with(prepared, client=client, corrections=(correction,)))
+        for correction in (Correction(), Preconditioner())
     )
     size = plain.info().full.exchanged((0, 2)).size
-    state = GlobalState(0, (0, 2), np.full(size, 0.01, np.float32), np.zeros(size, np.float32))
+    state = GlobalState(0, (0, 2), np.full(size, 0.01, np.float32), {"control": np.zeros(size, np.float32)})
     group = WorkGroup(0, 0, (3,))
-    (one,), plain_update, _ = plain.train(group, state, ClientState(3))
-    (two,), metric_update, _ = metric.train(group, state, ClientState(3))
-    assert metric_update.metric_sum_F.min() > 0
+    (one,), plain_update, _ = plain.train(group, state, ClientState(3)).pack()
+    (two,), metric_update, _ = metric.train(group, state, ClientState(3)).pack()
+    assert metric_update.sums["metric"].min() > 0
     np.testing.assert_allclose(
-        combine([metric_update], [3]).vector_F, combine([plain_update], [3]).vector_F, rtol=1e-5, atol=1e-7
+        combine([metric_update], [3], Preconditioner().average).vector_F,
+        combine([plain_update], [3]).vector_F,
+        rtol=1e-5,
+        atol=1e-7,
     )
     # One number in all entries is SGD's gain.
     assert (one.bytes_up, two.bytes_up) == (4 * size, 4 * size * (2 if kind == "sgd" else 3))
 
 
 def test_in_a_common_metric_each_entry_moves_between_what_the_clients_did(prepared):
-    worker = ClientWorker(settings_with(prepared, correction="preconditioner"))
+    worker = ClientWorker(settings_with(prepared, corrections=(Preconditioner(),)))
     size = worker.info().full.exchanged((0, 2)).size
-    state = GlobalState(0, (0, 2), np.full(size, 0.01, np.float32), np.zeros(size, np.float32))
+    state = GlobalState(0, (0, 2), np.full(size, 0.01, np.float32), {"control": np.zeros(size, np.float32)})
     clients = (3, 5)
-    _, together, *_ = worker.train(WorkGroup(0, 0, clients), state, *map(ClientState, clients))
-    alone = [worker.train(WorkGroup(0, 0, (c,)), state, ClientState(c))[1] for c in clients]
-    moved = [update.metric_step_sum_F / update.metric_sum_F for update in alone]
-    both = together.metric_step_sum_F / together.metric_sum_F
+    _, together, *_ = worker.train(WorkGroup(0, 0, clients), state, *map(ClientState, clients)).pack()
+    alone = [worker.train(WorkGroup(0, 0, (c,)), state, ClientState(c)).update for c in clients]
+    moved = [update.sums["metric_step"] / update.sums["metric"] for update in alone]
+    both = together.sums["metric_step"] / together.sums["metric"]
     assert (both >= np.minimum(*moved) - 1e-12).all() and (both <= np.maximum(*moved) + 1e-12).all()
     assert (
         np.abs(
@@ -219,38 +227,40 @@ def test_dropout_changes_training_but_repeats_and_is_off_again_after(worker, pre
 
 def test_a_worker_remembers_nothing_between_calls(worker, prepared):
     size = worker.info().full.exchanged((0, 2)).size
-    state = GlobalState(0, (0, 2), np.full(size, 0.01, np.float32), np.zeros(size, np.float32))
-    first = worker.train(WorkGroup(0, 0, (3,)), state, ClientState(3))
+    state = GlobalState(0, (0, 2), np.full(size, 0.01, np.float32), {"control": np.zeros(size, np.float32)})
+    first = worker.train(WorkGroup(0, 0, (3,)), state, ClientState(3)).pack()
     worker.train(WorkGroup(0, 0, (5,)), state, ClientState(5))
-    second = worker.train(WorkGroup(0, 0, (3,)), state, ClientState(3))
-    np.testing.assert_array_equal(first[1].vector_sum_F, second[1].vector_sum_F)
-    np.testing.assert_array_equal(first[2].control_F, second[2].control_F)
+    second = worker.train(WorkGroup(0, 0, (3,)), state, ClientState(3)).pack()
+    np.testing.assert_array_equal(first[1].sums["vector"], second[1].sums["vector"])
+    np.testing.assert_array_equal(first[2].arrays["control"], second[2].arrays["control"])
 
 
 def test_a_group_is_the_fold_of_its_clients(worker, prepared):
     size = worker.info().full.exchanged((0, 2)).size
-    state = GlobalState(0, (0, 2), np.full(size, 0.01, np.float32), np.zeros(size, np.float32))
-    _, together, *_ = worker.train(WorkGroup(0, 0, (3, 5)), state, ClientState(3), ClientState(5))
-    parts = [worker.train(WorkGroup(0, 0, (c,), part), state, ClientState(c))[1] for part, c in enumerate((3, 5))]
-    np.testing.assert_array_equal(together.vector_sum_F, parts[0].vector_sum_F + parts[1].vector_sum_F)
+    state = GlobalState(0, (0, 2), np.full(size, 0.01, np.float32), {"control": np.zeros(size, np.float32)})
+    _, together, *_ = worker.train(WorkGroup(0, 0, (3, 5)), state, ClientState(3), ClientState(5)).pack()
+    parts = [worker.train(WorkGroup(0, 0, (c,), part), state, ClientState(c)).update for part, c in enumerate((3, 5))]
+    np.testing.assert_array_equal(together.sums["vector"], parts[0].sums["vector"] + parts[1].sums["vector"])
     np.testing.assert_array_equal(
-        together.control_delta_sum_F, parts[0].control_delta_sum_F + parts[1].control_delta_sum_F
+        together.sums["control_change"], parts[0].sums["control_change"] + parts[1].sums["control_change"]
     )
     assert together.weight_sum == sum(part.weight_sum for part in parts)
 
 
 def test_kept_moments_go_on_and_restarted_ones_do_not(prepared):
-    settings = prepared.spec.settings
+    training = prepared.spec.training
     client = ClientConfig.model_validate(
-        {**settings.client.model_dump(), "optimizer": {**settings.client.optimizer.model_dump(), "moments": "keep"}}
+        {**training.client.model_dump(), "optimizer": {**training.client.optimizer.model_dump(), "moments": "keep"}}
     )
-    keeping = ClientWorker(dataclasses.replace(prepared.spec, settings=dataclasses.replace(settings, client=client)))
+    keeping = ClientWorker(settings_with(prepared, client=client))
     size = keeping.info().full.exchanged((0,)).size
-    state = GlobalState(0, (0,), np.full(size, 0.01, np.float32), np.zeros(size, np.float32))
-    *_, once = keeping.train(WorkGroup(0, 0, (3,)), state, ClientState(3))
-    *_, twice = keeping.train(WorkGroup(1, 0, (3,)), dataclasses.replace(state, round=1), once)
+    state = GlobalState(0, (0,), np.full(size, 0.01, np.float32), {"control": np.zeros(size, np.float32)})
+    *_, once = keeping.train(WorkGroup(0, 0, (3,)), state, ClientState(3)).pack()
+    *_, twice = keeping.train(WorkGroup(1, 0, (3,)), dataclasses.replace(state, round=1), once).pack()
     assert (once.rounds, twice.rounds, twice.steps) == (1, 2, 2 * once.steps)
-    assert once.first_moment_A.any() and not np.array_equal(once.first_moment_A, twice.first_moment_A)
-    forgetful = dataclasses.replace(once, first_moment_A=None, second_moment_A=None)
-    *_, anew = keeping.train(WorkGroup(1, 0, (3,)), dataclasses.replace(state, round=1), forgetful)
-    assert not np.array_equal(anew.control_F, twice.control_F)
+    assert once.arrays["first_moment"].any() and not np.array_equal(
+        once.arrays["first_moment"], twice.arrays["first_moment"]
+    )
+    forgetful = dataclasses.replace(once, arrays={"control": once.arrays["control"]})
+    *_, anew = keeping.train(WorkGroup(1, 0, (3,)), dataclasses.replace(state, round=1), forgetful).pack()
+    assert not np.array_equal(anew.arrays["control"], twice.arrays["control"])

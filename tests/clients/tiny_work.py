@@ -44,4 +44,4 @@ def train(
 ) -> list[TrainingResult]:
     """Train the clients once, with mini-batches of three unless ``client`` overrides it."""
     config = ClientConfig.model_validate({"epochs": 2, "batch_size": 3, **client})
-    return train_clients(model, table, jobs, parts, config, "none", seed=0, round=0, max_tokens=max_tokens)
+    return train_clients(model, table, jobs, parts, config, seed=0, round=0, max_tokens=max_tokens)

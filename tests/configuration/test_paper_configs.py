@@ -16,7 +16,7 @@ from clients.backbone.families import FAMILIES
 from fedsim.configuration.schema import Config, read_config
 from fedsim.data.tasks import HUB_SOURCES, TASKS, resolve_task
 from fedsim.prompts.prompted_model import GLOBAL_PROMPT
-from fedsim.simulation.preparation import work_settings
+from fedsim.simulation.preparation import training_spec
 from fedsim.simulation.runner import run_config
 from server.selection import choose_layers
 
@@ -130,9 +130,10 @@ def test_the_published_choices_are_on(path):
     wrong = {key: value(config, key) for key, expected in published.items() if value(config, key) != expected}
     assert not wrong
     assert config.correction == "none"
-    settings = work_settings(config, 1000)
-    assert settings.uses_control and settings.needs_each_client
-    assert settings.keep_local == (path.stem != "gpt2_large")  # whose other layers have their prefix masked, always
+    method = config.method
+    assert method.serves == ("control",) and method.one_by_one
+    # Other layers of GPT-2 have their prefix masked, always.
+    assert training_spec(config, 1000).keep_local == (path.stem != "gpt2_large")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -181,7 +182,7 @@ def test_the_longest_text_of_roberta_large_fits_beside_its_prefix():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_schedule_is_as_long_as_all_examples_for_all_rounds(path):
     batches = -(-67_349 // read_config(path).client.batch_size)
-    assert work_settings(read_config(path), 67_349).client.schedule.total_steps == 100 * batches
+    assert training_spec(read_config(path), 67_349).client.schedule.total_steps == 100 * batches
     more = read_config(path, ["rounds=200"])
     assert more.identity != read_config(path).identity  # more rounds are another schedule
     assert read_config(path, ["client.schedule.total_steps=5", "rounds=200"]).identity == (

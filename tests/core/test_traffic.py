@@ -9,21 +9,22 @@ import torch
 from support import ROOT, make_tiny, merged
 
 from clients.config import OptimizerConfig
-from clients.training import group as group_module
-from clients.training.control import client_control
 from clients.training.group import GroupTraining
 from clients.training.optimizers import decay_and_step
 from clients.worker import ClientWorker
 from fedsim.core.errors import ConfigError
-from fedsim.core.messages import ClientState, WorkGroup
-from fedsim.core.traffic import CONTROL, GAIN, PROMPT, STEPS, round_traffic
+from fedsim.core.messages import VECTOR, ClientState, WorkGroup
+from fedsim.core.method import CORRECTIONS
+from fedsim.core.traffic import PROMPT, round_traffic
+from fedsim.methods.control import AFTER, CHANGE, CONTROL, client_control
 from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_shape import model_shape
-from fedsim.simulation.preparation import prepare, work_settings
+from fedsim.simulation.preparation import prepare, training_spec
 from server.aggregation import population_weight
 from server.core import Server
 
 LAYERS = (1, 3)
+VARIATE, GAIN, STEPS = "control variate", "gain", "steps"
 
 
 class Devices:
@@ -38,14 +39,14 @@ class Devices:
         return make_tiny(**merged(self.base, changes))
 
     def training(self, config):
-        settings = work_settings(config, len(self.spec.train))
-        return GroupTraining(replace(self.spec, settings=settings), self.worker._backbone, self.worker._full)
+        training = training_spec(config, len(self.spec.train))
+        return GroupTraining(replace(self.spec, training=training), self.worker._backbone, self.worker._full)
 
     def server(self, config):
         size = self.worker._full.exchanged(LAYERS).size
         start_F = np.random.default_rng(0).normal(0.0, 0.02, size).astype(config.model.exchange_dtype)
-        weight = population_weight(config.server, self.spec.shards.train_sizes)
-        return Server(config.server, start_F, LAYERS, 5 / 12, weight)
+        weight = population_weight(config.server.weighting, self.spec.shards.train_sizes)
+        return Server(config.method, start_F, LAYERS, 5 / 12, weight, config.server.rule())
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,7 @@ METHODS = {
     "fedavg": (AVERAGE, {}, 1, 1),
     "fedadam": ({"kind": "fedadam"}, {}, 1, 1),
     "fedprox": ({"kind": "fedprox"}, {}, 1, 1),
+    "feddyn": ({"kind": "feddyn"}, {}, 1, 1),
     "scaffold": ({"kind": "scaffold"}, {}, 2, 1),
     "scaffold in displacements": ({"kind": "scaffold", "control_form": "displacement"}, {"optimizer": SGD}, 2, 1),
     "fedpeptao": (PEPTAO, {}, 1, 3),
@@ -91,52 +93,56 @@ class RealServer:
         self.config, self.controls = config, {}
 
     def sums(self, state, messages):
-        """Return the fields of ``GroupUpdate``, made of ``messages``: client, n_i, T_i, vectors by name, numbers by name."""
+        """Return terms of sums and what is looked at client by client, made of ``messages``: client, n_i, T_i, vectors and
+        numbers by name.
+        """
         config, server, optimizer = self.config, self.config.server, self.config.client.optimizer
-        start_F, terms = state.vector_F, []
+        start_F, sums, each = state.vector_F, [], []
         for client, examples, steps, sent, numbers in messages:
             weight = examples if server.weighting == "examples" else 1
             local_F = sent[PROMPT]
-            term = {"vector_sum_F": weight * local_F, "vector_kF": local_F, "weights_k": weight}
+            term, single = {VECTOR: weight * local_F}, {VECTOR: local_F}
             if config.correction == "preconditioner":
                 stepped_F = sent[STEPS] if STEPS in sent else start_F - local_F
                 metric_F = 1.0 / (sent[GAIN] if GAIN in sent else np.full_like(start_F, numbers[GAIN]))
-                term["vector_sum_F"] = weight * (local_F + stepped_F)
-                term |= {"metric_sum_F": weight * metric_F, "metric_step_sum_F": weight * metric_F * stepped_F}
-            if server.uses_control:
+                term[VECTOR] = weight * (local_F + stepped_F)
+                term |= {"metric": weight * metric_F, "metric_step": weight * metric_F * stepped_F}
+            if CONTROL in config.method.serves:
                 before_F = self.controls.get(client, np.zeros_like(start_F))
                 after_F = self.controls[client] = client_control(
-                    before_F, state.control_F, start_F, local_F, steps, optimizer.lr,
+                    before_F, state.arrays[CONTROL], start_F, local_F, steps, optimizer.lr,
                     form=server.control_form, drift_applied=config.correction == "control",
                 )  # fmt: skip
                 share = steps if server.control_mean == "steps" else weight
-                used_F = before_F if server.control_timing == "before" else after_F
-                term |= {"control_delta_sum_F": share * (after_F - before_F), "control_sum_F": weight * used_F}
-                term |= {"control_kF": used_F, "control_after_kF": after_F}
-            terms.append(term)
-        return {name: [term[name] for term in terms] for name in terms[0]}
+                used_F = before_F if getattr(server, "control_timing", "after") == "before" else after_F
+                term |= {CHANGE: share * (after_F - before_F), CONTROL: weight * used_F}
+                single |= {CONTROL: used_F, AFTER: after_F}
+            sums.append(term)
+            each.append(single)
+        return sums, each
 
 
 def job(devices, config, training, state, clients, states, round, monkeypatch):
     """Train clients; return their reports, the group's update, their states, and what each would send by name."""
-    results = {}
+    results, as_sent = {}, training._as_sent
 
-    def watched(settings, parts, round, job, result):
+    def watched(parts, round, job, result):
         results[job.client] = result, parts.exchanged_F
-        return result
+        return as_sent(parts, round, job, result)
 
-    monkeypatch.setattr(group_module, "falsified", watched)
+    monkeypatch.setattr(training, "_as_sent", watched)
     olds = [states.get(client, ClientState(client)) for client in clients]
     trained = training.train(WorkGroup(round, 0, clients, fuse=2), state, olds, {})
+    monkeypatch.undo()
     assert all(report.failure is None for report in trained.reports)
     messages = []
     for report in trained.reports:
         result, exchanged_F = results[report.client]
-        vectors = {PROMPT: result.vector_A, GAIN: result.gain_A, STEPS: result.stepped_A}
+        vectors = {PROMPT: result.vector_A, GAIN: result.tallies.get("gain"), STEPS: result.tallies.get("stepped")}
         sent = {name: vectors[name][exchanged_F] for name in config.traffic.up}
         numbers = {}
         if config.correction == "preconditioner" and GAIN not in sent:
-            gain_F = result.gain_A[exchanged_F]
+            gain_F = result.tallies["gain"][exchanged_F]
             assert np.ptp(gain_F) <= 1e-12 * gain_F.max()  # a vector of one number
             numbers[GAIN] = gain_F[0]
         messages.append((report.client, report.num_examples, report.num_steps, sent, numbers))
@@ -154,17 +160,16 @@ def test_what_is_sent_is_all_that_the_server_needs(exact, name, monkeypatch):
     for round, clients in enumerate([(0, 3, 5), (3, 5, 7)]):
         state = server.global_state()
         trained, messages = job(exact, config, training, state, clients, states, round, monkeypatch)
-        sums = real.sums(state, messages)
-        for field, array in vars(trained.update).items():
-            if not isinstance(array, np.ndarray):
-                continue
-            made = np.sum(sums[field], axis=0) if "_sum_" in field else np.stack(sums[field])
+        sums, each = real.sums(state, messages)
+        pairs = [(field, np.sum([term[field] for term in sums], axis=0), a) for field, a in trained.update.sums.items()]
+        pairs += [(field, np.stack([one[field] for one in each]), a) for field, a in trained.update.each.items()]
+        for field, made, array in pairs:
             np.testing.assert_allclose(made, array, rtol=1e-9, atol=1e-11 * np.abs(array).max(), err_msg=field)
         for new in trained.states:
             states[new.client] = new
-            if config.server.uses_control:
-                kept_F = real.controls[new.client]
-                np.testing.assert_allclose(kept_F, new.control_F, rtol=1e-12, atol=1e-15)
+            assert (CONTROL in new.arrays) == (new.client in real.controls) == (CONTROL in config.method.serves)
+            if CONTROL in new.arrays:
+                np.testing.assert_allclose(real.controls[new.client], new.arrays[CONTROL], rtol=1e-12, atol=1e-15)
         for report in trained.reports:
             assert report.bytes_down == down * state.vector_F.nbytes
             assert report.bytes_up == up * state.vector_F.nbytes
@@ -176,15 +181,15 @@ def test_a_device_uses_the_servers_control_variate_only_where_it_is_sent(exact, 
     server_keys, client_keys, *_ = METHODS[name]
     config = exact.config(server=server_keys, client=client_keys)
     state, training = exact.server(config).global_state(), exact.training(config)
-    if state.control_F is None:
-        assert CONTROL not in config.traffic.down
+    if CONTROL not in state.arrays:
+        assert VARIATE not in config.traffic.down
         return
-    other = replace(state, control_F=state.control_F + 0.01)
+    other = replace(state, arrays={CONTROL: state.arrays[CONTROL] + 0.01})
     ((_, _, _, sent, _),), ((_, _, _, moved, _),) = (
         job(exact, config, training, each, (3,), {}, 0, monkeypatch)[1] for each in (state, other)
     )
     same = all(np.array_equal(sent[vector], moved[vector]) for vector in sent)
-    assert same == (CONTROL not in config.traffic.down)
+    assert same == (VARIATE not in config.traffic.down)
 
 
 def test_with_weight_decay_steps_do_not_follow_from_the_prompt():
@@ -207,6 +212,7 @@ def test_with_weight_decay_steps_do_not_follow_from_the_prompt():
 # -- secure aggregation, where a server sees sums alone ----------------------------------------------------------------
 
 SUMS = {
+    "feddyn": ("P",),
     # the method, and the sums of vectors by which docs/method.md says that a server would do
     "fedavg": ("P",),
     "scaffold": ("P", "dc"),
@@ -229,39 +235,48 @@ def test_sums_that_secure_aggregation_would_need(exact, name, monkeypatch):
         states |= {new.client: new for new in trained.states}
         total = dict.fromkeys(SUMS[name], 0.0)
         for client, weight, _, sent, _ in messages:
-            before_F = olds[client].control_F if client in olds else np.zeros_like(state.vector_F)
+            before_F = olds[client].arrays.get(CONTROL) if client in olds else np.zeros_like(state.vector_F)
             stepped_F = sent.get(STEPS, state.vector_F - sent[PROMPT])
             terms = {"P": sent[PROMPT], "c": before_F, "S": stepped_F}
             if GAIN in sent:
                 terms |= {"D": 1.0 / sent[GAIN], "DS": stepped_F / sent[GAIN]}
-            if config.server.uses_control:
-                terms["dc"] = states[client].control_F - before_F
+            if CONTROL in config.method.serves:
+                terms["dc"] = states[client].arrays[CONTROL] - before_F
             for kind in total:
                 total[kind] = total[kind] + weight * terms[kind]
         weight, update = trained.update.weight_sum, trained.update
         start_F = weight * state.vector_F
-        made = {"vector_sum_F": total["P"] + total["S"] if "S" in total else start_F if "D" in total else total["P"]}
+        made = {VECTOR: total["P"] + total["S"] if "S" in total else start_F if "D" in total else total["P"]}
         if "D" in total:
-            made |= {"metric_sum_F": total["D"], "metric_step_sum_F": total["DS"]}
+            made |= {"metric": total["D"], "metric_step": total["DS"]}
         if "dc" in total:
-            made["control_delta_sum_F"] = total["dc"]
+            made[CHANGE] = total["dc"]
         elif "c" in total:
             moved_F = start_F - total["P"]
             corrected = config.correction == "control"  # c_i+ = P_t - P_i + c_i - c, else P_t - P_i
-            made["control_delta_sum_F"] = moved_F - (weight * state.control_F if corrected else total["c"])
-            made["control_sum_F"] = total["c"]
+            made[CHANGE] = moved_F - (weight * state.arrays[CONTROL] if corrected else total["c"])
+            made[CONTROL] = total["c"]
         for field, array in made.items():
-            scale = np.abs(getattr(update, field)).max()
-            np.testing.assert_allclose(array, getattr(update, field), rtol=1e-9, atol=1e-11 * scale, err_msg=field)
+            scale = np.abs(update.sums[field]).max()
+            np.testing.assert_allclose(array, update.sums[field], rtol=1e-9, atol=1e-11 * scale, err_msg=field)
         server.apply(round, clients, update)
 
 
 # -- one source --------------------------------------------------------------------------------------------------------
 
 KINDS = (
-    "fedpeptao", "fedpeptao_published", "fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "scaffold", "fedprox",
-)  # fmt: skip
-CORRECTIONS = ("auto", "none", "control", "preconditioner", "proximal")
+    "fedpeptao",
+    "fedpeptao_published",
+    "fedavg",
+    "fedavgm",
+    "fedadam",
+    "fedyogi",
+    "fedadagrad",
+    "scaffold",
+    "fedprox",
+    "feddyn",
+)
+CHOSEN = ("auto", "none", "control", "preconditioner", "proximal")
 
 
 @pytest.mark.parametrize(
@@ -271,7 +286,7 @@ def test_the_plan_is_what_a_run_records(dtype, head):
     devices = Devices(dtype=dtype, head={"kind": head})
     layers, client = {"choose": "fixed", "fixed": list(LAYERS)}, {"epochs": None, "steps": 1}
     seen = set()
-    for kind, correction, decay in product(KINDS, CORRECTIONS, (0.0, 0.1)):
+    for kind, correction, decay in product(KINDS, CHOSEN, (0.0, 0.1)):
         optimizer = {"weight_decay": decay}
         changes = {"server": {"kind": kind}, "layers": layers}
         try:
@@ -289,19 +304,23 @@ def test_the_plan_is_what_a_run_records(dtype, head):
         assert report.bytes_down == config.traffic.bytes_down(memory.exchanged), (kind, correction)
         assert report.bytes_up == config.traffic.bytes_up(memory.exchanged), (kind, correction)
         seen.add((kind, config.correction))
-    assert len(seen) == 7 * 3 + 2 * 1 + 2  # all but scaffold and fedprox with none, preconditioner, proximal; control
+    # All but scaffold, fedprox and feddyn with none, preconditioner, proximal; control.
+    assert len(seen) == 7 * 3 + 3 * 1 + 2
 
 
 def test_where_the_server_has_no_control_variate_none_is_sent():
-    traffic = round_traffic("control", "adamw", 0.1)
-    assert traffic.down == (PROMPT, CONTROL)
-    assert traffic.without_control().down == (PROMPT,) and traffic.without_control().up == traffic.up
+    config = make_tiny(server={"kind": "scaffold"})
+    chosen = [CORRECTIONS["control"].of(config.client)]
+    everything, nothing = round_traffic(chosen, config.client, (CONTROL,)), round_traffic(chosen, config.client, ())
+    assert everything == round_traffic(chosen, config.client) and everything.down == (PROMPT, VARIATE)
+    assert nothing.down == (PROMPT,) and nothing.up == everything.up
 
 
 ROWS = {
     "`fedavg`, `fedavgm`, `fedadam`, `fedyogi`, `fedadagrad`": "fedavg",
     "`fedprox`": "fedprox",
     "`scaffold`": "scaffold",
+    "`feddyn`": "feddyn",
     "`fedpeptao`, weight decay 0": "fedpeptao without weight decay",
     "`fedpeptao`, weight decay > 0 (default)": "fedpeptao",
     "`fedpeptao`, `control=false`, weight decay 0": "fedpeptao without control variates",
@@ -312,7 +331,7 @@ ROWS = {
 SYMBOLS = {
     (PROMPT, "down"): "P_t",
     (PROMPT, "up"): "P_i",
-    (CONTROL, "down"): "c",
+    (VARIATE, "down"): "c",
     (GAIN, "up"): "G_i",
     (STEPS, "up"): "S_i",
 }

@@ -12,18 +12,19 @@ from support import make_tiny
 import clients
 import server
 from clients import worker
-from clients.training import control, group
 from clients.training import local_training as training
-from fedsim import core
+from clients.training import optimizers
+from fedsim import core, methods
 from fedsim.core import layout
 from fedsim.executors.make import make_executor
 from fedsim.executors.ray.replaced import replaced_functions
+from fedsim.methods import averaging
 from server import sampling
 
 
 @pytest.fixture(scope="module", autouse=True)
 def all_modules():
-    for package in (clients, server, core):
+    for package in (clients, server, core, methods):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
 
@@ -47,15 +48,16 @@ def test_nothing_is_told_of_modules_as_they_are_with_all_their_decorators():
 @pytest.mark.parametrize(
     ("owner", "name", "value"),
     [
-        (control, "drift", lambda *arguments: None),
-        (control, "drift", wrapped(control.drift)),
-        (control, "drift", functools.partial(control.drift)),
-        (control, "drift", mock.Mock()),
-        (control, "drift", control.client_control),
-        (group, "drift", lambda *arguments: None),  # where it is called, by the name that it was imported by
+        (optimizers, "clip", lambda *arguments: None),
+        (optimizers, "clip", wrapped(optimizers.clip)),
+        (optimizers, "clip", functools.partial(optimizers.clip)),
+        (optimizers, "clip", mock.Mock()),
+        (optimizers, "clip", optimizers.direction),
+        (training, "clip", lambda *arguments: None),  # where it is called, by the name that it was imported by
         (worker.ClientWorker, "train", lambda self, *arguments: None),
         (worker.ClientWorker, "train", worker.ClientWorker.evaluate),
         (worker, "ClientWorker", Mine),
+        (averaging.FedAvgM, "apply", lambda self, *arguments: None),
         (layout.VectorLayout, "size", property(lambda self: 0)),
         (layout.VectorLayout, "full", classmethod(lambda cls, *arguments: None)),
     ],
@@ -77,11 +79,11 @@ def test_what_the_driver_alone_calls_and_what_is_compiled_is_no_replacement(monk
 
 
 def test_a_run_on_ray_warns_and_the_local_executor_uses_the_patch(monkeypatch):
-    monkeypatch.setattr(control, "drift", lambda *arguments: None)
+    monkeypatch.setattr(optimizers, "clip", lambda *arguments: None)
     notes = []
     make_executor(make_tiny(executor="ray"), lambda: None, notes.append)
     assert notes == [
-        "warning: replaced in this process: clients.training.control.drift, clients.training.group.drift; "
+        "warning: replaced in this process: clients.training.local_training.clip, clients.training.optimizers.clip; "
         "actors import the code from its files without these changes; set executor=local to use them"
     ]
     make_executor(make_tiny(executor="local"), lambda: None, notes.append)

@@ -85,10 +85,10 @@ def test_a_dropped_client_counts_for_nothing(tiny_config, tmp_path, fuse, layers
     healthy = ClientWorker(prepared.spec)
     state = GlobalState(0, layers, np.zeros(worker.info().full.exchanged(layers).size, np.float32))
     group = WorkGroup(0, 0, (6, 7, 8), fuse=fuse)
-    _, with_failure, *states = worker.train(group, state, *map(ClientState, (6, 7, 8)))
-    _, without, *_ = healthy.train(WorkGroup(0, 0, (6, 8)), state, *map(ClientState, (6, 8)))
+    _, with_failure, *states = worker.train(group, state, *map(ClientState, (6, 7, 8))).pack()
+    _, without, *_ = healthy.train(WorkGroup(0, 0, (6, 8)), state, *map(ClientState, (6, 8))).pack()
     assert with_failure.clients == without.clients == (6, 8)
-    np.testing.assert_array_equal(with_failure.vector_sum_F, without.vector_sum_F)
+    np.testing.assert_array_equal(with_failure.sums["vector"], without.sums["vector"])
     assert with_failure.weight_sum == without.weight_sum
     assert states[1] == ClientState(7)
 
@@ -119,12 +119,12 @@ def test_parameters_that_are_not_finite_are_rejected_and_the_client_keeps_its_st
     config = config_with(tiny_config)
     worker = ClientWorker(prepare(config).spec)
     size = worker.info().full.exchanged((0, 1)).size
-    state = GlobalState(0, (0, 1), np.zeros(size, np.float32), np.zeros(size, np.float32))
-    sick = ClientState(3, control_F=np.full(size, np.nan, np.float32))
-    reports, update, *states = worker.train(WorkGroup(0, 0, (2, 3), fuse=fuse), state, ClientState(2), sick)
+    state = GlobalState(0, (0, 1), np.zeros(size, np.float32), {"control": np.zeros(size, np.float32)})
+    sick = ClientState(3, arrays={"control": np.full(size, np.nan, np.float32)})
+    reports, update, *states = worker.train(WorkGroup(0, 0, (2, 3), fuse=fuse), state, ClientState(2), sick).pack()
     assert [report.failure and report.failure.kind for report in reports] == [None, "non_finite"]
     assert update.clients == (2,)
-    assert np.isfinite(update.vector_sum_F).all() and np.isfinite(update.control_sum_F).all()
+    assert np.isfinite(update.sums["vector"]).all() and np.isfinite(update.sums["control"]).all()
     assert states[1] is sick
 
 

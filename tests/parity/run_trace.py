@@ -19,7 +19,7 @@ from fedsim.core.layout import PromptGeometry, VectorLayout
 from fedsim.core.messages import ClientState, GlobalState, GroupUpdate, WorkGroup
 from fedsim.core.shards import Shards
 from fedsim.core.tokens import TokenTable
-from fedsim.simulation.preparation import work_settings
+from fedsim.simulation.preparation import analysis_spec, training_spec
 from server.aggregation import combine
 from server.core import Server
 from server.sampling import cut
@@ -99,7 +99,8 @@ class Trace:
             prompt=config.prompt,
             num_classes=len(words),
             label_word_ids_C=words,
-            settings=work_settings(config, len(table)),
+            training=training_spec(config, len(table)),
+            analysis=analysis_spec(config),
             train=table,
             validation=table,
             shards=shards,
@@ -154,7 +155,7 @@ class Trace:
 
     def state_M(self, state: ClientState) -> np.ndarray:
         """Return a client's personal entries; empty where it keeps none."""
-        return np.empty(0, self.dtype) if state.personal_M is None else state.personal_M
+        return state.arrays.get("personal", np.empty(0, self.dtype))
 
 
 def starts(lengths) -> np.ndarray:
@@ -182,14 +183,14 @@ class Round:
 def rounds(trace: Trace, group_size: int = 1, fuse: int = 1) -> Iterator[Round]:
     """Run worker and server as an executor does, from the initial prefix and with the cohorts of a trace."""
     worker, config, initial = ClientWorker(trace.spec()), trace.config, trace.arrays["initial_prefix"]
-    server = Server(config.server, trace.exchanged_F(initial), trace.parts.exchanged.layers, trace.about["sample_rate"])
-    personal_M = trace.personal_M(initial) if config.layers.unselected == "local" else None
-    states = {client: ClientState(client, personal_M=personal_M) for client in range(config.partition.clients)}
+    server = Server(config.method, trace.exchanged_F(initial), trace.parts.exchanged.layers, trace.about["sample_rate"])
+    personal = {"personal": trace.personal_M(initial)} if config.layers.unselected == "local" else {}
+    states = {client: ClientState(client, arrays=personal) for client in range(config.partition.clients)}
     for number, order in enumerate(trace.arrays["selected"].tolist()):
         start, before, updates = server.global_state(), dict(states), []
         for group, clients in enumerate(cut(order, group_size)):
             work = WorkGroup(number, group, clients, fuse=fuse)
-            reports, update, *new = worker.train(work, start, *(before[client] for client in clients))
+            reports, update, *new = worker.train(work, start, *(before[client] for client in clients)).pack()
             assert [report.failure for report in reports] == [None] * len(clients)
             states |= {state.client: state for state in new}
             updates.append(update)

@@ -74,11 +74,11 @@ def compare_server(comparison: Comparison, trace: Trace, round: Round) -> None:
     def theirs(name: str) -> np.ndarray:
         return trace.exchanged_F(trace.arrays[name][round.number])
 
-    assert round.end.vector_F.dtype == round.end.control_F.dtype == trace.dtype
+    assert round.end.vector_F.dtype == round.end.arrays["control"].dtype == trace.dtype
     comparison.close("average", round.average_F, theirs("aggregated"))
     comparison.close("global", round.end.vector_F, theirs("global_after"))
-    comparison.close("c", round.server["control_F"], theirs("global_c"))
-    comparison.close("v", round.server["velocity_F"], theirs("global_v"))
+    comparison.close("c", round.server["control"], theirs("global_c"))
+    comparison.close("v", round.server["velocity"], theirs("global_v"))
     np.testing.assert_allclose(round.server["lr"], trace.arrays["server_lr"][round.number], rtol=1e-12)
 
 
@@ -87,10 +87,10 @@ def compare_clients(comparison: Comparison, trace: Trace, round: Round) -> None:
     control_CF = trace.exchanged_F(trace.arrays["clients_c"][round.number])
     local = trace.arrays["local"][round.number]
     for client, state in round.states.items():
-        control_F = np.zeros_like(control_CF[0]) if state.control_F is None else state.control_F
+        control_F = state.arrays.get("control", np.zeros_like(control_CF[0]))
         comparison.close("c_i", control_F, control_CF[client])
-        if state.personal_M is not None:
-            comparison.close("personal prompts", state.personal_M, trace.personal_M(local[client]))
+        if "personal" in state.arrays:
+            comparison.close("personal prompts", state.arrays["personal"], trace.personal_M(local[client]))
     for update in round.updates:
         if len(update.clients) == 1:
             comparison.close("local result", result_F(update), trace.exchanged_F(local[update.clients[0]]))
@@ -99,7 +99,7 @@ def compare_clients(comparison: Comparison, trace: Trace, round: Round) -> None:
 def result_F(update: GroupUpdate) -> np.ndarray:
     """Return the exchanged vector that the only client of a group came to."""
     assert len(update.clients) == 1
-    return update.vector_sum_F / update.weight_sum
+    return update.sums["vector"] / update.weight_sum
 
 
 def evaluated_scores(trace: Trace, backbone: Backbone, round: Round) -> np.ndarray:
@@ -128,7 +128,7 @@ def test_every_client_step(make_trace, name):
             state = old
             for k in range(1, round.states[client].steps - old.steps + 1):
                 before = state
-                _, update, state = worker_of(k).train(WorkGroup(round.number, 0, (client,)), round.start, old)
+                _, update, state = worker_of(k).train(WorkGroup(round.number, 0, (client,)), round.start, old).pack()
                 assert trace.arrays["step_round_client"][row].tolist() == [round.number, client]
                 compare_step(comparison, trace, row, before, state)
                 if row < len(trace.arrays["step_prefix"]):
@@ -143,8 +143,8 @@ def compare_step(comparison: Comparison, trace: Trace, row: int, before: ClientS
     """Compare learning rate and gradient norm of the step between two states of a client."""
     client = trace.config.client
     # a+ = beta a + (1 - beta) g gives the gradient of the step.
-    beta, first_A = client.optimizer.beta1, after.first_moment_A
-    moment_A = np.zeros_like(first_A) if before.first_moment_A is None else before.first_moment_A
+    beta, first_A = client.optimizer.beta1, after.arrays["first_moment"]
+    moment_A = before.arrays.get("first_moment", np.zeros_like(first_A))
     norm = np.linalg.norm((first_A - beta * moment_A) / (1.0 - beta))
     comparison.close("gradient norm", norm, trace.arrays["step_grad_norm_after_clip"][row])
     lr = learning_rate(client.schedule, client.optimizer.lr, after.steps - 1, after.steps)

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from fedsim.core.messages import GroupUpdate
+from fedsim.core.messages import VECTOR, GroupUpdate
+from fedsim.methods.control import CHANGE, CONTROL
 from server.aggregation import combine
 from server.config import LayersConfig, ServerConfig
-from server.optimizers import initial_state, step
 from server.sampling import cut
 from server.selection import choose_layers, combine_scores, rank
+from server.step import initial_state, step
 
 TRACES = [
     "01_server_all",
@@ -39,7 +40,7 @@ def server_config(name, lr):
     )
 
 
-def group_updates(config, groups, round, clients):
+def group_updates(method, groups, round, clients):
     """Return what devices send; ``clients`` maps an id to (n_i, T_i, P_i, c_i before, c_i after)."""
     for number, group in enumerate(groups):
         sums = [np.zeros(1), np.zeros(1), np.zeros(1)]
@@ -53,12 +54,10 @@ def group_updates(config, groups, round, clients):
             part=0,
             clients=group,
             weight_sum=float(sum(clients[client][0] for client in group)),
-            vector_sum_F=sums[0],
             steps_sum=sum(clients[client][1] for client in group),
-            control_delta_sum_F=sums[1],
-            control_sum_F=sums[2],
-            weights_k=np.array([float(clients[c][0]) for c in group]) if config.needs_each_client else None,
-            control_kF=np.stack([clients[c][4] for c in group]) if config.needs_each_client else None,
+            sums=dict(zip((VECTOR, CHANGE, CONTROL), sums, strict=True)),
+            each={CONTROL: np.stack([clients[c][4] for c in group])} if method.one_by_one else {},
+            weights_k=np.array([float(clients[c][0]) for c in group]) if method.one_by_one else None,
         )
 
 
@@ -85,10 +84,11 @@ def test_server_rounds(load_golden, name, group_size, devices, server, tolerance
 
     config = server_config(name, about["server_lr_start"])
     assert config.momentum == about["server_momentum"]
-    state = initial_state(config, exchanged(arrays["initial_prefix"]).astype(server))
+    method = config.method()
+    state = initial_state(method, exchanged(arrays["initial_prefix"]).astype(server))
     controls = np.zeros((about["num_clients"], state.vector_F.size), dtype=devices)
     for round, order in enumerate(arrays["selected"].tolist()):
-        sent_F, control_F = state.vector_F.astype(devices), state.control_F.astype(devices)
+        sent_F, control_F = state.vector_F.astype(devices), state.arrays[CONTROL].astype(devices)
         clients, after_kF = {}, controls.copy()
         for k, client in enumerate(order):
             local_F = exchanged(arrays["local_params"][round, k]).astype(devices)
@@ -96,21 +96,21 @@ def test_server_rounds(load_golden, name, group_size, devices, server, tolerance
             drift_F = (sent_F - local_F) / (steps * about["learning_rate"])
             after_kF[client] = controls[client] - control_F + drift_F
             clients[client] = (int(arrays["n_samples"][round, k]), steps, local_F, controls[client], after_kF[client])
-        updates = list(group_updates(config, cut(order, group_size), round, clients))
+        updates = list(group_updates(method, cut(order, group_size), round, clients))
         combined = combine(updates[::-1], order)
         controls = after_kF
         before_F = state.vector_F
-        state = step(config, state, combined, about["sample_rate"])
-        assert state.vector_F.dtype == state.control_F.dtype == state.velocity_F.dtype == np.dtype(server)
+        state = step(method, state, combined, about["sample_rate"])
+        assert {array.dtype for array in (state.vector_F, *state.arrays.values())} == {np.dtype(server)}
         assert_close(before_F, arrays["global_before"][round], "vector before")
         assert_close(combined.vector_F, arrays["aggregated"][round], "average")
-        assert_close(state.previous_delta_F, arrays["delta"][round], "delta")
+        assert_close(state.arrays["previous_delta"], arrays["delta"][round], "delta")
         assert_close(controls, arrays["clients_c"][round], "clients' control variates")
-        assert_close(state.control_F, arrays["global_c"][round], "control variate")
+        assert_close(state.arrays[CONTROL], arrays["global_c"][round], "control variate")
         assert_close(state.vector_F, arrays["global_after"][round], "vector")
         np.testing.assert_allclose(state.lr, arrays["server_lr"][round], rtol=1e-12)
         if round > 0:
-            assert_close(state.velocity_F, arrays["global_v"][round], "velocity")
+            assert_close(state.arrays["velocity"], arrays["global_v"][round], "velocity")
     assert round == len(arrays["selected"]) - 1 >= 2
 
 

@@ -70,7 +70,7 @@ def test_what_clients_keep_and_send_is_what_is_planned(tiny_config, changes, tmp
     checkpoint, _ = load_latest(folder / "checkpoints")
     memory = estimate_memory(config, model_shape(config.model), 300, 2)
     assert len(checkpoint.clients) == 5
-    kept = [value for state in checkpoint.clients for value in vars(state).values() if isinstance(value, np.ndarray)]
+    kept = [value for state in checkpoint.clients for value in state.arrays.values()]
     assert sum(array.nbytes for array in kept) == memory.client_states
     assert summary["exchanged_parameters"] * np.dtype(config.model.exchange_dtype).itemsize == memory.exchanged
     assert summary["bytes_down"] == 5 * config.traffic.bytes_down(memory.exchanged)
@@ -103,12 +103,11 @@ def test_what_groups_send_to_the_server_is_what_is_planned(tiny_config, changes,
     spec = prepare(config).spec
     worker = ClientWorker(spec)
     size, dtype = worker.info().full.exchanged((1, 3)).size, np.dtype(config.model.exchange_dtype)
-    server = Server(config.server, np.zeros(size, dtype), (1, 3), 5 / 12)
+    server = Server(config.method, np.zeros(size, dtype), (1, 3), 5 / 12)
     groups = [WorkGroup(0, number, clients) for number, clients in enumerate([(0, 2), (3, 5), (7,)])]
     state = server.global_state()
-    updates = [worker.train(group, state, *map(ClientState, group.clients))[1] for group in groups]
-    arrays = [array for update in updates for name, array in vars(update).items() if name.endswith("F")]
-    taken = sum(array.nbytes for array in arrays if array is not None)
+    updates = [worker.train(group, state, *map(ClientState, group.clients)).update for group in groups]
+    taken = sum(array.nbytes for update in updates for array in (*update.sums.values(), *update.each.values()))
     planned = estimate_memory(config, model_shape(config.model), 300, 2).sums
     assert planned == taken == (3 * sums * 8 + 5 * each * dtype.itemsize) * size
 

@@ -51,7 +51,7 @@ from fedsim.prompts.peft_adapter import export_peft
 from fedsim.prompts.prompted_model import load_prompt, read_prompt, save_personal_prompts, save_prompt
 from fedsim.prompts.starting_point import check_start, load_start
 from fedsim.simulation.layer_choice import select_layers
-from fedsim.simulation.preparation import work_settings
+from fedsim.simulation.preparation import analysis_spec, training_spec
 from fedsim.simulation.runner import run_config
 
 families = pytest.mark.parametrize("family", CONFIGS)
@@ -215,11 +215,11 @@ def test_layers_that_stay_on_the_devices_start_there_too(tmp_path):
     ids = np.arange(3, 93, dtype=np.int32)
     table = TokenTable(ids, np.arange(0, 91, 9), np.zeros(10, np.int32), np.arange(10) % 3, pad_id=1)
     shards = Shards(np.arange(10), np.array([0, 10]), np.array([5]))
-    weights, settings = load_shared_weights(config.model), work_settings(config, len(table))
+    weights, training = load_shared_weights(config.model), training_spec(config, len(table))
     spec = WorkerSpec(
-        weights, config.model, config.prompt, 3, LABEL_WORDS, settings, table, table, shards, start
+        weights, config.model, config.prompt, 3, LABEL_WORDS, training, analysis_spec(config), table, table, shards, start
     )  # fmt: skip
-    worker = ClientWorker(dataclasses.replace(spec, settings=dataclasses.replace(spec.settings, keep_local=True)))
+    worker = ClientWorker(dataclasses.replace(spec, training=dataclasses.replace(spec.training, keep_local=True)))
     everything = GlobalState(0, ALL_LAYERS, prompt.vector_F)
     part = prompt.layout.exchanged((1,))
     shared = GlobalState(0, (1,), prompt.vector_F[prompt.layout.positions(part)])

@@ -39,8 +39,8 @@ arrays = st.none() | st.lists(st.floats(width=32, allow_nan=False), min_size=4, 
 @given(st.lists(st.tuples(st.integers(0, 99), arrays, arrays, arrays), unique_by=lambda row: row[0], max_size=5))
 def test_a_checkpoint_comes_back_to_the_bit(tmp_path_factory, rows):
     clients = [
-        ClientState(client, rounds=client, steps=7, personal_M=a, control_F=b, first_moment_A=c, second_moment_A=c)
-        for client, a, b, c in sorted(rows, key=lambda row: row[0])
+        ClientState(client, client, 7, {k: v for k, v in zip("abc", kept, strict=True) if v is not None})
+        for client, *kept in sorted(rows, key=lambda row: row[0])
     ]
     folder = tmp_path_factory.mktemp("checkpoints")
     save_checkpoint(folder, checkpoint(clients=clients), keep=2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedsim.core.errors import ClientError
-from fedsim.core.messages import GroupUpdate
+from fedsim.core.messages import VECTOR, GroupUpdate
 from server.aggregation import combine
 
 ORDER = (8, 2, 5, 1, 9, 4, 3)
@@ -32,12 +32,10 @@ def update(group, part, clients, each=True):
         part=part,
         clients=tuple(clients),
         weight_sum=float(sum(WEIGHTS[client] for client in clients)),
-        vector_sum_F=vector_F,
         steps_sum=sum(STEPS[client] for client in clients),
-        control_delta_sum_F=delta_F,
-        control_sum_F=control_F,
+        sums={VECTOR: vector_F, "change": delta_F, "control": control_F},
+        each={"control": np.stack([CONTROLS[client] for client in clients])} if each else {},
         weights_k=np.array([WEIGHTS[client] for client in clients]) if each else None,
-        control_kF=np.stack([CONTROLS[client] for client in clients]) if each else None,
     )
 
 
@@ -58,9 +56,11 @@ def test_averages():
     vectors = np.stack([VECTORS[client] for client in ORDER])
     controls = np.stack([CONTROLS[client] for client in ORDER]).astype(np.float64)
     np.testing.assert_allclose(combined.vector_F, np.average(vectors, axis=0, weights=weights), rtol=1e-9)
-    np.testing.assert_allclose(combined.control_F, np.average(controls, axis=0, weights=weights), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        combined.mean_F("control"), np.average(controls, axis=0, weights=weights), rtol=1e-9, atol=1e-12
+    )
     steps = np.array([STEPS[client] for client in ORDER])
-    np.testing.assert_allclose(combined.control_delta_sum_F, steps @ controls, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(combined.sums["change"], steps @ controls, rtol=1e-9, atol=1e-9)
     assert (combined.round, combined.weight_sum, combined.steps_sum) == (6, weights.sum(), steps.sum())
     assert combined.vector_F.dtype == np.float64
 
@@ -69,7 +69,7 @@ def test_clients_one_by_one_come_back_in_the_order_in_which_they_were_drawn():
     combined = combine(whole_groups(), np.array(ORDER))
     assert combined.clients == ORDER
     assert combined.weights_k.tolist() == [WEIGHTS[client] for client in ORDER]
-    np.testing.assert_array_equal(combined.control_kF, np.stack([CONTROLS[client] for client in ORDER]))
+    np.testing.assert_array_equal(combined.each["control"], np.stack([CONTROLS[client] for client in ORDER]))
 
 
 def assert_same_bits(a, b):
@@ -80,8 +80,10 @@ def assert_same_bits(a, b):
         b.weight_sum,
         b.steps_sum,
     )
-    for name in ("vector_F", "control_delta_sum_F", "control_F", "weights_k", "control_kF"):
-        assert getattr(a, name).tobytes() == getattr(b, name).tobytes(), name
+    assert a.vector_F.tobytes() == b.vector_F.tobytes() and a.weights_k.tobytes() == b.weights_k.tobytes()
+    for ours, theirs in ((a.sums, b.sums), (a.each, b.each)):
+        assert ours.keys() == theirs.keys()
+        assert all(ours[name].tobytes() == theirs[name].tobytes() for name in ours)
 
 
 def test_whole_groups_and_parts_of_one_client_give_the_same_bits_in_any_order_of_arrival():
@@ -99,12 +101,9 @@ def test_the_cut_into_groups_does_decide_the_bits():
 
 
 def test_only_sums_are_needed_where_the_method_uses_no_more():
-    bare = [
-        replace(u, control_delta_sum_F=None, control_sum_F=None, weights_k=None, control_kF=None)
-        for u in whole_groups()
-    ]
+    bare = [replace(u, sums={VECTOR: u.sums[VECTOR]}, weights_k=None, each={}) for u in whole_groups()]
     combined = combine(bare, ORDER)
-    assert combined.control_F is combined.control_delta_sum_F is combined.weights_k is combined.control_kF is None
+    assert combined.sums.keys() == {VECTOR} and combined.each == {} and combined.weights_k is None
     np.testing.assert_array_equal(combined.vector_F, combine(whole_groups(), ORDER).vector_F)
 
 
@@ -118,12 +117,16 @@ def test_failed_clients_may_be_missing():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("field", ["vector_sum_F", "control_delta_sum_F", "control_sum_F", "control_kF", "weights_k"])
-def test_an_update_that_is_not_finite_is_left_out_and_reported(field, value):
+@pytest.mark.parametrize(
+    "field, name",
+    [("sums", VECTOR), ("sums", "change"), ("sums", "control"), ("each", "control"), ("weights_k", None)],
+)
+def test_an_update_that_is_not_finite_is_left_out_and_reported(field, name, value):
     updates = whole_groups()
-    spoiled = np.array(getattr(updates[1], field))
+    arrays = getattr(updates[1], field)
+    spoiled = np.array(arrays if name is None else arrays[name])
     spoiled.flat[-1] = value
-    updates[1] = replace(updates[1], **{field: spoiled})
+    updates[1] = replace(updates[1], **{field: spoiled if name is None else {**arrays, name: spoiled}})
     combined = combine(updates, ORDER)
     assert combined.rejected_clients == (4, 5, 8)
     assert combined.clients == (2, 1, 9, 3)
@@ -141,7 +144,7 @@ def test_a_weight_that_is_not_finite_is_left_out():
 def test_no_usable_update_is_an_error():
     with pytest.raises(ClientError, match="no usable update in this round: no client gave a result"):
         combine([], ORDER)
-    spoiled = [replace(u, vector_sum_F=np.full(SIZE, np.nan)) for u in whole_groups()]
+    spoiled = [replace(u, sums={**u.sums, VECTOR: np.full(SIZE, np.nan)}) for u in whole_groups()]
     with pytest.raises(ClientError, match="sums of all 7 clients are NaN or infinite"):
         combine(spoiled, ORDER)
 
@@ -153,11 +156,14 @@ def test_no_usable_update_is_an_error():
     "changes, sentence",
     [
         ({"round": 5}, "update of group 1, part 0, is of round 5, others are of round 6"),
-        ({"vector_sum_F": np.zeros(3)}, r"has shape \(3,\), others \(50,\)"),
-        ({"control_sum_F": None}, "do not agree on whether control_sum_F is given"),
-        ({"control_sum_F": np.zeros(3)}, r"has control_sum_F of shape \(3,\), expected \(50,\)"),
-        ({"weights_k": np.ones(2)}, r"has weights_k of shape \(2,\), expected \(3,\)"),
-        ({"control_kF": np.ones((2, SIZE))}, r"has control_kF of shape \(2, 50\), expected \(3, 50\)"),
+        ({"sums": {VECTOR: np.zeros(3)}}, r"has shape \(3,\), others \(50,\)"),
+        ({"sums": {"control": None}}, "do not agree on whether the sum 'control' is given"),
+        ({"sums": {"control": np.zeros(3)}}, r"has the sum 'control' of shape \(3,\), expected \(50,\)"),
+        ({"weights_k": np.ones(2)}, r"has each client's weight of shape \(2,\), expected \(3,\)"),
+        (
+            {"each": {"control": np.ones((2, SIZE))}},
+            r"has each client's 'control' of shape \(2, 50\), expected \(3, 50\)",
+        ),
         ({"clients": (3, 5, 8)}, "holds a client twice"),
         ({"clients": (4, 4, 8)}, "holds a client twice"),
         ({"clients": (4, 5, 77)}, "holds client 77, which is not in the cohort"),
@@ -165,6 +171,9 @@ def test_no_usable_update_is_an_error():
 )
 def test_updates_that_do_not_belong_together(changes, sentence):
     updates = whole_groups()
+    if "sums" in changes:
+        merged = {**updates[1].sums, **changes["sums"]}
+        changes = {"sums": {name: array for name, array in merged.items() if array is not None}}
     updates[1] = replace(updates[1], **changes)
     with pytest.raises(ValueError, match=sentence):
         combine(updates, ORDER)

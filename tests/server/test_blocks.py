@@ -9,29 +9,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.core.errors import ClientError
-from fedsim.core.messages import BlockUpdate, GroupUpdate
+from fedsim.core.messages import VECTOR, BlockUpdate, GroupUpdate
+from fedsim.core.method import Method
 from server.aggregation import combine
-from server.blocks import BLOCK_GROUPS, EACH, OPTIONAL, SUMS, add_to_block
-from server.config import ServerConfig
+from server.blocks import BLOCK_GROUPS, add_to_block
 from server.core import Server
 
 SIZE = 7
+OPTIONAL = ("sum a", "sum b", "each a", "each b", "weights")
+"""What updates may have beside the sum of the vectors; names mean nothing here."""
 
 
 def update(rng, group, part, clients, optional=()):
     def vector():
         return rng.normal(size=SIZE) * 10.0 ** rng.integers(-8, 8)
 
-    each = {name: rng.normal(size=(len(clients), SIZE)) for name in EACH} | {"weights_k": rng.random(len(clients))}
+    many = len(clients)
     return GroupUpdate(
         round=2,
         group=group,
         part=part,
         clients=clients,
         weight_sum=float(rng.random()),
-        vector_sum_F=vector(),
         steps_sum=int(rng.integers(1, 9)),
-        **{name: each[name] if name in EACH else vector() for name in optional},
+        sums={VECTOR: vector()} | {name: vector() for name in optional if name.startswith("sum")},
+        each={name: rng.normal(size=(many, SIZE)) for name in optional if name.startswith("each")},
+        weights_k=rng.random(many) if "weights" in optional else None,
     )
 
 
@@ -40,8 +43,6 @@ def rounds(draw):
     """Return updates in order, None for a group without a usable client, and the cohort."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     optional = draw(st.sets(st.sampled_from(OPTIONAL)))
-    if "metric_sum_F" in optional or "metric_step_sum_F" in optional:
-        optional |= {"metric_sum_F", "metric_step_sum_F"}
     updates, client = [], 0
     for group in range(draw(st.integers(1, 40))):
         for part in range(draw(st.sampled_from([1, 1, 2, 3]))):
@@ -49,7 +50,7 @@ def rounds(draw):
             client = made.clients[-1] + 1
             kind = draw(st.sampled_from(["good", "good", "good", "failed", "non_finite"]))
             if kind == "non_finite":
-                made.vector_sum_F[draw(st.integers(0, SIZE - 1))] = draw(st.sampled_from([np.nan, np.inf]))
+                made.sums[VECTOR][draw(st.integers(0, SIZE - 1))] = draw(st.sampled_from([np.nan, np.inf]))
             updates.append((group, None if kind == "failed" else made))
     return updates, tuple(rng.permutation(client).tolist())
 
@@ -60,6 +61,7 @@ def read_only(block):
         return None
     block = pickle.loads(pickle.dumps(block))
     arrays = [*block.sums.values(), *block.open_sums.values(), *(a for some in block.each.values() for a in some)]
+    arrays += block.weights
     for array in arrays:
         array.flags.writeable = False
     return block
@@ -70,8 +72,13 @@ def outcome(updates, order):
         combined = combine([one for one in updates if one is not None], order)
     except ClientError as error:
         return str(error)
-    values = {field.name: getattr(combined, field.name) for field in fields(combined)}
-    return {name: value.tobytes() if isinstance(value, np.ndarray) else value for name, value in values.items()}
+    return {field.name: as_bytes(getattr(combined, field.name)) for field in fields(combined)}
+
+
+def as_bytes(value):
+    if isinstance(value, dict):
+        return {name: as_bytes(array) for name, array in value.items()}
+    return value.tobytes() if isinstance(value, np.ndarray) else value
 
 
 @settings(max_examples=150, deadline=None)
@@ -97,7 +104,7 @@ def test_blocks_give_the_bits_of_the_flat_sum_wherever_they_are_cut(the_round, d
 def test_the_order_of_addition_is_parts_then_groups_then_blocks():
     rng = np.random.default_rng(0)
     updates = [update(rng, group, part, (2 * group + part,)) for group in range(2 * BLOCK_GROUPS) for part in (0, 1)]
-    vectors = np.stack([one.vector_sum_F for one in updates]).reshape(2, BLOCK_GROUPS, 2, SIZE)
+    vectors = np.stack([one.sums[VECTOR] for one in updates]).reshape(2, BLOCK_GROUPS, 2, SIZE)
     groups = vectors[:, :, 0] + vectors[:, :, 1]
     blocks = groups[:, 0]
     for group in range(1, BLOCK_GROUPS):
@@ -110,7 +117,7 @@ def test_a_server_takes_blocks_and_groups_alike():
     rng = np.random.default_rng(1)
     updates = [replace(update(rng, group, 0, (group,)), round=0) for group in range(20)]
     order = tuple(range(20))
-    flat, mixed = (Server(ServerConfig(kind="fedavg"), np.zeros(SIZE), (0,), 1.0) for _ in range(2))
+    flat, mixed = (Server(Method(), np.zeros(SIZE), (0,), 1.0) for _ in range(2))
     flat.apply(0, order, *updates)
     mixed.fold(0, add_to_block(None, updates[:16], whole=True), None)
     mixed.apply(0, order, *updates[16:])
@@ -126,10 +133,10 @@ def test_a_whole_block_carries_one_vector_a_sum():
     rng = np.random.default_rng(2)
     updates = [update(rng, 3, 0, (0,)), update(rng, 4, 0, (1,))]
     open_block = add_to_block(None, updates)
-    assert set(open_block.sums) == set(open_block.open_sums) == {SUMS[0]}
+    assert set(open_block.sums) == set(open_block.open_sums) == {VECTOR}
     whole = add_to_block(open_block, [], whole=True)
     assert whole.open_sums == {} and add_to_block(whole, [None]) is whole
-    np.testing.assert_array_equal(whole.sums[SUMS[0]], updates[0].vector_sum_F + updates[1].vector_sum_F)
+    np.testing.assert_array_equal(whole.sums[VECTOR], updates[0].sums[VECTOR] + updates[1].sums[VECTOR])
 
 
 @pytest.mark.parametrize(
@@ -140,8 +147,8 @@ def test_a_whole_block_carries_one_vector_a_sum():
         ({"part": 1}, "update of group 5, part 1, came after group 5, part 0"),  # the block says that group 5 is whole
         ({"group": 6, "clients": (0,)}, "holds a client twice or one that another update holds"),
         ({"group": 6, "round": 3}, "is of round 3, others are of round 2"),
-        ({"group": 6, "vector_sum_F": np.zeros(3)}, r"has shape \(3,\), others \(7,\)"),
-        ({"group": 6, "weights_k": np.ones(1)}, "do not agree on whether weights_k is given"),
+        ({"group": 6, "sums": {VECTOR: np.zeros(3)}}, r"has shape \(3,\), others \(7,\)"),
+        ({"group": 6, "weights_k": np.ones(1)}, "do not agree on whether each client's weight is given"),
     ],
 )
 def test_what_does_not_belong_to_a_block(changes, sentence):

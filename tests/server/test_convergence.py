@@ -9,12 +9,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from clients.training.control import client_control
-from fedsim.core.messages import GroupUpdate
+from fedsim.core.messages import VECTOR, GroupUpdate
+from fedsim.methods.control import CHANGE, CONTROL, client_control
 from server.aggregation import combine
 from server.config import ServerConfig
-from server.optimizers import initial_state, step
 from server.sampling import cut
+from server.step import initial_state, step
 
 RECOMMENDED = {
     "kind": "fedpeptao",
@@ -77,23 +77,24 @@ def federate(problem, config, rounds, cohort=None, seed=0, weights_N=None):
     number = len(problem.b)
     cohort = cohort or number
     weights_N = np.ones(number) if weights_N is None else weights_N
-    state, controls = initial_state(config, np.full(problem.b.shape[1], START)), np.zeros_like(problem.b)
+    method = config.method()
+    state, controls = initial_state(method, np.full(problem.b.shape[1], START)), np.zeros_like(problem.b)
     path = [state.vector_F]
     for round in range(rounds):
         order = rng.permutation(number)[:cohort].tolist()
         clients = sorted(order)
         before, after = controls[clients], None
-        c = state.control_F if config.uses_control else np.zeros(problem.b.shape[1])
+        c = state.arrays.get(CONTROL, np.zeros(problem.b.shape[1]))
         corrected = config.kind == "scaffold"
         local = problem.job(clients, state.vector_F, c - before if corrected else 0.0, rng)
-        if config.uses_control:
+        if CONTROL in method.serves:
             after = client_control(
                 before, c, state.vector_F, local, problem.steps, problem.lr,
                 form=config.control_form, drift_applied=corrected,
             )  # fmt: skip
             controls[clients] = after
         combined = fold(config, order, problem.steps, local, before, after, round, weights_N[clients])
-        state = step(config, state, combined, cohort / number, weights_N.sum())
+        state = step(method, state, combined, cohort / number, weights_N.sum())
         path.append(state.vector_F)
     return np.array(path), state
 
@@ -102,19 +103,19 @@ def fold(config, order, steps, local, before, after, round=0, weights_k=None):
     """Return the combined update of a cohort; the arrays are in the order of the clients' ids."""
     clients = sorted(order)
     weights_k = np.ones(len(clients)) if weights_k is None else weights_k
-    updates = []
+    updates, one_by_one = [], config.method().one_by_one
     for number, group in enumerate(cut(order, 3)):
         rows = [clients.index(client) for client in group]
         w_k1 = weights_k[rows][:, None]
-        rest = {"weights_k": weights_k[rows]} if config.needs_each_client else {}
+        sums, each = {VECTOR: (w_k1 * local[rows]).sum(axis=0)}, {}
         if after is not None:
-            used = before if config.control_timing == "before" else after
+            used = before if getattr(config, "control_timing", "after") == "before" else after
             share_k1 = steps if config.control_mean == "steps" else w_k1
-            rest["control_delta_sum_F"] = (share_k1 * (after[rows] - before[rows])).sum(axis=0)
-            rest["control_sum_F"] = (w_k1 * used[rows]).sum(axis=0)
-            rest |= {"control_kF": used[rows]} if config.needs_each_client else {}
-        total, weight = (w_k1 * local[rows]).sum(axis=0), float(weights_k[rows].sum())
-        updates.append(GroupUpdate(round, number, 0, group, weight, total, steps * len(rows), **rest))
+            sums[CHANGE] = (share_k1 * (after[rows] - before[rows])).sum(axis=0)
+            sums[CONTROL] = (w_k1 * used[rows]).sum(axis=0)
+            each = {CONTROL: used[rows]} if one_by_one else {}
+        weight, singles = float(weights_k[rows].sum()), weights_k[rows] if one_by_one else None
+        updates.append(GroupUpdate(round, number, 0, group, weight, steps * len(rows), sums, each, singles))
     return combine(updates, order)
 
 
@@ -226,11 +227,12 @@ def averaged_heavy_ball(beta, gain):
 def test_adaptive_methods_converge_linearly_where_tau_outweighs_the_learning_rate(kind, lr, beta):
     """Their second moment ends at some v (zero for Adam): the heavy ball with eta_s / (sqrt(v) + tau)."""
     problem = Quadratics.draw(alike=True, lr=0.2)
-    config = ServerConfig(kind=kind, lr=lr, momentum=beta, beta2=0.5, tau=0.02)
+    beta2 = {} if kind == "fedadagrad" else {"beta2": 0.5}
+    config = ServerConfig(kind=kind, lr=lr, momentum=beta, tau=0.02, **beta2)
     path, state = federate(problem, config, 1500)
     errors = path - problem.optimum
     for entry, h in enumerate(problem.progress[0]):
-        theory = averaged_heavy_ball(beta, lr * h / (np.sqrt(state.second_moment_F[entry]) + 0.02))
+        theory = averaged_heavy_ball(beta, lr * h / (np.sqrt(state.arrays["second_moment"][entry]) + 0.02))
         assert measured_rate(errors[:, entry], largest=1e-4) == pytest.approx(theory, rel=0.02)
 
 
@@ -346,14 +348,15 @@ def test_the_mean_over_all_cohorts_of_the_control_variates_correction(form, timi
     keys = {**RECOMMENDED, "control_form": form, "control_timing": timing, "debias": False, "momentum": 0.0}
     config = ServerConfig(**keys)
     controls = rng.normal(size=(number, 4))
-    state = replace(initial_state(config, rng.normal(size=4)), control_F=controls.mean(axis=0))
+    method = config.method()
+    state = initial_state(method, rng.normal(size=4)).with_arrays(control=controls.mean(axis=0))
     corrections, changes = [], []
     for order in combinations(range(number), cohort):
         before = controls[list(order)]
         local = problem.job(list(order), state.vector_F, 0.0, rng)
-        after = client_control(before, state.control_F, state.vector_F, local, 4, problem.lr, form=form)
+        after = client_control(before, state.arrays[CONTROL], state.vector_F, local, 4, problem.lr, form=form)
         combined = fold(config, list(order), 4, local, before, after)
-        moved = state.vector_F - step(config, state, combined, cohort / number).vector_F
+        moved = state.vector_F - step(method, state, combined, cohort / number).vector_F
         corrections.append(moved - (state.vector_F - local.mean(axis=0)))
         changes.append((after - before).mean(axis=0))
     share = 0.0 if timing == "before" else -(1 - cohort / number)

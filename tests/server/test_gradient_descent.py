@@ -52,15 +52,15 @@ def test_one_local_step_of_all_clients_is_gradient_descent_on_all_examples(kind,
     layout = worker.info().full.exchanged((1, 2))
     central_F = initial_vector(layout, prepared.spec.prompt, prepared.spec.model.head, 0).astype(np.float64)
     first_F = central_F
-    server = Server(config.server, central_F, (1, 2), 1.0)
+    server = Server(config.method, central_F, (1, 2), 1.0)
     states = [ClientState(client) for client in range(6)]
     for round in range(3):
         updates = []
         for number, group in enumerate(cut(range(6), 2)):
             work = WorkGroup(round, number, tuple(group), fuse=fuse)
-            _, update, *new = worker.train(work, server.global_state(), *(states[client] for client in group))
-            updates.append(update)
-            states[group[0] : group[-1] + 1] = new
+            made = worker.train(work, server.global_state(), *(states[client] for client in group))
+            updates.append(made.update)
+            states[group[0] : group[-1] + 1] = made.states
         server.apply(round, (3, 0, 5, 1, 4, 2), *updates)
         start_1F = torch.from_numpy(central_F).unsqueeze(0)
         every = StepBatch(np.arange(96), np.zeros(96, np.int64), np.full(96, 1 / 96))

@@ -9,19 +9,21 @@ from hypothesis import strategies as st
 
 from fedsim.configuration.schema import build_config
 from fedsim.core.errors import ClientError, ConfigError
-from fedsim.core.messages import GroupUpdate
+from fedsim.core.messages import VECTOR, CombinedUpdate, GroupUpdate
+from fedsim.core.method import Correction, ServerState, plain
+from fedsim.methods.control import AFTER, CHANGE, CONTROL
 from server import robust
-from server.aggregation import CombinedUpdate, combine
+from server.aggregation import combine
 from server.blocks import add_to_block
 from server.config import ServerConfig
-from server.optimizers import ServerState, initial_state, step
 from server.robust import clip_factors, krum_selection, median, robust_update, squared_distances, trimmed_mean
+from server.step import initial_state, step
 
 RULES = ("median", "trimmed_mean", "norm_clipping", "multi_krum")
 SIZE = 6
 
 
-def combined(vector_kF, weights=None, **fields):
+def combined(vector_kF, weights=None, sums=None, **each):
     vector_kF = np.asarray(vector_kF)
     weights_k = np.asarray(weights if weights is not None else np.ones(len(vector_kF)), float)
     return CombinedUpdate(
@@ -29,11 +31,11 @@ def combined(vector_kF, weights=None, **fields):
         clients=tuple(range(len(vector_kF))),
         rejected_clients=(),
         weight_sum=float(weights_k.sum()),
-        vector_F=weights_k @ vector_kF / weights_k.sum(),
         steps_sum=len(vector_kF),
+        vector_F=weights_k @ vector_kF / weights_k.sum(),
+        sums=sums or {},
+        each={VECTOR: vector_kF, **each},
         weights_k=weights_k,
-        vector_kF=vector_kF,
-        **fields,
     )
 
 
@@ -41,8 +43,14 @@ def config(rule, **keys):
     return ServerConfig(kind="fedavg", aggregation=rule, **keys)
 
 
+def updated(server, update, start_F, control_F=None):
+    """Return a round's update as the rule of a server config makes it."""
+    arrays = {} if control_F is None else {CONTROL: control_F}
+    return robust_update(server.rule(), server.method().corrections, update, ServerState(start_F, 1.0, arrays=arrays))
+
+
 def average(rule, vector_kF, weights=None, origin=0.0, **keys):
-    return robust_update(config(rule, **keys), combined(vector_kF, weights), np.full(SIZE, origin), None).vector_F
+    return updated(config(rule, **keys), combined(vector_kF, weights), np.full(SIZE, origin)).vector_F
 
 
 def clients(rng, count, size=SIZE):
@@ -66,7 +74,7 @@ def test_norm_clipping_by_hand():
     start_F, weights = np.ones(2), (1.0, 2.0, 1.0)
     np.testing.assert_array_equal(clip_factors(vector_kF, start_F, 2.0), [0.4, 1.0, 0.2])
     np.testing.assert_array_equal(clip_factors(vector_kF, start_F, None), [1.0, 1.0, 0.5])
-    update = robust_update(config("norm_clipping", clip_norm=2.0), combined(vector_kF, weights), start_F, None)
+    update = updated(config("norm_clipping", clip_norm=2.0), combined(vector_kF, weights), start_F)
     # (1 * (1.2, 1.6) + 2 * (0, 1) + 1 * (2, 0)) / 4
     np.testing.assert_allclose(update.vector_F, [1.0 + 3.2 / 4, 1.0 + 3.6 / 4], rtol=1e-15)
 
@@ -76,7 +84,7 @@ def test_krum_by_hand():
     vector_kF = np.array([[0.0], [1.0], [3.0], [4.0], [100.0]])
     assert krum_selection(vector_kF, 1, 2).tolist() == [1, 2]
     assert krum_selection(vector_kF, 1, 1).tolist() == [1]  # of equals the one drawn first
-    update = robust_update(config("multi_krum"), combined(vector_kF, (9, 1, 3, 1, 1)), np.zeros(1), None)
+    update = updated(config("multi_krum"), combined(vector_kF, (9, 1, 3, 1, 1)), np.zeros(1))
     assert update.vector_F.tolist() == [2.0]  # f = 1, m = 2 by themselves; weights do not count
 
 
@@ -161,44 +169,43 @@ def test_norm_clipping_moves_no_further_than_its_norm_and_leaves_short_changes_a
 
 def server_update(rng, number, clients_of_group, given):
     count = len(clients_of_group)
-    arrays = {name: clients(rng, count) for name in ("vector_kF", *given)}
-    sums = {"control_sum_F": np.zeros(SIZE), "control_delta_sum_F": np.zeros(SIZE)} if given else {}
+    arrays = {name: clients(rng, count) for name in (VECTOR, *given)}
+    sums = {CONTROL: np.zeros(SIZE), CHANGE: np.zeros(SIZE)} if given else {}
     return GroupUpdate(
         round=0,
         group=number,
         part=0,
         clients=clients_of_group,
         weight_sum=float(count),
-        vector_sum_F=arrays["vector_kF"].astype(float).sum(axis=0),
         steps_sum=count,
+        sums={VECTOR: arrays[VECTOR].astype(float).sum(axis=0), **sums},
+        each=arrays,
         weights_k=np.ones(count),
-        **sums,
-        **arrays,
     )
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("given_arrays", [(), ("control_kF",), ("control_kF", "control_after_kF")])
-def test_groups_and_blocks_give_the_bits_of_one_group(rule, given_arrays):
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("given_arrays", [(), (CONTROL,), (CONTROL, AFTER)])
+def test_groups_and_blocks_give_the_bits_of_one_group(name, given_arrays):
     order = (4, 0, 6, 2, 5, 1, 3)
     groups = [
         server_update(np.random.default_rng(i), i, own, given_arrays) for i, own in enumerate([(0, 1, 2), (3, 4, 5, 6)])
     ]
-    names = ("weights_k", "vector_kF", *given_arrays)
-    joined = {name: np.concatenate([getattr(group, name) for group in groups]) for name in names}
-    one = replace(groups[0], clients=tuple(range(7)), weight_sum=7.0, steps_sum=7, **joined)
+    joined = {name: np.concatenate([group.each[name] for group in groups]) for name in (VECTOR, *given_arrays)}
+    one = replace(groups[0], clients=tuple(range(7)), weight_sum=7.0, steps_sum=7, each=joined, weights_k=np.ones(7))
     kind = {"kind": "fedpeptao", "control_timing": "before" if len(given_arrays) == 2 else "after"}
-    server = ServerConfig(**(kind if given_arrays else {"kind": "fedavg"}), aggregation=rule)
-    state = initial_state(server, np.full(SIZE, 0.25))
+    server = ServerConfig(**(kind if given_arrays else {"kind": "fedavg"}), aggregation=name)
+    method, rule = server.method(), server.rule()
+    state = initial_state(method, np.full(SIZE, 0.25))
     found = [
-        step(server, state, combine(updates, order), 1.0, 7.0)
+        step(method, state, combine(updates, order), 1.0, 7.0, rule)
         for updates in ([one], groups, groups[::-1], [add_to_block(None, groups)])
     ]
     for other in found[1:]:
         assert other.vector_F.tobytes() == found[0].vector_F.tobytes()
         if given_arrays:
-            assert other.control_F.tobytes() == found[0].control_F.tobytes()
-    rule_F = robust_update(server, combine([one], order), state.vector_F, state.control_F).vector_F
+            assert other.arrays[CONTROL].tobytes() == found[0].arrays[CONTROL].tobytes()
+    rule_F = robust_update(rule, method.corrections, combine([one], order), state).vector_F
     if not given_arrays:
         np.testing.assert_allclose(found[0].vector_F, rule_F, rtol=1e-15)
 
@@ -209,12 +216,14 @@ def test_control_variates_follow_the_same_rule(timing, mean):
     """c+ = c + share (rule(c_i+) - c), so that c forgets what it was and cannot drift away."""
     rng = np.random.default_rng(1)
     used_kF, after_kF = clients(rng, 9), clients(rng, 9)
-    control = {"control_kF": used_kF, "control_after_kF": after_kF if timing == "before" else None}
+    control = {CONTROL: used_kF} | ({AFTER: after_kF} if timing == "before" else {})
     server = ServerConfig(aggregation="median", control_timing=timing, control_mean=mean)
-    state = ServerState(np.zeros(SIZE), 1.0, control_F=rng.normal(size=SIZE), velocity_F=np.zeros(SIZE))
-    found = step(server, state, combined(clients(rng, 9), np.full(9, 2.0), **control), 0.1, 180.0)
+    control_F = rng.normal(size=SIZE)
+    state = initial_state(server.method(), np.zeros(SIZE)).with_arrays(control=control_F)
+    update = combined(clients(rng, 9), np.full(9, 2.0), **control)
+    found = step(server.method(), state, update, 0.1, 180.0, server.rule())
     target_F = np.median(after_kF if timing == "before" else used_kF, axis=0)
-    np.testing.assert_allclose(found.control_F, state.control_F + 0.1 * (target_F - state.control_F), rtol=1e-12)
+    np.testing.assert_allclose(found.arrays[CONTROL], control_F + 0.1 * (target_F - control_F), rtol=1e-12)
 
 
 def test_the_clients_that_krum_keeps_and_the_factors_of_clipping_hold_for_control_variates_too():
@@ -222,14 +231,14 @@ def test_the_clients_that_krum_keeps_and_the_factors_of_clipping_hold_for_contro
     vector_kF, control_kF = clients(rng, 5), clients(rng, 5)
     vector_kF[3] += 100.0
     control_F, start_F = rng.normal(size=SIZE), np.zeros(SIZE)
-    update = combined(vector_kF, control_kF=control_kF)
+    update, kind = combined(vector_kF, **{CONTROL: control_kF}), {"kind": "scaffold"}
     kept = krum_selection(vector_kF, 1, 2)
-    krum = robust_update(ServerConfig(aggregation="multi_krum"), update, start_F, control_F)
-    np.testing.assert_allclose(krum.control_F, control_kF[kept].mean(axis=0), rtol=1e-6)
+    krum = updated(ServerConfig(**kind, aggregation="multi_krum"), update, start_F, control_F)
+    np.testing.assert_allclose(krum.mean_F(CONTROL), control_kF[kept].mean(axis=0), rtol=1e-6)
     factor_k = clip_factors(vector_kF, start_F, 1.0)
-    clipped = robust_update(ServerConfig(aggregation="norm_clipping", clip_norm=1.0), update, start_F, control_F)
+    clipped = updated(ServerConfig(**kind, aggregation="norm_clipping", clip_norm=1.0), update, start_F, control_F)
     np.testing.assert_allclose(
-        clipped.control_F, control_F + (factor_k[:, None] * (control_kF - control_F)).mean(axis=0), rtol=1e-9
+        clipped.mean_F(CONTROL), control_F + (factor_k[:, None] * (control_kF - control_F)).mean(axis=0), rtol=1e-9
     )
 
 
@@ -271,12 +280,13 @@ def test_a_round_in_which_too_few_clients_are_left_says_so():
         average("multi_krum", clients(np.random.default_rng(0), 6), assumed_attackers=2)
 
 
-def test_the_warm_up_takes_clients_together_in_the_same_way():
-    plain = ServerConfig(aggregation="multi_krum", weighting="uniform", kept_clients=2).plain()
-    assert (plain.kind, plain.aggregation, plain.weighting, plain.kept_clients) == (
-        "fedavg",
-        "multi_krum",
-        "uniform",
-        2,
-    )
-    assert plain.assumed_attackers is None and not plain.uses_control
+def test_the_warm_up_is_fedavg_by_the_same_rule_and_keeps_no_control_variate():
+    """Devices train as ever, so that their variates come one by one, and nothing is done with them."""
+    rng = np.random.default_rng(3)
+    server = ServerConfig(kind="scaffold", aggregation="median")
+    warm_up = plain(server.method().corrections)
+    state = initial_state(warm_up, np.zeros(SIZE))
+    update = combined(clients(rng, 5), sums={CHANGE: np.ones(SIZE)}, **{CONTROL: clients(rng, 5)})
+    after = step(warm_up, state, update, 1.0, 5.0, server.rule())
+    np.testing.assert_array_equal(after.vector_F, median(update.each[VECTOR]))
+    assert after.arrays == {} and plain((Correction(),)).broadcast == ()

@@ -9,6 +9,7 @@ from typing import Any
 import ray
 
 from fedsim.core.messages import WorkGroup
+from fedsim.core.returns import TrainReturns
 from fedsim.executors.base import Handle
 from fedsim.executors.ray.queues import Call
 from fedsim.executors.ray.reduction import block_of
@@ -45,7 +46,7 @@ def train_call(
         index,
         "train",
         (group, state, *references(client_states, group.clients), *caches),
-        num_returns=2 + len(group.clients) * keeps_state + len(group.keep_cached),
+        num_returns=TrainReturns.count(group, keeps_state),
         slot=slot,
         what=f"round {group.round + 1}, group {group.group}",
         clients=group.clients,
@@ -59,7 +60,7 @@ def train_call(
             replace(
                 call,
                 arguments=(one, state, *references(client_states, one.clients)),
-                num_returns=2 + keeps_state,
+                num_returns=TrainReturns.count(one, keeps_state),
                 what=f"{call.what}, client {one.clients[0]}",
                 clients=one.clients,
                 part=one.part,

@@ -25,6 +25,7 @@ from fedsim.core.messages import (
     SpectrumReport,
     WorkGroup,
 )
+from fedsim.core.returns import TrainReturns
 from fedsim.executors.base import EvaluatedShard, Executor, Handle, StateLost, TrainedGroup
 from fedsim.executors.config import RayConfig
 from fedsim.executors.ray.calls import client_call, evaluation_call, references, train_call
@@ -147,7 +148,7 @@ class RayExecutor(Executor):
             if index >= len(groups):
                 yield self._evaluated(done[0], shards, first_index=len(groups))
                 continue
-            sums.add(index, [each.refs[1] for each in done], done[-1].node if done else "")
+            sums.add(index, [self._returned(each).update for each in done], done[-1].node if done else "")
             yield self._trained(groups[index], outcomes)
 
     def _outcomes(self, calls: Sequence[Call], round: int) -> Iterator[Done | Failed]:
@@ -166,12 +167,16 @@ class RayExecutor(Executor):
             if isinstance(outcome, Failed):
                 reports += [self._failed_report(group.round, client, outcome) for client in call.clients]
                 continue
+            returned = self._returned(outcome)
             reports += outcome.value
-            first_cached = 2 + len(call.clients) * self._keeps_state
-            self._keep_cached(call.arguments[0], outcome.refs[first_cached:])
+            self._keep_cached(call.arguments[0], returned.caches)
             if self._keeps_state:
-                states.update(zip(call.clients, outcome.refs[2:first_cached], strict=True))
+                states.update(zip(call.clients, returned.states, strict=True))
         return TrainedGroup(group, tuple(reports), states)
+
+    def _returned(self, done: Done) -> TrainReturns:
+        """Return references to all that a call which trained has returned."""
+        return TrainReturns.unpack(done.refs, done.call.arguments[0], self._keeps_state)
 
     def _failed_report(self, round: int, client: int, failed: Failed) -> ClientReport:
         failure = ClientFailure(failed.kind, failed.message)

@@ -24,7 +24,7 @@ from server.blocks import BLOCK_GROUPS
 if TYPE_CHECKING:
     import numpy as np
 
-    from server.config import ServerConfig
+    from fedsim.core.method import Method
     from server.core import StepReport
 
 _FOLD_BYTES, _FOLD_UPDATES = 32 * 2**20, 16
@@ -97,12 +97,12 @@ class Aggregator:
             ray.kill(self._actor, no_restart=True)
             self.create()
 
-    def start(self, config: ServerConfig, vector_F: np.ndarray, *arguments: Any) -> None:
+    def start(self, method: Method, vector_F: np.ndarray, *arguments: Any) -> None:
         """Create or recreate the server."""
         self.at_once = max(1, min(_FOLD_UPDATES, _FOLD_BYTES // (8 * len(vector_F))))
         self._folds.clear()
         self._unfolded = []
-        self._result(self._actor.start.remote(config, vector_F, *arguments), "the server to start")
+        self._result(self._actor.start.remote(method, vector_F, *arguments), "the server to start")
         self._keep_arrays()
 
     def global_state(self) -> Handle:

@@ -12,7 +12,7 @@ from typing import Any
 
 from fedsim.core.errors import listed
 
-_RUN_BY_ACTORS = ("clients", "server", "fedsim.core")
+_RUN_BY_ACTORS = ("clients", "server", "fedsim.core", "fedsim.methods")
 _RUN_BY_THE_DRIVER = ("clients.backbone.loading", "clients.backbone.location", "server.sampling", "server.selection")
 """Modules whose functions no actor calls: patches in them take effect."""
 _DECORATORS = ("contextlib", "functools", "torch", "pydantic", "clients", "server", "fedsim")
