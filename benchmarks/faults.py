@@ -262,9 +262,9 @@ class _AggregatorKiller:
         self._round = round
         self.struck = float("inf")
 
-    def __call__(self, simulation: Any, over: threading.Event) -> None:
+    def __call__(self, underway: Any, over: threading.Event) -> None:
         while not over.wait(0.005):
-            if simulation._round < self._round:
+            if underway.round < self._round or not underway.training:
                 continue
             for process in psutil.Process().children(recursive=True):
                 if "ray::AggregatorActor" in " ".join(process.cmdline()):

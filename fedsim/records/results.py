@@ -18,7 +18,7 @@ from fedsim.prompts.prompted_model import GLOBAL_PROMPT, PERSONAL_PROMPTS, save_
 from fedsim.records.run_folder import RunFolder
 from fedsim.simulation.preparation import Prepared
 from fedsim.simulation.result import Result
-from fedsim.simulation.round import better
+from fedsim.simulation.totals import better
 
 
 def write_results(

@@ -11,7 +11,7 @@ from fedsim.configuration.schema import Config
 from fedsim.core.messages import ClientFailure, Evaluation
 from fedsim.executors.base import Executor, Handle
 from fedsim.simulation.client_failures import Failures
-from fedsim.simulation.round import did_not_fit
+from fedsim.simulation.open_round import did_not_fit
 
 
 class Evaluations:

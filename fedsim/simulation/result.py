@@ -8,7 +8,7 @@ from clients.spec import WorkerInfo
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import ClientState, Evaluation, GlobalState
 from fedsim.simulation.layer_choice import LayerChoice
-from fedsim.simulation.round import Totals
+from fedsim.simulation.totals import Totals
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,8 @@ def _run_in(
     started: float,
 ) -> dict[str, Any]:
     from fedsim.records.results import write_results
-    from fedsim.simulation.loop import Simulation
+    from fedsim.simulation.context import RunContext
+    from fedsim.simulation.loop import run_through
 
     folder.truncate(_first_round(checkpoint))
     folder.write_config(config_text(config))
@@ -206,8 +207,8 @@ def _run_in(
         board = TensorBoard(folder.tensorboard, _first_round(checkpoint)) if config.tracking.tensorboard else None
         if board is not None:
             stack.callback(board.close)
-        simulation = Simulation(config, prepared, executor, folder, progress, board)
-        result = simulation.run(checkpoint)
+        context = RunContext(config, prepared, executor, folder, progress, board)
+        result = run_through(context, checkpoint)
         peak_memory = executor.peak_memory()
     summary = {
         "name": config.name,
