@@ -291,7 +291,7 @@ def _python(
 
 
 def _child(what: str, folder: Path) -> None:
-    from fedsim.simulation.runner import run_config
+    import fedsim
 
     if what.startswith("memory"):
         case = CASES[int(what.split()[1])]
@@ -305,7 +305,7 @@ def _child(what: str, folder: Path) -> None:
     elif what.startswith("driver"):
         # A checkpoint is written and then its checksum, each with one fsync; the third is that of the second checkpoint.
         _die_in_fsync(3 if what == "driver in checkpoint" else 4)
-    run_config(config(folder, executor="local"), resume=what == "resume", quiet=True)
+    fedsim.run(config(folder, executor="local"), resume=what == "resume", progress=False)
 
 
 def _die_in_fsync(number: int) -> None:

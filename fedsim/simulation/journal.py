@@ -7,6 +7,7 @@ server steps again, that state is still the one of the round that is recorded an
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from fedsim.core.messages import Evaluation
 from fedsim.data.metrics import compute
@@ -110,6 +111,18 @@ class Journal:
             evaluation = due.of_state(state, round) if due.is_due(round) else None
             personalised = self.personalised() if due.of_clients_is_due(round) else None
         return self._record(self.open, evaluation, personalised, time.monotonic() - started)
+
+    def end(self) -> None:
+        """Save a run that stops early as one is saved at its end, and evaluate what it ends with if that is still to be done.
+
+        That evaluation is not on record: the run may be resumed, and then has the records of one that was not stopped.
+        """
+        self.save_if_due(force=True)
+        round = self._federation.round
+        if round and not self._evaluations.is_due(round):
+            evaluation = self._evaluations.of_state(self._federation.state, round)
+            metric = compute(self._run.prepared.data.task.metric, evaluation.confusion_CC)
+            self.totals = replace(self.totals, global_metric=metric)
 
     def personalised(self) -> Evaluation | None:
         """Evaluate the clients' own prompts; None if no client held examples out."""

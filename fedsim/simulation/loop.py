@@ -19,9 +19,12 @@ from fedsim.simulation.journal import Journal
 from fedsim.simulation.layer_choice import start_workers
 from fedsim.simulation.recovery import Recovery
 from fedsim.simulation.result import Result
+from fedsim.simulation.stopping import Stop
 
 
-def rounds(run: RunContext, checkpoint: Checkpoint | None = None) -> Generator[RoundRecord, None, Result]:
+def rounds(
+    run: RunContext, checkpoint: Checkpoint | None = None, stop: Stop | None = None
+) -> Generator[RoundRecord, None, Result]:
     """Do all rounds; yield each once, when it is on record. The generator's value is the result.
 
     A generator that is closed before its end saves the last round on record.
@@ -30,6 +33,8 @@ def rounds(run: RunContext, checkpoint: Checkpoint | None = None) -> Generator[R
     ----------
     checkpoint
         What to go on from, if not from the start.
+    stop
+        Asked after each round on record whether the run ends there.
 
     Raises
     ------
@@ -38,16 +43,16 @@ def rounds(run: RunContext, checkpoint: Checkpoint | None = None) -> Generator[R
     FedsimError
         On any mistake of the user, lost cluster, or failing client (``client.on_failure: raise``).
     """
+    stop = stop or Stop(run.config.rounds)
     federation = Federation(run, start_workers(run.config, run.prepared, run.executor, run.progress))
     journal = Journal(run, federation, saved_round=0 if checkpoint is None else checkpoint.round)
     recovery = Recovery(run, federation, journal, checkpoint)
-    del checkpoint
     try:
         while True:
             try:
                 recovery.set_out()
-                yield from filter(recovery.is_new, _on_record(run, federation, journal))
-                return _result(run, federation, journal)
+                yield from filter(recovery.is_new, _on_record(federation, journal, stop))
+                return _result(run, federation, journal, stop)
             except StateLost as loss:
                 recovery.fall_back(loss)
     except (RunInterrupted, FedsimError, GeneratorExit):
@@ -56,34 +61,38 @@ def rounds(run: RunContext, checkpoint: Checkpoint | None = None) -> Generator[R
         raise
 
 
-def _on_record(run: RunContext, federation: Federation, journal: Journal) -> Iterator[RoundRecord | None]:
+def _on_record(federation: Federation, journal: Journal, stop: Stop) -> Iterator[RoundRecord | None]:
     """Do the rounds that are left; yield each as it is on record, None where none is yet."""
     if not journal.can_wait:
         yield journal.close()  # one that was left open by a loss
-    while federation.round < run.config.rounds:
+    while not stop.reached(federation.round):
         round = federation.next_round()
         yield journal.train(round)
+        if stop.reached(federation.round):
+            break  # server and clients still hold the state of the round on record
         journal.open = federation.step(round)
         if not journal.can_wait:
             yield journal.close()
 
 
-def _result(run: RunContext, federation: Federation, journal: Journal) -> Result:
+def _result(run: RunContext, federation: Federation, journal: Journal, stop: Stop) -> Result:
+    journal.end()
     run.progress.start_phase("personalised evaluation")
     personalised = journal.personalised()
     (state,) = run.executor.get([federation.state])
     personal = federation.client_states() if run.config.layers.unselected == "local" else []
-    layout = federation.workers[0].full.exchanged(federation.choice.layers)
     return Result(
-        federation.choice,
-        layout,
-        state,
-        journal.totals,
-        personalised,
-        personal,
-        federation.workers,
-        journal.seconds,
-        journal.first_group_at,
+        choice=federation.choice,
+        layout=federation.workers[0].full.exchanged(federation.choice.layers),
+        state=state,
+        rounds=federation.round,
+        stopped=stop.stopped,
+        totals=journal.totals,
+        personalised=personalised,
+        personal=personal,
+        workers=federation.workers,
+        seconds=journal.seconds,
+        first_group_at=journal.first_group_at,
     )
 
 

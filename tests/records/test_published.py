@@ -6,11 +6,11 @@ from dataclasses import asdict, fields
 import pyarrow.parquet as pq
 import pytest
 
+import fedsim
 from fedsim.core.errors import CheckpointError
 from fedsim.records.published import seconds_to_target
 from fedsim.records.round_record import RoundRecord
 from fedsim.records.run_folder import RunFolder
-from fedsim.simulation.runner import run_config
 from fedsim.simulation.totals import Totals, better
 
 NAN = math.nan
@@ -89,7 +89,7 @@ def test_a_round_takes_as_long_as_its_longest_client(tiny_config, tmp_path):
     path = tmp_path / "run"
     layers = {"choose": "fixed", "fixed": [0, 2]}
     changes = {"layers": layers, "model": {"head": {"kind": "classifier"}}, "client": {"fuse": "off"}}
-    summary = run_config(tiny_config(output=str(path), executor="local", rounds=2, **changes), quiet=True)
+    summary = fedsim.run(tiny_config(output=str(path), executor="local", rounds=2, **changes), progress=False)
     clients = pq.read_table(path / "clients.parquet").to_pylist()
     longest = [max(row["seconds"] for row in clients if row["round"] == round) for round in (1, 2)]
     rows = pq.read_table(path / "rounds.parquet").to_pylist()
