@@ -24,7 +24,7 @@ from fedsim.core.traffic import Traffic, round_traffic
 from fedsim.data.config import DataConfig
 from fedsim.executors.config import RayConfig
 from fedsim.records.run_folder import TrackingConfig
-from fedsim.simulation.config import CheckpointConfig, EvaluationConfig
+from fedsim.simulation.config import CheckpointConfig, EvaluationConfig, StopConfig
 from partitions.config import PartitionConfig
 from server.config import LayersConfig, SamplingConfig, ServerConfig
 from server.robust import robust_problem
@@ -76,6 +76,8 @@ class Config(Schema):
     """Simulated attackers."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """When and how prompts are evaluated."""
+    stop: StopConfig = StopConfig()
+    """When the run ends early."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """When the state is saved."""
     ray: RayConfig = RayConfig()
@@ -140,9 +142,9 @@ class Config(Schema):
 
     @property
     def identity_values(self) -> dict[str, Any]:
-        """All keys that a result depends on: not where it runs, where it goes, how many rounds, where data and weights lie."""
+        """All keys that a result depends on: not where it runs, where it goes, when it ends, where data and weights lie."""
         values = self.model_dump(mode="json")
-        for key in ("name", "output", "executor", "ray", "tracking", "checkpoint"):
+        for key in ("name", "output", "executor", "ray", "tracking", "checkpoint", "stop"):
             values.pop(key)
         if self.client.schedule.total_steps != "all_data":
             values.pop("rounds")
@@ -214,6 +216,11 @@ def _check_combinations(config: Config) -> None:
         raise ValueError(
             f"client.schedule.kind={client.schedule.kind} with client.optimizer.moments=keep needs "
             "client.schedule.total_steps, because the schedule goes on over all of a client's visits"
+        )
+    if config.evaluation.select_on == "holdout" and not partition.holdout_fraction:
+        raise ValueError(
+            "evaluation.select_on=holdout needs examples that clients hold out, but partition.holdout_fraction=0; set "
+            "partition.holdout_fraction=0.1, or evaluation.select_on=validation"
         )
     if config.data.source == "files" and config.data.path is None:
         raise ValueError("data.source=files needs data.path, a folder with train.* and validation.*")

@@ -19,6 +19,8 @@ class RoundRecord:
     global_loss: float | None
     personalised_metric: float | None
     personalised_loss: float | None
+    holdout_metric: float | None
+    holdout_loss: float | None
     train_loss_first: float
     train_loss_last: float
     server_lr: float

@@ -15,11 +15,13 @@ from fedsim.display.progress import RoundLine
 from fedsim.executors.base import EvaluatedShard, StateLost
 from fedsim.records.checkpoint import Checkpoint, save_checkpoint
 from fedsim.records.round_record import RoundRecord
+from fedsim.simulation.best_state import BestState
 from fedsim.simulation.context import RunContext
 from fedsim.simulation.evaluations import Evaluations
 from fedsim.simulation.federation import Federation
-from fedsim.simulation.open_round import OpenRound, mean_loss
+from fedsim.simulation.open_round import Evaluated, OpenRound, mean_loss
 from fedsim.simulation.round import Round
+from fedsim.simulation.stopping import Stopped, rule_that_applies
 from fedsim.simulation.totals import Totals
 
 
@@ -49,6 +51,7 @@ class Journal:
         self._evaluations = Evaluations(run.config, run.prepared.spec, run.executor, run.failures, run.progress.note)
         self._saved_round = saved_round
         self._started = time.monotonic()
+        self._best = BestState(run, federation)
         self._start_is_evaluated = False
         self.totals = Totals()
         self.open: OpenRound | None = None
@@ -63,6 +66,11 @@ class Journal:
     def seconds(self) -> float:
         """Seconds of the run, those of its earlier parts included, the pauses between them not."""
         return self.totals.seconds_before + time.monotonic() - self._started
+
+    @property
+    def rule(self) -> Stopped | None:
+        """The rule of the config that asks the run to end by what is on record."""
+        return rule_that_applies(self._run.config, self.totals, self.seconds)
 
     # -- rounds ------------------------------------------------------------------------------------------------------
 
@@ -98,7 +106,7 @@ class Journal:
         if self.open is None:
             return None
         evaluation = self._evaluations.total([evaluated[index] for index in range(len(shards))], federation.round)
-        return self._record(self.open, evaluation, None, time.monotonic() - round.trained_at)
+        return self._record(self.open, Evaluated(evaluation, seconds=time.monotonic() - round.trained_at))
 
     def close(self) -> RoundRecord | None:
         """Evaluate the last round if it is still open; return what is on record of it then."""
@@ -109,8 +117,10 @@ class Journal:
         with self._run.executor.uninterrupted():
             due, state, round = self._evaluations, self._federation.state, self._federation.round
             evaluation = due.of_state(state, round) if due.is_due(round) else None
+            holdout = due.of_holdout(state, round) if due.of_holdout_is_due(round) else None
             personalised = self.personalised() if due.of_clients_is_due(round) else None
-        return self._record(self.open, evaluation, personalised, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        return self._record(self.open, Evaluated(evaluation, personalised, holdout, seconds))
 
     def end(self) -> None:
         """Save a run that stops early as one is saved at its end, and evaluate what it ends with if that is still to be done.
@@ -118,6 +128,7 @@ class Journal:
         That evaluation is not on record: the run may be resumed, and then has the records of one that was not stopped.
         """
         self.save_if_due(force=True)
+        self._best.write()
         round = self._federation.round
         if round and not self._evaluations.is_due(round):
             evaluation = self._evaluations.of_state(self._federation.state, round)
@@ -129,14 +140,13 @@ class Journal:
         federation = self._federation
         return self._evaluations.of_clients(federation.state, federation.clients, federation.round)
 
-    def _record(
-        self, done: OpenRound, evaluation: Evaluation | None, personalised: Evaluation | None, seconds: float
-    ) -> RoundRecord:
+    def _record(self, done: OpenRound, evaluated: Evaluated) -> RoundRecord:
         """Put a round on record and save it: nothing that comes after it has changed the state yet."""
         self.open = None
         run, metric = self._run, self._run.prepared.data.task.metric
-        record = done.record(metric, evaluation, personalised, seconds, run.executor.replaced_workers)
-        self.totals.count(done.reports, record)
+        record = done.record(metric, evaluated, run.executor.replaced_workers)
+        self.totals.count(done.reports, record, run.config.evaluation.select_on)
+        self._best.note(self.totals.selected_round)
         run.folder.round_record(record.row())
         if run.config.tracking.client_records:
             run.folder.client_records(done.round, done.reports)
@@ -160,6 +170,7 @@ class Journal:
             return
         checkpoint = self.checkpoint()
         run.folder.flush()
+        self._best.write()
         save_checkpoint(run.folder.checkpoints, checkpoint, run.config.checkpoint.keep)
         run.folder.checkpointed()
         self._saved_round = round
@@ -185,11 +196,13 @@ class Journal:
             clients=tuple(federation.client_states()),
             totals={**vars(self.totals), "seconds_before": self.seconds},
             fuse=federation.fuse,
+            best_F=self._best.vector_F(),
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over the figures of a checkpoint."""
         self.totals = Totals(**checkpoint.totals)
+        self._best.restore(self.totals.selected_round, checkpoint.best_F)
 
     def go_back(self, checkpoint: Checkpoint | None) -> None:
         """Forget the rounds after a checkpoint, or all of them."""
@@ -197,6 +210,7 @@ class Journal:
         self._saved_round = 0 if checkpoint is None else checkpoint.round
         if checkpoint is None:
             self.totals = self.totals.anew()
+            self._best.restore(None, None)
 
 
 def _line(record: RoundRecord) -> RoundLine:

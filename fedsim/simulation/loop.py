@@ -65,14 +65,15 @@ def _on_record(federation: Federation, journal: Journal, stop: Stop) -> Iterator
     """Do the rounds that are left; yield each as it is on record, None where none is yet."""
     if not journal.can_wait:
         yield journal.close()  # one that was left open by a loss
-    while not stop.reached(federation.round):
+    while not stop.reached(federation.round, journal.rule):
         round = federation.next_round()
         yield journal.train(round)
-        if stop.reached(federation.round):
+        if stop.reached(federation.round, journal.rule):
             break  # server and clients still hold the state of the round on record
         journal.open = federation.step(round)
         if not journal.can_wait:
             yield journal.close()
+    yield journal.close()  # where a stop that was asked for has come before its evaluation
 
 
 def _result(run: RunContext, federation: Federation, journal: Journal, stop: Stop) -> Result:

@@ -16,6 +16,17 @@ from server.core import StepReport
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """What came of a round's evaluations; None for those that were not due."""
+
+    validation: Evaluation | None = None
+    personalised: Evaluation | None = None
+    holdout: Evaluation | None = None
+    seconds: float = 0.0
+    """How long the driver waited for them: what they took beside other work does not count."""
+
+
+@dataclass(frozen=True)
 class OpenRound:
     """A round whose server step is done and whose evaluation is still to come."""
 
@@ -31,33 +42,26 @@ class OpenRound:
     seconds_train: float
     seconds_server: float
 
-    def record(
-        self,
-        metric: str,
-        evaluation: Evaluation | None,
-        personalised: Evaluation | None,
-        seconds_evaluate: float,
-        actors_replaced: int,
-    ) -> RoundRecord:
+    def record(self, metric: str, evaluated: Evaluated, actors_replaced: int) -> RoundRecord:
         """Return what goes on record.
 
         Parameters
         ----------
         metric
             Name of the task's metric.
-        seconds_evaluate
-            How long the driver waited for the evaluations: what they took beside other work does not count.
         actors_replaced
             Actors that were lost and replaced since the run began.
         """
+        figures: dict[str, float | None] = {}
+        parts = (evaluated.validation, evaluated.personalised, evaluated.holdout)
+        for name, evaluation in zip(("global", "personalised", "holdout"), parts, strict=True):
+            figures[f"{name}_metric"] = None if evaluation is None else compute(metric, evaluation.confusion_CC)
+            figures[f"{name}_loss"] = None if evaluation is None else mean_loss(evaluation)
         usable = usable_reports(self.reports)
         weights = [report.num_examples for report in usable]
         return RoundRecord(
             round=self.round,
-            global_metric=None if evaluation is None else compute(metric, evaluation.confusion_CC),
-            global_loss=None if evaluation is None else mean_loss(evaluation),
-            personalised_metric=None if personalised is None else compute(metric, personalised.confusion_CC),
-            personalised_loss=None if personalised is None else mean_loss(personalised),
+            **figures,
             train_loss_first=float(np.average([report.loss_first for report in usable], weights=weights)),
             train_loss_last=float(np.average([report.loss_last for report in usable], weights=weights)),
             server_lr=self.step.lr,
@@ -72,10 +76,10 @@ class OpenRound:
             bytes_up=sum(report.bytes_up for report in self.reports),
             seconds_longest_client=max(report.seconds for report in usable),
             seconds_simulated=self.answers.seconds,
-            seconds_round=self.seconds_train + self.seconds_server + seconds_evaluate,
+            seconds_round=self.seconds_train + self.seconds_server + evaluated.seconds,
             seconds_train=self.seconds_train,
             seconds_server=self.seconds_server,
-            seconds_evaluate=seconds_evaluate,
+            seconds_evaluate=evaluated.seconds,
             actors_replaced=actors_replaced,
             update_norm=self.step.update_norm,
         )

@@ -19,7 +19,7 @@ from fedsim.records.round_record import RoundRecord
 from fedsim.simulation.callbacks import Callback
 from fedsim.simulation.interrupt import InterruptWatch
 from fedsim.simulation.opening import Opened, opened
-from fedsim.simulation.stopping import Stop
+from fedsim.simulation.stopping import Stop, Stopped
 
 
 class Run:
@@ -144,7 +144,7 @@ class Run:
         The reason stands in the summary, under ``stopped``. A run that was stopped so is not finished: ``resume=True`` goes
         on with it, to the bytes of a run that was not stopped.
         """
-        self._stop.ask("call", reason)
+        self._stop.ask(Stopped("call", reason))
 
     def finish(self) -> dict[str, Any]:
         """Do all rounds that are left, and return the summary."""

@@ -29,6 +29,14 @@ class Totals:
     best_global_metric: float = math.nan
     best_global_round: int | None = None
     """The first round with the best metric, counted from 1."""
+    judged_round: int = 0
+    """The last round whose metric was judged, on the examples of ``evaluation.select_on``."""
+    selected_round: int | None = None
+    """The first round with the best metric on these examples."""
+    selected_metric: float = math.nan
+    """That metric."""
+    selected_global_metric: float = math.nan
+    """The metric on the validation examples after that round."""
     best_personalised_metric: float = math.nan
     """Of the rounds after which personalised evaluation was due."""
     best_personalised_round: int | None = None
@@ -44,8 +52,8 @@ class Totals:
             initial_metric=self.initial_metric, global_metric=self.initial_metric, seconds_before=self.seconds_before
         )
 
-    def count(self, reports: Sequence[ClientReport], record: RoundRecord) -> None:
-        """Add a round: its clients' reports and its record."""
+    def count(self, reports: Sequence[ClientReport], record: RoundRecord, select_on: str = "validation") -> None:
+        """Add a round: its clients' reports and its record, judged on ``select_on``."""
         usable = usable_reports(reports)
         self.client_updates += len(usable)
         self.client_failures += len(reports) - len(usable)
@@ -60,6 +68,12 @@ class Totals:
             self.global_metric = value
             best = self.best_global_metric, self.best_global_round
             self.best_global_metric, self.best_global_round = better(*best, value, record.round)
+        if (value := record.holdout_metric if select_on == "holdout" else record.global_metric) is not None:
+            self.judged_round, before = record.round, self.selected_round
+            selected = self.selected_metric, self.selected_round
+            self.selected_metric, self.selected_round = better(*selected, value, record.round)
+            if self.selected_round != before:
+                self.selected_global_metric = math.nan if record.global_metric is None else record.global_metric
         if (value := record.personalised_metric) is not None:
             best = self.best_personalised_metric, self.best_personalised_round
             self.best_personalised_metric, self.best_personalised_round = better(*best, value, record.round)
