@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fedsim.configuration.schema import Config as Config
     from fedsim.core.errors import FedsimError as FedsimError
     from fedsim.prompts.prompted_model import load_prompt as load_prompt
+    from fedsim.records.recorded_run import load_run as load_run
     from fedsim.simulation.callbacks import Callback as Callback
     from fedsim.simulation.callbacks import EarlyStop as EarlyStop
     from fedsim.simulation.run import Run as Run
@@ -34,6 +35,7 @@ _HOMES = {
     "FedsimError": "fedsim.core.errors",
     "Run": "fedsim.simulation.run",
     "load_prompt": "fedsim.prompts.prompted_model",
+    "load_run": "fedsim.records.recorded_run",
     "run": "fedsim.simulation.run",
 }
 """The module of each name that ``fedsim`` has for programs."""

@@ -14,7 +14,6 @@ from rich.console import Console
 from fedsim.configuration.schema import Config, read_config
 from fedsim.core.errors import FedsimError
 from fedsim.display.progress import Progress
-from fedsim.display.screen import Screen
 from fedsim.records.round_record import RoundRecord
 from fedsim.simulation.callbacks import Callback
 from fedsim.simulation.interrupt import InterruptWatch
@@ -42,7 +41,7 @@ class Run:
     progress
         Show rounds and phases; if false, notes only.
     console
-        Where to show them; standard output if not given.
+        Where to show them; if not given, the notebook that this process serves, else standard output.
 
     Attributes
     ----------
@@ -92,10 +91,9 @@ class Run:
         if self._open is not None:
             raise FedsimError("a Run is for one with block; make another one, with resume=True to go on")
         started = time.monotonic()
-        console = self._console or Screen()
         with ExitStack() as stack:
             watch = stack.enter_context(InterruptWatch())
-            shown = Progress(self.config.rounds, _metric_name(self.config), console, not self._progress)
+            shown = Progress(self.config.rounds, _metric_name(self.config), self._console, not self._progress)
             progress = stack.enter_context(shown)
             self._open = stack.enter_context(opened(self.config, self._resume, watch, progress))
             self.summary = self._open.summary
