@@ -22,10 +22,10 @@ from fedsim.core.layout import PromptGeometry, VectorLayout
 from fedsim.core.messages import ClientReport, ClientState, GlobalState, WorkGroup
 from fedsim.core.method import ClientRound, Method
 from fedsim.core.returns import TrainReturns
-from fedsim.executors.base import Executor, Handle, TrainedGroup
+from fedsim.executors.base import Executor, Handle
 from fedsim.simulation.client_states import ClientStates
+from fedsim.simulation.round import Draw, Round
 from server.config import SamplingConfig
-from server.sampling import cohort
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,10 @@ class Carrying:
         self.clients, self.elements = clients, elements
         self.cohort_size = cohort_size or clients
         self.rounds = 0
-        self._executor, self._group_size = executor, group_size
+        self._executor = executor
         self._spec = AddOneSpec.of(clients, elements)
-        self._sampling = SamplingConfig(clients_per_round=self.cohort_size)
+        sampling = SamplingConfig(clients_per_round=self.cohort_size)
+        self._draw = Draw(sampling, 0, group_size, self._spec.sizes_N, np.ones(clients))
         self._states = ClientStates(clients)
         self._state: Handle = None
 
@@ -133,16 +134,16 @@ class Carrying:
         return workers
 
     def round(self) -> list[ClientReport]:
-        """Run one round like the simulation; return the clients' reports."""
-        order = tuple(int(i) for i in cohort(self._sampling, 0, self.rounds, self._spec.sizes_N))
-        groups = self._executor.groups(self.rounds, order, self._group_size, np.ones(self.clients))
-        results = self._executor.train(groups, self._state, self._states)
-        trained = [result for result in results if isinstance(result, TrainedGroup)]
-        self._executor.server.apply(self.rounds, order)
-        self._states.commit(trained)
+        """Do a round as a run does it; return the clients' reports."""
+        round = Round(self.rounds, self._draw, self._executor)
+        for _ in round.train(self._state, self._states):
+            pass
+        reports = round.reports()
+        round.step()
+        self._states.commit(round.trained())
         self._state = self._executor.server.global_state()
         self.rounds += 1
-        return [report for group in trained for report in group.reports]
+        return reports
 
     def check(self) -> None:
         """Raise unless every round added one, as proof that the work was done."""

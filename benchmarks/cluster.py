@@ -162,14 +162,14 @@ class _Change:
         self.lost_at: float | None = None
         self.actors_at_end = self.nodes_at_end = 0
 
-    def __call__(self, simulation: Any, over: threading.Event) -> None:
+    def __call__(self, underway: Any, over: threading.Event) -> None:
         """Watch a run; see :func:`benchmarks.disturbed.run`."""
         import ray
 
-        executor, joined = simulation._executor, False
+        executor, joined = underway.executor, False
         while not over.wait(0.02):
-            number = simulation._round + 1
-            training = simulation._first_group_at is not None and bool(executor._pool.ready)
+            number = underway.round + 1
+            training = underway.training and bool(executor._pool.ready)
             if not self.actors and training:
                 self.actors = Counter(executor._pool.nodes.values())
                 spec_ref = executor._workers._spec_ref

@@ -15,9 +15,11 @@ from benchmarks.faulty import Fault, FaultySpec
 from fedsim.configuration.schema import Config
 from fedsim.core.errors import FedsimError
 from fedsim.display.progress import Progress
+from fedsim.executors.base import Executor
 from fedsim.executors.make import make_executor
 from fedsim.records.run_folder import RunFolder
-from fedsim.simulation.loop import Simulation
+from fedsim.simulation.context import RunContext
+from fedsim.simulation.loop import run_through
 from fedsim.simulation.preparation import Prepared
 
 
@@ -49,15 +51,31 @@ class Outcome:
         return min(times) - struck if times else None
 
 
+@dataclass
+class Underway:
+    """A run as a thread beside it sees it."""
+
+    executor: Executor
+    round: int = 0
+    """Rounds whose server step is done."""
+    training: bool = False
+    """Whether a work group has been trained."""
+
+
 class _Told(Progress):
-    """Shows nothing; keeps the messages to the user."""
+    """Shows nothing; keeps the messages to the user, and how far the run is."""
 
     def __init__(self, rounds: int, outcome: Outcome) -> None:
         super().__init__(rounds, "accuracy", quiet=True)
         self._outcome = outcome
+        self.underway: Underway | None = None
 
     def note(self, text: str) -> None:
         self._outcome.notes.append((time.time(), text))
+
+    def clients_done(self, round: int, done: int, total: int) -> None:
+        if self.underway is not None:
+            self.underway.round, self.underway.training = round - 1, True
 
 
 def run(
@@ -65,7 +83,7 @@ def run(
     prepared: Prepared,
     folder: Path,
     *faults: Fault,
-    meanwhile: Callable[[Simulation, threading.Event], None] | None = None,
+    meanwhile: Callable[[Underway, threading.Event], None] | None = None,
 ) -> Outcome:
     """Run a config while faults strike.
 
@@ -82,11 +100,11 @@ def run(
         RunFolder.create(folder) as records,
         closing(make_executor(config, lambda: None, progress.note)) as executor,
     ):
-        simulation = Simulation(config, prepared, executor, records, progress)
-        beside = threading.Thread(target=meanwhile or (lambda simulation, over: None), args=(simulation, over))
+        progress.underway = Underway(executor)
+        beside = threading.Thread(target=meanwhile or (lambda underway, over: None), args=(progress.underway, over))
         beside.start()
         try:
-            result = simulation.run()
+            result = run_through(RunContext(config, prepared, executor, records, progress))
             outcome.vector_F = result.state.vector_F
             outcome.ok, outcome.failed = result.totals.client_updates, result.totals.client_failures
         except FedsimError as error:

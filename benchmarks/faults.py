@@ -262,9 +262,9 @@ class _AggregatorKiller:
         self._round = round
         self.struck = float("inf")
 
-    def __call__(self, simulation: Any, over: threading.Event) -> None:
+    def __call__(self, underway: Any, over: threading.Event) -> None:
         while not over.wait(0.005):
-            if simulation._round < self._round:
+            if underway.round < self._round or not underway.training:
                 continue
             for process in psutil.Process().children(recursive=True):
                 if "ray::AggregatorActor" in " ".join(process.cmdline()):
@@ -291,7 +291,7 @@ def _python(
 
 
 def _child(what: str, folder: Path) -> None:
-    from fedsim.simulation.runner import run_config
+    import fedsim
 
     if what.startswith("memory"):
         case = CASES[int(what.split()[1])]
@@ -305,7 +305,7 @@ def _child(what: str, folder: Path) -> None:
     elif what.startswith("driver"):
         # A checkpoint and then its checksum are written with one fsync each; the third is the second checkpoint's.
         _die_in_fsync(3 if what == "driver in checkpoint" else 4)
-    run_config(config(folder, executor="local"), resume=what == "resume", quiet=True)
+    fedsim.run(config(folder, executor="local"), resume=what == "resume", progress=False)
 
 
 def _die_in_fsync(number: int) -> None:

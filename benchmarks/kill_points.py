@@ -113,8 +113,8 @@ def _import_everything() -> None:
 def _run(folder: Path, resume: bool) -> None:
     from rich.console import Console
 
+    import fedsim
     from fedsim.configuration.schema import build_config
-    from fedsim.simulation.runner import run_config
 
     config = build_config(
         {
@@ -132,7 +132,7 @@ def _run(folder: Path, resume: bool) -> None:
             "tracking": {"plots": False},
         }
     )
-    run_config(config, resume=resume, quiet=True, console=Console(file=open(os.devnull, "w")))  # noqa: PTH123, SIM115
+    fedsim.run(config, resume=resume, progress=False, console=Console(file=open(os.devnull, "w")))  # noqa: PTH123, SIM115
 
 
 def _ended(work: Callable[[], None], kill_after: float | None = None) -> int:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-import threading
 from collections import defaultdict
 from contextlib import closing
 from pathlib import Path
@@ -50,15 +49,6 @@ class _Watched:
         self.spilled = 0
         self.records: list[int] = []
 
-    def __call__(self, simulation: Any, over: threading.Event) -> None:
-        """Watch a run; see :func:`benchmarks.disturbed.run`."""
-        seen = 0
-        while not over.wait(0.01):
-            if simulation._round <= seen:
-                continue
-            seen = simulation._round
-            self.look(seen, simulation._folder.path)
-
     def look(self, round: int, folder: Path) -> None:
         """Record the current memory of everything."""
         from benchmarks.memory import own_bytes, stored_bytes
@@ -93,12 +83,12 @@ def measure(rounds: int) -> list[Row]:
     from fedsim.display.progress import Progress
     from fedsim.executors.make import make_executor
     from fedsim.records.run_folder import RunFolder
-    from fedsim.simulation.loop import Simulation
+    from fedsim.simulation.context import RunContext
+    from fedsim.simulation.loop import rounds as done_rounds
     from fedsim.simulation.preparation import prepare
 
     config = build_config({**CONFIG, "rounds": rounds})
     watched = _Watched()
-    over = threading.Event()
     with (
         tempfile.TemporaryDirectory() as folder,
         Progress(rounds, "accuracy", quiet=True) as progress,
@@ -106,14 +96,8 @@ def measure(rounds: int) -> list[Row]:
         closing(make_executor(config, lambda: None, progress.note)) as executor,
     ):
         prepared = prepare(config, executor=executor)
-        simulation = Simulation(config, prepared, executor, records, progress)
-        beside = threading.Thread(target=watched, args=(simulation, over))
-        beside.start()
-        try:
-            simulation.run()
-        finally:
-            over.set()
-            beside.join()
+        for done in done_rounds(RunContext(config, prepared, executor, records, progress)):
+            watched.look(done.round, records.path)
         watched.spilled = _spilled_bytes()
     return _rows(watched, rounds)
 

@@ -58,13 +58,13 @@ class Work:
 
 def run(study: str, work: Work) -> dict[str, Any]:
     """Do one run in a separate process and return its record."""
+    import fedsim
     from fedsim.configuration.schema import read_config
-    from fedsim.simulation.runner import run_config
 
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch, Path(os.devnull).open("w") as nowhere:
         config = read_config(work.config, [*work.base, *work.overrides, f"output={scratch}/run"])
-        summary = run_config(config, console=Console(file=nowhere), quiet=True)
+        summary = fedsim.run(config, console=Console(file=nowhere), progress=False)
         events = [json.loads(line) for line in Path(scratch, "run/metrics.jsonl").read_text().splitlines()]
     losses = [event["global_loss"] for event in events if event.get("global_loss") is not None]
     return {

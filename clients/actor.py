@@ -88,9 +88,9 @@ class ClientActor:
         evaluation, cached = self._worker.evaluate(state, start, stop, cached)
         return (evaluation, cached) if keep_cached else evaluation
 
-    def evaluate_clients(self, state: Any, fuse: int, clients: Any, *fetched: Any) -> Any:
+    def evaluate_clients(self, state: Any, fuse: int, personal: bool, clients: Any, *fetched: Any) -> Any:
         """See :meth:`clients.worker.ClientWorker.evaluate_clients`; client states come as in :meth:`train`."""
-        return self._worker.evaluate_clients(state, *_states(clients, fetched), fuse=fuse)
+        return self._worker.evaluate_clients(state, *_states(clients, fetched), fuse=fuse, personal=personal)
 
     def score(self, *arguments: Any) -> Any:
         """See :meth:`clients.worker.ClientWorker.score`."""

@@ -139,7 +139,7 @@ class ClientWorker:
         return self._evaluate(self._spec.validation, [indices_N], layout, vector_1A, hidden_ZD)[0], cached
 
     def evaluate_clients(
-        self, state: GlobalState, *client_states: ClientState, fuse: int = 1
+        self, state: GlobalState, *client_states: ClientState, fuse: int = 1, personal: bool = True
     ) -> tuple[Evaluation | ClientFailure, ...]:
         """Evaluate each client's own prompts (global and personal layers) on the examples that it held out.
 
@@ -149,8 +149,10 @@ class ClientWorker:
         ----------
         fuse
             Clients that share passes through the backbone.
+        personal
+            If false, the global prompt is evaluated alone; ``client_states`` are fresh ones then.
         """
-        parts = Parts.of(self._full, state.layers, self._spec.training.keep_local)
+        parts = Parts.of(self._full, state.layers, self._spec.training.keep_local and personal)
         results: list[Evaluation | ClientFailure] = []
         for start in range(0, len(client_states), fuse):
             results += self._evaluate_some(parts, state, client_states[start : start + fuse])

@@ -3,12 +3,13 @@
 >>> import fedsim                                                    # doctest: +SKIP
 >>> summary = fedsim.run("configs/quickstart.yaml", ["rounds=5"])    # doctest: +SKIP
 >>> model = fedsim.load_prompt(summary["folder"])                    # doctest: +SKIP
+
+Names are imported when they are first used: ``import fedsim`` brings neither torch nor Ray.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from fedsim.core import siblings
@@ -16,26 +17,37 @@ from fedsim.core import siblings
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fedsim.prompts.prompted_model import PromptedModel
-
+    from fedsim.configuration.schema import Config as Config
+    from fedsim.core.errors import FedsimError as FedsimError
+    from fedsim.prompts.prompted_model import load_prompt as load_prompt
+    from fedsim.records.recorded_run import load_run as load_run
+    from fedsim.simulation.callbacks import Callback as Callback
+    from fedsim.simulation.callbacks import EarlyStop as EarlyStop
+    from fedsim.simulation.run import Run as Run
+    from fedsim.simulation.run import run as run
 
 siblings.find_first()
 
+_HOMES = {
+    "Callback": "fedsim.simulation.callbacks",
+    "Config": "fedsim.configuration.schema",
+    "EarlyStop": "fedsim.simulation.callbacks",
+    "FedsimError": "fedsim.core.errors",
+    "Run": "fedsim.simulation.run",
+    "load_prompt": "fedsim.prompts.prompted_model",
+    "load_run": "fedsim.records.recorded_run",
+    "run": "fedsim.simulation.run",
+}
+"""The module of each name that ``fedsim`` has for programs."""
+__all__ = ["__version__", *_HOMES]
 
-def run(
-    config: str | Path, overrides: Sequence[str] = (), *, resume: bool = False, quiet: bool = False
-) -> dict[str, Any]:
-    """Run a YAML config with dotted overrides; return the summary. See :func:`fedsim.simulation.runner.run_config`."""
-    from fedsim.configuration.schema import read_config
-    from fedsim.simulation.runner import run_config
 
-    return run_config(read_config(config, overrides), resume=resume, quiet=quiet)
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fedsim' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return value
 
 
-def load_prompt(
-    path: str | Path, model: str | None = None, device: str = "cpu", *, trust_remote_code: bool = False
-) -> PromptedModel:
-    """Load a trained prompt as a usable model. See :func:`fedsim.prompts.prompted_model.load_prompt`."""
-    from fedsim.prompts import prompted_model
-
-    return prompted_model.load_prompt(path, model, device, trust_remote_code=trust_remote_code)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

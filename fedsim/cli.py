@@ -59,10 +59,10 @@ def run(
     from fedsim.configuration.schema import read_config
     from fedsim.display.report import final_table
     from fedsim.display.screen import RunConsole
-    from fedsim.simulation.runner import run_config
+    from fedsim.simulation import run as simulation
 
     console = RunConsole()
-    summary = run_config(read_config(config, overrides or []), resume=resume, console=console, quiet=quiet)
+    summary = simulation.run(read_config(config, overrides or []), resume=resume, progress=not quiet, console=console)
     console.print(final_table(summary))
 
 

@@ -112,12 +112,12 @@ def session_ray_run(session_ray, tmp_path_factory):
 
     Passes are shared and frozen states cached; an evaluation is three calls beside the next round's training.
     """
-    from fedsim.simulation.runner import run_config
+    import fedsim
 
     folder = tmp_path_factory.mktemp("two-actors") / "run"
     started = time.time()
     ray_config = {"address": "auto", "actors": 2}
-    summary = run_config(make_tiny(output=str(folder), ray=ray_config, **UPPER, **SHARDS), quiet=True)
+    summary = fedsim.run(make_tiny(output=str(folder), ray=ray_config, **UPPER, **SHARDS), progress=False)
     return folder, summary, started, time.time()
 
 

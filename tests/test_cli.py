@@ -12,9 +12,9 @@ from support import ROOT, TINY, make_tiny, merged
 
 from fedsim import __version__, cli
 from fedsim.configuration.schema import read_config
+from fedsim.planning.availability import availability_warning
 from fedsim.records.location import open_location
 from fedsim.records.run_folder import RunFolder
-from fedsim.simulation.runner import availability_warning
 
 
 @pytest.fixture

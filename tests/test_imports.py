@@ -51,7 +51,7 @@ def test_a_command_that_needs_no_model_imports_none(arguments):
 def test_the_driver_reads_config_and_data_before_it_imports_torch():
     imported = modules_after(
         "from fedsim.configuration.schema import read_config\n"
-        "import fedsim.simulation.runner\n"
+        "import fedsim.simulation.run\n"
         "from fedsim.simulation.preparation import partition_data\n"
         "config = read_config('configs/quickstart.yaml')\n"
         "fedsim.executors.make.make_executor(config, lambda: None, print)\n"

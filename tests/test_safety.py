@@ -14,13 +14,13 @@ from support import ROOT
 from transformers import dynamic_module_utils
 from typer.testing import CliRunner
 
+import fedsim
 from clients.backbone.location import locate
 from clients.config import ModelConfig
 from fedsim import load_prompt
 from fedsim.cli import app
 from fedsim.configuration.schema import read_config
 from fedsim.core.errors import ConfigError, ModelError
-from fedsim.simulation.runner import run_config
 
 PRODUCT = ("fedsim", "clients", "server", "partitions")
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
@@ -100,7 +100,7 @@ def test_code_of_a_model_is_run_only_when_asked_and_with_a_warning(tiny_config, 
             rounds=1, executor="local", output=str(tmp_path / name), model={"path": str(model), **settings}
         )
         with contextlib.suppress(ModelError):  # transformers may refuse a tokenizer whose class it does not know
-            run_config(config, console=console)
+            fedsim.run(config, console=console)
         return console.file.getvalue()
 
     assert "trust_remote_code" not in run("careful")
@@ -125,7 +125,9 @@ def test_weights_that_are_a_pickle_are_refused_unread(tiny_config, tmp_path):
     (model / "model.safetensors").unlink()
     (model / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(trap)))
     with pytest.raises(ModelError, match=r"cannot be read \(only safetensors files are\)"):
-        run_config(tiny_config(executor="local", output=str(tmp_path / "run"), model={"path": str(model)}), quiet=True)
+        fedsim.run(
+            tiny_config(executor="local", output=str(tmp_path / "run"), model={"path": str(model)}), progress=False
+        )
     assert not trap.exists()
     pickle.loads((model / "pytorch_model.bin").read_bytes())
     assert trap.exists()  # the trap works
@@ -161,5 +163,5 @@ def test_a_run_leaves_a_file_or_a_link_in_its_place_alone(tiny_config, tmp_path)
     link.symlink_to(folder)
     for place in (file, folder, link):
         with pytest.raises(ConfigError, match=f"^{place} holds files but no run of fedsim"):
-            run_config(tiny_config(executor="local", output=str(place)), quiet=True)
+            fedsim.run(tiny_config(executor="local", output=str(place)), progress=False)
     assert file.read_text() == "mine" and [path.name for path in folder.iterdir()] == ["config.yaml"]

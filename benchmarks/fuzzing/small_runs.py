@@ -13,9 +13,9 @@ from typing import Any
 
 from rich.console import Console
 
+import fedsim
 from fedsim.configuration.schema import Config, build_config
 from fedsim.data.embedded import generate
-from fedsim.simulation.runner import run_config
 
 
 @functools.cache
@@ -67,4 +67,4 @@ def finished_run() -> Path:
 def run_to_the_end(config: Config, resume: bool = False) -> None:
     """Run a config quietly."""
     with Path(os.devnull).open("w") as nowhere:
-        run_config(config, resume=resume, quiet=True, console=Console(file=nowhere))
+        fedsim.run(config, resume=resume, progress=False, console=Console(file=nowhere))

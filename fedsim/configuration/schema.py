@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny, Validat
 from clients.config import AttackConfig, ClientConfig, ModelConfig, PromptConfig
 from fedsim.configuration.errors import Key, Where, sentence
 from fedsim.configuration.overrides import parse_override
+from fedsim.configuration.text import config_text
+from fedsim.configuration.values import as_override, leaves, merged, plain
 from fedsim.configuration.yaml_text import line_of, load
 from fedsim.core.errors import ConfigError, shown, suggestion
 from fedsim.core.method import CORRECTIONS, METHODS, Method, check_names
@@ -23,38 +25,24 @@ from fedsim.core.traffic import Traffic, round_traffic
 from fedsim.data.config import DataConfig
 from fedsim.executors.config import RayConfig
 from fedsim.records.run_folder import TrackingConfig
+from fedsim.simulation.config import CheckpointConfig, EvaluationConfig, StopConfig
 from partitions.config import PartitionConfig
 from server.config import LayersConfig, SamplingConfig, ServerConfig
 
 
-class EvaluationConfig(Schema):
-    """When and how prompts are evaluated."""
-
-    every: PositiveInt = 1
-    """Rounds between evaluations of the global prompt on the validation examples; the last round is always evaluated."""
-    personalised_every: PositiveInt | None = None
-    """Rounds between personalised evaluations (every client's own prompts on its held-out examples); if not given, once at
-    the end."""
-    batch_size: PositiveInt = 64
-    """Examples in a forward pass."""
-    shard_size: PositiveInt = 256
-    """Validation examples in one actor call."""
-    overlap: bool = True
-    """Do the evaluation after a round beside the training of the next one, so that no actor waits for another; the round is
-    recorded and saved when it is done. Not where personalised evaluation is due. The same numbers, and less time."""
-
-
-class CheckpointConfig(Schema):
-    """When the whole state of the run is saved."""
-
-    every: PositiveInt = 1
-    """Rounds between checkpoints; an interrupt and the end save as well."""
-    keep: PositiveInt = 2
-    """Checkpoints to keep; an older one serves if the newest is damaged."""
-
-
 class Config(Schema):
-    """A run."""
+    """A run: made from keywords, or by :meth:`read` from a file; it does not change, :meth:`replace` makes another one.
+
+    Raises
+    ------
+    ConfigError
+        One sentence with the key and what would be right.
+
+    Examples
+    --------
+    >>> Config(rounds=5, client={"optimizer": {"lr": 0.01}})
+    Config(rounds=5, client={'optimizer': {'lr': 0.01}})
+    """
 
     name: str | None = Field(default=None, pattern=r"^[\w.-]+$", max_length=200)
     """Name of the run; if not given, the name of the config file."""
@@ -88,12 +76,45 @@ class Config(Schema):
     """Simulated attackers."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """When and how prompts are evaluated."""
+    stop: StopConfig = StopConfig()
+    """When the run ends early."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """When the state is saved."""
     ray: RayConfig = RayConfig()
     """Actors and the cluster."""
     tracking: TrackingConfig = TrackingConfig()
     """What is recorded."""
+
+    def __init__(self, **values: Any) -> None:
+        _validate(self, values, lambda key: "Config")
+
+    @classmethod
+    def read(cls, path: str | Path, overrides: Sequence[str] = (), **changes: Any) -> Config:
+        """Read a YAML file, with dotted overrides (``"client.optimizer.lr=0.01"``) and then nested ``changes`` in place.
+
+        See :func:`read_config`.
+        """
+        return read_config(path, overrides, changes)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Config:
+        """Return the config that a YAML text holds; see :meth:`to_yaml`."""
+        return build_config(_parse_yaml(text, "the YAML text"))
+
+    def to_yaml(self, *, meanings: bool = False) -> str:
+        """Return all keys as YAML that reads back to this config, if asked with the meaning of each above it."""
+        return config_text(self, meanings=meanings)
+
+    def replace(self, **changes: Any) -> Config:
+        """Return a config with other values for some keys; groups of keys are merged, as in ``client={"epochs": 2}``."""
+        given = self.model_dump(mode="json", exclude_unset=True)
+        return build_config(merged(given, _plain_or_refused(changes)), lambda key: "Config.replace")
+
+    def __repr__(self) -> str:
+        given = self.model_dump(mode="json", exclude_unset=True)
+        return f"Config({', '.join(f'{key}={value!r}' for key, value in given.items())})"
+
+    __str__ = __repr__
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
@@ -123,9 +144,9 @@ class Config(Schema):
 
     @property
     def identity_values(self) -> dict[str, Any]:
-        """All keys that a result depends on: not where it runs, where it goes, how many rounds, where data and weights lie."""
+        """All keys that a result depends on: not where it runs, where it goes, when it ends, where data and weights lie."""
         values = self.model_dump(mode="json")
-        for key in ("name", "output", "executor", "ray", "tracking", "checkpoint"):
+        for key in ("name", "output", "executor", "ray", "tracking", "checkpoint", "stop"):
             values.pop(key)
         if self.client.schedule.total_steps != "all_data":
             values.pop("rounds")
@@ -178,6 +199,11 @@ def _check_combinations(config: Config) -> None:
         raise ValueError(
             f"client.schedule.kind={client.schedule.kind} with client.optimizer.moments=keep needs "
             "client.schedule.total_steps, because the schedule goes on over all of a client's visits"
+        )
+    if config.evaluation.select_on == "holdout" and not partition.holdout_fraction:
+        raise ValueError(
+            "evaluation.select_on=holdout needs examples that clients hold out, but partition.holdout_fraction=0; set "
+            "partition.holdout_fraction=0.1, or evaluation.select_on=validation"
         )
     if config.data.source == "files" and config.data.path is None:
         raise ValueError("data.source=files needs data.path, a folder with train.* and validation.*")
@@ -233,7 +259,7 @@ def _check_attackers(config: Config) -> None:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def read_config(path: str | Path, overrides: Sequence[str] = (), changes: Mapping[str, Any] | None = None) -> Config:
     """Read a YAML file, apply dotted overrides and validate.
 
     Parameters
@@ -241,6 +267,8 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     overrides
         Words such as ``client.optimizer.lr=0.01``. A value is YAML, but where its key takes a text (a path, a name) all
         that stands behind ``=`` is the text, to the character. ``KEY=`` and ``KEY=null`` give none.
+    changes
+        Nested values in place of those of the file and the overrides.
 
     Raises
     ------
@@ -254,12 +282,15 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         keys, value = parse_override(override, Config)
         _set(values, keys, value, override)
         sources[keys] = override
+    nested = _plain_or_refused(changes or {})
+    values = merged(values, nested)
+    sources.update((keys, as_override(keys, value)) for keys, value in leaves(nested))
     if values.get("name") is None:
         values["name"] = re.sub(r"[^\w.-]", "_", path.stem)[:200]
     return build_config(values, lambda key: _where(path, text, sources, key))
 
 
-def build_config(values: dict[str, Any], where: Where = lambda key: "config") -> Config:
+def build_config(values: Mapping[str, Any], where: Where = lambda key: "config") -> Config:
     """Validate a nested dictionary.
 
     Parameters
@@ -267,12 +298,26 @@ def build_config(values: dict[str, Any], where: Where = lambda key: "config") ->
     where
         Function from a key's path to the words that say where it was given.
     """
+    config = Config.__new__(Config)
+    _validate(config, values, where)
+    return config
+
+
+def _validate(config: Config, values: Mapping[str, Any], where: Where) -> None:
     try:
-        return Config.model_validate_json(json.dumps(values, default=str), strict=True)
+        text = json.dumps(plain(values))
+        config.__pydantic_validator__.validate_json(text, strict=True, self_instance=config)
     except ValidationError as error:
         raise ConfigError(sentence(error, Config, where)) from None
     except (ValueError, RecursionError) as error:  # values that hold themselves, or numbers without end
-        raise ConfigError(f"{where(())}: the values are none that a config can hold: {error}") from None
+        raise ConfigError(f"{where(())}: a config cannot hold these values: {error}") from None
+
+
+def _plain_or_refused(changes: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return plain(changes)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"a config cannot hold these values: {error}") from None
 
 
 def _read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
@@ -283,16 +328,20 @@ def _read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
         raise ConfigError(f"there is no config file {path}{suggestion(str(path), siblings)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the config file {path}: {getattr(error, 'strerror', None) or error}") from None
+    return text, _parse_yaml(text, str(path))
+
+
+def _parse_yaml(text: str, named: str) -> dict[str, Any]:
     try:
         values = load(text)
     except yaml.MarkedYAMLError as error:
         place = f", line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
-        raise ConfigError(f"{path}{place} is not valid YAML: {error.problem}") from None
+        raise ConfigError(f"{named}{place} is not valid YAML: {error.problem}") from None
     if values is None:
-        return text, {}
+        return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold keys and values such as 'rounds: 20', not a {type(values).__name__}")
-    return text, values
+        raise ConfigError(f"{named} must hold keys and values such as 'rounds: 20', not a {type(values).__name__}")
+    return values
 
 
 def _set(values: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> None:

@@ -18,6 +18,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from fedsim.display.notebook import NotebookLive, notebook_display
 from fedsim.display.report import format_bytes, format_clock, format_metric, format_seconds
 from fedsim.display.screen import Screen
 
@@ -60,8 +61,9 @@ class _Underway:
 class Progress:
     """Shows phases, rounds and notes; use it as a context manager.
 
-    On a terminal the last lines are redrawn in place; otherwise each phase, round and note is one line. A round's
-    line consists of name-value pairs, separated by spaces, always in the same order.
+    On a terminal the last lines are redrawn in place; in a notebook there is one block, redrawn as a whole; otherwise each
+    phase, round and note is one line. A round's line consists of name-value pairs, separated by spaces, always in the same
+    order.
 
     Parameters
     ----------
@@ -70,7 +72,7 @@ class Progress:
     metric_name
         Name of the global metric.
     console
-        Console to print to; standard output if not given.
+        Console to print to; if not given, the notebook that this process serves, else standard output.
     quiet
         Whether to show notes only.
     """
@@ -90,8 +92,13 @@ class Progress:
         self._underway = _Underway()
         dots = "line" if self._console.options.ascii_only else "dots"
         self._phase_spinner, self._round_spinner = Spinner(dots, style="cyan"), Spinner(dots, style="cyan")
-        live = self._console.is_interactive and not quiet
-        self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=8) if live else None
+        self._live: Live | NotebookLive | None = None
+        display = notebook_display() if console is None else None
+        if display is not None and not quiet:
+            self._live = NotebookLive(self._render, display)
+            self._console = self._live.console
+        elif self._console.is_interactive and not quiet:
+            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=8)
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -125,6 +132,8 @@ class Progress:
         """Show how many clients of the current round are done; on a terminal only."""
         self._end_phase()
         self._underway = _Underway(round, done, total)
+        if isinstance(self._live, NotebookLive):
+            self._live.refresh_if_old()
 
     def round(self, line: RoundLine) -> None:
         """Show a finished round."""
@@ -140,6 +149,8 @@ class Progress:
     def note(self, text: str) -> None:
         """Show a message that stays, above the live display."""
         self._console.print(Text(text, style="yellow"), soft_wrap=not self._live)
+        if isinstance(self._live, NotebookLive):
+            self._live.refresh()
         self._flush()
 
     def _add_metric(self, metric: float | None) -> None:

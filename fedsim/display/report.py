@@ -78,7 +78,8 @@ def final_table(summary: Mapping[str, Any]) -> Table:
     ----------
     summary
         Contents of ``summary.json``; read are, where present, ``metric_name``, ``method``, ``task``, ``model``,
-        ``clients``, ``executor``, ``workers`` (a list), ``layers``, ``num_layers``, ``rounds``, ``first_global_metric``,
+        ``clients``, ``executor``, ``workers`` (a list), ``layers``, ``num_layers``, ``rounds``, ``stopped``,
+        ``first_global_metric``, ``select_on``, ``selected_round``, ``selected_global_metric``,
         ``global_metric``, ``best_global_metric``, ``best_global_round``, ``personalised_metric``,
         ``best_personalised_metric``, ``best_personalised_round``, ``client_updates``, ``clients_failed``, ``client_steps``,
         ``bytes_down``, ``bytes_up``, ``seconds_total``, ``seconds_per_round_median``, ``seconds_published``, ``fuse``,
@@ -93,8 +94,10 @@ def final_table(summary: Mapping[str, Any]) -> Table:
         ("executor", _executor(summary)),
         ("exchanged layers", _layers(summary)),
         ("rounds", _number(summary, "rounds")),
+        ("stopped", _stopped(summary)),
         (metric_name, _course(summary)),
         (f"best {metric_name}", _best(summary, "global")),
+        (f"{metric_name} by held-out examples", _selected(summary)),
         (f"personalised {metric_name}", _metric(summary, "personalised_metric")),
         (f"best personalised {metric_name}", _best(summary, "personalised")),
         ("client updates", _visits(summary)),
@@ -259,6 +262,17 @@ def _course(summary: Mapping[str, Any]) -> str | None:
 def _best(summary: Mapping[str, Any], which: str) -> str | None:
     best, best_round = _metric(summary, f"best_{which}_metric"), summary.get(f"best_{which}_round")
     return f"{best} (round {best_round})" if best and best_round is not None else best
+
+
+def _stopped(summary: Mapping[str, Any]) -> str | None:
+    stopped = summary.get("stopped")
+    return str(stopped["reason"]) if stopped else None
+
+
+def _selected(summary: Mapping[str, Any]) -> str | None:
+    """Return the metric on the validation examples after the round that the held-out examples chose."""
+    value, round = _metric(summary, "selected_global_metric"), summary.get("selected_round")
+    return f"{value} (round {round})" if value and summary.get("select_on") == "holdout" else None
 
 
 def _visits(summary: Mapping[str, Any]) -> str | None:

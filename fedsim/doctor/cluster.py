@@ -35,7 +35,7 @@ class NodeFacts:
 
 def node_facts() -> NodeFacts:
     """Return the facts of the node that this process runs on."""
-    from fedsim.simulation.runner import versions
+    from fedsim.records.versions import versions
 
     return NodeFacts(versions(), this_machine(), disk_bytes(Path(tempfile.gettempdir()))[1])
 

@@ -210,10 +210,14 @@ class Executor(ABC):
 
     @abstractmethod
     def evaluate_clients(
-        self, state: Handle, groups: Sequence[tuple[int, ...]], client_states: Mapping[int, Handle]
+        self,
+        state: Handle,
+        groups: Sequence[tuple[int, ...]],
+        client_states: Mapping[int, Handle],
+        personal: bool = True,
     ) -> list[Evaluation | ClientFailure]:
         """Evaluate each client of the groups on its held-out examples; one result per client, in order: the counts, or what
-        made it fail.
+        made it fail. With its own prompts, or else, from fresh client states, with the global prompt.
         """
 
     @abstractmethod

@@ -50,7 +50,8 @@ class RayConfig(Schema):
     actors: MachineCount | Literal["pool", "per_client"] = "pool"
     """Number of actors; pool fits the number to the cluster's free CPUs and GPUs; per_client gives every client its own."""
     address: str | None = None
-    """null starts a local Ray cluster; auto joins the cluster that this machine or job belongs to; or host:port."""
+    """null starts a local Ray cluster; auto joins the one that this process is connected to (a notebook, a Ray task, a Tune
+    trial), else the cluster that this machine or job belongs to; or host:port."""
     num_cpus_per_actor: CpuShare | None = None
     """CPUs reserved for an actor; if not given, ``client.threads``."""
     num_gpus_per_actor: UnitFraction = 0.0

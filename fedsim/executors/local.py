@@ -114,13 +114,17 @@ class LocalExecutor(Executor):
         return evaluation
 
     def evaluate_clients(
-        self, state: Handle, groups: Sequence[tuple[int, ...]], client_states: Mapping[int, Handle]
+        self,
+        state: Handle,
+        groups: Sequence[tuple[int, ...]],
+        client_states: Mapping[int, Handle],
+        personal: bool = True,
     ) -> list[Evaluation | ClientFailure]:
         results: list[Evaluation | ClientFailure] = []
         for clients in groups:
             self._check_interrupt()
             results += self._running_worker.evaluate_clients(
-                state, *(client_states[client] for client in clients), fuse=self.fuse
+                state, *(client_states[client] for client in clients), fuse=self.fuse, personal=personal
             )
         return results
 

@@ -27,15 +27,28 @@ if TYPE_CHECKING:
     from fedsim.core.tokens import TokenTable
 
 GLOBAL_PROMPT = "global.safetensors"
+BEST_PROMPT = "best.safetensors"
 PERSONAL_PROMPTS = "personal.safetensors"
 
 
-def save_prompt(path: Path, vector_F: np.ndarray, layout: VectorLayout, config: Config, task: TaskConfig) -> None:
+def save_prompt(
+    path: Path,
+    vector_F: np.ndarray,
+    layout: VectorLayout,
+    config: Config,
+    task: TaskConfig,
+    round: int | None = None,
+) -> None:
     """Write the global prompt (and head) with all that is needed to use it.
 
     The file holds ``prompt.LAYER`` of shape [2, kv heads, prompt length, head dim] for every prompted layer, the head's
     arrays by name, and one JSON text of metadata. It does not record where or when the run took place, so equal results
     are equal files.
+
+    Parameters
+    ----------
+    round
+        The round after which this was the prompt, if the file is to say so.
     """
     prompt_LKHPD, head = layout.split(np.asarray(vector_F, dtype=np.float32))
     arrays = {f"prompt.{layer}": np.ascontiguousarray(prompt_LKHPD[i]) for i, layer in enumerate(layout.layers)}
@@ -51,6 +64,8 @@ def save_prompt(path: Path, vector_F: np.ndarray, layout: VectorLayout, config: 
         "layers": list(layout.layers),
         "head_shapes": [[name, list(shape)] for name, shape in layout.head_shapes],
     }
+    if round is not None:
+        metadata["round"] = round
     _save(arrays, path, metadata)
 
 

@@ -45,6 +45,8 @@ class Checkpoint:
     """Running figures of the summary."""
     fuse: int | None = None
     """Clients that share passes through the backbone; None in a checkpoint of an older version."""
+    best_F: np.ndarray | None = None
+    """The global vector of the best round so far, ``selected_round`` of the totals; None before one is evaluated."""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -111,6 +113,8 @@ def _write_atomically(path: Path, data: bytes) -> None:
 
 def _arrays(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     arrays = {f"server/{name}": np.asarray(array, order="C") for name, array in checkpoint.server.items()}
+    if checkpoint.best_F is not None:
+        arrays["best/vector"] = np.asarray(checkpoint.best_F, order="C")
     clients = checkpoint.clients
     for name in _COUNTS:
         arrays[f"clients/{name}"] = np.array([getattr(state, name) for state in clients], dtype=np.int64)
@@ -159,6 +163,7 @@ def _load(path: Path) -> Checkpoint:
         clients=_client_states(arrays),
         totals=header["totals"],
         fuse=header.get("fuse"),
+        best_F=arrays.get("best/vector"),
     )
 
 

@@ -12,6 +12,8 @@ ROUND_COLUMNS: dict[str, str] = {
     "global_loss": "float64",
     "personalised_metric": "float64",  # on the clients' own held-out examples
     "personalised_loss": "float64",
+    "holdout_metric": "float64",  # the global state on the clients' held-out examples, with evaluation.select_on=holdout
+    "holdout_loss": "float64",
     "train_loss_first": "float64",  # mean over usable clients, weighted by examples; first local epoch
     "train_loss_last": "float64",  # the same, last local epoch
     "server_lr": "float64",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from fedsim.prompts.prompted_model import GLOBAL_PROMPT, PERSONAL_PROMPTS, save_
 from fedsim.records.run_folder import RunFolder
 from fedsim.simulation.preparation import Prepared
 from fedsim.simulation.result import Result
-from fedsim.simulation.round import better
+from fedsim.simulation.totals import better
 
 
 def write_results(
@@ -47,7 +48,9 @@ def write_results(
     # From the records: a run that was resumed has chosen its layers in an earlier part.
     chosen = folder.events("layers")[-1]
     summary = {**_figures(config, prepared, result, chosen), **about}
-    folder.event("end", round=config.rounds, **{k: summary[k] for k in ("global_metric", "personalised_metric")})
+    if result.stopped is not None:
+        folder.event("stop", round=result.rounds, **asdict(result.stopped))
+    folder.event("end", round=result.rounds, **{k: summary[k] for k in ("global_metric", "personalised_metric")})
     folder.flush()
     folder.write_summary(summary)
     # After all that counts: a picture that fails takes nothing with it.
@@ -89,18 +92,23 @@ def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[st
     metric = prepared.data.task.metric
     personalised = math.nan if result.personalised is None else compute(metric, result.personalised.confusion_CC)
     best_personalised, best_personalised_round = better(
-        totals.best_personalised_metric, totals.best_personalised_round, personalised, config.rounds
+        totals.best_personalised_metric, totals.best_personalised_round, personalised, result.rounds
     )
     return {
         "metric_name": metric,
         "global_metric": totals.global_metric,
         "best_global_metric": totals.best_global_metric,
         "best_global_round": totals.best_global_round,
+        "select_on": config.evaluation.select_on,
+        "selected_round": totals.selected_round,
+        "selected_metric": totals.selected_metric,
+        "selected_global_metric": totals.selected_global_metric,
         "personalised_metric": personalised,
         "best_personalised_metric": best_personalised,
         "best_personalised_round": best_personalised_round,
         "first_global_metric": totals.initial_metric,
-        "rounds": config.rounds,
+        "rounds": result.rounds,
+        "stopped": None if result.stopped is None else asdict(result.stopped),
         "clients": config.partition.population,
         "layers": list(result.choice.layers),
         **{key: chosen.get(key) for key in ("share", "share_rule", "share_cost")},

@@ -114,13 +114,28 @@ def _origin(keys: tuple[str, ...], given: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def finished(config: Config, path: Path) -> dict[str, Any] | None:
-    """Return the summary of a run that has done all that the config asks for, or None; of its contents nothing is said."""
+    """Return the summary of a run that has done all that the config asks for, or None; of its contents nothing is said.
+
+    That is so as well where a rule of the config has ended it, but not where a program did.
+    """
     try:
         summary: dict[str, Any] = json.loads((path / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    done = summary.get("config_hash") == config.identity and summary.get("rounds") == config.rounds
-    return summary if done and isinstance(summary.get("contents"), dict) else None
+    same = summary.get("config_hash") == config.identity and isinstance(summary.get("contents"), dict)
+    done = summary.get("rounds") == config.rounds or _ended_by_a_rule(summary, config, path)
+    return summary if same and done else None
+
+
+def _ended_by_a_rule(summary: Mapping[str, Any], config: Config, path: Path) -> bool:
+    stopped, rounds = summary.get("stopped"), summary.get("rounds")
+    by_a_rule = isinstance(stopped, dict) and stopped.get("rule") != "call"
+    if not by_a_rule or not isinstance(rounds, int) or rounds > config.rounds:
+        return False
+    try:
+        return read_config(path / "config.yaml").stop == config.stop
+    except FedsimError:
+        return False
 
 
 def from_same_place(config: Config, path: Path) -> bool:

@@ -45,10 +45,8 @@ class ParquetRows:
     """
 
     def __init__(self, path: Path, columns: Mapping[str, str], part_rows: int = PART_ROWS) -> None:
-        import pyarrow as pa
-
         self.path = path
-        self._schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
+        self._schema = _schema(columns)
         self._part_rows = part_rows
         self._tail: list[pa.RecordBatch] = []
         self._num_tail = 0
@@ -92,7 +90,7 @@ class ParquetRows:
 
         self.flush()
         dropped = 0
-        for path in self._files():
+        for path in _files(self.path):
             next_part = _next_part(self._read_schema(path))
             table = self._read(path)
             kept = table.filter(pc.less(table["round"], first_round))
@@ -108,7 +106,7 @@ class ParquetRows:
     def close(self) -> None:
         """Write pending rows and join the parts into one file, in bounded memory."""
         self.flush()
-        files = self._files()
+        files = _files(self.path)
         if len(files) > 1:
             # The joined file lists its parts, so a crash before they are removed duplicates no row.
             self._write(self.path, (table for file in files for table in self._read_slices(file)), self._part + 1)
@@ -118,31 +116,23 @@ class ParquetRows:
 
     def _open(self) -> None:
         """Determine from the files where the next row goes."""
-        files = self._files()
+        files = _files(self.path)
         first_free = _next_part(self._read_schema(self.path)) if files else 0
-        for stale in [file for file in files[1:] if self._part_number(file) < first_free]:
+        for stale in [file for file in files[1:] if _part_number(self.path, file) < first_free]:
             stale.unlink()
-        files = self._files()
+        files = _files(self.path)
         self._tail, self._num_tail, self._part = [], 0, 0
         if not files:
             return
         last = self._read(files[-1])
         if last.num_rows < self._part_rows:
             self._tail, self._num_tail = last.to_batches(), last.num_rows
-            self._part = self._part_number(files[-1])
+            self._part = _part_number(self.path, files[-1])
         else:
-            self._part = max(self._part_number(files[-1]) + 1, first_free)
-
-    def _files(self) -> list[Path]:
-        """The files of the table, in row order."""
-        parts = sorted(self.path.parent.glob(f"{self.path.stem}-[0-9]*{_SUFFIX}"), key=self._part_number)
-        return [self.path, *parts] if self.path.exists() else parts
+            self._part = max(_part_number(self.path, files[-1]) + 1, first_free)
 
     def _part_path(self, part: int) -> Path:
         return self.path.with_name(f"{self.path.stem}-{part:04d}{_SUFFIX}") if part else self.path
-
-    def _part_number(self, path: Path) -> int:
-        return 0 if path == self.path else int(path.stem.removeprefix(f"{self.path.stem}-"))
 
     def _join_tail(self) -> pa.Table:
         import pyarrow as pa
@@ -192,6 +182,48 @@ class ParquetRows:
 
 def _next_part(schema: pa.Schema) -> int:
     return int((schema.metadata or {}).get(_NEXT_PART, b"1"))
+
+
+def read_table(path: Path, columns: Mapping[str, str]) -> pa.Table:
+    """Return the rows of a table and its parts, also while a run writes to it; none if there is no file yet.
+
+    Raises
+    ------
+    CheckpointError
+        If a file cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    first_free, tables = 0, []
+    try:
+        for file in _files(path):
+            table = pq.ParquetFile(file).read()
+            if file == path:
+                first_free = _next_part(table.schema)
+            elif _part_number(path, file) < first_free:
+                continue  # its rows are in the joined file
+            tables.append(table.replace_schema_metadata(None))
+        return pa.concat_tables(tables) if tables else _schema(columns).empty_table()
+    except (OSError, pa.ArrowException) as error:
+        raise CheckpointError(f"{path} cannot be read as Parquet ({error})") from error
+
+
+def _schema(columns: Mapping[str, str]) -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the files of a table, in row order."""
+    parts = path.parent.glob(f"{path.stem}-[0-9]*{_SUFFIX}")
+    in_order = sorted(parts, key=lambda part: _part_number(path, part))
+    return [path, *in_order] if path.exists() else in_order
+
+
+def _part_number(path: Path, part: Path) -> int:
+    return 0 if part == path else int(part.stem.removeprefix(f"{path.stem}-"))
 
 
 def read_columns(path: Path) -> dict[str, np.ndarray]:

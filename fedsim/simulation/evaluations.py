@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from clients.spec import WorkerSpec
 from fedsim.configuration.schema import Config
-from fedsim.core.messages import ClientFailure, Evaluation
+from fedsim.core.errors import ConfigError
+from fedsim.core.messages import ClientFailure, ClientState, Evaluation
 from fedsim.executors.base import Executor, Handle
 from fedsim.simulation.client_failures import Failures
-from fedsim.simulation.round import did_not_fit
+from fedsim.simulation.open_round import did_not_fit
 
 
 class Evaluations:
@@ -38,6 +39,12 @@ class Evaluations:
         holding = [client for client in range(spec.shards.num_clients) if len(spec.shards.holdout(client))]
         self._clients = holding
         """Clients that held examples out."""
+        if config.evaluation.select_on == "holdout" and not holding:
+            raise ConfigError(
+                "evaluation.select_on=holdout needs examples that clients hold out, but no client holds enough examples for "
+                f"partition.holdout_fraction={config.partition.holdout_fraction:g} of them to be one; raise it, or set "
+                "evaluation.select_on=validation"
+            )
 
     def is_due(self, round: int) -> bool:
         """Whether the global state is evaluated after a round, counted from 1."""
@@ -48,9 +55,13 @@ class Evaluations:
         every = self._config.evaluation.personalised_every
         return every is not None and round % every == 0
 
+    def of_holdout_is_due(self, round: int) -> bool:
+        """Whether the global state is evaluated on the clients' held-out examples after a round."""
+        return self._config.evaluation.select_on == "holdout" and self.is_due(round)
+
     def can_wait(self, round: int) -> bool:
         """Whether the evaluation that is due after a round can be done beside the training of the next one."""
-        alone = round == self._config.rounds or self.of_clients_is_due(round)
+        alone = round == self._config.rounds or self.of_clients_is_due(round) or self.of_holdout_is_due(round)
         return self._config.evaluation.overlap and self.is_due(round) and not alone
 
     def of_state(self, state: Handle, round: int) -> Evaluation:
@@ -65,10 +76,20 @@ class Evaluations:
         Evaluation or None
             None if no client held examples out, or all of them failed and are left out.
         """
+        return self._of_held_out(state, states, round, personal=True)
+
+    def of_holdout(self, state: Handle, round: int) -> Evaluation | None:
+        """Evaluate a global state on all examples that clients held out; None if all clients failed and are left out."""
+        fresh = {client: ClientState(client) for client in self._clients}
+        return self._of_held_out(state, fresh, round, personal=False)
+
+    def _of_held_out(
+        self, state: Handle, states: Mapping[int, Handle], round: int, personal: bool
+    ) -> Evaluation | None:
         clients = self._clients
         size = 1 if self._executor.per_client else 4 * self._config.group_size
         groups = [tuple(clients[start : start + size]) for start in range(0, len(clients), size)]
-        results = self._executor.evaluate_clients(state, groups, states) if groups else []
+        results = self._executor.evaluate_clients(state, groups, states, personal) if groups else []
         failed = {c: result for c, result in zip(clients, results, strict=True) if isinstance(result, ClientFailure)}
         self._failures.of_evaluation(round, failed)
         usable = [result for result in results if isinstance(result, Evaluation)]

@@ -13,18 +13,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clients.training.local_job import num_trained
 from clients.tuners.initial import StartingPoint, initial_vector
 from fedsim.configuration.schema import Config
 from fedsim.core import seeds
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import ClientReport, ClientState, SpectrumReport
 from fedsim.core.method import plain
-from fedsim.executors.base import Executor, Handle, TrainedGroup
+from fedsim.executors.base import Executor, Handle
 from fedsim.simulation.client_failures import usable
-from fedsim.simulation.round import usable_reports
+from fedsim.simulation.open_round import usable_reports
+from fedsim.simulation.round import Draw, Round
 from server.aggregation import population_weight
-from server.sampling import cohort
+from server.config import DelayConfig
 from server.selection import combine_shares
 
 
@@ -36,7 +36,7 @@ class ShareCost:
     client_visits: int
     """Visits to clients for training."""
     client_steps: int
-    """Local steps in these trained_reports."""
+    """Local steps in these visits."""
     spectra: int
     """Clients whose spectrum was taken."""
     hessian_vector_products: int
@@ -136,28 +136,24 @@ def _warm_up(
     rounds = config.layers.spectrum.warmup_rounds
     vector_F = initial_vector(full, config.prompt, config.model.head, config.seed, start)
     vector_F = vector_F.astype(config.model.exchange_dtype)
+    everybody = {"dropout": 0.0, "delay": DelayConfig()}
     sample_rate = config.sampling.clients_per_round / config.partition.population
     weight = population_weight(config.server.weighting, sizes_N)
     method = plain(config.method.corrections)
     executor.server.start(method, vector_F, full.layers, sample_rate, weight, config.server.rule())
-    work_N = np.array([num_trained(config.client, int(size)) for size in sizes_N])
+    draw = Draw.of(config.model_copy(update={"sampling": config.sampling.model_copy(update=everybody)}), sizes_N)
     order: tuple[int, ...] = ()
     trained_reports: list[ClientReport] = []
-    for round in range(rounds):
-        phase(f"warm-up round {round + 1} of {rounds}, prompts in all layers")
-        order = tuple(int(client) for client in cohort(config.sampling, config.seed, round, sizes_N))
-        groups = executor.groups(round, order, config.group_size, work_N)
-        fresh = {client: ClientState(client) for client in order}
-        done = [
-            each
-            for each in executor.train(groups, executor.server.global_state(), fresh)
-            if isinstance(each, TrainedGroup)
-        ]
-        done.sort(key=lambda trained: (trained.group.group, trained.group.part))
-        reports = [report for trained in done for report in trained.reports]
-        usable(reports, f"in warm-up round {round + 1}", config.client.on_failure, note)
+    for number in range(rounds):
+        phase(f"warm-up round {number + 1} of {rounds}, prompts in all layers")
+        round = Round(number, draw, executor)
+        order = round.answers.in_time
+        for _ in round.train(executor.server.global_state(), {client: ClientState(client) for client in order}):
+            pass
+        reports = [report for group in round.trained() for report in group.reports]
+        usable(reports, f"in warm-up round {number + 1}", config.client.on_failure, note)
         trained_reports += reports
-        executor.server.apply(round, order)
+        round.step()
     return executor.server.global_state(), order, trained_reports
 
 

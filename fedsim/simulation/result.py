@@ -8,7 +8,8 @@ from clients.spec import WorkerInfo
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import ClientState, Evaluation, GlobalState
 from fedsim.simulation.layer_choice import LayerChoice
-from fedsim.simulation.round import Totals
+from fedsim.simulation.stopping import Stopped
+from fedsim.simulation.totals import Totals
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,10 @@ class Result:
     choice: LayerChoice
     layout: VectorLayout
     state: GlobalState
+    rounds: int
+    """Those that were done."""
+    stopped: Stopped | None
+    """Why the run ended before its last round; None where it did not."""
     totals: Totals
     personalised: Evaluation | None
     personal: list[ClientState]

@@ -63,7 +63,7 @@ def _run(words: list[str], folder: Path, resume: bool = False) -> dict[str, Any]
     """Return the summary of a config run by fedsim's public function: the only place that knows how."""
     path = folder / "base.yaml"
     path.write_text("{}\n")
-    return fedsim.run(path, words, resume=resume, quiet=True)
+    return fedsim.run(path, words, resume=resume, progress=False)
 
 
 def _filled(word: str, folder: Path) -> str:

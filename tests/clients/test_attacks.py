@@ -11,6 +11,7 @@ from cohorts import CLIENTS, changed, specification
 from test_fused_groups import TRUNK, assert_close, first_state
 from tiny_models import save, tiny_model
 
+import fedsim
 from clients.attacks import attackers, falsified, with_false_labels
 from clients.config import AttackConfig
 from clients.training.local_job import LocalJob, Parts, TrainingResult
@@ -19,7 +20,6 @@ from fedsim.configuration.schema import build_config
 from fedsim.core.attack import Attack
 from fedsim.core.errors import ConfigError
 from fedsim.core.messages import ClientState, WorkGroup
-from fedsim.simulation.runner import run_config
 
 ATTACKS = {
     "label_flip": {"kind": "label_flip"},
@@ -166,7 +166,7 @@ def test_without_an_attack_nothing_is_touched(spec):
 def test_attackers_wreck_the_mean_and_a_robust_rule_bears_them(tiny_config, tmp_path):
     metrics = {}
     for rule in ("mean", "multi_krum"):
-        summary = run_config(
+        summary = fedsim.run(
             tiny_config(
                 rounds=6,
                 executor="local",
@@ -183,7 +183,7 @@ def test_attackers_wreck_the_mean_and_a_robust_rule_bears_them(tiny_config, tmp_
                 checkpoint={"every": 100},
                 tracking={"plots": False},
             ),
-            quiet=True,
+            progress=False,
         )
         metrics[rule] = summary["global_metric"]
         events = map(json.loads, (tmp_path / rule / "metrics.jsonl").read_text().splitlines())

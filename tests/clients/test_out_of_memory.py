@@ -31,7 +31,8 @@ from fedsim.core.messages import ClientState, GlobalState, WorkGroup
 from fedsim.display.progress import Progress
 from fedsim.executors.local import LocalExecutor
 from fedsim.records.run_folder import RunFolder
-from fedsim.simulation.loop import Simulation
+from fedsim.simulation.context import RunContext
+from fedsim.simulation.loop import run_through
 from fedsim.simulation.preparation import prepare
 
 SIZES = (5, 7, 4)
@@ -220,7 +221,8 @@ def simulate(tmp_path, room: int, **keys):
     executor = LocalExecutor(lambda: None)
     with RunFolder.create(tmp_path / "run") as folder, Progress(1, "accuracy") as progress:
         try:
-            return Simulation(config, dataclasses.replace(prepared, spec=spec), executor, folder, progress).run()
+            prepared = dataclasses.replace(prepared, spec=spec)
+            return run_through(RunContext(config, prepared, executor, folder, progress))
         finally:
             executor.close()
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import fedsim
 from clients.backbone.families import FAMILIES
 from fedsim.configuration.schema import Config, read_config
 from fedsim.data.tasks import HUB_SOURCES, TASKS, resolve_task
 from fedsim.prompts.prompted_model import GLOBAL_PROMPT
 from fedsim.simulation.preparation import training_spec
-from fedsim.simulation.runner import run_config
 from server.selection import choose_layers
 
 FOLDER = Path(__file__).parents[2] / "configs" / "paper"
@@ -220,7 +220,7 @@ def test_a_scaled_down_run_finishes_and_is_not_the_recommended_one(tmp_path):
         and all(value(config, key) == PUBLISHED[key] for key in kept)
     )
 
-    summary = run_config(config, quiet=True)
+    summary = fedsim.run(config, progress=False)
     assert summary["client_updates"] == 4 * config.rounds
     assert 1 <= len(summary["layers"]) <= 4
     assert np.isfinite(summary["global_metric"]) and np.isfinite(summary["personalised_metric"])
@@ -229,7 +229,7 @@ def test_a_scaled_down_run_finishes_and_is_not_the_recommended_one(tmp_path):
         path, [*SCALED_DOWN, "server=null", "server.kind=fedpeptao", f"output={tmp_path / 'recommended'}"]
     )
     assert other.server.coupling == "independent"
-    run_config(other, quiet=True)
+    fedsim.run(other, progress=False)
     prompts = [load_file(tmp_path / name / "prompt" / GLOBAL_PROMPT) for name in ("published", "recommended")]
     assert prompts[0].keys() == prompts[1].keys()
     assert all(not np.allclose(prompts[0][name], prompts[1][name]) for name in prompts[0])

@@ -8,12 +8,12 @@ import yaml
 from safetensors.numpy import load_file
 from support import UPPER, make_tiny
 
+import fedsim
 from fedsim.configuration.schema import read_config
-from fedsim.simulation.runner import run_config
 
 
 def run(make, path, **changes):
-    summary = run_config(make(output=str(path), **changes), quiet=True)
+    summary = fedsim.run(make(output=str(path), **changes), progress=False)
     return load_file(path / "prompt" / "global.safetensors"), summary
 
 
@@ -80,6 +80,6 @@ def test_the_record_of_a_run_gives_the_same_bits_again(tiny_config, upper, tmp_p
 def test_a_run_that_goes_on_keeps_its_number(tiny_config, upper, tmp_path):
     path = tmp_path / "run"
     changes = {"executor": "local", **UPPER}
-    run_config(tiny_config(output=str(path), rounds=2, client={"fuse": 2}, **changes), quiet=True)
-    summary = run_config(tiny_config(output=str(path), rounds=3, **changes), quiet=True, resume=True)
+    fedsim.run(tiny_config(output=str(path), rounds=2, client={"fuse": 2}, **changes), progress=False)
+    summary = fedsim.run(tiny_config(output=str(path), rounds=3, **changes), progress=False, resume=True)
     assert (summary["fuse"], summary["rounds"]) == (2, 3)

@@ -11,11 +11,11 @@ import pytest
 from ray_heads import ray_head
 from support import ROOT
 
+import fedsim
 from fedsim.configuration.schema import read_config
 from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_shape import model_shape
 from fedsim.prompts.prompted_model import GLOBAL_PROMPT
-from fedsim.simulation.runner import run_config
 
 CONFIG = "configs/cluster/quickstart.yaml"
 TINY = [
@@ -68,7 +68,7 @@ def test_a_job_shows_progress_and_writes_what_a_local_run_does_and_a_mistake_fai
     mistaken = submit(head, tmp_path, *TINY, "sampling.clients_per_round=13", f"output={tmp_path / 'mistake'}")
     # It takes Ray 20 seconds to give up: beside the jobs they cost nothing.
     stranger = look(head, tmp_path, "doctor", RAY_AUTH_TOKEN="0" * 64)
-    run_config(read_config(ROOT / CONFIG, [*TINY, "executor=local", f"output={tmp_path / 'local'}"]), quiet=True)
+    fedsim.run(read_config(ROOT / CONFIG, [*TINY, "executor=local", f"output={tmp_path / 'local'}"]), progress=False)
 
     log, _ = job.communicate(timeout=200)
     assert job.returncode == 0, log

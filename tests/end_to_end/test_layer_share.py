@@ -11,12 +11,12 @@ import yaml
 from safetensors.numpy import load_file
 from support import TINY, make_tiny, merged
 
+import fedsim
 from fedsim import cli
 from fedsim.core.errors import ClientError
 from fedsim.executors.local import LocalExecutor
 from fedsim.simulation.layer_choice import choose
 from fedsim.simulation.preparation import prepare
-from fedsim.simulation.runner import run_config
 
 SPECTRUM = {"warmup_rounds": 2, "batch_size": 4, "lanczos_steps": 10, "directions": 1}
 RULES = {rule: {"share_rule": rule, "spectrum": SPECTRUM} for rule in ("density", "eigengap")}
@@ -25,7 +25,7 @@ RULES = {rule: {"share_rule": rule, "spectrum": SPECTRUM} for rule in ("density"
 def run(make, path, **changes):
     # fuse is given: a trial could settle it differently in two runs, and so change last bits.
     changes = merged({"rounds": 2, "client": {"fuse": 2}, "tracking": {"plots": False}}, changes)
-    summary = run_config(make(output=str(path), **changes), resume=path.exists(), quiet=True)
+    summary = fedsim.run(make(output=str(path), **changes), resume=path.exists(), progress=False)
     prompt = (path / "prompt" / "global.safetensors").read_bytes()
     return summary, hashlib.sha256(prompt).hexdigest()
 

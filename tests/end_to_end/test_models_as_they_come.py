@@ -10,13 +10,13 @@ import torch
 import transformers
 from rich.console import Console
 
+import fedsim
 from clients.backbone.loading import load_tokenizer
 from clients.config import ModelConfig
 from fedsim.cli import main
 from fedsim.core.errors import ModelError
 from fedsim.planning.model_notes import model_notes
 from fedsim.prompts.prompted_model import load_prompt, read_prompt
-from fedsim.simulation.runner import run_config
 
 CLASSES = {
     "roberta": (transformers.RobertaConfig, transformers.RobertaForMaskedLM),
@@ -80,13 +80,13 @@ def test_a_text_with_a_word_that_the_model_does_not_know_stops_a_run_before_it_b
     strange = extended(model, tmp_path / "model", "wonderful")
     run = config(tiny_config, tmp_path, strange, **{split: [*PLAIN, STRANGE]})
     with pytest.raises(ModelError, match=rf"{split}\.jsonl: the text 'a wonderful film' has the token 'wonderful'"):
-        run_config(run, quiet=True)
+        fedsim.run(run, progress=False)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_text_to_predict_is_named_and_the_next_one_is_predicted(tiny_config, tmp_path, model):
     strange = extended(model, tmp_path / "model", "wonderful")
-    run_config(config(tiny_config, tmp_path, strange), quiet=True)
+    fedsim.run(config(tiny_config, tmp_path, strange), progress=False)
     loaded = load_prompt(tmp_path / "run")
     for ask in (loaded.predict, loaded.scores):
         with pytest.raises(ModelError, match=r"^texts: the text 'a wonderful film' has the token 'wonderful'"):
@@ -98,7 +98,7 @@ def test_a_padding_token_that_was_added_changes_nothing(tiny_config, tmp_path, m
     padded = extended(model, tmp_path / "model", pad_token="[PAD]")
     assert load_tokenizer(ModelConfig(path=str(padded))).pad_token_id == len(load_tokenizer(ModelConfig()))
     for output, folder in (("before", model), ("after", padded)):
-        run_config(config(tiny_config, tmp_path, folder, output=output), quiet=True)
+        fedsim.run(config(tiny_config, tmp_path, folder, output=output), progress=False)
     before, after = (read_prompt(tmp_path / output) for output in ("before", "after"))
     assert np.array_equal(before.prompt_LKHPD, after.prompt_LKHPD)
     texts = [text for text, _ in PLAIN]
@@ -117,8 +117,8 @@ def with_adapter(model, folder, kind):
 def test_a_run_says_that_an_adapter_is_left_out_and_is_as_without_it(tiny_config, tmp_path, model):
     beside = with_adapter(model, tmp_path / "model", "LORA")
     console = Console(file=io.StringIO(), width=400)
-    run_config(config(tiny_config, tmp_path, beside, output="after"), quiet=True, console=console)
-    run_config(config(tiny_config, tmp_path, model, output="before"), quiet=True)
+    fedsim.run(config(tiny_config, tmp_path, beside, output="after"), progress=False, console=console)
+    fedsim.run(config(tiny_config, tmp_path, model, output="before"), progress=False)
     assert f"warning: the folder of model {beside} holds a PEFT adapter of type LORA" in console.file.getvalue()
     before, after = (read_prompt(tmp_path / output) for output in ("before", "after"))
     assert np.array_equal(before.prompt_LKHPD, after.prompt_LKHPD)

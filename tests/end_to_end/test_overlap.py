@@ -7,9 +7,9 @@ import signal
 import pytest
 from support import SHARDS, UPPER, make_tiny
 
+import fedsim
 from fedsim.executors.local import LocalExecutor
 from fedsim.simulation.interrupt import RunInterrupted
-from fedsim.simulation.runner import run_config
 
 TIMES = (
     "time", "seconds", "seconds_round", "seconds_train", "seconds_server", "seconds_evaluate", "seconds_longest_client",
@@ -19,7 +19,7 @@ TIMES = (
 def run(make, path, **changes):
     # fuse is given: a trial could settle it differently in two runs, and so change last bits.
     config = make(output=str(path), executor="local", **UPPER, **{"client": {"fuse": 3}, **changes})
-    run_config(config, resume=path.exists(), quiet=True)
+    fedsim.run(config, resume=path.exists(), progress=False)
     return prompt_and_rounds(path)
 
 

@@ -11,7 +11,6 @@ import fedsim
 from clients.backbone.loading import load_tokenizer
 from fedsim.core.errors import ModelError
 from fedsim.prompts.prompted_model import load_prompt
-from fedsim.simulation.runner import run_config
 
 FAMILIES = {
     "bert": (transformers.BertConfig, transformers.BertForMaskedLM, {"intermediate_size": 64}),
@@ -76,7 +75,7 @@ def test_every_family_and_head_trains_and_its_prompt_file_gives_the_same_predict
         output=str(tmp_path / "run"), executor="local", rounds=1, model=model, layers={"unselected": unselected},
         tracking={"plots": False},
     )  # fmt: skip
-    summary = run_config(config, quiet=True)
+    summary = fedsim.run(config, progress=False)
     assert summary["client_updates"] == 5
     loaded = load_prompt(tmp_path / "run")
     assert loaded.layers == tuple(summary["layers"])
@@ -96,8 +95,8 @@ def test_texts_that_would_change_the_frequencies_of_longrope_are_refused_and_oth
     with pytest.raises(
         ModelError, match=r"rope_type longrope for 8 tokens beside a prompt of 32, .*set data\.max_length=8"
     ):
-        run_config(tiny_config(**run, model=model, prompt={"length": 32, "position_offset": "paper"}), quiet=True)
-    run_config(tiny_config(**run, model=model), quiet=True)
+        fedsim.run(tiny_config(**run, model=model, prompt={"length": 32, "position_offset": "paper"}), progress=False)
+    fedsim.run(tiny_config(**run, model=model), progress=False)
     loaded = load_prompt(tmp_path / "run")
     short, long = "a fine film", "a long film about the sea and what it keeps , " * 3
     alone = [loaded.scores([text])[0] for text in (short, long[:60])]
@@ -129,7 +128,7 @@ def test_own_task_from_csv_with_natural_clients(tiny_config, tmp_path):
         data={"path": str(folder), "task": task, "train_examples": None, "validation_examples": None},
         partition={"kind": "by_column", "column": "shop", "clients": 6},
     )
-    summary = run_config(config, quiet=True)
+    summary = fedsim.run(config, progress=False)
     assert summary["task"] == "stars"
     assert summary["client_updates"] == 15
     assert fedsim.load_prompt(tmp_path / "run").predict(["the soup was awful"])[0] in ("1", "5")
@@ -138,7 +137,7 @@ def test_own_task_from_csv_with_natural_clients(tiny_config, tmp_path):
 @pytest.mark.parametrize("task", ["reviews", "topics", "agreement"])
 def test_embedded_tasks_run(tiny_config, tmp_path, task):
     config = tiny_config(output=str(tmp_path / "run"), executor="local", rounds=1, data={"task": task})
-    assert run_config(config, quiet=True)["client_updates"] == 5
+    assert fedsim.run(config, progress=False)["client_updates"] == 5
 
 
 # Eight rounds: fedadam and fedyogi overshoot once on their way, in the sixth and seventh.
@@ -165,7 +164,7 @@ def test_every_server_method_lowers_the_training_loss(tiny_config, tmp_path, ser
         output=str(tmp_path / "run"), executor="local", rounds=8, server=server, client={"epochs": 2, "fuse": 6},
         group_size=6, sampling={"clients_per_round": 12}, evaluation={"every": 8},
     )  # fmt: skip
-    run_config(config, quiet=True)
+    fedsim.run(config, progress=False)
     rounds = pq.read_table(tmp_path / "run" / "rounds.parquet").to_pylist()
     assert rounds[-1]["train_loss_first"] < rounds[1]["train_loss_first"]
 
@@ -183,6 +182,6 @@ def test_real_text_on_a_real_model(tiny_config, tmp_path, data_folder):
         client={"optimizer": {"lr": 0.03}},
         layers={"choose": "top"},
     )
-    summary = run_config(config, quiet=True)
+    summary = fedsim.run(config, progress=False)
     assert summary["layers"] == [3, 4, 5]
     assert summary["global_metric"] > 0.5

@@ -2,7 +2,7 @@
 
 import json
 
-from fedsim.simulation.runner import run_config
+import fedsim
 
 FEW = {
     "rounds": 1,
@@ -25,7 +25,7 @@ def spectra(folder):
 
 def test_an_actor_for_each_client_shares_one_declared_gpu(session_ray, tiny_config, tmp_path, capsys):
     shares = {"address": "auto", "actors": "per_client", "num_gpus_per_actor": 1 / 3}
-    summary = run_config(tiny_config(output=str(tmp_path / "run"), ray=shares, **FEW), quiet=True)
+    summary = fedsim.run(tiny_config(output=str(tmp_path / "run"), ray=shares, **FEW), progress=False)
     assert len({worker["pid"] for worker in summary["workers"]}) == 3
     # No real GPU stands behind the declared one: the run says so and records what it computed on.
     if all(worker["device"] == "cpu" for worker in summary["workers"]):
@@ -35,7 +35,7 @@ def test_an_actor_for_each_client_shares_one_declared_gpu(session_ray, tiny_conf
     # Everything was given back.
     assert session_ray.cluster_resources()["GPU"] == 1
 
-    local = run_config(tiny_config(output=str(tmp_path / "local"), executor="local", **FEW), quiet=True)
+    local = fedsim.run(tiny_config(output=str(tmp_path / "local"), executor="local", **FEW), progress=False)
     name = "prompt/global.safetensors"
     assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
     assert spectra(tmp_path / "run") == spectra(tmp_path / "local") != []

@@ -14,11 +14,11 @@ import pytest
 import torch
 import transformers
 
+import fedsim
 from fedsim.data.sources import load_dataset
 from fedsim.data.tokenize import label_word_ids, tokenize
 from fedsim.prompts.peft_adapter import export_peft
 from fedsim.prompts.prompted_model import load_prompt
-from fedsim.simulation.runner import run_config
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_the_adapter_of_a_real_decoder_gives_the_scores_of_its_prompt_file(tiny_
         prompt={"position_offset": "paper"},
         layers={"choose": "all"},
     )
-    run_config(config, quiet=True)
+    fedsim.run(config, progress=False)
     losses = pq.read_table(tmp_path / "run" / "rounds.parquet")["global_loss"].to_pylist()
     assert losses[-1] < losses[0]
 

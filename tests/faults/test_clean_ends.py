@@ -23,13 +23,13 @@ import yaml
 from support import ROOT, TINY, merged
 from test_start import MARK, left
 
+import fedsim
 from fedsim.core.errors import ResourceError
 from fedsim.executors.cluster import connect as cluster
 from fedsim.executors.cluster import local_cluster
 from fedsim.executors.config import RayConfig
 from fedsim.records.checkpoint import load_latest
 from fedsim.records.temporary import sweep
-from fedsim.simulation.runner import run_config
 
 CONFIG = {"rounds": 2000, "client": {"fuse": 2}, "ray": {"actors": 1, "num_cpus": 1}, "tracking": {"plots": False}}
 
@@ -89,8 +89,9 @@ def test_two_runs_at_once_keep_apart_and_a_killed_one_leaves_no_process(tiny_con
     assert sweep(local_cluster.PREFIX, base) == [folders[0]]
     assert list(base.glob("fedsim-*")) == []
     ended, _ = load_latest(tmp_path / "run-1" / "checkpoints")
-    run_config(
-        tiny_config(**CONFIG | {"rounds": ended.round}, executor="local", output=str(tmp_path / "local")), quiet=True
+    fedsim.run(
+        tiny_config(**CONFIG | {"rounds": ended.round}, executor="local", output=str(tmp_path / "local")),
+        progress=False,
     )
     expected, _ = load_latest(tmp_path / "local" / "checkpoints")
     assert ended.server.keys() == expected.server.keys()
@@ -159,9 +160,9 @@ def test_a_start_that_is_refused_does_not_spoil_its_folder(session_ray, tiny_con
     output = str(tmp_path / "run")
     ray = {"address": "auto", "actors": 3, "num_cpus_per_actor": 64}
     with pytest.raises(ResourceError, match=r"ray.actors=3 needs 3 actors of 64 CPUs each"):
-        run_config(tiny_config(output=output, ray=ray), quiet=True)
+        fedsim.run(tiny_config(output=output, ray=ray), progress=False)
     assert (tmp_path / "run" / "metrics.jsonl").exists()
-    run_config(tiny_config(output=output, executor="local", rounds=1), quiet=True)
+    fedsim.run(tiny_config(output=output, executor="local", rounds=1), progress=False)
     assert (tmp_path / "run" / "summary.json").exists()
 
 

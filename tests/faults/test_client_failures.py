@@ -13,7 +13,8 @@ from fedsim.display.progress import Progress
 from fedsim.executors.local import LocalExecutor
 from fedsim.records.run_folder import RunFolder
 from fedsim.simulation.client_failures import Failures
-from fedsim.simulation.loop import Simulation
+from fedsim.simulation.context import RunContext
+from fedsim.simulation.loop import run_through
 from fedsim.simulation.preparation import prepare
 
 
@@ -31,7 +32,7 @@ def simulate(config, prepared, path):
     executor = LocalExecutor(lambda: None)
     with RunFolder.create(path) as folder, Progress(config.rounds, "accuracy", quiet=True) as progress:
         try:
-            return Simulation(config, prepared, executor, folder, progress).run()
+            return run_through(RunContext(config, prepared, executor, folder, progress))
         finally:
             executor.close()
 

@@ -28,10 +28,10 @@ def prepared():
     return prepare(make_tiny(**COHORT))
 
 
-def kill_aggregator(simulation, over: threading.Event) -> None:
+def kill_aggregator(underway, over: threading.Event) -> None:
     """Kill the aggregator of this process's Ray when the first round is done."""
     while not over.wait(0.005):
-        if simulation._round >= 1:
+        if underway.round >= 1:
             for process in psutil.Process().children(recursive=True):
                 with suppress(psutil.Error):
                     if "ray::AggregatorActor" in " ".join(process.cmdline()):

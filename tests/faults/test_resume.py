@@ -14,11 +14,11 @@ import pytest
 import yaml
 from support import ROOT, TINY, limit_files, make_tiny, merged, on_line
 
+import fedsim
 from fedsim.core.errors import CheckpointError, ConfigError, ResourceError
 from fedsim.records.checkpoint import newest_round
 from fedsim.records.run_folder import RunFolder
 from fedsim.simulation.interrupt import RunInterrupted
-from fedsim.simulation.runner import run_config
 
 # fuse is given: a trial could settle it differently in two runs, and so change last bits.
 CONFIG = {"rounds": 6, "executor": "local", "client": {"fuse": 2}, "tracking": {"plots": False}}
@@ -52,7 +52,7 @@ def records(output: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    run_config(make_tiny(**CONFIG, output=str(folder)), quiet=True)
+    fedsim.run(make_tiny(**CONFIG, output=str(folder)), progress=False)
     return folder
 
 
@@ -83,7 +83,7 @@ def test_sigterm_saves_even_between_checkpoints_and_the_run_resumes_to_the_same_
     assert not (output / "summary.json").exists()
     assert list((output / "checkpoints").glob("*.safetensors"))
 
-    run_config(make_tiny(**CONFIG, output=str(output)), resume=True, quiet=True)
+    fedsim.run(make_tiny(**CONFIG, output=str(output)), resume=True, progress=False)
     assert "resuming" in capsys.readouterr().out
     assert_same(output, undisturbed)
 
@@ -93,7 +93,7 @@ def test_the_best_rounds_and_the_published_time_are_those_of_the_whole_run(tmp_p
     worse = {"server": {"kind": "fedavg", "lr": 100.0}, "evaluation": {"personalised_every": 1}}
     config = merged(CONFIG, worse)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    summary = run_config(make_tiny(**config, output=str(whole)), quiet=True)
+    summary = fedsim.run(make_tiny(**config, output=str(whole)), progress=False)
     rows = pq.read_table(whole / "rounds.parquet").to_pylist()[1:]
     for which in ("global", "personalised"):
         values = [row[f"{which}_metric"] for row in rows]
@@ -106,8 +106,8 @@ def test_the_best_rounds_and_the_published_time_are_those_of_the_whole_run(tmp_p
 
     with pytest.raises(RunInterrupted):
         stop = on_line("round 4/6", lambda: signal.raise_signal(signal.SIGTERM))
-        run_config(make_tiny(**config, output=str(stopped)), console=stop)
-    run_config(make_tiny(**config, output=str(stopped)), resume=True, quiet=True)
+        fedsim.run(make_tiny(**config, output=str(stopped)), console=stop)
+    fedsim.run(make_tiny(**config, output=str(stopped)), resume=True, progress=False)
     assert_same(stopped, whole)
 
 
@@ -125,7 +125,7 @@ def test_ctrl_c_on_a_ray_of_its_own_saves_and_leaves_no_process_behind(undisturb
     assert alive == []
     assert not (output / "summary.json").exists()
 
-    run_config(make_tiny(**CONFIG, output=str(output)), resume=True, quiet=True)
+    fedsim.run(make_tiny(**CONFIG, output=str(output)), resume=True, progress=False)
     assert_same(output, undisturbed)
 
 
@@ -144,7 +144,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_resume_refuses_another_config_and_leaves_a_finished_run_alone(tiny_config, tmp_path, capsys):
     output = str(tmp_path / "run")
-    first = run_config(tiny_config(rounds=2, executor="local", output=output), quiet=True)
+    first = fedsim.run(tiny_config(rounds=2, executor="local", output=output), progress=False)
     before = contents(tmp_path)
     for changes, sentence in (
         (
@@ -156,21 +156,21 @@ def test_resume_refuses_another_config_and_leaves_a_finished_run_alone(tiny_conf
         console = on_line("phase", lambda: None)
         with pytest.raises(CheckpointError, match=sentence):
             config = tiny_config(**merged({"rounds": 2, "executor": "local", "output": output}, changes))
-            run_config(config, resume=True, console=console)
+            fedsim.run(config, resume=True, console=console)
         assert console.file.getvalue() == ""  # nothing has been prepared
         assert contents(tmp_path) == before
-    again = run_config(tiny_config(rounds=2, executor="local", output=output), resume=True, quiet=True)
+    again = fedsim.run(tiny_config(rounds=2, executor="local", output=output), resume=True, progress=False)
     assert again["global_metric"] == first["global_metric"]
     assert "is finished" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="already holds a run"):
-        run_config(tiny_config(rounds=2, executor="local", output=output), quiet=True)
+        fedsim.run(tiny_config(rounds=2, executor="local", output=output), progress=False)
 
 
 def test_a_finished_run_can_be_carried_on_with_more_rounds(tmp_path):
     short, long = tmp_path / "short", tmp_path / "long"
-    run_config(make_tiny(**CONFIG | {"rounds": 2}, output=str(short)), quiet=True)
-    carried = run_config(make_tiny(**CONFIG | {"rounds": 4}, output=str(short)), resume=True, quiet=True)
-    straight = run_config(make_tiny(**CONFIG | {"rounds": 4}, output=str(long)), quiet=True)
+    fedsim.run(make_tiny(**CONFIG | {"rounds": 2}, output=str(short)), progress=False)
+    carried = fedsim.run(make_tiny(**CONFIG | {"rounds": 4}, output=str(short)), resume=True, progress=False)
+    straight = fedsim.run(make_tiny(**CONFIG | {"rounds": 4}, output=str(long)), progress=False)
     prompt = Path("prompt") / "global.safetensors"
     assert (short / prompt).read_bytes() == (long / prompt).read_bytes()
     assert carried["client_updates"] == straight["client_updates"] == 20
@@ -184,7 +184,7 @@ def test_a_folder_in_use_is_noticed_before_anything_is_prepared(tmp_path, resume
             folder.event("layers", layers=[0])
         console = on_line("phase", lambda: None)
         with pytest.raises(ConfigError, match="is in use by a run that is still going on"):
-            run_config(make_tiny(**CONFIG, output=str(output)), resume=resume, console=console)
+            fedsim.run(make_tiny(**CONFIG, output=str(output)), resume=resume, console=console)
     assert "phase" not in console.file.getvalue()
 
 
@@ -203,12 +203,12 @@ def test_a_folder_in_use_is_noticed_before_anything_is_prepared(tmp_path, resume
 def test_an_interrupted_run_says_what_is_saved_and_its_advice_holds(tmp_path, line, kept):
     config = make_tiny(**CONFIG, output=str(tmp_path / "run"), checkpoint={"every": 100})
     with pytest.raises(RunInterrupted) as interrupted:
-        run_config(config, console=on_line(line, lambda: signal.raise_signal(signal.SIGTERM)))
+        fedsim.run(config, console=on_line(line, lambda: signal.raise_signal(signal.SIGTERM)))
     assert interrupted.value.kept == kept
     assert newest_round(tmp_path / "run" / "checkpoints") == (3 if "state" in kept else None)
     with pytest.raises(RunInterrupted):  # the way that it names is open
         stop = on_line("round 5/6", lambda: signal.raise_signal(signal.SIGTERM))
-        run_config(config, resume="--resume" in kept, console=stop)
+        fedsim.run(config, resume="--resume" in kept, console=stop)
 
 
 def test_a_full_disk_in_a_round_is_a_sentence_and_costs_that_round_only(undisturbed, tmp_path):
@@ -217,12 +217,12 @@ def test_a_full_disk_in_a_round_is_a_sentence_and_costs_that_round_only(undistur
     console = on_line("round 3/6", lambda: limit_files(3000))  # the tables are larger
     try:
         with pytest.raises(ResourceError, match=r"rounds\.parquet cannot be written: File too large; mend that, and"):
-            run_config(config, console=console)
+            fedsim.run(config, console=console)
     finally:
         limit_files(-1)
     assert "the state after round 3 cannot be saved" in console.file.getvalue()
     assert "; saved is that after round 2\n" in console.file.getvalue()
-    run_config(config, resume=True, quiet=True)
+    fedsim.run(config, resume=True, progress=False)
     assert_same(output, undisturbed)
 
 
@@ -230,7 +230,7 @@ def test_a_run_whose_folder_is_removed_ends_with_a_sentence(tmp_path):
     output = tmp_path / "run"
     console = on_line("round 2/6", lambda: shutil.rmtree(output))
     with pytest.raises(ResourceError, match=r"run/rounds\.parquet cannot be written: No such file or directory"):
-        run_config(make_tiny(**CONFIG, output=str(output)), console=console)
+        fedsim.run(make_tiny(**CONFIG, output=str(output)), console=console)
     assert "the state after round 2 cannot be saved" in console.file.getvalue()
     assert "; no other one is saved\n" in console.file.getvalue()
     assert not output.exists()
@@ -250,8 +250,8 @@ def test_pictures_that_cannot_be_written_cost_a_warning_and_no_run(tmp_path, bre
     output = tmp_path / "run"
     config = make_tiny(**merged(CONFIG, {"rounds": 1, "tracking": {"plots": True}}), output=str(output))
     console = on_line("round 1/1", lambda: break_it(output / "plots"))
-    summary = run_config(config, console=console)
+    summary = fedsim.run(config, console=console)
     shown = console.file.getvalue()
     assert warning.replace("PATH", str(output)) in shown and shown.count("warning: ") == 1
     assert json.loads((output / "summary.json").read_text())["rounds"] == summary["rounds"] == 1
-    assert run_config(config, resume=True, quiet=True)["rounds"] == 1  # finished: there is nothing to do again
+    assert fedsim.run(config, resume=True, progress=False)["rounds"] == 1  # finished: there is nothing to do again

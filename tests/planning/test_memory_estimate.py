@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from support import make_tiny, merged
 
+import fedsim
 from clients.backbone.location import locate
 from clients.config import ModelConfig
 from clients.worker import ClientWorker
@@ -16,7 +17,6 @@ from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_shape import model_shape
 from fedsim.records.checkpoint import load_latest
 from fedsim.simulation.preparation import prepare
-from fedsim.simulation.runner import run_config
 from server.core import Server
 
 
@@ -66,7 +66,7 @@ def test_what_clients_keep_and_send_is_what_is_planned(tiny_config, changes, tmp
     folder = tmp_path / "run"
     base = {"executor": "local", "rounds": 1, "output": str(folder), "tracking": {"plots": False}}
     config = tiny_config(**base, partition={"clients": 5}, **changes)
-    summary = run_config(config, quiet=True)
+    summary = fedsim.run(config, progress=False)
     checkpoint, _ = load_latest(folder / "checkpoints")
     memory = estimate_memory(config, model_shape(config.model), 300, 2)
     assert len(checkpoint.clients) == 5

@@ -36,6 +36,7 @@ from tiny_prompts import (
     tiny_model,
 )
 
+import fedsim
 from clients.backbone.loading import load_shared_weights, locate
 from clients.config import HeadConfig, ModelConfig
 from clients.tuners.initial import initial_vector
@@ -52,7 +53,6 @@ from fedsim.prompts.prompted_model import load_prompt, read_prompt, save_persona
 from fedsim.prompts.starting_point import check_start, load_start
 from fedsim.simulation.layer_choice import select_layers
 from fedsim.simulation.preparation import analysis_spec, training_spec
-from fedsim.simulation.runner import run_config
 
 families = pytest.mark.parametrize("family", CONFIGS)
 
@@ -244,7 +244,7 @@ RUN = {
 def first_run(tmp_path_factory):
     """Return the folder of a run on the embedded model (a RoBERTa) that exchanges all layers, and its exported adapter."""
     folder = tmp_path_factory.mktemp("first")
-    run_config(make_tiny(**merged(RUN, {"rounds": 2, "output": str(folder / "run")})), quiet=True)
+    fedsim.run(make_tiny(**merged(RUN, {"rounds": 2, "output": str(folder / "run")})), progress=False)
     return folder / "run", export_peft(folder / "run", folder / "adapter")
 
 
@@ -258,12 +258,12 @@ def test_a_run_goes_on_where_the_exported_run_ended(first_run, tmp_path, head):
     more = {"model": {"head": {"kind": head}}}
     if head == "classifier":
         earlier = tmp_path / "earlier"
-        run_config(make_tiny(**merged(RUN, {**more, "output": str(earlier)})), quiet=True)
+        fedsim.run(make_tiny(**merged(RUN, {**more, "output": str(earlier)})), progress=False)
         adapter = export_peft(earlier, tmp_path / "adapter")
     end = rounds_of(earlier)[-1]
     for name, source in (("from_adapter", adapter), ("from_run", earlier)):
         keys = {**more, "prompt": {"start_from": str(source)}, "output": str(tmp_path / name)}
-        summary = run_config(make_tiny(**merged(RUN, keys)), quiet=True)
+        summary = fedsim.run(make_tiny(**merged(RUN, keys)), progress=False)
         start = rounds_of(tmp_path / name)[0]
         assert start["round"] == 0
         assert (start["global_metric"], start["global_loss"]) == (end["global_metric"], end["global_loss"])
@@ -321,13 +321,13 @@ def test_a_run_is_not_resumed_from_another_start(first_run, tmp_path):
     copy = tmp_path / "adapter"
     shutil.copytree(adapter, copy)
     keys = merged(RUN, {"prompt": {"start_from": str(copy)}, "output": str(tmp_path / "run")})
-    run_config(make_tiny(**keys), quiet=True)
+    fedsim.run(make_tiny(**keys), progress=False)
     change_array(copy, lambda arrays: {name: array * 1.5 for name, array in arrays.items()})
     with pytest.raises(CheckpointError):
-        run_config(make_tiny(**merged(keys, {"rounds": 2})), resume=True, quiet=True)
+        fedsim.run(make_tiny(**merged(keys, {"rounds": 2})), resume=True, progress=False)
     shutil.rmtree(copy)
     shutil.copytree(adapter, copy)
-    assert run_config(make_tiny(**merged(keys, {"rounds": 2})), resume=True, quiet=True)["rounds"] == 2
+    assert fedsim.run(make_tiny(**merged(keys, {"rounds": 2})), resume=True, progress=False)["rounds"] == 2
 
 
 def test_equal_results_are_equal_prompt_files_wherever_they_started(first_run, tmp_path):
@@ -335,6 +335,6 @@ def test_equal_results_are_equal_prompt_files_wherever_they_started(first_run, t
     files = []
     for name, source in (("one", adapter), ("two", earlier)):
         keys = merged(RUN, {"prompt": {"start_from": str(source)}, "output": str(tmp_path / name)})
-        run_config(make_tiny(**keys), quiet=True)
+        fedsim.run(make_tiny(**keys), progress=False)
         files.append((tmp_path / name / "prompt" / "global.safetensors").read_bytes())
     assert files[0] == files[1]

@@ -1,16 +1,17 @@
 """What the published study reports: best rounds, and the time of the longest client of each round."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import pyarrow.parquet as pq
 import pytest
 
+import fedsim
 from fedsim.core.errors import CheckpointError
 from fedsim.records.published import seconds_to_target
+from fedsim.records.round_record import RoundRecord
 from fedsim.records.run_folder import RunFolder
-from fedsim.simulation.round import Totals, better
-from fedsim.simulation.runner import run_config
+from fedsim.simulation.totals import Totals, better
 
 NAN = math.nan
 
@@ -32,9 +33,11 @@ def test_without_any_figure_there_is_no_best():
 
 
 def record(round, metric, personalised, longest):
-    counts = dict.fromkeys(("client_steps", "bytes_up", "bytes_down"), 0)
+    nothing = {field.name: 0 for field in fields(RoundRecord)}
     metrics = {"global_metric": metric, "personalised_metric": personalised}
-    return {"round": round, **metrics, **counts, "seconds_longest_client": longest, "seconds_round": 9.0}
+    return RoundRecord(
+        **{**nothing, "round": round, **metrics, "seconds_longest_client": longest, "seconds_round": 9.0}
+    )
 
 
 ROUNDS = [
@@ -63,7 +66,7 @@ def folder(tmp_path):
     with RunFolder.create(tmp_path / "run") as run:
         run.round_record({"round": 0, "global_metric": 0.4})
         for each in ROUNDS:
-            run.round_record({key: each[key] for key in each if key != "client_steps"})
+            run.round_record(each.row())
         run.flush()
         yield run
 
@@ -86,7 +89,7 @@ def test_a_round_takes_as_long_as_its_longest_client(tiny_config, tmp_path):
     path = tmp_path / "run"
     layers = {"choose": "fixed", "fixed": [0, 2]}
     changes = {"layers": layers, "model": {"head": {"kind": "classifier"}}, "client": {"fuse": "off"}}
-    summary = run_config(tiny_config(output=str(path), executor="local", rounds=2, **changes), quiet=True)
+    summary = fedsim.run(tiny_config(output=str(path), executor="local", rounds=2, **changes), progress=False)
     clients = pq.read_table(path / "clients.parquet").to_pylist()
     longest = [max(row["seconds"] for row in clients if row["round"] == round) for round in (1, 2)]
     rows = pq.read_table(path / "rounds.parquet").to_pylist()

@@ -20,6 +20,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from rich.console import Console
 from support import ROOT, TINY, merged, on_line
 
+import fedsim
 import fedsim.records.remote
 import fedsim.records.sync
 from fedsim import load_prompt
@@ -30,7 +31,6 @@ from fedsim.records.remote import Remote, RemoteError, is_url
 from fedsim.records.run_folder import RunFolder
 from fedsim.records.sync import Sync
 from fedsim.simulation.interrupt import RunInterrupted
-from fedsim.simulation.runner import run_config
 
 PROMPT = "prompt/global.safetensors"
 # A trial would settle client.fuse by time, and bits depend on it.
@@ -108,7 +108,7 @@ def local_run(tmp_path_factory):
     from support import make_tiny
 
     folder = tmp_path_factory.mktemp("local") / "run"
-    run_config(make_tiny(**QUICK, output=str(folder)), quiet=True)
+    fedsim.run(make_tiny(**QUICK, output=str(folder)), progress=False)
     return folder
 
 
@@ -121,7 +121,7 @@ def names(url: str) -> set[str]:
 
 
 def test_a_run_behind_a_url_is_the_run_in_a_folder(tiny_config, url, local_run):
-    summary = run_config(tiny_config(**QUICK, output=url), quiet=True)
+    summary = fedsim.run(tiny_config(**QUICK, output=url), progress=False)
     assert summary["folder"] == url
     assert content(url, PROMPT) == (local_run / PROMPT).read_bytes()
     assert json.loads(content(url, "summary.json"))["folder"] == url
@@ -133,20 +133,20 @@ def test_a_run_behind_a_url_is_the_run_in_a_folder(tiny_config, url, local_run):
         assert path.read_bytes() == (local_run / PROMPT).read_bytes()
 
     with pytest.raises(ConfigError, match=rf"^{url} already holds a run; continue it with --resume or choose another"):
-        run_config(tiny_config(**QUICK, output=url), quiet=True)
+        fedsim.run(tiny_config(**QUICK, output=url), progress=False)
     before = content(url, "metrics.jsonl")
-    assert run_config(tiny_config(**QUICK, output=url), resume=True, quiet=True) == summary
+    assert fedsim.run(tiny_config(**QUICK, output=url), resume=True, progress=False) == summary
     assert content(url, "metrics.jsonl") == before
 
 
 def test_an_interrupted_run_goes_on_from_the_url(tiny_config, url, local_run):
     console = on_line("round 2/", lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(RunInterrupted):
-        run_config(tiny_config(**QUICK, output=url), console=console)
+        fedsim.run(tiny_config(**QUICK, output=url), console=console)
     assert "summary.json" not in names(url)
     assert json.loads(content(url, "metrics.jsonl").splitlines()[-1])["event"] == "stopped"
     console = Console(file=io.StringIO(), width=200)
-    run_config(tiny_config(**QUICK, output=url), resume=True, console=console)
+    fedsim.run(tiny_config(**QUICK, output=url), resume=True, console=console)
     assert f"resuming {url} after round" in console.file.getvalue()
     assert content(url, PROMPT) == (local_run / PROMPT).read_bytes()
     assert {name for name in names(url) if name.startswith("checkpoints/")} == {
@@ -171,7 +171,7 @@ def test_a_run_killed_in_another_process_goes_on_from_the_url(tiny_config, tmp_p
     assert process.returncode == -signal.SIGKILL
     assert len(list(temporary.glob(f"fedsim-run-{process.pid}-*"))) == 1  # swept by the next run
     console = Console(file=io.StringIO(), width=200)
-    run_config(tiny_config(**QUICK, output=url), resume=True, console=console)
+    fedsim.run(tiny_config(**QUICK, output=url), resume=True, console=console)
     assert f"resuming {url} after round" in console.file.getvalue()
     assert (there / PROMPT).read_bytes() == (local_run / PROMPT).read_bytes()
 
@@ -185,7 +185,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tiny_config, tmp_path, url):
     for place in (url, f"file://{theirs}", f"file://{theirs}/metrics.jsonl"):
         for resume in (False, True):
             with pytest.raises(ConfigError, match=f"^{place} holds files but no run of fedsim; choose a new or empty"):
-                run_config(tiny_config(**QUICK, output=place), resume=resume, quiet=True)
+                fedsim.run(tiny_config(**QUICK, output=place), resume=resume, progress=False)
     assert names(url) == {"notes.txt"} and [path.name for path in theirs.iterdir()] == ["metrics.jsonl"]
 
 
@@ -196,7 +196,7 @@ def test_a_refused_start_does_not_spoil_its_url(tiny_config, tmp_path, url):
     for path in folder.path.iterdir():
         Remote(url).upload(path, path.name)
     assert Remote(url).holds() == "nothing"
-    run_config(tiny_config(**merged(QUICK, {"rounds": 1}), output=url), quiet=True)
+    fedsim.run(tiny_config(**merged(QUICK, {"rounds": 1}), output=url), progress=False)
     assert Remote(url).holds() == "run"
     assert b"do not fit" not in content(url, "metrics.jsonl")
 
@@ -220,7 +220,7 @@ def test_a_copy_that_fails_for_a_while_costs_a_note_and_nothing_else(tiny_config
 
     console = Console(file=Trouble(), width=300)
     changes = merged(QUICK, {"rounds": 14})
-    run_config(tiny_config(**changes, output=url), console=console)
+    fedsim.run(tiny_config(**changes, output=url), console=console)
     notes = [line for line in console.file.getvalue().splitlines() if line.startswith("warning")]
     assert len(notes) == 1
     assert re.match(rf"warning: {url} cannot be written \(.*\): .*the network is gone; the run goes on", notes[0])
@@ -234,7 +234,7 @@ def test_a_destination_that_is_gone_at_the_end_leaves_the_run_here(tiny_config, 
 
     url = f"unsteady://{uuid.uuid4().hex}/run"
     with pytest.raises(RemoteError) as error:
-        run_config(tiny_config(**QUICK, output=url), console=on_line("round 3/", fail))
+        fedsim.run(tiny_config(**QUICK, output=url), console=on_line("round 3/", fail))
     kept = Path(re.search(r"the network is gone; copy (\S+) there, or go on with --resume", str(error.value)).group(1))
     assert kept.is_relative_to(temporary)
     assert (kept / PROMPT).read_bytes() == (local_run / PROMPT).read_bytes()
@@ -242,7 +242,7 @@ def test_a_destination_that_is_gone_at_the_end_leaves_the_run_here(tiny_config, 
 
     # What has arrived before is whole.
     Unsteady.calls_until_failure = float("inf")
-    run_config(tiny_config(**QUICK, output=url), resume=True, quiet=True)
+    fedsim.run(tiny_config(**QUICK, output=url), resume=True, progress=False)
     assert content(url, PROMPT) == (local_run / PROMPT).read_bytes()
     assert kept.is_dir()
     for path in [*sorted(kept.rglob("*"), reverse=True), kept, kept.parent]:
@@ -310,7 +310,7 @@ def test_a_destination_that_does_not_answer_is_a_sentence_in_bounded_time(tiny_c
     monkeypatch.setattr(fedsim.records.remote, "ANSWER_SECONDS", 0.2)
     monkeypatch.setattr(Unsteady, "seconds_per_call", 1.0)
     with pytest.raises(RemoteError, match=r"^unsteady://x/run cannot be written: no answer within 0.2 s; check the"):
-        run_config(tiny_config(**QUICK, output="unsteady://x/run"), quiet=True)
+        fedsim.run(tiny_config(**QUICK, output="unsteady://x/run"), progress=False)
     time.sleep(1.0)  # until the thread that was left behind has ended
 
 
@@ -331,7 +331,7 @@ def test_mistakes_in_a_url_are_a_sentence(tiny_config, monkeypatch, place, sente
     for name, value in {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "AWS_MAX_ATTEMPTS": "1"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises((ConfigError, RemoteError), match=sentence) as error:
-        run_config(tiny_config(**QUICK, output=place), quiet=True)
+        fedsim.run(tiny_config(**QUICK, output=place), progress=False)
     assert "word@" not in str(error.value) and "\n" not in str(error.value)
 
 

@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import load_file
 from support import make_tiny
 
+import fedsim
 from fedsim.core.errors import CheckpointError
-from fedsim.simulation.runner import run_config
 
 TASK = {
     "name": "own", "fields": ["text"], "labels": ["no", "yes"], "label_words": ["terrible", "great"],
@@ -28,7 +28,7 @@ def place(tmp_path_factory):
     (folder / "data").mkdir()
     for name, rows in (("train", ROWS), ("validation", ROWS[:20])):
         (folder / "data" / f"{name}.csv").write_text("text,label\n" + "".join(f"{a},{b}\n" for a, b in rows))
-    run_config(config(folder), quiet=True)
+    fedsim.run(config(folder), progress=False)
     return folder
 
 
@@ -48,11 +48,11 @@ def moved(place, tmp_path):
 
 
 def test_a_run_whose_data_and_model_have_moved_goes_on_to_the_same_numbers(place, moved):
-    straight = run_config(config(place, "straight", rounds=2), quiet=True)
+    straight = fedsim.run(config(place, "straight", rounds=2), progress=False)
     for name in ("train", "validation"):
         shutil.move(moved / "data" / f"{name}.csv", moved / "data" / f"my-{name}.csv")
     names = {"train_file": "my-train.csv", "validation_file": "my-validation.csv"}
-    resumed = run_config(config(moved, rounds=2, data=names), resume=True, quiet=True)
+    resumed = fedsim.run(config(moved, rounds=2, data=names), resume=True, progress=False)
     assert resumed["rounds"] == 2 and resumed["global_metric"] == straight["global_metric"]
     one, other = (load_file(f / "prompt" / "global.safetensors") for f in (place / "straight", moved / "run"))
     assert {name: array.tobytes() for name, array in one.items()} == {
@@ -63,7 +63,7 @@ def test_a_run_whose_data_and_model_have_moved_goes_on_to_the_same_numbers(place
 
 def test_a_finished_run_whose_data_have_moved_is_finished(moved, capsys):
     before = (moved / "run" / "summary.json").read_bytes()
-    run_config(config(moved), resume=True)
+    fedsim.run(config(moved), resume=True)
     shown = capsys.readouterr().out
     assert "is finished, with the same data and weights; nothing to resume" in shown and "round 1/1" not in shown
     assert (moved / "run" / "summary.json").read_bytes() == before
@@ -99,7 +99,7 @@ def test_other_contents_at_another_place_are_refused_by_name(moved, change, sent
     change(moved)
     before = (moved / "run" / "metrics.jsonl").read_bytes()
     with pytest.raises(CheckpointError, match=sentence):
-        run_config(config(moved, rounds=rounds), resume=True, quiet=True)
+        fedsim.run(config(moved, rounds=rounds), resume=True, progress=False)
     assert (moved / "run" / "metrics.jsonl").read_bytes() == before
 
 
@@ -116,7 +116,7 @@ def test_contents_that_differ_by_a_key_are_refused_by_that_key(place, tmp_path, 
     shutil.copytree(place / "run", tmp_path / "run")
     other = config(place, rounds=2, data=keys).model_copy(update={"output": str(tmp_path / "run")})
     with pytest.raises(CheckpointError, match=sentence) as refused:
-        run_config(other, resume=True, quiet=True)
+        fedsim.run(other, resume=True, progress=False)
     assert "data.path" not in str(refused.value)
 
 
@@ -125,7 +125,7 @@ def test_other_keys_are_refused_by_name_with_both_values(place):
         place, rounds=2, prompt={"length": 5}, data={"max_length": 64, "task": TASK | {"label_words": ["bad", "good"]}}
     )
     with pytest.raises(CheckpointError) as refused:
-        run_config(other, resume=True, quiet=True)
+        fedsim.run(other, resume=True, progress=False)
     assert (
         'prompt.length was 4 and is 5, data.task.label_words was ["terrible", "great"] and is ["bad", "good"], data.max_length '
         "was 128 and is 64; resume with the same one"
@@ -137,7 +137,7 @@ def test_runs_on_different_data_do_not_look_the_same(place, tmp_path):
     change_line(tmp_path / "data" / "train.csv", "something else,no")
     other = config(place, "other", data={"path": str(tmp_path / "data")})
     one = json.loads((place / "run" / "summary.json").read_text())
-    two = run_config(other.model_copy(update={"output": str(tmp_path / "run")}), quiet=True)
+    two = fedsim.run(other.model_copy(update={"output": str(tmp_path / "run")}), progress=False)
     assert one["config_hash"] == two["config_hash"]
     differing = {name for name in one["contents"] if one["contents"][name] != two["contents"][name]}
     assert differing >= {"training_data"} and "weights" not in differing and "validation_data" not in differing

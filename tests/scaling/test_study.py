@@ -16,13 +16,13 @@ import yaml
 from rich.console import Console
 from support import ROOT, TINY, make_tiny, merged
 
+import fedsim
 from fedsim import cli
 from fedsim.core.errors import CheckpointError
 from fedsim.scaling.accounting import PARTS
 from fedsim.scaling.points import Point, Points, make_points
 from fedsim.scaling.records import Run, read_run
 from fedsim.scaling.study import Failure, StudyFolder, run_points
-from fedsim.simulation.runner import run_config
 
 # fuse is given: a trial could settle it differently in two runs, and so change last bits.
 CHANGES = {"executor": "local", "sampling": {"clients_per_round": 4}, "client": {"fuse": 2}}
@@ -150,7 +150,7 @@ def test_the_summary_says_what_the_points_took(study):
 def test_a_point_is_the_run_that_fedsim_run_would_do(study, tmp_path):
     folder, _ = study
     alone = {"rounds": 2, "output": str(tmp_path / "alone"), "tracking": {"plots": False}}
-    run_config(make_tiny(**CHANGES, **alone), quiet=True)
+    fedsim.run(make_tiny(**CHANGES, **alone), progress=False)
     run = folder / "points" / POINTS[1].name / "run-1"
     prompt = "prompt/global.safetensors"
     assert (run / prompt).read_bytes() == (tmp_path / "alone" / prompt).read_bytes()

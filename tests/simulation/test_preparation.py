@@ -159,13 +159,13 @@ def test_the_number_of_clients_is_given_or_a_hundred_where_the_data_do_not_say_i
 
 
 def test_a_run_with_all_values_is_recorded_with_their_number_and_resumed(tiny_config, tmp_path):
-    from fedsim.simulation.runner import run_config
+    import fedsim
 
     tiny = {
         "partition": {**NATURAL, "clients": None}, "executor": "local", "output": str(tmp_path / "run"), "rounds": 1,
         "layers": {"choose": "all"}, "client": {"epochs": None, "steps": 1, "fuse": "off"},
     }  # fmt: skip
-    summary = run_config(tiny_config(**tiny), quiet=True)
+    summary = fedsim.run(tiny_config(**tiny), progress=False)
     assert read_config(tmp_path / "run" / "config.yaml").partition.clients == summary["clients"] > 12
-    more = run_config(tiny_config(**{**tiny, "rounds": 2}), quiet=True, resume=True)
+    more = fedsim.run(tiny_config(**{**tiny, "rounds": 2}), progress=False, resume=True)
     assert (more["clients"], more["rounds"]) == (summary["clients"], 2)

@@ -6,10 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 from support import make_tiny
 
+import fedsim
 from fedsim.core.errors import ResourceError
 from fedsim.executors.base import StateLost
 from fedsim.executors.local import LocalExecutor, LocalServer
-from fedsim.simulation.runner import run_config
 
 ROUNDS, CLIENTS = 5, 5
 TIMES = (
@@ -26,7 +26,7 @@ def events_of(path):
 def run(path, **changes):
     changes = {"rounds": ROUNDS, "executor": "local", "tracking": {"plots": False}, **changes}
     config = make_tiny(output=str(path), client={"fuse": 2}, **changes)
-    summary = run_config(config, quiet=True)
+    summary = fedsim.run(config, progress=False)
     events = [{k: v for k, v in event.items() if k not in TIMES} for event in events_of(path)]
     kept = [{k: v for k, v in event.items() if k != AGAIN} for event in events if event["event"] in KINDS]
     recovered = [event["round"] for event in events if event["event"] == "recovered"]

@@ -37,7 +37,9 @@ def connect(config: RayConfig, data_bytes: int) -> bool:
         _refuse_what_is_no_cluster(address, f"ray.address={address}")
     if ray.is_initialized():
         if address is None:
-            raise ResourceError("this process is connected to Ray already; set ray.address=auto to use that cluster")
+            raise ResourceError(
+                "this process is connected to Ray already; set ray.address=auto to run there, or executor=local to do without"
+            )
         return False
     if address is not None:
         _check_reachable(address)

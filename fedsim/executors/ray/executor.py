@@ -218,10 +218,14 @@ class RayExecutor(Executor):
         return EvaluatedShard(index, done.value)
 
     def evaluate_clients(
-        self, state: Handle, groups: Sequence[tuple[int, ...]], client_states: Mapping[int, Handle]
+        self,
+        state: Handle,
+        groups: Sequence[tuple[int, ...]],
+        client_states: Mapping[int, Handle],
+        personal: bool = True,
     ) -> list[Evaluation | ClientFailure]:
         def arguments(clients: tuple[int, ...]) -> tuple[Any, ...]:
-            return state, self.fuse, clients, *references(client_states, clients)
+            return state, self.fuse, personal, clients, *references(client_states, clients)
 
         return self._of_clients("evaluate_clients", groups, arguments, "evaluation", lambda _, failure: failure)
 

@@ -1,0 +1,152 @@
+"""A run as its folder has it: summary, config, and the records as tables."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from fedsim.configuration.schema import Config
+from fedsim.core.errors import CheckpointError, ConfigError
+from fedsim.records.columns import CLIENT_COLUMNS, ROUND_COLUMNS
+from fedsim.records.folder_check import what_is_in
+from fedsim.records.remote import Remote, is_url
+from fedsim.records.tables import read_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from fedsim.display.picture import Picture
+
+_RECORDS = ("config.yaml", "summary.json", "metrics.jsonl", "rounds", "clients")
+"""Beginnings of the names of the files that are copied from behind a URL."""
+
+
+class RecordedRun:
+    """A run as its folder has it; made by :func:`load_run`.
+
+    Of a run that is going on, the tables hold what was there at its last checkpoint, and the events all that has happened.
+
+    Attributes
+    ----------
+    location
+        Path or URL of the folder.
+    """
+
+    def __init__(self, path: Path, location: str, temporary: TemporaryDirectory[str] | None = None) -> None:
+        self.location = location
+        self._path = path
+        self._temporary = temporary
+        """Holds what was copied from behind a URL, as long as this object is there."""
+
+    @cached_property
+    def summary(self) -> dict[str, Any] | None:
+        """The contents of ``summary.json``; None where the run is not finished."""
+        path = self._path / "summary.json"
+        try:
+            summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
+        return summary
+
+    @cached_property
+    def config(self) -> Config:
+        """The config of the run, with what was settled as it began."""
+        path = self._path / "config.yaml"
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+        return Config.from_yaml(text)  # not as a file, by whose name a run without one would be called
+
+    @cached_property
+    def rounds(self) -> pa.Table:
+        """One row a round, :data:`fedsim.records.columns.ROUND_COLUMNS`: an Arrow table, which has ``to_pandas()``."""
+        return read_table(self._path / "rounds.parquet", ROUND_COLUMNS)
+
+    @cached_property
+    def clients(self) -> pa.Table:
+        """One row for each client and round, :data:`fedsim.records.columns.CLIENT_COLUMNS`; none if they are not recorded."""
+        return read_table(self._path / "clients.parquet", CLIENT_COLUMNS)
+
+    def events(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Return the events of ``metrics.jsonl``, oldest first, those of one kind if that is given."""
+        lines = (self._path / "metrics.jsonl").read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
+        events = [json.loads(line) for line in lines]
+        return [event for event in events if kind in (None, event["event"])]
+
+    @property
+    def prompt(self) -> str:
+        """Path or URL of the prompt after the last round, which :func:`fedsim.load_prompt` reads."""
+        return f"{self.location}/prompt/global.safetensors"
+
+    @property
+    def best_prompt(self) -> str:
+        """Path or URL of the prompt after the best round."""
+        return f"{self.location}/prompt/best.safetensors"
+
+    def plot(self, what: str = "metric") -> Picture:
+        """Return a picture, which a notebook shows: ``metric``, ``loss`` or ``bytes``, by round.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such picture, or nothing in the records to draw in it.
+        """
+        from fedsim.display.picture import picture_of_rounds
+
+        name = None if self.summary is None else self.summary.get("metric_name")
+        return picture_of_rounds(self.rounds, what, name or "metric")
+
+    def __repr__(self) -> str:
+        if self.summary is None:
+            return f"<run {self.location}, not finished, {max(0, self.rounds.num_rows - 1)} rounds on record>"
+        metric = self.summary.get("global_metric")
+        value = "-" if metric is None else f"{metric:.4g}"
+        return f"<run {self.location}, {self.summary.get('rounds')} rounds, {self.summary.get('metric_name')} {value}>"
+
+    def _repr_html_(self) -> str:
+        from fedsim.display.notebook import html_of
+        from fedsim.display.report import final_table
+
+        return html_of(final_table(self.summary)) if self.summary is not None else html_of(repr(self))
+
+
+def load_run(place: str | Path) -> RecordedRun:
+    """Read the records of a run, finished or going on.
+
+    Parameters
+    ----------
+    place
+        Its folder, a path or a URL.
+
+    Raises
+    ------
+    ConfigError
+        If no run is there.
+
+    Examples
+    --------
+    >>> run = load_run("runs/quickstart")                               # doctest: +SKIP
+    >>> run.summary["best_global_metric"], run.rounds.to_pandas()       # doctest: +SKIP
+    """
+    if not is_url(place):
+        path, temporary = Path(place), None
+        held, location = what_is_in(path), str(path)
+    else:
+        remote = Remote(str(place))
+        held, location = remote.holds(), remote.url
+        temporary = TemporaryDirectory(prefix="fedsim-run-")
+        path = Path(temporary.name)
+        for name, size in remote.files().items() if held == "run" else ():
+            if "/" not in name and name.startswith(_RECORDS):
+                remote.download(name, path / name, size)
+    if held != "run":
+        raise ConfigError(
+            f"{location} holds no run of fedsim; give the folder that a run has made, such as runs/quickstart"
+        )
+    return RecordedRun(path, location, temporary)

@@ -1,0 +1,69 @@
+"""What is on record of a round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """A round on record: a row of ``rounds.parquet``, whose columns say what each field means.
+
+    What was not measured is None: metrics of a round that was not evaluated, times that nothing simulates.
+    """
+
+    round: int
+    """Counted from 1."""
+    global_metric: float | None
+    global_loss: float | None
+    personalised_metric: float | None
+    personalised_loss: float | None
+    holdout_metric: float | None
+    holdout_loss: float | None
+    train_loss_first: float
+    train_loss_last: float
+    server_lr: float
+    clients_ok: int
+    clients_failed: int
+    clients_absent: int
+    clients_late: int
+    clients_retried: int
+    client_examples: int
+    client_steps: int
+    bytes_down: int
+    bytes_up: int
+    seconds_longest_client: float
+    seconds_simulated: float | None
+    seconds_round: float
+    seconds_train: float
+    seconds_server: float
+    seconds_evaluate: float
+    actors_replaced: int
+    update_norm: float
+    """L2 norm of the server's step; in the event of the round only."""
+
+    @property
+    def metric(self) -> float | None:
+        """The global metric."""
+        return self.global_metric
+
+    @property
+    def loss(self) -> float | None:
+        """The global loss."""
+        return self.global_loss
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the round."""
+        return self.seconds_round
+
+    def event(self) -> dict[str, Any]:
+        """Return the fields of the event ``round``."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def row(self) -> dict[str, Any]:
+        """Return the row of ``rounds.parquet``."""
+        row = self.event()
+        del row["update_norm"]
+        return row

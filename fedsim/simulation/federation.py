@@ -1,0 +1,183 @@
+"""Server and clients as they stand between two rounds, and the step from one round to the next.
+
+The driver passes references on and never touches a tensor.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from clients.tuners.initial import initial_vector
+from clients.worker import WorkerInfo
+from fedsim.configuration.text import config_text
+from fedsim.core.layout import VectorLayout
+from fedsim.core.messages import ClientState
+from fedsim.executors.base import Executor, Handle
+from fedsim.records.checkpoint import Checkpoint
+from fedsim.simulation.client_states import ClientStates
+from fedsim.simulation.context import RunContext
+from fedsim.simulation.fusing import choose_fuse, with_fuse
+from fedsim.simulation.layer_choice import LayerChoice, choose
+from fedsim.simulation.open_round import OpenRound, memory_warning
+from fedsim.simulation.round import Round
+from server.aggregation import population_weight
+
+
+class Federation:
+    """Server and clients as they stand after a round.
+
+    Attributes
+    ----------
+    workers
+        Where they run.
+    round
+        Rounds whose server step is done.
+    state
+        The global state that the next round starts from: the one object that is broadcast.
+    clients
+        The clients' states.
+    fuse
+        Clients that share passes through the backbone; None before that is settled.
+    whole
+        Whether server and clients hold the state after :attr:`round`; False until :meth:`set_out` has brought them there.
+    """
+
+    def __init__(self, run: RunContext, workers: list[WorkerInfo]) -> None:
+        self._run = run
+        self._choice: LayerChoice | None = None
+        self._sent_again = _SentAgain(run.executor)
+        self.workers = workers
+        self.round = 0
+        self.state: Handle = None
+        self.clients = ClientStates(run.config.partition.population)
+        self.fuse: int | None = None
+        self.whole = False
+
+    @property
+    def choice(self) -> LayerChoice:
+        """Which layers are exchanged."""
+        assert self._choice is not None, "layers are chosen by set_out"
+        return self._choice
+
+    # -- where rounds start ------------------------------------------------------------------------------------------
+
+    def set_out(self, checkpoint: Checkpoint | None) -> None:
+        """Bring server and clients to the state that a checkpoint holds, or that a run starts from."""
+        full = self.workers[0].full
+        self.whole = False
+        if self._choice is None:
+            self._choice = self._choose_layers(full, checkpoint)
+        self._start_server(full.exchanged(self._choice.layers), checkpoint)
+        if self.fuse is None:
+            self._share_passes(checkpoint)
+        self.whole = True
+
+    def begin_anew(self) -> None:
+        """Forget all rounds."""
+        self.round, self.clients = 0, ClientStates(self._run.config.partition.population)
+
+    def client_states(self) -> list[ClientState]:
+        """Return the states of all clients that have trained, ascending."""
+        return self._run.executor.get(list(self.clients.trained().values()))
+
+    def _choose_layers(self, full: VectorLayout, checkpoint: Checkpoint | None) -> LayerChoice:
+        if checkpoint is not None:
+            return LayerChoice(checkpoint.layers, full.geometry.num_layers)
+        run, progress = self._run, self._run.progress
+        choice = choose(
+            run.config,
+            run.executor,
+            full,
+            run.draw.sizes_N,
+            progress.start_phase,
+            run.prepared.spec.start,
+            progress.note,
+        )
+        for spectrum in choice.spectra():
+            run.folder.event("spectrum", round=0, **spectrum)
+        run.folder.event("layers", **choice.record())
+        return choice
+
+    def _start_server(self, layout: VectorLayout, checkpoint: Checkpoint | None) -> None:
+        config, server = self._run.config, self._run.executor.server
+        vector_F = initial_vector(layout, config.prompt, config.model.head, config.seed, self._run.prepared.spec.start)
+        vector_F = vector_F.astype(config.model.exchange_dtype)
+        sample_rate = config.sampling.clients_per_round / config.partition.population
+        weight = population_weight(config.server.weighting, self._run.draw.sizes_N)
+        server.start(config.method, vector_F, layout.layers, sample_rate, weight, config.server.rule())
+        if checkpoint is not None:
+            server.load_arrays(checkpoint.server)
+            self.clients.restore(checkpoint.clients, self._run.executor)
+            self.round = checkpoint.round
+        self.state = server.global_state()
+
+    def _share_passes(self, checkpoint: Checkpoint | None) -> None:
+        """Settle how many clients train together, and what of the backbone's lower layers is kept."""
+        run, spec, layers = self._run, self._run.prepared.spec, self.choice.layers
+        kept = None if checkpoint is None else checkpoint.fuse
+        choice = choose_fuse(run.config, run.executor, self.state, run.draw.first_group(), len(self.workers), kept)
+        run.executor.fuse = self.fuse = choice.fuse
+        run.folder.event("fuse", **choice.record())
+        run.folder.write_config(config_text(with_fuse(run.config, choice.fuse)))
+        hidden_size = self.workers[0].hidden_size
+        run.executor.keep_cached_within(
+            run.config.model.trunk_cache.memory_mb * 2**20, lambda key: spec.cached_bytes(key, layers, hidden_size)
+        )
+
+    # -- from round to round -----------------------------------------------------------------------------------------
+
+    def next_round(self) -> Round:
+        """Return the round that starts from this state, about to train."""
+        started = time.monotonic()
+        self._run.executor.refresh()
+        self._sent_again.begin(self.round)
+        return Round(self.round, self._run.draw, self._run.executor, started)
+
+    def step(self, round: Round) -> OpenRound:
+        """Let the server step by a trained round, and take over the new states of its clients.
+
+        Raises
+        ------
+        ClientError
+            If a client's own work failed and the run is to stop then, or if no client is left.
+        """
+        run, reports = self._run, round.reports()
+        run.failures.of_round(round.number + 1, reports)
+        if (warning := memory_warning(round.number + 1, reports)) is not None:
+            run.progress.note(warning)
+        stepping_at = time.monotonic()
+        step = round.step()
+        self.clients.commit(round.trained())
+        self.state = run.executor.server.global_state()
+        self.round += 1
+        return OpenRound(
+            round=self.round,
+            reports=reports,
+            step=step,
+            answers=round.answers,
+            clients_resent=self._sent_again.end(reports),
+            seconds_train=round.trained_at - round.started,
+            seconds_server=time.monotonic() - stepping_at,
+        )
+
+
+class _SentAgain:
+    """Counts the clients of a round whose work was sent again, by the executor or because the round is done again."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._counted = 0
+        """Those that the executor had counted when the round began."""
+        self._furthest = 0
+        """Rounds that have begun."""
+        self._done_before = False
+
+    def begin(self, round: int) -> None:
+        """Begin a round, counted from 0."""
+        self._counted = self._executor.resent_clients  # what was sent again in other work since the last round
+        self._done_before, self._furthest = round < self._furthest, max(self._furthest, round + 1)
+
+    def end(self, reports: Sequence[object]) -> int:
+        """Return the number for a round with these reports."""
+        return self._executor.resent_clients - self._counted + (len(reports) if self._done_before else 0)

@@ -1,0 +1,113 @@
+"""A round between its server step and its record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedsim.core.messages import ClientReport, Evaluation
+from fedsim.data.metrics import compute
+from fedsim.records.round_record import RoundRecord
+from server.availability import Answers
+from server.core import StepReport
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What came of a round's evaluations; None for those that were not due."""
+
+    validation: Evaluation | None = None
+    personalised: Evaluation | None = None
+    holdout: Evaluation | None = None
+    seconds: float = 0.0
+    """How long the driver waited for them: what they took beside other work does not count."""
+
+
+@dataclass(frozen=True)
+class OpenRound:
+    """A round whose server step is done and whose evaluation is still to come."""
+
+    round: int
+    """Counted from 1."""
+    reports: Sequence[ClientReport]
+    """Of all its clients, ascending."""
+    step: StepReport
+    answers: Answers
+    """Who of those that were drawn took part."""
+    clients_resent: int
+    """Clients whose work was sent again, each time counted."""
+    seconds_train: float
+    seconds_server: float
+
+    def record(self, metric: str, evaluated: Evaluated, actors_replaced: int) -> RoundRecord:
+        """Return what goes on record.
+
+        Parameters
+        ----------
+        metric
+            Name of the task's metric.
+        actors_replaced
+            Actors that were lost and replaced since the run began.
+        """
+        figures: dict[str, float | None] = {}
+        parts = (evaluated.validation, evaluated.personalised, evaluated.holdout)
+        for name, evaluation in zip(("global", "personalised", "holdout"), parts, strict=True):
+            figures[f"{name}_metric"] = None if evaluation is None else compute(metric, evaluation.confusion_CC)
+            figures[f"{name}_loss"] = None if evaluation is None else mean_loss(evaluation)
+        usable = usable_reports(self.reports)
+        weights = [report.num_examples for report in usable]
+        return RoundRecord(
+            round=self.round,
+            **figures,
+            train_loss_first=float(np.average([report.loss_first for report in usable], weights=weights)),
+            train_loss_last=float(np.average([report.loss_last for report in usable], weights=weights)),
+            server_lr=self.step.lr,
+            clients_ok=self.step.clients,
+            clients_failed=len(self.reports) - self.step.clients,
+            clients_absent=len(self.answers.absent),
+            clients_late=len(self.answers.late),
+            clients_retried=self.clients_resent,
+            client_examples=sum(weights),
+            client_steps=sum(report.num_steps for report in usable),
+            bytes_down=sum(report.bytes_down for report in self.reports),
+            bytes_up=sum(report.bytes_up for report in self.reports),
+            seconds_longest_client=max(report.seconds for report in usable),
+            seconds_simulated=self.answers.seconds,
+            seconds_round=self.seconds_train + self.seconds_server + evaluated.seconds,
+            seconds_train=self.seconds_train,
+            seconds_server=self.seconds_server,
+            seconds_evaluate=evaluated.seconds,
+            actors_replaced=actors_replaced,
+            update_norm=self.step.update_norm,
+        )
+
+
+def usable_reports(reports: Sequence[ClientReport]) -> list[ClientReport]:
+    """Return the reports of those clients that did not fail."""
+    return [report for report in reports if report.failure is None]
+
+
+def mean_loss(evaluation: Evaluation) -> float:
+    """Return the mean loss over the examples, NaN if there are none."""
+    return evaluation.loss_sum / evaluation.num_examples if evaluation.num_examples else math.nan
+
+
+def memory_warning(round: int, reports: Sequence[ClientReport]) -> str | None:
+    """Return what to say where memory made passes of a round, counted from 1, be cut in two."""
+    splits = sum(report.memory_splits for report in reports)
+    if not splits:
+        return None
+    held = min(report.memory_tokens for report in reports if report.memory_splits)
+    return (
+        f"warning: round {round}: {did_not_fit(splits)}; set client.micro_batch_tokens={held}, so that no time is lost and a "
+        "repeat gives the same bits"
+    )
+
+
+def did_not_fit(splits: int) -> str:
+    """Say how often memory made a pass be cut in two."""
+    times = "once" if splits == 1 else f"{splits} times"
+    return f"the GPU's memory did not hold a pass through the backbone, which was cut in two {times}"

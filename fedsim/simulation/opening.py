@@ -1,0 +1,141 @@
+"""What comes before the first round: where results go, what is resumed, data, model, and an executor about to start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fedsim.configuration.schema import Config
+from fedsim.display.progress import Progress
+from fedsim.executors.cluster import local_cluster
+from fedsim.executors.make import make_executor
+from fedsim.planning.availability import availability_warning
+from fedsim.planning.model_notes import model_notes
+from fedsim.records.checkpoint import Checkpoint, load_latest, newest_round
+from fedsim.records.folder_check import what_is_in
+from fedsim.records.location import RunLocation, open_location
+from fedsim.records.resuming import check_config, check_contents, finished, from_same_place, sources_of
+from fedsim.records.run_folder import RunFolder
+from fedsim.simulation.interrupt import InterruptWatch, RunInterrupted
+
+if TYPE_CHECKING:
+    from fedsim.executors.base import Executor
+    from fedsim.simulation.context import RunContext
+    from fedsim.simulation.preparation import PartitionedData, Prepared
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run that is open: about to begin, or finished already."""
+
+    location: str
+    """Path or URL of its folder."""
+    context: RunContext | None
+    """What it is made of; None where it is finished."""
+    checkpoint: Checkpoint | None = None
+    """What it goes on from."""
+    summary: dict[str, Any] | None = None
+    """Of a run that is finished."""
+
+
+@contextmanager
+def opened(config: Config, resume: bool, watch: InterruptWatch, progress: Progress) -> Iterator[Opened]:
+    """Open a run, and close all that belongs to it on leaving. Mistakes leave no folder, and change none.
+
+    Raises
+    ------
+    FedsimError
+        A mistake in config, data or model, or missing resources.
+    RunInterrupted
+        After SIGINT or SIGTERM, also on leaving; it says what is saved.
+    """
+    config, data = _settled(config, progress)
+    # Mistakes in paths, data and model come to light before the run's folder is made.
+    with open_location(config, resume, progress.note) as place, _saying_what_is_kept(place):
+        done = finished(config, place.path) if place.resume else None
+        if done is not None:
+            _check_finished(place, config, progress, done, data)
+            yield Opened(place.location, None, summary=done)
+            return
+        # Claimed before the long work, begun after it.
+        with RunFolder.claim(place.path, resume=place.resume, mirror=place.mirror) as folder:
+            checkpoint = _checkpoint(config, folder, progress) if place.resume else None
+            with local_cluster.discarded(), closing(make_executor(config, watch.check, progress.note)) as executor:
+                # Imported now: this brings torch and transformers, and the quick mistakes have been answered.
+                prepared = _prepared(config, progress, executor, data)
+                if checkpoint is not None:
+                    before = sources_of(place.path)
+                    check_contents(checkpoint.contents, prepared.contents, config, folder.location, before)
+                from fedsim.simulation.context import RunContext
+
+                context = RunContext(config, prepared, executor, folder, progress)
+                yield Opened(place.location, context, checkpoint)
+
+
+def _settled(config: Config, progress: Progress) -> tuple[Config, PartitionedData | None]:
+    """Return the config with its number of clients; where the data say it, with the data."""
+    if config.partition.clients is not None:
+        return config, None
+    from fedsim.simulation.preparation import settled
+
+    progress.start_phase("reading data")
+    return settled(config)
+
+
+@contextmanager
+def _saying_what_is_kept(place: RunLocation) -> Iterator[None]:
+    try:
+        yield
+    except RunInterrupted as error:
+        error.kept = _kept(place)
+        raise
+
+
+def _kept(place: RunLocation) -> str:
+    """Say what is kept of a run that was interrupted, and how to go on, as half a sentence."""
+    saved = newest_round(place.path / "checkpoints")
+    if saved is not None:
+        return f"the state after round {saved} is saved; continue with --resume"
+    again = "start it again" if what_is_in(place.path) == "nothing" else "begin anew with --resume"
+    return f"no round has been saved; {again}"
+
+
+def _check_finished(
+    place: RunLocation, config: Config, progress: Progress, done: dict[str, Any], data: PartitionedData | None
+) -> None:
+    """Refuse a finished run whose data or weights, which may have moved, are not those that it was made with."""
+    if from_same_place(config, place.path):
+        progress.note(f"{place.location} is finished; nothing to resume")
+        return
+    from fedsim.simulation.preparation import prepare
+
+    prepared = prepare(config, progress.start_phase, data=data)
+    check_contents(done["contents"], prepared.contents, config, place.location, sources_of(place.path))
+    progress.note(f"{place.location} is finished, with the same data and weights; nothing to resume")
+
+
+def _checkpoint(config: Config, folder: RunFolder, progress: Progress) -> Checkpoint | None:
+    checkpoint, skipped = load_latest(folder.checkpoints)
+    for sentence in skipped:
+        progress.note(f"warning: {sentence}")
+    if checkpoint is None:
+        progress.note(f"{folder.location} has no checkpoint yet; the run begins anew")
+        return None
+    check_config(checkpoint, config, folder.location)
+    progress.note(f"resuming {folder.location} after round {checkpoint.round}")
+    return checkpoint
+
+
+def _prepared(config: Config, progress: Progress, executor: Executor, data: PartitionedData | None) -> Prepared:
+    from fedsim.simulation.preparation import prepare
+
+    if (warning := availability_warning(config)) is not None:
+        progress.note(warning)
+    for sentence in model_notes(config):
+        progress.note(f"warning: {sentence}")
+    prepared = prepare(config, progress.start_phase, executor, data)
+    for note in prepared.data.notes:
+        progress.note(note)
+    return prepared
