@@ -7,30 +7,44 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
 from fedsim.core import seeds
 from fedsim.core.errors import PartitionError
+from fedsim.core.registry import Registry, subclass_of
+from fedsim.core.schema import Schema
 from fedsim.core.shards import Shards
-from partitions.config import PartitionConfig, PartitionKind
+from partitions.config import PartitionConfig
 
-PARTITIONERS: dict[PartitionKind, type[Partitioner]] = {}
-"""Partitioner of each ``partition.kind``."""
-
-_P = TypeVar("_P", bound="type[Partitioner]")
+_OURS = ("iid", "dirichlet_label", "dirichlet_class", "dirichlet_quantity", "label_shards", "by_column")
+"""Modules, one for each kind of ours."""
 
 
 class Partitioner(ABC):
-    """Deals example numbers out to clients; subclasses say how in :meth:`deal`."""
+    """Deals example numbers out to clients; subclasses say how in :meth:`deal`.
 
+    A plug-in's own keys are the fields of its class ``Config``, a :class:`fedsim.core.schema.Schema`: they stand in the section
+    ``params.KIND`` and come as :attr:`params`.
+
+    Parameters
+    ----------
+    config
+        The ``partition`` section.
+    params
+        The plug-in's own keys, if it has any.
+    """
+
+    keys: ClassVar[tuple[str, ...]] = ()
+    """Keys of the section that this kind reads beside ``clients``, ``min_size``, ``max_tries`` and ``holdout_fraction``; those
+    that only other kinds read are refused."""
     remedy: ClassVar[str] = ""
     """What to change, apart from clients and min_size, when clients stay too small."""
 
-    def __init__(self, config: PartitionConfig) -> None:
-        self.config = config
+    def __init__(self, config: PartitionConfig, params: Schema | None = None) -> None:
+        self.config, self.params = config, params
 
     @abstractmethod
     def deal(self, labels_N: np.ndarray, column: Sequence[Any] | None, rng: np.random.Generator) -> list[np.ndarray]:
@@ -83,14 +97,13 @@ class Partitioner(ABC):
         )
 
 
-def register(kind: PartitionKind) -> Callable[[_P], _P]:
-    """Return a class decorator that enters a partitioner under ``kind``."""
-
-    def enter(partitioner: _P) -> _P:
-        PARTITIONERS[kind] = partitioner
-        return partitioner
-
-    return enter
+PARTITIONERS: Registry[type[Partitioner]] = Registry(
+    "partitioner",
+    "partition.kind",
+    tuple(f"partitions.{kind}" for kind in _OURS),
+    check=subclass_of(Partitioner),
+)
+"""Partitioner of each ``partition.kind``."""
 
 
 def partition(config: PartitionConfig, labels_N: np.ndarray, column_values: Sequence[Any] | None, seed: int) -> Shards:

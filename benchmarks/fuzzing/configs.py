@@ -18,7 +18,7 @@ from clients.backbone.location import locate
 from fedsim.configuration.errors import dotted_keys
 from fedsim.configuration.schema import Config, build_config, read_config
 from fedsim.configuration.text import config_text
-from fedsim.data.sources import load_dataset, source_of
+from fedsim.data.sources import load_dataset
 from fedsim.executors.cluster.sizing import NodeResources, plan_actors
 from fedsim.records.location import open_location
 from partitions import partition
@@ -111,7 +111,7 @@ def _go_on(config: Config, folder: Path) -> None:
     """Do what comes before the model is loaded: data, partition, cohorts, actors, layers, folder."""
     from clients.attacks import attackers  # imports transformers
 
-    if source_of(config.data) == "files":
+    if config.data.effective_source == "files":
         load_dataset(config.data, config.seed)
     labels_N = np.arange(1500) % 2
     dealt = config.partition.model_copy(update={"max_tries": min(config.partition.max_tries, 20)})

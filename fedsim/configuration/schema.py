@@ -7,18 +7,18 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from clients.config import AttackConfig, ClientConfig, ModelConfig, PromptConfig
-from fedsim.configuration.errors import Key, Where, sentence
+from fedsim.configuration.errors import Where, sentence
+from fedsim.configuration.given import place_of, read_yaml, set_key, without_nulls
 from fedsim.configuration.overrides import parse_override
-from fedsim.configuration.yaml_text import line_of, load
-from fedsim.core.errors import ConfigError, shown, suggestion
+from fedsim.core.errors import ConfigError
 from fedsim.core.schema import PathText, Schema
 from fedsim.core.traffic import Traffic, round_traffic
+from fedsim.core.uses import EVERY_KEY, Use, Uses
 from fedsim.data.config import DataConfig
 from fedsim.executors.config import RayConfig
 from fedsim.records.run_folder import TrackingConfig
@@ -95,6 +95,14 @@ class Config(Schema):
     tracking: TrackingConfig = TrackingConfig()
     """What is recorded."""
 
+    uses: ClassVar[Uses] = {
+        "client.proximal_mu": (Use("correction", ("proximal",), by="client.correction"),),
+        "model.trunk_cache": (
+            Use("client.dropout", (False,), words="what is kept would be other hidden states every time"),
+            Use("layers.unselected", ("none",), words="all layers have a prompt"),
+        ),
+    }
+
     @model_validator(mode="after")
     def _possible(self) -> Config:
         _check_combinations(self)
@@ -129,12 +137,12 @@ class Config(Schema):
             values.pop("rounds")
         values["model"].pop("device")
         values["evaluation"].pop("overlap")
-        values["model"]["trunk_cache"].pop("memory_mb")
+        values["model"].get("trunk_cache", {}).pop("memory_mb", None)
         # A number that a trial found is part of a checkpoint, which a resumed run goes by.
         values["client"].pop("fuse")
         for key in self.sources:
             section, _, name = key.partition(".")
-            values[section].pop(name)
+            values[section].pop(name, None)
         return values
 
     @property
@@ -142,7 +150,7 @@ class Config(Schema):
         """All keys, dotted, that say where data and weights lie and how they are read: these are known by their contents."""
         reading = [name for name in DataConfig.model_fields if name not in _DATA_ITSELF]
         keys = ["model.path", "model.package", "prompt.start_from", *(f"data.{name}" for name in reading)]
-        values = self.model_dump(mode="json")
+        values = self.model_dump(mode="json", context=EVERY_KEY)
         return {key: values[key.partition(".")[0]][key.partition(".")[2]] for key in keys}
 
 
@@ -198,10 +206,6 @@ def _check_combinations(config: Config) -> None:
         )
     if config.data.source == "files" and config.data.path is None:
         raise ValueError("data.source=files needs data.path, a folder with train.* and validation.*")
-    if config.data.source == "embedded" and config.data.path is not None:
-        raise ValueError("data.path has no use with data.source=embedded; remove one of them")
-    if config.layers.fixed is not None and config.layers.choose != "fixed":
-        raise ValueError(f"layers.fixed is given, but layers.choose={config.layers.choose}; set layers.choose=fixed")
 
 
 def _check_attackers(config: Config) -> None:
@@ -235,15 +239,15 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         One sentence with file (or override), key, and what would be right.
     """
     path = Path(path)
-    text, values = _read_yaml(path)
+    text, values = read_yaml(path)
     sources: dict[tuple[str, ...], str] = {}
     for override in overrides:
         keys, value = parse_override(override, Config)
-        _set(values, keys, value, override)
+        set_key(values, keys, value, override)
         sources[keys] = override
     if values.get("name") is None:
         values["name"] = re.sub(r"[^\w.-]", "_", path.stem)[:200]
-    return build_config(values, lambda key: _where(path, text, sources, key))
+    return build_config(values, lambda key: place_of(path, text, sources, key))
 
 
 def build_config(values: dict[str, Any], where: Where = lambda key: "config") -> Config:
@@ -255,54 +259,8 @@ def build_config(values: dict[str, Any], where: Where = lambda key: "config") ->
         Function from a key's path to the words that say where it was given.
     """
     try:
-        return Config.model_validate_json(json.dumps(values, default=str), strict=True)
+        return Config.model_validate_json(json.dumps(without_nulls(Config, values), default=str), strict=True)
     except ValidationError as error:
-        raise ConfigError(sentence(error, Config, where)) from None
+        raise ConfigError(sentence(error, Config, where, values)) from None
     except (ValueError, RecursionError) as error:  # values that hold themselves, or numbers without end
         raise ConfigError(f"{where(())}: the values are none that a config can hold: {error}") from None
-
-
-def _read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        siblings = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise ConfigError(f"there is no config file {path}{suggestion(str(path), siblings)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the config file {path}: {getattr(error, 'strerror', None) or error}") from None
-    try:
-        values = load(text)
-    except yaml.MarkedYAMLError as error:
-        place = f", line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
-        raise ConfigError(f"{path}{place} is not valid YAML: {error.problem}") from None
-    if values is None:
-        return text, {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold keys and values such as 'rounds: 20', not a {type(values).__name__}")
-    return text, values
-
-
-def _set(values: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> None:
-    for depth, key in enumerate(keys[:-1]):
-        inner = values.get(key)
-        if inner is None:
-            inner = values[key] = {}
-        if not isinstance(inner, dict):
-            raise ConfigError(
-                f"the override {shown(override)} sets a key inside {'.'.join(keys[: depth + 1])}, which is the value "
-                f"{shown(inner)}"
-            )
-        values = inner
-    values[keys[-1]] = value
-
-
-def _where(path: Path, text: str, sources: dict[tuple[str, ...], str], key: Key) -> str:
-    for length in range(len(key), 0, -1):
-        words = tuple(str(part) for part in key[:length])
-        if words in sources:
-            return f"override {shown(sources[words])}"
-    for keys, override in sources.items():
-        if key and keys[: len(key)] == tuple(str(part) for part in key):
-            return f"override {shown(override)}"
-    line = line_of(text, key) if text.strip() else None
-    return f"{path}, line {line}" if line else str(path)

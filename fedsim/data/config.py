@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import codecs
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from fedsim.core.schema import PathText, Schema
+from fedsim.core.uses import Use, Uses
 
 
 def _value_as_text(value: Any) -> Any:
@@ -38,6 +39,11 @@ def _encoding(name: str) -> str:
     if not known:
         raise ValueError(f"Python knows no encoding {name[:40]!r}; usual ones are utf-8, latin-1, cp1252 and utf-16")
     return name
+
+
+def _of(*sources: str) -> tuple[Use, ...]:
+    words = f"it is a key of {' and '.join(sources)}" + (", which needs path" if "files" in sources else "")
+    return (Use("effective_source", sources, by="source", words=words),)
 
 
 LabelText = Annotated[str, BeforeValidator(_value_as_text)]
@@ -139,6 +145,24 @@ class DataConfig(Schema):
     """What to do with a row that lacks a field, has an unknown label or an empty text: stop, or count and report it."""
     keep_columns: tuple[str, ...] = ()
     """Further columns to read, for example one that ``partition.column`` names (that one is kept by itself)."""
+
+    uses: ClassVar[Uses] = {
+        **dict.fromkeys(("path", "subset", "train_file", "validation_file"), _of("files")),
+        **dict.fromkeys(("header", "delimiter", "encoding", "label_of_file"), _of("files")),
+        **dict.fromkeys(("hub_name", "hub_subset", "train_split"), _of("hub")),
+        **dict.fromkeys(("columns", "holdout"), _of("files", "hub")),
+        "validation_split": (
+            *_of("hub"),
+            Use("holdout", (None,), words="it is for validation examples of the data's own"),
+        ),
+    }
+
+    @property
+    def effective_source(self) -> Literal["embedded", "files", "hub"]:
+        """The source that ``source`` names or, for ``auto``, that ``path`` implies."""
+        if self.source != "auto":
+            return self.source
+        return "embedded" if self.path is None else "files"
 
     @model_validator(mode="after")
     def _one_of_two(self) -> DataConfig:
