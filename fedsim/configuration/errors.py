@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from fedsim.configuration.params import schema_of
 from fedsim.core.errors import listed, shown, suggestion
 from fedsim.core.schema import Schema
 
@@ -203,6 +204,8 @@ def dotted_keys(schema: type[Schema], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _nearest_key(key: Key, schema: type[Schema]) -> str:
+    if key[0] == "params" and len(key) > 2 and (own := schema_of(str(key[1]))) is not None:
+        return suggestion(".".join(map(str, key)), [f"params.{key[1]}.{name}" for name, _ in dotted_keys(own)])
     dotted = ".".join(str(part) for part in key)
     known = [name for name, _ in dotted_keys(schema)]
     same_name = [name for name in known if name.rpartition(".")[2] == str(key[-1])]

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, ValidationError, model_validator
 
 from clients.config import AttackConfig, ClientConfig, ModelConfig, PromptConfig
 from fedsim.configuration.errors import Where, sentence
 from fedsim.configuration.given import place_of, read_yaml, set_key, without_nulls
 from fedsim.configuration.overrides import parse_override
+from fedsim.configuration.params import checked_params
+from fedsim.core import plugins
 from fedsim.core.errors import ConfigError
 from fedsim.core.schema import PathText, Schema
 from fedsim.core.traffic import Traffic, round_traffic
@@ -94,6 +96,9 @@ class Config(Schema):
     """Actors and the cluster."""
     tracking: TrackingConfig = TrackingConfig()
     """What is recorded."""
+    params: dict[str, Any] = Field(default={})
+    """Own keys of plug-ins, by the name that a plug-in is registered with: ``{NAME: {KEY: VALUE}}``."""
+    _plugins: dict[str, str] = PrivateAttr(default_factory=plugins.hashes)
 
     uses: ClassVar[Uses] = {
         "client.proximal_mu": (Use("correction", ("proximal",), by="client.correction"),),
@@ -105,6 +110,7 @@ class Config(Schema):
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
+        self.__dict__["params"] = checked_params(self)
         _check_combinations(self)
         return self
 
@@ -143,7 +149,12 @@ class Config(Schema):
         for key in self.sources:
             section, _, name = key.partition(".")
             values[section].pop(name, None)
-        return values
+        return {**values, "plugins": self.plugins} if self.plugins else values
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """SHA-256 of each plug-in's file that was loaded when the config was made, by the file's name."""
+        return dict(self._plugins)
 
     @property
     def sources(self) -> dict[str, Any]:
@@ -238,6 +249,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     ConfigError
         One sentence with file (or override), key, and what would be right.
     """
+    plugins.load_installed()
     path = Path(path)
     text, values = read_yaml(path)
     sources: dict[tuple[str, ...], str] = {}

@@ -39,6 +39,11 @@ def _lines(schema: Schema, depth: int, meanings: bool, escaped: bool, useless: f
             yield f"{pad}{name}:"
             inner = {key.removeprefix(f"{name}.") for key in useless if key.startswith(f"{name}.")}
             yield from _lines(value, depth + 1, meanings, escaped, frozenset(inner))
+        elif isinstance(value, dict) and any(isinstance(each, Schema) for each in value.values()):
+            yield f"{pad}{name}:"
+            for key, inside in value.items():
+                yield f"{pad}  {_scalar(key, escaped)}:"
+                yield from _lines(inside, depth + 2, meanings, escaped, frozenset())
         else:
             yield f"{pad}{name}: {_scalar(value, escaped)}"
         if depth == 0 and meanings:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from pydantic import AfterValidator, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from fedsim.core.errors import PluginError, listed, suggestion
@@ -41,6 +41,11 @@ def registering_from(origin: str) -> Iterator[list[tuple[Registry[Any], str]]]:
     finally:
         _ORIGIN.reset(tokens[0])
         _MADE.reset(tokens[1])
+
+
+def current_origin() -> str | None:
+    """Return what :func:`registering_from` has set, if anything."""
+    return _ORIGIN.get()
 
 
 class Registry(Mapping[str, T]):
@@ -143,6 +148,9 @@ def subclass_of(base: type) -> Check:
     def check(name: str, thing: Any, what: str) -> Any:
         if not (isinstance(thing, type) and issubclass(thing, base)):
             raise PluginError(f"the {what} {name!r} has to be a subclass of {base.__name__}, not {_described(thing)}")
+        config = getattr(thing, "Config", None)
+        if config is not None and not (isinstance(config, type) and issubclass(config, BaseModel)):
+            raise PluginError(f"the {what} {name!r} has a Config that is no fedsim.core.schema.Schema")
         return thing
 
     return check

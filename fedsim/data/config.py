@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
+from fedsim.core.registry import known_name
 from fedsim.core.schema import PathText, Schema
 from fedsim.core.uses import Use, Uses
 
@@ -51,7 +52,7 @@ MOST_FIELDS = 16
 """Fields of a task."""
 _OF_NAMES = {"idna", "punycode"}
 """Codecs of domain names, not of texts."""
-MetricName = Literal["accuracy", "matthews", "accuracy_f1"]
+MetricName = Annotated[str, known_name("fedsim.data.metrics:METRICS")]
 
 
 class TaskConfig(Schema):
@@ -71,7 +72,7 @@ class TaskConfig(Schema):
     label_words: tuple[str, ...] | None = None
     """One word a class, in class order, a single token of the tokenizer each; needed by the verbalizer head."""
     metric: MetricName = "accuracy"
-    """Figure of merit: accuracy, matthews (correlation) or accuracy_f1 (mean of accuracy and F1)."""
+    """Figure of merit: accuracy, matthews (correlation), accuracy_f1 (mean of accuracy and F1), or that of a plug-in."""
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskConfig:

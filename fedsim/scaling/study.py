@@ -148,7 +148,8 @@ def run_points(
 
 def _subject(points: Points) -> dict[str, Any]:
     """Return what the points of a study have in common: what else would make their figures incomparable."""
-    config = next(iter(points.configs.values())).model_dump(mode="json")
+    first = next(iter(points.configs.values()))
+    config = first.model_dump(mode="json")
     for section, key in _VARIED:
         config[section].pop(key)
     for key in _NOT_STUDIED:
@@ -158,6 +159,7 @@ def _subject(points: Points) -> dict[str, Any]:
         "fedsim": __version__,
         "machine": {"cpus": os.cpu_count(), "system": sys.platform},
         "config": config,
+        **({"plugins": first.plugins} if first.plugins else {}),
     }
 
 

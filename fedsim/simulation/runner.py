@@ -16,6 +16,7 @@ from fedsim import __version__
 from fedsim.configuration.schema import Config
 from fedsim.configuration.text import config_text
 from fedsim.core.errors import FedsimError
+from fedsim.core.plugins import installed_versions
 from fedsim.display.progress import Progress
 from fedsim.display.screen import Screen
 from fedsim.executors.base import Executor
@@ -224,6 +225,7 @@ def _run_in(
         "contents": prepared.contents,
         "seconds_to_first_step": None if result.first_group_at is None else result.first_group_at - started,
         "versions": versions(),
+        "plugins": config.plugins,
         "peak_memory_bytes": peak_memory,
         "fuse": executor.fuse,
         "trunk_cache": executor.caches.summary(),
@@ -256,4 +258,4 @@ def versions() -> dict[str, str]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = "absent"
-    return found
+    return {**found, **installed_versions()}
