@@ -14,14 +14,14 @@ import re
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fedsim.core.errors import FedsimError, PluginError, listed, suggestion
 from fedsim.core.plugin_source import Plugin, line_in, loading_shipped, said
-from fedsim.core.registry import Registry, current_origin, find, registering_from
+from fedsim.core.registry import OURS, Registry, current_origin, find, registering_from
 
 REGISTRIES = {
     "partitioner": "partitions.base:PARTITIONERS",
@@ -33,7 +33,6 @@ REGISTRIES = {
 WITH_PARAMS = ("partitioner",)
 """Kinds whose classes may have a ``Config``: keys of their own in the section ``params``."""
 ENTRY_POINTS = "fedsim.plugins"
-_OURS = ("fedsim", "clients", "server", "partitions")
 
 T = TypeVar("T")
 
@@ -86,8 +85,7 @@ def register(kind: str, name: str) -> Callable[[T], T]:
             return thing
         registry: Registry[Any] = find(REGISTRIES[kind])
         len(registry)  # imports ours, whose names are taken
-        with nullcontext() if current_origin() is not None else registering_from(caller):
-            registry.register(name)(thing)
+        registry.add(name, thing, current_origin() or caller)
         if current_origin() is None:
             _note_origin(kind, name, caller, thing)
         return thing
@@ -255,4 +253,4 @@ def guarded(what: str, origin: str) -> Iterator[None]:
 
 def is_plugin(origin: str) -> bool:
     """Tell whether something that comes from there is not of ours."""
-    return origin.endswith(".py") or origin.partition(".")[0] not in _OURS
+    return origin.endswith(".py") or origin.partition(".")[0] not in OURS

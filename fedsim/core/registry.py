@@ -6,6 +6,7 @@ A registry imports the modules that hold our own kinds when it is first asked, s
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,6 +17,9 @@ from pydantic_core import PydanticCustomError
 
 from fedsim.core.errors import PluginError, listed, suggestion
 from fedsim.core.uses import EVERY_KEY
+
+OURS = ("fedsim", "clients", "server", "partitions")
+"""Packages whose kinds are not plug-ins."""
 
 T = TypeVar("T")
 Check = Callable[[str, Any, str], Any]
@@ -79,21 +83,28 @@ class Registry(Mapping[str, T]):
         PluginError
             If the name is taken by a thing from elsewhere, or what is decorated is no such thing.
         """
+        # What plug-ins import of ours while they are loaded is still ours.
+        caller = str(sys._getframe(1).f_globals.get("__name__"))
+        ours = caller if caller.partition(".")[0] in OURS else None
 
-        def add(thing: T) -> T:
-            origin = _ORIGIN.get() or getattr(thing, "__module__", None) or "this process"
-            known = self._origins.get(name)
-            if known is not None and known != origin:
-                raise PluginError(
-                    f"the {self.what} {name!r} of {origin} cannot be registered: {known} has one of that name; rename one"
-                )
-            self._things[name] = thing if self._check is None else self._check(name, thing, self.what)
-            self._origins[name] = origin
-            if (made := _MADE.get()) is not None:
-                made.append((self, name))
+        def decorate(thing: T) -> T:
+            origin = ours or _ORIGIN.get() or getattr(thing, "__module__", None) or "this process"
+            self.add(name, thing, origin)
             return thing
 
-        return add
+        return decorate
+
+    def add(self, name: str, thing: Any, origin: str) -> None:
+        """Add a thing that comes from ``origin``; see :meth:`register`."""
+        known = self._origins.get(name)
+        if known is not None and known != origin:
+            raise PluginError(
+                f"the {self.what} {name!r} of {origin} cannot be registered: {known} has one of that name; rename one"
+            )
+        self._things[name] = thing if self._check is None else self._check(name, thing, self.what)
+        self._origins[name] = origin
+        if origin == _ORIGIN.get() and (made := _MADE.get()) is not None:
+            made.append((self, name))
 
     def __getitem__(self, name: str) -> T:
         """Return the thing of a name.

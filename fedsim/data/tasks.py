@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedsim.core.errors import DataError, PluginError, shown, suggestion
-from fedsim.core.registry import Registry, current_origin
+from fedsim.core.registry import Registry
 from fedsim.data.config import MetricName, TaskConfig
 
 
@@ -60,8 +60,6 @@ def _pair(name: str, labels: tuple[str, str], words: tuple[str, str], metric: Me
 
 def _as_task(name: str, thing: Any, what: str) -> TaskConfig:
     """Return what is registered as a task: one, or the values of its keys without the name."""
-    if current_origin() is None:  # one of ours
-        return thing
     from fedsim.data.embedded import EMBEDDED_TASKS
 
     if name in EMBEDDED_TASKS:
