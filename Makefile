@@ -5,7 +5,7 @@ JOBS   ?= 2
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test lint types clean help
+.PHONY: run test bytes lint types clean help
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -15,6 +15,9 @@ run: $(STAMP)  ## Set up and run the quickstart: FedPepTAO over 100 non-IID clie
 
 test: $(STAMP)  ## Set up and run the tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+bytes: $(STAMP)  ## Put on record anew what bytes small runs end with (say in the commit why they change)
+	$(BIN)/python -m tests.byte_guard --remake
 
 lint: $(STAMP)  ## Check style and types
 	$(BIN)/ruff check .

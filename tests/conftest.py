@@ -32,6 +32,7 @@ LONG = (
     "end_to_end/test_job_submit.py",
     "parity/test_run_golden.py",
     "faults/test_resume.py",
+    "test_byte_guard.py",
     "clusters/test_slurm.py",
     "faults/test_start.py",
     "test_destination.py",

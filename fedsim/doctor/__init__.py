@@ -1,1 +1,1 @@
-"""``fedsim doctor``: is everything there that a run needs, on this machine and on every node of the cluster?"""
+"""Checks that everything a run needs is there: this machine, the cluster's nodes, model and data (``fedsim doctor``)."""

@@ -1,0 +1,49 @@
+"""Which choices of the config the cases have to make, and which they make."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args, get_origin
+
+from .cases import BASE, CASES
+
+NOT_HERE: dict[str, set[str]] = {
+    # Kernels for half precision are the ones that a CPU has, so that their last bits are the machine's.
+    "model.dtype": {"float32", "bfloat16", "float16"},
+    "model.autocast": {"off", "bfloat16", "float16"},
+    "model.trunk_cache.dtype": {"auto", "bfloat16", "float16"},
+    # No run of the guard may depend on a trial's time.
+    "client.fuse": {"auto"},
+    # What is set by leaving the key out.
+    "client.micro_batch_tokens": {"auto"},
+    "client.optimizer.moments": {"restart"},
+    "attack.kind": {"none"},
+    "client.optimizer.kind": {"adamw"},
+}
+"""Choices that no case names, and why."""
+
+SECTIONS = ("server", "sampling", "layers", "partition", "client", "attack", "model.head", "model", "prompt")
+"""Sections whose choices all have to be named by a case; the others say where a run computes and what it reads."""
+
+
+def choices() -> dict[str, set[str]]:
+    """Return, for every key of :data:`SECTIONS` with named choices, what these are. To adapt where they are kept otherwise."""
+    from fedsim.configuration.schema import Config
+    from fedsim.configuration.errors import dotted_keys
+
+    def words(annotation: Any) -> set[str]:
+        if get_origin(annotation) is Literal:
+            return {word for word in get_args(annotation) if isinstance(word, str)}
+        return set().union(*map(words, get_args(annotation)))
+
+    found = {key: words(field.annotation) for key, field in dotted_keys(Config) if key.startswith(SECTIONS)}
+    return {key: named for key, named in found.items() if named and key != "model.device"}
+
+
+def named_by_cases() -> dict[str, set[str]]:
+    """Return, for every key, the values that some case names, or the base."""
+    found: dict[str, set[str]] = {}
+    for words in (BASE, *(case.words for case in CASES.values())):
+        for word in words.split():
+            key, _, value = word.partition("=")
+            found.setdefault(key, set()).add(value)
+    return found
