@@ -27,8 +27,10 @@ SECTIONS = ("server", "sampling", "layers", "partition", "client", "attack", "mo
 
 def choices() -> dict[str, set[str]]:
     """Return, for every key of :data:`SECTIONS` with named choices, what these are. To adapt where they are kept otherwise."""
-    from fedsim.configuration.schema import Config
     from fedsim.configuration.errors import dotted_keys
+    from fedsim.configuration.schema import Config
+    from fedsim.core.plugins import REGISTRIES, is_plugin
+    from fedsim.core.registry import find
 
     def words(annotation: Any) -> set[str]:
         if get_origin(annotation) is Literal:
@@ -36,6 +38,9 @@ def choices() -> dict[str, set[str]]:
         return set().union(*map(words, get_args(annotation)))
 
     found = {key: words(field.annotation) for key, field in dotted_keys(Config) if key.startswith(SECTIONS)}
+    for registry in map(find, REGISTRIES.values()):
+        if registry.key in found:
+            found[registry.key] |= {name for name in registry if not is_plugin(registry.origin(name))}
     return {key: named for key, named in found.items() if named and key != "model.device"}
 
 

@@ -4,8 +4,10 @@ import re
 
 import pytest
 import yaml
+from pydantic import ValidationError
 from support import ROOT, useless_keys
 
+from fedsim.configuration.errors import sentence
 from fedsim.configuration.schema import Config, build_config, read_config
 from fedsim.configuration.text import config_text
 from fedsim.core.errors import ConfigError
@@ -183,3 +185,34 @@ def test_what_a_config_was_is_dumped_whole_where_it_is_asked_for():
     assert whole["partition"]["alpha"] == 1.0
     assert Config.model_validate_json(Config.model_validate(whole, context=EVERY_KEY).model_dump_json()) == config
     assert config.identity == build_config({"partition": {"kind": "iid", "alpha": None}}).identity
+
+
+class Optimizer(Schema):
+    kind: str = "fedavg"
+    lr: float = 1.0
+
+    @classmethod
+    def kinds_with(cls, key):
+        return "server.kind", {"momentum": ["fedavgm", "fedadam"]}.get(key, [])
+
+
+class Root(Schema):
+    server: Optimizer = Optimizer()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"momentum": 1}, "server.momentum has no use with server.kind=fedavg; it is a key of fedavgm, fedadam"),
+        ({"kind": "a", "momentum": 1}, "server.momentum has no use with server.kind=a; it is a key of fedavgm, fedadam"),
+        ({"kind": None, "momentun": 1}, "there is no key 'server.momentun' (did you mean 'server.kind'?)"),
+    ],
+)  # fmt: skip
+def test_a_section_with_other_keys_for_each_kind_says_which_kinds_have_a_key(values, expected):
+    given = {"server": values}
+    with pytest.raises(ValidationError) as caught:
+        Root.model_validate(given)
+    assert (
+        sentence(caught.value, Root, lambda key: ".".join(map(str, key)), given)
+        == f"server.{[*values][-1]}: {expected}"
+    )
