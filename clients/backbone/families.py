@@ -171,7 +171,7 @@ def family_of(values: Mapping[str, Any], model: str) -> Family:
     if name not in FAMILIES:
         raise ModelError(
             f"model {model} is of type {name!r}, which is not supported{suggestion(name, FAMILIES)}; "
-            f"use one of: {', '.join(FAMILIES)}"
+            f"use one of: {', '.join(FAMILIES)}, or load the plug-in that has its family (--load FILE.py)"
         )
     family = FAMILIES[name]
     for key, why in _UNSUPPORTED:

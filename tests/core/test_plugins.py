@@ -15,6 +15,8 @@ from fedsim.configuration.schema import build_config, read_config
 from fedsim.configuration.text import config_text
 from fedsim.core import plugins
 from fedsim.core.errors import ConfigError, PluginError
+from fedsim.core.uses import EVERY_KEY
+from fedsim.data.config import TaskConfig
 from fedsim.data.metrics import METRICS, compute
 from fedsim.data.tasks import TASKS, resolve_task
 from fedsim.executors.ray.shipping import shipped
@@ -233,6 +235,18 @@ def test_a_task_and_its_metric_are_taken_by_name(write):
     confusion = np.array([[3, 1], [0, 2]])
     assert compute(task.metric, confusion) == (0.75 + 1.0) / 2
     assert resolve_task(build_config({"data": {"task": "moods"}}).data.task) == task
+
+
+def test_a_prompt_that_was_judged_by_a_plug_ins_metric_is_read_without_it(write):
+    path = write("house.py", HOUSE.read_text())
+    plugins.load_file(path)
+    recorded = resolve_task("moods").model_dump(mode="json", context=EVERY_KEY)
+    plugins.unload(path.name)
+    assert TaskConfig.model_validate(recorded, context=EVERY_KEY).metric == "balanced_accuracy"
+    with pytest.raises(
+        ConfigError, match=r'data\.task\.metric is "balanced_accuracy", but must be one of accuracy, .*plug-in'
+    ):
+        build_config({"data": {"task": recorded}})
 
 
 def test_what_an_installed_package_names_is_loaded(tmp_path):
