@@ -41,7 +41,7 @@ def works(seeds: Sequence[int], attackers: int) -> list[Work]:
         Work(
             CONFIG,
             {"case": f"{rule.name}; {attack.name}", "seed": seed, "attackers": attackers},
-            (*BASE, f"seed={seed}", f"attack.clients={attackers}"),
+            (*BASE, f"seed={seed}", *([f"attack.clients={attackers}"] if attack.overrides else [])),
             (*rule.overrides, *attack.overrides),
         )
         for seed in seeds

@@ -34,7 +34,6 @@ from fedsim.configuration.schema import Config, read_config
 ROOT = Path(__file__).resolve().parents[1]
 _COMMON = (
     "server.kind=fedavg",
-    "layers.unselected=none",
     "layers.choose=all",
     "partition.clients=100",
     "client.batch_size=8",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -19,6 +19,7 @@ from pydantic import (
 from fedsim.core.attack import ATTACKS, Attack
 from fedsim.core.method import CORRECTIONS
 from fedsim.core.schema import PathText, Schema
+from fedsim.core.uses import Use, Uses
 
 
 class HeadConfig(Schema):
@@ -35,6 +36,11 @@ class HeadConfig(Schema):
     init_std: PositiveFloat = 0.02
     """classifier: standard deviation of the initial weights."""
 
+    uses: ClassVar[Uses] = {
+        **dict.fromkeys(("pooling", "init_std"), (Use("kind", ("classifier",)),)),
+        "loss": (Use("kind", ("verbalizer",)),),
+    }
+
 
 class FrozenCacheConfig(Schema):
     """Hidden states below the lowest prompted layer, which depend on the examples alone: computed once, used in every pass."""
@@ -45,6 +51,8 @@ class FrozenCacheConfig(Schema):
     memory_mb: int = Field(default=1024, ge=0, le=2**30)
     """Memory for those kept from round to round, shared by all actors; 0 keeps them for the length of a visit. How much is kept
     changes no result."""
+
+    uses: ClassVar[Uses] = {"memory_mb": (Use("dtype", ("auto", "float32", "bfloat16", "float16")),)}
 
 
 class ModelConfig(Schema):
@@ -118,6 +126,8 @@ class PromptConfig(Schema):
     """Start from a PEFT prefix-tuning adapter (its folder) or earlier run (its folder or its prompt file), not at random; the
     head is taken as well where the source has one of the same shape."""
 
+    uses: ClassVar[Uses] = {"init_std": (Use("start_from", (None,), words="it is for a prompt that starts at random"),)}
+
 
 class OptimizerConfig(Schema):
     """The optimizer on the device."""
@@ -142,6 +152,11 @@ class OptimizerConfig(Schema):
     moments: Literal["restart", "keep"] = "restart"
     """Moments, step count and schedule begin anew every round, or go on over a client's visits (published code)."""
 
+    uses: ClassVar[Uses] = {
+        **dict.fromkeys(("beta1", "beta2", "eps"), (Use("kind", ("adamw", "adamw_published")),)),
+        "momentum": (Use("kind", ("sgd",)),),
+    }
+
 
 class ScheduleConfig(Schema):
     """How the local learning rate changes over a client's steps."""
@@ -153,6 +168,8 @@ class ScheduleConfig(Schema):
     total_steps: PositiveInt | Literal["all_data"] | None = None
     """Steps until zero; if not given, the steps of one visit. all_data: rounds times the batches in all training examples
     (published code), far more than a client takes, so that the learning rate hardly falls."""
+
+    uses: ClassVar[Uses] = {"total_steps": (Use("kind", ("linear", "cosine")),)}
 
     def resolved(self, rounds: int, num_examples: int, batch_size: int) -> ScheduleConfig:
         """Return the schedule with ``all_data`` as a number: ``rounds`` times the batches in ``num_examples``."""
@@ -212,6 +229,8 @@ class ClientConfig(Schema):
     this round; where a group loses its actor twice or takes too long, its clients are tried one by one. A client's own error
     is never tried again: the same work would raise it again."""
 
+    uses: ClassVar[Uses] = {"epochs": (Use("steps", (None,), words="give one of the two"),)}
+
     @field_validator("correction")
     @classmethod
     def _known_correction(cls, name: str) -> str:
@@ -243,6 +262,12 @@ class AttackConfig(Schema):
     """sign_flip: length of what is sent, in lengths of the attacker's own change."""
     std: PositiveFloat = 1.0
     """noise: standard deviation in every exchanged entry, in the units of the prompt's entries, as ``prompt.init_std``."""
+
+    uses: ClassVar[Uses] = {
+        "clients": (Use("kind", test=lambda kind: kind != "none", words="it is a key of all kinds but none"),),
+        "scale": (Use("kind", ("sign_flip",)),),
+        "std": (Use("kind", ("noise",)),),
+    }
 
     @field_validator("kind")
     @classmethod

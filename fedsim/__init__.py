@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 from fedsim.core import siblings
 
 __version__ = "0.1.0"
+__all__ = ["load_plugin", "load_prompt", "register", "run"]
 
 if TYPE_CHECKING:
     from fedsim.configuration.schema import Config as Config
     from fedsim.core.errors import FedsimError as FedsimError
+    from fedsim.core.plugins import load_plugin as load_plugin
+    from fedsim.core.plugins import register as register
     from fedsim.prompts.prompted_model import load_prompt as load_prompt
     from fedsim.records.recorded_run import load_run as load_run
     from fedsim.simulation.callbacks import Callback as Callback
@@ -34,8 +37,10 @@ _HOMES = {
     "EarlyStop": "fedsim.simulation.callbacks",
     "FedsimError": "fedsim.core.errors",
     "Run": "fedsim.simulation.run",
+    "load_plugin": "fedsim.core.plugins",
     "load_prompt": "fedsim.prompts.prompted_model",
     "load_run": "fedsim.records.recorded_run",
+    "register": "fedsim.core.plugins",
     "run": "fedsim.simulation.run",
 }
 """The module of each name that ``fedsim`` has for programs."""

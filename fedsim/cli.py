@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fedsim import __version__
+from fedsim.cli_options import ConfigPath, Load, Overrides, read
 from fedsim.core.errors import ClientError, ConfigError, FedsimError
 from fedsim.simulation.interrupt import RunInterrupted
 
@@ -39,41 +40,31 @@ def _options(
     pass
 
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file.", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[KEY=VALUE]...", help="Dotted overrides, e.g. client.optimizer.lr=0.01", show_default=False
-    ),
-]
-
-
 @app.command()
 def run(
     config: ConfigPath,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show notes and the final table only.")] = False,
+    load: Load = None,
 ) -> None:
     """Run a simulation: results go to runs/NAME, or to output=FOLDER."""
-    from fedsim.configuration.schema import read_config
     from fedsim.display.report import final_table
     from fedsim.display.screen import RunConsole
     from fedsim.simulation import run as simulation
 
     console = RunConsole()
-    summary = simulation.run(read_config(config, overrides or []), resume=resume, progress=not quiet, console=console)
+    summary = simulation.run(read(config, overrides, load), resume=resume, progress=not quiet, console=console)
     console.print(final_table(summary))
 
 
 @app.command()
-def plan(config: ConfigPath, overrides: Overrides = None) -> None:
+def plan(config: ConfigPath, overrides: Overrides = None, load: Load = None) -> None:
     """Say what would run where, what memory it would take, and what binds the number of actors; nothing is started."""
-    from fedsim.configuration.schema import read_config
     from fedsim.display.screen import Screen
     from fedsim.planning.command import print_plan
 
-    print_plan(read_config(config, overrides or []), Screen())
+    print_plan(read(config, overrides, load), Screen())
 
 
 @app.command()
@@ -82,11 +73,14 @@ def doctor(
         list[str] | None,
         typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="YAML file, if any, and overrides.", show_default=False),
     ] = None,
+    load: Load = None,
 ) -> None:
     """Check whether all is there that a run needs: here, with ray.address on every node, with CONFIG model and data."""
+    from fedsim.core.plugins import load_files
     from fedsim.display.screen import Screen
     from fedsim.doctor.command import examine
 
+    load_files(load)
     if not examine(words or [], Screen()):
         raise typer.Exit(1)
 
@@ -96,13 +90,13 @@ def config(
     config: ConfigPath,
     overrides: Overrides = None,
     plain: Annotated[bool, typer.Option("--plain", help="Leave the meanings out.")] = False,
+    load: Load = None,
 ) -> None:
     """Print the resolved config: every key with its value and its meaning."""
-    from fedsim.configuration.schema import read_config
     from fedsim.configuration.text import config_text
     from fedsim.display.screen import can_show
 
-    resolved = read_config(config, overrides or [])
+    resolved = read(config, overrides, load)
     text = config_text(resolved, meanings=not plain)
     if not can_show(text):
         text = config_text(resolved, meanings=not plain, escaped=True)
@@ -114,9 +108,9 @@ def partition(
     config: ConfigPath,
     overrides: Overrides = None,
     output: Annotated[Path, typer.Option(help="Picture of the label distribution by client.")] = Path("partition.png"),
+    load: Load = None,
 ) -> None:
     """Deal the examples out, print a summary and save a picture of the label distribution."""
-    from fedsim.configuration.schema import read_config
     from fedsim.display.figure import check_target, told
     from fedsim.display.plots import plot_label_distribution
     from fedsim.display.report import partition_table
@@ -126,7 +120,7 @@ def partition(
 
     check_target(output)
     console = Screen()
-    resolved = read_config(config, overrides or [])
+    resolved = read(config, overrides, load)
     data = partition_data(resolved)
     for note in data.notes:
         console.print(note, markup=False, soft_wrap=True)
@@ -150,9 +144,9 @@ def layers(
         Path | None,
         typer.Option(help="Picture of the scores; one of the spectra, if any, goes beside it.", show_default=False),
     ] = None,
+    load: Load = None,
 ) -> None:
     """Run the layer selection alone: print every layer's score, the share and its cost, and the choice."""
-    from fedsim.configuration.schema import read_config
     from fedsim.display.figure import check_target
     from fedsim.display.plots import plot_layer_scores
     from fedsim.display.report import format_layers, layers_table, share_table
@@ -161,7 +155,7 @@ def layers(
     from fedsim.simulation.layer_choice import select_layers
 
     console = Screen()
-    resolved = read_config(config, overrides or [])
+    resolved = read(config, overrides, load)
     if output is not None:
         check_target(output)
         check_target(_beside(output))
@@ -197,15 +191,18 @@ def scale(
         Path | None,
         typer.Option(help="Folder of the study; if not given, runs/scaling-NAME.", show_default=False),
     ] = None,
+    load: Load = None,
 ) -> None:
     """Study scaling: run every combination of clients, cohort and actors, and say where the time goes.
 
     The same command goes on with a study that was interrupted.
     """
+    from fedsim.core.plugins import load_files
     from fedsim.display.screen import RunConsole
     from fedsim.scaling.command import run_study
     from fedsim.scaling.table import scaling_tables
 
+    load_files(load)
     console = RunConsole()
     try:
         study = run_study(
@@ -249,13 +246,16 @@ def export(
         int | None,
         typer.Option(help="Take the layers that were not exchanged from this client.", show_default=False),
     ] = None,
+    load: Load = None,
 ) -> None:
     """Write the prompt of a run as an adapter of another library."""
+    from fedsim.core.plugins import load_files
     from fedsim.display.screen import Screen
     from fedsim.prompts.peft_adapter import default_output, export_peft
     from fedsim.prompts.prompted_model import local_prompt
     from fedsim.records.remote import is_url, refuse_url
 
+    load_files(load)
     refuse_url(output, "--output")
     if output is None and is_url(run):
         _fail(f"{run} is a URL; say with --output where on this machine the adapter is to go", 2)

@@ -7,30 +7,45 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
 from fedsim.core import seeds
 from fedsim.core.errors import PartitionError
+from fedsim.core.plugins import guarded
+from fedsim.core.registry import Registry, subclass_of
+from fedsim.core.schema import Schema
 from fedsim.core.shards import Shards
-from partitions.config import PartitionConfig, PartitionKind
+from partitions.config import PartitionConfig
 
-PARTITIONERS: dict[PartitionKind, type[Partitioner]] = {}
-"""Partitioner of each ``partition.kind``."""
-
-_P = TypeVar("_P", bound="type[Partitioner]")
+_OURS = ("iid", "dirichlet_label", "dirichlet_class", "dirichlet_quantity", "label_shards", "by_column")
+"""Modules, one for each kind of ours."""
 
 
 class Partitioner(ABC):
-    """Deals example numbers out to clients; subclasses say how in :meth:`deal`."""
+    """Deals example numbers out to clients; subclasses say how in :meth:`deal`.
 
+    A plug-in's own keys are the fields of its class ``Config``, a :class:`fedsim.core.schema.Schema`: they stand in the section
+    ``params.KIND`` and come as :attr:`params`.
+
+    Parameters
+    ----------
+    config
+        The ``partition`` section.
+    params
+        The plug-in's own keys, if it has any.
+    """
+
+    keys: ClassVar[tuple[str, ...]] = ()
+    """Keys of the section that this kind reads beside ``clients``, ``min_size``, ``max_tries`` and ``holdout_fraction``; those
+    that only other kinds read are refused."""
     remedy: ClassVar[str] = ""
     """What to change, apart from clients and min_size, when clients stay too small."""
 
-    def __init__(self, config: PartitionConfig) -> None:
-        self.config = config
+    def __init__(self, config: PartitionConfig, params: Schema | None = None) -> None:
+        self.config, self.params = config, params
 
     @abstractmethod
     def deal(self, labels_N: np.ndarray, column: Sequence[Any] | None, rng: np.random.Generator) -> list[np.ndarray]:
@@ -83,17 +98,22 @@ class Partitioner(ABC):
         )
 
 
-def register(kind: PartitionKind) -> Callable[[_P], _P]:
-    """Return a class decorator that enters a partitioner under ``kind``."""
+PARTITIONERS: Registry[type[Partitioner]] = Registry(
+    "partitioner",
+    "partition.kind",
+    tuple(f"partitions.{kind}" for kind in _OURS),
+    check=subclass_of(Partitioner),
+)
+"""Partitioner of each ``partition.kind``."""
 
-    def enter(partitioner: _P) -> _P:
-        PARTITIONERS[kind] = partitioner
-        return partitioner
 
-    return enter
-
-
-def partition(config: PartitionConfig, labels_N: np.ndarray, column_values: Sequence[Any] | None, seed: int) -> Shards:
+def partition(
+    config: PartitionConfig,
+    labels_N: np.ndarray,
+    column_values: Sequence[Any] | None,
+    seed: int,
+    params: Schema | None = None,
+) -> Shards:
     """Deal a dataset out to clients.
 
     Every example is used exactly once, except that ``by_column`` leaves out the values that it did not draw; it draws all that
@@ -111,20 +131,37 @@ def partition(config: PartitionConfig, labels_N: np.ndarray, column_values: Sequ
         Value of ``config.column`` of each example; None where the data have no such column.
     seed
         The run's root seed.
+    params
+        The own keys of a plug-in's partitioner.
 
     Raises
     ------
     PartitionError
         If the examples cannot be dealt out as asked.
+    PluginError
+        If a plug-in's partitioner fails, or deals them out to a wrong number of clients, or one twice.
     """
     labels_N = np.asarray(labels_N)
     if column_values is not None and len(column_values) != len(labels_N):
         raise ValueError(f"{len(column_values)} column values stand against {len(labels_N)} labels")
     rng = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, "partition")
-    parts = PARTITIONERS[config.kind](config).deal_large_enough(labels_N, column_values, rng)
-    if config.clients not in (None, len(parts)) or np.bincount(np.concatenate(parts), minlength=1).max() > 1:
-        raise ValueError(f"partitioner {config.kind} dealt an example twice or to a wrong number of clients")
+    with guarded(f"the partitioner {config.kind!r}", PARTITIONERS.origin(config.kind)):
+        partitioner = PARTITIONERS[config.kind](config, params)
+        parts = [np.asarray(part) for part in partitioner.deal_large_enough(labels_N, column_values, rng)]
+        _check_deal(config, parts, len(labels_N))
     return _shards(parts, config.holdout_fraction, seed)
+
+
+def _check_deal(config: PartitionConfig, parts: Sequence[np.ndarray], num_examples: int) -> None:
+    if config.clients not in (None, len(parts)):
+        raise ValueError(f"it dealt to {len(parts)} clients, not to {config.clients}")
+    if any(part.ndim != 1 or not np.issubdtype(part.dtype, np.integer) for part in parts if part.size):
+        raise ValueError("what it gave is not a list of example numbers for each client")
+    dealt = np.concatenate([part.astype(np.int64) for part in parts])
+    if dealt.size and not (dealt.min() >= 0 and dealt.max() < num_examples):
+        raise ValueError(f"it dealt out example {dealt.min() if dealt.min() < 0 else dealt.max()} of {num_examples}")
+    if np.bincount(dealt, minlength=1).max() > 1:
+        raise ValueError(f"it dealt example {np.bincount(dealt).argmax()} out more than once")
 
 
 def _shards(parts: Sequence[np.ndarray], holdout_fraction: float, seed: int) -> Shards:

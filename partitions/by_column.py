@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from fedsim.core.errors import PartitionError
-from partitions.base import Partitioner, register
+from partitions.base import PARTITIONERS, Partitioner
 
 
-@register("by_column")
+@PARTITIONERS.register("by_column")
 class ByColumn(Partitioner):
     """Makes each value of ``partition.column`` a client, in ascending order of the values.
 
@@ -19,6 +19,8 @@ class ByColumn(Partitioner):
     that have ``partition.min_size`` examples; the examples of the others are not used. Without ``partition.clients``
     all values that have so many examples are clients.
     """
+
+    keys = ("column",)
 
     def deal(self, labels_N: np.ndarray, column: Sequence[Any] | None, rng: np.random.Generator) -> list[np.ndarray]:
         """See :meth:`Partitioner.deal`."""

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from fedsim.core.registry import known_name
 from fedsim.core.schema import Schema
+from fedsim.core.uses import Use, Uses
 
 USUAL_CLIENTS = 100
 """Clients, where the data do not say how many there are."""
-PartitionKind = Literal["iid", "dirichlet_label", "dirichlet_class", "dirichlet_quantity", "label_shards", "by_column"]
 
 
 class PartitionConfig(Schema):
     """How the training examples are dealt out to clients."""
 
-    kind: PartitionKind = "dirichlet_label"
+    kind: Annotated[str, known_name("partitions.base:PARTITIONERS")] = "dirichlet_label"
     """iid; dirichlet_label (published procedure: sizes, then class priors of each client); dirichlet_class (each class
     dealt over clients); dirichlet_quantity (sizes only); label_shards (k classes a client); by_column (natural
-    clients)."""
+    clients); or that of a plug-in."""
     clients: PositiveInt | None = None
     """Number of simulated devices; 100 if not given. For by_column: this many of the column's values, drawn with the seed; all
     that have min_size examples if not given."""
@@ -37,6 +38,16 @@ class PartitionConfig(Schema):
     """Draws to try until every client holds ``min_size`` examples."""
     holdout_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of each client's examples that it holds out for personalised evaluation."""
+
+    @classmethod
+    def all_uses(cls) -> Uses:
+        """Return which kinds have a key: those whose partitioners name it."""
+        from partitions.base import PARTITIONERS
+
+        keys = dict.fromkeys(key for kind in PARTITIONERS.values() for key in kind.keys)
+        return {
+            key: (Use("kind", tuple(name for name, kind in PARTITIONERS.items() if key in kind.keys)),) for key in keys
+        }
 
     @model_validator(mode="before")
     @classmethod

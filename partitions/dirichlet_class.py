@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from partitions.base import Partitioner, dirichlet, register
+from partitions.base import PARTITIONERS, Partitioner, dirichlet
 
 
-@register("dirichlet_class")
+@PARTITIONERS.register("dirichlet_class")
 class DirichletClass(Partitioner):
     """Cuts each class into parts whose shares are drawn from Dirichlet(alpha), one part a client.
 
     Yurochkin et al. 2019 (arXiv 1905.12022), section 4: sizes and labels are skewed together.
     """
+
+    keys = ("alpha",)
 
     remedy = "raise partition.alpha, "
 

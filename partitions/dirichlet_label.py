@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from partitions.base import Partitioner, apportion, dirichlet, log_dirichlet, register
+from partitions.base import PARTITIONERS, Partitioner, apportion, dirichlet, log_dirichlet
 
 
-@register("dirichlet_label")
+@PARTITIONERS.register("dirichlet_label")
 class DirichletLabel(Partitioner):
     """Deals examples one by one to clients with sizes from Dirichlet(size_alpha) and priors from Dirichlet(alpha).
 
@@ -21,6 +21,8 @@ class DirichletLabel(Partitioner):
     every alpha; the published code draws again from the whole prior, which need not end. Sizes are rounded by largest
     remainders; the published code gives what rounding leaves over to one client.
     """
+
+    keys = ("alpha", "size_alpha")
 
     remedy = "raise partition.size_alpha, "
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from partitions.base import Partitioner, apportion, dirichlet, register
+from partitions.base import PARTITIONERS, Partitioner, apportion, dirichlet
 
 
-@register("dirichlet_quantity")
+@PARTITIONERS.register("dirichlet_quantity")
 class DirichletQuantity(Partitioner):
     """Draws the clients' shares of the examples from Dirichlet(alpha) and deals shuffled examples."""
+
+    keys = ("alpha",)
 
     remedy = "raise partition.alpha, "
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from partitions.base import Partitioner, register
+from partitions.base import PARTITIONERS, Partitioner
 
 
-@register("iid")
+@PARTITIONERS.register("iid")
 class Iid(Partitioner):
     """Shuffles the examples and cuts them into parts whose sizes differ by one at most."""
 

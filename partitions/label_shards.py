@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from fedsim.core.errors import PartitionError
-from partitions.base import Partitioner, register
+from partitions.base import PARTITIONERS, Partitioner
 
 
-@register("label_shards")
+@PARTITIONERS.register("label_shards")
 class LabelShards(Partitioner):
     """Cuts the classes into shards and gives each client shards of ``classes_per_client`` different classes.
 
@@ -20,6 +20,8 @@ class LabelShards(Partitioner):
     There a shard can straddle classes and a client can get a class twice; here shards keep to one class, the number
     of a class's shards follows its size, and a client holds exactly ``classes_per_client`` classes.
     """
+
+    keys = ("classes_per_client",)
 
     def deal(self, labels_N: np.ndarray, column: Sequence[Any] | None, rng: np.random.Generator) -> list[np.ndarray]:
         """See :meth:`Partitioner.deal`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -23,6 +23,7 @@ from pydantic.fields import FieldInfo
 from fedsim.core.method import METHODS, Correction, Method, MethodConfig
 from fedsim.core.robust import ROBUST_RULES, RobustRule
 from fedsim.core.schema import Schema
+from fedsim.core.uses import Use, Uses
 
 
 class ServerConfig(Schema):
@@ -50,6 +51,13 @@ class ServerConfig(Schema):
     """multi_krum: attackers f assumed in a cohort of n >= 2 f + 3; as many as that allows if not given."""
     kept_clients: PositiveInt | None = None
     """multi_krum: clients m whose mean is taken; n - f - 2 if not given, 1 is Krum."""
+
+    uses: ClassVar[Uses] = {
+        "lr_min": (Use("lr_decay", test=lambda decay: decay < 1, words="it is for a decay below 1"),),
+        "trim_share": (Use("aggregation", ("trimmed_mean",)),),
+        "clip_norm": (Use("aggregation", ("norm_clipping",)),),
+        **dict.fromkeys(("assumed_attackers", "kept_clients"), (Use("aggregation", ("multi_krum",)),)),
+    }
 
     def __new__(cls, **values: Any) -> ServerConfig:
         """Make an instance of the kind's own class, which is then filled in as ever."""
@@ -143,6 +151,11 @@ class DelayConfig(Schema):
     """Clients that take longer are left out of the round and recorded as late, no failure; the fastest client never is. null
     waits for the slowest."""
 
+    uses: ClassVar[Uses] = dict.fromkeys(
+        ("device_spread", "visit_spread"),
+        (Use("seconds_per_example", test=lambda seconds: seconds > 0, words="it is for times above 0"),),
+    )
+
     @model_validator(mode="after")
     def _deadline_of_no_time(self) -> DelayConfig:
         if self.deadline_seconds is not None and not self.seconds_per_example:
@@ -187,6 +200,10 @@ class SpectrumConfig(Schema):
     """Weight of a client's share in the mean: its number of training examples, or one (published code)."""
 
 
+_RANKED = ("score", "top", "bottom", "random")
+"""Choices of layers that take a share of them."""
+
+
 class LayersConfig(Schema):
     """Which layers' prompts are exchanged (partial prompt tuning)."""
 
@@ -220,19 +237,22 @@ class LayersConfig(Schema):
     score_padding: Literal["zero", "keep"] = "zero"
     """Hidden states of padding: set to zero (for naswot: agreeing with nothing), or kept as they are (published code)."""
 
+    uses: ClassVar[Uses] = {
+        **dict.fromkeys(
+            ("score", "score_batch_size", "score_clients", "score_last", "score_padding"), (Use("choose", ("score",)),)
+        ),
+        "share_rule": (Use("choose", _RANKED),),
+        "share": (Use("choose", _RANKED), Use("share_rule", ("fixed",))),
+        "spectrum": (Use("share_rule", ("density", "eigengap")),),
+        **dict.fromkeys(("spectrum.directions", "spectrum.radius"), (Use("share_rule", ("eigengap",)),)),
+        "fixed": (Use("choose", ("fixed",)),),
+        "unselected": (Use("choose", (*_RANKED, "fixed")),),
+    }
+
     @model_validator(mode="after")
     def _consistent(self) -> LayersConfig:
         if self.choose == "fixed" and not self.fixed:
             raise ValueError("choose: fixed needs the key fixed, a list of layers counted from 0")
-        if self.share_rule != "fixed" and self.choose in ("all", "fixed"):
-            raise ValueError(
-                f"share_rule: {self.share_rule} has nothing to decide with choose: {self.choose}; "
-                "use choose: score, top, bottom or random, or share_rule: fixed"
-            )
-        if self.score != "cosine" and self.choose != "score":
-            raise ValueError(
-                f"score: {self.score} has no use with choose: {self.choose}; set choose: score, or drop score"
-            )
         if self.fixed is not None and (len(set(self.fixed)) != len(self.fixed) or min(self.fixed, default=0) < 0):
             raise ValueError(f"fixed: {list(self.fixed)} must name each layer once, counted from 0")
         return self

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fedsim.configuration.schema import Config
+    from fedsim.core.schema import Schema
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,7 +49,34 @@ def make_tiny(**changes: Any) -> Config:
     """Return a tiny config with changes."""
     from fedsim.configuration.schema import build_config
 
-    return build_config(merged(TINY, changes))
+    return build_config(tiny_values(changes))
+
+
+def tiny_values(changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a tiny config with changes, without those that the changes leave without a use."""
+    values = merged(TINY, changes)
+    if values["layers"].get("choose", "score") != "score":
+        values = merged(values, {"layers": {"score_batch_size": changes.get("layers", {}).get("score_batch_size")}})
+    if values["client"].get("steps") is not None:
+        values = merged(values, {"client": {"epochs": changes.get("client", {}).get("epochs")}})
+    return values
+
+
+def useless_keys(section: Schema, prefix: str = "") -> set[str]:
+    """Return all dotted keys under a section that have no use as it stands, those in a section without a use too."""
+    from fedsim.configuration.errors import dotted_keys, inner_schema
+
+    keys = set()
+    for key in section.useless:
+        keys.add(prefix + key)
+        schema = type(section)
+        for part in key.split("."):
+            schema = inner_schema(schema.model_fields[part].annotation) if schema is not None else None
+        keys |= {name for name, _ in dotted_keys(schema, f"{prefix}{key}.")} if schema is not None else set()
+    for name in type(section).model_fields:
+        if hasattr(value := getattr(section, name), "useless"):
+            keys |= useless_keys(value, f"{prefix}{name}.")
+    return keys
 
 
 def on_line(start: str, act: Callable[[], object]) -> Console:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import yaml
-from support import ROOT, TINY, make_tiny, merged
+from support import ROOT, make_tiny, tiny_values
 
 from fedsim import __version__, cli
 from fedsim.configuration.schema import read_config
@@ -38,7 +38,11 @@ def fedsim(monkeypatch, capsys, tmp_path):
 @pytest.fixture
 def tiny_file(tmp_path):
     path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(merged(TINY, {"executor": "local", "tracking": {"plots": False}})))
+    path.write_text(
+        yaml.safe_dump(
+            tiny_values({"executor": "local", "layers": {"score_batch_size": None}, "tracking": {"plots": False}})
+        )
+    )
     return path
 
 
@@ -248,7 +252,7 @@ def unusual(tmp_path):
     """Return what a run with unusual names everywhere is given: config file and overrides."""
     rows = "text,label\n" + "".join(f"words number {i},{('$ [b]坏', 'goed é')[i % 2]}\n" for i in range(240))
     data = data_folder(tmp_path / f"data {UNUSUAL}", rows, rows)
-    values = merged(TINY, {"executor": "local", "rounds": 1, "data": {"task": {
+    values = tiny_values({"executor": "local", "rounds": 1, "layers": {"score_batch_size": None}, "data": {"task": {
         "name": "評価 [i]", "fields": ["text"], "labels": ["$ [b]坏", "goed é"], "label_words": ["terrible", "great"],
         "template": "{text} : <mask>"}}})  # fmt: skip
     path = tmp_path / f"tiny {UNUSUAL}.yaml"

@@ -23,7 +23,7 @@ from fedsim.configuration.text import config_text
 from fedsim.core.attack import ATTACKS
 from fedsim.core.method import CORRECTIONS, METHODS
 from fedsim.core.robust import ROBUST_RULES
-from fedsim.data.sources import load_dataset, source_of
+from fedsim.data.sources import load_dataset
 from fedsim.executors.cluster.sizing import NodeResources, plan_actors
 from fedsim.records.location import open_location
 from partitions import partition
@@ -133,7 +133,7 @@ def _go_on(config: Config, folder: Path) -> None:
     """Do what comes before the model is loaded: data, partition, cohorts, actors, layers, folder."""
     from clients.attacks import attackers  # imports transformers
 
-    if source_of(config.data) == "files":
+    if config.data.effective_source == "files":
         load_dataset(config.data, config.seed)
     labels_N = np.arange(1500) % 2
     dealt = config.partition.model_copy(update={"max_tries": min(config.partition.max_tries, 20)})

@@ -41,7 +41,7 @@ def run_case(number: int, folder: Path) -> None:
     for dotted, most in CAPS.items():
         *parents, key = dotted.split(".")
         group = group_at(values, parents)
-        if isinstance(group[key], int):
+        if isinstance(group.get(key), int):  # a key without a use is not there
             group[key] = min(group[key], most)
     for dotted, value in PUT.items():
         *parents, key = dotted.split(".")

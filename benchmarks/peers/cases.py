@@ -15,7 +15,6 @@ _COMMON = (
     "client.batch_size=8",
     "client.threads=1",
     "server.kind=fedavg",
-    "layers.unselected=none",
     "evaluation.every=1",
     "ray.num_cpus=2",
     "tracking.plots=false",

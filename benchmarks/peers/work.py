@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from benchmarks.peers.files import Plan
+from clients.backbone.families import FAMILIES
 from clients.backbone.loading import SharedWeights
 from clients.backbone.model import Backbone
 from clients.config import ClientConfig, ModelConfig, PromptConfig
@@ -104,8 +105,9 @@ class Work:
 
         about = values["weights"]
         about["aliases"] = tuple(tuple(pair) for pair in about["aliases"])
+        family = FAMILIES[json.loads(about["config_json"])["model_type"]]
         return cls(
-            weights=SharedWeights(arrays=part("weights"), **about),
+            weights=SharedWeights(arrays=part("weights"), family=family, **about),
             **{key: schema.model_validate(values[key]) for key, schema in _SCHEMAS.items()},
             **{name: table(**part(name)) for name, table in _TABLES.items()},
             layers=tuple(values["layers"]),

@@ -13,10 +13,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from fedsim.core.errors import ModelError, suggestion
+from fedsim.core.registry import Registry, instance_of
 from fedsim.core.tokens import PackedTokens
 
 Kind = Literal["masked_lm", "causal_lm", "base"]
 """Part of a model to build: with its family's LM head, or without."""
+
+
+def _untransformed(model: Any, hidden_BD: Tensor) -> Tensor:
+    return hidden_BD
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Family:
     """Arguments of the base model's class."""
     positions_skip_padding: bool = False
     """RoBERTa's positions: counted over tokens that are not padding, from padding_idx + 1 on."""
-    head_transform: Callable[[Any, Tensor], Tensor] = lambda _, hidden: hidden
+    head_transform: Callable[[Any, Tensor], Tensor] = _untransformed
     """The LM head's modules before its last linear layer."""
     layers: str = "layers"
     """Attribute of the base model that holds its layers."""
@@ -130,21 +135,21 @@ def _encoder(name: str, title: str, transform: Callable[[Any, Tensor], Tensor], 
     )
 
 
-FAMILIES: dict[str, Family] = {
-    family.name: family
-    for family in (
-        _encoder("bert", "Bert", _bert_transform, skip=False),
-        _encoder("roberta", "Roberta", _roberta_transform, skip=True),
-        _encoder("xlm-roberta", "XLMRoberta", _roberta_transform, skip=True),
-        _encoder("camembert", "Camembert", _roberta_transform, skip=True),
-        Family("gpt2", "GPT2", "causal_lm", "LMHeadModel", layers="h"),
-        Family("llama", "Llama", "causal_lm"),
-        Family("mistral", "Mistral", "causal_lm", window="all"),
-        Family("qwen2", "Qwen2", "causal_lm", window="by layer"),
-        Family("qwen3", "Qwen3", "causal_lm", window="by layer"),
-    )
-}
+FAMILIES: Registry[Family] = Registry("model family", check=instance_of(Family))
 """Supported families by model type. A new row only has to pass ``tests/clients/test_injection.py``."""
+
+for _family in (
+    _encoder("bert", "Bert", _bert_transform, skip=False),
+    _encoder("roberta", "Roberta", _roberta_transform, skip=True),
+    _encoder("xlm-roberta", "XLMRoberta", _roberta_transform, skip=True),
+    _encoder("camembert", "Camembert", _roberta_transform, skip=True),
+    Family("gpt2", "GPT2", "causal_lm", "LMHeadModel", layers="h"),
+    Family("llama", "Llama", "causal_lm"),
+    Family("mistral", "Mistral", "causal_lm", window="all"),
+    Family("qwen2", "Qwen2", "causal_lm", window="by layer"),
+    Family("qwen3", "Qwen3", "causal_lm", window="by layer"),
+):
+    FAMILIES.register(_family.name)(_family)
 
 
 def family_of(values: Mapping[str, Any], model: str) -> Family:
@@ -166,7 +171,7 @@ def family_of(values: Mapping[str, Any], model: str) -> Family:
     if name not in FAMILIES:
         raise ModelError(
             f"model {model} is of type {name!r}, which is not supported{suggestion(name, FAMILIES)}; "
-            f"use one of: {', '.join(FAMILIES)}"
+            f"use one of: {', '.join(FAMILIES)}, or load the plug-in that has its family (--load FILE.py)"
         )
     family = FAMILIES[name]
     for key, why in _UNSUPPORTED:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from clients.backbone.families import FAMILIES, Family, Kind, family_of
+from clients.backbone.families import Family, Kind, family_of
 from clients.backbone.fitting import check_padding, refuse_mismatched, refuse_missing
 from clients.backbone.location import folder_of, locate
 from clients.backbone.model_files import check_model_type, check_sentencepiece, check_weights, sentencepiece_file
@@ -47,6 +47,8 @@ class SharedWeights:
 
     config_json: str
     """The model's configuration, as in its config.json."""
+    family: Family
+    """Handed along, as a plug-in's is known to the driver alone."""
     kind: Literal["masked_lm", "causal_lm", "base"]
     """With the LM head of its family, or without one."""
     arrays: dict[str, np.ndarray]
@@ -139,7 +141,7 @@ def load_shared_weights(config: ModelConfig) -> SharedWeights:
         check_weights(Path(location), config.location)
     kind: Kind = "base" if config.head.kind == "classifier" else family.lm_kind
     model = _load(location, config, family, described, kind)
-    return _shared(model, kind, config.dtype)
+    return _shared(model, family, kind, config.dtype)
 
 
 def config_values(location: str, name: str) -> dict[str, Any]:
@@ -214,7 +216,7 @@ def _load(
     return model
 
 
-def _shared(model: PreTrainedModel, kind: Kind, dtype: str) -> SharedWeights:
+def _shared(model: PreTrainedModel, family: Family, kind: Kind, dtype: str) -> SharedWeights:
     arrays: dict[str, np.ndarray] = {}
     aliases: list[tuple[str, str]] = []
     first_name: dict[int, str] = {}
@@ -227,7 +229,7 @@ def _shared(model: PreTrainedModel, kind: Kind, dtype: str) -> SharedWeights:
     arrays |= {name: _to_numpy(buffer) for name, buffer in model.named_buffers()}
     values = model.config.to_dict()
     values.pop("_name_or_path", None)  # a local path, useless elsewhere
-    return SharedWeights(json.dumps(values, sort_keys=True), kind, arrays, dtype, tuple(aliases))
+    return SharedWeights(json.dumps(values, sort_keys=True), family, kind, arrays, dtype, tuple(aliases))
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:
@@ -256,9 +258,8 @@ def assemble(weights: SharedWeights, attention: str, device: str) -> tuple[PreTr
     device
         ``cpu`` or ``cuda``.
     """
-    values = json.loads(weights.config_json)
-    family = FAMILIES[values["model_type"]]
-    config = family.config(values)
+    family = weights.family
+    config = family.config(json.loads(weights.config_json))
     config._attn_implementation = attention
     with torch.device("meta"):
         model = family.model_class(weights.kind)(config, **family.arguments(weights.kind))

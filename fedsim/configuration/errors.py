@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from fedsim.core.errors import shown, suggestion
+from fedsim.configuration.params import schema_of
+from fedsim.core.errors import listed, shown, suggestion
 from fedsim.core.schema import Schema
 
 Key = tuple[str | int, ...]
@@ -18,8 +19,14 @@ Where = Callable[[Key], str]
 """Says where a key was given: file and line, or override."""
 
 
-def sentence(error: ValidationError, schema: type[Schema], where: Where) -> str:
-    """Turn pydantic's first complaint into one sentence with place, key, and what would be right."""
+def sentence(error: ValidationError, schema: type[Schema], where: Where, values: Mapping[str, Any] = {}) -> str:
+    """Turn pydantic's first complaint into one sentence with place, key, and what would be right.
+
+    Parameters
+    ----------
+    values
+        What was given, nested.
+    """
     complaints = error.errors(include_url=False)
     # A group of keys that stands where a word may stand too is meant as a group: its own faults are the news.
     inner = [item for item in complaints if not (isinstance(item["input"], dict) and item["loc"][-1:] == ("str",))]
@@ -31,7 +38,11 @@ def sentence(error: ValidationError, schema: type[Schema], where: Where) -> str:
     dotted = ".".join(str(part) for part in key)
     kind, context = first["type"], first.get("ctx", {})
     if kind == "extra_forbidden":
+        if (of_others := _key_of_other_kinds(key, schema, values)) is not None:
+            return f"{where(key)}: {of_others}"
         return f"{where(key)}: there is no key {shown(dotted)}{_nearest_key(key, schema)}"
+    if kind == "no_use":
+        return _no_use(key, context, where)
     if kind == "value_error":
         text = str(context["error"])
         # A rule over several sections has no key of its own: point at the keys that its sentence names, overrides first.
@@ -50,6 +61,35 @@ def sentence(error: ValidationError, schema: type[Schema], where: Where) -> str:
     words = words if len(words) <= 80 else f"{words[:77]}..."
     same_key = [item for item in complaints if _schema_path(item["loc"], schema) == key]
     return f"{where(key)}: {dotted} is {words}, but {_expected(same_key, given)}"
+
+
+def _no_use(section: Key, context: Mapping[str, Any], where: Where) -> str:
+    """Say which key has no use, with what, and which others have none either."""
+    prefix = "".join(f"{part}." for part in section)
+    key, by = (*section, *context["key"].split(".")), (*section, *context["by"].split("."))
+    name, place = f"{prefix}{context['key']}", where(key)
+    others = listed((prefix + other for other in context["others"]), 20)
+    others = others and f" (nor {'has' if len(context['others']) == 1 else 'have'} {others})"
+    # A key of the file that an override has made useless is taken out by another override.
+    overridden = where(by).startswith("override") and not place.startswith("override")
+    remedy = f"; give {prefix}{context['entry']}= to take it out of the file" if overridden else ""
+    return f"{place}: {name} has no use with {prefix}{context['by']}={context['value']}{others}; {context['right']}{remedy}"
+
+
+def _key_of_other_kinds(key: Key, root: type[Schema], values: Mapping[str, Any]) -> str | None:
+    """Say of an unknown key which kinds of its section have it, where a section has other keys for each kind."""
+    section = _schema_at(key[:-1], root)
+    if not hasattr(section, "kinds_with"):
+        return None
+    name, kinds = section.kinds_with(str(key[-1]))
+    if not kinds:
+        return None
+    prefix, name = "".join(f"{part}." for part in key[:-1]), name.rpartition(".")[2]
+    given: Any = values
+    for part in (*key[:-1], name):
+        given = given.get(part) if isinstance(given, Mapping) else None
+    chosen = section.model_fields[name].get_default() if given is None and name in section.model_fields else given
+    return f"{prefix}{key[-1]} has no use with {prefix}{name}={chosen}; it is a key of {listed(kinds, 20)}"
 
 
 def _without_results(complaints: list[ErrorDetails]) -> list[ErrorDetails]:
@@ -71,7 +111,7 @@ def _schema_path(location: Key, root: type[Schema]) -> Key:
         fields = schema.model_fields if schema is not None else {}
         if part in fields:
             path.append(part)
-            schema = _inner_schema(fields[part].annotation)
+            schema = inner_schema(fields[part].annotation)
         elif isinstance(part, int):
             path.append(part)
         elif part not in _UNION_MEMBERS and "[" not in part and (schema is None or part != schema.__name__):
@@ -82,14 +122,20 @@ def _schema_path(location: Key, root: type[Schema]) -> Key:
 
 def _fields_at(key: Key, root: type[Schema]) -> frozenset[str]:
     """Return the names of the keys in the section that ``key`` names; none where it names a value."""
-    schema: Any = root
-    for part in key:
-        field = schema.model_fields.get(part) if schema is not None else None
-        schema = None if field is None else _inner_schema(field.annotation)
+    schema = _schema_at(key, root)
     return frozenset(schema.model_fields) if schema is not None and key else frozenset()
 
 
-def _inner_schema(annotation: Any) -> Any:
+def _schema_at(key: Key, root: type[Schema]) -> Any:
+    """Return the schema of the section that ``key`` names, None where it names a value."""
+    schema: Any = root
+    for part in key:
+        field = schema.model_fields.get(part) if schema is not None else None
+        schema = None if field is None else inner_schema(field.annotation)
+    return schema
+
+
+def inner_schema(annotation: Any) -> Any:
     """Return the schema class in an annotation such as ``str | TaskConfig``, or None."""
     candidates = [annotation, *getattr(annotation, "__args__", ())]
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, Schema)), None)
@@ -129,6 +175,9 @@ def _expected(complaints: Sequence[Any], given: Any) -> str:
         if kind == "literal_error":
             choices = re.findall(r"'([^']*)'", context["expected"])
             alternatives.append(f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0])
+        elif kind == "unknown_name":
+            choices = context["known"]
+            alternatives.append(f"one of {listed(choices, 40)}, or that of a plug-in (--load FILE.py)")
         elif stem in _TYPES:
             alternatives.append(_TYPES[stem].format(**{name: _plain(value) for name, value in context.items()}))
         else:
@@ -149,12 +198,14 @@ def dotted_keys(schema: type[Schema], prefix: str = "") -> Iterator[tuple[str, A
     """Yield ``(dotted key, field)`` of every key of the schema, sections included, in order."""
     for name, field in schema.model_fields.items():
         yield prefix + name, field
-        inner = _inner_schema(field.annotation)
+        inner = inner_schema(field.annotation)
         if inner is not None:
             yield from dotted_keys(inner, f"{prefix}{name}.")
 
 
 def _nearest_key(key: Key, schema: type[Schema]) -> str:
+    if key[0] == "params" and len(key) > 2 and (own := schema_of(str(key[1]))) is not None:
+        return suggestion(".".join(map(str, key)), [f"params.{key[1]}.{name}" for name, _ in dotted_keys(own)])
     dotted = ".".join(str(part) for part in key)
     known = [name for name, _ in dotted_keys(schema)]
     same_name = [name for name in known if name.rpartition(".")[2] == str(key[-1])]

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 
+from fedsim.configuration.params import schema_of
 from fedsim.configuration.yaml_text import load
 from fedsim.core.errors import ConfigError, shown
 from fedsim.core.schema import Schema
@@ -63,6 +64,9 @@ def _value(text: str, types: list[Any]) -> Any:
 
 def _types(keys: tuple[str, ...], schema: type[Schema]) -> list[Any]:
     """Return the types that a key takes, those of a union one by one; none for a key that does not exist."""
+    if keys[0] == "params" and len(keys) > 2:
+        own = schema_of(keys[1])
+        return [Any] if own is None else _types(keys[2:], own)
     types: list[Any] = [schema]
     for key in keys:
         inner: list[Any] = []

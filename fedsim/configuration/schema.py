@@ -7,21 +7,26 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, SerializeAsAny, ValidationError, model_validator
 
 from clients.config import AttackConfig, ClientConfig, ModelConfig, PromptConfig
-from fedsim.configuration.errors import Key, Where, sentence
+from fedsim.configuration.errors import Where, sentence
+from fedsim.configuration.given import parse_yaml, place_of, read_yaml, set_key, without_nulls
 from fedsim.configuration.overrides import parse_override
+from fedsim.configuration.params import checked_params
 from fedsim.configuration.text import config_text
 from fedsim.configuration.values import as_override, leaves, merged, plain
-from fedsim.configuration.yaml_text import line_of, load
-from fedsim.core.errors import ConfigError, shown, suggestion
+from fedsim.core import plugins
+from fedsim.core.attack import Attack
+from fedsim.core.errors import ConfigError
 from fedsim.core.method import CORRECTIONS, METHODS, Method, check_names
+from fedsim.core.registry import known_name
+from fedsim.core.robust import RobustRule
 from fedsim.core.schema import PathText, Schema
 from fedsim.core.traffic import Traffic, round_traffic
+from fedsim.core.uses import EVERY_KEY, Use, Uses
 from fedsim.data.config import DataConfig
 from fedsim.executors.config import RayConfig
 from fedsim.records.run_folder import TrackingConfig
@@ -84,6 +89,19 @@ class Config(Schema):
     """Actors and the cluster."""
     tracking: TrackingConfig = TrackingConfig()
     """What is recorded."""
+    callbacks: tuple[Annotated[str, known_name("fedsim.simulation.callbacks:CALLBACKS")], ...] = ()
+    """Plug-ins that are called beside the run (docs/extending.md), in this order."""
+    params: dict[str, Any] = Field(default={})
+    """Own keys of plug-ins, by the name that a plug-in is registered with: ``{NAME: {KEY: VALUE}}``."""
+    _plugins: dict[str, str] = PrivateAttr(default_factory=plugins.hashes)
+
+    uses: ClassVar[Uses] = {
+        "client.proximal_mu": (Use("correction", ("proximal",), by="client.correction"),),
+        "model.trunk_cache": (
+            Use("client.dropout", (False,), words="what is kept would be other hidden states every time"),
+            Use("layers.unselected", ("none",), words="all layers have a prompt"),
+        ),
+    }
 
     def __init__(self, **values: Any) -> None:
         _validate(self, values, lambda key: "Config")
@@ -99,7 +117,7 @@ class Config(Schema):
     @classmethod
     def from_yaml(cls, text: str) -> Config:
         """Return the config that a YAML text holds; see :meth:`to_yaml`."""
-        return build_config(_parse_yaml(text, "the YAML text"))
+        return build_config(parse_yaml(text, "the YAML text"))
 
     def to_yaml(self, *, meanings: bool = False) -> str:
         """Return all keys as YAML that reads back to this config, if asked with the meaning of each above it."""
@@ -118,6 +136,7 @@ class Config(Schema):
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
+        self.__dict__["params"] = checked_params(self)
         _check_combinations(self)
         return self
 
@@ -130,7 +149,17 @@ class Config(Schema):
     @property
     def method(self) -> Method:
         """The method: the server's half, with the device's halves in force."""
-        return self.server.method(CORRECTIONS[self.correction].of(self.client))
+        return self.server.method(CORRECTIONS[self.correction].of(self.client, self.params.get(self.correction)))
+
+    @property
+    def rule(self) -> RobustRule | None:
+        """The robust rule that takes clients together, None for their mean."""
+        return self.server.rule(self.params.get(self.server.aggregation))
+
+    @property
+    def attacker(self) -> Attack | None:
+        """What attackers do, None where there are none."""
+        return self.attack.attack(self.params.get(self.attack.kind))
 
     @property
     def traffic(self) -> Traffic:
@@ -146,26 +175,31 @@ class Config(Schema):
     def identity_values(self) -> dict[str, Any]:
         """All keys that a result depends on: not where it runs, where it goes, when it ends, where data and weights lie."""
         values = self.model_dump(mode="json")
-        for key in ("name", "output", "executor", "ray", "tracking", "checkpoint", "stop"):
+        for key in ("name", "output", "executor", "ray", "tracking", "checkpoint", "stop", "callbacks"):
             values.pop(key)
         if self.client.schedule.total_steps != "all_data":
             values.pop("rounds")
         values["model"].pop("device")
         values["evaluation"].pop("overlap")
-        values["model"]["trunk_cache"].pop("memory_mb")
+        values["model"].get("trunk_cache", {}).pop("memory_mb", None)
         # A number that a trial found is part of a checkpoint, which a resumed run goes by.
         values["client"].pop("fuse")
         for key in self.sources:
             section, _, name = key.partition(".")
-            values[section].pop(name)
-        return values
+            values[section].pop(name, None)
+        return {**values, "plugins": self.plugins} if self.plugins else values
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """SHA-256 of each plug-in's file that was loaded when the config was made, by the file's name."""
+        return dict(self._plugins)
 
     @property
     def sources(self) -> dict[str, Any]:
         """All keys, dotted, that say where data and weights lie and how they are read: these are known by their contents."""
         reading = [name for name in DataConfig.model_fields if name not in _DATA_ITSELF]
         keys = ["model.path", "model.package", "prompt.start_from", *(f"data.{name}" for name in reading)]
-        values = self.model_dump(mode="json")
+        values = self.model_dump(mode="json", context=EVERY_KEY)
         return {key: values[key.partition(".")[0]][key.partition(".")[2]] for key in keys}
 
 
@@ -207,10 +241,6 @@ def _check_combinations(config: Config) -> None:
         )
     if config.data.source == "files" and config.data.path is None:
         raise ValueError("data.source=files needs data.path, a folder with train.* and validation.*")
-    if config.data.source == "embedded" and config.data.path is not None:
-        raise ValueError("data.path has no use with data.source=embedded; remove one of them")
-    if config.layers.fixed is not None and config.layers.choose != "fixed":
-        raise ValueError(f"layers.fixed is given, but layers.choose={config.layers.choose}; set layers.choose=fixed")
 
 
 def _check_method(config: Config) -> None:
@@ -230,7 +260,7 @@ def _check_method(config: Config) -> None:
                 f"client.correction={config.correction} needs {part.needs}, which server.kind={server.kind} does not keep; "
                 f"use {part.kept_by}"
             )
-    rule = server.rule()
+    rule = config.rule
     if rule is None:
         return
     if method.combining is not None:
@@ -276,18 +306,18 @@ def read_config(path: str | Path, overrides: Sequence[str] = (), changes: Mappin
         One sentence with file (or override), key, and what would be right.
     """
     path = Path(path)
-    text, values = _read_yaml(path)
+    text, values = read_yaml(path)
     sources: dict[tuple[str, ...], str] = {}
     for override in overrides:
         keys, value = parse_override(override, Config)
-        _set(values, keys, value, override)
+        set_key(values, keys, value, override)
         sources[keys] = override
     nested = _plain_or_refused(changes or {})
     values = merged(values, nested)
     sources.update((keys, as_override(keys, value)) for keys, value in leaves(nested))
     if values.get("name") is None:
         values["name"] = re.sub(r"[^\w.-]", "_", path.stem)[:200]
-    return build_config(values, lambda key: _where(path, text, sources, key))
+    return build_config(values, lambda key: place_of(path, text, sources, key))
 
 
 def build_config(values: Mapping[str, Any], where: Where = lambda key: "config") -> Config:
@@ -304,11 +334,13 @@ def build_config(values: Mapping[str, Any], where: Where = lambda key: "config")
 
 
 def _validate(config: Config, values: Mapping[str, Any], where: Where) -> None:
+    plugins.load_installed()
     try:
-        text = json.dumps(plain(values))
+        given = without_nulls(Config, plain(values))
+        text = json.dumps(given)
         config.__pydantic_validator__.validate_json(text, strict=True, self_instance=config)
     except ValidationError as error:
-        raise ConfigError(sentence(error, Config, where)) from None
+        raise ConfigError(sentence(error, Config, where, given)) from None
     except (ValueError, RecursionError) as error:  # values that hold themselves, or numbers without end
         raise ConfigError(f"{where(())}: a config cannot hold these values: {error}") from None
 
@@ -318,53 +350,3 @@ def _plain_or_refused(changes: Mapping[str, Any]) -> dict[str, Any]:
         return plain(changes)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"a config cannot hold these values: {error}") from None
-
-
-def _read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        siblings = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise ConfigError(f"there is no config file {path}{suggestion(str(path), siblings)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the config file {path}: {getattr(error, 'strerror', None) or error}") from None
-    return text, _parse_yaml(text, str(path))
-
-
-def _parse_yaml(text: str, named: str) -> dict[str, Any]:
-    try:
-        values = load(text)
-    except yaml.MarkedYAMLError as error:
-        place = f", line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
-        raise ConfigError(f"{named}{place} is not valid YAML: {error.problem}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{named} must hold keys and values such as 'rounds: 20', not a {type(values).__name__}")
-    return values
-
-
-def _set(values: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> None:
-    for depth, key in enumerate(keys[:-1]):
-        inner = values.get(key)
-        if inner is None:
-            inner = values[key] = {}
-        if not isinstance(inner, dict):
-            raise ConfigError(
-                f"the override {shown(override)} sets a key inside {'.'.join(keys[: depth + 1])}, which is the value "
-                f"{shown(inner)}"
-            )
-        values = inner
-    values[keys[-1]] = value
-
-
-def _where(path: Path, text: str, sources: dict[tuple[str, ...], str], key: Key) -> str:
-    for length in range(len(key), 0, -1):
-        words = tuple(str(part) for part in key[:length])
-        if words in sources:
-            return f"override {shown(sources[words])}"
-    for keys, override in sources.items():
-        if key and keys[: len(key)] == tuple(str(part) for part in key):
-            return f"override {shown(override)}"
-    line = line_of(text, key) if text.strip() else None
-    return f"{path}, line {line}" if line else str(path)

@@ -16,25 +16,34 @@ _WIDTH = 116
 
 
 def config_text(config: Schema, *, meanings: bool = True, escaped: bool = False) -> str:
-    """Return the config as YAML, with the meaning of every key in a comment above it.
+    """Return the config as YAML, with the meaning of every key in a comment above it. Keys that have no use are left out.
 
     Parameters
     ----------
     escaped
         Write values in ASCII, with YAML's escapes for all other characters.
     """
-    return "\n".join(_lines(config, 0, meanings, escaped)) + "\n"
+    return "\n".join(_lines(config, 0, meanings, escaped, frozenset())) + "\n"
 
 
-def _lines(schema: Schema, depth: int, meanings: bool, escaped: bool) -> Iterator[str]:
+def _lines(schema: Schema, depth: int, meanings: bool, escaped: bool, useless: frozenset[str]) -> Iterator[str]:
     pad = "  " * depth
+    useless |= schema.useless
     for name, field in type(schema).model_fields.items():
+        if name in useless:
+            continue
         if meanings:
             yield from _comment(field, pad)
         value = getattr(schema, name)
         if isinstance(value, Schema):
             yield f"{pad}{name}:"
-            yield from _lines(value, depth + 1, meanings, escaped)
+            inner = {key.removeprefix(f"{name}.") for key in useless if key.startswith(f"{name}.")}
+            yield from _lines(value, depth + 1, meanings, escaped, frozenset(inner))
+        elif isinstance(value, dict) and any(isinstance(each, Schema) for each in value.values()):
+            yield f"{pad}{name}:"
+            for key, inside in value.items():
+                yield f"{pad}  {_scalar(key, escaped)}:"
+                yield from _lines(inside, depth + 2, meanings, escaped, frozenset())
         else:
             yield f"{pad}{name}: {_scalar(value, escaped)}"
         if depth == 0 and meanings:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fedsim.core.registry import Registry
+from fedsim.core.registry import Registry, subclass_of
 from fedsim.core.schema import Schema
 
 
@@ -53,4 +53,4 @@ class Attack:
         return message
 
 
-ATTACKS: Registry[type[Attack]] = Registry("attack", "attack.kind", ("clients.attacks",))
+ATTACKS: Registry[type[Attack]] = Registry("attack", "attack.kind", ("clients.attacks",), subclass_of(Attack))

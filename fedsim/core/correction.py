@@ -15,7 +15,7 @@ import numpy as np
 
 from fedsim.core.errors import listed
 from fedsim.core.messages import FIRST_MOMENT, PERSONAL, SECOND_MOMENT, VECTOR, CombinedUpdate
-from fedsim.core.registry import Registry
+from fedsim.core.registry import Registry, subclass_of
 from fedsim.core.schema import Schema
 
 if TYPE_CHECKING:
@@ -221,5 +221,6 @@ CORRECTIONS: Registry[type[Correction]] = Registry(
     "local correction",
     "client.correction",
     ("fedsim.methods.control", "fedsim.methods.preconditioner", "fedsim.methods.proximal"),
+    subclass_of(Correction),
 )
 CORRECTIONS.register("none")(Correction)

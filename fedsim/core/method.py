@@ -23,7 +23,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from fedsim.core.correction import CORRECTIONS, ClientRound, Correction, Entries, Local, Rule, check_names, times
 from fedsim.core.messages import VECTOR, CombinedUpdate
-from fedsim.core.registry import Registry
+from fedsim.core.registry import Registry, subclass_of
 from fedsim.core.schema import Schema
 
 __all__ = [
@@ -180,4 +180,5 @@ METHODS: Registry[type[Method]] = Registry(
     "server.kind",
     ("fedsim.methods.averaging", "fedsim.methods.adaptive", "fedsim.methods.control", "fedsim.methods.proximal",
      "fedsim.methods.feddyn", "fedsim.methods.fedpeptao"),
+    subclass_of(Method),
 )  # fmt: skip

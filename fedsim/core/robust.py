@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fedsim.core.method import Rule
-from fedsim.core.registry import Registry
+from fedsim.core.registry import Registry, subclass_of
 from fedsim.core.schema import Schema
 
 
@@ -47,4 +47,6 @@ class RobustRule(ABC):
         """
 
 
-ROBUST_RULES: Registry[type[RobustRule]] = Registry("robust rule", "server.aggregation", ("server.robust",))
+ROBUST_RULES: Registry[type[RobustRule]] = Registry(
+    "robust rule", "server.aggregation", ("server.robust",), subclass_of(RobustRule)
+)

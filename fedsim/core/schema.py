@@ -8,9 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from fedsim.core.uses import EVERY_KEY, Uses, refuse_useless, reset_useless, useless, without_useless
 
 _MOST = 2**63 - 1
 """Largest whole number: what arrays and files hold."""
@@ -49,6 +61,31 @@ class Schema(BaseModel):
         protected_namespaces=(),
         validate_default=True,
     )
+
+    uses: ClassVar[Uses] = {}
+    """What keys of the section need to have a use; see :mod:`fedsim.core.uses`."""
+
+    @classmethod
+    def all_uses(cls) -> Uses:
+        """Return :attr:`uses`, with what is known at run time alone."""
+        return cls.uses
+
+    @property
+    def useless(self) -> frozenset[str]:
+        """Keys of the section, dotted where they stand further in, that have no use as it is."""
+        return frozenset(useless(self, self.all_uses()))
+
+    @model_validator(mode="after")
+    def _each_key_has_a_use(self, info: ValidationInfo) -> Schema:
+        if info.context != EVERY_KEY:
+            refuse_useless(self, self.all_uses())
+            reset_useless(self, self.all_uses())
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_useless(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return values if info.context == EVERY_KEY else without_useless(self, self.all_uses(), values)
 
     @field_validator("*")
     @classmethod

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import codecs
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
+from fedsim.core.registry import known_name
 from fedsim.core.schema import PathText, Schema
+from fedsim.core.uses import Use, Uses
 
 
 def _value_as_text(value: Any) -> Any:
@@ -40,12 +42,17 @@ def _encoding(name: str) -> str:
     return name
 
 
+def _of(*sources: str) -> tuple[Use, ...]:
+    words = f"it is a key of {' and '.join(sources)}" + (", which needs path" if "files" in sources else "")
+    return (Use("effective_source", sources, by="source", words=words),)
+
+
 LabelText = Annotated[str, BeforeValidator(_value_as_text)]
 MOST_FIELDS = 16
 """Fields of a task."""
 _OF_NAMES = {"idna", "punycode"}
 """Codecs for domain names, not for text."""
-MetricName = Literal["accuracy", "matthews", "accuracy_f1"]
+MetricName = Annotated[str, known_name("fedsim.data.metrics:METRICS")]
 
 
 class TaskConfig(Schema):
@@ -65,7 +72,7 @@ class TaskConfig(Schema):
     label_words: tuple[str, ...] | None = None
     """One word per class, in class order, each a single token of the tokenizer; needed by the verbalizer head."""
     metric: MetricName = "accuracy"
-    """Metric: accuracy, matthews (correlation) or accuracy_f1 (mean of accuracy and F1)."""
+    """Metric: accuracy, matthews (correlation), accuracy_f1 (mean of accuracy and F1), or that of a plug-in."""
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskConfig:
@@ -139,6 +146,24 @@ class DataConfig(Schema):
     """How to handle a row with a missing field, unknown label or empty text: stop, or skip, count and report it."""
     keep_columns: tuple[str, ...] = ()
     """Further columns to read (``partition.column`` is always read)."""
+
+    uses: ClassVar[Uses] = {
+        **dict.fromkeys(("path", "subset", "train_file", "validation_file"), _of("files")),
+        **dict.fromkeys(("header", "delimiter", "encoding", "label_of_file"), _of("files")),
+        **dict.fromkeys(("hub_name", "hub_subset", "train_split"), _of("hub")),
+        **dict.fromkeys(("columns", "holdout"), _of("files", "hub")),
+        "validation_split": (
+            *_of("hub"),
+            Use("holdout", (None,), words="it is for validation examples of the data's own"),
+        ),
+    }
+
+    @property
+    def effective_source(self) -> Literal["embedded", "files", "hub"]:
+        """The source that ``source`` names or, for ``auto``, that ``path`` implies."""
+        if self.source != "auto":
+            return self.source
+        return "embedded" if self.path is None else "files"
 
     @model_validator(mode="after")
     def _one_of_two(self) -> DataConfig:

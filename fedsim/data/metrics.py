@@ -10,15 +10,22 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fedsim.core.errors import DataError, suggestion
+from fedsim.core.errors import DataError, PluginError, shown, suggestion
 from fedsim.core.messages import Evaluation
+from fedsim.core.plugins import guarded
+from fedsim.core.registry import Registry, function
+
+METRICS: Registry[Callable[[np.ndarray], float]] = Registry("metric", "data.task.metric", check=function)
+"""The metrics that a task may name, larger is better."""
 
 
+@METRICS.register("accuracy")
 def accuracy(confusion_CC: np.ndarray) -> float:
     """Return the accuracy: the share of examples on the diagonal."""
     return float(np.trace(confusion_CC) / confusion_CC.sum())
 
 
+@METRICS.register("matthews")
 def matthews(confusion_CC: np.ndarray) -> float:
     """Return the Matthews correlation in its multi-class form R_K (Gorodkin 2004, eq. 8).
 
@@ -42,17 +49,10 @@ def f1(confusion_CC: np.ndarray) -> float:
     return 2 * hits / mentions if mentions else 0.0
 
 
+@METRICS.register("accuracy_f1")
 def accuracy_f1(confusion_CC: np.ndarray) -> float:
     """Return the mean of accuracy and F1 of class 1, as GLUE reports MRPC (Wang et al. 2019)."""
     return (accuracy(confusion_CC) + f1(confusion_CC)) / 2
-
-
-METRICS: dict[str, Callable[[np.ndarray], float]] = {
-    "accuracy": accuracy,
-    "matthews": matthews,
-    "accuracy_f1": accuracy_f1,
-}
-"""Metrics that a task may use; larger is better."""
 
 
 def compute(name: str, confusion_CC: np.ndarray) -> float:
@@ -62,6 +62,8 @@ def compute(name: str, confusion_CC: np.ndarray) -> float:
     ------
     DataError
         If there is no such metric, or it needs two classes and the matrix has more.
+    PluginError
+        If a plug-in's metric fails.
     """
     if name not in METRICS:
         raise DataError(
@@ -71,7 +73,11 @@ def compute(name: str, confusion_CC: np.ndarray) -> float:
         raise DataError(f"data.task.metric: accuracy_f1 needs two classes, the task has {confusion_CC.shape[0]}")
     if confusion_CC.sum() == 0:
         return math.nan
-    return METRICS[name](confusion_CC)
+    with guarded(f"the metric {name!r}", METRICS.origin(name)):
+        value = METRICS[name](confusion_CC)
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise PluginError(f"the metric {name!r} of {METRICS.origin(name)} gave {shown(value)}, which is no number")
+    return float(value)
 
 
 def loss(evaluation: Evaluation) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
@@ -16,8 +15,6 @@ from fedsim.data.hub import open_hub
 from fedsim.data.tasks import resolve_task
 
 __all__ = ["Dataset", "Examples", "load_dataset"]
-
-SourceName = Literal["embedded", "files", "hub"]
 
 
 @dataclass(frozen=True)
@@ -65,37 +62,8 @@ def load_dataset(config: DataConfig, seed: int, column: str | None = None) -> Da
     )
 
 
-def source_of(config: DataConfig) -> SourceName:
-    """Return the source: ``data.source``, or for ``auto`` the one that the other keys imply.
-
-    Raises
-    ------
-    DataError
-        If a key of another source is given, which would be ignored.
-    """
-    implied: SourceName = "embedded" if config.path is None else "files"
-    source = implied if config.source == "auto" else config.source
-    fields = DataConfig.model_fields
-    for key, owners in _OWNERS.items():
-        if getattr(config, key) != fields[key].default and source not in owners:
-            needs = " and data.path" if "files" in owners and config.path is None else ""
-            raise DataError(
-                f"data.{key} is given, but the source is {source}; set data.source={owners[0]}{needs}, or drop the key"
-            )
-    return source
-
-
-_OWNERS: dict[str, tuple[SourceName, ...]] = {
-    **dict.fromkeys(("path", "subset", "train_file", "validation_file"), ("files",)),
-    **dict.fromkeys(("header", "delimiter", "encoding", "label_of_file"), ("files",)),
-    **dict.fromkeys(("hub_name", "hub_subset"), ("hub",)),
-    **dict.fromkeys(("columns", "holdout"), ("files", "hub")),
-}
-"""Sources that use a key; others would ignore it."""
-
-
 def _open(config: DataConfig, task: TaskConfig, column: str | None) -> Opened:
-    source = source_of(config)
+    source = config.effective_source
     if source == "files":
         return open_files(config, task, column)
     if source == "hub":

@@ -8,12 +8,17 @@ FedPepTAO (Che et al., EMNLP 2023) also uses.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
-from fedsim.core.errors import DataError, suggestion
+from pydantic import ValidationError
+
+from fedsim.core.errors import DataError, PluginError, shown, suggestion
+from fedsim.core.registry import Registry
 from fedsim.data.config import MetricName, TaskConfig
 
 
@@ -53,27 +58,45 @@ def _pair(name: str, labels: tuple[str, str], words: tuple[str, str], metric: Me
     )
 
 
+def _as_task(name: str, thing: Any, what: str) -> TaskConfig:
+    """Return what is registered as a task: one, or the values of its keys without the name."""
+    from fedsim.data.embedded import EMBEDDED_TASKS
+
+    if name in EMBEDDED_TASKS:
+        raise PluginError(f"the {what} {name!r} cannot be registered: a built-in one has that name; choose another")
+    if not isinstance(thing, dict | TaskConfig):
+        raise PluginError(f"the {what} {name!r} has to be a TaskConfig or a dictionary of its keys, not {shown(thing)}")
+    values = thing if isinstance(thing, dict) else thing.model_dump(mode="json")
+    try:
+        return TaskConfig.model_validate_json(json.dumps({**values, "name": name}, default=str), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = "".join(f"{part}: " for part in first["loc"])
+        raise PluginError(f"the {what} {name!r} cannot be registered: {key}{first['msg']}") from None
+
+
 _ENTAILMENT = ("entailment", "not_entailment")
 _TREC_WORDS = ("Description", "Entity", "Expression", "Human", "Location", "Number")
 
-TASKS: dict[str, TaskConfig] = {
-    task.name: task
-    for task in (
-        _single("sst2", ("terrible", "great")),
-        _single("mr", ("terrible", "great")),
-        _single("mpqa", ("terrible", "great")),
-        _single("cola", ("unacceptable", "acceptable"), metric="matthews"),
-        _single("subj", ("subjective", "objective")),
-        _single("trec", _TREC_WORDS, template="<mask> : {text}"),
-        _pair("mrpc", ("0", "1"), ("No", "Yes"), metric="accuracy_f1"),
-        _pair("rte", _ENTAILMENT, ("Yes", "No")),
-        _pair("qnli", _ENTAILMENT, ("Yes", "No")),
-        _pair("boolq", ("0", "1"), ("No", "Yes")),
-        _single("sent140", ("terrible", "great")),
-    )
-}
+TASKS: Registry[TaskConfig] = Registry("task", "data.task", check=_as_task)
 """The built-in tasks by name. Class numbers of subj (0 subjective) and trec (0 description, 1 entity, 2 abbreviation,
 3 human, 4 location, 5 number) follow LM-BFF's files; the hub's numbers differ, so hub data are read by class name."""
+
+for _task in (
+    _single("sst2", ("terrible", "great")),
+    _single("mr", ("terrible", "great")),
+    _single("mpqa", ("terrible", "great")),
+    _single("cola", ("unacceptable", "acceptable"), metric="matthews"),
+    _single("subj", ("subjective", "objective")),
+    _single("trec", _TREC_WORDS, template="<mask> : {text}"),
+    _pair("mrpc", ("0", "1"), ("No", "Yes"), metric="accuracy_f1"),
+    _pair("rte", _ENTAILMENT, ("Yes", "No")),
+    _pair("qnli", _ENTAILMENT, ("Yes", "No")),
+    _pair("boolq", ("0", "1"), ("No", "Yes")),
+    _single("sent140", ("terrible", "great")),
+):
+    TASKS.register(_task.name)(_task)
+
 
 _SENTIMENT = {"negative": "0", "positive": "1", "neg": "0", "pos": "1"}
 _ENTAILMENT_NUMBERS = {"0": "entailment", "1": "not_entailment"}
@@ -126,7 +149,8 @@ def resolve_task(task: str | TaskConfig) -> TaskConfig:
     known = {**TASKS, **EMBEDDED_TASKS}
     if task not in known:
         raise DataError(
-            f"data.task: unknown task {task!r}{suggestion(task, known)}; built-in tasks are {', '.join(known)}"
+            f"data.task: unknown task {task!r}{suggestion(task, known)}; known tasks are {', '.join(known)}; that of a plug-in "
+            "needs --load FILE.py"
         )
     return known[task]
 
@@ -153,7 +177,7 @@ class LabelIndex:
         self.classes = {label: number for number, label in enumerate(task.labels)}
         builtin = TASKS.get(task.name)
         if builtin is not None and builtin.labels == task.labels:
-            for alias, label in LABEL_ALIASES[task.name].items():
+            for alias, label in LABEL_ALIASES.get(task.name, {}).items():
                 self.classes.setdefault(alias, self.classes[label])
 
     def __contains__(self, value: object) -> bool:

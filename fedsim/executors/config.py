@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
 from fedsim.core.errors import shown
 from fedsim.core.schema import Schema
+from fedsim.core.uses import Use, Uses
 
 
 def _unit_fraction(value: Any) -> Any:
@@ -73,3 +74,8 @@ class RayConfig(Schema):
     max_replacements: int = Field(default=5, ge=0)
     """Lost actors (killed, out of memory, node gone) that one round may replace; also how often in a row a
     round may be repeated because state was lost with a node."""
+
+    uses: ClassVar[Uses] = dict.fromkeys(
+        ("num_cpus", "num_gpus", "object_store_mb"),
+        (Use("address", (None,), words="it is for a local Ray cluster, ray.address=null"),),
+    )

@@ -13,7 +13,7 @@ _LIKELY = 0.05
 def availability_warning(config: Config) -> str | None:
     """Say so if ``sampling.dropout`` is likely to leave a round with fewer clients than ``server.aggregation`` needs."""
     drawn, dropout = config.sampling.clients_per_round, config.sampling.dropout
-    rule = config.server.rule()
+    rule = config.rule
     if dropout == 0 or rule is None:
         return None
     problems = {many: rule.problem(many) for many in range(1, drawn + 1)}

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from fedsim.configuration.schema import Config
 from fedsim.core.errors import ConfigError
-from fedsim.data.sources import source_of
 from fedsim.data.tasks import resolve_task
 from fedsim.executors.cluster.local_cluster import store_bytes
 from fedsim.executors.cluster.sizing import NodeResources
@@ -53,7 +52,7 @@ def _settled(config: Config) -> tuple[Config, int | None]:
 
     The number of examples is None for hub data, which are not on this machine.
     """
-    if source_of(config.data) == "hub":
+    if config.data.effective_source == "hub":
         if config.partition.clients is None:
             raise ConfigError("the hub's data are not on this machine, so the plan needs partition.clients")
         return config, None

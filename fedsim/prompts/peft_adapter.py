@@ -31,6 +31,7 @@ from clients.backbone.rotary import cannot_shift, shift_prompt
 from clients.config import ModelConfig
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import PromptGeometry, VectorLayout
+from fedsim.core.uses import EVERY_KEY
 from fedsim.prompts.peft_readme import readme
 from fedsim.prompts.prompted_model import PERSONAL_PROMPTS, PromptFile, read_prompt
 
@@ -175,7 +176,7 @@ def export_peft(path: str | Path, output: str | Path, client: int | None = None)
         raise ModelError(f"the output {output} exists and is not an empty folder; give another one with --output")
     file = read_prompt(path)
     prompt_LKHPD = _every_layer(file, client)
-    model = ModelConfig.model_validate(file.metadata["model"])
+    model = ModelConfig.model_validate(file.metadata["model"], context=EVERY_KEY)
     config, family = _describe(model)
     _refuse_adapter_beside(model)
     length = file.layout.geometry.prompt_length

@@ -9,6 +9,7 @@ from peft import PrefixTuningConfig
 
 from clients.backbone.families import Family
 from clients.backbone.heads import resolve_pooling
+from fedsim.core.uses import EVERY_KEY
 from fedsim.data.config import TaskConfig
 from fedsim.data.templates import MASK, Piece, parse_template
 
@@ -83,7 +84,7 @@ def readme(metadata: Mapping[str, Any], adapter: PrefixTuningConfig, family: Fam
     token_types
         Whether the model takes token types to tell the texts of a pair apart.
     """
-    task, head = TaskConfig.model_validate(metadata["task"]), metadata["model"]["head"]
+    task, head = TaskConfig.model_validate(metadata["task"], context=EVERY_KEY), metadata["model"]["head"]
     classifier = head["kind"] == "classifier"
     auto = "AutoModel" if classifier else f"AutoModelFor{'CausalLM' if family.predicts_next else 'MaskedLM'}"
     length = adapter.num_virtual_tokens

@@ -20,6 +20,7 @@ from fedsim import __version__
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import PromptGeometry, VectorLayout
 from fedsim.core.schema import Schema
+from fedsim.core.uses import EVERY_KEY
 from fedsim.data.config import TaskConfig
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ def save_prompt(
     metadata = {
         "format": 1,
         "fedsim": __version__,
-        "model": config.model.model_dump(mode="json", exclude={"device"}),
-        "prompt": config.prompt.model_dump(mode="json", exclude={"start_from", "dropout"}),
+        "model": config.model.model_dump(mode="json", exclude={"device"}, context=EVERY_KEY),
+        "prompt": config.prompt.model_dump(mode="json", exclude={"start_from", "dropout"}, context=EVERY_KEY),
         "max_length": config.data.max_length,
         "task": task.model_dump(mode="json"),
         "geometry": asdict(layout.geometry),
@@ -138,7 +139,7 @@ def _check_metadata(metadata: dict[str, Any]) -> None:
     )
     for name, schema in sections:
         try:
-            schema.model_validate(metadata[name])
+            schema.model_validate(metadata[name], context=EVERY_KEY)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             key = ".".join(map(str, (name, *first["loc"])))
@@ -199,8 +200,8 @@ class PromptedModel:
         changed: dict[str, Any] = {"path": model, "package": None} if model is not None else {}
         # Compiling would take longer than most predictions; and a file from elsewhere must not decide what code runs.
         changed |= {"compile": False, "trust_remote_code": trust_remote_code}
-        config = ModelConfig.model_validate({**metadata["model"], **changed})
-        self.task = TaskConfig.model_validate(metadata["task"])
+        config = ModelConfig.model_validate({**metadata["model"], **changed}, context=EVERY_KEY)
+        self.task = TaskConfig.model_validate(metadata["task"], context=EVERY_KEY)
         self.layers: tuple[int, ...] = file.layout.layers
         self.tokenizer = load_tokenizer(config)
         self._max_length: int = metadata["max_length"]
@@ -214,7 +215,7 @@ class PromptedModel:
         self._vocabulary = Vocabulary.of(weights, config.location)
         if words is not None and self.task.label_words is not None:
             check_label_words(words, self.task.label_words, self.tokenizer, self._vocabulary)
-        prompt = PromptConfig.model_validate(metadata["prompt"])
+        prompt = PromptConfig.model_validate(metadata["prompt"], context=EVERY_KEY)
         self.backbone = Backbone.build(weights, config, prompt, len(self.task.labels), words, device)
         geometry = file.layout.geometry
         if self.backbone.geometry != geometry:

@@ -35,6 +35,7 @@ def check_config(checkpoint: Checkpoint, config: Config, folder: str) -> None:
     CheckpointError
         Naming the keys that differ, or the number of rounds that would be right.
     """
+    _check_plugins(checkpoint.config.get("plugins", {}), config.plugins, folder)
     differences = list(_differences(checkpoint.config, config.identity_values, Config().identity_values))
     if differences:
         raise CheckpointError(
@@ -48,10 +49,32 @@ def check_config(checkpoint: Checkpoint, config: Config, folder: str) -> None:
         )
 
 
+def _check_plugins(before: Mapping[str, str], now: Mapping[str, str], folder: str) -> None:
+    for file in {**before, **now}:
+        if file not in now:
+            raise CheckpointError(
+                f"the run in {folder} was made with the plug-in {file}, which is not loaded; give --load with that file"
+            )
+        if file not in before:
+            raise CheckpointError(
+                f"the run in {folder} was made without the plug-in {file}; leave it out, or give another output"
+            )
+        if before[file] != now[file]:
+            raise CheckpointError(
+                f"the run in {folder} was made with another content of the plug-in {file} (SHA-256 {before[file][:12]}..., now "
+                f"{now[file][:12]}...); load the file as it was, or give another output"
+            )
+
+
 def _differences(old: Any, new: Any, default: Any, key: str = "") -> Iterator[str]:
-    """Yield each key that differs; one that an older version did not know had what is its default now."""
+    """Yield each key that differs; one that an older version did not know had what is its default now.
+
+    A key that is in one of the two alone, and has no default, has no use in the other: the key that decides differs, too.
+    """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in {**new, **old}:
+            if name not in new or (name not in old and not (isinstance(default, Mapping) and name in default)):
+                continue
             inner = default.get(name) if isinstance(default, Mapping) else None
             yield from _differences(old.get(name, inner), new.get(name), inner, f"{key}.{name}" if key else name)
     elif old != new:

@@ -6,6 +6,7 @@ import platform
 from importlib import metadata
 
 from fedsim import __version__
+from fedsim.core.plugins import installed_versions
 
 _PACKAGES = ("ray", "torch", "transformers", "datasets", "numpy", "pyarrow", "safetensors")
 
@@ -18,4 +19,4 @@ def versions() -> dict[str, str]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = "absent"
-    return found
+    return {**found, **installed_versions()}

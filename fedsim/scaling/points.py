@@ -155,12 +155,15 @@ def _check_data(configs: dict[Point, Config]) -> None:
     from partitions.base import partition
 
     config = next(iter(configs.values()))
-    column = config.partition.column if config.partition.kind == "by_column" else None
+    column = config.partition.column
     train = load_dataset(config.data, config.seed, column).train
     values = train.columns[column] if column is not None else None
 
+    params = config.params.get(config.partition.kind)
+
     def deal(clients: int) -> None:
-        partition(config.partition.model_copy(update={"clients": clients}), train.labels_N, values, config.seed)
+        dealt = config.partition.model_copy(update={"clients": clients})
+        partition(dealt, train.labels_N, values, config.seed, params)
 
     for clients in sorted({point.clients for point in configs}, reverse=True):
         try:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedsim.core.plugins import loaded
 from fedsim.records.events import open_locked, write_atomically
 from fedsim.records.run_folder import RunFolder
 
@@ -55,6 +56,7 @@ def run_process(config: Config, run: Path, check: Callable[[], None], show: Call
     config_file, log_file = run.parent / "config.yaml", run.with_suffix(".log")
     write_atomically(config_file, config_text(config, meanings=False))
     command = [sys.executable, "-m", "fedsim", "run", str(config_file), f"output={run}"]
+    command += [word for plugin in loaded() for word in ("--load", plugin.path)]
     started = time.time()
     with log_file.open("w", encoding="utf-8") as log:
         # A new session: Ctrl-C reaches only this process, which then asks the run to stop, once.

@@ -148,7 +148,8 @@ def run_points(
 
 def _subject(points: Points) -> dict[str, Any]:
     """Return the settings that all points of a study must share for their figures to be comparable."""
-    config = next(iter(points.configs.values())).model_dump(mode="json")
+    first = next(iter(points.configs.values()))
+    config = first.model_dump(mode="json")
     for section, key in _VARIED:
         config[section].pop(key)
     for key in _NOT_STUDIED:
@@ -158,6 +159,7 @@ def _subject(points: Points) -> dict[str, Any]:
         "fedsim": __version__,
         "machine": {"cpus": os.cpu_count(), "system": sys.platform},
         "config": config,
+        **({"plugins": first.plugins} if first.plugins else {}),
     }
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fedsim.core.errors import ConfigError, shown, suggestion
+from fedsim.core.registry import Registry, subclass_of
+from fedsim.core.schema import Schema
 from fedsim.records.round_record import RoundRecord
 
 if TYPE_CHECKING:
@@ -20,6 +22,14 @@ class Callback:
     loop's body would: the last round on record is saved, all is closed, and the exception is the caller's. What one returns
     has no meaning; to end a run in order, call ``run.stop(reason)``.
     """
+
+    Config: ClassVar[type[Schema] | None] = None
+    """Keys of a plug-in, in section ``params.NAME``."""
+
+    @classmethod
+    def of(cls, params: Any = None) -> Callback:
+        """Make it from its ``Config``, None where it has none: where a config names it in ``callbacks``."""
+        return cls()
 
     def on_start(self, run: Run) -> None:
         """Do something before the first round; data and model have been read."""
@@ -86,3 +96,6 @@ class EarlyStop(Callback):
             run.stop(f"{self._metric} {value:.4g} has reached {self._target:g}")
         elif self._patience is not None and done.round - self._best_round >= self._patience:
             run.stop(f"{self._metric} has not got better in {self._patience} rounds")
+
+
+CALLBACKS: Registry[type[Callback]] = Registry("callback", "callbacks", check=subclass_of(Callback))

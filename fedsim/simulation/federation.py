@@ -105,7 +105,7 @@ class Federation:
         vector_F = vector_F.astype(config.model.exchange_dtype)
         sample_rate = config.sampling.clients_per_round / config.partition.population
         weight = population_weight(config.server.weighting, self._run.draw.sizes_N)
-        server.start(config.method, vector_F, layout.layers, sample_rate, weight, config.server.rule())
+        server.start(config.method, vector_F, layout.layers, sample_rate, weight, config.rule)
         if checkpoint is not None:
             server.load_arrays(checkpoint.server)
             self.clients.restore(checkpoint.clients, self._run.executor)

@@ -140,7 +140,7 @@ def _warm_up(
     sample_rate = config.sampling.clients_per_round / config.partition.population
     weight = population_weight(config.server.weighting, sizes_N)
     method = plain(config.method.corrections)
-    executor.server.start(method, vector_F, full.layers, sample_rate, weight, config.server.rule())
+    executor.server.start(method, vector_F, full.layers, sample_rate, weight, config.rule)
     draw = Draw.of(config.model_copy(update={"sampling": config.sampling.model_copy(update=everybody)}), sizes_N)
     order: tuple[int, ...] = ()
     trained_reports: list[ClientReport] = []

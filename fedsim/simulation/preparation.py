@@ -57,12 +57,13 @@ class Prepared:
 
 def partition_data(config: Config) -> PartitionedData:
     """Load the examples and deal them out."""
-    column = config.partition.column if config.partition.kind == "by_column" else None
+    column = config.partition.column
     dataset = load_dataset(config.data, config.seed, column)
     _check_task(config, dataset.task)
     values = dataset.train.columns[column] if column is not None else None
-    shards = partition(config.partition, dataset.train.labels_N, values, config.seed)
-    notes = () if values is None else _clients_note(config, values, shards)
+    params = config.params.get(config.partition.kind)
+    shards = partition(config.partition, dataset.train.labels_N, values, config.seed, params)
+    notes = () if values is None or config.partition.kind != "by_column" else _clients_note(config, values, shards)
     return PartitionedData(dataset, shards, (*dataset.notes, *notes, *_classes_note(dataset)))
 
 
@@ -212,7 +213,7 @@ def training_spec(config: Config, num_examples: int) -> TrainingSpec:
         singles=method.singles(robust=config.server.aggregation != "mean"),
         keep_local=config.layers.unselected == "local",
         seed=config.seed,
-        attack=config.attack.attack(),
+        attack=config.attacker,
         attackers=attackers(config.attack, config.partition.population, config.seed),
     )
 
@@ -246,13 +247,10 @@ def check_lengths(config: Config, spec: WorkerSpec, max_tokens: int) -> None:
     ModelError
         Naming the longest text, the limit, and the keys to change.
     """
-    from clients.backbone.families import family_of
-
     longest = max((int(table.lengths_N.max()) for table in (spec.train, spec.validation) if len(table)), default=0)
     if longest > max_tokens:
         offset = f" beside a prompt of {config.prompt.length}" if config.prompt.position_offset == "paper" else ""
-        values = json.loads(spec.weights.config_json)
-        family = family_of(values, config.model.location)
+        family, values = spec.weights.family, json.loads(spec.weights.config_json)
         raise ModelError(
             f"the model {config.model.location} {family.limit(family.config(values))} for {max_tokens} tokens{offset}, but a "
             f"text has {longest}; set data.max_length={max_tokens} or less"

@@ -87,6 +87,7 @@ def _about(run: RunContext, result: Result, started: float) -> dict[str, Any]:
         "contents": run.prepared.contents,
         "seconds_to_first_step": None if result.first_group_at is None else result.first_group_at - started,
         "versions": versions(),
+        "plugins": config.plugins,
         "peak_memory_bytes": None,
         "fuse": run.executor.fuse,
         "trunk_cache": run.executor.caches.summary(),

@@ -13,9 +13,10 @@ from rich.console import Console
 
 from fedsim.configuration.schema import Config, read_config
 from fedsim.core.errors import FedsimError
+from fedsim.core.plugins import guarded, load_files
 from fedsim.display.progress import Progress
 from fedsim.records.round_record import RoundRecord
-from fedsim.simulation.callbacks import Callback
+from fedsim.simulation.callbacks import CALLBACKS, Callback
 from fedsim.simulation.interrupt import InterruptWatch
 from fedsim.simulation.opening import Opened, opened
 from fedsim.simulation.stopping import Stop, Stopped
@@ -76,7 +77,7 @@ class Run:
     ) -> None:
         self.config = config if isinstance(config, Config) else read_config(config)
         self.summary: dict[str, Any] | None = None
-        self._callbacks = tuple(callbacks)
+        self._callbacks = (*callbacks, *_named(self.config))
         self._resume = resume
         self._progress = progress
         self._console = console
@@ -168,6 +169,7 @@ def run(
     config: Config | str | Path,
     overrides: Sequence[str] = (),
     *,
+    load: Sequence[str | Path] = (),
     callbacks: Sequence[Callback] = (),
     resume: bool = False,
     progress: bool = True,
@@ -181,15 +183,27 @@ def run(
         A config, or the path of one.
     overrides
         Words such as ``client.optimizer.lr=0.01``, with the path of a config.
+    load
+        Plug-ins to load first, with the path of a config; see :func:`fedsim.load_plugin`.
     callbacks, resume, progress, console
         As for :class:`Run`.
     """
+    load_files(load)
     if not isinstance(config, Config):
         config = read_config(config, overrides)
     elif overrides:
         raise FedsimError("overrides go with the path of a config; for a Config use config.replace(rounds=5)")
     with Run(config, callbacks=callbacks, resume=resume, progress=progress, console=console) as going:
         return going.finish()
+
+
+def _named(config: Config) -> list[Callback]:
+    """Make the callbacks that a config names."""
+    made = []
+    for name in config.callbacks:
+        with guarded(f"callback {name!r}", CALLBACKS.origin(name)):
+            made.append(CALLBACKS[name].of(config.params.get(name)))
+    return made
 
 
 def _metric_name(config: Config) -> str:

@@ -14,14 +14,17 @@ from fedsim.configuration.yaml_text import load
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda arm: arm.name)
 def test_every_rule_and_attack_is_a_config_of_its_own(rule):
-    keys = [*BASE, "attack.clients=20"]
+    many = {attack.name: ["attack.clients=20"] if attack.overrides else [] for attack in ATTACKS}
     runs = {
-        read_config(ROOT / CONFIG, [*keys, *other.overrides, *attack.overrides]).identity: (other.name, attack.name)
+        read_config(ROOT / CONFIG, [*BASE, *many[attack.name], *other.overrides, *attack.overrides]).identity: (
+            other.name,
+            attack.name,
+        )
         for other in RULES
         for attack in ATTACKS
     }
     assert len(runs) == len(RULES) * len(ATTACKS)
-    config = read_config(ROOT / CONFIG, [*keys, *rule.overrides])
+    config = read_config(ROOT / CONFIG, [*BASE, *rule.overrides])
     assert runs[config.identity] == (rule.name, "none")
     assert (config.server.aggregation == "mean") == (rule is RULES[0])
 

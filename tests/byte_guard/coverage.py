@@ -29,9 +29,8 @@ def choices() -> dict[str, set[str]]:
     """Return, for every key of :data:`SECTIONS` with named choices, what these are: literals, and registered kinds."""
     from fedsim.configuration.errors import dotted_keys
     from fedsim.configuration.schema import Config
-    from fedsim.core.attack import ATTACKS
-    from fedsim.core.method import CORRECTIONS, METHODS
-    from fedsim.core.robust import ROBUST_RULES
+    from fedsim.core.plugins import REGISTRIES, is_plugin
+    from fedsim.core.registry import find
     from server.config import ServerConfig
 
     def words(annotation: Any) -> set[str]:
@@ -41,12 +40,11 @@ def choices() -> dict[str, set[str]]:
 
     found = {key: words(field.annotation) for key, field in dotted_keys(Config) if key.startswith(SECTIONS)}
     found |= {f"server.{key}": words(field.annotation) for key, field in ServerConfig.keys_of_kinds().items()}
-    found |= {
-        "server.kind": set(METHODS),
-        "server.aggregation": {"mean", *ROBUST_RULES},
-        "client.correction": {"auto", *CORRECTIONS},
-        "attack.kind": {"none", *ATTACKS},
-    }
+    plain = {"server.aggregation": "mean", "client.correction": "auto", "attack.kind": "none"}
+    for registry in map(find, REGISTRIES.values()):
+        if registry.key in found:
+            own = {name for name in registry if not is_plugin(registry.origin(name))}
+            found[registry.key] |= own | {plain[registry.key]} if registry.key in plain else own
     return {key: named for key, named in found.items() if named and key != "model.device"}
 
 

@@ -61,7 +61,7 @@ def test_a_number_of_attackers_is_drawn_with_the_seed():
     assert drawn == attackers(config, 100, 0) == tuple(sorted(set(drawn))) and len(drawn) == 20
     assert drawn != attackers(config, 100, 1) and drawn[0] >= 0 and drawn[-1] < 100
     assert attackers(AttackConfig(kind="noise", clients=(7, 3)), 100, 0) == (3, 7)
-    assert attackers(AttackConfig(clients=20), 100, 0) == ()
+    assert attackers(AttackConfig(), 100, 0) == ()
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,8 @@ def train(problem, rounds, decay=1.0, start=0.0, fuse=3, **keys):
 
 
 def local(correction, optimizer=PLAIN_ADAM, **work):
-    return {"correction": correction, "optimizer": optimizer, "epochs": 1, "batch_size": 100, **work}
+    visit = {} if "steps" in work else {"epochs": 1}
+    return {"correction": correction, "optimizer": optimizer, "batch_size": 100, **visit, **work}
 
 
 FEDAVG = {"kind": "fedavg"}
@@ -150,7 +151,8 @@ UNEQUAL_STEPS = {"epochs": 1, "batch_size": 1}
 @pytest.mark.parametrize("optimizer", [PLAIN_ADAM, {**PLAIN_SGD, "momentum": 0.9, "clip_norm": 0.5}])
 def test_clients_that_share_passes_go_the_way_of_clients_one_by_one(correction, server, optimizer):
     """With unequal numbers of steps, each clipped by its own norm."""
-    problem, client = Problem.draw(), local(correction, optimizer, **UNEQUAL_STEPS, proximal_mu=1.5)
+    pull = {"proximal_mu": 1.5} if correction == "proximal" else {}
+    problem, client = Problem.draw(), local(correction, optimizer, **UNEQUAL_STEPS, **pull)
     alone, pairs, all_three = (train(problem, 8, fuse=fuse, client=client, server=server) for fuse in (1, 2, 3))
     assert np.abs(alone[-1] - alone[0]).max() > 0.1
     for path in (pairs, all_three):

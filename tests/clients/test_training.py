@@ -34,7 +34,8 @@ def worker(prepared):
 
 
 def job(worker, prepared, parts, correction="none", drift=None, **client):
-    config = ClientConfig.model_validate({**prepared.spec.training.client.model_dump(), **client})
+    epochs = {"epochs": None} if "steps" in client else {}
+    config = ClientConfig.model_validate({**prepared.spec.training.client.model_dump(), **epochs, **client})
     start_A = initial_vector(parts.trained, prepared.spec.prompt, prepared.spec.model.head, 0)
     one = LocalJob(1, prepared.spec.shards.train(1), start_A, begun={} if drift is None else {"drift": drift})
     chosen = (CORRECTIONS[correction].of(config),)

@@ -168,7 +168,8 @@ def test_the_commands_at_the_head_of_a_file_hold(path):
         assert len(commands) == 1
         return
     layers, own = SCRIPT_LAYERS[path.stem][1], resolved[1].layers
-    assert (own.choose, own.share_rule, list(own.fixed)) == ("fixed", "fixed", layers)
+    assert (own.choose, list(own.fixed)) == ("fixed", layers)
+    assert own.unselected == OF_MODEL[path.stem]["layers.unselected"]
     assert choose_layers(own, SCRIPT_LAYERS[path.stem][0], None, 0) == tuple(sorted(layers))
     assert len(layers) == SCRIPT_LAYERS[path.stem][0] // 2
 

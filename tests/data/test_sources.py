@@ -12,7 +12,7 @@ import pytest
 
 from fedsim.core.errors import DataError
 from fedsim.data.config import DataConfig, TaskConfig
-from fedsim.data.sources import load_dataset, source_of
+from fedsim.data.sources import load_dataset
 
 ROWS = [
     {"text": "a fine film", "label": 1, "author": "ann"},
@@ -256,27 +256,14 @@ def test_hub_columns_and_numbers_of_built_in_tasks(tmp_path, hub_cache, monkeypa
 
 
 def test_auto_takes_files_where_a_path_is_given():
-    assert source_of(DataConfig()) == "embedded"
-    assert source_of(DataConfig(path="x")) == "files"
-    assert source_of(DataConfig(source="hub")) == "hub"
+    assert DataConfig().effective_source == "embedded"
+    assert DataConfig(path="x").effective_source == "files"
+    assert DataConfig(source="hub").effective_source == "hub"
 
 
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        (
-            {"hub_name": "x/y"},
-            "data.hub_name is given, but the source is embedded; set data.source=hub, or drop the key",
-        ),
-        (
-            {"train_file": "x"},
-            "data.train_file is given, but the source is embedded; set data.source=files and data.path",
-        ),
-        (
-            {"source": "embedded", "path": "x"},
-            "data.path is given, but the source is embedded; set data.source=files, or",
-        ),
-        ({"source": "hub", "path": "x"}, "data.path is given, but the source is hub"),
         ({"source": "files"}, "data.source=files needs data.path"),
         ({"source": "hub", "task": "reviews"}, "no hub dataset is known for task 'reviews'"),
         ({"task": "rte"}, "the embedded corpus has no task 'rte' (it has reviews"),

@@ -8,11 +8,14 @@ import subprocess
 import sys
 
 import pytest
+import yaml
+from house_run import HOUSE, house_values
 from ray_heads import ray_head
-from support import ROOT
+from support import ROOT, tiny_values
 
 import fedsim
 from fedsim.configuration.schema import read_config
+from fedsim.core.plugins import load_plugin, unload
 from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_shape import model_shape
 from fedsim.prompts.prompted_model import GLOBAL_PROMPT
@@ -36,10 +39,10 @@ def head():
         yield started
 
 
-def submit(head, folder, *arguments):
+def submit(head, folder, *arguments, config=CONFIG):
     """Submit a job with this checkout as its working directory."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head.dashboard]
-    command += ["--working-dir", str(ROOT), "--", "python", "-m", "fedsim", "run", CONFIG, *arguments]
+    command += ["--working-dir", str(ROOT), "--", "python", "-m", "fedsim", "run", str(config), *arguments]
     return subprocess.Popen(
         command, env=head.environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -98,6 +101,24 @@ def test_a_job_shows_progress_and_writes_what_a_local_run_does_and_a_mistake_fai
     assert re.search(
         r"^problem cluster: .*asks for a token, and RAY_AUTH_TOKEN is not the cluster's; set", found, re.M
     ), found
+
+
+def test_a_job_with_a_plug_in_sends_its_source_to_the_actors_and_writes_what_a_local_run_does(head, tmp_path):
+    values = {**house_values(tmp_path / "house"), "rounds": 1, "ray": {"address": "auto", "actors": 2}}
+    config = tmp_path / "house" / "house.yaml"
+    config.write_text(yaml.safe_dump(tiny_values(values)))
+    job = submit(head, tmp_path, "--load", str(HOUSE), f"output={tmp_path / 'job'}", config=config)
+    plugin = load_plugin(HOUSE)
+    try:
+        fedsim.run(config, ["executor=local", f"output={tmp_path / 'local'}"], progress=False)
+    finally:
+        unload(HOUSE.name)
+    log, _ = job.communicate(timeout=200)
+    assert job.returncode == 0, log
+    prompts = [tmp_path / name / "prompt" / GLOBAL_PROMPT for name in ("job", "local")]
+    assert prompts[0].read_bytes() == prompts[1].read_bytes()
+    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("job", "local")]
+    assert [each["plugins"] for each in summaries] == 2 * [{HOUSE.name: plugin.sha256}]
 
 
 def test_plan_and_doctor_look_at_every_node_and_leave_the_cluster_as_it_was(head, tmp_path):

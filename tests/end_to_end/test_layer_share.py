@@ -18,8 +18,11 @@ from fedsim.executors.local import LocalExecutor
 from fedsim.simulation.layer_choice import choose
 from fedsim.simulation.preparation import prepare
 
-SPECTRUM = {"warmup_rounds": 2, "batch_size": 4, "lanczos_steps": 10, "directions": 1}
-RULES = {rule: {"share_rule": rule, "spectrum": SPECTRUM} for rule in ("density", "eigengap")}
+SPECTRUM = {"warmup_rounds": 2, "batch_size": 4, "lanczos_steps": 10}
+RULES = {
+    "density": {"share_rule": "density", "spectrum": SPECTRUM},
+    "eigengap": {"share_rule": "eigengap", "spectrum": {**SPECTRUM, "directions": 1}},
+}
 
 
 def run(make, path, **changes):
@@ -211,7 +214,7 @@ def test_a_client_that_fails_stops_the_run_and_is_named(tiny_config):
 
 
 def test_the_command_prints_share_cost_and_choice_and_saves_pictures(monkeypatch, capsys, tmp_path):
-    config = merged(TINY, {"executor": "local", "layers": {"spectrum": SPECTRUM}})
+    config = merged(TINY, {"executor": "local", "layers": RULES["density"]})
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.chdir(tmp_path)
 
@@ -227,5 +230,5 @@ def test_the_command_prints_share_cost_and_choice_and_saves_pictures(monkeypatch
     assert "2 rounds, 10 client updates" in out and "Hessian-vector products" in out and "of 4 layers" in out
     assert "yes" in out
     assert {path.name for path in tmp_path.glob("*.png")} == {"scores.png", "scores-spectrum.png"}
-    out = fedsim("layers", "tiny.yaml", "layers.share_rule=eigengap", "layers.choose=top")
+    out = fedsim("layers", "tiny.yaml", "layers.share_rule=eigengap", "layers.choose=top", "layers.score_batch_size=")
     assert "eigengap" in out and "(layers.choose=top)" in out

@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from support import ROOT, TINY, merged
+from support import ROOT, tiny_values
 from test_start import MARK, left
 
 import fedsim
@@ -43,7 +43,7 @@ def base():
 
 
 def start(path: Path, base: Path, output: Path, mark: str) -> subprocess.Popen:
-    path.write_text(yaml.safe_dump(merged(TINY, CONFIG)))
+    path.write_text(yaml.safe_dump(tiny_values(CONFIG)))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "TMPDIR": str(base), MARK: mark}
     environment["HOME"] = "/proc"  # where nobody can write, as in some containers
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):

@@ -12,7 +12,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from support import ROOT, TINY, limit_files, make_tiny, merged, on_line
+from support import ROOT, limit_files, make_tiny, merged, on_line, tiny_values
 
 import fedsim
 from fedsim.core.errors import CheckpointError, ConfigError, ResourceError
@@ -26,7 +26,7 @@ CONFIG = {"rounds": 6, "executor": "local", "client": {"fuse": 2}, "tracking": {
 
 def start(path: Path, output: Path, *arguments: str) -> subprocess.Popen:
     """Start a run in a new session, as in a separate terminal."""
-    path.write_text(yaml.safe_dump(merged(TINY, CONFIG)))
+    path.write_text(yaml.safe_dump(tiny_values(CONFIG)))
     command = [sys.executable, "-m", "fedsim", "run", str(path), f"output={output}", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):

@@ -23,7 +23,8 @@ def deals(kind: str, num_classes: int, alpha: float, about: dict) -> np.ndarray:
     shares = np.array(about["class_shares"][str(num_classes)])
     sizes = np.round(shares * about["train"]).astype(int)
     labels_N = np.random.default_rng(0).permutation(np.repeat(np.arange(num_classes), sizes))
-    config = PartitionConfig(kind=kind, clients=about["num_clients"], alpha=alpha, holdout_fraction=0.0)
+    skew = {} if kind == "iid" else {"alpha": alpha}
+    config = PartitionConfig(kind=kind, clients=about["num_clients"], holdout_fraction=0.0, **skew)
     shards = [partition(config, labels_N, None, seed) for seed in about["seeds"]]
     return np.stack([shard.label_counts(labels_N, num_classes) for shard in shards])
 

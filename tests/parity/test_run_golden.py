@@ -155,7 +155,7 @@ INDEPENDENT = {"kind": "fedpeptao", "coupling": "independent"}
 CHANGES = {
     "moments": {"client": {"optimizer": {"moments": "restart"}}},
     "adamw": {"client": {"optimizer": {"kind": "adamw"}}},
-    "schedule": {"client": {"schedule": {"kind": "constant"}}},
+    "schedule": {"client": {"schedule": {"kind": "constant", "total_steps": None}}},
     "positions": {"prompt": {"position_offset": "none"}},
     "personal prompts": {"layers": {"unselected": "none"}},
     "coupling": {"server": INDEPENDENT},

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.core.errors import PartitionError
+from fedsim.core.uses import EVERY_KEY
 from partitions import PARTITIONERS, partition
 from partitions.base import apportion, dirichlet, holdout_size
 from partitions.config import PartitionConfig
@@ -18,7 +19,8 @@ KINDS = ["iid", "dirichlet_label", "dirichlet_class", "dirichlet_quantity", "lab
 
 
 def config(**keys):
-    return PartitionConfig(**keys)
+    """Return a section in which keys of all kinds may stand, as these tests go over the kinds with the same values."""
+    return PartitionConfig.model_validate(keys, context=EVERY_KEY)
 
 
 def labels(num_examples, num_classes, seed=0):

@@ -127,7 +127,7 @@ BAD_STARTS = {
         "no prompt for layer 1.*layers.unselected=none",
     ),
     "layers to warm up": (
-        {"layers": {"choose": "bottom", "share": 0.1, "share_rule": "density"}},
+        {"layers": {"choose": "bottom", "share_rule": "density"}},
         "no prompt for layer 1",
     ),
 }  # fmt: skip

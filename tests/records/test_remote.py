@@ -18,7 +18,7 @@ import pytest
 import yaml
 from fsspec.implementations.memory import MemoryFileSystem
 from rich.console import Console
-from support import ROOT, TINY, merged, on_line
+from support import ROOT, merged, on_line, tiny_values
 
 import fedsim
 import fedsim.records.remote
@@ -157,7 +157,7 @@ def test_an_interrupted_run_goes_on_from_the_url(tiny_config, url, local_run):
 def test_a_run_killed_in_another_process_goes_on_from_the_url(tiny_config, tmp_path, temporary, local_run):
     url = f"file://{tmp_path}/results/run"
     config = tmp_path / "run.yaml"
-    config.write_text(yaml.safe_dump(merged(TINY, QUICK)))
+    config.write_text(yaml.safe_dump(tiny_values(QUICK)))
     process = subprocess.Popen(
         [sys.executable, "-m", "fedsim", "run", str(config), f"output={url}"],
         stdout=subprocess.DEVNULL,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fedsim.core.errors import ClientError, ConfigError
+from fedsim.core.uses import EVERY_KEY
 from server.config import LayersConfig
 from server.selection import choose_layers, combine_scores, num_chosen, rank
 
@@ -11,7 +12,7 @@ SCORES_L = np.array([3.0, 9.0, 1.0, 9.0, 5.0, 0.0])
 
 
 def choose(num_layers=6, scores_L=SCORES_L, seed=0, **keys):
-    return choose_layers(LayersConfig(**keys), num_layers, scores_L, seed)
+    return choose_layers(LayersConfig.model_validate(keys, context=EVERY_KEY), num_layers, scores_L, seed)
 
 
 def test_scores_are_averaged_by_examples():

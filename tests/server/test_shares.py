@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from fedsim.configuration.schema import build_config
 from fedsim.core.errors import ClientError, ConfigError
+from fedsim.core.uses import EVERY_KEY
 from server.config import LayersConfig
 from server.selection import choose_layers, combine_shares, num_chosen
 
@@ -47,7 +48,7 @@ def test_shares_and_examples_must_fit():
 
 def test_an_estimated_share_takes_the_place_of_the_configured_one():
     scores_L = np.array([3.0, 9.0, 1.0, 9.0, 5.0, 0.0])
-    config = LayersConfig(share=1.0, share_rule="density")
+    config = LayersConfig.model_validate({"share": 1.0, "share_rule": "density"}, context=EVERY_KEY)
     assert choose_layers(config, 6, scores_L, 0, 0.34) == (1, 3, 4)
     assert choose_layers(config, 6, scores_L, 0, 0.0) == (1,)
     assert choose_layers(config, 6, scores_L, 0) == (0, 1, 2, 3, 4, 5)
@@ -56,12 +57,12 @@ def test_an_estimated_share_takes_the_place_of_the_configured_one():
 @pytest.mark.parametrize("rule", ["density", "eigengap"])
 @pytest.mark.parametrize("choose", [{"choose": "all"}, {"choose": "fixed", "fixed": [0, 1]}])
 def test_a_rule_that_has_nothing_to_decide_is_refused(rule, choose):
-    with pytest.raises(ConfigError, match=f"share_rule: {rule} has nothing to decide with choose: {choose['choose']}"):
+    with pytest.raises(ConfigError, match=f"layers.share_rule has no use with layers.choose={choose['choose']}"):
         build_config({"layers": {"share_rule": rule, **choose}})
 
 
 def test_spectrum_keys_are_checked():
     with pytest.raises(ConfigError, match=r"layers\.spectrum\.warmup_rounds is 0"):
-        build_config({"layers": {"spectrum": {"warmup_rounds": 0}}})
+        build_config({"layers": {"share_rule": "density", "spectrum": {"warmup_rounds": 0}}})
     with pytest.raises(ConfigError, match=r"share_rule.*must be one of fixed, density, eigengap"):
         build_config({"layers": {"share_rule": "densty"}})

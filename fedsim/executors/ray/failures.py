@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from ray import exceptions as ray_errors
 
-from fedsim.core.errors import ClientError, FedsimError, ResourceError
+from fedsim.core.errors import ClientError, FedsimError, PluginError, ResourceError
 from fedsim.executors.base import StateLost
+from fedsim.executors.ray.shipping import UNLOADED
 
 SYSTEM_ERRORS = (
     ray_errors.RayActorError,
@@ -57,6 +59,8 @@ def task_error(what: str, error: ray_errors.RayTaskError) -> FedsimError | State
     if inputs_lost(error):
         return StateLost(f"{what} needed an object that was lost with its node")
     cause = getattr(error, "cause", None)
+    if isinstance(cause, ray_errors.RaySystemError) and (unloaded := re.search(UNLOADED, str(cause))) is not None:
+        return PluginError(unloaded[0])  # while Ray read the arguments
     return cause if isinstance(cause, FedsimError) else ClientError(f"{what} failed:\n{error}")
 
 

@@ -19,6 +19,7 @@ from fedsim.executors.base import Handle, InOrder, StateLost
 from fedsim.executors.config import RayConfig
 from fedsim.executors.ray.deadlines import wait_for
 from fedsim.executors.ray.failures import SYSTEM_ERRORS, reason
+from fedsim.executors.ray.shipping import shipped
 from server.blocks import BLOCK_GROUPS
 
 if TYPE_CHECKING:
@@ -102,7 +103,9 @@ class Aggregator:
         self.at_once = max(1, min(_FOLD_UPDATES, _FOLD_BYTES // (8 * len(vector_F))))
         self._folds.clear()
         self._unfolded = []
-        self._result(self._actor.start.remote(method, vector_F, *arguments), "the server to start")
+        self._result(
+            self._actor.start.remote(shipped(method), vector_F, *map(shipped, arguments)), "the server to start"
+        )
         self._keep_arrays()
 
     def global_state(self) -> Handle:

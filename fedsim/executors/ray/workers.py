@@ -18,6 +18,7 @@ from fedsim.executors.config import RayConfig
 from fedsim.executors.ray.deadlines import POLL_SECONDS, START_KEY, OverdueError, wait_for
 from fedsim.executors.ray.failures import SYSTEM_ERRORS, reason
 from fedsim.executors.ray.pool import ActorPool
+from fedsim.executors.ray.shipping import shipped
 from fedsim.simulation.interrupt import retake_signals
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Workers:
         if plan.note:
             self._note(plan.note)
         self._device = spec.device
-        self._spec_ref = ray.put(spec)
+        self._spec_ref = ray.put(shipped(spec))
         infos: list[WorkerInfo]
         try:
             infos = wait_for(

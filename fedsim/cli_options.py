@@ -1,0 +1,34 @@
+"""Arguments and options that several commands have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fedsim.configuration.schema import Config
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Dotted overrides, e.g. client.optimizer.lr=0.01", show_default=False
+    ),
+]
+Load = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--load", metavar="FILE.py", help="Plug-in to load, a Python file; may be given again.", show_default=False
+    ),
+]
+
+
+def read(path: Path, overrides: list[str] | None, load: list[Path] | None) -> Config:
+    """Load plug-ins, then read a config that may name what they register."""
+    from fedsim.configuration.schema import read_config
+    from fedsim.core.plugins import load_files
+
+    load_files(load)
+    return read_config(path, overrides or [])

@@ -1,0 +1,122 @@
+"""What a config file and overrides give, before it is validated, and where each key of it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+import yaml
+
+from fedsim.configuration.errors import Key, inner_schema
+from fedsim.configuration.yaml_text import line_of, load
+from fedsim.core.errors import ConfigError, shown, suggestion
+from fedsim.core.schema import Schema
+from fedsim.core.uses import without
+
+
+def read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return a config file's text and the nested values that it holds.
+
+    Raises
+    ------
+    ConfigError
+        One sentence with the file, the line and what is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        siblings = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise ConfigError(f"there is no config file {path}{suggestion(str(path), siblings)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the config file {path}: {getattr(error, 'strerror', None) or error}") from None
+    return text, parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, named: str) -> dict[str, Any]:
+    """Return the nested values that a YAML text holds; ``named`` is what to call it in a message.
+
+    Raises
+    ------
+    ConfigError
+        If it is not YAML, or no keys and values.
+    """
+    try:
+        values = load(text)
+    except yaml.MarkedYAMLError as error:
+        place = f", line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
+        raise ConfigError(f"{named}{place} is not valid YAML: {error.problem}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{named} must hold keys and values such as 'rounds: 20', not a {type(values).__name__}")
+    return values
+
+
+def set_key(values: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> None:
+    """Set the key that an override names."""
+    for depth, key in enumerate(keys[:-1]):
+        inner = values.get(key)
+        if inner is None:
+            inner = values[key] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(
+                f"the override {shown(override)} sets a key inside {'.'.join(keys[: depth + 1])}, which is the value "
+                f"{shown(inner)}"
+            )
+        values = inner
+    values[keys[-1]] = value
+
+
+def place_of(path: Path, text: str, sources: dict[tuple[str, ...], str], key: Key) -> str:
+    """Return where a key was given: an override, or a file and, if it stands there, a line.
+
+    Parameters
+    ----------
+    text
+        The file's.
+    sources
+        Overrides by the key that they set.
+    """
+    for length in range(len(key), 0, -1):
+        words = tuple(str(part) for part in key[:length])
+        if words in sources:
+            return f"override {shown(sources[words])}"
+    for keys, override in sources.items():
+        if key and keys[: len(key)] == tuple(str(part) for part in key):
+            return f"override {shown(override)}"
+    line = line_of(text, key) if text.strip() else None
+    return f"{path}, line {line}" if line else str(path)
+
+
+def without_nulls(schema: type[Schema], values: Any) -> Any:
+    """Return given values without nulls for keys that only some choices have: they are as good as not given.
+
+    A key that takes null keeps it, as it has a meaning there.
+    """
+    if not isinstance(values, dict):
+        return values
+    for name, field in schema.model_fields.items():
+        if name in values and (inner := inner_schema(field.annotation)) is not None:
+            values = {**values, name: without_nulls(inner, values[name])}
+    for key in schema.all_uses():
+        parts = key.split(".")
+        if _at(values, parts) is None and not _takes_null(schema, parts):
+            values = without(values, parts)
+    return values
+
+
+def _at(values: Any, parts: list[str]) -> Any:
+    for part in parts:
+        if not isinstance(values, dict):
+            return ...
+        values = values.get(part, ...)
+    return values
+
+
+def _takes_null(schema: type[Schema], parts: list[str]) -> bool:
+    for part in parts[:-1]:
+        inner = inner_schema(schema.model_fields[part].annotation)
+        assert inner is not None
+        schema = inner
+    return NoneType in get_args(schema.model_fields[parts[-1]].annotation)
