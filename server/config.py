@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from fedsim.core.method import METHODS, Correction, Method, MethodConfig
 from fedsim.core.robust import ROBUST_RULES, RobustRule
 from fedsim.core.schema import Schema
-from fedsim.core.uses import Use, Uses
+from fedsim.core.uses import EVERY_KEY, Use, Uses
 
 
 class ServerConfig(Schema):
@@ -53,7 +53,6 @@ class ServerConfig(Schema):
     """multi_krum: clients m whose mean is taken; n - f - 2 if not given, 1 is Krum."""
 
     uses: ClassVar[Uses] = {
-        "lr_min": (Use("lr_decay", test=lambda decay: decay < 1, words="it is for a decay below 1"),),
         "trim_share": (Use("aggregation", ("trimmed_mean",)),),
         "clip_norm": (Use("aggregation", ("norm_clipping",)),),
         **dict.fromkeys(("assumed_attackers", "kept_clients"), (Use("aggregation", ("multi_krum",)),)),
@@ -106,7 +105,8 @@ class ServerConfig(Schema):
     def method(self, correction: Correction | None = None) -> Method:
         """Return the server's half of the method, with the device's halves that follow from the chosen correction."""
         kind = METHODS[self.kind]
-        return kind(kind.Config(**{key: getattr(self, key) for key in kind.Config.model_fields}), correction)
+        own = {key: getattr(self, key) for key in kind.Config.model_fields}
+        return kind(kind.Config.model_validate(own, context=EVERY_KEY), correction)
 
     def rule(self, params: Any = None) -> RobustRule | None:
         """Return what takes clients together, None for the mean."""
@@ -132,7 +132,11 @@ def _class_of_kind(values: Mapping[str, Any]) -> type[ServerConfig] | None:
 @cache
 def _class_with(own: type[MethodConfig]) -> type[ServerConfig]:
     """Return the class of servers that have a kind's own keys as well."""
-    return type("ServerConfig", (own, ServerConfig), {"__module__": __name__, "__doc__": ServerConfig.__doc__})
+    return type(
+        "ServerConfig",
+        (own, ServerConfig),
+        {"__module__": __name__, "__doc__": ServerConfig.__doc__, "uses": {**ServerConfig.uses, **own.uses}},
+    )
 
 
 class DelayConfig(Schema):

@@ -38,7 +38,7 @@ def sentence(error: ValidationError, schema: type[Schema], where: Where, values:
     dotted = ".".join(str(part) for part in key)
     kind, context = first["type"], first.get("ctx", {})
     if kind == "extra_forbidden":
-        if (of_others := _key_of_other_kinds(key, schema, values)) is not None:
+        if (of_others := _key_of_other_kinds(key, schema, values, where)) is not None:
             return f"{where(key)}: {of_others}"
         return f"{where(key)}: there is no key {shown(dotted)}{_nearest_key(key, schema)}"
     if kind == "no_use":
@@ -70,13 +70,17 @@ def _no_use(section: Key, context: Mapping[str, Any], where: Where) -> str:
     name, place = f"{prefix}{context['key']}", where(key)
     others = listed((prefix + other for other in context["others"]), 20)
     others = others and f" (nor {'has' if len(context['others']) == 1 else 'have'} {others})"
-    # A key of the file that an override has made useless is taken out by another override.
-    overridden = where(by).startswith("override") and not place.startswith("override")
-    remedy = f"; give {prefix}{context['entry']}= to take it out of the file" if overridden else ""
+    remedy = _remedy(key, by, f"{prefix}{context['entry']}", where)
     return f"{place}: {name} has no use with {prefix}{context['by']}={context['value']}{others}; {context['right']}{remedy}"
 
 
-def _key_of_other_kinds(key: Key, root: type[Schema], values: Mapping[str, Any]) -> str | None:
+def _remedy(key: Key, by: Key, entry: str, where: Where) -> str:
+    """Say how an override takes out a key of the file that another override has made useless."""
+    overridden = where(by).startswith("override") and not where(key).startswith("override")
+    return f"; give {entry}= to take it out of the file" if overridden else ""
+
+
+def _key_of_other_kinds(key: Key, root: type[Schema], values: Mapping[str, Any], where: Where) -> str | None:
     """Say of an unknown key which kinds of its section have it, where a section has other keys for each kind."""
     section = _schema_at(key[:-1], root)
     if not hasattr(section, "kinds_with"):
@@ -89,7 +93,8 @@ def _key_of_other_kinds(key: Key, root: type[Schema], values: Mapping[str, Any])
     for part in (*key[:-1], name):
         given = given.get(part) if isinstance(given, Mapping) else None
     chosen = section.model_fields[name].get_default() if given is None and name in section.model_fields else given
-    return f"{prefix}{key[-1]} has no use with {prefix}{name}={chosen}; it is a key of {listed(kinds, 20)}"
+    remedy = _remedy(key, (*key[:-1], name), f"{prefix}{key[-1]}", where)
+    return f"{prefix}{key[-1]} has no use with {prefix}{name}={chosen}; it is a key of {listed(kinds, 20)}{remedy}"
 
 
 def _without_results(complaints: list[ErrorDetails]) -> list[ErrorDetails]:

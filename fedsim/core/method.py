@@ -25,6 +25,7 @@ from fedsim.core.correction import CORRECTIONS, ClientRound, Correction, Entries
 from fedsim.core.messages import VECTOR, CombinedUpdate
 from fedsim.core.registry import Registry, subclass_of
 from fedsim.core.schema import Schema
+from fedsim.core.uses import Use, Uses
 
 __all__ = [
     "CORRECTIONS",
@@ -78,6 +79,10 @@ class MethodConfig(Schema):
     """Factor on the learning rate after every round."""
     lr_min: NonNegativeFloat = 1e-4
     """Learning rate at which the decay stops."""
+
+    uses: ClassVar[Uses] = {
+        "lr_min": (Use("lr_decay", test=lambda decay: decay < 1, words="it is for a decay below 1"),)
+    }
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:

@@ -78,7 +78,10 @@ CIRCLE.append(CIRCLE)
         (lambda: Config.from_yaml("rounds: 0"), r"^config: rounds is 0"),
         (lambda: Config.from_yaml("- 1"), r"^the YAML text must hold keys and values"),
         (lambda: Config.from_yaml("a: [\n"), r"^the YAML text, line 2 is not valid YAML"),
-        (lambda: Config(layers={"fixed": [1]}), r"^Config: layers.fixed is given, but layers.choose=score"),
+        (
+            lambda: Config(layers={"fixed": [1]}),
+            r"^Config: layers.fixed has no use with layers.choose=score; it is a key of fixed",
+        ),
     ],
 )
 def test_a_mistake_in_python_is_one_sentence_as_well(make, sentence):

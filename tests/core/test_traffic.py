@@ -339,7 +339,7 @@ SYMBOLS = {
 
 def test_the_table_of_the_docs_is_from_the_source():
     text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
-    section = text.split("## What travels\n")[1].split("\n## ")[0]
+    section = text.split("## Communication\n")[1].split("\n## ")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
     named = {row[0]: row for row in rows[2:]}
     assert set(named) == set(ROWS)
