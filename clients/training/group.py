@@ -207,7 +207,7 @@ class GroupTraining:
         indices_N = self._spec.shards.train(old.client)
         client = self._client(state, old, num_steps(self._training.client, len(indices_N)))
         personal_M = old.arrays.get(PERSONAL)
-        begun: dict[str, np.ndarray] = {}
+        begun: dict[str, np.ndarray | float] = {}
         for correction in self._training.corrections:
             begun.update(correction.begin(client))
         return LocalJob(
