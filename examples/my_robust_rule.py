@@ -1,7 +1,8 @@
 """A robust rule: the geometric median of the clients, as in RFA (Pillutla et al. 2022, arXiv 1912.13445).
 
     fedsim run configs/quickstart.yaml --load examples/my_robust_rule.py \
-        server.aggregation=my_robust_rule params.my_robust_rule.iterations=8 attack.kind=sign_flip attack.clients=20
+        server.kind=fedavg server.aggregation=my_robust_rule params.my_robust_rule.iterations=8 \
+        attack.kind=sign_flip attack.clients=20
 
 The point with the least weighted sum of distances to the clients, by Weiszfeld's algorithm: a mean in which each client weighs
 the less the further away it was from the mean before.
