@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import re
 import shlex
 from dataclasses import replace
 
@@ -97,6 +98,25 @@ def test_each_example_changes_the_bytes(tmp_path):
         assert len(set(found.values())) == len(found), found
 
 
+def code_lines(path):
+    """Return how many lines are neither blank nor comment nor docstring."""
+    text = path.read_text()
+    words = [
+        node.value
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    ]
+    said = {number for each in words for number in range(each.lineno, each.end_lineno + 1)}
+    lines = enumerate(map(str.strip, text.splitlines()), 1)
+    return sum(bool(line) and not line.startswith("#") and number not in said for number, line in lines)
+
+
+def test_the_page_counts_the_lines_of_each_example():
+    page = (ROOT / "docs" / "extending.md").read_text()
+    counted = dict(re.findall(r"\[my_\w+\.py\]\(\.\./examples/(my_\w+)\.py\), (\d+) \|", page))
+    assert counted == {name: str(code_lines(path)) for name, path in EXAMPLES.items()}
+
+
 @pytest.mark.parametrize("path", EXAMPLES.values(), ids=EXAMPLES)
 def test_the_command_that_an_example_names_is_right(path):
     text = ast.get_docstring(ast.parse(path.read_text()))
@@ -127,6 +147,29 @@ def test_a_client_is_pulled_from_its_second_visit_on(tmp_path):
         for rounds in (1, 2)
     ]
     assert [plain == own for plain, own in found] == [True, False]
+
+
+@pytest.fixture
+def typed():
+    """Register a method and a correction, both with a ``Config``, as at a prompt: no file holds their source."""
+    found = []
+    for registry, name in ((METHODS, "my_server_optimizer"), (CORRECTIONS, "my_correction")):
+        other = name.replace("my_", "typed_")
+        found.append((registry, other))
+        exec(EXAMPLES[name].read_text().replace(name, other), {"__name__": "__main__"})
+    yield
+    for registry, other in found:
+        registry.discard(other)
+    plugins._unfiled.clear()
+
+
+def test_what_is_typed_at_a_prompt_runs_on_actors_too(session_ray, typed, tmp_path):
+    of_files = merged(PLAIN, merged(USES["my_server_optimizer"], USES["my_correction"]))
+    changes = {"server": {"kind": "typed_server_optimizer"}, "client": {"correction": "typed_correction"}}
+    params = {"params": {"typed_correction": of_files["params"]["my_correction"]}}
+    at_prompt = {**merged(of_files, changes), **params, **PLACES["one actor"]}
+    assert run(tmp_path / "typed", at_prompt) == run(tmp_path / "files", of_files, executor="local")
+    assert "__main__" in fedsim.load_run(tmp_path / "typed").summary["plugins"]
 
 
 # -- laws --------------------------------------------------------------------------------------------------------------
