@@ -37,7 +37,7 @@ CASES = {
     "a correction raises": ("correction", "def gradient(self, local, gradient_CA): 1 / 0", f"{CLIENT}{RAISED}ZeroDivision"),
     "a rule raises": ("robust_rule", "def fit(self, vector_kF, weights_k, vector_F): return lambda v_kF, o_F: 1 / 0",
                       f"^{RAISED}ZeroDivisionError"),
-    "a rule makes too little": ("robust_rule", "def fit(self, vector_kF, weights_k, vector_F): return lambda v_kF, o_F: o_F[:3]",
+    "a rule makes too few": ("robust_rule", "def fit(self, vector_kF, weights_k, vector_F): return lambda v_kF, o_F: o_F[1:]",
                                 r"^the robust rule Failing has to make one array of \d+ entries$"),
     "an attack raises": ("attack", "def labels(self, labels_N, num_classes): 1 / 0", f"^{RAISED}ZeroDivisionError"),
     "an attack sends nothing": ("attack", "def send(self, message, rng): pass",
