@@ -14,7 +14,9 @@ import numpy as np
 from clients.config import AttackConfig
 from fedsim.core import seeds
 from fedsim.core.attack import ATTACKS, Attack, Message
+from fedsim.core.errors import PluginError
 from fedsim.core.method import Correction
+from fedsim.core.plugin_source import blaming
 
 if TYPE_CHECKING:
     from clients.spec import WorkerSpec
@@ -99,7 +101,8 @@ def with_false_labels(spec: WorkerSpec) -> WorkerSpec:
     labels_N = spec.train.labels_N.copy()
     for client in spec.training.attackers:
         own_N = spec.shards.train(client)
-        labels_N[own_N] = attack.labels(labels_N[own_N], spec.num_classes)
+        with blaming():
+            labels_N[own_N] = attack.labels(labels_N[own_N], spec.num_classes)
     return replace(spec, train=replace(spec.train, labels_N=labels_N))
 
 
@@ -120,6 +123,8 @@ def falsified(
         {name: result.tallies[name][exchanged_F] for name in names},
     )
     sent = attack.send(own, rng)
+    if not isinstance(sent, Message) or sent.vector_F.shape != own.vector_F.shape:
+        raise PluginError(f"the attack {type(attack).__name__} has to send a Message with {len(own.vector_F)} entries")
     if sent is own:
         return result
 

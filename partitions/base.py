@@ -44,7 +44,7 @@ class Partitioner(ABC):
     remedy: ClassVar[str] = ""
     """What to change, apart from clients and min_size, when clients stay too small."""
 
-    def __init__(self, config: PartitionConfig, params: Schema | None = None) -> None:
+    def __init__(self, config: PartitionConfig, params: Any = None) -> None:
         self.config, self.params = config, params
 
     @abstractmethod

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.core.errors import ClientError
+from fedsim.core.errors import ClientError, PluginError
 from fedsim.core.messages import VECTOR, CombinedUpdate
 from fedsim.core.method import Correction, Rule, ServerState
 from fedsim.core.robust import ROBUST_RULES, RobustRule
@@ -45,6 +45,8 @@ def robust_update(
     ------
     ClientError
         If so few clients are left that the rule is not defined.
+    PluginError
+        If the rule makes something else of them than one vector.
     """
     if VECTOR not in combined.each or combined.weights_k is None:
         raise ValueError("a robust rule needs the clients one by one, but has only their sums")
@@ -52,7 +54,12 @@ def robust_update(
     if (problem := rule.problem(many)) is not None:
         raise ClientError(f"round {combined.round + 1}: of its cohort {many} clients are left, and {problem}")
     fitted = rule.fit(combined.each[VECTOR], combined.weights_k, state.vector_F)
-    robust = replace(combined, vector_F=fitted(combined.each[VECTOR], state.vector_F))
+    robust_F = fitted(combined.each[VECTOR], state.vector_F)
+    if np.shape(robust_F) != state.vector_F.shape:
+        raise PluginError(
+            f"the robust rule {type(rule).__name__} has to make one array of {len(state.vector_F)} entries"
+        )
+    robust = replace(combined, vector_F=robust_F)
     for correction in corrections:
         robust = correction.remake(robust, state, fitted)
     return replace(robust, each={})

@@ -11,16 +11,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedsim.core.errors import CheckpointError
+from fedsim.core.errors import CheckpointError, PluginError
 from fedsim.core.messages import VECTOR, CombinedUpdate
 from fedsim.core.method import Method, ServerState
+from fedsim.core.plugin_source import blaming
 from fedsim.core.robust import RobustRule
 from server.robust import robust_update
 
 
 def initial_state(method: Method, vector_F: np.ndarray) -> ServerState:
     """Return the state before the first round."""
-    return ServerState(vector_F.copy(), lr=method.config.lr, arrays=dict(method.init(vector_F)))
+    with blaming():
+        arrays = dict(method.init(vector_F))
+    return ServerState(vector_F.copy(), lr=method.config.lr, arrays=arrays)
 
 
 def step(
@@ -50,6 +53,8 @@ def step(
     ------
     ClientError
         If too few clients are left for the rule.
+    PluginError
+        If a method or rule from a plug-in fails, or returns something else.
     ValueError
         If the update does not fit the state, or lacks what the method needs.
     """
@@ -59,10 +64,16 @@ def step(
         )
     weight = population_weight or combined.weight_sum / sample_rate
     combined = replace(combined, sample_rate=sample_rate, population_weight=weight)
-    if rule is not None:
-        combined = robust_update(rule, method.corrections, combined, state)
-    state = replace(state, lr=_learning_rate(method, state), steps=state.steps + 1)
-    return method.apply(state, combined)
+    with blaming():
+        if rule is not None:
+            combined = robust_update(rule, method.corrections, combined, state)
+        state = replace(state, lr=_learning_rate(method, state), steps=state.steps + 1)
+        made = method.apply(state, combined)
+    if not isinstance(made, ServerState) or np.shape(made.vector_F) != state.vector_F.shape:
+        raise PluginError(
+            f"the server method {type(method).__name__} has to return a ServerState of {len(state.vector_F)} entries"
+        )
+    return made
 
 
 def _learning_rate(method: Method, state: ServerState) -> float:

@@ -22,7 +22,7 @@ from clients.training.local_training import train_clients
 from clients.training.sums import GroupSums, as_slice
 from clients.tuners.initial import initial_vector
 from fedsim.core import seeds
-from fedsim.core.errors import ResourceError
+from fedsim.core.errors import PluginError, ResourceError
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import (
     FIRST_MOMENT,
@@ -35,6 +35,7 @@ from fedsim.core.messages import (
     WorkGroup,
 )
 from fedsim.core.method import ClientRound
+from fedsim.core.plugin_source import fault_of
 from fedsim.core.returns import TrainReturns
 
 
@@ -207,7 +208,7 @@ class GroupTraining:
         indices_N = self._spec.shards.train(old.client)
         client = self._client(state, old, num_steps(self._training.client, len(indices_N)))
         personal_M = old.arrays.get(PERSONAL)
-        begun: dict[str, np.ndarray] = {}
+        begun: dict[str, np.ndarray | float] = {}
         for correction in self._training.corrections:
             begun.update(correction.begin(client))
         return LocalJob(
@@ -300,8 +301,8 @@ def _check_shapes(olds: Sequence[ClientState], results: Sequence[TrainingResult]
 
 def failure_of(error: Exception) -> ClientFailure:
     """Return an exception as a record; called where it is handled."""
-    if isinstance(error, ResourceError):
-        return ClientFailure("error", str(error))  # a sentence for the user, who has no use for a traceback
+    if isinstance(told := fault_of(error) or error, ResourceError | PluginError):
+        return ClientFailure("error", str(told))  # a sentence for the user, who has no use for a traceback
     return ClientFailure("error", f"{type(error).__name__}: {error}", traceback.format_exc())
 
 

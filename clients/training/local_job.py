@@ -56,7 +56,7 @@ class LocalJob:
     second_moment_A: np.ndarray | None = None
     moment_steps: int = 0
     """Steps in the moments."""
-    begun: Mapping[str, np.ndarray] = field(default_factory=dict)
+    begun: Mapping[str, np.ndarray | float] = field(default_factory=dict)
     """What corrections need in the steps, by name; see :meth:`fedsim.core.method.Correction.begin`."""
     cached: CachedStates | None = None
     """What enters the lowest prompted layer, of the examples ``indices_N`` in their order; None where all layers run."""

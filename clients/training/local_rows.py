@@ -55,7 +55,9 @@ class LocalRows:
     def begun(self, name: str) -> Tensor:
         """Return what corrections have begun with by this name."""
         if name not in self._begun:
-            self._begun[name] = self._stacked([job.begun[name] for job in self._jobs])
+            self._begun[name] = self._stacked([np.atleast_1d(job.begun[name]) for job in self._jobs]).to(
+                self.vector_CA.dtype
+            )
         return self._begun[name]
 
     def _stacked(self, arrays_F: Sequence[np.ndarray]) -> Tensor:

@@ -31,12 +31,17 @@ class Attack:
     """
 
     Config: ClassVar[type[Schema] | None] = None
-    """Keys of a plug-in, in section ``params.NAME``."""
+    """Keys of a plug-in, in section ``params.NAME``; they come as :attr:`params`."""
+    params: Any = None
+    """Its ``Config``, None where it has none."""
+
+    def __init__(self, params: Any = None) -> None:
+        self.params = params
 
     @classmethod
     def of(cls, attack: Any, params: Any = None) -> Attack:
         """Make it from the section ``attack`` and from its ``Config``, None where it has none; called by the driver."""
-        return cls()
+        return cls() if cls.Config is None else cls(params)
 
     def labels(self, labels_N: np.ndarray, num_classes: int) -> np.ndarray:
         """Return the classes that the attacker trains on, in place of those of its examples."""

@@ -57,6 +57,10 @@ class ClientRound:
         array_F = self.server.get(name)
         return np.zeros_like(self.start_F) if array_F is None else array_F
 
+    def has_kept(self, name: str) -> bool:
+        """Tell whether the client has kept something by this name: not before its first round."""
+        return name in self.old
+
     def kept(self, name: str) -> np.ndarray:
         """Return what the client has kept from its last round; zeros before the first."""
         array_F = self.old.get(name)
@@ -86,7 +90,7 @@ class Local(Protocol):
         """P_t, once a client."""
 
     def begun(self, name: str) -> Any:
-        """Return what :meth:`Correction.begin` returned by this name, [C, F]."""
+        """Return what :meth:`Correction.begin` returned by this name, [C, F]; [C, 1] where it was a number."""
 
     def add_to(self, array_CA: Any, change_CF: Any) -> Any:
         """Add to the exchanged entries of an array, in place, and return it."""
@@ -121,7 +125,9 @@ class Correction:
     """
 
     Config: ClassVar[type[Schema] | None] = None
-    """Keys of a plug-in, in section ``params.NAME``."""
+    """Keys of a plug-in, in section ``params.NAME``; they come as :attr:`params`."""
+    params: Any = None
+    """Its ``Config``, None where it has none."""
     reads: tuple[str, ...] = ()
     """Server arrays that it is handed; see :attr:`Method.serves`."""
     kept: tuple[str, ...] = ()
@@ -141,10 +147,13 @@ class Correction:
     combines: str = "takes them together in its own way"
     """What it does to clients' vectors where ``vector`` is among its sums, in words."""
 
+    def __init__(self, params: Any = None) -> None:
+        self.params = params
+
     @classmethod
     def of(cls, client: Any, params: Any = None) -> Correction:
         """Make it from the section ``client`` and from its ``Config``, None where it has none; called by the driver."""
-        return cls()
+        return cls() if cls.Config is None else cls(params)
 
     def down(self, client: Any) -> tuple[str, ...]:
         """Return the vectors that a real server would send a device beside the prompt; may depend on section ``client``."""
@@ -154,8 +163,8 @@ class Correction:
         """Return the vectors that a real device would send beside the prompt."""
         return ()
 
-    def begin(self, client: ClientRound) -> Mapping[str, np.ndarray]:
-        """Return arrays [F] that the steps need, by name; see :meth:`Local.begun`."""
+    def begin(self, client: ClientRound) -> Mapping[str, np.ndarray | float]:
+        """Return what the steps need, arrays [F] and numbers, by name; see :meth:`Local.begun`."""
         return {}
 
     def gradient(self, local: Local, gradient_CA: Any) -> Any:

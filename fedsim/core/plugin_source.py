@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import linecache
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import ModuleType
 
 from fedsim.core.errors import FedsimError, PluginError
 
+MODULE = "fedsim_plugin_"
+"""Beginning of the name of the module that a file becomes."""
 loading_shipped: ContextVar[bool] = ContextVar("loading_shipped", default=False)
 """Whether a source is loaded in an actor, in which nothing is registered: nobody looks a name up there."""
 
@@ -57,6 +61,29 @@ class Plugin:
             raise PluginError(
                 f"the plug-in {self.path} cannot be loaded{line_in(error, self.path)}: {said(error)}"
             ) from error
+
+
+@contextmanager
+def blaming() -> Iterator[None]:
+    """Turn what comes out of a plug-in's file in this block into one sentence, as :func:`fault_of` does."""
+    try:
+        yield
+    except Exception as error:
+        if (fault := fault_of(error)) is None:
+            raise
+        raise fault from error
+
+
+def fault_of(error: Exception) -> PluginError | None:
+    """Return one sentence with the line of the plug-in's file that an error came out of, None where none is to blame."""
+    if isinstance(error, FedsimError):
+        return error if isinstance(error, PluginError) else None
+    path, trace = None, error.__traceback__
+    while trace is not None:
+        names = trace.tb_frame.f_globals
+        path = names.get("__file__") if str(names.get("__name__")).startswith(MODULE) else path
+        trace = trace.tb_next
+    return None if path is None else PluginError(f"the plug-in {path} failed{line_in(error, path)}: {said(error)}")
 
 
 def line_in(error: BaseException, path: str) -> str:

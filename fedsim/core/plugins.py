@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fedsim.core.errors import FedsimError, PluginError, listed, suggestion
-from fedsim.core.plugin_source import Plugin, line_in, loading_shipped, said
+from fedsim.core.plugin_source import MODULE, Plugin, line_in, loading_shipped, said
 from fedsim.core.registry import OURS, Registry, current_origin, find, registering_from
 
 REGISTRIES = {
@@ -231,7 +231,7 @@ def _read(path: Path) -> Plugin:
         raise PluginError(f"there is no plug-in {path}{suggestion(str(path), near)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise PluginError(f"cannot read the plug-in {path}: {getattr(error, 'strerror', None) or error}") from None
-    module = "fedsim_plugin_" + re.sub(r"\W", "_", path.stem)
+    module = MODULE + re.sub(r"\W", "_", path.stem)
     return Plugin(path.name, module, str(path.resolve()), source)
 
 

@@ -23,12 +23,17 @@ class RobustRule(ABC):
     """
 
     Config: ClassVar[type[Schema] | None] = None
-    """Keys of a plug-in, in section ``params.NAME``."""
+    """Keys of a plug-in, in section ``params.NAME``; they come as :attr:`params`."""
+    params: Any = None
+    """Its ``Config``, None where it has none."""
+
+    def __init__(self, params: Any = None) -> None:
+        self.params = params
 
     @classmethod
     def of(cls, server: Any, params: Any = None) -> RobustRule:
         """Make it from the section ``server`` and from its ``Config``, None where it has none; called by the driver."""
-        return cls()
+        return cls() if cls.Config is None else cls(params)
 
     def problem(self, clients: int) -> str | None:
         """Return why the rule is not defined for a cohort of so many clients and what would be right, or None if it is."""

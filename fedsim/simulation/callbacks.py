@@ -24,12 +24,17 @@ class Callback:
     """
 
     Config: ClassVar[type[Schema] | None] = None
-    """Keys of a plug-in, in section ``params.NAME``."""
+    """Keys of a plug-in, in section ``params.NAME``; they come as :attr:`params`."""
+    params: Any = None
+    """Its ``Config``, None where it has none."""
+
+    def __init__(self, params: Any = None) -> None:
+        self.params = params
 
     @classmethod
     def of(cls, params: Any = None) -> Callback:
         """Make it from its ``Config``, None where it has none: where a config names it in ``callbacks``."""
-        return cls()
+        return cls() if cls.Config is None else cls(params)
 
     def on_start(self, run: Run) -> None:
         """Do something before the first round; data and model have been read."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from fedsim.configuration.schema import Config, read_config
 from fedsim.core.errors import FedsimError
+from fedsim.core.plugin_source import blaming
 from fedsim.core.plugins import guarded, load_files
 from fedsim.display.progress import Progress
 from fedsim.records.round_record import RoundRecord
@@ -119,8 +120,7 @@ class Run:
         if self._rounds is None:
             raise FedsimError("a Run is iterated in its block: with fedsim.Run(config) as run: for done in run: ...")
         done = next(self._rounds)
-        for callback in self._callbacks:
-            callback.on_round(self, done)
+        self._tell(lambda callback: callback.on_round(self, done))
         return done
 
     def _play(self, run: Opened, started: float) -> Iterator[RoundRecord]:
@@ -129,11 +129,14 @@ class Run:
         self.config = run.context.config
         from fedsim.simulation.proceeding import proceed
 
-        for callback in self._callbacks:
-            callback.on_start(self)
+        self._tell(lambda callback: callback.on_start(self))
         self.summary = yield from proceed(run.context, run.checkpoint, self._stop, started)
+        self._tell(lambda callback: callback.on_end(self))
+
+    def _tell(self, act: Callable[[Callback], None]) -> None:
         for callback in self._callbacks:
-            callback.on_end(self)
+            with blaming():
+                act(callback)
 
     # -- what a program does with it ---------------------------------------------------------------------------------
 

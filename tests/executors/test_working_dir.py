@@ -38,6 +38,7 @@ def checkout(tmp_path_factory):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(noise)
     (folder / "mine.yaml").write_text("rounds: 2\n")
+    (folder / "mine.py").write_text("import fedsim\n")
     return folder
 
 
@@ -60,14 +61,14 @@ def test_a_checkout_travels_with_all_that_a_run_needs_in_less_than_5_megabytes(c
     assert target.stat().st_size < LIMIT_BYTES
     needed = {
         path.relative_to(checkout).as_posix()
-        for folder in (*PACKAGES, "configs")
+        for folder in (*PACKAGES, "configs", "examples")
         for path in (checkout / folder).rglob("*")
         if path.is_file()
     }
-    needed.add("mine.yaml")
+    needed |= {"mine.yaml", "mine.py"}
     assert {"fedsim/assets/backbone/model.safetensors", "configs/cluster/quickstart.yaml"} <= needed <= names
     tops = {name.partition("/")[0] for name in names if "/" in name}
-    assert tops == {*PACKAGES, "configs"}
+    assert tops == {*PACKAGES, "configs", "examples"}
 
 
 def test_what_was_packed_runs(checkout, tmp_path):
