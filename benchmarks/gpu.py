@@ -36,6 +36,7 @@ from clients.budget import tokens_of_pass
 from clients.config import ClientConfig, ModelConfig, PromptConfig
 from clients.training.local_job import LocalJob, Parts, TrainingResult
 from clients.training.local_training import train_clients
+from fedsim.core.correction import Correction
 from fedsim.core.layout import VectorLayout
 from fedsim.core.tokens import TokenTable
 
@@ -119,7 +120,7 @@ class Work:
         results: list[TrainingResult] = []
         for group in groups:
             results += train_clients(
-                backbone, self._table, group, parts, self._config, "none", seed=0, round=0, max_tokens=limit
+                backbone, self._table, group, parts, self._config, (Correction(),), seed=0, round=0, max_tokens=limit
             )
         self.splits += limit.splits
         return results

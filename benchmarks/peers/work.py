@@ -69,7 +69,7 @@ class Work:
             weights=spec.weights,
             model=spec.model,
             prompt=spec.prompt,
-            client=spec.settings.client,
+            client=spec.training.client,
             train=spec.train,
             validation=spec.validation,
             shards=spec.shards,

@@ -183,7 +183,7 @@ def test_a_folder_in_use_is_noticed_before_anything_is_prepared(tmp_path, resume
         if resume:
             folder.event("layers", layers=[0])
         console = on_line("phase", lambda: None)
-        with pytest.raises(ConfigError, match="is in use by a run that is still going on"):
+        with pytest.raises(ConfigError, match="is in use by a run that is still running"):
             fedsim.run(make_tiny(**CONFIG, output=str(output)), resume=resume, console=console)
     assert "phase" not in console.file.getvalue()
 
