@@ -93,7 +93,7 @@ def train_clients(
 
 
 class _Group:
-    """Clients on their way through a visit; row c of every tensor is client c's."""
+    """Clients on their way through local training; row c of every tensor is client c's."""
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ from clients.backbone.passes import PassLimit
 from clients.config import ClientConfig, ModelConfig, PromptConfig
 from clients.evaluation import evaluate
 from clients.training.local_training import _Group
+from fedsim.methods.preconditioner import Preconditioner
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -109,7 +110,7 @@ def test_a_step_never_waits_for_the_gpu(folders, family, autocast):
     model = build(folders[family], autocast=autocast)
     parts, config = parts_of(model), ClientConfig(epochs=2, batch_size=16)
     group = _Group(
-        model, token_table(sum(SIZES), LONG), jobs_of(parts, SIZES), parts, config, "preconditioner", 0, 0, 400
+        model, token_table(sum(SIZES), LONG), jobs_of(parts, SIZES), parts, config, (Preconditioner(),), 0, 0, 400, 0.0
     )
     group.step(0)  # the first one allocates memory, which waits
     torch.cuda.set_sync_debug_mode("error")
