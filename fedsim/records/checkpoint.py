@@ -149,8 +149,8 @@ def _load(path: Path) -> Checkpoint:
         header = json.loads(file.metadata()["fedsim"])
         if header["format"] < _FORMAT:
             raise CheckpointError(
-                f"{path} was written by an earlier version of fedsim, which knew data and models by their paths; go on with "
-                "that version, or give another output"
+                f"{path} was written by an earlier version of fedsim (checkpoint format {header['format']}, this one reads "
+                f"{_FORMAT}); continue with that version, or give another output"
             )
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     server = {name.removeprefix("server/"): a for name, a in arrays.items() if name.startswith("server/")}
