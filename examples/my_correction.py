@@ -32,11 +32,11 @@ class PullToOwnLast(Correction):
 
     def begin(self, client: ClientRound) -> Mapping[str, np.ndarray | float]:
         """Return what the steps need: the anchor, and how strongly to pull."""
-        return {"last": client.kept("last"), "pull": self.params.mu if client.has_kept("last") else 0.0}
+        return {"anchor": client.kept("last"), "pull": self.params.mu if client.has_kept("last") else 0.0}
 
     def gradient(self, local: Local, gradient_CA: Any) -> Any:
         """Add the pull; each row is a client of its own."""
-        return local.add_to(gradient_CA, local.begun("pull") * (local.vector_CF - local.begun("last")))
+        return local.add_to(gradient_CA, local.begun("pull") * (local.vector_CF - local.begun("anchor")))
 
     def finish(self, client: ClientRound) -> Mapping[str, np.ndarray]:
         """Return what the client keeps."""

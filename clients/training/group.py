@@ -22,7 +22,7 @@ from clients.training.local_training import train_clients
 from clients.training.sums import GroupSums, as_slice
 from clients.tuners.initial import initial_vector
 from fedsim.core import seeds
-from fedsim.core.errors import PluginError, ResourceError
+from fedsim.core.errors import PluginError, ResourceError, listed
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import (
     FIRST_MOMENT,
@@ -76,7 +76,7 @@ class GroupTraining:
         ----------
         client_states
             The state of each client of the group, in the group's order.
-        trunks
+        caches
             Trunks of earlier jobs, by client; what is missing is computed.
         """
         training = self._training
@@ -123,7 +123,7 @@ class GroupTraining:
     ) -> list[_Outcome]:
         """Train clients together; a failure is reported, never raised, and leaves a client's state as it was.
 
-        Trunks that are missing in ``trunks`` are computed and go into ``made``.
+        Cached states that are missing in ``caches`` are computed and go into ``made``.
         """
         started = time.perf_counter()
         failure = None
@@ -210,7 +210,10 @@ class GroupTraining:
         personal_M = old.arrays.get(PERSONAL)
         begun: dict[str, np.ndarray | float] = {}
         for correction in self._training.corrections:
-            begun.update(correction.begin(client))
+            own = correction.begin(client)
+            if twice := begun.keys() & own.keys():
+                raise ValueError(f"two corrections in force both begin with {listed(sorted(twice))}; rename one's")
+            begun.update(own)
         return LocalJob(
             client=old.client,
             indices_N=indices_N,

@@ -18,6 +18,7 @@ from clients.training.local_job import LocalJob, Parts, TrainingResult
 from clients.worker import ClientWorker
 from fedsim.configuration.schema import build_config
 from fedsim.core.attack import Attack
+from fedsim.core.correction import Correction
 from fedsim.core.errors import ConfigError
 from fedsim.core.messages import ClientState, WorkGroup
 
@@ -190,3 +191,13 @@ def test_attackers_wreck_the_mean_and_a_robust_rule_bears_them(tiny_config, tmp_
         (attack,) = (event for event in events if event["event"] == "attack")
         assert attack["kind"] == "sign_flip" and len(attack["clients"]) == 3
     assert metrics["mean"] < 0.65 and metrics["multi_krum"] > 0.75, metrics
+
+
+def test_two_corrections_that_begin_with_one_name_are_refused(spec):
+    class Begins(Correction):
+        def begin(self, client):
+            return {"anchor": client.start_F}
+
+    worker = ClientWorker(changed(spec, corrections=(Begins(), Begins())))
+    made = worker.train(WorkGroup(0, 0, CLIENTS[:1]), first_state(worker, TRUNK, 0), ClientState(CLIENTS[0]))
+    assert "two corrections in force both begin with anchor" in made.reports[0].failure.message
