@@ -34,6 +34,8 @@ class Journal:
         Whose rounds these are.
     saved_round
         Round of the checkpoint that the run goes on from, 0 for none.
+    started
+        Monotonic time at which this process began with the run: the start of the workers counts.
 
     Attributes
     ----------
@@ -45,12 +47,12 @@ class Journal:
         Monotonic time when this process had trained its first work group.
     """
 
-    def __init__(self, run: RunContext, federation: Federation, saved_round: int) -> None:
+    def __init__(self, run: RunContext, federation: Federation, saved_round: int, started: float) -> None:
         self._run = run
         self._federation = federation
         self._evaluations = Evaluations(run.config, run.prepared.spec, run.executor, run.failures, run.progress.note)
         self._saved_round = saved_round
-        self._started = time.monotonic()
+        self._started = started
         self._best = BestState(run, federation)
         self._start_is_evaluated = False
         self.totals = Totals()

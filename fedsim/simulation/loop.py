@@ -6,6 +6,7 @@ A round: draw the cohort -> cut it into work groups -> train -> the server folds
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterator
 
 from fedsim.core.errors import FedsimError
@@ -44,8 +45,9 @@ def rounds(
         On any mistake of the user, lost cluster, or failing client (``client.on_failure: raise``).
     """
     stop = stop or Stop(run.config.rounds)
+    started = time.monotonic()
     federation = Federation(run, start_workers(run.config, run.prepared, run.executor, run.progress))
-    journal = Journal(run, federation, saved_round=0 if checkpoint is None else checkpoint.round)
+    journal = Journal(run, federation, saved_round=0 if checkpoint is None else checkpoint.round, started=started)
     recovery = Recovery(run, federation, journal, checkpoint)
     try:
         while True:
