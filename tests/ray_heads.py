@@ -62,6 +62,26 @@ def marked(mark: str) -> list[psutil.Process]:
     return found
 
 
+def left(mark: str, seconds: float = 45.0) -> list[str]:
+    """Wait until no process with the mark lives; return those that still do.
+
+    Ray's agents do not count: they tell a lost GCS about their lost raylet for a minute, then end. Most cannot be found
+    by a mark anyway, as they write their title over their environment.
+    """
+    deadline = time.monotonic() + seconds
+    while (living := [each for each in map(_titled, marked(mark)) if each]) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return living
+
+
+def _titled(process: psutil.Process) -> str:
+    """Return a process's description, or nothing if it has ended or is an agent of Ray."""
+    try:
+        return "" if process.name() in ("ray::DashboardAgent", "ray::RuntimeEnvAgent") else str(process)
+    except psutil.Error:
+        return ""
+
+
 def end_marked(mark: str) -> None:
     """Kill every process that carries the mark, and those that they still start, until there are none."""
     deadline = time.monotonic() + _END_SECONDS

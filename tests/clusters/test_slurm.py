@@ -11,12 +11,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from pathlib import Path
 
 import pytest
-from ray_heads import clean_environment, end_marked, marked
+from ray_heads import clean_environment, end_marked, left, marked
 from support import ROOT
 
 from fedsim.records.checkpoint import load_latest
@@ -110,10 +109,7 @@ def test_a_job_runs_on_all_nodes_and_saves_at_the_time_limit(slurm, tmp_path):
 
     checkpoint, skipped = load_latest(output / "checkpoints")
     assert checkpoint.round >= 2 and not skipped
-    deadline = time.monotonic() + 20
-    while marked(mark) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not marked(mark)
+    assert left(mark, 20) == []
     assert not Path(f"/tmp/fs-{os.getpid()}").exists()
 
 

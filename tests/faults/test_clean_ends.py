@@ -20,8 +20,8 @@ import numpy as np
 import psutil
 import pytest
 import yaml
+from ray_heads import MARK, left
 from support import ROOT, tiny_values
-from test_start import MARK, left
 
 import fedsim
 from fedsim.core.errors import ResourceError

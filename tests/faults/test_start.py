@@ -6,13 +6,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from pathlib import Path
 
 import pytest
 import yaml
-from ray_heads import MARK, marked
+from ray_heads import MARK, left
 from support import ROOT, TINY
 
 from clients.backbone.location import locate
@@ -31,14 +30,6 @@ def start(tmp_path, mark: str, *overrides: str) -> subprocess.Popen:
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     )
-
-
-def left(mark: str, seconds: float = 45.0) -> list[str]:
-    """Wait until no process with the mark lives; return those that still do."""
-    deadline = time.monotonic() + seconds
-    while (living := marked(mark)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return [str(process) for process in living]
 
 
 def no_folder_left(process: subprocess.Popen) -> bool:
