@@ -36,6 +36,7 @@ from clients.budget import tokens_of_pass
 from clients.config import ClientConfig, ModelConfig, PromptConfig
 from clients.training.local_job import LocalJob, Parts, TrainingResult
 from clients.training.local_training import train_clients
+from clients.tuners.prefix_tuner import PrefixTuner
 from fedsim.core.correction import Correction
 from fedsim.core.layout import VectorLayout
 from fedsim.core.tokens import TokenTable
@@ -82,7 +83,7 @@ def backbones(size: Size, device: str) -> dict[str, Backbone]:
         type_vocab_size=1,
         pad_token_id=_PAD,
     )
-    prompt, words = PromptConfig(length=size.prompt_length), np.array([10, 20])
+    prompt, words = PrefixTuner(PromptConfig(length=size.prompt_length)), np.array([10, 20])
     disable_progress_bar()
     with TemporaryDirectory() as folder:
         torch.manual_seed(0)

@@ -12,9 +12,10 @@ import numpy as np
 from clients.analysis.layer_share import SpectrumSettings
 from clients.analysis.scoring import ScoreSettings
 from clients.backbone.loading import SharedWeights
-from clients.config import ClientConfig, ModelConfig, PromptConfig
+from clients.config import ClientConfig, ModelConfig
 from clients.training.local_job import sees_all
-from clients.tuners.initial import StartingPoint
+from clients.tuners.initial import StartingPoint, initial_vector
+from clients.tuners.tuner import Tuner
 from fedsim.core.attack import Attack
 from fedsim.core.layout import VectorLayout
 from fedsim.core.method import Correction
@@ -70,7 +71,7 @@ class WorkerSpec:
 
     weights: SharedWeights
     model: ModelConfig
-    prompt: PromptConfig
+    tuner: Tuner
     num_classes: int
     label_word_ids_C: np.ndarray | None
     training: TrainingSpec
@@ -114,6 +115,10 @@ class WorkerSpec:
     @property
     def _cache_itemsize(self) -> int:
         return {"float64": 8, "float32": 4}.get(self.model.cache_dtype, 2)
+
+    def initial_vector(self, layout: VectorLayout) -> np.ndarray:
+        """Return the initial parameters of a layout; see :func:`clients.tuners.initial.initial_vector`."""
+        return initial_vector(layout, self.tuner, self.model.head, self.training.seed, self.start)
 
     def build(self, device: str) -> ClientWorker:
         """Return a worker; called in the process that it is to run in."""

@@ -23,7 +23,6 @@ from clients.spec import WorkerInfo, WorkerSpec
 from clients.training.fuse_trial import try_fusing
 from clients.training.group import GroupTraining, failure_of
 from clients.training.local_job import Parts
-from clients.tuners.initial import initial_vector
 from fedsim.core import seeds
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import (
@@ -55,7 +54,7 @@ class ClientWorker:
         make_deterministic(torch.device(device))
         self._spec = spec
         self._backbone = Backbone.build(
-            spec.weights, spec.model, spec.prompt, spec.num_classes, spec.label_word_ids_C, device
+            spec.weights, spec.model, spec.tuner, spec.num_classes, spec.label_word_ids_C, device
         )
         self._full = VectorLayout.full(self._backbone.geometry, self._backbone.head_shapes)
         self._training = GroupTraining(spec, self._backbone, self._full)
@@ -107,7 +106,7 @@ class ClientWorker:
                 training.client,
                 self._training.max_tokens,
                 training.seed,
-                self._spec.prompt.dropout,
+                self._spec.tuner.dropout,
                 tallies,
             )
         except Exception as error:  # of a client's own making: its training will say so
@@ -174,8 +173,7 @@ class ClientWorker:
     def _personal_vector(self, parts: Parts, state: GlobalState, client: ClientState) -> np.ndarray:
         personal_M = client.arrays.get(PERSONAL)
         if personal_M is None:
-            spec = self._spec
-            personal_M = initial_vector(parts.personal, spec.prompt, spec.model.head, spec.training.seed, spec.start)
+            personal_M = self._spec.initial_vector(parts.personal)
         return parts.assemble(np.asarray(state.vector_F), personal_M)
 
     def _evaluate(

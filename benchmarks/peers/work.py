@@ -25,6 +25,7 @@ from clients.backbone.families import FAMILIES
 from clients.backbone.loading import SharedWeights
 from clients.backbone.model import Backbone
 from clients.config import ClientConfig, ModelConfig, PromptConfig
+from clients.tuners.tuner import Tuner
 from fedsim.core import seeds
 from fedsim.core.layout import VectorLayout
 from fedsim.core.shards import Shards
@@ -40,7 +41,7 @@ class Work:
 
     weights: SharedWeights
     model: ModelConfig
-    prompt: PromptConfig
+    tuner: Tuner
     client: ClientConfig
     train: TokenTable
     validation: TokenTable
@@ -59,16 +60,16 @@ class Work:
         from server.sampling import cohort
 
         spec = prepare(config).spec
-        backbone = Backbone.build(spec.weights, spec.model, spec.prompt, spec.num_classes, None, "cpu")
+        backbone = Backbone.build(spec.weights, spec.model, spec.tuner, spec.num_classes, None, "cpu")
         full = VectorLayout.full(backbone.geometry, backbone.head_shapes)
         layers = full.layers if config.layers.fixed is None else tuple(sorted(config.layers.fixed))
         sizes_N = spec.shards.train_sizes
         cohorts = [cohort(config.sampling, config.seed, round, sizes_N) for round in range(rounds)]
-        start_F = initial_vector(full.exchanged(layers), spec.prompt, spec.model.head, config.seed)
+        start_F = initial_vector(full.exchanged(layers), spec.tuner, spec.model.head, config.seed)
         work = cls(
             weights=spec.weights,
             model=spec.model,
-            prompt=spec.prompt,
+            tuner=spec.tuner,
             client=spec.training.client,
             train=spec.train,
             validation=spec.validation,
@@ -135,7 +136,7 @@ class PlainClients:
     def __init__(self, work: Work) -> None:
         torch.set_num_threads(work.client.threads)
         self.work = work
-        self._backbone = Backbone.build(work.weights, work.model, work.prompt, work.num_classes, None, "cpu")
+        self._backbone = Backbone.build(work.weights, work.model, work.tuner, work.num_classes, None, "cpu")
         self._layout = VectorLayout.full(self._backbone.geometry, self._backbone.head_shapes).exchanged(work.layers)
 
     def parameters(self, vector_F: np.ndarray) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ class PromptHessian:
         self._batch = batch
         self._layout = layout
         self._vector_F = vector_F.detach()
-        self._prompt_A = self._vector_F[: layout.prompt_size].clone().requires_grad_(True)
+        self._prompt_A = self._vector_F[: layout.tuned_size].clone().requires_grad_(True)
         self._gradient_A = self._differentiable_gradient()
         self.products = 0
         """Products computed so far."""
@@ -52,7 +52,7 @@ class PromptHessian:
     @property
     def size(self) -> int:
         """Number A of prompt parameters."""
-        return self._layout.prompt_size
+        return self._layout.tuned_size
 
     @property
     def gradient(self) -> Tensor:

@@ -45,6 +45,8 @@ class Family:
     behind_attention: str | None = None
     """Module of a layer that combines attention output and layer input, after which every token is processed independently;
     None if a layer has no such module."""
+    lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
+    """Linear maps of a layer that LoRA changes unless told otherwise, by the ends of their names, as PEFT chooses them."""
     window: Literal["none", "all", "by layer"] = "none"
     """Layers with ``sliding_window`` from config.json: by layer, as in ``layer_types``."""
 
@@ -131,7 +133,16 @@ def _roberta_transform(model: Any, hidden_BD: Tensor) -> Tensor:
 def _encoder(name: str, title: str, transform: Callable[[Any, Tensor], Tensor], *, skip: bool) -> Family:
     arguments = {"add_pooling_layer": False}
     return Family(
-        name, title, "masked_lm", "ForMaskedLM", arguments, skip, transform, "encoder.layer", "attention.output"
+        name,
+        title,
+        "masked_lm",
+        "ForMaskedLM",
+        arguments,
+        skip,
+        transform,
+        layers="encoder.layer",
+        behind_attention="attention.output",
+        lora_targets=("query", "value"),
     )
 
 
@@ -143,7 +154,7 @@ for _family in (
     _encoder("roberta", "Roberta", _roberta_transform, skip=True),
     _encoder("xlm-roberta", "XLMRoberta", _roberta_transform, skip=True),
     _encoder("camembert", "Camembert", _roberta_transform, skip=True),
-    Family("gpt2", "GPT2", "causal_lm", "LMHeadModel", layers="h"),
+    Family("gpt2", "GPT2", "causal_lm", "LMHeadModel", layers="h", lora_targets=("c_attn",)),
     Family("llama", "Llama", "causal_lm"),
     Family("mistral", "Mistral", "causal_lm", window="all"),
     Family("qwen2", "Qwen2", "causal_lm", window="by layer"),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from clients.backbone.families import Family
 from clients.backbone.passes import PassLimit, run_passes
-from clients.tuners.packed_prefix import take_rows
+from clients.tuners.moves import take_rows
 from fedsim.core.tokens import TokenTable, rows
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The frozen backbone: one per worker process, shared by all clients that run there.
 
-Shape suffixes: C clients, L prompted layers, K {key, value}, H key/value heads, P prompt length, D head dimension,
-B examples, T tokens, Z packed tokens, D hidden size.
+Shape suffixes: C clients, L tuned layers, X axes of one layer's trained numbers, B examples, T tokens, Z packed tokens,
+D hidden size.
 """
 
 from __future__ import annotations
@@ -33,21 +33,23 @@ from clients.backbone.heads import (
 )
 from clients.backbone.loading import SharedWeights, assemble
 from clients.backbone.precision import Precision
-from clients.config import ModelConfig, PromptConfig
+from clients.config import ModelConfig
+from clients.tuners.client_rows import PackedRows, PaddedRows
 from clients.tuners.packed_prefix import PackedPrefix
 from clients.tuners.prefix import ARGUMENT, AttentionHook, KeyShapes, Prefix, attach, detach, detached
 from clients.tuners.prompt_dropout import PromptMask
+from clients.tuners.tuner import Tuner
 from fedsim.core.errors import ModelError
-from fedsim.core.layout import PromptGeometry
+from fedsim.core.layout import LayerShape, PromptGeometry
 from fedsim.core.tokens import PackedTokens, TokenBatch
 
 __all__ = ["Backbone", "Reading"]
 
 
 class Backbone:
-    """A frozen model that accepts prompts in any of its layers.
+    """A frozen model that can be tuned in any of its layers.
 
-    It holds no client state: prompts and head come with each call. Its weights may be read-only memory shared
+    It holds no client state: what is trained comes with each call. Its weights may be read-only memory shared
     with other processes and are never written.
     """
 
@@ -56,7 +58,7 @@ class Backbone:
         model: PreTrainedModel,
         family: Family,
         head: Head,
-        prompt: PromptConfig,
+        tuner: Tuner,
         autocast: str = "off",
         *,
         compiled: bool = False,
@@ -67,31 +69,31 @@ class Backbone:
         self._head = head
         self._stack = LayerStack(model.base_model, family)
         self._compiled = CompiledLayers(self._stack.all) if compiled else None
-        self._shift_positions = prompt.position_offset == "paper"
+        self._tuner = tuner
         self.device: torch.device = next(model.parameters()).device
         self._precision = Precision(model.dtype, autocast, self.device)
         self.head_shapes: tuple[tuple[str, tuple[int, ...]], ...] = head.shapes
         """Name and shape of each array of the head that a client trains; empty for the verbalizer."""
         self.limit: str = family.limit(model.config)
         """Reason for ``max_tokens``, phrased to follow "the model"."""
-        self.max_tokens: int = family.max_positions(model.config) - self._offset(prompt.length)
-        """Longest text, in tokens, that fits the model's positions beside the prompt."""
+        self.max_tokens: int = family.max_positions(model.config) - tuner.offset
+        """Longest text, in tokens, that fits the model's positions beside those that the tuner takes."""
         if self.max_tokens < 1:
             raise ModelError(
-                f"prompt.length {prompt.length} leaves no positions for the text, the model {self.limit} for "
+                f"prompt.length {tuner.offset} leaves no positions for the text, the model {self.limit} for "
                 f"{family.max_positions(model.config)}; shorten it or set prompt.position_offset=none"
             )
         self.hidden_size: int = model.config.hidden_size
         """Hidden size."""
-        self.geometry: PromptGeometry = self._measure(prompt.length)
-        """Shape of the prompts, measured on the keys of a short forward pass."""
+        self.geometry: LayerShape = tuner.shape(self._measure(), self._stack.all)
+        """What is trained in each layer."""
 
     @classmethod
     def build(
         cls,
         weights: SharedWeights,
         model: ModelConfig,
-        prompt: PromptConfig,
+        tuner: Tuner,
         num_classes: int,
         label_word_ids_C: np.ndarray | None,
         device: str,
@@ -102,8 +104,10 @@ class Backbone:
         ----------
         weights
             From ``clients.backbone.loading.load_shared_weights``; read-only arrays are fine.
-        model, prompt
-            Sections of the config.
+        model
+            Section of the config.
+        tuner
+            What is trained; see :func:`clients.tuners.make.make_tuner`.
         num_classes
             Classes of the task.
         label_word_ids_C
@@ -122,17 +126,17 @@ class Backbone:
             pooling = resolve_pooling(model.head.pooling, predicts_next=family.predicts_next)
             check_pooling(pooling, is_causal=family.causal_attention(frozen.config))
             classifier = Classifier(num_classes, frozen.config.hidden_size, pooling)
-            return cls(frozen, family, classifier, prompt, model.autocast, compiled=model.compile)
+            return cls(frozen, family, classifier, tuner, model.autocast, compiled=model.compile)
         if weights.kind == "base":
             raise ModelError("model.head.kind=verbalizer needs a model with its LM head; these weights have none")
         words_C = label_words(label_word_ids_C, num_classes, frozen.config.vocab_size, next(frozen.parameters()).device)
         decoder = frozen.get_output_embeddings()
         verbalizer = Verbalizer(lambda h: family.head_transform(frozen, h), decoder, words_C, model.head.loss)
-        return cls(frozen, family, verbalizer, prompt, model.autocast, compiled=model.compile)
+        return cls(frozen, family, verbalizer, tuner, model.autocast, compiled=model.compile)
 
     @property
     def model(self) -> PreTrainedModel:
-        """The frozen model, for inspection; to use it without prompts, call :meth:`detach`."""
+        """The frozen model, for inspection; to use it by itself, call :meth:`detach`."""
         return self._model
 
     @property
@@ -148,46 +152,46 @@ class Backbone:
     def forward(
         self,
         batch: TokenBatch,
-        prompt_CLKHPD: Tensor,
+        tuned_CLX: Tensor,
         layers: tuple[int, ...],
         head_C: dict[str, Tensor],
         client_of_example_B: Tensor | None = None,
         mask: PromptMask | None = None,
     ) -> Reading:
-        """Compute loss and class scores of a padded batch; gradients reach prompts and head only.
+        """Compute loss and class scores of a padded batch; gradients reach trained numbers and head only.
 
         Parameters
         ----------
         batch
             Examples, of one client or of several.
-        prompt_CLKHPD
-            float32 prompts of each client for ``layers``. With one client all examples use its prompts.
+        tuned_CLX
+            float32 trained numbers of each client for ``layers``. With one client all examples use its own.
         layers
-            Model layer of each prompt. Without layers, or with prompts of length zero, the plain model runs.
+            Model layer of each. Without layers, or with prompts of length zero, the plain model runs.
         head_C
             float32 arrays of each client's head by name, [C, *shape] each; empty for the verbalizer.
         client_of_example_B
-            int64 row of ``prompt_CLKHPD`` and ``head_C`` for each example; needed if there are several clients.
+            int64 row of ``tuned_CLX`` and ``head_C`` for each example; needed if there are several clients.
         mask
             What each example sees of its client's prompts; None for all of them.
 
         Raises
         ------
         ModelError
-            If the batch is longer than ``max_tokens``, or a layer never asked for its prompt.
+            If the batch is longer than ``max_tokens``, or a layer was never tuned in the pass.
         """
-        self._check(prompt_CLKHPD, layers, head_C, client_of_example_B)
+        self._check(tuned_CLX, layers, head_C, client_of_example_B)
         tokens = self._tokens(batch)
         if client_of_example_B is not None:
             client_of_example_B = to_device(client_of_example_B, self.device)
-        output = self._run(tokens, prompt_CLKHPD, layers, client_of_example_B, mask)
+        output = self._run(tokens, tuned_CLX, layers, client_of_example_B, mask)
         pooled_BD = pool(output.last_hidden_state, tokens, self._head.pooling)
         return self._head.read(pooled_BD, tokens.labels_B, head_C, client_of_example_B)
 
     def read(
         self,
         tokens: PackedTokens,
-        prompt_CLKHPD: Tensor,
+        tuned_CLX: Tensor,
         layers: tuple[int, ...],
         head_C: dict[str, Tensor],
         client_of_example_B: Tensor | None = None,
@@ -200,10 +204,10 @@ class Backbone:
         ----------
         tokens
             Examples, of one client or of several; sorted by length they need the least work.
-        prompt_CLKHPD, layers, head_C, client_of_example_B, mask
+        tuned_CLX, layers, head_C, client_of_example_B, mask
             As in :meth:`forward`.
-        trunk_ZD
-            Cached input of the lowest prompted layer, from :meth:`trunk`; the layers below are then skipped.
+        cached_ZD
+            Input of the lowest tuned layer, from :meth:`cached`; the layers below are then skipped.
 
         Returns
         -------
@@ -213,20 +217,24 @@ class Backbone:
         Raises
         ------
         ModelError
-            If an example is longer than ``max_tokens``, or a layer never asked for its prompt.
+            If an example is longer than ``max_tokens``, or a layer was never tuned in the pass.
         """
-        self._check(prompt_CLKHPD, layers, head_C, client_of_example_B)
+        self._check(tuned_CLX, layers, head_C, client_of_example_B)
+        rows = self._packed_rows(tokens, client_of_example_B)
         if client_of_example_B is not None:
             client_of_example_B = to_device(client_of_example_B, self.device)
         rows_B = self._rows_read(tokens)
-        prefix = self._prefix(tokens, self._precision.enter(prompt_CLKHPD), layers, client_of_example_B, rows_B, mask)
-        offset = self._offset(prompt_CLKHPD.shape[4] if layers else 0)
+        tuned_CLX = self._precision.enter(tuned_CLX)
+        prompt_CLKHPD, prompted = self._prompts(tuned_CLX, layers)
+        prefix = self._prefix(tokens, prompt_CLKHPD, prompted, client_of_example_B, rows_B, mask)
         with ExitStack() as stack:
+            stack.enter_context(self._tuner.inserted(self.geometry, self._stack.all, (tuned_CLX, layers), rows))
             if cached_ZD is not None:
                 entering_ZD = to_device(cached_ZD, self.device).to(self._model.dtype)
                 stack.enter_context(self._stack.above(min(layers), entering_ZD))
             if rows_B is not None:
                 stack.enter_context(self._stack.narrowed(rows_B))
+            offset = self._offset(tuned_CLX, layers)
             (hidden_ZD,) = self._call_packed(tokens, prefix, offset).last_hidden_state
         prefix.check_seen()
         pooled_BD = hidden_ZD if rows_B is not None else pool_packed(hidden_ZD, tokens, self._head.pooling)
@@ -236,26 +244,24 @@ class Backbone:
 
     @torch.no_grad()
     def cached(self, tokens: PackedTokens, layers: tuple[int, ...]) -> Tensor:
-        """Compute the input of the lowest of the prompted ``layers``, [Z, D] in the model's number format.
+        """Compute the input of the lowest of the tuned ``layers``, [Z, D] in the model's number format.
 
         With dropout off it depends only on the examples. The lowest layer must not be layer 0.
         """
-        none_CLKHPD = torch.empty((1, 0, 2, self.geometry.num_kv_heads, 0, self.geometry.head_dim), device=self.device)
-        prefix = self._prefix(tokens, none_CLKHPD, (), None)
+        prefix = self._prefix(tokens, self._no_prompts, (), None)
         with self._stack.below(min(layers)) as left:
-            self._call_packed(tokens, prefix, self._offset(self.geometry.prompt_length))
+            self._call_packed(tokens, prefix, self._tuner.offset)
         return left[0]
 
     @torch.no_grad()
-    def hidden_states(self, batch: TokenBatch, prompt_CLKHPD: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
+    def hidden_states(self, batch: TokenBatch, tuned_CLX: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
         """Return the input of the first layer and the output of every layer, [B, T, hidden] each, of one client.
 
         Like transformers' ``output_hidden_states``: in decoders the last one comes after the final normalisation.
         """
-        self._check(prompt_CLKHPD, layers, {}, None)
-        return list(
-            self._run(self._tokens(batch), prompt_CLKHPD, layers, None, output_hidden_states=True).hidden_states
-        )
+        self._check(tuned_CLX, layers, {}, None)
+        output = self._run(self._tokens(batch), tuned_CLX, layers, None, output_hidden_states=True)
+        return list(output.hidden_states)
 
     def set_dropout(self, active: bool) -> None:
         """Switch the frozen model's dropout on, as in the published code, or off."""
@@ -272,21 +278,42 @@ class Backbone:
     def _run(
         self,
         tokens: Tokens,
-        prompt_CLKHPD: Tensor,
+        tuned_CLX: Tensor,
         layers: tuple[int, ...],
         client_of_example_B: Tensor | None,
         mask: PromptMask | None = None,
         output_hidden_states: bool = False,
     ) -> Any:
-        length = prompt_CLKHPD.shape[4] if layers else 0
         self._check_length(tokens.input_ids_BT.shape[1])
-        prefix = Prefix(prompt_CLKHPD, layers, client_of_example_B, mask) if length else None
-        # Without a prompt the plain implementation runs, mask skipping included, with the original model's bits.
-        with nullcontext() if prefix else detached(self._model):
-            output = self._call(tokens, prefix, self._offset(length), output_hidden_states=output_hidden_states)
+        prompt_CLKHPD, prompted = self._prompts(tuned_CLX, layers)
+        prefix = Prefix(prompt_CLKHPD, prompted, client_of_example_B, mask) if prompted else None
+        rows = PaddedRows(client_of_example_B if len(tuned_CLX) > 1 else None)
+        with ExitStack() as stack:
+            stack.enter_context(self._tuner.inserted(self.geometry, self._stack.all, (tuned_CLX, layers), rows))
+            if prefix is None:
+                # Without a prompt the plain implementation runs, mask skipping included, with the original model's bits.
+                stack.enter_context(detached(self._model))
+            offset = self._offset(tuned_CLX, layers)
+            output = self._call(tokens, prefix, offset, output_hidden_states=output_hidden_states)
         if prefix:
             prefix.check_seen()
         return output
+
+    def _prompts(self, tuned_CLX: Tensor, layers: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
+        """Return prompts and the layer of each; none where the tuner has none, or they are empty."""
+        prompt_CLKHPD = self._tuner.prompts(tuned_CLX) if layers else None
+        if prompt_CLKHPD is None or not prompt_CLKHPD.shape[4]:
+            return self._no_prompts, ()
+        return prompt_CLKHPD, layers
+
+    @property
+    def _no_prompts(self) -> Tensor:
+        return torch.empty((1, 0, 2, 1, 0, 1), device=self.device)
+
+    def _packed_rows(self, tokens: PackedTokens, client_of_example_B: Tensor | None) -> PackedRows:
+        count = len(tokens.lengths_B)
+        owners_B = np.zeros(count, np.int64) if client_of_example_B is None else client_of_example_B.cpu().numpy()
+        return PackedRows(owners_B, tokens.lengths_B, self.device)
 
     def _call(
         self, tokens: Tokens, hook: AttentionHook | None, offset: int, *, output_hidden_states: bool = False
@@ -346,8 +373,10 @@ class Backbone:
         with self._precision.products(), self._compiled.active() if self._compiled else nullcontext():
             return self._base(**arguments)
 
-    def _offset(self, prompt_length: int) -> int:
-        return prompt_length if self._shift_positions else 0
+    def _offset(self, tuned_CLX: Tensor, layers: tuple[int, ...]) -> int:
+        """Return the positions before the text: as many as the pass has virtual tokens, if the tuner takes any."""
+        prompt_CLKHPD, _ = self._prompts(tuned_CLX, layers)
+        return prompt_CLKHPD.shape[4] if self._tuner.offset else 0
 
     def _tokens(self, batch: TokenBatch) -> Tokens:
         def tensor(array: np.ndarray) -> Tensor:
@@ -375,16 +404,17 @@ class Backbone:
 
     def _check(
         self,
-        prompt_CLKHPD: Tensor,
+        tuned_CLX: Tensor,
         layers: tuple[int, ...],
         head_C: dict[str, Tensor],
         client_of_example_B: Tensor | None,
     ) -> None:
-        g = self.geometry
-        clients, *shape = prompt_CLKHPD.shape
-        expected = [len(layers), 2, g.num_kv_heads, shape[3], g.head_dim]
-        if shape != expected or len(set(layers)) != len(layers) or not set(layers) <= set(range(g.num_layers)):
-            raise ValueError(f"prompts of shape {tuple(prompt_CLKHPD.shape)} do not fit layers {layers} of {g}")
+        clients, *shape_LX = tuned_CLX.shape
+        known = len(set(layers)) == len(layers) == shape_LX[0] and set(layers) <= set(range(self.geometry.num_layers))
+        if not known or not self._tuner.accepts(self.geometry, tuple(shape_LX)):
+            raise ValueError(
+                f"trained numbers of shape {tuple(tuned_CLX.shape)} do not fit layers {layers} of {self.geometry}"
+            )
         if head_C and {len(array) for array in head_C.values()} != {clients}:
             raise ValueError(f"the head's arrays are not those of {clients} clients")
         if clients > 1 and client_of_example_B is None:
@@ -393,7 +423,8 @@ class Backbone:
             )
 
     @torch.no_grad()
-    def _measure(self, prompt_length: int) -> PromptGeometry:
+    def _measure(self) -> PromptGeometry:
+        """Return the shape of the model's keys, measured in a short forward pass, with prompt length 0."""
         ids_BT = torch.full((1, 1), self._any_token(), device=self.device)
         zeros_B = torch.zeros(1, dtype=torch.int64, device=self.device)
         shapes = KeyShapes()
@@ -407,7 +438,7 @@ class Backbone:
                 "the model fails in a forward pass of one token; look into its config.json: "
                 f"{type(error).__name__}: {first_line}"
             ) from error
-        return shapes.geometry(self._model.config.num_hidden_layers, prompt_length)
+        return shapes.geometry(self._model.config.num_hidden_layers, 0)
 
     def _any_token(self) -> int:
         """Return a token id that is not padding."""

@@ -55,7 +55,7 @@ def try_fusing(
     batch = _first_batches(config, indices_N, seed)
     if prompt_dropout:
         rng = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, "prompt dropout")
-        kept_BA = draw_kept(rng, prompt_dropout, len(batch), layout.prompt_size)
+        kept_BA = draw_kept(rng, prompt_dropout, len(batch), layout.tuned_size)
         batch = replace(batch, kept_BA=kept_BA, kept_scale=kept_scale(prompt_dropout))
     vector_CA = to_device(np.stack([vector_A] * len(indices_N)), backbone.device)
 

@@ -57,7 +57,7 @@ class StepBatch:
         """Return what some of the examples keep of their prompts, or None for all."""
         if self.kept_BA is None:
             return None
-        kept_BLKHPD = to_device(self.kept_BA[chosen_B], device).view(len(chosen_B), *layout.prompt_shape_LKHPD)
+        kept_BLKHPD = to_device(self.kept_BA[chosen_B], device).view(len(chosen_B), *layout.tuned_shape)
         return PromptMask(kept_BLKHPD, self.kept_scale)
 
 

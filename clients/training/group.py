@@ -20,7 +20,6 @@ from clients.spec import WorkerSpec
 from clients.training.local_job import LocalJob, Parts, TrainingResult, num_steps
 from clients.training.local_training import train_clients
 from clients.training.sums import GroupSums, as_slice
-from clients.tuners.initial import initial_vector
 from fedsim.core import seeds
 from fedsim.core.errors import PluginError, ResourceError, listed
 from fedsim.core.layout import VectorLayout
@@ -142,7 +141,7 @@ class GroupTraining:
                     seed=self._training.seed,
                     round=state.round,
                     max_tokens=limit,
-                    prompt_dropout=self._spec.prompt.dropout,
+                    prompt_dropout=self._spec.tuner.dropout,
                 )
                 _check_shapes(olds, trained, parts)
                 results = [
@@ -208,6 +207,8 @@ class GroupTraining:
         indices_N = self._spec.shards.train(old.client)
         client = self._client(state, old, num_steps(self._training.client, len(indices_N)))
         personal_M = old.arrays.get(PERSONAL)
+        if personal_M is None:
+            personal_M = self._spec.initial_vector(parts.personal)
         begun: dict[str, np.ndarray | float] = {}
         for correction in self._training.corrections:
             own = correction.begin(client)
@@ -217,7 +218,7 @@ class GroupTraining:
         return LocalJob(
             client=old.client,
             indices_N=indices_N,
-            start_A=parts.assemble(client.start_F, self._initial(parts.personal) if personal_M is None else personal_M),
+            start_A=parts.assemble(client.start_F, personal_M),
             first_moment_A=old.arrays.get(FIRST_MOMENT),
             second_moment_A=old.arrays.get(SECOND_MOMENT),
             moment_steps=old.steps,
@@ -282,10 +283,6 @@ class GroupTraining:
         if self._training.client.optimizer.moments == "keep":
             arrays |= {FIRST_MOMENT: result.first_moment_A, SECOND_MOMENT: result.second_moment_A}
         return ClientState(old.client, old.rounds + 1, old.steps + result.num_steps, arrays)
-
-    def _initial(self, layout: VectorLayout) -> np.ndarray:
-        spec = self._spec
-        return initial_vector(layout, spec.prompt, spec.model.head, spec.training.seed, spec.start)
 
 
 def _vector_bytes(parts: Parts, state: GlobalState) -> int:

@@ -203,7 +203,7 @@ class _Group:
 
     def _with_dropout(self, batch: StepBatch, sizes_C: np.ndarray) -> StepBatch:
         """Draw for the examples of each client from its own stream, which is at this step."""
-        chance, size = self._prompt_dropout, self._parts.trained.prompt_size
+        chance, size = self._prompt_dropout, self._parts.trained.tuned_size
         drawn = [draw_kept(rng, chance, int(n), size) for rng, n in zip(self._dropout_rngs, sizes_C, strict=False)]
         return replace(batch, kept_BA=np.concatenate(drawn), kept_scale=kept_scale(chance))
 

@@ -1,4 +1,4 @@
-"""Initial prompt and head of a run: random or from an earlier result.
+"""Initial parameters of a run: random or from an earlier result.
 
 Shape suffixes as in :mod:`fedsim.core.layout`; A = all parameters that a client can train.
 """
@@ -6,14 +6,19 @@ Shape suffixes as in :mod:`fedsim.core.layout`; A = all parameters that a client
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from clients.config import HeadConfig, PromptConfig
+from clients.config import HeadConfig
+from clients.tuners.tuner import Tuner
 from fedsim.core import seeds
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import PromptGeometry, VectorLayout
+
+InitialVector = Callable[[VectorLayout], np.ndarray]
+"""Initial parameters of a layout, float32 of length ``layout.size``."""
 
 
 @dataclass(frozen=True)
@@ -62,28 +67,25 @@ class StartingPoint:
 
 
 def initial_vector(
-    layout: VectorLayout, prompt: PromptConfig, head: HeadConfig, seed: int, start: StartingPoint | None = None
+    layout: VectorLayout, tuner: Tuner, head: HeadConfig, seed: int, start: StartingPoint | None = None
 ) -> np.ndarray:
     """Create the initial parameters, float32 of length ``layout.size``.
 
-    Prompts are those of ``start``, or else normal with ``prompt.init_std`` (the published code uses the model's
-    initializer range, 0.02). The head is that of ``start`` if it has one of the same shape, or else its weights are
-    normal with ``head.init_std`` and its biases zero. Each layer has its own random stream, so a layer's prompt does
-    not depend on which other layers are prompted.
+    Layers are those of ``start``, or else drawn by the tuner. The head is that of ``start`` if it has one of the same shape,
+    or else its weights are normal with ``head.init_std`` and its biases zero. Each layer has its own random stream, so its
+    numbers do not depend on which other layers are tuned.
 
     Raises
     ------
     ModelError
         If ``start`` lacks the prompt of a layer.
     """
-    shape_KHPD = layout.prompt_shape_LKHPD[1:]
     pieces: list[np.ndarray] = []
     for layer in layout.layers:
         if start is not None:
             pieces.append(start.prompt_of(layer).reshape(-1))
-            continue
-        rng = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, f"prompt/{layer}")
-        pieces.append(rng.normal(0.0, prompt.init_std, shape_KHPD).reshape(-1))
+        else:
+            pieces.append(tuner.initial(layout.geometry, layer, seed))
     for name, shape in layout.head_shapes:
         if start is not None and start.has_head(layout):
             pieces.append(start.head[name].reshape(-1))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clients.backbone.device import to_device
+from clients.tuners.moves import apart, take_rows, together
 from clients.tuners.prefix import Attend
 from clients.tuners.prompt_dropout import PromptMask, masked
 from fedsim.core.errors import ModelError
@@ -138,10 +139,10 @@ class PackedPrefix:
 
     def _apart(self, tensor_1HZD: Tensor) -> Tensor:
         tensor_ZHD = tensor_1HZD[0].transpose(0, 1)
-        return tensor_ZHD if self._moves is None else _Apart.apply(tensor_ZHD, *self._moves)
+        return tensor_ZHD if self._moves is None else apart(tensor_ZHD, *self._moves)
 
     def _together(self, tensor_SHD: Tensor) -> Tensor:
-        return tensor_SHD if self._moves is None else _Together.apply(tensor_SHD, *self._moves)
+        return tensor_SHD if self._moves is None else together(tensor_SHD, *self._moves)
 
     def _of_examples(
         self, prompt_CHPD: Tensor, kept_BHPD: Tensor | None, bucket: _Bucket, dtype: torch.dtype
@@ -250,54 +251,3 @@ def _moves(lengths_B: np.ndarray, buckets: list[_Bucket], device: torch.device) 
         padding.append(np.flatnonzero(~own_BT) + bucket.slots.start)
     tokens, slots, unused = (to_device(np.concatenate(moves), device) for moves in (tokens_S, slots_Z, padding))
     return tokens, slots, unused
-
-
-def take_rows(tensor_ZX: Tensor, rows_B: Tensor) -> Tensor:
-    """Select rows of a tensor, without duplicates."""
-    return _Rows.apply(tensor_ZX, rows_B)
-
-
-class _Rows(torch.autograd.Function):
-    """Like index_select, whose gradient on a GPU adds up in no fixed order; without duplicates there is nothing to add."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor_ZX: Tensor, rows_B: Tensor) -> Tensor:
-        ctx.save_for_backward(rows_B)
-        ctx.count = len(tensor_ZX)
-        return tensor_ZX.index_select(0, rows_B)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_BX: Tensor) -> tuple[Tensor, None]:
-        (rows_B,) = ctx.saved_tensors
-        grad_ZX = grad_BX[0].new_zeros((ctx.count, *grad_BX[0].shape[1:]))
-        grad_ZX[rows_B] = grad_BX[0]
-        return grad_ZX, None
-
-
-class _Apart(torch.autograd.Function):
-    """Copy token rows to slot rows. Every token has its own slot, so the gradient is a plain copy back."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor_ZHD: Tensor, tokens_S: Tensor, slots_Z: Tensor, padding: Tensor) -> Tensor:
-        ctx.save_for_backward(slots_Z)
-        return tensor_ZHD.index_select(0, tokens_S)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_SHD: Tensor) -> tuple[Tensor, None, None, None]:
-        (slots_Z,) = ctx.saved_tensors
-        return grad_SHD[0].index_select(0, slots_Z), None, None, None
-
-
-class _Together(torch.autograd.Function):
-    """Copy slot rows back to token rows; padding is dropped and gets zero gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor_SHD: Tensor, tokens_S: Tensor, slots_Z: Tensor, padding: Tensor) -> Tensor:
-        ctx.save_for_backward(tokens_S, padding)
-        return tensor_SHD.index_select(0, slots_Z)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_ZHD: Tensor) -> tuple[Tensor, None, None, None]:
-        tokens_S, padding = ctx.saved_tensors
-        # A gather, not a scatter: deterministic on a GPU.
-        return grad_ZHD[0].index_select(0, tokens_S).index_fill_(0, padding, 0.0), None, None, None

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, SerializeAsAny, ValidationError, model_validator
 
 from clients.config import AttackConfig, ClientConfig, ModelConfig, PromptConfig
+from clients.tuners.config import TunerConfig
 from fedsim.configuration.errors import Where, sentence
 from fedsim.configuration.given import parse_yaml, place_of, read_yaml, set_key, without_nulls
 from fedsim.configuration.overrides import parse_override
@@ -65,8 +66,10 @@ class Config(Schema):
     """The frozen backbone."""
     prompt: PromptConfig = PromptConfig()
     """The trainable prefix."""
+    tuner: TunerConfig = TunerConfig()
+    """What is trained in each layer."""
     layers: LayersConfig = LayersConfig()
-    """Which layers' prompts are exchanged."""
+    """Which layers are exchanged."""
     data: DataConfig = DataConfig()
     """Task and examples."""
     partition: PartitionConfig = PartitionConfig()
@@ -96,6 +99,7 @@ class Config(Schema):
     _plugins: dict[str, str] = PrivateAttr(default_factory=plugins.hashes)
 
     uses: ClassVar[Uses] = {
+        "prompt": (Use("tuner.kind", ("prefix",)),),
         "client.proximal_mu": (Use("correction", ("proximal",), by="client.correction"),),
         "model.trunk_cache": (
             Use("client.dropout", (False,), words="what is kept would be other hidden states every time"),
@@ -186,7 +190,7 @@ class Config(Schema):
         values["client"].pop("fuse")
         for key in self.sources:
             section, _, name = key.partition(".")
-            values[section].pop(name, None)
+            values.get(section, {}).pop(name, None)
         return {**values, "plugins": self.plugins} if self.plugins else values
 
     @property
@@ -238,6 +242,10 @@ def _check_combinations(config: Config) -> None:
         raise ValueError(
             "evaluation.select_on=holdout needs examples that clients hold out, but partition.holdout_fraction=0; set "
             "partition.holdout_fraction=0.1, or evaluation.select_on=validation"
+        )
+    if config.model.compile and config.tuner.kind != "prefix":
+        raise ValueError(
+            f"model.compile=true needs tuner.kind=prefix, but tuner.kind={config.tuner.kind}; set model.compile=false"
         )
     if config.data.source == "files" and config.data.path is None:
         raise ValueError("data.source=files needs data.path, a folder with train.* and validation.*")

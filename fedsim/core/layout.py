@@ -1,10 +1,10 @@
-"""Where the parameters of prompts and head stand in a flat vector.
+"""Positions of what a tuner trains, and of the head, in a flat vector.
 
-Shape suffixes: L layers, K {key, value}, H key/value heads, P prompt length (virtual tokens), D head dimension,
-F entries of the flat vector.
+Shape suffixes: C clients, L layers, X axes of one layer's trained numbers (a prompt: K {key, value}, H key/value heads, P
+prompt length, D head dimension), F entries of the flat vector.
 
-A vector holds the prompts of some layers in ascending order, each as [K, H, P, D], then the head's arrays.
-Clients and server exchange such vectors; the server never needs to know what stands in them.
+A vector holds the trained numbers of some layers in ascending order, then the head's arrays. Clients and server exchange
+such vectors; the server never needs to know what they mean.
 """
 
 from __future__ import annotations
@@ -12,9 +12,56 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+
+
+class LayerShape(Protocol):
+    """What is trained in each layer of a model, alike in all layers."""
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the model."""
+        ...
+
+    @property
+    def layer_shape(self) -> tuple[int, ...]:
+        """Axes of one layer's trained numbers."""
+        ...
+
+    @property
+    def layer_size(self) -> int:
+        """Number of one layer's trained numbers."""
+        ...
+
+
+@dataclass(frozen=True)
+class LayerArrays:
+    """Several named arrays in each layer, one after another; ``layer_shape`` is flat."""
+
+    num_layers: int
+    arrays: tuple[tuple[str, tuple[int, ...]], ...]
+    """Name and shape of each array, in order."""
+
+    @property
+    def layer_size(self) -> int:
+        """Number of one layer's trained numbers."""
+        return sum(math.prod(shape) for _, shape in self.arrays)
+
+    @property
+    def layer_shape(self) -> tuple[int, ...]:
+        """Axes of one layer's trained numbers: one."""
+        return (self.layer_size,)
+
+    def split(self, tuned_X: Any) -> dict[str, Any]:
+        """Return views of the arrays by name, [..., *shape] each, of NumPy or torch numbers [..., layer_size]."""
+        found, start = {}, 0
+        for name, shape in self.arrays:
+            stop = start + math.prod(shape)
+            found[name] = tuned_X[..., start:stop].reshape(*tuned_X.shape[:-1], *shape)
+            start = stop
+        return found
 
 
 @dataclass(frozen=True)
@@ -27,27 +74,32 @@ class PromptGeometry:
     head_dim: int
 
     @property
+    def layer_shape(self) -> tuple[int, int, int, int]:
+        """Axes of one layer's prompt: [2, key/value heads, prompt length, head dimension]."""
+        return (2, self.num_kv_heads, self.prompt_length, self.head_dim)
+
+    @property
     def layer_size(self) -> int:
         """Number of parameters of one layer's prompt."""
-        return 2 * self.num_kv_heads * self.prompt_length * self.head_dim
+        return math.prod(self.layer_shape)
 
 
 @dataclass(frozen=True)
 class VectorLayout:
-    """Which layers' prompts and which head arrays a flat vector holds.
+    """Which layers' trained numbers and which head arrays a flat vector holds.
 
     Parameters
     ----------
     geometry
-        Shape of one layer's prompt.
+        Shape of one layer's trained numbers.
     layers
-        Prompted layers in the vector, ascending, each in ``range(geometry.num_layers)``.
+        Layers in the vector, ascending, each in ``range(geometry.num_layers)``.
     head_shapes
-        ``(name, shape)`` of each head array, in the order in which they stand behind the prompts; empty for a
-        head without trained parameters.
+        ``(name, shape)`` of each head array, in their order behind the layers; empty for a head without trained
+        parameters.
     """
 
-    geometry: PromptGeometry
+    geometry: LayerShape
     layers: tuple[int, ...]
     head_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
@@ -58,61 +110,60 @@ class VectorLayout:
             raise ValueError(f"layers {self.layers} are not all in range({self.geometry.num_layers})")
 
     @classmethod
-    def full(cls, geometry: PromptGeometry, head_shapes: Sequence[tuple[str, tuple[int, ...]]] = ()) -> VectorLayout:
-        """Return the layout with a prompt in every layer."""
+    def full(cls, geometry: LayerShape, head_shapes: Sequence[tuple[str, tuple[int, ...]]] = ()) -> VectorLayout:
+        """Return the layout of all layers."""
         return cls(geometry, tuple(range(geometry.num_layers)), tuple(head_shapes))
 
     @property
-    def prompt_size(self) -> int:
-        """Number of prompt parameters."""
+    def tuned_size(self) -> int:
+        """Number of parameters of all layers, without the head."""
         return len(self.layers) * self.geometry.layer_size
 
     @property
     def size(self) -> int:
         """Length F of the vector."""
-        return self.prompt_size + sum(math.prod(shape) for _, shape in self.head_shapes)
+        return self.tuned_size + sum(math.prod(shape) for _, shape in self.head_shapes)
 
     @property
-    def prompt_shape_LKHPD(self) -> tuple[int, int, int, int, int]:
-        """Shape of the prompts of all layers of this layout."""
-        g = self.geometry
-        return (len(self.layers), 2, g.num_kv_heads, g.prompt_length, g.head_dim)
+    def tuned_shape(self) -> tuple[int, ...]:
+        """Shape [L, X] of the trained numbers of all layers of this layout."""
+        return (len(self.layers), *self.geometry.layer_shape)
 
     def split(self, vector_F: Any) -> tuple[Any, dict[str, Any]]:
-        """Return views ``(prompt_LKHPD, head arrays by name)`` of a NumPy or torch vector of length ``size``."""
+        """Return views ``(tuned_LX, head arrays by name)`` of a NumPy or torch vector of length ``size``."""
         if tuple(vector_F.shape) != (self.size,):
             raise ValueError(f"expected a vector of shape ({self.size},), got {tuple(vector_F.shape)}")
-        prompt, head = self.split_rows(vector_F[None])
-        return prompt[0], {name: array[0] for name, array in head.items()}
+        tuned, head = self.split_rows(vector_F[None])
+        return tuned[0], {name: array[0] for name, array in head.items()}
 
     def split_rows(self, vector_CF: Any) -> tuple[Any, dict[str, Any]]:
-        """Return views ``(prompt_CLKHPD, head arrays by name, [C, *shape] each)`` of vectors [C, size] of several clients."""
+        """Return views ``(tuned_CLX, head arrays by name, [C, *shape] each)`` of vectors [C, size] of several clients."""
         clients, size = vector_CF.shape
         if size != self.size:
             raise ValueError(f"expected vectors of length {self.size}, got {size}")
-        prompt = vector_CF[:, : self.prompt_size].reshape(clients, *self.prompt_shape_LKHPD)
+        tuned_CLX = vector_CF[:, : self.tuned_size].reshape(clients, *self.tuned_shape)
         head: dict[str, Any] = {}
-        start = self.prompt_size
+        start = self.tuned_size
         for name, shape in self.head_shapes:
             stop = start + math.prod(shape)
             head[name] = vector_CF[:, start:stop].reshape(clients, *shape)
             start = stop
-        return prompt, head
+        return tuned_CLX, head
 
-    def join(self, prompt_LKHPD: np.ndarray, head: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return the flat vector of NumPy prompts and head arrays; the reverse of :meth:`split`."""
-        if tuple(prompt_LKHPD.shape) != self.prompt_shape_LKHPD:
-            raise ValueError(f"expected prompts of shape {self.prompt_shape_LKHPD}, got {tuple(prompt_LKHPD.shape)}")
-        pieces = [np.asarray(prompt_LKHPD).reshape(-1)]
+    def join(self, tuned_LX: np.ndarray, head: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the flat vector of NumPy numbers [L, X] and head arrays; the reverse of :meth:`split`."""
+        if tuple(tuned_LX.shape) != self.tuned_shape:
+            raise ValueError(f"expected numbers of shape {self.tuned_shape}, got {tuple(tuned_LX.shape)}")
+        pieces = [np.asarray(tuned_LX).reshape(-1)]
         pieces += [np.asarray(head[name]).reshape(-1) for name, _ in self.head_shapes]
         return np.concatenate(pieces)
 
     def exchanged(self, layers: Sequence[int]) -> VectorLayout:
-        """Return the layout of what travels: the prompts of ``layers`` and the whole head."""
+        """Return the layout of what travels: those of ``layers`` and the whole head."""
         return VectorLayout(self.geometry, tuple(sorted(layers)), self.head_shapes)
 
     def local(self, layers: Sequence[int]) -> VectorLayout:
-        """Return the layout of what stays on the device: the prompts of this layout that are not in ``layers``."""
+        """Return the layout of what stays on the device: the layers of this layout that are not in ``layers``."""
         return VectorLayout(self.geometry, tuple(layer for layer in self.layers if layer not in set(layers)))
 
     def positions(self, part: VectorLayout) -> np.ndarray:
@@ -130,5 +181,5 @@ class VectorLayout:
         starts = [self.layers.index(layer) * size for layer in part.layers]
         pieces = [np.arange(start, start + size) for start in starts]
         if part.head_shapes:
-            pieces.append(np.arange(self.prompt_size, self.size))
+            pieces.append(np.arange(self.tuned_size, self.size))
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)

@@ -17,6 +17,7 @@ from fedsim.configuration.schema import Config
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import VECTOR
 from fedsim.planning.model_shape import ModelShape
+from fedsim.planning.tuned_shape import tuned_shape
 from server.selection import num_chosen
 
 PROCESS_BYTES = 480 * 10**6
@@ -113,11 +114,11 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
 
 
 def _layouts(config: Config, shape: ModelShape, num_classes: int) -> tuple[VectorLayout, VectorLayout]:
-    """Return the layouts of prompts in all layers and in the exchanged ones; only their number matters here."""
+    """Return the layouts of all layers and of the exchanged ones; only their number matters here."""
     heads: tuple[tuple[str, tuple[int, ...]], ...] = ()
     if config.model.head.kind == "classifier":
         heads = (("head.weight", (num_classes, shape.hidden_size)), ("head.bias", (num_classes,)))
-    full = VectorLayout.full(shape.geometry(config.prompt.length), heads)
+    full = VectorLayout.full(tuned_shape(config, shape), heads)
     layers = config.layers
     if layers.choose == "fixed":
         number = len(layers.fixed or ())
@@ -164,7 +165,7 @@ def _step_bytes(config: Config, trained: VectorLayout) -> int:
     """Return the bytes a step holds per client: vectors, and with ``prompt.dropout`` a byte per mask entry of each example."""
     tallies = sum(len(part.tallies) for part in config.method.corrections)
     vectors = (STEP_VECTORS + tallies) * trained.size * np.dtype(config.model.exchange_dtype).itemsize
-    return vectors + (config.client.batch_size * trained.prompt_size if config.prompt.dropout else 0)
+    return vectors + (config.client.batch_size * trained.tuned_size if config.prompt.dropout else 0)
 
 
 def _side_by_side(config: Config) -> int:
@@ -182,6 +183,8 @@ def _training_bytes(config: Config, shape: ModelShape, on_gpu: bool) -> int:
     tokens = min(asked, examples * config.data.max_length)
     feed_forward = (3 if shape.gated else 2) * shape.feed_forward_size
     numbers = tokens * shape.num_layers * (9 * shape.hidden_size + feed_forward)
+    if config.tuner.kind == "lora":  # rows grouped by client
+        numbers += tokens * shape.num_layers * shape.hidden_size
     if config.model.attention == "eager":  # scores and softmax, which other implementations never materialise
         numbers += 5 * tokens * shape.num_layers * shape.num_heads * config.data.max_length // 2
     if config.model.head.kind == "verbalizer" and config.model.head.loss == "vocabulary":

@@ -175,11 +175,12 @@ def export_peft(path: str | Path, output: str | Path, client: int | None = None)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ModelError(f"the output {output} exists and is not an empty folder; give another one with --output")
     file = read_prompt(path)
-    prompt_LKHPD = _every_layer(file, client)
+    geometry = file.prefix("an adapter of PEFT is written for")
+    prompt_LKHPD = _every_layer(file, geometry, client)
     model = ModelConfig.model_validate(file.metadata["model"], context=EVERY_KEY)
     config, family = _describe(model)
     _refuse_adapter_beside(model)
-    length = file.layout.geometry.prompt_length
+    length = geometry.prompt_length
     if file.metadata["prompt"]["position_offset"] == "none":
         longest = length + file.metadata["max_length"]
         obstacle = cannot_shift(family, config, longest)
@@ -190,14 +191,14 @@ def export_peft(path: str | Path, output: str | Path, client: int | None = None)
                 "prompt.position_offset=paper"
             )
         prompt_LKHPD = shift_prompt(prompt_LKHPD, length, family, config, longest)
-    _check_window(file, model, config, family)
+    _check_window(file, length, model, config, family)
     _write(output, file, prompt_LKHPD, model, config, family)
     return output
 
 
-def _every_layer(file: PromptFile, client: int | None) -> np.ndarray:
+def _every_layer(file: PromptFile, geometry: PromptGeometry, client: int | None) -> np.ndarray:
     """Return the prompts of all layers, the personal ones from ``client``."""
-    geometry, layers = file.layout.geometry, file.layout.layers
+    layers = file.layout.layers
     missing = [layer for layer in range(geometry.num_layers) if layer not in layers]
     personal_path = file.path.with_name(PERSONAL_PROMPTS)
     if client is None:
@@ -212,10 +213,10 @@ def _every_layer(file: PromptFile, client: int | None) -> np.ndarray:
                 "zeros takes attention, so no adapter gives the same scores; train with layers.choose=all, or with "
                 "layers.unselected=local and export with --client"
             )
-        return file.prompt_LKHPD
+        return file.tuned_LX
     if not missing or not personal_path.is_file():
         raise ModelError(f"there are no personal prompts beside {file.path}; leave --client out")
-    prompts = dict(zip(layers, file.prompt_LKHPD, strict=True))
+    prompts = dict(zip(layers, file.tuned_LX, strict=True))
     prompts |= zip(missing, _personal(personal_path, VectorLayout(geometry, tuple(missing)), client), strict=True)
     return np.stack([prompts[layer] for layer in range(geometry.num_layers)])
 
@@ -256,14 +257,14 @@ def _refuse_adapter_beside(model: ModelConfig) -> None:
         )
 
 
-def _check_window(file: PromptFile, model: ModelConfig, config: PreTrainedConfig, family: Family) -> None:
+def _check_window(file: PromptFile, length: int, model: ModelConfig, config: PreTrainedConfig, family: Family) -> None:
     """Refuse a model whose attention window may exclude PEFT's prefix; in fedsim every token sees the prompt."""
     windows = family.windows(config)
     if not windows:
         return
     # A causal window of w holds the token itself; one to both sides reaches w tokens beyond it.
     reach = min(windows) + (0 if family.causal_attention(config) else 1)
-    length, longest = file.layout.geometry.prompt_length, file.metadata["max_length"]
+    longest = file.metadata["max_length"]
     if length + longest > reach:
         mend = f"data.max_length={reach - length} or less" if reach > length else "a shorter prompt"
         raise ModelError(

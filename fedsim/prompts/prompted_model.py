@@ -16,9 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from clients.config import ModelConfig, PromptConfig
+from clients.tuners.config import TunerConfig
 from fedsim import __version__
 from fedsim.core.errors import ModelError
-from fedsim.core.layout import PromptGeometry, VectorLayout
+from fedsim.core.layout import LayerArrays, LayerShape, PromptGeometry, VectorLayout
 from fedsim.core.schema import Schema
 from fedsim.core.uses import EVERY_KEY
 from fedsim.data.config import TaskConfig
@@ -42,8 +43,9 @@ def save_prompt(
 ) -> None:
     """Write the global prompt (and head) with all that is needed to use it.
 
-    The file holds ``prompt.LAYER`` of shape [2, kv heads, prompt length, head dim] for every prompted layer, the head's
-    arrays by name, and one JSON text of metadata. It does not record where or when the run took place, so equal results
+    The file holds the arrays of every exchanged layer, the head's arrays by name, and one JSON text of metadata. A prefix's
+    array is ``prompt.LAYER`` of shape [2, kv heads, prompt length, head dim]; LoRA's are ``lora.LAYER.TARGET.lora_A`` and
+    ``lora_B`` in PEFT's shapes. It does not record where or when the run took place, so equal results
     are equal files.
 
     Parameters
@@ -51,8 +53,10 @@ def save_prompt(
     round
         The round after which this was the prompt, if the file is to say so.
     """
-    prompt_LKHPD, head = layout.split(np.asarray(vector_F, dtype=np.float32))
-    arrays = {f"prompt.{layer}": np.ascontiguousarray(prompt_LKHPD[i]) for i, layer in enumerate(layout.layers)}
+    tuned_LX, head = layout.split(np.asarray(vector_F, dtype=np.float32))
+    arrays: dict[str, np.ndarray] = {}
+    for layer, tuned_X in zip(layout.layers, tuned_LX, strict=True):
+        arrays.update(_named(layout.geometry, layer, tuned_X))
     arrays.update({name: np.ascontiguousarray(array) for name, array in head.items()})
     metadata = {
         "format": 1,
@@ -61,13 +65,29 @@ def save_prompt(
         "prompt": config.prompt.model_dump(mode="json", exclude={"start_from", "dropout"}, context=EVERY_KEY),
         "max_length": config.data.max_length,
         "task": task.model_dump(mode="json"),
-        "geometry": asdict(layout.geometry),
+        "tuner": config.tuner.model_dump(mode="json"),
+        "geometry": asdict(layout.geometry),  # type: ignore[call-overload]
         "layers": list(layout.layers),
         "head_shapes": [[name, list(shape)] for name, shape in layout.head_shapes],
     }
     if round is not None:
         metadata["round"] = round
     _save(arrays, path, metadata)
+
+
+def _named(shape: LayerShape, layer: int, tuned_X: np.ndarray) -> dict[str, np.ndarray]:
+    """Return a layer's arrays by the names that they have in a file."""
+    if isinstance(shape, LayerArrays):
+        return {f"lora.{layer}.{name}": np.ascontiguousarray(array) for name, array in shape.split(tuned_X).items()}
+    return {f"prompt.{layer}": np.ascontiguousarray(tuned_X)}
+
+
+def _shape(metadata: dict[str, Any]) -> LayerShape:
+    """Return the shape that a file's metadata describe."""
+    if metadata["tuner"]["kind"] == "prefix":
+        return PromptGeometry(**metadata["geometry"])
+    arrays = tuple((str(name), tuple(map(int, shape))) for name, shape in metadata["geometry"]["arrays"])
+    return LayerArrays(int(metadata["geometry"]["num_layers"]), arrays)
 
 
 def _save(arrays: dict[str, np.ndarray], path: Path, metadata: dict[str, Any]) -> None:
@@ -92,9 +112,27 @@ class PromptFile:
     path: Path
     metadata: dict[str, Any]
     layout: VectorLayout
-    prompt_LKHPD: np.ndarray
-    """float32 prompts of ``layout.layers``."""
+    tuned_LX: np.ndarray
+    """float32 trained numbers of ``layout.layers``: of a prefix [L, 2, kv heads, prompt length, head dim]."""
     head: dict[str, np.ndarray]
+
+    @property
+    def kind(self) -> str:
+        """What was trained: a value of ``tuner.kind``."""
+        kind: str = self.metadata["tuner"]["kind"]
+        return kind
+
+    def prefix(self, why: str) -> PromptGeometry:
+        """Return the shape of the prompts.
+
+        Raises
+        ------
+        ModelError
+            If something else was trained; ``why`` says what needs a prefix.
+        """
+        if not isinstance(self.layout.geometry, PromptGeometry):
+            raise ModelError(f"{self.path} was trained with tuner.kind={self.kind}, but {why} a prefix")
+        return self.layout.geometry
 
 
 def read_prompt(path: str | Path) -> PromptFile:
@@ -113,21 +151,25 @@ def read_prompt(path: str | Path) -> PromptFile:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         if "geometry" not in metadata:
             raise ModelError(f"{file_path} holds personal prompts; load {GLOBAL_PROMPT}")
+        metadata.setdefault("tuner", {"kind": "prefix"})  # files of earlier versions hold prefixes
         _check_metadata(metadata)
         shapes = tuple((name, tuple(shape)) for name, shape in metadata["head_shapes"])
-        layout = VectorLayout(PromptGeometry(**metadata["geometry"]), tuple(metadata["layers"]), shapes)
-        geometry = layout.geometry
-        shape = (2, geometry.num_kv_heads, geometry.prompt_length, geometry.head_dim)
-        prompts = [_array(arrays, f"prompt.{layer}", shape) for layer in layout.layers]
+        layout = VectorLayout(_shape(metadata), tuple(metadata["layers"]), shapes)
+        empty_X = np.empty(layout.geometry.layer_shape, np.float32)
+        tuned = []
+        for layer in layout.layers:
+            wanted = _named(layout.geometry, layer, empty_X)
+            parts = [_array(arrays, name, array.shape).reshape(-1) for name, array in wanted.items()]
+            tuned.append(np.concatenate(parts).reshape(empty_X.shape))
         head = {name: _array(arrays, name, shape) for name, shape in shapes}
-        prompt_LKHPD = np.stack(prompts)
+        tuned_LX = np.stack(tuned)
     except KeyError as error:
         raise ModelError(f"{file_path} is not a prompt file of a run: it lacks {error}") from None
     except (OSError, TypeError, ValueError, AttributeError, RecursionError, SafetensorError) as error:
         why = str(error)
         why = why if len(why) <= 300 else f"{why[:297]}..."
         raise ModelError(f"{file_path} is not a prompt file of a run: {why}") from None
-    return PromptFile(file_path, metadata, layout, prompt_LKHPD, head)
+    return PromptFile(file_path, metadata, layout, tuned_LX, head)
 
 
 def _check_metadata(metadata: dict[str, Any]) -> None:
@@ -135,6 +177,7 @@ def _check_metadata(metadata: dict[str, Any]) -> None:
     sections: tuple[tuple[str, type[Schema]], ...] = (
         ("model", ModelConfig),
         ("prompt", PromptConfig),
+        ("tuner", TunerConfig),
         ("task", TaskConfig),
     )
     for name, schema in sections:
@@ -193,6 +236,7 @@ class PromptedModel:
 
         from clients.backbone.loading import load_shared_weights, load_tokenizer
         from clients.backbone.model import Backbone
+        from clients.tuners.make import make_tuner
         from fedsim.data.tokenize import label_word_ids
         from fedsim.data.vocabulary import Vocabulary, check_label_words
 
@@ -216,13 +260,14 @@ class PromptedModel:
         if words is not None and self.task.label_words is not None:
             check_label_words(words, self.task.label_words, self.tokenizer, self._vocabulary)
         prompt = PromptConfig.model_validate(metadata["prompt"], context=EVERY_KEY)
-        self.backbone = Backbone.build(weights, config, prompt, len(self.task.labels), words, device)
+        tuner = make_tuner(TunerConfig.model_validate(metadata["tuner"], context=EVERY_KEY), prompt, weights.family)
+        self.backbone = Backbone.build(weights, config, tuner, len(self.task.labels), words, device)
         geometry = file.layout.geometry
         if self.backbone.geometry != geometry:
             raise ModelError(
-                f"the prompt was made for {geometry}, but the model {config.location} has {self.backbone.geometry}"
+                f"{file.path} was made for {geometry}, but the model {config.location} has {self.backbone.geometry}"
             )
-        self.prompt_LKHPD = torch.from_numpy(file.prompt_LKHPD).to(self.backbone.device)
+        self.tuned_LX = torch.from_numpy(file.tuned_LX).to(self.backbone.device)
         self.head = {name: torch.from_numpy(array).to(self.backbone.device) for name, array in file.head.items()}
 
     def scores(self, examples: Sequence[str | tuple[str, ...]], batch_size: int = 64) -> np.ndarray:
@@ -267,7 +312,7 @@ class PromptedModel:
         with torch.no_grad():
             for start in range(0, len(texts), batch_size):
                 batch = table.batch(np.arange(start, min(start + batch_size, len(texts))))
-                reading = self.backbone.forward(batch, self.prompt_LKHPD.unsqueeze(0), self.layers, head_1)
+                reading = self.backbone.forward(batch, self.tuned_LX.unsqueeze(0), self.layers, head_1)
                 logits.append(reading.logits_BC.cpu().numpy())
         return np.concatenate(logits) if logits else np.empty((0, len(self.task.labels)), np.float32)
 

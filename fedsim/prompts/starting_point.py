@@ -68,6 +68,7 @@ def check_start(config: Config, start: StartingPoint, full: VectorLayout) -> str
     ModelError
         If key/value heads or head dimension differ.
     """
+    assert isinstance(full.geometry, PromptGeometry)  # prompt.start_from has no use with other tuners
     if start.geometry != full.geometry:
         raise _misfit(config, start, _shape(full.geometry))
     if not full.head_shapes:
@@ -97,7 +98,7 @@ def _read(source: str) -> tuple[StartingPoint, str]:
             f"prompt.start_from {source} does not exist; give the folder of a PEFT adapter or of a run, or a prompt file"
         )
     file = read_prompt(path)
-    start = StartingPoint(source, file.layout.geometry, file.layout.layers, file.prompt_LKHPD, file.head)
+    start = StartingPoint(source, file.prefix("prompt.start_from takes"), file.layout.layers, file.tuned_LX, file.head)
     return start, file.metadata["prompt"]["position_offset"]
 
 

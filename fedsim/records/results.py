@@ -114,7 +114,7 @@ def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[st
         **{key: chosen.get(key) for key in ("share", "share_rule", "share_cost")},
         "num_layers": result.layout.geometry.num_layers,
         "exchanged_parameters": result.layout.size,
-        "transferred_parameters": result.layout.prompt_size,
+        "transferred_parameters": result.layout.tuned_size,
         "client_updates": totals.client_updates,
         "client_steps": totals.client_steps,
         "client_tokens": totals.client_tokens,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from clients.tuners.initial import initial_vector
 from clients.worker import WorkerInfo
 from fedsim.configuration.text import config_text
 from fedsim.core.layout import VectorLayout
@@ -91,7 +90,7 @@ class Federation:
             full,
             run.draw.sizes_N,
             progress.start_phase,
-            run.prepared.spec.start,
+            run.prepared.spec.initial_vector,
             progress.note,
         )
         for spectrum in choice.spectra():
@@ -100,9 +99,8 @@ class Federation:
         return choice
 
     def _start_server(self, layout: VectorLayout, checkpoint: Checkpoint | None) -> None:
-        config, server = self._run.config, self._run.executor.server
-        vector_F = initial_vector(layout, config.prompt, config.model.head, config.seed, self._run.prepared.spec.start)
-        vector_F = vector_F.astype(config.model.exchange_dtype)
+        config, server, spec = self._run.config, self._run.executor.server, self._run.prepared.spec
+        vector_F = spec.initial_vector(layout).astype(config.model.exchange_dtype)
         sample_rate = config.sampling.clients_per_round / config.partition.population
         weight = population_weight(config.server.weighting, self._run.draw.sizes_N)
         server.start(config.method, vector_F, layout.layers, sample_rate, weight, config.rule)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from clients.tuners.initial import StartingPoint, initial_vector
+from clients.tuners.initial import InitialVector
 from clients.worker import WorkerInfo
 from fedsim.configuration.schema import Config
 from fedsim.core import seeds
@@ -78,9 +78,9 @@ def select_layers(config: Config, console: Console) -> LayerChoice:
             progress.note(note)
         workers = start_workers(config, prepared, executor, progress)
         sizes_N = prepared.spec.shards.train_sizes
-        start, phase = prepared.spec.start, progress.start_phase
+        initial, phase = prepared.spec.initial_vector, progress.start_phase
         try:
-            return choose(config, executor, workers[0].full, sizes_N, phase, start, progress.note)
+            return choose(config, executor, workers[0].full, sizes_N, phase, initial, progress.note)
         except StateLost as loss:
             raise ResourceError(f"{loss}; give the command again") from loss
 
@@ -100,8 +100,8 @@ def choose(
     executor: Executor,
     full: VectorLayout,
     sizes_N: np.ndarray,
-    phase: Callable[[str], None] = lambda text: None,
-    start: StartingPoint | None = None,
+    phase: Callable[[str], None],
+    initial: InitialVector,
     note: Callable[[str], None] = lambda text: None,
 ) -> LayerChoice:
     """Choose the exchanged layers.
@@ -117,8 +117,8 @@ def choose(
         Training examples of each client.
     phase
         Told what is being done, for the progress display.
-    start
-        Where the run starts instead of at random.
+    initial
+        Initial parameters of a layout.
     note
         Told of clients that failed and were left out.
 
@@ -132,7 +132,7 @@ def choose(
         return LayerChoice(choose_layers(layers, num_layers, None, config.seed), num_layers)
     estimate = None
     if layers.share_rule != "fixed":
-        estimate = estimate_share(config, executor, full, sizes_N, phase, start, note)
+        estimate = estimate_share(config, executor, full, sizes_N, phase, initial, note)
     share = layers.share if estimate is None else estimate.share
     scores_L = None
     if layers.choose == "score":
@@ -142,7 +142,7 @@ def choose(
                 "warning: with layers.score_batch_size=1 no example has another to be compared with, so all layers score the "
                 "same and their ranking means nothing; give 2 or more, or name layers with layers.choose=fixed and layers.fixed"
             )
-        scores_L = score(config, executor, full, start, note)
+        scores_L = score(config, executor, full, initial, note)
     chosen = choose_layers(layers, num_layers, scores_L, config.seed, share)
     return LayerChoice(chosen, num_layers, scores_L, share, estimate)
 
@@ -151,12 +151,11 @@ def score(
     config: Config,
     executor: Executor,
     full: VectorLayout,
-    start: StartingPoint | None = None,
+    initial: InitialVector,
     note: Callable[[str], None] = lambda text: None,
 ) -> np.ndarray:
     """Return the layers' scores [L], the clients' taken together, with the initial prompt in all layers."""
-    vector_F = initial_vector(full, config.prompt, config.model.head, config.seed, start)
-    state = executor.put(GlobalState(0, full.layers, vector_F))
+    state = executor.put(GlobalState(0, full.layers, initial(full)))
     clients = _scoring_clients(config)
     size = 1 if executor.per_client else 4 * config.group_size
     groups = [tuple(clients[start : start + size]) for start in range(0, len(clients), size)]

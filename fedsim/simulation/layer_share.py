@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clients.tuners.initial import StartingPoint, initial_vector
+from clients.tuners.initial import InitialVector
 from fedsim.configuration.schema import Config
 from fedsim.core import seeds
 from fedsim.core.layout import VectorLayout
@@ -67,7 +67,7 @@ def estimate_share(
     full: VectorLayout,
     sizes_N: np.ndarray,
     phase: Callable[[str], None],
-    start: StartingPoint | None = None,
+    initial: InitialVector,
     note: Callable[[str], None] = lambda text: None,
 ) -> ShareEstimate:
     """Warm up, take the clients' spectra, and combine their shares; for ``layers.share_rule`` density and eigengap.
@@ -85,8 +85,8 @@ def estimate_share(
         Training examples of each client.
     phase
         Told what is being done, for the progress display.
-    start
-        Where the warm-up starts instead of at random.
+    initial
+        Initial parameters of a layout, at which the warm-up starts.
     note
         Told of clients that failed and were left out.
 
@@ -97,7 +97,7 @@ def estimate_share(
     """
     settings = config.layers.spectrum
     started = time.monotonic()
-    state, last, trained_reports = _warm_up(config, executor, full, sizes_N, phase, start, note)
+    state, last, trained_reports = _warm_up(config, executor, full, sizes_N, phase, initial, note)
     warm = time.monotonic()
     clients = _clients(config, sizes_N, last)
     phase(f"taking the Hessian spectra of {len(clients)} clients")
@@ -129,12 +129,12 @@ def _warm_up(
     full: VectorLayout,
     sizes_N: np.ndarray,
     phase: Callable[[str], None],
-    start: StartingPoint | None,
+    initial: InitialVector,
     note: Callable[[str], None],
 ) -> tuple[Handle, tuple[int, ...], list[ClientReport]]:
     """Return the last global state, the last cohort in the order drawn, and the reports of all clients, failed ones too."""
     rounds = config.layers.spectrum.warmup_rounds
-    vector_F = initial_vector(full, config.prompt, config.model.head, config.seed, start)
+    vector_F = initial(full)
     vector_F = vector_F.astype(config.model.exchange_dtype)
     everybody = {"dropout": 0.0, "delay": DelayConfig()}
     sample_rate = config.sampling.clients_per_round / config.partition.population

@@ -164,6 +164,7 @@ def _begin(executor: Executor, config: Config, data: PartitionedData, location: 
 def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]) -> Prepared:
     from clients.backbone.loading import load_shared_weights, load_tokenizer
     from clients.spec import WorkerSpec
+    from clients.tuners.make import make_tuner
     from fedsim.data.tokenize import label_word_ids, tokenize
     from fedsim.data.vocabulary import Vocabulary, check_label_words, fitted
     from fedsim.prompts.starting_point import load_start
@@ -186,7 +187,7 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
     spec = WorkerSpec(
         weights=weights,
         model=config.model,
-        prompt=config.prompt,
+        tuner=make_tuner(config.tuner, config.prompt, weights.family),
         num_classes=len(data.task.labels),
         label_word_ids_C=words_C,
         training=training_spec(config, len(train)),

@@ -15,6 +15,7 @@ from clients.config import ClientConfig, HeadConfig
 from clients.training.local_job import LocalJob, Parts, TrainingResult
 from clients.training.local_training import train_clients
 from clients.tuners.initial import initial_vector
+from clients.tuners.prefix_tuner import PrefixTuner
 from clients.worker import ClientWorker, WorkerSpec
 from fedsim.core.method import CORRECTIONS
 from fedsim.core.shards import Shards
@@ -74,7 +75,7 @@ def specification(folder: str | Path, head: HeadConfig | None = None, dtype: str
     return WorkerSpec(
         weights=load_shared_weights(config.model),
         model=config.model,
-        prompt=config.prompt,
+        tuner=PrefixTuner(config.prompt),
         num_classes=len(LABEL_WORDS),
         label_word_ids_C=words,
         training=training_spec(config, len(table)),
@@ -100,9 +101,7 @@ class Cohort:
     def start(self, client: int) -> np.ndarray:
         """Return initial parameters, different for each client, as with personal layers."""
         spec = self.spec
-        return initial_vector(self.parts.trained, spec.prompt, spec.model.head, client).astype(
-            spec.model.exchange_dtype
-        )
+        return initial_vector(self.parts.trained, spec.tuner, spec.model.head, client).astype(spec.model.exchange_dtype)
 
     def jobs(
         self, clients: tuple[int, ...] = CLIENTS, kept_steps: tuple[int, ...] | None = None, drift: bool = False
@@ -130,7 +129,7 @@ class Cohort:
         corrections = (CORRECTIONS[correction].of(config),)
         return train_clients(
             self.worker._backbone, self.spec.train, jobs, self.parts, config, corrections, seed=3, round=2,
-            max_tokens=max_tokens, prompt_dropout=self.spec.prompt.dropout,
+            max_tokens=max_tokens, prompt_dropout=self.spec.tuner.dropout,
         )  # fmt: skip
 
     def train_alone(self, jobs, correction: str = "none", max_tokens=None, config=None) -> list[TrainingResult]:

@@ -13,6 +13,7 @@ from clients.backbone.frozen_states import compute_states
 from clients.backbone.loading import load_shared_weights
 from clients.backbone.model import Backbone
 from clients.config import HeadConfig, ModelConfig, PromptConfig
+from clients.tuners.prefix_tuner import PrefixTuner
 from clients.worker import ClientWorker
 from fedsim.core.errors import ConfigError
 from fedsim.core.messages import ClientState, GlobalState, WorkGroup
@@ -34,7 +35,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def build(path: str, head: str = "verbalizer", **model: object) -> Backbone:
     config = ModelConfig(path=path, head=HEADS[head], **model)
     words = LABEL_WORDS if head == "verbalizer" else None
-    return Backbone.build(load_shared_weights(config), config, PromptConfig(length=4), len(LABEL_WORDS), words, "cpu")
+    return Backbone.build(
+        load_shared_weights(config), config, PrefixTuner(PromptConfig(length=4)), len(LABEL_WORDS), words, "cpu"
+    )
 
 
 def gradients(model: Backbone, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:

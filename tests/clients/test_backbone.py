@@ -10,6 +10,7 @@ from tiny_models import CONFIGS, LABEL_WORDS, backbone, batch, prompts, save, ti
 from clients.backbone.loading import SharedWeights, load_shared_weights
 from clients.backbone.model import Backbone
 from clients.config import HeadConfig, ModelConfig, PromptConfig
+from clients.tuners.prefix_tuner import PrefixTuner
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import PromptGeometry
 from fedsim.core.tokens import TokenBatch
@@ -179,7 +180,7 @@ def test_label_words_must_fit(folders):
     weights = load_shared_weights(config)
 
     def build(words: np.ndarray | None, shared: SharedWeights = weights) -> Backbone:
-        return Backbone.build(shared, config, PromptConfig(), 2, words, "cpu")
+        return Backbone.build(shared, config, PrefixTuner(PromptConfig()), 2, words, "cpu")
 
     with pytest.raises(ModelError, match="one label word for each of 2 classes, got 0"):
         build(None)

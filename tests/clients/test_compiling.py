@@ -16,12 +16,13 @@ from clients.backbone.frozen_states import compute_states
 from clients.backbone.loading import load_shared_weights
 from clients.backbone.model import Backbone
 from clients.config import ModelConfig, PromptConfig
+from clients.tuners.prefix_tuner import PrefixTuner
 from fedsim.core.errors import ResourceError
 
 
 def build(path: str, *, compiled: bool) -> Backbone:
     config = ModelConfig(path=path, compile=compiled)
-    weights, prompt = load_shared_weights(config), PromptConfig(length=4)
+    weights, prompt = load_shared_weights(config), PrefixTuner(PromptConfig(length=4))
     return Backbone.build(weights, config, prompt, len(LABEL_WORDS), LABEL_WORDS, "cpu")
 
 

@@ -20,6 +20,7 @@ from clients.config import OptimizerConfig
 from clients.training.group import GroupTraining
 from clients.training.optimizers import Moments, direction, gain
 from clients.training.sums import GroupSums
+from clients.tuners.prefix_tuner import PrefixTuner
 from clients.worker import ClientWorker, WorkerSpec
 from fedsim.core.layout import PromptGeometry, VectorLayout
 from fedsim.core.messages import ClientReport, ClientState, WorkGroup
@@ -99,7 +100,7 @@ class Problem:
         return WorkerSpec(
             None,
             config.model,
-            config.prompt,
+            PrefixTuner(config.prompt),
             number,
             None,
             training_spec(config, total),

@@ -35,7 +35,7 @@ def roberta(folders) -> ClientWorker:
 
 def backbone_of(spec: WorkerSpec, attention: str = "sdpa") -> Backbone:
     model = spec.model.model_copy(update={"attention": attention})
-    return Backbone.build(spec.weights, model, spec.prompt, spec.num_classes, spec.label_word_ids_C, "cpu")
+    return Backbone.build(spec.weights, model, spec.tuner, spec.num_classes, spec.label_word_ids_C, "cpu")
 
 
 def reading(model: Backbone, tokens: PackedTokens, layers, dtype=torch.float32, cached=None) -> list[torch.Tensor]:

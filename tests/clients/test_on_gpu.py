@@ -21,6 +21,7 @@ from clients.backbone.passes import PassLimit
 from clients.config import ClientConfig, ModelConfig, PromptConfig
 from clients.evaluation import evaluate
 from clients.training.local_training import _Group
+from clients.tuners.prefix_tuner import PrefixTuner
 from fedsim.methods.preconditioner import Preconditioner
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -52,7 +53,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def build(path: str, device: str = "cuda", **model: object) -> Backbone:
     config = ModelConfig(path=path, **model)
-    return Backbone.build(load_shared_weights(config), config, PromptConfig(length=4), 3, LABEL_WORDS, device)
+    return Backbone.build(
+        load_shared_weights(config), config, PrefixTuner(PromptConfig(length=4)), 3, LABEL_WORDS, device
+    )
 
 
 def work(model: Backbone, fuse: bool = True, limit: PassLimit | None = None) -> np.ndarray:

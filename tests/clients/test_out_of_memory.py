@@ -25,6 +25,7 @@ from clients.evaluation import evaluate
 from clients.spec import WorkerSpec
 from clients.training.group import GroupTraining
 from clients.tuners.initial import initial_vector
+from clients.tuners.prefix_tuner import PrefixTuner
 from clients.worker import ClientWorker
 from fedsim.core.errors import ClientError, ResourceError
 from fedsim.core.messages import ClientState, GlobalState, WorkGroup
@@ -65,7 +66,7 @@ class SmallWorker(ClientWorker):
     def __init__(self, spec: WorkerSpec, room: int) -> None:
         super().__init__(spec)
         words = spec.label_word_ids_C
-        self._backbone = SmallMemory.build(spec.weights, spec.model, spec.prompt, spec.num_classes, words, "cpu")
+        self._backbone = SmallMemory.build(spec.weights, spec.model, spec.tuner, spec.num_classes, words, "cpu")
         self._backbone.room, self._backbone.passes = room, []
         self._training = GroupTraining(spec, self._backbone, self._full)
 
@@ -85,7 +86,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory):
 
 
 def small(weights, room: int) -> SmallMemory:
-    model = SmallMemory.build(weights, ModelConfig(path="x"), PromptConfig(length=4), 3, LABEL_WORDS, "cpu")
+    model = SmallMemory.build(
+        weights, ModelConfig(path="x"), PrefixTuner(PromptConfig(length=4)), 3, LABEL_WORDS, "cpu"
+    )
     model.room, model.passes = room, []
     return model
 
@@ -182,7 +185,7 @@ def test_an_example_that_does_not_fit_is_one_sentence(weights):
 def group_training(room: int, group: tuple[int, ...] = (0, 1, 2), fuse: int = 3, **keys):
     spec = prepare(make_tiny(executor="local", **keys)).spec
     worker = SmallWorker(spec, room)
-    start_F = initial_vector(worker.info().full.exchanged((0, 1)), spec.prompt, spec.model.head, seed=0)
+    start_F = initial_vector(worker.info().full.exchanged((0, 1)), spec.tuner, spec.model.head, seed=0)
     state = GlobalState(0, (0, 1), start_F)
     return worker.train(WorkGroup(0, 0, group, fuse=fuse), state, *map(ClientState, group)).pack()
 

@@ -12,7 +12,8 @@ from support import make_tiny
 from tiny_models import CONFIGS, backbone, prompts, save, tiny_model
 from tiny_work import token_table
 
-from clients.config import HeadConfig, PromptConfig
+from clients.config import HeadConfig
+from clients.tuners.prefix_tuner import PrefixTuner
 from clients.tuners.prompt_dropout import PromptMask, draw_kept, kept_scale
 from clients.worker import ClientWorker
 from fedsim.core import seeds
@@ -103,12 +104,12 @@ def test_a_step_is_the_gradient_at_the_masks_of_the_clients_stream(exact):
     for job, result in zip(jobs, exact.train(jobs, config=config), strict=True):
         own = job.indices_N[:BATCH]
         rng = seeds.stream(3, 2, job.client, "prompt dropout")
-        kept = torch.from_numpy(draw_kept(rng, CHANCE, len(own), layout.prompt_size))
+        kept = torch.from_numpy(draw_kept(rng, CHANCE, len(own), layout.tuned_size))
         vector = torch.from_numpy(job.start_A).requires_grad_(True)
         losses = []
         for row, example in enumerate(own):
-            dropped = vector[: layout.prompt_size] * kept[row] * kept_scale(CHANCE)
-            prompt = dropped.reshape(layout.prompt_shape_LKHPD).unsqueeze(0)
+            dropped = vector[: layout.tuned_size] * kept[row] * kept_scale(CHANCE)
+            prompt = dropped.reshape(layout.tuned_shape).unsqueeze(0)
             losses.append(model.forward(exact.spec.train.batch(np.array([example])), prompt, layout.layers, {}).loss_B)
         (gradient,) = torch.autograd.grad(torch.cat(losses).mean(), vector)
         np.testing.assert_allclose(result.vector_A, (vector - 0.5 * gradient).detach().numpy(), rtol=1e-9, atol=1e-12)
@@ -118,7 +119,7 @@ def test_side_by_side_alone_and_in_small_passes_are_the_same(exact):
     jobs = exact.jobs()
     together, alone = exact.train(jobs), exact.train_alone(jobs)
     plain = Cohort(
-        dataclasses.replace(exact.spec, prompt=PromptConfig(**exact.spec.prompt.model_dump() | {"dropout": 0}))
+        dataclasses.replace(exact.spec, tuner=PrefixTuner(exact.spec.tuner.prompt.model_copy(update={"dropout": 0.0})))
     )
     for ways in (alone, *(exact.train(jobs, max_tokens=tokens) for tokens in (1, 25, 60))):
         for ours, theirs in zip(ways, together, strict=True):

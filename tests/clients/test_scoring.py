@@ -8,6 +8,7 @@ from support import make_tiny
 
 from clients.analysis.scoring import layer_score, layer_scores
 from clients.tuners.initial import initial_vector
+from clients.tuners.prefix_tuner import PrefixTuner
 from clients.worker import ClientWorker
 from fedsim.core import seeds
 from fedsim.simulation.layer_choice import _scoring_clients, select_layers
@@ -126,7 +127,7 @@ def test_a_run_scores_as_its_config_says(kind):
     scores, weights = [], []
     worker = ClientWorker(prepare(config).spec)
     full = worker.info().full
-    vector_F = initial_vector(full, config.prompt, config.model.head, config.seed)
+    vector_F = initial_vector(full, PrefixTuner(config.prompt), config.model.head, config.seed)
     prompt = torch.from_numpy(full.split(vector_F)[0]).unsqueeze(0)
     for client in _scoring_clients(config):
         own = worker._spec.shards.train(client)

@@ -247,12 +247,12 @@ def test_products_equal_finite_differences_of_the_gradient(folders, family, atte
 def test_the_head_is_held_fixed(folders):
     model = backbone(folders("roberta", "base"), head=HeadConfig(kind="classifier"), dtype="float64")
     hessian, layout, vector = hessian_of(model)
-    assert layout.size > hessian.size == layout.prompt_size == len(hessian.gradient)
+    assert layout.size > hessian.size == layout.tuned_size == len(hessian.gradient)
     direction = start(hessian.size) / hessian.size**0.5
     difference = (hessian.moved(1e-4 * direction).gradient - hessian.moved(-1e-4 * direction).gradient) / 2e-4
     torch.testing.assert_close(hessian.product(direction), difference, rtol=1e-5, atol=1e-10)
     # The head counts for the loss, so it counts for the Hessian.
-    vector[layout.prompt_size :] *= 2
+    vector[layout.tuned_size :] *= 2
     other = PromptHessian(model, batch(), layout, vector)
     assert not torch.allclose(other.product(direction), hessian.product(direction), rtol=1e-2)
 

@@ -36,7 +36,7 @@ def worker(prepared):
 def job(worker, prepared, parts, correction="none", drift=None, **client):
     epochs = {"epochs": None} if "steps" in client else {}
     config = ClientConfig.model_validate({**prepared.spec.training.client.model_dump(), **epochs, **client})
-    start_A = initial_vector(parts.trained, prepared.spec.prompt, prepared.spec.model.head, 0)
+    start_A = initial_vector(parts.trained, prepared.spec.tuner, prepared.spec.model.head, 0)
     one = LocalJob(1, prepared.spec.shards.train(1), start_A, begun={} if drift is None else {"drift": drift})
     chosen = (CORRECTIONS[correction].of(config),)
     (result,) = train_clients(worker._backbone, prepared.spec.train, [one], parts, config, chosen, seed=0, round=0)
@@ -83,7 +83,7 @@ def test_parts_cut_what_travels_from_what_stays():
 
 def test_the_gradient_is_that_of_the_loss(worker, prepared):
     layout = worker.info().full.exchanged((1, 2))
-    vector_1A = torch.from_numpy(initial_vector(layout, prepared.spec.prompt, prepared.spec.model.head, 0)).unsqueeze(0)
+    vector_1A = torch.from_numpy(initial_vector(layout, prepared.spec.tuner, prepared.spec.model.head, 0)).unsqueeze(0)
     batch = StepBatch(prepared.spec.shards.train(0)[:4], np.zeros(4, np.int64), np.full(4, 0.25))
 
     def at(vector_1A, **limit):

@@ -14,6 +14,7 @@ from clients.backbone.families import FAMILIES
 from clients.backbone.loading import SharedWeights, load_shared_weights
 from clients.backbone.model import Backbone
 from clients.config import HeadConfig, ModelConfig, PromptConfig
+from clients.tuners.prefix_tuner import PrefixTuner
 from fedsim.core.tokens import TokenBatch
 
 VOCABULARY = 97
@@ -82,7 +83,7 @@ def backbone(
     name = "shared" if isinstance(path, SharedWeights) else str(path)
     config = ModelConfig(path=name, head=head or HeadConfig(), attention=attention, dtype=dtype)
     weights = path if isinstance(path, SharedWeights) else load_shared_weights(config)
-    prompt = PromptConfig(length=prompt_length, position_offset=position_offset)
+    prompt = PrefixTuner(PromptConfig(length=prompt_length, position_offset=position_offset))
     words = LABEL_WORDS if config.head.kind == "verbalizer" else None
     return Backbone.build(weights, config, prompt, len(LABEL_WORDS), words, "cpu")
 

@@ -19,7 +19,7 @@ def test_split_and_join_are_inverse_and_parts_cover_the_whole(full, data):
     layers = data.draw(st.sets(st.integers(0, full.geometry.num_layers - 1)))
     vector = np.arange(full.size, dtype=np.float32)
     prompt, head = full.split(vector)
-    assert prompt.shape == full.prompt_shape_LKHPD
+    assert prompt.shape == full.tuned_shape
     np.testing.assert_array_equal(full.join(prompt, head), vector)
 
     exchanged, local = full.exchanged(layers), full.local(layers)
@@ -47,9 +47,7 @@ def test_rows_are_split_as_each_would_be_alone(full, clients, data):
     layout = full.exchanged(data.draw(st.sets(st.integers(0, full.geometry.num_layers - 1))))
     vector_CF = np.arange(clients * layout.size, dtype=np.float32).reshape(clients, -1)
     prompt_CLKHPD, head_C = layout.split_rows(vector_CF)
-    assert prompt_CLKHPD.shape == (clients, *layout.prompt_shape_LKHPD) and list(head_C) == [
-        n for n, _ in HEAD if head_C
-    ]
+    assert prompt_CLKHPD.shape == (clients, *layout.tuned_shape) and list(head_C) == [n for n, _ in HEAD if head_C]
     for client in range(clients):
         prompt, head = layout.split(vector_CF[client])
         np.testing.assert_array_equal(prompt_CLKHPD[client], prompt)

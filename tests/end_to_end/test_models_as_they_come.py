@@ -100,7 +100,7 @@ def test_a_padding_token_that_was_added_changes_nothing(tiny_config, tmp_path, m
     for output, folder in (("before", model), ("after", padded)):
         fedsim.run(config(tiny_config, tmp_path, folder, output=output), progress=False)
     before, after = (read_prompt(tmp_path / output) for output in ("before", "after"))
-    assert np.array_equal(before.prompt_LKHPD, after.prompt_LKHPD)
+    assert np.array_equal(before.tuned_LX, after.tuned_LX)
     texts = [text for text, _ in PLAIN]
     assert np.array_equal(*(load_prompt(tmp_path / output).scores(texts) for output in ("before", "after")))
 
@@ -121,7 +121,7 @@ def test_a_run_says_that_an_adapter_is_left_out_and_is_as_without_it(tiny_config
     fedsim.run(config(tiny_config, tmp_path, model, output="before"), progress=False)
     assert f"warning: the folder of model {beside} holds a PEFT adapter of type LORA" in console.file.getvalue()
     before, after = (read_prompt(tmp_path / output) for output in ("before", "after"))
-    assert np.array_equal(before.prompt_LKHPD, after.prompt_LKHPD)
+    assert np.array_equal(before.tuned_LX, after.tuned_LX)
 
 
 def test_an_adapter_that_a_run_can_start_from_is_named_unless_it_does(tiny_config, tmp_path, model):

@@ -13,6 +13,7 @@ from test_server_golden import server_config
 
 from clients.backbone.loading import load_shared_weights
 from clients.training.local_job import Parts
+from clients.tuners.prefix_tuner import PrefixTuner
 from clients.worker import ClientWorker, WorkerSpec
 from fedsim.configuration.schema import Config, build_config
 from fedsim.core.layout import PromptGeometry, VectorLayout
@@ -96,7 +97,7 @@ class Trace:
         return WorkerSpec(
             weights=load_shared_weights(config.model),
             model=config.model,
-            prompt=config.prompt,
+            tuner=PrefixTuner(config.prompt),
             num_classes=len(words),
             label_word_ids_C=words,
             training=training_spec(config, len(table)),
@@ -140,7 +141,7 @@ class Trace:
 
     def vectors(self, prefixes: np.ndarray) -> np.ndarray:
         """Turn published prefixes [..., P, L * 2 * H] into vectors [..., W]."""
-        num_layers, keys_values, heads, length, size = self.full.prompt_shape_LKHPD
+        num_layers, keys_values, heads, length, size = self.full.tuned_shape
         *front, _, _ = prefixes.shape
         view = prefixes.reshape(-1, length, num_layers, keys_values, heads, size)
         return view.transpose(0, 2, 3, 4, 1, 5).reshape(*front, -1).astype(self.dtype)

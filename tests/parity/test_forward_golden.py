@@ -12,6 +12,7 @@ from torch import Tensor
 from clients.backbone.loading import load_shared_weights
 from clients.backbone.model import Backbone
 from clients.config import HeadConfig, ModelConfig, PromptConfig
+from clients.tuners.prefix_tuner import PrefixTuner
 from fedsim.core.tokens import TokenBatch
 
 # With personalisation, the published code prompts every layer, whatever is exchanged. Without it, it hides the prompts
@@ -50,7 +51,7 @@ class Golden:
     def build(self, attention: str = "sdpa", position_offset: str = "paper", dtype: str = "float32") -> Backbone:
         head = HeadConfig(loss="vocabulary")
         config = ModelConfig(path=self.folder, head=head, attention=attention, dtype=dtype)
-        prompt = PromptConfig(length=self.config["num_prompt_tokens"], position_offset=position_offset)
+        prompt = PrefixTuner(PromptConfig(length=self.config["num_prompt_tokens"], position_offset=position_offset))
         words = np.arange(self.config["vocab_size"])  # the golden labels are token ids
         return Backbone.build(load_shared_weights(config), config, prompt, len(words), words, "cpu")
 

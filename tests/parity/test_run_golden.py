@@ -61,7 +61,7 @@ def test_rounds(make_trace, name, dtype, group_size, fuse):
     """Averages, control variates, velocity, local prefixes and evaluated scores of every round."""
     trace, comparison = make_trace(name, dtype), Comparison(dtype)
     spec = trace.spec()
-    backbone = Backbone.build(spec.weights, spec.model, spec.prompt, spec.num_classes, spec.label_word_ids_C, "cpu")
+    backbone = Backbone.build(spec.weights, spec.model, spec.tuner, spec.num_classes, spec.label_word_ids_C, "cpu")
     for round in rounds(trace, group_size, fuse):
         compare_server(comparison, trace, round)
         compare_clients(comparison, trace, round)

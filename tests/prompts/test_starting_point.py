@@ -40,6 +40,7 @@ import fedsim
 from clients.backbone.loading import load_shared_weights, locate
 from clients.config import HeadConfig, ModelConfig
 from clients.tuners.initial import initial_vector
+from clients.tuners.prefix_tuner import PrefixTuner
 from clients.worker import ClientWorker, WorkerSpec
 from fedsim.core.errors import CheckpointError, ModelError
 from fedsim.core.layout import VectorLayout
@@ -74,11 +75,11 @@ def test_an_adapter_and_a_prompt_file_start_a_run_with_the_same_bits(tmp_path, f
     adapter = export_peft(prompt.path, tmp_path / "adapter")
     for source in (adapter, prompt.path, tmp_path / "run"):
         start, config = starting_point(prompt, source)
-        vector_F = initial_vector(prompt.layout, config.prompt, config.model.head, 0, start)
+        vector_F = initial_vector(prompt.layout, PrefixTuner(config.prompt), config.model.head, 0, start)
         assert vector_F.dtype == np.float32 and np.array_equal(vector_F, prompt.vector_F)
         check_start(config, start, VectorLayout.full(prompt.backbone.geometry, prompt.backbone.head_shapes))
     other = prompt.layout.exchanged((0, 2))
-    part_F = initial_vector(other, config.prompt, config.model.head, 0, start)
+    part_F = initial_vector(other, PrefixTuner(config.prompt), config.model.head, 0, start)
     assert np.array_equal(part_F, prompt.vector_F[prompt.layout.positions(other)])
 
 
@@ -109,9 +110,9 @@ def test_a_head_of_another_shape_is_drawn_and_said_to_be(tmp_path):
     shapes = (("head.weight", (2, 32)), ("head.bias", (2,)))
     layout = VectorLayout.full(prompt.backbone.geometry, shapes)
     assert "no head of this shape; the head is initialised at random" in check_start(config, start, layout)
-    drawn, own = (initial_vector(layout, config.prompt, config.model.head, 0, s) for s in (None, start))
-    assert np.array_equal(own[: layout.prompt_size], prompt.vector_F[: layout.prompt_size])
-    assert np.array_equal(own[layout.prompt_size :], drawn[layout.prompt_size :])
+    drawn, own = (initial_vector(layout, PrefixTuner(config.prompt), config.model.head, 0, s) for s in (None, start))
+    assert np.array_equal(own[: layout.tuned_size], prompt.vector_F[: layout.tuned_size])
+    assert np.array_equal(own[layout.tuned_size :], drawn[layout.tuned_size :])
 
 
 BAD_STARTS = {
@@ -217,7 +218,8 @@ def test_layers_that_stay_on_the_devices_start_there_too(tmp_path):
     shards = Shards(np.arange(10), np.array([0, 10]), np.array([5]))
     weights, training = load_shared_weights(config.model), training_spec(config, len(table))
     spec = WorkerSpec(
-        weights, config.model, config.prompt, 3, LABEL_WORDS, training, analysis_spec(config), table, table, shards, start
+        weights, config.model, PrefixTuner(config.prompt), 3, LABEL_WORDS, training, analysis_spec(config), table, table,
+        shards, start,
     )  # fmt: skip
     worker = ClientWorker(dataclasses.replace(spec, training=dataclasses.replace(spec.training, keep_local=True)))
     everything = GlobalState(0, ALL_LAYERS, prompt.vector_F)
@@ -290,7 +292,7 @@ def drawn_start(tmp_path_factory, first_run) -> Path:
     """Return a prompt file that holds what a run would have drawn at random."""
     config, layout = make_tiny(**RUN), read_prompt(first_run[0]).layout
     path = tmp_path_factory.mktemp("drawn") / "drawn.safetensors"
-    vector_F = initial_vector(layout, config.prompt, config.model.head, config.seed)
+    vector_F = initial_vector(layout, PrefixTuner(config.prompt), config.model.head, config.seed)
     save_prompt(path, vector_F, layout, config, TASK)
     return path
 

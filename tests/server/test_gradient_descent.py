@@ -50,7 +50,7 @@ def test_one_local_step_of_all_clients_is_gradient_descent_on_all_examples(kind,
     worker, sizes = ClientWorker(prepared.spec), prepared.spec.shards.train_sizes
     assert (len(set(sizes.tolist())) > 1) == (partition == "dirichlet_label") and sizes.sum() == 96
     layout = worker.info().full.exchanged((1, 2))
-    central_F = initial_vector(layout, prepared.spec.prompt, prepared.spec.model.head, 0).astype(np.float64)
+    central_F = initial_vector(layout, prepared.spec.tuner, prepared.spec.model.head, 0).astype(np.float64)
     first_F = central_F
     server = Server(config.method, central_F, (1, 2), 1.0)
     states = [ClientState(client) for client in range(6)]

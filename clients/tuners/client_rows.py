@@ -1,0 +1,110 @@
+"""Products with matrices that differ from client to client, inside one pass of many clients.
+
+Rows of a packed batch are grouped by client and padded to the longest group: one batched product multiplies each group by
+its client's matrix. Nothing of one client enters another's product, so a NaN stays with its client, and gradients add up in
+a fixed order.
+
+Shape suffixes: C clients, G clients that have rows in a pass, B examples, T tokens, Z packed tokens, M rows of the largest
+group, S = G x M slots, I and O features in and out.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clients.backbone.device import to_device
+from clients.tuners.moves import apart, together
+
+
+class PaddedRows:
+    """Rows of a padded batch [B, T, I]: the plain way, each example times its client's matrices.
+
+    Parameters
+    ----------
+    client_of_example_B
+        int64 client of each example; None where there is one client.
+    """
+
+    def __init__(self, client_of_example_B: Tensor | None) -> None:
+        self._client_of_example_B = client_of_example_B
+
+    def low_rank(self, input_BTI: Tensor, down_CIR: Tensor, up_CRO: Tensor) -> Tensor:
+        """Return ``input @ down @ up`` with each example's own matrices, [B, T, O]."""
+        down_CIR, up_CRO = down_CIR.to(input_BTI.dtype), up_CRO.to(input_BTI.dtype)
+        if self._client_of_example_B is None:
+            return input_BTI @ down_CIR[0] @ up_CRO[0]
+        # Indexing, not index_select: on a GPU only its gradient adds up in a fixed order.
+        return input_BTI @ down_CIR[self._client_of_example_B] @ up_CRO[self._client_of_example_B]
+
+
+class PackedRows:
+    """Rows of a packed batch [1, Z, I], or one row per example [1, B, I], as the narrowed top layer has them.
+
+    Parameters
+    ----------
+    client_of_example_B
+        int64 client of each example.
+    lengths_B
+        Tokens of each example, in packed order.
+    """
+
+    def __init__(self, client_of_example_B: np.ndarray, lengths_B: np.ndarray, device: torch.device) -> None:
+        self._owners_B, self._lengths_B, self._device = client_of_example_B, lengths_B, device
+        self._groupings: dict[int, _Grouping] = {}
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def low_rank(self, input_1ZI: Tensor, down_CIR: Tensor, up_CRO: Tensor) -> Tensor:
+        """Return ``input @ down @ up`` with each row's own matrices, [1, Z, O]."""
+        down_CIR, up_CRO = down_CIR.to(input_1ZI.dtype), up_CRO.to(input_1ZI.dtype)
+        grouping = self._grouping(input_1ZI.shape[1])
+        # The targets of a layer often read the same tensor, as query and value do: it is grouped once.
+        if self._last is None or self._last[0] is not input_1ZI:
+            self._last = (input_1ZI, grouping.grouped(input_1ZI[0]))
+        return grouping.ungrouped(self._last[1] @ grouping.own(down_CIR) @ grouping.own(up_CRO)).unsqueeze(0)
+
+    def _grouping(self, num_rows: int) -> _Grouping:
+        if num_rows not in self._groupings:
+            per_token = num_rows == int(self._lengths_B.sum())
+            owners_Z = np.repeat(self._owners_B, self._lengths_B) if per_token else self._owners_B
+            if len(owners_Z) != num_rows:
+                raise ValueError(f"{num_rows} rows are neither the tokens nor the examples of the pass")
+            self._groupings[num_rows] = _Grouping(owners_Z, self._device)
+        return self._groupings[num_rows]
+
+
+class _Grouping:
+    """Rows grouped by client, each group padded to the largest."""
+
+    def __init__(self, owners_Z: np.ndarray, device: torch.device) -> None:
+        clients_G, group_Z, counts_G = np.unique(owners_Z, return_inverse=True, return_counts=True)
+        self._clients = clients_G.tolist()
+        self._most = int(counts_G.max())
+        order_Z = np.argsort(group_Z, kind="stable")
+        starts_G = np.cumsum(counts_G) - counts_G
+        own_GM = np.arange(self._most) < counts_G[:, None]
+        # A padding slot holds a row of its own client: another's could be NaN, and NaN times zero is NaN.
+        rows_GM = order_Z[starts_G[:, None] + np.where(own_GM, np.arange(self._most), 0)]
+        slots_Z = np.empty(len(owners_Z), dtype=np.int64)
+        slots_Z[rows_GM[own_GM]] = np.flatnonzero(own_GM)
+        moves = (rows_GM.reshape(-1), slots_Z, np.flatnonzero(~own_GM))
+        self._moves = None
+        if len(clients_G) > 1:
+            self._moves = tuple(to_device(array, device) for array in moves)
+
+    def own(self, matrix_CIO: Tensor) -> Tensor:
+        """Return the matrices of the clients that have rows, [G, I, O]."""
+        if len(self._clients) == len(matrix_CIO):
+            return matrix_CIO
+        return torch.stack([matrix_CIO[client] for client in self._clients])
+
+    def grouped(self, rows_ZI: Tensor) -> Tensor:
+        """Return the rows by client, [G, M, I]."""
+        if self._moves is None:
+            return rows_ZI.unsqueeze(0)
+        return apart(rows_ZI, *self._moves).view(len(self._clients), self._most, -1)
+
+    def ungrouped(self, groups_GMO: Tensor) -> Tensor:
+        """Return the rows in the order of the batch, [Z, O]."""
+        return groups_GMO[0] if self._moves is None else together(groups_GMO.flatten(0, 1), *self._moves)

@@ -1,0 +1,43 @@
+"""Shape of what a config trains in each layer, without loading the model."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+from clients.backbone.location import locate
+from fedsim.core.layout import LayerArrays, LayerShape
+from fedsim.planning.model_shape import ModelShape
+
+if TYPE_CHECKING:
+    from fedsim.configuration.schema import Config
+
+
+def tuned_shape(config: Config, model: ModelShape) -> LayerShape:
+    """Return what ``config`` trains in each layer of a model.
+
+    Raises
+    ------
+    ModelError
+        If the tuner does not fit the model.
+    """
+    if config.tuner.kind == "prefix":
+        return model.geometry(config.prompt.length)
+    return _lora(config, model)
+
+
+def _lora(config: Config, model: ModelShape) -> LayerArrays:
+    """Find the linear maps that LoRA changes in a model that is built without memory for its weights."""
+    import torch
+
+    from clients.backbone.families import family_of
+    from clients.backbone.loading import config_values
+    from clients.tuners.lora import LoraTuner
+
+    name = config.model.location
+    values = config_values(locate(config.model), name)
+    family = family_of(values, name)
+    with torch.device("meta"):
+        base: Any = family.model_class("base")(family.config(values), **family.arguments("base"))
+    layers = reduce(getattr, family.layers.split("."), base)
+    return LoraTuner(config.tuner, family.lora_targets).shape(model.geometry(0), layers)
