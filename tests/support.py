@@ -57,6 +57,8 @@ def tiny_values(changes: dict[str, Any]) -> dict[str, Any]:
     values = merged(TINY, changes)
     if values["layers"].get("choose", "score") != "score":
         values = merged(values, {"layers": {"score_batch_size": changes.get("layers", {}).get("score_batch_size")}})
+    if values.get("tuner", {}).get("kind", "prefix") != "prefix":
+        values = merged(values, {"prompt": changes.get("prompt")})
     if values["client"].get("steps") is not None:
         values = merged(values, {"client": {"epochs": changes.get("client", {}).get("epochs")}})
     return values

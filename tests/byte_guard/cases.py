@@ -106,6 +106,15 @@ CASES: dict[str, Case] = {
         "client.fuse=off client.optimizer.kind=adamw_published client.optimizer.moments=keep "
         "client.schedule.kind=linear client.schedule.total_steps=all_data"
     ),
+    # -- tuner.kind ----------------------------------------------------------------------------------------------------
+    "lora": Case(
+        f"{STATEFUL} tuner.kind=lora prompt= tuner.rank=2 tuner.scaling=standard client.correction=preconditioner",
+        stop_after=2,
+    ),
+    "rslora, GPT-2": Case(
+        "server.kind=fedavg tuner.kind=lora prompt= tuner.rank=3 tuner.scaling=rslora layers.choose=top "
+        "layers.share=0.5 model.path={model:gpt2} model.head.kind=classifier"
+    ),
     # -- server.aggregation, attack.kind -------------------------------------------------------------------------------
     "median": Case(
         "server.kind=fedavg server.aggregation=median attack.kind=label_flip attack.clients=3 client.correction=none"

@@ -18,10 +18,11 @@ NOT_HERE: dict[str, set[str]] = {
     "client.optimizer.moments": {"restart"},
     "attack.kind": {"none"},
     "client.optimizer.kind": {"adamw"},
+    "tuner.kind": {"prefix"},
 }
 """Choices that no case names, and why."""
 
-SECTIONS = ("server", "sampling", "layers", "partition", "client", "attack", "model.head", "model", "prompt")
+SECTIONS = ("server", "sampling", "layers", "partition", "client", "attack", "model.head", "model", "prompt", "tuner")
 """Sections whose choices all have to be named by a case; the others say where a run computes and what it reads."""
 
 

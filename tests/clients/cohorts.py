@@ -15,7 +15,7 @@ from clients.config import ClientConfig, HeadConfig
 from clients.training.local_job import LocalJob, Parts, TrainingResult
 from clients.training.local_training import train_clients
 from clients.tuners.initial import initial_vector
-from clients.tuners.prefix_tuner import PrefixTuner
+from clients.tuners.make import make_tuner
 from clients.worker import ClientWorker, WorkerSpec
 from fedsim.core.method import CORRECTIONS
 from fedsim.core.shards import Shards
@@ -66,16 +66,18 @@ def poolings(family: str) -> list[HeadConfig]:
 def specification(folder: str | Path, head: HeadConfig | None = None, dtype: str = "float32", **keys) -> WorkerSpec:
     """Return the cohort's worker specification; ``keys`` are sections of the config."""
     model = {**keys.pop("model", {}), "path": str(folder), "dtype": dtype, "head": (head or HeadConfig()).model_dump()}
-    prompt = {"length": PROMPT_LENGTH, "init_std": 0.5, **keys.pop("prompt", {})}
+    if "tuner" not in keys:
+        keys["prompt"] = {"length": PROMPT_LENGTH, "init_std": 0.5, **keys.get("prompt", {})}
     client = {"epochs": 2, "batch_size": BATCH, **keys.pop("client", {})}
-    config = make_tiny(executor="local", model=model, prompt=prompt, client=client, **keys)
+    config = make_tiny(executor="local", model=model, client=client, **keys)
     dealt = shards()
     table = examples(len(dealt.indices_N))
     words = LABEL_WORDS if config.model.head.kind == "verbalizer" else None
+    weights = load_shared_weights(config.model)
     return WorkerSpec(
-        weights=load_shared_weights(config.model),
+        weights=weights,
         model=config.model,
-        tuner=PrefixTuner(config.prompt),
+        tuner=make_tuner(config.tuner, config.prompt, weights.family),
         num_classes=len(LABEL_WORDS),
         label_word_ids_C=words,
         training=training_spec(config, len(table)),

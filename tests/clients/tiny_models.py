@@ -14,7 +14,8 @@ from clients.backbone.families import FAMILIES
 from clients.backbone.loading import SharedWeights, load_shared_weights
 from clients.backbone.model import Backbone
 from clients.config import HeadConfig, ModelConfig, PromptConfig
-from clients.tuners.prefix_tuner import PrefixTuner
+from clients.tuners.config import TunerConfig
+from clients.tuners.make import make_tuner
 from fedsim.core.tokens import TokenBatch
 
 VOCABULARY = 97
@@ -79,13 +80,15 @@ def backbone(
     position_offset: str = "none",
     prompt_length: int = PROMPT_LENGTH,
     dtype: str = "float32",
+    tuner: TunerConfig | None = None,
 ) -> Backbone:
     name = "shared" if isinstance(path, SharedWeights) else str(path)
     config = ModelConfig(path=name, head=head or HeadConfig(), attention=attention, dtype=dtype)
     weights = path if isinstance(path, SharedWeights) else load_shared_weights(config)
-    prompt = PrefixTuner(PromptConfig(length=prompt_length, position_offset=position_offset))
+    prompt = PromptConfig(length=prompt_length, position_offset=position_offset)
     words = LABEL_WORDS if config.head.kind == "verbalizer" else None
-    return Backbone.build(weights, config, prompt, len(LABEL_WORDS), words, "cpu")
+    made = make_tuner(tuner or TunerConfig(), prompt, weights.family)
+    return Backbone.build(weights, config, made, len(LABEL_WORDS), words, "cpu")
 
 
 def batch(padding: str = "right", num_examples: int = 4, num_tokens: int = 9, seed: int = 0) -> TokenBatch:
