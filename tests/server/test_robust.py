@@ -275,7 +275,7 @@ def test_what_is_not_defined_is_refused_before_the_run(server, cohort, sentence)
 
 def test_a_round_in_which_too_few_clients_are_left_says_so():
     with pytest.raises(
-        ClientError, match=r"round 1: of its cohort 6 clients are left, and .* 2 f [+] 3 = 7 clients for f=2"
+        ClientError, match=r"round 1: 6 clients of its cohort are left, and .* 2 f [+] 3 = 7 clients for f=2"
     ):
         average("multi_krum", clients(np.random.default_rng(0), 6), assumed_attackers=2)
 
