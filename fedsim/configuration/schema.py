@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, SerializeAsAny, ValidationError, model_validator
 
 from clients.config import AttackConfig, ClientConfig, ModelConfig, PromptConfig
+from fedsim.configuration.combinations import check_combinations
 from fedsim.configuration.errors import Where, sentence
 from fedsim.configuration.given import parse_yaml, place_of, read_yaml, set_key, without_nulls
 from fedsim.configuration.overrides import parse_override
@@ -21,7 +22,7 @@ from fedsim.configuration.values import as_override, leaves, merged, plain
 from fedsim.core import plugins
 from fedsim.core.attack import Attack
 from fedsim.core.errors import ConfigError
-from fedsim.core.method import CORRECTIONS, METHODS, Method, check_names
+from fedsim.core.method import CORRECTIONS, METHODS, Method
 from fedsim.core.registry import known_name
 from fedsim.core.robust import RobustRule
 from fedsim.core.schema import PathText, Schema
@@ -137,7 +138,7 @@ class Config(Schema):
     @model_validator(mode="after")
     def _possible(self) -> Config:
         self.__dict__["params"] = checked_params(self)
-        _check_combinations(self)
+        check_combinations(self)
         return self
 
     @property
@@ -205,85 +206,6 @@ class Config(Schema):
 
 _DATA_ITSELF = ("task", "train_examples", "validation_examples", "max_length")
 """Keys of ``data`` that say what is learned, and not where it lies."""
-
-
-def _check_combinations(config: Config) -> None:
-    """Refuse combinations of keys of several sections that make no sense together."""
-    client, partition = config.client, config.partition
-    if partition.clients is not None and config.sampling.clients_per_round > partition.clients:
-        raise ValueError(
-            f"sampling.clients_per_round={config.sampling.clients_per_round} is more than "
-            f"partition.clients={partition.clients}; set "
-            f"sampling.clients_per_round={partition.clients} or less"
-        )
-    _check_method(config)
-    _check_attackers(config)
-    if config.executor == "ray" and config.model.device == "cuda" and not config.ray.num_gpus_per_actor:
-        raise ValueError(
-            "model.device=cuda needs a share of a GPU for each actor, but ray.num_gpus_per_actor is 0; set "
-            "ray.num_gpus_per_actor=1, or a fraction such as 1/4, or model.device=auto"
-        )
-    if partition.kind == "by_column" and partition.column is None:
-        raise ValueError("partition.kind=by_column needs partition.column, the column whose values are the clients")
-    if (
-        client.optimizer.moments == "keep"
-        and client.schedule.kind != "constant"
-        and client.schedule.total_steps is None
-    ):
-        raise ValueError(
-            f"client.schedule.kind={client.schedule.kind} with client.optimizer.moments=keep needs "
-            "client.schedule.total_steps, because the schedule goes on over all of a client's visits"
-        )
-    if config.evaluation.select_on == "holdout" and not partition.holdout_fraction:
-        raise ValueError(
-            "evaluation.select_on=holdout needs examples that clients hold out, but partition.holdout_fraction=0; set "
-            "partition.holdout_fraction=0.1, or evaluation.select_on=validation"
-        )
-    if config.data.source == "files" and config.data.path is None:
-        raise ValueError("data.source=files needs data.path, a folder with train.* and validation.*")
-
-
-def _check_method(config: Config) -> None:
-    """Refuse what the method, its corrections and the robust rule say that they cannot do together."""
-    server, chosen = config.server, config.client.correction
-    kind = METHODS[server.kind]
-    if kind.allowed is not None and config.correction not in kind.allowed:
-        raise ValueError(
-            f"server.kind={server.kind} needs client.correction={' or '.join(kind.allowed)} (or auto), not {chosen}"
-            + (f"; {kind.instead}" if kind.instead else "")
-        )
-    method = config.method
-    check_names(method.corrections)
-    for part in method.corrections:
-        if not set(part.reads) <= set(method.serves):
-            raise ValueError(
-                f"client.correction={config.correction} needs {part.needs}, which server.kind={server.kind} does not keep; "
-                f"use {part.kept_by}"
-            )
-    rule = config.rule
-    if rule is None:
-        return
-    if method.combining is not None:
-        auto = f" (auto with server.kind={server.kind})" if chosen == "auto" else ""
-        raise ValueError(
-            f"server.aggregation={server.aggregation} compares the clients' vectors, but client.correction="
-            f"{config.correction}{auto} {method.combining.combines}; set client.correction=none, or control"
-        )
-    if (problem := rule.problem(config.sampling.clients_per_round)) is not None:
-        raise ValueError(f"sampling.clients_per_round={config.sampling.clients_per_round}, but {problem}")
-
-
-def _check_attackers(config: Config) -> None:
-    named, population = config.attack.clients or (), config.partition.clients
-    if population is None:  # not before the data are read
-        return
-    many, largest = (named, named - 1) if isinstance(named, int) else (len(named), max(named, default=0))
-    if many > population or largest >= population:
-        given = f"names {many} clients" if isinstance(named, int) else f"names client {largest}"
-        raise ValueError(
-            f"attack.clients {given}, but partition.clients={population}; give at most that many, with ids from 0 to "
-            f"{population - 1}"
-        )
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
