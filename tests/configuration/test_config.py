@@ -233,7 +233,7 @@ MISTAKES = [
     ("seed: 0x" + "f" * 5000, "is not a whole number"),
     ('name: "\\ud800"', "is not a text"),
     ("rounds: 1\nname: \x00", "line 2 is not valid YAML: the character '\\x00' must not stand in YAML"),
-    ('output: "a\\0b"', "output: a NUL character stands in the text"),
+    ('output: "a\\0b"', "output: the text contains a NUL character"),
     ("name: " + "x" * 201, "must be at most 200 characters long"),
     ("seed: 9223372036854775808", "seed: the number must be at most 9223372036854775807"),
     ("k" * 900 + ": 1", "there is no key 'kkk"),
