@@ -41,7 +41,7 @@ def check_combinations(config: Config) -> None:
     ):
         raise ValueError(
             f"client.schedule.kind={client.schedule.kind} with client.optimizer.moments=keep needs "
-            "client.schedule.total_steps, because the schedule goes on over all of a client's visits"
+            "client.schedule.total_steps, because the schedule continues over all rounds of a client"
         )
     if config.evaluation.select_on == "holdout" and not partition.holdout_fraction:
         raise ValueError(
@@ -53,7 +53,7 @@ def check_combinations(config: Config) -> None:
 
 
 def _check_method(config: Config) -> None:
-    """Refuse what the method, its corrections and the robust rule say that they cannot do together."""
+    """Refuse a method, corrections and a robust rule that do not work together."""
     server, chosen = config.server, config.client.correction
     kind = METHODS[server.kind]
     if kind.allowed is not None and config.correction not in kind.allowed:
@@ -84,7 +84,7 @@ def _check_method(config: Config) -> None:
 
 def _check_attackers(config: Config) -> None:
     named, population = config.attack.clients or (), config.partition.clients
-    if population is None:  # not before the data are read
+    if population is None:  # known only after the data are read
         return
     many, largest = (named, named - 1) if isinstance(named, int) else (len(named), max(named, default=0))
     if many > population or largest >= population:
