@@ -76,7 +76,7 @@ def test_partition_prints_a_summary_and_saves_a_picture(fedsim, tiny_file, tmp_p
         r"12 of the \d+ values of partition\.column 'author' are clients; the examples of", out
     )
     status, out, _ = fedsim("partition", tiny_file, *natural, "partition.clients=", "sampling.clients_per_round=5000")
-    assert status == 0 and "warning: a run is refused as it is: partition.column 'author' gives" in out
+    assert status == 0 and "warning: a run with this config is refused: partition.column 'author' gives" in out
 
 
 def test_layers_prints_scores_share_and_choice(fedsim, tiny_file, tmp_path):

@@ -1,10 +1,10 @@
-"""Where the parameters of prompts and head stand in a flat vector.
+"""Layout of the prompt and head parameters in a flat vector.
 
 Shape suffixes: L layers, K {key, value}, H key/value heads, P prompt length (virtual tokens), D head dimension,
 F entries of the flat vector.
 
 A vector holds the prompts of some layers in ascending order, each as [K, H, P, D], then the head's arrays.
-Clients and server exchange such vectors; the server never needs to know what stands in them.
+Clients and server exchange such vectors; the server never needs to know their contents.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class PromptGeometry:
 
 @dataclass(frozen=True)
 class VectorLayout:
-    """Which layers' prompts and which head arrays a flat vector holds.
+    """The layers' prompts and head arrays that a flat vector holds.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class VectorLayout:
     layers
         Prompted layers in the vector, ascending, each in ``range(geometry.num_layers)``.
     head_shapes
-        ``(name, shape)`` of each head array, in the order in which they stand behind the prompts; empty for a
+        ``(name, shape)`` of each head array, in the order in which they follow the prompts; empty for a
         head without trained parameters.
     """
 
