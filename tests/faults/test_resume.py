@@ -221,7 +221,7 @@ def test_a_full_disk_in_a_round_is_a_sentence_and_costs_that_round_only(undistur
     finally:
         limit_files(-1)
     assert "the state after round 3 cannot be saved" in console.file.getvalue()
-    assert "; saved is that after round 2\n" in console.file.getvalue()
+    assert "; the last one saved is that after round 2\n" in console.file.getvalue()
     fedsim.run(config, resume=True, progress=False)
     assert_same(output, undisturbed)
 
@@ -232,7 +232,7 @@ def test_a_run_whose_folder_is_removed_ends_with_a_sentence(tmp_path):
     with pytest.raises(ResourceError, match=r"run/rounds\.parquet cannot be written: No such file or directory"):
         fedsim.run(make_tiny(**CONFIG, output=str(output)), console=console)
     assert "the state after round 2 cannot be saved" in console.file.getvalue()
-    assert "; no other one is saved\n" in console.file.getvalue()
+    assert "; no earlier state is saved\n" in console.file.getvalue()
     assert not output.exists()
 
 
