@@ -91,7 +91,9 @@ class Run:
 
     def __enter__(self) -> Run:
         if self._open is not None:
-            raise FedsimError("a Run can be used in one with block only; create another one, with resume=True to continue")
+            raise FedsimError(
+                "a Run can be used in one with block only; create another one, with resume=True to continue"
+            )
         started = time.monotonic()
         with ExitStack() as stack:
             watch = stack.enter_context(InterruptWatch())

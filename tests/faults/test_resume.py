@@ -151,7 +151,7 @@ def test_resume_refuses_another_config_and_leaves_a_finished_run_alone(tiny_conf
             {"prompt": {"length": 5}},
             r"belongs to another configuration: prompt.length was 4 and is 5; resume with the same",
         ),
-        ({"rounds": 1}, "has done 2 rounds already, more than rounds=1, and cannot go back"),
+        ({"rounds": 1}, "has already done 2 rounds, more than rounds=1; set rounds=2 or more"),
     ):
         console = on_line("phase", lambda: None)
         with pytest.raises(CheckpointError, match=sentence):
@@ -216,7 +216,7 @@ def test_a_full_disk_in_a_round_is_a_sentence_and_costs_that_round_only(undistur
     config = make_tiny(**CONFIG, output=str(output))
     console = on_line("round 3/6", lambda: limit_files(3000))  # the tables are larger
     try:
-        with pytest.raises(ResourceError, match=r"rounds\.parquet cannot be written: File too large; mend that, and"):
+        with pytest.raises(ResourceError, match=r"rounds\.parquet cannot be written: File too large; fix this, then"):
             fedsim.run(config, console=console)
     finally:
         limit_files(-1)
