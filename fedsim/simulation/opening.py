@@ -98,7 +98,7 @@ def _kept(place: RunLocation) -> str:
     saved = newest_round(place.path / "checkpoints")
     if saved is not None:
         return f"the state after round {saved} is saved; continue with --resume"
-    again = "start it again" if what_is_in(place.path) == "nothing" else "begin anew with --resume"
+    again = "start it again" if what_is_in(place.path) == "nothing" else "start over with --resume"
     return f"no round has been saved; {again}"
 
 
@@ -121,7 +121,7 @@ def _checkpoint(config: Config, folder: RunFolder, progress: Progress) -> Checkp
     for sentence in skipped:
         progress.note(f"warning: {sentence}")
     if checkpoint is None:
-        progress.note(f"{folder.location} has no checkpoint yet; the run begins anew")
+        progress.note(f"{folder.location} has no checkpoint yet; the run starts over")
         return None
     check_config(checkpoint, config, folder.location)
     progress.note(f"resuming {folder.location} after round {checkpoint.round}")

@@ -193,7 +193,7 @@ def test_a_folder_in_use_is_noticed_before_anything_is_prepared(tmp_path, resume
     [
         ("phase  tokenising", "no round has been saved; start it again"),
         ("phase  starting workers", "no round has been saved; start it again"),
-        ("start ", "no round has been saved; begin anew with --resume"),
+        ("start ", "no round has been saved; start over with --resume"),
         (
             "round 2/6",
             "the state after round 3 is saved; continue with --resume",
