@@ -161,7 +161,7 @@ MISTAKES = {
         "data.max_length=",
     ),
     "cuda without a GPU": (lambda tmp: ["model.device=cuda"], "model.device"),
-    "output is somebody else's folder": (lambda tmp: [f"output={foreign(tmp)}"], "holds files but no run of fedsim"),
+    "output is somebody else's folder": (lambda tmp: [f"output={foreign(tmp)}"], "holds files but no fedsim run"),
     "output is a file": (lambda tmp: [f"output={tmp / 'tiny.yaml'}"], "tiny.yaml"),
     "unreachable cluster": (lambda tmp: ["executor=ray", "ray.address=127.0.0.1:1"], "ray.address=127.0.0.1:1"),
 }
