@@ -251,7 +251,7 @@ class Matrix:
         vector_F = np.concatenate([arrays[name].ravel() for name in names])
         assert self._whole is not None
         result = SAME if vector_F.tobytes() == self._whole.tobytes() else "other bytes"
-        note = next((line for line in resumed.stdout.splitlines() if "resuming" in line or "passed over" in line), "")
+        note = next((line for line in resumed.stdout.splitlines() if "resuming" in line or "skipped" in line), "")
         return Row(case.name, case.policy, result, case.promised, None, 0, note.replace(str(folder), "FOLDER"))
 
 

@@ -1,4 +1,4 @@
-"""The Ray actor that embodies clients: a thin shell around :class:`clients.worker.ClientWorker`."""
+"""The Ray actor that acts as clients: a thin shell around :class:`clients.worker.ClientWorker`."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from fedsim.core.messages import ClientState
 
 @ray.remote(max_restarts=0, max_task_retries=0)
 class ClientActor:
-    """Embodies one client (``ray.actors: per_client``) or any client (a pool).
+    """Acts as one client (``ray.actors: per_client``) or any client (a pool).
 
-    Restarts and retries are left to the executor, which counts and reports them.
+    The executor handles, counts and reports restarts and retries.
 
     Parameters
     ----------
     modules
-        To import at once: the driver makes actors before it has a specification, so that all of them import while it
-        still reads, tokenises and loads.
+        Imported at once: the driver creates actors before it has a specification, so that they import while it reads,
+        tokenises and loads.
     spec, device
-        As for :meth:`build`, for an actor that takes the place of another.
+        As for :meth:`build`, for an actor that replaces another.
     """
 
     def __init__(self, modules: tuple[str, ...] = (), spec: Any = None, device: str = "auto") -> None:
-        # The hub is asked once, by the driver; a hundred actors must not ask it again.
+        # Only the driver queries the hub; a hundred actors must not repeat it.
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         keep_freed_memory()
@@ -43,8 +43,7 @@ class ClientActor:
         Parameters
         ----------
         spec
-            A :class:`clients.spec.WorkerSpec`, handed over as an object-store reference, so its arrays are mapped and not
-            copied.
+            A :class:`clients.spec.WorkerSpec`, passed as an object-store reference, so its arrays are mapped, not copied.
         device
             ``auto``, ``cpu`` or ``cuda``; see :class:`clients.config.ModelConfig`.
         """
@@ -60,7 +59,7 @@ class ClientActor:
         return self.info()
 
     def info(self) -> Any:
-        """Return the worker's :class:`clients.spec.WorkerInfo`; that it comes says that the actor is ready."""
+        """Return the worker's :class:`clients.spec.WorkerInfo`; its arrival means that the actor is ready."""
         return replace(self._worker.info(), node_id=ray.get_runtime_context().get_node_id())
 
     def peak_memory_bytes(self) -> int | None:
@@ -68,11 +67,11 @@ class ClientActor:
         return peak_memory_bytes()
 
     def train(self, group: Any, state: Any, *fetched: Any) -> Any:
-        """See :meth:`clients.worker.ClientWorker.train`; returns what :meth:`TrainReturns.pack` makes of it.
+        """See :meth:`clients.worker.ClientWorker.train`; returns the result packed by :meth:`TrainReturns.pack`.
 
-        A client whose state is not handed in keeps nothing, or not yet. Where clients keep nothing, their states are not
-        returned either: visits and steps follow from the reports. Trunks that are handed in come last, in the order of
-        ``group.with_cached``.
+        A client without a state among ``fetched`` keeps nothing, or nothing yet. If clients keep nothing, their states are not
+        returned either: rounds and steps follow from the reports. Frozen-layer caches come last in ``fetched``, in the order
+        of ``group.with_cached``.
         """
         cut = len(fetched) - len(group.with_cached)
         caches = {client: cached for client, cached in zip(group.with_cached, fetched[cut:], strict=True) if cached}
@@ -84,12 +83,12 @@ class ClientActor:
         return self._worker.try_fusing(*arguments)
 
     def evaluate(self, state: Any, start: int, stop: int, keep_cached: bool, cached: Any = None) -> Any:
-        """See :meth:`clients.worker.ClientWorker.evaluate`; the trunk is returned only if it is to be kept."""
+        """See :meth:`clients.worker.ClientWorker.evaluate`; returns the frozen-layer cache only with ``keep_cached``."""
         evaluation, cached = self._worker.evaluate(state, start, stop, cached)
         return (evaluation, cached) if keep_cached else evaluation
 
     def evaluate_clients(self, state: Any, fuse: int, personal: bool, clients: Any, *fetched: Any) -> Any:
-        """See :meth:`clients.worker.ClientWorker.evaluate_clients`; client states come as in :meth:`train`."""
+        """See :meth:`clients.worker.ClientWorker.evaluate_clients`; client states are passed as in :meth:`train`."""
         return self._worker.evaluate_clients(state, *_states(clients, fetched), fuse=fuse, personal=personal)
 
     def score(self, *arguments: Any) -> Any:
@@ -102,12 +101,12 @@ class ClientActor:
 
 
 def _gpu_share() -> float:
-    """Return the part of a GPU that this actor reserved, 0 for none."""
+    """Return the share of a GPU that this actor reserved, 0 for none."""
     context = ray.get_runtime_context()
     return float(context.get_assigned_resources().get("GPU", 0.0)) if context.get_accelerator_ids().get("GPU") else 0.0
 
 
 def _states(clients: Any, fetched: Any) -> list[ClientState]:
-    """Return the state of each client, a fresh one where none was handed in."""
+    """Return the state of each client, a fresh one if none was passed."""
     known = {state.client: state for state in fetched}
     return [known.get(client) or ClientState(client) for client in clients]

@@ -1,7 +1,7 @@
-"""Simulated attackers: clients that train on false labels, or send something else than what they have trained.
+"""Simulated attackers: clients that train on false labels, or send falsified results.
 
-An attacker attacks whenever it trains, in the warm-up of ``layers.share_rule`` too; layer scores, spectra and evaluations are
-those of an honest client.
+An attacker attacks whenever it trains, including the warm-up of ``layers.share_rule``; its layer scores, spectra and
+evaluations are honest.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class LabelFlip(Attack):
 
 @ATTACKS.register("sign_flip")
 class SignFlip(Attack):
-    """P_t - scale (P_i - P_t) for P_i; steps S_i are those that would have led there, -scale S_i.
+    """Sends P_t - scale (P_i - P_t) instead of P_i, and the matching steps -scale S_i instead of S_i.
 
     Parameters
     ----------
     scale
-        Length of what is sent, in lengths of the attacker's own change.
+        Length of the sent change, relative to the attacker's own.
     """
 
     def __init__(self, scale: float) -> None:
@@ -47,11 +47,11 @@ class SignFlip(Attack):
 
     @classmethod
     def of(cls, attack: Any, params: Any = None) -> Attack:
-        """Make it with ``attack.scale``."""
+        """Create the attack from ``attack.scale``."""
         return cls(attack.scale)
 
     def send(self, message: Message, rng: np.random.Generator) -> Message:
-        """Turn the change round."""
+        """Reverse and scale the change."""
         start_F, scale = message.start_F, message.vector_F.dtype.type(self.scale)
         vector_F = start_F - scale * (message.vector_F - start_F)
         turned = {name: stepped_F * -scale for name, stepped_F in message.displacements.items()}
@@ -60,7 +60,7 @@ class SignFlip(Attack):
 
 @ATTACKS.register("noise")
 class Noise(Attack):
-    """P_i + e for P_i, e of N(0, std^2) in every exchanged entry, and S_i - e for S_i.
+    """Sends P_i + e instead of P_i and S_i - e instead of S_i, with e drawn from N(0, std^2) in every exchanged entry.
 
     Parameters
     ----------
@@ -73,18 +73,18 @@ class Noise(Attack):
 
     @classmethod
     def of(cls, attack: Any, params: Any = None) -> Attack:
-        """Make it with ``attack.std``."""
+        """Create the attack from ``attack.std``."""
         return cls(attack.std)
 
     def send(self, message: Message, rng: np.random.Generator) -> Message:
-        """Add noise."""
+        """Add noise to the vector and the matching change to the steps."""
         noise_F = (self.std * rng.standard_normal(len(message.vector_F))).astype(message.vector_F.dtype)
         away = {name: stepped_F - noise_F for name, stepped_F in message.displacements.items()}
         return replace(message, vector_F=message.vector_F + noise_F, displacements=away)
 
 
 def attackers(config: AttackConfig, num_clients: int, seed: int) -> tuple[int, ...]:
-    """Return the ids of the attackers among all registered clients, ascending; a number of them is drawn with the seed."""
+    """Return the attackers' ids among all registered clients, ascending; drawn with the seed if only a number is given."""
     if config.kind == "none" or config.clients is None:
         return ()
     if isinstance(config.clients, tuple):
@@ -94,7 +94,7 @@ def attackers(config: AttackConfig, num_clients: int, seed: int) -> tuple[int, .
 
 
 def with_false_labels(spec: WorkerSpec) -> WorkerSpec:
-    """Return the specification to train by: with the classes that attackers train on. No two clients share an example."""
+    """Return the specification with the attackers' labels replaced. Safe in one table: no two clients share an example."""
     attack = spec.training.attack
     if attack is None or type(attack).labels is Attack.labels or not spec.training.attackers:
         return spec
@@ -114,7 +114,7 @@ def falsified(
     job: LocalJob,
     result: TrainingResult,
 ) -> TrainingResult:
-    """Return the result that an attacker works on with: what it makes of its own."""
+    """Return an attacker's result, falsified by its attack."""
     exchanged_F = parts.exchanged_F
     names = [name for correction in corrections for name in correction.displacements]
     own = Message(
@@ -124,7 +124,7 @@ def falsified(
     )
     sent = attack.send(own, rng)
     if not isinstance(sent, Message) or sent.vector_F.shape != own.vector_F.shape:
-        raise PluginError(f"the attack {type(attack).__name__} has to send a Message with {len(own.vector_F)} entries")
+        raise PluginError(f"the attack {type(attack).__name__} must send a Message with {len(own.vector_F)} entries")
     if sent is own:
         return result
 

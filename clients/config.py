@@ -23,14 +23,14 @@ from fedsim.core.uses import Use, Uses
 
 
 class HeadConfig(Schema):
-    """How class scores are read from the backbone."""
+    """Class scores from the backbone."""
 
     kind: Literal["verbalizer", "classifier"] = "verbalizer"
-    """verbalizer: the frozen LM head at the mask (or last) token, label words; classifier: a linear layer trained and exchanged
-    with the prompt."""
+    """verbalizer: label-word scores of the frozen LM head at the mask (or last) token; classifier: a linear layer, trained and
+    exchanged with the prompt."""
     pooling: Literal["auto", "first", "mean", "last"] = "auto"
-    """classifier: hidden states to classify: of the first token, the mean over tokens, or of the last token; auto is first for
-    encoders and last for decoders."""
+    """classifier: hidden state to classify: that of the first token, the mean over tokens, or that of the last token; auto is
+    first for encoders and last for decoders."""
     loss: Literal["labels", "vocabulary"] = "labels"
     """verbalizer: cross-entropy over the label words, or over the whole vocabulary (published code)."""
     init_std: PositiveFloat = 0.02
@@ -43,14 +43,14 @@ class HeadConfig(Schema):
 
 
 class FrozenCacheConfig(Schema):
-    """Hidden states below the lowest prompted layer, which depend on the examples alone: computed once, used in every pass."""
+    """Frozen-layer cache: hidden states below the lowest prompted layer depend only on the examples, so compute them once."""
 
     dtype: Literal["auto", "off", "float32", "bfloat16", "float16"] = "auto"
-    """Number format they are kept in: auto is that of the model; a shorter one saves memory and rounds. off computes them in
-    every pass anew. They are off by themselves with ``client.dropout`` and with ``layers.unselected: local``."""
+    """Number format of the cache: auto is that of the model; a shorter one saves memory but rounds. off recomputes the states
+    in every pass. Always off with ``client.dropout`` and with ``layers.unselected: local``."""
     memory_mb: int = Field(default=1024, ge=0, le=2**30)
-    """Memory for those kept from round to round, shared by all actors; 0 keeps them for the length of a visit. How much is kept
-    changes no result."""
+    """Memory for caches kept between rounds, shared by all actors; with 0 a cache lasts for one local training. Does not change
+    results."""
 
     uses: ClassVar[Uses] = {"memory_mb": (Use("dtype", ("auto", "float32", "bfloat16", "float16")),)}
 
@@ -61,25 +61,25 @@ class ModelConfig(Schema):
     path: PathText | None = None
     """``embedded`` (the tiny model in the repository), a folder with a Hugging Face model, or a name on the hub."""
     package: str | None = None
-    """Installed Python package that carries the model in its folder ``model``; used when ``path`` is not given."""
+    """Installed Python package with the model in its folder ``model``; used if ``path`` is not given."""
     head: HeadConfig = HeadConfig()
-    """How class scores are read."""
+    """Class scores from the backbone."""
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
-    """Number format of the frozen weights. Prompts and messages are float32, except with float64, in which everything is
-    computed and sent: for exact comparisons, slow. float16 is for GPUs: CPUs compute it many times slower than bfloat16."""
+    """Number format of the frozen weights. Prompts and messages are float32. With float64 everything is computed and
+    sent in float64: slow, for exact comparisons. float16 is for GPUs: on CPUs it is many times slower than bfloat16."""
     autocast: Literal["off", "bfloat16", "float16"] = "off"
-    """Compute matrix products in half precision while the weights, and all that adds up, stay float32: in training and
-    evaluation, not in layer scores and spectra. Needs ``dtype: float32``; a half ``dtype`` is faster and takes half the memory,
-    autocast is more exact. bfloat16 is for GPUs that have it (Ampere and later) and for recent CPUs, float16 for older GPUs."""
+    """Compute matrix products in half precision, with weights and accumulation in float32: in training and evaluation, not in
+    layer scores and spectra. Needs ``dtype: float32``; a half-precision ``dtype`` is faster and takes half the memory, autocast
+    is more exact. bfloat16 is for GPUs that have it (Ampere and later) and for recent CPUs, float16 for older GPUs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """cpu, cuda (an error where there is none), or auto: cuda where the actor was given one, else cpu."""
+    """cpu, cuda (an error if there is no GPU), or auto: cuda if the actor was given a GPU, else cpu."""
     attention: Literal["sdpa", "eager"] = "sdpa"
-    """Attention function that the prompts are put before."""
+    """Attention implementation that the prompts are prepended to."""
     compile: bool = False
-    """Compile the layers with torch.compile, for training and evaluation: fewer, larger kernels after a start that takes up to
-    a minute longer in each actor. Worth a try on a GPU; needs a C++ compiler."""
+    """Compile the layers with torch.compile, for training and evaluation: fewer, larger kernels but up to a minute more
+    start-up in each actor. Worth a try on a GPU; needs a C++ compiler."""
     trunk_cache: FrozenCacheConfig = FrozenCacheConfig()
-    """What is kept of the layers below the lowest prompted one."""
+    """Frozen-layer cache of the layers below the lowest prompted one."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model; leave it off unless you have read that code."""
 
@@ -100,7 +100,7 @@ class ModelConfig(Schema):
 
     @property
     def cache_dtype(self) -> str:
-        """Number format of the trunk cache."""
+        """Number format of the frozen-layer cache."""
         return self.dtype if self.trunk_cache.dtype in ("auto", "off") else self.trunk_cache.dtype
 
     @property
@@ -113,24 +113,24 @@ class PromptConfig(Schema):
     """The trainable prefix."""
 
     length: int = Field(default=8, gt=0, le=8192)
-    """Virtual tokens a prompted layer."""
+    """Virtual tokens per prompted layer."""
     init_std: NonNegativeFloat = 0.02
     """Standard deviation of the initial prompt."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Chance that an entry of the prompt is zero in a training step, drawn anew for every example and layer; the others are
-    scaled up (published code: 0.1). Apart from ``client.dropout``, which is the backbone's own; clients share passes all the
-    same, and scores, spectra and evaluation see whole prompts."""
+    """Probability that a prompt entry is zeroed in a training step, drawn for every example and layer; the others are scaled up
+    (published code: 0.1). Independent of ``client.dropout``, the backbone's own. Clients still share passes; scores, spectra
+    and evaluation use whole prompts."""
     position_offset: Literal["none", "paper"] = "none"
-    """Positions of the text start at 0 (none), or behind the prefix, as the published code and PEFT have it (paper)."""
+    """Positions of the text start at 0 (none), or after the prefix, as in the published code and PEFT (paper)."""
     start_from: PathText | None = None
-    """Start from a PEFT prefix-tuning adapter (its folder) or earlier run (its folder or its prompt file), not at random; the
-    head is taken as well where the source has one of the same shape."""
+    """Start from a PEFT prefix-tuning adapter (its folder) or an earlier run (its folder or prompt file) instead of at random;
+    the head is loaded too if the source has one of the same shape."""
 
     uses: ClassVar[Uses] = {"init_std": (Use("start_from", (None,), words="it is for a prompt that starts at random"),)}
 
 
 class OptimizerConfig(Schema):
-    """The optimizer on the device."""
+    """The local optimizer."""
 
     kind: Literal["adamw", "adamw_published", "sgd"] = "adamw"
     """adamw (Loshchilov & Hutter, as torch.optim.AdamW), adamw_published (epsilon before bias correction, decay after the
@@ -148,9 +148,9 @@ class OptimizerConfig(Schema):
     weight_decay: NonNegativeFloat = 0.1
     """Decoupled weight decay."""
     clip_norm: PositiveFloat | None = 1.0
-    """Largest norm of a client's gradient over all its layers together; null for no clipping."""
+    """Largest norm of a client's gradient over all its layers; null for no clipping."""
     moments: Literal["restart", "keep"] = "restart"
-    """Moments, step count and schedule begin anew every round, or go on over a client's visits (published code)."""
+    """Restart moments, step count and schedule every round, or keep the client's last ones (published code)."""
 
     uses: ClassVar[Uses] = {
         **dict.fromkeys(("beta1", "beta2", "eps"), (Use("kind", ("adamw", "adamw_published")),)),
@@ -159,15 +159,15 @@ class OptimizerConfig(Schema):
 
 
 class ScheduleConfig(Schema):
-    """How the local learning rate changes over a client's steps."""
+    """Schedule of the local learning rate over a client's steps."""
 
     kind: Literal["constant", "linear", "cosine"] = "constant"
     """constant, linear decay to zero, or cosine decay to zero, over ``total_steps``."""
     warmup_steps: NonNegativeInt = 0
     """Steps over which the learning rate rises from zero."""
     total_steps: PositiveInt | Literal["all_data"] | None = None
-    """Steps until zero; if not given, the steps of one visit. all_data: rounds times the batches in all training examples
-    (published code), far more than a client takes, so that the learning rate hardly falls."""
+    """Steps until zero; if not given, the steps of one local training. all_data: rounds times the batches in all training
+    examples (published code), far more than a client takes, so the learning rate hardly falls."""
 
     uses: ClassVar[Uses] = {"total_steps": (Use("kind", ("linear", "cosine")),)}
 
@@ -181,7 +181,7 @@ class ScheduleConfig(Schema):
 def _on_failure(value: Any) -> Any:
     """Refuse all but ``raise``, ``drop`` and ``retry:N``."""
     if isinstance(value, str) and not re.fullmatch(r"raise|drop|retry:[1-9][0-9]{0,5}", value):
-        raise ValueError(f"{value!r} is none of raise, drop, or retry:N such as retry:3")
+        raise ValueError(f"{value!r} is not raise, drop or retry:N, for example retry:3")
     return value
 
 
@@ -189,7 +189,7 @@ OnFailure = Annotated[str, BeforeValidator(_on_failure)]
 
 
 class ClientConfig(Schema):
-    """Training on a device."""
+    """Local training on a device."""
 
     epochs: int | None = Field(default=2, gt=0, le=100_000)
     """Local passes over the client's examples in a round."""
@@ -198,36 +198,36 @@ class ClientConfig(Schema):
     batch_size: PositiveInt = 8
     """Examples in a local step."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """The optimizer on the device."""
+    """The local optimizer."""
     schedule: ScheduleConfig = ScheduleConfig()
     """Warm-up and decay of the local learning rate."""
     correction: str = "auto"
     """Local correction: none; control adds c - c_i to every step (SCAFFOLD); preconditioner averages the clients' changes in a
-    common metric, the mean of their Adam preconditioners (after Wang et al. 2021); proximal pulls to the global vector
-    (FedProx); auto is what ``server.kind`` needs: preconditioner for fedpeptao, control for scaffold, proximal for fedprox."""
+    common metric, the mean of their Adam preconditioners (after Wang et al. 2021); proximal pulls toward the global vector
+    (FedProx); auto is the one for ``server.kind``: preconditioner for fedpeptao, control for scaffold, proximal for fedprox."""
     proximal_mu: NonNegativeFloat = 0.001
-    """proximal: strength of the pull. Adam divides by the size of what it is given, so beside small gradients even 0.01 can be
-    all that is left: on the quickstart nothing is learned with it."""
+    """proximal: strength of the pull. Adam normalises its input, so even 0.01 can outweigh small gradients: on the quickstart,
+    nothing is learned with it."""
     fuse: PositiveInt | Literal["auto", "off"] = "auto"
-    """Clients of a work group that train in shared passes through the backbone: a number, off (one by one), or auto: a whole
-    group, unless a trial at the start says that it needs too much memory or takes longer. The number in force is in the
-    recorded config. It may change last bits. With ``dropout`` clients train one by one."""
+    """Clients of a work group that train in shared passes through the backbone: a number, off (one by one), or auto: the whole
+    group, unless a trial at the start shows that it needs too much memory or takes longer. The recorded config holds the number
+    used, which may affect the last bits of results. With ``dropout`` clients train one by one."""
     micro_batch_tokens: PositiveInt | Literal["auto"] = "auto"
-    """Most tokens in one pass through the backbone; larger steps are cut by length, which bounds memory and changes last bits
-    alone. auto: on a CPU by the model's hidden size, 512 for 384, from 256 to 4096; on a GPU 16384."""
+    """Most tokens in one pass through the backbone; larger steps are cut by length, which bounds memory and changes only last
+    bits. auto: on a CPU by the model's hidden size, from 256 to 4096 (512 for a hidden size of 384); on a GPU 16384."""
     dropout: bool = False
-    """Keep the backbone's dropout active in training (published code). Backbones without any, such as LLaMA, train as they do
-    without; dropout on the prompt itself is ``prompt.dropout``."""
+    """Keep the backbone's dropout active in training (published code). No effect on backbones without dropout, such as LLaMA;
+    dropout on the prompt itself is ``prompt.dropout``."""
     shuffle: bool = True
-    """Shuffle a client's examples anew every local epoch."""
+    """Reshuffle a client's examples every local epoch."""
     threads: int = Field(default=1, gt=0, le=1024)
-    """CPU threads of a worker. Part of a result's identity: another number may change last bits."""
+    """CPU threads per worker. Part of a result's identity: another number may change last bits."""
     on_failure: OnFailure = "raise"
-    """What a failed client does to the run. raise: an error in its work stops the run with its traceback, and so does a work
-    group that takes longer than ``ray.group_timeout_seconds``; a group whose actor is lost is sent again. retry:N: as raise,
-    but a group whose actor is lost or that takes too long is sent again up to N times. drop: go on without the client in
-    this round; where a group loses its actor twice or takes too long, its clients are tried one by one. A client's own error
-    is never tried again: the same work would raise it again."""
+    """Effect of a failed client on the run. raise: an error in its work stops the run with its traceback, and so does a work
+    group that takes longer than ``ray.group_timeout_seconds``; a group whose actor is lost is sent again. retry:N: like raise,
+    but a group whose actor is lost or that takes too long is sent again up to N times. drop: continue this round without the
+    client; if a group loses its actor twice or takes too long, its clients are tried one by one. A client's own error is
+    never retried, since the same work would raise it again."""
 
     uses: ClassVar[Uses] = {"epochs": (Use("steps", (None,), words="give one of the two"),)}
 
@@ -244,8 +244,8 @@ class ClientConfig(Schema):
             raise ValueError("give epochs or steps")
         if self.dropout and isinstance(self.fuse, int) and self.fuse > 1:
             raise ValueError(
-                f"dropout draws for every client from a stream of its own, so clients cannot share passes; set fuse=off, not "
-                f"{self.fuse}, or dropout=false"
+                f"dropout draws from a separate random stream for each client, so clients cannot share passes; set fuse=off, "
+                f"not {self.fuse}, or dropout=false"
             )
         return self
 
@@ -254,17 +254,17 @@ class AttackConfig(Schema):
     """Clients that attack, to study ``server.aggregation``; see docs/robustness.md."""
 
     kind: str = "none"
-    """none, label_flip (attackers train on class C - 1 - y for class y of C), sign_flip (they send their change turned round
-    and times ``scale``), or noise (they add Gaussian noise to what they send)."""
+    """none, label_flip (attackers train on class C - 1 - y for class y of C), sign_flip (they send their change reversed and
+    scaled by ``scale``), or noise (they add Gaussian noise to the vector that they send)."""
     clients: PositiveInt | tuple[NonNegativeInt, ...] | None = None
-    """Attackers among all registered clients: how many, drawn with the seed, or a list of their ids, counted from 0."""
+    """Attackers among all registered clients: their number, drawn with the seed, or a list of their ids, counted from 0."""
     scale: PositiveFloat = 1.0
-    """sign_flip: length of what is sent, in lengths of the attacker's own change."""
+    """sign_flip: length of the sent change, relative to the attacker's own."""
     std: PositiveFloat = 1.0
-    """noise: standard deviation in every exchanged entry, in the units of the prompt's entries, as ``prompt.init_std``."""
+    """noise: standard deviation in every exchanged entry, in units of the prompt's entries, as for ``prompt.init_std``."""
 
     uses: ClassVar[Uses] = {
-        "clients": (Use("kind", test=lambda kind: kind != "none", words="it is a key of all kinds but none"),),
+        "clients": (Use("kind", test=lambda kind: kind != "none", words="it is a key of all kinds except none"),),
         "scale": (Use("kind", ("sign_flip",)),),
         "std": (Use("kind", ("noise",)),),
     }
@@ -277,7 +277,7 @@ class AttackConfig(Schema):
         return name
 
     def attack(self, params: Any = None) -> Attack | None:
-        """Return what attackers do, None where there are none."""
+        """Return the attack, None if there is none."""
         return None if self.kind == "none" else ATTACKS[self.kind].of(self, params)
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Evaluation of vectors on examples: counts that add up, so that any cut into shards gives the same metric.
+"""Evaluation of vectors on examples: additive counts, so any split into shards gives the same metric.
 
 Shape suffixes: C vectors (clients), or classes in ``confusion_CC``; A parameters of a vector; N examples, B those of a batch.
 """
@@ -29,28 +29,28 @@ def evaluate(
     batch_size: int,
     cached: Tensor | None = None,
 ) -> list[Evaluation]:
-    """Predict examples with the parameters of ``layout`` and count.
+    """Predict examples with the parameters of ``layout`` and count the outcomes.
 
     Parameters
     ----------
     indices_N
         The examples of each vector.
     vector_CA
-        One vector a row: all of them share the passes through the backbone.
+        One vector per row; all share the passes through the backbone.
     batch_size
-        Examples in a pass. They are taken in order of length, whosever they are; the counts do not depend on the order.
-    trunk
-        What enters the lowest prompted layer [tokens, hidden] of all examples, those of the first vector first; or None.
+        Examples per pass. They are sorted by length across vectors; the counts do not depend on the order.
+    cached
+        Input of the lowest prompted layer [tokens, hidden] for all examples, those of the first vector first; or None.
 
     Returns
     -------
     list
-        Counts of each vector; how often memory cut a pass in two stands at the first.
+        Counts of each vector; the first one also has the number of passes split for lack of memory.
 
     Raises
     ------
     ResourceError
-        If the memory of the device does not hold one example.
+        If a single example does not fit in the device's memory.
     """
     count = len(vector_CA)
     all_N = np.concatenate(indices_N)
@@ -58,18 +58,18 @@ def evaluate(
     lengths_N = table.lengths_N[all_N]
     starts_N = np.cumsum(lengths_N) - lengths_N
     order_N = np.argsort(lengths_N, kind="stable")
-    prompt_CLKHPD, head_C = layout.split_rows(to_device(vector_CA.copy(), backbone.device))
-    # Filled on the device and copied once: each copy from a GPU waits until it is done with all its work.
+    tuned_CLX, head_C = layout.split_rows(to_device(vector_CA.copy(), backbone.device))
+    # Filled on the device and copied once: each copy from a GPU waits for all of its queued work.
     predicted_N = torch.empty(len(order_N), dtype=torch.int64, device=backbone.device)
     loss_N = torch.empty(len(order_N), dtype=torch.float64, device=backbone.device)
 
     def predict(examples: slice) -> None:
         chosen_B = order_N[examples]
-        tokens, owners_B = table.pack(all_N[chosen_B]), torch.from_numpy(owners_N[chosen_B])
+        tokens, owners_B = table.pack(all_N[chosen_B]), owners_N[chosen_B]
         entering = None
         if cached is not None:
             entering = cached[to_device(rows(starts_N[chosen_B], tokens.lengths_B), cached.device)]
-        reading, _ = backbone.read(tokens, prompt_CLKHPD, layout.layers, head_C, owners_B, entering)
+        reading, _ = backbone.read(tokens, tuned_CLX, layout.layers, head_C, owners_B, entering)
         predicted_N[examples] = reading.logits_BC.argmax(dim=1)
         loss_N[examples] = reading.loss_B.double()
 

@@ -1,4 +1,4 @@
-"""What a worker is built from, and what it tells of itself."""
+"""Specification of a worker, and the worker's description of itself."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """How clients train and what they send: the section ``client``, and the device's halves of method and attack."""
+    """Local training and its messages: the section ``client``, and the device's halves of method and attack."""
 
     client: ClientConfig
     corrections: tuple[Correction, ...]
-    """Those in force."""
+    """The active corrections."""
     uniform_weights: bool
-    """A client weighs one in averages, not its number of examples."""
+    """Every client weighs 1 in averages, not its number of examples."""
     singles: tuple[str, ...] | None
-    """Names of what the server looks at client by client; see :meth:`fedsim.core.method.Method.singles`."""
+    """Names of the arrays that the server needs per client; see :meth:`fedsim.core.method.Method.singles`."""
     keep_local: bool
     """Layers that are not exchanged keep personal prompts on the device."""
     seed: int
@@ -47,18 +47,18 @@ class TrainingSpec:
 
     @property
     def keeps_state(self) -> bool:
-        """Whether a client keeps tensors between rounds: arrays of a correction, personal prompts or moments."""
+        """Whether clients keep tensors between rounds: arrays of a correction, personal prompts or moments."""
         kept = any(correction.kept for correction in self.corrections)
         return kept or self.keep_local or self.client.optimizer.moments == "keep"
 
     def traffic(self, served: Collection[str]) -> Traffic:
-        """Return what a real device would receive and send in a round; ``served`` names the arrays that the server has."""
+        """Return the traffic of a real device in a round; ``served`` names the arrays that the server broadcasts."""
         return round_traffic(self.corrections, self.client, served)
 
 
 @dataclass(frozen=True)
 class AnalysisSpec:
-    """How clients score layers, take spectra and evaluate."""
+    """Settings for layer scores, spectra and evaluation."""
 
     score: ScoreSettings
     spectrum: SpectrumSettings
@@ -67,7 +67,7 @@ class AnalysisSpec:
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """All that a worker is built from: stored once, mapped by every actor of a node."""
+    """Everything needed to build a worker: stored once, mapped by every actor of a node."""
 
     weights: SharedWeights
     model: ModelConfig
@@ -80,11 +80,11 @@ class WorkerSpec:
     validation: TokenTable
     shards: Shards
     start: StartingPoint | None = None
-    """Where the run starts instead of at random."""
+    """Start of the prompt, if not random."""
 
     @property
     def device(self) -> str:
-        """Where workers compute: auto, cpu or cuda."""
+        """Device of the workers: auto, cpu or cuda."""
         return self.model.device
 
     @property
@@ -99,12 +99,12 @@ class WorkerSpec:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all that is stored for the workers."""
+        """Bytes of everything stored for the workers."""
         tables = self.train.nbytes + self.validation.nbytes
         return self.weights.nbytes + tables + self.shards.nbytes + self._most_cached_bytes()
 
     def _most_cached_bytes(self) -> int:
-        """Return the most bytes that kept trunks may take; before layers are chosen, so as if there were a trunk."""
+        """Return an upper limit on the bytes of kept frozen-layer caches; layers may not be chosen yet, so assume a cache."""
         if not self.cached_depth((1,)):
             return 0
         values = json.loads(self.weights.config_json)
@@ -121,13 +121,13 @@ class WorkerSpec:
         return initial_vector(layout, self.tuner, self.model.head, self.training.seed, self.start)
 
     def build(self, device: str) -> ClientWorker:
-        """Return a worker; called in the process that it is to run in."""
+        """Return a worker; call it in the process that runs the worker."""
         from clients.worker import ClientWorker
 
         return ClientWorker(self, device)
 
     def cached_depth(self, layers: tuple[int, ...]) -> int:
-        """Return the layers of the trunk, those under the lowest prompted one: 0 where there are none, or it is not kept.
+        """Return the number of cached layers, those below the lowest prompted one; 0 if there are none or the cache is off.
 
         Parameters
         ----------
@@ -140,7 +140,7 @@ class WorkerSpec:
         return min(layers)
 
     def cached_bytes(self, key: int | tuple[int, int], layers: tuple[int, ...], hidden_size: int) -> int:
-        """Return the bytes of a client's trunk, or of that of a range of validation examples; 0 where it has none."""
+        """Return the bytes of the frozen-layer cache of a client or a range of validation examples; 0 if it has none."""
         if isinstance(key, int):
             indices_N = self.shards.train(key) if self.uses_cache(key, layers) else np.empty(0, np.int64)
             num_tokens = int(self.train.lengths_N[indices_N].sum())
@@ -149,16 +149,16 @@ class WorkerSpec:
         return num_tokens * hidden_size * self._cache_itemsize
 
     def uses_cache(self, client: int, layers: tuple[int, ...]) -> bool:
-        """Whether a visit of ``client`` runs on its trunk: where it sees all of the client's examples.
+        """Whether local training of ``client`` uses a frozen-layer cache: only if it sees all of the client's examples.
 
-        A trunk of thousands of examples, of which a visit takes a few, would cost more than it saves.
+        A cache of thousands of examples, of which local training uses a few, would cost more than it saves.
         """
         return self.cached_depth(layers) > 0 and sees_all(self.training.client, len(self.shards.train(client)))
 
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """Where a worker runs and what its backbone looks like."""
+    """A worker's process and backbone."""
 
     node: str
     pid: int
@@ -167,8 +167,8 @@ class WorkerInfo:
     full: VectorLayout
     """Layout with a prompt in every layer."""
     max_tokens: int
-    """Longest text, in tokens, that the backbone has positions for."""
+    """Longest text that the backbone has positions for, in tokens."""
     hidden_size: int = 0
-    """Numbers in the hidden state of a token."""
+    """Size of a token's hidden state."""
     node_id: str = ""
-    """Ray's name of the node; empty without Ray."""
+    """Ray's id of the node; empty without Ray."""

@@ -1,4 +1,4 @@
-"""The worker that embodies clients: one backbone, any client, no memory between calls.
+"""The worker that acts as clients: one backbone, any client, no state between calls.
 
 A plain class: the local executor calls it directly, the Ray actor (``clients/actor.py``) is a thin shell around it.
 """
@@ -43,10 +43,10 @@ __all__ = ["ClientWorker", "WorkerInfo", "WorkerSpec"]
 
 
 class ClientWorker:
-    """Embodies clients one after another on one backbone.
+    """Acts as clients on one backbone.
 
-    Every method is a pure function of its arguments and the specification, so a call that was lost with its process can
-    be sent again to any other worker and gives the same bits.
+    Every method is a pure function of its arguments and the specification, so a call lost with its process can be repeated on
+    any other worker and returns the same bits.
     """
 
     def __init__(self, spec: WorkerSpec, device: str = "cpu") -> None:
@@ -60,7 +60,7 @@ class ClientWorker:
         self._training = GroupTraining(spec, self._backbone, self._full)
 
     def info(self) -> WorkerInfo:
-        """Return where this worker runs."""
+        """Return this worker's process and backbone."""
         return WorkerInfo(
             node=socket.gethostname(),
             pid=os.getpid(),
@@ -87,12 +87,12 @@ class ClientWorker:
         client_states
             The state of each client of the group, in the group's order.
         caches
-            Frozen-layer caches of earlier rounds, by client; what is missing is computed.
+            Frozen-layer caches of earlier rounds, by client; missing ones are computed.
         """
         return self._training.train(group, state, client_states, caches or {})
 
     def try_fusing(self, state: GlobalState, *clients: int) -> FuseTrial | ClientFailure:
-        """Time a step of these clients from the global vector, one after another and side by side; nothing is kept."""
+        """Time one step of these clients from the global vector, one after another and side by side; the step is discarded."""
         training = self._spec.training
         parts = Parts.of(self._full, state.layers, training.keep_local)
         tallies = sum(len(correction.tallies) for correction in training.corrections)
@@ -109,7 +109,7 @@ class ClientWorker:
                 self._spec.tuner.dropout,
                 tallies,
             )
-        except Exception as error:  # of a client's own making: its training will say so
+        except Exception as error:  # the client's own error: its training will report it
             return failure_of(error)
 
     # -- evaluation and scoring --------------------------------------------------------------------------------------
@@ -117,17 +117,17 @@ class ClientWorker:
     def evaluate(
         self, state: GlobalState, start: int, stop: int, cached: CachedStates | None = None
     ) -> tuple[Evaluation, CachedStates | None]:
-        """Evaluate the global vector on the validation examples ``start`` to ``stop``.
+        """Evaluate the global vector on the validation examples from ``start`` to before ``stop``.
 
         Parameters
         ----------
-        trunk
-            Of these examples, from an earlier call; without one it is computed.
+        cached
+            Frozen-layer cache of these examples from an earlier call; computed if not given.
 
         Returns
         -------
         tuple
-            The counts, and the trunk, None where the run has none.
+            The counts and the frozen-layer cache, None if the run has none.
         """
         layout, vector_1A = self._full.exchanged(state.layers), np.asarray(state.vector_F)[None]
         indices_N = np.arange(start, stop)
@@ -140,16 +140,16 @@ class ClientWorker:
     def evaluate_clients(
         self, state: GlobalState, *client_states: ClientState, fuse: int = 1, personal: bool = True
     ) -> tuple[Evaluation | ClientFailure, ...]:
-        """Evaluate each client's own prompts (global and personal layers) on the examples that it held out.
+        """Evaluate each client's own prompts (global and personal layers) on its held-out examples.
 
-        A client that fails is answered by its failure, beside the counts of the others.
+        A client that fails returns its failure in place of its counts.
 
         Parameters
         ----------
         fuse
             Clients that share passes through the backbone.
         personal
-            If false, the global prompt is evaluated alone; ``client_states`` are fresh ones then.
+            If false, only the global prompt is evaluated, and ``client_states`` are fresh ones.
         """
         parts = Parts.of(self._full, state.layers, self._spec.training.keep_local and personal)
         results: list[Evaluation | ClientFailure] = []
@@ -167,7 +167,7 @@ class ClientWorker:
         except Exception as error:
             if len(some) == 1:
                 return [failure_of(error)]
-        # One client's failure must not be its neighbours': each is tried by itself.
+        # One client's failure must not affect the others, so each is retried alone.
         return [result for client in some for result in self._evaluate_some(parts, state, [client])]
 
     def _personal_vector(self, parts: Parts, state: GlobalState, client: ClientState) -> np.ndarray:
@@ -188,7 +188,7 @@ class ClientWorker:
         return evaluate(self._backbone, table, indices_N, layout, vector_CA, self._spec.num_classes, batch_size, cached)
 
     def score(self, state: GlobalState, *clients: int) -> tuple[ScoreReport, ...]:
-        """Score all layers on one batch of each client, with the prompts of ``state`` in place."""
+        """Score all layers on one batch of each client, with the prompts of ``state``."""
         layout = self._full.exchanged(state.layers)
         prompt_LKHPD, _ = layout.split(to_device(np.array(state.vector_F), self._backbone.device))
         return tuple(self._score_one(prompt_LKHPD.unsqueeze(0), state, client) for client in clients)
@@ -209,7 +209,7 @@ class ClientWorker:
         return ScoreReport(client, len(indices_N), scores_L)
 
     def spectrum(self, state: GlobalState, *clients: int) -> tuple[SpectrumReport, ...]:
-        """Estimate each client's Hessian spectrum at the prompts of ``state``, and the share of them that it needs."""
+        """Estimate each client's Hessian spectrum at the prompts of ``state``, and its share of the layers."""
         spec, settings = self._spec, self._spec.analysis.spectrum
         work = partial(
             spectrum_report, self._backbone, spec.train, full=self._full, state=state, seed=spec.training.seed

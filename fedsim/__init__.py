@@ -4,7 +4,7 @@
 >>> summary = fedsim.run("configs/quickstart.yaml", ["rounds=5"])    # doctest: +SKIP
 >>> model = fedsim.load_prompt(summary["folder"])                    # doctest: +SKIP
 
-Names are imported when they are first used: ``import fedsim`` brings neither torch nor Ray.
+Names are imported on first use: ``import fedsim`` imports neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _HOMES = {
     "register": "fedsim.core.plugins",
     "run": "fedsim.simulation.run",
 }
-"""The module of each name that ``fedsim`` has for programs."""
+"""Module of each public name of ``fedsim``."""
 __all__ = ["__version__", *_HOMES]
 
 

@@ -1,6 +1,6 @@
 """The command line: ``fedsim run``, ``plan``, ``doctor``, ``config``, ``partition``, ``layers``, ``scale``, ``export``.
 
-A mistake of the user is answered with one sentence and exit status 2, never with a stack trace.
+A user's mistake gets one sentence and exit status 2, never a stack trace.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _options(
 def run(
     config: ConfigPath,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's newest checkpoint.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show notes and the final table only.")] = False,
     load: Load = None,
 ) -> None:
@@ -60,7 +60,7 @@ def run(
 
 @app.command()
 def plan(config: ConfigPath, overrides: Overrides = None, load: Load = None) -> None:
-    """Say what would run where, what memory it would take, and what binds the number of actors; nothing is started."""
+    """Show what would run where, the memory it needs, and what limits the number of actors; nothing is started."""
     from fedsim.display.screen import Screen
     from fedsim.planning.command import print_plan
 
@@ -75,7 +75,7 @@ def doctor(
     ] = None,
     load: Load = None,
 ) -> None:
-    """Check whether all is there that a run needs: here, with ray.address on every node, with CONFIG model and data."""
+    """Check what a run needs: on this machine, with ray.address on every node, with CONFIG also model and data."""
     from fedsim.core.plugins import load_files
     from fedsim.display.screen import Screen
     from fedsim.doctor.command import examine
@@ -89,7 +89,7 @@ def doctor(
 def config(
     config: ConfigPath,
     overrides: Overrides = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Leave the meanings out.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Leave out the meanings.")] = False,
     load: Load = None,
 ) -> None:
     """Print the resolved config: every key with its value and its meaning."""
@@ -107,10 +107,10 @@ def config(
 def partition(
     config: ConfigPath,
     overrides: Overrides = None,
-    output: Annotated[Path, typer.Option(help="Picture of the label distribution by client.")] = Path("partition.png"),
+    output: Annotated[Path, typer.Option(help="Plot of the label distribution by client.")] = Path("partition.png"),
     load: Load = None,
 ) -> None:
-    """Deal the examples out, print a summary and save a picture of the label distribution."""
+    """Partition the examples over clients, print a summary and save a plot of the label distribution."""
     from fedsim.display.figure import check_target, told
     from fedsim.display.plots import plot_label_distribution
     from fedsim.display.report import partition_table
@@ -127,8 +127,8 @@ def partition(
     if resolved.partition.clients is None:
         try:
             with_clients(resolved, data.shards.num_clients)
-        except ConfigError as error:  # the partition can be looked at all the same
-            console.print(f"warning: a run is refused as it is: {error}", markup=False, soft_wrap=True)
+        except ConfigError as error:  # the partition can still be inspected
+            console.print(f"warning: a run with this config is refused: {error}", markup=False, soft_wrap=True)
     counts_NC = data.shards.label_counts(data.dataset.train.labels_N, len(data.task.labels))
     console.print(partition_table(counts_NC, class_names(data.task)))
     with told(console.print, output):
@@ -142,11 +142,11 @@ def layers(
     overrides: Overrides = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Picture of the scores; one of the spectra, if any, goes beside it.", show_default=False),
+        typer.Option(help="Plot of the scores; a plot of the spectra, if any, is saved beside it.", show_default=False),
     ] = None,
     load: Load = None,
 ) -> None:
-    """Run the layer selection alone: print every layer's score, the share and its cost, and the choice."""
+    """Run only the layer selection: print each layer's score, the share and its cost, and the choice."""
     from fedsim.display.figure import check_target
     from fedsim.display.plots import plot_layer_scores
     from fedsim.display.report import format_layers, layers_table, share_table
@@ -193,9 +193,9 @@ def scale(
     ] = None,
     load: Load = None,
 ) -> None:
-    """Study scaling: run every combination of clients, cohort and actors, and say where the time goes.
+    """Study scaling: run every combination of clients, cohort and actors, and show where the time goes.
 
-    The same command goes on with a study that was interrupted.
+    Run the same command again to continue an interrupted study.
     """
     from fedsim.core.plugins import load_files
     from fedsim.display.screen import RunConsole
@@ -217,7 +217,9 @@ def scale(
             console=console,
         )
     except RunInterrupted as error:
-        print(f"interrupted by {error}: finished runs are kept; the same command goes on", file=sys.stderr)
+        print(
+            f"interrupted by {error}: finished runs are kept; run the same command again to continue", file=sys.stderr
+        )
         raise typer.Exit(128 + error.signal_number) from None
     console.print(scaling_tables(study))
     if study.failures:
@@ -225,7 +227,7 @@ def scale(
 
 
 class ExportFormat(StrEnum):
-    """What a trained prompt can be written as."""
+    """Formats in which a trained prompt can be exported."""
 
     PEFT = "peft"
 
@@ -248,7 +250,7 @@ def export(
     ] = None,
     load: Load = None,
 ) -> None:
-    """Write the prompt of a run as an adapter of another library."""
+    """Export the prompt of a run as an adapter for another library."""
     from fedsim.core.plugins import load_files
     from fedsim.display.screen import Screen
     from fedsim.prompts.peft_adapter import default_output, export_peft
@@ -258,10 +260,10 @@ def export(
     load_files(load)
     refuse_url(output, "--output")
     if output is None and is_url(run):
-        _fail(f"{run} is a URL; say with --output where on this machine the adapter is to go", 2)
+        _fail(f"{run} is a URL; give a local folder for the adapter with --output", 2)
     with local_prompt(run) as path:
         folder = export_peft(path, output or default_output(path), client)
-    Screen().print(f"adapter: {folder}; README.md in it says how to use it", soft_wrap=True)
+    Screen().print(f"adapter: {folder}; its README.md shows how to use it", soft_wrap=True)
 
 
 @app.command()
@@ -271,7 +273,7 @@ def version() -> None:
 
 
 def main() -> None:
-    """Turn errors of ours into one sentence and an exit status."""
+    """Run the command line; turn fedsim's errors into one sentence and an exit status."""
     from fedsim.display.screen import escape_output
 
     escape_output()

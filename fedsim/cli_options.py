@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have in common."""
+"""Arguments and options shared by several commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Overrides = Annotated[
 Load = Annotated[
     list[Path] | None,
     typer.Option(
-        "--load", metavar="FILE.py", help="Plug-in to load, a Python file; may be given again.", show_default=False
+        "--load", metavar="FILE.py", help="Plug-in to load, a Python file; can be repeated.", show_default=False
     ),
 ]
 

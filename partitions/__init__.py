@@ -1,4 +1,4 @@
-"""How a dataset is dealt out to clients: one small base class, one file a partitioner, a registry."""
+"""Partition of a dataset over clients: a small base class, one file per partitioner, a registry."""
 
 from partitions.base import PARTITIONERS, Partitioner, partition
 

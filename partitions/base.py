@@ -1,4 +1,4 @@
-"""What all partitioners share: the base class, the registry, retries, and the cut into training and held-out examples.
+"""The base class and registry of partitioners, retries, and the split into training and held-out examples.
 
 Shape suffixes: N examples, C clients.
 """
@@ -21,14 +21,14 @@ from fedsim.core.shards import Shards
 from partitions.config import PartitionConfig
 
 _OURS = ("iid", "dirichlet_label", "dirichlet_class", "dirichlet_quantity", "label_shards", "by_column")
-"""Modules, one for each kind of ours."""
+"""Built-in partitioners, one module each."""
 
 
 class Partitioner(ABC):
-    """Deals example numbers out to clients; subclasses say how in :meth:`deal`.
+    """Deals example numbers out to clients; subclasses implement :meth:`deal`.
 
-    A plug-in's own keys are the fields of its class ``Config``, a :class:`fedsim.core.schema.Schema`: they stand in the section
-    ``params.KIND`` and come as :attr:`params`.
+    A plug-in's own keys are the fields of its class ``Config``, a :class:`fedsim.core.schema.Schema`: users set them in the
+    section ``params.KIND``, and the partitioner reads them from :attr:`params`.
 
     Parameters
     ----------
@@ -39,31 +39,31 @@ class Partitioner(ABC):
     """
 
     keys: ClassVar[tuple[str, ...]] = ()
-    """Keys of the section that this kind reads beside ``clients``, ``min_size``, ``max_tries`` and ``holdout_fraction``; those
+    """Keys of the section that this kind reads, besides ``clients``, ``min_size``, ``max_tries`` and ``holdout_fraction``; keys
     that only other kinds read are refused."""
     remedy: ClassVar[str] = ""
-    """What to change, apart from clients and min_size, when clients stay too small."""
+    """Advice for clients that stay too small, besides changing clients and min_size."""
 
     def __init__(self, config: PartitionConfig, params: Any = None) -> None:
         self.config, self.params = config, params
 
     @abstractmethod
     def deal(self, labels_N: np.ndarray, column: Sequence[Any] | None, rng: np.random.Generator) -> list[np.ndarray]:
-        """Return the int64 example numbers of each client; no example twice.
+        """Return the int64 example numbers of each client, without repeats.
 
         Parameters
         ----------
         labels_N
             Class number of each example.
         column
-            Value of ``partition.column`` of each example, or None if the data have no such column.
+            Each example's value of ``partition.column``, or None if the data have no such column.
         rng
             The only source of randomness.
 
         Raises
         ------
         PartitionError
-            If no draw could deal the examples out as asked.
+            If no draw can meet the config.
         """
 
     def deal_large_enough(
@@ -74,7 +74,7 @@ class Partitioner(ABC):
         Raises
         ------
         PartitionError
-            If there is none, or if there are too few examples for any.
+            If none does, or if there are too few examples.
         """
         config = self.config
         if config.clients is not None and len(labels_N) < config.clients * config.min_size:
@@ -104,7 +104,7 @@ PARTITIONERS: Registry[type[Partitioner]] = Registry(
     tuple(f"partitions.{kind}" for kind in _OURS),
     check=subclass_of(Partitioner),
 )
-"""Partitioner of each ``partition.kind``."""
+"""Partitioner for each ``partition.kind``."""
 
 
 def partition(
@@ -116,9 +116,9 @@ def partition(
 ) -> Shards:
     """Deal a dataset out to clients.
 
-    Every example is used exactly once, except that ``by_column`` leaves out the values that it did not draw; it draws all that
-    are large enough where ``config.clients`` is None.
-    Each client keeps its examples in ascending order and holds out a part of them, drawn from a stream of its own:
+    Every example is used exactly once, except that ``by_column`` leaves out the values that it did not draw; with
+    ``config.clients`` None it takes all that are large enough.
+    Each client keeps its examples in ascending order and holds out some, drawn from the client's own random stream:
     ``holdout_fraction`` of its examples, rounded down, but never its last example.
 
     Parameters
@@ -128,22 +128,22 @@ def partition(
     labels_N
         Class number of each training example.
     column_values
-        Value of ``config.column`` of each example; None where the data have no such column.
+        Each example's value of ``config.column``, or None if the data have no such column.
     seed
         The run's root seed.
     params
-        The own keys of a plug-in's partitioner.
+        The own keys of a plug-in partitioner.
 
     Raises
     ------
     PartitionError
-        If the examples cannot be dealt out as asked.
+        If the examples cannot be dealt out as the config requires.
     PluginError
-        If a plug-in's partitioner fails, or deals them out to a wrong number of clients, or one twice.
+        If a plug-in partitioner fails, deals to the wrong number of clients, or deals an example twice.
     """
     labels_N = np.asarray(labels_N)
     if column_values is not None and len(column_values) != len(labels_N):
-        raise ValueError(f"{len(column_values)} column values stand against {len(labels_N)} labels")
+        raise ValueError(f"{len(column_values)} column values do not match {len(labels_N)} labels")
     rng = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, "partition")
     with guarded(f"the partitioner {config.kind!r}", PARTITIONERS.origin(config.kind)):
         partitioner = PARTITIONERS[config.kind](config, params)
@@ -156,7 +156,7 @@ def _check_deal(config: PartitionConfig, parts: Sequence[np.ndarray], num_exampl
     if config.clients not in (None, len(parts)):
         raise ValueError(f"it dealt to {len(parts)} clients, not to {config.clients}")
     if any(part.ndim != 1 or not np.issubdtype(part.dtype, np.integer) for part in parts if part.size):
-        raise ValueError("what it gave is not a list of example numbers for each client")
+        raise ValueError("it did not return a list of example numbers for each client")
     dealt = np.concatenate([part.astype(np.int64) for part in parts])
     if dealt.size and not (dealt.min() >= 0 and dealt.max() < num_examples):
         raise ValueError(f"it dealt out example {dealt.min() if dealt.min() < 0 else dealt.max()} of {num_examples}")
@@ -182,15 +182,15 @@ def _shards(parts: Sequence[np.ndarray], holdout_fraction: float, seed: int) -> 
 
 
 def holdout_size(num_examples: int, fraction: float) -> int:
-    """Return how many of a client's examples are held out: the fraction rounded down, and one stays for training."""
-    # The small number keeps 0.29 * 100 = 28.999999999999996 from losing an example.
+    """Return how many of a client's examples are held out: the fraction, rounded down, but at least one stays for training."""
+    # The epsilon keeps 0.29 * 100 = 28.999999999999996 from losing an example.
     return min(math.floor(fraction * num_examples + 1e-9), max(num_examples - 1, 0))
 
 
 def log_dirichlet(rng: np.random.Generator, alpha: float, shape: tuple[int, ...]) -> np.ndarray:
-    """Return logarithms of symmetric Dirichlet draws along the last axis, up to a constant a draw.
+    """Return logarithms of symmetric Dirichlet draws along the last axis, up to a constant per draw.
 
-    A gamma variate of a small shape underflows to zero, and so would whole draws; its logarithm does not:
+    A gamma variate with a small shape underflows to zero, and so could a whole draw; its logarithm does not:
     log Gamma(alpha) = log Gamma(alpha + 1) + log(U) / alpha (Marsaglia & Tsang 2000, section 6).
     """
     with np.errstate(over="ignore"):

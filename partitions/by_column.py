@@ -1,4 +1,4 @@
-"""Natural clients: the values of a column."""
+"""Natural clients: one per value of a column."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from partitions.base import PARTITIONERS, Partitioner
 class ByColumn(Partitioner):
     """Makes each value of ``partition.column`` a client, in ascending order of the values.
 
-    Where the column has more values than ``partition.clients``, that many are drawn with the seed, among the values
-    that have ``partition.min_size`` examples; the examples of the others are not used. Without ``partition.clients``
-    all values that have so many examples are clients.
+    If the column has more values than ``partition.clients``, that many are drawn with the seed, among the values
+    with at least ``partition.min_size`` examples; the examples of the others are not used. Without ``partition.clients``,
+    all values with that many examples become clients.
     """
 
     keys = ("column",)
@@ -52,15 +52,15 @@ def _groups(column: Sequence[Any], name: str) -> list[np.ndarray]:
     """Return the example numbers of each distinct value, in ascending order of the values."""
     rows: dict[Any, list[int]] = {}
     for row, value in enumerate(column):
-        # The second test finds NaN, which tables read from files put where a value is missing.
+        # The second test finds NaN, which tables read from files hold for missing values.
         if value is None or value != value or value == "":
             raise PartitionError(f"column {name!r} has no value in training example {row} (counted from 0)")
         if not isinstance(value, Hashable):
             raise PartitionError(
-                f"column {name!r} holds a {type(value).__name__} in training example {row} (counted from 0), which names no "
-                "client; give a column of words or numbers"
+                f"column {name!r} holds a {type(value).__name__} in training example {row} (counted from 0), which cannot "
+                "name a client; give a column of strings or numbers"
             )
         rows.setdefault(value, []).append(row)
-    # Values of different types have no order of their own, so types come first.
+    # Values of different types cannot be compared, so sort by type first.
     values = sorted(rows, key=lambda value: (type(value).__name__, value))
     return [np.array(rows[value], dtype=np.int64) for value in values]

@@ -1,4 +1,4 @@
-"""Label skew by dealing each class over the clients."""
+"""Label skew: splits each class over the clients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from partitions.base import PARTITIONERS, Partitioner, dirichlet
 
 @PARTITIONERS.register("dirichlet_class")
 class DirichletClass(Partitioner):
-    """Cuts each class into parts whose shares are drawn from Dirichlet(alpha), one part a client.
+    """Cuts each class into parts whose shares are drawn from Dirichlet(alpha), one part per client.
 
     Yurochkin et al. 2019 (arXiv 1905.12022), section 4: sizes and labels are skewed together.
     """

@@ -16,10 +16,10 @@ class DirichletLabel(Partitioner):
     """Deals examples one by one to clients with sizes from Dirichlet(size_alpha) and priors from Dirichlet(alpha).
 
     The procedure of Acar et al. 2021 (FedDyn, arXiv 2111.04263), used by FedPepTAO (arXiv 2310.15080) with
-    size_alpha = 5: a random client that has room takes an example of a class drawn from its prior. A class that is
-    used up is drawn again among those left, in proportion to the client's prior on them, so that the deal ends for
-    every alpha; the published code draws again from the whole prior, which need not end. Sizes are rounded by largest
-    remainders; the published code gives what rounding leaves over to one client.
+    size_alpha = 5: a random client with room takes an example of a class drawn from its prior. If that class is used
+    up, the draw is among the remaining classes, in proportion to the client's prior on them, so it ends for every
+    alpha; the published code draws again from the whole prior, which may never end. Sizes are rounded by largest
+    remainders; the published code gives the rounding remainder to one client.
     """
 
     keys = ("alpha", "size_alpha")
@@ -34,7 +34,7 @@ class DirichletLabel(Partitioner):
         log_priors_CK = log_dirichlet(rng, config.alpha, (config.population, len(classes)))
         stocks = [rng.permutation(np.flatnonzero(labels_N == label)).tolist() for label in classes]
         parts: list[list[int]] = [[] for _ in range(config.population)]
-        # Plain lists: the draws depend on one another, and scalar access to lists is many times that of arrays.
+        # Plain lists: the draws depend on one another, and scalar access to lists is many times faster than to arrays.
         thresholds_CK = _thresholds(log_priors_CK, stocks)
         for client, uniform in zip(_takers(sizes_C, rng), rng.random(len(labels_N)).tolist(), strict=True):
             stock = stocks[bisect_right(thresholds_CK[client], uniform)]
@@ -45,7 +45,7 @@ class DirichletLabel(Partitioner):
 
 
 def _takers(sizes_C: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
-    """Yield the client that takes the next example: each time any of those with room, all with the same chance."""
+    """Yield the client that takes the next example, drawn uniformly from those with room."""
     room = sizes_C.tolist()
     waiting = [client for client, size in enumerate(room) if size]
     for uniform in rng.random(int(sizes_C.sum())).tolist():
@@ -59,10 +59,10 @@ def _takers(sizes_C: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
 
 
 def _thresholds(log_priors_CK: np.ndarray, stocks: Sequence[Sequence[int]]) -> list[list[float]]:
-    """Return each client's cumulative prior over the classes left, for drawing a class from one uniform number."""
+    """Return each client's cumulative prior over the remaining classes, to draw a class with one uniform number."""
     left_K = np.array([bool(stock) for stock in stocks])
     logs_CK = np.where(left_K, log_priors_CK, -np.inf)
-    # Relative to the largest of those left: a prior of 1e-300 on the only class left is then a prior of one.
+    # Relative to the largest remaining prior, so that 1e-300 on the only remaining class becomes 1.
     with np.errstate(over="ignore"):
         priors_CK = np.exp(logs_CK - logs_CK.max(axis=1, keepdims=True))
     cumulative_CK = np.cumsum(priors_CK / priors_CK.sum(axis=1, keepdims=True), axis=1)

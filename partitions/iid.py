@@ -1,4 +1,4 @@
-"""Every client a random sample of the same size."""
+"""IID clients: random samples of equal size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from partitions.base import PARTITIONERS, Partitioner
 
 @PARTITIONERS.register("iid")
 class Iid(Partitioner):
-    """Shuffles the examples and cuts them into parts whose sizes differ by one at most."""
+    """Shuffles the examples and cuts them into parts whose sizes differ by at most one."""
 
     def deal(self, labels_N: np.ndarray, column: Sequence[Any] | None, rng: np.random.Generator) -> list[np.ndarray]:
         """See :meth:`Partitioner.deal`."""

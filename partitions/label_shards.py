@@ -17,8 +17,8 @@ class LabelShards(Partitioner):
     """Cuts the classes into shards and gives each client shards of ``classes_per_client`` different classes.
 
     After McMahan et al. 2017 (arXiv 1602.05629), who sort by label, cut into equal shards and give each client two.
-    There a shard can straddle classes and a client can get a class twice; here shards keep to one class, the number
-    of a class's shards follows its size, and a client holds exactly ``classes_per_client`` classes.
+    There a shard can span classes and a client can get a class twice; here each shard holds one class, the number of
+    a class's shards follows its size, and a client holds exactly ``classes_per_client`` classes.
     """
 
     keys = ("classes_per_client",)
@@ -33,7 +33,7 @@ class LabelShards(Partitioner):
         return [np.concatenate([shards[k].pop() for k in chosen]) for chosen in choices]
 
     def _shards_of_classes(self, counts_K: np.ndarray) -> list[int]:
-        """Return how many shards each class is cut into: at least one, at most one a client and one an example."""
+        """Return the number of shards per class: at least one, at most one per client and one per example."""
         clients, wanted = self.config.population, self.config.classes_per_client
         if wanted > len(counts_K):
             raise PartitionError(
@@ -53,7 +53,7 @@ class LabelShards(Partitioner):
                 f"partition.classes_per_client"
             )
         shards_K = [1] * len(counts_K)
-        # Highest averages: the next shard goes to the class whose shards are largest, so shard sizes come out alike.
+        # Highest averages: the next shard goes to the class with the largest shards, which balances shard sizes.
         heap = [(-float(count), k) for k, count in enumerate(counts_K) if limits_K[k] > 1]
         heapq.heapify(heap)
         for _ in range(clients * wanted - len(counts_K)):
@@ -69,8 +69,8 @@ def choose_classes(
 ) -> list[np.ndarray]:
     """Return ``classes_per_client`` different classes for each client, class k for ``shards_K[k]`` of the clients.
 
-    A class with as many shards left as there are clients left must go to the next client; the rest is drawn in
-    proportion to the shards left. So no class ever has more shards than clients left, and the draw cannot fail.
+    A class with as many shards left as there are clients left must go to the next client; the others are drawn in
+    proportion to their shards left. So no class ever has more shards than clients left, and the draw cannot fail.
     """
     left_K = np.array(shards_K, dtype=np.int64)
     choices = []

@@ -1,1 +1,1 @@
-"""What happens on the server: sampling, aggregation, optimizers. Knows flat vectors and weights only, never a model."""
+"""The server side: sampling, aggregation, optimizers. Works on flat vectors and weights, never on a model."""

@@ -1,6 +1,6 @@
 """Folding the groups' sums into the averages of a round, always in the same order.
 
-Shape suffixes: F entries of the exchanged vector, k clients in the order in which the cohort was drawn.
+Shape suffixes: F entries of the exchanged vector, k clients in draw order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fedsim.core.messages import VECTOR, BlockUpdate, CombinedUpdate, GroupUpdat
 from server.blocks import BLOCK_GROUPS, BlockSum, Roll, Sums, place
 
 Average = Callable[[Mapping[str, np.ndarray], float], np.ndarray]
-"""From a round's sums by name and the sum of the weights to one vector [F]."""
+"""Maps a round's sums by name and the sum of the weights to one vector [F]."""
 
 
 def mean(sums: Mapping[str, np.ndarray], weight_sum: float) -> np.ndarray:
@@ -24,11 +24,11 @@ def mean(sums: Mapping[str, np.ndarray], weight_sum: float) -> np.ndarray:
 
 
 class Fold:
-    """The running sums of a round: update after update in float64, each looked at once and then let go.
+    """The running sums of a round in float64; each update is read once and then released.
 
     Parts of a group are added from left to right, starting from zeros, then the groups of a block in the same way, then the
-    blocks. A worker adds its clients in the same manner, so a group that came as one part and a group that came as one part
-    for each client give the same bits; and so do groups that came one by one and a block that was summed elsewhere
+    blocks. A worker adds its clients in the same order, so a group gives the same bits whether it arrives as one part or as
+    one part per client, and a block gives the same bits whether it is summed here or elsewhere
     (:func:`server.blocks.add_to_block`).
     """
 
@@ -43,12 +43,12 @@ class Fold:
         self._weights: list[np.ndarray] = []
 
     def add(self, update: GroupUpdate | BlockUpdate) -> None:
-        """Add a group, a part, or the sums of a block's first groups; it has to come after those that were added before.
+        """Add a group, a part, or the sums of a block's first groups; updates must come in order.
 
         Raises
         ------
         ValueError
-            If it does not belong to the others: another round, another length, a client twice, a place before theirs.
+            If it does not fit the others: another round or length, a client twice, or out of order.
         """
         if isinstance(update, BlockUpdate):
             self._roll.admit(update)
@@ -62,21 +62,21 @@ class Fold:
             self._block.add(update)
 
     def result(self, order: Sequence[int], average: Average = mean) -> CombinedUpdate:
-        """Return the sums, and the clients' vectors taken together.
+        """Return the sums and the clients' combined vector.
 
         Parameters
         ----------
         order
-            The cohort in the order in which it was drawn. It may hold clients that are in no update (they failed).
+            The cohort in draw order. It may hold clients that are in no update because they failed.
         average
-            How the vectors are taken together.
+            Combines the clients' vectors.
 
         Raises
         ------
         ClientError
             If no update is usable.
         ValueError
-            If a client is not of the cohort, or the cohort names one twice.
+            If a client is not in the cohort, or the cohort names one twice.
         """
         drawn = {int(client) for client in order}
         if len(drawn) != len(order):
@@ -115,17 +115,17 @@ class Fold:
 
     def _nothing_usable(self) -> str:
         many = len(self._rejected)
-        reason = f"the sums of all {many} clients are NaN or infinite" if many else "no client gave a result"
+        reason = f"the sums of all {many} clients are NaN or infinite" if many else "no client returned a result"
         return (
             f"no usable update in this round: {reason}; a lower client.optimizer.lr or server.lr may help, and the "
-            f"clients' own failures stand in the run's client reports"
+            f"run's client reports list each client's failure"
         )
 
 
 def combine(
     updates: Sequence[GroupUpdate | BlockUpdate], order: Sequence[int], average: Average = mean
 ) -> CombinedUpdate:
-    """Fold the sums of all groups or blocks, which may come in any order; see :class:`Fold`."""
+    """Fold the sums of all groups or blocks, given in any order; see :class:`Fold`."""
     fold = Fold()
     for update in sorted(updates, key=place):
         fold.add(update)
@@ -139,7 +139,7 @@ def population_weight(weighting: str, sizes_N: np.ndarray) -> float:
 
 
 def _sorted(arrays: Sequence[np.ndarray], rows_k: np.ndarray) -> np.ndarray:
-    """Return the clients' entries, which came as ``arrays``, each in its row."""
+    """Return the clients' entries in ``arrays``, each moved to its row."""
     result = np.empty((len(rows_k), *arrays[0].shape[1:]), np.result_type(*arrays))
     start = 0
     for array in arrays:

@@ -22,7 +22,7 @@ class AggregatorActor:
         keep_freed_memory()
 
     def start(self, *arguments: Any) -> None:
-        """Make the server, or make it anew; see :class:`server.core.Server`."""
+        """Create the server, or replace it; see :class:`server.core.Server`."""
         self._server = Server(*arguments)
 
     def global_state(self) -> Any:
@@ -34,7 +34,7 @@ class AggregatorActor:
         self._server.fold(*arguments)
 
     def apply(self, *arguments: Any) -> Any:
-        """See :meth:`server.core.Server.apply`; returns the whole state as well, which is to outlive this actor."""
+        """See :meth:`server.core.Server.apply`; also returns the whole state, so that it outlives this actor."""
         return self._server.apply(*arguments), self._server.arrays()
 
     def peak_memory_bytes(self) -> int | None:
@@ -52,7 +52,7 @@ class AggregatorActor:
 
 @ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
 class BlockActor:
-    """Adds the sums of a node's work groups up, so that a block of groups leaves the node as one object. Keeps nothing."""
+    """Adds up the sums of a node's work groups, so that a block leaves the node as one object. Stateless."""
 
     def __init__(self) -> None:
         keep_freed_memory()

@@ -1,6 +1,6 @@
-"""Which clients of a cohort answer in time: simulated dropouts and delays. Pure functions of (seed, round, client).
+"""Simulated dropouts and delays of a cohort. Pure functions of (seed, round, client).
 
-Nothing waits for real, and nothing of it is a failure: both are part of what is studied, and are recorded apart.
+Nothing actually waits, and neither counts as a failure: both are part of the experiment and recorded separately.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from server.config import DelayConfig, SamplingConfig
 
 @dataclass(frozen=True)
 class Answers:
-    """What becomes of those who were drawn; all in the order drawn."""
+    """Availability of the drawn clients; all in draw order."""
 
     in_time: tuple[int, ...]
     """Clients that take part in the round."""
     absent: tuple[int, ...] = ()
-    """Out of reach, by ``sampling.dropout``."""
+    """Unavailable, by ``sampling.dropout``."""
     late: tuple[int, ...] = ()
-    """In reach, but slower than ``sampling.delay.deadline_seconds``."""
+    """Available, but slower than ``sampling.delay.deadline_seconds``."""
     seconds: float | None = None
-    """How long the server would have waited for real devices; None where ``sampling.delay`` simulates no time."""
+    """Simulated time that the server waited; None if ``sampling.delay`` simulates no time."""
 
 
 def answers(
     config: SamplingConfig, drawn: Sequence[int], seed: int, round: int, trained_N: Sequence[int] | np.ndarray
 ) -> Answers:
-    """Return who takes part in a round.
+    """Return the clients that take part in a round, and those that do not.
 
     Parameters
     ----------
     drawn
-        The round's cohort, in the order drawn.
+        The round's cohort, in draw order.
     round
         Counted from 0.
     trained_N
-        Number of training examples that each client of the population takes in a visit, each as often as it is taken.
+        Training examples that each client of the population processes per round, counted with repetition.
     """
     present, absent = in_reach(drawn, config.dropout, seed, round)
     delay = config.delay
@@ -50,7 +50,7 @@ def answers(
     seconds = {client: training_seconds(delay, seed, round, client, int(trained_N[client])) for client in present}
     fastest = min(present, key=lambda client: seconds[client])
     limit = math.inf if delay.deadline_seconds is None else delay.deadline_seconds
-    # A round without any client is no round: the server waits for the first one at least.
+    # A round needs at least one client, so the server always waits for the fastest.
     late = tuple(client for client in present if seconds[client] > limit and client != fastest)
     in_time = tuple(client for client in present if client not in late)
     slowest = max(seconds[client] for client in in_time)
@@ -58,15 +58,15 @@ def answers(
 
 
 def in_reach(order: Sequence[int], dropout: float, seed: int, round: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return those clients of a cohort that are in reach, and those that are not, both in the order drawn.
+    """Return the available clients of a cohort and the unavailable ones, both in draw order.
 
-    Every client draws for itself, so who is out of reach does not depend on who else was drawn; where that would be all of
-    them, the one that came nearest to being in reach is.
+    Every client draws for itself, so its availability does not depend on who else was drawn. If all would drop out, the one
+    closest to being available stays.
 
     Parameters
     ----------
     dropout
-        Chance of being out of reach: ``sampling.dropout``.
+        Probability of being unavailable: ``sampling.dropout``.
     """
     if not dropout:
         return tuple(order), ()
@@ -77,14 +77,14 @@ def in_reach(order: Sequence[int], dropout: float, seed: int, round: int) -> tup
 
 
 def training_seconds(config: DelayConfig, seed: int, round: int, client: int, examples: int) -> float:
-    """Return how long a client's device takes for a visit: its work times its slowness, both log-normal around 1.
+    """Return the simulated time of a client's local training: its work times two log-normal slowness factors around 1.
 
     Parameters
     ----------
     round
         Counted from 0.
     examples
-        Training examples of the visit, each as often as it is taken.
+        Training examples processed, counted with repetition.
 
     Returns
     -------

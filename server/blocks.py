@@ -1,7 +1,7 @@
 """The order in which a round's sums are added: parts within a group, groups within a block, then blocks.
 
-Blocks are cut by the numbers of the groups, so a block can be summed where its groups were trained and merged by the server
-later: the bits are those of one server that adds everything itself.
+Blocks are cut by group number, so a block can be summed where its groups were trained and merged by the server later, with
+the same bits as if the server added everything itself.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 from fedsim.core.messages import VECTOR, BlockUpdate, GroupUpdate
 
 BLOCK_GROUPS = 16
-"""Groups of a block: block b holds the groups from 16 b to 16 b + 15. Results depend on it in their last bits."""
+"""Groups per block: block b holds groups 16 b to 16 b + 15. Changing it may change the last bits of results."""
 
 
 class Sums:
-    """Sums from left to right. Not np.sum, which adds in pairs: its order depends on how many terms there are."""
+    """Sums from left to right. np.sum adds pairwise, in an order that depends on the number of terms."""
 
     def __init__(self, weight: float = 0.0, arrays: Mapping[str, np.ndarray] | None = None) -> None:
         self.weight = weight
@@ -25,10 +25,10 @@ class Sums:
         self._owned = False
 
     def add(self, weight: float, arrays: Mapping[str, np.ndarray]) -> None:
-        """Add a term; where it is the first, its arrays are taken as they are and never written to."""
+        """Add a term; the first term's arrays are used without a copy and never written to."""
         self.weight += weight
         if not self.arrays:
-            # What was added to zeros already is not copied: most groups are a single part.
+            # No copy: most groups are a single part.
             self.arrays = dict(arrays)
             return
         for name, array in arrays.items():
@@ -37,13 +37,13 @@ class Sums:
         self._owned = True
 
     def add_sums(self, other: Sums) -> None:
-        """Add sums as one term; none where they have no arrays."""
+        """Add sums as one term; do nothing if they have no arrays."""
         if other.arrays:
             self.add(other.weight, other.arrays)
 
 
 class BlockSum:
-    """The running sums of one block's groups; updates come by group, then part, and have been checked.
+    """The running sums of one block's groups; expects checked updates, ordered by group, then part.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class BlockSum:
 
     @classmethod
     def of(cls, update: BlockUpdate) -> BlockSum:
-        """Return running sums that go on where ``update`` ended."""
+        """Return running sums that continue from ``update``."""
         self = cls(update.block)
         self.clients, self.rejected = list(update.clients), list(update.rejected_clients)
         self.steps = update.steps_sum
@@ -76,7 +76,7 @@ class BlockSum:
         return self
 
     def add(self, update: GroupUpdate) -> None:
-        """Add a group or part; one that is not finite is left out."""
+        """Add a group or part; leave it out if it is not finite."""
         if update.group != self._group:
             self.close_group()
         self._group = update.group
@@ -92,12 +92,12 @@ class BlockSum:
             self.weights.append(update.weights_k)
 
     def close_group(self) -> None:
-        """Add the group that is being summed to the block."""
+        """Add the current group to the block."""
         self._closed.add_sums(self._open)
         self._open = Sums()
 
     def total(self) -> Sums:
-        """Return the block's sums, all of its groups being whole."""
+        """Close the last group and return the block's sums."""
         self.close_group()
         return self._closed
 
@@ -126,7 +126,7 @@ class BlockSum:
 
 
 class Roll:
-    """What has come of a round so far, so that an update that does not belong to it is refused."""
+    """The updates of a round admitted so far; refuses those that do not fit."""
 
     def __init__(self) -> None:
         self.round = -1
@@ -135,17 +135,17 @@ class Roll:
         self.last = (-1, -1)
         """Group and part of the last update."""
         self.whole = False
-        """No more parts of the last group may come."""
+        """The last group is complete: no more parts of it are admitted."""
         self.seen: set[int] = set()
-        """Clients, those left out included."""
+        """Clients, including those left out."""
 
     def admit(self, update: GroupUpdate | BlockUpdate) -> None:
-        """Take note of an update.
+        """Check an update and record it.
 
         Raises
         ------
         ValueError
-            If it is of another round or shape, names a client twice, or comes behind its place.
+            If it is of another round or shape, names a client twice, or comes out of order.
         """
         if isinstance(update, BlockUpdate):
             clients, name = (*update.clients, *update.rejected_clients), f"block {update.block}"
@@ -157,7 +157,7 @@ class Roll:
             _check_shapes(update, name)
             is_behind = (update.group, update.part) < self.last or (self.whole and update.group == self.last[0])
         if self.seen & set(clients) or len(set(clients)) != len(clients):
-            raise ValueError(f"{name} holds a client twice or one that another update holds as well")
+            raise ValueError(f"{name} holds a client twice, or one that another update also holds")
         if is_behind:
             raise ValueError(f"{name} came after group {self.last[0]}, part {self.last[1]}")
         self.seen |= set(clients)
@@ -172,32 +172,32 @@ class Roll:
         if shape != self.shape:
             raise ValueError(f"{name} has shape {shape}, others {self.shape}")
         if differing := sorted(set(given) ^ set(self.given)):
-            raise ValueError(f"{name} and others do not agree on whether {differing[0]} is given")
+            raise ValueError(f"{name} and the others disagree on whether {differing[0]} is given")
 
 
 def add_to_block(
     block: BlockUpdate | None, updates: Sequence[GroupUpdate | None], *, whole: bool = False
 ) -> BlockUpdate | None:
-    """Return a block's sums with further updates in them; a pure function.
+    """Return a block's sums with more updates added; a pure function.
 
     Parameters
     ----------
     block
-        What the same function returned for the updates before these; None for the first of a block. It is not written to.
+        Result of the previous call for this block, None for the first; never written to.
     updates
-        The next updates of the block, none that comes before one of an earlier call; None where no client was usable.
+        The next updates of the block, all after those of earlier calls; None where no client was usable.
     whole
-        No more parts of the last group come. The result is then a vector smaller; further groups may still be added.
+        The last group is complete, which makes the result one vector smaller; more groups may still be added.
 
     Returns
     -------
     BlockUpdate or None
-        None where no update had a usable client so far.
+        None if no update has had a usable client so far.
 
     Raises
     ------
     ValueError
-        If an update is not of this block, or does not belong to the others.
+        If an update is not in this block, or does not fit the others.
     """
     some = sorted((update for update in updates if update is not None and update.clients), key=place)
     if block is None and not some:
@@ -216,12 +216,12 @@ def add_to_block(
 
 
 def place(update: GroupUpdate | BlockUpdate) -> tuple[int, int]:
-    """Return where an update stands in the order of addition: its group and part, a block's by the last in it."""
+    """Return an update's position in the order of addition: its group and part, for a block those of its last update."""
     return update.group, update.part
 
 
 def is_finite(update: GroupUpdate) -> bool:
-    """Return whether all numbers of an update are finite."""
+    """Whether all numbers of an update are finite."""
     weights = () if update.weights_k is None else (update.weights_k,)
     arrays = (*update.sums.values(), *update.each.values(), *weights)
     return bool(np.isfinite(update.weight_sum)) and all(np.isfinite(array).all() for array in arrays)
@@ -234,7 +234,7 @@ def _roll_of(block: BlockUpdate) -> Roll:
 
 
 def _given(update: GroupUpdate) -> tuple[str, ...]:
-    """Return what an update has, in words."""
+    """Return the contents of an update, in words."""
     sums, each = (f"the sum {name!r}" for name in update.sums), (f"each client's {name!r}" for name in update.each)
     return (*sums, *each, *(() if update.weights_k is None else ("each client's weight",)))
 

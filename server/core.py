@@ -26,7 +26,7 @@ class StepReport:
     clients: int
     """Clients in the average."""
     rejected_clients: tuple[int, ...]
-    """Clients whose group's sums were not finite, so that they were left out."""
+    """Clients left out because their group's sums were not finite."""
     update_norm: float
     """Norm of P_{t+1} - P_t."""
     lr: float
@@ -34,14 +34,14 @@ class StepReport:
 
 
 class Server:
-    """Holds the method's state in float64 and broadcasts in the number format that it was given.
+    """Holds the method's state in float64 and broadcasts it in the dtype of the initial vector.
 
     Parameters
     ----------
     method
-        The server's half of it steps.
+        Takes the server's step.
     vector_F
-        Initial exchanged vector, float32 as a rule.
+        Initial exchanged vector, usually float32.
     layers
         Exchanged layers, ascending.
     sample_rate
@@ -49,7 +49,7 @@ class Server:
     population_weight
         Sum of the weights of all clients; see :func:`server.step.step`.
     rule
-        What takes clients together instead of their mean.
+        Robust rule that replaces the mean; None for the mean.
     """
 
     def __init__(
@@ -81,15 +81,15 @@ class Server:
         )
 
     def fold(self, round: int, *updates: GroupUpdate | BlockUpdate | None) -> None:
-        """Add groups' sums to those of the round; the state stays as it is until :meth:`apply`.
+        """Add groups' sums to those of the round; the state does not change until :meth:`apply`.
 
         Parameters
         ----------
         round
-            The round that the updates belong to; must be the one that starts from the present state.
+            Round of the updates; must be the one that starts from the current state.
         updates
-            One entry a group, part or block, in any order, but none that comes before one of an earlier call; None where no
-            client of it was usable.
+            One entry per group, part or block, in any order, but all after those of earlier calls; None where it has no
+            usable client.
         """
         if round != self._round:
             raise ValueError(f"updates of round {round} do not fit the server's state of round {self._round}")
@@ -97,14 +97,14 @@ class Server:
             self._fold.add(update)
 
     def apply(self, round: int, order: tuple[int, ...], *updates: GroupUpdate | BlockUpdate | None) -> StepReport:
-        """Fold what was not folded yet, and step.
+        """Fold the remaining updates and take the step.
 
         Parameters
         ----------
         round, updates
             As for :meth:`fold`.
         order
-            The cohort in the order in which it was drawn; the published, chained server step depends on it.
+            The cohort in draw order; the published, chained server step depends on it.
 
         Raises
         ------
@@ -130,12 +130,12 @@ class Server:
         return {"round": np.array(self._round, dtype=np.int64), **state_to_arrays(self._state)}
 
     def load_arrays(self, arrays: dict[str, np.ndarray]) -> int:
-        """Take over the state of a checkpoint; return its round.
+        """Load the state of a checkpoint and return its round.
 
         Raises
         ------
         CheckpointError
-            If it is not the state of this method.
+            If the state does not fit this method.
         """
         rest = dict(arrays)
         round, state = int(rest.pop("round")), state_from_arrays(rest)

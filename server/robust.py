@@ -1,12 +1,12 @@
-"""Robust aggregation: rules that stand in for the mean where some clients may send anything. Pure functions, float64.
+"""Robust aggregation: rules that replace the mean when some clients may send arbitrary values. Pure functions, float64.
 
-A rule looks at the clients' vectors one by one and is applied to their control variates in the same way: median and trimmed
-mean coordinate by coordinate, multi-Krum with the same clients, norm clipping with the same factors.
+A rule sees each client's vector and applies to their control variates in the same way: median and trimmed mean coordinate by
+coordinate, multi-Krum with the same clients, norm clipping with the same factors.
 
-Median, trimmed mean and multi-Krum count every client as one, as their sources do: a weight is a number that the client states
-itself. Norm clipping keeps the weights of ``server.weighting``. Sources and limits stand in ``docs/robustness.md``.
+Median, trimmed mean and multi-Krum weigh all clients equally, as their sources do, because clients report their own weights.
+Norm clipping keeps the weights of ``server.weighting``. See ``docs/robustness.md`` for sources and limits.
 
-Shape suffixes: F entries of the exchanged vector, k clients in the order in which the cohort was drawn, B entries of a block.
+Shape suffixes: F entries of the exchanged vector, k clients in draw order, B entries of a block.
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ from fedsim.core.method import Correction, Rule, ServerState
 from fedsim.core.robust import ROBUST_RULES, RobustRule
 
 _ENTRIES = 2**14
-"""Entries that are looked at at a time: the clients' float64 copies of a block stay in the processor's cache."""
+"""Entries processed at a time, so that the clients' float64 copies of a block stay in the CPU cache."""
 
 
 def robust_update(
     rule: RobustRule, corrections: tuple[Correction, ...], combined: CombinedUpdate, state: ServerState
 ) -> CombinedUpdate:
-    """Return a round's update with a robust rule in the place of its means.
+    """Return a round's update with its means replaced by a robust rule.
 
     Parameters
     ----------
     corrections
-        Those in force; each applies the rule to what it sends.
+        The active ones; each applies the rule to what it sends.
     combined
-        With the clients one by one.
+        The round's update, including each client's vector.
     state
-        The server's, from which the round started.
+        The server state that the round started from.
 
     Raises
     ------
     ClientError
-        If so few clients are left that the rule is not defined.
+        If too few clients are left for the rule.
     PluginError
-        If the rule makes something else of them than one vector.
+        If the rule does not return one vector of the right length.
     """
     if VECTOR not in combined.each or combined.weights_k is None:
-        raise ValueError("a robust rule needs the clients one by one, but has only their sums")
+        raise ValueError("a robust rule needs each client's vector, but the update has only sums")
     many = len(combined.clients)
     if (problem := rule.problem(many)) is not None:
-        raise ClientError(f"round {combined.round + 1}: of its cohort {many} clients are left, and {problem}")
+        raise ClientError(f"round {combined.round + 1}: {many} clients of its cohort are left, and {problem}")
     fitted = rule.fit(combined.each[VECTOR], combined.weights_k, state.vector_F)
     robust_F = fitted(combined.each[VECTOR], state.vector_F)
     if np.shape(robust_F) != state.vector_F.shape:
         raise PluginError(
-            f"the robust rule {type(rule).__name__} has to make one array of {len(state.vector_F)} entries"
+            f"the robust rule {type(rule).__name__} must return one array of {len(state.vector_F)} entries"
         )
     robust = replace(combined, vector_F=robust_F)
     for correction in corrections:
@@ -70,7 +70,7 @@ def robust_update(
 
 @ROBUST_RULES.register("median")
 class Median(RobustRule):
-    """The median of each coordinate; every client counts as one."""
+    """The median of each coordinate; all clients weigh the same."""
 
     def fit(self, vector_kF: np.ndarray, weights_k: np.ndarray, vector_F: np.ndarray) -> Rule:
         """Return :func:`median`."""
@@ -79,12 +79,12 @@ class Median(RobustRule):
 
 @ROBUST_RULES.register("trimmed_mean")
 class TrimmedMean(RobustRule):
-    """The mean of each coordinate without its ends; every client counts as one.
+    """The mean of each coordinate without its extremes; all clients weigh the same.
 
     Parameters
     ----------
     share
-        Share of the clients that is taken off at each end, rounded up.
+        Share of the clients trimmed at each end, rounded up.
     """
 
     def __init__(self, share: float) -> None:
@@ -92,31 +92,31 @@ class TrimmedMean(RobustRule):
 
     @classmethod
     def of(cls, server: Any, params: Any = None) -> RobustRule:
-        """Make it with ``server.trim_share``."""
+        """Create the rule from ``server.trim_share``."""
         return cls(server.trim_share)
 
     def problem(self, clients: int) -> str | None:
-        """Tell where nobody would be left."""
+        """Describe the problem if no client would be left."""
         if 2 * (trim := trim_count(self.share, clients)) < clients:
             return None
         largest = (clients - 1) // 2 / clients
         right = f"give at most {math.floor(largest * 1000) / 1000:g}" if largest else "let at least 3 clients take part"
-        return f"server.trim_share={self.share:g} takes {trim} of {clients} off each side; {right}"
+        return f"server.trim_share={self.share:g} trims {trim} of {clients} clients at each end; {right}"
 
     def fit(self, vector_kF: np.ndarray, weights_k: np.ndarray, vector_F: np.ndarray) -> Rule:
-        """Return :func:`trimmed_mean` for so many clients."""
+        """Return :func:`trimmed_mean` for this number of clients."""
         trim = trim_count(self.share, len(vector_kF))
         return lambda values_kF, _: trimmed_mean(values_kF, trim)
 
 
 @ROBUST_RULES.register("norm_clipping")
 class NormClipping(RobustRule):
-    """The weighted mean of changes no longer than a norm.
+    """The weighted mean of the clients' changes, clipped to a norm.
 
     Parameters
     ----------
     clip_norm
-        In units of the prompt's entries; None for the median of the cohort's.
+        In units of the prompt's entries; None for the median of the cohort's norms.
     """
 
     def __init__(self, clip_norm: float | None) -> None:
@@ -124,7 +124,7 @@ class NormClipping(RobustRule):
 
     @classmethod
     def of(cls, server: Any, params: Any = None) -> RobustRule:
-        """Make it with ``server.clip_norm``."""
+        """Create the rule from ``server.clip_norm``."""
         return cls(None if server.clip_norm == "median" else server.clip_norm)
 
     def fit(self, vector_kF: np.ndarray, weights_k: np.ndarray, vector_F: np.ndarray) -> Rule:
@@ -135,7 +135,7 @@ class NormClipping(RobustRule):
 
 @ROBUST_RULES.register("multi_krum")
 class MultiKrum(RobustRule):
-    """The mean of the clients nearest to each other; every client counts as one.
+    """The mean of the clients nearest to each other; all kept clients weigh the same.
 
     Parameters
     ----------
@@ -148,19 +148,19 @@ class MultiKrum(RobustRule):
 
     @classmethod
     def of(cls, server: Any, params: Any = None) -> RobustRule:
-        """Make it with ``server.assumed_attackers`` and ``server.kept_clients``."""
+        """Create the rule from ``server.assumed_attackers`` and ``server.kept_clients``."""
         return cls(server.assumed_attackers, server.kept_clients)
 
     def numbers(self, clients: int) -> tuple[int, int]:
-        """Return the attackers f assumed among ``clients`` and the clients m that are kept.
+        """Return the number of attackers f assumed among ``clients`` and of clients m kept.
 
-        f is the most that n >= 2 f + 3 allows and m = n - f - 2, where the config does not say.
+        Where not configured, f is the most that n >= 2 f + 3 allows, and m = n - f - 2.
         """
         attackers = self.assumed_attackers if self.assumed_attackers is not None else (clients - 3) // 2
         return attackers, self.kept_clients if self.kept_clients is not None else clients - attackers - 2
 
     def problem(self, clients: int) -> str | None:
-        """Tell where there are fewer than 2 f + 3 clients, or more would be kept than are honest."""
+        """Describe the problem if there are fewer than 2 f + 3 clients, or more would be kept than are honest."""
         assumed = self.assumed_attackers or 0
         if clients < 2 * assumed + 3:
             most = max(0, (clients - 3) // 2)
@@ -178,17 +178,17 @@ class MultiKrum(RobustRule):
         return None
 
     def fit(self, vector_kF: np.ndarray, weights_k: np.ndarray, vector_F: np.ndarray) -> Rule:
-        """Return the mean of the clients that are kept."""
+        """Return the mean of the kept clients."""
         kept = krum_selection(vector_kF, *self.numbers(len(vector_kF)))
         share_k = np.full(len(kept), 1.0 / len(kept))
         return lambda values_kF, origin_F: _changed(origin_F, values_kF[kept], share_k)
 
 
-# -- as functions ------------------------------------------------------------------------------------------------------
+# -- functions --------------------------------------------------------------------------------------------------------
 
 
 def trim_count(share: float, clients: int) -> int:
-    """Return how many clients are taken off each side: ``share`` of them, rounded up."""
+    """Return how many clients are trimmed at each end: ``share`` of them, rounded up."""
     return math.ceil(round(share * clients, 9))
 
 
@@ -198,7 +198,7 @@ def trimmed_mean(values_kF: np.ndarray, trim: int) -> np.ndarray:
     Returns
     -------
     np.ndarray
-        float64 [F]; the same bits in whatever order the clients stand.
+        float64 [F]; the same bits for any order of the clients.
     """
     many, size = values_kF.shape
     result_F = np.empty(size)
@@ -209,7 +209,7 @@ def trimmed_mean(values_kF: np.ndarray, trim: int) -> np.ndarray:
 
 
 def median(values_kF: np.ndarray) -> np.ndarray:
-    """Return the median of each coordinate, of an even number the mean of the two in the middle (Yin et al. 2018)."""
+    """Return the median of each coordinate, the mean of the middle two for an even number (Yin et al. 2018)."""
     return trimmed_mean(values_kF, (len(values_kF) - 1) // 2)
 
 
@@ -229,8 +229,8 @@ def clip_factors(vector_kF: np.ndarray, vector_F: np.ndarray, clip_norm: float |
 def krum_selection(vector_kF: np.ndarray, attackers: int, kept: int) -> np.ndarray:
     """Return the positions, ascending, of the ``kept`` clients with the lowest Krum score (Blanchard et al. 2017).
 
-    A client's score is the sum of the squared distances to its n - f - 2 nearest neighbours, f the ``attackers``. Of equal
-    scores the client that was drawn first is kept.
+    A client's score is the sum of the squared distances to its n - f - 2 nearest neighbours, where f is ``attackers``. Ties
+    go to the client drawn first.
     """
     many = len(vector_kF)
     distance_kk = squared_distances(vector_kF)
@@ -256,7 +256,7 @@ def squared_distances(vector_kF: np.ndarray) -> np.ndarray:
 
 
 def _changed(origin_F: np.ndarray, values_kF: np.ndarray, share_k: np.ndarray) -> np.ndarray:
-    """Return the origin plus the clients' changes from it in these shares, added in the order in which they were drawn."""
+    """Return the origin plus the clients' changes from it, weighted by their shares and added in draw order."""
     change_F = np.zeros_like(origin_F)
     for value_F, share in zip(values_kF, share_k.tolist(), strict=True):
         change_F += share * (value_F - origin_F)

@@ -1,4 +1,4 @@
-"""Which clients train in a round, and how their cohort is cut into work groups. Pure functions of (seed, round)."""
+"""Sampling of a round's cohort, and its cut into work groups. Pure functions of (seed, round)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from server.config import SamplingConfig
 
 
 def cohort(config: SamplingConfig, seed: int, round: int, sizes_N: np.ndarray) -> np.ndarray:
-    """Return the clients of a round in the order in which they are drawn.
+    """Return the clients of a round in draw order.
 
     Parameters
     ----------
@@ -49,24 +49,23 @@ def cohort(config: SamplingConfig, seed: int, round: int, sizes_N: np.ndarray) -
     rng = seeds.stream(seed, round, seeds.NO_CLIENT, "cohort")
     if config.kind == "uniform":
         return rng.permutation(able)[:size]
-    # An exponential race: whoever arrives first is a draw in proportion to the rates, and so on among the others.
+    # An exponential race: the order of arrival is a draw without replacement in proportion to the rates.
     times = rng.standard_exponential(len(able)) / np.asarray(sizes_N)[able]
     return able[np.argsort(times, kind="stable")[:size]]
 
 
 def cut(cohort: Sequence[int] | np.ndarray, group_size: int, work_N: np.ndarray | None = None) -> list[tuple[int, ...]]:
-    """Return the cohort's work groups: as few as can be, of equal work, each with its clients in ascending order.
+    """Return the cohort's work groups: as few as possible, with balanced work, each with its clients in ascending order.
 
-    A function of the cohort alone, never of the number of actors: sums are formed in these groups. The group with most work
-    comes first, so that none of the long ones is begun last (Graham's longest processing time first).
+    The groups depend on the cohort, never on the number of actors, because sums are formed per group. The group with the most
+    work comes first, so that no long one starts last (Graham's longest processing time first).
 
     Parameters
     ----------
     group_size
-        Clients in a group, at most.
+        Maximum number of clients per group.
     work_N
-        Work of each client of the population, in any unit; if not given, all have the same, and groups are cut in the order of
-        client ids.
+        Work of each client of the population, in any unit; if not given, groups are cut in the order of client ids.
     """
     if group_size < 1:
         raise ValueError(f"group_size must be 1 or more, got {group_size}")

@@ -1,4 +1,4 @@
-"""Which layers' prompts are exchanged: combining the devices' layer scores, ranking, choosing.
+"""Choice of the layers whose prompts are exchanged: combines the devices' layer scores, ranks and chooses.
 
 Shape suffixes: L layers of the backbone, k clients.
 """
@@ -23,7 +23,7 @@ def combine_scores(
     Parameters
     ----------
     scores_kL
-        Scores of each client, without those of clients that failed.
+        Scores of each client that did not fail.
     num_examples
         Training examples n_i of each client.
 
@@ -48,12 +48,12 @@ def combine_scores(
 def combine_shares(
     shares_k: Sequence[float] | np.ndarray, num_examples: Sequence[int] | np.ndarray, weighting: str
 ) -> float:
-    """Return the share of the layers that the clients ask for together, in [0, 1].
+    """Return the clients' average share of the layers, in [0, 1].
 
     Parameters
     ----------
     shares_k
-        Share that each client asks for.
+        Share that each client estimated.
     num_examples
         Training examples n_i of each client.
     weighting
@@ -77,13 +77,13 @@ def combine_shares(
 
 
 def rank(scores_L: np.ndarray) -> np.ndarray:
-    """Return the layers in descending order of score; of equal scores the lower layer first."""
+    """Return the layers in descending order of score; ties go to the lower layer."""
     return np.argsort(-np.asarray(scores_L, dtype=np.float64), kind="stable")
 
 
 def num_chosen(share: float, num_layers: int) -> int:
-    """Return how many of the layers make up ``share``, rounded up."""
-    # The small number keeps 0.07 * 100 = 7.000000000000001 from being rounded up to 8.
+    """Return the number of layers that make up ``share``, rounded up."""
+    # The epsilon keeps 0.07 * 100 = 7.000000000000001 from being rounded up to 8.
     return min(num_layers, max(1, math.ceil(share * num_layers - 1e-9)))
 
 
@@ -99,11 +99,11 @@ def choose_layers(
     num_layers
         Layers of the backbone.
     scores_L
-        Combined scores; needed where ``config.choose`` is score.
+        Combined scores; needed if ``config.choose`` is score.
     seed
         The run's root seed, for ``choose: random``.
     share
-        Share of the layers that was estimated; if not given, that of the config.
+        Estimated share of the layers; ``config.share`` if not given.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A step of the server: whatever the method, the same frame. Pure functions.
+"""The server step that all methods share. Pure functions.
 
 The learning rate of round t, counted from 0, is ``max(lr * lr_decay**t, lr_min)`` for every kind; in round 0 it is
 ``lr`` itself, as in the published FedPepTAO code, and it is never raised.
@@ -39,24 +39,24 @@ def step(
     Parameters
     ----------
     state
-        The state from which the round started.
+        The state that the round started from.
     combined
         The cohort's sums.
     sample_rate
         rho, the share of the population in a cohort.
     population_weight
-        Sum of all clients' weights w_i. If not given, the clients are taken to weigh alike: the cohort's sum over rho.
+        Sum of all clients' weights w_i. If not given, estimated as the cohort's sum over rho.
     rule
-        What takes clients together instead of their mean.
+        Robust rule that replaces the mean; None for the mean.
 
     Raises
     ------
     ClientError
         If too few clients are left for the rule.
     PluginError
-        If a method or rule from a plug-in fails, or returns something else.
+        If a method or rule from a plug-in fails or returns the wrong type or shape.
     ValueError
-        If the update does not fit the state, or lacks what the method needs.
+        If the update does not fit the state or lacks something that the method needs.
     """
     if combined.vector_F.shape != state.vector_F.shape:
         raise ValueError(
@@ -71,7 +71,7 @@ def step(
         made = method.apply(state, combined)
     if not isinstance(made, ServerState) or np.shape(made.vector_F) != state.vector_F.shape:
         raise PluginError(
-            f"the server method {type(method).__name__} has to return a ServerState of {len(state.vector_F)} entries"
+            f"the server method {type(method).__name__} must return a ServerState of {len(state.vector_F)} entries"
         )
     return made
 

@@ -76,7 +76,7 @@ def test_partition_prints_a_summary_and_saves_a_picture(fedsim, tiny_file, tmp_p
         r"12 of the \d+ values of partition\.column 'author' are clients; the examples of", out
     )
     status, out, _ = fedsim("partition", tiny_file, *natural, "partition.clients=", "sampling.clients_per_round=5000")
-    assert status == 0 and "warning: a run is refused as it is: partition.column 'author' gives" in out
+    assert status == 0 and "warning: a run with this config is refused: partition.column 'author' gives" in out
 
 
 def test_layers_prints_scores_share_and_choice(fedsim, tiny_file, tmp_path):
@@ -161,7 +161,7 @@ MISTAKES = {
         "data.max_length=",
     ),
     "cuda without a GPU": (lambda tmp: ["model.device=cuda"], "model.device"),
-    "output is somebody else's folder": (lambda tmp: [f"output={foreign(tmp)}"], "holds files but no run of fedsim"),
+    "output is somebody else's folder": (lambda tmp: [f"output={foreign(tmp)}"], "holds files but no fedsim run"),
     "output is a file": (lambda tmp: [f"output={tmp / 'tiny.yaml'}"], "tiny.yaml"),
     "unreachable cluster": (lambda tmp: ["executor=ray", "ray.address=127.0.0.1:1"], "ray.address=127.0.0.1:1"),
 }

@@ -113,7 +113,7 @@ def code_lines(path):
 
 def test_the_page_counts_the_lines_of_each_example():
     page = (ROOT / "docs" / "extending.md").read_text()
-    counted = dict(re.findall(r"\[my_\w+\.py\]\(\.\./examples/(my_\w+)\.py\), (\d+) \|", page))
+    counted = dict(re.findall(r"\[my_\w+\.py\]\(\.\./examples/(my_\w+)\.py\) \| (\d+) \|", page))
     assert counted == {name: str(code_lines(path)) for name, path in EXAMPLES.items()}
 
 

@@ -166,6 +166,6 @@ def test_a_run_leaves_a_file_or_a_link_in_its_place_alone(tiny_config, tmp_path)
     (folder / "config.yaml").write_text("mine")
     link.symlink_to(folder)
     for place in (file, folder, link):
-        with pytest.raises(ConfigError, match=f"^{place} holds files but no run of fedsim"):
+        with pytest.raises(ConfigError, match=f"^{place} holds files but no fedsim run"):
             fedsim.run(tiny_config(executor="local", output=str(place)), progress=False)
     assert file.read_text() == "mine" and [path.name for path in folder.iterdir()] == ["config.yaml"]

@@ -25,7 +25,8 @@ from clients.backbone.families import FAMILIES
 from clients.backbone.loading import SharedWeights
 from clients.backbone.model import Backbone
 from clients.config import ClientConfig, ModelConfig, PromptConfig
-from clients.tuners.tuner import Tuner
+from clients.tuners.config import TunerConfig
+from clients.tuners.make import make_tuner
 from fedsim.core import seeds
 from fedsim.core.layout import VectorLayout
 from fedsim.core.shards import Shards
@@ -41,7 +42,8 @@ class Work:
 
     weights: SharedWeights
     model: ModelConfig
-    tuner: Tuner
+    prompt: PromptConfig
+    tuner: TunerConfig
     client: ClientConfig
     train: TokenTable
     validation: TokenTable
@@ -69,7 +71,8 @@ class Work:
         work = cls(
             weights=spec.weights,
             model=spec.model,
-            tuner=spec.tuner,
+            prompt=config.prompt,
+            tuner=config.tuner,
             client=spec.training.client,
             train=spec.train,
             validation=spec.validation,
@@ -117,7 +120,7 @@ class Work:
 
 
 _PLAIN = ("num_classes", "layers", "seed", "evaluation_batch_size")
-_SCHEMAS: dict[str, Any] = {"model": ModelConfig, "prompt": PromptConfig, "client": ClientConfig}
+_SCHEMAS: dict[str, Any] = {"model": ModelConfig, "client": ClientConfig, "prompt": PromptConfig, "tuner": TunerConfig}
 _TABLES: dict[str, Any] = {"train": TokenTable, "validation": TokenTable, "shards": Shards}
 
 
@@ -136,7 +139,14 @@ class PlainClients:
     def __init__(self, work: Work) -> None:
         torch.set_num_threads(work.client.threads)
         self.work = work
-        self._backbone = Backbone.build(work.weights, work.model, work.tuner, work.num_classes, None, "cpu")
+        self._backbone = Backbone.build(
+            work.weights,
+            work.model,
+            make_tuner(work.tuner, work.prompt, work.weights.family),
+            work.num_classes,
+            None,
+            "cpu",
+        )
         self._layout = VectorLayout.full(self._backbone.geometry, self._backbone.head_shapes).exchanged(work.layers)
 
     def parameters(self, vector_F: np.ndarray) -> dict[str, Tensor]:

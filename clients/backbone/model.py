@@ -194,7 +194,7 @@ class Backbone:
         tuned_CLX: Tensor,
         layers: tuple[int, ...],
         head_C: dict[str, Tensor],
-        client_of_example_B: Tensor | None = None,
+        client_of_example_B: Tensor | np.ndarray | None = None,
         cached_ZD: Tensor | None = None,
         mask: PromptMask | None = None,
     ) -> tuple[Reading, np.ndarray]:
@@ -205,7 +205,7 @@ class Backbone:
         tokens
             Examples, of one client or of several; sorted by length they need the least work.
         tuned_CLX, layers, head_C, client_of_example_B, mask
-            As in :meth:`forward`.
+            As in :meth:`forward`. An array of clients is better than a tensor on a GPU, which some tuners have to wait for.
         cached_ZD
             Input of the lowest tuned layer, from :meth:`cached`; the layers below are then skipped.
 
@@ -220,13 +220,12 @@ class Backbone:
             If an example is longer than ``max_tokens``, or a layer was never tuned in the pass.
         """
         self._check(tuned_CLX, layers, head_C, client_of_example_B)
-        rows = self._packed_rows(tokens, client_of_example_B)
-        if client_of_example_B is not None:
-            client_of_example_B = to_device(client_of_example_B, self.device)
+        rows = PackedRows(client_of_example_B, tokens.lengths_B, self.device)
+        owner_B = None if client_of_example_B is None else to_device(client_of_example_B, self.device)
         rows_B = self._rows_read(tokens)
         tuned_CLX = self._precision.enter(tuned_CLX)
         prompt_CLKHPD, prompted = self._prompts(tuned_CLX, layers)
-        prefix = self._prefix(tokens, prompt_CLKHPD, prompted, client_of_example_B, rows_B, mask)
+        prefix = self._prefix(tokens, prompt_CLKHPD, prompted, owner_B, rows_B, mask)
         with ExitStack() as stack:
             stack.enter_context(self._tuner.inserted(self.geometry, self._stack.all, (tuned_CLX, layers), rows))
             if cached_ZD is not None:
@@ -240,7 +239,7 @@ class Backbone:
         pooled_BD = hidden_ZD if rows_B is not None else pool_packed(hidden_ZD, tokens, self._head.pooling)
         pooled_BD = self._precision.leave(pooled_BD)
         labels_B = to_device(tokens.labels_B, self.device)
-        return self._head.read(pooled_BD, labels_B, head_C, client_of_example_B), prefix.slots_B
+        return self._head.read(pooled_BD, labels_B, head_C, owner_B), prefix.slots_B
 
     @torch.no_grad()
     def cached(self, tokens: PackedTokens, layers: tuple[int, ...]) -> Tensor:
@@ -309,11 +308,6 @@ class Backbone:
     @property
     def _no_prompts(self) -> Tensor:
         return torch.empty((1, 0, 2, 1, 0, 1), device=self.device)
-
-    def _packed_rows(self, tokens: PackedTokens, client_of_example_B: Tensor | None) -> PackedRows:
-        count = len(tokens.lengths_B)
-        owners_B = np.zeros(count, np.int64) if client_of_example_B is None else client_of_example_B.cpu().numpy()
-        return PackedRows(owners_B, tokens.lengths_B, self.device)
 
     def _call(
         self, tokens: Tokens, hook: AttentionHook | None, offset: int, *, output_hidden_states: bool = False
@@ -407,7 +401,7 @@ class Backbone:
         tuned_CLX: Tensor,
         layers: tuple[int, ...],
         head_C: dict[str, Tensor],
-        client_of_example_B: Tensor | None,
+        client_of_example_B: Tensor | np.ndarray | None,
     ) -> None:
         clients, *shape_LX = tuned_CLX.shape
         known = len(set(layers)) == len(layers) == shape_LX[0] and set(layers) <= set(range(self.geometry.num_layers))

@@ -1,4 +1,4 @@
-"""A trial of a step by several clients: one after another, and side by side. What ``client.fuse: auto`` is decided on."""
+"""Fuse trial for ``client.fuse: auto``: times one step of several clients, one after another and side by side."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fedsim.core.tokens import TokenTable
 
 _REPEATS = 2
 _ENOUGH_SECONDS = 0.5
-"""A trial that took so long is not repeated: the noise of short ones is not in it."""
+"""A trial that took this long is not repeated: only short ones are noisy."""
 
 
 def try_fusing(
@@ -46,11 +46,11 @@ def try_fusing(
     indices_N
         Training examples of each client.
     vector_A
-        Parameters that all of them start from.
+        Start parameters of all of them.
     prompt_dropout
-        ``prompt.dropout``: its masks are part of the step and of its memory.
+        ``prompt.dropout``; its masks cost time and memory.
     tallies
-        Vectors that corrections add to in a step.
+        Number of vectors that corrections add to in a step.
     """
     batch = _first_batches(config, indices_N, seed)
     if prompt_dropout:
@@ -74,7 +74,7 @@ def try_fusing(
     def together() -> None:
         gradients(backbone, table, batch, layout, vector_CA, max_tokens)
 
-    together()  # the first pass of a process pays for what later ones find ready
+    together()  # warm-up: the first pass of a process pays one-time costs
     masks = 0 if batch.kept_BA is None else batch.kept_BA.nbytes
     pairs: list[tuple[float, float]] = []
     while len(pairs) < _REPEATS and sum(map(sum, pairs)) < _ENOUGH_SECONDS:
@@ -112,7 +112,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def _free_bytes(device: torch.device) -> int | None:
-    """Return the memory that is free on the device, or None where the system does not tell."""
+    """Return the free memory of the device, or None if the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:

@@ -1,4 +1,4 @@
-"""Training of a work group: its clients side by side in shared passes, each answered for by itself."""
+"""Training of a work group: its clients share passes, but fail and report individually."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class _Outcome:
     report: ClientReport
     state: ClientState
     client: ClientRound | None
-    """What goes into the group's sums; None where the client failed."""
+    """The client's contribution to the group's sums; None if it failed."""
 
 
 class GroupTraining:
-    """Trains work groups on a backbone; keeps nothing between them.
+    """Trains work groups on a backbone; stateless between them.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class GroupTraining:
         self._backbone, self._full = backbone, full
         asked, on_gpu = spec.training.client.micro_batch_tokens, backbone.device.type == "cuda"
         self.max_tokens = tokens_of_pass(asked, backbone.hidden_size, on_gpu=on_gpu)
-        """Tokens of one pass through the backbone."""
+        """Most tokens in one pass through the backbone."""
 
     def train(
         self,
@@ -76,7 +76,7 @@ class GroupTraining:
         client_states
             The state of each client of the group, in the group's order.
         caches
-            Trunks of earlier jobs, by client; what is missing is computed.
+            Frozen-layer caches of earlier rounds, by client; missing ones are computed.
         """
         training = self._training
         parts = Parts.of(self._full, state.layers, training.keep_local)
@@ -109,7 +109,7 @@ class GroupTraining:
             tuple(made.get(client) for client in group.keep_cached),
         )
 
-    # -- some clients at once ------------------------------------------------------------------------------------------
+    # -- several clients at once ---------------------------------------------------------------------------------------
 
     def _outcomes(
         self,
@@ -122,12 +122,12 @@ class GroupTraining:
     ) -> list[_Outcome]:
         """Train clients together; a failure is reported, never raised, and leaves a client's state as it was.
 
-        Cached states that are missing in ``caches`` are computed and go into ``made``.
+        Cached states missing from ``caches`` are computed and added to ``made``.
         """
         started = time.perf_counter()
         failure = None
         try:
-            # Overflow is not an accident to warn of here: the check for finite numbers below reports it.
+            # No overflow warnings: the finiteness check below reports overflow.
             with np.errstate(over="ignore", invalid="ignore"):
                 own = [self._cached(state, old.client, caches, made, limit) for old in olds]
                 jobs = [self._job(parts, state, old, cached) for old, cached in zip(olds, own, strict=True)]
@@ -150,9 +150,9 @@ class GroupTraining:
                 clients = [self._finished(parts, state, old, result) for old, result in zip(olds, results, strict=True)]
         except Exception as error:
             failure = failure_of(error)
-        # Behind the handler, so that what failed has let go of its memory.
+        # After the handler, so that the failed attempt has released its memory.
         if failure is not None and len(olds) > 1:
-            # One client's failure must not be its neighbours': each is tried by itself.
+            # One client's failure must not affect the others, so each is retried alone.
             return [outcome for old in olds for outcome in self._outcomes(parts, state, [old], caches, made, limit)]
         if failure is not None:
             report = replace(self._report(parts, state, olds[0]), failure=failure)
@@ -183,7 +183,7 @@ class GroupTraining:
             bytes_up=self._training.traffic(state.arrays).bytes_up(_vector_bytes(parts, state)),
             seconds=seconds,
         )
-        # All that goes into the group's sums or the client's state.
+        # Everything that enters the group's sums or the client's state.
         arrays = (result.vector_A, *result.tallies.values(), *old.arrays.values(), *new.arrays.values())
         if not all(np.isfinite(array).all() for array in arrays):
             failure = ClientFailure("non_finite", f"client {old.client} returned NaN or infinite parameters")
@@ -213,7 +213,9 @@ class GroupTraining:
         for correction in self._training.corrections:
             own = correction.begin(client)
             if twice := begun.keys() & own.keys():
-                raise ValueError(f"two corrections in force both begin with {listed(sorted(twice))}; rename one's")
+                raise ValueError(
+                    f"two active corrections both begin with {listed(sorted(twice))}; rename it in one of them"
+                )
             begun.update(own)
         return LocalJob(
             client=old.client,
@@ -227,7 +229,7 @@ class GroupTraining:
         )
 
     def _client(self, state: GlobalState, old: ClientState, steps: int) -> ClientRound:
-        """Return what corrections see of a client before it trains."""
+        """Return the corrections' view of a client before it trains."""
         return ClientRound(
             config=self._training.client,
             num_examples=len(self._spec.shards.train(old.client)),
@@ -245,7 +247,7 @@ class GroupTraining:
         made: dict[int, CachedStates],
         limit: PassLimit,
     ) -> CachedStates | None:
-        """Return the client's trunk, or None where its visit runs all layers."""
+        """Return the client's frozen-layer cache, or None if its local training runs all layers."""
         if not self._spec.uses_cache(client, state.layers):
             return None
         if client in known:
@@ -256,7 +258,7 @@ class GroupTraining:
         return made[client]
 
     def _as_sent(self, parts: Parts, round: int, job: LocalJob, result: TrainingResult) -> TrainingResult:
-        """Return the result that a client works on with: its own, or what an attacker makes of it."""
+        """Return the result to send: the client's own, or an attacker's falsified one."""
         training = self._training
         if training.attack is None or job.client not in training.attackers:
             return result
@@ -264,7 +266,7 @@ class GroupTraining:
         return falsified(training.attack, training.corrections, parts, rng, job, result)
 
     def _finished(self, parts: Parts, state: GlobalState, old: ClientState, result: TrainingResult) -> ClientRound:
-        """Return the client after training, with what its corrections keep."""
+        """Return the client after training, with the arrays that its corrections keep."""
         exchanged = as_slice(parts.exchanged_F)
         client = replace(
             self._client(state, old, result.num_steps),
@@ -286,12 +288,12 @@ class GroupTraining:
 
 
 def _vector_bytes(parts: Parts, state: GlobalState) -> int:
-    """Return the bytes of one vector of what is exchanged."""
+    """Return the bytes of one exchanged vector."""
     return state.vector_F.itemsize * parts.exchanged.size
 
 
 def _check_shapes(olds: Sequence[ClientState], results: Sequence[TrainingResult], parts: Parts) -> None:
-    """Refuse a vector of another length here, where the client is known; the server would refuse the whole group."""
+    """Refuse a vector of the wrong length here, where the client is known; the server would refuse the whole group."""
     for old, result in zip(olds, results, strict=True):
         if result.vector_A.shape != (parts.trained.size,):
             raise ValueError(
@@ -300,14 +302,14 @@ def _check_shapes(olds: Sequence[ClientState], results: Sequence[TrainingResult]
 
 
 def failure_of(error: Exception) -> ClientFailure:
-    """Return an exception as a record; called where it is handled."""
+    """Return an exception as a record; call it in the exception handler."""
     if isinstance(told := fault_of(error) or error, ResourceError | PluginError):
-        return ClientFailure("error", str(told))  # a sentence for the user, who has no use for a traceback
+        return ClientFailure("error", str(told))  # a sentence for the user, without a traceback
     return ClientFailure("error", f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
 def _with_splits(reports: list[ClientReport], limit: PassLimit) -> tuple[ClientReport, ...]:
-    """Return the reports, the first with what memory did to the passes of all of them."""
+    """Return the reports, the first with the memory splits of the whole group."""
     if limit.splits:
         reports[0] = replace(reports[0], memory_splits=limit.splits, memory_tokens=limit.tokens or 0)
     return tuple(reports)

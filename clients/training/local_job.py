@@ -1,4 +1,4 @@
-"""A client's visit: what it starts from, which mini-batches it takes, what it returns.
+"""One client's local training: its inputs, its mini-batches, its result.
 
 Shape suffixes: A all parameters that the client trains, F the exchanged ones among them, M the personal ones, N examples,
 B examples of a mini-batch.
@@ -18,7 +18,7 @@ from fedsim.core.layout import VectorLayout
 
 @dataclass(frozen=True)
 class Parts:
-    """Which of a client's parameters travel and which stay, as positions in the flat vector that it trains."""
+    """The exchanged and the personal part of a client's parameters, as positions in the flat vector that it trains."""
 
     trained: VectorLayout
     exchanged: VectorLayout
@@ -28,14 +28,14 @@ class Parts:
 
     @classmethod
     def of(cls, full: VectorLayout, layers: tuple[int, ...], keep_local: bool) -> Parts:
-        """Cut the parameters of all layers (``full``) into exchanged ``layers`` and, if kept, personal ones."""
+        """Split the parameters of all layers (``full``) into those of the exchanged ``layers`` and, if kept, personal ones."""
         exchanged = full.exchanged(layers)
         trained = full if keep_local else exchanged
         personal = trained.local(layers)
         return cls(trained, exchanged, personal, trained.positions(exchanged), trained.positions(personal))
 
     def assemble(self, vector_F: np.ndarray, personal_M: np.ndarray) -> np.ndarray:
-        """Return the trained vector of length A made of its exchanged and personal entries."""
+        """Return the trained vector of length A from its exchanged and personal entries."""
         vector_A = np.empty(self.trained.size, dtype=vector_F.dtype)
         vector_A[self.exchanged_F] = vector_F
         vector_A[self.personal_M] = personal_M
@@ -50,24 +50,24 @@ class LocalJob:
     indices_N: np.ndarray
     """int64; the client's training examples in the token table."""
     start_A: np.ndarray
-    """Parameters to start from, float32 or float64; the exchanged entries are the global vector P_t."""
+    """Start parameters, float32 or float64; the exchanged entries are the global vector P_t."""
     first_moment_A: np.ndarray | None = None
-    """The optimizer's state of the last visit, or None to begin anew."""
+    """Optimizer state after the client's last local training, or None to start afresh."""
     second_moment_A: np.ndarray | None = None
     moment_steps: int = 0
-    """Steps in the moments."""
+    """Steps accumulated in the moments."""
     begun: Mapping[str, np.ndarray | float] = field(default_factory=dict)
-    """What corrections need in the steps, by name; see :meth:`fedsim.core.method.Correction.begin`."""
+    """Inputs of corrections to the steps, by name; see :meth:`fedsim.core.method.Correction.begin`."""
     cached: CachedStates | None = None
-    """What enters the lowest prompted layer, of the examples ``indices_N`` in their order; None where all layers run."""
+    """Input of the lowest prompted layer for the examples ``indices_N``, in order; None where all layers run."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What one visit made of a client's parameters."""
+    """Result of one client's local training."""
 
     vector_A: np.ndarray
-    """Parameters after training, in the number format of those before."""
+    """Parameters after training, in the dtype of the start parameters."""
     first_moment_A: np.ndarray
     second_moment_A: np.ndarray
     num_steps: int
@@ -78,13 +78,13 @@ class TrainingResult:
     num_tokens: int = 0
     """Tokens of all mini-batches."""
     num_slots: int = 0
-    """Tokens that attention computed for them, padding included."""
+    """Tokens that attention computed for them, including padding."""
     tallies: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """What corrections have added up over the steps, by name, each as long as the vector."""
+    """Sums that corrections accumulated over the steps, by name, each as long as the vector."""
 
 
 def batches(config: ClientConfig, num_examples: int, rng: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield ``(pass number, positions of a batch)`` for one visit: ``epochs`` passes, or passes until ``steps`` are done."""
+    """Yield ``(epoch, positions of a batch)`` for one local training: ``epochs`` passes, or passes until ``steps`` are done."""
     limit = num_steps(config, num_examples)
     done = epoch = 0
     while done < limit:
@@ -98,19 +98,19 @@ def batches(config: ClientConfig, num_examples: int, rng: np.random.Generator) -
 
 
 def num_steps(config: ClientConfig, num_examples: int) -> int:
-    """Return the local steps T_i of one visit of a client with ``num_examples`` training examples."""
+    """Return the local steps T_i per round of a client with ``num_examples`` training examples."""
     if config.steps is not None:
         return config.steps
     return (config.epochs or 0) * -(-num_examples // config.batch_size)
 
 
 def num_trained(config: ClientConfig, num_examples: int) -> int:
-    """Return how many examples one visit takes, each as often as it is taken: the client's work."""
+    """Return the number of examples that one local training processes, counted with repetition: the client's work."""
     if config.steps is not None:
         return config.steps * min(config.batch_size, num_examples)
     return (config.epochs or 0) * num_examples
 
 
 def sees_all(config: ClientConfig, num_examples: int) -> bool:
-    """Whether a visit takes every example of the client at least once."""
+    """Whether one local training uses every example of the client at least once."""
     return num_steps(config, num_examples) * config.batch_size >= num_examples

@@ -1,6 +1,6 @@
-"""Clients that train side by side as a correction's hooks see them: :class:`fedsim.core.method.Local` on torch tensors.
+"""A correction's view of clients that train side by side: :class:`fedsim.core.method.Local` on torch tensors.
 
-Shape suffixes: C clients, A all parameters that a client trains, F the exchanged ones among them; C1 one number a client.
+Shape suffixes: C clients, A all parameters that a client trains, F the exchanged ones among them; C1 one number per client.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from fedsim.core.method import Correction
 
 
 class LocalRows:
-    """All clients of a shared pass over the whole of their local training; :meth:`first` gives those at work in a step.
+    """All clients of a shared pass during local training; :meth:`first` returns those active in a step.
 
     Parameters
     ----------
     vector_CA
-        Their parameters, which steps change in place.
+        Their parameters; steps update them in place.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class LocalRows:
         return self._stacked([job.start_A[self._exchanged_F] for job in self._jobs])
 
     def begun(self, name: str) -> Tensor:
-        """Return what corrections have begun with by this name."""
+        """Return the start value of this name from the corrections, stacked over clients."""
         if name not in self._begun:
             self._begun[name] = self._stacked([np.atleast_1d(job.begun[name]) for job in self._jobs]).to(
                 self.vector_CA.dtype
@@ -64,7 +64,7 @@ class LocalRows:
         return to_device(np.stack(arrays_F), self.vector_CA.device)
 
     def first(self, count: int, lr_C: np.ndarray, moments: Moments) -> LocalStep:
-        """Return the first clients in a step with these learning rates and moments."""
+        """Return the first ``count`` clients in a step with these learning rates and moments."""
         return LocalStep(self, count, lr_C, moments)
 
 
@@ -93,17 +93,17 @@ class LocalStep:
         return self._rows.start_CF[: self._count]
 
     def begun(self, name: str) -> Tensor:
-        """Return what corrections have begun with by this name."""
+        """Return the start value of this name from the corrections, stacked over clients."""
         return self._rows.begun(name)[: self._count]
 
     def add_to(self, array_CA: Tensor, change_CF: Tensor) -> Tensor:
-        """Add to the exchanged entries of an array, in place, and return it."""
+        """Add to the exchanged entries of an array in place, and return the array."""
         return array_CA.index_add_(1, self._rows.positions_F, change_CF)
 
     def with_added(self, array_CA: Tensor, change_CF: Tensor) -> Tensor:
-        """Return an array with something added to its exchanged entries."""
+        """Return a copy of an array with ``change_CF`` added to its exchanged entries."""
         return array_CA.index_add(1, self._rows.positions_F, change_CF)
 
     def gain_CA(self) -> Tensor:
-        """Return what the optimizer's step multiplies a steady gradient by; after the step's direction is taken."""
+        """Return the factor by which the optimizer scales a steady gradient; call it after the step's direction is computed."""
         return gain(self.config.optimizer, self._moments)

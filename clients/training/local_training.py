@@ -1,8 +1,8 @@
-"""Local training of several clients at once: mini-batch steps on their prompts and heads, with optional correction of drift.
+"""Local training of several clients at once: mini-batch steps on prompts and heads, with optional drift correction.
 
 The mini-batches of all clients go through the backbone together (:mod:`clients.training.gradients`); every client has
-its own batches, step count, learning rate, moments and gradient norm. The mathematics is that of clients training one after
-another; only the last bits of matrix products depend on how many share a pass.
+its own batches, step count, learning rate, moments and gradient norm. The mathematics is the same as for clients that train one
+after another; only the last bits of matrix products depend on how many share a pass.
 
 Shape suffixes: C clients, A all parameters that a client trains, F the exchanged ones among them, B examples of a step.
 """
@@ -33,7 +33,7 @@ from fedsim.core.tokens import TokenTable
 
 @contextmanager
 def _dropout(backbone: Backbone, active: bool, seed: int) -> Iterator[None]:
-    """Run the backbone with its dropout active, drawing from a seed of this visit and leaving torch's state untouched."""
+    """Run with the backbone's dropout active, seeded for this local training; torch's random state is left unchanged."""
     if not active:
         yield
         return
@@ -60,18 +60,18 @@ def train_clients(
     max_tokens: PassLimit | int | None = None,
     prompt_dropout: float = 0.0,
 ) -> list[TrainingResult]:
-    """Train clients for one visit each, all at once.
+    """Run one local training of each client, all at once.
 
     Parameters
     ----------
     jobs
-        One a client. With dropout only one, whose random stream is its own.
+        One per client; only one with dropout, which draws from the client's own random stream.
     corrections
-        Those in force, whose hooks are called in this order.
+        Active corrections; their hooks are called in this order.
     max_tokens
         See :func:`gradients`.
     prompt_dropout
-        Chance that an entry of the prompts is left out, drawn for every example of every step (``prompt.dropout``).
+        Probability that a prompt entry is dropped, drawn for every example of every step (``prompt.dropout``).
 
     Returns
     -------
@@ -79,8 +79,8 @@ def train_clients(
         The results, in the order of ``jobs``.
     """
     if config.dropout and len(jobs) > 1:
-        raise ValueError("clients with dropout train one by one: each draws from a stream of its own")
-    # Those with most steps come first, so that the clients still at work are always the first rows.
+        raise ValueError("clients with dropout train one by one, because each draws from its own random stream")
+    # Clients with the most steps come first, so that the active ones are always the first rows.
     order = sorted(range(len(jobs)), key=lambda i: -num_steps(config, len(jobs[i].indices_N)))
     ordered = [jobs[i] for i in order]
     group = _Group(backbone, table, ordered, parts, config, corrections, seed, round, max_tokens, prompt_dropout)
@@ -93,7 +93,7 @@ def train_clients(
 
 
 class _Group:
-    """Clients on their way through local training; row c of every tensor is client c's."""
+    """Clients in local training; row c of every tensor belongs to client c."""
 
     def __init__(
         self,
@@ -130,14 +130,14 @@ class _Group:
 
     @property
     def num_steps(self) -> int:
-        """Steps of the client that takes most."""
+        """Steps of the client with the most."""
         return int(self._steps_C.max())
 
     def step(self, step: int) -> None:
         """Take one step of every client that has one left."""
         count = int((self._steps_C > step).sum())
         optimizer, vector_CA, moments = self._config.optimizer, self._vector_CA[:count], self._moments.head(count)
-        said = gradients(
+        computed = gradients(
             self._backbone, self._table, self._batch(step, count), self._parts.trained, vector_CA, self._limit
         )
         lr_C = np.array(
@@ -146,7 +146,7 @@ class _Group:
                 for taken, job_steps in zip(moments.steps_C, self._steps_C, strict=False)
             ]
         )
-        local, gradient_CA = self._local.first(count, lr_C, moments), said.gradient_CA
+        local, gradient_CA = self._local.first(count, lr_C, moments), computed.gradient_CA
         for correction in self._corrections:
             gradient_CA = correction.gradient(local, gradient_CA)
         local.clipped_C1 = clip(gradient_CA, optimizer.clip_norm)
@@ -156,12 +156,12 @@ class _Group:
         for correction in self._corrections:
             correction.stepped(local, step_CA)
         decay_and_step(optimizer, vector_CA, step_CA, lr_C)
-        self._losses.append(said.loss_C)
-        self._tokens_C[:count] += said.tokens_C
-        self._slots_C[:count] += said.slots_C
+        self._losses.append(computed.loss_C)
+        self._tokens_C[:count] += computed.tokens_C
+        self._slots_C[:count] += computed.slots_C
 
     def results(self) -> list[TrainingResult]:
-        """Return what each visit made, in the order of the rows."""
+        """Return each client's result, in row order."""
         tensors = [self._vector_CA, self._moments.first_CA, self._moments.second_CA]
         vector_CA, first_CA, second_CA = (tensor.cpu().numpy() for tensor in tensors)
         tallies = {name: tally_CA.cpu().numpy() for name, tally_CA in self._local.tallies.items()}
@@ -202,16 +202,16 @@ class _Group:
         return batch if not self._prompt_dropout else self._with_dropout(batch, sizes_C)
 
     def _with_dropout(self, batch: StepBatch, sizes_C: np.ndarray) -> StepBatch:
-        """Draw for the examples of each client from its own stream, which is at this step."""
+        """Draw masks for each client's examples from the client's own stream; call it once per step, in order."""
         chance, size = self._prompt_dropout, self._parts.trained.tuned_size
         drawn = [draw_kept(rng, chance, int(n), size) for rng, n in zip(self._dropout_rngs, sizes_C, strict=False)]
         return replace(batch, kept_BA=np.concatenate(drawn), kept_scale=kept_scale(chance))
 
     def _epoch_losses(self) -> list[tuple[float, float]]:
-        """Return each client's mean loss over its first and its last pass."""
+        """Return each client's mean loss over its first and last pass."""
         count = len(self._jobs)
         losses_SC = np.zeros((len(self._losses), count))
-        # All steps at once: each copy from a GPU waits until it is done with all its work.
+        # One copy for all steps: each copy from a GPU waits for all of its queued work.
         of_all_steps = torch.cat(self._losses).double().cpu().numpy()
         ends = np.cumsum([len(loss_C) for loss_C in self._losses])
         for step, loss_C in enumerate(np.split(of_all_steps, ends[:-1])):
@@ -227,7 +227,7 @@ class _Group:
 def _joined_states(
     table: TokenTable, jobs: Sequence[LocalJob], device: torch.device
 ) -> tuple[Tensor | None, list[np.ndarray]]:
-    """Return the trunks of all clients as one tensor on the device, and for each client where its examples begin in it."""
+    """Return the clients' cached states as one tensor on the device, and per client the row where each example starts."""
     starts, before = [], 0
     for job in jobs:
         lengths_N = table.lengths_N[job.indices_N]
@@ -237,5 +237,5 @@ def _joined_states(
     if not caches:
         return None, starts
     if len(caches) < len(jobs):
-        raise ValueError("either all clients of a pass have a trunk or none has")
+        raise ValueError("either all clients of a pass have a frozen-layer cache or none has")
     return to_device(torch.cat(caches), device), starts

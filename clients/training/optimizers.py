@@ -1,9 +1,9 @@
-"""The device's optimizer: AdamW in two forms, SGD, gradient clipping and the learning-rate schedule.
+"""The local optimizer: AdamW in two forms, SGD, gradient clipping and the learning-rate schedule.
 
-They work in place on the flat vectors of several clients at once, one client a row: a step of all of them is a handful of
-operations. Rows never mix, and each has its own count of steps, learning rate and gradient norm.
+Works in place on the flat vectors of several clients, one per row, so a step of all of them is a handful of operations. Rows
+never mix; each has its own step count, learning rate and gradient norm.
 
-Shape suffixes: C clients, A all parameters that a client trains; C1 a column with one number a client.
+Shape suffixes: C clients, A all parameters that a client trains; C1 a column with one number per client.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from clients.config import OptimizerConfig, ScheduleConfig
 
 @dataclass
 class Moments:
-    """State of the optimizers of several clients."""
+    """Optimizer state of several clients."""
 
     first_CA: Tensor
     second_CA: Tensor
     steps_C: np.ndarray
-    """int64 steps that each client took since its moments were zero."""
+    """int64; steps of each client since its moments were zero."""
 
     @classmethod
     def zeros(cls, like_CA: Tensor) -> Moments:
@@ -35,12 +35,12 @@ class Moments:
         return cls(torch.zeros_like(like_CA), torch.zeros_like(like_CA), np.zeros(len(like_CA), dtype=np.int64))
 
     def head(self, count: int) -> Moments:
-        """Return the state of the first ``count`` clients; what changes there changes here."""
+        """Return a view of the state of the first ``count`` clients."""
         return Moments(self.first_CA[:count], self.second_CA[:count], self.steps_C[:count])
 
 
 def column(values_C: Sequence[float] | np.ndarray, like_CA: Tensor) -> Tensor:
-    """Return one number a client as a column [C, 1] in the number format and on the device of ``like_CA``."""
+    """Return one number per client as a column [C, 1] with the dtype and device of ``like_CA``."""
     values = torch.as_tensor(np.asarray(values_C, dtype=np.float64)).to(like_CA.dtype)
     return to_device(values, like_CA.device).unsqueeze(1)
 
@@ -51,9 +51,9 @@ def learning_rate(config: ScheduleConfig, base_lr: float, step: int, job_steps: 
     Parameters
     ----------
     base_lr
-        Learning rate at the top of the schedule.
-    visit_steps
-        Steps of one visit; the length of the schedule where ``config.total_steps`` is not given.
+        Peak learning rate of the schedule.
+    job_steps
+        Steps of one local training: the length of the schedule if ``config.total_steps`` is not given.
     """
     if step < config.warmup_steps:
         return base_lr * (step + 1) / config.warmup_steps
@@ -77,7 +77,7 @@ def clip(gradient_CA: Tensor, max_norm: float | None) -> Tensor:
     if max_norm is None:
         return torch.ones((len(gradient_CA), 1), dtype=gradient_CA.dtype, device=gradient_CA.device)
     norm_C1 = torch.linalg.vector_norm(gradient_CA, dim=1, keepdim=True)
-    # The published code uses torch's clip_grad_norm_, whose 1e-6 we keep.
+    # 1e-6 as in torch's clip_grad_norm_, which the published code uses.
     factor_C1 = torch.clamp(max_norm / (norm_C1 + 1e-6), max=1.0)
     gradient_CA.mul_(factor_C1)
     return factor_C1
@@ -87,7 +87,7 @@ def direction(config: OptimizerConfig, moments: Moments, gradient_CA: Tensor) ->
     """Advance the moments by one gradient and return the step's direction, to be multiplied by the learning rate.
 
     ``adamw`` is the form of Loshchilov & Hutter (arXiv 1711.05101): bias-corrected moments, epsilon outside the root.
-    ``adamw_published`` is the one of the published code: epsilon is added before the bias correction of the second
+    ``adamw_published`` is that of the published code: epsilon is added before the bias correction of the second
     moment. ``sgd`` has heavy-ball momentum.
     """
     moments.steps_C += 1
@@ -107,9 +107,9 @@ def direction(config: OptimizerConfig, moments: Moments, gradient_CA: Tensor) ->
 
 
 def gain(config: OptimizerConfig, moments: Moments) -> Tensor:
-    """Return what the step just taken multiplies a steady gradient by, per entry [C, A]: with Adam 1/(sqrt(v) + eps).
+    """Return the factor by which the current step scales a steady gradient, per entry [C, A]: 1/(sqrt(v) + eps) for Adam.
 
-    Call it after :func:`direction`. With SGD it is one, or what heavy-ball momentum has built up.
+    Call it after :func:`direction`. For SGD it is 1, or the accumulated factor of heavy-ball momentum.
     """
     if config.kind == "sgd":
         built_up_C = (1.0 - config.momentum**moments.steps_C) / (1.0 - config.momentum)

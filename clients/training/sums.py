@@ -1,4 +1,4 @@
-"""What a work group sends to the server: sums over its clients."""
+"""A work group's message to the server: sums over its clients."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from fedsim.core.messages import VECTOR, ClientReport, GroupUpdate, WorkGroup
 from fedsim.core.method import ClientRound, Correction, times
 
 BLOCK = 2**17
-"""Entries that are added at a time: the float64 intermediates of a block stay in the processor's cache."""
+"""Entries added at a time, so that the float64 intermediates of a block stay in the CPU cache."""
 
 
 class GroupSums:
     """The running float64 sums of a group, in client-id order.
 
-    Every term is formed and added in float64, entry by entry, as in ``total + weight * vector.astype(float64)``; only
-    that it is done in blocks of entries, without an intermediate of the vector's length.
+    Computes ``total + weight * vector.astype(float64)`` entry by entry, but in blocks of entries, so no intermediate is as
+    long as the vector.
 
     Parameters
     ----------
@@ -26,11 +26,11 @@ class GroupSums:
     size
         Length F of the exchanged vector.
     corrections
-        Those in force, which form terms of sums of their own.
+        Active corrections; they contribute their own terms to the sums.
     uniform_weights
-        Every client weighs one, not its number of examples.
+        Every client weighs 1, not its number of examples.
     singles
-        Names of what the server needs client by client, beside the weights; None where it needs none of it.
+        Names of the arrays that the server needs per client, along with the weights; None if it needs only sums.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class GroupSums:
         self._block = Block(min(BLOCK, self._size))
 
     def add(self, report: ClientReport, client: ClientRound) -> None:
-        """Add one client's result; ``client`` holds exchanged entries of all arrays."""
+        """Add one client's result; the arrays of ``client`` hold exchanged entries only."""
         weight = self._weight(report)
         self._added.append(report)
         for start in range(0, self._size, BLOCK):
@@ -103,7 +103,7 @@ class GroupSums:
 
 
 class Block:
-    """A block of entries, and scratch memory for them that is used again for the next one."""
+    """A block of entries with scratch memory that the next block reuses."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -112,26 +112,26 @@ class Block:
         self.slice = slice(0, 0)
 
     def at(self, entries: slice) -> Block:
-        """Go to other entries; what was handed out is free again."""
+        """Move to other entries; scratch memory handed out before is reused."""
         self.slice, self._used = entries, 0
         return self
 
     def scratch(self) -> np.ndarray:
-        """Return room for as many numbers."""
+        """Return scratch memory for the block's entries."""
         if self._used == len(self._scratch):
             self._scratch.append(np.empty(self._size))
         self._used += 1
         return self._scratch[self._used - 1][: self.slice.stop - self.slice.start]
 
     def float64(self, array_F: np.ndarray) -> np.ndarray:
-        """Return the block's entries of an array, as a copy in float64 that may be written to."""
+        """Return a writable float64 copy of the block's entries of an array."""
         view = self.scratch()
         np.copyto(view, array_F[self.slice])
         return view
 
 
 def as_slice(positions: np.ndarray) -> np.ndarray | slice:
-    """Return ascending positions as a slice where they have no gap: it makes a view, not a copy."""
+    """Return ascending positions as a slice if they have no gap, since a slice makes a view, not a copy."""
     if len(positions) and positions[-1] - positions[0] == len(positions) - 1:
         return slice(int(positions[0]), int(positions[-1]) + 1)
     return positions

@@ -45,13 +45,16 @@ class PackedRows:
     Parameters
     ----------
     client_of_example_B
-        int64 client of each example.
+        int64 client of each example; None where there is one client. An array, as a tensor would have to be copied from its
+        device, which waits for all earlier work there.
     lengths_B
         Tokens of each example, in packed order.
     """
 
-    def __init__(self, client_of_example_B: np.ndarray, lengths_B: np.ndarray, device: torch.device) -> None:
-        self._owners_B, self._lengths_B, self._device = client_of_example_B, lengths_B, device
+    def __init__(
+        self, client_of_example_B: np.ndarray | Tensor | None, lengths_B: np.ndarray, device: torch.device
+    ) -> None:
+        self._client_of_example_B, self._lengths_B, self._device = client_of_example_B, lengths_B, device
         self._groupings: dict[int, _Grouping] = {}
         self._last: tuple[Tensor, Tensor] | None = None
 
@@ -64,10 +67,18 @@ class PackedRows:
             self._last = (input_1ZI, grouping.grouped(input_1ZI[0]))
         return grouping.ungrouped(self._last[1] @ grouping.own(down_CIR) @ grouping.own(up_CRO)).unsqueeze(0)
 
+    @property
+    def _owners_B(self) -> np.ndarray:
+        owners_B = self._client_of_example_B
+        if owners_B is None:
+            return np.zeros(len(self._lengths_B), dtype=np.int64)
+        return owners_B.cpu().numpy() if isinstance(owners_B, Tensor) else owners_B
+
     def _grouping(self, num_rows: int) -> _Grouping:
         if num_rows not in self._groupings:
             per_token = num_rows == int(self._lengths_B.sum())
-            owners_Z = np.repeat(self._owners_B, self._lengths_B) if per_token else self._owners_B
+            owners_B = self._owners_B
+            owners_Z = np.repeat(owners_B, self._lengths_B) if per_token else owners_B
             if len(owners_Z) != num_rows:
                 raise ValueError(f"{num_rows} rows are neither the tokens nor the examples of the pass")
             self._groupings[num_rows] = _Grouping(owners_Z, self._device)

@@ -1,1 +1,1 @@
-"""The run's config: its schema, how a YAML file and overrides become one, and the sentences about mistakes in it."""
+"""The run's config: its schema, reading it from YAML and overrides, and its error messages."""

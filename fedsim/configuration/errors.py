@@ -1,4 +1,4 @@
-"""A config's mistakes as sentences: place, key, what is wrong, what would be right."""
+"""Error messages for a config: place, key, what is wrong, what would be right."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from fedsim.core.schema import Schema
 
 Key = tuple[str | int, ...]
 Where = Callable[[Key], str]
-"""Says where a key was given: file and line, or override."""
+"""Returns where a key was given: file and line, or override."""
 
 
 def sentence(error: ValidationError, schema: type[Schema], where: Where, values: Mapping[str, Any] = {}) -> str:
-    """Turn pydantic's first complaint into one sentence with place, key, and what would be right.
+    """Turn pydantic's first error into one sentence with place, key, and what would be right.
 
     Parameters
     ----------
     values
-        What was given, nested.
+        The given values, nested.
     """
     complaints = error.errors(include_url=False)
-    # A group of keys that stands where a word may stand too is meant as a group: its own faults are the news.
+    # If a key takes a word or a group and a group is given, only the errors inside the group matter.
     inner = [item for item in complaints if not (isinstance(item["input"], dict) and item["loc"][-1:] == ("str",))]
     complaints = _without_results(inner or complaints)
     first = min(complaints, key=lambda item: (item["type"] != "extra_forbidden", len(item["loc"])))
     key = _schema_path(first["loc"], schema)
     if first["type"] == "extra_forbidden" and key[-1:] != first["loc"][-1:]:
-        key = (*key, first["loc"][-1])  # a key that is called as a member of a union, such as int
+        key = (*key, first["loc"][-1])  # a key named like a member of a union, such as int
     dotted = ".".join(str(part) for part in key)
     kind, context = first["type"], first.get("ctx", {})
     if kind == "extra_forbidden":
@@ -45,8 +45,8 @@ def sentence(error: ValidationError, schema: type[Schema], where: Where, values:
         return _no_use(key, context, where)
     if kind == "value_error":
         text = str(context["error"])
-        # A rule over several sections has no key of its own: point at the keys that its sentence names, overrides first.
-        # One over a section names the keys of that section.
+        # A rule over several sections has no single key: point at the keys that its sentence names, overrides first.
+        # A rule within a section names that section's keys.
         named = re.findall(r"[a-z_]+(?:\.[a-z_]+)+", text) if not key else []
         inner_keys = [(*key, word) for word in re.findall(r"[a-z_0-9]+", text) if word in _fields_at(key, schema)]
         places = (
@@ -64,7 +64,7 @@ def sentence(error: ValidationError, schema: type[Schema], where: Where, values:
 
 
 def _no_use(section: Key, context: Mapping[str, Any], where: Where) -> str:
-    """Say which key has no use, with what, and which others have none either."""
+    """Return the sentence for a key without effect: its cause, and the other keys without effect."""
     prefix = "".join(f"{part}." for part in section)
     key, by = (*section, *context["key"].split(".")), (*section, *context["by"].split("."))
     name, place = f"{prefix}{context['key']}", where(key)
@@ -75,13 +75,13 @@ def _no_use(section: Key, context: Mapping[str, Any], where: Where) -> str:
 
 
 def _remedy(key: Key, by: Key, entry: str, where: Where) -> str:
-    """Say how an override takes out a key of the file that another override has made useless."""
+    """Return how to remove a key of the file that an override has left without effect."""
     overridden = where(by).startswith("override") and not where(key).startswith("override")
-    return f"; give {entry}= to take it out of the file" if overridden else ""
+    return f"; give {entry}= to remove the file's value" if overridden else ""
 
 
 def _key_of_other_kinds(key: Key, root: type[Schema], values: Mapping[str, Any], where: Where) -> str | None:
-    """Say of an unknown key which kinds of its section have it, where a section has other keys for each kind."""
+    """Return the sentence for a key that belongs to other kinds of its section, or None if no kind has it."""
     section = _schema_at(key[:-1], root)
     if not hasattr(section, "kinds_with"):
         return None
@@ -98,7 +98,7 @@ def _key_of_other_kinds(key: Key, root: type[Schema], values: Mapping[str, Any],
 
 
 def _without_results(complaints: list[ErrorDetails]) -> list[ErrorDetails]:
-    """Drop complaints that a list is too short where its own items are wrong: pydantic counts those that are right alone."""
+    """Drop errors about a too short list if its items are wrong: pydantic counts only the valid ones."""
     places = [item["loc"] for item in complaints]
     return [
         item
@@ -109,7 +109,7 @@ def _without_results(complaints: list[ErrorDetails]) -> list[ErrorDetails]:
 
 
 def _schema_path(location: Key, root: type[Schema]) -> Key:
-    """Drop the parts of pydantic's location that name a member of a union rather than a key."""
+    """Return pydantic's location without the parts that name a member of a union rather than a key."""
     path: list[str | int] = []
     schema: Any = root
     for part in location:
@@ -126,13 +126,13 @@ def _schema_path(location: Key, root: type[Schema]) -> Key:
 
 
 def _fields_at(key: Key, root: type[Schema]) -> frozenset[str]:
-    """Return the names of the keys in the section that ``key`` names; none where it names a value."""
+    """Return the names of the keys in the section that ``key`` names; empty if it names a value."""
     schema = _schema_at(key, root)
     return frozenset(schema.model_fields) if schema is not None and key else frozenset()
 
 
 def _schema_at(key: Key, root: type[Schema]) -> Any:
-    """Return the schema of the section that ``key`` names, None where it names a value."""
+    """Return the schema of the section that ``key`` names, or None if it names a value."""
     schema: Any = root
     for part in key:
         field = schema.model_fields.get(part) if schema is not None else None
@@ -169,7 +169,7 @@ _TYPES = {
 
 
 def _expected(complaints: Sequence[Any], given: Any) -> str:
-    """Say what would be right, from the complaints about one key (several where a key takes several types)."""
+    """Return what would be right, from the errors of one key (several if the key takes several types)."""
     alternatives: list[str] = []
     choices: list[str] = []
     for item in complaints:
@@ -182,7 +182,7 @@ def _expected(complaints: Sequence[Any], given: Any) -> str:
             alternatives.append(f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0])
         elif kind == "unknown_name":
             choices = context["known"]
-            alternatives.append(f"one of {listed(choices, 40)}, or that of a plug-in (--load FILE.py)")
+            alternatives.append(f"one of {listed(choices, 40)}, or a plug-in's name (--load FILE.py)")
         elif stem in _TYPES:
             alternatives.append(_TYPES[stem].format(**{name: _plain(value) for name, value in context.items()}))
         else:
@@ -190,17 +190,17 @@ def _expected(complaints: Sequence[Any], given: Any) -> str:
             alternatives.append(message[0].lower() + message[1:])
     quoted = ""
     if any(item["type"] == "string_type" for item in complaints) and isinstance(given, bool | int | float):
-        quoted = f"; in quotes it would be one: {json.dumps(json.dumps(given))}"
+        quoted = f"; to make it text, quote it: {json.dumps(json.dumps(given))}"
     return f"must be {' or '.join(dict.fromkeys(alternatives))}{suggestion(str(given), choices)}{quoted}"
 
 
 def _plain(value: Any) -> Any:
-    """Return a bound as people write it: 0 rather than 0.0."""
+    """Return a bound as a user would write it: 0 rather than 0.0."""
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value
 
 
 def dotted_keys(schema: type[Schema], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield ``(dotted key, field)`` of every key of the schema, sections included, in order."""
+    """Yield ``(dotted key, field)`` for every key of the schema, sections included, in order."""
     for name, field in schema.model_fields.items():
         yield prefix + name, field
         inner = inner_schema(field.annotation)

@@ -1,4 +1,4 @@
-"""What a config file and overrides give, before it is validated, and where each key of it stands."""
+"""Values given by a config file and overrides, before validation, and the place of each key."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fedsim.core.uses import without
 
 
 def read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
-    """Return a config file's text and the nested values that it holds.
+    """Return a config file's text and its nested values.
 
     Raises
     ------
     ConfigError
-        One sentence with the file, the line and what is wrong.
+        Naming the file, the line and what is wrong.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -34,12 +34,12 @@ def read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def parse_yaml(text: str, named: str) -> dict[str, Any]:
-    """Return the nested values that a YAML text holds; ``named`` is what to call it in a message.
+    """Return the nested values of a YAML text, which messages call ``named``.
 
     Raises
     ------
     ConfigError
-        If it is not YAML, or no keys and values.
+        If it is not YAML, or does not hold keys and values.
     """
     try:
         values = load(text)
@@ -69,14 +69,14 @@ def set_key(values: dict[str, Any], keys: tuple[str, ...], value: Any, override:
 
 
 def place_of(path: Path, text: str, sources: dict[tuple[str, ...], str], key: Key) -> str:
-    """Return where a key was given: an override, or a file and, if it stands there, a line.
+    """Return where a key was given: an override, or a file with the line if the key is in it.
 
     Parameters
     ----------
     text
-        The file's.
+        The file's text.
     sources
-        Overrides by the key that they set.
+        Overrides by the key they set.
     """
     for length in range(len(key), 0, -1):
         words = tuple(str(part) for part in key[:length])
@@ -90,9 +90,9 @@ def place_of(path: Path, text: str, sources: dict[tuple[str, ...], str], key: Ke
 
 
 def without_nulls(schema: type[Schema], values: Any) -> Any:
-    """Return given values without nulls for keys that only some choices have: they are as good as not given.
+    """Return given values without nulls for keys that only some choices have: such a null counts as not given.
 
-    A key that takes null keeps it, as it has a meaning there.
+    A key for which null is a valid value keeps it.
     """
     if not isinstance(values, dict):
         return values

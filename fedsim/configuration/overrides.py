@@ -1,7 +1,7 @@
-"""Dotted overrides, ``KEY=VALUE``: a value is read as the type of its key asks for.
+"""Dotted overrides, ``KEY=VALUE``, parsed according to the type of the key.
 
-Where a key takes a text, such as a path or a name, the characters behind ``=`` are the value, whatever YAML would make of
-them. All other values are YAML.
+If a key takes text, such as a path or a name, the characters after ``=`` are the value, without YAML parsing. All other
+values are YAML.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from fedsim.core.schema import Schema
 
 
 def parse_override(override: str, schema: type[Schema]) -> tuple[tuple[str, ...], Any]:
-    """Return an override's key, in parts, and its value; ``KEY=`` and ``KEY=null`` give None, as if it were not given.
+    """Return an override's key, in parts, and its value; ``KEY=`` and ``KEY=null`` give None, as if the key were not given.
 
     Raises
     ------
     ConfigError
-        If it is no pair of a key and a value, or the value is not YAML where it has to be.
+        If it is not KEY=VALUE, or the value must be YAML and is not.
     """
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
@@ -37,18 +37,20 @@ def parse_override(override: str, schema: type[Schema]) -> tuple[tuple[str, ...]
         return keys, _value(value, _types(keys, schema))
     except yaml.MarkedYAMLError as error:
         raise ConfigError(f"the value of the override {shown(override)} is not valid YAML: {error.problem}") from None
-    except UnicodeEncodeError:  # Python's stand-ins for bytes of the command line that it could not decode
-        raise ConfigError(f"the value of the override {shown(override)} is not text: it holds other bytes") from None
+    except UnicodeEncodeError:  # surrogates: Python could not decode bytes of the command line
+        raise ConfigError(
+            f"the value of the override {shown(override)} is not valid text in this system's encoding"
+        ) from None
 
 
 def _value(text: str, types: list[Any]) -> Any:
-    """Return a value as the types of its key mean it; that of a key which does not exist is refused elsewhere."""
+    """Return a value parsed for the types of its key; keys that do not exist are refused elsewhere."""
     text.encode()
     if all(_is_word(kind) or kind is type(None) for kind in types):
         return text
     if str not in types:
         return load(text)
-    # A text, or something else: that else has a form of its own, and whatever lacks it is text.
+    # Text or another type: the other type is recognized by its syntax, and everything else is text.
     if text.startswith("{") and any(_is_group(kind) for kind in types):
         return load(text)
     if text.startswith("[") and text.endswith("]") and any(get_origin(kind) in (tuple, list) for kind in types):
@@ -63,7 +65,7 @@ def _value(text: str, types: list[Any]) -> Any:
 
 
 def _types(keys: tuple[str, ...], schema: type[Schema]) -> list[Any]:
-    """Return the types that a key takes, those of a union one by one; none for a key that does not exist."""
+    """Return the types that a key takes, with unions expanded; empty for a key that does not exist."""
     if keys[0] == "params" and len(keys) > 2:
         own = schema_of(keys[1])
         return [Any] if own is None else _types(keys[2:], own)

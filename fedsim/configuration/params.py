@@ -1,4 +1,4 @@
-"""The section ``params``: plug-ins' own keys, by the name that is registered, each checked by its class ``Config``."""
+"""The section ``params``: keys of plug-ins, by registered name, each checked by the plug-in's ``Config``."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from fedsim.configuration.schema import Config
 
 _MEANT = {"client.correction": "correction"}
-"""Keys that may say ``auto``, and what of a config tells what is meant."""
+"""Keys that can be ``auto``, and the config attribute that resolves them."""
 
 
 def checked_params(config: Config) -> dict[str, Schema]:
-    """Return the keys of all plug-ins in use that have some, those that are not given at their defaults.
+    """Return the keys of all plug-ins in use that have any, with defaults for those not given.
 
     Raises
     ------
     ValueError
-        If keys are given for what is not there, not in use, or has none.
+        If keys are given for a plug-in that is not loaded, is not in use, or has no keys.
     ValidationError
         If a key is wrong.
     """
@@ -44,7 +44,7 @@ def checked_params(config: Config) -> dict[str, Schema]:
 
 
 def schema_of(name: str) -> type[Schema] | None:
-    """Return the class ``Config`` of what is registered by a name, if it has one."""
+    """Return the ``Config`` class of the plug-in registered under a name, if it has one."""
     for kind in WITH_PARAMS:
         things: Registry[Any] = find(REGISTRIES[kind])
         if (schema := getattr(things.get(name), "Config", None)) is not None:
@@ -56,16 +56,16 @@ def schema_of(name: str) -> type[Schema] | None:
 def _checked(name: str, schema: type[Schema], values: Any) -> Schema:
     if isinstance(values, schema):
         return values
-    if isinstance(values, Schema):  # of a plug-in that was loaded anew
+    if isinstance(values, Schema):  # from before its plug-in was reloaded
         values = values.model_dump(mode="json")
-    # With the keys that lead there: what pydantic says of a mistake names them.
+    # Nested under its full key, so that pydantic's error locations include it.
     adapter: TypeAdapter[dict[str, dict[str, Schema]]] = TypeAdapter(dict[str, dict[str, schema]])  # type: ignore[valid-type]
     text = json.dumps({"params": {name: {} if values is None else values}}, default=str)
     return adapter.validate_json(text, strict=True)["params"][name]
 
 
 def _in_use(config: Config) -> Iterator[tuple[str, tuple[str, ...], Registry[Any]]]:
-    """Yield each key that names plug-ins with keys of their own, the names it has, and the registry of all."""
+    """Yield each key that can name plug-ins with a ``Config``, the names it holds, and their registry."""
     for kind in WITH_PARAMS:
         things: Registry[Any] = find(REGISTRIES[kind])
         assert things.key is not None

@@ -1,4 +1,4 @@
-"""The whole run's schema, composed of the schemas that live beside their owners, and how a file becomes a config."""
+"""The run's schema, composed of the schemas that live beside their owners, and reading a config from a file."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, SerializeA
 
 from clients.config import AttackConfig, ClientConfig, ModelConfig, PromptConfig
 from clients.tuners.config import TunerConfig
+from fedsim.configuration.combinations import check_combinations
 from fedsim.configuration.errors import Where, sentence
 from fedsim.configuration.given import parse_yaml, place_of, read_yaml, set_key, without_nulls
 from fedsim.configuration.overrides import parse_override
@@ -22,7 +23,7 @@ from fedsim.configuration.values import as_override, leaves, merged, plain
 from fedsim.core import plugins
 from fedsim.core.attack import Attack
 from fedsim.core.errors import ConfigError
-from fedsim.core.method import CORRECTIONS, METHODS, Method, check_names
+from fedsim.core.method import CORRECTIONS, METHODS, Method
 from fedsim.core.registry import known_name
 from fedsim.core.robust import RobustRule
 from fedsim.core.schema import PathText, Schema
@@ -37,12 +38,12 @@ from server.config import LayersConfig, SamplingConfig, ServerConfig
 
 
 class Config(Schema):
-    """A run: made from keywords, or by :meth:`read` from a file; it does not change, :meth:`replace` makes another one.
+    """Immutable config of a run, built from keywords or, by :meth:`read`, from a file; :meth:`replace` returns a changed copy.
 
     Raises
     ------
     ConfigError
-        One sentence with the key and what would be right.
+        Naming the key and what would be right.
 
     Examples
     --------
@@ -61,7 +62,7 @@ class Config(Schema):
     executor: Literal["ray", "local"] = "ray"
     """ray (actors), or local (this process; the same results, breakpoints work)."""
     group_size: PositiveInt = 5
-    """Clients in a work group, the unit that one actor call executes. Part of a result's identity: sums are cut by it."""
+    """Clients in a work group, the unit that one actor call executes. It affects results, because sums are formed per group."""
     model: ModelConfig = ModelConfig()
     """The frozen backbone."""
     prompt: PromptConfig = PromptConfig()
@@ -73,7 +74,7 @@ class Config(Schema):
     data: DataConfig = DataConfig()
     """Task and examples."""
     partition: PartitionConfig = PartitionConfig()
-    """How examples are dealt out to clients."""
+    """How examples are partitioned over clients."""
     sampling: SamplingConfig = SamplingConfig()
     """Which clients train in a round."""
     client: ClientConfig = ClientConfig()
@@ -93,16 +94,16 @@ class Config(Schema):
     tracking: TrackingConfig = TrackingConfig()
     """What is recorded."""
     callbacks: tuple[Annotated[str, known_name("fedsim.simulation.callbacks:CALLBACKS")], ...] = ()
-    """Plug-ins that are called beside the run (docs/extending.md), in this order."""
+    """Plug-ins called during the run (docs/extending.md), in this order."""
     params: dict[str, Any] = Field(default={})
-    """Own keys of plug-ins, by the name that a plug-in is registered with: ``{NAME: {KEY: VALUE}}``."""
+    """Keys of plug-ins, by the name under which a plug-in is registered: ``{NAME: {KEY: VALUE}}``."""
     _plugins: dict[str, str] = PrivateAttr(default_factory=plugins.hashes)
 
     uses: ClassVar[Uses] = {
         "prompt": (Use("tuner.kind", ("prefix",)),),
         "client.proximal_mu": (Use("correction", ("proximal",), by="client.correction"),),
         "model.trunk_cache": (
-            Use("client.dropout", (False,), words="what is kept would be other hidden states every time"),
+            Use("client.dropout", (False,), words="with dropout the hidden states differ in every pass"),
             Use("layers.unselected", ("none",), words="all layers have a prompt"),
         ),
     }
@@ -112,7 +113,7 @@ class Config(Schema):
 
     @classmethod
     def read(cls, path: str | Path, overrides: Sequence[str] = (), **changes: Any) -> Config:
-        """Read a YAML file, with dotted overrides (``"client.optimizer.lr=0.01"``) and then nested ``changes`` in place.
+        """Read a YAML file, then apply dotted overrides (``"client.optimizer.lr=0.01"``) and nested ``changes``.
 
         See :func:`read_config`.
         """
@@ -120,11 +121,11 @@ class Config(Schema):
 
     @classmethod
     def from_yaml(cls, text: str) -> Config:
-        """Return the config that a YAML text holds; see :meth:`to_yaml`."""
+        """Build a config from YAML text; see :meth:`to_yaml`."""
         return build_config(parse_yaml(text, "the YAML text"))
 
     def to_yaml(self, *, meanings: bool = False) -> str:
-        """Return all keys as YAML that reads back to this config, if asked with the meaning of each above it."""
+        """Return all keys as YAML that reads back to this config, optionally with each key's meaning above it."""
         return config_text(self, meanings=meanings)
 
     def replace(self, **changes: Any) -> Config:
@@ -141,33 +142,33 @@ class Config(Schema):
     @model_validator(mode="after")
     def _possible(self) -> Config:
         self.__dict__["params"] = checked_params(self)
-        _check_combinations(self)
+        check_combinations(self)
         return self
 
     @property
     def correction(self) -> str:
-        """Name of the local correction in force: that of the method, where none is chosen."""
+        """Name of the active local correction: the chosen one, or with ``auto`` the method's."""
         chosen = self.client.correction
         return METHODS[self.server.kind].correction if chosen == "auto" else chosen
 
     @property
     def method(self) -> Method:
-        """The method: the server's half, with the device's halves in force."""
+        """The method: the server's half, with the active corrections."""
         return self.server.method(CORRECTIONS[self.correction].of(self.client, self.params.get(self.correction)))
 
     @property
     def rule(self) -> RobustRule | None:
-        """The robust rule that takes clients together, None for their mean."""
+        """The robust rule that combines clients, or None for their mean."""
         return self.server.rule(self.params.get(self.server.aggregation))
 
     @property
     def attacker(self) -> Attack | None:
-        """What attackers do, None where there are none."""
+        """The attack, or None if there are no attackers."""
         return self.attack.attack(self.params.get(self.attack.kind))
 
     @property
     def traffic(self) -> Traffic:
-        """What a real device would receive and send in a round."""
+        """Vectors that a real device would receive and send in a round."""
         return round_traffic(self.method.corrections, self.client)
 
     @property
@@ -177,7 +178,7 @@ class Config(Schema):
 
     @property
     def identity_values(self) -> dict[str, Any]:
-        """All keys that a result depends on: not where it runs, where it goes, when it ends, where data and weights lie."""
+        """All keys that a result depends on, without where it runs, where output goes, when it ends, or where inputs are."""
         values = self.model_dump(mode="json")
         for key in ("name", "output", "executor", "ray", "tracking", "checkpoint", "stop", "callbacks"):
             values.pop(key)
@@ -186,7 +187,7 @@ class Config(Schema):
         values["model"].pop("device")
         values["evaluation"].pop("overlap")
         values["model"].get("trunk_cache", {}).pop("memory_mb", None)
-        # A number that a trial found is part of a checkpoint, which a resumed run goes by.
+        # A number found by a fuse trial is saved in the checkpoint, and a resumed run uses that.
         values["client"].pop("fuse")
         for key in self.sources:
             section, _, name = key.partition(".")
@@ -195,12 +196,12 @@ class Config(Schema):
 
     @property
     def plugins(self) -> dict[str, str]:
-        """SHA-256 of each plug-in's file that was loaded when the config was made, by the file's name."""
+        """SHA-256 of each plug-in file loaded when the config was built, by file name."""
         return dict(self._plugins)
 
     @property
     def sources(self) -> dict[str, Any]:
-        """All keys, dotted, that say where data and weights lie and how they are read: these are known by their contents."""
+        """Dotted keys that locate data and weights or set how they are read; the contents have hashes of their own."""
         reading = [name for name in DataConfig.model_fields if name not in _DATA_ITSELF]
         keys = ["model.path", "model.package", "prompt.start_from", *(f"data.{name}" for name in reading)]
         values = self.model_dump(mode="json", context=EVERY_KEY)
@@ -208,90 +209,7 @@ class Config(Schema):
 
 
 _DATA_ITSELF = ("task", "train_examples", "validation_examples", "max_length")
-"""Keys of ``data`` that say what is learned, and not where it lies."""
-
-
-def _check_combinations(config: Config) -> None:
-    """Refuse combinations of keys of several sections that make no sense together."""
-    client, partition = config.client, config.partition
-    if partition.clients is not None and config.sampling.clients_per_round > partition.clients:
-        raise ValueError(
-            f"sampling.clients_per_round={config.sampling.clients_per_round} is more than "
-            f"partition.clients={partition.clients}; set "
-            f"sampling.clients_per_round={partition.clients} or less"
-        )
-    _check_method(config)
-    _check_attackers(config)
-    if config.executor == "ray" and config.model.device == "cuda" and not config.ray.num_gpus_per_actor:
-        raise ValueError(
-            "model.device=cuda needs a share of a GPU for each actor, but ray.num_gpus_per_actor is 0; set "
-            "ray.num_gpus_per_actor=1, or a fraction such as 1/4, or model.device=auto"
-        )
-    if partition.kind == "by_column" and partition.column is None:
-        raise ValueError("partition.kind=by_column needs partition.column, the column whose values are the clients")
-    if (
-        client.optimizer.moments == "keep"
-        and client.schedule.kind != "constant"
-        and client.schedule.total_steps is None
-    ):
-        raise ValueError(
-            f"client.schedule.kind={client.schedule.kind} with client.optimizer.moments=keep needs "
-            "client.schedule.total_steps, because the schedule goes on over all of a client's visits"
-        )
-    if config.evaluation.select_on == "holdout" and not partition.holdout_fraction:
-        raise ValueError(
-            "evaluation.select_on=holdout needs examples that clients hold out, but partition.holdout_fraction=0; set "
-            "partition.holdout_fraction=0.1, or evaluation.select_on=validation"
-        )
-    if config.model.compile and config.tuner.kind != "prefix":
-        raise ValueError(
-            f"model.compile=true needs tuner.kind=prefix, but tuner.kind={config.tuner.kind}; set model.compile=false"
-        )
-    if config.data.source == "files" and config.data.path is None:
-        raise ValueError("data.source=files needs data.path, a folder with train.* and validation.*")
-
-
-def _check_method(config: Config) -> None:
-    """Refuse what the method, its corrections and the robust rule say that they cannot do together."""
-    server, chosen = config.server, config.client.correction
-    kind = METHODS[server.kind]
-    if kind.allowed is not None and config.correction not in kind.allowed:
-        raise ValueError(
-            f"server.kind={server.kind} needs client.correction={' or '.join(kind.allowed)} (or auto), not {chosen}"
-            + (f"; {kind.instead}" if kind.instead else "")
-        )
-    method = config.method
-    check_names(method.corrections)
-    for part in method.corrections:
-        if not set(part.reads) <= set(method.serves):
-            raise ValueError(
-                f"client.correction={config.correction} needs {part.needs}, which server.kind={server.kind} does not keep; "
-                f"use {part.kept_by}"
-            )
-    rule = config.rule
-    if rule is None:
-        return
-    if method.combining is not None:
-        auto = f" (auto with server.kind={server.kind})" if chosen == "auto" else ""
-        raise ValueError(
-            f"server.aggregation={server.aggregation} compares the clients' vectors, but client.correction="
-            f"{config.correction}{auto} {method.combining.combines}; set client.correction=none, or control"
-        )
-    if (problem := rule.problem(config.sampling.clients_per_round)) is not None:
-        raise ValueError(f"sampling.clients_per_round={config.sampling.clients_per_round}, but {problem}")
-
-
-def _check_attackers(config: Config) -> None:
-    named, population = config.attack.clients or (), config.partition.clients
-    if population is None:  # not before the data are read
-        return
-    many, largest = (named, named - 1) if isinstance(named, int) else (len(named), max(named, default=0))
-    if many > population or largest >= population:
-        given = f"names {many} clients" if isinstance(named, int) else f"names client {largest}"
-        raise ValueError(
-            f"attack.clients {given}, but partition.clients={population}; give at most that many, with ids from 0 to "
-            f"{population - 1}"
-        )
+"""Keys of ``data`` that define what is learned rather than where the data are."""
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -303,15 +221,15 @@ def read_config(path: str | Path, overrides: Sequence[str] = (), changes: Mappin
     Parameters
     ----------
     overrides
-        Words such as ``client.optimizer.lr=0.01``. A value is YAML, but where its key takes a text (a path, a name) all
-        that stands behind ``=`` is the text, to the character. ``KEY=`` and ``KEY=null`` give none.
+        Words such as ``client.optimizer.lr=0.01``. A value is YAML, but if its key takes text (a path, a name), everything
+        after ``=`` is the text, unchanged. ``KEY=`` and ``KEY=null`` give None.
     changes
-        Nested values in place of those of the file and the overrides.
+        Nested values that replace those of the file and the overrides.
 
     Raises
     ------
     ConfigError
-        One sentence with file (or override), key, and what would be right.
+        Naming the file (or override), the key, and what would be right.
     """
     path = Path(path)
     text, values = read_yaml(path)
@@ -334,7 +252,7 @@ def build_config(values: Mapping[str, Any], where: Where = lambda key: "config")
     Parameters
     ----------
     where
-        Function from a key's path to the words that say where it was given.
+        Maps a key's path to a description of where it was given.
     """
     config = Config.__new__(Config)
     _validate(config, values, where)
@@ -349,7 +267,7 @@ def _validate(config: Config, values: Mapping[str, Any], where: Where) -> None:
         config.__pydantic_validator__.validate_json(text, strict=True, self_instance=config)
     except ValidationError as error:
         raise ConfigError(sentence(error, Config, where, given)) from None
-    except (ValueError, RecursionError) as error:  # values that hold themselves, or numbers without end
+    except (ValueError, RecursionError) as error:  # values that contain themselves, or huge numbers
         raise ConfigError(f"{where(())}: a config cannot hold these values: {error}") from None
 
 

@@ -1,4 +1,4 @@
-"""A resolved config as text: YAML that reads back to the same config, each key with its meaning."""
+"""A resolved config as YAML that reads back to the same config, each key with its meaning."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _WIDTH = 116
 
 
 def config_text(config: Schema, *, meanings: bool = True, escaped: bool = False) -> str:
-    """Return the config as YAML, with the meaning of every key in a comment above it. Keys that have no use are left out.
+    """Return the config as YAML, with every key's meaning in a comment above it; keys without effect are omitted.
 
     Parameters
     ----------
     escaped
-        Write values in ASCII, with YAML's escapes for all other characters.
+        Write values in ASCII, with YAML escapes for all other characters.
     """
     return "\n".join(_lines(config, 0, meanings, escaped, frozenset())) + "\n"
 
@@ -59,12 +59,12 @@ def _comment(field: FieldInfo, pad: str) -> Iterator[str]:
 def _scalar(value: Any, escaped: bool) -> str:
     if isinstance(value, tuple):
         value = list(value)
-    # Always quoted strings: what YAML 1.1 readers take for booleans or numbers stays a word.
+    # Quoted, so that YAML 1.1 readers do not take a word for a boolean or a number.
     style = '"' if isinstance(value, str) and not value.isidentifier() else None
     if isinstance(value, str) and value.lower() in {"yes", "no", "on", "off", "true", "false", "null", "y", "n"}:
         style = '"'
     text = _flow(value, style, escaped)
-    # PyYAML leaves words such as 1e3 without quotes, which are numbers to readers of YAML 1.2.
+    # PyYAML does not quote words such as 1e3, which YAML 1.2 readers take for numbers.
     return _flow(value, '"', escaped) if isinstance(value, list | dict) and not _reads_back(text, value) else text
 
 

@@ -1,4 +1,4 @@
-"""Nested values of a config, as Python hands them over."""
+"""Nested config values given from Python."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fedsim.core.errors import shown
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values as YAML would hold them: sections and NumPy's numbers are taken as well, paths as text.
+    """Return values in the types of YAML: sections become dictionaries, NumPy numbers plain ones, paths text.
 
     Raises
     ------
     ValueError
-        For values that no file could hold: such as hold themselves.
+        For values that no file could hold, such as those that contain themselves.
     """
     result: dict[str, Any] = json.loads(json.dumps(values, default=_plain))
     return result
@@ -34,7 +34,7 @@ def _plain(value: Any) -> Any:
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with nested ``changes``: groups of keys are merged, all else takes the place of what was there."""
+    """Return ``base`` with nested ``changes``: groups of keys are merged, other values replaced."""
     result = dict(base)
     for key, value in changes.items():
         held = result.get(key)
@@ -52,5 +52,5 @@ def leaves(values: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[t
 
 
 def as_override(keys: tuple[str, ...], value: Any) -> str:
-    """Return how a key and its value would be given on a command line, shortened where it is long."""
+    """Return a key and its value as written on a command line, shortened if long."""
     return f"{'.'.join(keys)}={value if isinstance(value, str) else shown(value)}"

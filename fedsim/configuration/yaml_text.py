@@ -1,7 +1,7 @@
-"""YAML as people mean it: safe, no repeated keys, ``1e-3`` a number, ``Yes`` and ``No`` words; with line numbers.
+"""Safe YAML for configs: no repeated keys, ``1e-3`` a number, ``Yes`` and ``No`` words; with line numbers.
 
-Only what a config is made of is read: groups, lists, words, numbers, true, false and null. What stands for far more than is
-written there (an alias of aliases), or is nested without end, is refused before it takes time or memory.
+Only what a config consists of is read: groups, lists, words, numbers, true, false and null. A document that expands to far
+more than is written (an alias of aliases), or is nested too deeply, is refused before it takes time or memory.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import yaml
 from fedsim.core.errors import shown
 
 MOST_CHARACTERS = 2**17
-"""Longest text that is read."""
+"""Maximum length of a text."""
 _MOST_VALUES = 20_000
-"""Values and keys, aliases counted as what they stand for."""
+"""Maximum number of values and keys, with aliases expanded."""
 _DEEPEST = 20
 _MOST_BITS = 1024
-"""Of a whole number."""
+"""Maximum size of an integer."""
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars of YAML 1.2, refusing a key that stands twice in a mapping, and deep nesting."""
+    """SafeLoader with the scalars of YAML 1.2, refusing repeated keys in a mapping, and deep nesting."""
 
     def fetch_flow_collection_start(self, TokenClass: Any) -> None:
         self._check_depth()
@@ -35,7 +35,7 @@ class _Loader(yaml.SafeLoader):
         return super().add_indent(column)
 
     def _check_depth(self) -> None:
-        # Here rather than when all is read: the time that a scan takes grows with the square of the depth.
+        # During the scan rather than after it: scan time grows quadratically with depth.
         if self.flow_level + len(self.indents) > _DEEPEST:
             raise yaml.scanner.ScannerError(None, None, f"it is nested more than {_DEEPEST} deep", self.get_mark())
 
@@ -49,7 +49,7 @@ class _Loader(yaml.SafeLoader):
                 )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {shown(key)} stands here and in line {seen[key]}", key_node.start_mark
+                    None, None, f"the key {shown(key)} is given here and in line {seen[key]}", key_node.start_mark
                 )
             seen[key] = key_node.start_mark.line + 1
         return super().construct_mapping(node, deep)
@@ -74,7 +74,7 @@ _Construct = Callable[[Any, Any], Any]
 
 
 def _checked(construct: _Construct, what: str) -> _Construct:
-    """Refuse, with its line, a scalar that its tag does not fit (``!!int x``) or that nothing here can hold."""
+    """Refuse, with its line, a scalar that does not fit its tag (``!!int x``) or is too large."""
 
     def checked(loader: Any, node: Any) -> Any:
         try:
@@ -93,7 +93,7 @@ def _checked(construct: _Construct, what: str) -> _Construct:
     return checked
 
 
-_SCALARS = {"int": "a whole number", "float": "a number", "bool": "true or false", "null": "null", "str": "a text"}
+_SCALARS = {"int": "a whole number", "float": "a number", "bool": "true or false", "null": "null", "str": "text"}
 _Loader.yaml_constructors = {
     None: yaml.SafeLoader.yaml_constructors[None],
     **{
@@ -108,15 +108,15 @@ _Loader.yaml_constructors = {
 
 
 def load(text: str) -> Any:
-    """Parse YAML; never runs anything.
+    """Parse YAML without ever running code.
 
     Raises
     ------
     yaml.MarkedYAMLError
-        If the text is not YAML, or too large; ``problem`` says why, ``problem_mark`` has the line if it is known.
+        If the text is not YAML, or too large; ``problem`` is the reason, ``problem_mark`` has the line if known.
     """
     if len(text) > MOST_CHARACTERS:
-        raise _refusal(f"it has {len(text)} characters, where {MOST_CHARACTERS} are the most for a config")
+        raise _refusal(f"it has {len(text)} characters, but a config may have at most {MOST_CHARACTERS}")
     loader = None
     try:
         loader = _Loader(text)
@@ -130,7 +130,7 @@ def load(text: str) -> Any:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position)
         mark = yaml.Mark("", error.position, line, 0, "", 0)
-        raise _refusal(f"the character {chr(error.character)!a} must not stand in YAML", mark) from None
+        raise _refusal(f"the character {chr(error.character)!a} is not allowed in YAML", mark) from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -141,7 +141,7 @@ def _refusal(problem: str, mark: yaml.Mark | None = None) -> yaml.MarkedYAMLErro
 
 
 def _check_size(root: yaml.Node) -> None:
-    """Refuse a document whose aliases lead back to themselves or stand for too much, or that is nested too deeply."""
+    """Refuse a document whose aliases contain themselves or expand to too much, or that is nested too deeply."""
     sizes: dict[int, int] = {}
     above: set[int] = set()
 
@@ -149,23 +149,23 @@ def _check_size(root: yaml.Node) -> None:
         if not isinstance(node, yaml.CollectionNode):
             return 1
         if id(node) in above:
-            raise _refusal("an alias stands inside of what it stands for", node.start_mark)
+            raise _refusal("an alias is inside the value that it refers to", node.start_mark)
         if id(node) not in sizes:
             above.add(id(node))
-            if len(above) > _DEEPEST:  # by way of aliases
+            if len(above) > _DEEPEST:  # through aliases
                 raise _refusal(f"it is nested more than {_DEEPEST} deep", node.start_mark)
             inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
             sizes[id(node)] = 1 + sum(map(size, inner))
             above.remove(id(node))
             if sizes[id(node)] > _MOST_VALUES:
-                raise _refusal(f"it stands for more than {_MOST_VALUES} values and keys", node.start_mark)
+                raise _refusal(f"it expands to more than {_MOST_VALUES} values and keys", node.start_mark)
         return sizes[id(node)]
 
     size(root)
 
 
 def line_of(text: str, path: tuple[str | int, ...]) -> int | None:
-    """Return the line, counted from 1, in which the key ``path`` stands, or the one of its nearest parent that does."""
+    """Return the line, counted from 1, of the key ``path``, or of its nearest parent that is in the text."""
     node = yaml.compose(text, Loader=_Loader)
     line: int | None = None
     for part in path:

@@ -1,1 +1,1 @@
-"""Vocabulary shared by all parts: errors, seeds, the prompt layout, messages. Imports nothing of the other folders."""
+"""Vocabulary shared by all parts: errors, seeds, the prompt layout, messages. Imports nothing from the other folders."""

@@ -21,39 +21,39 @@ class Message:
     vector_F: np.ndarray
     """P_i."""
     displacements: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """What its steps took away from the vector, by name, where a correction sends that as well."""
+    """What its steps subtracted from the vector, by name, if a correction sends that too."""
 
 
 class Attack:
-    """What a client does that attacks; this base class does nothing. Holds values of the config alone.
+    """Behavior of an attacking client; this base class does nothing. Holds config values only.
 
-    What an attacker keeps follows from what it sends: its control variate is that of the falsified vector.
+    What an attacker keeps follows from what it sends: its control variate is computed from the falsified vector.
     """
 
     Config: ClassVar[type[Schema] | None] = None
-    """Keys of a plug-in, in section ``params.NAME``; they come as :attr:`params`."""
+    """Keys of a plug-in, in section ``params.NAME``; passed in as :attr:`params`."""
     params: Any = None
-    """Its ``Config``, None where it has none."""
+    """An instance of ``Config``, or None if there is none."""
 
     def __init__(self, params: Any = None) -> None:
         self.params = params
 
     @classmethod
     def of(cls, attack: Any, params: Any = None) -> Attack:
-        """Make it from the section ``attack`` and from its ``Config``, None where it has none; called by the driver."""
+        """Build the attack from section ``attack`` and its ``Config`` (None if it has none); called by the driver."""
         return cls() if cls.Config is None else cls(params)
 
     def labels(self, labels_N: np.ndarray, num_classes: int) -> np.ndarray:
-        """Return the classes that the attacker trains on, in place of those of its examples."""
+        """Return the classes the attacker trains on, in place of its examples' own."""
         return labels_N
 
     def send(self, message: Message, rng: np.random.Generator) -> Message:
-        """Return what the attacker sends; it writes to no array that it was given.
+        """Return what the attacker sends, without writing to the arrays it was given.
 
         Parameters
         ----------
         rng
-            A stream of the client's own, anew in every round.
+            The client's own random stream, new in every round.
         """
         return message
 

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from fedsim.core.method import ServerState
 
 Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""From clients' arrays [k, F] and the server's own [F], which they are changes of, to one array [F], float64."""
+"""Combines clients' arrays [k, F], given the server's array [F] that they changed, into one array [F], float64."""
 
 
 @dataclass(frozen=True)
 class ClientRound:
-    """One client in one round, as NumPy: what a correction makes a client's arrays of."""
+    """One client in one round, as NumPy: the input from which a correction computes the client's arrays."""
 
     config: Any
-    """Section ``client`` in force."""
+    """The section ``client``."""
     num_examples: int
     num_steps: int
     """T_i."""
@@ -41,9 +41,9 @@ class ClientRound:
     vector_F: np.ndarray | None = None
     """P_i; None before training."""
     tallies: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """What :meth:`Correction.stepped` has added up, exchanged entries, by name."""
+    """Totals of :meth:`Correction.stepped`, exchanged entries, by name."""
     new: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """What :meth:`Correction.finish` has returned."""
+    """What :meth:`Correction.finish` returned."""
 
     @property
     def trained_F(self) -> np.ndarray:
@@ -53,29 +53,29 @@ class ClientRound:
         return self.vector_F
 
     def read(self, name: str) -> np.ndarray:
-        """Return one of the server's arrays; zeros where it has none, as in the warm-up of ``layers.share_rule``."""
+        """Return one of the server's arrays; zeros if it has none, as in the warm-up of ``layers.share_rule``."""
         array_F = self.server.get(name)
         return np.zeros_like(self.start_F) if array_F is None else array_F
 
     def has_kept(self, name: str) -> bool:
-        """Tell whether the client has kept something by this name: not before its first round."""
+        """Whether the client has kept an array of this name; never before its first round."""
         return name in self.old
 
     def kept(self, name: str) -> np.ndarray:
-        """Return what the client has kept from its last round; zeros before the first."""
+        """Return what the client kept from its last round; zeros before the first."""
         array_F = self.old.get(name)
         return np.zeros_like(self.start_F) if array_F is None else array_F
 
 
 class Local(Protocol):
-    """Clients that train side by side, one a row, as torch tensors on the device: what the hooks of a step see."""
+    """Clients that train side by side, one per row, as torch tensors on the device: what the hooks of a step see."""
 
     config: Any
-    """Section ``client`` in force."""
+    """The section ``client``."""
     clipped_C1: Any
-    """Factors by which gradients were clipped; after clipping."""
+    """Factors by which gradients were clipped; available after clipping."""
     tallies: Mapping[str, Any]
-    """Tensors [C, A] that begin at zero, to add to in :meth:`Correction.stepped`, by name."""
+    """Tensors [C, A] by name that start at zero; :meth:`Correction.stepped` adds to them."""
 
     @property
     def lr_C1(self) -> Any:
@@ -87,29 +87,29 @@ class Local(Protocol):
 
     @property
     def start_CF(self) -> Any:
-        """P_t, once a client."""
+        """P_t, one row per client."""
 
     def begun(self, name: str) -> Any:
-        """Return what :meth:`Correction.begin` returned by this name, [C, F]; [C, 1] where it was a number."""
+        """Return what :meth:`Correction.begin` returned under this name, [C, F]; [C, 1] if it was a number."""
 
     def add_to(self, array_CA: Any, change_CF: Any) -> Any:
         """Add to the exchanged entries of an array, in place, and return it."""
 
     def with_added(self, array_CA: Any, change_CF: Any) -> Any:
-        """Return an array with something added to its exchanged entries."""
+        """Return a copy of an array with something added to its exchanged entries."""
 
     def gain_CA(self) -> Any:
-        """Return what the optimizer's step multiplies a steady gradient by, entry by entry."""
+        """Return, per entry, the factor by which the optimizer's step scales a constant gradient."""
 
 
 class Entries(Protocol):
     """A block of entries of the exchanged vector: sums are formed block by block, in float64, in scratch memory."""
 
     def float64(self, array_F: np.ndarray) -> np.ndarray:
-        """Return the block's entries of an array, as a copy in float64 that may be written to."""
+        """Return the block's entries of an array as a writable float64 copy."""
 
     def scratch(self) -> np.ndarray:
-        """Return room for as many numbers."""
+        """Return a scratch array of the block's size."""
 
 
 def times(term: np.ndarray, weight: float) -> np.ndarray:
@@ -120,47 +120,47 @@ def times(term: np.ndarray, weight: float) -> np.ndarray:
 class Correction:
     """The device's half of a method; this base class corrects nothing.
 
-    Hooks are called with many clients side by side, and with each alone; rows never mix. An array of a name belongs to one
-    correction: two that are in force together must not share names.
+    Hooks are called with many clients side by side or with a single one; rows never mix. Each array name belongs to one
+    correction: two active corrections must not share a name.
     """
 
     Config: ClassVar[type[Schema] | None] = None
-    """Keys of a plug-in, in section ``params.NAME``; they come as :attr:`params`."""
+    """Keys of a plug-in, in section ``params.NAME``; passed in as :attr:`params`."""
     params: Any = None
-    """Its ``Config``, None where it has none."""
+    """An instance of ``Config``, or None if there is none."""
     reads: tuple[str, ...] = ()
-    """Server arrays that it is handed; see :attr:`Method.serves`."""
+    """Server arrays that it reads; see :attr:`Method.serves`."""
     kept: tuple[str, ...] = ()
     """Arrays [F] that a client keeps between rounds."""
     tallies: tuple[str, ...] = ()
-    """Arrays that are added to in each step."""
+    """Arrays accumulated over the local steps."""
     displacements: tuple[str, ...] = ()
-    """Those of the tallies that hold what steps took away from the vector: an attacker falsifies them with it."""
+    """The tallies that hold what steps subtracted from the vector: an attacker falsifies them together with it."""
     sums: tuple[str, ...] = ()
-    """Sums over clients that it forms. ``vector`` among them takes the place of the sum of w_i P_i."""
+    """Sums over clients that it forms. If ``vector`` is among them, it replaces the sum of w_i P_i."""
     words: Mapping[str, str] = MappingProxyType({})
-    """What ``down`` and ``up`` name, in words for people, where the name does not do."""
+    """Readable names for entries of ``down`` and ``up``, where the name itself is not clear."""
     needs: str = "arrays of the server"
-    """What it reads, in words, for a message."""
+    """What it reads, as worded in error messages."""
     kept_by: str = "another server.kind"
-    """Which config has it, in words."""
-    combines: str = "takes them together in its own way"
-    """What it does to clients' vectors where ``vector`` is among its sums, in words."""
+    """Config that provides it, as worded in error messages."""
+    combines: str = "combines them in its own way"
+    """What it does to clients' vectors if ``vector`` is among its sums, as worded in error messages."""
 
     def __init__(self, params: Any = None) -> None:
         self.params = params
 
     @classmethod
     def of(cls, client: Any, params: Any = None) -> Correction:
-        """Make it from the section ``client`` and from its ``Config``, None where it has none; called by the driver."""
+        """Build the correction from section ``client`` and its ``Config`` (None if it has none); called by the driver."""
         return cls() if cls.Config is None else cls(params)
 
     def down(self, client: Any) -> tuple[str, ...]:
-        """Return the vectors that a real server would send a device beside the prompt; may depend on section ``client``."""
+        """Return the vectors a real server would send a device besides the prompt; may depend on section ``client``."""
         return self.reads
 
     def up(self, client: Any) -> tuple[str, ...]:
-        """Return the vectors that a real device would send beside the prompt."""
+        """Return the vectors a real device would send besides the prompt."""
         return ()
 
     def begin(self, client: ClientRound) -> Mapping[str, np.ndarray | float]:
@@ -172,14 +172,14 @@ class Correction:
         return gradient_CA
 
     def step(self, local: Local, step_CA: Any) -> Any:
-        """Return the step, which is taken times the learning rate, with what is added to the optimizer's direction."""
+        """Return the step with what is added to the optimizer's direction; it is then scaled by the learning rate."""
         return step_CA
 
     def stepped(self, local: Local, step_CA: Any) -> None:
-        """Add to ``local.tallies`` what is to be known of the step."""
+        """Add this step's contribution to ``local.tallies``."""
 
     def finish(self, client: ClientRound) -> Mapping[str, np.ndarray]:
-        """Return what the client keeps, by the names in ``kept``."""
+        """Return what the client keeps, keyed by the names in ``kept``."""
         return {}
 
     def terms(self, client: ClientRound, weight: float, entries: Entries) -> Mapping[str, np.ndarray]:
@@ -187,42 +187,42 @@ class Correction:
         return {}
 
     def singles(self, *, robust: bool) -> tuple[str, ...]:
-        """Return the names of arrays that go to the server client by client.
+        """Return the names of arrays sent to the server per client.
 
         Parameters
         ----------
         robust
-            For a robust rule; else for a method that takes clients one by one.
+            True for a robust rule, False for a method that processes clients one by one.
         """
         return ()
 
     def single(self, client: ClientRound, name: str) -> np.ndarray:
-        """Return the client's array of such a name."""
+        """Return the client's array of a name from :meth:`singles`."""
         raise KeyError(name)
 
     def average(self, sums: Mapping[str, np.ndarray], weight_sum: float) -> np.ndarray:
-        """Return P_bar of the sums, float64, on the server; asked where ``vector`` is among the sums."""
+        """Return P_bar from the sums, float64; called on the server if ``vector`` is among the sums."""
         average_F: np.ndarray = sums[VECTOR] / weight_sum
         return average_F
 
     def remake(self, combined: CombinedUpdate, state: ServerState, rule: Rule) -> CombinedUpdate:
-        """Return the update with a robust rule in the place of the means of its sums."""
+        """Return the update with the means of its sums replaced by a robust rule."""
         return combined
 
 
 def check_names(corrections: Iterable[Correction]) -> None:
-    """Refuse corrections that give one name to two arrays.
+    """Refuse corrections that use the same name for two arrays.
 
     Raises
     ------
     ValueError
-        Naming it.
+        Naming the array.
     """
     taken = {"kept": {PERSONAL, FIRST_MOMENT, SECOND_MOMENT}, "tallies": set[str](), "sums": set[str]()}
     for part in corrections:
         for where, names in taken.items():
             if twice := names & set(getattr(part, where)):
-                raise ValueError(f"two corrections in force have an array {listed(sorted(twice))} among their {where}")
+                raise ValueError(f"two active corrections both declare {listed(sorted(twice))} in {where}; rename one")
             names |= set(getattr(part, where))
 
 

@@ -1,7 +1,7 @@
 """The errors a user can cause, each one sentence long.
 
 The command line prints a :class:`FedsimError` as ``error: <sentence>`` and exits with status 2; any other
-exception is a defect of ours and keeps its traceback.
+exception is a bug in fedsim and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterable
 
 _LONGEST_WORD = 240
 _LONGEST_COMPARED = 200
-"""Characters; the time that a comparison takes grows with their square."""
+"""In characters; comparison time grows quadratically."""
 
 
 class FedsimError(Exception):
-    """Base of every error that names what is wrong, where, and what would be right.
+    """Base of all errors that name what is wrong, where, and what would be right.
 
-    What stands in a file or on a command line may be anything, so that in the sentence line breaks and control characters are
-    escaped, and words of more than 240 characters shortened.
+    A file or command line may contain anything, so the sentence has line breaks and control characters escaped, and words
+    of more than 240 characters shortened.
     """
 
     def __init__(self, sentence: str = "") -> None:
@@ -39,7 +39,7 @@ class DataError(FedsimError):
 
 
 class PartitionError(FedsimError):
-    """A dataset cannot be dealt out to clients as asked."""
+    """A dataset cannot be partitioned over clients as requested."""
 
 
 class ModelError(FedsimError):
@@ -47,7 +47,7 @@ class ModelError(FedsimError):
 
 
 class ResourceError(FedsimError):
-    """CPUs, GPUs, memory or a cluster asked for are not there."""
+    """Requested CPUs, GPUs, memory or a cluster are not available."""
 
 
 class ClientError(FedsimError):
@@ -70,7 +70,7 @@ def suggestion(word: str, choices: Iterable[str]) -> str:
 
 
 def shown(value: object, most: int = 80) -> str:
-    """Return a value as it is shown in a sentence: as Python writes it, at most ``most`` characters."""
+    """Return a value as shown in a message: its ``repr``, cut to ``most`` characters."""
     try:
         text = repr(value)
     except ValueError:  # a number of more digits than Python writes
@@ -79,7 +79,7 @@ def shown(value: object, most: int = 80) -> str:
 
 
 def listed(names: Iterable[object], most: int = 10, longest: int = 60) -> str:
-    """Return names with commas between them, as they are shown in a sentence: the first ``most``, and how many more."""
+    """Return names joined by commas for a message: the first ``most``, then how many more there are."""
     texts = [name if len(name) <= longest else f"{name[: longest - 3]}..." for name in map(str, names)]
     return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 

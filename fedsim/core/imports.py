@@ -1,4 +1,4 @@
-"""Imports of large packages, made as cheap as Python allows."""
+"""Cheaper imports of large packages."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 
 @contextmanager
 def large_imports() -> Iterator[None]:
-    """Keep Python's cyclic garbage collector still in a block that imports torch and transformers.
+    """Pause Python's cyclic garbage collector in a block that imports torch and transformers.
 
-    Almost all objects that imports make stay for good, and the collector would look through hundreds of thousands of them
-    again and again: a fifth of the time. Those made by the first such block of a process are taken out of its sight for good.
+    Almost all objects created by imports are permanent, and scanning hundreds of thousands of them again and again takes a
+    fifth of the import time. Objects created by the first such block of a process are excluded from collection for good.
     """
     first, was_enabled = "torch" not in sys.modules, gc.isenabled()
     gc.disable()
@@ -28,7 +28,7 @@ def large_imports() -> Iterator[None]:
 
 
 def import_ahead(modules: Iterable[str]) -> None:
-    """Import modules that will be needed soon; one that is not there is left to whoever needs it to report."""
+    """Import modules that will be needed soon; a missing one is ignored here and reported where it is used."""
     with large_imports():
         for module in modules:
             with suppress(ImportError):

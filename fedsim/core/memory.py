@@ -1,4 +1,4 @@
-"""Memory of this process: how much it has had at most, and keeping what it has once had."""
+"""Memory of this process: its peak, and keeping freed memory for reuse."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _KEPT_BYTES = 2**30
 def keep_freed_memory() -> None:
     """Let this process keep memory that it frees, up to 1 GiB, for what it allocates next.
 
-    The C library would hand arrays of some megabytes back to the system as soon as they are freed and ask for them again a
-    moment later, page by page: on a virtual machine that takes several times as long as to fill them. What is kept is part of
-    the process's peak in any case. Does nothing where the C library is another than glibc.
+    By default the C library returns arrays of a few megabytes to the system as soon as they are freed and requests them again
+    a moment later, page by page; on a virtual machine that takes several times as long as filling them. The kept memory is
+    part of the process's peak in any case. Does nothing if the C library is not glibc.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -29,12 +29,12 @@ def keep_freed_memory() -> None:
 
 
 def peak_memory_bytes() -> int | None:
-    """Return the peak resident memory of this process in bytes, or None where the system does not tell.
+    """Return the peak resident memory of this process in bytes, or None if the system does not report it.
 
     Resident memory counts pages that are shared with other processes, such as mapped weights, in each of them.
     """
     try:
-        # Not getrusage where it can be helped: on Linux a process starts with the peak of the one that forked it.
+        # getrusage only as a fallback: on Linux a process inherits the peak of the one that forked it.
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         (peak,) = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
         return int(peak) * 1024

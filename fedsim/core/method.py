@@ -1,12 +1,12 @@
-"""What a method does on each side: :class:`Method` on the server, :class:`Correction` on the device. No torch here.
+"""The two halves of a method: :class:`Method` on the server, :class:`Correction` on the device. No torch here.
 
-Both declare which arrays they hand to each other, by name; traffic, client states, sums, checkpoints, the memory plan and what
-a robust rule may look at follow from that. They hold values of the config alone, so that the driver can make them and hand
-them to workers and server, which never look a name up.
+Both declare, by name, the arrays they pass to each other; traffic, client states, sums, checkpoints, the memory plan and the
+arrays open to a robust rule follow from that. They hold config values only, so the driver can build them and pass them to
+workers and server, which never look up a name.
 
-A round in these terms. The server broadcasts P_t and those of its arrays that a correction ``reads``. A device trains:
-``begin``, then ``gradient``, ``step`` and ``stepped`` in every local step, then ``finish`` gives what it keeps. Its ``terms``
-are added up in float64 over the round's clients; :meth:`Method.apply` makes the next state of the sums.
+One round: the server broadcasts P_t and those of its arrays that a correction ``reads``. A device trains: ``begin``, then
+``gradient``, ``step`` and ``stepped`` in every local step, then ``finish`` returns what it keeps. Its ``terms`` are summed in
+float64 over the round's clients; :meth:`Method.apply` computes the next state from the sums.
 
 Shape suffixes: F entries of the exchanged vector, A all parameters a client trains, C clients side by side, k clients of a
 round in the order drawn.
@@ -47,7 +47,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ServerState:
-    """All that the server carries from round to round. Arrays have the dtype of ``vector_F`` (float64 in a run)."""
+    """Everything the server keeps from round to round. Arrays have the dtype of ``vector_F`` (float64 in a run)."""
 
     vector_F: np.ndarray
     """P_t."""
@@ -65,7 +65,7 @@ class ServerState:
         return self.arrays[name]
 
     def with_arrays(self, vector_F: np.ndarray | None = None, **arrays: np.ndarray) -> ServerState:
-        """Return the state with another vector, and some other arrays."""
+        """Return a copy of the state with the given vector and arrays replaced."""
         return replace(self, vector_F=self.vector_F if vector_F is None else vector_F, arrays={**self.arrays, **arrays})
 
 
@@ -73,20 +73,20 @@ class MethodConfig(Schema):
     """Keys of section ``server`` that every kind has, each with its own defaults."""
 
     lr: PositiveFloat = 1.0
-    """Server learning rate (eta). The adaptive kinds divide a step by its own size, so theirs is about how far an entry moves
-    in a round; their default, 0.2, suits local learning rates of some hundredths, and is the first key to tune."""
+    """Server learning rate (eta). The adaptive kinds normalize each step, so theirs is roughly how far an entry moves in a
+    round; their default, 0.2, suits local learning rates of a few hundredths and is the first key to tune."""
     lr_decay: float = Field(default=1.0, gt=0.0, le=1.0)
     """Factor on the learning rate after every round."""
     lr_min: NonNegativeFloat = 1e-4
     """Learning rate at which the decay stops."""
 
     uses: ClassVar[Uses] = {
-        "lr_min": (Use("lr_decay", test=lambda decay: decay < 1, words="it is for a decay below 1"),)
+        "lr_min": (Use("lr_decay", test=lambda decay: decay < 1, words="it applies to a decay below 1"),)
     }
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        """Give a key whose default alone is another one the meaning that it has in the class above."""
+        """Let a key that is redeclared only to change its default inherit its description."""
         for name, key in cls.model_fields.items():
             inherited = (base.model_fields.get(name) for base in cls.__mro__[1:] if issubclass(base, Schema))
             key.description = key.description or next((above.description for above in inherited if above), None)
@@ -95,7 +95,7 @@ class MethodConfig(Schema):
 class Method:
     """The server's half of a method; this base class is FedAvg, P - eta (P - P_bar) (McMahan et al. 2017).
 
-    Pure functions of records: whatever is kept from round to round is in the state's arrays.
+    Its hooks are pure functions of records: everything kept from round to round is in the state's arrays.
 
     Parameters
     ----------
@@ -106,25 +106,25 @@ class Method:
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
-    """The keys of section ``server`` that this kind has, beside those of :class:`server.config.ServerConfig`."""
+    """The keys of section ``server`` for this kind, besides those of :class:`server.config.ServerConfig`."""
     correction: ClassVar[str] = "none"
-    """What ``client.correction: auto`` means with it."""
+    """The correction that ``client.correction: auto`` selects."""
     allowed: ClassVar[tuple[str, ...] | None] = None
-    """Values of ``client.correction`` that it can do with; None for all."""
+    """Values of ``client.correction`` that it supports; None for all."""
     instead: ClassVar[str] = ""
-    """What to use for another correction, in words."""
+    """What to use for another correction, as worded in error messages."""
     one_by_one: bool = False
-    """The step takes the clients one by one, in the order drawn; it has weights ``w_k`` and its corrections' ``singles``."""
+    """The step processes clients one by one, in the order drawn, with weights ``w_k`` and its corrections' ``singles``."""
     in_turn: str = "steps that take clients one by one"
-    """What does so, in words."""
+    """What makes it do so, as worded in error messages."""
 
     def __init__(self, config: MethodConfig | None = None, correction: Correction | None = None) -> None:
         self.config: Any = type(self).Config() if config is None else config
         self.corrections: tuple[Correction, ...] = self.parts(correction or Correction())
-        """The device's halves in force."""
+        """The active corrections."""
 
     def parts(self, correction: Correction) -> tuple[Correction, ...]:
-        """Return the device's halves in force; the chosen correction, and what else the method needs of devices."""
+        """Return the active corrections: the chosen one, and any others that the method needs on devices."""
         return (correction,)
 
     @property
@@ -148,20 +148,20 @@ class Method:
 
     @property
     def broadcast(self) -> tuple[str, ...]:
-        """Names of the server's arrays that devices are handed."""
+        """Names of the server's arrays that devices receive."""
         return tuple(name for part in self.corrections for name in part.reads if name in self.serves)
 
     @property
     def combining(self) -> Correction | None:
-        """The correction that takes clients' vectors together in its own way, or None for their mean."""
+        """The correction that combines clients' vectors in its own way, or None for their mean."""
         return next((part for part in self.corrections if VECTOR in part.sums), None)
 
     def average(self, sums: Mapping[str, np.ndarray], weight_sum: float) -> np.ndarray:
-        """Return P_bar of a round's sums."""
+        """Return P_bar from a round's sums."""
         return (self.combining or Correction()).average(sums, weight_sum)
 
     def singles(self, *, robust: bool) -> tuple[str, ...] | None:
-        """Return the names of what goes to the server client by client, None where sums are enough."""
+        """Return the names of arrays sent to the server per client, or None if sums are enough."""
         if not robust and not self.one_by_one:
             return None
         names = tuple(name for part in self.corrections for name in part.singles(robust=robust))
@@ -169,7 +169,7 @@ class Method:
 
 
 def plain(corrections: tuple[Correction, ...]) -> Method:
-    """Return FedAvg of devices with these corrections: the method of a warm-up, whose server keeps nothing for them."""
+    """Return FedAvg with these corrections on devices: the method of a warm-up, whose server keeps no arrays for them."""
     method = Method()
     method.corrections = corrections
     return method

@@ -1,4 +1,4 @@
-"""The source of a plug-in: how it becomes a module, on the driver and in actors, and where in it an error came from."""
+"""Plug-in source: loading it as a module, on the driver and in actors, and locating errors in it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from types import ModuleType
 from fedsim.core.errors import FedsimError, PluginError
 
 MODULE = "fedsim_plugin_"
-"""Beginning of the name of the module that a file becomes."""
+"""Prefix of the module name given to a plug-in file."""
 loading_shipped: ContextVar[bool] = ContextVar("loading_shipped", default=False)
-"""Whether a source is loaded in an actor, in which nothing is registered: nobody looks a name up there."""
+"""Whether a source is being loaded in an actor, where nothing is registered because names are never looked up."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Plugin:
     file: str
     """Name of its file, without folders."""
     module: str
-    """Name of the module that it becomes, here and in actors."""
+    """Name of its module, here and in actors."""
     path: str
-    """Where the file lies, or lay."""
+    """Path of the file; in an actor it need not exist."""
     source: str = field(repr=False)
 
     @property
@@ -37,16 +37,16 @@ class Plugin:
         return hashlib.sha256(self.source.encode()).hexdigest()
 
     def execute(self) -> None:
-        """Run the source as its module, in place of an earlier one of that name.
+        """Run the source as its module, replacing an earlier module of that name.
 
         Raises
         ------
         PluginError
-            If it raises: with the line, and what it raised.
+            If the source raises; names the line and the exception.
         """
         module = ModuleType(self.module)
         module.__file__ = self.path
-        # With these, tracebacks show the source's lines where the file is not.
+        # Lets tracebacks show source lines on machines that lack the file.
         linecache.cache[self.path] = (len(self.source), None, self.source.splitlines(keepends=True), self.path)
         before = sys.modules.get(self.module)
         sys.modules[self.module] = module
@@ -65,7 +65,10 @@ class Plugin:
 
 @contextmanager
 def blaming() -> Iterator[None]:
-    """Turn what comes out of a plug-in's file in this block into one sentence, as :func:`fault_of` does."""
+    """Turn an exception from a plug-in's file in this block into one sentence; see :func:`fault_of`.
+
+    Unlike :func:`fedsim.core.plugins.guarded` it needs no registry, so that it works in actors.
+    """
     try:
         yield
     except Exception as error:
@@ -75,7 +78,7 @@ def blaming() -> Iterator[None]:
 
 
 def fault_of(error: Exception) -> PluginError | None:
-    """Return one sentence with the line of the plug-in's file that an error came out of, None where none is to blame."""
+    """Return one sentence with the plug-in's file and line that caused an error, or None if no plug-in did."""
     if isinstance(error, FedsimError):
         return error if isinstance(error, PluginError) else None
     path, trace = None, error.__traceback__
@@ -87,7 +90,7 @@ def fault_of(error: Exception) -> PluginError | None:
 
 
 def line_in(error: BaseException, path: str) -> str:
-    """Return ``", line N"``, the last one in the file that led to an error, or nothing."""
+    """Return ``", line N"`` for the innermost line of the file in an error's traceback, or an empty string."""
     if isinstance(error, SyntaxError) and error.filename == path:
         return f", line {error.lineno}"
     line, trace = None, error.__traceback__
@@ -99,6 +102,6 @@ def line_in(error: BaseException, path: str) -> str:
 
 
 def said(error: BaseException) -> str:
-    """Return what kind of error it is and the first line of what it says."""
+    """Return an error's type and the first line of its message."""
     text = error.msg if isinstance(error, SyntaxError) else (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

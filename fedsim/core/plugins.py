@@ -1,9 +1,9 @@
-"""Plug-ins: kinds that come from a user's file, module or installed package.
+"""Plug-ins: kinds from a user's file, module or installed package.
 
-Nothing in a config runs code. A file is loaded because the user says so (``--load FILE.py``, ``load=[...]`` in Python), a
-package because it is installed and has the entry point ``fedsim.plugins``. What is loaded registers itself by :func:`register`.
+Nothing in a config runs code. A file is loaded at the user's request (``--load FILE.py``, ``load=[...]`` in Python), a
+package if it is installed and has the entry point ``fedsim.plugins``. Plug-ins register their kinds with :func:`register`.
 
-Names are looked up by the driver alone. Actors are handed objects; :mod:`fedsim.executors.ray.shipping` sends sources along.
+Only the driver looks up names. Actors receive objects; :mod:`fedsim.executors.ray.shipping` sends the sources along.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ REGISTRIES = {
     "task": "fedsim.data.tasks:TASKS",
     "family": "clients.backbone.families:FAMILIES",
 }
-"""Where each kind of plug-in is registered; imported when it is asked for."""
+"""Registry of each kind of plug-in; imported on first use."""
 WITH_PARAMS = ("correction", "robust_rule", "attack", "callback", "partitioner")
-"""Kinds whose classes may have a ``Config``: keys of their own in the section ``params``."""
+"""Kinds whose classes may have a ``Config``, with keys in the section ``params``."""
 ENTRY_POINTS = "fedsim.plugins"
 
 T = TypeVar("T")
 
 _loaded: dict[str, Plugin] = {}
-"""Plug-ins of this process by the names of their files."""
+"""Plug-ins of this process by file name."""
 _made: dict[str, list[tuple[Registry[Any], str]]] = {}
-"""What each has registered."""
+"""Registrations of each plug-in."""
 _unfiled: dict[str, str] = {}
-"""What was registered by a script or notebook: the source of each, by kind and name."""
+"""Source of each registration by a script or notebook, by kind and name."""
 _installed_loaded = False
 
 
@@ -54,12 +54,12 @@ _installed_loaded = False
 
 
 def register(kind: str, name: str) -> Callable[[T], T]:
-    """Return a decorator that makes a class, function or object known by ``name``.
+    """Return a decorator that registers a class, function or object as ``name``.
 
     Parameters
     ----------
     kind
-        What it is: ``method`` (a subclass of :class:`fedsim.core.method.Method`, named by ``server.kind``), ``correction``
+        Kind of plug-in: ``method`` (a subclass of :class:`fedsim.core.method.Method`, named by ``server.kind``), ``correction``
         (of :class:`~fedsim.core.correction.Correction`, ``client.correction``), ``robust_rule`` (of
         :class:`~fedsim.core.robust.RobustRule`, ``server.aggregation``), ``attack`` (of
         :class:`~fedsim.core.attack.Attack`, ``attack.kind``), ``partitioner`` (of :class:`partitions.Partitioner`,
@@ -73,7 +73,7 @@ def register(kind: str, name: str) -> Callable[[T], T]:
     Raises
     ------
     PluginError
-        If there is no such kind, the name is taken, or what is decorated cannot be of that kind.
+        If there is no such kind, the name is taken, or the decorated object cannot be of that kind.
 
     Examples
     --------
@@ -103,7 +103,7 @@ def register(kind: str, name: str) -> Callable[[T], T]:
 
 
 def _note_origin(kind: str, name: str, caller: str, thing: Any) -> None:
-    """Take up what a module that was not loaded as a plug-in has registered, so that actors and records know of it."""
+    """Record a registration by a module that was not loaded as a plug-in, so that actors and run records include it."""
     module = sys.modules.get(caller)
     file = getattr(module, "__file__", None)
     if caller != "__main__" and "." not in caller and file is not None and not _is_installed(file):
@@ -127,12 +127,12 @@ def _is_installed(file: str) -> bool:
 
 
 def load_plugin(path: str | Path) -> Plugin:
-    """Load a Python file that registers kinds; one that is loaded already, with the same content, is left as it is.
+    """Load a Python file that registers kinds; a file already loaded with the same content is not loaded again.
 
     Raises
     ------
     PluginError
-        If there is no such file, it is not Python, it raises, registers nothing, or has the name of another one.
+        If the file does not exist, is not Python, raises, registers nothing, or shares its name with another plug-in.
     """
     plugin = _read(Path(path))
     known = _loaded.get(plugin.file)
@@ -147,7 +147,7 @@ def load_plugin(path: str | Path) -> Plugin:
             plugin.execute()
             if not made:
                 raise PluginError(
-                    f"the plug-in {path} registers nothing; put @fedsim.register(KIND, NAME) above what it is to add"
+                    f"the plug-in {path} registers nothing; put @fedsim.register(KIND, NAME) above what it adds"
                 )
         except PluginError:
             for registry, name in made:
@@ -166,7 +166,7 @@ def load_files(paths: Iterable[str | Path] | None) -> None:
 
 
 def load_installed() -> None:
-    """Import what installed packages name as ``fedsim.plugins``, once in a process.
+    """Import the ``fedsim.plugins`` entry points of installed packages, once per process.
 
     Raises
     ------
@@ -186,30 +186,30 @@ def load_installed() -> None:
             raise
         except Exception as error:
             raise PluginError(
-                f"the plug-in {point.name} of the installed package {owner} cannot be loaded: {said(error)}; mend or remove it"
+                f"the plug-in {point.name} of the installed package {owner} cannot be loaded: {said(error)}; fix or remove it"
             ) from error
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the versions of the installed packages that are plug-ins."""
+    """Return the versions of installed packages that provide plug-ins."""
     points = metadata.entry_points(group=ENTRY_POINTS)
     return {point.dist.name: point.dist.version for point in points if point.dist is not None}
 
 
 def unload(file: str) -> None:
-    """Forget a plug-in and what it has registered."""
+    """Forget a plug-in and everything it registered."""
     _forget(file)
     if (plugin := _loaded.pop(file, None)) is not None:
         sys.modules.pop(plugin.module, None)
 
 
 def loaded() -> tuple[Plugin, ...]:
-    """Return the plug-ins of this process that have a file."""
+    """Return this process's plug-ins that have a file."""
     return tuple(_loaded.values())
 
 
 def hashes() -> dict[str, str]:
-    """Return the SHA-256 of each plug-in's source by the name of its file, that of a script's own kinds as ``__main__``."""
+    """Return the SHA-256 of each plug-in's source by file name; kinds registered by a script are under ``__main__``."""
     found = {file: plugin.sha256 for file, plugin in sorted(_loaded.items())}
     if _unfiled:
         found["__main__"] = hashlib.sha256(repr(sorted(_unfiled.items())).encode()).hexdigest()
@@ -240,14 +240,14 @@ def _read(path: Path) -> Plugin:
 
 @contextmanager
 def guarded(what: str, origin: str) -> Iterator[None]:
-    """Turn what a plug-in raises in this block into one sentence; errors of our own kinds are defects, and pass.
+    """Turn an exception of a plug-in in this block into one sentence; those of built-in kinds are bugs and pass through.
 
     Parameters
     ----------
     what
-        Such as ``metric 'mine'``.
+        Name in the message, such as ``metric 'mine'``.
     origin
-        Where it comes from, as its registry says.
+        Origin from its registry; it also covers installed packages and scripts, which have no plug-in file.
     """
     try:
         yield
@@ -261,5 +261,5 @@ def guarded(what: str, origin: str) -> Iterator[None]:
 
 
 def is_plugin(origin: str) -> bool:
-    """Tell whether something that comes from there is not of ours."""
+    """Whether an origin is a plug-in rather than fedsim itself."""
     return origin.endswith(".py") or origin.partition(".")[0] not in OURS

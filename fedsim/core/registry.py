@@ -1,6 +1,6 @@
-"""Open registries: what a config's kinds stand for, ours and those of plug-ins.
+"""Open registries of the kinds a config can name, built-in and from plug-ins.
 
-A registry imports the modules that hold our own kinds when it is first asked, so that naming one costs no import.
+A registry imports the modules of built-in kinds on first use, so declaring one costs no import.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OURS = ("fedsim", "clients", "server", "partitions")
 
 T = TypeVar("T")
 Check = Callable[[str, Any, str], Any]
-"""From a name, what is to be registered, and what the registry holds, to what is registered; raises ``PluginError``."""
+"""Maps a name, the object to register and the registry's description to the object stored; may raise ``PluginError``."""
 
 _ORIGIN: ContextVar[str | None] = ContextVar("origin", default=None)
 _MADE: ContextVar[list[tuple[Registry[Any], str]] | None] = ContextVar("made", default=None)
@@ -31,12 +31,12 @@ _MADE: ContextVar[list[tuple[Registry[Any], str]] | None] = ContextVar("made", d
 
 @contextmanager
 def registering_from(origin: str) -> Iterator[list[tuple[Registry[Any], str]]]:
-    """Note for all kinds that are registered in this block where they come from, such as a plug-in's file.
+    """Record an origin, such as a plug-in's file, for every kind registered in this block.
 
     Yields
     ------
     list
-        What is registered in the block: registries and names.
+        Registrations made in the block, as registries and names.
     """
     made: list[tuple[Registry[Any], str]] = []
     tokens = _ORIGIN.set(origin), _MADE.set(made)
@@ -48,23 +48,23 @@ def registering_from(origin: str) -> Iterator[list[tuple[Registry[Any], str]]]:
 
 
 def current_origin() -> str | None:
-    """Return what :func:`registering_from` has set, if anything."""
+    """Return the origin set by :func:`registering_from`, if any."""
     return _ORIGIN.get()
 
 
 class Registry(Mapping[str, T]):
-    """Things of one sort by name.
+    """Objects of one kind by name.
 
     Parameters
     ----------
     what
-        What they are, in messages: ``server method``.
+        Description in messages, such as ``server method``.
     key
-        The config's key that names one: ``server.kind``; None where no key does.
+        Config key that names one, such as ``server.kind``; None if there is none.
     modules
-        Modules that register our own when they are imported.
+        Modules that register the built-in objects when imported.
     check
-        Refuses what cannot be one of them, or makes it one.
+        Refuses an unsuitable object, or converts it.
     """
 
     def __init__(
@@ -76,14 +76,14 @@ class Registry(Mapping[str, T]):
         self._origins: dict[str, str] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that adds what it decorates.
+        """Return a decorator that registers an object.
 
         Raises
         ------
         PluginError
-            If the name is taken by a thing from elsewhere, or what is decorated is no such thing.
+            If the name is taken by an object of another origin, or the object is unsuitable.
         """
-        # What plug-ins import of ours while they are loaded is still ours.
+        # Built-in modules that a plug-in imports while it is loaded are still built-in.
         caller = str(sys._getframe(1).f_globals.get("__name__"))
         ours = caller if caller.partition(".")[0] in OURS else None
 
@@ -95,11 +95,11 @@ class Registry(Mapping[str, T]):
         return decorate
 
     def add(self, name: str, thing: Any, origin: str) -> None:
-        """Add a thing that comes from ``origin``; see :meth:`register`."""
+        """Add an object that comes from ``origin``; see :meth:`register`."""
         known = self._origins.get(name)
         if known is not None and known != origin:
             raise PluginError(
-                f"the {self.what} {name!r} of {origin} cannot be registered: {known} has one of that name; rename one"
+                f"the {self.what} {name!r} of {origin} cannot be registered: {known} already has one of that name; rename one"
             )
         self._things[name] = thing if self._check is None else self._check(name, thing, self.what)
         self._origins[name] = origin
@@ -107,12 +107,12 @@ class Registry(Mapping[str, T]):
             made.append((self, name))
 
     def __getitem__(self, name: str) -> T:
-        """Return the thing of a name.
+        """Return the object of a name.
 
         Raises
         ------
         KeyError
-            If there is none; its only argument is a sentence that names those there are and the one most like it.
+            If there is none; its only argument is a sentence that lists the known names and suggests the closest.
         """
         if name not in self._things:
             self._import()
@@ -134,17 +134,17 @@ class Registry(Mapping[str, T]):
         return len(self._things)
 
     def discard(self, name: str) -> None:
-        """Take a thing out, if it is there."""
+        """Remove an object, if present."""
         self._things.pop(name, None)
         self._origins.pop(name, None)
 
     def origin(self, name: str) -> str:
-        """Return where a thing comes from: a module, or a plug-in's file."""
+        """Return the origin of an object: a module, or a plug-in's file."""
         self._import()
         return self._origins[name]
 
     def unknown(self, name: str) -> str:
-        """Return the sentence that answers a name that there is no thing of."""
+        """Return the error sentence for an unknown name."""
         return f"there is no {self.what} {name!r}; known are {listed(self, 40)}{suggestion(name, self)}"
 
     def _import(self) -> None:
@@ -158,10 +158,10 @@ def subclass_of(base: type) -> Check:
 
     def check(name: str, thing: Any, what: str) -> Any:
         if not (isinstance(thing, type) and issubclass(thing, base)):
-            raise PluginError(f"the {what} {name!r} has to be a subclass of {base.__name__}, not {_described(thing)}")
+            raise PluginError(f"the {what} {name!r} must be a subclass of {base.__name__}, not {_described(thing)}")
         config = getattr(thing, "Config", None)
         if config is not None and not (isinstance(config, type) and issubclass(config, BaseModel)):
-            raise PluginError(f"the {what} {name!r} has a Config that is no fedsim.core.schema.Schema")
+            raise PluginError(f"the {what} {name!r} has a Config that is not a fedsim.core.schema.Schema")
         return thing
 
     return check
@@ -172,16 +172,16 @@ def instance_of(base: type) -> Check:
 
     def check(name: str, thing: Any, what: str) -> Any:
         if not isinstance(thing, base):
-            raise PluginError(f"the {what} {name!r} has to be a {base.__name__}, not {_described(thing)}")
+            raise PluginError(f"the {what} {name!r} must be a {base.__name__}, not {_described(thing)}")
         return thing
 
     return check
 
 
 def function(name: str, thing: Any, what: str) -> Any:
-    """Check what goes into a registry of functions."""
+    """Check an object for a registry of functions."""
     if not callable(thing) or isinstance(thing, type):
-        raise PluginError(f"the {what} {name!r} has to be a function, not {_described(thing)}")
+        raise PluginError(f"the {what} {name!r} must be a function, not {_described(thing)}")
     return thing
 
 
@@ -190,15 +190,15 @@ def _described(thing: Any) -> str:
 
 
 def find(path: str) -> Any:
-    """Return what ``module:NAME`` stands for; the module is imported."""
+    """Import a module and return its object, given as ``module:NAME``."""
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
 def known_name(path: str) -> AfterValidator:
-    """Return the validator of a config's word that names something in the registry ``module:NAME``.
+    """Return a validator for a config value that names an entry of the registry ``module:NAME``.
 
-    In records, which are read with the context ``EVERY_KEY``, any word may stand: what they tell of need not be here.
+    Records, read with the context ``EVERY_KEY``, may hold any name: the plug-ins of a recorded run need not be loaded.
     """
 
     def check(name: str, info: ValidationInfo) -> str:

@@ -1,4 +1,4 @@
-"""What a call that trains a work group returns, as one record and as the objects that go through Ray."""
+"""The return value of a call that trains a work group, as one record and as separate Ray objects."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from fedsim.core.messages import ClientReport, WorkGroup
 
 @dataclass(frozen=True)
 class TrainReturns:
-    """What comes of a call that trains a group: what ``ClientWorker.train`` returns, and how it goes through Ray.
+    """The return value of ``ClientWorker.train``, and how it passes through Ray.
 
-    In Ray each state and each cache is an object of its own, which the driver holds a reference to.
+    In Ray each state and each cache is a separate object to which the driver holds a reference.
     """
 
     reports: tuple[ClientReport, ...]
-    """One a client, in the group's order."""
+    """One per client, in the group's order."""
     update: Any
-    """The group's sums, None if no client gave a usable result; or the reference to it."""
+    """The group's sums, or a reference to them; None if no client gave a usable result."""
     states: tuple[Any, ...]
-    """Each client's new state, the old one where it failed; empty where clients keep nothing but counts."""
+    """Each client's new state, or its old one if it failed; empty if clients keep only counts."""
     caches: tuple[Any, ...] = ()
-    """Of each client that the group names in ``keep_cached``: its frozen-layer cache, or None."""
+    """Frozen-layer cache, or None, of each client listed in the group's ``keep_cached``."""
 
     def pack(self, keeps_state: bool = True) -> tuple[Any, ...]:
-        """Return what an actor's call returns, object by object; without the states where clients keep nothing."""
+        """Return the separate objects that an actor's call returns; without states if clients keep none."""
         return self.reports, self.update, *(self.states if keeps_state else ()), *self.caches
 
     @classmethod
     def count(cls, group: WorkGroup, keeps_state: bool) -> int:
-        """Return how many objects :meth:`pack` gives for a group."""
+        """Return the number of objects that :meth:`pack` returns for a group."""
         return 2 + len(group.clients) * keeps_state + len(group.keep_cached)
 
     @classmethod
     def unpack(cls, packed: Sequence[Any], group: WorkGroup, keeps_state: bool) -> TrainReturns:
-        """Return the record that :meth:`pack` has taken apart; its entries may be references by now."""
+        """Rebuild the record from the objects of :meth:`pack`, which may now be references."""
         if len(packed) != cls.count(group, keeps_state):
             raise ValueError(f"group {group.group} returned {len(packed)} objects, not {cls.count(group, keeps_state)}")
         first_cache = len(packed) - len(group.keep_cached)

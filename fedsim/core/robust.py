@@ -1,4 +1,4 @@
-"""Robust aggregation: what stands in for the mean where some clients may send anything. Built-in rules: :mod:`server.robust`.
+"""Robust aggregation: replaces the mean when some clients may send anything. Built-in rules: :mod:`server.robust`.
 
 Shape suffixes: F entries of the exchanged vector, k clients in the order in which the cohort was drawn.
 """
@@ -16,32 +16,32 @@ from fedsim.core.schema import Schema
 
 
 class RobustRule(ABC):
-    """Takes a round's clients together; holds values of the config alone.
+    """Combines a round's clients; holds config values only.
 
-    It looks at the clients' vectors one by one, and is applied to their control variates, or whatever else a correction
-    sends, in the same way.
+    It is fitted to the individual client vectors, then applied in the same way to control variates or whatever else a
+    correction sends.
     """
 
     Config: ClassVar[type[Schema] | None] = None
-    """Keys of a plug-in, in section ``params.NAME``; they come as :attr:`params`."""
+    """Keys of a plug-in, in section ``params.NAME``; passed in as :attr:`params`."""
     params: Any = None
-    """Its ``Config``, None where it has none."""
+    """An instance of ``Config``, or None if there is none."""
 
     def __init__(self, params: Any = None) -> None:
         self.params = params
 
     @classmethod
     def of(cls, server: Any, params: Any = None) -> RobustRule:
-        """Make it from the section ``server`` and from its ``Config``, None where it has none; called by the driver."""
+        """Build the rule from section ``server`` and its ``Config`` (None if it has none); called by the driver."""
         return cls() if cls.Config is None else cls(params)
 
     def problem(self, clients: int) -> str | None:
-        """Return why the rule is not defined for a cohort of so many clients and what would be right, or None if it is."""
+        """Return None if the rule is defined for a cohort of this size, else why it is not and what would be right."""
         return None
 
     @abstractmethod
     def fit(self, vector_kF: np.ndarray, weights_k: np.ndarray, vector_F: np.ndarray) -> Rule:
-        """Look at a round's vectors; return what takes arrays of its clients together.
+        """Inspect a round's vectors and return the rule that combines arrays of its clients.
 
         Parameters
         ----------

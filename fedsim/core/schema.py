@@ -1,7 +1,7 @@
 """Base class of every configuration schema.
 
 A schema lives beside the code that it configures; ``fedsim/configuration/schema.py`` composes them. The docstring under a
-field is its meaning, printed by ``fedsim config`` and shown in error messages.
+field is its description, printed by ``fedsim config``.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from pydantic import (
 from fedsim.core.uses import EVERY_KEY, Uses, refuse_useless, reset_useless, useless, without_useless
 
 _MOST = 2**63 - 1
-"""Largest whole number: what arrays and files hold."""
+"""Largest integer that arrays and files can hold."""
 _LONGEST_NAME, _LONGEST_PATH = 255, 4000
-"""Bytes; a system refuses longer ones."""
+"""In bytes; operating systems refuse longer ones."""
 
 
 def _possible(path: str) -> str:
-    """Refuse what no system takes for a path: to ask for it would be an error and not "there is none"."""
+    """Refuse a path that no system accepts: looking it up would raise an error rather than find nothing."""
     longest = max(len(part.encode()) for part in path.split("/"))
     if longest > _LONGEST_NAME or len(path.encode()) > _LONGEST_PATH:
         raise ValueError(
-            f"the path has {len(path.encode())} bytes, its longest name {longest}; at most {_LONGEST_PATH}, and "
-            f"{_LONGEST_NAME} for a name, are possible"
+            f"the path has {len(path.encode())} bytes, its longest name {longest}; at most {_LONGEST_PATH} bytes are allowed, "
+            f"and {_LONGEST_NAME} for a name"
         )
     if path.startswith("~"):
         try:
             Path(path).expanduser()
         except RuntimeError:
-            raise ValueError("the path begins with ~, but there is no such user; write it from / on") from None
+            raise ValueError("the path begins with ~, but there is no such user; give the full path from /") from None
     return path
 
 
 PathText = Annotated[str, AfterValidator(_possible)]
-"""A path, or what may be one."""
+"""Text that is, or may be, a path."""
 
 
 class Schema(BaseModel):
@@ -63,16 +63,16 @@ class Schema(BaseModel):
     )
 
     uses: ClassVar[Uses] = {}
-    """What keys of the section need to have a use; see :mod:`fedsim.core.uses`."""
+    """Conditions under which keys of the section have an effect; see :mod:`fedsim.core.uses`."""
 
     @classmethod
     def all_uses(cls) -> Uses:
-        """Return :attr:`uses`, with what is known at run time alone."""
+        """Return :attr:`uses`, extended by conditions known only at run time."""
         return cls.uses
 
     @property
     def useless(self) -> frozenset[str]:
-        """Keys of the section, dotted where they stand further in, that have no use as it is."""
+        """Keys that have no effect with the section's current values; nested ones are dotted."""
         return frozenset(useless(self, self.all_uses()))
 
     @model_validator(mode="after")
@@ -90,14 +90,14 @@ class Schema(BaseModel):
     @field_validator("*")
     @classmethod
     def _can_be_used(cls, value: Any) -> Any:
-        """Refuse what no key has a use for, whatever it means: it would break what the value is handed to."""
+        """Refuse values that no key accepts, because they would break the code that receives them."""
         if isinstance(value, dict):
             items: Iterable[Any] = (*value, *value.values())
         else:
             items = value if isinstance(value, tuple) else (value,)
         for item in items:
             if isinstance(item, str) and "\0" in item:
-                raise ValueError("a NUL character stands in the text; take it out")
+                raise ValueError("the text contains a NUL character; remove it")
             if isinstance(item, int) and abs(item) > _MOST:
                 raise ValueError(f"the number must be at most {_MOST}")
         return value

@@ -1,7 +1,7 @@
-"""Every random draw of a run comes from a stream named by (root seed, round, client, purpose).
+"""Random streams: every draw of a run comes from a stream named by (root seed, round, client, purpose).
 
-A stream depends on nothing else, so neither the number of actors, nor the order in which they finish, nor a
-retry, nor a resume can change a draw. No global random state is read or written.
+A stream depends on nothing else, so the number of actors, the order in which they finish, a retry or a resume cannot
+change a draw. No global random state is read or written.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import numpy as np
 
 NO_ROUND = -1
-"""Round of draws that happen once a run (the partition, the initial prompt)."""
+"""Round of draws that happen once per run (the partition, the initial prompt)."""
 
 NO_CLIENT = -1
 """Client of draws that belong to no client (the cohort)."""
@@ -40,5 +40,5 @@ def stream(root: int, round: int, client: int, purpose: str) -> np.random.Genera
 
 
 def torch_seed(root: int, round: int, client: int, purpose: str) -> int:
-    """Return a 63-bit seed for a ``torch.Generator``, from the same naming of streams."""
+    """Return a 63-bit seed for a ``torch.Generator``, from a stream named in the same way."""
     return int(_sequence(root, round, client, purpose).generate_state(1, np.uint64)[0] >> np.uint64(1))

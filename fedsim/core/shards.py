@@ -1,6 +1,6 @@
-"""Which examples each client holds: three flat arrays, cheap for many thousand clients and stored once for all workers.
+"""Examples of each client: three flat arrays, cheap for many thousand clients and stored once for all workers.
 
-Shape suffixes: N examples dealt out, C clients.
+Shape suffixes: N examples assigned to clients, C clients.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Shards:
-    """Example numbers of all clients, one client after another; of each client first those it trains on."""
+    """Example numbers of all clients, one client after another; each client's training examples come first."""
 
     indices_N: np.ndarray
     """int64 example numbers; ascending within a client's training part and within its held-out part."""
@@ -26,7 +26,7 @@ class Shards:
         if self.offsets_C1[0] != 0 or self.offsets_C1[-1] != len(self.indices_N):
             raise ValueError("offsets_C1 must begin with 0 and end with the number of indices")
         if len(self.train_stops_C) != len(starts_C):
-            raise ValueError(f"{len(self.train_stops_C)} train stops stand against {len(starts_C)} clients")
+            raise ValueError(f"there are {len(self.train_stops_C)} train stops for {len(starts_C)} clients")
         if (self.train_stops_C < starts_C).any() or (self.train_stops_C > stops_C).any():
             raise ValueError("a train stop lies outside its client's examples")
 

@@ -1,8 +1,8 @@
-"""Keeps ``clients``, ``server`` and ``partitions`` what they are to fedsim: the packages that lie beside it.
+"""Makes ``clients``, ``server`` and ``partitions`` resolve to the packages beside fedsim.
 
-Python looks for them along ``sys.path``, which begins with the current folder or that of the user's script, in Ray's workers
-too; a ``server.py`` or a folder ``clients`` there would be taken in their place. What an actor's class needs first is of
-fedsim, whose import puts this in force in the worker before anything of the others is looked for.
+Python looks for them along ``sys.path``, which starts with the current folder or that of the user's script, in Ray's workers
+too; a ``server.py`` or a folder ``clients`` there would shadow them. An actor's class first needs a module of fedsim, and
+importing fedsim installs this finder in the worker before any of the others is looked up.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Siblings(MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return where one of the packages is; everything else is left to Python."""
+        """Return the location of one of the packages; everything else is left to Python."""
         return PathFinder.find_spec(name, [_ROOT]) if path is None and name in NAMES else None
 
 
 def find_first() -> None:
-    """Have them found from now on.
+    """Install the finder in this process.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The columnar token table: a tokenised dataset as a few flat arrays, stored once and mapped by every worker.
+"""Columnar token table: a tokenised dataset as a few flat arrays, stored once and mapped by every worker.
 
 Shape suffixes: N examples, Z all tokens one after another, B examples of a batch, T tokens of the batch's longest example.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """A padded batch; padding stands on the right."""
+    """A batch padded on the right."""
 
     input_ids_BT: np.ndarray
     """int64."""
@@ -39,7 +39,7 @@ class PackedTokens:
     lengths_B: np.ndarray
     """int64 number of tokens of each example."""
     read_rows_B: np.ndarray
-    """int64; place in ``ids_Z`` of each example's mask token, or of its last token."""
+    """int64; index in ``ids_Z`` of each example's mask token, or of its last token."""
     labels_B: np.ndarray
     """int64 class numbers."""
 
@@ -48,7 +48,7 @@ class PackedTokens:
 
     @cached_property
     def starts_B(self) -> np.ndarray:
-        """int64; place in ``ids_Z`` of each example's first token."""
+        """int64; index in ``ids_Z`` of each example's first token."""
         return np.cumsum(self.lengths_B) - self.lengths_B
 
     @cached_property
@@ -70,7 +70,7 @@ class TokenTable:
     labels_N: np.ndarray
     """int64 class numbers."""
     pad_id: int
-    """Token id that fills up a batch."""
+    """Token id used for padding."""
     type_ids_Z: np.ndarray | None = None
     """uint8 token types, or None."""
 
@@ -123,19 +123,19 @@ class TokenTable:
 
 
 def rows(starts_B: np.ndarray, lengths_B: np.ndarray) -> np.ndarray:
-    """Return the int64 places of all tokens of some examples, one example after another.
+    """Return the int64 indices of all tokens of some examples, one example after another.
 
     Parameters
     ----------
     starts_B, lengths_B
-        int64 place of each example's first token, and its number of tokens.
+        int64 index of each example's first token, and its number of tokens.
     """
     shifts_B = starts_B - (np.cumsum(lengths_B) - lengths_B)
     return np.arange(int(lengths_B.sum())) + np.repeat(shifts_B, lengths_B)
 
 
 def cut(lengths_B: np.ndarray, max_tokens: int | None) -> list[slice]:
-    """Cut a run of examples into pieces of about equal numbers of tokens, ``max_tokens`` at most, one example at least."""
+    """Cut consecutive examples into pieces of similar token counts, at most ``max_tokens`` and at least one example each."""
     ends_B = np.cumsum(lengths_B)
     pieces = 1 if max_tokens is None else -(-int(ends_B[-1]) // max_tokens)
     edges: list[int] = [0]

@@ -1,8 +1,8 @@
-"""What travels in a round between a real device and a real server that sees each device's result.
+"""Traffic of a round between a real device and a real server that sees each device's result.
 
-The one source of every figure of traffic: of reports, records, summary, plan and docs. It follows from what the corrections in
-force declare. Counted are vectors of the exchanged prompts and the head; single numbers (examples held, local steps) are not.
-docs/method.md says why each vector is needed.
+The single source of all traffic figures: reports, records, summary, plan and docs. It follows from the declarations of the
+active corrections. It counts vectors of the exchanged prompts and the head, not single numbers (examples held, local steps).
+docs/method.md explains why each vector is needed.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ PROMPT = "prompt"
 
 @dataclass(frozen=True)
 class Traffic:
-    """The vectors of a round, in words."""
+    """The vectors of a round, by readable name."""
 
     down: tuple[str, ...]
-    """What a device receives."""
+    """Vectors that a device receives."""
     up: tuple[str, ...]
-    """What it sends."""
+    """Vectors that a device sends."""
 
     def bytes_down(self, vector_bytes: int) -> int:
-        """Return the bytes that a device receives in a round, from those of one vector."""
+        """Return the bytes a device receives in a round, given the bytes of one vector."""
         return len(self.down) * vector_bytes
 
     def bytes_up(self, vector_bytes: int) -> int:
-        """Return the bytes that a device sends in a round."""
+        """Return the bytes a device sends in a round, given the bytes of one vector."""
         return len(self.up) * vector_bytes
 
 
 def round_traffic(corrections: Iterable[Correction], client: Any, served: Collection[str] | None = None) -> Traffic:
-    """Return what travels in a round: the prompt both ways, and what corrections need beside it.
+    """Return a round's traffic: the prompt in both directions, and what corrections need besides.
 
     Parameters
     ----------
     client
         The section ``client``.
     served
-        Names of the arrays that the server has, if not all that corrections read: none in the warm-up of
+        Names of the arrays that the server has; None for all that corrections read, empty in the warm-up of
         ``layers.share_rule``.
     """
     down, up = [PROMPT], [PROMPT]

@@ -1,7 +1,7 @@
-"""Keys that only some choices have a use for: which they are, and what is said of one that is given all the same.
+"""Keys that only have an effect with some choices, and the error for giving one without effect.
 
-A schema names them in :attr:`fedsim.core.schema.Schema.uses`. A key without a use is refused where it is given, and is left
-out of recorded configs, so that none claims what it did not do.
+A schema lists them in :attr:`fedsim.core.schema.Schema.uses`. A key without effect is refused when given and left out of
+recorded configs, so that a record never claims something the run did not do.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from pydantic_core import PydanticCustomError
 from fedsim.core.errors import listed
 
 EVERY_KEY: dict[str, Any] = {"every key": True}
-"""Context with which keys without a use are dumped too, and with which a record that holds them is read."""
+"""Context for dumping keys without effect as well, and for reading a record that contains them."""
 
 
 @dataclass(frozen=True)
 class Use:
-    """What gives a key its use: that another key of its section has one of some values."""
+    """Condition for a key to have an effect: another key of its section has one of some values."""
 
     key: str
-    """The deciding attribute of the section, dotted where it stands further in: a key, or a property made of several."""
+    """The deciding attribute of the section, dotted if nested: a key, or a property computed from several."""
     values: tuple[Any, ...] = ()
     by: str | None = None
-    """The key to name in a message, where ``key`` is a property."""
+    """The key to name in a message if ``key`` is a property."""
     test: Callable[[Any], bool] | None = None
-    """Whether the deciding value gives a use, in place of ``values``."""
+    """Test of the deciding value, in place of ``values``."""
     words: str | None = None
     """What would be right, in place of "it is a key of ..."."""
 
     def gives(self, section: BaseModel) -> bool:
-        """Return whether the section's own values give the key a use."""
+        """Return whether the key has an effect with the section's values."""
         value = _attribute(section, self.key)
         return value in self.values if self.test is None else self.test(value)
 
     def sentence(self, section: BaseModel) -> tuple[str, str, str]:
-        """Return the key that decides, what it has been set to in words, and what would be right."""
+        """Return the deciding key, its value in words, and what would be right."""
         by = self.by or self.key
         written, meant = _attribute(section, by), _attribute(section, self.key)
         value = _word(written) if written == meant else f"{_word(written)} (here: {_word(meant)})"
@@ -47,22 +47,22 @@ class Use:
 
 
 Uses = Mapping[str, tuple[Use, ...]]
-"""What each key, dotted, needs; all of it has to be given. A key that is not named always has a use."""
+"""Conditions of each dotted key, all of which must hold. A key that is not listed always has an effect."""
 
 
 def useless(section: BaseModel, uses: Uses) -> dict[str, Use]:
-    """Return each key that has no use as the section stands, and what it would need."""
+    """Return each key without effect in the section, with the first condition that does not hold."""
     found = {key: next((use for use in needed if not use.gives(section)), None) for key, needed in uses.items()}
     return {key: use for key, use in found.items() if use is not None}
 
 
 def refuse_useless(section: BaseModel, uses: Uses) -> None:
-    """Refuse keys that are given and have no use; null is as good as not given.
+    """Refuse keys that are given but have no effect; null counts as not given.
 
     Raises
     ------
     PydanticCustomError
-        Of type ``no_use``; ``fedsim.configuration.errors`` makes a sentence of it.
+        Of type ``no_use``; ``fedsim.configuration.errors`` turns it into a sentence.
     """
     guilty = {key: use for key, use in useless(section, uses).items() if _given(section, key) is not None}
     if not guilty:
@@ -76,21 +76,21 @@ def refuse_useless(section: BaseModel, uses: Uses) -> None:
 
 
 def reset_useless(section: BaseModel, uses: Uses) -> None:
-    """Give keys that have no use, and were given as null, their defaults."""
+    """Reset keys that have no effect and were given as null to their defaults."""
     for key in useless(section, uses):
         if key in section.model_fields_set:
             section.__dict__[key] = type(section).model_fields[key].get_default(call_default_factory=True)
 
 
 def without_useless(section: BaseModel, uses: Uses, values: dict[str, Any]) -> dict[str, Any]:
-    """Return a section's dumped values without the keys that have no use."""
+    """Return a section's dumped values without the keys that have no effect."""
     for key in useless(section, uses):
         values = without(values, key.split("."))
     return values
 
 
 def without(values: dict[str, Any], parts: Sequence[str]) -> dict[str, Any]:
-    """Return nested values without a key, if it is there."""
+    """Return nested values with a key removed, if present."""
     first, *rest = parts
     if first not in values:
         return values
@@ -101,7 +101,7 @@ def without(values: dict[str, Any], parts: Sequence[str]) -> dict[str, Any]:
 
 
 def _given(section: BaseModel, key: str) -> str | None:
-    """Return the key if it has been given a value, or the first given one in it where it is a section itself."""
+    """Return the key if it was given a value, or, for a section, the first given key in it; else None."""
     first, _, rest = key.partition(".")
     value = getattr(section, first)
     if first not in section.model_fields_set or value is None:
@@ -122,7 +122,7 @@ def _attribute(section: Any, path: str) -> Any:
 
 
 def _word(value: Any) -> str:
-    """Return a value as it is written in a config."""
+    """Return a value as written in a config."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"{value:g}" if isinstance(value, float) else str(list(value) if isinstance(value, tuple) else value)

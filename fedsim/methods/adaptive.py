@@ -13,7 +13,7 @@ from fedsim.core.method import METHODS, Method, MethodConfig, ServerState, avera
 
 
 class AdaptiveConfig(MethodConfig):
-    """Keys of all three."""
+    """Keys that all three kinds share."""
 
     lr: PositiveFloat = 0.2
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
@@ -23,13 +23,13 @@ class AdaptiveConfig(MethodConfig):
 
 
 class Adaptive(Method):
-    """A step along the first moment, divided by the root of the second; the kinds differ in the latter.
+    """A step along the first moment, divided by the root of the second; the kinds differ in the second moment.
 
-    The first moment begins at zero, the second at tau^2.
+    The first moment starts at zero, the second at tau^2.
     """
 
     def init(self, vector_F: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Return both moments."""
+        """Return the initial moments."""
         return {
             "velocity": np.zeros_like(vector_F),
             "second_moment": np.full_like(vector_F, self.config.tau**2),
@@ -46,7 +46,7 @@ class Adaptive(Method):
 
     @abstractmethod
     def second_moment(self, second_F: np.ndarray, square_F: np.ndarray) -> np.ndarray:
-        """Return the second moment with the squared change of a round in it."""
+        """Return the second moment updated with a round's squared change."""
 
 
 class DecayingConfig(AdaptiveConfig):
@@ -58,7 +58,7 @@ class DecayingConfig(AdaptiveConfig):
 
 @METHODS.register("fedadam")
 class FedAdam(Adaptive):
-    """The second moment is a running mean, as Adam's."""
+    """The second moment is a running mean, as in Adam."""
 
     Config = DecayingConfig
 
@@ -71,7 +71,7 @@ class FedAdam(Adaptive):
 
 @METHODS.register("fedyogi")
 class FedYogi(Adaptive):
-    """The second moment moves towards the square by no more than a share of the square, as Yogi's."""
+    """The second moment moves towards the square by at most a fraction of the square, as in Yogi."""
 
     Config = DecayingConfig
 
@@ -83,7 +83,7 @@ class FedYogi(Adaptive):
 
 @METHODS.register("fedadagrad")
 class FedAdagrad(Adaptive):
-    """The second moment is a sum, as Adagrad's."""
+    """The second moment is a sum, as in Adagrad."""
 
     class Config(AdaptiveConfig):
         """Keys of fedadagrad."""

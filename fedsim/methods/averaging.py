@@ -24,7 +24,7 @@ class FedAvgM(Method):
         """Server momentum (beta)."""
 
     def init(self, vector_F: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Return the velocity, zero."""
+        """Return a zero velocity."""
         return {"velocity": np.zeros_like(vector_F)}
 
     def apply(self, state: ServerState, combined: CombinedUpdate) -> ServerState:

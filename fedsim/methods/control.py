@@ -1,7 +1,7 @@
-"""Control variates on both sides, and SCAFFOLD, the method of them (Karimireddy et al. 2020, arXiv 1910.06378).
+"""Control variates on both sides, and SCAFFOLD, which is built on them (Karimireddy et al. 2020, arXiv 1910.06378).
 
-A client keeps c_i, the server c. Devices send the sums of s_i (c_i+ - c_i), s_i a client's weight in c, and of w_i c_i+ or,
-where the server steps with the variates from before the round, of w_i c_i.
+A client keeps c_i, the server c. Devices send the sums of s_i (c_i+ - c_i), with s_i a client's weight in c, and of w_i c_i+
+or, if the server steps with the variates from before the round, of w_i c_i.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ControlForm = Literal["scaffold", "displacement"]
 ControlMean = Literal["weights", "steps"]
 
 CONTROL, CHANGE, AFTER = "control", "control_change", "control_after"
-"""c and c_i, and the sum of those that the step is taken with; the sum of their changes; c_i+ where the former are c_i."""
+"""c and c_i, and the sum of the variates that the step uses; the sum of their changes; c_i+ if the step uses c_i."""
 _DRIFT = "drift"
 
 
@@ -50,13 +50,13 @@ def client_control(
     """Return c_i+, in the dtype of the arguments.
 
     ``scaffold``: c_i+ = c_i - c + (P_t - P_i) / (T_i eta), option II of SCAFFOLD, as FedPepTAO uses it. ``lr`` is the learning
-    rate at the start of the round, also where a schedule lowers it. Where the local steps were not corrected by c - c_i, as in
-    FedPepTAO, the terms c_i - c take away what was never added: after k rounds c_i holds k times the client's deviation from
+    rate at the start of the round, even if a schedule lowers it. If the local steps were not corrected by c - c_i, as in
+    FedPepTAO, the terms c_i - c subtract what was never added: after k rounds c_i holds k times the client's deviation from
     the others.
 
-    ``displacement``: c_i+ = P_t - P_i, what the client did in its last round, in the units of the prompt; c_i - c is added only
-    if the local steps were corrected (``drift_applied``). It is the memory of FedVARP (Jhunjhunwala et al. 2022, arXiv
-    2207.14130).
+    ``displacement``: c_i+ = P_t - P_i, the client's displacement in its last round, in the units of the prompt; c_i - c is
+    added only if the local steps were corrected (``drift_applied``). It is the memory of FedVARP (Jhunjhunwala et al. 2022,
+    arXiv 2207.14130).
     """
     moved_F = global_F - local_F
     if form == "scaffold":
@@ -66,16 +66,16 @@ def client_control(
 
 
 def drift(control_i_F: np.ndarray, control_F: np.ndarray, num_steps: int, lr: float, form: ControlForm) -> np.ndarray:
-    """Return c - c_i as what is added to every local step: per step and learning rate, whatever the form of the variates."""
+    """Return c - c_i in the units of a local step (per step and learning rate), for either form of the variates."""
     difference_F: np.ndarray = control_F - control_i_F
     return difference_F if form == "scaffold" else difference_F / (num_steps * lr)
 
 
 def control_by_weights(control_F: np.ndarray, change_sum_F: np.ndarray, population_weight: float) -> np.ndarray:
-    """Return c+ = c + sum over the cohort of w_i (c_i+ - c_i), over the sum of w_i of all clients; dtype of ``control_F``.
+    """Return c+ = c + (sum of w_i (c_i+ - c_i) over the cohort) / (sum of w_i over all clients), in the dtype of ``control_F``.
 
-    It keeps c equal to the mean of all clients' variates in the weights w_i, whoever takes part and however long, so that
-    c - c_i has mean zero over cohorts. Where all weights are equal, it is the server's control variate of SCAFFOLD
+    It keeps c equal to the w_i-weighted mean of all clients' variates, whoever takes part and for however many steps, so that
+    c - c_i has mean zero over cohorts. If all weights are equal, it is the server's control variate of SCAFFOLD
     (eq. 5 of algorithm 1: c + |S|/N * mean of c_i+ - c_i).
 
     Parameters
@@ -94,9 +94,9 @@ def control_by_weights(control_F: np.ndarray, change_sum_F: np.ndarray, populati
 def control_by_steps(control_F: np.ndarray, change_sum_F: np.ndarray, steps_sum: int, sample_rate: float) -> np.ndarray:
     """Return c+ = c + rho * sum_i T_i (c_i+ - c_i) / sum_i T_i, in the dtype of ``control_F`` (FedPepTAO's published code).
 
-    Where all T_i are equal, this is the mean that :func:`control_by_weights` keeps with equal weights. Otherwise the T_i of
-    a cohort are divided by their own sum, so that what a client adds and takes away later differ: c drifts off the mean of
-    the c_i and never returns.
+    If all T_i are equal, this is the mean that :func:`control_by_weights` keeps with equal weights. Otherwise the T_i of a
+    cohort are divided by their own sum, so a client later subtracts something other than what it added: c drifts away from
+    the mean of the c_i and never returns.
 
     Parameters
     ----------
@@ -122,21 +122,21 @@ def control_by_steps(control_F: np.ndarray, change_sum_F: np.ndarray, steps_sum:
 
 @CORRECTIONS.register("control")
 class ControlVariates(Correction):
-    """Keeps c_i, and adds c - c_i to every local step where it is the chosen correction.
+    """Keeps c_i, and adds c - c_i to every local step if it is the chosen correction.
 
     The drift is added to the step rather than to the gradient: c_i is a displacement per step and learning rate, so it has the
-    units of a step whatever the optimizer (with plain SGD the two are the same, and this is SCAFFOLD).
+    units of a step with any optimizer (with plain SGD the two are the same, and this is SCAFFOLD).
 
     Parameters
     ----------
     form
         See :func:`client_control`.
     mean
-        Whether c weighs clients by w_i or by their local steps.
+        Whether c weights clients by w_i or by their local steps.
     before
-        The server steps with the variates from before the round.
+        Whether the server steps with the variates from before the round.
     corrects
-        Local steps are corrected.
+        Whether local steps are corrected.
     """
 
     reads = (CONTROL,)
@@ -154,9 +154,9 @@ class ControlVariates(Correction):
     # -- on the device -------------------------------------------------------------------------------------------------
 
     def down(self, client: Any) -> tuple[str, ...]:
-        """Return c, where local steps are corrected by it.
+        """Return c if it corrects local steps.
 
-        c_i never travels: c_i+ is made of P_t, P_i, T_i, eta, c and c_i, all of which the server has.
+        c_i never travels: c_i+ follows from P_t, P_i, T_i, eta, c and c_i, all of which the server has.
         """
         return (CONTROL,) if self.corrects else ()
 
@@ -195,7 +195,7 @@ class ControlVariates(Correction):
         }
 
     def singles(self, *, robust: bool) -> tuple[str, ...]:
-        """Return the variates that the step is taken with, and for a robust rule c_i+ as well."""
+        """Return the variates that the server step uses and, for a robust rule, c_i+ as well."""
         return (CONTROL, AFTER) if robust and self.before else (CONTROL,)
 
     def single(self, client: ClientRound, name: str) -> np.ndarray:
@@ -214,10 +214,10 @@ class ControlVariates(Correction):
         return control_by_steps(control_F, change_F, combined.steps_sum, combined.sample_rate)
 
     def remake(self, combined: CombinedUpdate, state: ServerState, rule: Rule) -> CombinedUpdate:
-        """Let the server's variate follow the clients' with c+ = c + share (rule(c_i+) - c).
+        """Update the server's variate from the clients' with c+ = c + share (rule(c_i+) - c).
 
-        The share is the cohort's part of all weights. The mean's form, c + share mean(c_i+ - c_i), relies on every term that
-        was added being taken off again, which holds for no other rule: errors would stay in c for ever.
+        The share is the cohort's fraction of all weights. The form for the mean, c + share mean(c_i+ - c_i), requires that
+        every term added is subtracted again later, which holds for no other rule: errors would stay in c forever.
         """
         if CONTROL not in state.arrays:  # as in the warm-up of layers.share_rule
             return combined
@@ -241,13 +241,13 @@ class ControlConfig(MethodConfig):
     """Control variates: per step and learning rate, c_i - c + (P_t - P_i)/(T_i eta) (SCAFFOLD, published code), or the client's
     last displacement P_t - P_i, in the units of the prompt."""
     control_mean: ControlMean = "weights"
-    """The server's control variate c: the mean of all clients' c_i with the weights of ``weighting``, kept exactly, or the
-    published code's, which weighs by local steps and scales by the share of clients, and drifts where clients are unequal."""
+    """The server's control variate c: the exact mean of all clients' c_i with the weights of ``weighting``, or the published
+    code's, which weights by local steps and scales by the share of clients, and drifts if clients are unequal."""
 
 
 @METHODS.register("scaffold")
 class Scaffold(Method):
-    """FedAvg of devices whose steps are corrected by control variates."""
+    """FedAvg with local steps corrected by control variates."""
 
     Config = ControlConfig
     correction = "control"
@@ -265,7 +265,7 @@ class Scaffold(Method):
         return (CONTROL,)
 
     def init(self, vector_F: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Return c, zero."""
+        """Return a zero c."""
         return {CONTROL: np.zeros_like(vector_F)}
 
     def apply(self, state: ServerState, combined: CombinedUpdate) -> ServerState:

@@ -1,11 +1,10 @@
-"""FedDyn (Acar et al. 2021, arXiv 2111.04263): each device's loss is bent so that all devices share one minimum.
+"""FedDyn (Acar et al. 2021, arXiv 2111.04263): each device's loss is regularized so that all devices share one minimum.
 
-Device i minimises f_i(p) - <h_i, p> + alpha/2 |p - P_t|^2. What it keeps, h_i+ = h_i - alpha (P_i - P_t), is the gradient of
-f_i at P_i where it trains to the end; the server keeps their mean h, of all clients. Where nothing moves any more
-P_i = P_t = P and h = 0, so that the gradients of the f_i add up to zero: the optimum of the sum, however many local steps
-there are.
+Device i minimises f_i(p) - <h_i, p> + alpha/2 |p - P_t|^2. It keeps h_i+ = h_i - alpha (P_i - P_t), which is the gradient of
+f_i at P_i if it trains to convergence; the server keeps h, their mean over all clients. At a fixed point P_i = P_t = P and
+h = 0, so the gradients of the f_i sum to zero: the optimum of the sum, for any number of local steps.
 
-Nothing travels beside the prompt: h is made of the mean of the P_i.
+Nothing travels besides the prompt: h follows from the mean of the P_i.
 """
 
 from __future__ import annotations
@@ -69,8 +68,8 @@ class FedDyn(Method):
         """Keys of feddyn."""
 
         alpha: PositiveFloat = 0.01
-        """Strength of the devices' pull to the global vector. What a round leaves of a client's deviation is divided by it, so
-        a small one takes large steps, and a large one learns slowly."""
+        """Strength of the devices' pull to the global vector. A client's deviation left after a round is divided by it, so a
+        small value takes large steps and a large one learns slowly."""
 
     allowed = ("none",)
     instead = "its devices have the correction that it needs"
@@ -80,13 +79,13 @@ class FedDyn(Method):
         return (DynamicRegularizer(self.config.alpha),)
 
     def init(self, vector_F: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Return h, zero."""
+        """Return a zero h."""
         return {_MEAN: np.zeros_like(vector_F)}
 
     def apply(self, state: ServerState, combined: CombinedUpdate) -> ServerState:
         """Return the state after a round: h+ = h - alpha sum_S w_i (P_i - P_t) / sum_N w_i, and P_bar - h+ / alpha.
 
-        As in FedAvg, a learning rate other than 1 goes a part of the way there.
+        As in FedAvg, a learning rate other than 1 scales the step to that point.
         """
         alpha, average_F = self.config.alpha, average_of(state, combined)
         share = combined.weight_sum / combined.population_weight

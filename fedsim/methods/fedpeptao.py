@@ -1,4 +1,4 @@
-"""FedPepTAO (Che et al. 2023, arXiv 2310.15080), composed of choices, and the choices of the published code.
+"""FedPepTAO (Che et al. 2023, arXiv 2310.15080) as a set of choices, and the choices of the published code.
 
 Symbols: P global vector P_t, P_bar average of the cohort's vectors, delta = P - P_bar (the pseudo-gradient), g the direction
 of a step, v velocity, c and c_i control variates, beta momentum, eta server learning rate. See docs/method.md.
@@ -27,20 +27,20 @@ class FedPepTAOConfig(ControlConfig):
     gradient: Literal["difference", "pseudo"] = "pseudo"
     """Difference of successive pseudo-gradients (published code), or the pseudo-gradient itself."""
     base: Literal["average", "previous"] = "previous"
-    """The step starts from the clients' average (published code), or from the previous global vector."""
+    """Start of the step: the clients' average (published code), or the previous global vector."""
     coupling: Literal["independent", "chained"] = "independent"
-    """Every client steps from the same point, or client after client in sampling order (published code)."""
+    """All clients step from the same point, or one after another in sampling order (published code)."""
     momentum_form: Literal["control_in_velocity", "clean", "control_in_gradient"] = "control_in_gradient"
-    """The correction c - c_i is added to the velocity and fed back with it (published code), to the step outside of the
+    """Where the correction c - c_i is added: to the velocity, which carries it on (published code), to the step outside the
     velocity (clean), or to the gradient that the velocity averages."""
     debias: bool = True
-    """Divide the velocity by 1 - momentum^t, so that the first rounds are not damped (as Adam does)."""
+    """Divide the velocity by 1 - momentum^t, as Adam does, so that the first rounds are not damped."""
     control: bool = True
     """Use control variates in the server step."""
     control_form: ControlForm = "displacement"
     control_timing: Literal["after", "before"] = "before"
-    """The server steps with the variates updated in this round (published code), or with those from before it, whose difference
-    c - c_i is zero on average over cohorts."""
+    """Variates that the server step uses: those updated in this round (published code), or those from before it, whose
+    difference c - c_i is zero on average over cohorts."""
 
     @model_validator(mode="after")
     def _possible_step(self) -> FedPepTAOConfig:
@@ -56,10 +56,10 @@ class FedPepTAOConfig(ControlConfig):
 
 @METHODS.register("fedpeptao")
 class FedPepTAO(Method):
-    """Momentum on a pseudo-gradient that is freed of the noise of cohorts.
+    """Momentum on a pseudo-gradient without the sampling noise of cohorts.
 
-    The default: v = beta v + (1 - beta) (delta + c - sum w_i c_i), P - eta v / (1 - beta^t), as in FedVARP. With differences
-    the first round has nothing to compare with: it takes P_bar and no step.
+    The default is v = beta v + (1 - beta) (delta + c - sum w_i c_i), P - eta v / (1 - beta^t), as in FedVARP. With
+    ``gradient=difference`` the first round has no previous pseudo-gradient: it takes P_bar without a step.
     """
 
     Config = FedPepTAOConfig
@@ -70,7 +70,7 @@ class FedPepTAO(Method):
     )
 
     def parts(self, correction: Correction) -> tuple[Correction, ...]:
-        """Return control variates, where they are used, beside the chosen correction."""
+        """Return the chosen correction, with control variates if they are used."""
         config = self.config
         self._variates = None
         if not config.control:
@@ -87,11 +87,11 @@ class FedPepTAO(Method):
 
     @property
     def serves(self) -> tuple[str, ...]:
-        """c, where it is used."""
+        """c, if it is used."""
         return (CONTROL,) if self.config.control else ()
 
     def init(self, vector_F: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Return velocity and c, zero."""
+        """Return a zero velocity and, if used, a zero c."""
         return {name: np.zeros_like(vector_F) for name in (*self.serves, _VELOCITY)}
 
     def apply(self, state: ServerState, combined: CombinedUpdate) -> ServerState:
@@ -123,7 +123,7 @@ class FedPepTAO(Method):
     def _independent(
         self, state: ServerState, combined: CombinedUpdate, base_F: np.ndarray, gradient_F: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return (P_{t+1}, v+): every client steps from the same point, so only the mean of the control variates enters."""
+        """Return (P_{t+1}, v+): all clients step from the same point, so only the mean of the control variates matters."""
         config = self.config
         correction_F = np.zeros_like(base_F)
         if config.control:
@@ -139,14 +139,14 @@ class FedPepTAO(Method):
         return base_F - state.lr * step_F, velocity_F
 
     def _accumulated_weight(self, state: ServerState) -> float:
-        """Return 1 - beta^t, the sum of the weights that the velocity has given to gradients so far."""
+        """Return 1 - beta^t, the sum of the velocity's weights on gradients so far."""
         gradients = state.steps - 1 if self.config.gradient == "difference" else state.steps
         return float(1.0 - self.config.momentum**gradients)
 
     def _chained(
         self, state: ServerState, combined: CombinedUpdate, base_F: np.ndarray, gradient_F: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return (P_{t+1}, v+): client k steps from client k-1's point and velocity; the means over all are kept."""
+        """Return (P_{t+1}, v+): client k steps from client k-1's point and velocity; the results are means over all clients."""
         config = self.config
         if combined.weights_k is None or (config.control and CONTROL not in combined.each):
             raise ValueError("server.coupling chained needs the clients one by one, but the update has only their sums")

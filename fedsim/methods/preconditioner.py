@@ -1,6 +1,6 @@
-"""Clients' changes averaged in a common metric, the mean of their optimizers' preconditioners (after Wang et al. 2021).
+"""Averages clients' changes in a common metric, the mean of their optimizers' preconditioners (after Wang et al. 2021).
 
-With S_i what the client's steps took away, G_i the sum over steps of learning rate times gain, and D_i = 1 / G_i, devices send
+Let S_i be what the client's steps subtracted, G_i the sum over steps of learning rate times gain, D_i = 1 / G_i. Devices send
 the sums of w_i (P_i + S_i), w_i D_i and w_i D_i S_i, and P_bar = sum w_i (P_i + S_i) / sum w_i - sum w_i D_i S_i / sum w_i D_i.
 """
 
@@ -21,7 +21,7 @@ _STEPPED, _GAIN = "stepped", "gain"
 
 @CORRECTIONS.register("preconditioner")
 class Preconditioner(Correction):
-    """Steps are plain; what they took away and their gain are tallied, so that the server can average in a common metric."""
+    """Tallies steps and their gain, so that the server can average in a common metric; the steps are not changed."""
 
     tallies = (_STEPPED, _GAIN)
     displacements = (_STEPPED,)
@@ -30,16 +30,16 @@ class Preconditioner(Correction):
     combines = "averages them in a common metric"
 
     def up(self, client: Any) -> tuple[str, ...]:
-        """Return G_i and S_i, where a server cannot make them itself.
+        """Return G_i and S_i if the server cannot compute them itself.
 
         With plain or momentum SGD, G_i is the same in every entry: one number. Without weight decay S_i = P_t - P_i; with it
-        P_i is a sum of steps in other weights, from which S_i cannot be had.
+        P_i sums the steps with different weights, so S_i cannot be recovered.
         """
         optimizer = client.optimizer
         return (_GAIN,) * (optimizer.kind != "sgd") + (_STEPPED,) * (optimizer.weight_decay > 0.0)
 
     def stepped(self, local: Local, step_CA: Any) -> None:
-        """Add the step, and its gain."""
+        """Add the step and its gain to the tallies."""
         local.tallies[_STEPPED].addcmul_(step_CA, local.lr_C1)
         local.tallies[_GAIN].addcmul_(local.gain_CA().mul_(local.clipped_C1), local.lr_C1)
 
@@ -64,8 +64,8 @@ class Preconditioner(Correction):
 
 
 def _reciprocal(gain: np.ndarray) -> np.ndarray:
-    """Return one over ``gain``, in its place; zero where there is none: the client took no step, and has no say."""
+    """Invert ``gain`` in place; zero gain, where the client took no step, gives zero and so no weight."""
     if gain.min() > 0.0:
         return np.divide(1.0, gain, out=gain)
-    # Many times slower.
+    # Masked division is many times slower.
     return np.divide(1.0, gain, out=np.zeros_like(gain), where=gain > 0.0)

@@ -1,4 +1,4 @@
-"""FedProx: devices are pulled to the global vector (Li et al. 2020, arXiv 1812.06127)."""
+"""FedProx: pulls devices towards the global vector (Li et al. 2020, arXiv 1812.06127)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Proximal(Correction):
 
     @classmethod
     def of(cls, client: Any, params: Any = None) -> Correction:
-        """Make it with ``client.proximal_mu``."""
+        """Build the correction with ``client.proximal_mu``."""
         return cls(client.proximal_mu)
 
     def gradient(self, local: Local, gradient_CA: Any) -> Any:
@@ -32,7 +32,7 @@ class Proximal(Correction):
 
 @METHODS.register("fedprox")
 class FedProx(Method):
-    """FedAvg of devices with the proximal correction."""
+    """FedAvg with the proximal correction on devices."""
 
     correction = "proximal"
     allowed = ("proximal",)

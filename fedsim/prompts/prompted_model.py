@@ -96,7 +96,9 @@ def _save(arrays: dict[str, np.ndarray], path: Path, metadata: dict[str, Any]) -
         # One metadata entry: safetensors does not keep the order of several, and equal results must be equal bytes.
         save_file(arrays, path, metadata={"fedsim": json.dumps(metadata, sort_keys=True)})
     except (OSError, SafetensorError) as error:  # the latter if the disk is full, or a folder has the file's name
-        raise ModelError(f"the prompt {path} cannot be written: {error}; mend that, and go on with --resume") from error
+        raise ModelError(
+            f"the prompt {path} cannot be written: {error}; fix this, then continue with --resume"
+        ) from error
 
 
 def save_personal_prompts(path: Path, clients: Sequence[int], personal_NM: np.ndarray, layers: Sequence[int]) -> None:

@@ -1,7 +1,7 @@
-"""Checkpoints of the whole run: atomic, checksummed, in one file.
+"""Checkpoints of the complete run: atomic, checksummed, one file each.
 
-A checkpoint is a safetensors file (arrays, and a JSON text of everything else) and a small ``.sha256`` file beside it,
-written last. A file without its checksum, or with another one, was torn by a crash and is passed over.
+A checkpoint is a safetensors file (arrays, and JSON for everything else) and a small ``.sha256`` file, written last. A
+file whose checksum is missing or wrong was left incomplete by a crash and is skipped.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from fedsim.core.messages import ClientState
 from fedsim.records.events import replaced
 
 _FORMAT = 3
-"""1 held a hash of the configuration, and one of all contents together; 2 knew arrays by fixed fields."""
+"""Format 1 stored one hash of the configuration and one of all contents; 2 stored arrays in fixed fields."""
 _COUNTS = ("client", "rounds", "steps")
 _STATES, _OWNERS = "states/", "owners/"
-"""Before an array's name: the clients' arrays, and which of the clients have one."""
+"""Key prefixes of an array's name: its values over clients, and the clients that have it."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a run needs to go on as if it had never stopped."""
+    """Everything a run needs to continue as if it had never stopped."""
 
     round: int
     """Rounds completed."""
     layers: tuple[int, ...]
     config: dict[str, Any]
-    """The configuration's keys that results depend on; see :attr:`fedsim.configuration.schema.Config.identity_values`."""
+    """Configuration keys that results depend on; see :attr:`fedsim.configuration.schema.Config.identity_values`."""
     contents: dict[str, str]
-    """Hashes of what the run is made of; see :attr:`fedsim.simulation.preparation.Prepared.contents`."""
+    """Hashes of data and weights; see :attr:`fedsim.simulation.preparation.Prepared.contents`."""
     server: dict[str, np.ndarray]
     clients: tuple[ClientState, ...]
-    """States of the clients that have trained, ascending."""
+    """States of the clients that have trained, by ascending id."""
     totals: dict[str, Any] = field(default_factory=dict)
     """Running figures of the summary."""
     fuse: int | None = None
-    """Clients that share passes through the backbone; None in a checkpoint of an older version."""
+    """Clients that share passes through the backbone; None in checkpoints of older versions."""
     best_F: np.ndarray | None = None
-    """The global vector of the best round so far, ``selected_round`` of the totals; None before one is evaluated."""
+    """Global vector of the best round so far (``selected_round`` of the totals); None before any evaluation."""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -60,7 +60,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     path = folder / f"round-{checkpoint.round:06d}.safetensors"
     data = save(_arrays(checkpoint), metadata={"fedsim": _header(checkpoint)})
     try:
-        # Not its parents: a run's folder that was removed is not to come back without its records.
+        # Not its parents: a run folder that was removed must not reappear without its records.
         folder.mkdir(exist_ok=True)
         _write_atomically(path, data)
         _write_atomically(path.with_suffix(".sha256"), hashlib.sha256(data).hexdigest().encode())
@@ -69,18 +69,18 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
             old.unlink(missing_ok=True)
     except OSError as error:
         raise CheckpointError(
-            f"the checkpoint {path} cannot be written: {error.strerror or error}; mend that, and go on with --resume"
+            f"the checkpoint {path} cannot be written: {error.strerror or error}; fix this, then continue with --resume"
         ) from error
     return path
 
 
 def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest undamaged checkpoint, or None where there is none, and a sentence for each one passed over.
+    """Return the newest undamaged checkpoint (None if there is none), and a message for each one skipped.
 
     Raises
     ------
     CheckpointError
-        If there are checkpoints, but every one is damaged, or the newest is of an earlier version.
+        If all checkpoints are damaged, or the newest is from an earlier version.
     """
     skipped: list[str] = []
     files = _files(folder)
@@ -88,16 +88,16 @@ def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         try:
             return _load(path), skipped
         except FileNotFoundError:
-            skipped.append(f"{path.name} has no checksum, as it was not written to its end, and was passed over")
+            skipped.append(f"{path.name} is incomplete (it has no checksum) and was skipped")
         except (OSError, ValueError, KeyError, SafetensorError) as error:
-            skipped.append(f"{path.name} is damaged and was passed over: {error}")
+            skipped.append(f"{path.name} is damaged and was skipped: {error}")
     if files:
-        raise CheckpointError(f"every checkpoint in {folder} is of no use ({skipped[0]}); start the run anew")
+        raise CheckpointError(f"no checkpoint in {folder} can be used ({skipped[0]}); start a new run")
     return None, skipped
 
 
 def newest_round(folder: Path) -> int | None:
-    """Return the round of the newest checkpoint that is whole by its names, or None where there is none; nothing is read."""
+    """Return the round of the newest checkpoint that has a checksum file, or None; reads no file."""
     numbers = [path.stem.removeprefix("round-") for path in _files(folder) if path.with_suffix(".sha256").exists()]
     return next((int(number) for number in numbers if number.isdecimal()), None)
 
@@ -150,7 +150,7 @@ def _load(path: Path) -> Checkpoint:
         if header["format"] < _FORMAT:
             raise CheckpointError(
                 f"{path} was written by an earlier version of fedsim (checkpoint format {header['format']}, this one reads "
-                f"{_FORMAT}); continue with that version, or give another output"
+                f"{_FORMAT}); continue with that version, or set another output"
             )
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     server = {name.removeprefix("server/"): a for name, a in arrays.items() if name.startswith("server/")}

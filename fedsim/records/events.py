@@ -56,7 +56,7 @@ class EventLog:
         head = {"event": kind, "time": now, "seconds": round(time.monotonic() - self._start, 3)}
         taken = sorted(head.keys() & fields.keys())
         if taken:
-            raise ValueError(f"event {kind!r} has a field named {taken[0]!r}, which every event has already")
+            raise ValueError(f"event {kind!r} has a field named {taken[0]!r}, which every event already has")
         line = json.dumps(plain({**head, **fields}), ensure_ascii=False, allow_nan=False)
         # surrogateescape: a path or message with bytes that are not UTF-8 must not stop a run.
         self._waiting += f"{line}\n".encode(errors="surrogateescape")
@@ -115,7 +115,7 @@ class EventLog:
 
 
 def plain(value: Any) -> Any:
-    """Convert ``value`` for JSON: NumPy values to Python's, numbers that are not finite to None.
+    """Convert ``value`` for JSON: NumPy values to Python values, non-finite numbers to None.
 
     Raises
     ------
@@ -134,7 +134,7 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
-    raise TypeError(f"{type(value).__name__} has no form in JSON: {value!r}")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON: {value!r}")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -150,7 +150,7 @@ def write_atomically(path: Path, text: str) -> None:
             file.write(text.encode("utf-8", errors="surrogateescape"))
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be written ({error.strerror or error}); mend that, or give output=FOLDER"
+            f"{path} cannot be written ({error.strerror or error}); fix this, or set output=FOLDER"
         ) from error
 
 
@@ -184,7 +184,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ResourceError(
-            f"{path} cannot be written: {error.strerror or error}; mend that, and go on with --resume"
+            f"{path} cannot be written: {error.strerror or error}; fix this, then continue with --resume"
         ) from error
 
 
@@ -205,7 +205,7 @@ def open_locked(path: Path) -> FileIO:
         except BlockingIOError:
             log.close()
             raise ConfigError(
-                f"{path.parent} is in use by a run that is still running; wait for it, stop it, or give output=FOLDER"
+                f"{path.parent} is in use by a run that is still running; wait for it, stop it, or set output=FOLDER"
             ) from None
         except (ImportError, OSError):
             return log  # no locks on this system or file system: the user must then avoid a second writer
@@ -232,7 +232,7 @@ def _read_events(path: Path) -> list[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(text.split("\n")[:-1], start=1):
         event = _event(line)
         if event is None:
-            raise CheckpointError(f"{path}, line {number} is not an event of fedsim; mend that line or start a new run")
+            raise CheckpointError(f"{path}, line {number} is not a fedsim event; fix that line or start a new run")
         events.append((line, event))
     return events
 

@@ -32,12 +32,12 @@ def check_usable(held: Held, place: str, *, resume: bool = False, overwrite: boo
     Raises
     ------
     ConfigError
-        With the remedy.
+        With a message on how to fix it.
     """
     if resume and overwrite:
-        raise ConfigError(f"{place} can be resumed or overwritten, not both; leave one of the two out")
+        raise ConfigError(f"{place} can be resumed or overwritten, not both; drop one of the two")
     if held == "foreign":
-        raise ConfigError(f"{place} holds files but no run of fedsim; choose a new or empty folder with output=FOLDER")
+        raise ConfigError(f"{place} holds files but no fedsim run; choose a new or empty folder with output=FOLDER")
     if resume and held == "nothing":
         raise ConfigError(
             f"{place} holds no run to resume; leave out --resume or give the run's folder with output=FOLDER"

@@ -42,7 +42,7 @@ def open_location(config: Config, resume: bool, note: Callable[[str], None]) -> 
     ------
     ConfigError
         If it cannot be used as requested.
-    DestinationError
+    RemoteError
         If a URL does not answer; at the end of the block, with the path of the local folder, which is then kept.
     """
     if config.output is None or not is_url(config.output):
@@ -61,7 +61,7 @@ def open_location(config: Config, resume: bool, note: Callable[[str], None]) -> 
         destination.check_writable()
     except RemoteError as error:
         raise RemoteError(
-            f"{error}; check the address, the credentials and the network, or give another output=FOLDER"
+            f"{error}; check the address, the credentials and the network, or set another output=FOLDER"
         ) from error
     with Sync(destination, note) as mirror:
         if resume:

@@ -1,4 +1,4 @@
-"""A run as its folder has it: summary, config, and the records as tables."""
+"""A recorded run: summary, config, and records as tables."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from fedsim.display.picture import Picture
 
 _RECORDS = ("config.yaml", "summary.json", "metrics.jsonl", "rounds", "clients")
-"""Beginnings of the names of the files that are copied from behind a URL."""
+"""Prefixes of the names of the files that are downloaded from a URL."""
 
 
 class RecordedRun:
-    """A run as its folder has it; made by :func:`load_run`.
+    """A recorded run; created by :func:`load_run`.
 
-    Of a run that is going on, the tables hold what was there at its last checkpoint, and the events all that has happened.
+    While a run is in progress, its tables hold the rows up to its last checkpoint, and its events everything so far.
 
     Attributes
     ----------
@@ -39,11 +39,11 @@ class RecordedRun:
         self.location = location
         self._path = path
         self._temporary = temporary
-        """Holds what was copied from behind a URL, as long as this object is there."""
+        """Holds files downloaded from a URL for the lifetime of this object."""
 
     @cached_property
     def summary(self) -> dict[str, Any] | None:
-        """The contents of ``summary.json``; None where the run is not finished."""
+        """The contents of ``summary.json``; None if the run is not finished."""
         path = self._path / "summary.json"
         try:
             summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -55,33 +55,33 @@ class RecordedRun:
 
     @cached_property
     def config(self) -> Config:
-        """The config of the run, with what was settled as it began."""
+        """The config of the run, with the values decided when it began."""
         path = self._path / "config.yaml"
         try:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-        return Config.from_yaml(text)  # not as a file, by whose name a run without one would be called
+        return Config.from_yaml(text)  # not read as a file, whose name would become that of an unnamed run
 
     @cached_property
     def rounds(self) -> pa.Table:
-        """One row a round, :data:`fedsim.records.columns.ROUND_COLUMNS`: an Arrow table, which has ``to_pandas()``."""
+        """One row per round, :data:`fedsim.records.columns.ROUND_COLUMNS`: an Arrow table, with ``to_pandas()``."""
         return read_table(self._path / "rounds.parquet", ROUND_COLUMNS)
 
     @cached_property
     def clients(self) -> pa.Table:
-        """One row for each client and round, :data:`fedsim.records.columns.CLIENT_COLUMNS`; none if they are not recorded."""
+        """One row per client and round, :data:`fedsim.records.columns.CLIENT_COLUMNS`; empty if not recorded."""
         return read_table(self._path / "clients.parquet", CLIENT_COLUMNS)
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Return the events of ``metrics.jsonl``, oldest first, those of one kind if that is given."""
+        """Return the events of ``metrics.jsonl``, oldest first; of one kind only, if given."""
         lines = (self._path / "metrics.jsonl").read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
         events = [json.loads(line) for line in lines]
         return [event for event in events if kind in (None, event["event"])]
 
     @property
     def prompt(self) -> str:
-        """Path or URL of the prompt after the last round, which :func:`fedsim.load_prompt` reads."""
+        """Path or URL of the prompt after the last round, for :func:`fedsim.load_prompt`."""
         return f"{self.location}/prompt/global.safetensors"
 
     @property
@@ -90,12 +90,12 @@ class RecordedRun:
         return f"{self.location}/prompt/best.safetensors"
 
     def plot(self, what: str = "metric") -> Picture:
-        """Return a picture, which a notebook shows: ``metric``, ``loss`` or ``bytes``, by round.
+        """Return a plot of ``metric``, ``loss`` or ``bytes`` by round, which a notebook displays.
 
         Raises
         ------
         ConfigError
-            If there is no such picture, or nothing in the records to draw in it.
+            If there is no such plot, or no records to draw.
         """
         from fedsim.display.picture import picture_of_rounds
 
@@ -117,17 +117,17 @@ class RecordedRun:
 
 
 def load_run(place: str | Path) -> RecordedRun:
-    """Read the records of a run, finished or going on.
+    """Read the records of a run, finished or in progress.
 
     Parameters
     ----------
     place
-        Its folder, a path or a URL.
+        Path or URL of its folder.
 
     Raises
     ------
     ConfigError
-        If no run is there.
+        If the folder holds no run.
 
     Examples
     --------
@@ -146,7 +146,5 @@ def load_run(place: str | Path) -> RecordedRun:
             if "/" not in name and name.startswith(_RECORDS):
                 remote.download(name, path / name, size)
     if held != "run":
-        raise ConfigError(
-            f"{location} holds no run of fedsim; give the folder that a run has made, such as runs/quickstart"
-        )
+        raise ConfigError(f"{location} holds no fedsim run; give the folder of a run, such as runs/quickstart")
     return RecordedRun(path, location, temporary)

@@ -66,8 +66,8 @@ class Remote:
     ------
     ConfigError
         If the URL is malformed, holds a password, or is of an unknown kind.
-    DestinationError
-        If nothing answers there.
+    RemoteError
+        If the remote does not answer.
     """
 
     def __init__(self, url: str) -> None:
@@ -78,7 +78,7 @@ class Remote:
         self._folders: set[str] = set()
 
     def holds(self) -> Held:
-        """Return whether it is absent or empty, holds a run, or holds anything else."""
+        """Classify the folder: absent or empty, a run, or anything else."""
 
         def look() -> Held:
             from pyarrow.fs import FileSelector, FileType
@@ -100,7 +100,7 @@ class Remote:
         return self._within(ANSWER_SECONDS, "be read", look)
 
     def check_writable(self) -> None:
-        """Write a small file and remove it again."""
+        """Check write access by writing and removing a small file."""
         name = f".{uuid.uuid4().hex}.tmp"
 
         def write() -> None:
@@ -209,13 +209,15 @@ def _check(url: str) -> None:
     try:
         parts = urlsplit(url)
     except ValueError as error:  # an invalid host in brackets
-        raise ConfigError(f"{url} is not a URL such as s3://bucket/folder ({error}); give one, or a path") from None
+        raise ConfigError(
+            f"{url} is not a valid URL ({error}); give one such as s3://bucket/folder, or a path"
+        ) from None
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", url) or not (parts.netloc or parts.path.strip("/")):
-        raise ConfigError(f"{url} is not a URL such as s3://bucket/folder; give one, or a path")
+        raise ConfigError(f"{url} is not a valid URL; give one such as s3://bucket/folder, or a path")
     if parts.password:
         shown = url.replace(f":{parts.password}@", ":...@", 1)
         raise ConfigError(
-            f"{shown} holds a password, which would be recorded with the run; give credentials by environment variables"
+            f"{shown} contains a password, which would be recorded with the run; pass credentials in environment variables"
         )
 
 
@@ -257,7 +259,9 @@ def _relative(path: str, root: str) -> str:
 def _refuse_way_out(name: str, url: str) -> None:
     parts = PurePosixPath(name).parts
     if not parts or ".." in parts or name.startswith("/") or "\\" in name or ":" in parts[0]:
-        raise ConfigError(f"{url} holds a file {name!r}, whose name leads out of the folder; it is not a run of fedsim")
+        raise ConfigError(
+            f"{url} holds a file {name!r}, whose name points outside the folder, so it is not a fedsim run"
+        )
 
 
 def _is_passing(name: str) -> bool:

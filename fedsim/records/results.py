@@ -1,4 +1,4 @@
-"""What is written when a run ends: the prompt, the summary, the pictures."""
+"""Results written at the end of a run: prompt files, summary, plots."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write_results(
     Parameters
     ----------
     about
-        What is known of the run beside its result: name, method, task, folder, versions.
+        Further summary entries: name, method, task, folder, versions.
     """
     save_prompt(folder.prompt / GLOBAL_PROMPT, result.state.vector_F, result.layout, config, prepared.data.task)
     owners = [state for state in result.personal if PERSONAL in state.arrays and state.arrays[PERSONAL].size]
@@ -45,7 +45,7 @@ def write_results(
         rows = np.stack([state.arrays[PERSONAL] for state in owners])
         layers = full.local(result.choice.layers).layers
         save_personal_prompts(folder.prompt / PERSONAL_PROMPTS, [state.client for state in owners], rows, layers)
-    # From the records: a run that was resumed has chosen its layers in an earlier part.
+    # From the records: a resumed run chose its layers in an earlier part.
     chosen = folder.events("layers")[-1]
     summary = {**_figures(config, prepared, result, chosen), **about}
     if result.stopped is not None:
@@ -53,7 +53,7 @@ def write_results(
     folder.event("end", round=result.rounds, **{k: summary[k] for k in ("global_metric", "personalised_metric")})
     folder.flush()
     folder.write_summary(summary)
-    # After all that counts: a picture that fails takes nothing with it.
+    # Last, so that a failing plot loses no results.
     if config.tracking.plots:
         progress.start_phase("drawing plots")
         labels_N, shards = prepared.data.dataset.train.labels_N, prepared.data.shards
@@ -70,7 +70,7 @@ def write_results(
 
 
 def class_names(task: TaskConfig) -> tuple[str, ...]:
-    """Return what to call the classes in pictures and tables: their labels; beside a number, the label word as well."""
+    """Return display names of the classes: their labels, with the label word added if the label is a number."""
     words = task.label_words or ("",) * len(task.labels)
     names = (
         f"{label} ({word})" if word and _is_number(label) else label

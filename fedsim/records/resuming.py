@@ -1,6 +1,6 @@
-"""Whether a run can be taken up again: by its configuration key by key, and by the contents of data and weights.
+"""Resume checks: the configuration, key by key, and the contents of data and weights must match the recorded run.
 
-Where data and weights lie has no part in it: a folder may have moved.
+The location of data and weights does not matter: a folder may have moved.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ _CONTENTS = {
     "partition": ("another partition", ()),
     "start": ("another starting point", ("prompt.start_from",)),
 }
-"""What differs, in words, for each of the contents, and the keys that say where it comes from."""
+"""For each kind of contents: the phrase for messages, and the keys that set its source."""
 
 
 def check_config(checkpoint: Checkpoint, config: Config, folder: str) -> None:
-    """Refuse to go on with another configuration, or to fewer rounds than are done.
+    """Refuse to resume with a different configuration, or with fewer rounds than are done.
 
     Raises
     ------
     CheckpointError
-        Naming the keys that differ, or the number of rounds that would be right.
+        With the keys that differ, or the smallest valid number of rounds.
     """
     _check_plugins(checkpoint.config.get("plugins", {}), config.plugins, folder)
     differences = list(_differences(checkpoint.config, config.identity_values, Config().identity_values))
     if differences:
         raise CheckpointError(
             f"the checkpoint in {folder} belongs to another configuration: {listed(differences, 5, 200)}; resume with the same "
-            "one, or give another output"
+            "one, or set another output"
         )
     if checkpoint.round > config.rounds:
         raise CheckpointError(
-            f"{folder} has done {checkpoint.round} rounds already, more than rounds={config.rounds}, and cannot go back; give "
+            f"{folder} has already done {checkpoint.round} rounds, more than rounds={config.rounds}; set "
             f"rounds={checkpoint.round} or more, or another output"
         )
 
@@ -53,23 +53,23 @@ def _check_plugins(before: Mapping[str, str], now: Mapping[str, str], folder: st
     for file in {**before, **now}:
         if file not in now:
             raise CheckpointError(
-                f"the run in {folder} was made with the plug-in {file}, which is not loaded; give --load with that file"
+                f"the run in {folder} was made with the plug-in {file}, which is not loaded; load that file with --load"
             )
         if file not in before:
             raise CheckpointError(
-                f"the run in {folder} was made without the plug-in {file}; leave it out, or give another output"
+                f"the run in {folder} was made without the plug-in {file}; leave it out, or set another output"
             )
         if before[file] != now[file]:
             raise CheckpointError(
-                f"the run in {folder} was made with another content of the plug-in {file} (SHA-256 {before[file][:12]}..., now "
-                f"{now[file][:12]}...); load the file as it was, or give another output"
+                f"the run in {folder} was made with other contents of the plug-in {file} (SHA-256 {before[file][:12]}..., now "
+                f"{now[file][:12]}...); load the file as it was, or set another output"
             )
 
 
 def _differences(old: Any, new: Any, default: Any, key: str = "") -> Iterator[str]:
-    """Yield each key that differs; one that an older version did not know had what is its default now.
+    """Yield each key that differs; a key unknown to an older version counts as having its current default.
 
-    A key that is in one of the two alone, and has no default, has no use in the other: the key that decides differs, too.
+    A key present in only one of the two and without a default is unused in the other; the key that selects it differs, too.
     """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in {**new, **old}:
@@ -93,19 +93,19 @@ def check_contents(
     folder: str,
     before: Mapping[str, Any] | None = None,
 ) -> None:
-    """Refuse to go on with other data or another model than a run was made with.
+    """Refuse to resume with other data or another model than the run was made with.
 
     Parameters
     ----------
     made_with, contents
         Hashes by name, as in :attr:`fedsim.simulation.preparation.Prepared.contents`.
     before
-        :attr:`Config.sources` of the run, where they are known.
+        :attr:`Config.sources` of the run, if known.
 
     Raises
     ------
     CheckpointError
-        Saying what differs, and which keys were others, or where what is there now comes from.
+        With what differs, and the keys that changed or the present sources.
     """
     differing = [name for name in {**made_with, **contents} if made_with.get(name) != contents.get(name)]
     if not differing:
@@ -116,13 +116,13 @@ def check_contents(
     named = [f"{key}={'null' if given[key] is None else given[key]}" for key in keys]
     places = ", ".join(_changed(before or {}, given) or named)
     raise CheckpointError(
-        f"{folder} was made with {' and '.join(what)} than this run would have{f' ({places})' if places else ''}; give what it "
-        "was made with, wherever that lies now, or another output"
+        f"{folder} was made with {' and '.join(what)} than this run would have{f' ({places})' if places else ''}; use what it "
+        "was made with (it may have moved), or set another output"
     )
 
 
 def _changed(before: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Return what was said otherwise of how data are read; where they lie may have changed for good reasons."""
+    """Return the changed keys that affect how data are read; their location may have changed for good reasons."""
     places = {key for _, keys in _CONTENTS.values() for key in keys}
     return [
         f"{key} was {_shown(before[key])} and is {_shown(given[key])}"
@@ -132,14 +132,14 @@ def _changed(before: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
 
 
 def _origin(keys: tuple[str, ...], given: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return those of the keys that are given, or else the first."""
+    """Return the keys that are set, or else the first."""
     return tuple(key for key in keys if given[key] is not None) or keys[:1]
 
 
 def finished(config: Config, path: Path) -> dict[str, Any] | None:
-    """Return the summary of a run that has done all that the config asks for, or None; of its contents nothing is said.
+    """Return the summary of a run that has done all the config requests, or None; does not check data or weights.
 
-    That is so as well where a rule of the config has ended it, but not where a program did.
+    A run ended by a stop rule of the config counts as finished; one stopped by a program does not.
     """
     try:
         summary: dict[str, Any] = json.loads((path / "summary.json").read_text(encoding="utf-8"))
@@ -162,17 +162,17 @@ def _ended_by_a_rule(summary: Mapping[str, Any], config: Config, path: Path) -> 
 
 
 def from_same_place(config: Config, path: Path) -> bool:
-    """Tell whether data and weights come from where those of the run in ``path`` came from, so that nobody need look."""
+    """Whether data and weights have the same sources as those of the run in ``path``, so that they need no check."""
     before = sources_of(path)
     if before is None:
         return False
-    # A relative path may mean another folder by now.
+    # A relative path may now point to another folder.
     relative = (value for value in before.values() if isinstance(value, str) and not Path(value).is_absolute())
     return before == config.sources and not any(Path(value).exists() for value in relative)
 
 
 def sources_of(path: Path) -> dict[str, Any] | None:
-    """Return where data and weights of the run in a folder came from, None where that cannot be read."""
+    """Return the sources of data and weights of the run in a folder; None if its config cannot be read."""
     try:
         return read_config(path / "config.yaml").sources
     except FedsimError:

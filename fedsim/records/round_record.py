@@ -1,4 +1,4 @@
-"""What is on record of a round."""
+"""The record of a round."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """A round on record: a row of ``rounds.parquet``, whose columns say what each field means.
+    """The record of a round: a row of ``rounds.parquet``; see its columns for the meaning of each field.
 
-    What was not measured is None: metrics of a round that was not evaluated, times that nothing simulates.
+    Values that were not measured are None: metrics of a round without evaluation, times without a simulation.
     """
 
     round: int
@@ -41,7 +41,7 @@ class RoundRecord:
     seconds_evaluate: float
     actors_replaced: int
     update_norm: float
-    """L2 norm of the server's step; in the event of the round only."""
+    """L2 norm of the server's step; only in the event of the round."""
 
     @property
     def metric(self) -> float | None:

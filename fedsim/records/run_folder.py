@@ -1,7 +1,7 @@
-"""What a run leaves behind: the run folder with its events, round and client records, configuration and summary.
+"""Run folder: a run's events, round and client records, configuration and summary.
 
 ``metrics.jsonl`` is flushed event by event and outlives a killed process; the Parquet files are written at every
-checkpoint. :meth:`RunFolder.truncate` brings both back to a checkpoint, so a resumed run records each round once.
+checkpoint. :meth:`RunFolder.truncate` cuts both back to a checkpoint, so a resumed run records each round once.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class TrackingConfig(Schema):
     tensorboard: bool = False
     """Write TensorBoard events to the run folder; needs ``pip install fedsim[tensorboard]``."""
     plots: bool = True
-    """Draw pictures of metric, loss, traffic, label distribution and layer scores at the end of the run."""
+    """Draw plots of metric, loss, traffic, label distribution and layer scores at the end of the run."""
     client_records: bool = True
     """Write ``clients.parquet``: one row for each client and round."""
 
@@ -54,14 +54,14 @@ class TrackingConfig(Schema):
 class RunFolder:
     """An open run folder; use :meth:`create` or :meth:`claim`, and close it (or use it in a ``with`` block).
 
-    What the system refuses while the run writes to it (a full disk, a folder that was removed) is a ``ResourceError``.
+    A write that the system refuses during the run (full disk, removed folder) raises ``ResourceError``.
 
     Attributes
     ----------
     path, config, metrics, rounds, clients, summary, plots, prompt, checkpoints, tensorboard, ray_logs
-        Paths of the folder and of what stands in it. The folders within are made by those who write to them.
+        Paths of the folder and of its contents. Subfolders are created by the code that writes to them.
     location
-        What to call the folder: its path, or the URL that it is copied to.
+        The folder's name in messages: its path, or the URL that it is synced to.
     """
 
     def __init__(self, path: Path, mirror: Sync | None = None) -> None:
@@ -91,7 +91,7 @@ class RunFolder:
     def create(
         cls, path: Path, *, resume: bool = False, overwrite: bool = False, mirror: Sync | None = None
     ) -> RunFolder:
-        """Make the folder of a new run, or open that of a run to continue: :meth:`claim`, then :meth:`begin`."""
+        """Create the folder of a new run, or open that of a run to resume: :meth:`claim`, then :meth:`begin`."""
         with ExitStack() as stack:
             folder = stack.enter_context(cls.claim(path, resume=resume, overwrite=overwrite, mirror=mirror))
             folder.begin()
@@ -102,23 +102,23 @@ class RunFolder:
     def claim(
         cls, path: Path, *, resume: bool = False, overwrite: bool = False, mirror: Sync | None = None
     ) -> RunFolder:
-        """Make or open a folder and keep other runs out of it; nothing is written to it until the run begins.
+        """Create or open a folder and lock it against other runs; nothing is written until the run begins.
 
         Parameters
         ----------
         path
-            The run folder. Anything that is not a run folder of ours is left untouched and refused.
+            The run folder. A folder that holds anything but a fedsim run is refused and left untouched.
         resume
-            Continue the run that ``path`` holds.
+            Continue the run in ``path``.
         overwrite
-            Remove the records of the run that ``path`` holds (other files there stay) and begin anew.
+            Remove the records of the run in ``path`` (other files stay) and start over.
         mirror
-            What copies ``path`` to a URL.
+            Sync of ``path`` to a URL.
 
         Raises
         ------
         ConfigError
-            If the folder cannot be used as asked, or another process writes to it.
+            If the folder cannot be used as requested, or another process writes to it.
         CheckpointError
             If ``resume`` finds records that cannot be read.
         """
@@ -127,7 +127,7 @@ class RunFolder:
         with _choosing(path):
             path.mkdir(parents=True, exist_ok=True)
             if held == "run" and overwrite:
-                with closing(open_locked(path / "metrics.jsonl")) as log:  # refuses a run that is still going on
+                with closing(open_locked(path / "metrics.jsonl")) as log:  # refuses a run that is still running
                     _remove_run(path)
                     log.truncate(0)
             folder = cls(path, mirror)
@@ -135,7 +135,7 @@ class RunFolder:
         return folder
 
     def begin(self) -> None:
-        """Begin a new run in a claimed folder; one that is continued has begun.
+        """Begin a new run in a claimed folder; does nothing for a resumed run.
 
         Raises
         ------
@@ -144,17 +144,17 @@ class RunFolder:
         """
         if self._begun:
             return
-        if what_is_in(self.path) == "run":  # one that came and went between the look at the folder and its lock
+        if what_is_in(self.path) == "run":  # another run came and went between the check and the lock
             check_usable("run", str(self.path))
         with _choosing(self.path):
-            _remove_run(self.path)  # a start that was refused
+            _remove_run(self.path)  # leftovers of a refused start
             self._log.keep(lambda event: False)
             self._log.write(CREATED, {"fedsim": __version__})
         self._begun = True
 
     @staticmethod
     def check(path: Path, *, resume: bool = False, overwrite: bool = False) -> Held:
-        """Return what ``path`` holds, changing nothing, if :meth:`create` can use it as asked.
+        """Return what ``path`` holds, without changing it, if :meth:`create` can use it as requested.
 
         Raises
         ------
@@ -174,7 +174,7 @@ class RunFolder:
         try:
             self.close()
         except ResourceError:
-            if error is None:  # else the reason why the run ends is told, as it is
+            if error is None:  # otherwise report the error that ends the run, not this one
                 raise
 
     @property
@@ -183,22 +183,22 @@ class RunFolder:
         return self.summary.exists()
 
     def event(self, kind: str, /, **fields: Any) -> None:
-        """Append one event to ``metrics.jsonl`` and hand it to the operating system at once.
+        """Append one event to ``metrics.jsonl`` and write it at once.
 
         Parameters
         ----------
         kind
-            What happened; stands as ``event`` in the line, beside ``time`` (ISO 8601, UTC) and ``seconds`` (since
+            Kind of event; the field ``event`` of the line, beside ``time`` (ISO 8601, UTC) and ``seconds`` (since
             the start of the run, without the pauses before a resume).
         **fields
-            Anything that JSON can hold, NumPy values, paths; numbers that are not finite become null.
+            Anything that JSON can hold, NumPy values, paths; non-finite numbers become null.
 
         Raises
         ------
         ValueError
             If a field is named ``event``, ``time`` or ``seconds``.
         TypeError
-            If a value has no form in JSON.
+            If a value cannot be written as JSON.
         """
         with writing(self.metrics):
             self._log.write(kind, fields)
@@ -209,17 +209,17 @@ class RunFolder:
             return [event for event in self._log.read() if event["event"] == kind]
 
     def round_record(self, record: Mapping[str, Any]) -> None:
-        """Keep one row for ``rounds.parquet``; see :data:`ROUND_COLUMNS`. Writes no event."""
+        """Add one row to ``rounds.parquet``; see :data:`ROUND_COLUMNS`. Writes no event."""
         with writing(self.rounds):
             self._rounds.append([record])
 
     def client_records(self, round: int, reports: Sequence[ClientReport]) -> None:
-        """Keep one row for each report for ``clients.parquet``; see :data:`CLIENT_COLUMNS`."""
+        """Add one row per report to ``clients.parquet``; see :data:`CLIENT_COLUMNS`."""
         with writing(self.clients):
             self._clients.append([client_row(round, report) for report in reports])
 
     def flush(self) -> None:
-        """Bring all records to disk; call it at every checkpoint, before the checkpoint is written."""
+        """Sync all records to disk; call it before writing a checkpoint."""
         with writing(self.rounds):
             self._rounds.flush()
         with writing(self.clients):
@@ -228,15 +228,15 @@ class RunFolder:
             self._log.sync()
 
     def checkpointed(self) -> None:
-        """Say that a checkpoint is complete: a run whose results go to a URL is copied there, beside what goes on here."""
+        """Start a sync to the run's URL, if it has one; call it after writing a checkpoint."""
         if self._mirror is not None:
             self._mirror.update()
 
     def truncate(self, round: int) -> None:
-        """Drop what belongs to rounds from ``round`` on: events with such a ``round``, rows, and the summary.
+        """Drop the events and rows of rounds from ``round`` on, and the summary.
 
-        Events without a round and those of earlier rounds stay. The clock goes on from the last one that stays.
-        The summary goes in any case: a run that goes on is not finished.
+        Events of earlier rounds and events without a round stay; the clock continues from the last of them. The summary is
+        always dropped, because a run that continues is not finished.
         """
 
         def stays(event: dict[str, Any]) -> bool:
@@ -256,11 +256,11 @@ class RunFolder:
         write_atomically(self.config, text)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write ``summary.json``, atomically, keys in the order given; numbers that are not finite become null."""
+        """Write ``summary.json``, atomically, keys in the order given; non-finite numbers become null."""
         write_atomically(self.summary, json.dumps(plain(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def close(self) -> None:
-        """Write what is left, each file as far as it can be, and close them. A closed folder takes no more records."""
+        """Write pending records, each file as far as possible, and close. A closed folder accepts no more records."""
         if self._log.closed:
             return
         with writing(self.metrics):
@@ -288,7 +288,7 @@ def _close(path: Path, part: EventLog | ParquetRows) -> None:
 
 
 def _remove_run(path: Path) -> None:
-    """Remove a run's own files and folders but the log, so that a crash in between leaves a run folder."""
+    """Remove a run's files and folders except the log, so that a crash midway still leaves a run folder."""
     for name in _OWN_FOLDERS:
         if (path / name).is_dir() and not (path / name).is_symlink():
             shutil.rmtree(path / name)

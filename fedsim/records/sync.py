@@ -61,7 +61,7 @@ class Sync:
             self.path.mkdir()
         except OSError as error:
             raise ResourceError(
-                f"a run whose results go to {self.url} works in a temporary folder, and none is writable "
+                f"a run whose results go to {self.url} needs a writable temporary folder, and there is none "
                 f"({error.strerror}); set the environment variable TMPDIR to a writable one"
             ) from None
         return self
@@ -83,7 +83,7 @@ class Sync:
         failure, self._failure = self._failure, None
         if failure is not None and str(failure) != self._told:
             self._told = str(failure)
-            self._note(f"warning: {failure}; the run goes on, and the copy is retried at the next checkpoint")
+            self._note(f"warning: {failure}; the run continues, and the copy is retried at the next checkpoint")
         self._wanted.set()
 
     def __exit__(
@@ -119,7 +119,7 @@ class Sync:
             except RemoteError as error:
                 if pause is None:
                     raise RemoteError(
-                        f"{error}; copy {self.path} there, or go on with --resume and output={self.path}"
+                        f"{error}; copy {self.path} there, or continue with --resume and output={self.path}"
                     ) from error
                 time.sleep(pause)
 

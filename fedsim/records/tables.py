@@ -1,6 +1,6 @@
 """Parquet files that grow by rows, at a cost independent of the rows already written.
 
-Rows are buffered in memory and written by :meth:`ParquetRows.flush`, which rewrites the newest file (a few ten thousand
+Rows are buffered in memory and written by :meth:`ParquetRows.flush`, which rewrites the newest file (tens of thousands of
 rows at most) atomically, so neither readers nor crashes see half a file. A full file is sealed and a numbered part
 ``<name>-0001.parquet`` begins; :meth:`ParquetRows.close` joins the parts. A run of up to ``part_rows`` rows therefore
 has one complete file at all times.
@@ -160,8 +160,8 @@ class ParquetRows:
             ) from error
         if not schema.equals(self._schema, check_metadata=False):
             raise CheckpointError(
-                f"{path} has the columns {listed(schema.names)}, not {listed(self._schema.names)}: it is damaged, or was "
-                "written by another version"
+                f"{path} has the columns {listed(schema.names)}, not {listed(self._schema.names)}: it is damaged or was "
+                "written by another version of fedsim"
             )
         return schema
 
@@ -185,7 +185,7 @@ def _next_part(schema: pa.Schema) -> int:
 
 
 def read_table(path: Path, columns: Mapping[str, str]) -> pa.Table:
-    """Return the rows of a table and its parts, also while a run writes to it; none if there is no file yet.
+    """Return the rows of a table and its parts, even while a run writes to it; no rows if there is no file yet.
 
     Raises
     ------

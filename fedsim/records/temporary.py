@@ -1,4 +1,4 @@
-"""Temporary folders with an owner, so that a later process can find and remove what a killed one left.
+"""Temporary folders with an owner, so that a later process can find and remove those of a killed one.
 
 An owner holds a lock on a file in its folder while it lives; the system releases the lock when the process ends,
 however it ends. A folder whose lock is free has lost its owner. Process ids would not do: they are reused, and mean nothing

@@ -13,10 +13,10 @@ from fedsim.simulation.federation import Federation
 
 
 class BestState:
-    """Keeps a reference to the best round's global state, and writes it as a prompt.
+    """Keeps a reference to the global state of the best round and writes it as a prompt file.
 
-    A reference alone: on Ray the driver holds a vector only while a checkpoint or the file is written. What is lost with its
-    node comes back from the checkpoint, of which it is a part.
+    On Ray the driver holds the vector itself only while it writes a checkpoint or the file. A state that is lost with its
+    node is restored from the checkpoint.
     """
 
     def __init__(self, run: RunContext, federation: Federation) -> None:
@@ -25,27 +25,27 @@ class BestState:
         self._round: int | None = None
         self._state: Handle = None
         self._written: int | None = None
-        """Round of what this process has written to the file."""
+        """Round of the state that this process last wrote to the file."""
 
     def note(self, best_round: int | None) -> None:
-        """Take over the state of the federation, if its round is the best one."""
+        """Keep the current global state if its round is the best one."""
         if best_round == self._federation.round:
             self._round, self._state = best_round, self._federation.state
 
     def restore(self, round: int | None, vector_F: np.ndarray | None) -> None:
-        """Take over what a checkpoint holds; None where no round was the best yet."""
+        """Restore the best state from a checkpoint; ``vector_F`` is None before any round is evaluated."""
         executor, layers = self._run.executor, self._federation.choice.layers
         self._round = None if vector_F is None else round
         self._state = None if vector_F is None else executor.put(GlobalState(round or 0, layers, vector_F))
-        self._written = None  # whatever the file holds, it may be of a round that is to be done again
+        self._written = None  # the file may hold the state of a round that will be repeated
 
     def vector_F(self) -> np.ndarray | None:
-        """Return the state's vector.
+        """Return the best state's vector, or None if there is none yet.
 
         Raises
         ------
         StateLost
-            If it is gone with its node.
+            If it was lost with its node.
         """
         if self._round is None:
             return None
@@ -54,7 +54,7 @@ class BestState:
         return vector_F
 
     def write(self) -> None:
-        """Write the file, if it does not hold this state already; remove it where there is none."""
+        """Write the file unless it already holds this state; remove it if there is no best state."""
         run, path = self._run, self._run.folder.prompt / BEST_PROMPT
         if (vector_F := self.vector_F()) is None:
             with writing(path):

@@ -1,4 +1,4 @@
-"""What a program does beside a run: the base class of callbacks, and one that stops early."""
+"""Callbacks: the base class, and early stopping."""
 
 from __future__ import annotations
 
@@ -16,57 +16,57 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """What is done beside a run; override what is of use.
+    """Base class of callbacks; override the hooks you need.
 
-    Callbacks are called in the driver's process, in the order given. What one raises ends the run as an exception in the
-    loop's body would: the last round on record is saved, all is closed, and the exception is the caller's. What one returns
-    has no meaning; to end a run in order, call ``run.stop(reason)``.
+    Callbacks run in the driver process, in the order given. An exception in one ends the run like an exception in the loop
+    body: the last recorded round is saved, everything is closed, and the caller gets the exception. Return values are
+    ignored; to end a run cleanly, call ``run.stop(reason)``.
     """
 
     Config: ClassVar[type[Schema] | None] = None
-    """Keys of a plug-in, in section ``params.NAME``; they come as :attr:`params`."""
+    """Schema of the plug-in's keys in section ``params.NAME``; the values are in :attr:`params`."""
     params: Any = None
-    """Its ``Config``, None where it has none."""
+    """An instance of ``Config``, or None without one."""
 
     def __init__(self, params: Any = None) -> None:
         self.params = params
 
     @classmethod
     def of(cls, params: Any = None) -> Callback:
-        """Make it from its ``Config``, None where it has none: where a config names it in ``callbacks``."""
+        """Create a callback that a config names in ``callbacks``, from its ``Config`` if it has one."""
         return cls() if cls.Config is None else cls(params)
 
     def on_start(self, run: Run) -> None:
-        """Do something before the first round; data and model have been read."""
+        """Called before the first round, after data and model are loaded."""
 
     def on_round(self, run: Run, done: RoundRecord) -> None:
-        """Do something with a round that has come to be on record; each round comes once."""
+        """Called once for each round, after it is recorded."""
 
     def on_end(self, run: Run) -> None:
-        """Do something at the end; ``run.summary`` is there. Not called for a run that was left or interrupted."""
+        """Called at the end, when ``run.summary`` is available; not called if the run was left or interrupted."""
 
 
 class EarlyStop(Callback):
-    """Stops a run that is good enough, or does not get better.
+    """Stops a run when a metric reaches a target or stops improving.
 
-    What it has seen is not saved: in a resumed run, patience is counted anew. The section ``stop`` of a config has rules
-    that go on where they were.
+    Its state is not saved: a resumed run counts patience from zero. The rules in the config section ``stop`` keep their
+    state across a resume.
 
     Parameters
     ----------
     metric
-        A number of :class:`~fedsim.records.round_record.RoundRecord`.
+        A numeric field of :class:`~fedsim.records.round_record.RoundRecord`.
     target
-        Stop after the first round that is at least as good.
+        Stop after the first round that reaches this value.
     patience
-        Stop after so many rounds without a better value.
+        Stop after this many rounds without improvement.
     best
-        ``min`` where less is better; if not given, that is so for losses.
+        ``min`` if lower is better; the default is ``min`` for losses and ``max`` otherwise.
 
     Raises
     ------
     ConfigError
-        If there is no such number, or no rule is given.
+        If the metric is unknown, or neither rule is given.
     """
 
     def __init__(
@@ -78,9 +78,9 @@ class EarlyStop(Callback):
     ) -> None:
         known = [field.name for field in fields(RoundRecord) if field.name != "round"]
         if metric not in known:
-            raise ConfigError(f"EarlyStop: there is no number {shown(metric)} of a round{suggestion(metric, known)}")
+            raise ConfigError(f"EarlyStop: a round has no metric {shown(metric)}{suggestion(metric, known)}")
         if target is None and patience is None:
-            raise ConfigError("EarlyStop needs target, the value to reach, or patience, a number of rounds")
+            raise ConfigError("EarlyStop needs target (the value to reach) or patience (a number of rounds)")
         if best not in (None, "max", "min"):
             raise ConfigError(f"EarlyStop: best is {shown(best)}, but must be 'max' or 'min'")
         self._metric, self._target, self._patience = metric, target, patience
@@ -88,7 +88,7 @@ class EarlyStop(Callback):
         self._best, self._best_round = -math.inf, 0
 
     def on_start(self, run: Run) -> None:
-        """Forget what an earlier run has shown."""
+        """Reset the state of an earlier run."""
         self._best, self._best_round = -math.inf, 0
 
     def on_round(self, run: Run, done: RoundRecord) -> None:
@@ -100,7 +100,7 @@ class EarlyStop(Callback):
         if self._target is not None and value is not None and self._sign * value >= self._sign * self._target:
             run.stop(f"{self._metric} {value:.4g} has reached {self._target:g}")
         elif self._patience is not None and done.round - self._best_round >= self._patience:
-            run.stop(f"{self._metric} has not got better in {self._patience} rounds")
+            run.stop(f"{self._metric} has not improved in {self._patience} rounds")
 
 
 CALLBACKS: Registry[type[Callback]] = Registry("callback", "callbacks", check=subclass_of(Callback))

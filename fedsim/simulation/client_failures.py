@@ -1,4 +1,4 @@
-"""Clients that failed: recorded, and then the run stops or goes on without them, as ``client.on_failure`` says."""
+"""Client failures: recorded, then the run stops or drops the client, as set by ``client.on_failure``."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from fedsim.core.messages import ClientFailure, ClientReport, ScoreReport, Spect
 Report = TypeVar("Report", ClientReport, ScoreReport, SpectrumReport)
 
 _NOTES_AT_ONCE = 5
-"""Clients of which the user is told one by one; of the others, how many they are."""
+"""Failed clients reported one by one; the rest are only counted."""
 _TRACEBACKS = 100
-"""Different tracebacks that are recorded, at most: a client that fails in a thousand rounds would fill the disk with one."""
+"""Distinct tracebacks to record at most, so that a client that fails in every round does not fill the disk."""
 
 
 def usable(reports: Sequence[Report], what: str, on_failure: str, note: Callable[[str], None]) -> list[Report]:
-    """Return the reports of clients that did not fail, where the choice of layers is at stake.
+    """Return the reports of clients that did not fail; used where layers are chosen.
 
     Parameters
     ----------
     what
-        What they were to do, in messages: ``to score the layers``.
+        The clients' task, as named in messages: ``to score the layers``.
 
     Raises
     ------
     ClientError
-        If one failed and the run is to stop then, or if none is left.
+        If a client failed and ``on_failure`` is not ``drop``, or if all failed.
     """
     for report in reports:
         if report.failure is None:
@@ -43,7 +43,7 @@ def usable(reports: Sequence[Report], what: str, on_failure: str, note: Callable
 
 
 class Failures:
-    """Handles the failures of clients.
+    """Records client failures and stops the run if ``client.on_failure`` requires it.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class Failures:
     event
         Writes an event to the run's records.
     note
-        Called with sentences for the user.
+        Called with messages for the user.
     """
 
     def __init__(self, on_failure: str, event: Callable[..., None], note: Callable[[str], None]) -> None:
@@ -60,10 +60,10 @@ class Failures:
         self._event = event
         self._note = note
         self._tracebacks: set[str] = set()
-        """Those on record."""
+        """Tracebacks already recorded."""
 
     def of_round(self, round: int, reports: Sequence[ClientReport]) -> None:
-        """Handle those clients of a round that gave no usable result.
+        """Handle the clients of a round that returned no usable result.
 
         Parameters
         ----------
@@ -73,7 +73,8 @@ class Failures:
         Raises
         ------
         ClientError
-            If one's own work raised and the run is to stop then, with the original traceback; or if no client is left.
+            With the original traceback if a client's own work raised and ``client.on_failure`` is not ``drop``; or if no
+            client is left.
         """
         failed = [report for report in reports if report.failure is not None]
         told = []
@@ -91,7 +92,7 @@ class Failures:
             )
 
     def of_evaluation(self, round: int, failures: Mapping[int, ClientFailure]) -> None:
-        """Handle those clients whose own prompts could not be evaluated after a round; errors as in :meth:`of_round`."""
+        """Handle the clients whose own prompts could not be evaluated after a round; errors as in :meth:`of_round`."""
         told = []
         for client, failure in failures.items():
             what = f"client {client} failed in its evaluation after round {round}"
@@ -99,7 +100,7 @@ class Failures:
         self._tell(told, f"the evaluation after round {round}")
 
     def _one(self, what: str, round: int, client: int, failure: ClientFailure, consequence: str) -> str:
-        """Record a failure; return the sentence about it."""
+        """Record a failure and return its message for the user."""
         record: dict[str, Any] = {"kind": failure.kind, "message": failure.message}
         known = failure.traceback in self._tracebacks or len(self._tracebacks) >= _TRACEBACKS
         if failure.traceback and not known:

@@ -1,4 +1,4 @@
-"""The clients' states between their visits, owned by the driver."""
+"""Client states between rounds, owned by the driver."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from fedsim.executors.base import Executor, Handle, TrainedGroup
 
 
 class ClientStates(Mapping[int, Handle]):
-    """The clients' states, owned by the driver; a client that has not trained yet has a fresh one.
+    """Client states, owned by the driver; a client that has not trained yet has a fresh state.
 
-    A state with tensors is a handle, one object a client, so that any worker may embody any client at its next visit. A
-    state without is held here by value: it costs no object, and nothing at all before the client's first visit.
+    A state with tensors is a handle to one object per client, so that any worker can train any client next. A state without
+    tensors is held here by value and needs no object; before a client's first training it takes no memory at all.
     """
 
     def __init__(self, population: int) -> None:
@@ -30,7 +30,7 @@ class ClientStates(Mapping[int, Handle]):
         return self._population
 
     def commit(self, trained: Sequence[TrainedGroup]) -> None:
-        """Take over the new states of all clients that did not fail."""
+        """Store the new states of all clients that did not fail."""
         for group in trained:
             for report in group.reports:
                 if report.failure is None:
@@ -41,9 +41,9 @@ class ClientStates(Mapping[int, Handle]):
         return ClientState(report.client, old.rounds + 1, old.steps + report.num_steps)
 
     def trained(self) -> dict[int, Handle]:
-        """Return the handles of clients that have trained, ascending."""
+        """Return the handles of clients that have trained, by ascending id."""
         return dict(sorted(self._handles.items()))
 
     def restore(self, states: Sequence[ClientState], executor: Executor) -> None:
-        """Take over the states of a checkpoint."""
+        """Restore the states from a checkpoint."""
         self._handles = {state.client: executor.put(state) if state.has_tensors else state for state in states}

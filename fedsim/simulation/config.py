@@ -15,39 +15,38 @@ class EvaluationConfig(Schema):
     every: PositiveInt = 1
     """Rounds between evaluations of the global prompt on the validation examples; the last round is always evaluated."""
     personalised_every: PositiveInt | None = None
-    """Rounds between personalised evaluations (every client's own prompts on its held-out examples); if not given, once at
-    the end."""
+    """Rounds between personalised evaluations (each client's own prompts on its held-out examples); if not given, only once,
+    at the end."""
     select_on: Literal["validation", "holdout"] = "validation"
-    """Examples by which the best round is chosen, and ``stop.target`` and ``stop.patience`` judge: validation, or holdout (the
-    examples that clients hold out, read with the global prompt), so that figures on the validation examples are not those of
-    a round that was chosen by them."""
+    """Examples used to choose the best round and to apply ``stop.target`` and ``stop.patience``: validation, or holdout (the
+    clients' held-out examples, with the global prompt). With holdout, validation figures are not biased by the choice of
+    the round."""
     batch_size: PositiveInt = 64
-    """Examples in a forward pass."""
+    """Examples per forward pass."""
     shard_size: PositiveInt = 256
-    """Validation examples in one actor call."""
+    """Validation examples per actor call."""
     overlap: bool = True
-    """Do the evaluation after a round beside the training of the next one, so that no actor waits for another; the round is
-    recorded and saved when it is done. Not where personalised evaluation is due, nor with ``select_on: holdout``. The same
-    numbers, and less time."""
+    """Evaluate each round while the next one trains, so that no actor idles; a round is recorded and saved once its evaluation
+    is done. Has no effect when a personalised evaluation is due or with ``select_on: holdout``. Same numbers, less time."""
 
 
 class CheckpointConfig(Schema):
-    """When the whole state of the run is saved."""
+    """When the complete state of the run is saved."""
 
     every: PositiveInt = 1
-    """Rounds between checkpoints; an interrupt and the end save as well."""
+    """Rounds between checkpoints; an interrupt and the end of the run also save one."""
     keep: PositiveInt = 2
-    """Checkpoints to keep; an older one serves if the newest is damaged."""
+    """Checkpoints to keep; an older one is used if the newest is damaged."""
 
 
 class StopConfig(Schema):
-    """When a run ends before ``rounds``; the summary says by which rule. Resumed with the same rules, it is finished."""
+    """When a run ends before ``rounds``; the summary names the rule. With the same rules, the run counts as finished."""
 
     target: float | None = None
-    """Metric that is enough; see ``evaluation.select_on``."""
+    """Stop when the metric reaches this value; see ``evaluation.select_on``."""
     patience: PositiveInt | None = None
-    """Rounds without a better metric, looked at where a round was evaluated."""
+    """Stop after this many rounds without a better metric, checked at evaluated rounds."""
     seconds: Annotated[float, Field(gt=0.0)] | None = None
-    """Time that the run takes, its earlier parts included; the round under way is finished."""
+    """Stop after this running time, counted across resumes; the current round is finished first."""
     bytes: Annotated[float, Field(gt=0.0)] | None = None
-    """Traffic that real devices would have had, up and down and all together."""
+    """Stop when simulated traffic reaches this many bytes, up and down, all clients together."""

@@ -1,4 +1,4 @@
-"""What a run is made of and writes to."""
+"""The context of a run: config, data, executor, and outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedsim.simulation.round import Draw
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a run is made of and writes to: the same from its start to its end."""
+    """Parts and outputs of a run, fixed from its start to its end."""
 
     config: Config
     prepared: Prepared
@@ -24,17 +24,17 @@ class RunContext:
     executor: Executor
     """Not yet started; the caller closes it."""
     folder: RunFolder
-    """Where records go."""
+    """Run folder, for the records."""
     progress: Progress
-    """What the user sees."""
+    """Display for the user."""
     tensorboard: TensorBoard | None = None
 
     @cached_property
     def draw(self) -> Draw:
-        """How rounds are drawn."""
+        """Draws clients and work groups of each round."""
         return Draw.of(self.config, self.prepared.spec.shards.train_sizes)
 
     @cached_property
     def failures(self) -> Failures:
-        """Handles clients that fail."""
+        """Handles client failures."""
         return Failures(self.config.client.on_failure, self.folder.event, self.progress.note)

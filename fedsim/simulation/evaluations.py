@@ -1,4 +1,4 @@
-"""When a run is evaluated, on what, and what comes of it."""
+"""Evaluation of global states and of clients' own prompts: when, and on which examples."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fedsim.simulation.open_round import did_not_fit
 
 
 class Evaluations:
-    """Evaluates global states and clients' own prompts as the section ``evaluation`` says.
+    """Evaluates global states and clients' own prompts, as set in section ``evaluation``.
 
     Parameters
     ----------
     failures
-        Handles clients that fail.
+        Handles client failures.
     note
-        Called with sentences for the user.
+        Called with messages for the user.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class Evaluations:
         self._note = note
         size, total = config.evaluation.shard_size, len(spec.validation)
         self.shards = [(start, min(start + size, total)) for start in range(0, total, size)]
-        """Ranges of validation examples, each of which is one call."""
+        """Ranges of validation examples, one actor call each."""
         holding = [client for client in range(spec.shards.num_clients) if len(spec.shards.holdout(client))]
         self._clients = holding
-        """Clients that held examples out."""
+        """Clients with held-out examples."""
         if config.evaluation.select_on == "holdout" and not holding:
             raise ConfigError(
-                "evaluation.select_on=holdout needs examples that clients hold out, but no client holds enough examples for "
-                f"partition.holdout_fraction={config.partition.holdout_fraction:g} of them to be one; raise it, or set "
+                "evaluation.select_on=holdout needs held-out examples, but no client has enough examples to hold one out at "
+                f"partition.holdout_fraction={config.partition.holdout_fraction:g}; raise it, or set "
                 "evaluation.select_on=validation"
             )
 
@@ -60,7 +60,7 @@ class Evaluations:
         return self._config.evaluation.select_on == "holdout" and self.is_due(round)
 
     def can_wait(self, round: int) -> bool:
-        """Whether the evaluation that is due after a round can be done beside the training of the next one."""
+        """Whether the evaluation due after a round can run while the next round trains."""
         alone = round == self._config.rounds or self.of_clients_is_due(round) or self.of_holdout_is_due(round)
         return self._config.evaluation.overlap and self.is_due(round) and not alone
 
@@ -69,17 +69,17 @@ class Evaluations:
         return self.total(self._executor.evaluate(state, self.shards), round)
 
     def of_clients(self, state: Handle, states: Mapping[int, Handle], round: int) -> Evaluation | None:
-        """Evaluate every client that held examples out with its own prompts; predictions are pooled, as published.
+        """Evaluate each client with held-out examples with its own prompts; predictions are pooled, as published.
 
         Returns
         -------
         Evaluation or None
-            None if no client held examples out, or all of them failed and are left out.
+            None if no client has held-out examples, or if all of them failed and were dropped.
         """
         return self._of_held_out(state, states, round, personal=True)
 
     def of_holdout(self, state: Handle, round: int) -> Evaluation | None:
-        """Evaluate a global state on all examples that clients held out; None if all clients failed and are left out."""
+        """Evaluate a global state on all clients' held-out examples; None if all clients failed and were dropped."""
         fresh = {client: ClientState(client) for client in self._clients}
         return self._of_held_out(state, fresh, round, personal=False)
 
@@ -96,7 +96,7 @@ class Evaluations:
         return self.total(usable, round) if usable else None
 
     def total(self, evaluations: Sequence[Evaluation], round: int) -> Evaluation:
-        """Add evaluations up."""
+        """Add up evaluations."""
         total = functools.reduce(operator.add, evaluations)
         if total.memory_splits:
             self._note(

@@ -1,4 +1,4 @@
-"""Server and clients as they stand between two rounds, and the step from one round to the next.
+"""Server and client state between two rounds, and the step from one round to the next.
 
 The driver passes references on and never touches a tensor.
 """
@@ -24,22 +24,22 @@ from server.aggregation import population_weight
 
 
 class Federation:
-    """Server and clients as they stand after a round.
+    """Server and client state after a round.
 
     Attributes
     ----------
     workers
-        Where they run.
+        The executor's workers.
     round
-        Rounds whose server step is done.
+        Rounds with a completed server step.
     state
-        The global state that the next round starts from: the one object that is broadcast.
+        Global state that the next round starts from: the one object that is broadcast.
     clients
-        The clients' states.
+        Client states.
     fuse
-        Clients that share passes through the backbone; None before that is settled.
+        Clients that share passes through the backbone; None until decided.
     whole
-        Whether server and clients hold the state after :attr:`round`; False until :meth:`set_out` has brought them there.
+        Whether server and clients hold the state after :attr:`round`; False until :meth:`set_out` has restored it.
     """
 
     def __init__(self, run: RunContext, workers: list[WorkerInfo]) -> None:
@@ -62,7 +62,7 @@ class Federation:
     # -- where rounds start ------------------------------------------------------------------------------------------
 
     def set_out(self, checkpoint: Checkpoint | None) -> None:
-        """Bring server and clients to the state that a checkpoint holds, or that a run starts from."""
+        """Set server and clients to the state of a checkpoint, or to the initial state."""
         full = self.workers[0].full
         self.whole = False
         if self._choice is None:
@@ -73,11 +73,11 @@ class Federation:
         self.whole = True
 
     def begin_anew(self) -> None:
-        """Forget all rounds."""
+        """Discard all rounds."""
         self.round, self.clients = 0, ClientStates(self._run.config.partition.population)
 
     def client_states(self) -> list[ClientState]:
-        """Return the states of all clients that have trained, ascending."""
+        """Return the states of all clients that have trained, by ascending id."""
         return self._run.executor.get(list(self.clients.trained().values()))
 
     def _choose_layers(self, full: VectorLayout, checkpoint: Checkpoint | None) -> LayerChoice:
@@ -111,7 +111,7 @@ class Federation:
         self.state = server.global_state()
 
     def _share_passes(self, checkpoint: Checkpoint | None) -> None:
-        """Settle how many clients train together, and what of the backbone's lower layers is kept."""
+        """Decide how many clients train together, and limit the frozen-layer cache."""
         run, spec, layers = self._run, self._run.prepared.spec, self.choice.layers
         kept = None if checkpoint is None else checkpoint.fuse
         choice = choose_fuse(run.config, run.executor, self.state, run.draw.first_group(), len(self.workers), kept)
@@ -126,19 +126,19 @@ class Federation:
     # -- from round to round -----------------------------------------------------------------------------------------
 
     def next_round(self) -> Round:
-        """Return the round that starts from this state, about to train."""
+        """Return the next round, ready to train from this state."""
         started = time.monotonic()
         self._run.executor.refresh()
         self._sent_again.begin(self.round)
         return Round(self.round, self._run.draw, self._run.executor, started)
 
     def step(self, round: Round) -> OpenRound:
-        """Let the server step by a trained round, and take over the new states of its clients.
+        """Apply a trained round to the server, and store the new states of its clients.
 
         Raises
         ------
         ClientError
-            If a client's own work failed and the run is to stop then, or if no client is left.
+            If a client's own work failed and ``client.on_failure`` is not ``drop``, or if no client is left.
         """
         run, reports = self._run, round.reports()
         run.failures.of_round(round.number + 1, reports)
@@ -161,21 +161,21 @@ class Federation:
 
 
 class _SentAgain:
-    """Counts the clients of a round whose work was sent again, by the executor or because the round is done again."""
+    """Counts clients of a round whose work was sent again, by the executor or because the round is repeated."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._counted = 0
-        """Those that the executor had counted when the round began."""
+        """The executor's count when the round began."""
         self._furthest = 0
-        """Rounds that have begun."""
+        """Rounds begun so far."""
         self._done_before = False
 
     def begin(self, round: int) -> None:
         """Begin a round, counted from 0."""
-        self._counted = self._executor.resent_clients  # what was sent again in other work since the last round
+        self._counted = self._executor.resent_clients  # includes work outside rounds, such as evaluation
         self._done_before, self._furthest = round < self._furthest, max(self._furthest, round + 1)
 
     def end(self, reports: Sequence[object]) -> int:
-        """Return the number for a round with these reports."""
+        """Return the count for a round with these reports."""
         return self._executor.resent_clients - self._counted + (len(reports) if self._done_before else 0)

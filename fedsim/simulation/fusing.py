@@ -1,4 +1,4 @@
-"""How many clients share passes through the backbone: ``client.fuse``."""
+"""Choice of ``client.fuse``: how many clients share passes through the backbone."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from fedsim.core.messages import ClientFailure, FuseTrial
 from fedsim.executors.base import Executor, Handle
 
 _SLOWER = 1.1
-"""Sharing passes is given up where it takes longer than this times as long. The margin is there so that noise does not decide:
-another choice means other last bits."""
+"""Passes are shared unless that takes more than this factor of the time of separate passes. The margin keeps noise from
+deciding, because the choice affects the last bits of results."""
 _MEMORY_SHARE = 0.5
-"""Part of a worker's share of the free memory that the vectors of its clients may take."""
+"""Fraction of a worker's share of free memory that its clients' vectors may take."""
 
 
 @dataclass(frozen=True)
 class FuseChoice:
-    """The number in force, and what it was decided on."""
+    """The number chosen, and why."""
 
     fuse: int
     reason: str
@@ -38,18 +38,18 @@ def choose_fuse(
     Parameters
     ----------
     state
-        Handle of the global state to try a step from.
+        Handle of the global state that the trial starts from.
     clients
-        A work group to try it with.
+        Work group for the trial.
     workers
         Workers that share this machine's memory.
     kept
-        The number that an earlier part of the run had.
+        The number used in an earlier part of the run.
 
     Raises
     ------
     ConfigError
-        If the number asked for cannot be had, or is not that of the earlier part.
+        If the number requested is not possible, or differs from that of the earlier part.
     """
     asked = config.client.fuse
     _check(config, executor, kept)
@@ -83,13 +83,13 @@ def _check(config: Config, executor: Executor, kept: int | None) -> None:
         )
     if kept is not None and kept != number:
         raise ConfigError(
-            f"the run that is resumed had client.fuse={'off' if kept == 1 else kept}, not {asked}, which would change its last "
-            "bits; give the same, or auto"
+            f"the run to resume has client.fuse={'off' if kept == 1 else kept}, not {asked}, which would change the last bits "
+            "of its results; give the same value, or auto"
         )
 
 
 def with_fuse(config: Config, fuse: int) -> Config:
-    """Return the config with the number in force, to be recorded: a repeat from the record gives the same bits."""
+    """Return the config with the number chosen, so that a repeat from the recorded config gives the same bits."""
     asked: int | str = fuse if fuse > 1 else "off"
     return config.model_copy(update={"client": config.client.model_copy(update={"fuse": asked})})
 

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first asks the run to save and end, the second ends it at once."""
+"""SIGINT and SIGTERM: the first makes the run save and end, the second ends it at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def retake_signals() -> None:
-    """Put Python's handlers in front again, where a native library has put its own (Ray does when it connects)."""
+    """Restore Python's signal handlers where a native library has replaced them, as Ray does when it connects."""
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             handler = signal.getsignal(number)
@@ -20,14 +20,14 @@ def retake_signals() -> None:
 
 
 class RunInterrupted(Exception):  # noqa: N818 - it is no error
-    """The run was asked to end; raised at a point where nothing is half done.
+    """The run was interrupted; raised only at points where no work is half done.
 
     Attributes
     ----------
     signal_number
-        The signal that asked.
+        The signal received.
     kept
-        What is kept of a run, and how to go on, as half a sentence; empty where there is nothing to say.
+        A clause on what is saved of the run and how to continue; may be empty.
     """
 
     def __init__(self, signal_number: int) -> None:
@@ -37,9 +37,9 @@ class RunInterrupted(Exception):  # noqa: N818 - it is no error
 
 
 class InterruptWatch:
-    """Context manager that turns signals into a question asked at safe points.
+    """Context manager that holds signals back until the next safe point, where :meth:`check` raises.
 
-    Outside the main thread, where Python allows no handlers, it watches nothing.
+    Outside the main thread, where Python allows no signal handlers, it does nothing.
     """
 
     def __init__(self) -> None:
@@ -65,6 +65,6 @@ class InterruptWatch:
         self._received = number
 
     def check(self) -> None:
-        """Raise :class:`RunInterrupted` if a signal has come."""
+        """Raise :class:`RunInterrupted` if a signal was received."""
         if self._received is not None:
             raise RunInterrupted(self._received)

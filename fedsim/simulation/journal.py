@@ -1,7 +1,7 @@
-"""The rounds of a run as they come to be on record: open until they are evaluated, then recorded, shown and saved.
+"""The journal of a run: each round is open until it is evaluated, then recorded, shown and saved.
 
-An evaluation may be done beside the training of the next round, which starts from the very state that is evaluated. Until the
-server steps again, that state is still the one of the round that is recorded and saved.
+The evaluation may overlap the training of the next round, which starts from the same state. That state stays valid for
+recording and saving until the server steps again.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from fedsim.simulation.totals import Totals
 
 
 class Journal:
-    """Evaluates rounds, puts them on record, and saves the run's state.
+    """Evaluates and records rounds, and saves the state of the run.
 
     Parameters
     ----------
     federation
-        Whose rounds these are.
+        Server and client state to evaluate and save.
     saved_round
-        Round of the checkpoint that the run goes on from, 0 for none.
+        Round of the checkpoint that the run continues from; 0 for none.
     started
-        Monotonic time at which this process began with the run: the start of the workers counts.
+        Monotonic time at which this process began the run, before its workers started.
 
     Attributes
     ----------
     open
-        The last round, as long as it is not on record.
+        The last round, until it is recorded.
     totals
-        Figures of all rounds on record.
+        Figures of all recorded rounds.
     first_group_at
-        Monotonic time when this process had trained its first work group.
+        Monotonic time at which this process finished training its first work group.
     """
 
     def __init__(self, run: RunContext, federation: Federation, saved_round: int, started: float) -> None:
@@ -61,17 +61,17 @@ class Journal:
 
     @property
     def can_wait(self) -> bool:
-        """Whether the last round can stay open until it is evaluated beside the training of the next one."""
+        """Whether the last round can stay open and be evaluated while the next one trains."""
         return self._evaluations.can_wait(self._federation.round)
 
     @property
     def seconds(self) -> float:
-        """Seconds of the run, those of its earlier parts included, the pauses between them not."""
+        """Running time in seconds, counted across resumes without the pauses between them."""
         return self.totals.seconds_before + time.monotonic() - self._started
 
     @property
     def rule(self) -> Stopped | None:
-        """The rule of the config that asks the run to end by what is on record."""
+        """The stop rule that applies to the recorded rounds, if any."""
         return rule_that_applies(self._run.config, self.totals, self.seconds)
 
     # -- rounds ------------------------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ class Journal:
         run.progress.start(figures["global_metric"], figures["global_loss"])
 
     def train(self, round: Round) -> RoundRecord | None:
-        """Train a round, and evaluate the round before beside it if that is still open; return what is on record of that."""
+        """Train a round and evaluate the previous one alongside if it is still open; return the record of the previous one."""
         run, federation = self._run, self._federation
         shards = self._evaluations.shards if self.open is not None else []
         evaluated: dict[int, Evaluation] = {}
@@ -111,7 +111,7 @@ class Journal:
         return self._record(self.open, Evaluated(evaluation, seconds=time.monotonic() - round.trained_at))
 
     def close(self) -> RoundRecord | None:
-        """Evaluate the last round if it is still open; return what is on record of it then."""
+        """Evaluate the last round if it is still open, and return its record."""
         if self.open is None:
             return None
         started = time.monotonic()
@@ -125,9 +125,9 @@ class Journal:
         return self._record(self.open, Evaluated(evaluation, personalised, holdout, seconds))
 
     def end(self) -> None:
-        """Save a run that stops early as one is saved at its end, and evaluate what it ends with if that is still to be done.
+        """Save the final state, also after an early stop, and evaluate it if that is still to do.
 
-        That evaluation is not on record: the run may be resumed, and then has the records of one that was not stopped.
+        This evaluation is not recorded, so that a resumed run has the same records as one that was never stopped.
         """
         self.save_if_due(force=True)
         self._best.write()
@@ -138,12 +138,12 @@ class Journal:
             self.totals = replace(self.totals, global_metric=metric)
 
     def personalised(self) -> Evaluation | None:
-        """Evaluate the clients' own prompts; None if no client held examples out."""
+        """Evaluate the clients' own prompts; None if no client has held-out examples."""
         federation = self._federation
         return self._evaluations.of_clients(federation.state, federation.clients, federation.round)
 
     def _record(self, done: OpenRound, evaluated: Evaluated) -> RoundRecord:
-        """Put a round on record and save it: nothing that comes after it has changed the state yet."""
+        """Record a round and save it; nothing later has changed the state yet."""
         self.open = None
         run, metric = self._run, self._run.prepared.data.task.metric
         record = done.record(metric, evaluated, run.executor.replaced_workers)
@@ -165,7 +165,7 @@ class Journal:
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def save_if_due(self, *, force: bool = False) -> None:
-        """Save the state after the last round, if it is not saved and due by ``checkpoint.every``, or if told to."""
+        """Save the state after the last round if it is unsaved and due by ``checkpoint.every``, or if forced."""
         run, round = self._run, self._federation.round
         due = force or round == run.config.rounds or round % run.config.checkpoint.every == 0
         if not due or round in (0, self._saved_round):
@@ -183,12 +183,12 @@ class Journal:
         Raises
         ------
         StateLost
-            If the server or some client's state is gone.
+            If the server's or a client's state is lost.
         """
         run, federation = self._run, self._federation
         server = run.executor.server.arrays()
         if int(server["round"]) != federation.round:
-            raise StateLost(f"the server's state is that after round {int(server['round'])}, not {federation.round}")
+            raise StateLost(f"the server holds the state after round {int(server['round'])}, not {federation.round}")
         return Checkpoint(
             round=federation.round,
             layers=federation.choice.layers,
@@ -202,12 +202,12 @@ class Journal:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take over the figures of a checkpoint."""
+        """Restore the figures from a checkpoint."""
         self.totals = Totals(**checkpoint.totals)
         self._best.restore(self.totals.selected_round, checkpoint.best_F)
 
     def go_back(self, checkpoint: Checkpoint | None) -> None:
-        """Forget the rounds after a checkpoint, or all of them."""
+        """Discard the rounds after a checkpoint, or all rounds if there is none."""
         self.open = None
         self._saved_round = 0 if checkpoint is None else checkpoint.round
         if checkpoint is None:
@@ -216,7 +216,7 @@ class Journal:
 
 
 def _line(record: RoundRecord) -> RoundLine:
-    """Return what is shown of a round on record."""
+    """Return the display line of a recorded round."""
     return RoundLine(
         round=record.round,
         metric=record.global_metric,

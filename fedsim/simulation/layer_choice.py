@@ -1,4 +1,4 @@
-"""Which layers are exchanged: how many, let the clients score them, then choose. A part of every run, and ``fedsim layers``."""
+"""Choice of the exchanged layers: number, scores, selection; part of every run, and of ``fedsim layers``."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from server.selection import choose_layers, combine_scores
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """Which layers are exchanged, and what decided it."""
+    """The exchanged layers, and how they were chosen."""
 
     layers: tuple[int, ...]
     num_layers: int
     scores_L: np.ndarray | None = None
-    """float64; None where the choice needs no scores or was restored from a checkpoint."""
+    """float64; None if the choice needs no scores or was restored from a checkpoint."""
     share: float | None = None
-    """Share of the layers that was asked for; None where it has no part in the choice or was restored."""
+    """Share of the layers to exchange; None if the choice does not use it or was restored."""
     estimate: ShareEstimate | None = None
-    """Where the share comes from the clients' spectra."""
+    """Set if the share was estimated from the clients' spectra."""
 
     def record(self) -> dict[str, Any]:
         """Return the event ``layers``."""
@@ -53,7 +53,7 @@ class LayerChoice:
         }
 
     def spectra(self) -> list[dict[str, Any]]:
-        """Return the events ``spectrum``, one a client."""
+        """Return the events ``spectrum``, one per client."""
         if self.estimate is None:
             return []
         by_examples = self.estimate.weighting == "examples"
@@ -68,7 +68,7 @@ class LayerChoice:
 
 
 def select_layers(config: Config, console: Console) -> LayerChoice:
-    """Start workers, let the clients score the layers, and return the choice: what ``fedsim layers`` does."""
+    """Start workers, let the clients score the layers, and return the choice; used by ``fedsim layers``."""
     with InterruptWatch() as watch, Progress(config.rounds, "score", console) as progress, ExitStack() as stack:
         config, data = settled(config)
         executor = make_executor(config, watch.check, progress.note)
@@ -82,7 +82,7 @@ def select_layers(config: Config, console: Console) -> LayerChoice:
         try:
             return choose(config, executor, workers[0].full, sizes_N, phase, initial, progress.note)
         except StateLost as loss:
-            raise ResourceError(f"{loss}; give the command again") from loss
+            raise ResourceError(f"{loss}; run the command again") from loss
 
 
 def start_workers(config: Config, prepared: Prepared, executor: Executor, progress: Progress) -> list[WorkerInfo]:
@@ -106,8 +106,8 @@ def choose(
 ) -> LayerChoice:
     """Choose the exchanged layers.
 
-    For ``layers.choose: score`` the clients score them first, with prompts everywhere; where ``layers.share_rule`` is not
-    fixed, their number comes from the clients' spectra after a warm-up (:mod:`fedsim.simulation.layer_share`).
+    With ``layers.choose: score`` the clients first score all layers, with a prompt in each. Unless ``layers.share_rule`` is
+    fixed, the number of layers comes from the clients' spectra after a warm-up (:mod:`fedsim.simulation.layer_share`).
 
     Parameters
     ----------
@@ -116,16 +116,16 @@ def choose(
     sizes_N
         Training examples of each client.
     phase
-        Told what is being done, for the progress display.
+        Called with the current phase, for the progress display.
     initial
         Initial parameters of a layout.
     note
-        Told of clients that failed and were left out.
+        Called with warnings about clients that failed and were dropped.
 
     Raises
     ------
     ClientError
-        If a client fails, or all of them do with ``client.on_failure: drop``.
+        If a client fails, or, with ``client.on_failure: drop``, if all do.
     """
     layers, num_layers = config.layers, full.geometry.num_layers
     if layers.choose in ("all", "fixed"):
@@ -139,8 +139,8 @@ def choose(
         phase("scoring layers")
         if layers.score_batch_size == 1:
             note(
-                "warning: with layers.score_batch_size=1 no example has another to be compared with, so all layers score the "
-                "same and their ranking means nothing; give 2 or more, or name layers with layers.choose=fixed and layers.fixed"
+                "warning: layers.score_batch_size=1 leaves no pairs of examples to compare, so all layers score the same and "
+                "their ranking means nothing; give 2 or more, or name layers with layers.choose=fixed and layers.fixed"
             )
         scores_L = score(config, executor, full, initial, note)
     chosen = choose_layers(layers, num_layers, scores_L, config.seed, share)
@@ -154,7 +154,7 @@ def score(
     initial: InitialVector,
     note: Callable[[str], None] = lambda text: None,
 ) -> np.ndarray:
-    """Return the layers' scores [L], the clients' taken together, with the initial prompt in all layers."""
+    """Return the layer scores [L], combined over clients, at the initial parameters of all layers."""
     state = executor.put(GlobalState(0, full.layers, initial(full)))
     clients = _scoring_clients(config)
     size = 1 if executor.per_client else 4 * config.group_size

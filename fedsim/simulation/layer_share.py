@@ -1,8 +1,8 @@
-"""How many layers: warm up with prompts in all of them, then let clients read from their Hessians what share they need.
+"""Share of layers to exchange, estimated from the clients' Hessian spectra after a warm-up with prompts in all layers.
 
-Follows the published programs: some rounds of plain FedAvg over all layers, then one spectrum a client at the last global
-prompt, then the mean of the clients' shares. The warmed-up prompt is thrown away, as there, where this is a script of its
-own: the run begins from the initial prompt. What all this costs is counted, because a user pays it for every choice.
+Follows the published programs: some rounds of plain FedAvg over all layers, then one spectrum per client at the last global
+prompt, then the mean of the clients' shares. As in the published separate script, the warmed-up prompt is discarded and the
+run begins from the initial prompt. The cost of the estimate is recorded, because every choice incurs it.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from server.selection import combine_shares
 
 @dataclass(frozen=True)
 class ShareCost:
-    """What an estimate of the share costs, beside the run itself."""
+    """Cost of an estimate of the share, on top of the run itself."""
 
     warmup_rounds: int
     client_visits: int
-    """Visits to clients for training."""
+    """Local trainings of a client in the warm-up."""
     client_steps: int
-    """Local steps in these visits."""
+    """Local steps in these trainings."""
     spectra: int
-    """Clients whose spectrum was taken."""
+    """Clients whose spectrum was computed."""
     hessian_vector_products: int
     bytes_down: int
-    """Bytes that real devices would have received: all prompts and the head, once a training and once a spectrum."""
+    """Bytes that real devices would have received: all prompts and the head, for each training and each spectrum."""
     bytes_up: int
     """Bytes that real devices would have sent in local training; see :mod:`fedsim.core.traffic`. (A share is one number.)"""
     seconds_warmup: float
@@ -50,14 +50,14 @@ class ShareCost:
 
 @dataclass(frozen=True)
 class ShareEstimate:
-    """The share of the layers that the clients ask for, and what it was made of."""
+    """Estimated share of the layers, with the clients' reports that it is based on."""
 
     rule: str
     weighting: str
     share: float
     """In [0, 1]."""
     reports: tuple[SpectrumReport, ...]
-    """One a client, in the order of their ids."""
+    """One per client, by ascending id."""
     cost: ShareCost
 
 
@@ -70,37 +70,37 @@ def estimate_share(
     initial: InitialVector,
     note: Callable[[str], None] = lambda text: None,
 ) -> ShareEstimate:
-    """Warm up, take the clients' spectra, and combine their shares; for ``layers.share_rule`` density and eigengap.
+    """Warm up, compute the clients' spectra, and combine their shares; for ``layers.share_rule`` density and eigengap.
 
-    The server is plain FedAvg (with ``server.weighting`` and ``server.aggregation``), the devices train as ``client`` says.
-    Each visit begins with a fresh client state: nothing is left behind, neither moments nor control variates.
+    The server runs plain FedAvg (with ``server.weighting`` and ``server.aggregation``); devices train as set in ``client``.
+    Each local training begins with a fresh client state and keeps nothing, neither moments nor control variates.
 
     Parameters
     ----------
     executor
-        Started; a server is started on it, and left there for the run to replace.
+        Started executor; the server started on it here is replaced when the run begins.
     full
         Layout with a prompt in every layer.
     sizes_N
         Training examples of each client.
     phase
-        Told what is being done, for the progress display.
+        Called with the current phase, for the progress display.
     initial
         Initial parameters of a layout, at which the warm-up starts.
     note
-        Told of clients that failed and were left out.
+        Called with warnings about clients that failed and were dropped.
 
     Raises
     ------
     ClientError
-        If a client fails in training or in taking its spectrum.
+        If a client fails in training or in computing its spectrum.
     """
     settings = config.layers.spectrum
     started = time.monotonic()
     state, last, trained_reports = _warm_up(config, executor, full, sizes_N, phase, initial, note)
     warm = time.monotonic()
     clients = _clients(config, sizes_N, last)
-    phase(f"taking the Hessian spectra of {len(clients)} clients")
+    phase(f"computing the Hessian spectra of {len(clients)} clients")
     spectra = executor.spectrum(state, [(client,) for client in clients])
     reports = usable(spectra, "to estimate its share of the layers", config.client.on_failure, note)
     share = combine_shares(
@@ -132,7 +132,7 @@ def _warm_up(
     initial: InitialVector,
     note: Callable[[str], None],
 ) -> tuple[Handle, tuple[int, ...], list[ClientReport]]:
-    """Return the last global state, the last cohort in the order drawn, and the reports of all clients, failed ones too."""
+    """Return the last global state, the last cohort in the order drawn, and all client reports, including failed ones."""
     rounds = config.layers.spectrum.warmup_rounds
     vector_F = initial(full)
     vector_F = vector_F.astype(config.model.exchange_dtype)

@@ -26,23 +26,23 @@ from fedsim.simulation.stopping import Stop
 def rounds(
     run: RunContext, checkpoint: Checkpoint | None = None, stop: Stop | None = None
 ) -> Generator[RoundRecord, None, Result]:
-    """Do all rounds; yield each once, when it is on record. The generator's value is the result.
+    """Run all rounds; yield each record once, when it is recorded. The generator returns the result.
 
-    A generator that is closed before its end saves the last round on record.
+    If the generator is closed early, the last recorded round is saved.
 
     Parameters
     ----------
     checkpoint
-        What to go on from, if not from the start.
+        Checkpoint to continue from; None starts from the beginning.
     stop
-        Asked after each round on record whether the run ends there.
+        Decides after each recorded round whether the run ends there.
 
     Raises
     ------
     RunInterrupted
-        After a signal; the state has been saved.
+        After a signal, once the state is saved.
     FedsimError
-        On any mistake of the user, lost cluster, or failing client (``client.on_failure: raise``).
+        On a user's mistake, a lost cluster, or a failing client (``client.on_failure: raise``).
     """
     stop = stop or Stop(run.config.rounds)
     started = time.monotonic()
@@ -58,24 +58,24 @@ def rounds(
             except StateLost as loss:
                 recovery.fall_back(loss)
     except (RunInterrupted, FedsimError, GeneratorExit):
-        # They come at points between rounds or before a server step, where the last round's state is whole.
+        # Raised only between rounds or before a server step, where the state of the last round is complete.
         recovery.save_what_is_whole()
         raise
 
 
 def _on_record(federation: Federation, journal: Journal, stop: Stop) -> Iterator[RoundRecord | None]:
-    """Do the rounds that are left; yield each as it is on record, None where none is yet."""
+    """Run the remaining rounds; yield each record when it is available, None where it is not yet."""
     if not journal.can_wait:
-        yield journal.close()  # one that was left open by a loss
+        yield journal.close()  # left open when state was lost
     while not stop.reached(federation.round, journal.rule):
         round = federation.next_round()
         yield journal.train(round)
         if stop.reached(federation.round, journal.rule):
-            break  # server and clients still hold the state of the round on record
+            break  # server and clients still hold the state of the recorded round
         journal.open = federation.step(round)
         if not journal.can_wait:
             yield journal.close()
-    yield journal.close()  # where a stop that was asked for has come before its evaluation
+    yield journal.close()  # a requested stop may come before the last round's evaluation
 
 
 def _result(run: RunContext, federation: Federation, journal: Journal, stop: Stop) -> Result:
@@ -100,7 +100,7 @@ def _result(run: RunContext, federation: Federation, journal: Journal, stop: Sto
 
 
 def run_through(run: RunContext, checkpoint: Checkpoint | None = None) -> Result:
-    """Do all rounds and return the result; see :func:`rounds`."""
+    """Run all rounds and return the result; see :func:`rounds`."""
     going = rounds(run, checkpoint)
     while True:
         try:

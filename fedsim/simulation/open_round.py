@@ -17,33 +17,33 @@ from server.core import StepReport
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What came of a round's evaluations; None for those that were not due."""
+    """Results of a round's evaluations; None for those not due."""
 
     validation: Evaluation | None = None
     personalised: Evaluation | None = None
     holdout: Evaluation | None = None
     seconds: float = 0.0
-    """How long the driver waited for them: what they took beside other work does not count."""
+    """Time the driver waited for them; time overlapped with other work does not count."""
 
 
 @dataclass(frozen=True)
 class OpenRound:
-    """A round whose server step is done and whose evaluation is still to come."""
+    """A round after its server step and before its evaluation."""
 
     round: int
     """Counted from 1."""
     reports: Sequence[ClientReport]
-    """Of all its clients, ascending."""
+    """Reports of all its clients, by ascending id."""
     step: StepReport
     answers: Answers
-    """Who of those that were drawn took part."""
+    """Which of the drawn clients took part."""
     clients_resent: int
-    """Clients whose work was sent again, each time counted."""
+    """Clients whose work was sent again, counted each time."""
     seconds_train: float
     seconds_server: float
 
     def record(self, metric: str, evaluated: Evaluated, actors_replaced: int) -> RoundRecord:
-        """Return what goes on record.
+        """Return the record of the round.
 
         Parameters
         ----------
@@ -86,28 +86,28 @@ class OpenRound:
 
 
 def usable_reports(reports: Sequence[ClientReport]) -> list[ClientReport]:
-    """Return the reports of those clients that did not fail."""
+    """Return the reports of clients that did not fail."""
     return [report for report in reports if report.failure is None]
 
 
 def mean_loss(evaluation: Evaluation) -> float:
-    """Return the mean loss over the examples, NaN if there are none."""
+    """Return the mean loss over the examples; NaN if there are none."""
     return evaluation.loss_sum / evaluation.num_examples if evaluation.num_examples else math.nan
 
 
 def memory_warning(round: int, reports: Sequence[ClientReport]) -> str | None:
-    """Return what to say where memory made passes of a round, counted from 1, be cut in two."""
+    """Return a warning if passes of a round (counted from 1) were split for lack of memory."""
     splits = sum(report.memory_splits for report in reports)
     if not splits:
         return None
     held = min(report.memory_tokens for report in reports if report.memory_splits)
     return (
-        f"warning: round {round}: {did_not_fit(splits)}; set client.micro_batch_tokens={held}, so that no time is lost and a "
-        "repeat gives the same bits"
+        f"warning: round {round}: {did_not_fit(splits)}; set client.micro_batch_tokens={held} to save time and to get the "
+        "same bits in a repeat"
     )
 
 
 def did_not_fit(splits: int) -> str:
-    """Say how often memory made a pass be cut in two."""
+    """Return a clause on how often a pass was split for lack of memory."""
     times = "once" if splits == 1 else f"{splits} times"
-    return f"the GPU's memory did not hold a pass through the backbone, which was cut in two {times}"
+    return f"a pass through the backbone did not fit in GPU memory and was split {times}"

@@ -1,4 +1,4 @@
-"""What comes before the first round: where results go, what is resumed, data, model, and an executor about to start."""
+"""Opening of a run, before its first round: run location, checkpoint to resume, data, model, and executor."""
 
 from __future__ import annotations
 
@@ -28,42 +28,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Opened:
-    """A run that is open: about to begin, or finished already."""
+    """An open run: about to begin, or already finished."""
 
     location: str
-    """Path or URL of its folder."""
+    """Path or URL of the run folder."""
     context: RunContext | None
-    """What it is made of; None where it is finished."""
+    """Context of the run; None if it is finished."""
     checkpoint: Checkpoint | None = None
-    """What it goes on from."""
+    """Checkpoint to continue from, if any."""
     summary: dict[str, Any] | None = None
-    """Of a run that is finished."""
+    """Summary, if the run is finished."""
 
 
 @contextmanager
 def opened(config: Config, resume: bool, watch: InterruptWatch, progress: Progress) -> Iterator[Opened]:
-    """Open a run, and close all that belongs to it on leaving. Mistakes leave no folder, and change none.
+    """Open a run, and close everything it holds on exit. Mistakes create no folder and change none.
 
     Raises
     ------
     FedsimError
-        A mistake in config, data or model, or missing resources.
+        On a mistake in config, data or model, or missing resources.
     RunInterrupted
-        After SIGINT or SIGTERM, also on leaving; it says what is saved.
+        After SIGINT or SIGTERM, also on exit; its ``kept`` names what is saved.
     """
     config, data = _settled(config, progress)
-    # Mistakes in paths, data and model come to light before the run's folder is made.
+    # Mistakes in paths, data and model are found before the run folder is created.
     with open_location(config, resume, progress.note) as place, _saying_what_is_kept(place):
         done = finished(config, place.path) if place.resume else None
         if done is not None:
             _check_finished(place, config, progress, done, data)
             yield Opened(place.location, None, summary=done)
             return
-        # Claimed before the long work, begun after it.
+        # Claim the folder before the slow work, begin it afterwards.
         with RunFolder.claim(place.path, resume=place.resume, mirror=place.mirror) as folder:
             checkpoint = _checkpoint(config, folder, progress) if place.resume else None
             with local_cluster.discarded(), closing(make_executor(config, watch.check, progress.note)) as executor:
-                # Imported now: this brings torch and transformers, and the quick mistakes have been answered.
+                # Imported late: this loads torch and transformers, and quick mistakes should be reported first.
                 prepared = _prepared(config, progress, executor, data)
                 if checkpoint is not None:
                     before = sources_of(place.path)
@@ -75,7 +75,7 @@ def opened(config: Config, resume: bool, watch: InterruptWatch, progress: Progre
 
 
 def _settled(config: Config, progress: Progress) -> tuple[Config, PartitionedData | None]:
-    """Return the config with its number of clients; where the data say it, with the data."""
+    """Return the config with its number of clients, and the data if they were read to find it."""
     if config.partition.clients is not None:
         return config, None
     from fedsim.simulation.preparation import settled
@@ -94,18 +94,18 @@ def _saying_what_is_kept(place: RunLocation) -> Iterator[None]:
 
 
 def _kept(place: RunLocation) -> str:
-    """Say what is kept of a run that was interrupted, and how to go on, as half a sentence."""
+    """Return a clause on what is saved of an interrupted run and how to continue."""
     saved = newest_round(place.path / "checkpoints")
     if saved is not None:
         return f"the state after round {saved} is saved; continue with --resume"
-    again = "start it again" if what_is_in(place.path) == "nothing" else "begin anew with --resume"
+    again = "start it again" if what_is_in(place.path) == "nothing" else "start over with --resume"
     return f"no round has been saved; {again}"
 
 
 def _check_finished(
     place: RunLocation, config: Config, progress: Progress, done: dict[str, Any], data: PartitionedData | None
 ) -> None:
-    """Refuse a finished run whose data or weights, which may have moved, are not those that it was made with."""
+    """Refuse a finished run if its data or weights, which may have moved, have changed."""
     if from_same_place(config, place.path):
         progress.note(f"{place.location} is finished; nothing to resume")
         return
@@ -121,7 +121,7 @@ def _checkpoint(config: Config, folder: RunFolder, progress: Progress) -> Checkp
     for sentence in skipped:
         progress.note(f"warning: {sentence}")
     if checkpoint is None:
-        progress.note(f"{folder.location} has no checkpoint yet; the run begins anew")
+        progress.note(f"{folder.location} has no checkpoint yet; the run starts over")
         return None
     check_config(checkpoint, config, folder.location)
     progress.note(f"resuming {folder.location} after round {checkpoint.round}")

@@ -1,4 +1,4 @@
-"""From a config to everything a worker is built from: data, tokens, shards, frozen weights."""
+"""Preparation of a run: from a config to data, tokens, shards and frozen weights."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PartitionedData:
-    """The examples, and which client holds which."""
+    """The examples, and their assignment to clients."""
 
     dataset: Dataset
     shards: Shards
     notes: tuple[str, ...] = ()
-    """What was taken for what, and what is not used, for people."""
+    """Messages for the user: how columns were read, and which examples are not used."""
 
     @property
     def task(self) -> TaskConfig:
@@ -45,18 +45,17 @@ class PartitionedData:
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that a run is made of, before anything is started."""
+    """Everything a run needs, before anything is started."""
 
     data: PartitionedData
     spec: WorkerSpec
     contents: dict[str, str]
-    """SHA-256 of what a result depends on beside the config: ``weights``, ``model_config``, ``training_data`` and
-    ``validation_data`` (tokens and labels), ``label_words`` (their tokens), ``partition`` and ``start``, each where there is
-    one."""
+    """SHA-256 of what results depend on besides the config: ``weights``, ``model_config``, ``training_data`` and
+    ``validation_data`` (tokens and labels), ``partition``, and, where used, ``label_words`` (their tokens) and ``start``."""
 
 
 def partition_data(config: Config) -> PartitionedData:
-    """Load the examples and deal them out."""
+    """Load the examples and partition them over clients."""
     column = config.partition.column
     dataset = load_dataset(config.data, config.seed, column)
     _check_task(config, dataset.task)
@@ -68,7 +67,7 @@ def partition_data(config: Config) -> PartitionedData:
 
 
 def _classes_note(dataset: Dataset) -> tuple[str, ...]:
-    """Warn of training examples that are all of one class, from which nothing can be told."""
+    """Warn if all training examples are of one class: nothing can be learned from them."""
     classes = np.unique(dataset.train.labels_N)
     if len(classes) > 1:
         return ()
@@ -77,7 +76,7 @@ def _classes_note(dataset: Dataset) -> tuple[str, ...]:
 
 
 def _clients_note(config: Config, values: list[object], shards: Shards) -> tuple[str, ...]:
-    """Say how many values of a column are clients, and how many examples are left out with the others."""
+    """Report how many values of a column became clients, and how many examples the others leave unused."""
     many, total, clients = len(set(values)), len(values), shards.num_clients
     left, column = total - len(shards.indices_N), shown(config.partition.column)
     if many > clients:
@@ -91,12 +90,12 @@ def _clients_note(config: Config, values: list[object], shards: Shards) -> tuple
 
 
 def settled(config: Config) -> tuple[Config, PartitionedData | None]:
-    """Return the config with its number of clients, and the data if they had to be read for it.
+    """Return the config with its number of clients, and the data if they were read to find it.
 
     Raises
     ------
     ConfigError
-        If that number does not fit the rest of the config.
+        If that number conflicts with the rest of the config.
     """
     if config.partition.clients is not None:
         return config, None
@@ -105,12 +104,12 @@ def settled(config: Config) -> tuple[Config, PartitionedData | None]:
 
 
 def with_clients(config: Config, clients: int) -> Config:
-    """Return the config with the number of clients that the data gave.
+    """Return the config with the number of clients found in the data.
 
     Raises
     ------
     ConfigError
-        If that number does not fit the rest of the config.
+        If that number conflicts with the rest of the config.
     """
     values = config.model_dump(mode="json")
     values["partition"]["clients"] = clients
@@ -125,16 +124,16 @@ def prepare(
     executor: Executor | None = None,
     data: PartitionedData | None = None,
 ) -> Prepared:
-    """Load, deal out and tokenise the examples and load the frozen weights.
+    """Load, partition and tokenise the examples, and load the frozen weights.
 
     Parameters
     ----------
     phase
-        Told what is being done, for the progress display.
+        Called with the current phase, for the progress display.
     executor
-        Begins to start as soon as the data are found to be in order, beside the rest.
+        Executor to start in the background once the data are known to be valid.
     data
-        The data, if they have been read.
+        The data, if already read.
     """
     if data is None:
         phase("reading data")
@@ -150,7 +149,7 @@ def prepare(
 
 
 def _begin(executor: Executor, config: Config, data: PartitionedData, location: str) -> bool:
-    """Let the executor begin to start, and return True, if it is known by now how much it will have to store."""
+    """Begin to start the executor if the size of its shared objects is known; return whether it was."""
     shape = model_shape(config.model)
     if shape is None:
         return False
@@ -241,12 +240,12 @@ def analysis_spec(config: Config) -> AnalysisSpec:
 
 
 def check_lengths(config: Config, spec: WorkerSpec, max_tokens: int) -> None:
-    """Refuse texts that are longer than the backbone has positions for.
+    """Refuse texts that exceed the backbone's maximum length.
 
     Raises
     ------
     ModelError
-        Naming the longest text, the limit, and the keys to change.
+        With the longest text, the limit, and the key to change.
     """
     longest = max((int(table.lengths_N.max()) for table in (spec.train, spec.validation) if len(table)), default=0)
     if longest > max_tokens:
@@ -269,7 +268,7 @@ def _check_task(config: Config, task: TaskConfig) -> None:
 
 
 _OF_NO_MATTER = ("transformers_version", "architectures", "dtype", "torch_dtype")
-"""Keys of a model's config.json that say how it was saved."""
+"""Keys of a model's config.json that describe only how it was saved."""
 
 
 def _contents(spec: WorkerSpec) -> dict[str, str]:

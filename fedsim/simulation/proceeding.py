@@ -1,4 +1,4 @@
-"""From an open run to its results: the folder begins, the rounds are done, prompt and summary are written."""
+"""An open run up to its results: begin the folder, run the rounds, write prompt and summary."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from fedsim.simulation.stopping import Stop
 def proceed(
     run: RunContext, checkpoint: Checkpoint | None, stop: Stop, started: float
 ) -> Generator[RoundRecord, None, dict[str, Any]]:
-    """Do all rounds and write the results; yield each round when it is on record. The generator's value is the summary.
+    """Run all rounds and write the results; yield each round when it is recorded. The generator returns the summary.
 
     Parameters
     ----------
     started
-        Monotonic time when the run was asked for.
+        Monotonic time at which the run was requested.
     """
     folder = run.folder
     folder.begin()
@@ -70,7 +70,7 @@ def _begin(run: RunContext, checkpoint: Checkpoint | None) -> None:
 
 
 def _about(run: RunContext, result: Result, started: float) -> dict[str, Any]:
-    """Return what the summary says of a run beside its figures."""
+    """Return the summary's description of the run, without its figures."""
     config, dataset = run.config, run.prepared.data.dataset
     return {
         "name": config.name,

@@ -1,7 +1,7 @@
-"""What state is whole, and where a run goes back to when some is lost.
+"""Recovery from lost state, and the save when a run ends early.
 
-State that is lost with a node or the aggregator takes the run back to what is left of it: the state that the round started
-from, where all of it can still be had, else the last checkpoint. Rounds that are done again have the same bits.
+When state is lost with a node or the aggregator, the run goes back to the state that the round started from if all of it
+is still available, else to the last checkpoint. Repeated rounds have the same bits.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from fedsim.simulation.journal import Journal
 
 
 class Recovery:
-    """Sets a run out, brings it back after a loss, and saves what is whole when it ends early.
+    """Starts a run, recovers it after a loss, and saves its last complete state when it ends early.
 
     Parameters
     ----------
     begin_from
-        The checkpoint to go on from; None for the start of the run.
+        Checkpoint to continue from; None for the start of the run.
     """
 
     def __init__(
@@ -34,29 +34,29 @@ class Recovery:
         self._journal = journal
         self._begin_from = begin_from
         self._losses = 0
-        """Times that state was lost since a round was recorded for the first time."""
+        """Losses of state since the last new round was recorded."""
         self._furthest_round = 0
         if begin_from is not None:
             run.folder.event("resumed", round=begin_from.round)
 
     def set_out(self) -> None:
-        """Bring server and clients to where the run goes on from."""
+        """Set server and clients to the state that the run continues from."""
         checkpoint = self._begin_from
         self._federation.set_out(checkpoint)
         if checkpoint is not None:
             self._journal.restore(checkpoint)
-        self._begin_from = None  # its arrays lie in the store, and the run has copies of its own now
+        self._begin_from = None  # frees its arrays: the run now has its own copies
         self._journal.evaluate_start()
 
     def is_new(self, record: RoundRecord | None) -> bool:
-        """Whether a round is on record for the first time: rounds that are done again are none, and no progress."""
+        """Whether a round is recorded for the first time; repeated rounds count neither as records nor as progress."""
         if record is None or record.round <= self._furthest_round:
             return False
         self._furthest_round, self._losses = record.round, 0
         return True
 
     def fall_back(self, loss: StateLost) -> None:
-        """Decide what to go on from after a loss; :meth:`set_out` goes there.
+        """Choose the state to continue from after a loss; :meth:`set_out` then restores it.
 
         Raises
         ------
@@ -67,26 +67,26 @@ class Recovery:
         self._losses += 1
         if self._losses > run.config.ray.max_replacements:
             raise ResourceError(
-                f"{loss}, {self._losses} times in one round; see ray.max_replacements; go on with --resume"
+                f"{loss}, {self._losses} times in one round, more than ray.max_replacements allows; continue with --resume"
             )
-        run.progress.note(f"warning: {loss}; going back to what is left")
+        run.progress.note(f"warning: {loss}; going back to the last state available")
         run.executor.recover()
         if not federation.whole:
-            return  # it has not set out again yet: as before
+            return  # lost again before it was restored: try the same state again
         checkpoint = self._what_is_left()
         if checkpoint is not None:
-            # This process's own time goes on; that of a checkpoint is counted up to its saving.
+            # Keep this process's clock: the checkpoint's time only runs up to its saving.
             totals = {**checkpoint.totals, "seconds_before": self._journal.totals.seconds_before}
             checkpoint = replace(checkpoint, totals=totals)
         run.folder.truncate(federation.round + 1)
         if run.tensorboard is not None:
             run.tensorboard.go_back(federation.round + 1)
         run.folder.event("recovered", round=federation.round, reason=str(loss))
-        run.progress.note(f"going on from the state after round {federation.round}")
+        run.progress.note(f"continuing from the state after round {federation.round}")
         self._begin_from = checkpoint
 
     def _what_is_left(self) -> Checkpoint | None:
-        """Return the state after the last round, if all of it is there, else the last checkpoint, if any."""
+        """Return the state after the last round if all of it is available, else the last checkpoint, if any."""
         try:
             return self._journal.checkpoint()
         except StateLost:
@@ -109,5 +109,5 @@ class Recovery:
             saved = newest_round(self._run.folder.checkpoints)
             self._run.progress.note(
                 f"warning: the state after round {self._federation.round} cannot be saved ({error}); "
-                + ("no other one is saved" if saved is None else f"saved is that after round {saved}")
+                + ("no earlier state is saved" if saved is None else f"the last one saved is that after round {saved}")
             )

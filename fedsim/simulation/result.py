@@ -1,4 +1,4 @@
-"""What a finished simulation gives back."""
+"""Result of a finished simulation."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from fedsim.simulation.totals import Totals
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished simulation gives back."""
+    """Result of a finished simulation."""
 
     choice: LayerChoice
     layout: VectorLayout
     state: GlobalState
     rounds: int
-    """Those that were done."""
+    """Rounds completed."""
     stopped: Stopped | None
-    """Why the run ended before its last round; None where it did not."""
+    """Why the run ended before its last round; None if it did not."""
     totals: Totals
     personalised: Evaluation | None
     personal: list[ClientState]
-    """States of the clients that have trained, ascending, where layers stay on the devices; else empty."""
+    """States of the clients that have trained, by ascending id, if layers stay on the devices; else empty."""
     workers: list[WorkerInfo]
     seconds: float
     first_group_at: float | None
-    """Monotonic time when the first work group of this process was trained; None if there was nothing left to train."""
+    """Monotonic time at which this process finished its first work group; None if nothing was left to train."""

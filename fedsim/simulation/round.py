@@ -1,4 +1,4 @@
-"""One round, wherever rounds are done: the run's own, its warm-up, and the benchmarks of what surrounds training.
+"""One round, as used by the run, its warm-up, and the orchestration benchmarks.
 
 A round: draw the cohort -> cut it into work groups -> train -> the server folds and steps.
 """
@@ -23,7 +23,7 @@ from server.sampling import cohort, cut
 
 @dataclass(frozen=True)
 class Draw:
-    """How rounds are drawn from the population and cut into work groups: pure functions of the round."""
+    """Draws each round's cohort from the population and cuts it into work groups; pure functions of the round."""
 
     sampling: SamplingConfig
     seed: int
@@ -31,21 +31,21 @@ class Draw:
     sizes_N: np.ndarray
     """Training examples of each client."""
     work_N: np.ndarray
-    """Training examples that each client takes in a round, each as often as it is taken."""
+    """Training examples that each client processes in a round, counting repeats."""
 
     @classmethod
     def of(cls, config: Config, sizes_N: np.ndarray) -> Draw:
-        """Return how a config draws its rounds."""
+        """Create from a config and the clients' training sizes."""
         work_N = np.array([num_trained(config.client, int(size)) for size in sizes_N])
         return cls(config.sampling, config.seed, config.group_size, sizes_N, work_N)
 
     def cohort(self, round: int) -> list[int]:
-        """Return the clients that are drawn for a round, counted from 0, in the order drawn."""
+        """Return the clients drawn for a round (counted from 0), in the order drawn."""
         drawn: list[int] = cohort(self.sampling, self.seed, round, self.sizes_N).tolist()
         return drawn
 
     def answers(self, round: int) -> Answers:
-        """Return who of them takes part."""
+        """Return which of the drawn clients take part."""
         return answers(self.sampling, self.cohort(round), self.seed, round, self.work_N)
 
     def first_group(self) -> tuple[int, ...]:
@@ -61,18 +61,18 @@ class Round:
     number
         Counted from 0.
     executor
-        Started, with a started server.
+        Started executor with a started server.
     started
-        Monotonic time from which on the round counts; now, if not given.
+        Monotonic time at which the round began; now, if not given.
 
     Attributes
     ----------
     answers
-        Who of those that were drawn takes part.
+        Which of the drawn clients take part.
     groups
-        Their work groups.
+        Work groups of the clients that take part.
     trained_at
-        Monotonic time when the last group was trained.
+        Monotonic time at which the last group finished training.
     """
 
     def __init__(self, number: int, draw: Draw, executor: Executor, started: float | None = None) -> None:
@@ -86,7 +86,7 @@ class Round:
     def train(
         self, state: Handle, client_states: Mapping[int, Handle], shards: Sequence[tuple[int, int]] = ()
     ) -> Iterator[TrainedGroup | EvaluatedShard]:
-        """Train the groups from a global state; yield what is done, see :meth:`fedsim.executors.base.Executor.train`."""
+        """Train the groups from a global state; yield results as in :meth:`fedsim.executors.base.Executor.train`."""
         self.trained_at = time.monotonic()
         for result in self._executor.train(self.groups, state, client_states, shards):
             if isinstance(result, TrainedGroup):
@@ -99,12 +99,12 @@ class Round:
         return sorted(self._trained, key=lambda group: (group.group.group, group.group.part))
 
     def reports(self) -> list[ClientReport]:
-        """Return the reports of all clients that took part, failed ones too, ascending.
+        """Return the reports of all clients that took part, including failed ones, by ascending id.
 
         Raises
         ------
         RuntimeError
-            If some are missing: a defect of an executor.
+            If some are missing, which is a bug in an executor.
         """
         reports = sorted((report for group in self._trained for report in group.reports), key=lambda each: each.client)
         asked = sorted(self.answers.in_time)
@@ -113,5 +113,5 @@ class Round:
         return reports
 
     def step(self) -> StepReport:
-        """Let the server step by what the groups sent."""
+        """Apply the groups' updates to the server."""
         return self._executor.server.apply(self.number, self.answers.in_time)

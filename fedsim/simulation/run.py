@@ -1,4 +1,4 @@
-"""A run that can be held in the hand: what ``fedsim run`` and :func:`fedsim.run` are made of."""
+"""The run as an object; ``fedsim run`` and :func:`fedsim.run` are built on it."""
 
 from __future__ import annotations
 
@@ -26,38 +26,38 @@ from fedsim.simulation.stopping import Stop, Stopped
 class Run:
     """A run of a config: a context manager, and an iterator over its rounds.
 
-    On entering, data and model are read, and mistakes come to light; the run begins with the first round that is asked for.
-    A block that is left before the last round, by whatever way, saves the last round on record: ``resume=True`` goes on from
-    there. In the main thread, SIGINT and SIGTERM are answered between rounds while the block lasts, by ``RunInterrupted``;
-    a second one ends the process at once.
+    Entering the block reads data and model and reports mistakes; the run begins when the first round is requested. However
+    the block is left before the last round, the last recorded round is saved, and ``resume=True`` continues from there. In
+    the main thread, the first SIGINT or SIGTERM within the block raises ``RunInterrupted`` between rounds; a second one ends
+    the process at once.
 
     Parameters
     ----------
     config
         A config, or the path of one.
     callbacks
-        Told of each round before the loop's body is.
+        Called for each round before the loop body.
     resume
-        Go on from the newest checkpoint of ``config.output``, or of the newest run of this name; a run that is finished is
-        left as it is, and one that has no checkpoint begins anew.
+        Continue from the newest checkpoint in ``config.output``, or of the newest run with this name. A finished run is left
+        unchanged; a run without a checkpoint starts over.
     progress
-        Show rounds and phases; if false, notes only.
+        Show rounds and phases; if false, only notes.
     console
-        Where to show them; if not given, the notebook that this process serves, else standard output.
+        Console to write to; by default the notebook that this process serves, else standard output.
 
     Attributes
     ----------
     config
-        The config; once the run has begun, with the number of clients that its data gave.
+        The config; once the run has begun, with the number of clients found in the data.
     summary
-        The contents of ``summary.json``, once the run is finished; else None.
+        The contents of ``summary.json``; None until the run is finished.
 
     Raises
     ------
     FedsimError
-        A mistake in config, data or model, missing resources, or a failing client.
+        On a mistake in config, data or model, missing resources, or a failing client.
     RunInterrupted
-        After SIGINT or SIGTERM; it says what is saved.
+        After SIGINT or SIGTERM; its ``kept`` names what is saved.
 
     Examples
     --------
@@ -91,7 +91,9 @@ class Run:
 
     def __enter__(self) -> Run:
         if self._open is not None:
-            raise FedsimError("a Run is for one with block; make another one, with resume=True to go on")
+            raise FedsimError(
+                "a Run can be used in one with block only; create another one, with resume=True to continue"
+            )
         started = time.monotonic()
         with ExitStack() as stack:
             watch = stack.enter_context(InterruptWatch())
@@ -141,15 +143,15 @@ class Run:
     # -- what a program does with it ---------------------------------------------------------------------------------
 
     def stop(self, reason: str) -> None:
-        """Let the run end in order after the round that is on record now, with results as after the last one.
+        """End the run cleanly after the round recorded last, with the usual results.
 
-        The reason stands in the summary, under ``stopped``. A run that was stopped so is not finished: ``resume=True`` goes
-        on with it, to the bytes of a run that was not stopped.
+        The summary gives the reason under ``stopped``. Such a run is not finished: ``resume=True`` continues it, to the same
+        bytes as a run that was never stopped.
         """
         self._stop.ask(Stopped("call", reason))
 
     def finish(self) -> dict[str, Any]:
-        """Do all rounds that are left, and return the summary."""
+        """Run all remaining rounds and return the summary."""
         for _ in self:
             pass
         assert self.summary is not None
@@ -157,14 +159,14 @@ class Run:
 
     @property
     def folder(self) -> str:
-        """Path or URL of the run's folder; known within the block and after it."""
+        """Path or URL of the run folder; available within the block and after it."""
         if self._open is None:
-            raise FedsimError("a Run has a folder from its with block on: with fedsim.Run(config) as run: ...")
+            raise FedsimError("a Run has no folder before its with block: with fedsim.Run(config) as run: ...")
         return self._open.location
 
     @property
     def prompt(self) -> str | None:
-        """Path or URL of the trained prompt, which :func:`fedsim.load_prompt` reads; None before the run is finished."""
+        """Path or URL of the trained prompt, for :func:`fedsim.load_prompt`; None until the run is finished."""
         return None if self.summary is None else f"{self.folder}/prompt/global.safetensors"
 
 
@@ -185,9 +187,9 @@ def run(
     config
         A config, or the path of one.
     overrides
-        Words such as ``client.optimizer.lr=0.01``, with the path of a config.
+        Overrides such as ``client.optimizer.lr=0.01``; only if ``config`` is a path.
     load
-        Plug-ins to load first, with the path of a config; see :func:`fedsim.load_plugin`.
+        Plug-ins to load first, if ``config`` is a path; see :func:`fedsim.load_plugin`.
     callbacks, resume, progress, console
         As for :class:`Run`.
     """
@@ -195,13 +197,13 @@ def run(
     if not isinstance(config, Config):
         config = read_config(config, overrides)
     elif overrides:
-        raise FedsimError("overrides go with the path of a config; for a Config use config.replace(rounds=5)")
+        raise FedsimError("overrides need the path of a config; to change a Config, use config.replace(rounds=5)")
     with Run(config, callbacks=callbacks, resume=resume, progress=progress, console=console) as going:
         return going.finish()
 
 
 def _named(config: Config) -> list[Callback]:
-    """Make the callbacks that a config names."""
+    """Create the callbacks that a config names."""
     made = []
     for name in config.callbacks:
         with guarded(f"callback {name!r}", CALLBACKS.origin(name)):

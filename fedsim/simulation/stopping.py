@@ -1,4 +1,4 @@
-"""Where a run ends: after its last round, or earlier where that is asked for."""
+"""Stop rules and stop requests: when a run ends before its last round."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ class Stopped:
     """Why a run ended before its last round."""
 
     rule: str
-    """``target``, ``patience``, ``seconds`` or ``bytes``; ``call`` where a program asked for it."""
+    """``target``, ``patience``, ``seconds`` or ``bytes``; ``call`` if a program requested it."""
     reason: str
-    """For people."""
+    """Explanation for the user."""
 
 
 def rule_that_applies(config: Config, totals: Totals, seconds: float) -> Stopped | None:
-    """Return the first rule of the section ``stop`` that asks a run with these figures to end.
+    """Return the first rule of section ``stop`` that ends a run with these figures, or None.
 
-    It is by the figures of the whole run that rules judge, so a run that was killed as one applied ends where it would have.
+    Rules look at the figures of the whole run, so a run killed just as a rule applied still ends at the same round.
     """
     rules, on = config.stop, f"on the {config.evaluation.select_on} examples"
     value, best_round = totals.selected_metric, totals.selected_round or 0
@@ -40,16 +40,16 @@ def rule_that_applies(config: Config, totals: Totals, seconds: float) -> Stopped
 
 
 class Stop:
-    """Takes requests to stop, and settles after which round that is.
+    """Takes stop requests, and decides after which round the run ends.
 
     Attributes
     ----------
     last
         The round after which the run ends.
     stopped
-        Why it ends before ``rounds``; None where it does not.
+        Why it ends before ``rounds``; None if it does not.
     left
-        Reason and message for the records where a program leaves the run before its end.
+        Reason and message for the records if a program leaves the run early.
     """
 
     def __init__(self, rounds: int) -> None:
@@ -59,13 +59,13 @@ class Stop:
         self._asked: Stopped | None = None
 
     def ask(self, stopped: Stopped | None) -> None:
-        """Ask the run to end after the round that is on record now, or is next to be; None asks for nothing."""
+        """Request a stop after the round recorded last, or the next one if none is; None requests nothing."""
         self._asked = self._asked or stopped
 
     def reached(self, round: int, rule: Stopped | None = None) -> bool:
-        """Whether the run ends after ``round``, because it is the last, that was asked for, or a rule applies.
+        """Whether the run ends after ``round``: the last round, a requested stop, or a rule that applies.
 
-        What was settled stays: a run that has lost state after its last round does that round again, and no other.
+        The decision is final: a run that loses state after its last round repeats that round and adds no other.
         """
         asked = self._asked or rule
         if asked is not None and self.stopped is None and round < self.last:

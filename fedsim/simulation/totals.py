@@ -1,4 +1,4 @@
-"""The running figures of a run's summary."""
+"""Running figures of a run's summary."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedsim.simulation.open_round import usable_reports
 
 @dataclass
 class Totals:
-    """Running figures of the summary; part of every checkpoint, so a resumed run ends with the same ones."""
+    """Running figures of the summary; part of every checkpoint, so a resumed run ends with the same figures."""
 
     client_updates: int = 0
     client_failures: int = 0
@@ -30,7 +30,7 @@ class Totals:
     best_global_round: int | None = None
     """The first round with the best metric, counted from 1."""
     judged_round: int = 0
-    """The last round whose metric was judged, on the examples of ``evaluation.select_on``."""
+    """The last round evaluated on the examples of ``evaluation.select_on``."""
     selected_round: int | None = None
     """The first round with the best metric on these examples."""
     selected_metric: float = math.nan
@@ -38,16 +38,16 @@ class Totals:
     selected_global_metric: float = math.nan
     """The metric on the validation examples after that round."""
     best_personalised_metric: float = math.nan
-    """Of the rounds after which personalised evaluation was due."""
+    """Over the rounds with a personalised evaluation."""
     best_personalised_round: int | None = None
     seconds_longest_clients: float = 0.0
-    """Sum over rounds of the longest training of a client."""
+    """Sum over rounds of the longest local training."""
     seconds_rounds: list[float] = field(default_factory=list)
     seconds_before: float = 0.0
     """Seconds of this run's earlier, interrupted parts."""
 
     def anew(self) -> Totals:
-        """Return the figures of a run that begins again after the evaluation of its start."""
+        """Return the figures of a run that starts over after the evaluation of its initial state."""
         return Totals(
             initial_metric=self.initial_metric, global_metric=self.initial_metric, seconds_before=self.seconds_before
         )
@@ -80,5 +80,5 @@ class Totals:
 
 
 def better(best: float, best_round: int | None, value: float, round: int) -> tuple[float, int | None]:
-    """Return the higher of two metrics with its round; of equal ones the earlier, of one that is NaN the other."""
+    """Return the higher of two metrics with its round; on a tie the earlier round; NaN never wins."""
     return (value, round) if value > best or (math.isnan(best) and not math.isnan(value)) else (best, best_round)

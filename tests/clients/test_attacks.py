@@ -200,4 +200,4 @@ def test_two_corrections_that_begin_with_one_name_are_refused(spec):
 
     worker = ClientWorker(changed(spec, corrections=(Begins(), Begins())))
     made = worker.train(WorkGroup(0, 0, CLIENTS[:1]), first_state(worker, TRUNK, 0), ClientState(CLIENTS[0]))
-    assert "two corrections in force both begin with anchor" in made.reports[0].failure.message
+    assert "two active corrections both begin with anchor" in made.reports[0].failure.message

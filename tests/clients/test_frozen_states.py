@@ -242,7 +242,7 @@ def test_all_clients_of_a_pass_have_a_trunk_or_none(folders):
     cohort = Cohort(specification(folders["roberta"]), (1,))
     first, *others = cohort.jobs()
     cached = compute_states(cohort.worker._backbone, cohort.spec.train, first.indices_N, (1,), "float32", 512)
-    with pytest.raises(ValueError, match="either all clients of a pass have a trunk or none has"):
+    with pytest.raises(ValueError, match="either all clients of a pass have a frozen-layer cache or none has"):
         cohort.train([dataclasses.replace(first, cached=cached), *others])
 
 

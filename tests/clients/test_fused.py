@@ -174,7 +174,7 @@ def test_tokens_and_slots_are_counted_for_each_client(exact):
 def test_clients_with_dropout_do_not_share_passes(single):
     config = single.client_config(dropout=True)
     with pytest.raises(
-        ValueError, match=r"^clients with dropout train one by one: each draws from a stream of its own$"
+        ValueError, match=r"^clients with dropout train one by one, because each draws from its own random stream$"
     ):
         single.train(single.jobs(), config=config)
     assert len(single.train_alone(single.jobs(), config=config)) == len(SIZES)

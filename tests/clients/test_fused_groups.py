@@ -102,7 +102,7 @@ def test_a_group_of_two_rounds_is_the_same_however_many_share_passes(folder, met
 
 
 def test_clients_with_and_without_a_trunk_stand_in_one_group(folder):
-    """With two steps of four, only clients of up to eight examples see all of them, and only they have a trunk."""
+    """With two steps of four, only clients of up to eight examples see all of them, and only they have a frozen-layer cache."""
     worker = ClientWorker(specification(folder, dtype="float64", client={"epochs": None, "steps": 2}))
     state = first_state(worker, TRUNK)
     assert [worker._spec.uses_cache(client, TRUNK) for client in CLIENTS] == [True, True, False, True, True]
@@ -203,7 +203,7 @@ def test_clients_that_overflow_do_not_take_the_others_along(folder):
 
 
 def test_dropout_is_refused_with_fusing_and_trains_one_by_one_without(tmp_path):
-    expected = r"dropout draws for every client from a stream of its own.* set fuse=off, not 4, or dropout=false"
+    expected = r"dropout draws from a separate random stream for each client.* set fuse=off, not 4, or dropout=false"
     with pytest.raises(ConfigError, match=expected):
         specification("/", client={"dropout": True, "fuse": 4})
     folder = save(tiny_model("roberta", hidden_dropout_prob=0.3), tmp_path)

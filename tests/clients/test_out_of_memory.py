@@ -234,9 +234,9 @@ def test_the_user_is_told_once_a_round_and_what_to_set(tmp_path, capsys):
     result = simulate(tmp_path, room=60)
     assert result.totals.client_failures == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert said.count("warning: round 1: the GPU's memory did not hold a pass through the backbone") == 1
-    assert "set client.micro_batch_tokens=" in said and "a repeat gives the same bits" in said
-    assert "warning: evaluation after round 1: the GPU's memory" in said
+    assert said.count("warning: round 1: a pass through the backbone did not fit in GPU memory") == 1
+    assert "set client.micro_batch_tokens=" in said and "the same bits in a repeat" in said
+    assert "warning: evaluation after round 1: a pass through the backbone" in said
     assert "set evaluation.batch_size to less than 64" in said
 
 

@@ -145,4 +145,4 @@ def test_a_batch_of_one_is_warned_of():
     config = make_tiny(executor="local", layers={"score_clients": 2, "score_batch_size": 1})
     choice = select_layers(config, console)
     np.testing.assert_allclose(choice.scores_L, 1.0, atol=1e-8)
-    assert "with layers.score_batch_size=1 no example has another to be compared with" in console.file.getvalue()
+    assert "layers.score_batch_size=1 leaves no pairs of examples to compare" in console.file.getvalue()

@@ -154,7 +154,7 @@ def test_yaml_words_and_numbers_are_what_people_mean():
 
 MISTAKES = [
     ("rounds: [", "line"),
-    ("rounds: 3\nrounds: 4", "'rounds' stands here and in line 1"),
+    ("rounds: 3\nrounds: 4", "'rounds' is given here and in line 1"),
     ("- rounds", "must hold keys and values"),
     ("3: 4", "is not a word"),
     ("roudns: 3", "no key 'roudns' (did you mean 'rounds'?)"),
@@ -222,18 +222,18 @@ MISTAKES = [
     ("name: a/b", "must be made of letters"),
     ("output: 3", "output is 3, but must be a word or text"),
     ("a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 25)), "more than 20000 values"),
-    ("name: &a [*a]", "line 1 is not valid YAML: an alias stands inside of what it stands for"),
+    ("name: &a [*a]", "line 1 is not valid YAML: an alias is inside the value that it refers to"),
     ("name: " + "[" * 2000, "it is nested more than 20 deep"),
     ("- " * 2000, "it is nested more than 20 deep"),
-    ("name: x\n" + "#" * 140_000, "it has 140008 characters, where 131072 are the most for a config"),
+    ("name: x\n" + "#" * 140_000, "it has 140008 characters, but a config may have at most 131072"),
     ("seed: 1\nrounds: !!int x", "line 2 is not valid YAML: 'x' is not a whole number"),
     ("model: {compile: !!bool maybe}", "'maybe' is not true or false"),
     ("name: !!set {a, b}", "line 1 is not valid YAML"),
     ("name: !!python/object/apply:os.system ['true']", "line 1 is not valid YAML"),
     ("seed: 0x" + "f" * 5000, "is not a whole number"),
-    ('name: "\\ud800"', "is not a text"),
-    ("rounds: 1\nname: \x00", "line 2 is not valid YAML: the character '\\x00' must not stand in YAML"),
-    ('output: "a\\0b"', "output: a NUL character stands in the text"),
+    ('name: "\\ud800"', "is not text"),
+    ("rounds: 1\nname: \x00", "line 2 is not valid YAML: the character '\\x00' is not allowed in YAML"),
+    ('output: "a\\0b"', "output: the text contains a NUL character"),
     ("name: " + "x" * 201, "must be at most 200 characters long"),
     ("seed: 9223372036854775808", "seed: the number must be at most 9223372036854775807"),
     ("k" * 900 + ": 1", "there is no key 'kkk"),
@@ -271,8 +271,8 @@ OVERRIDE_MISTAKES = [
     ("rounds.x=3", "sets a key inside rounds"),
     ("client.optimizer.lrr=3", "did you mean 'client.optimizer.lr'?"),
     ("rounds=" + "[" * 2000, "it is nested more than 20 deep"),
-    ("rounds=\x00", "must not stand in YAML"),
-    ("output=\udce9", "is not text: it holds other bytes"),
+    ("rounds=\x00", "is not allowed in YAML"),
+    ("output=\udce9", "is not valid text in this system's encoding"),
     ("executor=local #2", "(did you mean 'local'?)"),
     ("roudns=[", "did you mean 'rounds'?"),
     ("data.task={name: x", "is not valid YAML"),
@@ -312,7 +312,7 @@ def test_a_mistake_of_keys_together_is_not_blamed_on_another_key_of_their_sectio
 def test_a_word_that_yaml_takes_for_something_else_is_told_to_be_quoted(tmp_path, given, quoted):
     path = tmp_path / "words.yaml"
     path.write_text(f"data:\n  task: {{name: x, fields: [t], labels: [a, b], label_words: [{given}, c]}}\n")
-    with pytest.raises(ConfigError, match="must be a word or text; in quotes it would be one: ") as caught:
+    with pytest.raises(ConfigError, match="must be a word or text; to make it text, quote it: ") as caught:
         read_config(path)
     assert quoted in str(caught.value).replace("\\", "")
 

@@ -25,6 +25,11 @@ CASES = {
     "model.trunk_cache.memory_mb": ([], ["model.trunk_cache.dtype=off"], "7"),
     "model.trunk_cache": ([], ["client.dropout=true"], "{dtype: bfloat16}"),
     "prompt.init_std": ([], ["prompt.start_from=x"], "0.5"),
+    "prompt": ([], ["tuner.kind=lora"], "{length: 3}"),
+    "tuner.rank": (["tuner.kind=lora"], [], "3"),
+    "tuner.alpha": (["tuner.kind=lora"], [], "3"),
+    "tuner.scaling": (["tuner.kind=lora"], [], "rslora"),
+    "tuner.targets": (["tuner.kind=lora"], [], "[query]"),
     "layers.score": ([], ["layers.choose=top"], "l1"),
     "layers.score_batch_size": ([], ["layers.choose=all"], "3"),
     "layers.score_clients": ([], ["layers.choose=bottom"], "3"),
@@ -128,7 +133,7 @@ def test_a_key_is_refused_and_left_out_where_it_has_no_use_and_kept_where_it_has
     with pytest.raises(ConfigError) as caught:
         read(*takes, f"{key}={value}")
     assert re.match(
-        rf"override .*: {re.escape(key)}[.\w]* has no use with [\w.]+=.*; (it|give|what|all)", str(caught.value)
+        rf"override .*: {re.escape(key)}[.\w]* has no use with [\w.]+=.*; (it|give|with|all)", str(caught.value)
     )
     without = read(*takes)
     assert not names(without, key) and key in useless_keys(without)
@@ -158,7 +163,7 @@ NEEDED = {"attack.kind": ["attack.clients=2"], "server.kind": ["client.correctio
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("key", KINDS)
 def test_every_kind_in_every_shipped_config_reads_back_to_the_same_config(path, key, tmp_path):
-    """Where a key of the file has no use with another kind, the sentence says how to take it out of the file."""
+    """Where a key of the file has no use with another kind, the sentence says how to remove it."""
     for kind in KINDS[key]:
         overrides = [f"{key}={kind}", *(NEEDED.get(key, []) if kind != "none" else [])]
         for _ in range(20):
@@ -166,7 +171,7 @@ def test_every_kind_in_every_shipped_config_reads_back_to_the_same_config(path, 
                 config = read_config(path, overrides)
                 break
             except ConfigError as error:
-                remedy = re.search(r"; give ([\w.]+)= to take it out of the file$", str(error))
+                remedy = re.search(r"; give ([\w.]+)= to remove the file's value$", str(error))
                 assert remedy is not None, error
                 overrides.append(f"{remedy[1]}=")
         assert_reads_back(config, tmp_path)
@@ -179,7 +184,7 @@ def test_the_sentence_names_the_file_the_key_and_all_others_that_have_no_use_eit
         read_config(path, ["partition.kind=iid"])
     assert str(caught.value) == (
         f"{path}, line 2: partition.alpha has no use with partition.kind=iid (nor has partition.size_alpha); it is a key of "
-        "dirichlet_label, dirichlet_class, dirichlet_quantity; give partition.alpha= to take it out of the file"
+        "dirichlet_label, dirichlet_class, dirichlet_quantity; give partition.alpha= to remove the file's value"
     )
 
 

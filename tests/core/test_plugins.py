@@ -133,16 +133,16 @@ REFUSED = {
     "is not Python": ("x.py", "a: = 3\n", r"x\.py cannot be loaded, line 1: SyntaxError: invalid syntax$"),
     "is no file of Python": ("x.txt", "", r"x\.txt is not a Python file; give one that ends in \.py$"),
     "registers nothing": ("x.py", "a = 3\n", r"x\.py registers nothing; put @fedsim\.register\(KIND, NAME\) above"),
-    "a built-in's name": ("x.py", counter("iid"), r"'iid' of x\.py cannot be registered: partitions\.iid has one of that name"),
+    "a built-in's name": ("x.py", counter("iid"), r"'iid' of x\.py cannot be registered: partitions\.iid already has one"),
     "no such kind": ("x.py", "import fedsim\nfedsim.register('partitoner', 'a')\n", r"no kind of plug-in 'partitoner'; .*did"),
     "a strange name": ("x.py", "import fedsim\nfedsim.register('metric', 'a b')\n", r"a metric cannot be named 'a b'; give"),
     "no partitioner": ("x.py", "import fedsim\n@fedsim.register('partitioner', 'a')\nclass A: pass\n",
-                       r"'a' has to be a subclass of Partitioner, not the class A"),
-    "no metric": ("x.py", "import fedsim\nfedsim.register('metric', 'a')(3)\n", r"'a' has to be a function, not a int"),
+                       r"'a' must be a subclass of Partitioner, not the class A"),
+    "no metric": ("x.py", "import fedsim\nfedsim.register('metric', 'a')(3)\n", r"'a' must be a function, not a int"),
     "no task": ("x.py", "import fedsim\nfedsim.register('task', 'a')({'fields': ['t'], 'labels': ['x']})\n",
                 r"the task 'a' cannot be registered: labels: "),
     "a task of the corpus": ("x.py", "import fedsim\nfedsim.register('task', 'reviews')({})\n", r"a built-in one has"),
-    "no Schema": ("x.py", counter().replace("Config(Schema)", "Config"), r"has a Config that is no fedsim\.core\.schema"),
+    "no Schema": ("x.py", counter().replace("Config(Schema)", "Config"), r"has a Config that is not a fedsim\.core\.schema"),
 }  # fmt: skip
 
 
@@ -178,7 +178,7 @@ def test_a_change_that_does_not_load_can_be_taken_back(write):
 def test_two_files_of_one_name_and_two_things_of_one_name_are_refused(write):
     plugins.load_plugin(write("mine.py", counter()))
     with pytest.raises(
-        PluginError, match=r"'counter' of other\.py cannot be registered: mine\.py has one of that name"
+        PluginError, match=r"'counter' of other\.py cannot be registered: mine\.py already has one of that name"
     ):
         plugins.load_plugin(write("other.py", counter()))
     with pytest.raises(PluginError, match=r"mine\.py and .*mine\.py have the same name; rename one of the files"):

@@ -187,7 +187,7 @@ MISTAKES = {
     "somebody else's folder by URL": (
         [QUICK, "output=file://{tmp}/thesis"],
         "results",
-        "holds files but no run of fedsim",
+        "holds files but no fedsim run",
     ),
     "a run that is there": ([QUICK, "output=done"], "results", "already holds a run"),
     "a run that is there, by URL": ([QUICK, "output=file://{tmp}/done"], "results", "already holds a run"),

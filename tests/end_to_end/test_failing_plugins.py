@@ -33,15 +33,15 @@ CASES = {
     "a method raises": ("method", "def apply(self, state, combined): 1 / 0", f"^{RAISED}ZeroDivisionError: division by zero$"),
     "a method cannot start": ("method", "def init(self, vector_F): return vector_F.no", f"^{RAISED}AttributeError: "),
     "a method returns an array": ("method", "def apply(self, state, combined): return state.vector_F",
-                                  r"^the server method Failing has to return a ServerState of \d+ entries$"),
+                                  r"^the server method Failing must return a ServerState of \d+ entries$"),
     "a correction raises": ("correction", "def gradient(self, local, gradient_CA): 1 / 0", f"{CLIENT}{RAISED}ZeroDivision"),
     "a rule raises": ("robust_rule", "def fit(self, vector_kF, weights_k, vector_F): return lambda v_kF, o_F: 1 / 0",
                       f"^{RAISED}ZeroDivisionError"),
     "a rule makes too few": ("robust_rule", "def fit(self, vector_kF, weights_k, vector_F): return lambda v_kF, o_F: o_F[1:]",
-                                r"^the robust rule Failing has to make one array of \d+ entries$"),
+                                r"^the robust rule Failing must return one array of \d+ entries$"),
     "an attack raises": ("attack", "def labels(self, labels_N, num_classes): 1 / 0", f"^{RAISED}ZeroDivisionError"),
     "an attack sends nothing": ("attack", "def send(self, message, rng): pass",
-                                CLIENT + r"the attack Failing has to send a Message with \d+ entries$"),
+                                CLIENT + r"the attack Failing must send a Message with \d+ entries$"),
     "a callback raises": ("callback", "def on_round(self, run, done): 1 / 0", f"^{RAISED}ZeroDivisionError"),
 }  # fmt: skip
 

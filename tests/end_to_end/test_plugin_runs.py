@@ -107,12 +107,14 @@ def test_a_run_is_resumed_with_the_plug_ins_that_it_was_made_with_alone(loaded, 
     path = tmp_path / "house.py"
     fedsim.run(config(1), progress=False)
     plugins.unload("house.py")
-    with pytest.raises(CheckpointError, match=r"was made with the plug-in house\.py, which is not loaded; give --load"):
+    with pytest.raises(
+        CheckpointError, match=r"was made with the plug-in house\.py, which is not loaded; load that file with --load"
+    ):
         fedsim.run(config(2), resume=True, progress=False)
     path.write_text(HOUSE.read_text() + "\n# changed\n")
     plugins.load_plugin(path)
     with pytest.raises(
-        CheckpointError, match=r"was made with another content of the plug-in house\.py \(SHA-256 \w{12}"
+        CheckpointError, match=r"was made with other contents of the plug-in house\.py \(SHA-256 \w{12}"
     ):
         fedsim.run(config(2), resume=True, progress=False)
     path.write_text(HOUSE.read_text())  # wherever it lies

@@ -151,7 +151,7 @@ def test_resume_refuses_another_config_and_leaves_a_finished_run_alone(tiny_conf
             {"prompt": {"length": 5}},
             r"belongs to another configuration: prompt.length was 4 and is 5; resume with the same",
         ),
-        ({"rounds": 1}, "has done 2 rounds already, more than rounds=1, and cannot go back"),
+        ({"rounds": 1}, "has already done 2 rounds, more than rounds=1; set rounds=2 or more"),
     ):
         console = on_line("phase", lambda: None)
         with pytest.raises(CheckpointError, match=sentence):
@@ -193,7 +193,7 @@ def test_a_folder_in_use_is_noticed_before_anything_is_prepared(tmp_path, resume
     [
         ("phase  tokenising", "no round has been saved; start it again"),
         ("phase  starting workers", "no round has been saved; start it again"),
-        ("start ", "no round has been saved; begin anew with --resume"),
+        ("start ", "no round has been saved; start over with --resume"),
         (
             "round 2/6",
             "the state after round 3 is saved; continue with --resume",
@@ -216,12 +216,12 @@ def test_a_full_disk_in_a_round_is_a_sentence_and_costs_that_round_only(undistur
     config = make_tiny(**CONFIG, output=str(output))
     console = on_line("round 3/6", lambda: limit_files(3000))  # the tables are larger
     try:
-        with pytest.raises(ResourceError, match=r"rounds\.parquet cannot be written: File too large; mend that, and"):
+        with pytest.raises(ResourceError, match=r"rounds\.parquet cannot be written: File too large; fix this, then"):
             fedsim.run(config, console=console)
     finally:
         limit_files(-1)
     assert "the state after round 3 cannot be saved" in console.file.getvalue()
-    assert "; saved is that after round 2\n" in console.file.getvalue()
+    assert "; the last one saved is that after round 2\n" in console.file.getvalue()
     fedsim.run(config, resume=True, progress=False)
     assert_same(output, undisturbed)
 
@@ -232,7 +232,7 @@ def test_a_run_whose_folder_is_removed_ends_with_a_sentence(tmp_path):
     with pytest.raises(ResourceError, match=r"run/rounds\.parquet cannot be written: No such file or directory"):
         fedsim.run(make_tiny(**CONFIG, output=str(output)), console=console)
     assert "the state after round 2 cannot be saved" in console.file.getvalue()
-    assert "; no other one is saved\n" in console.file.getvalue()
+    assert "; no earlier state is saved\n" in console.file.getvalue()
     assert not output.exists()
 
 

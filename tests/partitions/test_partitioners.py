@@ -365,7 +365,7 @@ def test_by_column_draws_among_values_that_are_large_enough():
         ({}, ["a", None, "b", "c"], r"no value in training example 1"),
         ({}, ["a", "c", float("nan"), "c"], r"no value in training example 2"),
         ({}, ["a", "c", "b", ""], r"no value in training example 3"),
-        ({}, ["a", "c", ["b"], "c"], r"holds a list in training example 2.*, which names no client"),
+        ({}, ["a", "c", ["b"], "c"], r"holds a list in training example 2.*, which cannot name a client"),
     ],
 )
 def test_by_column_errors(keys, column, sentence):
@@ -375,5 +375,5 @@ def test_by_column_errors(keys, column, sentence):
 
 
 def test_a_column_of_another_length_is_refused():
-    with pytest.raises(ValueError, match="3 column values stand against 4 labels"):
+    with pytest.raises(ValueError, match="3 column values do not match 4 labels"):
         partition(config(kind="by_column", clients=1, column="a"), np.zeros(4, dtype=int), [1, 2, 3], 0)

@@ -82,13 +82,13 @@ def test_a_torn_write_leaves_no_checkpoint_behind(tmp_path):
 
 def test_if_all_are_damaged_it_is_an_error_and_not_a_new_start(tmp_path):
     save_checkpoint(tmp_path, checkpoint(1), keep=2).write_bytes(b"x")
-    with pytest.raises(CheckpointError, match=r"every checkpoint in .* is damaged"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be used .*is damaged"):
         load_latest(tmp_path)
 
 
 def test_a_checkpoint_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "round-000003.sha256").mkdir()
-    with pytest.raises(CheckpointError, match=r"round-000003.safetensors cannot be written: .*go on with --resume"):
+    with pytest.raises(CheckpointError, match=r"round-000003.safetensors cannot be written: .*continue with --resume"):
         save_checkpoint(tmp_path, checkpoint(3), keep=2)
 
 

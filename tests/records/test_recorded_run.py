@@ -90,7 +90,7 @@ def test_a_table_is_read_with_its_parts_also_between_the_steps_of_joining(tmp_pa
 @pytest.mark.parametrize("kind", ["path", "url"])
 def test_what_is_no_run_is_one_sentence(tmp_path, kind):
     for place in (tmp_path, tmp_path / "none"):
-        with pytest.raises(ConfigError, match=r"holds no run of fedsim; give the folder that a run has made"):
+        with pytest.raises(ConfigError, match=r"holds no fedsim run; give the folder of a run"):
             fedsim.load_run(place_of(place, kind))
 
 

@@ -184,7 +184,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tiny_config, tmp_path, url):
         file.write("mine")
     for place in (url, f"file://{theirs}", f"file://{theirs}/metrics.jsonl"):
         for resume in (False, True):
-            with pytest.raises(ConfigError, match=f"^{place} holds files but no run of fedsim; choose a new or empty"):
+            with pytest.raises(ConfigError, match=f"^{place} holds files but no fedsim run; choose a new or empty"):
                 fedsim.run(tiny_config(**QUICK, output=place), resume=resume, progress=False)
     assert names(url) == {"notes.txt"} and [path.name for path in theirs.iterdir()] == ["metrics.jsonl"]
 
@@ -214,7 +214,7 @@ def test_a_copy_that_fails_for_a_while_costs_a_note_and_nothing_else(tiny_config
         def write(self, text: str) -> int:
             if text.startswith("round  1/"):
                 fail()
-            if "the run goes on" in text:
+            if "the run continues" in text:
                 work()
             return super().write(text)
 
@@ -223,7 +223,7 @@ def test_a_copy_that_fails_for_a_while_costs_a_note_and_nothing_else(tiny_config
     fedsim.run(tiny_config(**changes, output=url), console=console)
     notes = [line for line in console.file.getvalue().splitlines() if line.startswith("warning")]
     assert len(notes) == 1
-    assert re.match(rf"warning: {url} cannot be written \(.*\): .*the network is gone; the run goes on", notes[0])
+    assert re.match(rf"warning: {url} cannot be written \(.*\): .*the network is gone; the run continues", notes[0])
     assert json.loads(content(url, "summary.json"))["rounds"] == 14
     assert not [name for name in names(url) if name.startswith("checkpoints/round-00000")]
 
@@ -235,7 +235,9 @@ def test_a_destination_that_is_gone_at_the_end_leaves_the_run_here(tiny_config, 
     url = f"unsteady://{uuid.uuid4().hex}/run"
     with pytest.raises(RemoteError) as error:
         fedsim.run(tiny_config(**QUICK, output=url), console=on_line("round 3/", fail))
-    kept = Path(re.search(r"the network is gone; copy (\S+) there, or go on with --resume", str(error.value)).group(1))
+    kept = Path(
+        re.search(r"the network is gone; copy (\S+) there, or continue with --resume", str(error.value)).group(1)
+    )
     assert kept.is_relative_to(temporary)
     assert (kept / PROMPT).read_bytes() == (local_run / PROMPT).read_bytes()
     assert json.loads((kept / "summary.json").read_text())["rounds"] == 8
@@ -317,11 +319,11 @@ def test_a_destination_that_does_not_answer_is_a_sentence_in_bounded_time(tiny_c
 @pytest.mark.parametrize(
     ("place", "sentence"),
     {
-        "s3:/bucket/run": "is not a URL such as s3://bucket/folder",
-        "s3://": "is not a URL such as s3://bucket/folder",
-        "http://[": "is not a URL such as s3://bucket/folder .Invalid IPv6 URL.; give one",
+        "s3:/bucket/run": "is not a valid URL; give one such as s3://bucket/folder",
+        "s3://": "is not a valid URL; give one such as s3://bucket/folder",
+        "http://[": "is not a valid URL .Invalid IPv6 URL.; give one",
         "s4://bucket/run": "has a scheme that neither PyArrow nor fsspec knows .did you mean 's3'\\?.; give s3://",
-        "s3://key:word@bucket/run": "^s3://key:...@bucket/run holds a password",
+        "s3://key:word@bucket/run": "^s3://key:...@bucket/run contains a password",
         "file:///proc/run": "^file:///proc/run cannot be written: .*; check the address, the credentials and the network",
         "http://127.0.0.1:9/run": "cannot be written: its kind of URL does not allow it",
         "s3://bucket/run?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1": "cannot be read: .*AWS Error",
@@ -337,7 +339,7 @@ def test_mistakes_in_a_url_are_a_sentence(tiny_config, monkeypatch, place, sente
 
 def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, url):
     for name in ("../x", "a/../../x", "/etc/x", "..", "C:/x"):
-        with pytest.raises(ConfigError, match="leads out of the folder"):
+        with pytest.raises(ConfigError, match="points outside the folder"):
             Remote(url).download(name, tmp_path / "x")
 
 

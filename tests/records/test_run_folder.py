@@ -72,7 +72,7 @@ def test_empty_folder_is_taken(tmp_path):
 def test_foreign_folder_is_refused_and_left_untouched(tmp_path, files, options):
     for name, text in files.items():
         (tmp_path / name).mkdir() if text is None else (tmp_path / name).write_text(text)
-    with pytest.raises(ConfigError, match=r"holds files but no run of fedsim.*output=FOLDER"):
+    with pytest.raises(ConfigError, match=r"holds files but no fedsim run.*output=FOLDER"):
         RunFolder.create(tmp_path, **options)
     assert {path.name for path in tmp_path.iterdir()} == set(files)
     assert all(text is None or (tmp_path / name).read_text() == text for name, text in files.items())
@@ -80,7 +80,7 @@ def test_foreign_folder_is_refused_and_left_untouched(tmp_path, files, options):
 
 def test_file_in_place_of_a_folder_is_refused(tmp_path):
     (tmp_path / "a").write_text("x")
-    with pytest.raises(ConfigError, match="no run of fedsim"):
+    with pytest.raises(ConfigError, match="no fedsim run"):
         RunFolder.create(tmp_path / "a")
     with pytest.raises(ConfigError, match=r"cannot be (written|read)"):
         RunFolder.create(tmp_path / "a" / "b")
@@ -198,7 +198,7 @@ def test_a_claim_keeps_others_out_and_leaves_nothing_if_the_run_never_begins(tmp
 def test_a_full_disk_is_a_sentence_that_names_the_file_and_costs_no_record(tmp_path, name, act):
     with RunFolder.create(tmp_path / "a") as folder:
         fill(folder, range(1, 3))
-        sentence = rf"a/{name} cannot be written: File too large; mend that, and go on with --resume$"
+        sentence = rf"a/{name} cannot be written: File too large; fix this, then continue with --resume$"
         with limited_files(folder.metrics.stat().st_size + 10), pytest.raises(ResourceError, match=sentence):
             act(folder)
         assert {path.name for path in folder.path.iterdir()} <= {"metrics.jsonl", "clients.parquet"}  # and nothing half
@@ -284,7 +284,7 @@ def test_damage_before_the_last_line_is_an_error_that_names_the_line(tmp_path):
     text = folder.metrics.read_text().split("\n")
     text[2] = text[2][:10]
     folder.metrics.write_text("\n".join(text))
-    with pytest.raises(CheckpointError, match=r"metrics\.jsonl, line 3 is not an event"):
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl, line 3 is not a fedsim event"):
         RunFolder.create(folder.path, resume=True)
     RunFolder.create(folder.path, overwrite=True).close()
 

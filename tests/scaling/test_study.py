@@ -83,7 +83,7 @@ def study(interrupted):
 def test_ctrl_c_ends_the_run_under_way_and_keeps_the_study(interrupted):
     folder, status, errors, child = interrupted
     assert status == 128 + signal.SIGINT, errors
-    assert errors == "interrupted by SIGINT: finished runs are kept; the same command goes on\n"
+    assert errors == "interrupted by SIGINT: finished runs are kept; run the same command again to continue\n"
     assert not child.is_running()
     assert (folder / "study.json").exists() and not list(folder.glob("points/*/run-1.json"))
 

@@ -142,7 +142,7 @@ def test_a_weight_that_is_not_finite_is_left_out():
 
 
 def test_no_usable_update_is_an_error():
-    with pytest.raises(ClientError, match="no usable update in this round: no client gave a result"):
+    with pytest.raises(ClientError, match="no usable update in this round: no client returned a result"):
         combine([], ORDER)
     spoiled = [replace(u, sums={**u.sums, VECTOR: np.full(SIZE, np.nan)}) for u in whole_groups()]
     with pytest.raises(ClientError, match="sums of all 7 clients are NaN or infinite"):
@@ -157,7 +157,7 @@ def test_no_usable_update_is_an_error():
     [
         ({"round": 5}, "update of group 1, part 0, is of round 5, others are of round 6"),
         ({"sums": {VECTOR: np.zeros(3)}}, r"has shape \(3,\), others \(50,\)"),
-        ({"sums": {"control": None}}, "do not agree on whether the sum 'control' is given"),
+        ({"sums": {"control": None}}, "disagree on whether the sum 'control' is given"),
         ({"sums": {"control": np.zeros(3)}}, r"has the sum 'control' of shape \(3,\), expected \(50,\)"),
         ({"weights_k": np.ones(2)}, r"has each client's weight of shape \(2,\), expected \(3,\)"),
         (

@@ -145,10 +145,10 @@ def test_a_whole_block_carries_one_vector_a_sum():
         ({"group": 16}, "group 16 is not in block 0 of 16 groups"),
         ({"group": 4, "part": 1}, "update of group 4, part 1, came after group 5, part 0"),
         ({"part": 1}, "update of group 5, part 1, came after group 5, part 0"),  # the block says that group 5 is whole
-        ({"group": 6, "clients": (0,)}, "holds a client twice or one that another update holds"),
+        ({"group": 6, "clients": (0,)}, "holds a client twice, or one that another update also holds"),
         ({"group": 6, "round": 3}, "is of round 3, others are of round 2"),
         ({"group": 6, "sums": {VECTOR: np.zeros(3)}}, r"has shape \(3,\), others \(7,\)"),
-        ({"group": 6, "weights_k": np.ones(1)}, "do not agree on whether each client's weight is given"),
+        ({"group": 6, "weights_k": np.ones(1)}, "disagree on whether each client's weight is given"),
     ],
 )
 def test_what_does_not_belong_to_a_block(changes, sentence):

@@ -265,7 +265,7 @@ def test_the_clients_that_krum_keeps_and_the_factors_of_clipping_hold_for_contro
             "needs 2 f [+] 3 = 3 clients .* let at least 3 clients take",
         ),
         ({"kind": "fedavg", "aggregation": "multi_krum", "kept_clients": 8}, 10, "kept_clients=8 of 10 .* at most 7"),
-        ({"kind": "fedavg", "aggregation": "trimmed_mean", "trim_share": 0.4}, 3, "takes 2 of 3 .* give at most 0.333"),
+        ({"kind": "fedavg", "aggregation": "trimmed_mean", "trim_share": 0.4}, 3, "trims 2 of 3 .* give at most 0.333"),
     ],
 )
 def test_what_is_not_defined_is_refused_before_the_run(server, cohort, sentence):
@@ -275,7 +275,7 @@ def test_what_is_not_defined_is_refused_before_the_run(server, cohort, sentence)
 
 def test_a_round_in_which_too_few_clients_are_left_says_so():
     with pytest.raises(
-        ClientError, match=r"round 1: of its cohort 6 clients are left, and .* 2 f [+] 3 = 7 clients for f=2"
+        ClientError, match=r"round 1: 6 clients of its cohort are left, and .* 2 f [+] 3 = 7 clients for f=2"
     ):
         average("multi_krum", clients(np.random.default_rng(0), 6), assumed_attackers=2)
 

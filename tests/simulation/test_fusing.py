@@ -66,9 +66,9 @@ def test_a_resumed_run_keeps_its_number():
     assert choose(executor, kept=2).fuse == 2
     assert choose(executor, kept=3, fuse=3).fuse == 3
     assert executor.asked == []
-    with pytest.raises(ConfigError, match=r"resumed had client.fuse=off, not 3"):
+    with pytest.raises(ConfigError, match=r"run to resume has client.fuse=off, not 3"):
         choose(kept=1, fuse=3)
-    with pytest.raises(ConfigError, match=r"resumed had client.fuse=3, not off"):
+    with pytest.raises(ConfigError, match=r"run to resume has client.fuse=3, not off"):
         choose(kept=3, fuse="off")
 
 

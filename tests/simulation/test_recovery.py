@@ -134,14 +134,14 @@ def test_a_loss_while_the_state_is_being_given_back_does_not_mix_rounds(undistur
 def test_losses_that_go_back_further_than_a_round_are_bounded_as_well(monkeypatch, tmp_path):
     """Round 3 is recorded anew every time: that is no progress."""
     Loss(monkeypatch, "apply", {4, *range(6, 100, 2)}, also_saved_state=True)
-    with pytest.raises(ResourceError, match=r"see ray.max_replacements"):
+    with pytest.raises(ResourceError, match=r"more than ray.max_replacements allows"):
         run(tmp_path / "run", checkpoint={"every": 2}, ray={"max_replacements": 3})
 
 
 def test_losses_are_bounded(monkeypatch, tmp_path):
     Loss(monkeypatch, "apply", range(2, 100))
     with pytest.raises(
-        ResourceError, match=r"apply needed an object .*, 3 times in one round; see ray.max_replacements"
+        ResourceError, match=r"apply needed an object .*, 3 times in one round, more than ray.max_replacements allows"
     ):
         run(tmp_path / "run", ray={"max_replacements": 2})
     assert (tmp_path / "run" / "checkpoints" / "round-000001.safetensors").exists()

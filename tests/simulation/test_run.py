@@ -212,8 +212,11 @@ def test_a_finished_run_is_resumed_to_its_summary_and_no_round(straight):
     ("use", "sentence"),
     [
         (lambda run: next(run), "a Run is iterated in its block"),
-        (lambda run: run.folder, "a Run has a folder from its with block on"),
-        (lambda run: (run.__enter__() and run.__exit__(None, None, None)) or run.__enter__(), "is for one with block"),
+        (lambda run: run.folder, "a Run has no folder before its with block"),
+        (
+            lambda run: (run.__enter__() and run.__exit__(None, None, None)) or run.__enter__(),
+            "can be used in one with block only",
+        ),
     ],
 )
 def test_a_run_without_its_block_is_one_sentence(tmp_path, use, sentence):
@@ -265,7 +268,7 @@ def test_early_stop(straight, rule, values, last):
     ("rule", "sentence"),
     [
         ({"metric": "global_metrik", "target": 1}, "did you mean 'global_metric'"),
-        ({}, "needs target, the value to reach, or patience"),
+        ({}, "needs target .the value to reach. or patience"),
         ({"target": 1, "best": "most"}, "must be 'max' or 'min'"),
     ],
 )

@@ -192,7 +192,9 @@ def test_selection_by_examples_that_are_not_there_is_one_sentence(tmp_path):
     ):
         tiny(tmp_path, evaluation={"select_on": "holdout"}, partition={"holdout_fraction": 0})
     config = tiny(tmp_path / "run", evaluation={"select_on": "holdout"}, partition={"holdout_fraction": 0.001})
-    with pytest.raises(ConfigError, match=r"no client holds enough examples for partition.holdout_fraction=0.001"):
+    with pytest.raises(
+        ConfigError, match=r"no client has enough examples to hold one out at partition.holdout_fraction=0.001"
+    ):
         fedsim.run(config, progress=False)
 
 

@@ -119,7 +119,7 @@ class Dispatcher:
         queues.fill(self._pool.ready)
         while queues.unfinished:
             if not (self._pool.ready or self._pool.starting):
-                raise ResourceError("no actor is left, and none is starting; go on with --resume")
+                raise ResourceError("no actor is left, and none is starting; continue with --resume")
             heads = queues.heads()
             arrived = _arrived([*heads, *self._pool.starting])
             self._check_interrupt()

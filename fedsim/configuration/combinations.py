@@ -1,0 +1,99 @@
+"""Rules over keys of several sections: combinations that cannot work together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedsim.core.method import METHODS, check_names
+
+if TYPE_CHECKING:
+    from fedsim.configuration.schema import Config
+
+
+def check_combinations(config: Config) -> None:
+    """Refuse combinations of keys of several sections that make no sense together.
+
+    Raises
+    ------
+    ValueError
+        Naming the keys, their values, and what would be right.
+    """
+    client, partition = config.client, config.partition
+    if partition.clients is not None and config.sampling.clients_per_round > partition.clients:
+        raise ValueError(
+            f"sampling.clients_per_round={config.sampling.clients_per_round} is more than "
+            f"partition.clients={partition.clients}; set "
+            f"sampling.clients_per_round={partition.clients} or less"
+        )
+    _check_method(config)
+    _check_attackers(config)
+    if config.executor == "ray" and config.model.device == "cuda" and not config.ray.num_gpus_per_actor:
+        raise ValueError(
+            "model.device=cuda needs a share of a GPU for each actor, but ray.num_gpus_per_actor is 0; set "
+            "ray.num_gpus_per_actor=1, or a fraction such as 1/4, or model.device=auto"
+        )
+    if partition.kind == "by_column" and partition.column is None:
+        raise ValueError("partition.kind=by_column needs partition.column, the column whose values are the clients")
+    if (
+        client.optimizer.moments == "keep"
+        and client.schedule.kind != "constant"
+        and client.schedule.total_steps is None
+    ):
+        raise ValueError(
+            f"client.schedule.kind={client.schedule.kind} with client.optimizer.moments=keep needs "
+            "client.schedule.total_steps, because the schedule continues over all rounds of a client"
+        )
+    if config.evaluation.select_on == "holdout" and not partition.holdout_fraction:
+        raise ValueError(
+            "evaluation.select_on=holdout needs examples that clients hold out, but partition.holdout_fraction=0; set "
+            "partition.holdout_fraction=0.1, or evaluation.select_on=validation"
+        )
+    if config.model.compile and config.tuner.kind != "prefix":
+        raise ValueError(
+            f"model.compile=true needs tuner.kind=prefix, but tuner.kind={config.tuner.kind}; set model.compile=false"
+        )
+    if config.data.source == "files" and config.data.path is None:
+        raise ValueError("data.source=files needs data.path, a folder with train.* and validation.*")
+
+
+def _check_method(config: Config) -> None:
+    """Refuse a method, corrections and a robust rule that do not work together."""
+    server, chosen = config.server, config.client.correction
+    kind = METHODS[server.kind]
+    if kind.allowed is not None and config.correction not in kind.allowed:
+        raise ValueError(
+            f"server.kind={server.kind} needs client.correction={' or '.join(kind.allowed)} (or auto), not {chosen}"
+            + (f"; {kind.instead}" if kind.instead else "")
+        )
+    method = config.method
+    check_names(method.corrections)
+    for part in method.corrections:
+        if not set(part.reads) <= set(method.serves):
+            raise ValueError(
+                f"client.correction={config.correction} needs {part.needs}, which server.kind={server.kind} does not keep; "
+                f"use {part.kept_by}"
+            )
+    rule = config.rule
+    if rule is None:
+        return
+    if method.combining is not None:
+        auto = f" (auto with server.kind={server.kind})" if chosen == "auto" else ""
+        raise ValueError(
+            f"server.aggregation={server.aggregation} compares the clients' vectors, but client.correction="
+            f"{config.correction}{auto} {method.combining.combines}; set client.correction=none, or control"
+        )
+    if (problem := rule.problem(config.sampling.clients_per_round)) is not None:
+        raise ValueError(f"sampling.clients_per_round={config.sampling.clients_per_round}, but {problem}")
+
+
+def _check_attackers(config: Config) -> None:
+    named, population = config.attack.clients or (), config.partition.clients
+    if population is None:  # known only after the data are read
+        return
+    many, largest = (named, named - 1) if isinstance(named, int) else (len(named), max(named, default=0))
+    if many > population or largest >= population:
+        given = f"names {many} clients" if isinstance(named, int) else f"names client {largest}"
+        raise ValueError(
+            f"attack.clients {given}, but partition.clients={population}; give at most that many, with ids from 0 to "
+            f"{population - 1}"
+        )
