@@ -193,7 +193,7 @@ DEALS = {
     "too few clients": ("return [[0, 1]]", r"of mine\.py failed: ValueError: it dealt to 1 clients, not to 4"),
     "an example twice": ("return [[0], [1], [2], [2]]", r"it dealt example 2 out more than once"),
     "no such example": ("return [[0], [1], [2], [12]]", r"it dealt out example 12 of 12"),
-    "no numbers": ("return [['a'], [1], [2], [3]]", r"not a list of example numbers for each client"),
+    "no numbers": ("return [['a'], [1], [2], [3]]", r"did not return a list of example numbers for each client"),
     "no list": ("return None", r"of mine\.py failed: TypeError: "),
 }
 

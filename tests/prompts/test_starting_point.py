@@ -205,7 +205,7 @@ def test_a_damaged_prompt_file_is_refused(tmp_path, key, value, expected):
 
 def test_a_prompt_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "personal.safetensors").mkdir()
-    with pytest.raises(ModelError, match=r"personal.safetensors cannot be written: .*go on with --resume"):
+    with pytest.raises(ModelError, match=r"personal.safetensors cannot be written: .*continue with --resume"):
         save_personal_prompts(tmp_path / "personal.safetensors", [1], np.zeros((1, 2), np.float32), [0])
 
 
