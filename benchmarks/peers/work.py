@@ -139,14 +139,8 @@ class PlainClients:
     def __init__(self, work: Work) -> None:
         torch.set_num_threads(work.client.threads)
         self.work = work
-        self._backbone = Backbone.build(
-            work.weights,
-            work.model,
-            make_tuner(work.tuner, work.prompt, work.weights.family),
-            work.num_classes,
-            None,
-            "cpu",
-        )
+        tuner = make_tuner(work.tuner, work.prompt, work.weights.family)
+        self._backbone = Backbone.build(work.weights, work.model, tuner, work.num_classes, None, "cpu")
         self._layout = VectorLayout.full(self._backbone.geometry, self._backbone.head_shapes).exchanged(work.layers)
 
     def parameters(self, vector_F: np.ndarray) -> dict[str, Tensor]:
