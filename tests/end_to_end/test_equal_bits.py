@@ -22,6 +22,12 @@ METHODS = {
         "client": {"correction": "control", "fuse": 2},
         "attack": {"kind": "noise", "clients": 4},
     },
+    "lora": {
+        "server": {"kind": "scaffold"},
+        "tuner": {"kind": "lora", "rank": 2},
+        "layers": {"unselected": "local"},
+        "client": {"fuse": 2},
+    },
     "published": {
         "server": {"kind": "fedpeptao_published"},
         "layers": {"unselected": "local"},
@@ -29,7 +35,7 @@ METHODS = {
         "client": {"dropout": True, "optimizer": {"kind": "adamw_published", "moments": "keep"}},
     },
 }
-ACTORS = {"fedpeptao": 3, "no correction": 1, "robust, attacked": 2, "published": 2}
+ACTORS = {"fedpeptao": 3, "no correction": 1, "robust, attacked": 2, "lora": 2, "published": 2}
 """Two and more take clients' states and rows of a robust rule from one process to another."""
 
 
@@ -51,7 +57,7 @@ def test_actors_give_the_same_bits(session_ray, tiny_config, local_results, tmp_
     files, summary = run(tiny_config, tmp_path / "run", executor="ray", ray=ray_config, **METHODS[method])
     expected_files, expected = local_results[method]
     assert files == expected_files
-    personal = {"personal.safetensors"} if method == "published" else set()
+    personal = {"personal.safetensors"} if "layers" in METHODS[method] else set()
     assert set(files) == {"global.safetensors", "best.safetensors"} | personal
     for key in (
         "global_metric",
