@@ -216,7 +216,7 @@ def test_too_few_clients_in_reach_for_the_rule_are_told_at_the_start(fedsim, tin
     warning = out.splitlines()[0]
     assert warning.startswith("warning: with sampling.dropout=0.9 about 0.5 of a round's 5 clients are in reach")
     assert "multi_krum needs 2 f + 3 = 3 clients for f=0 attackers, not 1" in warning
-    assert status == 1 and "1 clients are left" in err
+    assert status == 1 and "1 clients of its cohort are left" in err
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.05])
