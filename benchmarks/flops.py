@@ -24,6 +24,7 @@ def needed_flops(
     lowest: int = 0,
     *,
     cached: bool = False,
+    low_rank: int = 0,
     one_read: bool = False,
 ) -> float:
     """Return the floating-point operations of one forward and backward pass over some examples.
@@ -36,9 +37,11 @@ def needed_flops(
     lengths_N
         Tokens of each example.
     lowest
-        Lowest prompted layer; all above it are prompted as well.
-    trunk
+        Lowest tuned layer; all above it are tuned as well.
+    cached
         Whether that layer's input is cached.
+    low_rank
+        Numbers in the matrices of LoRA in a layer: each is used in two products forward and in four backward per token.
     one_read
         Whether the head reads one token per example: in the top layer all others need only keys and values.
     """
@@ -49,6 +52,8 @@ def needed_flops(
     forward = (upper if cached else shape.layers) * (2 * linear * tokens + 4 * shape.hidden * pairs)
     # A gradient of an input costs as much as the product itself; none enters the projections of the lowest prompted layer.
     backward = upper * (2 * linear * tokens + 8 * shape.hidden * pairs) - 2 * projections * tokens
+    forward += 2 * upper * low_rank * tokens
+    backward += 4 * upper * low_rank * tokens
     if one_read:
         others, unread_pairs = tokens - len(lengths_N), pairs - (lengths_N + prompt_length).sum()
         unread = 2 * (linear - 2 * shape.hidden**2) * others

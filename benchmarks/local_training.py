@@ -1,12 +1,13 @@
 """Local training by a bare PyTorch loop and by fedsim: one by one, fused, with partial prompts, from cached states.
 
-    python -m benchmarks.local_training --data FOLDER [--models tiny,minilm] [--clients 10] [--runs 5] [--json FILE]
+    python -m benchmarks.local_training --data FOLDER [--tuner prefix] [--models tiny,minilm] [--clients 10] [--runs 5]
+        [--json FILE]
 
 FOLDER holds SST-2 as train.jsonl and validation.jsonl, for MiniLM; the tiny model needs none. All sides train the same clients
-on the same mini-batches and end with the same prompts, which is checked. Two processes with one thread each share the clients,
-except for the bare loop with two threads. ``roofline`` is the matrix-multiply work that the mathematics needs (no padding, no
-layer below the lowest prompted one where it is cached, no gradient of a frozen weight) over what the same processes reach in
-large float32 matrix products.
+on the same mini-batches and end with the same numbers, which is checked; the bare loop adds LoRA's products in forward hooks.
+Two processes with one thread each share the clients, except for the bare loop with two threads. ``roofline`` is the
+matrix-multiply work that the mathematics needs (no padding, no layer below the lowest tuned one where it is cached, no gradient
+of a frozen weight) over what the same processes reach in large float32 matrix products.
 
 Shape suffixes: F entries of the exchanged vector.
 """
@@ -30,6 +31,8 @@ import typer
 from benchmarks.flops import Shape, needed_flops
 from benchmarks.measure import RUNS, Row, compare, in_turn, present
 from fedsim.configuration.schema import Config, read_config
+from fedsim.planning.model_shape import model_shape
+from fedsim.planning.tuned_shape import tuned_shape
 
 ROOT = Path(__file__).resolve().parents[1]
 _COMMON = (
@@ -39,6 +42,7 @@ _COMMON = (
     "client.batch_size=8",
     "client.threads=1",
 )
+_TUNERS = {"prefix": (), "lora": ("tuner.kind=lora", "tuner.rank=8", "prompt=")}
 _PROCESSES = 2
 
 
@@ -66,15 +70,18 @@ SIDES = (
 )
 
 
-def configs(names: list[str], data: Path | None) -> dict[str, Config]:
+def configs(names: list[str], data: Path | None, tuner: str) -> dict[str, Config]:
     """Return the config of each model."""
     found: dict[str, Config] = {}
+    if tuner not in _TUNERS:
+        raise typer.BadParameter(f"--tuner {tuner} is not one of {', '.join(_TUNERS)}")
+    common = (*_COMMON, *_TUNERS[tuner])
     if "tiny" in names:
-        found["tiny"] = read_config(ROOT / "configs/quickstart.yaml", [*_COMMON, "model.head.kind=classifier"])
+        found["tiny"] = read_config(ROOT / "configs/quickstart.yaml", [*common, "model.head.kind=classifier"])
     if "minilm" in names:
         if data is None:
             raise typer.BadParameter("minilm needs --data, a folder with SST-2 as train.jsonl and validation.jsonl")
-        found["minilm"] = read_config(ROOT / "configs/minilm_sst2.yaml", [*_COMMON, f"data.path={data.absolute()}"])
+        found["minilm"] = read_config(ROOT / "configs/minilm_sst2.yaml", [*common, f"data.path={data.absolute()}"])
     return found
 
 
@@ -257,21 +264,24 @@ def work_flops(config: Config, spec: Any, clients: list[int], side: Side) -> flo
     """Return the matrix-multiply operations that the mathematics of the work needs."""
     import json
 
-    values = json.loads(spec.weights.config_json)
+    values, model = json.loads(spec.weights.config_json), model_shape(config.model)
+    assert model is not None
     shape = Shape(values["hidden_size"], values["intermediate_size"], values["num_hidden_layers"])
     lengths_N = np.concatenate([spec.train.lengths_N[spec.shards.train(client)] for client in clients])
     return (config.client.epochs or 1) * needed_flops(
         shape,
         lengths_N,
-        config.prompt.length,
+        config.prompt.length if config.tuner.kind == "prefix" else 0,
         min(_layers(shape.layers, side.upper)),
         cached=side.cached,
+        low_rank=tuned_shape(config, model).layer_size if config.tuner.kind == "lora" else 0,
         one_read=config.model.head.pooling != "mean",
     )
 
 
 def main(
     data: Annotated[Path | None, typer.Option(help="SST-2: a folder with train.jsonl and validation.jsonl.")] = None,
+    tuner: Annotated[str, typer.Option(help="What is trained: prefix or lora (rank 8 on query and value).")] = "prefix",
     models: Annotated[str, typer.Option(help="tiny, minilm, or both, with a comma.")] = "tiny,minilm",
     clients: Annotated[int, typer.Option(help="Clients that train.", min=4)] = 10,
     runs: Annotated[int, typer.Option(help="Measurements of each side.", min=1)] = RUNS,
@@ -279,9 +289,9 @@ def main(
 ) -> None:
     """Measure and print."""
     rows: list[Row] = []
-    for name, config in configs(models.split(","), data).items():
+    for name, config in configs(models.split(","), data, tuner).items():
         rows += measure(name, config, clients, runs)
-    present(rows, json, "local training: the same clients, the same steps")
+    present(rows, json, f"local training, {tuner}: the same clients, the same steps")
 
 
 if __name__ == "__main__":
