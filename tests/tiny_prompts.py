@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tiny_models import CONFIGS, LABEL_WORDS, PROMPT_LENGTH, backbone, batch, sa
 
 from clients.backbone.families import FAMILIES
 from clients.config import HeadConfig
+from clients.tuners.config import TunerConfig
 from fedsim.core.layout import VectorLayout
 from fedsim.data.config import TaskConfig
 from fedsim.prompts.prompted_model import save_personal_prompts, save_prompt
@@ -40,23 +42,27 @@ class Prompt:
         self.family, self.row = family, FAMILIES[family]
         changes = keys.pop("changes", {})
         max_length = keys.pop("max_length", 16)
+        tuner = keys.pop("tuner", None)
         self.head_config = head or HeadConfig()
         kind = "base" if self.head_config.kind == "classifier" else None
         self.model = save(tiny_model(family, kind, **changes), folder / "model")
+        own = None if tuner is None else TunerConfig(**tuner)
         offset = keys.setdefault("position_offset", "paper")
-        self.backbone = backbone(self.model, self.head_config, position_offset=offset)
+        self.backbone = backbone(self.model, self.head_config, position_offset=offset, tuner=own)
         self.layout = VectorLayout.full(self.backbone.geometry, self.backbone.head_shapes).exchanged(layers)
-        self.vector_F = np.random.default_rng(1).normal(size=self.layout.size).astype(np.float32)
+        self.spread = 1.0 if own is None else 0.3  # a change by two matrices grows with its square
+        self.vector_F = np.random.default_rng(1).normal(0.0, self.spread, self.layout.size).astype(np.float32)
         self.path = folder / "run" / "prompt" / "global.safetensors"
         model = {"path": self.model, "head": self.head_config.model_dump()}
-        config = make_tiny(model=model, prompt={"length": PROMPT_LENGTH, **keys}, data={"max_length": max_length})
+        section = {"prompt": {"length": PROMPT_LENGTH, **keys}} if tuner is None else {"tuner": tuner}
+        config = make_tiny(model=model, data={"max_length": max_length}, **section)
         save_prompt(self.path, self.vector_F, self.layout, config, task)
 
     def scores(self, data) -> torch.Tensor:
-        prompt_LKHPD, head = self.layout.split(torch.from_numpy(self.vector_F))
+        tuned_LX, head = self.layout.split(torch.from_numpy(self.vector_F))
         head_1 = {name: array.unsqueeze(0) for name, array in head.items()}
         with torch.no_grad():
-            return self.backbone.forward(data, prompt_LKHPD.unsqueeze(0), self.layout.layers, head_1).logits_BC
+            return self.backbone.forward(data, tuned_LX.unsqueeze(0), self.layout.layers, head_1).logits_BC
 
     def base(self, kind: str | None = None) -> transformers.PreTrainedModel:
         kind = kind or ("CausalLM" if self.row.predicts_next else "MaskedLM")
@@ -65,7 +71,7 @@ class Prompt:
 
     def save_personal(self, clients=(3, 8), seed=7) -> np.ndarray:
         rest = VectorLayout.full(self.layout.geometry).local(self.layout.layers)
-        personal_NM = np.random.default_rng(seed).normal(size=(len(clients), rest.size)).astype(np.float32)
+        personal_NM = np.random.default_rng(seed).normal(0.0, self.spread, (len(clients), rest.size)).astype(np.float32)
         save_personal_prompts(self.path.with_name("personal.safetensors"), clients, personal_NM, rest.layers)
         return personal_NM
 
@@ -79,6 +85,21 @@ def of_peft(model: peft.PeftModel, data):
 def label_scores(model: peft.PeftModel, data) -> torch.Tensor:
     rows = torch.arange(len(data.labels_B))
     return of_peft(model, data).logits[rows, torch.from_numpy(data.read_positions_B)][:, LABEL_WORDS]
+
+
+def run_readme(folder: Path, prompt: Prompt, data) -> dict:
+    """Run the README's Python on a batch, and return its names."""
+    blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    code = "\n".join(blocks).replace("path/to/this/folder", str(folder))
+    names = {
+        "input_ids": torch.from_numpy(data.input_ids_BT),
+        "attention_mask": torch.from_numpy(data.attention_mask_BT),
+    }
+    if data.token_type_ids_BT is not None:
+        names["token_type_ids"] = torch.from_numpy(data.token_type_ids_BT)
+    with torch.no_grad():
+        exec(code, names)
+    return names
 
 
 def partial(tmp_path, **keys):

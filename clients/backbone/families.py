@@ -47,6 +47,8 @@ class Family:
     None if a layer has no such module."""
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
     """Linear maps of a layer that LoRA changes unless told otherwise, by the ends of their names, as PEFT chooses them."""
+    transposed_weights: bool = False
+    """Whether the layers' linear maps keep their weights as [in, out], not [out, in]."""
     window: Literal["none", "all", "by layer"] = "none"
     """Layers with ``sliding_window`` from config.json: by layer, as in ``layer_types``."""
 
@@ -154,7 +156,7 @@ for _family in (
     _encoder("roberta", "Roberta", _roberta_transform, skip=True),
     _encoder("xlm-roberta", "XLMRoberta", _roberta_transform, skip=True),
     _encoder("camembert", "Camembert", _roberta_transform, skip=True),
-    Family("gpt2", "GPT2", "causal_lm", "LMHeadModel", layers="h", lora_targets=("c_attn",)),
+    Family("gpt2", "GPT2", "causal_lm", "LMHeadModel", layers="h", lora_targets=("c_attn",), transposed_weights=True),
     Family("llama", "Llama", "causal_lm"),
     Family("mistral", "Mistral", "causal_lm", window="all"),
     Family("qwen2", "Qwen2", "causal_lm", window="by layer"),

@@ -1,4 +1,4 @@
-"""Convert trained prompts to PEFT prefix-tuning adapters and back.
+"""Convert trained prompts to PEFT prefix-tuning adapters and back; LoRA runs are written by :mod:`fedsim.prompts.peft_lora`.
 
 PEFT puts a prefix into every layer and counts the text's positions after it. A run's prompt becomes an adapter only if that
 gives the same scores; everything else is refused. PEFT itself writes and reads the configuration; arrays are safetensors.
@@ -9,36 +9,48 @@ Shape suffixes: L layers, K {key, value}, H key/value heads, P prompt length, D 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from peft import PrefixTuningConfig, TaskType
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from peft import PrefixTuningConfig
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import PreTrainedConfig
 
-from clients.backbone.families import Family, family_of
-from clients.backbone.heads import resolve_pooling
-from clients.backbone.loading import config_values
-from clients.backbone.location import folder_of, locate
-from clients.backbone.model_files import ADAPTER_CONFIG, adapter_in
+from clients.backbone.model_files import ADAPTER_CONFIG
 from clients.backbone.rotary import cannot_shift, shift_prompt
-from clients.config import ModelConfig
 from fedsim.core.errors import ModelError
-from fedsim.core.layout import PromptGeometry, VectorLayout
-from fedsim.core.uses import EVERY_KEY
-from fedsim.prompts.peft_readme import readme
-from fedsim.prompts.prompted_model import PERSONAL_PROMPTS, PromptFile, read_prompt
+from fedsim.core.layout import PromptGeometry
+from fedsim.prompts.peft_export import (
+    ADAPTER_ARRAYS,
+    HEAD_ARRAYS,
+    TrainedModel,
+    has_personal,
+    refuse_used,
+    tuned_layers,
+)
+from fedsim.prompts.peft_lora import export_lora
+from fedsim.prompts.peft_readme import AboutAdapter
+from fedsim.prompts.prompted_model import PromptFile, read_prompt
 
-ADAPTER_ARRAYS = "adapter_model.safetensors"
-HEAD_ARRAYS = "head.safetensors"
 _KEY = "prompt_embeddings"
 """PEFT's name for the prefixes of all layers, [P, W], W running over (layer, key or value, head, head dimension)."""
+
+_TOKEN_TYPES = """\
+This model tells the texts of an example apart by token types, which PEFT drops. Give them to the base model, with the
+prefix that PEFT makes, instead of the call above:
+
+```python
+prefix_mask = torch.ones(len(input_ids), {length}, dtype=attention_mask.dtype)
+output = base(
+    input_ids=input_ids,
+    attention_mask=torch.cat([prefix_mask, attention_mask], dim=1),
+    token_type_ids=token_type_ids,
+    past_key_values=model.get_prompt(len(input_ids)),
+)
+```
+"""
 
 
 @dataclass(frozen=True)
@@ -152,7 +164,7 @@ def default_output(path: str | Path) -> Path:
 
 
 def export_peft(path: str | Path, output: str | Path, client: int | None = None) -> Path:
-    """Export a trained prompt as an adapter that ``peft.PeftModel.from_pretrained(base_model, output)`` loads.
+    """Export what a run trained as an adapter that ``peft.PeftModel.from_pretrained(base_model, output)`` loads.
 
     The PEFT model's logits are those of the run's model. With a classifier head, ``head.safetensors`` is written beside
     the adapter. ``README.md`` explains how to use both.
@@ -164,7 +176,7 @@ def export_peft(path: str | Path, output: str | Path, client: int | None = None)
     output
         Folder to write; must be new or empty.
     client
-        Take the layers that were not exchanged from this client's personal prompts (``layers.unselected: local``).
+        Take the layers that were not exchanged from this client (``layers.unselected: local``).
 
     Raises
     ------
@@ -172,14 +184,20 @@ def export_peft(path: str | Path, output: str | Path, client: int | None = None)
         If no adapter gives the same scores, or the output cannot be written.
     """
     output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ModelError(f"the output {output} exists and is not an empty folder; give another one with --output")
+    refuse_used(output)
     file = read_prompt(path)
+    if file.kind == "lora":
+        export_lora(file, output, client)
+    else:
+        _export_prefix(file, output, client)
+    return output
+
+
+def _export_prefix(file: PromptFile, output: Path, client: int | None) -> None:
     geometry = file.prefix("an adapter of PEFT is written for")
     prompt_LKHPD = _every_layer(file, geometry, client)
-    model = ModelConfig.model_validate(file.metadata["model"], context=EVERY_KEY)
-    config, family = _describe(model)
-    _refuse_adapter_beside(model)
+    trained = TrainedModel.of(file)
+    family, config = trained.family, trained.config
     length = geometry.prompt_length
     if file.metadata["prompt"]["position_offset"] == "none":
         longest = length + file.metadata["max_length"]
@@ -187,108 +205,54 @@ def export_peft(path: str | Path, output: str | Path, client: int | None = None)
         if obstacle is not None:
             raise ModelError(
                 f"{file.path} was trained with prompt.position_offset=none, PEFT counts positions after the prefix, and the "
-                f"model {model.location} {obstacle}, so no adapter gives the same scores; train with "
+                f"model {trained.model.location} {obstacle}, so no adapter gives the same scores; train with "
                 "prompt.position_offset=paper"
             )
         prompt_LKHPD = shift_prompt(prompt_LKHPD, length, family, config, longest)
-    _check_window(file, length, model, config, family)
-    _write(output, file, prompt_LKHPD, model, config, family)
-    return output
+    _check_window(trained, length)
+    adapter = _prefix_config(trained, prompt_LKHPD)
+    rows_PW = prompt_LKHPD.transpose(3, 0, 1, 2, 4).reshape(length, -1)
+    trained.write(output, adapter, {_KEY: rows_PW}, _about(adapter))
 
 
 def _every_layer(file: PromptFile, geometry: PromptGeometry, client: int | None) -> np.ndarray:
     """Return the prompts of all layers, the personal ones from ``client``."""
-    layers = file.layout.layers
-    missing = [layer for layer in range(geometry.num_layers) if layer not in layers]
-    personal_path = file.path.with_name(PERSONAL_PROMPTS)
-    if client is None:
-        if missing and personal_path.is_file():
-            raise ModelError(
-                f"{file.path} holds the exchanged layers only, the prompts of {missing} stayed on the clients; give one of "
-                f"them with --client"
-            )
-        if missing:
-            raise ModelError(
-                f"{file.path} has no prompt in layers {missing}, and in a PEFT adapter every layer has a prefix; even one of "
-                "zeros takes attention, so no adapter gives the same scores; train with layers.choose=all, or with "
-                "layers.unselected=local and export with --client"
-            )
-        return file.tuned_LX
-    if not missing or not personal_path.is_file():
-        raise ModelError(f"there are no personal prompts beside {file.path}; leave --client out")
-    prompts = dict(zip(layers, file.tuned_LX, strict=True))
-    prompts |= zip(missing, _personal(personal_path, VectorLayout(geometry, tuple(missing)), client), strict=True)
-    return np.stack([prompts[layer] for layer in range(geometry.num_layers)])
-
-
-def _personal(path: Path, layout: VectorLayout, client: int) -> np.ndarray:
-    """Return a client's personal prompts of the layers of ``layout``."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            layers = tuple(json.loads(file.metadata()["fedsim"])["layers"])
-            clients, personal_NM = file.get_tensor("clients").tolist(), file.get_tensor("personal")
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{path} does not hold personal prompts: {error}") from None
-    if layers != layout.layers:
+    prompts = tuned_layers(file, client)
+    missing = [layer for layer in range(geometry.num_layers) if layer not in prompts]
+    if missing and has_personal(file):
         raise ModelError(
-            f"{path} holds layers {list(layers)}, but {list(layout.layers)} are missing in the global prompt"
+            f"{file.path} holds the exchanged layers only, the prompts of {missing} stayed on the clients; give one of "
+            f"them with --client"
         )
-    if client not in clients:
-        shown = ", ".join(map(str, clients[:20])) + (", ..." if len(clients) > 20 else "")
-        raise ModelError(f"client {client} never trained, so it has no personal prompt; these have one: {shown}")
-    prompt_LKHPD: np.ndarray = layout.split(personal_NM[clients.index(client)])[0]
-    return prompt_LKHPD.astype(np.float32)
-
-
-def _describe(model: ModelConfig) -> tuple[PreTrainedConfig, Family]:
-    values = config_values(locate(model), model.location)
-    family = family_of(values, model.location)
-    return family.config(values), family
-
-
-def _refuse_adapter_beside(model: ModelConfig) -> None:
-    """Refuse a model that transformers changes on loading, by attaching an adapter that lies beside it."""
-    folder = folder_of(locate(model))
-    beside = None if folder is None else adapter_in(folder)
-    if beside is not None:
+    if missing:
         raise ModelError(
-            f"the folder of model {model.location} holds {beside.named}, which transformers puts into the model whenever it "
-            f"loads it, so no further adapter gives the same scores; move {ADAPTER_CONFIG} out of the folder"
+            f"{file.path} has no prompt in layers {missing}, and in a PEFT adapter every layer has a prefix; even one of "
+            "zeros takes attention, so no adapter gives the same scores; train with layers.choose=all, or with "
+            "layers.unselected=local and export with --client"
         )
+    return np.stack(list(prompts.values()))
 
 
-def _check_window(file: PromptFile, length: int, model: ModelConfig, config: PreTrainedConfig, family: Family) -> None:
+def _check_window(trained: TrainedModel, length: int) -> None:
     """Refuse a model whose attention window may exclude PEFT's prefix; in fedsim every token sees the prompt."""
-    windows = family.windows(config)
+    windows = trained.family.windows(trained.config)
     if not windows:
         return
     # A causal window of w holds the token itself; one to both sides reaches w tokens beyond it.
-    reach = min(windows) + (0 if family.causal_attention(config) else 1)
-    longest = file.metadata["max_length"]
+    reach = min(windows) + (0 if trained.family.causal_attention(trained.config) else 1)
+    location, longest = trained.model.location, trained.file.metadata["max_length"]
     if length + longest > reach:
         mend = f"data.max_length={reach - length} or less" if reach > length else "a shorter prompt"
         raise ModelError(
-            f"a token of the model {model.location} sees {reach} tokens up to itself, among which PEFT counts the prefix, so "
+            f"a token of the model {location} sees {reach} tokens up to itself, among which PEFT counts the prefix, so "
             f"texts of up to data.max_length={longest} would lose sight of it; train with {mend}"
         )
 
 
-def _write(
-    output: Path,
-    file: PromptFile,
-    prompt_LKHPD: np.ndarray,
-    model: ModelConfig,
-    config: PreTrainedConfig,
-    family: Family,
-) -> None:
+def _prefix_config(trained: TrainedModel, prompt_LKHPD: np.ndarray) -> PrefixTuningConfig:
     num_layers, _, num_kv_heads, length, head_dim = prompt_LKHPD.shape
-    # FEATURE_EXTRACTION is PEFT's only type that passes the prefix to whatever model it is given and returns that
-    # model's own output: without a type the prefix is dropped; the others expect their own classifier.
-    with_lm_head = model.head.kind == "verbalizer" and family.predicts_next
-    adapter = PrefixTuningConfig(
-        task_type=TaskType.CAUSAL_LM if with_lm_head else TaskType.FEATURE_EXTRACTION,
-        base_model_name_or_path=locate(model),
-        inference_mode=True,
+    return PrefixTuningConfig(
+        **trained.common,
         num_virtual_tokens=length,
         num_layers=num_layers,
         # With grouped-query attention PEFT expects the key/value heads here, and their width.
@@ -296,23 +260,14 @@ def _write(
         token_dim=num_kv_heads * head_dim,
         num_transformer_submodules=1,
     )
-    text = readme(file.metadata, adapter, family, token_types=getattr(config, "type_vocab_size", 0) > 1)
-    rows_PW = np.ascontiguousarray(prompt_LKHPD.transpose(3, 0, 1, 2, 4)).reshape(length, -1)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        adapter.save_pretrained(str(output))
-        save_file({_KEY: rows_PW}, output / ADAPTER_ARRAYS, metadata={"format": "pt"})
-        if file.head:
-            _write_head(output / HEAD_ARRAYS, file, model, family)
-        (output / "README.md").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ModelError(f"the adapter cannot be written to {output}: {error.strerror or error}") from None
 
 
-def _write_head(path: Path, file: PromptFile, model: ModelConfig, family: Family) -> None:
-    about: Mapping[str, Any] = {
-        "pooling": resolve_pooling(model.head.pooling, predicts_next=family.predicts_next),
-        "labels": file.metadata["task"]["labels"],
-    }
-    arrays = {name: np.ascontiguousarray(array) for name, array in file.head.items()}
-    save_file(arrays, path, metadata={"head": json.dumps(about, sort_keys=True)})
+def _about(adapter: PrefixTuningConfig) -> AboutAdapter:
+    length = adapter.num_virtual_tokens
+    return AboutAdapter(
+        title="Prefix-tuning adapter",
+        trained="A prompt",
+        what=f"{length} virtual tokens in each of {adapter.num_layers} layers",
+        calls="Give every call an `attention_mask` and no `position_ids`: PEFT counts the positions after the prefix itself.",
+        token_types=_TOKEN_TYPES.format(length=length),
+    )

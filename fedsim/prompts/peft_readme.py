@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from peft import PrefixTuningConfig
+from peft import PeftConfig
 
 from clients.backbone.families import Family
 from clients.backbone.heads import resolve_pooling
@@ -14,9 +15,9 @@ from fedsim.data.config import TaskConfig
 from fedsim.data.templates import MASK, Piece, parse_template
 
 _LOAD = """\
-# Prefix-tuning adapter
+# {title}
 
-A prompt trained by fedsim for the task `{task}`: {length} virtual tokens in each of {layers} layers. Labels: {labels}.
+{trained} trained by fedsim for the task `{task}`: {what}. Labels: {labels}.
 
 ```python
 import torch
@@ -28,7 +29,7 @@ model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
 output = model(input_ids=input_ids, attention_mask=attention_mask)
 ```
 
-Give every call an `attention_mask` and no `position_ids`: PEFT counts the positions after the prefix itself.
+{calls}
 """
 
 _WORDS = """\
@@ -52,21 +53,6 @@ scores = pooled @ head["head.weight"].T + head["head.bias"]
 ```
 """
 
-_TOKEN_TYPES = """\
-This model tells the texts of an example apart by token types, which PEFT drops. Give them to the base model, with the
-prefix that PEFT makes, instead of the call above:
-
-```python
-prefix_mask = torch.ones(len(input_ids), {length}, dtype=attention_mask.dtype)
-output = base(
-    input_ids=input_ids,
-    attention_mask=torch.cat([prefix_mask, attention_mask], dim=1),
-    token_type_ids=token_type_ids,
-    past_key_values=model.get_prompt(len(input_ids)),
-)
-```
-"""
-
 _POOL = {
     "first": "pooled = hidden[:, 0]",
     "mean": "weight = attention_mask.unsqueeze(2)\npooled = (hidden * weight).sum(1) / weight.sum(1)",
@@ -74,7 +60,24 @@ _POOL = {
 }
 
 
-def readme(metadata: Mapping[str, Any], adapter: PrefixTuningConfig, family: Family, *, token_types: bool) -> str:
+@dataclass(frozen=True)
+class AboutAdapter:
+    """What the README of one kind of adapter says about it."""
+
+    title: str
+    trained: str
+    """Subject of the first sentence: what was trained."""
+    what: str
+    """Its size and place."""
+    calls: str
+    """What a call of the model must heed."""
+    token_types: str
+    """How token types reach the model."""
+
+
+def readme(
+    metadata: Mapping[str, Any], adapter: PeftConfig, family: Family, about: AboutAdapter, *, token_types: bool
+) -> str:
     """Return the README text of an adapter.
 
     Parameters
@@ -87,12 +90,13 @@ def readme(metadata: Mapping[str, Any], adapter: PrefixTuningConfig, family: Fam
     task, head = TaskConfig.model_validate(metadata["task"], context=EVERY_KEY), metadata["model"]["head"]
     classifier = head["kind"] == "classifier"
     auto = "AutoModel" if classifier else f"AutoModelFor{'CausalLM' if family.predicts_next else 'MaskedLM'}"
-    length = adapter.num_virtual_tokens
     parts = [
         _LOAD.format(
+            title=about.title,
+            trained=about.trained,
             task=task.name,
-            length=length,
-            layers=adapter.num_layers,
+            what=about.what,
+            calls=about.calls,
             labels=", ".join(task.labels),
             auto=auto,
             base=adapter.base_model_name_or_path,
@@ -100,7 +104,7 @@ def readme(metadata: Mapping[str, Any], adapter: PrefixTuningConfig, family: Fam
     ]
     if classifier:
         if token_types and len(task.fields) > 1:
-            parts.append(_TOKEN_TYPES.format(length=length))
+            parts.append(about.token_types)
         parts.append(_HEAD.format(pool=_POOL[resolve_pooling(head["pooling"], predicts_next=family.predicts_next)]))
     else:
         parts.append(_label_words(task, family))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from tiny_prompts import (
     label_scores,
     of_peft,
     partial,
+    run_readme,
     with_personal,
 )
 
@@ -153,21 +153,6 @@ def test_the_readme_of_a_verbalizer_runs_and_says_how_scores_are_read(tmp_path, 
     assert ("{text} . It was <mask> ." in text) == (family == "roberta")
 
 
-def run_readme(folder: Path, prompt: Prompt, data) -> dict:
-    """Run the README's Python on a batch, and return its names."""
-    blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    code = "\n".join(blocks).replace("path/to/this/folder", str(folder))
-    names = {
-        "input_ids": torch.from_numpy(data.input_ids_BT),
-        "attention_mask": torch.from_numpy(data.attention_mask_BT),
-    }
-    if data.token_type_ids_BT is not None:
-        names["token_type_ids"] = torch.from_numpy(data.token_type_ids_BT)
-    with torch.no_grad():
-        exec(code, names)
-    return names
-
-
 def test_personal_prompts_of_a_client_fill_the_layers_that_were_not_exchanged(tmp_path):
     prompt = Prompt(tmp_path, "roberta", layers=(1,))
     personal_NM = prompt.save_personal(clients=(3, 8))
@@ -224,7 +209,7 @@ REFUSED_EXPORTS = {
         {},
         r"\[1\] stayed on the clients; give one of them with --client",
     ),
-    "client without personal prompts": (partial, {"client": 3}, "no personal prompts .* leave --client out"),
+    "client without personal prompts": (partial, {"client": 3}, "no personal layers .* leave --client out"),
     "client that never trained": (with_personal, {"client": 5}, "client 5 never trained.* 3, 8$"),
     "client of a run that exchanges all": (lambda tmp: Prompt(tmp, "bert"), {"client": 0}, "leave --client out"),
     "window too small": (
