@@ -2,7 +2,7 @@
 
 >>> import fedsim                                                    # doctest: +SKIP
 >>> summary = fedsim.run("configs/quickstart.yaml", ["rounds=5"])    # doctest: +SKIP
->>> model = fedsim.load_prompt(summary["folder"])                    # doctest: +SKIP
+>>> model = fedsim.load_adapter(summary["folder"])                   # doctest: +SKIP
 
 Names are imported on first use: ``import fedsim`` imports neither torch nor Ray.
 """
@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from fedsim.core import siblings
 
 __version__ = "0.1.0"
-__all__ = ["load_plugin", "load_prompt", "register", "run"]
+__all__ = ["load_adapter", "load_plugin", "load_prompt", "register", "run"]
 
 if TYPE_CHECKING:
     from fedsim.configuration.schema import Config as Config
     from fedsim.core.errors import FedsimError as FedsimError
     from fedsim.core.plugins import load_plugin as load_plugin
     from fedsim.core.plugins import register as register
+    from fedsim.prompts.prompted_model import load_adapter as load_adapter
     from fedsim.prompts.prompted_model import load_prompt as load_prompt
     from fedsim.records.recorded_run import load_run as load_run
     from fedsim.simulation.callbacks import Callback as Callback
@@ -37,6 +38,7 @@ _HOMES = {
     "EarlyStop": "fedsim.simulation.callbacks",
     "FedsimError": "fedsim.core.errors",
     "Run": "fedsim.simulation.run",
+    "load_adapter": "fedsim.prompts.prompted_model",
     "load_plugin": "fedsim.core.plugins",
     "load_prompt": "fedsim.prompts.prompted_model",
     "load_run": "fedsim.records.recorded_run",

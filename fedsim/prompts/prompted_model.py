@@ -230,7 +230,7 @@ def local_prompt(place: str | Path) -> Iterator[Path]:
 class PromptedModel:
     """A frozen backbone with a trained prompt: predicts labels of texts.
 
-    Created by :func:`load_prompt`.
+    Created by :func:`load_adapter`.
     """
 
     def __init__(self, file: PromptFile, model: str | None, device: str, trust_remote_code: bool) -> None:
@@ -333,10 +333,10 @@ class PromptedModel:
         return [self.task.labels[i] for i in self.scores(examples, batch_size).argmax(axis=1)]
 
 
-def load_prompt(
+def load_adapter(
     path: str | Path, model: str | None = None, device: str = "cpu", *, trust_remote_code: bool = False
 ) -> PromptedModel:
-    """Load a trained prompt with its backbone.
+    """Load what a run trained, a prefix or LoRA, with its backbone.
 
     Parameters
     ----------
@@ -356,9 +356,13 @@ def load_prompt(
 
     Examples
     --------
-    >>> model = load_prompt("runs/quickstart")            # doctest: +SKIP
+    >>> model = load_adapter("runs/quickstart")           # doctest: +SKIP
     >>> model.predict(["the soup was cold and bland"])    # doctest: +SKIP
     ['negative']
     """
     with local_prompt(path) as local:
         return PromptedModel(read_prompt(local), model, device, trust_remote_code)
+
+
+load_prompt = load_adapter
+"""Earlier name of :func:`load_adapter`."""

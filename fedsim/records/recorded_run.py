@@ -81,7 +81,7 @@ class RecordedRun:
 
     @property
     def prompt(self) -> str:
-        """Path or URL of the prompt after the last round, for :func:`fedsim.load_prompt`."""
+        """Path or URL of the prompt after the last round, for :func:`fedsim.load_adapter`."""
         return f"{self.location}/prompt/global.safetensors"
 
     @property

@@ -166,7 +166,7 @@ class Run:
 
     @property
     def prompt(self) -> str | None:
-        """Path or URL of the trained prompt, for :func:`fedsim.load_prompt`; None until the run is finished."""
+        """Path or URL of the trained prompt, for :func:`fedsim.load_adapter`; None until the run is finished."""
         return None if self.summary is None else f"{self.folder}/prompt/global.safetensors"
 
 
