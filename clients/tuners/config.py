@@ -31,5 +31,7 @@ class TunerConfig(Schema):
     @classmethod
     def _some_targets(cls, targets: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if targets is not None and (not targets or len(set(targets)) != len(targets) or not all(targets)):
-            raise ValueError(f"targets={list(targets)} must name at least one linear map, each once")
+            raise ValueError(
+                f"targets={list(targets)} must name one or more linear maps, each once, none of them empty"
+            )
         return targets

@@ -89,8 +89,8 @@ class Federation:
             run.executor,
             full,
             run.draw.sizes_N,
-            progress.start_phase,
             run.prepared.spec.initial_vector,
+            progress.start_phase,
             progress.note,
         )
         for spectrum in choice.spectra():

@@ -80,7 +80,7 @@ def select_layers(config: Config, console: Console) -> LayerChoice:
         sizes_N = prepared.spec.shards.train_sizes
         initial, phase = prepared.spec.initial_vector, progress.start_phase
         try:
-            return choose(config, executor, workers[0].full, sizes_N, phase, initial, progress.note)
+            return choose(config, executor, workers[0].full, sizes_N, initial, phase, progress.note)
         except StateLost as loss:
             raise ResourceError(f"{loss}; run the command again") from loss
 
@@ -100,8 +100,8 @@ def choose(
     executor: Executor,
     full: VectorLayout,
     sizes_N: np.ndarray,
-    phase: Callable[[str], None],
     initial: InitialVector,
+    phase: Callable[[str], None] = lambda text: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> LayerChoice:
     """Choose the exchanged layers.
@@ -115,10 +115,10 @@ def choose(
         Layout with a prompt in every layer.
     sizes_N
         Training examples of each client.
-    phase
-        Called with the current phase, for the progress display.
     initial
         Initial parameters of a layout.
+    phase
+        Called with the current phase, for the progress display.
     note
         Called with warnings about clients that failed and were dropped.
 

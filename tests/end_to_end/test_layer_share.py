@@ -126,7 +126,7 @@ def test_the_warm_up_is_fedavg_over_all_layers(tiny_config, fedavg_F, server):
     prepared, executor = prepare(config), Watched(lambda: None)
     try:
         (worker,) = executor.start(prepared.spec)
-        choose(config, executor, worker.full, prepared.spec.shards.train_sizes)
+        choose(config, executor, worker.full, prepared.spec.shards.train_sizes, prepared.spec.initial_vector)
     finally:
         executor.close()
     np.testing.assert_array_equal(seen["vector_F"], fedavg_F)
@@ -164,7 +164,9 @@ def test_the_number_of_clients_probes_and_the_weighting_count(tiny_config):
         prepared, executor = prepare(config), LocalExecutor(lambda: None)
         try:
             (worker,) = executor.start(prepared.spec)
-            choice = choose(config, executor, worker.full, prepared.spec.shards.train_sizes)
+            choice = choose(
+                config, executor, worker.full, prepared.spec.shards.train_sizes, prepared.spec.initial_vector
+            )
         finally:
             executor.close()
         reports[name] = choice.estimate
@@ -195,13 +197,16 @@ def test_a_client_that_fails_stops_the_run_and_is_named(tiny_config):
         executor = LocalExecutor(lambda: None)
         try:
             (worker,) = executor.start(poisoned(prepared, client))
-            choose(config, executor, worker.full, prepared.spec.shards.train_sizes)
+            choose(config, executor, worker.full, prepared.spec.shards.train_sizes, prepared.spec.initial_vector)
         finally:
             executor.close()
 
     from server.sampling import cohort
 
-    cohorts = [cohort(config.sampling, 0, round, prepared.spec.shards.train_sizes).tolist() for round in range(2)]
+    cohorts = [
+        cohort(config.sampling, 0, round, prepared.spec.shards.train_sizes, prepared.spec.initial_vector).tolist()
+        for round in range(2)
+    ]
     with pytest.raises(ClientError, match=rf"^client {cohorts[0][0]} failed in warm-up round 1: IndexError") as caught:
         share_with(cohorts[0][0])
     assert "clients/training/local_training.py" in str(caught.value)
