@@ -203,10 +203,7 @@ def test_a_client_that_fails_stops_the_run_and_is_named(tiny_config):
 
     from server.sampling import cohort
 
-    cohorts = [
-        cohort(config.sampling, 0, round, prepared.spec.shards.train_sizes, prepared.spec.initial_vector).tolist()
-        for round in range(2)
-    ]
+    cohorts = [cohort(config.sampling, 0, round, prepared.spec.shards.train_sizes).tolist() for round in range(2)]
     with pytest.raises(ClientError, match=rf"^client {cohorts[0][0]} failed in warm-up round 1: IndexError") as caught:
         share_with(cohorts[0][0])
     assert "clients/training/local_training.py" in str(caught.value)
