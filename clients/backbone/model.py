@@ -233,8 +233,7 @@ class Backbone:
                 stack.enter_context(self._stack.above(min(layers), entering_ZD))
             if rows_B is not None:
                 stack.enter_context(self._stack.narrowed(rows_B))
-            offset = self._offset(tuned_CLX, layers)
-            (hidden_ZD,) = self._call_packed(tokens, prefix, offset).last_hidden_state
+            (hidden_ZD,) = self._call_packed(tokens, prefix, self._offset(prompt_CLKHPD)).last_hidden_state
         prefix.check_seen()
         pooled_BD = hidden_ZD if rows_B is not None else pool_packed(hidden_ZD, tokens, self._head.pooling)
         pooled_BD = self._precision.leave(pooled_BD)
@@ -292,7 +291,7 @@ class Backbone:
             if prefix is None:
                 # Without a prompt the plain implementation runs, mask skipping included, with the original model's bits.
                 stack.enter_context(detached(self._model))
-            offset = self._offset(tuned_CLX, layers)
+            offset = self._offset(prompt_CLKHPD)
             output = self._call(tokens, prefix, offset, output_hidden_states=output_hidden_states)
         if prefix:
             prefix.check_seen()
@@ -367,9 +366,8 @@ class Backbone:
         with self._precision.products(), self._compiled.active() if self._compiled else nullcontext():
             return self._base(**arguments)
 
-    def _offset(self, tuned_CLX: Tensor, layers: tuple[int, ...]) -> int:
-        """Return the positions before the text: as many as the pass has virtual tokens, if the tuner takes any."""
-        prompt_CLKHPD, _ = self._prompts(tuned_CLX, layers)
+    def _offset(self, prompt_CLKHPD: Tensor) -> int:
+        """Return the positions before the text: one for each virtual token of the pass, if the tuner takes any."""
         return prompt_CLKHPD.shape[4] if self._tuner.offset else 0
 
     def _tokens(self, batch: TokenBatch) -> Tokens:
