@@ -10,12 +10,17 @@ group, S = G x M slots, I and O features in and out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from clients.backbone.device import to_device
 from clients.tuners.moves import apart, together
+
+RowMap = Callable[..., Tensor]
+"""Maps rows [G, M, I] and arrays [G, ...] of the same clients to [G, M, O], every row by itself."""
 
 
 class PaddedRows:
@@ -30,13 +35,25 @@ class PaddedRows:
     def __init__(self, client_of_example_B: Tensor | None) -> None:
         self._client_of_example_B = client_of_example_B
 
+    def mapped(self, function: RowMap, input_BTI: Tensor, *arrays: Tensor) -> Tensor:
+        """Return ``function(input, own arrays)``, [B, T, O].
+
+        Parameters
+        ----------
+        function
+            Takes rows [G, M, I] and arrays [G, ...] and maps every row by itself to [G, M, O].
+        arrays
+            Each client's arrays [C, ...], cast to the number format of the input.
+        """
+        arrays = tuple(array.to(input_BTI.dtype) for array in arrays)
+        if self._client_of_example_B is None:
+            return function(input_BTI, *arrays)
+        # Indexing, not index_select: on a GPU only its gradient adds up in a fixed order.
+        return function(input_BTI, *(array[self._client_of_example_B] for array in arrays))
+
     def low_rank(self, input_BTI: Tensor, down_CIR: Tensor, up_CRO: Tensor) -> Tensor:
         """Return ``input @ down @ up`` with each example's own matrices, [B, T, O]."""
-        down_CIR, up_CRO = down_CIR.to(input_BTI.dtype), up_CRO.to(input_BTI.dtype)
-        if self._client_of_example_B is None:
-            return input_BTI @ down_CIR[0] @ up_CRO[0]
-        # Indexing, not index_select: on a GPU only its gradient adds up in a fixed order.
-        return input_BTI @ down_CIR[self._client_of_example_B] @ up_CRO[self._client_of_example_B]
+        return self.mapped(_low_rank, input_BTI, down_CIR, up_CRO)
 
 
 class PackedRows:
@@ -58,14 +75,18 @@ class PackedRows:
         self._groupings: dict[int, _Grouping] = {}
         self._last: tuple[Tensor, Tensor] | None = None
 
-    def low_rank(self, input_1ZI: Tensor, down_CIR: Tensor, up_CRO: Tensor) -> Tensor:
-        """Return ``input @ down @ up`` with each row's own matrices, [1, Z, O]."""
-        down_CIR, up_CRO = down_CIR.to(input_1ZI.dtype), up_CRO.to(input_1ZI.dtype)
+    def mapped(self, function: RowMap, input_1ZI: Tensor, *arrays: Tensor) -> Tensor:
+        """Return ``function(input, own arrays)``, [1, Z, O]; parameters as in :meth:`PaddedRows.mapped`."""
         grouping = self._grouping(input_1ZI.shape[1])
         # The targets of a layer often read the same tensor, as query and value do: it is grouped once.
         if self._last is None or self._last[0] is not input_1ZI:
             self._last = (input_1ZI, grouping.grouped(input_1ZI[0]))
-        return grouping.ungrouped(self._last[1] @ grouping.own(down_CIR) @ grouping.own(up_CRO)).unsqueeze(0)
+        own = (grouping.own(array.to(input_1ZI.dtype)) for array in arrays)
+        return grouping.ungrouped(function(self._last[1], *own)).unsqueeze(0)
+
+    def low_rank(self, input_1ZI: Tensor, down_CIR: Tensor, up_CRO: Tensor) -> Tensor:
+        """Return ``input @ down @ up`` with each row's own matrices, [1, Z, O]."""
+        return self.mapped(_low_rank, input_1ZI, down_CIR, up_CRO)
 
     @property
     def _owners_B(self) -> np.ndarray:
@@ -83,6 +104,10 @@ class PackedRows:
                 raise ValueError(f"{num_rows} rows are neither the tokens nor the examples of the pass")
             self._groupings[num_rows] = _Grouping(owners_Z, self._device)
         return self._groupings[num_rows]
+
+
+def _low_rank(rows_GMI: Tensor, down_GIR: Tensor, up_GRO: Tensor) -> Tensor:
+    return rows_GMI @ down_GIR @ up_GRO
 
 
 class _Grouping:

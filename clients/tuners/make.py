@@ -12,6 +12,8 @@ from clients.tuners.tuner import Tuner
 
 def make_tuner(tuner: TunerConfig, prompt: PromptConfig, family: Family) -> Tuner:
     """Return what ``tuner.kind`` names, for models of a family."""
-    if tuner.kind == "lora":
-        return LoraTuner(tuner, family.lora_targets)
-    return PrefixTuner(prompt)
+    match tuner.kind:
+        case "prefix":
+            return PrefixTuner(prompt)
+        case "lora":
+            return LoraTuner(tuner, family.lora_targets)

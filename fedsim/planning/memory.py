@@ -183,7 +183,7 @@ def _training_bytes(config: Config, shape: ModelShape, on_gpu: bool) -> int:
     tokens = min(asked, examples * config.data.max_length)
     feed_forward = (3 if shape.gated else 2) * shape.feed_forward_size
     numbers = tokens * shape.num_layers * (9 * shape.hidden_size + feed_forward)
-    if config.tuner.kind == "lora":  # rows grouped by client
+    if config.tuner.kind != "prefix":  # rows grouped by client
         numbers += tokens * shape.num_layers * shape.hidden_size
     if config.model.attention == "eager":  # scores and softmax, which other implementations never materialise
         numbers += 5 * tokens * shape.num_layers * shape.num_heads * config.data.max_length // 2

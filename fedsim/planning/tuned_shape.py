@@ -6,7 +6,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from clients.backbone.location import locate
-from fedsim.core.layout import LayerArrays, LayerShape
+from fedsim.core.layout import LayerShape
 from fedsim.planning.model_shape import ModelShape
 
 if TYPE_CHECKING:
@@ -23,16 +23,16 @@ def tuned_shape(config: Config, model: ModelShape) -> LayerShape:
     """
     if config.tuner.kind == "prefix":
         return model.geometry(config.prompt.length)
-    return _lora(config, model)
+    return _of_modules(config, model)
 
 
-def _lora(config: Config, model: ModelShape) -> LayerArrays:
-    """Find the linear maps that LoRA changes in a model that is built without memory for its weights."""
+def _of_modules(config: Config, model: ModelShape) -> LayerShape:
+    """Ask the tuner about a model that is built without memory for its weights."""
     import torch
 
     from clients.backbone.families import family_of
     from clients.backbone.loading import config_values
-    from clients.tuners.lora import LoraTuner
+    from clients.tuners.make import make_tuner
 
     name = config.model.location
     values = config_values(locate(config.model), name)
@@ -40,4 +40,4 @@ def _lora(config: Config, model: ModelShape) -> LayerArrays:
     with torch.device("meta"):
         base: Any = family.model_class("base")(family.config(values), **family.arguments("base"))
     layers = reduce(getattr, family.layers.split("."), base)
-    return LoraTuner(config.tuner, family.lora_targets).shape(model.geometry(0), layers)
+    return make_tuner(config.tuner, config.prompt, family).shape(model.geometry(0), layers)

@@ -44,9 +44,9 @@ def save_prompt(
     """Write the global prompt (and head) with all that is needed to use it.
 
     The file holds the arrays of every exchanged layer, the head's arrays by name, and one JSON text of metadata. A prefix's
-    array is ``prompt.LAYER`` of shape [2, kv heads, prompt length, head dim]; LoRA's are ``lora.LAYER.TARGET.lora_A`` and
-    ``lora_B`` in PEFT's shapes. It does not record where or when the run took place, so equal results
-    are equal files.
+    array is ``prompt.LAYER`` of shape [2, kv heads, prompt length, head dim]; those of other tuners are ``KIND.LAYER.NAME``, as
+    in ``lora.0.TARGET.lora_A``, in PEFT's shapes. It does not record where or when the run took place, so equal results are
+    equal files.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def save_prompt(
     tuned_LX, head = layout.split(np.asarray(vector_F, dtype=np.float32))
     arrays: dict[str, np.ndarray] = {}
     for layer, tuned_X in zip(layout.layers, tuned_LX, strict=True):
-        arrays.update(_named(layout.geometry, layer, tuned_X))
+        arrays.update(_named(config.tuner.kind, layout.geometry, layer, tuned_X))
     arrays.update({name: np.ascontiguousarray(array) for name, array in head.items()})
     metadata = {
         "format": 1,
@@ -75,10 +75,10 @@ def save_prompt(
     _save(arrays, path, metadata)
 
 
-def _named(shape: LayerShape, layer: int, tuned_X: np.ndarray) -> dict[str, np.ndarray]:
+def _named(kind: str, shape: LayerShape, layer: int, tuned_X: np.ndarray) -> dict[str, np.ndarray]:
     """Return a layer's arrays by the names that they have in a file."""
     if isinstance(shape, LayerArrays):
-        return {f"lora.{layer}.{name}": np.ascontiguousarray(array) for name, array in shape.split(tuned_X).items()}
+        return {f"{kind}.{layer}.{name}": np.ascontiguousarray(array) for name, array in shape.split(tuned_X).items()}
     return {f"prompt.{layer}": np.ascontiguousarray(tuned_X)}
 
 
@@ -160,7 +160,7 @@ def read_prompt(path: str | Path) -> PromptFile:
         empty_X = np.empty(layout.geometry.layer_shape, np.float32)
         tuned = []
         for layer in layout.layers:
-            wanted = _named(layout.geometry, layer, empty_X)
+            wanted = _named(metadata["tuner"]["kind"], layout.geometry, layer, empty_X)
             parts = [_array(arrays, name, array.shape).reshape(-1) for name, array in wanted.items()]
             tuned.append(np.concatenate(parts).reshape(empty_X.shape))
         head = {name: _array(arrays, name, shape) for name, shape in shapes}
