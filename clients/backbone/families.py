@@ -20,6 +20,10 @@ Kind = Literal["masked_lm", "causal_lm", "base"]
 """Part of a model to build: with its family's LM head, or without."""
 
 
+def _as_they_are(base: Any, vectors_BPD: Tensor) -> Tensor:
+    return vectors_BPD
+
+
 def _untransformed(model: Any, hidden_BD: Tensor) -> Tensor:
     return hidden_BD
 
@@ -40,6 +44,8 @@ class Family:
     """RoBERTa's positions: counted over tokens that are not padding, from padding_idx + 1 on."""
     head_transform: Callable[[Any, Tensor], Tensor] = _untransformed
     """The LM head's modules before its last linear layer."""
+    embed: Callable[[Any, Tensor], Tensor] = _as_they_are
+    """Turns input embeddings [B, P, D] at the first positions into the input of the base model's layer 0."""
     layers: str = "layers"
     """Attribute of the base model that holds its layers."""
     behind_attention: str | None = None
@@ -132,6 +138,19 @@ def _roberta_transform(model: Any, hidden_BD: Tensor) -> Tensor:
     return model.lm_head.layer_norm(nn.functional.gelu(model.lm_head.dense(hidden_BD)))
 
 
+def _bert_embed(base: Any, vectors_BPD: Tensor) -> Tensor:
+    embeddings = base.embeddings
+    first = 0 if embeddings.position_embeddings.padding_idx is None else embeddings.position_embeddings.padding_idx + 1
+    positions_1P = torch.arange(first, first + vectors_BPD.shape[1], device=vectors_BPD.device).unsqueeze(0)
+    types_BP = torch.zeros(vectors_BPD.shape[:2], dtype=torch.int64, device=vectors_BPD.device)
+    return embeddings(inputs_embeds=vectors_BPD, position_ids=positions_1P, token_type_ids=types_BP)
+
+
+def _gpt2_embed(base: Any, vectors_BPD: Tensor) -> Tensor:
+    positions_P = torch.arange(vectors_BPD.shape[1], device=vectors_BPD.device)
+    return base.drop(vectors_BPD + base.wpe(positions_P))
+
+
 def _encoder(name: str, title: str, transform: Callable[[Any, Tensor], Tensor], *, skip: bool) -> Family:
     arguments = {"add_pooling_layer": False}
     return Family(
@@ -142,6 +161,7 @@ def _encoder(name: str, title: str, transform: Callable[[Any, Tensor], Tensor], 
         arguments,
         skip,
         transform,
+        embed=_bert_embed,
         layers="encoder.layer",
         behind_attention="attention.output",
         lora_targets=("query", "value"),
@@ -156,7 +176,16 @@ for _family in (
     _encoder("roberta", "Roberta", _roberta_transform, skip=True),
     _encoder("xlm-roberta", "XLMRoberta", _roberta_transform, skip=True),
     _encoder("camembert", "Camembert", _roberta_transform, skip=True),
-    Family("gpt2", "GPT2", "causal_lm", "LMHeadModel", layers="h", lora_targets=("c_attn",), transposed_weights=True),
+    Family(
+        "gpt2",
+        "GPT2",
+        "causal_lm",
+        "LMHeadModel",
+        embed=_gpt2_embed,
+        layers="h",
+        lora_targets=("c_attn",),
+        transposed_weights=True,
+    ),
     Family("llama", "Llama", "causal_lm"),
     Family("mistral", "Mistral", "causal_lm", window="all"),
     Family("qwen2", "Qwen2", "causal_lm", window="by layer"),

@@ -36,6 +36,8 @@ class LayerStack:
 
     def __init__(self, base: nn.Module, family: Family) -> None:
         *path, self._name = family.layers.split(".")
+        self._base: Any = base
+        self._family = family
         self._parent: Any = reduce(getattr, path, base)
         self._all: nn.ModuleList = getattr(self._parent, self._name)
         self._behind: nn.Module | None = None
@@ -51,6 +53,14 @@ class LayerStack:
     def all(self) -> nn.ModuleList:
         """All layers, from the lowest."""
         return self._all
+
+    def embed(self, vectors_BPD: Tensor) -> Tensor:
+        """Return the input of layer 0 for input embeddings at the first positions."""
+        return self._family.embed(self._base, vectors_BPD)
+
+    def rotary(self, hidden: Tensor, positions: Tensor) -> Any:
+        """Return the rotary angles at positions."""
+        return self._base.rotary_emb(hidden, position_ids=positions)
 
     @contextmanager
     def above(self, depth: int, entering_ZD: Tensor) -> Iterator[None]:

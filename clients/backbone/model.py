@@ -6,6 +6,7 @@ D hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
@@ -39,6 +40,15 @@ from clients.tuners.packed_prefix import PackedPrefix
 from clients.tuners.prefix import ARGUMENT, AttentionHook, KeyShapes, Prefix, attach, detach, detached
 from clients.tuners.prompt_dropout import PromptMask
 from clients.tuners.tuner import Tuner
+from clients.tuners.virtual_tokens import (
+    ByDepth,
+    PackedTexts,
+    PaddedAttention,
+    PaddedTexts,
+    Texts,
+    VirtualTokens,
+    entered,
+)
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import LayerShape, PromptGeometry
 from fedsim.core.tokens import PackedTokens, TokenBatch
@@ -76,12 +86,13 @@ class Backbone:
         """Name and shape of each array of the head that a client trains; empty for the verbalizer."""
         self.limit: str = family.limit(model.config)
         """Reason for ``max_tokens``, phrased to follow "the model"."""
-        self.max_tokens: int = family.max_positions(model.config) - tuner.offset
+        self.max_tokens: int = family.max_positions(model.config) - tuner.room
         """Longest text, in tokens, that fits the model's positions beside those that the tuner takes."""
         if self.max_tokens < 1:
             raise ModelError(
-                f"prompt.length {tuner.offset} leaves no positions for the text, the model {self.limit} for "
-                f"{family.max_positions(model.config)}; shorten it or set prompt.position_offset=none"
+                f"{tuner.length_key} {tuner.room} leaves no positions for the text, the model {self.limit} for "
+                f"{family.max_positions(model.config)}; shorten it"
+                + (" or set prompt.position_offset=none" if tuner.kind == "prefix" else "")
             )
         self.hidden_size: int = model.config.hidden_size
         """Hidden size."""
@@ -222,18 +233,23 @@ class Backbone:
         self._check(tuned_CLX, layers, head_C, client_of_example_B)
         rows = PackedRows(client_of_example_B, tokens.lengths_B, self.device)
         owner_B = None if client_of_example_B is None else to_device(client_of_example_B, self.device)
-        rows_B = self._rows_read(tokens)
         tuned_CLX = self._precision.enter(tuned_CLX)
         prompt_CLKHPD, prompted = self._prompts(tuned_CLX, layers)
-        prefix = self._prefix(tokens, prompt_CLKHPD, prompted, owner_B, rows_B, mask)
+        virtual = self._virtual(tuned_CLX, layers)
+        longer = None if virtual is None else PackedTexts(tokens.lengths_B, virtual.length, self.device)
+        rows_B = self._rows_read(tokens, longer)
+        hook, prefix = self._attention(tokens, (prompt_CLKHPD, prompted, mask), (virtual, longer), owner_B, rows_B)
         with ExitStack() as stack:
             stack.enter_context(self._tuner.inserted(self.geometry, self._stack.all, (tuned_CLX, layers), rows))
             if cached_ZD is not None:
                 entering_ZD = to_device(cached_ZD, self.device).to(self._model.dtype)
                 stack.enter_context(self._stack.above(min(layers), entering_ZD))
+            if virtual is not None and longer is not None:
+                texts = self._texts(tokens, owner_B if len(tuned_CLX) > 1 else None, rows)
+                stack.enter_context(entered(self._stack, virtual, longer, texts))
             if rows_B is not None:
                 stack.enter_context(self._stack.narrowed(rows_B))
-            (hidden_ZD,) = self._call_packed(tokens, prefix, self._offset(prompt_CLKHPD)).last_hidden_state
+            (hidden_ZD,) = self._call_packed(tokens, hook, self._offset(prompt_CLKHPD, virtual)).last_hidden_state
         prefix.check_seen()
         pooled_BD = hidden_ZD if rows_B is not None else pool_packed(hidden_ZD, tokens, self._head.pooling)
         pooled_BD = self._precision.leave(pooled_BD)
@@ -285,14 +301,30 @@ class Backbone:
         self._check_length(tokens.input_ids_BT.shape[1])
         prompt_CLKHPD, prompted = self._prompts(tuned_CLX, layers)
         prefix = Prefix(prompt_CLKHPD, prompted, client_of_example_B, mask) if prompted else None
-        rows = PaddedRows(client_of_example_B if len(tuned_CLX) > 1 else None)
+        virtual = self._virtual(tuned_CLX, layers)
+        owner_B = client_of_example_B if len(tuned_CLX) > 1 else None
+        rows = PaddedRows(owner_B)
+        hook: AttentionHook | None = prefix
         with ExitStack() as stack:
             stack.enter_context(self._tuner.inserted(self.geometry, self._stack.all, (tuned_CLX, layers), rows))
-            if prefix is None:
+            if virtual is not None:
+                mask_BT = tokens.attention_mask_BT
+                lengths_B = mask_BT.sum(1).cpu().numpy()
+                longer = PaddedTexts(mask_BT, virtual.length)
+                above = PaddedAttention(lengths_B + virtual.length, is_causal=self.is_causal)
+                hook = ByDepth(virtual.depth, Prefix(self._no_prompts, ()), above)
+                packed = PackedRows(owner_B, lengths_B, self.device)
+                summary_B = self._summary_rows(lengths_B, tokens.read_positions_B.cpu().numpy())
+
+                def texts(hidden_ZD: Tensor) -> Texts:
+                    return Texts(hidden_ZD, lengths_B, summary_B, owner_B, packed)
+
+                stack.enter_context(entered(self._stack, virtual, longer, texts))
+            elif prefix is None:
                 # Without a prompt the plain implementation runs, mask skipping included, with the original model's bits.
                 stack.enter_context(detached(self._model))
-            offset = self._offset(prompt_CLKHPD)
-            output = self._call(tokens, prefix, offset, output_hidden_states=output_hidden_states)
+            offset = self._offset(prompt_CLKHPD, virtual)
+            output = self._call(tokens, hook, offset, output_hidden_states=output_hidden_states)
         if prefix:
             prefix.check_seen()
         return output
@@ -303,6 +335,38 @@ class Backbone:
         if prompt_CLKHPD is None or not prompt_CLKHPD.shape[4]:
             return self._no_prompts, ()
         return prompt_CLKHPD, layers
+
+    def _virtual(self, tuned_CLX: Tensor, layers: tuple[int, ...]) -> VirtualTokens | None:
+        """Return the virtual tokens of a pass; None where the tuner has none."""
+        return self._tuner.virtual_tokens(self.geometry, tuned_CLX) if layers else None
+
+    def _attention(
+        self,
+        tokens: PackedTokens,
+        prompts: tuple[Tensor, tuple[int, ...], PromptMask | None],
+        inserted: tuple[VirtualTokens | None, PackedTexts | None],
+        owner_B: Tensor | None,
+        rows_B: Tensor | None,
+    ) -> tuple[AttentionHook, PackedPrefix]:
+        """Return the hook of a packed pass, and the part of it that runs in the top layer."""
+        prompt_CLKHPD, prompted, mask = prompts
+        virtual, longer = inserted
+        if virtual is None or longer is None:
+            prefix = self._prefix(tokens, prompt_CLKHPD, prompted, owner_B, rows_B, mask)
+            return prefix, prefix
+        above = self._prefix(tokens, self._no_prompts, (), None, rows_B, lengths_B=longer.lengths_B)
+        if not virtual.depth:
+            return above, above
+        return ByDepth(virtual.depth, self._prefix(tokens, self._no_prompts, (), None), above), above
+
+    def _texts(self, tokens: PackedTokens, owner_B: Tensor | None, rows: PackedRows) -> Callable[[Tensor], Texts]:
+        summary_B = self._summary_rows(tokens.lengths_B, tokens.read_rows_B - tokens.starts_B)
+        return lambda hidden_ZD: Texts(hidden_ZD, tokens.lengths_B, summary_B, owner_B, rows)
+
+    def _summary_rows(self, lengths_B: np.ndarray, read_positions_B: np.ndarray) -> np.ndarray:
+        """Return the packed row of the token that stands for each example: the first in encoders, the last read in decoders."""
+        starts_B = np.cumsum(lengths_B) - lengths_B
+        return starts_B + read_positions_B if self.is_causal else starts_B
 
     @property
     def _no_prompts(self) -> Tensor:
@@ -332,14 +396,17 @@ class Backbone:
         client_of_example_B: Tensor | None,
         rows_B: Tensor | None = None,
         mask: PromptMask | None = None,
+        lengths_B: np.ndarray | None = None,
     ) -> PackedPrefix:
         self._check_length(int(tokens.lengths_B.max()))
+        if lengths_B is None:
+            lengths_B = tokens.lengths_B
         top = None if rows_B is None else (self.geometry.num_layers - 1, rows_B)
         return PackedPrefix(
-            prompt_CLKHPD, layers, client_of_example_B, tokens.lengths_B, is_causal=self.is_causal, top=top, mask=mask
+            prompt_CLKHPD, layers, client_of_example_B, lengths_B, is_causal=self.is_causal, top=top, mask=mask
         )
 
-    def _rows_read(self, tokens: PackedTokens) -> Tensor | None:
+    def _rows_read(self, tokens: PackedTokens, longer: PackedTexts | None) -> Tensor | None:
         """Return the token of each example that the head reads, if the top layer can skip the others.
 
         Not with dropout, which would be drawn for fewer tokens, and not compiled: each pass would create its own graph.
@@ -347,9 +414,10 @@ class Backbone:
         pooling = self._head.pooling
         if pooling == "mean" or not self._stack.narrows or self._compiled or self._model.training:
             return None
-        return to_device(pooled_rows(tokens, pooling), self.device)
+        rows_B = pooled_rows(tokens, pooling)
+        return to_device(rows_B if longer is None else longer.rows_with(rows_B), self.device)
 
-    def _call_packed(self, tokens: PackedTokens, prefix: PackedPrefix, offset: int) -> Any:
+    def _call_packed(self, tokens: PackedTokens, hook: AttentionHook, offset: int) -> Any:
         def row(array_Z: np.ndarray) -> Tensor:
             return to_device(array_Z, self.device).unsqueeze(0)
 
@@ -359,15 +427,17 @@ class Backbone:
             # Attention over packed tokens makes its own masks. A four-dimensional mask is passed through unchanged.
             "attention_mask": torch.zeros((1, 1, 1, 1), device=self.device),
             "use_cache": False,
-            ARGUMENT: prefix,
+            ARGUMENT: hook,
         }
         if tokens.types_Z is not None and self._has_types:
             arguments["token_type_ids"] = row(tokens.types_Z)
         with self._precision.products(), self._compiled.active() if self._compiled else nullcontext():
             return self._base(**arguments)
 
-    def _offset(self, prompt_CLKHPD: Tensor) -> int:
+    def _offset(self, prompt_CLKHPD: Tensor, virtual: VirtualTokens | None) -> int:
         """Return the positions before the text: one for each virtual token of the pass, if the tuner takes any."""
+        if virtual is not None:
+            return self._tuner.offset
         return prompt_CLKHPD.shape[4] if self._tuner.offset else 0
 
     def _tokens(self, batch: TokenBatch) -> Tokens:

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from fedsim.core.schema import Schema
 from fedsim.core.uses import Use, Uses
+
+ONE_PLACE = ("soft_prompt", "late_prompt")
+"""Kinds that train numbers at one place of the model, so that there are no layers to choose."""
 
 
 class TunerConfig(Schema):
     """What is trained in each layer of the frozen model."""
 
-    kind: Literal["prefix", "lora"] = "prefix"
-    """prefix (key/value prompts; section ``prompt``), or lora (low-rank changes of linear maps; Hu et al. 2022)."""
+    kind: Literal["prefix", "soft_prompt", "late_prompt", "lora"] = "prefix"
+    """prefix (key/value prompts; section ``prompt``), soft_prompt (input embeddings before the text; Lester et al. 2021),
+    late_prompt (vectors before the text from a middle layer up; Liu et al. 2022), or lora (low-rank changes of linear maps; Hu
+    et al. 2022)."""
+    length: int = Field(default=8, gt=0, le=8192)
+    """soft_prompt, late_prompt: virtual tokens before each text."""
+    start: Literal["vocabulary", "label_words", "random"] = "vocabulary"
+    """soft_prompt, and late_prompt without a generator: start from the input embeddings of drawn tokens, or of the label words
+    and then of drawn tokens, or at random (soft_prompt: uniform within 0.5, late_prompt: normal)."""
+    depth: NonNegativeInt | None = None
+    """late_prompt: layers that run without the prompt, from the lowest; if not given, half of the model's."""
+    generator: Literal["none", "npg", "appg", "mppg"] = "npg"
+    """late_prompt: none trains the prompt itself; the others make it from each text: npg from the token that stands for it (the
+    first in encoders, the last in decoders), appg and mppg from means or maxima over as many segments as virtual tokens."""
+    bottleneck: PositiveInt | None = Field(default=None, le=65536)
+    """late_prompt: size of the generator's bottleneck; if not given 128, as in its authors' code."""
     rank: PositiveInt = Field(default=8, le=4096)
     """lora: rank of each change."""
     alpha: PositiveFloat = 16.0
@@ -25,7 +42,26 @@ class TunerConfig(Schema):
     """lora: linear maps to change, by the ends of their names within a layer, as in PEFT's ``target_modules``; if not given,
     PEFT's choice for the family: query and value, in GPT-2 c_attn."""
 
-    uses: ClassVar[Uses] = dict.fromkeys(("rank", "alpha", "scaling", "targets"), (Use("kind", ("lora",)),))
+    uses: ClassVar[Uses] = {
+        "length": (Use("kind", ("soft_prompt", "late_prompt")),),
+        "start": (
+            Use("kind", ("soft_prompt", "late_prompt")),
+            Use(
+                "trains_prompt",
+                (True,),
+                by="generator",
+                words="it is for a prompt that is trained itself (generator=none)",
+            ),
+        ),
+        **dict.fromkeys(("depth", "generator"), (Use("kind", ("late_prompt",)),)),
+        "bottleneck": (Use("kind", ("late_prompt",)), Use("generator", ("npg", "appg", "mppg"))),
+        **dict.fromkeys(("rank", "alpha", "scaling", "targets"), (Use("kind", ("lora",)),)),
+    }
+
+    @property
+    def trains_prompt(self) -> bool:
+        """Whether virtual tokens are trained themselves, not made from the text."""
+        return self.kind == "soft_prompt" or (self.kind == "late_prompt" and self.generator == "none")
 
     @field_validator("targets")
     @classmethod

@@ -16,10 +16,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from clients.tuners.client_rows import PackedRows, PaddedRows
 from clients.tuners.config import TunerConfig
+from clients.tuners.maps import features, is_map
 from clients.tuners.tuner import Tuner
 from fedsim.core import seeds
 from fedsim.core.errors import ModelError, listed
@@ -111,7 +111,7 @@ class LoraTuner(Tuner):
         return self.lora.targets or self.default_targets
 
     def _arrays(self, layer: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        linear = {name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+        linear = {name: module for name, module in layer.named_modules() if is_map(module)}
         arrays: list[tuple[str, tuple[int, ...]]] = []
         for target in self._targets:
             names = [name for name in linear if name == target or name.endswith(f".{target}")]
@@ -121,17 +121,11 @@ class LoraTuner(Tuner):
                     f"{', '.join(linear)}"
                 )
             for name in names:
-                size_in, size_out = _features(linear[name])
+                size_in, size_out = features(linear[name])
                 arrays += [(f"{name}.{A}", (self.lora.rank, size_in)), (f"{name}.{B}", (size_out, self.lora.rank))]
         if len(dict(arrays)) != len(arrays):
             raise ModelError(f"tuner.targets {listed(self._targets)} name a linear map twice; use longer names")
         return tuple(arrays)
-
-
-def _features(module: nn.Module) -> tuple[int, int]:
-    """Return the features in and out of a linear map; GPT-2's keeps its weight transposed."""
-    size_out, size_in = module.weight.shape  # type: ignore[misc]
-    return (int(size_out), int(size_in)) if isinstance(module, Conv1D) else (int(size_in), int(size_out))
 
 
 def _change(

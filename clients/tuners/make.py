@@ -5,8 +5,10 @@ from __future__ import annotations
 from clients.backbone.families import Family
 from clients.config import PromptConfig
 from clients.tuners.config import TunerConfig
+from clients.tuners.late_prompt import LatePromptTuner
 from clients.tuners.lora import LoraTuner
 from clients.tuners.prefix_tuner import PrefixTuner
+from clients.tuners.soft_prompt import SoftPromptTuner
 from clients.tuners.tuner import Tuner
 
 
@@ -15,5 +17,9 @@ def make_tuner(tuner: TunerConfig, prompt: PromptConfig, family: Family) -> Tune
     match tuner.kind:
         case "prefix":
             return PrefixTuner(prompt)
+        case "soft_prompt":
+            return SoftPromptTuner(tuner)
+        case "late_prompt":
+            return LatePromptTuner(tuner)
         case "lora":
             return LoraTuner(tuner, family.lora_targets)

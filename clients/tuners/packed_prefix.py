@@ -22,6 +22,7 @@ from clients.backbone.device import to_device
 from clients.tuners.moves import apart, take_rows, together
 from clients.tuners.prefix import Attend
 from clients.tuners.prompt_dropout import PromptMask, masked
+from clients.tuners.visibility import additive, visible_keys
 from fedsim.core.errors import ModelError
 
 _MAX_PADDING_SLOTS = {"cpu": 192, "cuda": 8192}
@@ -159,37 +160,20 @@ class PackedPrefix:
 
     def _mask(self, number: int, length: int, window: int | None, plain: Attend, dtype: torch.dtype) -> Tensor | None:
         """Return a bucket's attention mask in the attention function's format; built once per pass."""
-        additive = plain.__name__ == "eager_attention_forward"
-        key = (number, length, window, additive)
+        eager = plain.__name__ == "eager_attention_forward"
+        key = (number, length, window, eager)
         if key not in self._masks:
-            visible = self._visible(self._buckets[number], length, window)
-            if visible is not None and additive:
-                hidden = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-                visible = hidden.masked_fill_(~visible, torch.finfo(dtype).min)
-            self._masks[key] = visible
+            bucket = self._buckets[number]
+            visible = visible_keys(
+                self._lengths_B[bucket.examples],
+                bucket.num_tokens,
+                prompt_length=length,
+                is_causal=self._is_causal,
+                window=window,
+            )
+            mask = None if visible is None else to_device(visible, self._device)
+            self._masks[key] = additive(mask, dtype) if mask is not None and eager else mask
         return self._masks[key]
-
-    def _visible(self, bucket: _Bucket, length: int, window: int | None) -> Tensor | None:
-        """Return a bool mask that broadcasts to [B, 1, T, V]; None if everything is visible."""
-        tokens_T = np.arange(bucket.num_tokens)
-        back_TT = tokens_T[:, None] - tokens_T[None, :]
-        own_BT = tokens_T < self._lengths_B[bucket.examples, None]
-        visible_11TT: np.ndarray
-        if self._is_causal:
-            # Padding comes after all tokens of its example, so none of them sees it.
-            visible_11TT = (back_TT >= 0)[None, None]
-            if window is not None:
-                visible_11TT = visible_11TT & (back_TT < window)
-        elif window is not None and window < bucket.num_tokens - 1:
-            # As in transformers: the window extends to both sides. Padding sees everything, since every query needs a key.
-            near_B1TT = (np.abs(back_TT) <= window) & own_BT[:, None, None, :]
-            visible_11TT = near_B1TT | ~own_BT[:, None, :, None]
-        elif bucket.padded:
-            visible_11TT = own_BT[:, None, None, :]
-        else:
-            return None
-        visible_11TV = np.pad(visible_11TT, ((0, 0),) * 3 + ((length, 0),), constant_values=True)
-        return to_device(visible_11TV, self._device)
 
     def check_seen(self) -> None:
         """Raise unless every prompt was used.

@@ -41,17 +41,9 @@ Attend = Callable[..., tuple[Tensor, Tensor | None]]
 class AttentionHook(Protocol):
     """Hook into the attention layers during one forward pass."""
 
-    def attend(
-        self,
-        plain: Attend,
-        module: nn.Module,
-        query_BHTD: Tensor,
-        key_BHTD: Tensor,
-        value_BHTD: Tensor,
-        mask_B1TT: Tensor | None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Compute the attention of layer ``module.layer_idx``, using its original function ``plain``."""
+    @property
+    def attend(self) -> Callable[..., tuple[Tensor, Tensor | None]]:
+        """Compute the attention of a module: (original function, module, query, key, value, mask, ...)."""
         ...
 
 

@@ -19,6 +19,7 @@ class PrefixTuner(Tuner):
     """Trains prompts: key/value pairs of ``prompt.length`` virtual tokens in each layer."""
 
     kind: ClassVar[str] = "prefix"
+    length_key: ClassVar[str] = "prompt.length"
     prompt: PromptConfig
 
     @property

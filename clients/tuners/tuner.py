@@ -14,6 +14,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from clients.tuners.client_rows import PackedRows, PaddedRows
+from clients.tuners.virtual_tokens import VirtualTokens
+from clients.tuners.words import WordVectors
 from fedsim.core.layout import LayerShape, PromptGeometry
 
 
@@ -24,8 +26,15 @@ class Tuner(ABC):
     """Name in ``tuner.kind``."""
     offset: int = 0
     """Positions before the text that the tuner takes."""
+    length_key: ClassVar[str] = "tuner.length"
+    """Key of the number of positions that the tuner takes."""
     dropout: float = 0.0
     """Chance that a trained number is zero in a training step; see :mod:`clients.tuners.prompt_dropout`."""
+
+    @property
+    def room(self) -> int:
+        """Positions that the tuner needs beside the text."""
+        return self.offset
 
     @abstractmethod
     def shape(self, keys: PromptGeometry, layers: nn.ModuleList) -> LayerShape:
@@ -48,12 +57,20 @@ class Tuner(ABC):
     def initial(self, shape: LayerShape, layer: int, seed: int) -> np.ndarray:
         """Draw the initial numbers of a layer, float64 of shape [layer_size]; independent of the other layers."""
 
+    def knowing(self, words: WordVectors, seed: int) -> Tuner:
+        """Return the tuner with what its start takes from the model's input embeddings; itself if nothing."""
+        return self
+
     def accepts(self, shape: LayerShape, tuned_LX: tuple[int, ...]) -> bool:
         """Whether trained numbers of such a shape can act in a pass."""
         return tuned_LX[1:] == shape.layer_shape
 
     def prompts(self, tuned_CLX: Tensor) -> Tensor | None:
         """Return the prompts before keys and values [C, L, K, H, P, D]; None if the tuner has none."""
+        return None
+
+    def virtual_tokens(self, shape: LayerShape, tuned_CLX: Tensor) -> VirtualTokens | None:
+        """Return what the tuner puts before each text in the hidden states; None for nothing."""
         return None
 
     def inserted(

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, SerializeAsAny, ValidationError, model_validator
 
 from clients.config import AttackConfig, ClientConfig, ModelConfig, PromptConfig
-from clients.tuners.config import TunerConfig
+from clients.tuners.config import ONE_PLACE, TunerConfig
 from fedsim.configuration.combinations import check_combinations
 from fedsim.configuration.errors import Where, sentence
 from fedsim.configuration.given import parse_yaml, place_of, read_yaml, set_key, without_nulls
@@ -101,6 +101,13 @@ class Config(Schema):
 
     uses: ClassVar[Uses] = {
         "prompt": (Use("tuner.kind", ("prefix",)),),
+        "layers": (
+            Use(
+                "tuner.kind",
+                test=lambda kind: kind not in ONE_PLACE,
+                words="it trains numbers at one place of the model",
+            ),
+        ),
         "client.proximal_mu": (Use("correction", ("proximal",), by="client.correction"),),
         "model.trunk_cache": (
             Use("client.dropout", (False,), words="with dropout the hidden states differ in every pass"),

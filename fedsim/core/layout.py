@@ -18,11 +18,16 @@ import numpy as np
 
 
 class LayerShape(Protocol):
-    """What is trained in each layer of a model, alike in all layers."""
+    """What is trained in the layers of a model, alike in all layers that have something."""
 
     @property
     def num_layers(self) -> int:
         """Layers of the model."""
+        ...
+
+    @property
+    def tunable(self) -> tuple[int, ...]:
+        """Layers that have trained numbers, ascending."""
         ...
 
     @property
@@ -45,6 +50,11 @@ class LayerArrays:
     """Name and shape of each array, in order."""
 
     @property
+    def tunable(self) -> tuple[int, ...]:
+        """Layers that have trained numbers: all."""
+        return tuple(range(self.num_layers))
+
+    @property
     def layer_size(self) -> int:
         """Number of one layer's trained numbers."""
         return sum(math.prod(shape) for _, shape in self.arrays)
@@ -65,6 +75,18 @@ class LayerArrays:
 
 
 @dataclass(frozen=True)
+class OneLayer(LayerArrays):
+    """Named arrays in one layer of a model; the others have none."""
+
+    layer: int
+
+    @property
+    def tunable(self) -> tuple[int, ...]:
+        """Layers that have trained numbers."""
+        return (self.layer,)
+
+
+@dataclass(frozen=True)
 class PromptGeometry:
     """Shape of the prompts that a backbone can take."""
 
@@ -72,6 +94,11 @@ class PromptGeometry:
     num_kv_heads: int
     prompt_length: int
     head_dim: int
+
+    @property
+    def tunable(self) -> tuple[int, ...]:
+        """Layers that have trained numbers: all."""
+        return tuple(range(self.num_layers))
 
     @property
     def layer_shape(self) -> tuple[int, int, int, int]:
@@ -93,7 +120,7 @@ class VectorLayout:
     geometry
         Shape of one layer's trained numbers.
     layers
-        Layers in the vector, ascending, each in ``range(geometry.num_layers)``.
+        Layers in the vector, ascending, each of ``geometry.tunable``.
     head_shapes
         ``(name, shape)`` of each head array, in their order behind the layers; empty for a head without trained
         parameters.
@@ -106,13 +133,13 @@ class VectorLayout:
     def __post_init__(self) -> None:
         if list(self.layers) != sorted(set(self.layers)):
             raise ValueError(f"layers must ascend without repeats, got {self.layers}")
-        if self.layers and not 0 <= self.layers[0] <= self.layers[-1] < self.geometry.num_layers:
-            raise ValueError(f"layers {self.layers} are not all in range({self.geometry.num_layers})")
+        if not set(self.layers) <= set(self.geometry.tunable):
+            raise ValueError(f"layers {self.layers} are not all in {self.geometry.tunable}")
 
     @classmethod
     def full(cls, geometry: LayerShape, head_shapes: Sequence[tuple[str, tuple[int, ...]]] = ()) -> VectorLayout:
-        """Return the layout of all layers."""
-        return cls(geometry, tuple(range(geometry.num_layers)), tuple(head_shapes))
+        """Return the layout of all layers that have trained numbers."""
+        return cls(geometry, geometry.tunable, tuple(head_shapes))
 
     @property
     def tuned_size(self) -> int:

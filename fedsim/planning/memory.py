@@ -102,7 +102,7 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
     return MemoryEstimate(
         weights=shape.num_parameters * _itemsize(config.model.dtype),
         tokens=tokens,
-        caches=_cached_bytes(config, shape, num_examples),
+        caches=_cached_bytes(config, shape, num_examples, full),
         client_states=min(config.partition.population, config.rounds * cohort) * state_bytes,
         exchanged=exchanged.size * exchange_bytes,
         activations=_training_bytes(config, shape, on_gpu) + _evaluation_bytes(config, shape),
@@ -120,6 +120,8 @@ def _layouts(config: Config, shape: ModelShape, num_classes: int) -> tuple[Vecto
         heads = (("head.weight", (num_classes, shape.hidden_size)), ("head.bias", (num_classes,)))
     full = VectorLayout.full(tuned_shape(config, shape), heads)
     layers = config.layers
+    if len(full.layers) < shape.num_layers:
+        return full, full
     if layers.choose == "fixed":
         number = len(layers.fixed or ())
     elif layers.choose == "all" or layers.share_rule != "fixed":  # the spectra's choice is not known yet: at most all
@@ -149,10 +151,11 @@ def _sum_bytes(config: Config, exchanged: VectorLayout) -> int:
     return (len(sums) * calls * wide + len(each) * cohort * own) * exchanged.size
 
 
-def _cached_bytes(config: Config, shape: ModelShape, num_examples: int | None) -> int:
+def _cached_bytes(config: Config, shape: ModelShape, num_examples: int | None, full: VectorLayout) -> int:
     cache = config.model.trunk_cache
     off = cache.dtype == "off" or config.client.dropout or config.layers.unselected == "local"
-    if off or config.layers.choose in ("all", "bottom"):
+    one_place = len(full.layers) < shape.num_layers
+    if off or (full.layers == (0,) if one_place else config.layers.choose in ("all", "bottom")):
         return 0
     bound = cache.memory_mb * 2**20
     if num_examples is None:

@@ -19,7 +19,7 @@ from clients.config import ModelConfig, PromptConfig
 from clients.tuners.config import TunerConfig
 from fedsim import __version__
 from fedsim.core.errors import ModelError
-from fedsim.core.layout import LayerArrays, LayerShape, PromptGeometry, VectorLayout
+from fedsim.core.layout import LayerArrays, LayerShape, OneLayer, PromptGeometry, VectorLayout
 from fedsim.core.schema import Schema
 from fedsim.core.uses import EVERY_KEY
 from fedsim.data.config import TaskConfig
@@ -86,8 +86,10 @@ def _shape(metadata: dict[str, Any]) -> LayerShape:
     """Return the shape that a file's metadata describe."""
     if metadata["tuner"]["kind"] == "prefix":
         return PromptGeometry(**metadata["geometry"])
-    arrays = tuple((str(name), tuple(map(int, shape))) for name, shape in metadata["geometry"]["arrays"])
-    return LayerArrays(int(metadata["geometry"]["num_layers"]), arrays)
+    geometry = metadata["geometry"]
+    arrays = tuple((str(name), tuple(map(int, shape))) for name, shape in geometry["arrays"])
+    layers = int(geometry["num_layers"])
+    return OneLayer(layers, arrays, int(geometry["layer"])) if "layer" in geometry else LayerArrays(layers, arrays)
 
 
 def _save(arrays: dict[str, np.ndarray], path: Path, metadata: dict[str, Any]) -> None:

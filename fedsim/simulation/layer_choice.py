@@ -128,6 +128,8 @@ def choose(
         If a client fails, or, with ``client.on_failure: drop``, if all do.
     """
     layers, num_layers = config.layers, full.geometry.num_layers
+    if len(full.layers) < num_layers:  # the tuner trains numbers in one layer, so there is nothing to choose
+        return LayerChoice(full.layers, num_layers)
     if layers.choose in ("all", "fixed"):
         return LayerChoice(choose_layers(layers, num_layers, None, config.seed), num_layers)
     estimate = None

@@ -164,6 +164,7 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
     from clients.backbone.loading import load_shared_weights, load_tokenizer
     from clients.spec import WorkerSpec
     from clients.tuners.make import make_tuner
+    from clients.tuners.words import WordVectors
     from fedsim.data.tokenize import label_word_ids, tokenize
     from fedsim.data.vocabulary import Vocabulary, check_label_words, fitted
     from fedsim.prompts.starting_point import load_start
@@ -183,10 +184,11 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
         return fitted(table, examples, data.task, tokenizer, vocabulary)
 
     train, validation = tokens(data.dataset.train), tokens(data.dataset.validation)
+    words = WordVectors(weights, frozenset(tokenizer.all_special_ids), words_C)
     spec = WorkerSpec(
         weights=weights,
         model=config.model,
-        tuner=make_tuner(config.tuner, config.prompt, weights.family),
+        tuner=make_tuner(config.tuner, config.prompt, weights.family).knowing(words, config.seed),
         num_classes=len(data.task.labels),
         label_word_ids_C=words_C,
         training=training_spec(config, len(train)),
@@ -249,7 +251,8 @@ def check_lengths(config: Config, spec: WorkerSpec, max_tokens: int) -> None:
     """
     longest = max((int(table.lengths_N.max()) for table in (spec.train, spec.validation) if len(table)), default=0)
     if longest > max_tokens:
-        offset = f" beside a prompt of {config.prompt.length}" if config.prompt.position_offset == "paper" else ""
+        taken = spec.tuner.room
+        offset = f" beside a prompt of {taken}" if taken else ""
         family, values = spec.weights.family, json.loads(spec.weights.config_json)
         raise ModelError(
             f"the model {config.model.location} {family.limit(family.config(values))} for {max_tokens} tokens{offset}, but a "

@@ -1,0 +1,239 @@
+"""Virtual tokens: trained vectors before each text in the hidden states, from one layer up.
+
+They enter at the input of a layer, the text's rows follow them, and behind the last layer they are dropped again: the model
+returns the rows that it was given. The layers between run on longer texts, with attention and rotary angles of their own.
+
+Shape suffixes: B examples, T tokens, Z packed tokens, P virtual tokens, D hidden size, S = P + T, Y = Z + B x P.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from clients.backbone.device import to_device
+from clients.tuners.client_rows import PackedRows
+from clients.tuners.moves import take_rows, together
+from clients.tuners.prefix import Attend, AttentionHook
+from clients.tuners.visibility import additive, visible_keys
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of a pass where virtual tokens enter, packed."""
+
+    hidden_ZD: Tensor
+    """Their hidden states there."""
+    lengths_B: np.ndarray
+    """int64; tokens of each example."""
+    summary_rows_B: np.ndarray
+    """int64; row of the token that stands for each example: the first in encoders, the last in decoders."""
+    owner_B: Tensor | None
+    """int64; row of each example's client in the trained numbers; None where there is one client."""
+    rows: PackedRows
+    """Maps rows by their clients' arrays."""
+
+    def own(self, array_CX: Tensor) -> Tensor:
+        """Return each example's array of its client, [B, X]."""
+        if self.owner_B is None:
+            return array_CX.expand(len(self.lengths_B), *array_CX.shape[1:])
+        # Indexing, not index_select: on a GPU only its gradient adds up in a fixed order.
+        return array_CX[self.owner_B]
+
+
+@dataclass(frozen=True)
+class VirtualTokens:
+    """What a tuner puts before each text."""
+
+    depth: int
+    """Layer at whose input they enter."""
+    length: int
+    """P."""
+    vectors: Callable[[Texts], Tensor]
+    """Returns the vectors of each example, [B, P, D]."""
+    embedded: bool = False
+    """They are input embeddings, to which the model adds its positions; else hidden states."""
+
+
+class Host(Protocol):
+    """The model that virtual tokens enter."""
+
+    @property
+    def all(self) -> nn.ModuleList:
+        """All layers, from the lowest."""
+        ...
+
+    def embed(self, vectors_BPD: Tensor) -> Tensor:
+        """Return the input of layer 0 for input embeddings at the first positions."""
+        ...
+
+    def rotary(self, hidden: Tensor, positions: Tensor) -> Any:
+        """Return the rotary angles at positions; None for a model without."""
+        ...
+
+
+class Longer(Protocol):
+    """Puts virtual tokens before texts, and takes them away."""
+
+    positions: Tensor
+    """int64 [1, rows]; position of each row, virtual tokens first."""
+
+    def packed(self, hidden: Tensor, /) -> Tensor:
+        """Return the texts' rows [Z, D]."""
+        ...
+
+    def join(self, hidden: Tensor, vectors_BPD: Tensor, /) -> Tensor:
+        """Return the rows with the virtual tokens."""
+        ...
+
+    def drop(self, hidden: Tensor, /) -> Tensor:
+        """Return the rows of the texts only; unchanged if the virtual tokens are gone already."""
+        ...
+
+
+class PaddedTexts:
+    """Texts padded on the right, [B, T, D]."""
+
+    def __init__(self, mask_BT: Tensor, length: int) -> None:
+        self._mask_BT, self._length = mask_BT.bool(), length
+        self._num_tokens = mask_BT.shape[1]
+        self.positions = torch.arange(length + self._num_tokens, device=mask_BT.device).unsqueeze(0)
+
+    def packed(self, hidden_BTD: Tensor) -> Tensor:
+        """Return the texts' rows [Z, D]."""
+        return hidden_BTD[self._mask_BT]
+
+    def join(self, hidden_BTD: Tensor, vectors_BPD: Tensor) -> Tensor:
+        """Return [B, S, D]."""
+        return torch.cat([vectors_BPD, hidden_BTD], dim=1)
+
+    def drop(self, hidden_BSD: Tensor) -> Tensor:
+        """Return [B, T, D]."""
+        return hidden_BSD[:, self._length :]
+
+
+class PackedTexts:
+    """Texts one after another, [1, Z, D]."""
+
+    def __init__(self, lengths_B: np.ndarray, length: int, device: torch.device) -> None:
+        self._length = length
+        self.lengths_B = lengths_B + length
+        """int64; rows of each example with its virtual tokens."""
+        ends_B = np.cumsum(self.lengths_B)
+        within_Y = np.arange(int(ends_B[-1])) - np.repeat(ends_B - self.lengths_B, self.lengths_B)
+        text_Y = within_Y >= length
+        # Texts first, then all virtual tokens: the order in which they are concatenated.
+        order = np.concatenate([np.flatnonzero(text_Y), np.flatnonzero(~text_Y)])
+        inverse = np.empty_like(order)
+        inverse[order] = np.arange(len(order))
+        self._text_rows = to_device(np.flatnonzero(text_Y), device)
+        self._moves = (
+            to_device(order, device),
+            to_device(inverse, device),
+            torch.empty(0, dtype=torch.int64, device=device),
+        )
+        self.positions = to_device(within_Y, device).unsqueeze(0)
+
+    def packed(self, hidden_1ZD: Tensor) -> Tensor:
+        """Return the texts' rows [Z, D]."""
+        return hidden_1ZD[0]
+
+    def join(self, hidden_1ZD: Tensor, vectors_BPD: Tensor) -> Tensor:
+        """Return [1, Y, D]."""
+        return together(torch.cat([hidden_1ZD[0], vectors_BPD.flatten(0, 1)]), *self._moves).unsqueeze(0)
+
+    def drop(self, hidden_1YD: Tensor) -> Tensor:
+        """Return [1, Z, D], or what the narrowed top layer left."""
+        if hidden_1YD.shape[1] != self.positions.shape[1]:
+            return hidden_1YD
+        return take_rows(hidden_1YD[0], self._text_rows).unsqueeze(0)
+
+    def rows_with(self, rows_B: np.ndarray) -> np.ndarray:
+        """Return where rows of the texts, one of each, are among the longer texts."""
+        return rows_B + self._length * np.arange(1, len(rows_B) + 1)
+
+
+class ByDepth:
+    """Attention that changes at a layer."""
+
+    def __init__(self, depth: int, below: AttentionHook, above: AttentionHook) -> None:
+        self._depth, self._below, self._above = depth, below, above
+
+    def attend(self, plain: Attend, module: nn.Module, *arguments: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """Compute the attention of layer ``module.layer_idx``."""
+        hook = self._below if module.layer_idx < self._depth else self._above  # type: ignore[operator]
+        return hook.attend(plain, module, *arguments, **kwargs)
+
+
+class PaddedAttention:
+    """Attention over padded texts of given lengths, with a mask of its own."""
+
+    def __init__(self, lengths_B: np.ndarray, *, is_causal: bool) -> None:
+        self._lengths_B, self._is_causal = lengths_B, is_causal
+
+    def attend(
+        self,
+        plain: Attend,
+        module: nn.Module,
+        query_BHSD: Tensor,
+        key_BHSD: Tensor,
+        value_BHSD: Tensor,
+        mask: Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend within each text; ``mask`` is ignored."""
+        kwargs["is_causal"] = False  # our mask is complete; without one everything is visible
+        visible = visible_keys(
+            self._lengths_B,
+            query_BHSD.shape[2],
+            prompt_length=0,
+            is_causal=self._is_causal,
+            window=kwargs.get("sliding_window"),
+        )
+        own = None if visible is None else to_device(visible, query_BHSD.device)
+        if own is not None and plain.__name__ == "eager_attention_forward":
+            own = additive(own, query_BHSD.dtype)
+        return plain(module, query_BHSD, key_BHSD, value_BHSD, own, **kwargs)
+
+
+@contextmanager
+def entered(host: Host, virtual: VirtualTokens, longer: Longer, texts: Callable[[Tensor], Texts]) -> Iterator[None]:
+    """Let virtual tokens enter for the length of one forward pass.
+
+    Parameters
+    ----------
+    texts
+        Returns the texts of the pass from their hidden states [Z, D].
+    """
+
+    def enter(module: nn.Module, arguments: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        hidden: Tensor = arguments[0]
+        vectors_BPD = virtual.vectors(texts(longer.packed(hidden))).to(hidden.dtype)
+        if virtual.embedded:
+            vectors_BPD = host.embed(vectors_BPD)
+        return (longer.join(hidden, vectors_BPD), *arguments[1:]), kwargs
+
+    def turn(module: nn.Module, arguments: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+        if "position_embeddings" not in kwargs:
+            return None
+        if not angles:
+            angles.append(host.rotary(arguments[0], longer.positions))
+        return arguments, kwargs | {"position_embeddings": angles[0], "position_ids": longer.positions}
+
+    def leave(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
+        return (longer.drop(output[0]), *output[1:]) if isinstance(output, tuple) else longer.drop(output)
+
+    angles: list[Any] = []
+    layers = host.all
+    with ExitStack() as stack:
+        for hooked, layer in ((enter, layers[virtual.depth]), *((turn, layer) for layer in layers[virtual.depth :])):
+            handle = layer.register_forward_pre_hook(hooked, with_kwargs=True)
+            stack.callback(handle.remove)
+        stack.callback(layers[-1].register_forward_hook(leave).remove)
+        yield
