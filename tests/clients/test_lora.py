@@ -1,22 +1,15 @@
-"""LoRA: PEFT's numbers, the same for clients that share passes, and refusals."""
+"""LoRA: PEFT's numbers and refusals; laws of all tuners are in test_tuners.py."""
 
 from __future__ import annotations
-
-import dataclasses
 
 import numpy as np
 import pytest
 import torch
-from cohorts import ARRAYS, Cohort, assert_same, poolings, specification
+from cohorts import Cohort, specification
 from peft import LoraConfig, get_peft_model
-from test_packing import LENGTHS, OWNERS, SHUFFLED, texts
 from tiny_models import CONFIGS, backbone, batch, same_at_tokens, save, tiny_model
 
 from clients.backbone.families import FAMILIES
-from clients.backbone.frozen_states import compute_states
-from clients.backbone.passes import PassLimit
-from clients.config import HeadConfig
-from clients.tuners import packed_prefix
 from clients.tuners.config import TunerConfig
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import LayerArrays
@@ -88,82 +81,16 @@ def test_hidden_states_and_gradients_are_those_of_peft(folders, family, scaling)
         torch.testing.assert_close(parts[name][0, place], theirs_gradient, rtol=1e-5, atol=1e-5 * max(scale, 1.0))
 
 
-@families
-def test_packed_equals_padded_for_several_clients(folders, family, monkeypatch):
-    """Every head, whose top layer runs for one token of each example where it can, with a map behind attention too."""
-    monkeypatch.setitem(packed_prefix._MAX_PADDING_SLOTS, "cpu", 14)
-    own = FAMILIES[family].lora_targets
-    config = LORA.model_copy(update={"targets": (*own, FEED_FORWARD[family])}) if family in FEED_FORWARD else LORA
-    for head in poolings(family):
-        model = backbone(folders[family], head, dtype="float64", tuner=config)
-        for layers in ((0, 1, 2), (2,)):
-            table = texts(LENGTHS)
-            tuned = numbers(model.geometry, len(layers), 3, torch.float64)
-            heads = {name: torch.randn((3, *shape), dtype=torch.float64) for name, shape in model.head_shapes}
-            owners = torch.from_numpy(OWNERS[SHUFFLED])
-            readings = (
-                model.forward(table.batch(SHUFFLED), tuned, layers, heads, owners),
-                model.read(table.pack(SHUFFLED), tuned, layers, heads, owners)[0],
-            )
-            gradients = [torch.autograd.grad(reading.loss_B.sum(), tuned)[0] for reading in readings]
-            tolerance = 1e-5 if family in ("llama", "mistral", "qwen2", "qwen3") else 1e-10
-            torch.testing.assert_close(readings[1].logits_BC, readings[0].logits_BC, rtol=tolerance, atol=tolerance)
-            torch.testing.assert_close(gradients[1], gradients[0], rtol=tolerance, atol=tolerance)
-
-
-@families
-def test_side_by_side_equals_one_by_one(folders, family):
-    for head in poolings(family)[:3]:
-        cohort = Cohort(specification(folders[family], head, "float64", tuner={"kind": "lora", "rank": 2}))
-        jobs = cohort.jobs()
-        for ours, theirs in zip(cohort.train(jobs), cohort.train_alone(jobs), strict=True):
-            assert_same(ours, theirs, 1e-10, head)
-            assert not np.array_equal(ours.vector_A, cohort.start(0))
-
-
-def test_broken_numbers_of_a_client_stay_its_own(folders):
-    """The others' results are those of the same pass with sound numbers, to the bit, however passes are cut."""
-    cohort = Cohort(specification(folders["bert"], tuner={"kind": "lora"}))
-    jobs = cohort.jobs()
-    sick = [
-        dataclasses.replace(job, start_A=np.full_like(job.start_A, np.nan)) if job.client == 3 else job for job in jobs
-    ]
-    for max_tokens in (None, 30):
-        well, ill = (cohort.train(some, max_tokens=max_tokens) for some in (jobs, sick))
-        assert np.isnan(ill[3].vector_A).any()
-        for client in (0, 1, 2, 4):
-            assert all(np.array_equal(getattr(ill[client], name), getattr(well[client], name)) for name in ARRAYS)
-
-
-def test_cached_layers_change_nothing(folders):
-    spec = specification(folders["roberta"], HeadConfig(kind="classifier"), "float64", tuner={"kind": "lora"})
-    cohort = Cohort(spec, layers=(1, 2))
-    jobs = cohort.jobs()
-    model, limit = cohort.worker._backbone, PassLimit(512)
-    cached = [
-        dataclasses.replace(job, cached=compute_states(model, spec.train, job.indices_N, (1, 2), "float64", limit))
-        for job in jobs
-    ]
-    for ours, theirs in zip(cohort.train(cached), cohort.train(jobs), strict=True):
-        np.testing.assert_allclose(ours.vector_A, theirs.vector_A, rtol=1e-8, atol=1e-10)
-
-
-def test_training_starts_at_the_frozen_model_and_each_layer_has_its_own_draw(folders):
+def test_training_starts_with_b_zero_and_a_drawn_for_each_layer(folders):
     spec = specification(folders["bert"], tuner={"kind": "lora"})
     cohort = Cohort(spec, (0, 1, 2))
-    full, model = cohort.worker.info().full, cohort.worker._backbone
+    full = cohort.worker.info().full
     start_F = spec.initial_vector(full)
     tuned_LX, _ = full.split(start_F)
     arrays = full.geometry.split(tuned_LX)
     for name, array in arrays.items():
         assert (array == 0).all() if name.endswith("lora_B") else 0.8 < np.abs(array).max() * 32**0.5 <= 1.0
     assert not np.array_equal(tuned_LX[0], tuned_LX[1])
-    np.testing.assert_array_equal(
-        full.exchanged((1,)).split(spec.initial_vector(full.exchanged((1,))))[0][0], tuned_LX[1]
-    )
-    plain = model.forward(batch(), torch.empty(1, 0, full.geometry.layer_size), (), {})
-    tuned = model.forward(batch(), torch.from_numpy(tuned_LX).unsqueeze(0), full.layers, {})
-    torch.testing.assert_close(tuned.logits_BC, plain.logits_BC, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
