@@ -53,6 +53,10 @@ class Family:
     None if a layer has no such module."""
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
     """Linear maps of a layer that LoRA changes unless told otherwise, by the ends of their names, as PEFT chooses them."""
+    ia3_targets: tuple[str, ...] = ("k_proj", "v_proj", "down_proj")
+    """Linear maps of a layer that IA³ scales unless told otherwise, by the ends of their names, as PEFT chooses them."""
+    ia3_feedforward: tuple[str, ...] = ("down_proj",)
+    """Those of ``ia3_targets`` whose input is scaled."""
     transposed_weights: bool = False
     """Whether the layers' linear maps keep their weights as [in, out], not [out, in]."""
     window: Literal["none", "all", "by layer"] = "none"
@@ -165,8 +169,13 @@ def _encoder(name: str, title: str, transform: Callable[[Any, Tensor], Tensor], 
         layers="encoder.layer",
         behind_attention="attention.output",
         lora_targets=("query", "value"),
+        ia3_targets=("key", "value", "output.dense"),
+        ia3_feedforward=("output.dense",),
     )
 
+
+_QWEN_IA3 = ("q_proj", "v_proj", "down_proj")
+"""PEFT scales queries here, not keys."""
 
 FAMILIES: Registry[Family] = Registry("model family", check=instance_of(Family))
 """Supported families by model type. A new row only has to pass ``tests/clients/test_injection.py``."""
@@ -184,12 +193,14 @@ for _family in (
         embed=_gpt2_embed,
         layers="h",
         lora_targets=("c_attn",),
+        ia3_targets=("c_attn", "mlp.c_proj"),
+        ia3_feedforward=("mlp.c_proj",),
         transposed_weights=True,
     ),
     Family("llama", "Llama", "causal_lm"),
     Family("mistral", "Mistral", "causal_lm", window="all"),
-    Family("qwen2", "Qwen2", "causal_lm", window="by layer"),
-    Family("qwen3", "Qwen3", "causal_lm", window="by layer"),
+    Family("qwen2", "Qwen2", "causal_lm", window="by layer", ia3_targets=_QWEN_IA3),
+    Family("qwen3", "Qwen3", "causal_lm", window="by layer", ia3_targets=_QWEN_IA3),
 ):
     FAMILIES.register(_family.name)(_family)
 

@@ -16,10 +16,10 @@ ONE_PLACE = ("soft_prompt", "late_prompt")
 class TunerConfig(Schema):
     """What is trained in each layer of the frozen model."""
 
-    kind: Literal["prefix", "soft_prompt", "late_prompt", "lora"] = "prefix"
+    kind: Literal["prefix", "soft_prompt", "late_prompt", "lora", "ia3"] = "prefix"
     """prefix (key/value prompts; section ``prompt``), soft_prompt (input embeddings before the text; Lester et al. 2021),
-    late_prompt (vectors before the text from a middle layer up; Liu et al. 2022), or lora (low-rank changes of linear maps; Hu
-    et al. 2022)."""
+    late_prompt (vectors before the text from a middle layer up; Liu, X. et al. 2022), lora (low-rank changes of linear maps; Hu
+    et al. 2022), or ia3 (vectors that scale keys, values and feed-forward; Liu, H. et al. 2022)."""
     length: int = Field(default=8, gt=0, le=8192)
     """soft_prompt, late_prompt: virtual tokens before each text."""
     start: Literal["vocabulary", "label_words", "random"] = "vocabulary"
@@ -39,8 +39,12 @@ class TunerConfig(Schema):
     scaling: Literal["standard", "rslora"] = "standard"
     """lora: standard, or rslora (Kalajdzievski 2023), which keeps the size of changes when the rank grows."""
     targets: tuple[str, ...] | None = None
-    """lora: linear maps to change, by the ends of their names within a layer, as in PEFT's ``target_modules``; if not given,
-    PEFT's choice for the family: query and value, in GPT-2 c_attn."""
+    """lora, ia3: linear maps to change, by the ends of their names within a layer, as in PEFT's ``target_modules``; if not
+    given, PEFT's choice for the family: for lora query and value, in GPT-2 c_attn."""
+    feedforward_targets: tuple[str, ...] | None = None
+    """ia3: those of the targets whose input is scaled, not their output, as in PEFT's ``feedforward_modules``; [] for none. If
+    not given, PEFT's choice for the family: the feed-forward's second map, in encoders by a name that attention's output
+    projection ends with as well."""
 
     uses: ClassVar[Uses] = {
         "length": (Use("kind", ("soft_prompt", "late_prompt")),),
@@ -55,13 +59,29 @@ class TunerConfig(Schema):
         ),
         **dict.fromkeys(("depth", "generator"), (Use("kind", ("late_prompt",)),)),
         "bottleneck": (Use("kind", ("late_prompt",)), Use("generator", ("npg", "appg", "mppg"))),
-        **dict.fromkeys(("rank", "alpha", "scaling", "targets"), (Use("kind", ("lora",)),)),
+        **dict.fromkeys(("rank", "alpha", "scaling"), (Use("kind", ("lora",)),)),
+        "targets": (Use("kind", ("lora", "ia3")),),
+        "feedforward_targets": (Use("kind", ("ia3",)),),
     }
 
     @property
     def trains_prompt(self) -> bool:
         """Whether virtual tokens are trained themselves, not made from the text."""
         return self.kind == "soft_prompt" or (self.kind == "late_prompt" and self.generator == "none")
+
+    @property
+    def origin(self) -> float:
+        """What prompt files add to the trained numbers: ia3 trains the difference of its vectors from 1."""
+        return 1.0 if self.kind == "ia3" else 0.0
+
+    @field_validator("feedforward_targets")
+    @classmethod
+    def _each_once(cls, targets: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if targets is not None and (len(set(targets)) != len(targets) or not all(targets)):
+            raise ValueError(
+                f"feedforward_targets={list(targets)} must name linear maps, each once, none of them empty"
+            )
+        return targets
 
     @field_validator("targets")
     @classmethod

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from clients.backbone.device import to_device
 from clients.tuners.config import TunerConfig
-from clients.tuners.maps import hidden_size
+from clients.tuners.linear_maps import hidden_size
 from clients.tuners.moves import take_rows
 from clients.tuners.tuner import Tuner
 from clients.tuners.virtual_tokens import Texts, VirtualTokens

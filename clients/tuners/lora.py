@@ -9,20 +9,20 @@ Shape suffixes: C clients, L tuned layers, X all trained numbers of a layer, R r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor, nn
 
 from clients.tuners.client_rows import PackedRows, PaddedRows
 from clients.tuners.config import TunerConfig
-from clients.tuners.maps import features, is_map
+from clients.tuners.hooks import Hooks
+from clients.tuners.linear_maps import Arrays, LinearMap, same_arrays
 from clients.tuners.tuner import Tuner
 from fedsim.core import seeds
-from fedsim.core.errors import ModelError, listed
 from fedsim.core.layout import LayerArrays, LayerShape, PromptGeometry
 
 A, B = "lora_A", "lora_B"
@@ -56,10 +56,7 @@ class LoraTuner(Tuner):
         ModelError
             If a target is not in every layer, or is no linear map, or differs in shape from layer to layer.
         """
-        found = [self._arrays(layer) for layer in layers]
-        if len(set(found)) > 1:
-            raise ModelError(f"tuner.targets {listed(self._targets)} differ in shape from layer to layer of the model")
-        return LayerArrays(len(layers), found[0])
+        return same_arrays(layers, self._targets, self._arrays)
 
     def initial(self, shape: LayerShape, layer: int, seed: int) -> np.ndarray:
         """Draw a layer's A uniformly with bound 1 / sqrt(in), as PEFT does, and set its B to zero: training starts at W."""
@@ -89,57 +86,23 @@ class LoraTuner(Tuner):
         assert isinstance(shape, LayerArrays)
         arrays = shape.split(tuned[0])
         targets = [name.removesuffix(f".{A}") for name, _ in shape.arrays if name.endswith(A)]
-        waiting: set[tuple[int, str]] = set()
-        handles = []
-        for place, layer in enumerate(tuned[1]):
-            for target in targets:
-                down_CIR = arrays[f"{target}.{A}"][:, place].mT * self.scale
-                up_CRO = arrays[f"{target}.{B}"][:, place].mT
-                hook = _change(rows, down_CIR, up_CRO, waiting, (layer, target))
-                handles.append(layers[layer].get_submodule(target).register_forward_hook(hook))
-        try:
+        with Hooks(layers, "LoRA") as hooks:
+            for place, layer in enumerate(tuned[1]):
+                for target in targets:
+                    down_CIR = arrays[f"{target}.{A}"][:, place].mT * self.scale
+                    up_CRO = arrays[f"{target}.{B}"][:, place].mT
+                    hooks.output(layer, target, _change(rows, down_CIR, up_CRO))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
-        if waiting:
-            layer, target = min(waiting)
-            raise ModelError(f"{target} of layer {layer} never ran in a forward pass, so LoRA cannot change it")
 
     @property
     def _targets(self) -> tuple[str, ...]:
         return self.lora.targets or self.default_targets
 
-    def _arrays(self, layer: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        linear = {name: module for name, module in layer.named_modules() if is_map(module)}
-        arrays: list[tuple[str, tuple[int, ...]]] = []
-        for target in self._targets:
-            names = [name for name in linear if name == target or name.endswith(f".{target}")]
-            if not names:
-                raise ModelError(
-                    f"tuner.targets names {target!r}, but no linear map of the model's layers has such a name; use some of: "
-                    f"{', '.join(linear)}"
-                )
-            for name in names:
-                size_in, size_out = features(linear[name])
-                arrays += [(f"{name}.{A}", (self.lora.rank, size_in)), (f"{name}.{B}", (size_out, self.lora.rank))]
-        if len(dict(arrays)) != len(arrays):
-            raise ModelError(f"tuner.targets {listed(self._targets)} name a linear map twice; use longer names")
-        return tuple(arrays)
+    def _arrays(self, target: LinearMap) -> Arrays:
+        rank = self.lora.rank
+        return (f"{target.name}.{A}", (rank, target.size_in)), (f"{target.name}.{B}", (target.size_out, rank))
 
 
-def _change(
-    rows: PaddedRows | PackedRows,
-    down_CIR: Tensor,
-    up_CRO: Tensor,
-    waiting: set[tuple[int, str]],
-    place: tuple[int, str],
-) -> Any:
-    """Return the forward hook of a target, which is waited for until it has run."""
-    waiting.add(place)
-
-    def hook(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
-        waiting.discard(place)
-        return output + rows.low_rank(arguments[0], down_CIR, up_CRO).to(output.dtype)
-
-    return hook
+def _change(rows: PaddedRows | PackedRows, down_CIR: Tensor, up_CRO: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the change of a target's output."""
+    return lambda read, output: output + rows.low_rank(read, down_CIR, up_CRO).to(output.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from clients.backbone.families import Family
 from clients.config import PromptConfig
 from clients.tuners.config import TunerConfig
+from clients.tuners.ia3 import Ia3Tuner
 from clients.tuners.late_prompt import LatePromptTuner
 from clients.tuners.lora import LoraTuner
 from clients.tuners.prefix_tuner import PrefixTuner
@@ -23,3 +24,5 @@ def make_tuner(tuner: TunerConfig, prompt: PromptConfig, family: Family) -> Tune
             return LatePromptTuner(tuner)
         case "lora":
             return LoraTuner(tuner, family.lora_targets)
+        case "ia3":
+            return Ia3Tuner(tuner, family.ia3_targets, family.ia3_feedforward)

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from clients.tuners.config import TunerConfig
-from clients.tuners.maps import hidden_size
+from clients.tuners.linear_maps import hidden_size
 from clients.tuners.tuner import Tuner
 from clients.tuners.virtual_tokens import Texts, VirtualTokens
 from clients.tuners.words import WordVectors

@@ -1,4 +1,4 @@
-"""Convert trained prompts to PEFT prefix-tuning adapters and back; LoRA runs are written by :mod:`fedsim.prompts.peft_lora`.
+"""Convert trained prompts to PEFT prefix-tuning adapters and back; others: :mod:`fedsim.prompts.peft_layers`.
 
 PEFT puts a prefix into every layer and counts the text's positions after it. A run's prompt becomes an adapter only if that
 gives the same scores; everything else is refused. PEFT itself writes and reads the configuration; arrays are safetensors.
@@ -30,6 +30,7 @@ from fedsim.prompts.peft_export import (
     refuse_used,
     tuned_layers,
 )
+from fedsim.prompts.peft_ia3 import export_ia3
 from fedsim.prompts.peft_lora import export_lora
 from fedsim.prompts.peft_readme import AboutAdapter
 from fedsim.prompts.prompted_model import PromptFile, read_prompt
@@ -186,10 +187,10 @@ def export_peft(path: str | Path, output: str | Path, client: int | None = None)
     output = Path(output)
     refuse_used(output)
     file = read_prompt(path)
-    if file.kind == "lora":
-        export_lora(file, output, client)
-    else:
-        _export_prefix(file, output, client)
+    export = {"prefix": _export_prefix, "lora": export_lora, "ia3": export_ia3}.get(file.kind)
+    if export is None:
+        raise ModelError(f"{file.path} was trained with tuner.kind={file.kind}, for which PEFT has no adapter")
+    export(file, output, client)
     return output
 
 

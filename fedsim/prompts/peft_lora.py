@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from peft import LoraConfig
 
 from clients.tuners.config import TunerConfig
-from clients.tuners.lora import A
-from fedsim.core.layout import LayerArrays
 from fedsim.core.uses import EVERY_KEY
 from fedsim.prompts.peft_export import TrainedModel, tuned_layers
-from fedsim.prompts.peft_readme import AboutAdapter
+from fedsim.prompts.peft_layers import about_layers, target_names, write_layers
 from fedsim.prompts.prompted_model import PromptFile
-
-_TOKEN_TYPES = """\
-This model tells the texts of an example apart by token types; give them to the call:
-
-```python
-output = model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
-```
-"""
 
 
 def export_lora(file: PromptFile, output: Path, client: int | None) -> None:
@@ -42,12 +31,15 @@ def export_lora(file: PromptFile, output: Path, client: int | None) -> None:
     layers = tuned_layers(file, client)
     trained = TrainedModel.of(file)
     adapter = _config(trained, tuple(layers))
-    trained.write(output, adapter, _arrays(trained, layers), _about(adapter, file.layout.geometry.num_layers))
+    about = about_layers(trained, tuple(layers), "LoRA adapter", "Low-rank changes", f"rank {adapter.r}, on")
+    write_layers(trained, output, adapter, layers, about, end=".weight")
 
 
 def _config(trained: TrainedModel, layers: tuple[int, ...]) -> LoraConfig:
     tuner = TunerConfig.model_validate(trained.file.metadata["tuner"], context=EVERY_KEY)
-    targets = _targets(trained.file)
+    # PEFT matches the ends of names. A tuner does so as well, so a map whose name ends with that of another changed map is
+    # itself among them, and PEFT finds no further ones.
+    targets = target_names(trained)
     adapter = LoraConfig(
         **trained.common,
         r=tuner.rank,
@@ -64,40 +56,3 @@ def _config(trained: TrainedModel, layers: tuple[int, ...]) -> LoraConfig:
     # PEFT makes a set of them, which would be saved in an order that changes from process to process.
     adapter.target_modules = targets
     return adapter
-
-
-def _targets(file: PromptFile) -> list[str]:
-    """Return the names of the changed maps within a layer.
-
-    PEFT matches the ends of names. A tuner does so as well, so a map whose name ends with that of another changed map is
-    itself among them, and PEFT finds no further ones.
-    """
-    shape = file.layout.geometry
-    assert isinstance(shape, LayerArrays)
-    return [name.removesuffix(f".{A}") for name, _ in shape.arrays if name.endswith(f".{A}")]
-
-
-def _arrays(trained: TrainedModel, layers: dict[int, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the arrays by PEFT's names, which begin at the model that the README loads."""
-    shape, family = trained.file.layout.geometry, trained.family
-    assert isinstance(shape, LayerArrays)
-    base = f"{family.model_class(family.lm_kind).base_model_prefix}." if trained.with_lm_head else ""
-    return {
-        f"base_model.model.{base}{family.layers}.{layer}.{name}.weight": array
-        for layer, tuned_X in layers.items()
-        for name, array in shape.split(tuned_X).items()
-    }
-
-
-def _about(adapter: LoraConfig, num_layers: int) -> AboutAdapter:
-    layers = adapter.layers_to_transform
-    assert isinstance(layers, list) and adapter.target_modules is not None
-    where = f"each of {num_layers} layers" if len(layers) == num_layers else f"layers {', '.join(map(str, layers))}"
-    maps = ", ".join(f"`{target}`" for target in adapter.target_modules)
-    return AboutAdapter(
-        title="LoRA adapter",
-        trained="Low-rank changes",
-        what=f"rank {adapter.r}, on {maps} in {where}",
-        calls="Give every call an `attention_mask`, and pad on the right.",
-        token_types=_TOKEN_TYPES,
-    )

@@ -45,8 +45,8 @@ def save_prompt(
 
     The file holds the arrays of every exchanged layer, the head's arrays by name, and one JSON text of metadata. A prefix's
     array is ``prompt.LAYER`` of shape [2, kv heads, prompt length, head dim]; those of other tuners are ``KIND.LAYER.NAME``, as
-    in ``lora.0.TARGET.lora_A``, in PEFT's shapes. It does not record where or when the run took place, so equal results are
-    equal files.
+    in ``lora.0.TARGET.lora_A``, in PEFT's shapes; those of IA³ are PEFT's vectors, 1 + what was trained. It does not record
+    where or when the run took place, so equal results are equal files.
 
     Parameters
     ----------
@@ -54,6 +54,8 @@ def save_prompt(
         The round after which this was the prompt, if the file is to say so.
     """
     tuned_LX, head = layout.split(np.asarray(vector_F, dtype=np.float32))
+    if config.tuner.origin:
+        tuned_LX = tuned_LX + np.float32(config.tuner.origin)
     arrays: dict[str, np.ndarray] = {}
     for layer, tuned_X in zip(layout.layers, tuned_LX, strict=True):
         arrays.update(_named(config.tuner.kind, layout.geometry, layer, tuned_X))
@@ -167,6 +169,9 @@ def read_prompt(path: str | Path) -> PromptFile:
             tuned.append(np.concatenate(parts).reshape(empty_X.shape))
         head = {name: _array(arrays, name, shape) for name, shape in shapes}
         tuned_LX = np.stack(tuned)
+        origin = TunerConfig.model_validate(metadata["tuner"], context=EVERY_KEY).origin
+        if origin:
+            tuned_LX -= np.float32(origin)
     except KeyError as error:
         raise ModelError(f"{file_path} is not a prompt file of a run: it lacks {error}") from None
     except (OSError, TypeError, ValueError, AttributeError, RecursionError, SafetensorError) as error:

@@ -115,6 +115,11 @@ CASES: dict[str, Case] = {
         "server.kind=fedavg tuner.kind=lora prompt= tuner.rank=3 tuner.scaling=rslora layers.choose=top "
         "layers.share=0.5 model.path={model:gpt2} model.head.kind=classifier"
     ),
+    "ia3": Case(
+        f"{STATEFUL} tuner.kind=ia3 prompt= tuner.targets=[key,intermediate.dense,output.dense] "
+        "tuner.feedforward_targets=[output.dense] client.correction=preconditioner",
+        stop_after=2,
+    ),
     # -- server.aggregation, attack.kind -------------------------------------------------------------------------------
     "median": Case(
         "server.kind=fedavg server.aggregation=median attack.kind=label_flip attack.clients=3 client.correction=none"

@@ -7,12 +7,12 @@ import pytest
 import torch
 from cohorts import Cohort, specification
 from peft import LoraConfig, get_peft_model
-from tiny_models import CONFIGS, backbone, batch, same_at_tokens, save, tiny_model
+from peft_oracle import LAYERS, assert_same_as_peft
+from tiny_models import CONFIGS, backbone, save, tiny_model
 
 from clients.backbone.families import FAMILIES
 from clients.tuners.config import TunerConfig
 from fedsim.core.errors import ModelError
-from fedsim.core.layout import LayerArrays
 
 families = pytest.mark.parametrize("family", CONFIGS)
 LORA = TunerConfig(kind="lora", rank=3, alpha=5.0)
@@ -23,12 +23,6 @@ FEED_FORWARD = {"bert": "output.dense", "gpt2": "c_proj", "llama": "down_proj"}
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("models")
     return {family: save(tiny_model(family), root / family) for family in CONFIGS}
-
-
-def numbers(shape: LayerArrays, layers: int, clients: int = 1, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Return random A and B of each client."""
-    generator = torch.Generator().manual_seed(2)
-    return (0.3 * torch.randn((clients, layers, shape.layer_size), generator=generator)).to(dtype).requires_grad_()
 
 
 def peft_model(family: str, config: TunerConfig, layers: tuple[int, ...]):
@@ -49,36 +43,7 @@ def peft_model(family: str, config: TunerConfig, layers: tuple[int, ...]):
 @pytest.mark.parametrize("scaling", ["standard", "rslora"])
 def test_hidden_states_and_gradients_are_those_of_peft(folders, family, scaling):
     config = LORA.model_copy(update={"scaling": scaling})
-    layers, data = (0, 2), batch("right")
-    ours, theirs = backbone(folders[family], tuner=config), peft_model(family, config, layers)
-    tuned = numbers(ours.geometry, len(layers))
-    arrays = ours.geometry.split(tuned)
-    mine = {}
-    for place, layer in enumerate(layers):
-        for name, array in arrays.items():
-            target, matrix = name.rsplit(".", 1)
-            path = f"{FAMILIES[family].layers}.{layer}.{target}.{matrix}.default"
-            found = [p for n, p in theirs.named_parameters() if f"{path}.weight" in n]
-            found[0].data.copy_(array[0, place].detach())
-            mine[(place, name)] = found[0]
-    assert len(mine) == sum(p.requires_grad for p in theirs.parameters())
-    ids, mask = torch.from_numpy(data.input_ids_BT), torch.from_numpy(data.attention_mask_BT)
-    states = theirs.base_model.model.base_model(
-        input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True
-    ).hidden_states
-    same_at_tokens(ours.hidden_states(data, tuned, layers), list(states), data)
-
-    rows = torch.arange(len(ids))
-    weights = torch.randn(states[-1][:, 0].shape, generator=torch.Generator().manual_seed(1))
-    theirs_loss = (states[-1][rows, torch.from_numpy(data.read_positions_B)] * weights).sum()
-    expected = torch.autograd.grad(theirs_loss, list(mine.values()))
-    output = ours._run(ours._tokens(data), tuned, layers, None).last_hidden_state
-    own_loss = (output[rows, torch.from_numpy(data.read_positions_B)] * weights).sum()
-    (gradient,) = torch.autograd.grad(own_loss, tuned)
-    parts = ours.geometry.split(gradient)
-    for (place, name), theirs_gradient in zip(mine, expected, strict=True):
-        scale = float(theirs_gradient.abs().max())
-        torch.testing.assert_close(parts[name][0, place], theirs_gradient, rtol=1e-5, atol=1e-5 * max(scale, 1.0))
+    assert_same_as_peft(backbone(folders[family], tuner=config), peft_model(family, config, LAYERS), family, ".weight")
 
 
 def test_training_starts_with_b_zero_and_a_drawn_for_each_layer(folders):

@@ -45,8 +45,13 @@ def _lora(family: str) -> dict:
     return {"kind": "lora", "rank": 2, "targets": (*FAMILIES[family].lora_targets, _BEHIND.get(family, "dense"))}
 
 
+def _ia3(family: str) -> dict:
+    return {"kind": "ia3"}
+
+
 TUNERS = {
     "lora": Kind(_lora),
+    "ia3": Kind(_ia3),
 }
 
 kinds = pytest.mark.parametrize("kind", TUNERS)

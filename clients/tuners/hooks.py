@@ -1,0 +1,67 @@
+"""Hooks on modules of the layers for the length of one forward pass, each of which must run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from fedsim.core.errors import ModelError
+
+
+class Hooks:
+    """Changes of what modules read or return; removed at the end of a ``with`` block.
+
+    Parameters
+    ----------
+    tuner
+        Name of the tuner for errors.
+    """
+
+    def __init__(self, layers: nn.ModuleList, tuner: str) -> None:
+        self._layers, self._tuner = layers, tuner
+        self._handles: list[RemovableHandle] = []
+        self._waiting: set[tuple[int, str]] = set()
+
+    def output(self, layer: int, path: str, change: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Replace the output of a module by ``change(input, output)``."""
+        self._waiting.add((layer, path))
+
+        def hook(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
+            self._waiting.discard((layer, path))
+            return change(arguments[0], output)
+
+        self._handles.append(self._module(layer, path).register_forward_hook(hook))
+
+    def input(self, layer: int, path: str, change: Callable[[Tensor], Tensor]) -> None:
+        """Replace the input of a module by ``change(input)``."""
+        self._waiting.add((layer, path))
+
+        def hook(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+            self._waiting.discard((layer, path))
+            return (change(arguments[0]), *arguments[1:])
+
+        self._handles.append(self._module(layer, path).register_forward_pre_hook(hook))
+
+    def __enter__(self) -> Hooks:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Remove the hooks.
+
+        Raises
+        ------
+        ModelError
+            If a module never ran in the pass, so that it would silently not be trained.
+        """
+        for handle in self._handles:
+            handle.remove()
+        if kind is None and self._waiting:
+            layer, path = min(self._waiting)
+            raise ModelError(f"{path} of layer {layer} never ran in a forward pass, so {self._tuner} cannot change it")
+
+    def _module(self, layer: int, path: str) -> nn.Module:
+        return self._layers[layer].get_submodule(path)
