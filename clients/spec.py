@@ -13,7 +13,7 @@ from clients.analysis.layer_share import SpectrumSettings
 from clients.analysis.scoring import ScoreSettings
 from clients.backbone.loading import SharedWeights
 from clients.config import ClientConfig, ModelConfig
-from clients.training.local_job import sees_all
+from clients.training.local_job import Parts, sees_all
 from clients.tuners.initial import StartingPoint, initial_vector
 from clients.tuners.tuner import Tuner
 from fedsim.core.attack import Attack
@@ -41,6 +41,8 @@ class TrainingSpec:
     keep_local: bool
     """Layers that are not exchanged keep personal prompts on the device."""
     seed: int
+    keep_half: bool = False
+    """Arrays of exchanged layers that do not travel stay on the device."""
     attack: Attack | None = None
     attackers: tuple[int, ...] = ()
     """Ids of the clients that attack."""
@@ -49,7 +51,7 @@ class TrainingSpec:
     def keeps_state(self) -> bool:
         """Whether clients keep tensors between rounds: arrays of a correction, personal prompts or moments."""
         kept = any(correction.kept for correction in self.corrections)
-        return kept or self.keep_local or self.client.optimizer.moments == "keep"
+        return kept or self.keep_local or self.keep_half or self.client.optimizer.moments == "keep"
 
     def traffic(self, served: Collection[str]) -> Traffic:
         """Return the traffic of a real device in a round; ``served`` names the arrays that the server broadcasts."""
@@ -119,6 +121,15 @@ class WorkerSpec:
     def initial_vector(self, layout: VectorLayout) -> np.ndarray:
         """Return the initial parameters of a layout; see :func:`clients.tuners.initial.initial_vector`."""
         return initial_vector(layout, self.tuner, self.model.head, self.training.seed, self.start)
+
+    def exchanged(self, full: VectorLayout, layers: tuple[int, ...]) -> VectorLayout:
+        """Return the layout of the server's vector: what travels of ``layers``, and the head."""
+        return Parts.of(full, layers, False, self.tuner).exchanged
+
+    def turns(self, full: VectorLayout, layers: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+        """Return the positions in the server's vector that rounds train in turn; none where every round trains all."""
+        layout = self.exchanged(full, layers)
+        return tuple(layout.positions(layout.holding(arrays)) for arrays in self.tuner.turns(full.geometry))
 
     def build(self, device: str) -> ClientWorker:
         """Return a worker; call it in the process that runs the worker."""

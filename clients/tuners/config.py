@@ -25,7 +25,23 @@ class TunerConfig(Schema):
     """lora: linear maps to change, by the ends of their names within a layer, as in PEFT's ``target_modules``; if not given,
     PEFT's choice for the family: query and value, in GPT-2 c_attn."""
 
-    uses: ClassVar[Uses] = dict.fromkeys(("rank", "alpha", "scaling", "targets"), (Use("kind", ("lora",)),))
+    train: Literal["both", "a", "b", "alternate"] = "both"
+    """lora: which of A and B are trained. b (FFA-LoRA, Sun et al. 2024): all clients have the same random A that never changes
+    and never travels, so the mean of the changes is the change of the mean, for half the bytes. a: B is the random one, drawn
+    uniformly with bound 1 / sqrt(rank) (ours), and A starts at zero. alternate (RoLoRA, Chen et al. 2024): B in odd rounds, A
+    in even ones; clients send what the round trains, the other does not move."""
+    exchange: Literal["both", "a", "b"] = "both"
+    """lora: which of A and B travel. a (FedSA-LoRA, Guo et al. 2024): A is averaged, and every client keeps a B of its own,
+    as if it were a personal layer; b: the reverse. The head always travels. The global model then has the other half as
+    at the start: look at personalised figures."""
+
+    uses: ClassVar[Uses] = {
+        **dict.fromkeys(("rank", "alpha", "scaling", "targets", "train"), (Use("kind", ("lora",)),)),
+        "exchange": (
+            Use("kind", ("lora",)),
+            Use("train", ("both",), words="give train=both, or leave exchange out"),
+        ),
+    }
 
     @field_validator("targets")
     @classmethod

@@ -1,7 +1,8 @@
 """LoRA: low-rank changes of frozen linear maps (Hu et al. 2022, arXiv 2106.09685); rsLoRA (Kalajdzievski 2023).
 
 A linear map ``y = W x`` becomes ``y = W x + s B A x`` with trained A [rank, in] and B [out, rank], where s is alpha / rank, or
-alpha / sqrt(rank) with rsLoRA. Names and shapes are PEFT's.
+alpha / sqrt(rank) with rsLoRA. Names and shapes are PEFT's. Which of A and B are trained, and which travel, is in
+:mod:`clients.tuners.lora_halves`.
 
 Shape suffixes: C clients, L tuned layers, X all trained numbers of a layer, R rank, I and O features in and out.
 """
@@ -12,35 +13,38 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from clients.tuners.client_rows import PackedRows, PaddedRows
 from clients.tuners.config import TunerConfig
+from clients.tuners.lora_halves import A, B, draw, frozen, shared, turns
 from clients.tuners.tuner import Tuner
-from fedsim.core import seeds
 from fedsim.core.errors import ModelError, listed
 from fedsim.core.layout import LayerArrays, LayerShape, PromptGeometry
-
-A, B = "lora_A", "lora_B"
 
 
 @dataclass(frozen=True)
 class LoraTuner(Tuner):
-    """Trains A and B of every target in each layer.
+    """Trains A and B of every target in each layer, or one of them.
 
     Parameters
     ----------
     default_targets
         Ends of the names of the changed linear maps where ``tuner.targets`` is not given.
+    seed
+        The run's seed, from which an untrained A or B is drawn wherever it is needed.
     """
 
     kind: ClassVar[str] = "lora"
     lora: TunerConfig
     default_targets: tuple[str, ...]
+    seed: int = 0
 
     @property
     def scale(self) -> float:
@@ -59,17 +63,21 @@ class LoraTuner(Tuner):
         found = [self._arrays(layer) for layer in layers]
         if len(set(found)) > 1:
             raise ModelError(f"tuner.targets {listed(self._targets)} differ in shape from layer to layer of the model")
-        return LayerArrays(len(layers), found[0])
+        return LayerArrays(len(layers), found[0], frozen(self.lora, found[0]))
 
     def initial(self, shape: LayerShape, layer: int, seed: int) -> np.ndarray:
         """Draw a layer's A uniformly with bound 1 / sqrt(in), as PEFT does, and set its B to zero: training starts at W."""
         assert isinstance(shape, LayerArrays)
-        pieces = []
-        for name, dims in shape.arrays:
-            rng = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, f"lora/{layer}/{name}")
-            bound = 1.0 / math.sqrt(dims[1])
-            pieces.append(rng.uniform(-bound, bound, dims) if name.endswith(A) else np.zeros(dims))
-        return np.concatenate([piece.reshape(-1) for piece in pieces])
+        pieces = [draw(self.lora, layer, name, dims, seed) for name, dims in shape.trained]
+        return np.concatenate([piece.reshape(-1) for piece in pieces]).astype(np.float64)
+
+    def shared(self, shape: LayerShape) -> tuple[str, ...] | None:
+        """Return the names of the arrays that travel (``tuner.exchange``)."""
+        return shared(self.lora, shape)
+
+    def turns(self, shape: LayerShape) -> tuple[tuple[str, ...], ...]:
+        """Return the names of the arrays that rounds train in turn (``tuner.train: alternate``)."""
+        return turns(self.lora, shape)
 
     @contextmanager
     def inserted(
@@ -87,7 +95,7 @@ class LoraTuner(Tuner):
             If a target never ran, so that it would silently not be trained.
         """
         assert isinstance(shape, LayerArrays)
-        arrays = shape.split(tuned[0])
+        arrays = self._with_frozen(shape, shape.split(tuned[0]), tuned)
         targets = [name.removesuffix(f".{A}") for name, _ in shape.arrays if name.endswith(A)]
         waiting: set[tuple[int, str]] = set()
         handles = []
@@ -105,6 +113,18 @@ class LoraTuner(Tuner):
         if waiting:
             layer, target = min(waiting)
             raise ModelError(f"{target} of layer {layer} never ran in a forward pass, so LoRA cannot change it")
+
+    def _with_frozen(
+        self, shape: LayerArrays, arrays: dict[str, Tensor], tuned: tuple[Tensor, tuple[int, ...]]
+    ) -> dict[str, Tensor]:
+        """Return all arrays [C, L, ...]: trained ones, and untrained ones, which all clients share."""
+        tuned_CLX, layers = tuned
+        for name, dims in shape.arrays:
+            if name in shape.frozen:
+                drawn = [_drawn(self.lora, layer, name, dims, self.seed, tuned_CLX.device) for layer in layers]
+                array = torch.stack(drawn) if drawn else tuned_CLX.new_empty((0, *dims))
+                arrays[name] = array.to(tuned_CLX.dtype).expand(len(tuned_CLX), *array.shape)
+        return arrays
 
     @property
     def _targets(self) -> tuple[str, ...]:
@@ -126,6 +146,14 @@ class LoraTuner(Tuner):
         if len(dict(arrays)) != len(arrays):
             raise ModelError(f"tuner.targets {listed(self._targets)} name a linear map twice; use longer names")
         return tuple(arrays)
+
+
+@lru_cache(maxsize=4096)
+def _drawn(
+    config: TunerConfig, layer: int, name: str, dims: tuple[int, ...], seed: int, device: torch.device
+) -> Tensor:
+    """Return an untrained array: the numbers that a trained one would start at."""
+    return torch.from_numpy(draw(config, layer, name, dims, seed)).to(device)
 
 
 def _features(module: nn.Module) -> tuple[int, int]:

@@ -48,6 +48,14 @@ class Tuner(ABC):
     def initial(self, shape: LayerShape, layer: int, seed: int) -> np.ndarray:
         """Draw the initial numbers of a layer, float64 of shape [layer_size]; independent of the other layers."""
 
+    def shared(self, shape: LayerShape) -> tuple[str, ...] | None:
+        """Return the names of the arrays that travel, where devices keep the others; None where all travel."""
+        return None
+
+    def turns(self, shape: LayerShape) -> tuple[tuple[str, ...], ...]:
+        """Return the names of the arrays that rounds train in turn; none where every round trains all."""
+        return ()
+
     def accepts(self, shape: LayerShape, tuned_LX: tuple[int, ...]) -> bool:
         """Whether trained numbers of such a shape can act in a pass."""
         return tuned_LX[1:] == shape.layer_shape

@@ -8,7 +8,7 @@ import numpy as np
 from peft import LoraConfig
 
 from clients.tuners.config import TunerConfig
-from clients.tuners.lora import A
+from clients.tuners.lora_halves import A
 from fedsim.core.layout import LayerArrays
 from fedsim.core.uses import EVERY_KEY
 from fedsim.prompts.peft_export import TrainedModel, tuned_layers

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from clients.config import ModelConfig, PromptConfig
 from clients.tuners.config import TunerConfig
+from clients.tuners.lora_halves import completed
 from fedsim import __version__
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import LayerArrays, LayerShape, PromptGeometry, VectorLayout
@@ -45,8 +46,8 @@ def save_prompt(
 
     The file holds the arrays of every exchanged layer, the head's arrays by name, and one JSON text of metadata. A prefix's
     array is ``prompt.LAYER`` of shape [2, kv heads, prompt length, head dim]; those of other tuners are ``KIND.LAYER.NAME``, as
-    in ``lora.0.TARGET.lora_A``, in PEFT's shapes. It does not record where or when the run took place, so equal results are
-    equal files.
+    in ``lora.0.TARGET.lora_A``, in PEFT's shapes; A and B are both there, whichever was trained or travelled. It does not
+    record where or when the run took place, so equal results are equal files.
 
     Parameters
     ----------
@@ -54,6 +55,7 @@ def save_prompt(
         The round after which this was the prompt, if the file is to say so.
     """
     tuned_LX, head = layout.split(np.asarray(vector_F, dtype=np.float32))
+    layout, tuned_LX = completed(config.tuner, layout, tuned_LX, config.seed)
     arrays: dict[str, np.ndarray] = {}
     for layer, tuned_X in zip(layout.layers, tuned_LX, strict=True):
         arrays.update(_named(config.tuner.kind, layout.geometry, layer, tuned_X))
@@ -65,8 +67,9 @@ def save_prompt(
         "prompt": config.prompt.model_dump(mode="json", exclude={"start_from", "dropout"}, context=EVERY_KEY),
         "max_length": config.data.max_length,
         "task": task.model_dump(mode="json"),
-        "tuner": config.tuner.model_dump(mode="json"),
-        "geometry": asdict(layout.geometry),  # type: ignore[call-overload]
+        # The file holds A and B, so it does not matter which was trained or travelled.
+        "tuner": config.tuner.model_dump(mode="json", exclude={"train", "exchange"}),
+        "geometry": _geometry(layout.geometry),
         "layers": list(layout.layers),
         "head_shapes": [[name, list(shape)] for name, shape in layout.head_shapes],
     }
@@ -80,6 +83,13 @@ def _named(kind: str, shape: LayerShape, layer: int, tuned_X: np.ndarray) -> dic
     if isinstance(shape, LayerArrays):
         return {f"{kind}.{layer}.{name}": np.ascontiguousarray(array) for name, array in shape.split(tuned_X).items()}
     return {f"prompt.{layer}": np.ascontiguousarray(tuned_X)}
+
+
+def _geometry(shape: LayerShape) -> dict[str, Any]:
+    """Return a shape as metadata."""
+    if isinstance(shape, LayerArrays):
+        return {"num_layers": shape.num_layers, "arrays": shape.arrays}
+    return asdict(shape)  # type: ignore[call-overload]
 
 
 def _shape(metadata: dict[str, Any]) -> LayerShape:
@@ -102,7 +112,7 @@ def _save(arrays: dict[str, np.ndarray], path: Path, metadata: dict[str, Any]) -
 
 
 def save_personal_prompts(path: Path, clients: Sequence[int], personal_NM: np.ndarray, layers: Sequence[int]) -> None:
-    """Write the personal prompts of layers that are not exchanged, one row per client that trained."""
+    """Write what clients keep of ``layers``, one row per client that trained: all trained numbers of these layers."""
     arrays = {"clients": np.array(clients, dtype=np.int64), "personal": np.ascontiguousarray(personal_NM)}
     _save(arrays, path, {"format": 1, "layers": list(layers)})
 

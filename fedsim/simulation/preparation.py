@@ -186,7 +186,7 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
     spec = WorkerSpec(
         weights=weights,
         model=config.model,
-        tuner=make_tuner(config.tuner, config.prompt, weights.family),
+        tuner=make_tuner(config.tuner, config.prompt, weights.family, config.seed),
         num_classes=len(data.task.labels),
         label_word_ids_C=words_C,
         training=training_spec(config, len(train)),
@@ -212,6 +212,7 @@ def training_spec(config: Config, num_examples: int) -> TrainingSpec:
         uniform_weights=config.server.weighting == "uniform",
         singles=method.singles(robust=config.server.aggregation != "mean"),
         keep_local=config.layers.unselected == "local",
+        keep_half=config.tuner.exchange != "both",
         seed=config.seed,
         attack=config.attacker,
         attackers=attackers(config.attack, config.partition.population, config.seed),

@@ -77,7 +77,7 @@ def specification(folder: str | Path, head: HeadConfig | None = None, dtype: str
     return WorkerSpec(
         weights=weights,
         model=config.model,
-        tuner=make_tuner(config.tuner, config.prompt, weights.family),
+        tuner=make_tuner(config.tuner, config.prompt, weights.family, config.seed),
         num_classes=len(LABEL_WORDS),
         label_word_ids_C=words,
         training=training_spec(config, len(table)),

@@ -30,6 +30,8 @@ CASES = {
     "tuner.alpha": (["tuner.kind=lora"], [], "3"),
     "tuner.scaling": (["tuner.kind=lora"], [], "rslora"),
     "tuner.targets": (["tuner.kind=lora"], [], "[query]"),
+    "tuner.train": (["tuner.kind=lora"], [], "b"),
+    "tuner.exchange": (["tuner.kind=lora"], ["tuner.kind=lora", "tuner.train=b"], "a"),
     "layers.score": ([], ["layers.choose=top"], "l1"),
     "layers.score_batch_size": ([], ["layers.choose=all"], "3"),
     "layers.score_clients": ([], ["layers.choose=bottom"], "3"),
