@@ -56,7 +56,8 @@ def evaluate(
     all_N = np.concatenate(indices_N)
     owners_N = np.repeat(np.arange(count), [len(own) for own in indices_N])
     lengths_N = table.lengths_N[all_N]
-    starts_N = np.cumsum(lengths_N) - lengths_N
+    kept_N = backbone.cached_rows(lengths_N)
+    starts_N = np.cumsum(kept_N) - kept_N
     order_N = np.argsort(lengths_N, kind="stable")
     tuned_CLX, head_C = layout.split_rows(to_device(vector_CA.copy(), backbone.device))
     # Filled on the device and copied once: each copy from a GPU waits for all of its queued work.
@@ -68,7 +69,7 @@ def evaluate(
         tokens, owners_B = table.pack(all_N[chosen_B]), owners_N[chosen_B]
         entering = None
         if cached is not None:
-            entering = cached[to_device(rows(starts_N[chosen_B], tokens.lengths_B), cached.device)]
+            entering = cached[to_device(rows(starts_N[chosen_B], kept_N[chosen_B]), cached.device)]
         reading, _ = backbone.read(tokens, tuned_CLX, layout.layers, head_C, owners_B, entering)
         predicted_N[examples] = reading.logits_BC.argmax(dim=1)
         loss_N[examples] = reading.loss_B.double()

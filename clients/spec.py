@@ -13,7 +13,7 @@ from clients.analysis.layer_share import SpectrumSettings
 from clients.analysis.scoring import ScoreSettings
 from clients.backbone.loading import SharedWeights
 from clients.config import ClientConfig, ModelConfig
-from clients.training.local_job import sees_all
+from clients.training.local_job import Parts, sees_all
 from clients.tuners.initial import StartingPoint, initial_vector
 from clients.tuners.tuner import Tuner
 from fedsim.core.attack import Attack
@@ -41,6 +41,8 @@ class TrainingSpec:
     keep_local: bool
     """Layers that are not exchanged keep personal prompts on the device."""
     seed: int
+    keep_half: bool = False
+    """Arrays of exchanged layers that do not travel stay on the device."""
     attack: Attack | None = None
     attackers: tuple[int, ...] = ()
     """Ids of the clients that attack."""
@@ -49,7 +51,7 @@ class TrainingSpec:
     def keeps_state(self) -> bool:
         """Whether clients keep tensors between rounds: arrays of a correction, personal prompts or moments."""
         kept = any(correction.kept for correction in self.corrections)
-        return kept or self.keep_local or self.client.optimizer.moments == "keep"
+        return kept or self.keep_local or self.keep_half or self.client.optimizer.moments == "keep"
 
     def traffic(self, served: Collection[str]) -> Traffic:
         """Return the traffic of a real device in a round; ``served`` names the arrays that the server broadcasts."""
@@ -105,7 +107,7 @@ class WorkerSpec:
 
     def _most_cached_bytes(self) -> int:
         """Return an upper limit on the bytes of kept frozen-layer caches; layers may not be chosen yet, so assume a cache."""
-        if not self.cached_depth((1,)):
+        if not self.caches((1,)):
             return 0
         values = json.loads(self.weights.config_json)
         hidden_size = values.get("hidden_size") or values.get("n_embd") or 0
@@ -120,14 +122,23 @@ class WorkerSpec:
         """Return the initial parameters of a layout; see :func:`clients.tuners.initial.initial_vector`."""
         return initial_vector(layout, self.tuner, self.model.head, self.training.seed, self.start)
 
+    def exchanged(self, full: VectorLayout, layers: tuple[int, ...]) -> VectorLayout:
+        """Return the layout of the server's vector: what travels of ``layers``, and the head."""
+        return Parts.of(full, layers, False, self.tuner).exchanged
+
+    def turns(self, full: VectorLayout, layers: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+        """Return the positions in the server's vector that rounds train in turn; none where every round trains all."""
+        layout = self.exchanged(full, layers)
+        return tuple(layout.positions(layout.holding(arrays)) for arrays in self.tuner.turns(full.geometry))
+
     def build(self, device: str) -> ClientWorker:
         """Return a worker; call it in the process that runs the worker."""
         from clients.worker import ClientWorker
 
         return ClientWorker(self, device)
 
-    def cached_depth(self, layers: tuple[int, ...]) -> int:
-        """Return the number of cached layers, those below the lowest prompted one; 0 if there are none or the cache is off.
+    def caches(self, layers: tuple[int, ...]) -> bool:
+        """Whether what the frozen model computes below the lowest tuned layer is kept, and there is such a thing.
 
         Parameters
         ----------
@@ -136,24 +147,25 @@ class WorkerSpec:
         """
         training = self.training
         if self.model.trunk_cache.dtype == "off" or training.client.dropout or training.keep_local or not layers:
-            return 0
-        return min(layers)
+            return False
+        return self.tuner.reads_output or min(layers) > 0
 
     def cached_bytes(self, key: int | tuple[int, int], layers: tuple[int, ...], hidden_size: int) -> int:
         """Return the bytes of the frozen-layer cache of a client or a range of validation examples; 0 if it has none."""
         if isinstance(key, int):
             indices_N = self.shards.train(key) if self.uses_cache(key, layers) else np.empty(0, np.int64)
-            num_tokens = int(self.train.lengths_N[indices_N].sum())
+            num_rows = int(self.tuner.cached_rows(self.train.lengths_N[indices_N]).sum())
         else:
-            num_tokens = int(self.validation.lengths_N[slice(*key)].sum()) if self.cached_depth(layers) else 0
-        return num_tokens * hidden_size * self._cache_itemsize
+            lengths_N = self.validation.lengths_N[slice(*key)]
+            num_rows = int(self.tuner.cached_rows(lengths_N).sum()) if self.caches(layers) else 0
+        return num_rows * hidden_size * self._cache_itemsize
 
     def uses_cache(self, client: int, layers: tuple[int, ...]) -> bool:
         """Whether local training of ``client`` uses a frozen-layer cache: only if it sees all of the client's examples.
 
         A cache of thousands of examples, of which local training uses a few, would cost more than it saves.
         """
-        return self.cached_depth(layers) > 0 and sees_all(self.training.client, len(self.shards.train(client)))
+        return self.caches(layers) and sees_all(self.training.client, len(self.shards.train(client)))
 
 
 @dataclass(frozen=True)

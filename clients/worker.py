@@ -94,7 +94,7 @@ class ClientWorker:
     def try_fusing(self, state: GlobalState, *clients: int) -> FuseTrial | ClientFailure:
         """Time one step of these clients from the global vector, one after another and side by side; the step is discarded."""
         training = self._spec.training
-        parts = Parts.of(self._full, state.layers, training.keep_local)
+        parts = Parts.of(self._full, state.layers, training.keep_local, self._spec.tuner)
         tallies = sum(len(correction.tallies) for correction in training.corrections)
         try:
             return try_fusing(
@@ -129,9 +129,10 @@ class ClientWorker:
         tuple
             The counts and the frozen-layer cache, None if the run has none.
         """
-        layout, vector_1A = self._full.exchanged(state.layers), np.asarray(state.vector_F)[None]
+        parts = Parts.of(self._full, state.layers, keep_local=False, tuner=self._spec.tuner)
+        layout, vector_1A = parts.trained, self._personal_vector(parts, state, ClientState(client=-1))[None]
         indices_N = np.arange(start, stop)
-        if cached is None and self._spec.cached_depth(state.layers):
+        if cached is None and self._spec.caches(state.layers):
             dtype, table = self._spec.model.cache_dtype, self._spec.validation
             cached = compute_states(self._backbone, table, indices_N, state.layers, dtype, self._training.max_tokens)
         hidden_ZD = None if cached is None else cached.tensor()
@@ -151,7 +152,7 @@ class ClientWorker:
         personal
             If false, only the global prompt is evaluated, and ``client_states`` are fresh ones.
         """
-        parts = Parts.of(self._full, state.layers, self._spec.training.keep_local and personal)
+        parts = Parts.of(self._full, state.layers, self._spec.training.keep_local and personal, self._spec.tuner)
         results: list[Evaluation | ClientFailure] = []
         for start in range(0, len(client_states), fuse):
             results += self._evaluate_some(parts, state, client_states[start : start + fuse])

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedsim.core.errors import CheckpointError, listed
-from fedsim.core.messages import BlockUpdate, GlobalState, GroupUpdate
+from fedsim.core.messages import BlockUpdate, CombinedUpdate, GlobalState, GroupUpdate
 from fedsim.core.method import Method, ServerState
 from fedsim.core.robust import RobustRule
 from server.aggregation import Fold
 from server.blocks import place
 from server.step import initial_state, state_from_arrays, state_to_arrays, step
+from server.turns import part_of, with_part
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Server:
         Sum of the weights of all clients; see :func:`server.step.step`.
     rule
         Robust rule that replaces the mean; None for the mean.
+    turns
+        Positions that rounds train in turn; none if every round trains all.
     """
 
     def __init__(
@@ -60,12 +63,14 @@ class Server:
         sample_rate: float,
         population_weight: float | None = None,
         rule: RobustRule | None = None,
+        turns: tuple[np.ndarray, ...] = (),
     ) -> None:
         self._method = method
         self._layers = layers
         self._sample_rate = sample_rate
         self._population_weight = population_weight
         self._rule = rule
+        self._turns = turns
         self._round = 0
         self._fold = Fold()
         self._dtype = vector_F.dtype
@@ -115,7 +120,7 @@ class Server:
         fold, self._fold = self._fold, Fold()
         combined = fold.result(order, self._method.average)
         before_F = self._state.vector_F
-        self._state = step(self._method, self._state, combined, self._sample_rate, self._population_weight, self._rule)
+        self._state = self._stepped(combined)
         self._round += 1
         return StepReport(
             round=round,
@@ -124,6 +129,15 @@ class Server:
             update_norm=float(np.linalg.norm(self._state.vector_F - before_F)),
             lr=self._state.lr,
         )
+
+    def _stepped(self, combined: CombinedUpdate) -> ServerState:
+        """Return the state after a round's step on the entries that it trained."""
+        rest = self._sample_rate, self._population_weight, self._rule
+        if not self._turns:
+            return step(self._method, self._state, combined, *rest)
+        positions_T = self._turns[self._round % len(self._turns)]
+        part = step(self._method, part_of(self._state, positions_T), combined, *rest)
+        return with_part(self._state, part, positions_T)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the whole state as arrays, for a checkpoint."""

@@ -54,11 +54,15 @@ def make_tiny(**changes: Any) -> Config:
 
 def tiny_values(changes: dict[str, Any]) -> dict[str, Any]:
     """Return the values of a tiny config with changes, without those that the changes leave without a use."""
+    from clients.tuners.config import ONE_PLACE
+
     values = merged(TINY, changes)
     if values["layers"].get("choose", "score") != "score":
         values = merged(values, {"layers": {"score_batch_size": changes.get("layers", {}).get("score_batch_size")}})
     if values.get("tuner", {}).get("kind", "prefix") != "prefix":
         values = merged(values, {"prompt": changes.get("prompt")})
+    if values.get("tuner", {}).get("kind") in ONE_PLACE:
+        values = merged(values, {"layers": changes.get("layers")})
     if values["client"].get("steps") is not None:
         values = merged(values, {"client": {"epochs": changes.get("client", {}).get("epochs")}})
     return values

@@ -172,6 +172,7 @@ def compute_states(
 
     run_passes(lengths_N[order_N], [slice(0, len(order_N))], PassLimit.of(max_tokens), compute)
     hidden_ZD = torch.cat(pieces)
+    kept_N = backbone.cached_rows(lengths_N)
     starts_N = np.empty(len(indices_N), dtype=np.int64)
-    starts_N[order_N] = np.cumsum(lengths_N[order_N]) - lengths_N[order_N]
-    return CachedStates.of(hidden_ZD[torch.from_numpy(rows(starts_N, lengths_N))], dtype)
+    starts_N[order_N] = np.cumsum(kept_N[order_N]) - kept_N[order_N]
+    return CachedStates.of(hidden_ZD[torch.from_numpy(rows(starts_N, kept_N))], dtype)

@@ -6,8 +6,8 @@ D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,7 @@ class Backbone:
         compiled: bool = False,
     ) -> None:
         self._model = model
-        self._base = model.base_model
+        self._base: Any = model.base_model
         self._family = family
         self._head = head
         self._stack = LayerStack(model.base_model, family)
@@ -218,7 +218,7 @@ class Backbone:
         tuned_CLX, layers, head_C, client_of_example_B, mask
             As in :meth:`forward`. An array of clients is better than a tensor on a GPU, which some tuners have to wait for.
         cached_ZD
-            Input of the lowest tuned layer, from :meth:`cached`; the layers below are then skipped.
+            From :meth:`cached`; the layers below the lowest tuned one are then skipped.
 
         Returns
         -------
@@ -237,15 +237,16 @@ class Backbone:
         prompt_CLKHPD, prompted = self._prompts(tuned_CLX, layers)
         virtual = self._virtual(tuned_CLX, layers)
         longer = None if virtual is None else PackedTexts(tokens.lengths_B, virtual.length, self.device)
+        output_BD = self._output(tokens, cached_ZD) if self._tuner.reads_output and virtual is not None else None
         rows_B = self._rows_read(tokens, longer)
         hook, prefix = self._attention(tokens, (prompt_CLKHPD, prompted, mask), (virtual, longer), owner_B, rows_B)
         with ExitStack() as stack:
             stack.enter_context(self._tuner.inserted(self.geometry, self._stack.all, (tuned_CLX, layers), rows))
-            if cached_ZD is not None:
+            if cached_ZD is not None and not self._tuner.reads_output:
                 entering_ZD = to_device(cached_ZD, self.device).to(self._model.dtype)
                 stack.enter_context(self._stack.above(min(layers), entering_ZD))
             if virtual is not None and longer is not None:
-                texts = self._texts(tokens, owner_B if len(tuned_CLX) > 1 else None, rows)
+                texts = self._texts(tokens, owner_B if len(tuned_CLX) > 1 else None, rows, output_BD)
                 stack.enter_context(entered(self._stack, virtual, longer, texts))
             if rows_B is not None:
                 stack.enter_context(self._stack.narrowed(rows_B))
@@ -256,12 +257,19 @@ class Backbone:
         labels_B = to_device(tokens.labels_B, self.device)
         return self._head.read(pooled_BD, labels_B, head_C, owner_B), prefix.slots_B
 
+    def cached_rows(self, lengths_N: np.ndarray) -> np.ndarray:
+        """Return the rows of :meth:`cached` for each text, given its tokens."""
+        return self._tuner.cached_rows(lengths_N)
+
     @torch.no_grad()
     def cached(self, tokens: PackedTokens, layers: tuple[int, ...]) -> Tensor:
-        """Compute the input of the lowest of the tuned ``layers``, [Z, D] in the model's number format.
+        """Compute what can be kept of the frozen model for later passes, in the model's number format.
 
-        With dropout off it depends only on the examples. The lowest layer must not be layer 0.
+        The input of the lowest of the tuned ``layers`` [Z, D], which must not be layer 0; with a tuner that reads the plain
+        model's output, that of one token of each example [B, D]. With dropout off it depends only on the examples.
         """
+        if self._tuner.reads_output:
+            return self._output(tokens, None)
         prefix = self._prefix(tokens, self._no_prompts, (), None)
         with self._stack.below(min(layers)) as left:
             self._call_packed(tokens, prefix, self._tuner.offset)
@@ -308,18 +316,7 @@ class Backbone:
         with ExitStack() as stack:
             stack.enter_context(self._tuner.inserted(self.geometry, self._stack.all, (tuned_CLX, layers), rows))
             if virtual is not None:
-                mask_BT = tokens.attention_mask_BT
-                lengths_B = mask_BT.sum(1).cpu().numpy()
-                longer = PaddedTexts(mask_BT, virtual.length)
-                above = PaddedAttention(lengths_B + virtual.length, is_causal=self.is_causal)
-                hook = ByDepth(virtual.depth, Prefix(self._no_prompts, ()), above)
-                packed = PackedRows(owner_B, lengths_B, self.device)
-                summary_B = self._summary_rows(lengths_B, tokens.read_positions_B.cpu().numpy())
-
-                def texts(hidden_ZD: Tensor) -> Texts:
-                    return Texts(hidden_ZD, lengths_B, summary_B, owner_B, packed)
-
-                stack.enter_context(entered(self._stack, virtual, longer, texts))
+                hook = stack.enter_context(self._padded_virtual(tokens, virtual, owner_B))
             elif prefix is None:
                 # Without a prompt the plain implementation runs, mask skipping included, with the original model's bits.
                 stack.enter_context(detached(self._model))
@@ -335,6 +332,37 @@ class Backbone:
         if prompt_CLKHPD is None or not prompt_CLKHPD.shape[4]:
             return self._no_prompts, ()
         return prompt_CLKHPD, layers
+
+    @contextmanager
+    def _padded_virtual(
+        self, tokens: Tokens, virtual: VirtualTokens, owner_B: Tensor | None
+    ) -> Iterator[AttentionHook]:
+        """Let virtual tokens enter a padded pass; yields its attention."""
+        mask_BT = tokens.attention_mask_BT.bool()
+        lengths_B = mask_BT.sum(1).cpu().numpy()
+        summary_B = self._summary_rows(lengths_B, tokens.read_positions_B.cpu().numpy())
+        plain = Prefix(self._no_prompts, ())
+
+        @torch.no_grad()
+        def output() -> Tensor:
+            hidden_BTD = self._call(tokens, plain, 0).last_hidden_state
+            return hidden_BTD[mask_BT][to_device(summary_B, self.device)]
+
+        output_BD = output() if self._tuner.reads_output else None
+
+        def texts(hidden_ZD: Tensor) -> Texts:
+            packed = PackedRows(owner_B, lengths_B, self.device)
+            return Texts(
+                hidden_ZD, lengths_B, summary_B, owner_B, packed, self._words(tokens.input_ids_BT[mask_BT]), output_BD
+            )
+
+        above = PaddedAttention(lengths_B + virtual.length, is_causal=self.is_causal)
+        with entered(self._stack, virtual, PaddedTexts(mask_BT, virtual.length), texts):
+            yield ByDepth(virtual.depth, plain, above)
+
+    def _words(self, ids_Z: Tensor) -> Callable[[], Tensor]:
+        """Return a function that returns input embeddings [Z, D]."""
+        return lambda: self._base.get_input_embeddings()(ids_Z)
 
     def _virtual(self, tuned_CLX: Tensor, layers: tuple[int, ...]) -> VirtualTokens | None:
         """Return the virtual tokens of a pass; None where the tuner has none."""
@@ -359,9 +387,21 @@ class Backbone:
             return above, above
         return ByDepth(virtual.depth, self._prefix(tokens, self._no_prompts, (), None), above), above
 
-    def _texts(self, tokens: PackedTokens, owner_B: Tensor | None, rows: PackedRows) -> Callable[[Tensor], Texts]:
-        summary_B = self._summary_rows(tokens.lengths_B, tokens.read_rows_B - tokens.starts_B)
-        return lambda hidden_ZD: Texts(hidden_ZD, tokens.lengths_B, summary_B, owner_B, rows)
+    def _texts(
+        self, tokens: PackedTokens, owner_B: Tensor | None, rows: PackedRows, output_BD: Tensor | None
+    ) -> Callable[[Tensor], Texts]:
+        lengths_B, words = tokens.lengths_B, self._words(to_device(tokens.ids_Z, self.device))
+        summary_B = self._summary_rows(lengths_B, tokens.read_rows_B - tokens.starts_B)
+        return lambda hidden_ZD: Texts(hidden_ZD, lengths_B, summary_B, owner_B, rows, words, output_BD)
+
+    @torch.no_grad()
+    def _output(self, tokens: PackedTokens, cached_BD: Tensor | None) -> Tensor:
+        """Return the last hidden state in the plain model of the token that stands for each example, [B, D]."""
+        if cached_BD is not None:
+            return to_device(cached_BD, self.device).to(self._model.dtype)
+        rows_B = self._summary_rows(tokens.lengths_B, tokens.read_rows_B - tokens.starts_B)
+        (hidden_ZD,) = self._call_packed(tokens, self._prefix(tokens, self._no_prompts, (), None), 0).last_hidden_state
+        return hidden_ZD[to_device(rows_B, self.device)]
 
     def _summary_rows(self, lengths_B: np.ndarray, read_positions_B: np.ndarray) -> np.ndarray:
         """Return the packed row of the token that stands for each example: the first in encoders, the last read in decoders."""

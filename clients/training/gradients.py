@@ -44,13 +44,11 @@ class StepBatch:
     def __len__(self) -> int:
         return len(self.indices_B)
 
-    def states_of(self, chosen_B: np.ndarray, lengths_B: np.ndarray) -> Tensor | None:
-        """Return the cached states of some of the examples, concatenated, or None."""
+    def states_of(self, chosen_B: np.ndarray, rows_B: np.ndarray) -> Tensor | None:
+        """Return the cached states of some of the examples, ``rows_B`` rows of each, concatenated, or None."""
         if self.cached is None or self.cached_starts_B is None:
             return None
-        return self.cached.index_select(
-            0, to_device(rows(self.cached_starts_B[chosen_B], lengths_B), self.cached.device)
-        )
+        return self.cached.index_select(0, to_device(rows(self.cached_starts_B[chosen_B], rows_B), self.cached.device))
 
     def mask_of(self, chosen_B: np.ndarray, layout: VectorLayout, device: torch.device) -> PromptMask | None:
         """Return the prompt mask of some of the examples, or None if they keep all entries."""
@@ -132,7 +130,7 @@ def _add_pass(
         layout.layers,
         head_C,
         owners_B,
-        batch.states_of(chosen_B, tokens.lengths_B),
+        batch.states_of(chosen_B, backbone.cached_rows(tokens.lengths_B)),
         batch.mask_of(chosen_B, layout, device),
     )
     share_B = to_device(batch.share_B[chosen_B], device).to(reading.loss_B.dtype)

@@ -79,7 +79,7 @@ class GroupTraining:
             Frozen-layer caches of earlier rounds, by client; missing ones are computed.
         """
         training = self._training
-        parts = Parts.of(self._full, state.layers, training.keep_local)
+        parts = Parts.of(self._full, state.layers, training.keep_local, self._spec.tuner, state.round)
         limit = PassLimit(self.max_tokens)
         made: dict[int, CachedStates] = {}
         outcomes: dict[int, _Outcome] = {}
@@ -198,14 +198,15 @@ class GroupTraining:
             client=old.client,
             round=state.round,
             num_examples=len(self._spec.shards.train(old.client)),
-            bytes_down=traffic.bytes_down(_vector_bytes(parts, state)),
+            # Between two visits of a device other rounds have changed what this round does not train.
+            bytes_down=traffic.bytes_down(_vector_bytes(parts, state), state.vector_F.nbytes),
             node=socket.gethostname(),
             pid=os.getpid(),
         )
 
     def _job(self, parts: Parts, state: GlobalState, old: ClientState, cached: CachedStates | None) -> LocalJob:
         indices_N = self._spec.shards.train(old.client)
-        client = self._client(state, old, num_steps(self._training.client, len(indices_N)))
+        client = self._client(parts, state, old, num_steps(self._training.client, len(indices_N)))
         personal_M = old.arrays.get(PERSONAL)
         if personal_M is None:
             personal_M = self._spec.initial_vector(parts.personal)
@@ -221,6 +222,7 @@ class GroupTraining:
             client=old.client,
             indices_N=indices_N,
             start_A=parts.assemble(client.start_F, personal_M),
+            whole_W=None if parts.trained_W is None else self._exact(state.vector_F),
             first_moment_A=old.arrays.get(FIRST_MOMENT),
             second_moment_A=old.arrays.get(SECOND_MOMENT),
             moment_steps=old.steps,
@@ -228,16 +230,20 @@ class GroupTraining:
             cached=cached,
         )
 
-    def _client(self, state: GlobalState, old: ClientState, steps: int) -> ClientRound:
+    def _client(self, parts: Parts, state: GlobalState, old: ClientState, steps: int) -> ClientRound:
         """Return the corrections' view of a client before it trains."""
         return ClientRound(
             config=self._training.client,
             num_examples=len(self._spec.shards.train(old.client)),
             num_steps=steps,
-            start_F=np.asarray(state.vector_F, dtype=self._spec.model.exchange_dtype),
-            server=state.arrays,
-            old=old.arrays,
+            start_F=parts.of_round(self._exact(state.vector_F)),
+            server={name: parts.of_round(array_F) for name, array_F in state.arrays.items()},
+            old={name: parts.of_round(array) for name, array in old.arrays.items()},
         )
+
+    def _exact(self, vector_F: np.ndarray) -> np.ndarray:
+        """Return a vector in the number format of messages."""
+        return np.asarray(vector_F, dtype=self._spec.model.exchange_dtype)
 
     def _cached(
         self,
@@ -269,7 +275,7 @@ class GroupTraining:
         """Return the client after training, with the arrays that its corrections keep."""
         exchanged = as_slice(parts.exchanged_F)
         client = replace(
-            self._client(state, old, result.num_steps),
+            self._client(parts, state, old, result.num_steps),
             vector_F=result.vector_A[exchanged],
             tallies={name: tally_A[exchanged] for name, tally_A in result.tallies.items()},
         )
@@ -279,8 +285,8 @@ class GroupTraining:
         return replace(client, new=new)
 
     def _new_state(self, parts: Parts, old: ClientState, client: ClientRound, result: TrainingResult) -> ClientState:
-        arrays = dict(client.new)
-        if self._training.keep_local:
+        arrays = {name: parts.with_round(array_F, old.arrays.get(name)) for name, array_F in client.new.items()}
+        if self._training.keep_local or self._training.keep_half:
             arrays[PERSONAL] = result.vector_A[parts.personal_M]
         if self._training.client.optimizer.moments == "keep":
             arrays |= {FIRST_MOMENT: result.first_moment_A, SECOND_MOMENT: result.second_moment_A}

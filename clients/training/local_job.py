@@ -13,26 +13,72 @@ import numpy as np
 
 from clients.backbone.frozen_states import CachedStates
 from clients.config import ClientConfig
+from clients.tuners.tuner import Tuner
 from fedsim.core.layout import VectorLayout
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The exchanged and the personal part of a client's parameters, as positions in the flat vector that it trains."""
+    """The exchanged and the personal part of a client's parameters, as positions in the flat vector that it trains.
+
+    In a round that trains some arrays only, ``trained`` and ``exchanged`` hold these; passes run on ``whole``.
+    """
 
     trained: VectorLayout
     exchanged: VectorLayout
     personal: VectorLayout
     exchanged_F: np.ndarray
     personal_M: np.ndarray
+    whole: VectorLayout
+    trained_W: np.ndarray | None = None
+    """int64 positions of the trained entries in the vector of ``whole``; None where they are all."""
 
     @classmethod
-    def of(cls, full: VectorLayout, layers: tuple[int, ...], keep_local: bool) -> Parts:
-        """Split the parameters of all layers (``full``) into those of the exchanged ``layers`` and, if kept, personal ones."""
+    def of(
+        cls,
+        full: VectorLayout,
+        layers: tuple[int, ...],
+        keep_local: bool,
+        tuner: Tuner | None = None,
+        round: int | None = None,
+    ) -> Parts:
+        """Split the parameters of all layers (``full``) into those of the exchanged ``layers`` and, if kept, personal ones.
+
+        Parameters
+        ----------
+        tuner
+            Says which arrays of a layer travel; all do, if not given.
+        round
+            The round (counted from 0), for a tuner whose rounds train some arrays only; all, if not given.
+        """
         exchanged = full.exchanged(layers)
-        trained = full if keep_local else exchanged
-        personal = trained.local(layers)
-        return cls(trained, exchanged, personal, trained.positions(exchanged), trained.positions(personal))
+        shared = None if tuner is None else tuner.shared(full.geometry)
+        turns = () if tuner is None or round is None else tuner.turns(full.geometry)
+        if shared is not None:
+            trained = exchanged
+            exchanged, personal = trained.holding(shared), trained.lacking(shared)
+        else:
+            trained = full if keep_local else exchanged
+            personal = trained.local(layers)
+        if not turns:
+            positions = trained.positions(exchanged), trained.positions(personal)
+            return cls(trained, exchanged, personal, *positions, trained)
+        own = exchanged.holding(turns[(round or 0) % len(turns)])
+        nothing = own.local(layers)
+        positions = own.positions(own), own.positions(nothing)
+        return cls(own, own, nothing, *positions, exchanged, exchanged.positions(own))
+
+    def of_round(self, array_F: np.ndarray) -> np.ndarray:
+        """Return the entries that this round trains, of an array of the server or one that a client keeps."""
+        return array_F if self.trained_W is None else array_F[self.trained_W]
+
+    def with_round(self, array_F: np.ndarray, before: np.ndarray | None) -> np.ndarray:
+        """Return what a client keeps: the entries of this round, and all others as before, zero if there were none."""
+        if self.trained_W is None:
+            return array_F
+        kept = np.zeros(self.whole.size, array_F.dtype) if before is None else before.copy()
+        kept[self.trained_W] = array_F
+        return kept
 
     def assemble(self, vector_F: np.ndarray, personal_M: np.ndarray) -> np.ndarray:
         """Return the trained vector of length A from its exchanged and personal entries."""
@@ -56,6 +102,8 @@ class LocalJob:
     second_moment_A: np.ndarray | None = None
     moment_steps: int = 0
     """Steps accumulated in the moments."""
+    whole_W: np.ndarray | None = None
+    """The vector that passes run on, where only some of its entries are trained in this round."""
     begun: Mapping[str, np.ndarray | float] = field(default_factory=dict)
     """Inputs of corrections to the steps, by name; see :meth:`fedsim.core.method.Correction.begin`."""
     cached: CachedStates | None = None

@@ -25,6 +25,7 @@ from clients.training.gradients import StepBatch, gradients
 from clients.training.local_job import LocalJob, Parts, TrainingResult, batches, num_steps
 from clients.training.local_rows import LocalRows
 from clients.training.optimizers import Moments, clip, decay_and_step, direction, learning_rate
+from clients.training.whole_vectors import WholeVectors
 from clients.tuners.prompt_dropout import draw_kept, kept_scale
 from fedsim.core import seeds
 from fedsim.core.method import Correction
@@ -119,8 +120,9 @@ class _Group:
             [seeds.stream(seed, round, job.client, "prompt dropout") for job in jobs] if prompt_dropout else []
         )
         device = backbone.device
-        self._cached, self._cached_starts = _joined_states(table, jobs, device)
+        self._cached, self._cached_starts = _joined_states(backbone, table, jobs)
         self._vector_CA = to_device(np.stack([job.start_A for job in jobs]), device)
+        self._whole = WholeVectors(jobs, parts, device)
         self._moments = self._first_moments()
         self._corrections = corrections
         self._local = LocalRows(config, self._vector_CA, jobs, parts, corrections)
@@ -137,16 +139,15 @@ class _Group:
         """Take one step of every client that has one left."""
         count = int((self._steps_C > step).sum())
         optimizer, vector_CA, moments = self._config.optimizer, self._vector_CA[:count], self._moments.head(count)
-        computed = gradients(
-            self._backbone, self._table, self._batch(step, count), self._parts.trained, vector_CA, self._limit
-        )
+        whole, whole_CW = self._whole.layout, self._whole.joined(vector_CA)
+        computed = gradients(self._backbone, self._table, self._batch(step, count), whole, whole_CW, self._limit)
         lr_C = np.array(
             [
                 learning_rate(self._config.schedule, optimizer.lr, int(taken), int(job_steps))
                 for taken, job_steps in zip(moments.steps_C, self._steps_C, strict=False)
             ]
         )
-        local, gradient_CA = self._local.first(count, lr_C, moments), computed.gradient_CA
+        local, gradient_CA = self._local.first(count, lr_C, moments), self._whole.trained(computed.gradient_CA)
         for correction in self._corrections:
             gradient_CA = correction.gradient(local, gradient_CA)
         local.clipped_C1 = clip(gradient_CA, optimizer.clip_norm)
@@ -225,17 +226,17 @@ class _Group:
 
 
 def _joined_states(
-    table: TokenTable, jobs: Sequence[LocalJob], device: torch.device
+    backbone: Backbone, table: TokenTable, jobs: Sequence[LocalJob]
 ) -> tuple[Tensor | None, list[np.ndarray]]:
     """Return the clients' cached states as one tensor on the device, and per client the row where each example starts."""
     starts, before = [], 0
     for job in jobs:
-        lengths_N = table.lengths_N[job.indices_N]
-        starts.append(before + np.cumsum(lengths_N) - lengths_N)
-        before += int(lengths_N.sum())
+        kept_N = backbone.cached_rows(table.lengths_N[job.indices_N])
+        starts.append(before + np.cumsum(kept_N) - kept_N)
+        before += int(kept_N.sum())
     caches = [job.cached.tensor() for job in jobs if job.cached is not None]
     if not caches:
         return None, starts
     if len(caches) < len(jobs):
         raise ValueError("either all clients of a pass have a frozen-layer cache or none has")
-    return to_device(torch.cat(caches), device), starts
+    return to_device(torch.cat(caches), backbone.device), starts

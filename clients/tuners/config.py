@@ -6,22 +6,26 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
-from fedsim.core.schema import Schema
+from fedsim.core.schema import PathText, Schema
 from fedsim.core.uses import Use, Uses
 
-ONE_PLACE = ("soft_prompt", "late_prompt")
+ONE_PLACE = ("soft_prompt", "late_prompt", "generated_prompt", "prompt_mixture")
 """Kinds that train numbers at one place of the model, so that there are no layers to choose."""
 
 
 class TunerConfig(Schema):
     """What is trained in each layer of the frozen model."""
 
-    kind: Literal["prefix", "soft_prompt", "late_prompt", "lora", "ia3"] = "prefix"
-    """prefix (key/value prompts; section ``prompt``), soft_prompt (input embeddings before the text; Lester et al. 2021),
-    late_prompt (vectors before the text from a middle layer up; Liu, X. et al. 2022), lora (low-rank changes of linear maps; Hu
-    et al. 2022), or ia3 (vectors that scale keys, values and feed-forward; Liu, H. et al. 2022)."""
+    kind: Literal["prefix", "soft_prompt", "late_prompt", "generated_prompt", "prompt_mixture", "lora", "ia3"] = (
+        "prefix"
+    )
+    """What is trained, by where it acts. Before the text: prefix (key/value prompts; section ``prompt``), soft_prompt (input
+    embeddings; Lester et al. 2021), late_prompt (LPT: from a middle layer up; Liu, X. et al. 2022), generated_prompt (IDPG:
+    made from each text; Wu et al. 2022), prompt_mixture (ATTEMPT: mixed with frozen prompts; Asai et al. 2022). In the layers:
+    lora (low-rank changes of linear maps; Hu et al. 2022), ia3 (vectors that scale keys, values and feed-forward; Liu, H. et
+    al. 2022)."""
     length: int = Field(default=8, gt=0, le=8192)
-    """soft_prompt, late_prompt: virtual tokens before each text."""
+    """Prompts of section ``tuner``: virtual tokens before each text."""
     start: Literal["vocabulary", "label_words", "random"] = "vocabulary"
     """soft_prompt, and late_prompt without a generator: start from the input embeddings of drawn tokens, or of the label words
     and then of drawn tokens, or at random (soft_prompt: uniform within 0.5, late_prompt: normal)."""
@@ -31,7 +35,17 @@ class TunerConfig(Schema):
     """late_prompt: none trains the prompt itself; the others make it from each text: npg from the token that stands for it (the
     first in encoders, the last in decoders), appg and mppg from means or maxima over as many segments as virtual tokens."""
     bottleneck: PositiveInt | None = Field(default=None, le=65536)
-    """late_prompt: size of the generator's bottleneck; if not given 128, as in its authors' code."""
+    """late_prompt, generated_prompt, prompt_mixture: size of the bottleneck; if not given that of the authors' code: 128, 16,
+    100."""
+    terms: PositiveInt = 16
+    """generated_prompt: each map of the generator is a sum of so many Kronecker products; 1 for ordinary maps."""
+    sources: tuple[PathText, ...] | None = None
+    """prompt_mixture: frozen source prompts: earlier runs (folders or prompt files) with soft_prompt, the same model and
+    length; if not given they are random: ``random_sources`` prompts of drawn tokens' input embeddings."""
+    random_sources: PositiveInt = Field(default=6, le=1024)
+    """prompt_mixture: number of random source prompts."""
+    temperature: PositiveFloat | None = None
+    """prompt_mixture: scores of prompts are divided by it; if not given e times the hidden size, as in its authors' code."""
     rank: PositiveInt = Field(default=8, le=4096)
     """lora: rank of each change."""
     alpha: PositiveFloat = 16.0
@@ -46,8 +60,18 @@ class TunerConfig(Schema):
     not given, PEFT's choice for the family: the feed-forward's second map, in encoders by a name that attention's output
     projection ends with as well."""
 
+    train: Literal["both", "a", "b", "alternate"] = "both"
+    """lora: which of A and B are trained. b (FFA-LoRA, Sun et al. 2024): all clients have the same random A that never changes
+    and never travels, so the mean of the changes is the change of the mean, for half the bytes. a: B is the random one, drawn
+    uniformly with bound 1 / sqrt(rank) (ours), and A starts at zero. alternate (RoLoRA, Chen et al. 2024): B in odd rounds, A
+    in even ones; clients send what the round trains, the other does not move."""
+    exchange: Literal["both", "a", "b"] = "both"
+    """lora: which of A and B travel. a (FedSA-LoRA, Guo et al. 2024): A is averaged, and every client keeps a B of its own,
+    as if it were a personal layer; b: the reverse. The head always travels. The global model then has the other half as
+    at the start: look at personalised figures."""
+
     uses: ClassVar[Uses] = {
-        "length": (Use("kind", ("soft_prompt", "late_prompt")),),
+        "length": (Use("kind", ONE_PLACE),),
         "start": (
             Use("kind", ("soft_prompt", "late_prompt")),
             Use(
@@ -58,11 +82,29 @@ class TunerConfig(Schema):
             ),
         ),
         **dict.fromkeys(("depth", "generator"), (Use("kind", ("late_prompt",)),)),
-        "bottleneck": (Use("kind", ("late_prompt",)), Use("generator", ("npg", "appg", "mppg"))),
-        **dict.fromkeys(("rank", "alpha", "scaling"), (Use("kind", ("lora",)),)),
+        "bottleneck": (
+            Use("kind", ("late_prompt", "generated_prompt", "prompt_mixture")),
+            Use("trains_prompt", (False,), by="generator", words="a prompt that is trained itself has none"),
+        ),
+        "terms": (Use("kind", ("generated_prompt",)),),
+        **dict.fromkeys(("sources", "temperature"), (Use("kind", ("prompt_mixture",)),)),
+        "random_sources": (
+            Use("kind", ("prompt_mixture",)),
+            Use("sources", (None,), words="the sources are those that it names"),
+        ),
+        **dict.fromkeys(("rank", "alpha", "scaling", "train"), (Use("kind", ("lora",)),)),
+        "exchange": (
+            Use("kind", ("lora",)),
+            Use("train", ("both",), words="give train=both, or leave exchange out"),
+        ),
         "targets": (Use("kind", ("lora", "ia3")),),
         "feedforward_targets": (Use("kind", ("ia3",)),),
     }
+
+    @property
+    def num_sources(self) -> int:
+        """Source prompts of prompt_mixture."""
+        return len(self.sources) if self.sources else self.random_sources
 
     @property
     def trains_prompt(self) -> bool:

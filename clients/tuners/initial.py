@@ -85,7 +85,7 @@ def initial_vector(
         if start is not None:
             pieces.append(start.prompt_of(layer).reshape(-1))
         else:
-            pieces.append(tuner.initial(layout.geometry, layer, seed))
+            pieces.append(layout.held(tuner.initial(layout.geometry, layer, seed)))
     for name, shape in layout.head_shapes:
         if start is not None and start.has_head(layout):
             pieces.append(start.head[name].reshape(-1))

@@ -63,12 +63,12 @@ class LatePromptTuner(Tuner):
             )
         size, length = hidden_size(layers), self.late.length
         if self.late.generator == "none":
-            return OneLayer(len(layers), ((PROMPT, (length, size)),), depth)
+            return OneLayer(len(layers), ((PROMPT, (length, size)),), layer=depth)
         rank = self.late.bottleneck or BOTTLENECK
         made = length * size if self.late.generator == "npg" else size
         down = ((f"{DOWN}.weight", (rank, size)), (f"{DOWN}.bias", (rank,)))
         up = ((f"{UP}.weight", (made, rank)), (f"{UP}.bias", (made,)))
-        return OneLayer(len(layers), (*down, *up), depth)
+        return OneLayer(len(layers), (*down, *up), layer=depth)
 
     def initial(self, shape: LayerShape, layer: int, seed: int) -> np.ndarray:
         """Draw the start: a prompt from the vocabulary or N(0, 1), linear maps uniformly within 1 / sqrt(features in)."""

@@ -1,7 +1,8 @@
 """LoRA: low-rank changes of frozen linear maps (Hu et al. 2022, arXiv 2106.09685); rsLoRA (Kalajdzievski 2023).
 
 A linear map ``y = W x`` becomes ``y = W x + s B A x`` with trained A [rank, in] and B [out, rank], where s is alpha / rank, or
-alpha / sqrt(rank) with rsLoRA. Names and shapes are PEFT's.
+alpha / sqrt(rank) with rsLoRA. Names and shapes are PEFT's. Which of A and B are trained, and which travel, is in
+:mod:`clients.tuners.lora_halves`.
 
 Shape suffixes: C clients, L tuned layers, X all trained numbers of a layer, R rank, I and O features in and out.
 """
@@ -12,35 +13,38 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from clients.tuners.client_rows import PackedRows, PaddedRows
 from clients.tuners.config import TunerConfig
 from clients.tuners.hooks import Hooks
 from clients.tuners.linear_maps import Arrays, LinearMap, same_arrays
+from clients.tuners.lora_halves import A, B, draw, frozen, shared, turns
 from clients.tuners.tuner import Tuner
-from fedsim.core import seeds
 from fedsim.core.layout import LayerArrays, LayerShape, PromptGeometry
-
-A, B = "lora_A", "lora_B"
 
 
 @dataclass(frozen=True)
 class LoraTuner(Tuner):
-    """Trains A and B of every target in each layer.
+    """Trains A and B of every target in each layer, or one of them.
 
     Parameters
     ----------
     default_targets
         Ends of the names of the changed linear maps where ``tuner.targets`` is not given.
+    seed
+        The run's seed, from which an untrained A or B is drawn wherever it is needed.
     """
 
     kind: ClassVar[str] = "lora"
     lora: TunerConfig
     default_targets: tuple[str, ...]
+    seed: int = 0
 
     @property
     def scale(self) -> float:
@@ -56,17 +60,22 @@ class LoraTuner(Tuner):
         ModelError
             If a target is not in every layer, or is no linear map, or differs in shape from layer to layer.
         """
-        return same_arrays(layers, self._targets, self._arrays)
+        found = same_arrays(layers, self._targets, self._arrays)
+        return LayerArrays(found.num_layers, found.arrays, frozen(self.lora, found.arrays))
 
     def initial(self, shape: LayerShape, layer: int, seed: int) -> np.ndarray:
         """Draw a layer's A uniformly with bound 1 / sqrt(in), as PEFT does, and set its B to zero: training starts at W."""
         assert isinstance(shape, LayerArrays)
-        pieces = []
-        for name, dims in shape.arrays:
-            rng = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, f"lora/{layer}/{name}")
-            bound = 1.0 / math.sqrt(dims[1])
-            pieces.append(rng.uniform(-bound, bound, dims) if name.endswith(A) else np.zeros(dims))
-        return np.concatenate([piece.reshape(-1) for piece in pieces])
+        pieces = [draw(self.lora, layer, name, dims, seed) for name, dims in shape.trained]
+        return np.concatenate([piece.reshape(-1) for piece in pieces]).astype(np.float64)
+
+    def shared(self, shape: LayerShape) -> tuple[str, ...] | None:
+        """Return the names of the arrays that travel (``tuner.exchange``)."""
+        return shared(self.lora, shape)
+
+    def turns(self, shape: LayerShape) -> tuple[tuple[str, ...], ...]:
+        """Return the names of the arrays that rounds train in turn (``tuner.train: alternate``)."""
+        return turns(self.lora, shape)
 
     @contextmanager
     def inserted(
@@ -84,7 +93,7 @@ class LoraTuner(Tuner):
             If a target never ran, so that it would silently not be trained.
         """
         assert isinstance(shape, LayerArrays)
-        arrays = shape.split(tuned[0])
+        arrays = self._with_frozen(shape, shape.split(tuned[0]), tuned)
         targets = [name.removesuffix(f".{A}") for name, _ in shape.arrays if name.endswith(A)]
         with Hooks(layers, "LoRA") as hooks:
             for place, layer in enumerate(tuned[1]):
@@ -94,6 +103,18 @@ class LoraTuner(Tuner):
                     hooks.output(layer, target, _change(rows, down_CIR, up_CRO))
             yield
 
+    def _with_frozen(
+        self, shape: LayerArrays, arrays: dict[str, Tensor], tuned: tuple[Tensor, tuple[int, ...]]
+    ) -> dict[str, Tensor]:
+        """Return all arrays [C, L, ...]: trained ones, and untrained ones, which all clients share."""
+        tuned_CLX, layers = tuned
+        for name, dims in shape.arrays:
+            if name in shape.frozen:
+                drawn = [_drawn(self.lora, layer, name, dims, self.seed, tuned_CLX.device) for layer in layers]
+                array = torch.stack(drawn) if drawn else tuned_CLX.new_empty((0, *dims))
+                arrays[name] = array.to(tuned_CLX.dtype).expand(len(tuned_CLX), *array.shape)
+        return arrays
+
     @property
     def _targets(self) -> tuple[str, ...]:
         return self.lora.targets or self.default_targets
@@ -101,6 +122,14 @@ class LoraTuner(Tuner):
     def _arrays(self, target: LinearMap) -> Arrays:
         rank = self.lora.rank
         return (f"{target.name}.{A}", (rank, target.size_in)), (f"{target.name}.{B}", (target.size_out, rank))
+
+
+@lru_cache(maxsize=4096)
+def _drawn(
+    config: TunerConfig, layer: int, name: str, dims: tuple[int, ...], seed: int, device: torch.device
+) -> Tensor:
+    """Return an untrained array: the numbers that a trained one would start at."""
+    return torch.from_numpy(draw(config, layer, name, dims, seed)).to(device)
 
 
 def _change(rows: PaddedRows | PackedRows, down_CIR: Tensor, up_CRO: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

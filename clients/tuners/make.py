@@ -5,16 +5,18 @@ from __future__ import annotations
 from clients.backbone.families import Family
 from clients.config import PromptConfig
 from clients.tuners.config import TunerConfig
+from clients.tuners.generated_prompt import GeneratedPromptTuner
 from clients.tuners.ia3 import Ia3Tuner
 from clients.tuners.late_prompt import LatePromptTuner
 from clients.tuners.lora import LoraTuner
 from clients.tuners.prefix_tuner import PrefixTuner
+from clients.tuners.prompt_mixture import PromptMixtureTuner
 from clients.tuners.soft_prompt import SoftPromptTuner
 from clients.tuners.tuner import Tuner
 
 
-def make_tuner(tuner: TunerConfig, prompt: PromptConfig, family: Family) -> Tuner:
-    """Return what ``tuner.kind`` names, for models of a family."""
+def make_tuner(tuner: TunerConfig, prompt: PromptConfig, family: Family, seed: int = 0) -> Tuner:
+    """Return what ``tuner.kind`` names, for models of a family; the run's seed is for numbers that are never trained."""
     match tuner.kind:
         case "prefix":
             return PrefixTuner(prompt)
@@ -22,7 +24,11 @@ def make_tuner(tuner: TunerConfig, prompt: PromptConfig, family: Family) -> Tune
             return SoftPromptTuner(tuner)
         case "late_prompt":
             return LatePromptTuner(tuner)
+        case "generated_prompt":
+            return GeneratedPromptTuner(tuner)
+        case "prompt_mixture":
+            return PromptMixtureTuner(tuner)
         case "lora":
-            return LoraTuner(tuner, family.lora_targets)
+            return LoraTuner(tuner, family.lora_targets, seed)
         case "ia3":
             return Ia3Tuner(tuner, family.ia3_targets, family.ia3_feedforward)

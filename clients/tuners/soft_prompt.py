@@ -41,7 +41,7 @@ class SoftPromptTuner(Tuner):
 
     def shape(self, keys: PromptGeometry, layers: nn.ModuleList) -> OneLayer:
         """Return the array ``prompt`` [P, D], at the input of layer 0."""
-        return OneLayer(len(layers), ((PROMPT, (self.soft.length, hidden_size(layers))),), 0)
+        return OneLayer(len(layers), ((PROMPT, (self.soft.length, hidden_size(layers))),), layer=0)
 
     def initial(self, shape: LayerShape, layer: int, seed: int) -> np.ndarray:
         """Return the start from the vocabulary, or draw it uniformly in [-0.5, 0.5), as Lester et al.'s code does."""

@@ -28,8 +28,23 @@ class Tuner(ABC):
     """Positions before the text that the tuner takes."""
     length_key: ClassVar[str] = "tuner.length"
     """Key of the number of positions that the tuner takes."""
+    reads_output: ClassVar[bool] = False
+    """Whether it reads the last hidden state of one token of each text in the plain model, which is then what is cached."""
     dropout: float = 0.0
     """Chance that a trained number is zero in a training step; see :mod:`clients.tuners.prompt_dropout`."""
+
+    @property
+    def constants(self) -> dict[str, np.ndarray]:
+        """Frozen arrays that the tuner itself holds, by the name that they have in its shape."""
+        return {}
+
+    def as_filed(self) -> Tuner:
+        """Return the tuner for the numbers of a prompt file, which hold its constants."""
+        return self
+
+    def cached_rows(self, lengths_N: np.ndarray) -> np.ndarray:
+        """Return the rows of cached states of each text, given its tokens."""
+        return np.ones_like(lengths_N) if self.reads_output else lengths_N
 
     @property
     def room(self) -> int:
@@ -60,6 +75,14 @@ class Tuner(ABC):
     def knowing(self, words: WordVectors, seed: int) -> Tuner:
         """Return the tuner with what its start takes from the model's input embeddings; itself if nothing."""
         return self
+
+    def shared(self, shape: LayerShape) -> tuple[str, ...] | None:
+        """Return the names of the arrays that travel, where devices keep the others; None where all travel."""
+        return None
+
+    def turns(self, shape: LayerShape) -> tuple[tuple[str, ...], ...]:
+        """Return the names of the arrays that rounds train in turn; none where every round trains all."""
+        return ()
 
     def accepts(self, shape: LayerShape, tuned_LX: tuple[int, ...]) -> bool:
         """Whether trained numbers of such a shape can act in a pass."""

@@ -38,6 +38,10 @@ class Texts:
     """int64; row of each example's client in the trained numbers; None where there is one client."""
     rows: PackedRows
     """Maps rows by their clients' arrays."""
+    words: Callable[[], Tensor]
+    """Returns their input embeddings [Z, D]."""
+    output_BD: Tensor | None
+    """Last hidden state in the plain model of the token that stands for each example, for tuners that read it."""
 
     def own(self, array_CX: Tensor) -> Tensor:
         """Return each example's array of its client, [B, X]."""

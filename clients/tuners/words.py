@@ -31,13 +31,21 @@ class WordVectors:
     label_word_ids_W: np.ndarray | None
     """int64; token id of each class's word, if the task has such words."""
 
-    def start(self, kind: Literal["vocabulary", "label_words"], length: int, seed: int) -> np.ndarray:
+    def start(
+        self,
+        kind: Literal["vocabulary", "label_words"],
+        length: int,
+        seed: int,
+        stream: str = "soft_prompt/words",
+    ) -> np.ndarray:
         """Return input embeddings, float64 [P, D].
 
         Parameters
         ----------
         kind
             vocabulary: of different tokens, drawn uniformly; label_words: of the label words, then of drawn tokens.
+        stream
+            Name of the random stream.
 
         Raises
         ------
@@ -53,14 +61,15 @@ class WordVectors:
                 )
             first = list(dict.fromkeys(int(word) for word in self.label_word_ids_W))[:length]
         table_VD = self._table()
-        rng = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, "soft_prompt/words")
+        rng = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, stream)
         others = np.setdiff1d(np.arange(len(table_VD)), [*self.special_ids, *first])
         wanted = length - len(first)
         drawn = rng.choice(others, wanted, replace=wanted > len(others))
         return table_VD[[*first, *(int(word) for word in drawn)]].double().numpy()
 
     def _table(self) -> torch.Tensor:
-        arrays = self.weights.arrays
-        name = next(name for name in arrays if name.endswith(_TABLES))
-        table_VD = torch.from_numpy(arrays[name].copy())
+        # A tied table is kept once, maybe under the name of the LM head's.
+        names = dict(self.weights.aliases) | {name: name for name in self.weights.arrays}
+        kept = next(names[name] for name in names if name.endswith(_TABLES))
+        table_VD = torch.from_numpy(self.weights.arrays[kept].copy())
         return table_VD.view(torch.bfloat16) if self.weights.dtype == "bfloat16" else table_VD

@@ -26,6 +26,7 @@ def check_combinations(config: Config) -> None:
             f"sampling.clients_per_round={partition.clients} or less"
         )
     _check_method(config)
+    _check_halves(config)
     _check_attackers(config)
     if config.executor == "ray" and config.model.device == "cuda" and not config.ray.num_gpus_per_actor:
         raise ValueError(
@@ -84,6 +85,23 @@ def _check_method(config: Config) -> None:
         )
     if (problem := rule.problem(config.sampling.clients_per_round)) is not None:
         raise ValueError(f"sampling.clients_per_round={config.sampling.clients_per_round}, but {problem}")
+
+
+def _check_halves(config: Config) -> None:
+    """Refuse what has no meaning where rounds train A and B in turn, or clients keep one of them."""
+    tuner, layers = config.tuner, config.layers
+    if tuner.train != "alternate" and tuner.exchange == "both":
+        return
+    key = "tuner.train=alternate" if tuner.train == "alternate" else f"tuner.exchange={tuner.exchange}"
+    if layers.unselected == "local":
+        raise ValueError(f"{key} does not go with personal layers; set layers.unselected=none")
+    if layers.share_rule != "fixed":
+        raise ValueError(
+            f"{key} does not go with layers.share_rule={layers.share_rule}, whose warm-up trains A and B in every round; set "
+            "layers.share_rule=fixed and layers.share"
+        )
+    if tuner.train == "alternate" and config.client.optimizer.moments == "keep":
+        raise ValueError(f"{key} changes what is trained after every round; set client.optimizer.moments=restart")
 
 
 def _check_attackers(config: Config) -> None:

@@ -48,6 +48,17 @@ class LayerArrays:
     num_layers: int
     arrays: tuple[tuple[str, tuple[int, ...]], ...]
     """Name and shape of each array, in order."""
+    frozen: tuple[str, ...] = ()
+    """Names of arrays that act as they were drawn from the seed: they are not trained, and no vector holds them."""
+
+    @property
+    def trained(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Name and shape of each trained array, in order."""
+        return tuple(array for array in self.arrays if array[0] not in self.frozen)
+
+    def ending(self, suffix: str) -> tuple[str, ...]:
+        """Return the names of the trained arrays that end so."""
+        return tuple(name for name, _ in self.trained if name.endswith(suffix))
 
     @property
     def tunable(self) -> tuple[int, ...]:
@@ -57,7 +68,7 @@ class LayerArrays:
     @property
     def layer_size(self) -> int:
         """Number of one layer's trained numbers."""
-        return sum(math.prod(shape) for _, shape in self.arrays)
+        return sum(math.prod(shape) for _, shape in self.trained)
 
     @property
     def layer_shape(self) -> tuple[int, ...]:
@@ -67,7 +78,7 @@ class LayerArrays:
     def split(self, tuned_X: Any) -> dict[str, Any]:
         """Return views of the arrays by name, [..., *shape] each, of NumPy or torch numbers [..., layer_size]."""
         found, start = {}, 0
-        for name, shape in self.arrays:
+        for name, shape in self.trained:
             stop = start + math.prod(shape)
             found[name] = tuned_X[..., start:stop].reshape(*tuned_X.shape[:-1], *shape)
             start = stop
@@ -78,7 +89,7 @@ class LayerArrays:
 class OneLayer(LayerArrays):
     """Named arrays in one layer of a model; the others have none."""
 
-    layer: int
+    layer: int = 0
 
     @property
     def tunable(self) -> tuple[int, ...]:
@@ -124,11 +135,14 @@ class VectorLayout:
     head_shapes
         ``(name, shape)`` of each head array, in their order behind the layers; empty for a head without trained
         parameters.
+    arrays
+        Names of the arrays of each layer that the vector holds; None for all.
     """
 
     geometry: LayerShape
     layers: tuple[int, ...]
     head_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    arrays: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if list(self.layers) != sorted(set(self.layers)):
@@ -144,7 +158,12 @@ class VectorLayout:
     @property
     def tuned_size(self) -> int:
         """Number of parameters of all layers, without the head."""
-        return len(self.layers) * self.geometry.layer_size
+        return len(self.layers) * self.layer_size
+
+    @property
+    def layer_size(self) -> int:
+        """Number of one layer's parameters in the vector."""
+        return sum(self._sizes.values())
 
     @property
     def size(self) -> int:
@@ -154,7 +173,7 @@ class VectorLayout:
     @property
     def tuned_shape(self) -> tuple[int, ...]:
         """Shape [L, X] of the trained numbers of all layers of this layout."""
-        return (len(self.layers), *self.geometry.layer_shape)
+        return (len(self.layers), *(self.geometry.layer_shape if self.arrays is None else (self.layer_size,)))
 
     def split(self, vector_F: Any) -> tuple[Any, dict[str, Any]]:
         """Return views ``(tuned_LX, head arrays by name)`` of a NumPy or torch vector of length ``size``."""
@@ -187,11 +206,21 @@ class VectorLayout:
 
     def exchanged(self, layers: Sequence[int]) -> VectorLayout:
         """Return the layout of what travels: those of ``layers`` and the whole head."""
-        return VectorLayout(self.geometry, tuple(sorted(layers)), self.head_shapes)
+        return VectorLayout(self.geometry, tuple(sorted(layers)), self.head_shapes, self.arrays)
+
+    def holding(self, arrays: Sequence[str]) -> VectorLayout:
+        """Return the layout of some arrays of each layer, and the whole head."""
+        return VectorLayout(self.geometry, self.layers, self.head_shapes, tuple(arrays))
+
+    def lacking(self, arrays: Sequence[str]) -> VectorLayout:
+        """Return the layout of the other arrays of each layer, without the head."""
+        others = tuple(name for name in self._sizes if name not in set(arrays))
+        return VectorLayout(self.geometry, self.layers, (), others)
 
     def local(self, layers: Sequence[int]) -> VectorLayout:
         """Return the layout of what stays on the device: the layers of this layout that are not in ``layers``."""
-        return VectorLayout(self.geometry, tuple(layer for layer in self.layers if layer not in set(layers)))
+        others = tuple(layer for layer in self.layers if layer not in set(layers))
+        return VectorLayout(self.geometry, others, (), self.arrays)
 
     def positions(self, part: VectorLayout) -> np.ndarray:
         """Return the int64 positions, in a vector of this layout, of the entries of a vector of layout ``part``.
@@ -199,14 +228,29 @@ class VectorLayout:
         Raises
         ------
         ValueError
-            If ``part`` holds a layer or a head array that this layout lacks.
+            If ``part`` holds a layer, an array of a layer or a head array that this layout lacks.
         """
-        missing = set(part.layers) - set(self.layers)
+        sizes = self._sizes
+        missing = (set(part.layers) - set(self.layers)) | (set(part._sizes) - set(sizes))
         if missing or (part.head_shapes and part.head_shapes != self.head_shapes):
             raise ValueError(f"{part} is not a part of {self}")
-        size = self.geometry.layer_size
-        starts = [self.layers.index(layer) * size for layer in part.layers]
-        pieces = [np.arange(start, start + size) for start in starts]
+        inside = np.flatnonzero(np.repeat([name in part._sizes for name in sizes], list(sizes.values())))
+        pieces = [self.layers.index(layer) * self.layer_size + inside for layer in part.layers]
         if part.head_shapes:
             pieces.append(np.arange(self.tuned_size, self.size))
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
+
+    def held(self, layer_X: np.ndarray) -> np.ndarray:
+        """Return those of one layer's trained numbers, given flat, that the vector holds."""
+        if self.arrays is None:
+            return layer_X
+        one = self.geometry.tunable[:1]
+        return layer_X[VectorLayout(self.geometry, one).positions(VectorLayout(self.geometry, one, (), self.arrays))]
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        """Size of each array of a layer that the vector holds, in order; one without a name where a layer is one array."""
+        if not isinstance(self.geometry, LayerArrays):
+            return {"": self.geometry.layer_size}
+        arrays = self.geometry.trained
+        return {name: math.prod(shape) for name, shape in arrays if self.arrays is None or name in self.arrays}

@@ -26,9 +26,17 @@ class Traffic:
     up: tuple[str, ...]
     """Vectors that a device sends."""
 
-    def bytes_down(self, vector_bytes: int) -> int:
-        """Return the bytes a device receives in a round, given the bytes of one vector."""
-        return len(self.down) * vector_bytes
+    def bytes_down(self, vector_bytes: int, prompt_bytes: int | None = None) -> int:
+        """Return the bytes a device receives in a round.
+
+        Parameters
+        ----------
+        vector_bytes
+            Bytes of one vector.
+        prompt_bytes
+            Bytes of P_t, if not those of every other vector: a round that trains half of it still starts from the whole.
+        """
+        return (len(self.down) - 1) * vector_bytes + (vector_bytes if prompt_bytes is None else prompt_bytes)
 
     def bytes_up(self, vector_bytes: int) -> int:
         """Return the bytes a device sends in a round, given the bytes of one vector."""

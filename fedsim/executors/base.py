@@ -70,6 +70,7 @@ class ServerHandle(Protocol):
         sample_rate: float,
         population_weight: float,
         rule: RobustRule | None = None,
+        turns: tuple[np.ndarray, ...] = (),
     ) -> None:
         """Create the server, or recreate it with other layers; see :class:`server.core.Server`."""
 

@@ -38,9 +38,10 @@ class LocalServer:
         sample_rate: float,
         population_weight: float,
         rule: RobustRule | None = None,
+        turns: tuple[np.ndarray, ...] = (),
     ) -> None:
         """Create or recreate the server."""
-        self._server = Server(method, vector_F, layers, sample_rate, population_weight, rule)
+        self._server = Server(method, vector_F, layers, sample_rate, population_weight, rule, turns)
 
     def global_state(self) -> Handle:
         """See :meth:`server.core.Server.global_state`."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clients.budget import CONTEXT_BYTES, STEP_VECTORS, tokens_of_pass
+from clients.tuners.lora_halves import shared, turns
 from fedsim.configuration.schema import Config
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import VECTOR
@@ -49,6 +50,8 @@ class MemoryEstimate:
     on_gpu: bool
     new_states: int = 0
     """New client states of a round, held beside the old ones until the round is done."""
+    in_turn: tuple[int, ...] = ()
+    """Bytes of what odd and even rounds train, where these are parts of the vector; empty where every round trains it all."""
     sums: int = 0
     """Sums that a round's work groups send to the server."""
 
@@ -95,9 +98,11 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
     """
     on_gpu = config.ray.num_gpus_per_actor > 0 and config.model.device != "cpu" and config.executor == "ray"
     exchange_bytes = np.dtype(config.model.exchange_dtype).itemsize
-    full, exchanged = _layouts(config, shape, num_classes)
+    full, whole = _layouts(config, shape, num_classes)
+    travelling = shared(config.tuner, full.geometry)
+    exchanged = whole if travelling is None else whole.holding(travelling)
     tokens = None if num_examples is None else num_examples * (_EXAMPLE_BYTES + _TOKEN_BYTES * config.data.max_length)
-    trained = full if config.layers.unselected == "local" else exchanged
+    trained = full if config.layers.unselected == "local" else whole
     state_bytes, cohort = exchange_bytes * _kept_numbers(config, exchanged, trained), config.sampling.clients_per_round
     return MemoryEstimate(
         weights=shape.num_parameters * _itemsize(config.model.dtype),
@@ -105,6 +110,7 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
         caches=_cached_bytes(config, shape, num_examples, full),
         client_states=min(config.partition.population, config.rounds * cohort) * state_bytes,
         exchanged=exchanged.size * exchange_bytes,
+        in_turn=tuple(exchanged.holding(own).size * exchange_bytes for own in turns(config.tuner, full.geometry)),
         activations=_training_bytes(config, shape, on_gpu) + _evaluation_bytes(config, shape),
         vectors=_step_bytes(config, trained) * _side_by_side(config),
         on_gpu=on_gpu,

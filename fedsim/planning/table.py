@@ -117,13 +117,21 @@ def _traffic(config: Config, memory: MemoryEstimate) -> list[tuple[str, str]]:
     """Describe what a real device would receive and send in a round."""
     traffic = config.traffic
     most = "" if config.layers.share_rule == "fixed" else "at most "
+    vectors = memory.in_turn or (memory.exchanged,)
+    received = [traffic.bytes_down(num_bytes, memory.exchanged) for num_bytes in vectors]
+    sent = [traffic.bytes_up(num_bytes) for num_bytes in vectors]
     return [
-        (f"a client {verb}", f"{most}{format_bytes(num_bytes)} a round ({', '.join(names)})")
-        for verb, num_bytes, names in (
-            ("receives", traffic.bytes_down(memory.exchanged), traffic.down),
-            ("sends", traffic.bytes_up(memory.exchanged), traffic.up),
-        )
+        ("a client receives", f"{most}{_a_round(received)} ({', '.join(traffic.down)})"),
+        ("a client sends", f"{most}{_a_round(sent)} ({', '.join(traffic.up)})"),
     ]
+
+
+def _a_round(bytes_in_turn: Sequence[int]) -> str:
+    """Describe the bytes of a round, or those of odd and of even rounds."""
+    if len(set(bytes_in_turn)) == 1:
+        return f"{format_bytes(bytes_in_turn[0])} a round"
+    odd, even = map(format_bytes, bytes_in_turn)
+    return f"{odd} in odd rounds, {even} in even rounds"
 
 
 def _store(plan: Plan, memory: MemoryEstimate) -> str:

@@ -122,7 +122,7 @@ def refuse_used(output: Path) -> None:
 
 def has_personal(file: PromptFile) -> bool:
     """Whether clients kept layers to themselves, which lie beside the file."""
-    return len(file.layout.layers) < file.layout.geometry.num_layers and _personal_path(file).is_file()
+    return _personal_path(file).is_file()
 
 
 def tuned_layers(file: PromptFile, client: int | None) -> dict[int, np.ndarray]:
@@ -137,8 +137,7 @@ def tuned_layers(file: PromptFile, client: int | None) -> dict[int, np.ndarray]:
     if client is not None:
         if not has_personal(file):
             raise ModelError(f"there are no personal layers beside {file.path}; leave --client out")
-        own = VectorLayout.full(file.layout.geometry).local(file.layout.layers)
-        layers |= zip(own.layers, _personal(_personal_path(file), own, client), strict=True)
+        layers |= _personal(file, client)
     return dict(sorted(layers.items()))
 
 
@@ -146,20 +145,20 @@ def _personal_path(file: PromptFile) -> Path:
     return file.path.with_name(PERSONAL_PROMPTS)
 
 
-def _personal(path: Path, layout: VectorLayout, client: int) -> np.ndarray:
-    """Return a client's personal numbers [L, X] of the layers of ``layout``."""
+def _personal(exchanged: PromptFile, client: int) -> dict[int, np.ndarray]:
+    """Return a client's own numbers of the layers that were not exchanged, or only in part, as with ``tuner.exchange``."""
+    path, layout = _personal_path(exchanged), VectorLayout.full(exchanged.layout.geometry)
+    others = layout.local(exchanged.layout.layers).layers
     try:
         with safe_open(path, framework="numpy") as file:
             layers = tuple(json.loads(file.metadata()["fedsim"])["layers"])
             clients, personal_NM = file.get_tensor("clients").tolist(), file.get_tensor("personal")
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise ModelError(f"{path} does not hold personal layers: {error}") from None
-    if layers != layout.layers:
-        raise ModelError(
-            f"{path} holds layers {list(layers)}, but {list(layout.layers)} are missing in the global prompt"
-        )
+    if layers not in (others, exchanged.layout.layers):
+        raise ModelError(f"{path} holds layers {list(layers)}, but {list(others)} are missing in the global prompt")
     if client not in clients:
         shown = ", ".join(map(str, clients[:20])) + (", ..." if len(clients) > 20 else "")
         raise ModelError(f"client {client} never trained, so it has no personal layers; these have some: {shown}")
-    tuned_LX: np.ndarray = layout.split(personal_NM[clients.index(client)])[0]
-    return tuned_LX.astype(np.float32)
+    tuned_LX: np.ndarray = layout.exchanged(layers).split(personal_NM[clients.index(client)])[0]
+    return dict(zip(layers, tuned_LX.astype(np.float32), strict=True))

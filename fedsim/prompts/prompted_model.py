@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from clients.config import ModelConfig, PromptConfig
 from clients.tuners.config import TunerConfig
+from clients.tuners.lora_halves import completed
 from fedsim import __version__
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import LayerArrays, LayerShape, OneLayer, PromptGeometry, VectorLayout
@@ -40,20 +41,24 @@ def save_prompt(
     config: Config,
     task: TaskConfig,
     round: int | None = None,
+    constants: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Write the global prompt (and head) with all that is needed to use it.
 
     The file holds the arrays of every exchanged layer, the head's arrays by name, and one JSON text of metadata. A prefix's
     array is ``prompt.LAYER`` of shape [2, kv heads, prompt length, head dim]; those of other tuners are ``KIND.LAYER.NAME``, as
-    in ``lora.0.TARGET.lora_A``, in PEFT's shapes; those of IA³ are PEFT's vectors, 1 + what was trained. It does not record
-    where or when the run took place, so equal results are equal files.
+    in ``lora.0.TARGET.lora_A``, in PEFT's shapes: of LoRA A and B, whichever was trained or travelled, of IA³ the vectors, 1 +
+    what was trained. It does not record where or when the run took place, so equal results are equal files.
 
     Parameters
     ----------
     round
         The round after which this was the prompt, if the file is to say so.
+    constants
+        Frozen arrays that the tuner holds, by name; they are written too.
     """
     tuned_LX, head = layout.split(np.asarray(vector_F, dtype=np.float32))
+    layout, tuned_LX = completed(config.tuner, layout, tuned_LX, config.seed, constants or {})
     if config.tuner.origin:
         tuned_LX = tuned_LX + np.float32(config.tuner.origin)
     arrays: dict[str, np.ndarray] = {}
@@ -67,8 +72,9 @@ def save_prompt(
         "prompt": config.prompt.model_dump(mode="json", exclude={"start_from", "dropout"}, context=EVERY_KEY),
         "max_length": config.data.max_length,
         "task": task.model_dump(mode="json"),
-        "tuner": config.tuner.model_dump(mode="json"),
-        "geometry": asdict(layout.geometry),  # type: ignore[call-overload]
+        # The file holds A and B, so it does not matter which was trained or travelled.
+        "tuner": config.tuner.model_dump(mode="json", exclude={"train", "exchange"}),
+        "geometry": _geometry(layout.geometry),
         "layers": list(layout.layers),
         "head_shapes": [[name, list(shape)] for name, shape in layout.head_shapes],
     }
@@ -84,6 +90,14 @@ def _named(kind: str, shape: LayerShape, layer: int, tuned_X: np.ndarray) -> dic
     return {f"prompt.{layer}": np.ascontiguousarray(tuned_X)}
 
 
+def _geometry(shape: LayerShape) -> dict[str, Any]:
+    """Return a shape as metadata."""
+    if isinstance(shape, LayerArrays):
+        where = {"layer": shape.layer} if isinstance(shape, OneLayer) else {}
+        return {"num_layers": shape.num_layers, "arrays": shape.arrays, **where}
+    return asdict(shape)  # type: ignore[call-overload]
+
+
 def _shape(metadata: dict[str, Any]) -> LayerShape:
     """Return the shape that a file's metadata describe."""
     if metadata["tuner"]["kind"] == "prefix":
@@ -91,7 +105,9 @@ def _shape(metadata: dict[str, Any]) -> LayerShape:
     geometry = metadata["geometry"]
     arrays = tuple((str(name), tuple(map(int, shape))) for name, shape in geometry["arrays"])
     layers = int(geometry["num_layers"])
-    return OneLayer(layers, arrays, int(geometry["layer"])) if "layer" in geometry else LayerArrays(layers, arrays)
+    return (
+        OneLayer(layers, arrays, layer=int(geometry["layer"])) if "layer" in geometry else LayerArrays(layers, arrays)
+    )
 
 
 def _save(arrays: dict[str, np.ndarray], path: Path, metadata: dict[str, Any]) -> None:
@@ -106,7 +122,7 @@ def _save(arrays: dict[str, np.ndarray], path: Path, metadata: dict[str, Any]) -
 
 
 def save_personal_prompts(path: Path, clients: Sequence[int], personal_NM: np.ndarray, layers: Sequence[int]) -> None:
-    """Write the personal prompts of layers that are not exchanged, one row per client that trained."""
+    """Write what clients keep of ``layers``, one row per client that trained: all trained numbers of these layers."""
     arrays = {"clients": np.array(clients, dtype=np.int64), "personal": np.ascontiguousarray(personal_NM)}
     _save(arrays, path, {"format": 1, "layers": list(layers)})
 
@@ -269,7 +285,8 @@ class PromptedModel:
         if words is not None and self.task.label_words is not None:
             check_label_words(words, self.task.label_words, self.tokenizer, self._vocabulary)
         prompt = PromptConfig.model_validate(metadata["prompt"], context=EVERY_KEY)
-        tuner = make_tuner(TunerConfig.model_validate(metadata["tuner"], context=EVERY_KEY), prompt, weights.family)
+        trained = TunerConfig.model_validate(metadata["tuner"], context=EVERY_KEY)
+        tuner = make_tuner(trained, prompt, weights.family).as_filed()
         self.backbone = Backbone.build(weights, config, tuner, len(self.task.labels), words, device)
         geometry = file.layout.geometry
         if self.backbone.geometry != geometry:

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from clients.training.local_job import Parts
+from clients.tuners.lora_halves import completed, turns
 from fedsim.configuration.schema import Config
 from fedsim.core.layout import VectorLayout
-from fedsim.core.messages import PERSONAL
+from fedsim.core.messages import PERSONAL, ClientState
 from fedsim.data.config import TaskConfig
 from fedsim.data.metrics import compute
 from fedsim.display.plots import write_plots
@@ -38,12 +40,17 @@ def write_results(
     about
         Further summary entries: name, method, task, folder, versions.
     """
-    save_prompt(folder.prompt / GLOBAL_PROMPT, result.state.vector_F, result.layout, config, prepared.data.task)
+    save_prompt(
+        folder.prompt / GLOBAL_PROMPT,
+        result.state.vector_F,
+        result.layout,
+        config,
+        prepared.data.task,
+        constants=prepared.spec.tuner.constants,
+    )
     owners = [state for state in result.personal if PERSONAL in state.arrays and state.arrays[PERSONAL].size]
     if owners:
-        full = VectorLayout.full(result.layout.geometry, result.layout.head_shapes)
-        rows = np.stack([state.arrays[PERSONAL] for state in owners])
-        layers = full.local(result.choice.layers).layers
+        layers, rows = _personal(config, prepared, result, owners)
         save_personal_prompts(folder.prompt / PERSONAL_PROMPTS, [state.client for state in owners], rows, layers)
     # From the records: a resumed run chose its layers in an earlier part.
     chosen = folder.events("layers")[-1]
@@ -69,6 +76,23 @@ def write_results(
     return summary
 
 
+def _personal(
+    config: Config, prepared: Prepared, result: Result, owners: list[ClientState]
+) -> tuple[list[int], np.ndarray]:
+    """Return the layers of which clients keep something, and every client's numbers [N, M] of these, whole."""
+    full = VectorLayout.full(result.layout.geometry, result.layout.head_shapes)
+    parts = Parts.of(full, result.choice.layers, prepared.spec.training.keep_local, prepared.spec.tuner)
+    kept = parts.personal.layers
+    rows = []
+    for state in owners:
+        vector_A = parts.assemble(np.asarray(result.state.vector_F), state.arrays[PERSONAL])
+        tuned_LX, _ = parts.trained.split(vector_A)
+        own_LX = np.stack([row for layer, row in zip(parts.trained.layers, tuned_LX, strict=True) if layer in kept])
+        own = VectorLayout(full.geometry, kept)
+        rows.append(completed(config.tuner, own, own_LX, config.seed, {})[1].reshape(-1))
+    return list(kept), np.stack(rows)
+
+
 def class_names(task: TaskConfig) -> tuple[str, ...]:
     """Return display names of the classes: their labels, with the label word added if the label is a number."""
     words = task.label_words or ("",) * len(task.labels)
@@ -88,7 +112,8 @@ def _is_number(label: str) -> bool:
 
 
 def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[str, Any]) -> dict[str, Any]:
-    totals = result.totals
+    totals, layout = result.totals, result.layout
+    in_turn = [layout.holding(arrays) for arrays in turns(config.tuner, layout.geometry)]
     metric = prepared.data.task.metric
     personalised = math.nan if result.personalised is None else compute(metric, result.personalised.confusion_CC)
     best_personalised, best_personalised_round = better(
@@ -112,9 +137,10 @@ def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[st
         "clients": config.partition.population,
         "layers": list(result.choice.layers),
         **{key: chosen.get(key) for key in ("share", "share_rule", "share_cost")},
-        "num_layers": result.layout.geometry.num_layers,
-        "exchanged_parameters": result.layout.size,
-        "transferred_parameters": result.layout.tuned_size,
+        "num_layers": layout.geometry.num_layers,
+        "exchanged_parameters": layout.size,
+        # What a client sends in a round; where rounds send one half in turn, the mean.
+        "transferred_parameters": statistics.mean(part.tuned_size for part in in_turn or [layout]),
         "client_updates": totals.client_updates,
         "client_steps": totals.client_steps,
         "client_tokens": totals.client_tokens,

@@ -60,6 +60,8 @@ class BestState:
             with writing(path):
                 path.unlink(missing_ok=True)
         elif self._round != self._written:
-            layout = self._federation.workers[0].full.exchanged(self._federation.choice.layers)
-            save_prompt(path, vector_F, layout, run.config, run.prepared.data.task, self._round)
+            full, layers = self._federation.workers[0].full, self._federation.choice.layers
+            layout = run.prepared.spec.exchanged(full, layers)
+            constants = run.prepared.spec.tuner.constants
+            save_prompt(path, vector_F, layout, run.config, run.prepared.data.task, self._round, constants)
             self._written = self._round

@@ -67,7 +67,7 @@ class Federation:
         self.whole = False
         if self._choice is None:
             self._choice = self._choose_layers(full, checkpoint)
-        self._start_server(full.exchanged(self._choice.layers), checkpoint)
+        self._start_server(full, self._choice.layers, checkpoint)
         if self.fuse is None:
             self._share_passes(checkpoint)
         self.whole = True
@@ -98,12 +98,13 @@ class Federation:
         run.folder.event("layers", **choice.record())
         return choice
 
-    def _start_server(self, layout: VectorLayout, checkpoint: Checkpoint | None) -> None:
+    def _start_server(self, full: VectorLayout, layers: tuple[int, ...], checkpoint: Checkpoint | None) -> None:
         config, server, spec = self._run.config, self._run.executor.server, self._run.prepared.spec
+        layout, turns = spec.exchanged(full, layers), spec.turns(full, layers)
         vector_F = spec.initial_vector(layout).astype(config.model.exchange_dtype)
         sample_rate = config.sampling.clients_per_round / config.partition.population
         weight = population_weight(config.server.weighting, self._run.draw.sizes_N)
-        server.start(config.method, vector_F, layout.layers, sample_rate, weight, config.rule)
+        server.start(config.method, vector_F, layout.layers, sample_rate, weight, config.rule, turns)
         if checkpoint is not None:
             server.load_arrays(checkpoint.server)
             self.clients.restore(checkpoint.clients, self._run.executor)

@@ -83,10 +83,11 @@ def _result(run: RunContext, federation: Federation, journal: Journal, stop: Sto
     run.progress.start_phase("personalised evaluation")
     personalised = journal.personalised()
     (state,) = run.executor.get([federation.state])
-    personal = federation.client_states() if run.config.layers.unselected == "local" else []
+    spec = run.prepared.spec
+    personal = federation.client_states() if spec.training.keep_local or spec.training.keep_half else []
     return Result(
         choice=federation.choice,
-        layout=federation.workers[0].full.exchanged(federation.choice.layers),
+        layout=spec.exchanged(federation.workers[0].full, federation.choice.layers),
         state=state,
         rounds=federation.round,
         stopped=stop.stopped,

@@ -24,7 +24,9 @@ from fedsim.planning.model_shape import model_shape
 from partitions.base import partition
 
 if TYPE_CHECKING:
+    from clients.backbone.loading import SharedWeights
     from clients.spec import AnalysisSpec, TrainingSpec, WorkerSpec
+    from clients.tuners.tuner import Tuner
     from fedsim.executors.base import Executor
 
 
@@ -163,7 +165,6 @@ def _begin(executor: Executor, config: Config, data: PartitionedData, location: 
 def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]) -> Prepared:
     from clients.backbone.loading import load_shared_weights, load_tokenizer
     from clients.spec import WorkerSpec
-    from clients.tuners.make import make_tuner
     from clients.tuners.words import WordVectors
     from fedsim.data.tokenize import label_word_ids, tokenize
     from fedsim.data.vocabulary import Vocabulary, check_label_words, fitted
@@ -188,7 +189,7 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
     spec = WorkerSpec(
         weights=weights,
         model=config.model,
-        tuner=make_tuner(config.tuner, config.prompt, weights.family).knowing(words, config.seed),
+        tuner=_tuner(config, weights).knowing(words, config.seed),
         num_classes=len(data.task.labels),
         label_word_ids_C=words_C,
         training=training_spec(config, len(train)),
@@ -199,6 +200,18 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
         start=load_start(config, weights),
     )
     return Prepared(data, spec, _contents(spec))
+
+
+def _tuner(config: Config, weights: SharedWeights) -> Tuner:
+    from clients.tuners.make import make_tuner
+    from clients.tuners.prompt_mixture import PromptMixtureTuner
+    from fedsim.prompts.source_prompts import load_sources
+
+    tuner = make_tuner(config.tuner, config.prompt, weights.family, config.seed)
+    if isinstance(tuner, PromptMixtureTuner) and config.tuner.sources:
+        hidden_size = weights.family.config(json.loads(weights.config_json)).hidden_size
+        return tuner.with_sources(load_sources(config.tuner, hidden_size))
+    return tuner
 
 
 def training_spec(config: Config, num_examples: int) -> TrainingSpec:
@@ -214,6 +227,7 @@ def training_spec(config: Config, num_examples: int) -> TrainingSpec:
         uniform_weights=config.server.weighting == "uniform",
         singles=method.singles(robust=config.server.aggregation != "mean"),
         keep_local=config.layers.unselected == "local",
+        keep_half=config.tuner.exchange != "both",
         seed=config.seed,
         attack=config.attacker,
         attackers=attackers(config.attack, config.partition.population, config.seed),
@@ -286,6 +300,8 @@ def _contents(spec: WorkerSpec) -> dict[str, str]:
     }
     if spec.label_word_ids_C is not None:
         contents["label_words"] = _hash(spec.label_word_ids_C)
+    if spec.tuner.constants:
+        contents["constants"] = _hash(*spec.tuner.constants.values())
     if spec.start is not None:
         contents["start"] = spec.start.fingerprint()
     return contents

@@ -108,7 +108,8 @@ CASES: dict[str, Case] = {
     ),
     # -- tuner.kind ----------------------------------------------------------------------------------------------------
     "lora": Case(
-        f"{STATEFUL} tuner.kind=lora prompt= tuner.rank=2 tuner.scaling=standard client.correction=preconditioner",
+        f"{STATEFUL} tuner.kind=lora prompt= tuner.rank=2 tuner.scaling=standard tuner.train=both tuner.exchange=both "
+        "client.correction=preconditioner",
         stop_after=2,
     ),
     "rslora, GPT-2": Case(
@@ -120,6 +121,19 @@ CASES: dict[str, Case] = {
         "tuner.feedforward_targets=[output.dense] client.correction=preconditioner",
         stop_after=2,
     ),
+    "FFA-LoRA, personal layers": Case(
+        "server.kind=fedpeptao tuner.kind=lora prompt= tuner.rank=2 tuner.train=b layers.choose=top layers.share=0.5 "
+        "layers.unselected=local"
+    ),
+    "lora, B frozen": Case("server.kind=fedavg tuner.kind=lora prompt= tuner.rank=2 tuner.train=a"),
+    "RoLoRA": Case(
+        "rounds=3 server.kind=fedavgm tuner.kind=lora prompt= tuner.rank=2 tuner.train=alternate", stop_after=2
+    ),
+    "FedSA-LoRA": Case(
+        "rounds=3 server.kind=fedavg tuner.kind=lora prompt= tuner.rank=2 tuner.exchange=a model.head.kind=classifier",
+        stop_after=2,
+    ),
+    "lora, B travels": Case("server.kind=scaffold tuner.kind=lora prompt= tuner.rank=2 tuner.exchange=b"),
     # -- server.aggregation, attack.kind -------------------------------------------------------------------------------
     "median": Case(
         "server.kind=fedavg server.aggregation=median attack.kind=label_flip attack.clients=3 client.correction=none"

@@ -16,6 +16,7 @@ from clients.training.local_job import LocalJob, Parts, TrainingResult
 from clients.training.local_training import train_clients
 from clients.tuners.initial import initial_vector
 from clients.tuners.make import make_tuner
+from clients.tuners.words import WordVectors
 from clients.worker import ClientWorker, WorkerSpec
 from fedsim.core.method import CORRECTIONS
 from fedsim.core.shards import Shards
@@ -77,7 +78,9 @@ def specification(folder: str | Path, head: HeadConfig | None = None, dtype: str
     return WorkerSpec(
         weights=weights,
         model=config.model,
-        tuner=make_tuner(config.tuner, config.prompt, weights.family),
+        tuner=make_tuner(config.tuner, config.prompt, weights.family, config.seed).knowing(
+            WordVectors(weights, frozenset(), words), config.seed
+        ),
         num_classes=len(LABEL_WORDS),
         label_word_ids_C=words,
         training=training_spec(config, len(table)),
@@ -98,7 +101,9 @@ class Cohort:
 
     def __init__(self, spec: WorkerSpec, layers: tuple[int, ...] = (0, 2), keep_local: bool = False) -> None:
         self.spec, self.worker = spec, ClientWorker(spec)
-        self.parts = Parts.of(self.worker.info().full, layers, keep_local)
+        full = self.worker.info().full
+        layers = layers if len(full.layers) == full.geometry.num_layers else full.layers
+        self.parts = Parts.of(full, layers, keep_local)
 
     def start(self, client: int) -> np.ndarray:
         """Return initial parameters, different for each client, as with personal layers."""

@@ -177,14 +177,15 @@ def test_a_trunk_is_read_from_memory_that_must_not_be_written(recwarn):
 
 
 def test_a_run_has_a_trunk_where_examples_alone_decide_what_enters(folders):
-    def depth(prompted, **keys) -> int:
-        return specification(folders["roberta"], **keys).cached_depth(prompted)
+    def caches(prompted, **keys) -> bool:
+        return specification(folders["roberta"], **keys).caches(prompted)
 
-    assert [depth(layers) for layers in ((0, 1, 2), (1, 2), (2,), ())] == [0, 1, 2, 0]
-    assert depth((2,), client={"dropout": True}) == 0
-    assert depth((2,), layers={"unselected": "local"}) == 0
-    assert depth((2,), model={"trunk_cache": {"dtype": "off"}}) == 0
-    assert depth((2,), model={"trunk_cache": {"dtype": "bfloat16", "memory_mb": 0}}) == 2
+    assert [caches(layers) for layers in ((0, 1, 2), (1, 2), (2,), ())] == [False, True, True, False]
+    assert not caches((2,), client={"dropout": True})
+    assert not caches((2,), layers={"unselected": "local"})
+    assert not caches((2,), model={"trunk_cache": {"dtype": "off"}})
+    assert caches((2,), model={"trunk_cache": {"dtype": "bfloat16", "memory_mb": 0}})
+    assert caches((0,), tuner={"kind": "generated_prompt"})
 
 
 def test_a_visit_has_a_trunk_where_it_sees_all_examples(folders):

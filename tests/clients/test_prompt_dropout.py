@@ -138,7 +138,7 @@ def test_the_trunk_is_kept_and_changes_nothing(folders):
     for cache in ("auto", "off"):
         keys = {"model": {"trunk_cache": {"dtype": cache}}, "prompt": {"dropout": CHANCE}, "client": {"fuse": 2}}
         spec = specification(folders["bert"], head, "float64", layers={"unselected": "none"}, **keys)
-        assert spec.cached_depth((1, 2)) == (1 if cache == "auto" else 0)
+        assert spec.caches((1, 2)) == (cache == "auto")
         worker = ClientWorker(spec)
         size = worker.info().full.exchanged((1, 2)).size
         state = GlobalState(0, (1, 2), np.random.default_rng(0).normal(0.0, 0.3, size))

@@ -16,6 +16,7 @@ from clients.backbone.model import Backbone
 from clients.config import HeadConfig, ModelConfig, PromptConfig
 from clients.tuners.config import TunerConfig
 from clients.tuners.make import make_tuner
+from clients.tuners.words import WordVectors
 from fedsim.core.tokens import TokenBatch
 
 VOCABULARY = 97
@@ -87,7 +88,9 @@ def backbone(
     weights = path if isinstance(path, SharedWeights) else load_shared_weights(config)
     prompt = PromptConfig(length=prompt_length, position_offset=position_offset)
     words = LABEL_WORDS if config.head.kind == "verbalizer" else None
-    made = make_tuner(tuner or TunerConfig(), prompt, weights.family)
+    made = make_tuner(tuner or TunerConfig(), prompt, weights.family).knowing(
+        WordVectors(weights, frozenset(), words), 0
+    )
     return Backbone.build(weights, config, made, len(LABEL_WORDS), words, "cpu")
 
 

@@ -29,6 +29,8 @@ CASES = {
     "tuner.rank": (["tuner.kind=lora"], [], "3"),
     "tuner.alpha": (["tuner.kind=lora"], [], "3"),
     "tuner.scaling": (["tuner.kind=lora"], [], "rslora"),
+    "tuner.train": (["tuner.kind=lora"], [], "b"),
+    "tuner.exchange": (["tuner.kind=lora"], ["tuner.kind=lora", "tuner.train=b"], "a"),
     "tuner.targets": (["tuner.kind=ia3"], [], "[query]"),
     "tuner.feedforward_targets": (["tuner.kind=ia3"], ["tuner.kind=lora"], "[output.dense]"),
     "layers.score": ([], ["layers.choose=top"], "l1"),

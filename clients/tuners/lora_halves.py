@@ -1,0 +1,77 @@
+"""The halves of LoRA: which of A and B are trained, which travel, and what the others are.
+
+Shape suffixes: L layers, X all numbers of a layer that a vector holds, Y those of both halves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from clients.tuners.config import TunerConfig
+from fedsim.core import seeds
+from fedsim.core.layout import LayerArrays, LayerShape, VectorLayout
+
+A, B = "lora_A", "lora_B"
+_HALF = {"a": A, "b": B}
+
+
+def frozen(config: TunerConfig, arrays: Iterable[tuple[str, tuple[int, ...]]]) -> tuple[str, ...]:
+    """Return the names of the arrays that are never trained."""
+    if config.train not in _HALF:
+        return ()
+    return tuple(name for name, _ in arrays if not name.endswith(_HALF[config.train]))
+
+
+def shared(config: TunerConfig, shape: LayerShape) -> tuple[str, ...] | None:
+    """Return the names of the arrays that travel, where devices keep the others; None where all travel."""
+    if config.exchange == "both" or not isinstance(shape, LayerArrays):
+        return None
+    return shape.ending(_HALF[config.exchange])
+
+
+def turns(config: TunerConfig, shape: LayerShape) -> tuple[tuple[str, ...], ...]:
+    """Return the names of the arrays of odd and of even rounds; none where every round trains the same ones."""
+    if config.train != "alternate" or not isinstance(shape, LayerArrays):
+        return ()
+    return shape.ending(B), shape.ending(A)
+
+
+def draw(config: TunerConfig, layer: int, name: str, dims: tuple[int, ...], seed: int) -> np.ndarray:
+    """Draw an array as it is at the start, float32 as in vectors: one half is random, the other zero, so training starts at W.
+
+    The random half is uniform with bound 1 / sqrt(features in), as PEFT draws A: 1 / sqrt(in) for A, 1 / sqrt(rank) for B.
+    It is A, except where A alone is trained, which beside a B of zeros would never move.
+    """
+    if not name.endswith(B if config.train == "a" else A):
+        return np.zeros(dims, np.float32)
+    rng = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, f"lora/{layer}/{name}")
+    bound = 1.0 / math.sqrt(dims[1])
+    return rng.uniform(-bound, bound, dims).astype(np.float32)
+
+
+def completed(
+    config: TunerConfig,
+    layout: VectorLayout,
+    tuned_LX: np.ndarray,
+    seed: int,
+    constants: Mapping[str, np.ndarray],
+) -> tuple[VectorLayout, np.ndarray]:
+    """Return the layout and numbers [L, Y] with both halves; a half that is not in ``layout`` is as at the start."""
+    shape = layout.geometry
+    if not isinstance(shape, LayerArrays) or (layout.arrays is None and not shape.frozen):
+        return layout, tuned_LX
+    held = LayerArrays(
+        shape.num_layers, tuple(array for array in shape.trained if layout.arrays is None or array[0] in layout.arrays)
+    )
+    rows = []
+    for layer, tuned_X in zip(layout.layers, tuned_LX, strict=True):
+        own = held.split(tuned_X)
+        own |= constants
+        both = [own[name] if name in own else draw(config, layer, name, dims, seed) for name, dims in shape.arrays]
+        rows.append(np.concatenate([array.reshape(-1) for array in both]).astype(tuned_LX.dtype))
+    whole = VectorLayout(replace(shape, frozen=()), layout.layers, layout.head_shapes)
+    return whole, np.stack(rows) if rows else np.empty(whole.tuned_shape, tuned_LX.dtype)
