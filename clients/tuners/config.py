@@ -13,9 +13,9 @@ from fedsim.core.uses import Use, Uses
 class TunerConfig(Schema):
     """What is trained in each layer of the frozen model."""
 
-    kind: Literal["prefix", "lora", "ia3"] = "prefix"
-    """prefix (key/value prompts; section ``prompt``), lora (low-rank changes of linear maps; Hu et al. 2022), or ia3 (vectors
-    that scale keys, values and feed-forward; Liu et al. 2022)."""
+    kind: Literal["prefix", "lora", "ia3", "adapter"] = "prefix"
+    """prefix (key/value prompts; section ``prompt``), lora (low-rank changes of linear maps; Hu et al. 2022), ia3 (vectors that
+    scale keys, values and feed-forward; Liu et al. 2022), or adapter (bottlenecks in each layer; Houlsby et al. 2019)."""
     rank: PositiveInt = Field(default=8, le=4096)
     """lora: rank of each change."""
     alpha: PositiveFloat = 16.0
@@ -29,11 +29,16 @@ class TunerConfig(Schema):
     """ia3: those of the targets whose input is scaled, not their output, as in PEFT's ``feedforward_modules``; [] for none. If
     not given, PEFT's choice for the family: the feed-forward's second map, in encoders by a name that attention's output
     projection ends with as well."""
+    bottleneck: PositiveInt = Field(default=64, le=65536)
+    """adapter: width of each bottleneck."""
+    layer_norms: bool = True
+    """adapter: train the norms of each layer too, as the paper does."""
 
     uses: ClassVar[Uses] = {
         **dict.fromkeys(("rank", "alpha", "scaling"), (Use("kind", ("lora",)),)),
         "targets": (Use("kind", ("lora", "ia3")),),
         "feedforward_targets": (Use("kind", ("ia3",)),),
+        **dict.fromkeys(("bottleneck", "layer_norms"), (Use("kind", ("adapter",)),)),
     }
 
     @property

@@ -49,9 +49,14 @@ def _ia3(family: str) -> dict:
     return {"kind": "ia3"}
 
 
+def _adapter(family: str) -> dict:
+    return {"kind": "adapter", "bottleneck": 5}
+
+
 TUNERS = {
     "lora": Kind(_lora),
     "ia3": Kind(_ia3),
+    "adapter": Kind(_adapter, start=1e-3),
 }
 
 kinds = pytest.mark.parametrize("kind", TUNERS)
