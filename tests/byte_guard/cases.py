@@ -120,6 +120,10 @@ CASES: dict[str, Case] = {
         "tuner.feedforward_targets=[output.dense] client.correction=preconditioner",
         stop_after=2,
     ),
+    "adapter": Case(
+        f"{STATEFUL} tuner.kind=adapter prompt= tuner.bottleneck=3 tuner.layer_norms=true client.correction=preconditioner",
+        stop_after=2,
+    ),
     # -- server.aggregation, attack.kind -------------------------------------------------------------------------------
     "median": Case(
         "server.kind=fedavg server.aggregation=median attack.kind=label_flip attack.clients=3 client.correction=none"

@@ -31,6 +31,8 @@ CASES = {
     "tuner.scaling": (["tuner.kind=lora"], [], "rslora"),
     "tuner.targets": (["tuner.kind=ia3"], [], "[query]"),
     "tuner.feedforward_targets": (["tuner.kind=ia3"], ["tuner.kind=lora"], "[output.dense]"),
+    "tuner.bottleneck": (["tuner.kind=adapter"], ["tuner.kind=lora"], "3"),
+    "tuner.layer_norms": (["tuner.kind=adapter"], [], "false"),
     "layers.score": ([], ["layers.choose=top"], "l1"),
     "layers.score_batch_size": ([], ["layers.choose=all"], "3"),
     "layers.score_clients": ([], ["layers.choose=bottom"], "3"),
