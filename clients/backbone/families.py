@@ -57,6 +57,10 @@ class Family:
     """Linear maps of a layer that IA³ scales unless told otherwise, by the ends of their names, as PEFT chooses them."""
     ia3_feedforward: tuple[str, ...] = ("down_proj",)
     """Those of ``ia3_targets`` whose input is scaled."""
+    sublayer_outputs: tuple[str, str] = ("self_attn.o_proj", "mlp.down_proj")
+    """Modules of a layer whose outputs are what attention and the feed-forward add to the residual, dropout included."""
+    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
+    """Norms of a layer over the hidden size: LayerNorm, or RMSNorm in float32 with ``variance_epsilon``."""
     transposed_weights: bool = False
     """Whether the layers' linear maps keep their weights as [in, out], not [out, in]."""
     window: Literal["none", "all", "by layer"] = "none"
@@ -171,6 +175,8 @@ def _encoder(name: str, title: str, transform: Callable[[Any, Tensor], Tensor], 
         lora_targets=("query", "value"),
         ia3_targets=("key", "value", "output.dense"),
         ia3_feedforward=("output.dense",),
+        sublayer_outputs=("attention.output.dropout", "output.dropout"),
+        norms=("attention.output.LayerNorm", "output.LayerNorm"),
     )
 
 
@@ -195,6 +201,8 @@ for _family in (
         lora_targets=("c_attn",),
         ia3_targets=("c_attn", "mlp.c_proj"),
         ia3_feedforward=("mlp.c_proj",),
+        sublayer_outputs=("attn.resid_dropout", "mlp.dropout"),
+        norms=("ln_1", "ln_2"),
         transposed_weights=True,
     ),
     Family("llama", "Llama", "causal_lm"),

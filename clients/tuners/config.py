@@ -12,18 +12,21 @@ from fedsim.core.uses import Use, Uses
 ONE_PLACE = ("soft_prompt", "late_prompt", "generated_prompt", "prompt_mixture")
 """Kinds that train numbers at one place of the model, so that there are no layers to choose."""
 
+_WIDTHS = {"adapter": 64, "late_prompt": 128, "generated_prompt": 16, "prompt_mixture": 100}
+"""Default size of the bottleneck, that of each method's authors."""
+
 
 class TunerConfig(Schema):
     """What is trained in each layer of the frozen model."""
 
-    kind: Literal["prefix", "soft_prompt", "late_prompt", "generated_prompt", "prompt_mixture", "lora", "ia3"] = (
-        "prefix"
-    )
+    kind: Literal[
+        "prefix", "soft_prompt", "late_prompt", "generated_prompt", "prompt_mixture", "lora", "ia3", "adapter"
+    ] = "prefix"
     """What is trained, by where it acts. Before the text: prefix (key/value prompts; section ``prompt``), soft_prompt (input
     embeddings; Lester et al. 2021), late_prompt (LPT: from a middle layer up; Liu, X. et al. 2022), generated_prompt (IDPG:
     made from each text; Wu et al. 2022), prompt_mixture (ATTEMPT: mixed with frozen prompts; Asai et al. 2022). In the layers:
     lora (low-rank changes of linear maps; Hu et al. 2022), ia3 (vectors that scale keys, values and feed-forward; Liu, H. et
-    al. 2022)."""
+    al. 2022), adapter (bottlenecks; Houlsby et al. 2019)."""
     length: int = Field(default=8, gt=0, le=8192)
     """Prompts of section ``tuner``: virtual tokens before each text."""
     start: Literal["vocabulary", "label_words", "random"] = "vocabulary"
@@ -35,8 +38,8 @@ class TunerConfig(Schema):
     """late_prompt: none trains the prompt itself; the others make it from each text: npg from the token that stands for it (the
     first in encoders, the last in decoders), appg and mppg from means or maxima over as many segments as virtual tokens."""
     bottleneck: PositiveInt | None = Field(default=None, le=65536)
-    """late_prompt, generated_prompt, prompt_mixture: size of the bottleneck; if not given that of the authors' code: 128, 16,
-    100."""
+    """adapter, late_prompt with a generator, generated_prompt, prompt_mixture: size of the bottleneck; if not given that of the
+    authors' code: 64, 128, 16, 100."""
     terms: PositiveInt = 16
     """generated_prompt: each map of the generator is a sum of so many Kronecker products; 1 for ordinary maps."""
     sources: tuple[PathText, ...] | None = None
@@ -59,6 +62,8 @@ class TunerConfig(Schema):
     """ia3: those of the targets whose input is scaled, not their output, as in PEFT's ``feedforward_modules``; [] for none. If
     not given, PEFT's choice for the family: the feed-forward's second map, in encoders by a name that attention's output
     projection ends with as well."""
+    layer_norms: bool = True
+    """adapter: train the norms of each layer too, as the paper does."""
 
     train: Literal["both", "a", "b", "alternate"] = "both"
     """lora: which of A and B are trained. b (FFA-LoRA, Sun et al. 2024): all clients have the same random A that never changes
@@ -83,7 +88,7 @@ class TunerConfig(Schema):
         ),
         **dict.fromkeys(("depth", "generator"), (Use("kind", ("late_prompt",)),)),
         "bottleneck": (
-            Use("kind", ("late_prompt", "generated_prompt", "prompt_mixture")),
+            Use("kind", ("adapter", "late_prompt", "generated_prompt", "prompt_mixture")),
             Use("trains_prompt", (False,), by="generator", words="a prompt that is trained itself has none"),
         ),
         "terms": (Use("kind", ("generated_prompt",)),),
@@ -99,7 +104,13 @@ class TunerConfig(Schema):
         ),
         "targets": (Use("kind", ("lora", "ia3")),),
         "feedforward_targets": (Use("kind", ("ia3",)),),
+        "layer_norms": (Use("kind", ("adapter",)),),
     }
+
+    @property
+    def width(self) -> int:
+        """Size of the bottleneck."""
+        return self.bottleneck or _WIDTHS[self.kind]
 
     @property
     def num_sources(self) -> int:

@@ -28,8 +28,6 @@ from fedsim.core import seeds
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import LayerShape, OneLayer, PromptGeometry
 
-BOTTLENECK = 16
-"""Default size of the generator's bottleneck, that of the authors' code."""
 _STD = 0.05
 """Standard deviation of all initial numbers, that of the authors' code."""
 
@@ -56,7 +54,7 @@ class GeneratedPromptTuner(Tuner):
             If the number of terms does not divide the maps.
         """
         size, terms = hidden_size(layers), self.generated.terms
-        rank = self.generated.bottleneck or BOTTLENECK
+        rank = self.generated.width
         for what, number in (("the model's hidden size", size), ("tuner.bottleneck", rank)):
             if number % terms:
                 raise ModelError(

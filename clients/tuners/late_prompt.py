@@ -29,8 +29,6 @@ from fedsim.core.errors import ModelError
 from fedsim.core.layout import LayerShape, OneLayer, PromptGeometry
 
 PROMPT, DOWN, UP = "prompt", "down", "up"
-BOTTLENECK = 128
-"""Default size of the generators' bottleneck, that of the authors' code."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class LatePromptTuner(Tuner):
         size, length = hidden_size(layers), self.late.length
         if self.late.generator == "none":
             return OneLayer(len(layers), ((PROMPT, (length, size)),), layer=depth)
-        rank = self.late.bottleneck or BOTTLENECK
+        rank = self.late.width
         made = length * size if self.late.generator == "npg" else size
         down = ((f"{DOWN}.weight", (rank, size)), (f"{DOWN}.bias", (rank,)))
         up = ((f"{UP}.weight", (made, rank)), (f"{UP}.bias", (made,)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from clients.backbone.families import Family
 from clients.config import PromptConfig
+from clients.tuners.adapter import AdapterTuner
 from clients.tuners.config import TunerConfig
 from clients.tuners.generated_prompt import GeneratedPromptTuner
 from clients.tuners.ia3 import Ia3Tuner
@@ -32,3 +33,5 @@ def make_tuner(tuner: TunerConfig, prompt: PromptConfig, family: Family, seed: i
             return LoraTuner(tuner, family.lora_targets, seed)
         case "ia3":
             return Ia3Tuner(tuner, family.ia3_targets, family.ia3_feedforward)
+        case "adapter":
+            return AdapterTuner(tuner, family.sublayer_outputs, family.norms)

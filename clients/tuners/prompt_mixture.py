@@ -29,8 +29,6 @@ from clients.tuners.words import WordVectors
 from fedsim.core import seeds
 from fedsim.core.layout import LayerShape, OneLayer, PromptGeometry
 
-BOTTLENECK = 100
-"""Default size of the attention's bottleneck, that of the authors' code."""
 _SOURCES = "sources"
 
 
@@ -67,7 +65,7 @@ class PromptMixtureTuner(Tuner):
 
     def shape(self, keys: PromptGeometry, layers: nn.ModuleList) -> OneLayer:
         """Return the sources [K, P, D], ``prompt`` [P, D], ``down`` [R, D], ``up`` [D, R], and a norm's two arrays [D]."""
-        size, rank = hidden_size(layers), self.mixture.bottleneck or BOTTLENECK
+        size, rank = hidden_size(layers), self.mixture.width
         arrays = (
             (_SOURCES, (self.mixture.num_sources, self.mixture.length, size)),
             ("prompt", (self.mixture.length, size)),

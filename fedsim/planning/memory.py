@@ -15,7 +15,7 @@ import numpy as np
 from clients.budget import CONTEXT_BYTES, STEP_VECTORS, tokens_of_pass
 from clients.tuners.lora_halves import shared, turns
 from fedsim.configuration.schema import Config
-from fedsim.core.layout import VectorLayout
+from fedsim.core.layout import LayerShape, VectorLayout
 from fedsim.core.messages import VECTOR
 from fedsim.planning.model_shape import ModelShape
 from fedsim.planning.tuned_shape import tuned_shape
@@ -111,7 +111,7 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
         client_states=min(config.partition.population, config.rounds * cohort) * state_bytes,
         exchanged=exchanged.size * exchange_bytes,
         in_turn=tuple(exchanged.holding(own).size * exchange_bytes for own in turns(config.tuner, full.geometry)),
-        activations=_training_bytes(config, shape, on_gpu) + _evaluation_bytes(config, shape),
+        activations=_training_bytes(config, shape, full.geometry, on_gpu) + _evaluation_bytes(config, shape),
         vectors=_step_bytes(config, trained) * _side_by_side(config),
         on_gpu=on_gpu,
         new_states=cohort * state_bytes,
@@ -185,20 +185,27 @@ def _side_by_side(config: Config) -> int:
     return group if config.client.fuse == "auto" else min(group, config.client.fuse)
 
 
-def _training_bytes(config: Config, shape: ModelShape, on_gpu: bool) -> int:
+def _training_bytes(config: Config, shape: ModelShape, tuned: LayerShape, on_gpu: bool) -> int:
     """Return the activations that a pass keeps for its gradients."""
     examples = _side_by_side(config) * config.client.batch_size
     asked = tokens_of_pass(config.client.micro_batch_tokens, shape.hidden_size, on_gpu=on_gpu)
     tokens = min(asked, examples * config.data.max_length)
     feed_forward = (3 if shape.gated else 2) * shape.feed_forward_size
     numbers = tokens * shape.num_layers * (9 * shape.hidden_size + feed_forward)
-    if config.tuner.kind != "prefix":  # rows grouped by client
-        numbers += tokens * shape.num_layers * shape.hidden_size
+    numbers += tokens * shape.num_layers * _tuner_numbers(config, shape.hidden_size, tuned)
     if config.model.attention == "eager":  # scores and softmax, which other implementations never materialise
         numbers += 5 * tokens * shape.num_layers * shape.num_heads * config.data.max_length // 2
     if config.model.head.kind == "verbalizer" and config.model.head.loss == "vocabulary":
         numbers += 2 * examples * shape.vocab_size
     return numbers * _compute_itemsize(config)
+
+
+def _tuner_numbers(config: Config, hidden_size: int, tuned: LayerShape) -> int:
+    """Return the numbers that a layer's tuner keeps for each token: rows grouped by client, and what bottlenecks hold."""
+    if config.tuner.kind == "adapter":
+        norms = 4 * hidden_size if config.tuner.layer_norms else 0
+        return 2 * (hidden_size + 2 * config.tuner.width) + norms
+    return {"prefix": 0, "ia3": tuned.layer_size}.get(config.tuner.kind, hidden_size)
 
 
 def _evaluation_bytes(config: Config, shape: ModelShape) -> int:

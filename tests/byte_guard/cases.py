@@ -134,6 +134,10 @@ CASES: dict[str, Case] = {
         stop_after=2,
     ),
     "lora, B travels": Case("server.kind=scaffold tuner.kind=lora prompt= tuner.rank=2 tuner.exchange=b"),
+    "adapter": Case(
+        f"{STATEFUL} tuner.kind=adapter prompt= tuner.bottleneck=3 tuner.layer_norms=true client.correction=preconditioner",
+        stop_after=2,
+    ),
     # -- server.aggregation, attack.kind -------------------------------------------------------------------------------
     "median": Case(
         "server.kind=fedavg server.aggregation=median attack.kind=label_flip attack.clients=3 client.correction=none"

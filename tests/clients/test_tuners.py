@@ -49,18 +49,20 @@ def _ia3(family: str) -> dict:
     return {"kind": "ia3"}
 
 
+def _adapter(family: str) -> dict:
+    return {"kind": "adapter", "bottleneck": 5}
+
+
 TUNERS = {
     "lora": Kind(_lora),
     "ia3": Kind(_ia3),
+    "adapter": Kind(_adapter, start=1e-3),
     "soft prompt": Kind(lambda family: {"kind": "soft_prompt", "length": 3}, start=None),
     "late prompt": Kind(lambda family: {"kind": "late_prompt", "length": 3, "depth": 1, "bottleneck": 5}, start=None),
     "late prompt of segments": Kind(
         lambda family: {"kind": "late_prompt", "length": 3, "depth": 2, "bottleneck": 5, "generator": "mppg"},
         start=None,
     ),
-}
-
-TUNERS |= {
     "generated prompt": Kind(lambda family: {"kind": "generated_prompt", "length": 3, "terms": 4}, start=None),
     "prompt mixture": Kind(
         lambda family: {"kind": "prompt_mixture", "length": 3, "bottleneck": 5, "random_sources": 2}, start=None

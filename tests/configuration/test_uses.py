@@ -33,6 +33,8 @@ CASES = {
     "tuner.exchange": (["tuner.kind=lora"], ["tuner.kind=lora", "tuner.train=b"], "a"),
     "tuner.targets": (["tuner.kind=ia3"], [], "[query]"),
     "tuner.feedforward_targets": (["tuner.kind=ia3"], ["tuner.kind=lora"], "[output.dense]"),
+    "tuner.bottleneck": (["tuner.kind=adapter"], ["tuner.kind=lora"], "3"),
+    "tuner.layer_norms": (["tuner.kind=adapter"], [], "false"),
     "layers.score": ([], ["layers.choose=top"], "l1"),
     "layers.score_batch_size": ([], ["layers.choose=all"], "3"),
     "layers.score_clients": ([], ["layers.choose=bottom"], "3"),

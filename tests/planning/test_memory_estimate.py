@@ -44,6 +44,8 @@ CONFIGS = {
     "as it is": {},
     "float64": {"model": {"dtype": "float64"}},
     "personal prompts and moments": {"layers": {"unselected": "local"}, "client": {"optimizer": {"moments": "keep"}}},
+    "adapters, some personal": {"tuner": {"kind": "adapter", "bottleneck": 3}, "layers": {"unselected": "local"}},
+    "ia3": {"tuner": {"kind": "ia3"}},
     "classifier without control": {"model": {"head": {"kind": "classifier"}}, "server": {"kind": "fedavg"}},
 }
 
