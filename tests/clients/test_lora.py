@@ -10,7 +10,7 @@ import torch
 from cohorts import ARRAYS, Cohort, assert_same, poolings, specification
 from peft import LoraConfig, get_peft_model
 from test_packing import LENGTHS, OWNERS, SHUFFLED, texts
-from tiny_models import CONFIGS, backbone, batch, same_at_tokens, save, tiny_model
+from tiny_models import CONFIGS, backbone, batch, families, same_at_tokens, save, tiny_model
 
 from clients.backbone.families import FAMILIES
 from clients.backbone.frozen_states import compute_states
@@ -21,7 +21,6 @@ from clients.tuners.config import TunerConfig
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import LayerArrays
 
-families = pytest.mark.parametrize("family", CONFIGS)
 LORA = TunerConfig(kind="lora", rank=3, alpha=5.0)
 FEED_FORWARD = {"bert": "output.dense", "gpt2": "c_proj", "llama": "down_proj"}
 

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+from functools import cache
 
 import pyarrow.parquet as pq
 import pytest
-from support import make_tiny
+from support import make_tiny, sweep
 
 import fedsim
 
@@ -35,7 +36,7 @@ METHODS = {
         "client": {"dropout": True, "optimizer": {"kind": "adamw_published", "moments": "keep"}},
     },
 }
-ACTORS = {"fedpeptao": 3, "no correction": 1, "robust, attacked": 2, "lora": 2, "published": 2}
+ACTORS = {"fedpeptao": 3, "no correction": 1, "robust, attacked": 2, "lora": 2, "published": 1}
 """Two and more take clients' states and rows of a robust rule from one process to another."""
 
 
@@ -47,15 +48,16 @@ def run(make, path, **changes):
 
 @pytest.fixture(scope="module")
 def local_results(tmp_path_factory):
+    """Return a function that gives the files and the summary of a method's run in this process, done once."""
     folder = tmp_path_factory.mktemp("local")
-    return {name: run(make_tiny, folder / name, executor="local", **method) for name, method in METHODS.items()}
+    return cache(lambda name: run(make_tiny, folder / name, executor="local", **METHODS[name]))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", sweep(METHODS, METHODS.keys() - {"no correction"}))
 def test_actors_give_the_same_bits(session_ray, tiny_config, local_results, tmp_path, method):
     ray_config = {"address": "auto", "actors": ACTORS[method]}
     files, summary = run(tiny_config, tmp_path / "run", executor="ray", ray=ray_config, **METHODS[method])
-    expected_files, expected = local_results[method]
+    expected_files, expected = local_results(method)
     assert files == expected_files
     personal = {"personal.safetensors"} if "layers" in METHODS[method] else set()
     assert set(files) == {"global.safetensors", "best.safetensors"} | personal
@@ -75,7 +77,7 @@ def test_actors_give_the_same_bits(session_ray, tiny_config, local_results, tmp_
 def test_a_repeat_gives_the_same_bits_and_another_seed_does_not(tiny_config, local_results, tmp_path):
     again, _ = run(tiny_config, tmp_path / "again", executor="local", **METHODS["fedpeptao"])
     other, _ = run(tiny_config, tmp_path / "other", executor="local", seed=1, **METHODS["fedpeptao"])
-    assert again == local_results["fedpeptao"][0] != other
+    assert again == local_results("fedpeptao")[0] != other
 
 
 def test_what_a_run_leaves_behind(tiny_config, tmp_path):
