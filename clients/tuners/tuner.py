@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from clients.tuners.client_rows import PackedRows, PaddedRows
+from clients.tuners.words import vector_word
 from fedsim.core.layout import LayerShape, PromptGeometry
 
 
@@ -26,6 +27,11 @@ class Tuner(ABC):
     """Positions before the text that the tuner takes."""
     dropout: float = 0.0
     """Chance that a trained number is zero in a training step; see :mod:`clients.tuners.prompt_dropout`."""
+
+    @property
+    def described(self) -> str:
+        """What it trains in a layer, in words."""
+        return vector_word(self.kind)
 
     @abstractmethod
     def shape(self, keys: PromptGeometry, layers: nn.ModuleList) -> LayerShape:

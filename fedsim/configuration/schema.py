@@ -13,6 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, SerializeA
 
 from clients.config import AttackConfig, ClientConfig, ModelConfig, PromptConfig
 from clients.tuners.config import TunerConfig
+from clients.tuners.words import vector_word
 from fedsim.configuration.combinations import check_combinations
 from fedsim.configuration.errors import Where, sentence
 from fedsim.configuration.given import parse_yaml, place_of, read_yaml, set_key, without_nulls
@@ -169,7 +170,7 @@ class Config(Schema):
     @property
     def traffic(self) -> Traffic:
         """Vectors that a real device would receive and send in a round."""
-        return round_traffic(self.method.corrections, self.client)
+        return round_traffic(self.method.corrections, self.client, vector=vector_word(self.tuner.kind))
 
     @property
     def identity(self) -> str:

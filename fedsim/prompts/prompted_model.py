@@ -45,8 +45,8 @@ def save_prompt(
 
     The file holds the arrays of every exchanged layer, the head's arrays by name, and one JSON text of metadata. A prefix's
     array is ``prompt.LAYER`` of shape [2, kv heads, prompt length, head dim]; those of other tuners are ``KIND.LAYER.NAME``, as
-    in ``lora.0.TARGET.lora_A``, in PEFT's shapes. It does not record where or when the run took place, so equal results are
-    equal files.
+    in ``lora.0.TARGET.lora_A``, in PEFT's shapes. All are float32, also those of a run that computed in float64. The file does
+    not record where or when the run took place, so equal results are equal files.
 
     Parameters
     ----------

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from clients.tuners.words import trained_words
 from fedsim.configuration.schema import Config
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import PERSONAL
@@ -87,6 +88,13 @@ def _is_number(label: str) -> bool:
     return True
 
 
+def _trained(config: Config, prepared: Prepared, result: Result) -> str:
+    """Describe what the run trained."""
+    num_layers, layers = result.layout.geometry.num_layers, result.choice.layers
+    trained = range(num_layers) if config.layers.unselected == "local" else layers
+    return trained_words(prepared.spec.tuner.described, trained, num_layers, config.model.head.kind)
+
+
 def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[str, Any]) -> dict[str, Any]:
     totals = result.totals
     metric = prepared.data.task.metric
@@ -112,6 +120,8 @@ def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[st
         "clients": config.partition.population,
         "layers": list(result.choice.layers),
         **{key: chosen.get(key) for key in ("share", "share_rule", "share_cost")},
+        "tuner": config.tuner.kind,
+        "trained": _trained(config, prepared, result),
         "num_layers": result.layout.geometry.num_layers,
         "exchanged_parameters": result.layout.size,
         "transferred_parameters": result.layout.tuned_size,

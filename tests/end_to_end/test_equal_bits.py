@@ -72,6 +72,11 @@ def test_actors_give_the_same_bits(session_ray, tiny_config, local_results, tmp_
     ):
         assert summary[key] == expected[key], key
     assert len(summary["workers"]) == ACTORS[method]
+    if method == "lora":
+        assert (summary["trained"], summary["vectors_down"][0]) == (
+            "LoRA of rank 2 on query, value in all 4 layers",
+            "LoRA matrices",
+        )
 
 
 def test_a_repeat_gives_the_same_bits_and_another_seed_does_not(tiny_config, local_results, tmp_path):
@@ -88,7 +93,7 @@ def test_what_a_run_leaves_behind(tiny_config, tmp_path):
         "global_metric", "best_global_metric", "personalised_metric", "metric_name", "rounds", "layers", "seconds_total",
         "seconds_per_round_median", "client_updates", "client_steps", "bytes_up", "bytes_down", "versions", "seed",
         "config_hash", "best_global_round", "best_personalised_metric", "best_personalised_round", "seconds_published",
-        "transferred_parameters", "vectors_up", "vectors_down",
+        "transferred_parameters", "vectors_up", "vectors_down", "tuner", "trained",
     }  # fmt: skip
     assert needed <= summary.keys()
     rounds = pq.read_table(path / "rounds.parquet").to_pylist()
@@ -98,6 +103,7 @@ def test_what_a_run_leaves_behind(tiny_config, tmp_path):
     assert sum(row["num_steps"] for row in clients) == summary["client_steps"]
     # 2 of 4 layers x {key, value} x 4 virtual tokens x hidden size 64, in float32; up go prompt, gain and steps
     assert summary["exchanged_parameters"] == summary["transferred_parameters"] == 2 * 2 * 4 * 64
+    assert (summary["tuner"], summary["trained"]) == ("prefix", "prefix of 4 tokens in 2 of 4 layers")
     assert (summary["vectors_down"], summary["vectors_up"]) == (["prompt"], ["prompt", "gain", "steps"])
     for key, vectors in (("bytes_down", 1), ("bytes_up", 3)):
         assert {row[key] for row in clients} == {2 * 2 * 4 * 64 * 4 * vectors}
