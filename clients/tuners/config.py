@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
-from fedsim.core.schema import Schema
+from fedsim.core.schema import PathText, Schema
 from fedsim.core.uses import Use, Uses
 
 
@@ -25,7 +25,14 @@ class TunerConfig(Schema):
     """lora: linear maps to change, by the ends of their names within a layer, as in PEFT's ``target_modules``; if not given,
     PEFT's choice for the family: query and value, in GPT-2 c_attn."""
 
-    uses: ClassVar[Uses] = dict.fromkeys(("rank", "alpha", "scaling", "targets"), (Use("kind", ("lora",)),))
+    start_from: PathText | None = None
+    """lora: start from a PEFT LoRA adapter (its folder) or an earlier run (its folder or prompt file) instead of at the
+    frozen model; the head is loaded too if the source has one of the same shape. A prefix starts from ``prompt.start_from``."""
+
+    uses: ClassVar[Uses] = {
+        **dict.fromkeys(("rank", "alpha", "scaling", "targets"), (Use("kind", ("lora",)),)),
+        "start_from": (Use("kind", ("lora",), words="it is a key of lora; a prefix has prompt.start_from"),),
+    }
 
     @field_validator("targets")
     @classmethod

@@ -204,7 +204,13 @@ class Config(Schema):
     def sources(self) -> dict[str, Any]:
         """Dotted keys that locate data and weights or set how they are read; the contents have hashes of their own."""
         reading = [name for name in DataConfig.model_fields if name not in _DATA_ITSELF]
-        keys = ["model.path", "model.package", "prompt.start_from", *(f"data.{name}" for name in reading)]
+        keys = [
+            "model.path",
+            "model.package",
+            "prompt.start_from",
+            "tuner.start_from",
+            *(f"data.{name}" for name in reading),
+        ]
         values = self.model_dump(mode="json", context=EVERY_KEY)
         return {key: values[key.partition(".")[0]][key.partition(".")[2]] for key in keys}
 

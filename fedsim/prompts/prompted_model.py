@@ -65,7 +65,7 @@ def save_prompt(
         "prompt": config.prompt.model_dump(mode="json", exclude={"start_from", "dropout"}, context=EVERY_KEY),
         "max_length": config.data.max_length,
         "task": task.model_dump(mode="json"),
-        "tuner": config.tuner.model_dump(mode="json"),
+        "tuner": config.tuner.model_dump(mode="json", exclude={"start_from"}),
         "geometry": asdict(layout.geometry),  # type: ignore[call-overload]
         "layers": list(layout.layers),
         "head_shapes": [[name, list(shape)] for name, shape in layout.head_shapes],

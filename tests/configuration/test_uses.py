@@ -30,6 +30,7 @@ CASES = {
     "tuner.alpha": (["tuner.kind=lora"], [], "3"),
     "tuner.scaling": (["tuner.kind=lora"], [], "rslora"),
     "tuner.targets": (["tuner.kind=lora"], [], "[query]"),
+    "tuner.start_from": (["tuner.kind=lora"], [], "elsewhere"),
     "layers.score": ([], ["layers.choose=top"], "l1"),
     "layers.score_batch_size": ([], ["layers.choose=all"], "3"),
     "layers.score_clients": ([], ["layers.choose=bottom"], "3"),

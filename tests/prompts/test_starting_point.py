@@ -98,7 +98,7 @@ def test_a_rotary_prompt_starts_a_run_that_numbers_texts_otherwise(tmp_path, fam
     expected = prompt.scores(batch())
     start, _ = starting_point(prompt, prompt.path, position_offset=wanted)
     prompt.backbone = backbone(prompt.model, position_offset=wanted)
-    prompt.vector_F = start.prompt_LKHPD.reshape(-1)
+    prompt.vector_F = start.tuned_LX.reshape(-1)
     torch.testing.assert_close(prompt.scores(batch()), expected, **TURNED)
 
 
