@@ -4,7 +4,7 @@
         [--json FILE]
 
 FOLDER holds SST-2 as train.jsonl and validation.jsonl, for MiniLM; the tiny model needs none. All sides train the same clients
-on the same mini-batches and end with the same numbers, which is checked; the bare loop of each kind is in ``benchmarks/kinds.py``.
+on the same mini-batches and end with the same numbers, which is checked; ``benchmarks/kinds.py`` holds the bare loop of each.
 Two processes with one thread each share the clients, except for the bare loop with two threads. ``roofline`` is the
 matrix-multiply work that the mathematics needs (no padding, no layer below the lowest tuned one where it is cached, no gradient
 of a frozen weight) over what the same processes reach in large float32 matrix products.
