@@ -5,16 +5,19 @@ JOBS   ?= 2
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test bytes lint types clean help
+.PHONY: run test test-wide bytes lint types clean help
 
 help:  ## Show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 run: $(STAMP)  ## Set up and run the quickstart: FedPepTAO over 100 non-IID clients, offline
 	$(BIN)/python -m fedsim run configs/quickstart.yaml
 
 test: $(STAMP)  ## Set up and run the tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+test-wide: $(STAMP)  ## Run the sweeps that `make test` leaves out: more cases of the same laws
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m wide
 
 bytes: $(STAMP)  ## Put on record anew what bytes small runs end with (say in the commit why they change)
 	$(BIN)/python -m tests.byte_guard --remake

@@ -41,7 +41,8 @@ def needed_flops(
     cached
         Whether that layer's input is cached.
     low_rank
-        Numbers in the matrices of LoRA in a layer: each is used in two products forward and in four backward per token.
+        Trained numbers in a layer that multiply tokens, as LoRA's matrices do: each is used in two products forward and in
+        four backward per token.
     one_read
         Whether the head reads one token per example: in the top layer all others need only keys and values.
     """

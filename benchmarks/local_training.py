@@ -1,10 +1,10 @@
 """Local training by a bare PyTorch loop and by fedsim: one by one, fused, with partial prompts, from cached states.
 
-    python -m benchmarks.local_training --data FOLDER [--tuner prefix] [--models tiny,minilm] [--clients 10] [--runs 5]
+    python -m benchmarks.local_training --data FOLDER [--tuner KIND] [--models tiny,minilm] [--clients 10] [--runs 5]
         [--json FILE]
 
 FOLDER holds SST-2 as train.jsonl and validation.jsonl, for MiniLM; the tiny model needs none. All sides train the same clients
-on the same mini-batches and end with the same numbers, which is checked; the bare loop adds LoRA's products in forward hooks.
+on the same mini-batches and end with the same numbers, which is checked; ``benchmarks/kinds.py`` holds the bare loop of each.
 Two processes with one thread each share the clients, except for the bare loop with two threads. ``roofline`` is the
 matrix-multiply work that the mathematics needs (no padding, no layer below the lowest tuned one where it is cached, no gradient
 of a frozen weight) over what the same processes reach in large float32 matrix products.
@@ -29,10 +29,10 @@ import numpy as np
 import typer
 
 from benchmarks.flops import Shape, needed_flops
+from benchmarks.kinds import kind_of, overrides
+from benchmarks.kinds import names as names_of_kinds
 from benchmarks.measure import RUNS, Row, compare, in_turn, present
 from fedsim.configuration.schema import Config, read_config
-from fedsim.planning.model_shape import model_shape
-from fedsim.planning.tuned_shape import tuned_shape
 
 ROOT = Path(__file__).resolve().parents[1]
 _COMMON = (
@@ -42,11 +42,6 @@ _COMMON = (
     "client.batch_size=8",
     "client.threads=1",
 )
-# LoRA: a step at which rounding does not grow beyond what the check allows; a step takes as long at any size.
-_TUNERS = {
-    "prefix": (),
-    "lora": ("tuner.kind=lora", "tuner.rank=8", "prompt=", "client.optimizer.lr=0.001", "client.optimizer.eps=1e-5"),
-}
 _PROCESSES = 2
 
 
@@ -77,9 +72,9 @@ SIDES = (
 def configs(names: list[str], data: Path | None, tuner: str) -> dict[str, Config]:
     """Return the config of each model."""
     found: dict[str, Config] = {}
-    if tuner not in _TUNERS:
-        raise typer.BadParameter(f"--tuner {tuner} is not one of {', '.join(_TUNERS)}")
-    common = (*_COMMON, *_TUNERS[tuner])
+    if tuner not in names_of_kinds():
+        raise typer.BadParameter(f"--tuner {tuner} is not one of {', '.join(names_of_kinds())}")
+    common = (*_COMMON, *overrides(tuner), *kind_of(tuner).same)
     if "tiny" in names:
         found["tiny"] = read_config(ROOT / "configs/quickstart.yaml", [*common, "model.head.kind=classifier"])
     if "minilm" in names:
@@ -98,13 +93,14 @@ class Share:
     def __init__(self, folder: str, clients: list[int]) -> None:
         import torch
 
-        from benchmarks.peers.work import PlainClients, Work
+        from benchmarks.peers.work import Work
         from fedsim.core.messages import GlobalState
 
         self._torch = torch
         work = Work.load(Path(folder))
         self._clients = clients
-        self._plain = {upper: PlainClients(_with_layers(work, upper)) for upper in (False, True)}
+        loop = kind_of(work.tuner.kind).loop
+        self._plain = {upper: loop(_with_layers(work, upper)) for upper in (False, True)}
         self._workers = {cached: _worker(folder, cached) for cached in (False, True)}
         full = self._workers[False].info().full
         rng = np.random.default_rng(0)
@@ -257,7 +253,7 @@ def measure(name: str, config: Config, clients: int, runs: int) -> list[Row]:
 def _check_same(results: dict[str, np.ndarray]) -> None:
     """Raise unless all sides did the same work."""
     for upper in (False, True):
-        same = [results[side.name] for side in SIDES if side.upper is upper]
+        same = [results[side.name] for side in SIDES if side.upper is upper and side.name in results]
         for other in same[1:]:
             distance = np.linalg.norm(other - same[0]) / np.linalg.norm(same[0])
             if not distance < 1e-4:
@@ -268,8 +264,7 @@ def work_flops(config: Config, spec: Any, clients: list[int], side: Side) -> flo
     """Return the matrix-multiply operations that the mathematics of the work needs."""
     import json
 
-    values, model = json.loads(spec.weights.config_json), model_shape(config.model)
-    assert model is not None
+    values = json.loads(spec.weights.config_json)
     shape = Shape(values["hidden_size"], values["intermediate_size"], values["num_hidden_layers"])
     lengths_N = np.concatenate([spec.train.lengths_N[spec.shards.train(client)] for client in clients])
     return (config.client.epochs or 1) * needed_flops(
@@ -278,14 +273,14 @@ def work_flops(config: Config, spec: Any, clients: list[int], side: Side) -> flo
         config.prompt.length if config.tuner.kind == "prefix" else 0,
         min(_layers(shape.layers, side.upper)),
         cached=side.cached,
-        low_rank=tuned_shape(config, model).layer_size if config.tuner.kind == "lora" else 0,
+        low_rank=kind_of(config.tuner.kind).numbers_per_token(config),
         one_read=config.model.head.pooling != "mean",
     )
 
 
 def main(
     data: Annotated[Path | None, typer.Option(help="SST-2: a folder with train.jsonl and validation.jsonl.")] = None,
-    tuner: Annotated[str, typer.Option(help="What is trained: prefix or lora (rank 8 on query and value).")] = "prefix",
+    tuner: Annotated[str, typer.Option(help="What is trained: a tuner.kind, such as lora (rank 8).")] = "prefix",
     models: Annotated[str, typer.Option(help="tiny, minilm, or both, with a comma.")] = "tiny,minilm",
     clients: Annotated[int, typer.Option(help="Clients that train.", min=4)] = 10,
     runs: Annotated[int, typer.Option(help="Measurements of each side.", min=1)] = RUNS,

@@ -66,7 +66,7 @@ def run(study: str, work: Work) -> dict[str, Any]:
         config = read_config(work.config, [*work.base, *work.overrides, f"output={scratch}/run"])
         summary = fedsim.run(config, console=Console(file=nowhere), progress=False)
         events = [json.loads(line) for line in Path(scratch, "run/metrics.jsonl").read_text().splitlines()]
-    losses = [event["global_loss"] for event in events if event.get("global_loss") is not None]
+    evaluated = [event for event in events if event.get("global_loss") is not None]
     return {
         "benchmark": study,
         **work.fields,
@@ -76,7 +76,9 @@ def run(study: str, work: Work) -> dict[str, Any]:
         "ratio_to": None,
         "runs": 1,
         "start": summary["first_global_metric"],
-        "loss": losses[-1],
+        "loss": evaluated[-1]["global_loss"],
+        "course": [summary["first_global_metric"], *(e["global_metric"] for e in evaluated if e["event"] == "round")],
+        "parameters": summary["exchanged_parameters"],
         "personalised": summary["personalised_metric"],
         "layers": summary["layers"],
         "megabytes_up": summary["bytes_up"] / 1e6,

@@ -22,30 +22,27 @@ from hypothesis import HealthCheck, settings
 from support import ROOT, SHARDS, UPPER, make_tiny
 
 # How long an example takes says something of the machine, nothing of the code.
-settings.register_profile("fedsim", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fedsim", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fedsim")
 
 BEFORE_RAY = ("test_cli.py", "doctor/test_doctor.py", "planning/test_planning.py")
 """Files with a test that a process which has joined a Ray cannot do."""
 LONG = (
-    "faults/test_lost_node.py",
-    "end_to_end/test_job_submit.py",
-    "parity/test_run_golden.py",
     "faults/test_resume.py",
+    "end_to_end/test_job_submit.py",
+    "faults/test_lost_node.py",
     "test_byte_guard.py",
-    "clusters/test_slurm.py",
+    "records/test_remote.py",
+    "parity/test_run_golden.py",
     "faults/test_start.py",
-    "test_destination.py",
+    "clusters/test_slurm.py",
     "end_to_end/test_own_data_and_models.py",
-    "clients/test_compiling.py",
-    "server/test_convergence.py",
+    "configuration/test_uses.py",
     "clients/test_packing.py",
-    "clients/test_trunk.py",
-    "clients/test_corrections.py",
-    "clients/test_fused.py",
-    "test_starting_point.py",
-    "server/test_gradient_descent.py",
-    "test_imports.py",
+    "simulation/test_run.py",
+    "simulation/test_recovery.py",
+    "server/test_convergence.py",
+    "test_cli.py",
 )
 """Files that take more than ten seconds, the longest first: begun late, they would keep one process busy at the end."""
 
@@ -57,8 +54,15 @@ def group(node: str) -> str:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Put the groups into the order in which they are to begin."""
+def pytest_collection_modifyitems(config, items):
+    """Put the groups into the order in which they are to begin; refuse a test that only ``make test-wide`` would run."""
+    if not any("::" in argument for argument in config.args):
+        functions = {(item.path, item.originalname) for item in items if isinstance(item, pytest.Function)}
+        kept = {(item.path, item.originalname) for item in items if not item.get_closest_marker("wide")}
+        if lost := sorted(f"{path.name}::{name}" for path, name in functions - kept):
+            raise pytest.UsageError(
+                f"all cases of {', '.join(lost)} are marked wide; leave the essential ones unmarked"
+            )
     places = {name: place for place, name in enumerate((*BEFORE_RAY, "ray", *LONG))}
     groups = {item.path: group(item.path.relative_to(ROOT).as_posix()) for item in items}
     items.sort(key=lambda item: places.get(groups[item.path], len(places)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,17 @@ UPPER = {"layers": {"choose": "fixed", "fixed": [2, 3], "unselected": "none"}, "
 """Prompts in the upper layers, so that there are frozen layers to cache, and two groups a round."""
 SHARDS = {"evaluation": {"shard_size": 20}}
 """Three calls to an evaluation."""
+
+
+def sweep(cases: Iterable[Any], essential: Collection[Any]) -> list[Any]:
+    """Return the cases of a parametrisation; those that are not essential wait for ``make test-wide``."""
+    import pytest
+
+    found = []
+    for case in cases:
+        values = case if isinstance(case, tuple) else (case,)
+        found.append(pytest.param(*values, marks=() if case in essential else pytest.mark.wide))
+    return found
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

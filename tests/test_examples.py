@@ -28,11 +28,7 @@ from fedsim.prompts.prompted_model import GLOBAL_PROMPT
 from partitions import PARTITIONERS, partition
 
 EXAMPLES = {path.stem: path for path in sorted((ROOT / "examples").glob("my_*.py"))}
-PLACES = {
-    "local": {"executor": "local"},
-    "one actor": {"ray": {"address": "auto", "actors": 1}},
-    "three actors": {"ray": {"address": "auto", "actors": 3}},
-}
+PLACES = {"local": {"executor": "local"}, "two actors": {"ray": {"address": "auto", "actors": 2}}}
 # fuse is given: a trial could settle it differently in two runs, and so change last bits.
 PLAIN = {"layers": {"choose": "fixed", "fixed": [2, 3]}, "client": {"fuse": 2}, "server": {"kind": "fedavg"}}
 ATTACKED = merged(PLAIN, {"attack": {"kind": "sign_flip", "clients": 4}, "server": {"aggregation": "median"}})
@@ -81,7 +77,7 @@ def test_each_example_is_tried():
 
 
 @pytest.mark.parametrize(("without", "names"), TOGETHER, ids=lambda value: "-".join(value) if len(value) < 4 else "")
-def test_the_same_bytes_in_this_process_and_on_one_and_three_actors(session_ray, tmp_path, without, names):
+def test_the_same_bytes_in_this_process_and_on_two_actors(session_ray, tmp_path, without, names):
     values = without
     for name in names:
         values = merged(values, USES[name])
@@ -167,7 +163,7 @@ def test_what_is_typed_at_a_prompt_runs_on_actors_too(session_ray, typed, tmp_pa
     of_files = merged(PLAIN, merged(USES["my_server_optimizer"], USES["my_correction"]))
     changes = {"server": {"kind": "typed_server_optimizer"}, "client": {"correction": "typed_correction"}}
     params = {"params": {"typed_correction": of_files["params"]["my_correction"]}}
-    at_prompt = {**merged(of_files, changes), **params, **PLACES["one actor"]}
+    at_prompt = {**merged(of_files, changes), **params, "ray": {"address": "auto", "actors": 1}}
     assert run(tmp_path / "typed", at_prompt) == run(tmp_path / "files", of_files, executor="local")
     assert "__main__" in fedsim.load_run(tmp_path / "typed").summary["plugins"]
 

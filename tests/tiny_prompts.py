@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from support import make_tiny
 
 sys.path.append(str(Path(__file__).parent / "clients"))
-from tiny_models import CONFIGS, LABEL_WORDS, PROMPT_LENGTH, backbone, batch, save, tiny_model
+from tiny_models import CONFIGS, LABEL_WORDS, PROMPT_LENGTH, backbone, batch, families, save, tiny_model
 
 from clients.backbone.families import FAMILIES
 from clients.config import HeadConfig
@@ -23,7 +23,7 @@ from fedsim.core.layout import VectorLayout
 from fedsim.data.config import TaskConfig
 from fedsim.prompts.prompted_model import save_personal_prompts, save_prompt
 
-__all__ = ["CONFIGS", "LABEL_WORDS", "PROMPT_LENGTH", "backbone", "batch", "save", "tiny_model"]
+__all__ = ["CONFIGS", "LABEL_WORDS", "PROMPT_LENGTH", "backbone", "batch", "families", "save", "tiny_model"]
 
 ALL_LAYERS = (0, 1, 2)
 ROTARY = ("llama", "mistral", "qwen2", "qwen3")

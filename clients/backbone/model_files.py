@@ -114,7 +114,7 @@ class Adapter:
     """Kind and base model of a PEFT adapter, from its ``adapter_config.json``."""
 
     kind: str
-    """For example ``LORA``; a run can start from ``PREFIX_TUNING``."""
+    """For example ``LORA``; a run can start from that and from ``PREFIX_TUNING``."""
     base: str | None
     """Base model."""
 
@@ -127,6 +127,8 @@ class Adapter:
         """Return how a run can use it, phrased to follow "to"."""
         if self.kind == "PREFIX_TUNING":
             return f"start from it, set prompt.start_from={folder}"
+        if self.kind == "LORA":
+            return f"start from it, set tuner.kind=lora and tuner.start_from={folder}"
         return "use it, merge it into the weights (PEFT's merge_and_unload) and save the model"
 
     def instead(self, folder: Path) -> str:

@@ -75,27 +75,28 @@ class TunerConfig(Schema):
     as if it were a personal layer; b: the reverse. The head always travels. The global model then has the other half as
     at the start: look at personalised figures."""
 
+    start_from: PathText | None = None
+    """lora: start from a PEFT LoRA adapter (its folder) or an earlier run (its folder or prompt file) instead of at the
+    frozen model; the head is loaded too if the source has one of the same shape. A prefix starts from ``prompt.start_from``."""
+
     uses: ClassVar[Uses] = {
         "length": (Use("kind", ONE_PLACE),),
         "start": (
             Use("kind", ("soft_prompt", "late_prompt")),
             Use(
-                "trains_prompt",
-                (True,),
-                by="generator",
-                words="it is for a prompt that is trained itself (generator=none)",
+                "made_by", ("none",), by="generator", words="it is for a prompt that is trained itself (generator=none)"
             ),
         ),
         **dict.fromkeys(("depth", "generator"), (Use("kind", ("late_prompt",)),)),
         "bottleneck": (
             Use("kind", ("adapter", "late_prompt", "generated_prompt", "prompt_mixture")),
-            Use("trains_prompt", (False,), by="generator", words="a prompt that is trained itself has none"),
+            Use("generator", ("npg", "appg", "mppg")),
         ),
         "terms": (Use("kind", ("generated_prompt",)),),
         **dict.fromkeys(("sources", "temperature"), (Use("kind", ("prompt_mixture",)),)),
         "random_sources": (
             Use("kind", ("prompt_mixture",)),
-            Use("sources", (None,), words="the sources are those that it names"),
+            Use("sources", (None,), words="it is for sources that are not named"),
         ),
         **dict.fromkeys(("rank", "alpha", "scaling", "train"), (Use("kind", ("lora",)),)),
         "exchange": (
@@ -104,6 +105,7 @@ class TunerConfig(Schema):
         ),
         "targets": (Use("kind", ("lora", "ia3")),),
         "feedforward_targets": (Use("kind", ("ia3",)),),
+        "start_from": (Use("kind", ("lora",), words="it is a key of lora; a prefix has prompt.start_from"),),
         "layer_norms": (Use("kind", ("adapter",)),),
     }
 
@@ -118,9 +120,9 @@ class TunerConfig(Schema):
         return len(self.sources) if self.sources else self.random_sources
 
     @property
-    def trains_prompt(self) -> bool:
-        """Whether virtual tokens are trained themselves, not made from the text."""
-        return self.kind == "soft_prompt" or (self.kind == "late_prompt" and self.generator == "none")
+    def made_by(self) -> str:
+        """Generator of the virtual tokens; none where they are trained themselves."""
+        return "none" if self.kind == "soft_prompt" else self.generator
 
     @property
     def origin(self) -> float:

@@ -45,6 +45,11 @@ class GeneratedPromptTuner(Tuner):
         """Positions that the prompt takes."""
         return self.generated.length
 
+    @property
+    def described(self) -> str:
+        """What it trains, in words."""
+        return f"generator of a prompt of {self.generated.length} tokens"
+
     def shape(self, keys: PromptGeometry, layers: nn.ModuleList) -> OneLayer:
         """Return the generator's arrays: of each map ``left`` [N, N, N], ``right`` [N, out/N, in/N] and ``bias`` [out].
 

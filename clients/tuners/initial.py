@@ -15,7 +15,7 @@ from clients.config import HeadConfig
 from clients.tuners.tuner import Tuner
 from fedsim.core import seeds
 from fedsim.core.errors import ModelError
-from fedsim.core.layout import PromptGeometry, VectorLayout
+from fedsim.core.layout import LayerShape, VectorLayout
 
 InitialVector = Callable[[VectorLayout], np.ndarray]
 """Initial parameters of a layout, float32 of length ``layout.size``."""
@@ -23,28 +23,30 @@ InitialVector = Callable[[VectorLayout], np.ndarray]
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """A non-random starting point (``prompt.start_from``), in the run's own position numbering."""
+    """A non-random starting point (``prompt.start_from``, ``tuner.start_from``), in the run's own position numbering."""
 
     source: str
     """The file or folder, as given by the user."""
-    geometry: PromptGeometry
+    geometry: LayerShape
     layers: tuple[int, ...]
-    """Layers with prompts in the source."""
-    prompt_LKHPD: np.ndarray
-    """float32 prompts of ``layers``."""
+    """Layers with trained numbers in the source."""
+    tuned_LX: np.ndarray
+    """float32 trained numbers of ``layers``."""
     head: dict[str, np.ndarray] = field(default_factory=dict)
     """float32 arrays of the head by name; empty if the source has none."""
+    left_out: tuple[str, ...] = ()
+    """Names of a source's arrays that are not taken over."""
 
     def fingerprint(self) -> str:
         """Return the hexadecimal SHA-256 of all arrays and their layers, independent of their source."""
         digest = hashlib.sha256(f"{self.geometry} {self.layers}".encode())
-        for name, array in (("prompt", self.prompt_LKHPD), *sorted(self.head.items())):
+        for name, array in (("prompt", self.tuned_LX), *sorted(self.head.items())):
             digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
-    def prompt_of(self, layer: int) -> np.ndarray:
-        """Return the prompt of a layer, float32 of shape [2, kv heads, prompt length, head dim].
+    def tuned_of(self, layer: int) -> np.ndarray:
+        """Return the trained numbers of a layer, float32 [X].
 
         Raises
         ------
@@ -57,8 +59,8 @@ class StartingPoint:
                 f"one with a prompt in every layer, or set layers.choose=fixed, layers.fixed={list(self.layers)} and "
                 "layers.unselected=none"
             )
-        prompt_KHPD: np.ndarray = self.prompt_LKHPD[self.layers.index(layer)]
-        return prompt_KHPD
+        tuned_X: np.ndarray = self.tuned_LX[self.layers.index(layer)]
+        return tuned_X
 
     def has_head(self, layout: VectorLayout) -> bool:
         """Whether the layout has a trained head that matches the source's arrays in shape."""
@@ -83,7 +85,7 @@ def initial_vector(
     pieces: list[np.ndarray] = []
     for layer in layout.layers:
         if start is not None:
-            pieces.append(start.prompt_of(layer).reshape(-1))
+            pieces.append(start.tuned_of(layer).reshape(-1))
         else:
             pieces.append(layout.held(tuner.initial(layout.geometry, layer, seed)))
     for name, shape in layout.head_shapes:

@@ -23,7 +23,7 @@ from clients.tuners.linear_maps import hidden_size
 from clients.tuners.moves import take_rows
 from clients.tuners.tuner import Tuner
 from clients.tuners.virtual_tokens import Texts, VirtualTokens
-from clients.tuners.words import WordVectors
+from clients.tuners.word_vectors import WordVectors
 from fedsim.core import seeds
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import LayerShape, OneLayer, PromptGeometry
@@ -44,6 +44,12 @@ class LatePromptTuner(Tuner):
     def room(self) -> int:
         """Positions that the prompt takes in the layers that see it."""
         return self.late.length
+
+    @property
+    def described(self) -> str:
+        """What it trains, in words."""
+        made = "" if self.late.generator == "none" else f" by {self.late.generator.upper()}"
+        return f"late prompt of {self.late.length} tokens{made}"
 
     def shape(self, keys: PromptGeometry, layers: nn.ModuleList) -> OneLayer:
         """Return the array ``prompt`` [P, D], or the generator's weights and biases.

@@ -47,6 +47,12 @@ class LoraTuner(Tuner):
     seed: int = 0
 
     @property
+    def described(self) -> str:
+        """Name the rank and the changed maps."""
+        name = "LoRA" if self.lora.scaling == "standard" else "rsLoRA"
+        return f"{name} of rank {self.lora.rank} on {', '.join(self._targets)}"
+
+    @property
     def scale(self) -> float:
         """Scale of the changes."""
         rank = self.lora.rank

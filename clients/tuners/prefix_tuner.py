@@ -23,6 +23,11 @@ class PrefixTuner(Tuner):
     prompt: PromptConfig
 
     @property
+    def described(self) -> str:
+        """Name the prefix and its length."""
+        return f"prefix of {self.prompt.length} token{'s' if self.prompt.length > 1 else ''}"
+
+    @property
     def offset(self) -> int:  # type: ignore[override]
         """Positions that the prompt takes."""
         return self.prompt.length if self.prompt.position_offset == "paper" else 0

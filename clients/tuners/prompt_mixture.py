@@ -25,7 +25,7 @@ from clients.tuners.late_prompt import pooled_segments
 from clients.tuners.linear_maps import hidden_size
 from clients.tuners.tuner import Tuner
 from clients.tuners.virtual_tokens import Texts, VirtualTokens
-from clients.tuners.words import WordVectors
+from clients.tuners.word_vectors import WordVectors
 from fedsim.core import seeds
 from fedsim.core.layout import LayerShape, OneLayer, PromptGeometry
 
@@ -62,6 +62,11 @@ class PromptMixtureTuner(Tuner):
     def with_sources(self, sources_KPD: np.ndarray) -> PromptMixtureTuner:
         """Return the tuner with trained sources, float32 [K, P, D]."""
         return replace(self, sources_KPD=sources_KPD)
+
+    @property
+    def described(self) -> str:
+        """What it trains, in words."""
+        return f"prompt of {self.mixture.length} tokens mixed with {self.mixture.num_sources} others"
 
     def shape(self, keys: PromptGeometry, layers: nn.ModuleList) -> OneLayer:
         """Return the sources [K, P, D], ``prompt`` [P, D], ``down`` [R, D], ``up`` [D, R], and a norm's two arrays [D]."""

@@ -18,7 +18,7 @@ from clients.tuners.config import TunerConfig
 from clients.tuners.linear_maps import hidden_size
 from clients.tuners.tuner import Tuner
 from clients.tuners.virtual_tokens import Texts, VirtualTokens
-from clients.tuners.words import WordVectors
+from clients.tuners.word_vectors import WordVectors
 from fedsim.core import seeds
 from fedsim.core.layout import LayerShape, OneLayer, PromptGeometry
 
@@ -38,6 +38,11 @@ class SoftPromptTuner(Tuner):
     def offset(self) -> int:  # type: ignore[override]
         """Positions that the prompt takes."""
         return self.soft.length
+
+    @property
+    def described(self) -> str:
+        """What it trains, in words."""
+        return f"soft prompt of {self.soft.length} tokens"
 
     def shape(self, keys: PromptGeometry, layers: nn.ModuleList) -> OneLayer:
         """Return the array ``prompt`` [P, D], at the input of layer 0."""

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from clients.tuners.client_rows import PackedRows, PaddedRows
 from clients.tuners.virtual_tokens import VirtualTokens
-from clients.tuners.words import WordVectors
+from clients.tuners.word_vectors import WordVectors
+from clients.tuners.words import vector_word
 from fedsim.core.layout import LayerShape, PromptGeometry
 
 
@@ -50,6 +51,11 @@ class Tuner(ABC):
     def room(self) -> int:
         """Positions that the tuner needs beside the text."""
         return self.offset
+
+    @property
+    def described(self) -> str:
+        """What it trains in a layer, in words."""
+        return vector_word(self.kind)
 
     @abstractmethod
     def shape(self, keys: PromptGeometry, layers: nn.ModuleList) -> LayerShape:

@@ -1,75 +1,33 @@
-"""Starts of prompts from the model's input embeddings.
+"""What is trained, in words: as plans, tables and summaries name it. No torch here.
 
-Shape suffixes: V vocabulary, W label words, P virtual tokens, D hidden size.
+A kind without a row is named by its own name.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Collection
 
-import numpy as np
-import torch
-
-from fedsim.core import seeds
-from fedsim.core.errors import ModelError
-
-if TYPE_CHECKING:
-    from clients.backbone.loading import SharedWeights
-
-_TABLES = ("word_embeddings.weight", "wte.weight", "embed_tokens.weight")
-"""Ends of the names of the input embeddings."""
+_VECTORS = {"prefix": "prompt", "lora": "LoRA matrices", "ia3": "IA³ vectors", "adapter": "adapters"}
 
 
-@dataclass(frozen=True)
-class WordVectors:
-    """The model's input embeddings, and what a start may be drawn from."""
+def vector_word(kind: str) -> str:
+    """Return the name of the vector that devices and server exchange with a ``tuner.kind``, such as ``prompt``."""
+    return _VECTORS.get(kind, kind.replace("_", " "))
 
-    weights: SharedWeights
-    special_ids: frozenset[int]
-    """Token ids that stand for no word."""
-    label_word_ids_W: np.ndarray | None
-    """int64; token id of each class's word, if the task has such words."""
 
-    def start(
-        self,
-        kind: Literal["vocabulary", "label_words"],
-        length: int,
-        seed: int,
-        stream: str = "soft_prompt/words",
-    ) -> np.ndarray:
-        """Return input embeddings, float64 [P, D].
+def trained_words(tuner: str, trained: Collection[int] | None, num_layers: int, head: str) -> str:
+    """Describe what a run trains, such as ``prefix of 8 tokens in 2 of 4 layers``.
 
-        Parameters
-        ----------
-        kind
-            vocabulary: of different tokens, drawn uniformly; label_words: of the label words, then of drawn tokens.
-        stream
-            Name of the random stream.
-
-        Raises
-        ------
-        ModelError
-            If label words are asked for where there are none.
-        """
-        first: list[int] = []
-        if kind == "label_words":
-            if self.label_word_ids_W is None:
-                raise ModelError(
-                    "tuner.start=label_words needs label words, but with model.head.kind=classifier there are none; set "
-                    "tuner.start=vocabulary, or model.head.kind=verbalizer"
-                )
-            first = list(dict.fromkeys(int(word) for word in self.label_word_ids_W))[:length]
-        table_VD = self._table()
-        rng = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, stream)
-        others = np.setdiff1d(np.arange(len(table_VD)), [*self.special_ids, *first])
-        wanted = length - len(first)
-        drawn = rng.choice(others, wanted, replace=wanted > len(others))
-        return table_VD[[*first, *(int(word) for word in drawn)]].double().numpy()
-
-    def _table(self) -> torch.Tensor:
-        # A tied table is kept once, maybe under the name of the LM head's.
-        names = dict(self.weights.aliases) | {name: name for name in self.weights.arrays}
-        kept = next(names[name] for name in names if name.endswith(_TABLES))
-        table_VD = torch.from_numpy(self.weights.arrays[kept].copy())
-        return table_VD.view(torch.bfloat16) if self.weights.dtype == "bfloat16" else table_VD
+    Parameters
+    ----------
+    tuner
+        :attr:`clients.tuners.tuner.Tuner.described`.
+    trained
+        Layers with trained numbers, exchanged or personal; None where the tuner acts at one place.
+    head
+        ``model.head.kind``: a classifier is trained too.
+    """
+    layers = ""
+    if trained is not None:
+        layers = f" in {'all' if len(trained) == num_layers else f'{len(trained)} of'} {num_layers} layers"
+    return f"{tuner}{layers}{', and a classifier' if head == 'classifier' else ''}"

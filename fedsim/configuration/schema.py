@@ -13,6 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, SerializeA
 
 from clients.config import AttackConfig, ClientConfig, ModelConfig, PromptConfig
 from clients.tuners.config import ONE_PLACE, TunerConfig
+from clients.tuners.words import vector_word
 from fedsim.configuration.combinations import check_combinations
 from fedsim.configuration.errors import Where, sentence
 from fedsim.configuration.given import parse_yaml, place_of, read_yaml, set_key, without_nulls
@@ -105,7 +106,7 @@ class Config(Schema):
             Use(
                 "tuner.kind",
                 test=lambda kind: kind not in ONE_PLACE,
-                words="it trains numbers at one place of the model",
+                words="it trains numbers at one place of the model, so there are no layers to choose",
             ),
         ),
         "client.proximal_mu": (Use("correction", ("proximal",), by="client.correction"),),
@@ -176,7 +177,7 @@ class Config(Schema):
     @property
     def traffic(self) -> Traffic:
         """Vectors that a real device would receive and send in a round."""
-        return round_traffic(self.method.corrections, self.client)
+        return round_traffic(self.method.corrections, self.client, vector=vector_word(self.tuner.kind))
 
     @property
     def identity(self) -> str:
@@ -210,7 +211,13 @@ class Config(Schema):
     def sources(self) -> dict[str, Any]:
         """Dotted keys that locate data and weights or set how they are read; the contents have hashes of their own."""
         reading = [name for name in DataConfig.model_fields if name not in _DATA_ITSELF]
-        keys = ["model.path", "model.package", "prompt.start_from", *(f"data.{name}" for name in reading)]
+        keys = [
+            "model.path",
+            "model.package",
+            "prompt.start_from",
+            "tuner.start_from",
+            *(f"data.{name}" for name in reading),
+        ]
         values = self.model_dump(mode="json", context=EVERY_KEY)
         return {key: values[key.partition(".")[0]][key.partition(".")[2]] for key in keys}
 

@@ -156,11 +156,11 @@ class Correction:
         return cls() if cls.Config is None else cls(params)
 
     def down(self, client: Any) -> tuple[str, ...]:
-        """Return the vectors a real server would send a device besides the prompt; may depend on section ``client``."""
+        """Return the vectors a real server would send a device besides the trained vector; may depend on section ``client``."""
         return self.reads
 
     def up(self, client: Any) -> tuple[str, ...]:
-        """Return the vectors a real device would send besides the prompt."""
+        """Return the vectors a real device would send besides the trained vector."""
         return ()
 
     def begin(self, client: ClientRound) -> Mapping[str, np.ndarray | float]:

@@ -1,7 +1,7 @@
 """Traffic of a round between a real device and a real server that sees each device's result.
 
 The single source of all traffic figures: reports, records, summary, plan and docs. It follows from the declarations of the
-active corrections. It counts vectors of the exchanged prompts and the head, not single numbers (examples held, local steps).
+active corrections. It counts vectors of the exchanged layers and the head, not single numbers (examples held, local steps).
 docs/method.md explains why each vector is needed.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from fedsim.core.correction import Correction
 
 PROMPT = "prompt"
-"""P_t down and P_i up."""
+"""P_t down and P_i up, where prompts are trained."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,10 @@ class Traffic:
         return len(self.up) * vector_bytes
 
 
-def round_traffic(corrections: Iterable[Correction], client: Any, served: Collection[str] | None = None) -> Traffic:
-    """Return a round's traffic: the prompt in both directions, and what corrections need besides.
+def round_traffic(
+    corrections: Iterable[Correction], client: Any, served: Collection[str] | None = None, vector: str = PROMPT
+) -> Traffic:
+    """Return a round's traffic: the trained vector in both directions, and what corrections need besides.
 
     Parameters
     ----------
@@ -53,8 +55,10 @@ def round_traffic(corrections: Iterable[Correction], client: Any, served: Collec
     served
         Names of the arrays that the server has; None for all that corrections read, empty in the warm-up of
         ``layers.share_rule``.
+    vector
+        Readable name of the trained vector; see :mod:`clients.tuners.words`.
     """
-    down, up = [PROMPT], [PROMPT]
+    down, up = [vector], [vector]
     for correction in corrections:
         down += [correction.words.get(n, n) for n in correction.down(client) if served is None or n in served]
         up += [correction.words.get(name, name) for name in correction.up(client)]

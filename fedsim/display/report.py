@@ -77,8 +77,8 @@ def final_table(summary: Mapping[str, Any]) -> Table:
     Parameters
     ----------
     summary
-        Contents of ``summary.json``; read are, where present, ``metric_name``, ``method``, ``task``, ``model``,
-        ``clients``, ``executor``, ``workers`` (a list), ``layers``, ``num_layers``, ``rounds``, ``stopped``,
+        Contents of ``summary.json``; read are, where present, ``metric_name``, ``method``, ``trained``, ``task``,
+        ``model``, ``clients``, ``executor``, ``workers`` (a list), ``layers``, ``num_layers``, ``rounds``, ``stopped``,
         ``first_global_metric``, ``select_on``, ``selected_round``, ``selected_global_metric``,
         ``global_metric``, ``best_global_metric``, ``best_global_round``, ``personalised_metric``,
         ``best_personalised_metric``, ``best_personalised_round``, ``client_updates``, ``clients_failed``, ``client_steps``,
@@ -88,6 +88,7 @@ def final_table(summary: Mapping[str, Any]) -> Table:
     metric_name = str(summary.get("metric_name") or "metric")
     rows: list[tuple[str, str | None]] = [
         ("method", _text(summary, "method")),
+        ("trained", _text(summary, "trained")),
         ("task", _text(summary, "task")),
         ("model", _text(summary, "model")),
         ("clients", _number(summary, "clients")),
@@ -120,7 +121,7 @@ def final_table(summary: Mapping[str, Any]) -> Table:
 
 
 def layers_table(scores_L: Sequence[float] | np.ndarray, share: float, chosen: Sequence[int]) -> Table:
-    """Return the table of ``fedsim layers``: score, rank and whether the prompt is exchanged, per layer.
+    """Return the table of ``fedsim layers``: score, rank and whether it is exchanged, per layer.
 
     Parameters
     ----------
@@ -129,7 +130,7 @@ def layers_table(scores_L: Sequence[float] | np.ndarray, share: float, chosen: S
     share
         Requested share of the layers.
     chosen
-        Layers whose prompts are exchanged.
+        Layers that are exchanged.
     """
     scores = np.asarray(scores_L, dtype=np.float64)
     order = np.argsort(-np.nan_to_num(scores, nan=-np.inf, posinf=np.inf, neginf=-np.inf), kind="stable")

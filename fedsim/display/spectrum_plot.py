@@ -38,9 +38,7 @@ def plot_spectrum(spectra: Sequence[Mapping[str, Any]], choice: Mapping[str, Any
     """
     grid_G, whole_G, kept_G = _mean_density(spectra)
     share, layers = choice["share"], len(choice["layers"])
-    title = (
-        f"Hessian spectrum of the prompts: share {share:.3f}, so {layers} of {choice['num_layers']} layers exchanged"
-    )
+    title = f"Hessian spectrum of what is trained: share {share:.3f}, so {layers} of {choice['num_layers']} layers exchanged"
     figure, axes = new_figure(title, "eigenvalue", "spectral density")
     floor = whole_G.max() * 10.0**-_DECADES
     kept = f"kept: {share:.1%} of the parameters ({choice['share_rule']})"

@@ -34,7 +34,7 @@ def _adapter(config: Config) -> str | None:
 
 
 def _is_start(config: Config, folder: Path) -> bool:
-    start = config.prompt.start_from
+    start = config.tuner.start_from or config.prompt.start_from
     return start is not None and Path(start).expanduser().absolute() == folder.absolute()
 
 

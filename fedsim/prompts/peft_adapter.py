@@ -8,15 +8,12 @@ Shape suffixes: L layers, K {key, value}, H key/value heads, P prompt length, D 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from peft import PrefixTuningConfig
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from clients.backbone.model_files import ADAPTER_CONFIG
 from clients.backbone.rotary import cannot_shift, shift_prompt
@@ -24,12 +21,12 @@ from fedsim.core.errors import ModelError
 from fedsim.core.layout import PromptGeometry
 from fedsim.prompts.peft_export import (
     ADAPTER_ARRAYS,
-    HEAD_ARRAYS,
     TrainedModel,
     has_personal,
     refuse_used,
     tuned_layers,
 )
+from fedsim.prompts.peft_files import adapter_arrays, adapter_config, head_arrays
 from fedsim.prompts.peft_ia3 import export_ia3
 from fedsim.prompts.peft_lora import export_lora
 from fedsim.prompts.peft_readme import AboutAdapter
@@ -90,32 +87,22 @@ def read_peft(folder: str | Path) -> PeftPrompt:
     """
     folder = Path(folder)
     config = _read_adapter_config(folder)
-    path = folder / ADAPTER_ARRAYS
-    if not path.is_file():
-        pickled = (folder / "adapter_model.bin").is_file()
-        why = ", only adapter_model.bin, a pickle, which could run code" if pickled else ""
-        raise ModelError(f"{folder} has no {ADAPTER_ARRAYS}{why}; save the adapter with safe_serialization=True")
-    try:
-        arrays = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from None
-    prompt_LKHPD = _from_rows(arrays.pop(_KEY, None), config, path)
+    arrays = adapter_arrays(folder)
+    prompt_LKHPD = _from_rows(arrays.pop(_KEY, None), config, folder / ADAPTER_ARRAYS)
     return PeftPrompt(
         folder,
         prompt_LKHPD,
         config.base_model_name_or_path,
         config.task_type,
-        _read_head(folder / HEAD_ARRAYS),
+        head_arrays(folder),
         tuple(sorted(arrays)),
     )
 
 
 def _read_adapter_config(folder: Path) -> PrefixTuningConfig:
     path = folder / ADAPTER_CONFIG
+    adapter_config(folder, "PREFIX_TUNING")
     try:
-        kind = json.loads(path.read_text(encoding="utf-8"))["peft_type"]
-        if kind != "PREFIX_TUNING":
-            raise ModelError(f"{folder} holds an adapter of type {kind}; only PREFIX_TUNING adapters are supported")
         config = PrefixTuningConfig.from_pretrained(str(folder))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(f"{path} is not the configuration of a PEFT adapter: {error}") from None
@@ -145,15 +132,6 @@ def _from_rows(rows_PW: torch.Tensor | None, config: PrefixTuningConfig, path: P
         raise ModelError(f"{path} holds NaN or infinite numbers")
     prompt_LKHPD = rows_PW.float().reshape(length, layers, 2, heads, width // heads).permute(1, 2, 3, 0, 4)
     return np.ascontiguousarray(prompt_LKHPD.numpy())
-
-
-def _read_head(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        return {}
-    try:
-        return {name: array.float().numpy() for name, array in load_file(path).items()}
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from None
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------

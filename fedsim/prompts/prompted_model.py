@@ -48,7 +48,8 @@ def save_prompt(
     The file holds the arrays of every exchanged layer, the head's arrays by name, and one JSON text of metadata. A prefix's
     array is ``prompt.LAYER`` of shape [2, kv heads, prompt length, head dim]; those of other tuners are ``KIND.LAYER.NAME``, as
     in ``lora.0.TARGET.lora_A``, in PEFT's shapes: of LoRA A and B, whichever was trained or travelled, of IA³ the vectors, 1 +
-    what was trained. It does not record where or when the run took place, so equal results are equal files.
+    what was trained. All are float32, also those of a run that computed in float64. The file does not record where or when the
+    run took place, so equal results are equal files.
 
     Parameters
     ----------
@@ -72,8 +73,7 @@ def save_prompt(
         "prompt": config.prompt.model_dump(mode="json", exclude={"start_from", "dropout"}, context=EVERY_KEY),
         "max_length": config.data.max_length,
         "task": task.model_dump(mode="json"),
-        # The file holds A and B, so it does not matter which was trained or travelled.
-        "tuner": config.tuner.model_dump(mode="json", exclude={"train", "exchange"}),
+        "tuner": _tuner(config.tuner),
         "geometry": _geometry(layout.geometry),
         "layers": list(layout.layers),
         "head_shapes": [[name, list(shape)] for name, shape in layout.head_shapes],
@@ -88,6 +88,12 @@ def _named(kind: str, shape: LayerShape, layer: int, tuned_X: np.ndarray) -> dic
     if isinstance(shape, LayerArrays):
         return {f"{kind}.{layer}.{name}": np.ascontiguousarray(array) for name, array in shape.split(tuned_X).items()}
     return {f"prompt.{layer}": np.ascontiguousarray(tuned_X)}
+
+
+def _tuner(tuner: TunerConfig) -> dict[str, Any]:
+    """Return the section ``tuner`` as metadata, without keys that the file's arrays answer."""
+    values = tuner.model_dump(mode="json", exclude={"train", "exchange", "start_from", "sources"})
+    return values | {"random_sources": tuner.num_sources} if tuner.sources else values
 
 
 def _geometry(shape: LayerShape) -> dict[str, Any]:

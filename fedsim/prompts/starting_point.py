@@ -1,4 +1,4 @@
-"""Starting points of a run (``prompt.start_from``): read and checked once, before anything starts."""
+"""Starting points of a run (``prompt.start_from``, ``tuner.start_from``): read and checked once, before anything starts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from clients.backbone.model_files import ADAPTER_CONFIG
 from clients.backbone.rotary import cannot_shift, shift_prompt
 from clients.tuners.initial import StartingPoint
 from fedsim.configuration.schema import Config
-from fedsim.core.errors import ModelError
+from fedsim.core.errors import ModelError, listed
 from fedsim.core.layout import PromptGeometry, VectorLayout
+from fedsim.prompts.named_start import load_named
 from fedsim.prompts.prompted_model import GLOBAL_PROMPT, read_prompt
 from server.selection import choose_layers
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def load_start(config: Config, weights: SharedWeights) -> StartingPoint | None:
-    """Read what ``prompt.start_from`` names; None if it is not set.
+    """Read what ``prompt.start_from`` or ``tuner.start_from`` names; None if neither is set.
 
     Prompts tuned with another ``prompt.position_offset`` are converted to this run's, if the model's positions allow it.
 
@@ -30,21 +31,23 @@ def load_start(config: Config, weights: SharedWeights) -> StartingPoint | None:
     ModelError
         If there is no such adapter, run or prompt file, or it does not fit this run.
     """
+    if config.tuner.start_from is not None:
+        return load_named(config, weights)
     if config.prompt.start_from is None:
         return None
-    start, numbering = _read(config.prompt.start_from)
+    start, geometry, numbering = _read(config.prompt.start_from)
     values = json.loads(weights.config_json)
     family = family_of(values, config.model.location)
     model = family.config(values)
-    if start.geometry.num_layers != model.num_hidden_layers:
-        raise _misfit(config, start, f"{model.num_hidden_layers} layers")
-    if start.geometry.prompt_length != config.prompt.length:
+    if geometry.num_layers != model.num_hidden_layers:
+        raise _misfit(config, start.source, geometry, f"{model.num_hidden_layers} layers")
+    if geometry.prompt_length != config.prompt.length:
         raise ModelError(
-            f"prompt.start_from {start.source} has prompts of {start.geometry.prompt_length} virtual tokens, but prompt.length "
-            f"is {config.prompt.length}; set prompt.length={start.geometry.prompt_length}"
+            f"prompt.start_from {start.source} has prompts of {geometry.prompt_length} virtual tokens, but prompt.length "
+            f"is {config.prompt.length}; set prompt.length={geometry.prompt_length}"
         )
     for layer in _layers_needed(config, model.num_hidden_layers):
-        start.prompt_of(layer)
+        start.tuned_of(layer)
     wanted = config.prompt.position_offset
     if numbering == wanted:
         return start
@@ -56,8 +59,8 @@ def load_start(config: Config, weights: SharedWeights) -> StartingPoint | None:
             f"the model {config.model.location} {obstacle}, so it would start elsewhere; set prompt.position_offset={numbering}"
         )
     by = config.prompt.length if wanted == "paper" else -config.prompt.length
-    moved_LKHPD = shift_prompt(start.prompt_LKHPD, by, family, model, longest)
-    return StartingPoint(start.source, start.geometry, start.layers, moved_LKHPD, start.head)
+    moved_LKHPD = shift_prompt(start.tuned_LX, by, family, model, longest)
+    return StartingPoint(start.source, geometry, start.layers, moved_LKHPD, start.head)
 
 
 def check_start(config: Config, start: StartingPoint, full: VectorLayout) -> str:
@@ -68,26 +71,33 @@ def check_start(config: Config, start: StartingPoint, full: VectorLayout) -> str
     ModelError
         If key/value heads or head dimension differ.
     """
-    assert isinstance(full.geometry, PromptGeometry)  # prompt.start_from has no use with other tuners
-    if start.geometry != full.geometry:
-        raise _misfit(config, start, _shape(full.geometry))
+    if isinstance(full.geometry, PromptGeometry) and isinstance(start.geometry, PromptGeometry):
+        if start.geometry != full.geometry:
+            raise _misfit(config, start.source, start.geometry, _shape(full.geometry))
+    elif start.geometry != full.geometry:
+        raise ModelError(f"tuner.start_from {start.source} does not fit the model {config.model.location}")
+    without = f"; its classifier ({listed(start.left_out)}) is left out" if start.left_out else ""
     if not full.head_shapes:
-        return f"starting from {start.source}"
+        return f"starting from {start.source}{without}"
     head = (
         "and its head" if start.has_head(full) else "which has no head of this shape; the head is initialised at random"
     )
-    return f"starting from {start.source}, {head}"
+    return f"starting from {start.source}, {head}{without}"
 
 
-def _read(source: str) -> tuple[StartingPoint, str]:
-    """Return the source's contents and the ``prompt.position_offset`` it was trained with."""
+def _read(source: str) -> tuple[StartingPoint, PromptGeometry, str]:
+    """Return the source's contents, the shape of its prompts and the ``prompt.position_offset`` it was trained with."""
     path = Path(source).expanduser()
     if (path / ADAPTER_CONFIG).is_file():
         from fedsim.prompts.peft_adapter import read_peft
 
         adapter = read_peft(path)
         layers = tuple(range(adapter.geometry.num_layers))
-        return StartingPoint(source, adapter.geometry, layers, adapter.prompt_LKHPD, adapter.head), "paper"
+        return (
+            StartingPoint(source, adapter.geometry, layers, adapter.prompt_LKHPD, adapter.head),
+            adapter.geometry,
+            "paper",
+        )
     if path.is_dir() and not (path / "prompt" / GLOBAL_PROMPT).is_file():
         raise ModelError(
             f"prompt.start_from {source} holds neither {ADAPTER_CONFIG} (a PEFT adapter) nor prompt/{GLOBAL_PROMPT} (a run "
@@ -98,8 +108,9 @@ def _read(source: str) -> tuple[StartingPoint, str]:
             f"prompt.start_from {source} does not exist; give the folder of a PEFT adapter or of a run, or a prompt file"
         )
     file = read_prompt(path)
-    start = StartingPoint(source, file.prefix("prompt.start_from takes"), file.layout.layers, file.tuned_LX, file.head)
-    return start, file.metadata["prompt"]["position_offset"]
+    geometry = file.prefix("prompt.start_from takes")
+    start = StartingPoint(source, geometry, file.layout.layers, file.tuned_LX, file.head)
+    return start, geometry, file.metadata["prompt"]["position_offset"]
 
 
 def _layers_needed(config: Config, num_layers: int) -> tuple[int, ...]:
@@ -110,9 +121,9 @@ def _layers_needed(config: Config, num_layers: int) -> tuple[int, ...]:
     return choose_layers(layers, num_layers, None, config.seed)
 
 
-def _misfit(config: Config, start: StartingPoint, has: str) -> ModelError:
+def _misfit(config: Config, source: str, geometry: PromptGeometry, has: str) -> ModelError:
     return ModelError(
-        f"prompt.start_from {start.source} was made for {_shape(start.geometry)}, but the model {config.model.location} has "
+        f"prompt.start_from {source} was made for {_shape(geometry)}, but the model {config.model.location} has "
         f"{has}; start from a prompt of the same model"
     )
 

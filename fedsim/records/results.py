@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from clients.training.local_job import Parts
+from clients.tuners.config import ONE_PLACE
 from clients.tuners.lora_halves import completed, turns
+from clients.tuners.words import trained_words
 from fedsim.configuration.schema import Config
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import PERSONAL, ClientState
@@ -111,6 +113,15 @@ def _is_number(label: str) -> bool:
     return True
 
 
+def _trained(config: Config, prepared: Prepared, result: Result) -> str:
+    """Describe what the run trained."""
+    num_layers, layers = result.layout.geometry.num_layers, result.choice.layers
+    if config.tuner.kind in ONE_PLACE:
+        return trained_words(prepared.spec.tuner.described, None, num_layers, config.model.head.kind)
+    trained = range(num_layers) if config.layers.unselected == "local" else layers
+    return trained_words(prepared.spec.tuner.described, trained, num_layers, config.model.head.kind)
+
+
 def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[str, Any]) -> dict[str, Any]:
     totals, layout = result.totals, result.layout
     in_turn = [layout.holding(arrays) for arrays in turns(config.tuner, layout.geometry)]
@@ -137,6 +148,8 @@ def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[st
         "clients": config.partition.population,
         "layers": list(result.choice.layers),
         **{key: chosen.get(key) for key in ("share", "share_rule", "share_cost")},
+        "tuner": config.tuner.kind,
+        "trained": _trained(config, prepared, result),
         "num_layers": layout.geometry.num_layers,
         "exchanged_parameters": layout.size,
         # What a client sends in a round; where rounds send one half in turn, the mean.

@@ -145,7 +145,7 @@ def _warm_up(
     order: tuple[int, ...] = ()
     trained_reports: list[ClientReport] = []
     for number in range(rounds):
-        phase(f"warm-up round {number + 1} of {rounds}, prompts in all layers")
+        phase(f"warm-up round {number + 1} of {rounds}, all layers trained")
         round = Round(number, draw, executor)
         order = round.answers.in_time
         for _ in round.train(executor.server.global_state(), {client: ClientState(client) for client in order}):

@@ -165,7 +165,7 @@ def _begin(executor: Executor, config: Config, data: PartitionedData, location: 
 def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]) -> Prepared:
     from clients.backbone.loading import load_shared_weights, load_tokenizer
     from clients.spec import WorkerSpec
-    from clients.tuners.words import WordVectors
+    from clients.tuners.word_vectors import WordVectors
     from fedsim.data.tokenize import label_word_ids, tokenize
     from fedsim.data.vocabulary import Vocabulary, check_label_words, fitted
     from fedsim.prompts.starting_point import load_start

@@ -217,6 +217,10 @@ CASES: dict[str, Case] = {
     ),
     "another seed": Case("server.kind=fedpeptao seed=7 partition.kind=dirichlet_label"),
     "from a prompt": Case("server.kind=fedavg prompt.start_from={run:fedavg}"),
+    "from a LoRA run": Case(
+        "server.kind=fedavg tuner.kind=lora prompt= tuner.rank=2 tuner.start_from={run:lora} "
+        "layers.choose=bottom layers.share=0.75"
+    ),
     "straight": Case(STATEFUL),
     "resumed": Case(STATEFUL, stop_after=2),
 }

@@ -16,7 +16,7 @@ from clients.training.local_job import LocalJob, Parts, TrainingResult
 from clients.training.local_training import train_clients
 from clients.tuners.initial import initial_vector
 from clients.tuners.make import make_tuner
-from clients.tuners.words import WordVectors
+from clients.tuners.word_vectors import WordVectors
 from clients.worker import ClientWorker, WorkerSpec
 from fedsim.core.method import CORRECTIONS
 from fedsim.core.shards import Shards

@@ -19,6 +19,7 @@ import pytest
 import torch
 from tiny_models import (
     CONFIGS,
+    ESSENTIAL,
     LABEL_WORDS,
     PAD,
     PROMPT_LENGTH,
@@ -27,6 +28,7 @@ from tiny_models import (
     backbone,
     batch,
     cache_oracle,
+    families,
     prompts,
     same_at_tokens,
     save,
@@ -209,11 +211,15 @@ REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
 }  # fmt: skip
 
 
-def rows(switches: dict[str, Any]) -> list[Any]:
+def rows(switches: dict[str, Any], wide_beyond_first: bool = True) -> list[Any]:
+    """Return family and name of each switch; all families but the first essential one belong to the wide sweep."""
     found = []
     for name, switch in switches.items():
         families = switch.families if isinstance(switch, Switch) else switch[0]
-        found += [pytest.param(family, name, id=f"{family}-{name}") for family in families]
+        essential = [family for family in families if family in ESSENTIAL] or families
+        for number, family in enumerate((*essential, *(each for each in families if each not in essential))):
+            marks = pytest.mark.wide if number and wide_beyond_first else ()
+            found.append(pytest.param(family, name, id=f"{family}-{name}", marks=marks))
     return found
 
 
@@ -392,7 +398,7 @@ def test_a_switch_that_changes_no_result_changes_none_on_any_way(tmp_path, famil
     assert weights.fingerprint() == before
 
 
-@pytest.mark.parametrize(("family", "name"), rows(REFUSED))
+@pytest.mark.parametrize(("family", "name"), rows(REFUSED, wide_beyond_first=False))
 def test_a_switch_that_is_refused_is_named(tmp_path, family, name):
     _, values, sentence = REFUSED[name]
     config = FAMILIES[family].config(CONFIGS[family]).to_dict()
@@ -518,7 +524,7 @@ def test_a_model_that_transformers_builds_and_cannot_run_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("family", CONFIGS)
+@families
 def test_the_lm_head_is_tied_as_config_json_says(tmp_path, family, tied):
     folder = folder_of(tmp_path, family, {}, kind=None, tie_word_embeddings=tied)
     weights = load_shared_weights(ModelConfig(path=str(folder), dtype="float64"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support import make_tiny
-from tiny_models import CONFIGS, LABEL_WORDS, prompts, save, tiny_model
+from tiny_models import CONFIGS, LABEL_WORDS, families, prompts, save, tiny_model
 from tiny_work import jobs_of, parts_of, token_table, train
 
 from clients.backbone.frozen_states import compute_states
@@ -21,7 +21,6 @@ from fedsim.simulation.preparation import prepare
 
 TOLERANCE = {"bfloat16": 8e-2, "float16": 1e-2}
 """Of gradients, relative: a few units in the last place of eight bits and of eleven."""
-families = pytest.mark.parametrize("family", CONFIGS)
 half = pytest.mark.parametrize("dtype", TOLERANCE)
 HEADS = {"verbalizer": HeadConfig(), "classifier": HeadConfig(kind="classifier", pooling="mean")}
 

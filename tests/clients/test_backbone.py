@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_models import CONFIGS, LABEL_WORDS, backbone, batch, prompts, save, tiny_model, widened
+from tiny_models import CONFIGS, LABEL_WORDS, backbone, batch, families, prompts, save, tiny_model, widened
 
 from clients.backbone.loading import SharedWeights, load_shared_weights
 from clients.backbone.model import Backbone
@@ -15,7 +15,6 @@ from fedsim.core.errors import ModelError
 from fedsim.core.layout import PromptGeometry
 from fedsim.core.tokens import TokenBatch
 
-families = pytest.mark.parametrize("family", CONFIGS)
 CLASSIFIER = HeadConfig(kind="classifier")
 
 

@@ -194,13 +194,13 @@ def test_one_step_in_the_common_metric_is_the_mean_gradient_over_the_mean_metric
 @pytest.mark.parametrize(
     "optimizer, work",
     [
-        (PLAIN_ADAM, {"steps": 1}),
+        pytest.param(PLAIN_ADAM, {"steps": 1}, marks=pytest.mark.wide),
         (PLAIN_ADAM, {"steps": 4}),
-        (PLAIN_ADAM, UNEQUAL_STEPS),
-        ({**PLAIN_ADAM, "clip_norm": 0.5}, {"steps": 4}),
+        pytest.param(PLAIN_ADAM, UNEQUAL_STEPS, marks=pytest.mark.wide),
+        pytest.param({**PLAIN_ADAM, "clip_norm": 0.5}, {"steps": 4}, marks=pytest.mark.wide),
         ({**PLAIN_ADAM, "clip_norm": 0.5}, UNEQUAL_STEPS),
         ({**PLAIN_ADAM, "kind": "adamw_published"}, UNEQUAL_STEPS),
-        (PLAIN_SGD, UNEQUAL_STEPS),
+        pytest.param(PLAIN_SGD, UNEQUAL_STEPS, marks=pytest.mark.wide),
         ({**PLAIN_SGD, "momentum": 0.9, "lr": 0.04}, UNEQUAL_STEPS),
         ({**PLAIN_SGD, "clip_norm": 0.5, "lr": 0.3}, UNEQUAL_STEPS),
     ],

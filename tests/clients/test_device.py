@@ -16,7 +16,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import CONFIGS, backbone, save, tiny_model
+from support import sweep
+from tiny_models import CONFIGS, backbone, families, save, tiny_model
 from tiny_work import jobs_of, parts_of, token_table, train
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -147,8 +148,14 @@ def test_an_actor_knows_the_part_of_a_gpu_that_it_reserved(session_ray):
     assert session_ray.get(shares) == [0.0, 0.25]
 
 
-@pytest.mark.parametrize("family", CONFIGS)
-@pytest.mark.parametrize("head, attention", [*((head, "sdpa") for head in HEADS), ("verbalizer", "eager")])
+@families
+@pytest.mark.parametrize(
+    "head, attention",
+    sweep(
+        [*((head, "sdpa") for head in HEADS), ("verbalizer", "eager")],
+        [("vocabulary", "sdpa"), ("mean", "sdpa"), ("verbalizer", "eager")],
+    ),
+)
 def test_training_and_evaluation_neither_wait_for_the_device_nor_add_up_in_its_order(folders, family, head, attention):
     model = backbone(folders[family], HEADS[head], attention)
     parts = parts_of(model)
@@ -173,7 +180,7 @@ def test_more_steps_and_more_passes_are_no_more_copies_to_the_host(folders, monk
     assert counts[0] == counts[1]
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@families
 def test_pytorch_knows_an_ordered_way_for_everything(folders, family):
     """On a CPU it complains of little; of what it does, nothing is used."""
     model = backbone(folders[family], HEADS["classifier"])

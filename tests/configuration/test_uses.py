@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 from pydantic import ValidationError
-from support import ROOT, useless_keys
+from support import ROOT, sweep, useless_keys
 
 from fedsim.configuration.errors import sentence
 from fedsim.configuration.schema import Config, build_config, read_config
@@ -26,14 +26,24 @@ CASES = {
     "model.trunk_cache": ([], ["client.dropout=true"], "{dtype: bfloat16}"),
     "prompt.init_std": ([], ["prompt.start_from=x"], "0.5"),
     "prompt": ([], ["tuner.kind=lora"], "{length: 3}"),
+    "layers": ([], ["tuner.kind=soft_prompt"], "{choose: all}"),
     "tuner.rank": (["tuner.kind=lora"], [], "3"),
     "tuner.alpha": (["tuner.kind=lora"], [], "3"),
     "tuner.scaling": (["tuner.kind=lora"], [], "rslora"),
     "tuner.train": (["tuner.kind=lora"], [], "b"),
     "tuner.exchange": (["tuner.kind=lora"], ["tuner.kind=lora", "tuner.train=b"], "a"),
+    "tuner.start_from": (["tuner.kind=lora"], [], "elsewhere"),
     "tuner.targets": (["tuner.kind=ia3"], [], "[query]"),
     "tuner.feedforward_targets": (["tuner.kind=ia3"], ["tuner.kind=lora"], "[output.dense]"),
-    "tuner.bottleneck": (["tuner.kind=adapter"], ["tuner.kind=lora"], "3"),
+    "tuner.bottleneck": (["tuner.kind=adapter"], ["tuner.kind=late_prompt", "tuner.generator=none"], "3"),
+    "tuner.length": (["tuner.kind=soft_prompt"], [], "3"),
+    "tuner.start": (["tuner.kind=soft_prompt"], ["tuner.kind=late_prompt"], "random"),
+    "tuner.depth": (["tuner.kind=late_prompt"], ["tuner.kind=soft_prompt"], "1"),
+    "tuner.generator": (["tuner.kind=late_prompt"], ["tuner.kind=soft_prompt"], "appg"),
+    "tuner.terms": (["tuner.kind=generated_prompt"], [], "4"),
+    "tuner.sources": (["tuner.kind=prompt_mixture"], [], "[elsewhere]"),
+    "tuner.random_sources": (["tuner.kind=prompt_mixture"], ["tuner.kind=prompt_mixture", "tuner.sources=[elsewhere]"], "3"),
+    "tuner.temperature": (["tuner.kind=prompt_mixture"], [], "2"),
     "tuner.layer_norms": (["tuner.kind=adapter"], [], "false"),
     "layers.score": ([], ["layers.choose=top"], "l1"),
     "layers.score_batch_size": ([], ["layers.choose=all"], "3"),
@@ -154,6 +164,8 @@ def test_trunks_are_not_kept_where_all_layers_have_prompts(read):
 
 
 CONFIGS = [p for p in sorted((ROOT / "configs").rglob("*.yaml")) if "apiVersion" not in yaml.safe_load(p.read_text())]
+FIRST = {path.parent: path for path in reversed(CONFIGS)}
+"""The first config of each folder."""
 KINDS = {
     "server.kind": ["fedpeptao", "fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "scaffold", "fedprox"],
     "partition.kind": ["iid", "dirichlet_label", "dirichlet_class", "dirichlet_quantity", "label_shards"],
@@ -165,7 +177,7 @@ KINDS = {
 NEEDED = {"attack.kind": ["attack.clients=2"], "server.kind": ["client.correction=auto"]}
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sweep(CONFIGS, FIRST.values()), ids=lambda path: path.stem)
 @pytest.mark.parametrize("key", KINDS)
 def test_every_kind_in_every_shipped_config_reads_back_to_the_same_config(path, key, tmp_path):
     """Where a key of the file has no use with another kind, the sentence says how to remove it."""

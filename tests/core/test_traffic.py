@@ -11,6 +11,7 @@ from support import ROOT, make_tiny, merged
 from clients.config import OptimizerConfig
 from clients.training.group import GroupTraining
 from clients.training.optimizers import decay_and_step
+from clients.tuners.words import trained_words
 from clients.worker import ClientWorker
 from fedsim.core.errors import ConfigError
 from fedsim.core.messages import VECTOR, ClientState, WorkGroup
@@ -351,3 +352,17 @@ def test_the_table_of_the_docs_is_from_the_source():
             assert named[row][cell] == f"{len(vectors)}: {symbols}", row
         if name in SUMS:
             assert named[row][5].split(":")[0] == str(len(SUMS[name])), row
+
+
+def test_the_trained_vector_has_the_name_that_its_tuner_gives_it():
+    config = make_tiny(tuner={"kind": "lora"}, server={"kind": "fedavg"})
+    assert config.traffic.down == config.traffic.up == ("LoRA matrices",)
+    assert make_tiny(server={"kind": "fedavg"}).traffic.down == (PROMPT,)
+
+
+@pytest.mark.parametrize(
+    ("trained", "head", "words"),
+    [((1, 3), "verbalizer", "X in 2 of 4 layers"), (range(4), "classifier", "X in all 4 layers, and a classifier")],
+)
+def test_what_is_trained_is_told_with_its_layers(trained, head, words):
+    assert trained_words("X", trained, 4, head) == words

@@ -68,7 +68,8 @@ def test_small_formats():
 
 
 SUMMARY = {
-    "metric_name": "accuracy", "method": "fedpeptao", "task": "reviews", "model": "embedded", "clients": 1000,
+    "metric_name": "accuracy", "method": "fedpeptao", "trained": "prefix of 8 tokens in 2 of 4 layers", "task": "reviews",
+    "model": "embedded", "clients": 1000,
     "executor": "ray", "workers": [{}, {}], "layers": [1, 2], "num_layers": 4, "rounds": 20,
     "first_global_metric": 0.5, "global_metric": 0.90125, "best_global_metric": 0.91, "best_global_round": 17,
     "personalised_metric": math.nan, "best_personalised_metric": math.nan, "best_personalised_round": None,
@@ -81,7 +82,8 @@ SUMMARY = {
 def test_final_table_shows_what_is_known(width):
     text = " ".join(printed(final_table(SUMMARY), width).split())
     for piece in (
-        "Run finished", "method fedpeptao", "clients 1,000", "executor ray, 2 workers", "1-2 (2 of 4)",
+        "Run finished", "method fedpeptao", "trained prefix of 8 tokens in 2 of 4 layers", "clients 1,000",
+        "executor ray, 2 workers", "1-2 (2 of 4)",
         "accuracy 0.5000 -> 0.9012", "best accuracy 0.9100 (round 17)", "2,000 ok, 3 failed", "local steps 16,000",
         "published time 42 s", "folder runs/[a]",
     ):  # fmt: skip

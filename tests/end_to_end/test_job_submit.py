@@ -66,24 +66,42 @@ def look(head, folder, command, *arguments, **changes):
     )
 
 
-def test_a_job_shows_progress_and_writes_what_a_local_run_does_and_a_mistake_fails_with_its_sentence(head, tmp_path):
-    job = submit(head, tmp_path, *TINY, f"output={tmp_path / 'job'}")
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """Load a plug-in and return a config of a run that needs it on two actors."""
+    folder = tmp_path_factory.mktemp("house")
+    path = folder / "house.yaml"
+    values = {**house_values(folder / "files"), "group_size": 3, "ray": {"address": "auto", "actors": 2}}
+    path.write_text(yaml.safe_dump(tiny_values(values)))
+    plugin = load_plugin(HOUSE)
+    yield path, plugin
+    unload(HOUSE.name)
+
+
+def test_a_job_shows_progress_and_writes_what_a_local_run_does_and_a_mistake_fails_with_its_sentence(
+    head, house, tmp_path
+):
+    """The job's plug-in goes to the actors as source."""
+    path, plugin = house
+    job = submit(head, tmp_path, "--load", str(HOUSE), f"output={tmp_path / 'job'}", config=path)
     mistaken = submit(head, tmp_path, *TINY, "sampling.clients_per_round=13", f"output={tmp_path / 'mistake'}")
     # It takes Ray 20 seconds to give up: beside the jobs they cost nothing.
     stranger = look(head, tmp_path, "doctor", RAY_AUTH_TOKEN="0" * 64)
-    fedsim.run(read_config(ROOT / CONFIG, [*TINY, "executor=local", f"output={tmp_path / 'local'}"]), progress=False)
+    fedsim.run(path, ["executor=local", f"output={tmp_path / 'local'}"], progress=False)
 
     log, _ = job.communicate(timeout=200)
     assert job.returncode == 0, log
-    assert re.findall(r"^round (\d)/2 .* ok +4 +failed 0 ", log, re.MULTILINE) == ["1", "2"]
+    assert re.findall(r"^round (\d)/2 .* ok +5 +failed 0 ", log, re.MULTILINE) == ["1", "2"]
     assert "succeeded" in log and "0 failed" in log
     prompts = [tmp_path / name / "prompt" / GLOBAL_PROMPT for name in ("job", "local")]
     assert prompts[0].read_bytes() == prompts[1].read_bytes()
+    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("job", "local")]
+    assert [each["plugins"] for each in summaries] == 2 * [{HOUSE.name: plugin.sha256}]
 
     # What `fedsim plan` expects of an actor is what it took: the weights, which are shared, count as resident in each.
-    config = read_config(ROOT / CONFIG, TINY)
-    memory = estimate_memory(config, model_shape(config.model), 300, 2)
-    peaks = json.loads((tmp_path / "job" / "summary.json").read_text())["peak_memory_bytes"]["workers"]
+    config = read_config(path)
+    memory = estimate_memory(config, model_shape(config.model), 120, 2)
+    peaks = summaries[0]["peak_memory_bytes"]["workers"]
     assert len(peaks) == 2
     assert all(0.6 < peak / (memory.actor + memory.weights) < 1.6 for peak in peaks)
 
@@ -101,24 +119,6 @@ def test_a_job_shows_progress_and_writes_what_a_local_run_does_and_a_mistake_fai
     assert re.search(
         r"^problem cluster: .*asks for a token, and RAY_AUTH_TOKEN is not the cluster's; set", found, re.M
     ), found
-
-
-def test_a_job_with_a_plug_in_sends_its_source_to_the_actors_and_writes_what_a_local_run_does(head, tmp_path):
-    values = {**house_values(tmp_path / "house"), "rounds": 1, "ray": {"address": "auto", "actors": 2}}
-    config = tmp_path / "house" / "house.yaml"
-    config.write_text(yaml.safe_dump(tiny_values(values)))
-    job = submit(head, tmp_path, "--load", str(HOUSE), f"output={tmp_path / 'job'}", config=config)
-    plugin = load_plugin(HOUSE)
-    try:
-        fedsim.run(config, ["executor=local", f"output={tmp_path / 'local'}"], progress=False)
-    finally:
-        unload(HOUSE.name)
-    log, _ = job.communicate(timeout=200)
-    assert job.returncode == 0, log
-    prompts = [tmp_path / name / "prompt" / GLOBAL_PROMPT for name in ("job", "local")]
-    assert prompts[0].read_bytes() == prompts[1].read_bytes()
-    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("job", "local")]
-    assert [each["plugins"] for each in summaries] == 2 * [{HOUSE.name: plugin.sha256}]
 
 
 def test_plan_and_doctor_look_at_every_node_and_leave_the_cluster_as_it_was(head, tmp_path):

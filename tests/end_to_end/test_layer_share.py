@@ -59,7 +59,7 @@ def local(tmp_path_factory):
 def test_actors_give_the_same_bits(session_ray, tiny_config, local, tmp_path):
     """The other rule, and an actor for each client: test_per_client_gpus.py."""
     folder, expected, expected_prompt = local["density"]
-    ray_config = {"address": "auto", "actors": 2}
+    ray_config = {"address": "auto", "actors": 1}
     summary, prompt = run(tiny_config, tmp_path / "run", executor="ray", ray=ray_config, layers=RULES["density"])
     assert prompt == expected_prompt
     assert events(tmp_path / "run", "spectrum") == events(folder, "spectrum")

@@ -35,10 +35,10 @@ def prompt(folder):
 
 @pytest.fixture(scope="module")
 def own_ray(values, tmp_path_factory):
-    """Return the folder of a run on three actors of a Ray of its own, by the command line."""
+    """Return the folder of a run on a Ray of its own, by the command line."""
     folder = tmp_path_factory.mktemp("own")
     config = folder / "config.yaml"
-    config.write_text(yaml.safe_dump(tiny_values({**values, "ray": {"actors": 3, "num_cpus": 3}})))
+    config.write_text(yaml.safe_dump(tiny_values({**values, "ray": {"actors": 1, "num_cpus": 1}})))
     command = [sys.executable, "-m", "fedsim", "run", str(config), "--load", str(HOUSE), f"output={folder / 'run'}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=200)

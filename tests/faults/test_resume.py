@@ -130,11 +130,11 @@ def test_ctrl_c_on_a_ray_of_its_own_saves_and_leaves_no_process_behind(undisturb
 
 
 def test_runs_killed_at_random_moments_resume_to_the_same_bytes():
-    command = [sys.executable, "-m", "benchmarks.kill_points", "--points=3", "--json"]
+    command = [sys.executable, "-m", "benchmarks.kill_points", "--points=2", "--json"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     points = json.loads(ended.stdout.splitlines()[-1])
-    assert len(points) == 3
+    assert len(points) == 2
     assert all(point["same_prompt"] and point["same_records"] for point in points)
 
 

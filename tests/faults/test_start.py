@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from ray_heads import MARK, left
-from support import ROOT, TINY
+from support import ROOT, TINY, sweep
 
 from clients.backbone.location import locate
 from clients.config import ModelConfig
@@ -52,7 +52,11 @@ def test_a_damaged_model_is_one_sentence_and_leaves_no_process(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("phase", "number"), [("loading the backbone", signal.SIGINT), ("starting Ray and its actors", signal.SIGTERM)]
+    ("phase", "number"),
+    sweep(
+        [("loading the backbone", signal.SIGINT), ("starting Ray and its actors", signal.SIGTERM)],
+        [("starting Ray and its actors", signal.SIGTERM)],
+    ),
 )
 def test_an_interrupt_during_the_start_ends_it_and_leaves_no_process(tmp_path, phase, number):
     mark = uuid.uuid4().hex

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from run_trace import Round, Trace, rounds
+from support import sweep
 
 from clients.backbone.model import Backbone
 from clients.training.optimizers import learning_rate
@@ -51,10 +52,13 @@ class Comparison:
 @pytest.mark.parametrize("name", TRACES)
 @pytest.mark.parametrize(
     "dtype, group_size, fuse",
-    [
-        *(("float64", *way) for way in [(1, 1), (2, 1), (WHOLE, 2), (WHOLE, WHOLE)]),
-        *(("float32", *way) for way in [(1, 1), (WHOLE, WHOLE)]),
-    ],
+    sweep(
+        [
+            *(("float64", *way) for way in [(1, 1), (2, 1), (WHOLE, 2), (WHOLE, WHOLE)]),
+            *(("float32", *way) for way in [(1, 1), (WHOLE, WHOLE)]),
+        ],
+        [("float64", 1, 1), ("float64", WHOLE, 2), ("float32", WHOLE, WHOLE)],
+    ),
     ids=lambda value: "whole" if value == WHOLE else value,
 )
 def test_rounds(make_trace, name, dtype, group_size, fuse):
@@ -116,7 +120,7 @@ def evaluated_scores(trace: Trace, backbone: Backbone, round: Round) -> np.ndarr
     return np.concatenate(scores)
 
 
-@pytest.mark.parametrize("name", TRACES)
+@pytest.mark.parametrize("name", sweep(TRACES, ["06_run_layer1", "06_run_layer1_nopers"]))
 def test_every_client_step(make_trace, name):
     """Learning rate, clipped gradient norm and prefix of each step: local training cut short after 1, 2, 3, ... steps."""
     trace = make_trace(name, "float64")

@@ -14,7 +14,6 @@ import transformers
 from support import make_tiny
 from tiny_prompts import (
     ALL_LAYERS,
-    CONFIGS,
     PROMPT_LENGTH,
     ROTARY,
     TASK,
@@ -24,6 +23,7 @@ from tiny_prompts import (
     backbone,
     batch,
     change_array,
+    families,
     label_scores,
     of_peft,
     partial,
@@ -40,7 +40,6 @@ from fedsim.prompts.peft_adapter import export_peft, read_peft
 from fedsim.prompts.prompted_model import save_prompt
 
 LEARNED = ("bert", "roberta", "gpt2")
-families = pytest.mark.parametrize("family", CONFIGS)
 
 
 def assert_same_scores(prompt: Prompt, folder: Path, paddings=("none", "right", "single"), tolerance=TOLERANCE):

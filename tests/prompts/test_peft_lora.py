@@ -15,7 +15,7 @@ import transformers
 from peft.tuners.lora import LoraLayer
 from safetensors.numpy import load_file
 from support import make_tiny
-from tiny_prompts import ALL_LAYERS, CONFIGS, TASK, Prompt, batch, label_scores, of_peft, run_readme
+from tiny_prompts import ALL_LAYERS, TASK, Prompt, batch, families, label_scores, of_peft, run_readme
 
 import fedsim
 from clients.backbone.loading import locate
@@ -27,7 +27,6 @@ from fedsim.data.examples import Examples
 from fedsim.data.tokenize import label_word_ids, tokenize
 from fedsim.prompts.peft_adapter import export_peft, read_peft
 
-families = pytest.mark.parametrize("family", CONFIGS)
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 LORA = {"kind": "lora", "rank": 3, "alpha": 5.0}
 TARGETS = {

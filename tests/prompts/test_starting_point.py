@@ -20,7 +20,6 @@ from safetensors.numpy import load_file, save_file
 from support import make_tiny, merged
 from tiny_prompts import (
     ALL_LAYERS,
-    CONFIGS,
     LABEL_WORDS,
     PROMPT_LENGTH,
     ROTARY,
@@ -30,6 +29,7 @@ from tiny_prompts import (
     backbone,
     batch,
     change_array,
+    families,
     of_peft,
     partial,
     save,
@@ -54,8 +54,6 @@ from fedsim.prompts.prompted_model import load_prompt, read_prompt, save_persona
 from fedsim.prompts.starting_point import check_start, load_start
 from fedsim.simulation.layer_choice import select_layers
 from fedsim.simulation.preparation import analysis_spec, training_spec
-
-families = pytest.mark.parametrize("family", CONFIGS)
 
 
 def starting_point(prompt: Prompt, source: Path, layers=None, length=PROMPT_LENGTH, position_offset="paper"):
@@ -100,7 +98,7 @@ def test_a_rotary_prompt_starts_a_run_that_numbers_texts_otherwise(tmp_path, fam
     expected = prompt.scores(batch())
     start, _ = starting_point(prompt, prompt.path, position_offset=wanted)
     prompt.backbone = backbone(prompt.model, position_offset=wanted)
-    prompt.vector_F = start.prompt_LKHPD.reshape(-1)
+    prompt.vector_F = start.tuned_LX.reshape(-1)
     torch.testing.assert_close(prompt.scores(batch()), expected, **TURNED)
 
 

@@ -3,13 +3,14 @@
 import json
 import shutil
 import signal
+from itertools import product
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
-from support import SHARDS, UPPER, make_tiny, merged, on_line
+from support import SHARDS, UPPER, make_tiny, merged, on_line, sweep
 
 import fedsim
 from fedsim.core.errors import ConfigError
@@ -118,8 +119,9 @@ def expected_stop(metrics, target=None, patience=None):
     return None
 
 
-@pytest.mark.parametrize("rule", ["target", "patience"])
-@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize(
+    ("rule", "overlap"), sweep(product(("target", "patience"), (True, False)), [("target", True), ("patience", False)])
+)
 def test_a_rule_stops_the_run_at_the_right_round_and_it_is_finished(select_on, straight, tmp_path, rule, overlap):
     metrics = judged(straight[0], select_on)
     limit = {"target": max(metrics), "patience": 1}[rule]
@@ -178,6 +180,7 @@ def test_held_out_examples_are_read_with_the_global_prompt(tmp_path):
     assert last["holdout_loss"] != last["personalised_loss"]
 
 
+@pytest.mark.parametrize("select_on", ["holdout"], indirect=True, scope="module")
 def test_on_actors(session_ray, straight, select_on, tmp_path):
     path = tmp_path / "run"
     ray = {"address": "auto", "actors": 1}
