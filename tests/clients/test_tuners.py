@@ -118,9 +118,10 @@ def test_side_by_side_equals_one_by_one(folders, kind, family):
 
 
 @pytest.mark.parametrize(
-    ("half", "tolerance"), [({"dtype": "bfloat16"}, 0.15), ({"autocast": "float16"}, 0.01)], ids=str
+    ("family", "half", "tolerance"),
+    [("roberta", {"dtype": "bfloat16"}, 0.15), ("llama", {"autocast": "float16"}, 0.01)],
+    ids=str,
 )
-@pytest.mark.parametrize("family", ["roberta", "llama"])
 @kinds
 def test_half_precision_is_near_to_float32(folders, kind, family, half, tolerance):
     config, table = TunerConfig.model_validate(TUNERS[kind].of_family(family)), texts(LENGTHS)
