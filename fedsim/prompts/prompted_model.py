@@ -366,7 +366,7 @@ class PromptedModel:
 def load_adapter(
     path: str | Path, model: str | None = None, device: str = "cpu", *, trust_remote_code: bool = False
 ) -> PromptedModel:
-    """Load what a run trained, a prefix or LoRA, with its backbone.
+    """Load what a run trained, with any tuner, and its backbone.
 
     Parameters
     ----------

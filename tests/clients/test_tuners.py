@@ -42,7 +42,12 @@ _BEHIND = {"bert": "output.dense", "gpt2": "mlp.c_proj"} | dict.fromkeys(
 
 
 def _lora(family: str) -> dict:
-    return {"kind": "lora", "rank": 2, "targets": (*FAMILIES[family].lora_targets, _BEHIND.get(family, "dense"))}
+    return {
+        "kind": "lora",
+        "rank": 2,
+        "alpha": 2.0,
+        "targets": (*FAMILIES[family].lora_targets, _BEHIND.get(family, "dense")),
+    }
 
 
 def _ia3(family: str) -> dict:
@@ -118,12 +123,31 @@ def test_packed_equals_padded_for_several_clients(folders, kind, family, monkeyp
 @pytest.mark.parametrize("family", ["roberta", "gpt2", "llama"])
 @kinds
 def test_side_by_side_equals_one_by_one(folders, kind, family):
-    for head in poolings(family)[1:3]:
-        cohort = Cohort(specification(folders[family], head, "float64", tuner=TUNERS[kind].of_family(family)))
-        jobs = cohort.jobs()
-        for ours, theirs in zip(cohort.train(jobs), cohort.train_alone(jobs), strict=True):
-            assert_same(ours, theirs, 1e-10, head)
-            assert not np.array_equal(ours.vector_A, cohort.start(0))
+    head = poolings(family)[2]  # a classifier, of encoders on the one token that it reads
+    cohort = Cohort(specification(folders[family], head, "float64", tuner=TUNERS[kind].of_family(family)))
+    jobs = cohort.jobs()
+    for ours, theirs in zip(cohort.train(jobs), cohort.train_alone(jobs), strict=True):
+        assert_same(ours, theirs, 1e-10)
+        assert not np.array_equal(ours.vector_A, cohort.start(0))
+
+
+@pytest.mark.parametrize(
+    ("family", "half", "tolerance"),
+    [("roberta", {"dtype": "bfloat16"}, 0.15), ("llama", {"autocast": "float16"}, 0.01)],
+    ids=str,
+)
+@kinds
+def test_half_precision_is_near_to_float32(folders, kind, family, half, tolerance):
+    config, table = TunerConfig.model_validate(TUNERS[kind].of_family(family)), texts(LENGTHS)
+    gradients = []
+    for keys in ({}, half):
+        model = backbone(folders[family], tuner=config, **keys)
+        tuned = (0.2 * numbers(model.geometry, 2, 3)).detach().float().requires_grad_()
+        reading, _ = model.read(table.pack(SHUFFLED), tuned, (0, 2), {}, OWNERS[SHUFFLED])
+        gradients.append(torch.autograd.grad(reading.loss_B.sum(), tuned)[0])
+    exact, near = gradients
+    assert near.dtype == torch.float32 and near.isfinite().all()
+    assert 0 < (near - exact).norm() / exact.norm() < tolerance
 
 
 @kinds

@@ -88,9 +88,10 @@ def backbone(
     prompt_length: int = PROMPT_LENGTH,
     dtype: str = "float32",
     tuner: TunerConfig | None = None,
+    autocast: str = "off",
 ) -> Backbone:
     name = "shared" if isinstance(path, SharedWeights) else str(path)
-    config = ModelConfig(path=name, head=head or HeadConfig(), attention=attention, dtype=dtype)
+    config = ModelConfig(path=name, head=head or HeadConfig(), attention=attention, dtype=dtype, autocast=autocast)
     weights = path if isinstance(path, SharedWeights) else load_shared_weights(config)
     prompt = PromptConfig(length=prompt_length, position_offset=position_offset)
     words = LABEL_WORDS if config.head.kind == "verbalizer" else None
