@@ -35,11 +35,20 @@ class TunerConfig(Schema):
     as if it were a personal layer; b: the reverse. The head always travels. The global model then has the other half as
     at the start: look at personalised figures."""
 
+    exact: bool = False
+    """lora: FedEx-LoRA (Singhal et al. 2024). What the mean of the clients' changes has beyond the change of the mean A and B
+    goes into the frozen maps, a full matrix for each, so nothing is lost in averaging. For ``server.kind: fedavg``."""
+
     uses: ClassVar[Uses] = {
         **dict.fromkeys(("rank", "alpha", "scaling", "targets", "train"), (Use("kind", ("lora",)),)),
         "exchange": (
             Use("kind", ("lora",)),
             Use("train", ("both",), words="give train=both, or leave exchange out"),
+        ),
+        "exact": (
+            Use("kind", ("lora",)),
+            Use("train", ("both",), words="give train=both; with one of A and B nothing is lost"),
+            Use("exchange", ("both",), words="give exchange=both, or leave exact out"),
         ),
     }
 

@@ -9,7 +9,6 @@ Shape suffixes: C clients, L tuned layers, X all trained numbers of a layer, R r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,10 +22,11 @@ from transformers.pytorch_utils import Conv1D
 
 from clients.tuners.client_rows import PackedRows, PaddedRows
 from clients.tuners.config import TunerConfig
-from clients.tuners.lora_halves import A, B, draw, frozen, shared, turns
+from clients.tuners.lora_halves import RESIDUAL, A, B, draw, frozen, low_rank, scale, shared, turns
 from clients.tuners.tuner import Tuner
 from fedsim.core.errors import ModelError, listed
-from fedsim.core.layout import LayerArrays, LayerShape, PromptGeometry
+from fedsim.core.layout import LayerArrays, LayerShape, PromptGeometry, VectorLayout
+from fedsim.core.low_rank import LowRank
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,7 @@ class LoraTuner(Tuner):
     @property
     def scale(self) -> float:
         """Scale of the changes."""
-        rank = self.lora.rank
-        return self.lora.alpha / (rank if self.lora.scaling == "standard" else math.sqrt(rank))
+        return scale(self.lora)
 
     def shape(self, keys: PromptGeometry, layers: nn.ModuleList) -> LayerArrays:
         """Return the arrays of a layer: ``NAME.lora_A`` [rank, in] and ``NAME.lora_B`` [out, rank] of each target.
@@ -79,6 +78,10 @@ class LoraTuner(Tuner):
         """Return the names of the arrays that rounds train in turn (``tuner.train: alternate``)."""
         return turns(self.lora, shape)
 
+    def low_rank(self, layout: VectorLayout) -> tuple[LowRank, ...]:
+        """Return where the changes lie whose products the server averages (``tuner.exact``)."""
+        return low_rank(self.lora, layout)
+
     @contextmanager
     def inserted(
         self,
@@ -103,7 +106,10 @@ class LoraTuner(Tuner):
             for target in targets:
                 down_CIR = arrays[f"{target}.{A}"][:, place].mT * self.scale
                 up_CRO = arrays[f"{target}.{B}"][:, place].mT
-                hook = _change(rows, down_CIR, up_CRO, waiting, (layer, target))
+                # Of all clients the same, and not trained.
+                residual = arrays.get(f"{target}.{RESIDUAL}")
+                dense_OI = None if residual is None else residual[0, place].detach()
+                hook = _change(rows, down_CIR, up_CRO, dense_OI, waiting, (layer, target))
                 handles.append(layers[layer].get_submodule(target).register_forward_hook(hook))
         try:
             yield
@@ -143,6 +149,7 @@ class LoraTuner(Tuner):
             for name in names:
                 size_in, size_out = _features(linear[name])
                 arrays += [(f"{name}.{A}", (self.lora.rank, size_in)), (f"{name}.{B}", (size_out, self.lora.rank))]
+                arrays += [(f"{name}.{RESIDUAL}", (size_out, size_in))] if self.lora.exact else []
         if len(dict(arrays)) != len(arrays):
             raise ModelError(f"tuner.targets {listed(self._targets)} name a linear map twice; use longer names")
         return tuple(arrays)
@@ -166,6 +173,7 @@ def _change(
     rows: PaddedRows | PackedRows,
     down_CIR: Tensor,
     up_CRO: Tensor,
+    dense_OI: Tensor | None,
     waiting: set[tuple[int, str]],
     place: tuple[int, str],
 ) -> Any:
@@ -174,6 +182,9 @@ def _change(
 
     def hook(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
         waiting.discard(place)
-        return output + rows.low_rank(arguments[0], down_CIR, up_CRO).to(output.dtype)
+        change = rows.low_rank(arguments[0], down_CIR, up_CRO)
+        if dense_OI is not None:
+            change = change + nn.functional.linear(arguments[0], dense_OI.to(arguments[0].dtype))
+        return output + change.to(output.dtype)
 
     return hook

@@ -14,7 +14,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from clients.tuners.client_rows import PackedRows, PaddedRows
-from fedsim.core.layout import LayerShape, PromptGeometry
+from fedsim.core.layout import LayerShape, PromptGeometry, VectorLayout
+from fedsim.core.low_rank import LowRank
 
 
 class Tuner(ABC):
@@ -54,6 +55,10 @@ class Tuner(ABC):
 
     def turns(self, shape: LayerShape) -> tuple[tuple[str, ...], ...]:
         """Return the names of the arrays that rounds train in turn; none where every round trains all."""
+        return ()
+
+    def low_rank(self, layout: VectorLayout) -> tuple[LowRank, ...]:
+        """Return where low-rank changes lie whose products, not only factors, the server averages; none where it does not."""
         return ()
 
     def accepts(self, shape: LayerShape, tuned_LX: tuple[int, ...]) -> bool:

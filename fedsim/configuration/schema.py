@@ -101,6 +101,9 @@ class Config(Schema):
 
     uses: ClassVar[Uses] = {
         "prompt": (Use("tuner.kind", ("prefix",)),),
+        "tuner.exact": (
+            Use("server.kind", ("fedavg",), words="it makes the mean of the clients' models exact, for fedavg"),
+        ),
         "client.proximal_mu": (Use("correction", ("proximal",), by="client.correction"),),
         "model.trunk_cache": (
             Use("client.dropout", (False,), words="with dropout the hidden states differ in every pass"),

@@ -60,6 +60,7 @@ def save_prompt(
     for layer, tuned_X in zip(layout.layers, tuned_LX, strict=True):
         arrays.update(_named(config.tuner.kind, layout.geometry, layer, tuned_X))
     arrays.update({name: np.ascontiguousarray(array) for name, array in head.items()})
+    exact = config.tuner.exact  # named where it is true: then there are residuals
     metadata = {
         "format": 1,
         "fedsim": __version__,
@@ -68,7 +69,7 @@ def save_prompt(
         "max_length": config.data.max_length,
         "task": task.model_dump(mode="json"),
         # The file holds A and B, so it does not matter which was trained or travelled.
-        "tuner": config.tuner.model_dump(mode="json", exclude={"train", "exchange"}),
+        "tuner": config.tuner.model_dump(mode="json", exclude={"train", "exchange", *(() if exact else ("exact",))}),
         "geometry": _geometry(layout.geometry),
         "layers": list(layout.layers),
         "head_shapes": [[name, list(shape)] for name, shape in layout.head_shapes],

@@ -31,6 +31,7 @@ CASES = {
     "tuner.scaling": (["tuner.kind=lora"], [], "rslora"),
     "tuner.targets": (["tuner.kind=lora"], [], "[query]"),
     "tuner.train": (["tuner.kind=lora"], [], "b"),
+    "tuner.exact": (["tuner.kind=lora", "server.kind=fedavg"], ["tuner.kind=lora", "tuner.train=b"], "true"),
     "tuner.exchange": (["tuner.kind=lora"], ["tuner.kind=lora", "tuner.train=b"], "a"),
     "layers.score": ([], ["layers.choose=top"], "l1"),
     "layers.score_batch_size": ([], ["layers.choose=all"], "3"),
