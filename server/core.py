@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedsim.core.errors import CheckpointError, listed
+from fedsim.core.low_rank import LowRank
 from fedsim.core.messages import BlockUpdate, CombinedUpdate, GlobalState, GroupUpdate
 from fedsim.core.method import Method, ServerState
 from fedsim.core.robust import RobustRule
 from server.aggregation import Fold
 from server.blocks import place
+from server.residual import with_residuals
 from server.step import initial_state, state_from_arrays, state_to_arrays, step
 from server.turns import part_of, with_part
 
@@ -53,6 +55,8 @@ class Server:
         Robust rule that replaces the mean; None for the mean.
     turns
         Positions that rounds train in turn; none if every round trains all.
+    low_rank
+        Changes whose products are averaged exactly; none if averages of their factors are all there is.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Server:
         population_weight: float | None = None,
         rule: RobustRule | None = None,
         turns: tuple[np.ndarray, ...] = (),
+        low_rank: tuple[LowRank, ...] = (),
     ) -> None:
         self._method = method
         self._layers = layers
@@ -71,6 +76,7 @@ class Server:
         self._population_weight = population_weight
         self._rule = rule
         self._turns = turns
+        self._low_rank = low_rank
         self._round = 0
         self._fold = Fold()
         self._dtype = vector_F.dtype
@@ -137,7 +143,10 @@ class Server:
             return step(self._method, self._state, combined, *rest)
         positions_T = self._turns[self._round % len(self._turns)]
         part = step(self._method, part_of(self._state, positions_T), combined, *rest)
-        return with_part(self._state, part, positions_T)
+        state = with_part(self._state, part, positions_T)
+        if not self._low_rank:
+            return state
+        return state.with_arrays(with_residuals(state.vector_F, part.vector_F, combined, self._low_rank))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the whole state as arrays, for a checkpoint."""

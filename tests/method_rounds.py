@@ -32,7 +32,9 @@ class Rounds:
         full = self.worker.info().full
         self.layout, self.turns = spec.exchanged(full, full.layers), spec.turns(full, full.layers)
         vector_F = spec.initial_vector(self.layout).astype(config.model.exchange_dtype)
-        self.server = Server(config.method, vector_F, full.layers, 0.5, None, config.rule, self.turns)
+        self.server = Server(
+            config.method, vector_F, full.layers, 0.5, None, config.rule, self.turns, spec.tuner.low_rank(self.layout)
+        )
         self.states = {client: ClientState(client) for client in clients}
 
     def play(self, round: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -44,17 +46,20 @@ class Rounds:
         ]
         self.states = {done.states[0].client: done.states[0] for done in returns}
         updates = [done.update for done in returns]
-        own = self.turns[round % 2] if self.turns else np.arange(self.layout.size)
+        own = self.turns[round % len(self.turns)] if self.turns else np.arange(self.layout.size)
         vectors = np.stack([state.vector_F] * len(updates))
         vectors[:, own] = [update.sums[VECTOR] / update.weight_sum for update in updates]
         self.server.apply(round, self.clients, *updates)
         weights = np.array([update.weight_sum for update in updates])
         return state.vector_F, vectors, weights / weights.sum(), self.server.global_state().vector_F
 
-    def changes(self, vector_F: np.ndarray) -> np.ndarray:
-        """Return B A of every layer and target, flat."""
+    def changes(self, vector_F: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what is added to each map, [L, O, I]: s B A, and a residual if there is one."""
         tuned_LX, _ = self.layout.split(vector_F)
         layout, whole_LX = completed(self.config.tuner, self.layout, tuned_LX, self.config.seed)
         arrays = layout.geometry.split(whole_LX)
-        targets = [name.removesuffix(".lora_A") for name in arrays if name.endswith("lora_A")]
-        return np.concatenate([(arrays[f"{t}.lora_B"] @ arrays[f"{t}.lora_A"]).reshape(-1) for t in targets])
+        found = {}
+        for target in [name.removesuffix(".lora_A") for name in arrays if name.endswith("lora_A")]:
+            product = arrays[f"{target}.lora_B"] @ arrays[f"{target}.lora_A"]
+            found[target] = self.spec.tuner.scale * product + arrays.get(f"{target}.residual", 0.0)
+        return found

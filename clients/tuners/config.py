@@ -78,6 +78,9 @@ class TunerConfig(Schema):
     start_from: PathText | None = None
     """lora: start from a PEFT LoRA adapter (its folder) or an earlier run (its folder or prompt file) instead of at the
     frozen model; the head is loaded too if the source has one of the same shape. A prefix starts from ``prompt.start_from``."""
+    exact: bool = False
+    """lora: FedEx-LoRA (Singhal et al. 2024). What the mean of the clients' changes has beyond the change of the mean A and B
+    goes into the frozen maps, a full matrix for each, so nothing is lost in averaging. For ``server.kind: fedavg``."""
 
     uses: ClassVar[Uses] = {
         "length": (Use("kind", ONE_PLACE),),
@@ -107,6 +110,11 @@ class TunerConfig(Schema):
         "feedforward_targets": (Use("kind", ("ia3",)),),
         "start_from": (Use("kind", ("lora",), words="it is a key of lora; a prefix has prompt.start_from"),),
         "layer_norms": (Use("kind", ("adapter",)),),
+        "exact": (
+            Use("kind", ("lora",)),
+            Use("train", ("both",), words="give train=both; with one of A and B nothing is lost"),
+            Use("exchange", ("both",), words="give exchange=both, or leave exact out"),
+        ),
     }
 
     @property

@@ -9,7 +9,6 @@ Shape suffixes: C clients, L tuned layers, X all trained numbers of a layer, R r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,9 +23,10 @@ from clients.tuners.client_rows import PackedRows, PaddedRows
 from clients.tuners.config import TunerConfig
 from clients.tuners.hooks import Hooks
 from clients.tuners.linear_maps import Arrays, LinearMap, same_arrays
-from clients.tuners.lora_halves import A, B, draw, frozen, shared, turns
+from clients.tuners.lora_halves import RESIDUAL, A, B, draw, frozen, low_rank, scale, shared, turns
 from clients.tuners.tuner import Tuner
-from fedsim.core.layout import LayerArrays, LayerShape, PromptGeometry
+from fedsim.core.layout import LayerArrays, LayerShape, PromptGeometry, VectorLayout
+from fedsim.core.low_rank import LowRank
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,7 @@ class LoraTuner(Tuner):
     @property
     def scale(self) -> float:
         """Scale of the changes."""
-        rank = self.lora.rank
-        return self.lora.alpha / (rank if self.lora.scaling == "standard" else math.sqrt(rank))
+        return scale(self.lora)
 
     def shape(self, keys: PromptGeometry, layers: nn.ModuleList) -> LayerArrays:
         """Return the arrays of a layer: ``NAME.lora_A`` [rank, in] and ``NAME.lora_B`` [out, rank] of each target.
@@ -83,6 +82,10 @@ class LoraTuner(Tuner):
         """Return the names of the arrays that rounds train in turn (``tuner.train: alternate``)."""
         return turns(self.lora, shape)
 
+    def low_rank(self, layout: VectorLayout) -> tuple[LowRank, ...]:
+        """Return where the changes lie whose products the server averages (``tuner.exact``)."""
+        return low_rank(self.lora, layout)
+
     @contextmanager
     def inserted(
         self,
@@ -106,7 +109,10 @@ class LoraTuner(Tuner):
                 for target in targets:
                     down_CIR = arrays[f"{target}.{A}"][:, place].mT * self.scale
                     up_CRO = arrays[f"{target}.{B}"][:, place].mT
-                    hooks.output(layer, target, _change(rows, down_CIR, up_CRO))
+                    # Of all clients the same, and not trained.
+                    residual = arrays.get(f"{target}.{RESIDUAL}")
+                    dense_OI = None if residual is None else residual[0, place].detach()
+                    hooks.output(layer, target, _change(rows, down_CIR, up_CRO, dense_OI))
             yield
 
     def _with_frozen(
@@ -126,8 +132,9 @@ class LoraTuner(Tuner):
         return self.lora.targets or self.default_targets
 
     def _arrays(self, target: LinearMap) -> Arrays:
-        rank = self.lora.rank
-        return (f"{target.name}.{A}", (rank, target.size_in)), (f"{target.name}.{B}", (target.size_out, rank))
+        name, rank = target.name, self.lora.rank
+        halves = ((f"{name}.{A}", (rank, target.size_in)), (f"{name}.{B}", (target.size_out, rank)))
+        return (*halves, (f"{name}.{RESIDUAL}", (target.size_out, target.size_in))) if self.lora.exact else halves
 
 
 @lru_cache(maxsize=4096)
@@ -138,6 +145,15 @@ def _drawn(
     return torch.from_numpy(draw(config, layer, name, dims, seed)).to(device)
 
 
-def _change(rows: PaddedRows | PackedRows, down_CIR: Tensor, up_CRO: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+def _change(
+    rows: PaddedRows | PackedRows, down_CIR: Tensor, up_CRO: Tensor, dense_OI: Tensor | None
+) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the change of a target's output."""
-    return lambda read, output: output + rows.low_rank(read, down_CIR, up_CRO).to(output.dtype)
+
+    def change(read: Tensor, output: Tensor) -> Tensor:
+        added = rows.low_rank(read, down_CIR, up_CRO)
+        if dense_OI is not None:
+            added = added + nn.functional.linear(read, dense_OI.to(read.dtype))
+        return output + added.to(output.dtype)
+
+    return change

@@ -14,8 +14,11 @@ import numpy as np
 from clients.tuners.config import TunerConfig
 from fedsim.core import seeds
 from fedsim.core.layout import LayerArrays, LayerShape, VectorLayout
+from fedsim.core.low_rank import LowRank
 
 A, B = "lora_A", "lora_B"
+RESIDUAL = "residual"
+"""What is added to a frozen map besides, [out, in] (``tuner.exact``)."""
 _HALF = {"a": A, "b": B}
 
 
@@ -34,10 +37,33 @@ def shared(config: TunerConfig, shape: LayerShape) -> tuple[str, ...] | None:
 
 
 def turns(config: TunerConfig, shape: LayerShape) -> tuple[tuple[str, ...], ...]:
-    """Return the names of the arrays of odd and of even rounds; none where every round trains the same ones."""
-    if config.train != "alternate" or not isinstance(shape, LayerArrays):
+    """Return the names of the arrays that rounds train in turn, first odd ones; none where every round trains all."""
+    if not isinstance(shape, LayerArrays):
         return ()
-    return shape.ending(B), shape.ending(A)
+    if config.exact:
+        return (tuple(name for name, _ in shape.trained if not name.endswith(RESIDUAL)),)
+    return (shape.ending(B), shape.ending(A)) if config.train == "alternate" else ()
+
+
+def low_rank(config: TunerConfig, layout: VectorLayout) -> tuple[LowRank, ...]:
+    """Return where the changes of each map lie (``tuner.exact``), in ``layout`` and in what a round trains of it."""
+    if not config.exact:
+        return ()
+    (names,) = turns(config, layout.geometry)
+    own, whole = layout.holding(names).slices(), layout.slices()
+    targets = [(layer, name.removesuffix(f".{A}")) for layer, name in own if name.endswith(A)]
+    return tuple(
+        LowRank(
+            own[layer, f"{target}.{A}"], own[layer, f"{target}.{B}"], whole[layer, f"{target}.{RESIDUAL}"],
+            config.rank, scale(config),
+        )
+        for layer, target in targets
+    )  # fmt: skip
+
+
+def scale(config: TunerConfig) -> float:
+    """Return the scale of the changes."""
+    return config.alpha / (config.rank if config.scaling == "standard" else math.sqrt(config.rank))
 
 
 def draw(config: TunerConfig, layer: int, name: str, dims: tuple[int, ...], seed: int) -> np.ndarray:
@@ -58,7 +84,7 @@ def completed(
     layout: VectorLayout,
     tuned_LX: np.ndarray,
     seed: int,
-    constants: Mapping[str, np.ndarray],
+    constants: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[VectorLayout, np.ndarray]:
     """Return the layout and numbers [L, Y] with both halves; a half that is not in ``layout`` is as at the start."""
     shape = layout.geometry
@@ -70,7 +96,7 @@ def completed(
     rows = []
     for layer, tuned_X in zip(layout.layers, tuned_LX, strict=True):
         own = held.split(tuned_X)
-        own |= constants
+        own |= constants or {}
         both = [own[name] if name in own else draw(config, layer, name, dims, seed) for name, dims in shape.arrays]
         rows.append(np.concatenate([array.reshape(-1) for array in both]).astype(tuned_LX.dtype))
     whole = VectorLayout(replace(shape, frozen=()), layout.layers, layout.head_shapes)

@@ -17,7 +17,8 @@ from clients.tuners.client_rows import PackedRows, PaddedRows
 from clients.tuners.virtual_tokens import VirtualTokens
 from clients.tuners.word_vectors import WordVectors
 from clients.tuners.words import vector_word
-from fedsim.core.layout import LayerShape, PromptGeometry
+from fedsim.core.layout import LayerShape, PromptGeometry, VectorLayout
+from fedsim.core.low_rank import LowRank
 
 
 class Tuner(ABC):
@@ -88,6 +89,10 @@ class Tuner(ABC):
 
     def turns(self, shape: LayerShape) -> tuple[tuple[str, ...], ...]:
         """Return the names of the arrays that rounds train in turn; none where every round trains all."""
+        return ()
+
+    def low_rank(self, layout: VectorLayout) -> tuple[LowRank, ...]:
+        """Return where low-rank changes lie whose products, not only factors, the server averages; none where it does not."""
         return ()
 
     def accepts(self, shape: LayerShape, tuned_LX: tuple[int, ...]) -> bool:

@@ -90,14 +90,22 @@ def _check_method(config: Config) -> None:
 def _check_halves(config: Config) -> None:
     """Refuse what has no meaning where rounds train A and B in turn, or clients keep one of them."""
     tuner, layers = config.tuner, config.layers
-    if tuner.train != "alternate" and tuner.exchange == "both":
+    if tuner.train != "alternate" and tuner.exchange == "both" and not tuner.exact:
         return
     key = "tuner.train=alternate" if tuner.train == "alternate" else f"tuner.exchange={tuner.exchange}"
+    key = "tuner.exact=true" if tuner.exact else key
+    server, step = config.server, config.method.config
+    plain = step.lr == step.lr_decay == 1 and server.aggregation == "mean"
+    if tuner.exact and not (plain and config.correction == "none"):
+        raise ValueError(
+            "tuner.exact=true makes the mean of the clients' models exact, so it needs server.lr=1, server.lr_decay=1, "
+            "server.aggregation=mean and client.correction=none"
+        )
     if layers.unselected == "local":
         raise ValueError(f"{key} does not go with personal layers; set layers.unselected=none")
     if layers.share_rule != "fixed":
         raise ValueError(
-            f"{key} does not go with layers.share_rule={layers.share_rule}, whose warm-up trains A and B in every round; set "
+            f"{key} does not go with layers.share_rule={layers.share_rule}, whose warm-up knows neither; set "
             "layers.share_rule=fixed and layers.share"
         )
     if tuner.train == "alternate" and config.client.optimizer.moments == "keep":

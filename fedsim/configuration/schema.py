@@ -109,6 +109,9 @@ class Config(Schema):
                 words="it trains numbers at one place of the model, so there are no layers to choose",
             ),
         ),
+        "tuner.exact": (
+            Use("server.kind", ("fedavg",), words="it makes the mean of the clients' models exact, for fedavg"),
+        ),
         "client.proximal_mu": (Use("correction", ("proximal",), by="client.correction"),),
         "model.trunk_cache": (
             Use("client.dropout", (False,), words="with dropout the hidden states differ in every pass"),

@@ -240,6 +240,15 @@ class VectorLayout:
             pieces.append(np.arange(self.tuned_size, self.size))
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
 
+    def slices(self) -> dict[tuple[int, str], slice]:
+        """Return where each array lies in the vector, by layer and name."""
+        found, start = {}, 0
+        for layer in self.layers:
+            for name, size in self._sizes.items():
+                found[layer, name] = slice(start, start + size)
+                start += size
+        return found
+
     def held(self, layer_X: np.ndarray) -> np.ndarray:
         """Return those of one layer's trained numbers, given flat, that the vector holds."""
         if self.arrays is None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fedsim.core.low_rank import LowRank
 from fedsim.core.memory import peak_memory_bytes
 from fedsim.core.messages import (
     ClientFailure,
@@ -71,6 +72,7 @@ class ServerHandle(Protocol):
         population_weight: float,
         rule: RobustRule | None = None,
         turns: tuple[np.ndarray, ...] = (),
+        low_rank: tuple[LowRank, ...] = (),
     ) -> None:
         """Create the server, or recreate it with other layers; see :class:`server.core.Server`."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedsim.core.low_rank import LowRank
 from fedsim.core.messages import ClientFailure, Evaluation, FuseTrial, ScoreReport, SpectrumReport, WorkGroup
 from fedsim.core.method import Method
 from fedsim.core.robust import RobustRule
@@ -39,9 +40,10 @@ class LocalServer:
         population_weight: float,
         rule: RobustRule | None = None,
         turns: tuple[np.ndarray, ...] = (),
+        low_rank: tuple[LowRank, ...] = (),
     ) -> None:
         """Create or recreate the server."""
-        self._server = Server(method, vector_F, layers, sample_rate, population_weight, rule, turns)
+        self._server = Server(method, vector_F, layers, sample_rate, population_weight, rule, turns, low_rank)
 
     def global_state(self) -> Handle:
         """See :meth:`server.core.Server.global_state`."""

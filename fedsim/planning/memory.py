@@ -152,7 +152,7 @@ def _sum_bytes(config: Config, exchanged: VectorLayout) -> int:
     cohort, method = config.sampling.clients_per_round, config.method
     calls = cohort if config.ray.actors == "per_client" else -(-cohort // config.group_size)
     sums = {VECTOR, *(name for part in method.corrections for name in part.sums)}
-    each = method.singles(robust=config.server.aggregation != "mean") or ()
+    each = (VECTOR,) if config.tuner.exact else method.singles(robust=config.server.aggregation != "mean") or ()
     wide, own = np.dtype(np.float64).itemsize, np.dtype(config.model.exchange_dtype).itemsize
     return (len(sums) * calls * wide + len(each) * cohort * own) * exchanged.size
 

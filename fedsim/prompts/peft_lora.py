@@ -7,6 +7,7 @@ from pathlib import Path
 from peft import LoraConfig
 
 from clients.tuners.config import TunerConfig
+from fedsim.core.errors import ModelError
 from fedsim.core.uses import EVERY_KEY
 from fedsim.prompts.peft_export import TrainedModel, tuned_layers
 from fedsim.prompts.peft_layers import about_layers, target_names, write_layers
@@ -26,8 +27,14 @@ def export_lora(file: PromptFile, output: Path, client: int | None) -> None:
     Raises
     ------
     ModelError
-        If the model is not found, the client has no layers of its own, or the output cannot be written.
+        If maps have residuals (``tuner.exact``), the model is not found, the client has no layers of its own, or the output
+        cannot be written.
     """
+    if file.metadata["tuner"].get("exact"):
+        raise ModelError(
+            f"{file.path} was trained with tuner.exact=true, which changed the model's maps themselves too, and a PEFT adapter "
+            "has no place for that; use it with fedsim.load_adapter"
+        )
     layers = tuned_layers(file, client)
     trained = TrainedModel.of(file)
     adapter = _config(trained, tuple(layers))

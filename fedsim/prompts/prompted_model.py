@@ -59,13 +59,14 @@ def save_prompt(
         Frozen arrays that the tuner holds, by name; they are written too.
     """
     tuned_LX, head = layout.split(np.asarray(vector_F, dtype=np.float32))
-    layout, tuned_LX = completed(config.tuner, layout, tuned_LX, config.seed, constants or {})
+    layout, tuned_LX = completed(config.tuner, layout, tuned_LX, config.seed, constants)
     if config.tuner.origin:
         tuned_LX = tuned_LX + np.float32(config.tuner.origin)
     arrays: dict[str, np.ndarray] = {}
     for layer, tuned_X in zip(layout.layers, tuned_LX, strict=True):
         arrays.update(_named(config.tuner.kind, layout.geometry, layer, tuned_X))
     arrays.update({name: np.ascontiguousarray(array) for name, array in head.items()})
+    exact = config.tuner.exact  # named where it is true: then there are residuals
     metadata = {
         "format": 1,
         "fedsim": __version__,
@@ -73,7 +74,7 @@ def save_prompt(
         "prompt": config.prompt.model_dump(mode="json", exclude={"start_from", "dropout"}, context=EVERY_KEY),
         "max_length": config.data.max_length,
         "task": task.model_dump(mode="json"),
-        "tuner": _tuner(config.tuner),
+        "tuner": _tuner(config.tuner, exact=exact),
         "geometry": _geometry(layout.geometry),
         "layers": list(layout.layers),
         "head_shapes": [[name, list(shape)] for name, shape in layout.head_shapes],
@@ -90,9 +91,10 @@ def _named(kind: str, shape: LayerShape, layer: int, tuned_X: np.ndarray) -> dic
     return {f"prompt.{layer}": np.ascontiguousarray(tuned_X)}
 
 
-def _tuner(tuner: TunerConfig) -> dict[str, Any]:
+def _tuner(tuner: TunerConfig, *, exact: bool) -> dict[str, Any]:
     """Return the section ``tuner`` as metadata, without keys that the file's arrays answer."""
-    values = tuner.model_dump(mode="json", exclude={"train", "exchange", "start_from", "sources"})
+    answered = {"train", "exchange", "start_from", "sources", *(() if exact else ("exact",))}
+    values = tuner.model_dump(mode="json", exclude=answered)
     return values | {"random_sources": tuner.num_sources} if tuner.sources else values
 
 

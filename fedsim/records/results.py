@@ -91,7 +91,7 @@ def _personal(
         tuned_LX, _ = parts.trained.split(vector_A)
         own_LX = np.stack([row for layer, row in zip(parts.trained.layers, tuned_LX, strict=True) if layer in kept])
         own = VectorLayout(full.geometry, kept)
-        rows.append(completed(config.tuner, own, own_LX, config.seed, {})[1].reshape(-1))
+        rows.append(completed(config.tuner, own, own_LX, config.seed)[1].reshape(-1))
     return list(kept), np.stack(rows)
 
 

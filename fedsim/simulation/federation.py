@@ -100,11 +100,12 @@ class Federation:
 
     def _start_server(self, full: VectorLayout, layers: tuple[int, ...], checkpoint: Checkpoint | None) -> None:
         config, server, spec = self._run.config, self._run.executor.server, self._run.prepared.spec
-        layout, turns = spec.exchanged(full, layers), spec.turns(full, layers)
+        layout = spec.exchanged(full, layers)
+        apart = spec.turns(full, layers), spec.tuner.low_rank(layout)
         vector_F = spec.initial_vector(layout).astype(config.model.exchange_dtype)
         sample_rate = config.sampling.clients_per_round / config.partition.population
         weight = population_weight(config.server.weighting, self._run.draw.sizes_N)
-        server.start(config.method, vector_F, layout.layers, sample_rate, weight, config.rule, turns)
+        server.start(config.method, vector_F, layout.layers, sample_rate, weight, config.rule, *apart)
         if checkpoint is not None:
             server.load_arrays(checkpoint.server)
             self.clients.restore(checkpoint.clients, self._run.executor)

@@ -14,6 +14,7 @@ from clients.backbone.location import locate, modeling_module
 from fedsim.configuration.schema import Config, build_config
 from fedsim.core.errors import ConfigError, ModelError, shown
 from fedsim.core.imports import large_imports
+from fedsim.core.messages import VECTOR
 from fedsim.core.shards import Shards
 from fedsim.core.tokens import TokenTable
 from fedsim.data.config import TaskConfig
@@ -225,7 +226,7 @@ def training_spec(config: Config, num_examples: int) -> TrainingSpec:
         client=config.client.model_copy(update={"schedule": schedule}),
         corrections=method.corrections,
         uniform_weights=config.server.weighting == "uniform",
-        singles=method.singles(robust=config.server.aggregation != "mean"),
+        singles=(VECTOR,) if config.tuner.exact else method.singles(robust=config.server.aggregation != "mean"),
         keep_local=config.layers.unselected == "local",
         keep_half=config.tuner.exchange != "both",
         seed=config.seed,

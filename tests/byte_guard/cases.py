@@ -133,6 +133,10 @@ CASES: dict[str, Case] = {
         "rounds=3 server.kind=fedavg tuner.kind=lora prompt= tuner.rank=2 tuner.exchange=a model.head.kind=classifier",
         stop_after=2,
     ),
+    "FedEx-LoRA": Case(
+        "rounds=3 server.kind=fedavg tuner.kind=lora prompt= tuner.rank=2 tuner.exact=true layers.choose=top layers.share=0.5",
+        stop_after=2,
+    ),
     "lora, B travels": Case("server.kind=scaffold tuner.kind=lora prompt= tuner.rank=2 tuner.exchange=b"),
     "adapter": Case(
         f"{STATEFUL} tuner.kind=adapter prompt= tuner.bottleneck=3 tuner.layer_norms=true client.correction=preconditioner",

@@ -180,3 +180,27 @@ def test_a_rank_above_the_width_of_a_map_is_only_more_numbers(folders):
     data = texts(LENGTHS).batch(SHUFFLED)
     first, second = (m.forward(data, t, (0, 1, 2), {}).logits_BC for m, t in zip(models, (tuned, more), strict=True))
     torch.testing.assert_close(first, second, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_a_residual_is_added_to_the_map_itself(folders, family):
+    spec, plain = spec_of(folders[family], exact=True), spec_of(folders[family])
+    model, changed = ClientWorker(spec)._backbone, ClientWorker(plain)._backbone
+    tuned = torch.zeros((1, 3, model.geometry.layer_size), dtype=torch.float64)
+    for name, array in model.geometry.split(tuned).items():
+        if name.endswith("residual"):
+            array.copy_(0.1 * torch.randn(array.shape, dtype=torch.float64))
+            for layer in range(3):
+                module = changed._stack.all[layer].get_submodule(name.removesuffix(".residual"))
+                change = array[0, layer].T if family == "gpt2" else array[0, layer]
+                module.weight.data = module.weight.data + change
+    tuned.requires_grad_()
+    table, none = texts(LENGTHS), torch.empty((1, 0, changed.geometry.layer_size), dtype=torch.float64)
+    expected = changed.forward(table.batch(SHUFFLED), none, (), {}).logits_BC
+    padded = model.forward(table.batch(SHUFFLED), tuned, (0, 1, 2), {})
+    packed, _ = model.read(table.pack(SHUFFLED), tuned, (0, 1, 2), {}, None)
+    for reading in (padded, packed):
+        torch.testing.assert_close(reading.logits_BC, expected, rtol=0, atol=1e-10)
+    (gradient,) = torch.autograd.grad(packed.loss_B.sum(), tuned)
+    parts = model.geometry.split(gradient)
+    assert not any(part.any() for name, part in parts.items() if name.endswith("residual"))

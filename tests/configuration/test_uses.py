@@ -31,6 +31,7 @@ CASES = {
     "tuner.alpha": (["tuner.kind=lora"], [], "3"),
     "tuner.scaling": (["tuner.kind=lora"], [], "rslora"),
     "tuner.train": (["tuner.kind=lora"], [], "b"),
+    "tuner.exact": (["tuner.kind=lora", "server.kind=fedavg"], ["tuner.kind=lora", "tuner.train=b"], "true"),
     "tuner.exchange": (["tuner.kind=lora"], ["tuner.kind=lora", "tuner.train=b"], "a"),
     "tuner.start_from": (["tuner.kind=lora"], [], "elsewhere"),
     "tuner.targets": (["tuner.kind=ia3"], [], "[query]"),

@@ -9,9 +9,11 @@ from safetensors import safe_open
 from support import make_tiny
 
 import fedsim
-from fedsim.core.errors import FedsimError
+from fedsim.core.errors import FedsimError, ModelError
+from fedsim.core.messages import GlobalState
 from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_shape import model_shape
+from fedsim.prompts.peft_adapter import export_peft
 from fedsim.prompts.peft_export import has_personal, tuned_layers
 from fedsim.prompts.prompted_model import read_prompt
 from fedsim.simulation.preparation import prepare
@@ -20,16 +22,52 @@ LORA = {"kind": "lora", "rank": 2, "targets": ["query", "intermediate.dense"]}
 """Maps of which the second is wider than deep, so that A and B differ in size."""
 
 
-@pytest.mark.parametrize(("name", "exact"), [("fedit", False), ("ffa_lora", True), ("rolora", True)])
+@pytest.mark.parametrize(
+    ("name", "exact"), [("fedit", False), ("ffa_lora", True), ("rolora", True), ("fedex_lora", True)]
+)
 def test_the_mean_of_the_changes_is_the_change_of_the_means(name, exact):
-    rounds = Rounds(shipped(name, "model.dtype=float64", "client.optimizer.lr=0.1"))
-    gaps = []
+    rounds = Rounds(shipped(name, "model.dtype=float64", "client.optimizer.lr=0.1", "data.train_examples=120"))
     for round in range(3):
         _, vectors, weights, after = rounds.play(round)
-        mean = weights @ np.stack([rounds.changes(vector_F) for vector_F in vectors])
-        gaps.append(np.abs(mean - rounds.changes(after)).max())
-        assert np.abs(mean).max() > 0.01
-    assert max(gaps) < 1e-10 if exact else min(gaps) > 1e-4
+        clients, now = [rounds.changes(vector_F) for vector_F in vectors], rounds.changes(after)
+        means = {name: np.tensordot(weights, [own[name] for own in clients], 1) for name in now}
+        gap = max(np.abs(means[name] - now[name]).max() for name in now)
+        assert max(np.abs(mean).max() for mean in means.values()) > 0.01
+        assert gap < 1e-10 if exact else gap > 1e-4
+
+
+def test_residuals_of_fedex_lora_have_a_rank_of_clients_times_rank_and_reach_every_client():
+    rounds = Rounds(shipped("fedex_lora", "model.dtype=float64", "tuner.rank=4", "client.optimizer.lr=0.1"))
+    residuals = [change.residual for change in rounds.spec.tuner.low_rank(rounds.layout)]
+    before, _, _, after = rounds.play(0)
+    for where in residuals:
+        assert not before[where].any()
+        assert 0 < np.linalg.matrix_rank(after[where].reshape(64, 64), tol=1e-9) <= 3 * 4
+    own = np.setdiff1d(np.arange(rounds.layout.size), rounds.turns[0])
+    np.testing.assert_array_equal(own, np.concatenate([np.arange(where.start, where.stop) for where in residuals]))
+    # What the next round's clients start from is the mean model: without the residuals they would see another loss.
+    without = after.copy()
+    without[own] = 0
+    states = [GlobalState(1, rounds.worker.info().full.layers, vector_F) for vector_F in (after, without)]
+    (whole, _), (less, _) = (rounds.worker.evaluate(state, 0, 60) for state in states)
+    assert abs(whole.loss_sum - less.loss_sum) > 1e-3
+
+
+def test_residuals_are_in_tuned_layers_alone_so_cached_layers_stay(tmp_path):
+    """A run whose lower layers are cached ends as one that runs them, and its file predicts what the run did."""
+    ends = []
+    for dtype in ("off", "float32"):
+        folder = tmp_path / f"{dtype}-{len(ends)}"
+        overrides = ("rounds=2", "layers.choose=top", "layers.share=0.5", f"model.trunk_cache.dtype={dtype}")
+        config = shipped("fedex_lora", *overrides, f"output={folder}")
+        summary = fedsim.run(config, progress=False)
+        ends.append(read_prompt(folder).tuned_LX)
+    np.testing.assert_allclose(ends[0], ends[1], rtol=0, atol=1e-4)
+    examples, model = prepare(config).data.dataset.validation, fedsim.load_adapter(folder)
+    predicted = [model.task.labels.index(label) for label in model.predict(examples.texts)]
+    assert (np.array(predicted) == examples.labels_N).mean() == pytest.approx(summary["global_metric"])
+    with pytest.raises(ModelError, match=r"tuner.exact=true, which changed the model's maps"):
+        export_peft(folder, tmp_path / "adapter")
 
 
 @pytest.mark.parametrize(
@@ -93,6 +131,7 @@ A, B = 2 * (64 + 64), 2 * (64 + 128)
         ({"train": "b"}, (B, B, B)),
         ({"train": "alternate"}, (B, A, B)),
         ({"exchange": "a"}, (A, A, A)),
+        ({"exact": True}, (A + B, A + B, A + B)),
     ],
 )
 def test_bytes_are_those_of_the_half_that_travels(tmp_path, tuner, sent):
@@ -104,7 +143,8 @@ def test_bytes_are_those_of_the_half_that_travels(tmp_path, tuner, sent):
     assert summary["bytes_up"] == 5 * 4 * layers * sum(sent)
     half = (A + B) / 2 if "alternate" in tuner.values() else sent[0]
     assert summary["transferred_parameters"] == layers * half
-    assert sum(array.size for array in arrays.values()) == layers * (A + B)
+    residuals = 64 * (64 + 128) if "exact" in tuner else 0
+    assert sum(array.size for array in arrays.values()) == layers * (A + B + residuals)
     model = fedsim.load_adapter(tmp_path / "run")
     assert np.isfinite(model.scores(["the soup was cold and bland"])).all()
 
@@ -145,7 +185,7 @@ def test_the_b_of_fedsa_lora_never_leaves_its_device(tmp_path):
                 assert own[name].any() and not np.array_equal(own[name], other[name])
 
 
-@pytest.mark.parametrize("name", ["rolora", "fedsa_lora"])
+@pytest.mark.parametrize("name", ["rolora", "fedsa_lora", "fedex_lora"])
 def test_a_resumed_run_ends_with_the_bytes_of_one_that_never_stopped(tmp_path, name):
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     small = "partition.clients=6", "sampling.clients_per_round=2", "data.train_examples=60"
@@ -167,7 +207,8 @@ def stopped(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "change", [{"rank": 3}, {"targets": ["query"]}, {"train": "b"}, {"train": "alternate"}, {"exchange": "a"}]
+    "change",
+    [{"rank": 3}, {"targets": ["query"]}, {"train": "b"}, {"train": "alternate"}, {"exchange": "a"}, {"exact": True}],
 )
 def test_another_tuner_does_not_continue_a_run(stopped, change):
     with pytest.raises(FedsimError, match=rf"tuner\.{next(iter(change))}"):
@@ -214,6 +255,12 @@ def test_attacks_and_robust_rules_see_what_travels(tmp_path, tuner, rule, attack
             "set layers.share_rule=fixed and layers.share",
         ),
         ({"tuner": {"train": "alternate"}, "client": {"optimizer": {"moments": "keep"}}}, "optimizer.moments=restart"),
+        (
+            {"tuner": {"exact": True}, "server": {"kind": "fedavgm"}},
+            "tuner.exact has no use with server.kind=fedavgm",
+        ),
+        ({"tuner": {"exact": True}, "server": {"kind": "fedavg", "aggregation": "median"}}, "server.aggregation=mean"),
+        ({"tuner": {"exact": True, "train": "b"}}, "tuner.exact has no use with (tuner.)?train=b"),
         ({"tuner": {"train": "b", "exchange": "a"}}, "tuner.exchange has no use with (tuner.)?train=b"),
     ],
 )
