@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -132,6 +133,98 @@ def test_a_late_prompt_is_that_of_the_layers_themselves(folders, family, generat
     gradients = [torch.autograd.grad(sum((rows**2).sum() for rows in side), tuned)[0] for side in (found, expected)]
     scale = float(gradients[1].abs().max())
     torch.testing.assert_close(gradients[0], gradients[1], rtol=exact, atol=exact * scale)
+
+
+def soft_prompted(family: str, row: torch.Tensor, make) -> torch.Tensor:
+    """Return the last hidden states of one text behind the soft prompt that ``make`` returns for it, by the model itself."""
+    base = tiny_model(family).base_model.double()
+    words = base.get_input_embeddings()(row.unsqueeze(0))
+    with torch.no_grad():
+        plain = base(input_ids=row.unsqueeze(0)).last_hidden_state[0]
+    summary = plain[-1] if FAMILIES[family].predicts_next else plain[0]
+    prompt = make(words[0], summary).unsqueeze(0)
+    return base(inputs_embeds=torch.cat([prompt, words], dim=1)).last_hidden_state[0, prompt.shape[1] :]
+
+
+def idpg(config: TunerConfig, tuned: torch.Tensor, size: int, summary: torch.Tensor) -> torch.Tensor:
+    """Return IDPG's prompt: each map a loop over its terms' Kronecker products."""
+    terms, rank, made = config.terms, config.bottleneck, config.length * size
+    cut = [terms**3, rank * size // terms, rank, terms**3, made * rank // terms, made]
+    left, right, bias, up_left, up_right, up_bias = tuned.reshape(-1).split(cut)
+
+    def dense(left: torch.Tensor, right: torch.Tensor, size_out: int, size_in: int) -> torch.Tensor:
+        lefts = left.view(terms, terms, terms)
+        rights = right.view(terms, size_out // terms, size_in // terms)
+        return sum(torch.kron(lefts[term], rights[term]) for term in range(terms))
+
+    low = functional.gelu(dense(left, right, rank, size) @ summary + bias)
+    return (dense(up_left, up_right, made, rank) @ low + up_bias).view(config.length, size)
+
+
+def attempt(
+    config: TunerConfig, tuned: torch.Tensor, size: int, words: torch.Tensor, sources: torch.Tensor
+) -> torch.Tensor:
+    """Return ATTEMPT's prompt: a loop over the prompts of the mixture."""
+    rank = config.bottleneck
+    cut = [config.length * size, rank * size, size * rank, size, size]
+    own, down, up, weight, bias = tuned.reshape(-1).split(cut)
+    own = own.view(config.length, size)
+    query = up.view(size, rank) @ functional.silu(down.view(rank, size) @ words.max(0).values)
+    query = functional.layer_norm(query, (size,), weight, bias)
+    prompts = [*sources, own]
+    scores = torch.stack([prompt.max(0).values @ query for prompt in prompts]) / (math.e * size)
+    return own + sum(share * prompt for share, prompt in zip(scores.softmax(0), prompts, strict=True))
+
+
+GENERATED = TunerConfig(kind="generated_prompt", length=LENGTH, terms=4, bottleneck=8)
+MIXTURE = TunerConfig(kind="prompt_mixture", length=LENGTH, bottleneck=5, random_sources=2)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "llama"])
+@pytest.mark.parametrize("config", [GENERATED, MIXTURE], ids=["idpg", "attempt"])
+def test_a_prompt_made_from_the_text_is_that_of_a_plain_reference(folders, family, config):
+    ours = backbone(folders[family], HeadConfig(kind="classifier"), dtype="float64", tuner=config)
+    size, lengths = ours.hidden_size, np.array([2, 7, 5])
+    tuned = numbers(ours.geometry.layer_size, torch.float64)
+    table = replace(texts(lengths), type_ids_Z=None, read_positions_N=lengths - 1)
+    sources = [torch.from_numpy(array).double() for array in ours._tuner.constants.values()]
+
+    def make(words: torch.Tensor, summary: torch.Tensor) -> torch.Tensor:
+        if config is GENERATED:
+            return idpg(config, tuned, size, summary)
+        return attempt(config, tuned, size, words, sources[0])
+
+    ids = [torch.from_numpy(table.pack(np.array([row])).ids_Z) for row in range(3)]
+    expected = [soft_prompted(family, row, make) for row in ids]
+    output = ours._run(ours._tokens(table.batch(np.arange(3))), tuned, (0,), None).last_hidden_state
+    found = [rows[: len(row)] for rows, row in zip(output, ids, strict=True)]
+    exact = 1e-5 if family == "llama" else 1e-10
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=exact, atol=exact)
+    gradients = [torch.autograd.grad(sum((rows**2).sum() for rows in side), tuned)[0] for side in (found, expected)]
+    scale = float(gradients[1].abs().max())
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=exact, atol=exact * scale)
+
+
+def test_a_hot_mixture_is_the_prompt_and_the_mean_of_all(folders):
+    """ATTEMPT's identity: with a high temperature the text no longer matters."""
+    hot = MIXTURE.model_copy(update={"temperature": 1e12})
+    heads = HeadConfig(kind="classifier")
+    mixed, soft = (backbone(folders["bert"], heads, dtype="float64", tuner=config) for config in (hot, SOFT))
+    tuned = numbers(mixed.geometry.layer_size, torch.float64).detach()
+    own = mixed.geometry.split(tuned)["prompt"][0, 0]
+    sources = torch.from_numpy(mixed._tuner.constants["sources"]).double()
+    mean = own + torch.cat([sources, own.unsqueeze(0)]).mean(0)
+    outputs = [
+        side._run(side._tokens(batch("right")), numbers, (0,), None).last_hidden_state
+        for side, numbers in ((mixed, tuned), (soft, mean.view(1, 1, -1)))
+    ]
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-9, atol=1e-9)
+
+
+def test_terms_that_do_not_divide_are_refused(folders):
+    with pytest.raises(ModelError, match=r"tuner.terms=5 must divide the model's hidden size, 32; set tuner.terms"):
+        backbone(folders["bert"], tuner=TunerConfig(kind="generated_prompt", terms=5))
 
 
 def test_a_late_prompt_at_the_input_is_a_soft_prompt(folders):
