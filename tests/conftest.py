@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import cache
 from pathlib import Path
 
 # Before anything imports ray or a tokenizer: workers take these over, and find the top-level packages by the last one.
@@ -49,7 +50,12 @@ LONG = (
 
 def group(node: str) -> str:
     """Return what is given to one process as a whole: a file, or all files with a test on the session's Ray."""
-    file = node.partition("::")[0].removeprefix("tests/")
+    return group_of_file(node.partition("::")[0].removeprefix("tests/"))
+
+
+@cache
+def group_of_file(file: str) -> str:
+    """Return the group of a file under ``tests/``."""
     return "ray" if "session_ray" in (ROOT / "tests" / file).read_text() else file
 
 

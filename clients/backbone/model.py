@@ -497,12 +497,14 @@ class Backbone:
     def _has_types(self) -> bool:
         return getattr(self._model.config, "type_vocab_size", 0) > 1
 
+    @property
+    def room(self) -> str:
+        """Longest text and its reason, phrased to follow "the model"."""
+        return f"{self.limit} for {self.max_tokens}{self._tuner.beside}"
+
     def _check_length(self, num_tokens: int) -> None:
         if num_tokens > self.max_tokens:
-            raise ModelError(
-                f"a batch has {num_tokens} tokens, but the model {self.limit} for {self.max_tokens} beside the prompt; lower "
-                "data.max_length"
-            )
+            raise ModelError(f"a batch has {num_tokens} tokens, but the model {self.room}; lower data.max_length")
 
     def _check(
         self,

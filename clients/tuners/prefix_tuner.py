@@ -33,6 +33,11 @@ class PrefixTuner(Tuner):
         return self.prompt.length if self.prompt.position_offset == "paper" else 0
 
     @property
+    def beside(self) -> str:
+        """What a text stands beside: the prompt, whether or not it takes positions."""
+        return " beside the prompt"
+
+    @property
     def dropout(self) -> float:  # type: ignore[override]
         """Chance that an entry of the prompt is zero in a training step."""
         return self.prompt.dropout

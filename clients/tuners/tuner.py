@@ -49,6 +49,11 @@ class Tuner(ABC):
         return np.ones_like(lengths_N) if self.reads_output else lengths_N
 
     @property
+    def beside(self) -> str:
+        """What a text stands beside, for messages."""
+        return " beside the prompt" if self.room else ""
+
+    @property
     def room(self) -> int:
         """Positions that the tuner needs beside the text."""
         return self.offset

@@ -115,7 +115,7 @@ class Config(Schema):
         "client.proximal_mu": (Use("correction", ("proximal",), by="client.correction"),),
         "model.trunk_cache": (
             Use("client.dropout", (False,), words="with dropout the hidden states differ in every pass"),
-            Use("layers.unselected", ("none",), words="all layers have a prompt"),
+            Use("layers.unselected", ("none",), words="all layers are trained"),
         ),
     }
 

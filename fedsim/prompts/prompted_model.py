@@ -354,10 +354,9 @@ class PromptedModel:
         most = self.backbone.max_tokens
         too_long = np.flatnonzero(table.lengths_N > most)
         if len(too_long):
-            example, limit = too_long[0], self.backbone.limit
+            example, room = too_long[0], self.backbone.room
             raise ModelError(
-                f"example {example} has {table.lengths_N[example]} tokens, but the model {limit} for {most} beside the prompt; "
-                "shorten it"
+                f"example {example} has {table.lengths_N[example]} tokens, but the model {room}; shorten it"
             )
 
     def predict(self, examples: Sequence[str | tuple[str, ...]], batch_size: int = 64) -> list[str]:

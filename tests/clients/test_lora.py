@@ -8,7 +8,7 @@ import torch
 from cohorts import Cohort, specification
 from peft import LoraConfig, get_peft_model
 from peft_oracle import LAYERS, assert_same_as_peft
-from tiny_models import CONFIGS, backbone, families, save, tiny_model
+from tiny_models import CONFIGS, backbone, batch, families, save, tiny_model
 
 from clients.backbone.families import FAMILIES
 from clients.tuners.config import TunerConfig
@@ -43,6 +43,13 @@ def peft_model(family: str, config: TunerConfig, layers: tuple[int, ...]):
 def test_hidden_states_and_gradients_are_those_of_peft(folders, family, scaling):
     config = LORA.model_copy(update={"scaling": scaling})
     assert_same_as_peft(backbone(folders[family], tuner=config), peft_model(family, config, LAYERS), family, ".weight")
+
+
+def test_a_text_that_is_too_long_is_refused_without_talk_of_a_prompt(folders):
+    model = backbone(folders["bert"], tuner=LORA)
+    tuned = torch.zeros((1, 1, model.geometry.layer_size))
+    with pytest.raises(ModelError, match=r"has 41 tokens, but the model .* for 40; lower data\.max_length$"):
+        model.forward(batch(num_tokens=41), tuned, (0,), {})
 
 
 def test_training_starts_with_b_zero_and_a_drawn_for_each_layer(folders):

@@ -36,7 +36,7 @@ METHODS = {
         "client": {"dropout": True, "optimizer": {"kind": "adamw_published", "moments": "keep"}},
     },
 }
-ACTORS = {"fedpeptao": 3, "no correction": 1, "robust, attacked": 2, "lora": 2, "published": 1}
+ACTORS = {"fedpeptao": 2, "no correction": 1, "robust, attacked": 2, "lora": 2, "published": 1}
 """Two and more take clients' states and rows of a robust rule from one process to another."""
 
 

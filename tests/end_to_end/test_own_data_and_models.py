@@ -65,8 +65,13 @@ def model_folder(path, family):
     return str(path)
 
 
-@pytest.mark.parametrize("head", ["verbalizer", "classifier"])
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "llama longrope"])
+@pytest.mark.parametrize(
+    ("family", "head"),
+    sweep(
+        [(family, head) for family in FAMILIES if family != "llama longrope" for head in ("verbalizer", "classifier")],
+        [("bert", "classifier"), ("roberta", "verbalizer"), ("gpt2", "verbalizer"), ("llama", "classifier")],
+    ),
+)
 def test_every_family_and_head_trains_and_its_prompt_file_gives_the_same_predictions(
     tiny_config, tmp_path, family, head
 ):

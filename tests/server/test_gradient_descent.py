@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from support import make_tiny
+from support import make_tiny, sweep
 
 from clients.training.gradients import StepBatch, gradients
 from clients.tuners.initial import initial_vector
@@ -28,9 +28,22 @@ OURS = {
 }
 
 
-@pytest.mark.parametrize("fuse", [1, 2])
-@pytest.mark.parametrize("kind, partition", [("fedavg", "dirichlet_label"), ("fedprox", "dirichlet_label"),
-                                             ("scaffold", "iid"), ("fedpeptao", "iid")])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, partition, fuse",
+    sweep(
+        [
+            (*kind, fuse)
+            for kind in (
+                ("fedavg", "dirichlet_label"), ("fedprox", "dirichlet_label"), ("scaffold", "iid"), ("fedpeptao", "iid"),
+            )
+            for fuse in (1, 2)
+        ],
+        [
+            ("fedavg", "dirichlet_label", 2), ("fedprox", "dirichlet_label", 1), ("scaffold", "iid", 1),
+            ("fedpeptao", "iid", 2),
+        ],
+    ),
+)  # fmt: skip
 def test_one_local_step_of_all_clients_is_gradient_descent_on_all_examples(kind, partition, fuse):
     """To a few units in the last place, through worker and server; clients weigh as many as their examples."""
     config = make_tiny(
