@@ -138,6 +138,35 @@ CASES: dict[str, Case] = {
         stop_after=2,
     ),
     "lora, B travels": Case("server.kind=scaffold tuner.kind=lora prompt= tuner.rank=2 tuner.exchange=b"),
+    "soft prompt": Case(
+        "rounds=3 server.kind=fedpeptao tuner.kind=soft_prompt prompt= layers= tuner.length=3 tuner.start=label_words",
+        stop_after=2,
+    ),
+    "soft prompt from the vocabulary": Case(
+        "server.kind=fedavg tuner.kind=soft_prompt prompt= layers= tuner.length=3 tuner.start=vocabulary"
+    ),
+    "late prompt": Case(
+        "rounds=3 server.kind=fedavg tuner.kind=late_prompt prompt= layers= tuner.length=3 tuner.generator=mppg "
+        "model.head.kind=classifier",
+        stop_after=2,
+    ),
+    "late prompt of means": Case(
+        "server.kind=fedavg tuner.kind=late_prompt prompt= layers= tuner.length=3 tuner.generator=appg tuner.depth=1"
+    ),
+    "late prompt of one token": Case(
+        "server.kind=fedavg tuner.kind=late_prompt prompt= layers= tuner.length=3 tuner.generator=npg"
+    ),
+    "late prompt itself": Case(
+        "server.kind=scaffold tuner.kind=late_prompt prompt= layers= tuner.length=3 tuner.generator=none tuner.start=random"
+    ),
+    "generated prompt": Case(
+        "rounds=3 server.kind=fedavg tuner.kind=generated_prompt prompt= layers= tuner.length=3 tuner.terms=4",
+        stop_after=2,
+    ),
+    "prompt mixture": Case(
+        "rounds=3 server.kind=fedavg tuner.kind=prompt_mixture prompt= layers= tuner.length=3 tuner.bottleneck=5",
+        stop_after=2,
+    ),
     "adapter": Case(
         f"{STATEFUL} tuner.kind=adapter prompt= tuner.bottleneck=3 tuner.layer_norms=true client.correction=preconditioner",
         stop_after=2,

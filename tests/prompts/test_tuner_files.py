@@ -6,6 +6,7 @@ from safetensors.numpy import load_file
 from support import make_tiny
 
 import fedsim
+from clients.tuners.config import ONE_PLACE
 from fedsim.core.errors import ModelError
 from fedsim.prompts.peft_adapter import export_peft
 from fedsim.prompts.prompted_model import read_prompt
@@ -15,12 +16,17 @@ TUNERS = {
     "lora": {"kind": "lora", "rank": 2, "targets": ["query", "value", "intermediate.dense"]},
     "ia3": {"kind": "ia3"},
     "adapter": {"kind": "adapter", "bottleneck": 3},
+    "soft_prompt": {"kind": "soft_prompt", "length": 3},
+    "late_prompt": {"kind": "late_prompt", "length": 3, "bottleneck": 4, "generator": "mppg"},
+    "generated_prompt": {"kind": "generated_prompt", "length": 3, "terms": 4},
+    "prompt_mixture": {"kind": "prompt_mixture", "length": 3, "bottleneck": 4, "random_sources": 2},
 }
 
 
 def changes(kind):
     client = {"fuse": 2, "optimizer": {"lr": 0.01}}
-    return {"executor": "local", "rounds": 1, "tuner": TUNERS[kind], "client": client, "layers": {"choose": "score"}}
+    layers = {} if kind in ONE_PLACE else {"layers": {"choose": "score"}}
+    return {"executor": "local", "rounds": 1, "tuner": TUNERS[kind], "client": client, **layers}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +53,34 @@ def test_a_loaded_run_predicts_what_the_run_did(runs, kind):
     assert (np.array(predicted) == examples.labels_N).mean() == pytest.approx(summary["global_metric"])
     arrays = load_file(folder / "prompt/global.safetensors")
     assert all(name.startswith(f"{kind}.") for name in arrays)
-    assert summary["transferred_parameters"] == sum(array.size for array in arrays.values())
+    sent = {name: array for name, array in arrays.items() if not name.endswith(".sources")}
+    assert summary["transferred_parameters"] == sum(array.size for array in sent.values())
+
+
+def test_sources_of_a_mixture_are_what_earlier_runs_trained(runs, tmp_path):
+    sources = [str(runs("soft_prompt")[0])] * 2
+    tuner = {"kind": "prompt_mixture", "length": 3, "bottleneck": 4, "sources": sources}
+    summary = fedsim.run(
+        make_tiny(executor="local", rounds=1, tuner=tuner, output=str(tmp_path / "run")), progress=False
+    )
+    assert summary["trained"] == "prompt of 3 tokens mixed with 2 others"
+    arrays = load_file(tmp_path / "run/prompt/global.safetensors")
+    trained = load_file(runs("soft_prompt")[0] / "prompt/global.safetensors")["soft_prompt.0.prompt"]
+    np.testing.assert_array_equal(arrays["prompt_mixture.0.sources"], np.stack([trained] * 2))
+    assert fedsim.load_adapter(tmp_path / "run").predict(["a good film"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "length", "words"),
+    [
+        ("ia3", 3, r"was trained with tuner.kind=ia3; sources must be soft prompts"),
+        ("soft_prompt", 4, r"holds 3 virtual tokens of size 64, but this run mixes tuner.length=4 of size 64"),
+    ],
+)
+def test_sources_of_another_kind_or_length_are_refused(runs, tmp_path, kind, length, words):
+    tuner = {"kind": "prompt_mixture", "length": length, "sources": [str(runs(kind)[0])]}
+    with pytest.raises(ModelError, match=words):
+        fedsim.run(make_tiny(executor="local", tuner=tuner, output=str(tmp_path / "run")), progress=False)
 
 
 def test_a_file_of_ia3_holds_the_vectors_of_which_the_difference_from_one_was_trained(runs):
