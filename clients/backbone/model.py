@@ -328,10 +328,10 @@ class Backbone:
 
     def _prompts(self, tuned_CLX: Tensor, layers: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
         """Return prompts and the layer of each; none where the tuner has none, or they are empty."""
-        prompt_CLKHPD = self._tuner.prompts(tuned_CLX) if layers else None
-        if prompt_CLKHPD is None or not prompt_CLKHPD.shape[4]:
+        prompts = self._tuner.prompts(self.geometry, tuned_CLX, layers) if layers else None
+        if prompts is None or not prompts[0].shape[4]:
             return self._no_prompts, ()
-        return prompt_CLKHPD, layers
+        return prompts
 
     @contextmanager
     def _padded_virtual(

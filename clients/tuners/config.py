@@ -9,10 +9,10 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_va
 from fedsim.core.schema import PathText, Schema
 from fedsim.core.uses import Use, Uses
 
-ONE_PLACE = ("soft_prompt", "late_prompt", "generated_prompt", "prompt_mixture")
-"""Kinds that train numbers at one place of the model, so that there are no layers to choose."""
+ONE_PLACE = ("projected_prefix", "soft_prompt", "late_prompt", "generated_prompt", "prompt_mixture")
+"""Kinds that train numbers at one place, not in each layer, so that there are no layers to choose."""
 
-_WIDTHS = {"adapter": 64, "late_prompt": 128, "generated_prompt": 16, "prompt_mixture": 100}
+_WIDTHS = {"projected_prefix": 512, "adapter": 64, "late_prompt": 128, "generated_prompt": 16, "prompt_mixture": 100}
 """Default size of the bottleneck, that of each method's authors."""
 
 
@@ -20,11 +20,20 @@ class TunerConfig(Schema):
     """What is trained in each layer of the frozen model."""
 
     kind: Literal[
-        "prefix", "soft_prompt", "late_prompt", "generated_prompt", "prompt_mixture", "lora", "ia3", "adapter"
+        "prefix",
+        "projected_prefix",
+        "soft_prompt",
+        "late_prompt",
+        "generated_prompt",
+        "prompt_mixture",
+        "lora",
+        "ia3",
+        "adapter",
     ] = "prefix"
-    """What is trained, by where it acts. Before the text: prefix (key/value prompts; section ``prompt``), soft_prompt (input
-    embeddings; Lester et al. 2021), late_prompt (LPT: from a middle layer up; Liu, X. et al. 2022), generated_prompt (IDPG:
-    made from each text; Wu et al. 2022), prompt_mixture (ATTEMPT: mixed with frozen prompts; Asai et al. 2022). In the layers:
+    """What is trained, by where it acts. Before the text: prefix (key/value prompts; section ``prompt``), projected_prefix
+    (the same, made by one small network; Liu, X. et al. 2022), soft_prompt (input embeddings; Lester et al. 2021), late_prompt
+    (LPT: from a middle layer up; Liu, X. et al. 2022), generated_prompt (IDPG: made from each text; Wu et al. 2022),
+    prompt_mixture (ATTEMPT: mixed with frozen prompts; Asai et al. 2022). In the layers:
     lora (low-rank changes of linear maps; Hu et al. 2022), ia3 (vectors that scale keys, values and feed-forward; Liu, H. et
     al. 2022), adapter (bottlenecks; Houlsby et al. 2019)."""
     length: int = Field(default=8, gt=0, le=8192)
@@ -38,8 +47,8 @@ class TunerConfig(Schema):
     """late_prompt: none trains the prompt itself; the others make it from each text: npg from the token that stands for it (the
     first in encoders, the last in decoders), appg and mppg from means or maxima over as many segments as virtual tokens."""
     bottleneck: PositiveInt | None = Field(default=None, le=65536)
-    """adapter, late_prompt with a generator, generated_prompt, prompt_mixture: size of the bottleneck; if not given that of the
-    authors' code: 64, 128, 16, 100."""
+    """adapter, late_prompt with a generator, generated_prompt, prompt_mixture, projected_prefix: size of the bottleneck; if not
+    given that of the authors' code: 64, 128, 16, 100, 512."""
     terms: PositiveInt = 16
     """generated_prompt: each map of the generator is a sum of so many Kronecker products; 1 for ordinary maps."""
     sources: tuple[PathText, ...] | None = None
@@ -92,7 +101,7 @@ class TunerConfig(Schema):
         ),
         **dict.fromkeys(("depth", "generator"), (Use("kind", ("late_prompt",)),)),
         "bottleneck": (
-            Use("kind", ("adapter", "late_prompt", "generated_prompt", "prompt_mixture")),
+            Use("kind", ("adapter", "late_prompt", "generated_prompt", "prompt_mixture", "projected_prefix")),
             Use("generator", ("npg", "appg", "mppg")),
         ),
         "terms": (Use("kind", ("generated_prompt",)),),

@@ -11,6 +11,7 @@ from clients.tuners.ia3 import Ia3Tuner
 from clients.tuners.late_prompt import LatePromptTuner
 from clients.tuners.lora import LoraTuner
 from clients.tuners.prefix_tuner import PrefixTuner
+from clients.tuners.projected_prefix import ProjectedPrefixTuner
 from clients.tuners.prompt_mixture import PromptMixtureTuner
 from clients.tuners.soft_prompt import SoftPromptTuner
 from clients.tuners.tuner import Tuner
@@ -21,6 +22,8 @@ def make_tuner(tuner: TunerConfig, prompt: PromptConfig, family: Family, seed: i
     match tuner.kind:
         case "prefix":
             return PrefixTuner(prompt)
+        case "projected_prefix":
+            return ProjectedPrefixTuner(tuner)
         case "soft_prompt":
             return SoftPromptTuner(tuner)
         case "late_prompt":

@@ -55,6 +55,8 @@ class PrefixTuner(Tuner):
         """Whether these are prompts of the model, of any length."""
         return len(tuned_LX) == 5 and (*tuned_LX[1:3], shape.layer_shape[2], tuned_LX[4]) == shape.layer_shape
 
-    def prompts(self, tuned_CLX: Tensor) -> Tensor:
+    def prompts(
+        self, shape: LayerShape, tuned_CLX: Tensor, layers: tuple[int, ...]
+    ) -> tuple[Tensor, tuple[int, ...]] | None:
         """Return the trained numbers, which are the prompts."""
-        return tuned_CLX
+        return tuned_CLX, layers

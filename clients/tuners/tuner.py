@@ -104,8 +104,10 @@ class Tuner(ABC):
         """Whether trained numbers of such a shape can act in a pass."""
         return tuned_LX[1:] == shape.layer_shape
 
-    def prompts(self, tuned_CLX: Tensor) -> Tensor | None:
-        """Return the prompts before keys and values [C, L, K, H, P, D]; None if the tuner has none."""
+    def prompts(
+        self, shape: LayerShape, tuned_CLX: Tensor, layers: tuple[int, ...]
+    ) -> tuple[Tensor, tuple[int, ...]] | None:
+        """Return the prompts before keys and values [C, L, K, H, P, D] and the model layer of each; None if there are none."""
         return None
 
     def virtual_tokens(self, shape: LayerShape, tuned_CLX: Tensor) -> VirtualTokens | None:

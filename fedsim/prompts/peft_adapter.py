@@ -8,7 +8,7 @@ Shape suffixes: L layers, K {key, value}, H key/value heads, P prompt length, D 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,9 @@ from peft import PrefixTuningConfig
 
 from clients.backbone.model_files import ADAPTER_CONFIG
 from clients.backbone.rotary import cannot_shift, shift_prompt
+from clients.tuners.projected_prefix import made_prefix
 from fedsim.core.errors import ModelError
-from fedsim.core.layout import PromptGeometry
+from fedsim.core.layout import LayerArrays, PromptGeometry, VectorLayout
 from fedsim.prompts.peft_export import (
     ADAPTER_ARRAYS,
     TrainedModel,
@@ -165,11 +166,25 @@ def export_peft(path: str | Path, output: str | Path, client: int | None = None)
     output = Path(output)
     refuse_used(output)
     file = read_prompt(path)
+    if file.kind == "projected_prefix":
+        file = as_prefix(file)
     export = {"prefix": _export_prefix, "lora": export_lora, "ia3": export_ia3}.get(file.kind)
     if export is None:
         raise ModelError(f"{file.path} was trained with tuner.kind={file.kind}, for which PEFT has no adapter")
     export(file, output, client)
     return output
+
+
+def as_prefix(file: PromptFile) -> PromptFile:
+    """Return the prefix that a file's network makes, as a run with ``tuner.kind=prefix`` would have written it."""
+    network = file.layout.geometry
+    assert isinstance(network, LayerArrays)
+    tuned_LX = made_prefix(network, torch.from_numpy(file.tuned_LX)).numpy()[0]
+    num_layers, _, num_kv_heads, length, head_dim = tuned_LX.shape
+    layout = VectorLayout.full(PromptGeometry(num_layers, num_kv_heads, length, head_dim), file.layout.head_shapes)
+    prompt = file.metadata["prompt"] | {"length": length, "position_offset": "paper"}
+    metadata = file.metadata | {"prompt": prompt, "tuner": {"kind": "prefix"}}
+    return replace(file, metadata=metadata, layout=layout, tuned_LX=np.ascontiguousarray(tuned_LX))
 
 
 def _export_prefix(file: PromptFile, output: Path, client: int | None) -> None:

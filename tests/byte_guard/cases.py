@@ -138,6 +138,10 @@ CASES: dict[str, Case] = {
         stop_after=2,
     ),
     "lora, B travels": Case("server.kind=scaffold tuner.kind=lora prompt= tuner.rank=2 tuner.exchange=b"),
+    "projected prefix": Case(
+        "rounds=3 server.kind=fedpeptao tuner.kind=projected_prefix prompt= layers= tuner.length=3 tuner.bottleneck=4",
+        stop_after=2,
+    ),
     "soft prompt": Case(
         "rounds=3 server.kind=fedpeptao tuner.kind=soft_prompt prompt= layers= tuner.length=3 tuner.start=label_words",
         stop_after=2,

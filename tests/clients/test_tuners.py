@@ -62,6 +62,7 @@ TUNERS = {
     "lora": Kind(_lora),
     "ia3": Kind(_ia3),
     "adapter": Kind(_adapter, start=1e-3),
+    "projected prefix": Kind(lambda family: {"kind": "projected_prefix", "length": 3, "bottleneck": 5}, start=None),
     "soft prompt": Kind(lambda family: {"kind": "soft_prompt", "length": 3}, start=None),
     "late prompt": Kind(lambda family: {"kind": "late_prompt", "length": 3, "depth": 1, "bottleneck": 5}, start=None),
     "late prompt of segments": Kind(

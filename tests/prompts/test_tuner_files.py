@@ -16,6 +16,7 @@ TUNERS = {
     "lora": {"kind": "lora", "rank": 2, "targets": ["query", "value", "intermediate.dense"]},
     "ia3": {"kind": "ia3"},
     "adapter": {"kind": "adapter", "bottleneck": 3},
+    "projected_prefix": {"kind": "projected_prefix", "length": 3, "bottleneck": 5},
     "soft_prompt": {"kind": "soft_prompt", "length": 3},
     "late_prompt": {"kind": "late_prompt", "length": 3, "bottleneck": 4, "generator": "mppg"},
     "generated_prompt": {"kind": "generated_prompt", "length": 3, "terms": 4},
@@ -92,6 +93,18 @@ def test_a_file_of_ia3_holds_the_vectors_of_which_the_difference_from_one_was_tr
     for layer, tuned_X in zip(file.layout.layers, file.tuned_LX, strict=True):
         for name, array in file.layout.geometry.split(tuned_X).items():
             np.testing.assert_array_equal(1 + array, arrays[f"ia3.{layer}.{name}"])
+
+
+def test_the_prefix_that_a_network_makes_is_exported_as_a_prefix(runs, tmp_path):
+    """Its scores as a prefix are the run's, so the adapter is that of a prefix run with the same scores."""
+    folder, summary = runs("projected_prefix")
+    export_peft(folder, tmp_path / "adapter")
+    start = {"start_from": str(tmp_path / "adapter"), "length": 3, "position_offset": "paper"}
+    again = fedsim.run(
+        make_tiny(executor="local", rounds=1, prompt=start, layers={"choose": "all"}, output=str(tmp_path / "run")),
+        progress=False,
+    )
+    assert again["first_global_metric"] == pytest.approx(summary["global_metric"])
 
 
 def test_a_kind_that_peft_lacks_is_not_exported(runs, tmp_path):
