@@ -23,7 +23,7 @@ def test_momd_takes_steps_with_momentum_on_devices_and_averages(tmp_path):
         folder = tmp_path / f"{momentum}-{steps}"
         config = shipped(
             "momd", "rounds=1", "client.epochs=", f"client.steps={steps}", "client.batch_size=200",
-            f"client.optimizer.momentum={momentum}", "client.optimizer.weight_decay=0", f"output={folder}",
+            f"client.optimizer.momentum={momentum}", f"output={folder}",
         )  # fmt: skip
         summary = fedsim.run(config, progress=False)
         assert summary["vectors_up"] == summary["vectors_down"] == ["prompt"] and summary["layers"] == [0, 1, 2, 3]
