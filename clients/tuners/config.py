@@ -12,6 +12,8 @@ from fedsim.core.uses import Use, Uses
 ONE_PLACE = ("projected_prefix", "soft_prompt", "late_prompt", "generated_prompt", "prompt_mixture")
 """Kinds that train numbers at one place, not in each layer, so that there are no layers to choose."""
 
+VIRTUAL_TOKENS = ("soft_prompt", "late_prompt", "generated_prompt", "prompt_mixture")
+"""Kinds that put virtual tokens before each text in the hidden states."""
 _WIDTHS = {"projected_prefix": 512, "adapter": 64, "late_prompt": 128, "generated_prompt": 16, "prompt_mixture": 100}
 """Default size of the bottleneck, that of each method's authors."""
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clients.budget import CONTEXT_BYTES, STEP_VECTORS, tokens_of_pass
+from clients.tuners.config import VIRTUAL_TOKENS
 from clients.tuners.lora_halves import shared, turns
 from fedsim.configuration.schema import Config
 from fedsim.core.layout import LayerShape, VectorLayout
@@ -161,12 +162,13 @@ def _cached_bytes(config: Config, shape: ModelShape, num_examples: int | None, f
     cache = config.model.trunk_cache
     off = cache.dtype == "off" or config.client.dropout or config.layers.unselected == "local"
     one_place = len(full.layers) < shape.num_layers
-    if off or (full.layers == (0,) if one_place else config.layers.choose in ("all", "bottom")):
+    reads_output = config.tuner.kind == "generated_prompt"  # its cache holds one row of each text
+    if off or (full.layers == (0,) and not reads_output if one_place else config.layers.choose in ("all", "bottom")):
         return 0
     bound = cache.memory_mb * 2**20
     if num_examples is None:
         return bound
-    numbers = num_examples * config.data.max_length * shape.hidden_size
+    numbers = num_examples * (1 if reads_output else config.data.max_length) * shape.hidden_size
     return min(bound, numbers * _itemsize(config.model.cache_dtype))
 
 
@@ -190,6 +192,8 @@ def _training_bytes(config: Config, shape: ModelShape, tuned: LayerShape, on_gpu
     examples = _side_by_side(config) * config.client.batch_size
     asked = tokens_of_pass(config.client.micro_batch_tokens, shape.hidden_size, on_gpu=on_gpu)
     tokens = min(asked, examples * config.data.max_length)
+    if config.tuner.kind in VIRTUAL_TOKENS:
+        tokens += -(-tokens // config.data.max_length) * config.tuner.length
     feed_forward = (3 if shape.gated else 2) * shape.feed_forward_size
     numbers = tokens * shape.num_layers * (9 * shape.hidden_size + feed_forward)
     numbers += tokens * shape.num_layers * _tuner_numbers(config, shape.hidden_size, tuned)
