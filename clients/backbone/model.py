@@ -6,7 +6,7 @@ D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -33,6 +33,7 @@ from clients.backbone.heads import (
     resolve_pooling,
 )
 from clients.backbone.loading import SharedWeights, assemble
+from clients.backbone.pass_texts import PassTexts, without_dropout
 from clients.backbone.precision import Precision
 from clients.config import ModelConfig
 from clients.tuners.client_rows import PackedRows, PaddedRows
@@ -45,7 +46,6 @@ from clients.tuners.virtual_tokens import (
     PackedTexts,
     PaddedAttention,
     PaddedTexts,
-    Texts,
     VirtualTokens,
     entered,
 )
@@ -80,6 +80,7 @@ class Backbone:
         self._stack = LayerStack(model.base_model, family)
         self._compiled = CompiledLayers(self._stack.all) if compiled else None
         self._tuner = tuner
+        self._texts = PassTexts(model.base_model, is_causal=family.causal_attention(model.config))
         self.device: torch.device = next(model.parameters()).device
         self._precision = Precision(model.dtype, autocast, self.device)
         self.head_shapes: tuple[tuple[str, tuple[int, ...]], ...] = head.shapes
@@ -246,7 +247,8 @@ class Backbone:
                 entering_ZD = to_device(cached_ZD, self.device).to(self._model.dtype)
                 stack.enter_context(self._stack.above(min(layers), entering_ZD))
             if virtual is not None and longer is not None:
-                texts = self._texts(tokens, owner_B if len(tuned_CLX) > 1 else None, rows, output_BD)
+                owner = owner_B if len(tuned_CLX) > 1 else None
+                texts = self._texts.packed(tokens, owner, rows, output_BD, self.device)
                 stack.enter_context(entered(self._stack, virtual, longer, texts))
             if rows_B is not None:
                 stack.enter_context(self._stack.narrowed(rows_B))
@@ -338,31 +340,17 @@ class Backbone:
         self, tokens: Tokens, virtual: VirtualTokens, owner_B: Tensor | None
     ) -> Iterator[AttentionHook]:
         """Let virtual tokens enter a padded pass; yields its attention."""
-        mask_BT = tokens.attention_mask_BT.bool()
-        lengths_B = mask_BT.sum(1).cpu().numpy()
-        summary_B = self._summary_rows(lengths_B, tokens.read_positions_B.cpu().numpy())
-        plain = Prefix(self._no_prompts, ())
+        below = Prefix(self._no_prompts, ())
 
         @torch.no_grad()
-        def output() -> Tensor:
-            hidden_BTD = self._call(tokens, plain, 0).last_hidden_state
-            return hidden_BTD[mask_BT][to_device(summary_B, self.device)]
+        def plain() -> Tensor:
+            with without_dropout(self._model):
+                return self._call(tokens, below, 0).last_hidden_state
 
-        output_BD = output() if self._tuner.reads_output else None
-
-        def texts(hidden_ZD: Tensor) -> Texts:
-            packed = PackedRows(owner_B, lengths_B, self.device)
-            return Texts(
-                hidden_ZD, lengths_B, summary_B, owner_B, packed, self._words(tokens.input_ids_BT[mask_BT]), output_BD
-            )
-
+        lengths_B, texts = self._texts.padded(tokens, owner_B, plain if self._tuner.reads_output else None)
         above = PaddedAttention(lengths_B + virtual.length, is_causal=self.is_causal)
-        with entered(self._stack, virtual, PaddedTexts(mask_BT, virtual.length), texts):
-            yield ByDepth(virtual.depth, plain, above)
-
-    def _words(self, ids_Z: Tensor) -> Callable[[], Tensor]:
-        """Return a function that returns input embeddings [Z, D]."""
-        return lambda: self._base.get_input_embeddings()(ids_Z)
+        with entered(self._stack, virtual, PaddedTexts(tokens.attention_mask_BT, virtual.length), texts):
+            yield ByDepth(virtual.depth, below, above)
 
     def _virtual(self, tuned_CLX: Tensor, layers: tuple[int, ...]) -> VirtualTokens | None:
         """Return the virtual tokens of a pass; None where the tuner has none."""
@@ -387,26 +375,15 @@ class Backbone:
             return above, above
         return ByDepth(virtual.depth, self._prefix(tokens, self._no_prompts, (), None), above), above
 
-    def _texts(
-        self, tokens: PackedTokens, owner_B: Tensor | None, rows: PackedRows, output_BD: Tensor | None
-    ) -> Callable[[Tensor], Texts]:
-        lengths_B, words = tokens.lengths_B, self._words(to_device(tokens.ids_Z, self.device))
-        summary_B = self._summary_rows(lengths_B, tokens.read_rows_B - tokens.starts_B)
-        return lambda hidden_ZD: Texts(hidden_ZD, lengths_B, summary_B, owner_B, rows, words, output_BD)
-
     @torch.no_grad()
     def _output(self, tokens: PackedTokens, cached_BD: Tensor | None) -> Tensor:
         """Return the last hidden state in the plain model of the token that stands for each example, [B, D]."""
         if cached_BD is not None:
             return to_device(cached_BD, self.device).to(self._model.dtype)
-        rows_B = self._summary_rows(tokens.lengths_B, tokens.read_rows_B - tokens.starts_B)
-        (hidden_ZD,) = self._call_packed(tokens, self._prefix(tokens, self._no_prompts, (), None), 0).last_hidden_state
-        return hidden_ZD[to_device(rows_B, self.device)]
-
-    def _summary_rows(self, lengths_B: np.ndarray, read_positions_B: np.ndarray) -> np.ndarray:
-        """Return the packed row of the token that stands for each example: the first in encoders, the last read in decoders."""
-        starts_B = np.cumsum(lengths_B) - lengths_B
-        return starts_B + read_positions_B if self.is_causal else starts_B
+        plain = self._prefix(tokens, self._no_prompts, (), None)
+        with without_dropout(self._model):
+            (hidden_ZD,) = self._call_packed(tokens, plain, 0).last_hidden_state
+        return hidden_ZD[to_device(self._texts.summary_rows(tokens), self.device)]
 
     @property
     def _no_prompts(self) -> Tensor:
