@@ -29,6 +29,11 @@ METHODS = {
         "layers": {"unselected": "local"},
         "client": {"fuse": 2},
     },
+    "late prompt": {
+        "server": {"kind": "fedavg"},
+        "tuner": {"kind": "late_prompt", "length": 3, "bottleneck": 4, "generator": "mppg"},
+        "client": {"fuse": 2},
+    },
     "published": {
         "server": {"kind": "fedpeptao_published"},
         "layers": {"unselected": "local"},
@@ -36,7 +41,7 @@ METHODS = {
         "client": {"dropout": True, "optimizer": {"kind": "adamw_published", "moments": "keep"}},
     },
 }
-ACTORS = {"fedpeptao": 2, "no correction": 1, "robust, attacked": 2, "lora": 2, "published": 1}
+ACTORS = {"fedpeptao": 2, "no correction": 1, "robust, attacked": 2, "lora": 2, "late prompt": 2, "published": 1}
 """Two and more take clients' states and rows of a robust rule from one process to another."""
 
 
