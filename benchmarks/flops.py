@@ -63,3 +63,47 @@ def needed_flops(
         if upper == 1:  # their queries' projections have been left out above
             backward += 2 * shape.hidden**2 * others
     return float(forward + backward)
+
+
+def virtual_token_flops(
+    shape: Shape,
+    lengths_N: np.ndarray,
+    length: int,
+    depth: int = 0,
+    *,
+    cached: bool = False,
+    plain_pass: bool = False,
+    one_read: bool = False,
+) -> float:
+    """Return the operations with trained vectors before each text in the hidden states, without those of a generator.
+
+    Parameters
+    ----------
+    length
+        Virtual tokens.
+    depth
+        Layer at whose input they enter.
+    cached
+        Whether what the frozen model computes for texts alone is cached.
+    plain_pass
+        Whether a pass of the plain model comes first, of which one token of each text is read.
+    """
+    upper = Shape(shape.hidden, shape.inner, shape.layers - depth)
+    tuned = needed_flops(upper, lengths_N + length, 0, one_read=one_read)
+    # Their gradient goes through the projections of the lowest layer that sees them.
+    tuned += 2 * 3 * shape.hidden**2 * length * len(lengths_N)
+    if cached:
+        return tuned
+    first = _forward(shape, lengths_N, shape.layers, one_read=True) if plain_pass else 0.0
+    return tuned + first + _forward(shape, lengths_N, depth)
+
+
+def _forward(shape: Shape, lengths_N: np.ndarray, layers: int, *, one_read: bool = False) -> float:
+    """Return the operations of a forward pass of plain texts through some layers."""
+    lengths_N = lengths_N.astype(float)
+    linear = 4 * shape.hidden**2 + 2 * shape.hidden * shape.inner
+    flops = layers * (2 * linear * lengths_N + 4 * shape.hidden * lengths_N**2)
+    if one_read:
+        unread_N = lengths_N - 1
+        flops -= 2 * (linear - 2 * shape.hidden**2) * unread_N + 4 * shape.hidden * unread_N * lengths_N
+    return float(flops.sum())

@@ -17,9 +17,8 @@ from __future__ import annotations
 import multiprocessing
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,45 +27,20 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.flops import Shape, needed_flops
 from benchmarks.kinds import kind_of, overrides
 from benchmarks.kinds import names as names_of_kinds
+from benchmarks.local_sides import Side, sides, tuned_layers, work_flops
 from benchmarks.measure import RUNS, Row, compare, in_turn, present
 from fedsim.configuration.schema import Config, read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 _COMMON = (
     "server.kind=fedavg",
-    "layers.choose=all",
     "partition.clients=100",
     "client.batch_size=8",
     "client.threads=1",
 )
 _PROCESSES = 2
-
-
-@dataclass(frozen=True)
-class Side:
-    """One way to do the work."""
-
-    name: str
-    kind: str
-    """bare or fedsim."""
-    threads: int = 1
-    upper: bool = False
-    """Whether only the upper half of the layers has prompts."""
-    fuse: bool = False
-    cached: bool = False
-
-
-SIDES = (
-    Side("bare loop, 1 process, 2 threads", "bare", threads=2),
-    Side("bare loop, 2 processes", "bare"),
-    Side("fedsim one by one", "fedsim"),
-    Side("fedsim fused", "fedsim", fuse=True),
-    Side("fedsim fused, upper layers", "fedsim", fuse=True, upper=True),
-    Side("fedsim fused, upper layers, layers below cached", "fedsim", fuse=True, upper=True, cached=True),
-)
 
 
 def configs(names: list[str], data: Path | None, tuner: str) -> dict[str, Config]:
@@ -91,6 +65,8 @@ class Share:
     """Model, data and both ways to train, in one process."""
 
     def __init__(self, folder: str, clients: list[int]) -> None:
+        from dataclasses import replace
+
         import torch
 
         from benchmarks.peers.work import Work
@@ -100,15 +76,18 @@ class Share:
         work = Work.load(Path(folder))
         self._clients = clients
         loop = kind_of(work.tuner.kind).loop
-        self._plain = {upper: loop(_with_layers(work, upper)) for upper in (False, True)}
-        self._workers = {cached: _worker(folder, cached) for cached in (False, True)}
+        spec = _spec(folder, cached=False)
+        self._workers = {cached: _spec(folder, cached).build("cpu") for cached in (False, True)}
         full = self._workers[False].info().full
         rng = np.random.default_rng(0)
-        self._states = {}
+        self._plain, self._states = {}, {}
         for upper in (False, True):
-            layers = _layers(full.geometry.num_layers, upper)
-            vector_F = rng.normal(0.0, 0.02, full.exchanged(layers).size).astype(np.float32)
-            self._states[upper] = GlobalState(0, layers, vector_F)
+            layers = tuned_layers(full.geometry, upper)
+            start_F = spec.initial_vector(full.exchanged(layers))
+            # Away from starts at which some arrays have no gradient yet.
+            start_F += rng.normal(0.0, 0.02, len(start_F)).astype(np.float32)
+            self._states[upper] = GlobalState(0, layers, start_F)
+            self._plain[upper] = loop(replace(work, layers=layers))
         self._caches: dict[int, Any] = {}
 
     def run(self, side: Side, clients: list[int]) -> tuple[np.ndarray, int]:
@@ -133,6 +112,15 @@ class Share:
             raise RuntimeError(failed[0].traceback)
         return made.update.sums["vector"], sum(report.num_steps for report in made.reports)
 
+    def layers(self, upper: bool) -> tuple[int, ...]:
+        """Return the tuned layers: all, or their upper half."""
+        layers: tuple[int, ...] = self._states[upper].layers
+        return layers
+
+    def start(self, upper: bool) -> np.ndarray:
+        """Return the vector from which clients train."""
+        return self._states[upper].vector_F
+
     def peak(self) -> float:
         """Return the FLOP/s of large float32 matrix products."""
         self._torch.set_num_threads(1)
@@ -145,23 +133,10 @@ class Share:
         return max(rates[1:])
 
 
-def _with_layers(work: Any, upper: bool) -> Any:
-    from dataclasses import replace
-
-    return replace(work, layers=_layers(len(work.layers), upper))
-
-
-def _layers(count: int, upper: bool) -> tuple[int, ...]:
-    return tuple(range(count // 2 if upper else 0, count))
-
-
-def _worker(folder: str, cached: bool) -> Any:
+def _spec(folder: str, cached: bool) -> Any:
     import pickle
 
-    from clients.worker import ClientWorker
-
-    spec = pickle.loads((Path(folder) / f"spec-{cached}.pickle").read_bytes())
-    return ClientWorker(spec)
+    return pickle.loads((Path(folder) / f"spec-{cached}.pickle").read_bytes())
 
 
 def _serve(connection: Connection, folder: str, clients: list[int]) -> None:
@@ -211,71 +186,73 @@ def measure(name: str, config: Config, clients: int, runs: int) -> list[Row]:
     """Return the rows of one model."""
     from fedsim.simulation.preparation import prepare
 
-    spec = prepare(config).spec
+    spec, measured = prepare(config).spec, sides(config.tuner.kind)
     chosen = [int(client) for client in np.random.default_rng(1).permutation(spec.shards.num_clients)[:clients]]
     chosen.sort(key=lambda client: -len(spec.shards.train(client)))
     halves = [sorted(chosen[0::4] + chosen[3::4]), sorted(chosen[1::4] + chosen[2::4])]
     results: dict[str, np.ndarray] = {}
     with processes(config, chosen) as connections:
 
+        def asked(method: str, *arguments: tuple[Any, ...]) -> list[Any]:
+            """Call a method in each process at the same time, with the arguments of that process."""
+            for connection, own in zip(connections, arguments, strict=False):
+                connection.send((method, own))
+            return [connection.recv() for connection, _ in zip(connections, arguments, strict=False)]
+
         def work(side: Side) -> float:
             parts = [sorted(chosen)] if side.threads > 1 else halves
             started = time.perf_counter()
-            for connection, part in zip(connections, parts, strict=False):
-                connection.send(("run", (side, part)))
-            sums = [connection.recv()[0] for connection, _ in zip(connections, parts, strict=False)]
+            sums = [made[0] for made in asked("run", *((side, part) for part in parts))]
             results[side.name] = sum(sums)
             return time.perf_counter() - started
 
         def peak() -> float:
-            for connection in connections:
-                connection.send(("peak", ()))
-            return sum(connection.recv() for connection in connections)
+            return sum(asked("peak", (), ()))
 
-        for side in SIDES:
+        for side in measured:
             work(side)  # warm, and with the frozen layers cached
-        figures = in_turn({side.name: lambda side=side: work(side) for side in SIDES} | {"peak": peak}, runs)
-    _check_same(results)
+        layers = {upper: asked("layers", (upper,))[0] for upper in (False, True)}
+        starts = {upper: asked("start", (upper,))[0] for upper in (False, True)}
+        figures = in_turn({side.name: lambda side=side: work(side) for side in measured} | {"peak": peak}, runs)
+    examples = sum(len(spec.shards.train(client)) for client in chosen)
+    apart = check_same(results, measured, {upper: examples * start_F for upper, start_F in starts.items()})
     peaks = figures.pop("peak")
-    rows = compare("local_training", figures, "seconds", SIDES[0].name, f"{name}: ")
-    two = compare("local_training", figures, "seconds", SIDES[1].name, f"{name}: ")
-    rows += [row for row in two if "fedsim" in row.case]
-    for side in SIDES:
-        flops = work_flops(config, spec, chosen, side)
+    rows = compare("local_training", figures, "seconds", measured[0].name, f"{name}: ")
+    for bare in measured:
+        if bare.kind == "bare" and bare.threads == 1:
+            same = {side.name for side in measured if side.kind == "fedsim" and side.upper >= bare.upper}
+            of_bare = compare("local_training", figures, "seconds", bare.name, f"{name}: ")
+            rows += [row for row in of_bare if row.case.removeprefix(f"{name}: ") in same]
+    for side in measured:
+        flops = work_flops(config, spec, layers[side.upper], chosen, side)
         shares = [flops / seconds / rate for seconds, rate in zip(figures[side.name], peaks, strict=True)]
         rows.append(
             Row("local_training", f"{name}: {side.name}, roofline", statistics.median(shares), "share", None, "", runs)
         )
     rows.append(Row("local_training", f"{name}: peak", statistics.median(peaks) / 1e9, "GFLOP/s", None, "", runs))
+    rows.append(Row("local_training", f"{name}: ends of sides apart", apart, "of the way"))
     return rows
 
 
-def _check_same(results: dict[str, np.ndarray]) -> None:
-    """Raise unless all sides did the same work."""
+def check_same(results: dict[str, np.ndarray], measured: Sequence[Side], starts: dict[bool, np.ndarray]) -> float:
+    """Return how far apart the sides end, as a share of the way from the start.
+
+    Raises
+    ------
+    RuntimeError
+        If the sides did not do the same work.
+    """
+    largest = 0.0
     for upper in (False, True):
-        same = [results[side.name] for side in SIDES if side.upper is upper and side.name in results]
+        same = [results[side.name] for side in measured if side.upper is upper]
         for other in same[1:]:
-            distance = np.linalg.norm(other - same[0]) / np.linalg.norm(same[0])
-            if not distance < 1e-4:
-                raise RuntimeError(f"the sides end {distance:.1e} apart: they do not do the same work")
-
-
-def work_flops(config: Config, spec: Any, clients: list[int], side: Side) -> float:
-    """Return the matrix-multiply operations that the mathematics of the work needs."""
-    import json
-
-    values = json.loads(spec.weights.config_json)
-    shape = Shape(values["hidden_size"], values["intermediate_size"], values["num_hidden_layers"])
-    lengths_N = np.concatenate([spec.train.lengths_N[spec.shards.train(client)] for client in clients])
-    return (config.client.epochs or 1) * needed_flops(
-        shape,
-        lengths_N,
-        config.prompt.length if config.tuner.kind == "prefix" else 0,
-        min(_layers(shape.layers, side.upper)),
-        cached=side.cached,
-        low_rank=kind_of(config.tuner.kind).numbers_per_token(config),
-        one_read=config.model.head.pooling != "mean",
-    )
+            distance = float(np.linalg.norm(other - same[0]))
+            if not distance < 1e-4 * np.linalg.norm(same[0]):
+                raise RuntimeError(
+                    f"the sides end {distance / np.linalg.norm(same[0]):.1e} apart: they do not do the same work"
+                )
+            largest = max(largest, distance / float(np.linalg.norm(same[0] - starts[upper])))
+    return largest
 
 
 def main(

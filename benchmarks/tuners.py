@@ -1,7 +1,7 @@
 """Every kind of tuner on the embedded task: ``python -m benchmarks.tuners [--kinds prefix,lora] [--seeds 0,1,2]``.
 
-100 clients, 40 rounds of FedAvg in all layers, each kind with a learning rate of its own (``benchmarks/kinds.py``). Finished
-runs are recorded and skipped when the command is given again.
+100 clients, 40 rounds of FedAvg, in all layers where a kind has layers to choose, each kind with a learning rate of its own
+(``benchmarks/kinds.py``). Finished runs are recorded and skipped when the command is given again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.studies import END_ALONE, Records, Work, execute
 from fedsim.display.report import format_bytes
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
-COMMON = ("partition.clients=100", "server.kind=fedavg", "layers.choose=all", "client.fuse=5")
+COMMON = ("partition.clients=100", "server.kind=fedavg", "client.fuse=5")
 ROUNDS, TARGET = 40, 0.85
 
 

@@ -51,6 +51,8 @@ class Work:
     num_classes: int
     layers: tuple[int, ...]
     """Prompted layers."""
+    constants: dict[str, np.ndarray]
+    """Frozen arrays of the tuner, by name."""
     seed: int
     evaluation_batch_size: int
 
@@ -79,6 +81,7 @@ class Work:
             shards=spec.shards,
             num_classes=spec.num_classes,
             layers=layers,
+            constants=dict(spec.tuner.constants),
             seed=config.seed,
             evaluation_batch_size=config.evaluation.batch_size,
         )
@@ -87,6 +90,7 @@ class Work:
     def save(self, folder: Path) -> None:
         """Write the work as one JSON file and one safetensors file."""
         arrays = {f"weights/{name}": array for name, array in self.weights.arrays.items()}
+        arrays |= {f"constants/{name}": array for name, array in self.constants.items()}
         values: dict[str, Any] = {key: getattr(self, key) for key in _PLAIN}
         values |= {key: getattr(self, key).model_dump(mode="json") for key in _SCHEMAS}
         values["weights"] = {key: getattr(self.weights, key) for key in ("config_json", "kind", "dtype", "aliases")}
@@ -115,6 +119,7 @@ class Work:
             **{key: schema.model_validate(values[key]) for key, schema in _SCHEMAS.items()},
             **{name: table(**part(name)) for name, table in _TABLES.items()},
             layers=tuple(values["layers"]),
+            constants=part("constants"),
             **{key: values[key] for key in ("num_classes", "seed", "evaluation_batch_size")},
         )
 

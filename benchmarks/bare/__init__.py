@@ -1,0 +1,1 @@
+"""Loops over clients as careful users write them for a kind of tuner: transformers' own model, padded batches, AdamW."""
