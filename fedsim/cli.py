@@ -250,7 +250,7 @@ def export(
     ] = None,
     load: Load = None,
 ) -> None:
-    """Export what a run trained, prefix, LoRA or IA³, as an adapter for another library."""
+    """Export what a run trained, prefix, soft prompt, LoRA or IA³, as an adapter for another library."""
     from fedsim.core.plugins import load_files
     from fedsim.display.screen import Screen
     from fedsim.prompts.peft_adapter import default_output, export_peft

@@ -17,11 +17,16 @@ sys.path.append(str(Path(__file__).parent / "clients"))
 from tiny_models import CONFIGS, LABEL_WORDS, PROMPT_LENGTH, backbone, batch, families, save, tiny_model
 
 from clients.backbone.families import FAMILIES
+from clients.backbone.loading import load_shared_weights
 from clients.config import HeadConfig
-from clients.tuners.config import TunerConfig
+from clients.tuners.config import ONE_PLACE, TunerConfig
+from clients.tuners.initial import initial_vector
+from clients.tuners.make import make_tuner
+from clients.tuners.word_vectors import WordVectors
 from fedsim.core.layout import VectorLayout
 from fedsim.data.config import TaskConfig
 from fedsim.prompts.prompted_model import save_personal_prompts, save_prompt
+from fedsim.prompts.starting_point import check_start, load_start
 
 __all__ = ["CONFIGS", "LABEL_WORDS", "PROMPT_LENGTH", "backbone", "batch", "families", "save", "tiny_model"]
 
@@ -56,7 +61,7 @@ class Prompt:
         model = {"path": self.model, "head": self.head_config.model_dump()}
         section = {"prompt": {"length": PROMPT_LENGTH, **keys}} if tuner is None else {"tuner": tuner}
         config = make_tiny(model=model, data={"max_length": max_length}, **section)
-        save_prompt(self.path, self.vector_F, self.layout, config, task)
+        save_prompt(self.path, self.vector_F, self.layout, config, task, constants=self.backbone._tuner.constants)
 
     def scores(self, data) -> torch.Tensor:
         tuned_LX, head = self.layout.split(torch.from_numpy(self.vector_F))
@@ -116,3 +121,27 @@ def change_array(folder: Path, change) -> None:
     """Change the arrays of an adapter."""
     arrays = load_file(folder / "adapter_model.safetensors")
     save_file(change(arrays), folder / "adapter_model.safetensors")
+
+
+def read_start(prompt: Prompt, source: Path, section: dict, head: HeadConfig | None = None, seed: int = 0, layers=None):
+    """Return the starting point of a run on the prompt's model: model, layout, initial vector, sentence, what was read."""
+    given = {"path": prompt.model, "head": (head or prompt.head_config).model_dump()}
+    tuner = {**section, "start_from": str(source)}
+    chosen = {} if section["kind"] in ONE_PLACE else {"layers": layers or {"choose": "all"}}
+    config = make_tiny(model=given, tuner=tuner, seed=seed, **chosen)
+    weights = load_shared_weights(config.model)
+    words = WordVectors(weights, frozenset(), LABEL_WORDS)
+    made = make_tuner(config.tuner, config.prompt, weights.family, seed).knowing(words, seed)
+    start = load_start(config, weights, made)
+    model = backbone(weights, config.model.head, tuner=config.tuner)
+    full = VectorLayout.full(model.geometry, model.head_shapes)
+    said = check_start(config, start, full)
+    layout = full.exchanged(start.layers)
+    return model, layout, initial_vector(layout, made, config.model.head, seed, start), said, start
+
+
+def start_scores(model, layout: VectorLayout, vector_F: np.ndarray, data) -> torch.Tensor:
+    tuned_LX, head = layout.split(torch.from_numpy(vector_F))
+    heads = {name: array.unsqueeze(0) for name, array in head.items()}
+    with torch.no_grad():
+        return model.forward(data, tuned_LX.unsqueeze(0), layout.layers, heads).logits_BC

@@ -109,12 +109,16 @@ def gguf_error(file: Path) -> ModelError:
 # -- adapters ----------------------------------------------------------------------------------------------------------
 
 
+_TUNERS = {"LORA": "lora", "IA3": "ia3", "PROMPT_TUNING": "soft_prompt"}
+"""By the type of a PEFT adapter: ``tuner.kind`` of a run that starts from it."""
+
+
 @dataclass(frozen=True)
 class Adapter:
     """Kind and base model of a PEFT adapter, from its ``adapter_config.json``."""
 
     kind: str
-    """For example ``LORA``; a run can start from that and from ``PREFIX_TUNING``."""
+    """For example ``LORA``; a run can start from that, and from ``PREFIX_TUNING``, ``PROMPT_TUNING`` and ``IA3``."""
     base: str | None
     """Base model."""
 
@@ -127,8 +131,8 @@ class Adapter:
         """Return how a run can use it, phrased to follow "to"."""
         if self.kind == "PREFIX_TUNING":
             return f"start from it, set prompt.start_from={folder}"
-        if self.kind == "LORA":
-            return f"start from it, set tuner.kind=lora and tuner.start_from={folder}"
+        if self.kind in _TUNERS:
+            return f"start from it, set tuner.kind={_TUNERS[self.kind]} and tuner.start_from={folder}"
         return "use it, merge it into the weights (PEFT's merge_and_unload) and save the model"
 
     def instead(self, folder: Path) -> str:

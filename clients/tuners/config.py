@@ -14,6 +14,8 @@ ONE_PLACE = ("projected_prefix", "soft_prompt", "late_prompt", "generated_prompt
 
 VIRTUAL_TOKENS = ("soft_prompt", "late_prompt", "generated_prompt", "prompt_mixture")
 """Kinds that put virtual tokens before each text in the hidden states."""
+_NAMED = (*ONE_PLACE, "lora", "ia3", "adapter")
+"""Kinds that train named arrays."""
 _WIDTHS = {"projected_prefix": 512, "adapter": 64, "late_prompt": 128, "generated_prompt": 16, "prompt_mixture": 100}
 """Default size of the bottleneck, that of each method's authors."""
 
@@ -87,8 +89,9 @@ class TunerConfig(Schema):
     at the start: look at personalised figures."""
 
     start_from: PathText | None = None
-    """lora: start from a PEFT LoRA adapter (its folder) or an earlier run (its folder or prompt file) instead of at the
-    frozen model; the head is loaded too if the source has one of the same shape. A prefix starts from ``prompt.start_from``."""
+    """All kinds but prefix, which has ``prompt.start_from``: start from an earlier run of the same kind (its folder or prompt
+    file), or with lora, ia3 and soft_prompt from a PEFT adapter (its folder; LORA, IA3, PROMPT_TUNING). The head is loaded too
+    if the source has one of the same shape."""
     exact: bool = False
     """lora: FedEx-LoRA (Singhal et al. 2024). What the mean of the clients' changes has beyond the change of the mean A and B
     goes into the frozen maps, a full matrix for each, so nothing is lost in averaging. For ``server.kind: fedavg``."""
@@ -100,6 +103,7 @@ class TunerConfig(Schema):
             Use(
                 "made_by", ("none",), by="generator", words="it is for a prompt that is trained itself (generator=none)"
             ),
+            Use("start_from", (None,), words="it is for a prompt that starts from no earlier one"),
         ),
         **dict.fromkeys(("depth", "generator"), (Use("kind", ("late_prompt",)),)),
         "bottleneck": (
@@ -119,7 +123,7 @@ class TunerConfig(Schema):
         ),
         "targets": (Use("kind", ("lora", "ia3")),),
         "feedforward_targets": (Use("kind", ("ia3",)),),
-        "start_from": (Use("kind", ("lora",), words="it is a key of lora; a prefix has prompt.start_from"),),
+        "start_from": (Use("kind", _NAMED, words="it is for the other kinds; a prefix has prompt.start_from"),),
         "layer_norms": (Use("kind", ("adapter",)),),
         "exact": (
             Use("kind", ("lora",)),

@@ -15,7 +15,7 @@ from clients.config import HeadConfig
 from clients.tuners.tuner import Tuner
 from fedsim.core import seeds
 from fedsim.core.errors import ModelError
-from fedsim.core.layout import LayerShape, VectorLayout
+from fedsim.core.layout import LayerShape, PromptGeometry, VectorLayout
 
 InitialVector = Callable[[VectorLayout], np.ndarray]
 """Initial parameters of a layout, float32 of length ``layout.size``."""
@@ -36,6 +36,8 @@ class StartingPoint:
     """float32 arrays of the head by name; empty if the source has none."""
     left_out: tuple[str, ...] = ()
     """Names of a source's arrays that are not taken over."""
+    key: str = "prompt.start_from"
+    """The key that names it."""
 
     def fingerprint(self) -> str:
         """Return the hexadecimal SHA-256 of all arrays and their layers, independent of their source."""
@@ -51,12 +53,13 @@ class StartingPoint:
         Raises
         ------
         ModelError
-            If the source has no prompt for that layer: a random one would not continue from it.
+            If the source has nothing for that layer: a random start would not continue from it.
         """
         if layer not in self.layers:
+            what = "no prompt" if isinstance(self.geometry, PromptGeometry) else "nothing"
             raise ModelError(
-                f"prompt.start_from {self.source} has no prompt for layer {layer}, only for {list(self.layers)}; start from "
-                f"one with a prompt in every layer, or set layers.choose=fixed, layers.fixed={list(self.layers)} and "
+                f"{self.key} {self.source} has {what} for layer {layer}, only for {list(self.layers)}; start from one with "
+                f"every layer, or set layers.choose=fixed, layers.fixed={list(self.layers)} and "
                 "layers.unselected=none"
             )
         tuned_X: np.ndarray = self.tuned_LX[self.layers.index(layer)]
@@ -80,12 +83,12 @@ def initial_vector(
     Raises
     ------
     ModelError
-        If ``start`` lacks the prompt of a layer.
+        If ``start`` lacks a layer.
     """
     pieces: list[np.ndarray] = []
     for layer in layout.layers:
         if start is not None:
-            pieces.append(start.tuned_of(layer).reshape(-1))
+            pieces.append(layout.held(start.tuned_of(layer).reshape(-1)))
         else:
             pieces.append(layout.held(tuner.initial(layout.geometry, layer, seed)))
     for name, shape in layout.head_shapes:

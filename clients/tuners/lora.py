@@ -74,6 +74,12 @@ class LoraTuner(Tuner):
         pieces = [draw(self.lora, layer, name, dims, seed) for name, dims in shape.trained]
         return np.concatenate([piece.reshape(-1) for piece in pieces]).astype(np.float64)
 
+    def untrained(self, shape: LayerShape, layer: int) -> dict[str, np.ndarray]:
+        """Return the half that is as it was drawn (``tuner.train``: a or b)."""
+        assert isinstance(shape, LayerArrays)
+        arrays = dict(shape.arrays)
+        return {name: draw(self.lora, layer, name, arrays[name], self.seed) for name in shape.frozen}
+
     def shared(self, shape: LayerShape) -> tuple[str, ...] | None:
         """Return the names of the arrays that travel (``tuner.exchange``)."""
         return shared(self.lora, shape)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from clients.tuners.config import TunerConfig
 from fedsim.core import seeds
 from fedsim.core.layout import LayerArrays, LayerShape, VectorLayout
 from fedsim.core.low_rank import LowRank
+
+if TYPE_CHECKING:
+    from clients.tuners.initial import StartingPoint
 
 A, B = "lora_A", "lora_B"
 RESIDUAL = "residual"
@@ -85,8 +89,15 @@ def completed(
     tuned_LX: np.ndarray,
     seed: int,
     constants: Mapping[str, np.ndarray] | None = None,
+    start: StartingPoint | None = None,
 ) -> tuple[VectorLayout, np.ndarray]:
-    """Return the layout and numbers [L, Y] with both halves; a half that is not in ``layout`` is as at the start."""
+    """Return the layout and numbers [L, Y] with both halves; a half that is not in ``layout`` is as at the start.
+
+    Parameters
+    ----------
+    start
+        Where the run started, if not as drawn from the seed.
+    """
     shape = layout.geometry
     if not isinstance(shape, LayerArrays) or (layout.arrays is None and not shape.frozen):
         return layout, tuned_LX
@@ -95,7 +106,8 @@ def completed(
     )
     rows = []
     for layer, tuned_X in zip(layout.layers, tuned_LX, strict=True):
-        own = held.split(tuned_X)
+        own = {} if start is None else shape.split(start.tuned_of(layer))
+        own |= held.split(tuned_X)
         own |= constants or {}
         both = [own[name] if name in own else draw(config, layer, name, dims, seed) for name, dims in shape.arrays]
         rows.append(np.concatenate([array.reshape(-1) for array in both]).astype(tuned_LX.dtype))

@@ -7,6 +7,7 @@ K {key, value}, H key/value heads, P prompt length, D head dimension.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
@@ -87,6 +88,10 @@ class Tuner(ABC):
     def knowing(self, words: WordVectors, seed: int) -> Tuner:
         """Return the tuner with what its start takes from the model's input embeddings; itself if nothing."""
         return self
+
+    def untrained(self, shape: LayerShape, layer: int) -> Mapping[str, np.ndarray]:
+        """Return the arrays of a layer that are never trained, by name: those that ``shape`` names as frozen."""
+        return self.constants
 
     def shared(self, shape: LayerShape) -> tuple[str, ...] | None:
         """Return the names of the arrays that travel, where devices keep the others; None where all travel."""

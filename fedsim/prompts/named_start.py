@@ -1,48 +1,35 @@
-"""Starting points of tuners that train named arrays in each layer (``tuner.start_from``): earlier runs and PEFT adapters.
+"""Starting points of tuners that train named arrays (``tuner.start_from``): earlier runs of the same kind and PEFT adapters.
 
-A map that the source left alone starts as the tuner draws it, which changes no output; so a source with fewer layers or maps
-than the run is continued exactly. One with more is refused, since its change would be lost.
+A map that the source of LoRA or IA³ left alone starts as the tuner draws it, which changes no output; so a source with fewer
+layers or maps than the run is continued exactly. One with more is refused, since its change would be lost.
 
-To take another kind of tuner: give it a row in ``_READERS``, whose function reads the folder of a PEFT adapter.
+To take the PEFT adapters of another kind of tuner: give it a row in ``_READERS``, whose function reads such a folder.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clients.backbone.families import Family, family_of
+from clients.backbone.families import Family
 from clients.backbone.model_files import ADAPTER_CONFIG
+from clients.tuners.config import TunerConfig
 from clients.tuners.initial import StartingPoint
-from clients.tuners.make import make_tuner
+from clients.tuners.tuner import Tuner
 from fedsim.configuration.schema import Config
-from fedsim.core.errors import ModelError, listed
+from fedsim.core.errors import ModelError
 from fedsim.core.layout import LayerArrays
+from fedsim.core.uses import EVERY_KEY
 from fedsim.planning.model_shape import model_shape
 from fedsim.planning.tuned_shape import tuned_shape
+from fedsim.prompts.named_arrays import LEAVE_ALONE, NamedArrays, check_named, key_values
 from fedsim.prompts.prompted_model import GLOBAL_PROMPT, read_prompt
 
 if TYPE_CHECKING:
     from clients.backbone.loading import SharedWeights
-
-
-@dataclass(frozen=True)
-class NamedArrays:
-    """What a source trained."""
-
-    arrays: Mapping[int, Mapping[str, np.ndarray]]
-    """float32 arrays by layer, and by their names in :class:`~fedsim.core.layout.LayerArrays`."""
-    keys: Mapping[str, Any]
-    """The keys of section ``tuner`` that give the arrays their meaning: the run must have the same."""
-    head: dict[str, np.ndarray] = field(default_factory=dict)
-    """float32 arrays of the head by name; empty if the source has none."""
-    left_out: tuple[str, ...] = ()
-    """Names of a classifier's arrays that are not taken over."""
 
 
 def _read_lora(folder: Path, family: Family) -> NamedArrays:
@@ -51,13 +38,27 @@ def _read_lora(folder: Path, family: Family) -> NamedArrays:
     return read_lora(folder, family)
 
 
-_READERS: dict[str, Callable[[Path, Family], NamedArrays]] = {"lora": _read_lora}
+def _read_ia3(folder: Path, family: Family) -> NamedArrays:
+    from fedsim.prompts.peft_ia3_start import read_ia3
+
+    return read_ia3(folder, family)
+
+
+def _read_soft_prompt(folder: Path, family: Family) -> NamedArrays:
+    from fedsim.prompts.peft_soft_prompt_start import read_soft_prompt
+
+    return read_soft_prompt(folder)
+
+
+_READERS: dict[str, Callable[[Path, Family], NamedArrays]] = {
+    "lora": _read_lora,
+    "ia3": _read_ia3,
+    "soft_prompt": _read_soft_prompt,
+}
 """By ``tuner.kind``: what reads the folder of a PEFT adapter."""
-_KEYS = {"lora": ("rank", "alpha", "scaling")}
-"""By ``tuner.kind``: the keys that give the arrays their meaning."""
 
 
-def load_named(config: Config, weights: SharedWeights) -> StartingPoint:
+def load_named(config: Config, weights: SharedWeights, tuner: Tuner) -> StartingPoint:
     """Read what ``tuner.start_from`` names.
 
     Raises
@@ -65,24 +66,25 @@ def load_named(config: Config, weights: SharedWeights) -> StartingPoint:
     ModelError
         If there is no such adapter, run or prompt file, or the run cannot start exactly where it ended.
     """
-    family = family_of(json.loads(weights.config_json), config.model.location)
-    named = _read(config, family)
-    _check_keys(config, named)
+    named = _read(config, weights.family)
     model = model_shape(config.model)
     assert model is not None  # its weights have been read
     shape = tuned_shape(config, model)
     assert isinstance(shape, LayerArrays)
-    _check_arrays(config, named, shape)
-    tuner, rows = make_tuner(config.tuner, config.prompt, family), []
-    for layer in range(shape.num_layers):
-        tuned_X = tuner.initial(shape, layer, config.seed).astype(np.float32)
-        parts = shape.split(tuned_X)
-        for name, array in named.arrays.get(layer, {}).items():
-            parts[name][...] = array
+    check_named(config, named, shape, tuner)
+    drawn = config.tuner.kind in LEAVE_ALONE
+    layers, rows = shape.tunable if drawn else tuple(sorted(named.arrays)), []
+    for layer in layers:
+        tuned_X = tuner.initial(shape, layer, config.seed) if drawn else np.zeros(shape.layer_size)
+        tuned_X = tuned_X.astype(np.float32)
+        theirs = named.arrays.get(layer, {})
+        for name, part in shape.split(tuned_X).items():
+            if name in theirs or not drawn:
+                part[...] = theirs[name]
         rows.append(tuned_X)
     source = str(config.tuner.start_from)
     return StartingPoint(
-        source, shape, tuple(range(shape.num_layers)), np.stack(rows), named.head, left_out=named.left_out
+        source, shape, layers, np.stack(rows), named.head, left_out=named.left_out, key="tuner.start_from"
     )
 
 
@@ -91,6 +93,11 @@ def _read(config: Config, family: Family) -> NamedArrays:
     assert source is not None
     path = Path(source).expanduser()
     if (path / ADAPTER_CONFIG).is_file():
+        if kind not in _READERS:
+            raise ModelError(
+                f"tuner.start_from {source} is a PEFT adapter, and PEFT has none for tuner.kind={kind}; give the folder or the "
+                "prompt file of a run"
+            )
         return _READERS[kind](path, family)
     if not path.exists():
         raise ModelError(
@@ -101,6 +108,10 @@ def _read(config: Config, family: Family) -> NamedArrays:
             f"tuner.start_from {source} holds neither {ADAPTER_CONFIG} (a PEFT adapter) nor prompt/{GLOBAL_PROMPT} (a run "
             "that has ended)"
         )
+    return _of_run(path, kind, source)
+
+
+def _of_run(path: Path, kind: str, source: str) -> NamedArrays:
     file = read_prompt(path)
     if file.kind != kind:
         raise ModelError(
@@ -109,44 +120,5 @@ def _read(config: Config, family: Family) -> NamedArrays:
     shape = file.layout.geometry
     assert isinstance(shape, LayerArrays)
     arrays = {layer: shape.split(row) for layer, row in zip(file.layout.layers, file.tuned_LX, strict=True)}
-    return NamedArrays(arrays, {key: file.metadata["tuner"][key] for key in _KEYS[kind]}, file.head)
-
-
-def _check_keys(config: Config, named: NamedArrays) -> None:
-    own = {key: getattr(config.tuner, key) for key in named.keys}
-    other = {key: value for key, value in named.keys.items() if value != own[key]}
-    if other:
-        theirs, ours = (", ".join(f"{key} {_word(values[key])}" for key in other) for values in (other, own))
-        raise ModelError(
-            f"tuner.start_from {config.tuner.start_from} was trained with {theirs}, but section tuner has {ours}; set "
-            f"{' '.join(f'tuner.{key}={_word(value)}' for key, value in other.items())}"
-        )
-
-
-def _check_arrays(config: Config, named: NamedArrays, shape: LayerArrays) -> None:
-    """Refuse layers, maps or shapes that the run does not have."""
-    source, wanted = config.tuner.start_from, dict(shape.arrays)
-    same = "start from an adapter or a run of the same model"
-    if (last := max(named.arrays)) >= shape.num_layers:
-        raise ModelError(
-            f"tuner.start_from {source} changes layer {last}, but the model {config.model.location} has {shape.num_layers} "
-            f"layers; {same}"
-        )
-    theirs = {name: array.shape for parts in named.arrays.values() for name, array in parts.items()}
-    if theirs.keys() - wanted.keys():
-        maps, own = (list(dict.fromkeys(name.rpartition(".")[0] for name in names)) for names in (theirs, wanted))
-        raise ModelError(
-            f"tuner.start_from {source} changes {listed(maps)}, but this run {listed(own)}, so a part would be lost; set "
-            f"tuner.targets=[{','.join(maps)}], or {same}"
-        )
-    for parts in named.arrays.values():
-        for name, array in parts.items():
-            if array.shape != wanted[name]:
-                raise ModelError(
-                    f"tuner.start_from {source} has {name} of shape {array.shape}, but the model {config.model.location} takes "
-                    f"{wanted[name]}; {same}"
-                )
-
-
-def _word(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    trained = TunerConfig.model_validate(file.metadata["tuner"], context=EVERY_KEY)
+    return NamedArrays(arrays, key_values(trained, shape), file.head, num_layers=shape.num_layers)

@@ -1,4 +1,4 @@
-"""Convert trained prompts to PEFT prefix-tuning adapters and back; others: :mod:`fedsim.prompts.peft_layers`.
+"""Convert trained prefixes to PEFT adapters and back; others: ``peft_soft_prompt.py``, ``peft_lora.py``, ``peft_ia3.py``.
 
 PEFT puts a prefix into every layer and counts the text's positions after it. A run's prompt becomes an adapter only if that
 gives the same scores; everything else is refused. PEFT itself writes and reads the configuration; arrays are safetensors.
@@ -31,6 +31,7 @@ from fedsim.prompts.peft_files import adapter_arrays, adapter_config, head_array
 from fedsim.prompts.peft_ia3 import export_ia3
 from fedsim.prompts.peft_lora import export_lora
 from fedsim.prompts.peft_readme import AboutAdapter
+from fedsim.prompts.peft_soft_prompt import export_soft_prompt
 from fedsim.prompts.prompted_model import PromptFile, read_prompt
 
 _KEY = "prompt_embeddings"
@@ -168,7 +169,7 @@ def export_peft(path: str | Path, output: str | Path, client: int | None = None)
     file = read_prompt(path)
     if file.kind == "projected_prefix":
         file = as_prefix(file)
-    export = {"prefix": _export_prefix, "lora": export_lora, "ia3": export_ia3}.get(file.kind)
+    export = _EXPORTS.get(file.kind)
     if export is None:
         raise ModelError(f"{file.path} was trained with tuner.kind={file.kind}, for which PEFT has no adapter")
     export(file, output, client)
@@ -265,3 +266,12 @@ def _about(adapter: PrefixTuningConfig) -> AboutAdapter:
         calls="Give every call an `attention_mask` and no `position_ids`: PEFT counts the positions after the prefix itself.",
         token_types=_TOKEN_TYPES.format(length=length),
     )
+
+
+_EXPORTS = {
+    "prefix": _export_prefix,
+    "soft_prompt": export_soft_prompt,
+    "lora": export_lora,
+    "ia3": export_ia3,
+}
+"""By ``tuner.kind``: what writes an adapter; PEFT has no other kinds."""

@@ -63,6 +63,12 @@ class TrainedModel:
         return self.model.head.kind == "verbalizer"
 
     @property
+    def needs_token_types(self) -> bool:
+        """Whether texts of an example are told apart by token types; a verbalizer's template makes one text of them."""
+        with_types = getattr(self.config, "type_vocab_size", 0) > 1
+        return with_types and not self.with_lm_head and len(self.file.metadata["task"]["fields"]) > 1
+
+    @property
     def common(self) -> dict[str, Any]:
         """Keys of every adapter's configuration."""
         # FEATURE_EXTRACTION is PEFT's only type that passes a prefix to whatever model it is given and returns that
@@ -82,8 +88,7 @@ class TrainedModel:
         ModelError
             If the folder cannot be written.
         """
-        with_types = getattr(self.config, "type_vocab_size", 0) > 1
-        text = readme(self.file.metadata, adapter, self.family, about, token_types=with_types)
+        text = readme(self.file.metadata, adapter, self.family, about, token_types=self.needs_token_types)
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         try:
             output.mkdir(parents=True, exist_ok=True)

@@ -1,26 +1,24 @@
 """Read LoRA adapters of PEFT, as people have them, into arrays by layer and name: what can be taken over exactly, and no more.
 
-The arrays decide which layers and which linear maps an adapter changes, so files of versions that do not state them
-(``layers_to_transform``, ``exclude_modules``) are read as well. Whatever else an adapter does is refused by name.
+Whatever else an adapter does is refused by name.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from clients.backbone.families import Family
 from clients.tuners.lora import A, B
 from fedsim.core.errors import ModelError, listed
-from fedsim.prompts.named_start import NamedArrays
+from fedsim.prompts.named_arrays import NamedArrays
 from fedsim.prompts.peft_export import ADAPTER_ARRAYS
 from fedsim.prompts.peft_files import adapter_arrays, adapter_config, head_arrays
+from fedsim.prompts.peft_start import by_layer
 
 _OTHER_FORMS = (
     "use_dora",
@@ -35,8 +33,6 @@ _OTHER_FORMS = (
 """Keys of PEFT that make something else of LoRA where they are set."""
 _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Values of ``init_lora_weights`` with which PEFT takes the initial product out of the frozen weights."""
-_CLASSIFIERS = ("classifier", "score", "pre_classifier", "qa_outputs")
-"""Heads that PEFT trains beside an adapter. fedsim has a head of its own."""
 
 
 def read_lora(folder: Path, family: Family) -> NamedArrays:
@@ -50,14 +46,15 @@ def read_lora(folder: Path, family: Family) -> NamedArrays:
     """
     values = adapter_config(folder, "LORA")
     _refuse_other_forms(folder, values)
-    arrays, others = _by_layer(folder, adapter_arrays(folder), family)
+    arrays, classifier = by_layer(folder, adapter_arrays(folder), family, rf"({A}|{B})\.weight")
+    _refuse_halves(folder, arrays)
     rank, alpha = _number(folder, values, "r", 8), _number(folder, values, "lora_alpha", 8)
     _refuse_patterns(folder, values, int(rank), alpha, arrays)
     return NamedArrays(
         arrays,
         {"rank": int(rank), "alpha": alpha, "scaling": "rslora" if values.get("use_rslora") else "standard"},
         head_arrays(folder),
-        others,
+        classifier,
     )
 
 
@@ -104,37 +101,6 @@ def _refuse_patterns(
                 f"{folder} is an adapter with {key}={pattern}; tuner.kind=lora has one rank and one alpha for all maps, so "
                 f"start from an adapter without {key}"
             )
-
-
-def _by_layer(
-    folder: Path, arrays: Mapping[str, torch.Tensor], family: Family
-) -> tuple[dict[int, dict[str, np.ndarray]], tuple[str, ...]]:
-    """Return A and B of each layer as ``MAP.lora_A``, and the names of a classifier's arrays."""
-    place = re.compile(rf"base_model\.model\.(?:.+\.)?{re.escape(family.layers)}\.(\d+)\.(.+)\.({A}|{B})\.weight")
-    found: dict[int, dict[str, np.ndarray]] = {}
-    classifier, others = [], []
-    for name, array in arrays.items():
-        if match := place.fullmatch(name):
-            found.setdefault(int(match[1]), {})[f"{match[2]}.{match[3]}"] = _finite(folder, name, array)
-        elif name.removeprefix("base_model.model.").startswith(_CLASSIFIERS):
-            classifier.append(name.removeprefix("base_model.model."))
-        else:
-            others.append(name)
-    if others:
-        raise ModelError(
-            f"{folder} also trained {listed(sorted(others), 3)}, which is no linear map in the layers of a model of type "
-            f"{family.name}; start from an adapter whose target_modules are, without modules_to_save"
-        )
-    _refuse_halves(folder, found)
-    return found, tuple(sorted(classifier))
-
-
-def _finite(folder: Path, name: str, array: torch.Tensor) -> np.ndarray:
-    if array.ndim != 2:
-        raise ModelError(f"{folder / ADAPTER_ARRAYS} holds {name} of shape {tuple(array.shape)}, which is no matrix")
-    if not torch.isfinite(array).all():
-        raise ModelError(f"{folder / ADAPTER_ARRAYS} holds NaN or infinite numbers in {name}")
-    return array.float().numpy()
 
 
 def _refuse_halves(folder: Path, found: Mapping[int, Mapping[str, np.ndarray]]) -> None:

@@ -33,7 +33,7 @@ output = model(input_ids=input_ids, attention_mask=attention_mask)
 """
 
 _WORDS = """\
-A class's score is the logit of its label word, {words}, in `output.logits` at the {place}. The text is written
+A class's score is the logit of its label word, {words}, in `output.logits{text}` at the {place}. The text is written
 
     {template}
 
@@ -47,7 +47,7 @@ A class's score comes from the trained head in `head.safetensors`:
 from safetensors.torch import load_file
 
 head = load_file("path/to/this/folder/head.safetensors")
-hidden = output.last_hidden_state
+hidden = output.last_hidden_state{text}
 {pool}
 scores = pooled @ head["head.weight"].T + head["head.bias"]
 ```
@@ -73,6 +73,13 @@ class AboutAdapter:
     """What a call of the model must heed."""
     token_types: str
     """How token types reach the model."""
+    before: int = 0
+    """Rows of the output before those of the text."""
+
+    @property
+    def text(self) -> str:
+        """What selects the text's rows of the output."""
+        return f"[:, {self.before}:]" if self.before else ""
 
 
 def readme(
@@ -85,7 +92,7 @@ def readme(
     metadata
         Metadata of the exported prompt file.
     token_types
-        Whether the model takes token types to tell the texts of a pair apart.
+        Whether the model tells the texts of an example apart by token types.
     """
     task, head = TaskConfig.model_validate(metadata["task"], context=EVERY_KEY), metadata["model"]["head"]
     classifier = head["kind"] == "classifier"
@@ -103,19 +110,21 @@ def readme(
         )
     ]
     if classifier:
-        if token_types and len(task.fields) > 1:
+        if token_types:
             parts.append(about.token_types)
-        parts.append(_HEAD.format(pool=_POOL[resolve_pooling(head["pooling"], predicts_next=family.predicts_next)]))
+        pool = _POOL[resolve_pooling(head["pooling"], predicts_next=family.predicts_next)]
+        parts.append(_HEAD.format(pool=pool, text=about.text))
     else:
-        parts.append(_label_words(task, family))
+        parts.append(_label_words(task, family, about.text))
     return "\n".join(parts)
 
 
-def _label_words(task: TaskConfig, family: Family) -> str:
+def _label_words(task: TaskConfig, family: Family, rows: str) -> str:
     template = parse_template(task)
     pieces: tuple[Piece, ...] = (*template.before, MASK, *template.after)
     if family.predicts_next:
         pieces = template.as_causal().before
     text = "".join(piece if isinstance(piece, str) else f"{{{task.fields[piece.index]}}}" for piece in pieces)
     words = ", ".join(task.label_words or ())
-    return _WORDS.format(words=words, place="last token" if family.predicts_next else "mask", template=text.rstrip())
+    place = "last token" if family.predicts_next else "mask"
+    return _WORDS.format(words=words, text=rows, place=place, template=text.rstrip())

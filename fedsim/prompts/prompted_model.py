@@ -26,6 +26,7 @@ from fedsim.core.uses import EVERY_KEY
 from fedsim.data.config import TaskConfig
 
 if TYPE_CHECKING:
+    from clients.tuners.initial import StartingPoint
     from fedsim.configuration.schema import Config
     from fedsim.core.tokens import TokenTable
 
@@ -42,6 +43,7 @@ def save_prompt(
     task: TaskConfig,
     round: int | None = None,
     constants: Mapping[str, np.ndarray] | None = None,
+    start: StartingPoint | None = None,
 ) -> None:
     """Write the global prompt (and head) with all that is needed to use it.
 
@@ -57,9 +59,11 @@ def save_prompt(
         The round after which this was the prompt, if the file is to say so.
     constants
         Frozen arrays that the tuner holds, by name; they are written too.
+    start
+        Where the run started, which a half of LoRA that did not travel still has; None where that was drawn from the seed.
     """
     tuned_LX, head = layout.split(np.asarray(vector_F, dtype=np.float32))
-    layout, tuned_LX = completed(config.tuner, layout, tuned_LX, config.seed, constants)
+    layout, tuned_LX = completed(config.tuner, layout, tuned_LX, config.seed, constants, start)
     if config.tuner.origin:
         tuned_LX = tuned_LX + np.float32(config.tuner.origin)
     arrays: dict[str, np.ndarray] = {}

@@ -10,6 +10,7 @@ from clients.backbone.families import family_of
 from clients.backbone.model_files import ADAPTER_CONFIG
 from clients.backbone.rotary import cannot_shift, shift_prompt
 from clients.tuners.initial import StartingPoint
+from clients.tuners.tuner import Tuner
 from fedsim.configuration.schema import Config
 from fedsim.core.errors import ModelError, listed
 from fedsim.core.layout import PromptGeometry, VectorLayout
@@ -21,10 +22,15 @@ if TYPE_CHECKING:
     from clients.backbone.loading import SharedWeights
 
 
-def load_start(config: Config, weights: SharedWeights) -> StartingPoint | None:
+def load_start(config: Config, weights: SharedWeights, tuner: Tuner) -> StartingPoint | None:
     """Read what ``prompt.start_from`` or ``tuner.start_from`` names; None if neither is set.
 
     Prompts tuned with another ``prompt.position_offset`` are converted to this run's, if the model's positions allow it.
+
+    Parameters
+    ----------
+    tuner
+        The run's tuner, which knows what it does not train.
 
     Raises
     ------
@@ -32,7 +38,10 @@ def load_start(config: Config, weights: SharedWeights) -> StartingPoint | None:
         If there is no such adapter, run or prompt file, or it does not fit this run.
     """
     if config.tuner.start_from is not None:
-        return load_named(config, weights)
+        named = load_named(config, weights, tuner)
+        for layer in set(_layers_needed(config, named.geometry.num_layers)) & set(named.geometry.tunable):
+            named.tuned_of(layer)
+        return named
     if config.prompt.start_from is None:
         return None
     start, geometry, numbering = _read(config.prompt.start_from)

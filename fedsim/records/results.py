@@ -49,6 +49,7 @@ def write_results(
         config,
         prepared.data.task,
         constants=prepared.spec.tuner.constants,
+        start=prepared.spec.start,
     )
     owners = [state for state in result.personal if PERSONAL in state.arrays and state.arrays[PERSONAL].size]
     if owners:

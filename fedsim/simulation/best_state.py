@@ -62,6 +62,6 @@ class BestState:
         elif self._round != self._written:
             full, layers = self._federation.workers[0].full, self._federation.choice.layers
             layout = run.prepared.spec.exchanged(full, layers)
-            constants = run.prepared.spec.tuner.constants
-            save_prompt(path, vector_F, layout, run.config, run.prepared.data.task, self._round, constants)
+            spec, task = run.prepared.spec, run.prepared.data.task
+            save_prompt(path, vector_F, layout, run.config, task, self._round, spec.tuner.constants, spec.start)
             self._written = self._round

@@ -187,10 +187,11 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
 
     train, validation = tokens(data.dataset.train), tokens(data.dataset.validation)
     words = WordVectors(weights, frozenset(tokenizer.all_special_ids), words_C)
+    tuner = _tuner(config, weights).knowing(words, config.seed)
     spec = WorkerSpec(
         weights=weights,
         model=config.model,
-        tuner=_tuner(config, weights).knowing(words, config.seed),
+        tuner=tuner,
         num_classes=len(data.task.labels),
         label_word_ids_C=words_C,
         training=training_spec(config, len(train)),
@@ -198,7 +199,7 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
         train=train,
         validation=validation,
         shards=data.shards,
-        start=load_start(config, weights),
+        start=load_start(config, weights, tuner),
     )
     return Prepared(data, spec, _contents(spec))
 

@@ -33,7 +33,7 @@ CASES = {
     "tuner.train": (["tuner.kind=lora"], [], "b"),
     "tuner.exact": (["tuner.kind=lora", "server.kind=fedavg"], ["tuner.kind=lora", "tuner.train=b"], "true"),
     "tuner.exchange": (["tuner.kind=lora"], ["tuner.kind=lora", "tuner.train=b"], "a"),
-    "tuner.start_from": (["tuner.kind=lora"], [], "elsewhere"),
+    "tuner.start_from": (["tuner.kind=ia3"], [], "elsewhere"),
     "tuner.targets": (["tuner.kind=ia3"], [], "[query]"),
     "tuner.feedforward_targets": (["tuner.kind=ia3"], ["tuner.kind=lora"], "[output.dense]"),
     "tuner.bottleneck": (["tuner.kind=adapter"], ["tuner.kind=late_prompt", "tuner.generator=none"], "3"),
@@ -155,6 +155,13 @@ def test_a_key_is_refused_and_left_out_where_it_has_no_use_and_kept_where_it_has
     assert not names(without, key) and key in useless_keys(without)
     assert read(*takes, f"{key}=") == without
     assert_reads_back(without, tmp_path)
+
+
+def test_a_prompt_that_starts_from_an_earlier_one_has_no_other_start(read):
+    with pytest.raises(
+        ConfigError, match=r"tuner\.start has no use with tuner\.start_from=x; it is for a prompt that starts"
+    ):
+        read("tuner.kind=soft_prompt", "tuner.start_from=x", "tuner.start=random")
 
 
 def test_trunks_are_not_kept_where_all_layers_have_prompts(read):

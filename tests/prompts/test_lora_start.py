@@ -13,18 +13,14 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.numpy import load_file, save_file
 from support import make_tiny, merged, sweep
-from tiny_prompts import ALL_LAYERS, Prompt, backbone, batch, label_scores
+from tiny_prompts import ALL_LAYERS, Prompt, batch, label_scores, read_start
+from tiny_prompts import start_scores as scores
 
 import fedsim
-from clients.backbone.loading import load_shared_weights
 from clients.config import HeadConfig
-from clients.tuners.initial import initial_vector
-from clients.tuners.make import make_tuner
 from fedsim.core.errors import ModelError
-from fedsim.core.layout import VectorLayout
 from fedsim.prompts.peft_adapter import export_peft
 from fedsim.prompts.prompted_model import read_prompt
-from fedsim.prompts.starting_point import check_start, load_start
 
 LORA = {"kind": "lora", "rank": 3, "alpha": 5.0}
 MAPS = {
@@ -70,24 +66,7 @@ class Adapter:
 
 
 def start_of(prompt: Prompt, source: Path, tuner: dict | None = None, head: HeadConfig | None = None):
-    """Return the starting point of a run on the prompt's model, its config and its initial vector."""
-    model = {"path": prompt.model, "head": (head or prompt.head_config).model_dump()}
-    section = {**LORA, "targets": MAPS[prompt.family], **(tuner or {}), "start_from": str(source)}
-    config = make_tiny(model=model, tuner=section, layers={"choose": "all"})
-    weights = load_shared_weights(config.model)
-    start = load_start(config, weights)
-    model = backbone(prompt.model, config.model.head, tuner=config.tuner)
-    layout = VectorLayout.full(model.geometry, model.head_shapes)
-    said = check_start(config, start, layout)
-    made = make_tuner(config.tuner, config.prompt, weights.family)
-    return model, layout, initial_vector(layout, made, config.model.head, 0, start), said, start
-
-
-def scores(model, layout: VectorLayout, vector_F: np.ndarray, data) -> torch.Tensor:
-    tuned_LX, head = layout.split(torch.from_numpy(vector_F))
-    heads = {name: array.unsqueeze(0) for name, array in head.items()}
-    with torch.no_grad():
-        return model.forward(data, tuned_LX.unsqueeze(0), layout.layers, heads).logits_BC
+    return read_start(prompt, source, {**LORA, "targets": MAPS[prompt.family], **(tuner or {})}, head)
 
 
 CASES = {
@@ -181,6 +160,7 @@ REFUSED = {
         r"changes attention\.output\.dense, attention\.self\.query, but this run attention\.self\.query, so a part would be "
         r"lost; set tuner\.targets=\[attention\.output\.dense,attention\.self\.query\], or start",
     ),
+    "a frozen half": (None, {"train": "b"}, {}, r"with another .*\.lora_A than .* set tuner\.train=both"),
     "ranks by pattern": (None, {}, {"rank_pattern": {"query": 2}}, r"matrices of rank 2, 3 with r=3 \(rank_pattern\)"),
     "scales by pattern": (None, {}, {"alpha_pattern": {"query": 2}}, r"with alpha_pattern=\{'query': 2\}; .* one alpha"),
     "DoRA": (None, {}, {"use_dora": True}, r"adapter with use_dora=True, which is no plain LoRA"),

@@ -40,6 +40,7 @@ import fedsim
 from clients.backbone.loading import load_shared_weights, locate
 from clients.config import HeadConfig, ModelConfig
 from clients.tuners.initial import initial_vector
+from clients.tuners.make import make_tuner
 from clients.tuners.prefix_tuner import PrefixTuner
 from clients.worker import ClientWorker, WorkerSpec
 from fedsim.core.errors import CheckpointError, ModelError
@@ -63,7 +64,8 @@ def starting_point(prompt: Prompt, source: Path, layers=None, length=PROMPT_LENG
         prompt={"length": length, "position_offset": position_offset, "start_from": str(source)},
         layers={"choose": "all"} if layers is None else layers,
     )
-    return load_start(config, load_shared_weights(config.model)), config
+    weights = load_shared_weights(config.model)
+    return load_start(config, weights, make_tuner(config.tuner, config.prompt, weights.family)), config
 
 
 @pytest.mark.parametrize("head", ["verbalizer", "classifier"])
