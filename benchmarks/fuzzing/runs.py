@@ -30,6 +30,7 @@ CAPS = {
 PUT = {
     "executor": "local", "model.path": "embedded", "model.package": None, "model.device": "cpu", "model.compile": False,
     "model.trust_remote_code": False, "tracking.tensorboard": False, "tracking.plots": False, "prompt.start_from": None,
+    "tuner.start_from": None,
 }  # fmt: skip
 """What a config that is run must say, whatever was drawn: this process, the embedded model, no pictures."""
 

@@ -13,7 +13,7 @@ from tiny_models import save, tiny_model
 from clients.backbone.families import FAMILIES
 from clients.backbone.loading import load_shared_weights
 from clients.backbone.location import locate, num_parameters
-from clients.backbone.model_files import MODEL_TITLES, adapter_in, check_model_type, weight_files
+from clients.backbone.model_files import MODEL_TITLES, Adapter, adapter_in, check_model_type, weight_files
 from clients.config import ModelConfig
 from fedsim.core.errors import ModelError
 from fedsim.planning.model_shape import model_shape
@@ -147,6 +147,12 @@ def test_an_adapter_beside_a_model_changes_nothing(folder, whole, adapters, kind
     weights = load(folder)
     assert weights.fingerprint() == load(whole).fingerprint()
     assert adapter_in(folder).kind == kind and adapter_in(folder).base == str(whole)
+
+
+@pytest.mark.parametrize(("kind", "tuner"), [("LORA", "lora"), ("IA3", "ia3"), ("PROMPT_TUNING", "soft_prompt")])
+def test_an_adapter_names_the_tuner_that_starts_from_it(kind, tuner, tmp_path):
+    assert Adapter(kind, None).use(tmp_path) == f"start from it, set tuner.kind={tuner} and tuner.start_from={tmp_path}"
+    assert Adapter("LOHA", None).use(tmp_path).startswith("use it, merge it into the weights")
 
 
 def test_an_adapter_alone_is_no_model(adapters, whole, folder):
