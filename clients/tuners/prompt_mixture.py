@@ -109,7 +109,8 @@ class PromptMixtureTuner(Tuner):
         arrays = {name: array[:, 0] for name, array in shape.split(tuned_CLX).items()}
         if not self.filed:
             assert self.sources_KPD is not None
-            sources_KPD = torch.from_numpy(self.sources_KPD).to(tuned_CLX)
+            # A copy: arrays of the object store are read-only.
+            sources_KPD = torch.from_numpy(self.sources_KPD.copy()).to(tuned_CLX)
             arrays[_SOURCES] = sources_KPD.expand(len(tuned_CLX), *sources_KPD.shape)
         prompts_CKPD = torch.cat([arrays[_SOURCES], arrays["prompt"].unsqueeze(1)], dim=1)
         scale = 1.0 / (self.mixture.temperature or math.e * prompts_CKPD.shape[-1])
