@@ -111,8 +111,9 @@ class WorkerSpec:
             return 0
         values = json.loads(self.weights.config_json)
         hidden_size = values.get("hidden_size") or values.get("n_embd") or 0
-        num_tokens = len(self.train.ids_Z) + len(self.validation.ids_Z)
-        return min(self.model.trunk_cache.memory_mb * 2**20, num_tokens * hidden_size * self._cache_itemsize)
+        tables = (self.train, self.validation)
+        num_rows = sum(int(self.tuner.cached_rows(table.lengths_N).sum()) for table in tables)
+        return min(self.model.trunk_cache.memory_mb * 2**20, num_rows * hidden_size * self._cache_itemsize)
 
     @property
     def _cache_itemsize(self) -> int:

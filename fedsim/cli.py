@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from clients.tuners.config import ONE_PLACE
 from fedsim import __version__
 from fedsim.cli_options import ConfigPath, Load, Overrides, read
 from fedsim.core.errors import ClientError, ConfigError, FedsimError
@@ -159,6 +160,10 @@ def layers(
     if output is not None:
         check_target(output)
         check_target(_beside(output))
+    if resolved.tuner.kind in ONE_PLACE:
+        raise ConfigError(
+            f"tuner.kind={resolved.tuner.kind} trains at one place of the model, so there are no layers to choose"
+        )
     choice = select_layers(resolved, console)
     if choice.estimate is not None:
         console.print(share_table(choice.record(), choice.spectra()))

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from support import make_tiny
 
 sys.path.append(str(Path(__file__).parent / "clients"))
-from tiny_models import CONFIGS, LABEL_WORDS, PROMPT_LENGTH, backbone, batch, families, save, tiny_model
+from tiny_models import CONFIGS, LABEL_WORDS, PROMPT_LENGTH, VOCABULARY, backbone, batch, families, save, tiny_model
 
 from clients.backbone.families import FAMILIES
 from clients.backbone.loading import load_shared_weights
@@ -130,7 +130,7 @@ def read_start(prompt: Prompt, source: Path, section: dict, head: HeadConfig | N
     chosen = {} if section["kind"] in ONE_PLACE else {"layers": layers or {"choose": "all"}}
     config = make_tiny(model=given, tuner=tuner, seed=seed, **chosen)
     weights = load_shared_weights(config.model)
-    words = WordVectors(weights, frozenset(), LABEL_WORDS)
+    words = WordVectors(weights, frozenset(), VOCABULARY, LABEL_WORDS)
     made = make_tuner(config.tuner, config.prompt, weights.family, seed).knowing(words, seed)
     start = load_start(config, weights, made)
     model = backbone(weights, config.model.head, tuner=config.tuner)

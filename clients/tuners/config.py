@@ -152,6 +152,13 @@ class TunerConfig(Schema):
         """What prompt files add to the trained numbers: ia3 trains the difference of its vectors from 1."""
         return 1.0 if self.kind == "ia3" else 0.0
 
+    @field_validator("sources")
+    @classmethod
+    def _some_sources(cls, sources: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if sources is not None and not sources:
+            raise ValueError("sources=[] must name one or more earlier runs; leave it out for random sources")
+        return sources
+
     @field_validator("feedforward_targets")
     @classmethod
     def _each_once(cls, targets: tuple[str, ...] | None) -> tuple[str, ...] | None:

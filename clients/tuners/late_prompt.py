@@ -37,13 +37,15 @@ class LatePromptTuner(Tuner):
 
     kind: ClassVar[str] = "late_prompt"
     late: TunerConfig
+    rotary: bool = False
+    """Whether the layers turn queries and keys by their positions."""
     start_PD: np.ndarray | None = field(default=None, compare=False, repr=False)
     """float64 start from the vocabulary; None where it is random or not needed."""
 
     @property
     def room(self) -> int:
-        """Positions that the prompt takes in the layers that see it."""
-        return self.late.length
+        """Positions that the prompt takes in the layers that see it: none where positions are part of the input."""
+        return self.late.length if self.rotary else 0
 
     @property
     def described(self) -> str:

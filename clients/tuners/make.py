@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from clients.backbone.families import Family
+from clients.backbone.rotary import rotary_class
 from clients.config import PromptConfig
 from clients.tuners.adapter import AdapterTuner
 from clients.tuners.config import TunerConfig
@@ -27,7 +28,7 @@ def make_tuner(tuner: TunerConfig, prompt: PromptConfig, family: Family, seed: i
         case "soft_prompt":
             return SoftPromptTuner(tuner)
         case "late_prompt":
-            return LatePromptTuner(tuner)
+            return LatePromptTuner(tuner, rotary_class(family) is not None)
         case "generated_prompt":
             return GeneratedPromptTuner(tuner)
         case "prompt_mixture":

@@ -28,6 +28,8 @@ class WordVectors:
     weights: SharedWeights
     special_ids: frozenset[int]
     """Token ids that stand for no word."""
+    num_words: int
+    """Token ids of words are below it; a table may be longer."""
     label_word_ids_W: np.ndarray | None
     """int64; token id of each class's word, if the task has such words."""
 
@@ -62,7 +64,7 @@ class WordVectors:
             first = list(dict.fromkeys(int(word) for word in self.label_word_ids_W))[:length]
         table_VD = self._table()
         rng = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, stream)
-        others = np.setdiff1d(np.arange(len(table_VD)), [*self.special_ids, *first])
+        others = np.setdiff1d(np.arange(min(self.num_words, len(table_VD))), [*self.special_ids, *first])
         wanted = length - len(first)
         drawn = rng.choice(others, wanted, replace=wanted > len(others))
         return table_VD[[*first, *(int(word) for word in drawn)]].double().numpy()

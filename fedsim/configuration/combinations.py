@@ -53,6 +53,11 @@ def check_combinations(config: Config) -> None:
         raise ValueError(
             f"model.compile=true needs tuner.kind=prefix, but tuner.kind={config.tuner.kind}; set model.compile=false"
         )
+    if config.tuner.start == "label_words" and config.model.head.kind == "classifier":
+        raise ValueError(
+            "tuner.start=label_words needs label words, but with model.head.kind=classifier there are none; set "
+            "tuner.start=vocabulary, or model.head.kind=verbalizer"
+        )
     if config.data.source == "files" and config.data.path is None:
         raise ValueError("data.source=files needs data.path, a folder with train.* and validation.*")
 

@@ -11,6 +11,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from clients.tuners.config import ONE_PLACE
+
 MISSING = "-"
 """Shown for a value that was not measured."""
 _LISTED_CLASSES = 20
@@ -93,7 +95,7 @@ def final_table(summary: Mapping[str, Any]) -> Table:
         ("model", _text(summary, "model")),
         ("clients", _number(summary, "clients")),
         ("executor", _executor(summary)),
-        ("exchanged layers", _layers(summary)),
+        ("exchanged layers", None if summary.get("tuner") in ONE_PLACE else _layers(summary)),
         ("rounds", _number(summary, "rounds")),
         ("stopped", _stopped(summary)),
         (metric_name, _course(summary)),

@@ -6,6 +6,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from clients.backbone.location import locate
+from fedsim.core.errors import ModelError
 from fedsim.core.layout import LayerShape
 from fedsim.planning.model_shape import ModelShape
 
@@ -40,4 +41,11 @@ def _of_modules(config: Config, model: ModelShape) -> LayerShape:
     with torch.device("meta"):
         base: Any = family.model_class("base")(family.config(values), **family.arguments("base"))
     layers = reduce(getattr, family.layers.split("."), base)
-    return make_tuner(config.tuner, config.prompt, family).shape(model.geometry(0), layers)
+    tuner = make_tuner(config.tuner, config.prompt, family)
+    described = family.config(values)
+    if tuner.room >= family.max_positions(described):
+        raise ModelError(
+            f"{tuner.length_key}={tuner.room} leaves no positions for the text, the model {family.limit(described)} for "
+            f"{family.max_positions(described)}; shorten it"
+        )
+    return tuner.shape(model.geometry(0), layers)

@@ -7,9 +7,10 @@ from pathlib import Path
 from peft import LoraConfig
 
 from clients.tuners.config import TunerConfig
+from clients.tuners.lora_halves import A, B
 from fedsim.core.errors import ModelError
 from fedsim.core.uses import EVERY_KEY
-from fedsim.prompts.peft_export import TrainedModel, tuned_layers
+from fedsim.prompts.peft_export import TrainedModel, has_personal, tuned_layers
 from fedsim.prompts.peft_layers import about_layers, target_names, write_layers
 from fedsim.prompts.prompted_model import PromptFile
 
@@ -27,19 +28,30 @@ def export_lora(file: PromptFile, output: Path, client: int | None) -> None:
     Raises
     ------
     ModelError
-        If maps have residuals (``tuner.exact``), the model is not found, the client has no layers of its own, or the output
-        cannot be written.
+        If maps have residuals (``tuner.exact``), the clients kept B (``tuner.exchange``) and none is given, the model is not
+        found, the client has no layers of its own, or the output cannot be written.
     """
     if file.metadata["tuner"].get("exact"):
         raise ModelError(
             f"{file.path} was trained with tuner.exact=true, which changed the model's maps themselves too, and a PEFT adapter "
             "has no place for that; use it with fedsim.load_adapter"
         )
+    if client is None and has_personal(file) and _changes_nothing(file):
+        raise ModelError(
+            f"{file.path} changes nothing by itself, as the clients kept B to themselves; give one of them with --client"
+        )
     layers = tuned_layers(file, client)
     trained = TrainedModel.of(file)
     adapter = _config(trained, tuple(layers))
     about = about_layers(trained, tuple(layers), "LoRA adapter", "Low-rank changes", f"rank {adapter.r}, on")
     write_layers(trained, output, adapter, layers, about, end=".weight")
+
+
+def _changes_nothing(file: PromptFile) -> bool:
+    """Whether all A or all B are zero."""
+    arrays = file.layout.geometry.split(file.tuned_LX)  # type: ignore[attr-defined]
+    halves = ([array for name, array in arrays.items() if name.endswith(end)] for end in (A, B))
+    return any(not any(array.any() for array in half) for half in halves)
 
 
 def _config(trained: TrainedModel, layers: tuple[int, ...]) -> LoraConfig:

@@ -22,6 +22,7 @@ _CONTENTS = {
     "validation_data": ("other validation data", ("data.path", "data.validation_file", "data.hub_name")),
     "label_words": ("other tokens for the label words", ("model.path", "model.package")),
     "partition": ("another partition", ()),
+    "constants": ("other frozen arrays of the tuner", ("tuner.sources", "model.path", "model.package")),
     "start": ("another starting point", ("prompt.start_from", "tuner.start_from")),
 }
 """For each kind of contents: the phrase for messages, and the keys that set its source."""

@@ -186,7 +186,7 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
         return fitted(table, examples, data.task, tokenizer, vocabulary)
 
     train, validation = tokens(data.dataset.train), tokens(data.dataset.validation)
-    words = WordVectors(weights, frozenset(tokenizer.all_special_ids), words_C)
+    words = WordVectors(weights, frozenset(tokenizer.all_special_ids), len(tokenizer), words_C)
     tuner = _tuner(config, weights).knowing(words, config.seed)
     spec = WorkerSpec(
         weights=weights,
@@ -212,7 +212,7 @@ def _tuner(config: Config, weights: SharedWeights) -> Tuner:
     tuner = make_tuner(config.tuner, config.prompt, weights.family, config.seed)
     if isinstance(tuner, PromptMixtureTuner) and config.tuner.sources:
         hidden_size = weights.family.config(json.loads(weights.config_json)).hidden_size
-        return tuner.with_sources(load_sources(config.tuner, hidden_size))
+        return tuner.with_sources(load_sources(config.tuner, config.model, hidden_size))
     return tuner
 
 

@@ -79,7 +79,7 @@ def specification(folder: str | Path, head: HeadConfig | None = None, dtype: str
         weights=weights,
         model=config.model,
         tuner=make_tuner(config.tuner, config.prompt, weights.family, config.seed).knowing(
-            WordVectors(weights, frozenset(), words), config.seed
+            WordVectors(weights, frozenset(), VOCABULARY, words), config.seed
         ),
         num_classes=len(LABEL_WORDS),
         label_word_ids_C=words,

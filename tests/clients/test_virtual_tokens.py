@@ -256,3 +256,10 @@ def test_a_depth_without_a_layer_above_is_refused(folders):
 def test_a_prompt_that_fills_the_positions_is_refused(folders):
     with pytest.raises(ModelError, match=r"tuner.length 40 leaves no positions for the text"):
         backbone(folders["bert"], tuner=TunerConfig(kind="soft_prompt", length=40))
+
+
+@pytest.mark.parametrize(("family", "left"), [("bert", 40), ("llama", 37)])
+def test_a_late_prompt_takes_positions_where_layers_have_them(folders, family, left):
+    late = TunerConfig(kind="late_prompt", length=LENGTH, depth=1, generator="none")
+    assert backbone(folders[family], tuner=late).max_tokens == left
+    assert backbone(folders[family], tuner=SOFT).max_tokens == 37

@@ -96,7 +96,7 @@ def backbone(
     prompt = PromptConfig(length=prompt_length, position_offset=position_offset)
     words = LABEL_WORDS if config.head.kind == "verbalizer" else None
     made = make_tuner(tuner or TunerConfig(), prompt, weights.family).knowing(
-        WordVectors(weights, frozenset(), words), 0
+        WordVectors(weights, frozenset(), VOCABULARY, words), 0
     )
     return Backbone.build(weights, config, made, len(LABEL_WORDS), words, "cpu")
 

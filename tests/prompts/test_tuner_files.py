@@ -1,8 +1,10 @@
 """Files of every kind of tuner: they load as models that score as the run did. A new kind is one row of ``TUNERS``."""
 
+import json
+
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from support import make_tiny
 
 import fedsim
@@ -111,3 +113,29 @@ def test_a_kind_that_peft_lacks_is_not_exported(runs, tmp_path):
     with pytest.raises(ModelError, match=r"was trained with tuner.kind=adapter, for which PEFT has no adapter$"):
         export_peft(runs("adapter")[0], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_sources_of_another_model_are_refused(runs, tmp_path):
+    path = tmp_path / "moved"
+    folder = runs("soft_prompt")[0]
+    arrays, metadata = load_file(folder / "prompt/global.safetensors"), read_prompt(folder).metadata
+    other = metadata | {"model": metadata["model"] | {"path": "models/other"}}
+    path.mkdir()
+    save_file(arrays, path / "other.safetensors", metadata={"fedsim": json.dumps(other)})
+    tuner = {"kind": "prompt_mixture", "length": 3, "sources": [str(path / "other.safetensors")]}
+    with pytest.raises(ModelError, match=r"was trained on model models/other, but this run's is embedded"):
+        fedsim.run(make_tiny(executor="local", tuner=tuner, output=str(tmp_path / "run")), progress=False)
+
+
+def test_a_lora_whose_b_stayed_on_the_clients_is_exported_for_a_client_only(tmp_path):
+    tuner = {"kind": "lora", "rank": 2, "exchange": "a"}
+    folder = tmp_path / "run"
+    fedsim.run(make_tiny(executor="local", rounds=1, tuner=tuner, output=str(folder)), progress=False)
+    with pytest.raises(
+        ModelError, match=r"changes nothing by itself, as the clients kept B to themselves; .* --client"
+    ):
+        export_peft(folder, tmp_path / "out")
+    owner = int(load_file(folder / "prompt/personal.safetensors")["clients"][0])
+    export_peft(folder, tmp_path / "out", client=owner)
+    weights = load_file(tmp_path / "out/adapter_model.safetensors")
+    assert all(array.any() for name, array in weights.items() if "lora_B" in name)
