@@ -79,7 +79,7 @@ class Kind:
 
 KINDS = {
     "prefix": Kind(lr=0.04, same=(), numbers_per_token=no_number),
-    "projected_prefix": Kind(lr=0.003),
+    "projected_prefix": Kind(lr=0.003, numbers_per_token=no_number),
     "soft_prompt": Kind(lr=0.04, loop=_bare("prompts", "SoftPrompt")),
     "late_prompt": Kind(lr=0.005, loop=_bare("prompts", "LatePrompt"), frozen_part=True),
     "generated_prompt": Kind(lr=0.01, loop=_bare("prompts", "GeneratedPrompt"), frozen_part=True),
