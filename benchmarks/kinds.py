@@ -79,13 +79,13 @@ class Kind:
 
 KINDS = {
     "prefix": Kind(lr=0.04, same=(), numbers_per_token=no_number),
-    "projected_prefix": Kind(lr=0.003),
+    "projected_prefix": Kind(lr=0.003, numbers_per_token=no_number),
     "soft_prompt": Kind(lr=0.04, loop=_bare("prompts", "SoftPrompt")),
     "late_prompt": Kind(lr=0.005, loop=_bare("prompts", "LatePrompt"), frozen_part=True),
     "generated_prompt": Kind(lr=0.01, loop=_bare("prompts", "GeneratedPrompt"), frozen_part=True),
     "prompt_mixture": Kind(lr=0.02, loop=_bare("prompts", "PromptMixture")),
     "lora": Kind(lr=0.01),
-    "ia3": Kind(lr=0.02, loop=_bare("modules", "Ia3"), numbers_per_token=no_number),
+    "ia3": Kind(lr=0.01, loop=_bare("modules", "Ia3"), numbers_per_token=no_number),
     "adapter": Kind(lr=0.003, loop=_bare("modules", "Adapter")),
 }
 """Learning rates are those of ``configs/methods``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from benchmarks.flops import Shape, needed_flops, virtual_token_flops
 from benchmarks.kinds import kind_of
-from clients.tuners.config import ONE_PLACE
+from clients.tuners.config import ONE_PLACE, VIRTUAL_TOKENS
 from fedsim.configuration.schema import Config
 
 if TYPE_CHECKING:
@@ -45,6 +46,12 @@ _UPPER = (
 _CACHED = (Side("fedsim fused, frozen layers cached", "fedsim", fuse=True, cached=True),)
 
 
+_PREFIX_LENGTHS: dict[str, Callable[[Config], int]] = {
+    "prefix": lambda config: config.prompt.length,
+    "projected_prefix": lambda config: config.tuner.length,
+}
+
+
 def sides(tuner: str) -> tuple[Side, ...]:
     """Return the sides of a kind: without upper layers where there are none to choose."""
     if tuner not in ONE_PLACE:
@@ -69,7 +76,7 @@ def work_flops(config: Config, spec: Any, layers: tuple[int, ...], clients: list
     shape = Shape(values["hidden_size"], values["intermediate_size"], values["num_hidden_layers"])
     lengths_N = np.concatenate([spec.train.lengths_N[spec.shards.train(client)] for client in clients])
     epochs, one_read = config.client.epochs or 1, config.model.head.pooling != "mean"
-    if config.tuner.kind in ONE_PLACE:
+    if config.tuner.kind in VIRTUAL_TOKENS:
         return epochs * virtual_token_flops(
             shape,
             lengths_N,
@@ -82,7 +89,7 @@ def work_flops(config: Config, spec: Any, layers: tuple[int, ...], clients: list
     return epochs * needed_flops(
         shape,
         lengths_N,
-        config.prompt.length if config.tuner.kind == "prefix" else 0,
+        _PREFIX_LENGTHS.get(config.tuner.kind, lambda config: 0)(config),
         min(layers),
         cached=side.cached,
         low_rank=kind_of(config.tuner.kind).numbers_per_token(config),

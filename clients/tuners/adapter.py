@@ -92,10 +92,11 @@ class AdapterTuner(Tuner):
             If a module never ran, so that it would silently not be trained.
         """
         assert isinstance(shape, LayerArrays)
-        arrays = shape.split(tuned[0])
+        # unbind, not indexing: its gradient is one stack instead of a tensor of full size for each layer.
+        arrays = {name: array.unbind(1) for name, array in shape.split(tuned[0]).items()}
         with Hooks(layers, "an adapter") as hooks:
             for place, layer in enumerate(tuned[1]):
-                own = {name: array[:, place] for name, array in arrays.items()}
+                own = {name: of_layers[place] for name, of_layers in arrays.items()}
                 for name, path in zip(PLACES, self.outputs, strict=True):
                     hooks.output(layer, path, _adapted(rows, [own[f"{name}.{part}"] for part in BOTTLENECK]))
                 for path in self._tuned_norms:

@@ -80,7 +80,7 @@ class GeneratedPromptTuner(Tuner):
     def virtual_tokens(self, shape: LayerShape, tuned_CLX: Tensor) -> VirtualTokens:
         """Return the generator's result for each text, to be embedded."""
         assert isinstance(shape, OneLayer)
-        arrays = {name: array[:, 0] for name, array in shape.split(tuned_CLX).items()}
+        arrays = {name: array.unbind(1)[0] for name, array in shape.split(tuned_CLX).items()}
         down_CRD, up_CXR = (kronecker_sum(arrays[f"{name}.left"], arrays[f"{name}.right"]) for name in ("down", "up"))
 
         def generate(rows_GMD: Tensor, down_GRD: Tensor, bias_GR: Tensor, up_GXR: Tensor, bias_GX: Tensor) -> Tensor:

@@ -84,12 +84,13 @@ class Ia3Tuner(Tuner):
             If a target never ran, so that it would silently not be trained.
         """
         assert isinstance(shape, LayerArrays)
-        arrays = {name.removesuffix(f".{VECTOR}"): array for name, array in shape.split(tuned[0]).items()}
+        # unbind, not indexing: its gradient is one stack instead of a tensor of full size for each layer.
+        arrays = {name.removesuffix(f".{VECTOR}"): array.unbind(1) for name, array in shape.split(tuned[0]).items()}
         with Hooks(layers, "IA3") as hooks:
             for place, layer in enumerate(tuned[1]):
-                for target, array in arrays.items():
-                    scaled = _scaling(rows, array[:, place].flatten(1))
-                    if array.shape[2] == 1:
+                for target, of_layers in arrays.items():
+                    scaled = _scaling(rows, of_layers[place].flatten(1))
+                    if of_layers[place].shape[1] == 1:
                         hooks.input(layer, target, scaled)
                     else:
                         hooks.output(layer, target, _of_output(scaled))

@@ -101,7 +101,7 @@ class LatePromptTuner(Tuner):
     def virtual_tokens(self, shape: LayerShape, tuned_CLX: Tensor) -> VirtualTokens:
         """Return the prompt, or the generator's result for each text."""
         assert isinstance(shape, OneLayer)
-        arrays = {name: array[:, 0] for name, array in shape.split(tuned_CLX).items()}
+        arrays = {name: array.unbind(1)[0] for name, array in shape.split(tuned_CLX).items()}
         vectors = {"none": _prompt, "npg": self._of_summary}.get(self.late.generator, self._of_segments)
         return VirtualTokens(shape.layer, self.late.length, lambda texts: vectors(texts, arrays))
 

@@ -108,16 +108,18 @@ class LoraTuner(Tuner):
             If a target never ran, so that it would silently not be trained.
         """
         assert isinstance(shape, LayerArrays)
-        arrays = self._with_frozen(shape, shape.split(tuned[0]), tuned)
+        whole = self._with_frozen(shape, shape.split(tuned[0]), tuned)
+        # unbind, not indexing: its gradient is one stack instead of a tensor of full size for each layer.
+        arrays = {name: array.unbind(1) for name, array in whole.items()}
         targets = [name.removesuffix(f".{A}") for name, _ in shape.arrays if name.endswith(A)]
         with Hooks(layers, "LoRA") as hooks:
             for place, layer in enumerate(tuned[1]):
                 for target in targets:
-                    down_CIR = arrays[f"{target}.{A}"][:, place].mT * self.scale
-                    up_CRO = arrays[f"{target}.{B}"][:, place].mT
+                    down_CIR = arrays[f"{target}.{A}"][place].mT * self.scale
+                    up_CRO = arrays[f"{target}.{B}"][place].mT
                     # Of all clients the same, and not trained.
                     residual = arrays.get(f"{target}.{RESIDUAL}")
-                    dense_OI = None if residual is None else residual[0, place].detach()
+                    dense_OI = None if residual is None else residual[place][0].detach()
                     hooks.output(layer, target, _change(rows, down_CIR, up_CRO, dense_OI))
             yield
 

@@ -67,7 +67,7 @@ class ProjectedPrefixTuner(Tuner):
     ) -> tuple[Tensor, tuple[int, ...]] | None:
         """Return the prefix that the network makes, of all layers."""
         assert isinstance(shape, LayerArrays)
-        return made_prefix(shape, tuned_CLX[:, 0]), tuple(range(shape.num_layers))
+        return made_prefix(shape, tuned_CLX.unbind(1)[0]), tuple(range(shape.num_layers))
 
 
 def made_prefix(shape: LayerArrays, network_CX: Any) -> Tensor:

@@ -106,7 +106,7 @@ class PromptMixtureTuner(Tuner):
     def virtual_tokens(self, shape: LayerShape, tuned_CLX: Tensor) -> VirtualTokens:
         """Return the mixture for each text, to be embedded."""
         assert isinstance(shape, OneLayer)
-        arrays = {name: array[:, 0] for name, array in shape.split(tuned_CLX).items()}
+        arrays = {name: array.unbind(1)[0] for name, array in shape.split(tuned_CLX).items()}
         if not self.filed:
             assert self.sources_KPD is not None
             # A copy: arrays of the object store are read-only.

@@ -64,7 +64,7 @@ class SoftPromptTuner(Tuner):
     def virtual_tokens(self, shape: LayerShape, tuned_CLX: Tensor) -> VirtualTokens:
         """Return the prompt, to be embedded."""
         assert isinstance(shape, OneLayer)
-        prompt_CPD = shape.split(tuned_CLX)[PROMPT][:, 0]
+        prompt_CPD = shape.split(tuned_CLX)[PROMPT].unbind(1)[0]
 
         def vectors(texts: Texts) -> Tensor:
             return texts.own(prompt_CPD)

@@ -77,12 +77,9 @@ class LayerArrays:
 
     def split(self, tuned_X: Any) -> dict[str, Any]:
         """Return views of the arrays by name, [..., *shape] each, of NumPy or torch numbers [..., layer_size]."""
-        found, start = {}, 0
-        for name, shape in self.trained:
-            stop = start + math.prod(shape)
-            found[name] = tuned_X[..., start:stop].reshape(*tuned_X.shape[:-1], *shape)
-            start = stop
-        return found
+        parts = _parts(tuned_X, [math.prod(shape) for _, shape in self.trained])
+        axes = tuned_X.shape[:-1]
+        return {name: part.reshape(*axes, *shape) for (name, shape), part in zip(self.trained, parts, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -187,14 +184,10 @@ class VectorLayout:
         clients, size = vector_CF.shape
         if size != self.size:
             raise ValueError(f"expected vectors of length {self.size}, got {size}")
-        tuned_CLX = vector_CF[:, : self.tuned_size].reshape(clients, *self.tuned_shape)
-        head: dict[str, Any] = {}
-        start = self.tuned_size
-        for name, shape in self.head_shapes:
-            stop = start + math.prod(shape)
-            head[name] = vector_CF[:, start:stop].reshape(clients, *shape)
-            start = stop
-        return tuned_CLX, head
+        shapes = [self.tuned_shape, *(shape for _, shape in self.head_shapes)]
+        parts = _parts(vector_CF, [math.prod(shape) for shape in shapes])
+        tuned_CLX, *head = (part.reshape(clients, *shape) for part, shape in zip(parts, shapes, strict=True))
+        return tuned_CLX, {name: array for (name, _), array in zip(self.head_shapes, head, strict=True)}
 
     def join(self, tuned_LX: np.ndarray, head: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the flat vector of NumPy numbers [L, X] and head arrays; the reverse of :meth:`split`."""
@@ -263,3 +256,11 @@ class VectorLayout:
             return {"": self.geometry.layer_size}
         arrays = self.geometry.trained
         return {name: math.prod(shape) for name, shape in arrays if self.arrays is None or name in self.arrays}
+
+
+def _parts(array: Any, sizes: Sequence[int]) -> Sequence[Any]:
+    """Return views of consecutive parts of the last axis of a NumPy or torch array."""
+    if isinstance(array, np.ndarray):
+        return np.split(array, np.cumsum(sizes)[:-1], axis=-1)
+    # The gradient of a split is one concatenation; that of each slice would be as large as the whole.
+    return array.split(list(sizes), -1)

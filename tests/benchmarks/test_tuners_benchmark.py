@@ -1,5 +1,7 @@
 """The table of tuners: every kind of the schema is a run that it can do; rounds to a target, what is exchanged."""
 
+from pathlib import Path
+
 import pytest
 import typer
 from rich.console import Console
@@ -85,3 +87,11 @@ def test_all_sides_of_local_training_do_the_same_work(tmp_path, kind):
     for side in measured:
         assert abs(results[side.name] - starts[side.upper]).max() > 1e-3 * examples
     assert check_same(results, measured, starts) < 1e-4
+
+
+def test_learning_rates_are_those_of_the_configs_of_methods():
+    found = [read_config(path) for path in Path("configs/methods").glob("*.yaml")]
+    adam = [config for config in found if config.client.optimizer.kind == "adamw"]
+    assert {config.tuner.kind for config in adam} >= {"prefix", "lora", "adapter", "soft_prompt"}
+    for config in adam:
+        assert config.client.optimizer.lr == kind_of(config.tuner.kind).lr
