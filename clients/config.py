@@ -129,12 +129,23 @@ class PromptConfig(Schema):
     uses: ClassVar[Uses] = {"init_std": (Use("start_from", (None,), words="it is for a prompt that starts at random"),)}
 
 
+WITH_GRADIENTS = ("adamw", "adamw_published", "sgd")
+"""Kinds of local optimizer that need gradients."""
+
+
 class OptimizerConfig(Schema):
     """The local optimizer."""
 
-    kind: Literal["adamw", "adamw_published", "sgd"] = "adamw"
+    kind: Literal["adamw", "adamw_published", "sgd", "cma_es"] = "adamw"
     """adamw (Loshchilov & Hutter, as torch.optim.AdamW), adamw_published (epsilon before bias correction, decay after the
-    step, as in the published code), sgd (with ``momentum``)."""
+    step, as in the published code), sgd (with ``momentum``), or cma_es: forward passes only, no gradients; a local step ranks
+    ``population`` candidates by their loss on the step's mini-batch (separable CMA-ES; Ros & Hansen 2008). It needs
+    ``tuner.projection``; with ``server.kind: fedbpt`` it is FedBPT."""
+    population: int | None = Field(default=None, ge=4, le=65536)
+    """cma_es: candidates of a step; if not given 4 + 3 ln(``tuner.projection``), rounded down, as is usual."""
+    sigma: PositiveFloat = 1.0
+    """cma_es: standard deviation of the first candidates in a round, in every entry; with ``server.kind: fedbpt`` in the first
+    round, and the server adapts it."""
     lr: PositiveFloat = 0.04
     """Local learning rate (eta)."""
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
@@ -153,6 +164,8 @@ class OptimizerConfig(Schema):
     """Restart moments, step count and schedule every round, or keep the client's last ones (published code)."""
 
     uses: ClassVar[Uses] = {
+        **dict.fromkeys(("lr", "weight_decay", "clip_norm", "moments"), (Use("kind", WITH_GRADIENTS),)),
+        **dict.fromkeys(("population", "sigma"), (Use("kind", ("cma_es",)),)),
         **dict.fromkeys(("beta1", "beta2", "eps"), (Use("kind", ("adamw", "adamw_published")),)),
         "momentum": (Use("kind", ("sgd",)),),
     }
@@ -229,7 +242,11 @@ class ClientConfig(Schema):
     client; if a group loses its actor twice or takes too long, its clients are tried one by one. A client's own error is
     never retried, since the same work would raise it again."""
 
-    uses: ClassVar[Uses] = {"epochs": (Use("steps", (None,), words="give one of the two"),)}
+    uses: ClassVar[Uses] = {
+        "epochs": (Use("steps", (None,), words="give one of the two"),),
+        "schedule": (Use("optimizer.kind", WITH_GRADIENTS, words="it is for a learning rate"),),
+        "dropout": (Use("optimizer.kind", WITH_GRADIENTS, words="it compares candidates on the same model"),),
+    }
 
     @field_validator("correction")
     @classmethod

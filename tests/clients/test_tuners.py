@@ -63,6 +63,7 @@ TUNERS = {
     "ia3": Kind(_ia3),
     "adapter": Kind(_adapter, start=1e-3),
     "soft prompt": Kind(lambda family: {"kind": "soft_prompt", "length": 3}, start=None),
+    "projected prompt": Kind(lambda family: {"kind": "soft_prompt", "length": 3, "projection": 7}, start=None),
     "late prompt": Kind(lambda family: {"kind": "late_prompt", "length": 3, "depth": 1, "bottleneck": 5}, start=None),
     "late prompt of segments": Kind(
         lambda family: {"kind": "late_prompt", "length": 3, "depth": 2, "bottleneck": 5, "generator": "mppg"},
