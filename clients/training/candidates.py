@@ -17,22 +17,16 @@ import torch
 from torch import Tensor
 
 from clients.backbone.device import to_device
+from clients.budget import population_of
 from clients.config import OptimizerConfig
 from clients.training.gradients import Gradient, StepBatch
 from clients.training.local_job import LocalJob
 from fedsim.core import seeds
-from fedsim.core.cma import SeparableCma, usual_population
+from fedsim.core.cma import SeparableCma
 from fedsim.core.messages import DEVIATION
 
 Losses = Callable[[StepBatch, Tensor], Gradient]
 """Returns the losses of a batch whose rows are the candidates."""
-
-
-def population_of(config: OptimizerConfig, size: int) -> int:
-    """Return the candidates of a step in a search of ``size`` numbers; 1 for an optimizer that has gradients."""
-    if config.kind != "cma_es":
-        return 1
-    return config.population or usual_population(size)
 
 
 @dataclass(frozen=True)

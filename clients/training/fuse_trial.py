@@ -12,9 +12,8 @@ import torch
 
 from clients.backbone.device import to_device
 from clients.backbone.model import Backbone
-from clients.budget import STEP_VECTORS
+from clients.budget import STEP_VECTORS, population_of
 from clients.config import ClientConfig
-from clients.training.candidates import population_of
 from clients.training.gradients import StepBatch, gradients, losses
 from clients.training.local_job import batches
 from clients.tuners.prompt_dropout import draw_kept, kept_scale

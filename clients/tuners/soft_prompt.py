@@ -37,6 +37,10 @@ class SoftPromptTuner(Tuner):
     """float64 start; None where it is drawn when asked for, or not needed."""
     projection_PDZ: np.ndarray | None = field(default=None, compare=False, repr=False)
     """float32 A; None without ``tuner.projection``, and before the model is known."""
+    _placed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
+    """S and A where passes run: A may be large."""
 
     @property
     def offset(self) -> int:  # type: ignore[override]
@@ -101,8 +105,14 @@ class SoftPromptTuner(Tuner):
 
     def _prompts(self, projected_CZ: Tensor) -> Tensor:
         assert self.projection_PDZ is not None and self.start_PD is not None
-        start_PD, projection_PDZ = (torch.from_numpy(a).to(projected_CZ) for a in (self.start_PD, self.projection_PDZ))
-        return start_PD + (projected_CZ @ projection_PDZ.flatten(0, 1).mT).unflatten(1, start_PD.shape)
+        place = projected_CZ.device, projected_CZ.dtype
+        if place not in self._placed:
+            # Copied: arrays from the object store are read-only.
+            start_PD = torch.from_numpy(self.start_PD.copy()).to(projected_CZ)
+            matrix_XZ = torch.from_numpy(self.projection_PDZ.copy()).to(projected_CZ).flatten(0, 1)
+            self._placed[place] = start_PD, matrix_XZ
+        start_PD, matrix_XZ = self._placed[place]
+        return start_PD + (projected_CZ @ matrix_XZ.mT).unflatten(1, start_PD.shape)
 
 
 def _uniform(seed: int, size: int) -> np.ndarray:

@@ -49,7 +49,7 @@ def save_prompt(
     The file holds the arrays of every exchanged layer, the head's arrays by name, and one JSON text of metadata. A prefix's
     array is ``prompt.LAYER`` of shape [2, kv heads, prompt length, head dim]; those of other tuners are ``KIND.LAYER.NAME``, as
     in ``lora.0.TARGET.lora_A``, in PEFT's shapes: of LoRA A and B, whichever was trained or travelled, of IA³ the vectors, 1 +
-    what was trained, of a soft prompt the prompt, also where it is projected. All are float32, also those of a run that computed
+    what was trained, of a soft prompt the prompt, also a projected one. All are float32, also those of a run that computed
     in float64. The file does not record where or when the run took place, so equal results are equal files.
 
     Parameters

@@ -10,7 +10,8 @@ import torch
 from cohorts import Cohort, assert_same, specification
 from tiny_models import save, tiny_model
 
-from clients.training.candidates import Searches, population_of
+from clients.budget import population_of
+from clients.training.candidates import Searches
 from clients.training.gradients import StepBatch, gradients, losses
 from fedsim.core.messages import DEVIATION
 
