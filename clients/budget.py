@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clients.config import OptimizerConfig
+from clients.optimizer_config import OptimizerConfig
 from fedsim.core.cma import usual_population
 
 CONTEXT_BYTES = 768 * 2**20

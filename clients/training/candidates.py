@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clients.backbone.device import to_device
 from clients.budget import population_of
-from clients.config import OptimizerConfig
+from clients.optimizer_config import OptimizerConfig
 from clients.training.gradients import Gradient, StepBatch
 from clients.training.local_job import LocalJob
 from fedsim.core import seeds
