@@ -183,7 +183,11 @@ KINDS = {
     "layers.choose": ["all", "top", "bottom", "random", "score"],
 }  # fmt: skip
 NEEDED = {"attack.kind": ["attack.clients=2"], "server.kind": ["client.correction=auto"]}
-APART = {"server.kind": ["client.optimizer.kind=adamw"], "client.optimizer.kind": ["server.kind=fedavg"]}
+APART = {
+    "server.kind": ["client.optimizer.kind=adamw"],
+    "client.optimizer.kind": ["server.kind=fedavg"],
+    "client.schedule.kind": ["client.optimizer.kind=adamw", "server.kind=fedavg"],
+}
 """What a config of searches without gradients needs besides, for methods and optimizers that have them."""
 
 
