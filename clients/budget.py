@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from clients.optimizer_config import OptimizerConfig
+from fedsim.core.cma import usual_population
+
 CONTEXT_BYTES = 768 * 2**20
 """GPU memory of a process before its first tensor: CUDA's context, its kernels and the workspace of cuBLAS. PyTorch's own
 per-process limit does not count it."""
@@ -20,3 +23,10 @@ def tokens_of_pass(asked: int | str, hidden_size: int, *, on_gpu: bool) -> int:
         return asked
     fewest, most = _CPU_TOKENS
     return _GPU_TOKENS if on_gpu else min(most, max(fewest, _CPU_NUMBERS // hidden_size))
+
+
+def population_of(config: OptimizerConfig, size: int) -> int:
+    """Return the candidates of a step in a search of ``size`` numbers; 1 for an optimizer that has gradients."""
+    if config.kind != "cma_es":
+        return 1
+    return config.population or usual_population(size)

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from clients.optimizer_config import WITH_GRADIENTS, OptimizerConfig, ScheduleConfig
 from fedsim.core.attack import ATTACKS, Attack
 from fedsim.core.method import CORRECTIONS
 from fedsim.core.schema import PathText, Schema
@@ -129,55 +130,6 @@ class PromptConfig(Schema):
     uses: ClassVar[Uses] = {"init_std": (Use("start_from", (None,), words="it is for a prompt that starts at random"),)}
 
 
-class OptimizerConfig(Schema):
-    """The local optimizer."""
-
-    kind: Literal["adamw", "adamw_published", "sgd"] = "adamw"
-    """adamw (Loshchilov & Hutter, as torch.optim.AdamW), adamw_published (epsilon before bias correction, decay after the
-    step, as in the published code), sgd (with ``momentum``)."""
-    lr: PositiveFloat = 0.04
-    """Local learning rate (eta)."""
-    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
-    """adamw: decay of the first moment."""
-    beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
-    """adamw: decay of the second moment."""
-    eps: PositiveFloat = 1e-8
-    """adamw: added to the root of the second moment."""
-    momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """sgd: momentum."""
-    weight_decay: NonNegativeFloat = 0.1
-    """Decoupled weight decay."""
-    clip_norm: PositiveFloat | None = 1.0
-    """Largest norm of a client's gradient over all its layers; null for no clipping."""
-    moments: Literal["restart", "keep"] = "restart"
-    """Restart moments, step count and schedule every round, or keep the client's last ones (published code)."""
-
-    uses: ClassVar[Uses] = {
-        **dict.fromkeys(("beta1", "beta2", "eps"), (Use("kind", ("adamw", "adamw_published")),)),
-        "momentum": (Use("kind", ("sgd",)),),
-    }
-
-
-class ScheduleConfig(Schema):
-    """Schedule of the local learning rate over a client's steps."""
-
-    kind: Literal["constant", "linear", "cosine"] = "constant"
-    """constant, linear decay to zero, or cosine decay to zero, over ``total_steps``."""
-    warmup_steps: NonNegativeInt = 0
-    """Steps over which the learning rate rises from zero."""
-    total_steps: PositiveInt | Literal["all_data"] | None = None
-    """Steps until zero; if not given, the steps of one local training. all_data: rounds times the batches in all training
-    examples (published code), far more than a client takes, so the learning rate hardly falls."""
-
-    uses: ClassVar[Uses] = {"total_steps": (Use("kind", ("linear", "cosine")),)}
-
-    def resolved(self, rounds: int, num_examples: int, batch_size: int) -> ScheduleConfig:
-        """Return the schedule with ``all_data`` as a number: ``rounds`` times the batches in ``num_examples``."""
-        if self.total_steps != "all_data":
-            return self
-        return self.model_copy(update={"total_steps": rounds * -(-num_examples // batch_size)})
-
-
 def _on_failure(value: Any) -> Any:
     """Refuse all but ``raise``, ``drop`` and ``retry:N``."""
     if isinstance(value, str) and not re.fullmatch(r"raise|drop|retry:[1-9][0-9]{0,5}", value):
@@ -229,7 +181,11 @@ class ClientConfig(Schema):
     client; if a group loses its actor twice or takes too long, its clients are tried one by one. A client's own error is
     never retried, since the same work would raise it again."""
 
-    uses: ClassVar[Uses] = {"epochs": (Use("steps", (None,), words="give one of the two"),)}
+    uses: ClassVar[Uses] = {
+        "epochs": (Use("steps", (None,), words="give one of the two"),),
+        "schedule": (Use("optimizer.kind", WITH_GRADIENTS, words="it is for a learning rate"),),
+        "dropout": (Use("optimizer.kind", WITH_GRADIENTS, words="it compares candidates on the same model"),),
+    }
 
     @field_validator("correction")
     @classmethod

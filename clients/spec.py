@@ -102,7 +102,7 @@ class WorkerSpec:
     @property
     def nbytes(self) -> int:
         """Bytes of everything stored for the workers."""
-        tables = self.train.nbytes + self.validation.nbytes
+        tables = self.train.nbytes + self.validation.nbytes + sum(a.nbytes for a in self.tuner.constants.values())
         return self.weights.nbytes + tables + self.shards.nbytes + self._most_cached_bytes()
 
     def _most_cached_bytes(self) -> int:

@@ -12,9 +12,9 @@ import torch
 
 from clients.backbone.device import to_device
 from clients.backbone.model import Backbone
-from clients.budget import STEP_VECTORS
+from clients.budget import STEP_VECTORS, population_of
 from clients.config import ClientConfig
-from clients.training.gradients import StepBatch, gradients
+from clients.training.gradients import StepBatch, gradients, losses
 from clients.training.local_job import batches
 from clients.tuners.prompt_dropout import draw_kept, kept_scale
 from fedsim.core import seeds
@@ -39,7 +39,7 @@ def try_fusing(
     prompt_dropout: float = 0.0,
     tallies: int = 0,
 ) -> FuseTrial:
-    """Time the gradients of the first step of some clients, one after another and all at once.
+    """Time the gradients, or the losses of candidates, of the first step of some clients, one after another and all at once.
 
     Parameters
     ----------
@@ -57,22 +57,26 @@ def try_fusing(
         rng = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, "prompt dropout")
         kept_BA = draw_kept(rng, prompt_dropout, len(batch), layout.tuned_size)
         batch = replace(batch, kept_BA=kept_BA, kept_scale=kept_scale(prompt_dropout))
-    vector_CA = to_device(np.stack([vector_A] * len(indices_N)), backbone.device)
+    population = population_of(config.optimizer, len(vector_A))
+    work = gradients
+    if config.optimizer.kind == "cma_es":
+        batch, work = batch.for_candidates(population), losses
+    vector_CA = to_device(np.stack([vector_A] * len(indices_N) * population), backbone.device)
 
     def alone() -> None:
         for row in range(len(indices_N)):
-            own_B = batch.owners_B == row
+            own_B = batch.owners_B // population == row
             single = StepBatch(
                 batch.indices_B[own_B],
-                np.zeros(int(own_B.sum()), np.int64),
+                batch.owners_B[own_B] % population,
                 batch.share_B[own_B],
                 kept_BA=None if batch.kept_BA is None else batch.kept_BA[own_B],
                 kept_scale=batch.kept_scale,
             )
-            gradients(backbone, table, single, layout, vector_CA[row : row + 1], max_tokens)
+            work(backbone, table, single, layout, vector_CA[:population], max_tokens)
 
     def together() -> None:
-        gradients(backbone, table, batch, layout, vector_CA, max_tokens)
+        work(backbone, table, batch, layout, vector_CA, max_tokens)
 
     together()  # warm-up: the first pass of a process pays one-time costs
     masks = 0 if batch.kept_BA is None else batch.kept_BA.nbytes
@@ -83,7 +87,7 @@ def try_fusing(
         clients=len(indices_N),
         seconds_alone=min(pair[0] for pair in pairs),
         seconds_together=min(pair[1] for pair in pairs),
-        bytes_per_client=(STEP_VECTORS + tallies) * vector_A.nbytes + masks // len(indices_N),
+        bytes_per_client=(STEP_VECTORS + tallies + population - 1) * vector_A.nbytes + masks // len(indices_N),
         bytes_free=_free_bytes(backbone.device),
     )
 

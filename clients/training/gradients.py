@@ -1,4 +1,4 @@
-"""Loss and gradient of one step, per client, in shared passes through the backbone.
+"""Loss and gradient of one step, or the loss alone, per client, in shared passes through the backbone.
 
 Only prompts and heads differ between clients, so their mini-batches go through the backbone together: each example takes the
 prompt of its own client, the loss is the sum of the clients' means, and the gradient separates by client.
@@ -44,6 +44,23 @@ class StepBatch:
     def __len__(self) -> int:
         return len(self.indices_B)
 
+    def for_candidates(self, population: int) -> StepBatch:
+        """Return a batch in which each of a client's ``population`` candidates reads the client's examples.
+
+        Candidate n of client c is row ``c * population + n`` of the vectors.
+        """
+        if self.kept_BA is not None:
+            raise ValueError("candidates are compared without dropout")
+        size, rows_N = len(self), np.arange(population)
+        starts = None if self.cached_starts_B is None else np.tile(self.cached_starts_B, population)
+        return StepBatch(
+            np.tile(self.indices_B, population),
+            np.tile(self.owners_B * population, population) + np.repeat(rows_N, size),
+            np.tile(self.share_B, population),
+            self.cached,
+            starts,
+        )
+
     def states_of(self, chosen_B: np.ndarray, rows_B: np.ndarray) -> Tensor | None:
         """Return the cached states of some of the examples, ``rows_B`` rows of each, concatenated, or None."""
         if self.cached is None or self.cached_starts_B is None:
@@ -65,7 +82,7 @@ class Gradient:
     loss_C: Tensor
     """Mean loss of each client's mini-batch."""
     gradient_CA: Tensor
-    """Gradient of that loss."""
+    """Gradient of that loss; without entries, [C, 0], where only losses were asked for."""
     tokens_C: np.ndarray
     """int64; tokens in each client's mini-batch."""
     slots_C: np.ndarray
@@ -95,10 +112,33 @@ def gradients(
     ResourceError
         If a single example does not fit in the device's memory.
     """
+    return _run(backbone, table, batch, layout, vector_CA, max_tokens, torch.zeros_like(vector_CA))
+
+
+def losses(
+    backbone: Backbone,
+    table: TokenTable,
+    batch: StepBatch,
+    layout: VectorLayout,
+    vector_CA: Tensor,
+    max_tokens: PassLimit | int | None = None,
+) -> Gradient:
+    """Return each client's mean loss by forward passes alone, without a gradient; parameters as for :func:`gradients`."""
+    with torch.no_grad():
+        return _run(backbone, table, batch, layout, vector_CA, max_tokens, vector_CA.new_zeros(len(vector_CA), 0))
+
+
+def _run(
+    backbone: Backbone,
+    table: TokenTable,
+    batch: StepBatch,
+    layout: VectorLayout,
+    vector_CA: Tensor,
+    max_tokens: PassLimit | int | None,
+    gradient_CA: Tensor,
+) -> Gradient:
     count = len(vector_CA)
-    total = Gradient(
-        vector_CA.new_zeros(count), torch.zeros_like(vector_CA), np.zeros(count, np.int64), np.zeros(count, np.int64)
-    )
+    total = Gradient(vector_CA.new_zeros(count), gradient_CA, np.zeros(count, np.int64), np.zeros(count, np.int64))
     lengths_B = table.lengths_N[batch.indices_B]
     order_B = np.argsort(lengths_B, kind="stable")
 
@@ -121,7 +161,8 @@ def _add_pass(
     device = vector_CA.device
     indices_B, owners_B = batch.indices_B[chosen_B], batch.owners_B[chosen_B]
     tokens = table.pack(indices_B)
-    leaf_CA = vector_CA.detach().requires_grad_(True)
+    wanted = torch.is_grad_enabled()
+    leaf_CA = vector_CA.detach().requires_grad_(wanted)
     tuned_CLX, head_C = layout.split_rows(leaf_CA)
     owner_of_B = to_device(owners_B, device)
     reading, slots_B = backbone.read(
@@ -135,12 +176,13 @@ def _add_pass(
     )
     share_B = to_device(batch.share_B[chosen_B], device).to(reading.loss_B.dtype)
     loss_B = reading.loss_B * share_B
-    (gradient_CA,) = torch.autograd.grad(loss_B.sum(), leaf_CA)
+    gradient_CA = torch.autograd.grad(loss_B.sum(), leaf_CA)[0] if wanted else None
     # Not index_add, whose order varies on a GPU, nor a matrix product, which would spread one client's NaN to all.
     belongs_CB = owner_of_B == torch.arange(len(vector_CA), device=device).unsqueeze(1)
     loss_C = torch.where(belongs_CB, loss_B.detach(), 0.0).sum(1)
     # Nothing below can run out of memory, so a pass is added either completely or not at all.
-    total.gradient_CA.add_(gradient_CA)
+    if gradient_CA is not None:
+        total.gradient_CA.add_(gradient_CA)
     total.loss_C.add_(loss_C)
     np.add.at(total.tokens_C, owners_B, tokens.lengths_B)
     np.add.at(total.slots_C, owners_B, slots_B)

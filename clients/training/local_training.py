@@ -21,13 +21,15 @@ from clients.backbone.device import to_device
 from clients.backbone.model import Backbone
 from clients.backbone.passes import PassLimit
 from clients.config import ClientConfig
-from clients.training.gradients import StepBatch, gradients
+from clients.training.candidates import Searches
+from clients.training.gradients import Gradient, StepBatch, gradients, losses
 from clients.training.local_job import LocalJob, Parts, TrainingResult, batches, num_steps
 from clients.training.local_rows import LocalRows
 from clients.training.optimizers import Moments, clip, decay_and_step, direction, learning_rate
 from clients.training.whole_vectors import WholeVectors
 from clients.tuners.prompt_dropout import draw_kept, kept_scale
 from fedsim.core import seeds
+from fedsim.core.messages import WALKED
 from fedsim.core.method import Correction
 from fedsim.core.tokens import TokenTable
 
@@ -126,6 +128,9 @@ class _Group:
         self._moments = self._first_moments()
         self._corrections = corrections
         self._local = LocalRows(config, self._vector_CA, jobs, parts, corrections)
+        self._searches = None
+        if config.optimizer.kind == "cma_es":
+            self._searches = Searches(config.optimizer, jobs, seed, round)
         self._losses: list[Tensor] = []
         self._tokens_C = np.zeros(len(jobs), np.int64)
         self._slots_C = np.zeros(len(jobs), np.int64)
@@ -138,6 +143,10 @@ class _Group:
     def step(self, step: int) -> None:
         """Take one step of every client that has one left."""
         count = int((self._steps_C > step).sum())
+        if self._searches is not None:
+            searched = self._searches.step(count, self._batch(step, count), self._vector_CA[:count], self._loss_alone)
+            self._record(count, searched.loss_C, searched.tokens_C, searched.slots_C)
+            return
         optimizer, vector_CA, moments = self._config.optimizer, self._vector_CA[:count], self._moments.head(count)
         whole, whole_CW = self._whole.layout, self._whole.joined(vector_CA)
         computed = gradients(self._backbone, self._table, self._batch(step, count), whole, whole_CW, self._limit)
@@ -157,15 +166,15 @@ class _Group:
         for correction in self._corrections:
             correction.stepped(local, step_CA)
         decay_and_step(optimizer, vector_CA, step_CA, lr_C)
-        self._losses.append(computed.loss_C)
-        self._tokens_C[:count] += computed.tokens_C
-        self._slots_C[:count] += computed.slots_C
+        self._record(count, computed.loss_C, computed.tokens_C, computed.slots_C)
 
     def results(self) -> list[TrainingResult]:
         """Return each client's result, in row order."""
         tensors = [self._vector_CA, self._moments.first_CA, self._moments.second_CA]
         vector_CA, first_CA, second_CA = (tensor.cpu().numpy() for tensor in tensors)
         tallies = {name: tally_CA.cpu().numpy() for name, tally_CA in self._local.tallies.items()}
+        if self._searches is not None and WALKED in tallies:
+            tallies[WALKED] += self._searches.walked_C1.astype(tallies[WALKED].dtype)
         results = []
         for row, (loss_first, loss_last) in enumerate(self._epoch_losses()):
             results.append(
@@ -182,6 +191,14 @@ class _Group:
                 )
             )
         return results
+
+    def _loss_alone(self, batch: StepBatch, vector_CA: Tensor) -> Gradient:
+        return losses(self._backbone, self._table, batch, self._whole.layout, vector_CA, self._limit)
+
+    def _record(self, count: int, loss_C: Tensor, tokens_C: np.ndarray, slots_C: np.ndarray) -> None:
+        self._losses.append(loss_C)
+        self._tokens_C[:count] += tokens_C
+        self._slots_C[:count] += slots_C
 
     def _first_moments(self) -> Moments:
         moments = Moments.zeros(self._vector_CA)

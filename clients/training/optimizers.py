@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from clients.backbone.device import to_device
-from clients.config import OptimizerConfig, ScheduleConfig
+from clients.optimizer_config import OptimizerConfig, ScheduleConfig
 
 
 @dataclass

@@ -45,6 +45,10 @@ class TunerConfig(Schema):
     start: Literal["vocabulary", "label_words", "random"] = "vocabulary"
     """soft_prompt, and late_prompt without a generator: start from the input embeddings of drawn tokens, or of the label words
     and then of drawn tokens, or at random (soft_prompt: uniform within 0.5, late_prompt: normal)."""
+    projection: PositiveInt | None = Field(default=None, le=65536)
+    """soft_prompt: train so many numbers z, not the prompt itself, which is the start plus A z with a random A that all clients
+    have from the seed and that never travels (Sun, T. et al. 2022); normal, so that a z of deviation 1 moves the prompt by the
+    deviation of the input embeddings. What ``client.optimizer.kind: cma_es`` needs (FedBPT: 500)."""
     depth: NonNegativeInt | None = None
     """late_prompt: layers that run without the prompt, from the lowest; if not given, half of the model's."""
     generator: Literal["none", "npg", "appg", "mppg"] = "npg"
@@ -105,6 +109,7 @@ class TunerConfig(Schema):
             ),
             Use("start_from", (None,), words="it is for a prompt that starts from no earlier one"),
         ),
+        "projection": (Use("kind", ("soft_prompt",)),),
         **dict.fromkeys(("depth", "generator"), (Use("kind", ("late_prompt",)),)),
         "bottleneck": (
             Use("kind", ("adapter", "late_prompt", "generated_prompt", "prompt_mixture", "projected_prefix")),

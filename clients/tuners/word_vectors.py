@@ -69,6 +69,16 @@ class WordVectors:
         drawn = rng.choice(others, wanted, replace=wanted > len(others))
         return table_VD[[*first, *(int(word) for word in drawn)]].double().numpy()
 
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of their entries."""
+        return float(self._table().double().std())
+
+    @property
+    def size(self) -> int:
+        """D."""
+        return self._table().shape[1]
+
     def _table(self) -> torch.Tensor:
         # A tied table is kept once, maybe under the name of the LM head's.
         names = dict(self.weights.aliases) | {name: name for name in self.weights.arrays}

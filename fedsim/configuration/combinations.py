@@ -27,6 +27,7 @@ def check_combinations(config: Config) -> None:
         )
     _check_method(config)
     _check_halves(config)
+    _check_search(config)
     _check_attackers(config)
     if config.executor == "ray" and config.model.device == "cuda" and not config.ray.num_gpus_per_actor:
         raise ValueError(
@@ -115,6 +116,32 @@ def _check_halves(config: Config) -> None:
         )
     if tuner.train == "alternate" and config.client.optimizer.moments == "keep":
         raise ValueError(f"{key} changes what is trained after every round; set client.optimizer.moments=restart")
+
+
+def _check_search(config: Config) -> None:
+    """Refuse what needs gradients where there are none, and what a search cannot cope with."""
+    key, server = "client.optimizer.kind=cma_es", config.server
+    if config.client.optimizer.kind != "cma_es":
+        if server.kind == "fedbpt":
+            raise ValueError(f"server.kind=fedbpt combines searches without gradients; set {key}")
+        return
+    if not config.tuner.projection:
+        raise ValueError(
+            f"{key} searches a few hundred numbers, so it needs tuner.kind=soft_prompt and tuner.projection, for example 500"
+        )
+    if config.model.head.kind == "classifier":
+        raise ValueError(f"{key} cannot train a classifier; set model.head.kind=verbalizer")
+    if any(part.needs_gradients for part in config.method.corrections):
+        chosen = "" if config.client.correction == "auto" else f" with client.correction={config.client.correction}"
+        raise ValueError(
+            f"server.kind={server.kind}{chosen} corrects gradients, which {key} does not have; set server.kind=fedbpt, or "
+            "fedavg with client.correction=none"
+        )
+    if server.kind == "fedbpt" and server.aggregation != "mean":
+        raise ValueError(
+            f"server.kind=fedbpt learns from the mean of the clients' squared steps, for which server.aggregation="
+            f"{server.aggregation} has no robust form; set server.aggregation=mean, or server.kind=fedavg"
+        )
 
 
 def _check_attackers(config: Config) -> None:

@@ -155,6 +155,12 @@ class Correction:
         """Build the correction from section ``client`` and its ``Config`` (None if it has none); called by the driver."""
         return cls() if cls.Config is None else cls(params)
 
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether it takes part in the steps of an optimizer that has gradients."""
+        hooks = ("gradient", "step", "stepped")
+        return any(getattr(type(self), hook) is not getattr(Correction, hook) for hook in hooks)
+
     def down(self, client: Any) -> tuple[str, ...]:
         """Return the vectors a real server would send a device besides the trained vector; may depend on section ``client``."""
         return self.reads

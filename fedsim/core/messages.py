@@ -50,6 +50,9 @@ class ClientState:
 
 PERSONAL, FIRST_MOMENT, SECOND_MOMENT = "personal", "first_moment", "second_moment"
 """Names in a client's state: prompts of the layers that are not exchanged, and the optimizer's moments if kept."""
+DEVIATION, WALKED = "deviation", "walked"
+"""Names of what a search without gradients begins with, the standard deviation of its first candidates, and of what it tallies
+for each entry: the variance that chance alone would have given its result, in units of that deviation's square."""
 VECTOR = "vector"
 """Name of the exchanged vector in sums and in arrays sent per client."""
 

@@ -184,6 +184,6 @@ METHODS: Registry[type[Method]] = Registry(
     "server method",
     "server.kind",
     ("fedsim.methods.averaging", "fedsim.methods.adaptive", "fedsim.methods.control", "fedsim.methods.proximal",
-     "fedsim.methods.feddyn", "fedsim.methods.fedpeptao"),
+     "fedsim.methods.feddyn", "fedsim.methods.fedbpt", "fedsim.methods.fedpeptao"),
     subclass_of(Method),
 )  # fmt: skip

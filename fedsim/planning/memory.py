@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clients.budget import CONTEXT_BYTES, STEP_VECTORS, tokens_of_pass
+from clients.budget import CONTEXT_BYTES, STEP_VECTORS, population_of, tokens_of_pass
 from clients.tuners.config import VIRTUAL_TOKENS
 from clients.tuners.lora_halves import shared, turns
 from fedsim.configuration.schema import Config
@@ -106,14 +106,15 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
     trained = full if config.layers.unselected == "local" else whole
     state_bytes, cohort = exchange_bytes * _kept_numbers(config, exchanged, trained), config.sampling.clients_per_round
     return MemoryEstimate(
-        weights=shape.num_parameters * _itemsize(config.model.dtype),
+        weights=shape.num_parameters * _itemsize(config.model.dtype) + _projection_bytes(config, shape),
         tokens=tokens,
         caches=_cached_bytes(config, shape, num_examples, full),
         client_states=min(config.partition.population, config.rounds * cohort) * state_bytes,
         exchanged=exchanged.size * exchange_bytes,
         in_turn=tuple(exchanged.holding(own).size * exchange_bytes for own in turns(config.tuner, full.geometry)),
         activations=_training_bytes(config, shape, full.geometry, on_gpu) + _evaluation_bytes(config, shape),
-        vectors=_step_bytes(config, trained) * _side_by_side(config),
+        vectors=(_step_bytes(config, trained) + _candidate_bytes(config, shape)) * _side_by_side(config)
+        + (0 if on_gpu else _projection_bytes(config, shape)),
         on_gpu=on_gpu,
         new_states=cohort * state_bytes,
         sums=_sum_bytes(config, exchanged),
@@ -179,6 +180,19 @@ def _step_bytes(config: Config, trained: VectorLayout) -> int:
     return vectors + (config.client.batch_size * trained.tuned_size if config.prompt.dropout else 0)
 
 
+def _projection_bytes(config: Config, shape: ModelShape) -> int:
+    """Return the bytes of a frozen matrix from which prompts are projected, float32; 0 if there is none."""
+    return 4 * (config.tuner.projection or 0) * config.tuner.length * shape.hidden_size
+
+
+def _candidate_bytes(config: Config, shape: ModelShape) -> int:
+    """Return the bytes of the prompts of a client's candidates; 0 where none are projected."""
+    if not config.tuner.projection:
+        return 0
+    numbers = population_of(config.client.optimizer, config.tuner.projection) * config.tuner.length * shape.hidden_size
+    return numbers * np.dtype(config.model.exchange_dtype).itemsize
+
+
 def _side_by_side(config: Config) -> int:
     """Return the largest number of fused clients."""
     if config.client.fuse == "off" or config.client.dropout or config.ray.actors == "per_client":
@@ -188,19 +202,21 @@ def _side_by_side(config: Config) -> int:
 
 
 def _training_bytes(config: Config, shape: ModelShape, tuned: LayerShape, on_gpu: bool) -> int:
-    """Return the activations that a pass keeps for its gradients."""
-    examples = _side_by_side(config) * config.client.batch_size
+    """Return the activations that a pass keeps for its gradients, or without gradients those of one layer."""
+    population = population_of(config.client.optimizer, config.tuner.projection or 1)
+    layers = 1 if config.client.optimizer.kind == "cma_es" else shape.num_layers
+    examples = _side_by_side(config) * config.client.batch_size * population
     asked = tokens_of_pass(config.client.micro_batch_tokens, shape.hidden_size, on_gpu=on_gpu)
     tokens = min(asked, examples * config.data.max_length)
     if config.tuner.kind in VIRTUAL_TOKENS:
         tokens += -(-tokens // config.data.max_length) * config.tuner.length
     feed_forward = (3 if shape.gated else 2) * shape.feed_forward_size
-    numbers = tokens * shape.num_layers * (9 * shape.hidden_size + feed_forward)
-    numbers += tokens * shape.num_layers * _tuner_numbers(config, shape.hidden_size, tuned)
+    numbers = tokens * layers * (9 * shape.hidden_size + feed_forward)
+    numbers += tokens * layers * _tuner_numbers(config, shape.hidden_size, tuned)
     if config.model.attention == "eager":  # scores and softmax, which other implementations never materialise
-        numbers += 5 * tokens * shape.num_layers * shape.num_heads * config.data.max_length // 2
+        numbers += 5 * tokens * layers * shape.num_heads * config.data.max_length // 2
     if config.model.head.kind == "verbalizer" and config.model.head.loss == "vocabulary":
-        numbers += 2 * examples * shape.vocab_size
+        numbers += 2 * min(examples, tokens) * shape.vocab_size
     return numbers * _compute_itemsize(config)
 
 

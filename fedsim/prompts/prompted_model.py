@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from clients.config import ModelConfig, PromptConfig
 from clients.tuners.config import TunerConfig
 from clients.tuners.lora_halves import completed
+from clients.tuners.projected import PROJECTION, START, as_prompt
 from fedsim import __version__
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import LayerArrays, LayerShape, OneLayer, PromptGeometry, VectorLayout
@@ -50,8 +51,8 @@ def save_prompt(
     The file holds the arrays of every exchanged layer, the head's arrays by name, and one JSON text of metadata. A prefix's
     array is ``prompt.LAYER`` of shape [2, kv heads, prompt length, head dim]; those of other tuners are ``KIND.LAYER.NAME``, as
     in ``lora.0.TARGET.lora_A``, in PEFT's shapes: of LoRA A and B, whichever was trained or travelled, of IA³ the vectors, 1 +
-    what was trained. All are float32, also those of a run that computed in float64. The file does not record where or when the
-    run took place, so equal results are equal files.
+    what was trained, of a soft prompt the prompt, also a projected one. All are float32, also those of a run that computed
+    in float64. The file does not record where or when the run took place, so equal results are equal files.
 
     Parameters
     ----------
@@ -63,7 +64,11 @@ def save_prompt(
         Where the run started, which a half of LoRA that did not travel still has; None where that was drawn from the seed.
     """
     tuned_LX, head = layout.split(np.asarray(vector_F, dtype=np.float32))
-    layout, tuned_LX = completed(config.tuner, layout, tuned_LX, config.seed, constants, start)
+    if config.tuner.projection:
+        assert constants is not None
+        layout, tuned_LX = as_prompt(layout, tuned_LX, constants[START], constants[PROJECTION])
+    else:
+        layout, tuned_LX = completed(config.tuner, layout, tuned_LX, config.seed, constants, start)
     if config.tuner.origin:
         tuned_LX = tuned_LX + np.float32(config.tuner.origin)
     arrays: dict[str, np.ndarray] = {}
@@ -97,7 +102,7 @@ def _named(kind: str, shape: LayerShape, layer: int, tuned_X: np.ndarray) -> dic
 
 def _tuner(tuner: TunerConfig, *, exact: bool) -> dict[str, Any]:
     """Return the section ``tuner`` as metadata, without keys that the file's arrays answer."""
-    answered = {"train", "exchange", "start_from", "sources", *(() if exact else ("exact",))}
+    answered = {"train", "exchange", "start_from", "sources", "projection", *(() if exact else ("exact",))}
     values = tuner.model_dump(mode="json", exclude=answered)
     return values | {"random_sources": tuner.num_sources} if tuner.sources else values
 

@@ -149,6 +149,11 @@ CASES: dict[str, Case] = {
     "soft prompt from the vocabulary": Case(
         "server.kind=fedavg tuner.kind=soft_prompt prompt= layers= tuner.length=3 tuner.start=vocabulary"
     ),
+    "without gradients": Case(
+        "rounds=3 server.kind=fedbpt client.optimizer.kind=cma_es client.optimizer.population=6 tuner.kind=soft_prompt prompt= "
+        "layers= tuner.length=3 tuner.projection=9",
+        stop_after=2,
+    ),
     "late prompt": Case(
         "rounds=3 server.kind=fedavg tuner.kind=late_prompt prompt= layers= tuner.length=3 tuner.generator=mppg "
         "model.head.kind=classifier",

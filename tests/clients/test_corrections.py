@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support import make_tiny
 
 from clients.backbone.heads import Reading
-from clients.config import OptimizerConfig
+from clients.optimizer_config import OptimizerConfig
 from clients.training.group import GroupTraining
 from clients.training.optimizers import Moments, direction, gain
 from clients.training.sums import GroupSums

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from clients.config import OptimizerConfig, ScheduleConfig
+from clients.optimizer_config import OptimizerConfig, ScheduleConfig
 from clients.training.optimizers import Moments, clip, decay_and_step, direction, gain, learning_rate
 
 KINDS = [

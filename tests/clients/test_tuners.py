@@ -64,6 +64,7 @@ TUNERS = {
     "adapter": Kind(_adapter, start=1e-3),
     "projected prefix": Kind(lambda family: {"kind": "projected_prefix", "length": 3, "bottleneck": 5}, start=None),
     "soft prompt": Kind(lambda family: {"kind": "soft_prompt", "length": 3}, start=None),
+    "projected prompt": Kind(lambda family: {"kind": "soft_prompt", "length": 3, "projection": 7}, start=None),
     "late prompt": Kind(lambda family: {"kind": "late_prompt", "length": 3, "depth": 1, "bottleneck": 5}, start=None),
     "late prompt of segments": Kind(
         lambda family: {"kind": "late_prompt", "length": 3, "depth": 2, "bottleneck": 5, "generator": "mppg"},

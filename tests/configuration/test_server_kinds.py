@@ -11,11 +11,19 @@ from fedsim.core.method import METHODS
 from server.config import ServerConfig
 
 COMMON = set(ServerConfig.model_fields)
+BESIDE = {
+    "fedbpt": {"client": {"optimizer": {"kind": "cma_es"}}, "tuner": {"kind": "soft_prompt", "projection": 9}},
+}
+"""What a kind needs in other sections."""
+
+
+def with_server(**server):
+    return build_config({"server": server, **BESIDE.get(server["kind"], {})})
 
 
 @pytest.mark.parametrize("kind", METHODS)
 def test_a_kind_has_its_own_keys_with_a_meaning_each_and_reads_back(kind, tmp_path):
-    config = build_config({"server": {"kind": kind}})
+    config = with_server(kind=kind)
     own = set(METHODS[kind].Config.model_fields)
     assert set(type(config.server).model_fields) == COMMON | own and {"lr", "lr_decay", "lr_min"} <= own
     assert all(field.description for field in type(config.server).model_fields.values())
@@ -33,8 +41,8 @@ def test_a_key_that_a_kind_lacks_is_refused_and_null_counts_as_not_given(kind):
     for key in others:
         value = ServerConfig.keys_of_kinds()[key].default
         with pytest.raises(ConfigError, match=rf"server\.{key}"):
-            build_config({"server": {"kind": kind, key: value}})
-        assert build_config({"server": {"kind": kind, key: None}}) == build_config({"server": {"kind": kind}})
+            with_server(kind=kind, **{key: value})
+        assert with_server(kind=kind, **{key: None}) == with_server(kind=kind)
 
 
 def test_the_kinds_that_have_a_key_are_known():

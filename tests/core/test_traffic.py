@@ -8,7 +8,7 @@ import pytest
 import torch
 from support import ROOT, make_tiny, merged
 
-from clients.config import OptimizerConfig
+from clients.optimizer_config import OptimizerConfig
 from clients.training.group import GroupTraining
 from clients.training.optimizers import decay_and_step
 from clients.tuners.words import trained_words

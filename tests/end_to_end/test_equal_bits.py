@@ -34,6 +34,11 @@ METHODS = {
         "tuner": {"kind": "late_prompt", "length": 3, "bottleneck": 4, "generator": "mppg"},
         "client": {"fuse": 2},
     },
+    "without gradients": {
+        "server": {"kind": "fedbpt"},
+        "tuner": {"kind": "soft_prompt", "length": 3, "projection": 9},
+        "client": {"fuse": 2, "optimizer": {"kind": "cma_es", "population": 6}},
+    },
     "published": {
         "server": {"kind": "fedpeptao_published"},
         "layers": {"unselected": "local"},
@@ -41,7 +46,15 @@ METHODS = {
         "client": {"dropout": True, "optimizer": {"kind": "adamw_published", "moments": "keep"}},
     },
 }
-ACTORS = {"fedpeptao": 2, "no correction": 1, "robust, attacked": 2, "lora": 2, "late prompt": 2, "published": 1}
+ACTORS = {
+    "fedpeptao": 2,
+    "no correction": 1,
+    "robust, attacked": 2,
+    "lora": 2,
+    "late prompt": 2,
+    "without gradients": 2,
+    "published": 1,
+}
 """Two and more take clients' states and rows of a robust rule from one process to another."""
 
 
