@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from cohorts import specification
-from golden.make_adapters import BOTTLENECK, TRACES, filled
+from golden.make_adapters import BOTTLENECK, CONFIGS, TRACES, filled
 from tiny_models import CONFIGS as FAMILIES
-from tiny_models import backbone, batch, families, same_at_tokens, save, tiny_model, transformer_layers
+from tiny_models import backbone, batch, same_at_tokens, save, tiny_model, transformer_layers
 
 from clients.backbone.families import FAMILIES as ROWS
 from clients.config import HeadConfig
@@ -32,7 +32,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {family: save(tiny_model(family, "base"), root / family) for family in FAMILIES}
 
 
-@families
+@pytest.mark.parametrize("family", CONFIGS)
 def test_hidden_states_and_gradients_are_those_of_the_package_adapters(tmp_path, family):
     with np.load(TRACES) as file:
         trace = {name.partition("/")[2]: file[name] for name in file.files if name.startswith(f"{family}/")}
