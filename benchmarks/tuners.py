@@ -52,7 +52,7 @@ def table(records: Records, study: str, kinds: Sequence[str], seeds: Sequence[in
         "kind", "lr", "metric by seed", "mean ± sd", f"rounds to {target:g}", "parameters", "up a round", "down a round"
     )
     for kind in kinds:
-        rows = [row for seed in seeds for row in records.find(study=study, kind=kind, seed=seed)]
+        rows = [row for seed in seeds for row in records.find(study=study, kind=kind, seed=seed)[-1:]]
         values = [row["value"] for row in rows]
         first, rounds = rows[0], len(rows[0]["course"]) - 1
         result.add_row(
