@@ -8,6 +8,7 @@ size.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from fedsim.core.layout import LayerArrays
 from fedsim.core.tokens import TokenTable
 
 
-class EncoderLoop(PlainClients):
+class EncoderLoop(PlainClients, ABC):
     """Trains clients one by one; a kind says how its arrays act in :meth:`hidden`.
 
     An array is one parameter for all layers, [L, ...]: with fewer parameters the optimizer takes fewer steps.
@@ -33,9 +34,9 @@ class EncoderLoop(PlainClients):
         assert isinstance(geometry, LayerArrays) and work.model.head.pooling in ("auto", "first", "mean")
         self._shape: LayerArrays = geometry
 
+    @abstractmethod
     def hidden(self, arrays: dict[str, Tensor], ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Return the last hidden states of the texts [B, T, D]."""
-        raise NotImplementedError
 
     def parameters(self, vector_F: np.ndarray) -> dict[str, Tensor]:
         """Return a copy of the vector as the tensors that an optimizer trains, by name."""

@@ -5,6 +5,7 @@ Shape suffixes: L tuned layers, B examples, T tokens, D features, R bottleneck.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -26,9 +27,9 @@ class ModuleLoop(EncoderLoop):
         for place, layer in enumerate(work.layers):
             self.change(place, self.model.encoder.layer[layer])
 
+    @abstractmethod
     def change(self, place: int, layer: nn.Module) -> None:
         """Put what is trained into a layer's modules; its arrays are at ``place`` of each name."""
-        raise NotImplementedError
 
     def hidden(self, arrays: dict[str, Tensor], ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Return the last hidden states of the texts [B, T, D]."""
