@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import importlib
-import inspect
 import logging
 import os
 import secrets
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.core.errors import ResourceError
+from fedsim.executors.cluster.lean import lean
 from fedsim.executors.config import RayConfig
 from fedsim.records.temporary import OwnedFolder, sweep
 
@@ -75,7 +74,7 @@ def start(config: RayConfig, data_bytes: int) -> None:
     # Ray would start workers ahead and wait for all of them inside ``ray.init``, with Python's global lock held: neither
     # signals nor deadlines would work meanwhile, and a worker that dies as it starts would be waited for without end.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    with _unlike_a_cluster():
+    with _unlike_a_cluster(), lean():
         ray.init(
             address="local",
             num_cpus=config.num_cpus,
@@ -92,24 +91,19 @@ def start(config: RayConfig, data_bytes: int) -> None:
 
 @contextlib.contextmanager
 def _unlike_a_cluster() -> Iterator[None]:
-    """Make Ray use and listen on 127.0.0.1 only, without fixed ports.
+    """Make Ray use and listen on 127.0.0.1 only.
 
-    Ray does the former by default on macOS and Windows. Its switch is an environment variable that is read when Ray is
-    imported and holds for the whole process; but a run that joins a cluster later needs the machine's real address. So
-    the switch's effect is limited to this start. For fixed ports ``ray.init`` has no argument, unlike ``ray start``: its
-    agent would try port 52365 for over three seconds if another Ray uses it, and then give up.
+    Ray does so by default on macOS and Windows. Its switch is an environment variable that is read when Ray is imported and
+    holds for the whole process; but a run that joins a cluster later needs the machine's real address. So the switch's effect
+    is limited to this start.
     """
     constants: Any = importlib.import_module("ray._private.ray_constants")
-    parameter: Any = importlib.import_module("ray._private.parameter")
-    port = "dashboard_agent_listen_port"
-    before, params = getattr(constants, "ENABLE_RAY_CLUSTER", True), parameter.RayParams
+    before = getattr(constants, "ENABLE_RAY_CLUSTER", True)
     constants.ENABLE_RAY_CLUSTER = False
-    if port in inspect.signature(params).parameters:
-        parameter.RayParams = functools.partial(params, **{port: 0})
     try:
         yield
     finally:
-        constants.ENABLE_RAY_CLUSTER, parameter.RayParams = before, params
+        constants.ENABLE_RAY_CLUSTER = before
 
 
 def discard() -> None:

@@ -1,0 +1,63 @@
+"""A local Ray cluster without the processes that no run uses: dashboard, autoscaler monitor and log monitor.
+
+Each is a Python process that starts before the first actor, at the same time as everything else, and holds 50 to 80 MB.
+``ray.init`` waits for the dashboard's even with ``include_dashboard=False``, and has no arguments for the others, unlike
+``ray start``. Nobody asks them: a local cluster does not grow, and logs stay in its folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+_PARAMETERS = {
+    "no_monitor": True,
+    "include_log_monitor": False,
+    # Its agent would try the default port for over three seconds if another Ray uses it, and then give up.
+    "dashboard_agent_listen_port": 0,
+}
+
+
+@contextlib.contextmanager
+def lean() -> Iterator[None]:
+    """Leave out these processes of a cluster that is started in the block, and its fixed ports."""
+    parameter: Any = importlib.import_module("ray._private.parameter")
+    node: Any = importlib.import_module("ray._private.node").Node
+    params = parameter.RayParams
+    known = inspect.signature(params).parameters
+    changes = {name: value for name, value in _PARAMETERS.items() if name in known}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_replaced(parameter, "RayParams", functools.partial(params, **changes)))
+        stack.enter_context(_replaced(node, "start_api_server", _start_no_dashboard))
+        yield
+
+
+def _start_no_dashboard(node: Any, **options: Any) -> None:
+    """Take the place of ``Node.start_api_server``.
+
+    With ``include_dashboard=False`` Ray notes an address at which nothing answers; without one, its agent on the node would
+    ask for it every second.
+    """
+    node._webui_url = ""
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    node.get_gcs_client().internal_kv_put(
+        constants.DASHBOARD_ADDRESS.encode(), b"127.0.0.1:0", True, constants.KV_NAMESPACE_DASHBOARD
+    )
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Replace an attribute in the block; one that this version of Ray lacks is left alone."""
+    if not hasattr(owner, name):
+        yield
+        return
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
