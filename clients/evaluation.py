@@ -77,7 +77,8 @@ def evaluate(
     limit, size = PassLimit(), len(order_N)
     pieces = [slice(start, min(start + batch_size, size)) for start in range(0, size, batch_size)]
     with torch.inference_mode():
-        run_passes(lengths_N[order_N], pieces, limit, predict)
+        # The longest come first, so that all later passes find room in what they leave.
+        run_passes(lengths_N[order_N], pieces[::-1], limit, predict)
     confusion_CCC = np.zeros((count, num_classes, num_classes), dtype=np.int64)
     loss_C = np.zeros(count)
     sorted_N = owners_N[order_N]
