@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,8 @@ _PARAMETERS = {
     # Its agent would try the default port for over three seconds if another Ray uses it, and then give up.
     "dashboard_agent_listen_port": 0,
 }
+_AGENT_NEEDS = ("aiohttp", "aiohttp_cors", "grpc", "opentelemetry", "prometheus_client")
+"""What ``ray[default]`` installs beside Ray."""
 
 
 @contextlib.contextmanager
@@ -27,13 +30,21 @@ def lean() -> Iterator[None]:
     """Leave out these processes of a cluster that is started in the block, and its fixed ports."""
     parameter: Any = importlib.import_module("ray._private.parameter")
     node: Any = importlib.import_module("ray._private.node").Node
+    utils: Any = importlib.import_module("ray._private.utils")
     params = parameter.RayParams
     known = inspect.signature(params).parameters
     changes = {name: value for name, value in _PARAMETERS.items() if name in known}
     with contextlib.ExitStack() as stack:
         stack.enter_context(_replaced(parameter, "RayParams", functools.partial(params, **changes)))
         stack.enter_context(_replaced(node, "start_api_server", _start_no_dashboard))
+        stack.enter_context(_replaced(utils, "get_dashboard_dependency_error", _dependency_error))
         yield
+
+
+def _dependency_error() -> ImportError | None:
+    """Say whether Ray's agent has what it needs, without importing it into this process."""
+    missing = [name for name in _AGENT_NEEDS if importlib.util.find_spec(name) is None]
+    return ImportError(f"No module named {missing[0]!r}") if missing else None
 
 
 def _start_no_dashboard(node: Any, **options: Any) -> None:
