@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from clients.backbone.lean_imports import load_dynamo
 from clients.tuners.prefix import keep_out_of_graphs
 from fedsim.core.errors import ResourceError
 
@@ -42,6 +43,7 @@ class CompiledLayers:
                 "model.compile needs a C++ compiler, and there is none here; install g++ (or clang++, or set CXX), or set "
                 "model.compile=false"
             )
+        load_dynamo()
         keep_out_of_graphs()
         self._layers = layers
         self._compiled = [torch.compile(layer.forward, dynamic=True) for layer in layers]
