@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from fedsim.core.imports import import_ahead
+from fedsim.core.imports import import_ahead, large_imports
 from fedsim.core.memory import keep_freed_memory, peak_memory_bytes
 from fedsim.core.messages import ClientState
 
@@ -32,10 +32,14 @@ class ClientActor:
         # Only the driver queries the hub; a hundred actors must not repeat it.
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        keep_freed_memory()
-        import_ahead(modules)
+        _import_lean(modules)
         if spec is not None:
             self.build(spec, device)
+
+    def specify(self, make: Any, *arguments: Any) -> Any:
+        """Return the :class:`clients.spec.WorkerSpec` that ``make`` makes of its arguments."""
+        with large_imports():
+            return make(*arguments)
 
     def build(self, spec: Any, device: str) -> Any:
         """Build the worker and return :meth:`info`.
@@ -54,6 +58,7 @@ class ClientActor:
         share = _gpu_share()
         name = resolve_device(device, gpu_granted=share > 0)
         limit_memory(share, torch.device(name))
+        keep_freed_memory()  # from here on: what loading has freed goes back to the system
         self._worker = spec.build(name)
         self._keeps_state = spec.keeps_state
         return self.info()
@@ -98,6 +103,15 @@ class ClientActor:
     def spectrum(self, *arguments: Any) -> Any:
         """See :meth:`clients.worker.ClientWorker.spectrum`."""
         return self._worker.spectrum(*arguments)
+
+
+def _import_lean(modules: tuple[str, ...]) -> None:
+    """Import what a worker needs; transformers comes first, as its models import what a worker does not need."""
+    with large_imports():
+        from clients.backbone.lean_imports import lean_imports
+
+        with lean_imports():
+            import_ahead(("transformers.modeling_utils", *modules))
 
 
 def _gpu_share() -> float:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clients.analysis.layer_share import SpectrumSettings
 from clients.analysis.scoring import ScoreSettings
-from clients.backbone.loading import SharedWeights
+from clients.analysis.spectrum_settings import SpectrumSettings
+from clients.backbone.shared_weights import SharedWeights
 from clients.config import ClientConfig, ModelConfig
 from clients.training.local_job import Parts, sees_all
 from clients.tuners.initial import StartingPoint, initial_vector

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from benchmarks.peers.files import Plan
 from clients.backbone.families import FAMILIES
-from clients.backbone.loading import SharedWeights
 from clients.backbone.model import Backbone
+from clients.backbone.shared_weights import SharedWeights
 from clients.config import ClientConfig, ModelConfig, PromptConfig
 from clients.tuners.config import TunerConfig
 from clients.tuners.make import make_tuner

@@ -14,6 +14,7 @@ import torch
 
 from clients.analysis.hessian import PromptHessian, lipschitz_estimate
 from clients.analysis.spectrum import probe, spectral_density
+from clients.analysis.spectrum_settings import SpectrumSettings
 from clients.backbone.model import Backbone
 from fedsim.core import seeds
 from fedsim.core.layout import VectorLayout
@@ -28,19 +29,6 @@ PLATEAU_POINTS = 4
 """... if this many follow each other."""
 MAX_LOOKS = 100_000
 """density: thresholds to try before giving up; real spectra need up to a few hundred."""
-
-
-@dataclass(frozen=True)
-class SpectrumSettings:
-    """Settings for estimating a device's share, from the config's ``layers`` section."""
-
-    rule: str
-    """density or eigengap."""
-    batch_size: int
-    lanczos_steps: int
-    probes: int
-    directions: int
-    radius: float
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from clients.budget import CONTEXT_BYTES
+from fedsim.core.deferred import deferred
 from fedsim.core.errors import ResourceError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = deferred("torch")
 
 
 def resolve_device(asked: str, *, gpu_granted: bool) -> str:

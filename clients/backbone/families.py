@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-import transformers
-from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
 
+from fedsim.core.deferred import deferred
 from fedsim.core.errors import ModelError, suggestion
 from fedsim.core.registry import Registry, instance_of
 from fedsim.core.tokens import PackedTokens
+
+if TYPE_CHECKING:
+    import torch
+    import transformers
+    from torch import Tensor, nn
+    from transformers import PreTrainedConfig, PreTrainedModel
+else:
+    torch = deferred("torch")
+    transformers = deferred("transformers")
+    nn = deferred("torch.nn")
 
 Kind = Literal["masked_lm", "causal_lm", "base"]
 """Part of a model to build: with its family's LM head, or without."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +18,10 @@ from transformers.utils import logging as transformers_logging
 
 from clients.backbone.families import Family, Kind, family_of
 from clients.backbone.fitting import check_padding, refuse_mismatched, refuse_missing
+from clients.backbone.lean_imports import plain_meta
 from clients.backbone.location import folder_of, locate
 from clients.backbone.model_files import check_model_type, check_sentencepiece, check_weights, sentencepiece_file
+from clients.backbone.shared_weights import SharedWeights
 from clients.backbone.variants import refuse_unsupported, relevant
 from clients.config import ModelConfig
 from fedsim.core.errors import ModelError, shown
@@ -36,41 +36,6 @@ _NO_ADAPTER = {"subfolder": "no-adapter"}
 
 _MOST_LAYERS = 1024
 """Upper bound on layers: building one takes time even without weights."""
-
-
-@dataclass(frozen=True)
-class SharedWeights:
-    """Everything a worker needs to rebuild the backbone without disk or network.
-
-    Plain NumPy arrays, so that Ray stores them once per node and every worker there maps the same memory.
-    """
-
-    config_json: str
-    """The model's configuration, as in its config.json."""
-    family: Family
-    """Handed along, as a plug-in's is known to the driver alone."""
-    kind: Literal["masked_lm", "causal_lm", "base"]
-    """With the LM head of its family, or without one."""
-    arrays: dict[str, np.ndarray]
-    """Every parameter and buffer by name, contiguous, tied ones once; also those missing from a checkpoint (rotary
-    frequencies). NumPy has no bfloat16: such numbers are stored as uint16 with the same bits."""
-    dtype: str
-    """Number format of the parameters: float32, bfloat16 or float16."""
-    aliases: tuple[tuple[str, str], ...] = ()
-    """(name, name in ``arrays``) of each tied parameter."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        return sum(array.nbytes for array in self.arrays.values())
-
-    def fingerprint(self) -> str:
-        """Return the SHA-256, as hexadecimal digits, of all names, shapes, number formats and bytes."""
-        digest = hashlib.sha256()
-        for name, array in sorted(self.arrays.items()):
-            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -186,7 +151,7 @@ def _load(
     location: str, config: ModelConfig, family: Family, described: PreTrainedConfig, kind: Kind
 ) -> PreTrainedModel:
     try:
-        with _quiet():
+        with _quiet(), plain_meta():
             loaded: Any = family.model_class(kind).from_pretrained(
                 location,
                 config=described,
@@ -261,7 +226,7 @@ def assemble(weights: SharedWeights, attention: str, device: str) -> tuple[PreTr
     family = weights.family
     config = family.config(json.loads(weights.config_json))
     config._attn_implementation = attention
-    with torch.device("meta"):
+    with torch.device("meta"), plain_meta():
         model = family.model_class(weights.kind)(config, **family.arguments(weights.kind))
     buffers = {name for name, _ in model.named_buffers()}
     for name, array in weights.arrays.items():

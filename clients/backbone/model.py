@@ -32,9 +32,10 @@ from clients.backbone.heads import (
     pooled_rows,
     resolve_pooling,
 )
-from clients.backbone.loading import SharedWeights, assemble
+from clients.backbone.loading import assemble
 from clients.backbone.pass_texts import PassTexts, without_dropout
 from clients.backbone.precision import Precision
+from clients.backbone.shared_weights import SharedWeights
 from clients.config import ModelConfig
 from clients.tuners.client_rows import PackedRows, PaddedRows
 from clients.tuners.packed_prefix import PackedPrefix

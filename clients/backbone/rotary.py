@@ -10,13 +10,19 @@ Shape suffixes: L layers, K {key, value}, H key/value heads, P prompt length, D 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import nn
-from transformers import PreTrainedConfig
 
 from clients.backbone.families import Family
+from fedsim.core.deferred import deferred
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedConfig
+else:
+    torch = deferred("torch")
 
 
 def cannot_shift(family: Family, config: PreTrainedConfig, longest: int) -> str | None:

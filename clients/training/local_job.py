@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clients.backbone.frozen_states import CachedStates
 from clients.config import ClientConfig
 from clients.tuners.tuner import Tuner
 from fedsim.core.layout import VectorLayout
+
+if TYPE_CHECKING:
+    from clients.backbone.frozen_states import CachedStates
 
 
 @dataclass(frozen=True)

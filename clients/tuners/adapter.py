@@ -15,21 +15,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
-from clients.tuners.client_rows import PackedRows, PaddedRows
 from clients.tuners.config import TunerConfig
 from clients.tuners.hooks import Hooks
 from clients.tuners.linear_maps import Arrays
 from clients.tuners.tuner import Tuner
 from fedsim.core import seeds
+from fedsim.core.deferred import deferred
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import LayerArrays, LayerShape, PromptGeometry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional
+
+    from clients.tuners.client_rows import PackedRows, PaddedRows
+else:
+    torch = deferred("torch")
+    nn = deferred("torch.nn")
+    functional = deferred("torch.nn.functional")
 
 INIT_STD = 1e-3
 PLACES = ("attention", "feed_forward")

@@ -12,21 +12,27 @@ Shape suffixes: C clients, N terms of a sum, B examples, P virtual tokens, D hid
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
 from clients.tuners.config import TunerConfig
 from clients.tuners.late_prompt import linear
 from clients.tuners.linear_maps import hidden_size
+from clients.tuners.texts import Texts, VirtualTokens
 from clients.tuners.tuner import Tuner
-from clients.tuners.virtual_tokens import Texts, VirtualTokens
 from fedsim.core import seeds
+from fedsim.core.deferred import deferred
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import LayerShape, OneLayer, PromptGeometry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional
+else:
+    torch = deferred("torch")
+    functional = deferred("torch.nn.functional")
 
 _STD = 0.05
 """Standard deviation of all initial numbers, that of the authors' code."""

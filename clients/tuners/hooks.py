@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
-
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from typing import TYPE_CHECKING, Any
 
 from fedsim.core.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.utils.hooks import RemovableHandle
 
 
 class Hooks:

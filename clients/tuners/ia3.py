@@ -13,18 +13,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from torch import Tensor, nn
 
-from clients.tuners.client_rows import PackedRows, PaddedRows
 from clients.tuners.config import TunerConfig
 from clients.tuners.hooks import Hooks
 from clients.tuners.linear_maps import Arrays, LinearMap, linear_maps, same_arrays
 from clients.tuners.tuner import Tuner
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import LayerArrays, LayerShape, PromptGeometry
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from clients.tuners.client_rows import PackedRows, PaddedRows
 
 VECTOR = "ia3_l"
 

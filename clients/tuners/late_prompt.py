@@ -11,22 +11,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from clients.backbone.device import to_device
 from clients.tuners.config import TunerConfig
 from clients.tuners.linear_maps import hidden_size
-from clients.tuners.moves import take_rows
+from clients.tuners.texts import Texts, VirtualTokens
 from clients.tuners.tuner import Tuner
-from clients.tuners.virtual_tokens import Texts, VirtualTokens
 from clients.tuners.word_vectors import WordVectors
 from fedsim.core import seeds
+from fedsim.core.deferred import deferred
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import LayerShape, OneLayer, PromptGeometry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from clients.tuners import moves
+else:
+    torch = deferred("torch")
+    moves = deferred("clients.tuners.moves")
 
 PROMPT, DOWN, UP = "prompt", "down", "up"
 
@@ -108,7 +115,7 @@ class LatePromptTuner(Tuner):
     def _of_summary(self, texts: Texts, arrays: dict[str, Tensor]) -> Tensor:
         """NPG: a bottleneck on the token that stands for the text."""
         rows_B = to_device(texts.summary_rows_B, texts.hidden_ZD.device)
-        summary_1BD = take_rows(texts.hidden_ZD, rows_B).unsqueeze(0)
+        summary_1BD = moves.take_rows(texts.hidden_ZD, rows_B).unsqueeze(0)
         down, bias, up, up_bias = arrays.values()
 
         def generate(rows_GMD: Tensor, down_GRD: Tensor, bias_GR: Tensor, up_GXR: Tensor, bias_GX: Tensor) -> Tensor:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
-from transformers.pytorch_utils import Conv1D
-
+from fedsim.core.deferred import deferred
 from fedsim.core.errors import ModelError, listed
 from fedsim.core.layout import LayerArrays
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import pytorch_utils
+else:
+    nn = deferred("torch.nn")
+    pytorch_utils = deferred("transformers.pytorch_utils")
 
 Arrays = tuple[tuple[str, tuple[int, ...]], ...]
 """Name and shape of each array of a layer."""
@@ -37,7 +43,7 @@ def linear_maps(layer: nn.Module, targets: tuple[str, ...]) -> list[LinearMap]:
     ModelError
         If a target is no linear map of the layer, or two name the same map.
     """
-    maps = [_map(name, module) for name, module in layer.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    maps = [_map(name, module) for name, module in layer.named_modules() if _is_linear(module)]
     found: list[LinearMap] = []
     for target in targets:
         own = [one for one in maps if one.ends_with((target,))]
@@ -68,11 +74,17 @@ def same_arrays(layers: nn.ModuleList, targets: tuple[str, ...], arrays: Callabl
 
 def hidden_size(layers: nn.ModuleList) -> int:
     """Return the size of the hidden states: the features that a layer's first linear map reads."""
-    first = next(module for module in layers[0].modules() if isinstance(module, nn.Linear | Conv1D))
+    first = next(module for module in layers[0].modules() if _is_linear(module))
     return _map("", first).size_in
 
 
 def _map(name: str, module: nn.Module) -> LinearMap:
     """Return a module's place and size; GPT-2 keeps its weight transposed."""
     size_out, size_in = map(int, module.weight.shape)  # type: ignore[arg-type]
-    return LinearMap(name, size_out, size_in) if isinstance(module, Conv1D) else LinearMap(name, size_in, size_out)
+    if isinstance(module, pytorch_utils.Conv1D):
+        return LinearMap(name, size_out, size_in)
+    return LinearMap(name, size_in, size_out)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | pytorch_utils.Conv1D)

@@ -13,20 +13,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from clients.tuners.client_rows import PackedRows, PaddedRows
 from clients.tuners.config import TunerConfig
 from clients.tuners.hooks import Hooks
 from clients.tuners.linear_maps import Arrays, LinearMap, same_arrays
 from clients.tuners.lora_halves import RESIDUAL, A, B, draw, frozen, low_rank, scale, shared, turns
 from clients.tuners.tuner import Tuner
+from fedsim.core.deferred import deferred
 from fedsim.core.layout import LayerArrays, LayerShape, PromptGeometry, VectorLayout
 from fedsim.core.low_rank import LowRank
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from clients.tuners.client_rows import PackedRows, PaddedRows
+else:
+    torch = deferred("torch")
+    nn = deferred("torch.nn")
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from torch import Tensor, nn
 
 from clients.config import PromptConfig
 from clients.tuners.tuner import Tuner
 from fedsim.core import seeds
 from fedsim.core.layout import LayerShape, PromptGeometry
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from clients.tuners.config import TunerConfig
 from clients.tuners.linear_maps import hidden_size
 from clients.tuners.tuner import Tuner
 from fedsim.core import seeds
+from fedsim.core.deferred import deferred
 from fedsim.core.layout import LayerArrays, LayerShape, OneLayer, PromptGeometry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+else:
+    torch = deferred("torch")
 
 
 @dataclass(frozen=True)

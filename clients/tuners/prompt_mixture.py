@@ -13,21 +13,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
 from clients.tuners.config import TunerConfig
 from clients.tuners.late_prompt import pooled_segments
 from clients.tuners.linear_maps import hidden_size
+from clients.tuners.texts import Texts, VirtualTokens
 from clients.tuners.tuner import Tuner
-from clients.tuners.virtual_tokens import Texts, VirtualTokens
 from clients.tuners.word_vectors import WordVectors
 from fedsim.core import seeds
+from fedsim.core.deferred import deferred
 from fedsim.core.layout import LayerShape, OneLayer, PromptGeometry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional
+else:
+    torch = deferred("torch")
+    functional = deferred("torch.nn.functional")
 
 _SOURCES = "sources"
 

@@ -11,20 +11,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from clients.tuners.config import TunerConfig
 from clients.tuners.linear_maps import hidden_size
 from clients.tuners.projected import PROJECTED, PROJECTION, PROMPT, START
+from clients.tuners.texts import Texts, VirtualTokens
 from clients.tuners.tuner import Tuner
-from clients.tuners.virtual_tokens import Texts, VirtualTokens
 from clients.tuners.word_vectors import WordVectors
 from fedsim.core import seeds
+from fedsim.core.deferred import deferred
 from fedsim.core.layout import LayerShape, OneLayer, PromptGeometry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+else:
+    torch = deferred("torch")
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from torch import Tensor, nn
 
-from clients.tuners.client_rows import PackedRows, PaddedRows
-from clients.tuners.virtual_tokens import VirtualTokens
+from clients.tuners.texts import VirtualTokens
 from clients.tuners.word_vectors import WordVectors
 from clients.tuners.words import vector_word
 from fedsim.core.layout import LayerShape, PromptGeometry, VectorLayout
 from fedsim.core.low_rank import LowRank
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from clients.tuners.client_rows import PackedRows, PaddedRows
 
 
 class Tuner(ABC):

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 
 from fedsim.core import seeds
+from fedsim.core.deferred import deferred
 from fedsim.core.errors import ModelError
 
 if TYPE_CHECKING:
-    from clients.backbone.loading import SharedWeights
+    import torch
+
+    from clients.backbone.shared_weights import SharedWeights
+else:
+    torch = deferred("torch")
 
 _TABLES = ("word_embeddings.weight", "wte.weight", "embed_tokens.weight")
 """Ends of the names of the input embeddings."""

@@ -21,7 +21,7 @@ from fedsim.data.templates import parse_template
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from clients.backbone.loading import SharedWeights
+    from clients.backbone.shared_weights import SharedWeights
 
 
 @dataclass(frozen=True)

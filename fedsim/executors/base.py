@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fedsim.core.imports import large_imports
 from fedsim.core.low_rank import LowRank
 from fedsim.core.memory import peak_memory_bytes
 from fedsim.core.messages import (
@@ -26,7 +27,7 @@ from server.sampling import cut
 if TYPE_CHECKING:
     import numpy as np
 
-    from clients.worker import WorkerInfo, WorkerSpec
+    from clients.spec import WorkerInfo, WorkerSpec
     from fedsim.core.method import Method
     from fedsim.core.robust import RobustRule
     from server.core import StepReport
@@ -167,6 +168,17 @@ class Executor(ABC):
         modules
             What workers will import.
         """
+
+    def specify(self, make: Callable[..., WorkerSpec], *arguments: Any) -> WorkerSpec:
+        """Return ``make(*arguments)``, called where torch is imported in any case; :meth:`begin` comes first.
+
+        Parameters
+        ----------
+        make
+            A function of this package, which reads files of this machine.
+        """
+        with large_imports():
+            return make(*arguments)
 
     @abstractmethod
     def start(self, spec: WorkerSpec) -> list[WorkerInfo]:

@@ -29,7 +29,7 @@ from fedsim.prompts.named_arrays import LEAVE_ALONE, NamedArrays, check_named, k
 from fedsim.prompts.prompted_model import GLOBAL_PROMPT, read_prompt
 
 if TYPE_CHECKING:
-    from clients.backbone.loading import SharedWeights
+    from clients.backbone.shared_weights import SharedWeights
 
 
 def _read_lora(folder: Path, family: Family) -> NamedArrays:

@@ -19,7 +19,7 @@ from fedsim.prompts.prompted_model import GLOBAL_PROMPT, read_prompt
 from server.selection import choose_layers
 
 if TYPE_CHECKING:
-    from clients.backbone.loading import SharedWeights
+    from clients.backbone.shared_weights import SharedWeights
 
 
 def load_start(config: Config, weights: SharedWeights, tuner: Tuner) -> StartingPoint | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from clients.worker import WorkerInfo
+from clients.spec import WorkerInfo
 from fedsim.configuration.text import config_text
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import ClientState

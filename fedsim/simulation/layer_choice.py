@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from clients.spec import WorkerInfo
 from clients.tuners.initial import InitialVector
-from clients.worker import WorkerInfo
 from fedsim.configuration.schema import Config
 from fedsim.core import seeds
 from fedsim.core.errors import ResourceError

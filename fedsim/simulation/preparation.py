@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,7 @@ from fedsim.planning.model_shape import model_shape
 from partitions.base import partition
 
 if TYPE_CHECKING:
-    from clients.backbone.loading import SharedWeights
+    from clients.backbone.shared_weights import SharedWeights
     from clients.spec import AnalysisSpec, TrainingSpec, WorkerSpec
     from clients.tuners.tuner import Tuner
     from fedsim.executors.base import Executor
@@ -144,11 +145,15 @@ def prepare(
     location = locate(config.model)
     begun = executor is None or _begin(executor, config, data, location)
     phase("loading the backbone")
-    with large_imports():
-        prepared = _prepare(config, data, phase)
+    # What a model brings asks here whether its code may run; what is fetched from a hub is fetched by this process alone.
+    if executor is not None and begun and Path(location).is_dir() and not config.model.trust_remote_code:
+        spec = executor.specify(make_spec, config, data)
+    else:
+        with large_imports():
+            spec = make_spec(config, data, phase)
     if executor is not None and not begun:
         _begin(executor, config, data, location)  # by now the model has been fetched
-    return prepared
+    return Prepared(data, spec, _contents(spec))
 
 
 def _begin(executor: Executor, config: Config, data: PartitionedData, location: str) -> bool:
@@ -163,7 +168,8 @@ def _begin(executor: Executor, config: Config, data: PartitionedData, location: 
     return True
 
 
-def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]) -> Prepared:
+def make_spec(config: Config, data: PartitionedData, phase: Callable[[str], None] = lambda text: None) -> WorkerSpec:
+    """Load the frozen weights, tokenise the examples, and return all that workers need."""
     from clients.backbone.loading import load_shared_weights, load_tokenizer
     from clients.spec import WorkerSpec
     from clients.tuners.word_vectors import WordVectors
@@ -188,7 +194,7 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
     train, validation = tokens(data.dataset.train), tokens(data.dataset.validation)
     words = WordVectors(weights, frozenset(tokenizer.all_special_ids), len(tokenizer), words_C)
     tuner = _tuner(config, weights).knowing(words, config.seed)
-    spec = WorkerSpec(
+    return WorkerSpec(
         weights=weights,
         model=config.model,
         tuner=tuner,
@@ -201,7 +207,6 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
         shards=data.shards,
         start=load_start(config, weights, tuner),
     )
-    return Prepared(data, spec, _contents(spec))
 
 
 def _tuner(config: Config, weights: SharedWeights) -> Tuner:
@@ -238,8 +243,8 @@ def training_spec(config: Config, num_examples: int) -> TrainingSpec:
 
 def analysis_spec(config: Config) -> AnalysisSpec:
     """Return how clients score layers, take spectra and evaluate."""
-    from clients.analysis.layer_share import SpectrumSettings
     from clients.analysis.scoring import ScoreSettings
+    from clients.analysis.spectrum_settings import SpectrumSettings
     from clients.spec import AnalysisSpec
 
     layers, spectrum = config.layers, config.layers.spectrum

@@ -7,8 +7,9 @@ import pytest
 import torch
 from tiny_models import CONFIGS, LABEL_WORDS, backbone, batch, families, prompts, save, tiny_model, widened
 
-from clients.backbone.loading import SharedWeights, load_shared_weights
+from clients.backbone.loading import load_shared_weights
 from clients.backbone.model import Backbone
+from clients.backbone.shared_weights import SharedWeights
 from clients.config import HeadConfig, ModelConfig, PromptConfig
 from clients.tuners.prefix_tuner import PrefixTuner
 from fedsim.core.errors import ModelError

@@ -29,7 +29,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from clients.backbone.families import FAMILIES
-from clients.backbone.loading import SharedWeights, load_shared_weights
+from clients.backbone.loading import load_shared_weights
+from clients.backbone.shared_weights import SharedWeights
 from clients.config import ModelConfig
 from fedsim.core.errors import ModelError
 from fedsim.core.tokens import TokenBatch

@@ -15,7 +15,8 @@ from tiny_models import CONFIGS, backbone, batch, families, prompts, save, tiny_
 from transformers import AlbertConfig, AlbertForMaskedLM, BertTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from clients.backbone.families import FAMILIES
-from clients.backbone.loading import SharedWeights, assemble, load_shared_weights, load_tokenizer, locate
+from clients.backbone.loading import assemble, load_shared_weights, load_tokenizer, locate
+from clients.backbone.shared_weights import SharedWeights
 from clients.config import HeadConfig, ModelConfig
 from fedsim.core.errors import ModelError
 

@@ -11,8 +11,9 @@ import torch
 from tiny_models import CONFIGS, LABEL_WORDS, PAD, VOCABULARY, backbone, families, prompts, save, tiny_model
 
 from clients.backbone.families import FAMILIES
-from clients.backbone.loading import SharedWeights, load_shared_weights
+from clients.backbone.loading import load_shared_weights
 from clients.backbone.model import Backbone
+from clients.backbone.shared_weights import SharedWeights
 from clients.config import HeadConfig, ModelConfig
 from clients.tuners import packed_prefix as packing
 from clients.tuners.packed_prefix import _cut

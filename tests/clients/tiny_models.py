@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from clients.backbone.families import FAMILIES
-from clients.backbone.loading import SharedWeights, load_shared_weights
+from clients.backbone.loading import load_shared_weights
 from clients.backbone.model import Backbone
+from clients.backbone.shared_weights import SharedWeights
 from clients.config import HeadConfig, ModelConfig, PromptConfig
 from clients.tuners.config import TunerConfig
 from clients.tuners.make import make_tuner

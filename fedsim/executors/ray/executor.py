@@ -25,6 +25,7 @@ from fedsim.core.messages import (
     SpectrumReport,
     WorkGroup,
 )
+from fedsim.core.plugins import loaded
 from fedsim.core.returns import TrainReturns
 from fedsim.executors.base import EvaluatedShard, Executor, Handle, StateLost, TrainedGroup
 from fedsim.executors.config import RayConfig
@@ -37,7 +38,7 @@ from fedsim.executors.ray.reduction import Aggregator
 from fedsim.executors.ray.workers import Workers
 
 if TYPE_CHECKING:
-    from clients.worker import WorkerInfo, WorkerSpec
+    from clients.spec import WorkerInfo, WorkerSpec
 
 
 class RayExecutor(Executor):
@@ -87,6 +88,12 @@ class RayExecutor(Executor):
 
         self._aggregator = Aggregator(self._config, AggregatorActor, BlockActor)
         self._workers.begin(spec_nbytes, modules, self._aggregator.create)
+
+    def specify(self, make: Callable[..., WorkerSpec], *arguments: Any) -> WorkerSpec:
+        # Actors of a joined cluster may be on other machines, and what is plugged in is known to this process.
+        if self._config.address is not None or loaded():
+            return super().specify(make, *arguments)
+        return self._workers.specify(make, *arguments)
 
     def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
         if not self._workers.begun:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -22,7 +23,7 @@ from fedsim.executors.ray.shipping import shipped
 from fedsim.simulation.interrupt import retake_signals
 
 if TYPE_CHECKING:
-    from clients.worker import WorkerInfo, WorkerSpec
+    from clients.spec import WorkerInfo, WorkerSpec
 
 
 class Workers:
@@ -61,6 +62,8 @@ class Workers:
         self._actor_class: Any = None
         self._plan: ActorPlan | None = None
         self._spec_ref: ray.ObjectRef | None = None
+        self._made: tuple[WorkerSpec | None, ray.ObjectRef | None] = None, None
+        """A specification that an actor has made, and where it is stored."""
         self._device = "auto"
         self.pool = ActorPool(config, self._create, note)
 
@@ -97,13 +100,27 @@ class Workers:
         ]
         return plan
 
+    def specify(self, make: Callable[..., WorkerSpec], *arguments: Any) -> WorkerSpec:
+        """Return the specification that an actor makes, which stays in the object store for all of them."""
+        self._opened()
+        made = self._created[0].specify.remote(make, *arguments)
+        what = "the backbone to be loaded"
+        try:
+            (spec,) = wait_for([made], math.inf, what, START_KEY, self._check_interrupt)
+        except (*SYSTEM_ERRORS, StateLost) as error:
+            raise ResourceError(f"a client actor was lost while it loaded the backbone: {reason(error)}") from error
+        self._made = spec, made
+        return spec
+
     def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
         """Send the specification to all actors and wait until they are ready; return where each one runs."""
         plan = self._plan = self._opened()
         if plan.note:
             self._note(plan.note)
         self._device = spec.device
-        self._spec_ref = ray.put(shipped(spec))
+        made, ref = self._made
+        self._spec_ref = ref if made is spec else ray.put(shipped(spec))
+        self._made = None, None
         infos: list[WorkerInfo]
         try:
             infos = wait_for(

@@ -1,0 +1,46 @@
+"""A frozen model as arrays, which every worker of a node maps."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from clients.backbone.families import Family
+
+
+@dataclass(frozen=True)
+class SharedWeights:
+    """Everything a worker needs to rebuild the backbone without disk or network.
+
+    Plain NumPy arrays, so that Ray stores them once per node and every worker there maps the same memory.
+    """
+
+    config_json: str
+    """The model's configuration, as in its config.json."""
+    family: Family
+    """Handed along, as a plug-in's is known to the driver alone."""
+    kind: Literal["masked_lm", "causal_lm", "base"]
+    """With the LM head of its family, or without one."""
+    arrays: dict[str, np.ndarray]
+    """Every parameter and buffer by name, contiguous, tied ones once; also those missing from a checkpoint (rotary
+    frequencies). NumPy has no bfloat16: such numbers are stored as uint16 with the same bits."""
+    dtype: str
+    """Number format of the parameters: float32, bfloat16 or float16."""
+    aliases: tuple[tuple[str, str], ...] = ()
+    """(name, name in ``arrays``) of each tied parameter."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256, as hexadecimal digits, of all names, shapes, number formats and bytes."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self.arrays.items()):
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
