@@ -202,12 +202,14 @@ class Executor(ABC):
         state: Handle,
         client_states: Mapping[int, Handle],
         shards: Sequence[tuple[int, int]] = (),
+        *,
+        evaluate_first: bool = False,
     ) -> Iterator[TrainedGroup | EvaluatedShard]:
         """Train the groups; yield each as it finishes, in any order.
 
         Idle workers evaluate the state that the round starts from on ``shards``, as :meth:`evaluate` does; each range is
-        yielded as it finishes. The groups' sums go to the server in the order of ``groups`` and are released;
-        :meth:`ServerHandle.apply` ends the round.
+        yielded as it finishes. With ``evaluate_first`` they do so before they train. The groups' sums go to the server in the
+        order of ``groups`` and are released; :meth:`ServerHandle.apply` ends the round.
         """
 
     @abstractmethod

@@ -90,7 +90,12 @@ class LocalExecutor(Executor):
         state: Handle,
         client_states: Mapping[int, Handle],
         shards: Sequence[tuple[int, int]] = (),
+        *,
+        evaluate_first: bool = False,
     ) -> Iterator[TrainedGroup | EvaluatedShard]:
+        evaluated = (EvaluatedShard(index, self._evaluate(state, shard)) for index, shard in enumerate(shards))
+        if evaluate_first:
+            yield from evaluated
         for group in groups:
             self._check_interrupt()
             old = [client_states[client] for client in group.clients]
@@ -99,8 +104,7 @@ class LocalExecutor(Executor):
             self._keep_cached(group, made.caches)
             self._server.running.fold(group.round, made.update)
             yield TrainedGroup(group, made.reports, dict(zip(group.clients, made.states, strict=True)))
-        for index, shard in enumerate(shards):
-            yield EvaluatedShard(index, self._evaluate(state, shard))
+        yield from evaluated
 
     def try_fusing(self, state: Handle, clients: Sequence[int]) -> FuseTrial | ClientFailure:
         return self._running_worker.try_fusing(state, *clients)

@@ -105,7 +105,8 @@ def read_run(point: Point, repeat: int, folder: Path) -> Run:
         events = [json.loads(line) for line in text.split("\n") if line]
         workers = len(summary["workers"])
         busy = _busy_seconds(folder / "clients.parquet")
-        marks = [event for event in events if event["event"] in ("start", "round")]
+        # The start is evaluated within the first round.
+        marks = [event for event in events if event["event"] in ("fuse", "round")]
         rounds = tuple(_round(before, event, busy[event["round"]], workers) for before, event in pairwise(marks))
         return Run(
             point=point,

@@ -7,6 +7,7 @@ recording and saving until the server steps again.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from fedsim.core.messages import Evaluation
@@ -77,12 +78,18 @@ class Journal:
     # -- rounds ------------------------------------------------------------------------------------------------------
 
     def evaluate_start(self) -> None:
-        """Evaluate the state before any training, once."""
-        if self._federation.round or self._start_is_evaluated:
+        """Evaluate the state before any training, once; with ``evaluation.overlap`` while the first round trains."""
+        if not self._start_is_due or self._run.config.evaluation.overlap:
             return
+        self._run.progress.start_phase("evaluating the start")
+        self._record_start(self._evaluations.of_state(self._federation.state, 0))
+
+    @property
+    def _start_is_due(self) -> bool:
+        return self._federation.round == 0 and not self._start_is_evaluated
+
+    def _record_start(self, evaluation: Evaluation) -> None:
         run, metric = self._run, self._run.prepared.data.task.metric
-        run.progress.start_phase("evaluating the start")
-        evaluation = self._evaluations.of_state(self._federation.state, 0)
         figures = {"global_metric": compute(metric, evaluation.confusion_CC), "global_loss": mean_loss(evaluation)}
         self.totals.initial_metric = self.totals.global_metric = figures["global_metric"]
         self._start_is_evaluated = True
@@ -91,23 +98,36 @@ class Journal:
         run.progress.start(figures["global_metric"], figures["global_loss"])
 
     def train(self, round: Round) -> RoundRecord | None:
-        """Train a round and evaluate the previous one alongside if it is still open; return the record of the previous one."""
+        """Train a round and evaluate the state that it starts from alongside, if that is still to do.
+
+        That is the start, or the previous round while it is open, whose record is returned. The first record of a run comes
+        as early as possible: the first round is evaluated before the second one trains.
+        """
         run, federation = self._run, self._federation
-        shards = self._evaluations.shards if self.open is not None else []
+        shards = self._evaluations.shards if self.open is not None or self._start_is_due else []
         evaluated: dict[int, Evaluation] = {}
+        record = None
         clients, done = len(round.answers.in_time), 0
-        for result in round.train(federation.state, federation.clients, shards):
+        results = round.train(federation.state, federation.clients, shards, evaluate_first=federation.round == 1)
+        for result in results:
             if isinstance(result, EvaluatedShard):
                 evaluated[result.index] = result.evaluation
+                if len(evaluated) == len(shards):
+                    record = self._record_state([evaluated[index] for index in range(len(shards))], round)
                 continue
             if self.first_group_at is None:
                 self.first_group_at = time.monotonic()
                 run.folder.event("first_group", round=round.number + 1)
             done += len(result.reports)
             run.progress.clients_done(round.number + 1, done, clients)
+        return record
+
+    def _record_state(self, evaluations: Sequence[Evaluation], round: Round) -> RoundRecord | None:
+        """Record the state that a round under way starts from; return the record if it is that of a round."""
+        evaluation = self._evaluations.total(evaluations, self._federation.round)
         if self.open is None:
+            self._record_start(evaluation)
             return None
-        evaluation = self._evaluations.total([evaluated[index] for index in range(len(shards))], federation.round)
         return self._record(self.open, Evaluated(evaluation, seconds=time.monotonic() - round.trained_at))
 
     def close(self) -> RoundRecord | None:
@@ -129,6 +149,8 @@ class Journal:
 
         This evaluation is not recorded, so that a resumed run has the same records as one that was never stopped.
         """
+        if self._start_is_due:  # stopped before the first round
+            self._record_start(self._evaluations.of_state(self._federation.state, 0))
         self.save_if_due(force=True)
         self._best.write()
         round = self._federation.round

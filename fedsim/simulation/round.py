@@ -84,11 +84,16 @@ class Round:
         self._trained: list[TrainedGroup] = []
 
     def train(
-        self, state: Handle, client_states: Mapping[int, Handle], shards: Sequence[tuple[int, int]] = ()
+        self,
+        state: Handle,
+        client_states: Mapping[int, Handle],
+        shards: Sequence[tuple[int, int]] = (),
+        *,
+        evaluate_first: bool = False,
     ) -> Iterator[TrainedGroup | EvaluatedShard]:
         """Train the groups from a global state; yield results as in :meth:`fedsim.executors.base.Executor.train`."""
         self.trained_at = time.monotonic()
-        for result in self._executor.train(self.groups, state, client_states, shards):
+        for result in self._executor.train(self.groups, state, client_states, shards, evaluate_first=evaluate_first):
             if isinstance(result, TrainedGroup):
                 self._trained.append(result)
                 self.trained_at = time.monotonic()

@@ -135,4 +135,4 @@ def test_what_a_run_leaves_behind(tiny_config, tmp_path):
         "layer_scores",
     }
     events = [json.loads(line)["event"] for line in (path / "metrics.jsonl").read_text().splitlines()]
-    assert events == ["created", "layers", "fuse", "start", "first_group", "round", "round", "round", "end"]
+    assert events == ["created", "layers", "fuse", "first_group", "start", "round", "round", "round", "end"]

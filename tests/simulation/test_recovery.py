@@ -92,8 +92,9 @@ def test_a_round_is_done_again_from_the_state_that_it_started_from(undisturbed, 
         ("apply", 4, 100, 0),  # no checkpoint yet: from the start of the run
         ("apply", 1, 1, 0),
         ("arrays", {2, 3}, 1, 1),  # as the second round is saved, and again as what is left is looked for
-        ("evaluate", 1, 1, 0),  # of the start
-        ("evaluate", 2, 1, 4),  # the last evaluation
+        ("_evaluate", 1, 1, 0),  # of the start, as the first round trains
+        ("_evaluate", 2, 1, 0),  # of the first round, before it is saved and the second one trains
+        ("evaluate", 1, 1, 4),  # the last evaluation
         ("evaluate_clients", 1, 1, 5),  # behind the last round
     ],
 )

@@ -33,7 +33,7 @@ from fedsim.executors.ray.calls import client_call, evaluation_call, references,
 from fedsim.executors.ray.deadlines import START_KEY, wait_for
 from fedsim.executors.ray.dispatch import Call, Dispatcher, Done, Failed
 from fedsim.executors.ray.failures import SYSTEM_ERRORS, FailurePolicy, ray_error, reason
-from fedsim.executors.ray.outcomes import LeftOut, whole
+from fedsim.executors.ray.outcomes import LeftOut, by_client, whole
 from fedsim.executors.ray.reduction import Aggregator
 from fedsim.executors.ray.workers import Workers
 
@@ -91,9 +91,8 @@ class RayExecutor(Executor):
 
     def specify(self, make: Callable[..., WorkerSpec], *arguments: Any) -> WorkerSpec:
         # Actors of a joined cluster may be on other machines, and what is plugged in is known to this process.
-        if self._config.address is not None or loaded():
-            return super().specify(make, *arguments)
-        return self._workers.specify(make, *arguments)
+        here = self._config.address is not None or loaded()
+        return super().specify(make, *arguments) if here else self._workers.specify(make, *arguments)
 
     def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
         if not self._workers.begun:
@@ -141,6 +140,8 @@ class RayExecutor(Executor):
         state: Handle,
         client_states: Mapping[int, Handle],
         shards: Sequence[tuple[int, int]] = (),
+        *,
+        evaluate_first: bool = False,
     ) -> Iterator[TrainedGroup | EvaluatedShard]:
         calls = []
         for index, group in enumerate(groups):
@@ -148,7 +149,8 @@ class RayExecutor(Executor):
             keyed, caches = self._with_cached(group)
             calls.append(train_call(index, keyed, state, client_states, list(caches.values()), self._keeps_state, slot))
         # Evaluations come last: they are short, so they fill the time that actors have left at the end of a round.
-        calls += self._evaluation_calls(state, shards, first_index=len(groups))
+        evaluations = self._evaluation_calls(state, shards, first_index=len(groups))
+        calls = evaluations + calls if evaluate_first else calls + evaluations
         sums = self.server.round(groups)
         for index, outcomes in whole(self._outcomes(calls, groups[0].round if groups else 0)):
             done = [each for each in outcomes if isinstance(each, Done)]
@@ -275,11 +277,7 @@ class RayExecutor(Executor):
         refs = [actor.peak_memory_bytes.remote() for actor in [*self._pool.ready.values(), self.server.actor]]
         try:
             *workers, server = wait_for(refs, self._config.start_timeout_seconds, "the actors' peak memory", START_KEY)
-        except (
-            *SYSTEM_ERRORS,
-            ResourceError,
-            StateLost,
-        ):  # only a statistic, and the work is done: not worth failing the run
+        except (*SYSTEM_ERRORS, ResourceError, StateLost):  # only a statistic, and the work is done
             return super().peak_memory()
         return {**super().peak_memory(), "workers": workers, "server": server}
 
@@ -295,12 +293,5 @@ class RayExecutor(Executor):
         calls = [client_call(index, method, clients, arguments, what) for index, clients in enumerate(groups)]
         if self.per_client:
             calls = [replace(call, slot=call.clients[0]) for call in calls]
-        results: dict[int, Any] = {}
-        for outcome in self._dispatcher.run(calls):
-            clients = outcome.call.clients
-            if isinstance(outcome, Done):
-                results.update(zip(clients, outcome.value, strict=True))
-            else:
-                failure = ClientFailure(outcome.kind, outcome.message)
-                results.update({client: failed(client, failure) for client in clients})
+        results = by_client(self._dispatcher.run(calls), failed)
         return [results[client] for clients in groups for client in clients]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from fedsim.core.messages import ClientFailure
 from fedsim.executors.ray.dispatch import Done, Failed
 from fedsim.executors.ray.failures import FailureKind
 from fedsim.executors.ray.queues import Call
@@ -71,3 +73,16 @@ def whole(outcomes: Iterable[Done | Failed]) -> Iterator[tuple[int, Sequence[Don
         if len(parts) == call.parts:
             del gathered[call.index]
             yield call.index, [parts[part] for part in sorted(parts)]
+
+
+def by_client(outcomes: Iterable[Done | Failed], failed: Callable[[int, ClientFailure], Any]) -> dict[int, Any]:
+    """Return the result of each client; ``failed`` makes that of a client whose call failed for good."""
+    results: dict[int, Any] = {}
+    for outcome in outcomes:
+        clients = outcome.call.clients
+        if isinstance(outcome, Done):
+            results.update(zip(clients, outcome.value, strict=True))
+        else:
+            failure = ClientFailure(outcome.kind, outcome.message)
+            results.update({client: failed(client, failure) for client in clients})
+    return results
