@@ -58,7 +58,7 @@ class Outcome:
     loss: float
     """Loss on the validation examples after the last round; NaN where nothing is trained."""
     peak_memory_bytes: int
-    """Largest sum of the resident memory of all processes of the run; shared memory counts in each that maps it."""
+    """Largest memory of all processes of the run; what several of them share counts once (PSS), where the system tells it."""
 
 
 def fedsim_tuning(case: Case, overrides: Sequence[str], rounds: int) -> Callable[[Path], Outcome]:
@@ -135,7 +135,7 @@ def watch(
                 raise SideError(f"{side} has not ended after {LONGEST_SECONDS / 60:.0f} minutes")
             present = _descendants(running)
             family |= present
-            peak = max(peak, sum(map(_resident_bytes, present)))
+            peak = max(peak, sum(map(_bytes_held, present)))
             time.sleep(POLL_SECONDS)
         for number, code in enumerate(codes):
             if code:
@@ -158,10 +158,16 @@ def _descendants(processes: Sequence[subprocess.Popen[bytes]]) -> set[psutil.Pro
     return found
 
 
-def _resident_bytes(process: psutil.Process) -> int:
+def _bytes_held(process: psutil.Process) -> int:
+    """Return a process's proportional set size, or its resident memory where there is none; 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    except (OSError, StopIteration):
+        pass
     try:
         return int(process.memory_info().rss)
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return 0
 
 

@@ -26,8 +26,9 @@ class EvaluationConfig(Schema):
     shard_size: PositiveInt = 256
     """Validation examples per actor call."""
     overlap: bool = True
-    """Evaluate the start and each round while the next round trains, so that no actor idles; a round is recorded and saved once
-    its evaluation is done. Has no effect when a personalised evaluation is due or with ``select_on: holdout``. Same numbers, less time."""
+    """Evaluate the start and each round while the next round trains, so that no actor idles; a round is recorded and saved
+    once its evaluation is done. Rounds do so unless a personalised evaluation is due or with ``select_on: holdout``. Same
+    numbers, less time."""
 
 
 class CheckpointConfig(Schema):
