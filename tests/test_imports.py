@@ -80,7 +80,7 @@ def test_the_server_imports_no_torch(run):
 
 def test_a_local_cluster_has_no_process_that_no_run_uses(run):
     assert any("raylet" in word for word in run["processes"])
-    assert not [word for word in run["processes"] if word.endswith(("dashboard.py", "monitor.py"))]
+    assert not [word for word in run["processes"] if word.endswith(("dashboard.py", "monitor.py", "DashboardAgent"))]
 
 
 def test_what_waits_in_a_worker_is_loaded_when_it_is_asked_for():

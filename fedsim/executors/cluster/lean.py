@@ -1,4 +1,4 @@
-"""A local Ray cluster without the processes that no run uses: dashboard, autoscaler monitor and log monitor.
+"""A local Ray cluster without the processes that no run uses: dashboard and its agent, autoscaler monitor and log monitor.
 
 Each is a Python process that starts before the first actor, at the same time as everything else, and holds 50 to 80 MB.
 ``ray.init`` waits for the dashboard's even with ``include_dashboard=False``, and has no arguments for the others, unlike
@@ -12,8 +12,12 @@ import functools
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from fedsim.executors.cluster import idle_agent
 
 _PARAMETERS = {
     "no_monitor": True,
@@ -21,6 +25,8 @@ _PARAMETERS = {
     # Its agent would try the default port for over three seconds if another Ray uses it, and then give up.
     "dashboard_agent_listen_port": 0,
 }
+_IDLE_AGENT = ("2.60.",)
+"""Versions of Ray in which an idle agent takes the place of the dashboard's."""
 _AGENT_NEEDS = ("aiohttp", "aiohttp_cors", "grpc", "opentelemetry", "prometheus_client")
 """What ``ray[default]`` installs beside Ray."""
 
@@ -31,6 +37,8 @@ def lean() -> Iterator[None]:
     parameter: Any = importlib.import_module("ray._private.parameter")
     node: Any = importlib.import_module("ray._private.node").Node
     utils: Any = importlib.import_module("ray._private.utils")
+    services: Any = importlib.import_module("ray._private.services")
+    constants: Any = importlib.import_module("ray._private.ray_constants")
     params = parameter.RayParams
     known = inspect.signature(params).parameters
     changes = {name: value for name, value in _PARAMETERS.items() if name in known}
@@ -38,7 +46,25 @@ def lean() -> Iterator[None]:
         stack.enter_context(_replaced(parameter, "RayParams", functools.partial(params, **changes)))
         stack.enter_context(_replaced(node, "start_api_server", _start_no_dashboard))
         stack.enter_context(_replaced(utils, "get_dashboard_dependency_error", _dependency_error))
+        if _agent_is_known():
+            program = services._build_python_executable_command_memory_profileable
+            program = functools.partial(_program, program, constants.PROCESS_TYPE_DASHBOARD_AGENT)
+            stack.enter_context(_replaced(services, "_build_python_executable_command_memory_profileable", program))
         yield
+
+
+def _agent_is_known() -> bool:
+    """Whether this version of Ray has been seen to run with :mod:`fedsim.executors.cluster.idle_agent`."""
+    import ray
+
+    return ray.__version__.startswith(_IDLE_AGENT) and os.name == "posix"
+
+
+def _program(usual: Callable[..., list[str]], agent: str, component: str, *arguments: Any, **options: Any) -> list[str]:
+    """Return how Ray starts a component: the words before the component's own program and arguments."""
+    return (
+        [sys.executable, "-IS", idle_agent.__file__] if component == agent else usual(component, *arguments, **options)
+    )
 
 
 def _dependency_error() -> ImportError | None:
