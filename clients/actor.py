@@ -32,7 +32,9 @@ class ClientActor:
         # Only the driver queries the hub; a hundred actors must not repeat it.
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        _import_lean(modules)
+        # A name of fedsim's comes first where Ray reads this class: see fedsim.core.siblings.
+        with large_imports():
+            _import_lean(modules)
         if spec is not None:
             self.build(spec, device)
 
@@ -107,11 +109,10 @@ class ClientActor:
 
 def _import_lean(modules: tuple[str, ...]) -> None:
     """Import what a worker needs; transformers comes first, as its models import what a worker does not need."""
-    with large_imports():
-        from clients.backbone.lean_imports import lean_imports
+    from clients.backbone.lean_imports import lean_imports
 
-        with lean_imports():
-            import_ahead(("transformers.modeling_utils", *modules))
+    with lean_imports():
+        import_ahead(("transformers.modeling_utils", *modules))
 
 
 def _gpu_share() -> float:

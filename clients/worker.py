@@ -24,6 +24,7 @@ from clients.training.fuse_trial import try_fusing
 from clients.training.group import GroupTraining, failure_of
 from clients.training.local_job import Parts
 from fedsim.core import seeds
+from fedsim.core.deferred import import_deferred
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import (
     PERSONAL,
@@ -50,6 +51,7 @@ class ClientWorker:
     """
 
     def __init__(self, spec: WorkerSpec, device: str = "cpu") -> None:
+        import_deferred("clients")
         torch.set_num_threads(spec.training.client.threads)
         make_deterministic(torch.device(device))
         self._spec = spec

@@ -23,3 +23,13 @@ class _Deferred(ModuleType):
 def deferred(name: str) -> ModuleType:
     """Return a module if it is imported already, as in workers, else a stand-in that imports it on first use."""
     return sys.modules.get(name) or _Deferred(name)
+
+
+def import_deferred(package: str) -> None:
+    """Put the modules in place of their stand-ins in all imported modules of a package, for a process that computes."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] != package:
+            continue
+        for attribute, value in list(vars(module).items()):
+            if isinstance(value, _Deferred):
+                setattr(module, attribute, import_module(value.__name__))
