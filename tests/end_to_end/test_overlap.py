@@ -45,9 +45,9 @@ def watched(monkeypatch):
     beside, alone = [], []
     train, evaluate = LocalExecutor.train, LocalExecutor.evaluate
 
-    def noted_train(self, groups, state, client_states, shards=()):
+    def noted_train(self, groups, state, client_states, shards=(), **named):
         beside.append(len(shards))
-        return train(self, groups, state, client_states, shards)
+        return train(self, groups, state, client_states, shards, **named)
 
     def noted_evaluate(self, state, shards):
         alone.append(len(shards))
@@ -60,8 +60,8 @@ def watched(monkeypatch):
 
 def test_the_same_records_and_bytes(tiny_config, apart, watched, tmp_path):
     assert run(tiny_config, tmp_path / "run", **SHARDS) == apart
-    # The start and the last round are evaluated by themselves, the rounds between beside the next one.
-    assert watched == ([0, 3, 3], [3, 3])
+    # The last round is evaluated by itself, the start and all other rounds beside the next one.
+    assert watched == ([3, 3, 3], [3])
     assert [record["round"] for record in apart[1]] == [1, 2, 3]
 
 
@@ -77,7 +77,7 @@ def test_only_what_is_due_is_evaluated(tiny_config, watched, tmp_path):
     assert [record["global_metric"] is not None for record in records] == [False, True] * 3
     assert [record["personalised_metric"] is not None for record in records] == [False] * 3 + [True] + [False] * 2
     # Round 4 is evaluated for the clients as well, before round 5 changes what they hold.
-    assert watched == ([0, 0, 2, 0, 0, 0], [2, 2, 2])
+    assert watched == ([2, 0, 2, 0, 0, 0], [2, 2])
 
 
 @pytest.mark.parametrize("round", [1, 2])
@@ -85,8 +85,8 @@ def test_an_interrupt_saves_the_round_before(tiny_config, apart, monkeypatch, tm
     """A signal that comes in the midst of training: the round before is evaluated, recorded and saved all the same."""
     train = LocalExecutor.train
 
-    def interrupted(self, groups, *arguments):
-        results = train(self, groups, *arguments)
+    def interrupted(self, groups, *arguments, **named):
+        results = train(self, groups, *arguments, **named)
         yield next(results)
         if groups[0].round == round:
             os.kill(os.getpid(), signal.SIGTERM)
