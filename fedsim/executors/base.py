@@ -169,16 +169,18 @@ class Executor(ABC):
             What workers will import.
         """
 
-    def specify(self, make: Callable[..., WorkerSpec], *arguments: Any) -> WorkerSpec:
+    def specify(self, make: Callable[..., WorkerSpec], *arguments: Any, **here: Any) -> WorkerSpec:
         """Return ``make(*arguments)``, called where torch is imported in any case; :meth:`begin` comes first.
 
         Parameters
         ----------
         make
             A function of this package, which reads files of this machine.
+        here
+            Further arguments if that is this process.
         """
         with large_imports():
-            return make(*arguments)
+            return make(*arguments, **here)
 
     @abstractmethod
     def start(self, spec: WorkerSpec) -> list[WorkerInfo]:

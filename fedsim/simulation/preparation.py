@@ -147,7 +147,7 @@ def prepare(
     phase("loading the backbone")
     # What a model brings asks here whether its code may run; what is fetched from a hub is fetched by this process alone.
     if executor is not None and begun and Path(location).is_dir() and not config.model.trust_remote_code:
-        spec = executor.specify(make_spec, config, data)
+        spec = executor.specify(make_spec, config, data, phase=phase)
     else:
         with large_imports():
             spec = make_spec(config, data, phase)

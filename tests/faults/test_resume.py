@@ -189,23 +189,22 @@ def test_a_folder_in_use_is_noticed_before_anything_is_prepared(tmp_path, resume
 
 
 @pytest.mark.parametrize(
-    ("line", "kept"),
+    ("line", "overlap", "saved", "kept"),
     [
-        ("phase  tokenising", "no round has been saved; start it again"),
-        ("phase  starting workers", "no round has been saved; start it again"),
-        ("start ", "no round has been saved; start over with --resume"),
-        (
-            "round 2/6",
-            "the state after round 3 is saved; continue with --resume",
-        ),  # told beside the training of round 3
+        ("phase  tokenising", True, None, "no round has been saved; start it again"),
+        ("phase  starting workers", True, None, "no round has been saved; start it again"),
+        ("start ", False, None, "no round has been saved; start over with --resume"),
+        ("start ", True, 1, "the state after round 1 is saved; continue with --resume"),  # told as round 1 trains
+        ("round 2/6", True, 3, "the state after round 3 is saved; continue with --resume"),  # told as round 3 trains
     ],
 )
-def test_an_interrupted_run_says_what_is_saved_and_its_advice_holds(tmp_path, line, kept):
-    config = make_tiny(**CONFIG, output=str(tmp_path / "run"), checkpoint={"every": 100})
+def test_an_interrupted_run_says_what_is_saved_and_its_advice_holds(tmp_path, line, overlap, saved, kept):
+    changes = {"checkpoint": {"every": 100}, "evaluation": {"overlap": overlap}}
+    config = make_tiny(**CONFIG, output=str(tmp_path / "run"), **changes)
     with pytest.raises(RunInterrupted) as interrupted:
         fedsim.run(config, console=on_line(line, lambda: signal.raise_signal(signal.SIGTERM)))
     assert interrupted.value.kept == kept
-    assert newest_round(tmp_path / "run" / "checkpoints") == (3 if "state" in kept else None)
+    assert newest_round(tmp_path / "run" / "checkpoints") == saved
     with pytest.raises(RunInterrupted):  # the way that it names is open
         stop = on_line("round 5/6", lambda: signal.raise_signal(signal.SIGTERM))
         fedsim.run(config, resume="--resume" in kept, console=stop)

@@ -89,10 +89,11 @@ class RayExecutor(Executor):
         self._aggregator = Aggregator(self._config, AggregatorActor, BlockActor)
         self._workers.begin(spec_nbytes, modules, self._aggregator.create)
 
-    def specify(self, make: Callable[..., WorkerSpec], *arguments: Any) -> WorkerSpec:
+    def specify(self, make: Callable[..., WorkerSpec], *arguments: Any, **here: Any) -> WorkerSpec:
         # Actors of a joined cluster may be on other machines, and what is plugged in is known to this process.
-        here = self._config.address is not None or loaded()
-        return super().specify(make, *arguments) if here else self._workers.specify(make, *arguments)
+        if self._config.address is not None or loaded():
+            return super().specify(make, *arguments, **here)
+        return self._workers.specify(make, *arguments)
 
     def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
         if not self._workers.begun:
