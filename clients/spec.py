@@ -185,3 +185,5 @@ class WorkerInfo:
     """Size of a token's hidden state."""
     node_id: str = ""
     """Ray's id of the node; empty without Ray."""
+    emulates_products: bool = False
+    """Whether products are in bfloat16 on a processor without instructions for it."""

@@ -69,6 +69,7 @@ class ClientWorker:
             full=self._full,
             max_tokens=self._backbone.max_tokens,
             hidden_size=self._backbone.hidden_size,
+            emulates_products=self._backbone.emulates_products,
         )
 
     # -- training ----------------------------------------------------------------------------------------------------

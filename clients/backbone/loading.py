@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from clients.backbone.families import Family, Kind, family_of
 from clients.backbone.fitting import check_padding, refuse_mismatched, refuse_missing
 from clients.backbone.location import folder_of, locate
 from clients.backbone.model_files import check_model_type, check_sentencepiece, check_weights, sentencepiece_file
+from clients.backbone.products import linear_maps
 from clients.backbone.variants import refuse_unsupported, relevant
 from clients.config import ModelConfig
 from fedsim.core.errors import ModelError, shown
@@ -58,14 +59,27 @@ class SharedWeights:
     """Number format of the parameters: float32, bfloat16 or float16."""
     aliases: tuple[tuple[str, str], ...] = ()
     """(name, name in ``arrays``) of each tied parameter."""
+    linear_maps: tuple[str, ...] = ()
+    """Names in ``arrays`` of the weights and biases of the layers' linear maps."""
+    loaded_as: str | None = None
+    """Fingerprint before the linear maps were rounded; None if they are as loaded."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         return sum(array.nbytes for array in self.arrays.values())
 
+    def rounded(self, dtype: str) -> SharedWeights:
+        """Return the weights with the layers' linear maps in another number format, each number rounded to the nearest."""
+        if dtype == self.dtype:
+            return self
+        maps = {name: _to_numpy(_to_torch(self.arrays[name]).to(getattr(torch, dtype))) for name in self.linear_maps}
+        return replace(self, arrays=self.arrays | maps, loaded_as=self.fingerprint())
+
     def fingerprint(self) -> str:
-        """Return the SHA-256, as hexadecimal digits, of all names, shapes, number formats and bytes."""
+        """Return the SHA-256, as hexadecimal digits, of all names, shapes, number formats and bytes, as they were loaded."""
+        if self.loaded_as is not None:
+            return self.loaded_as
         digest = hashlib.sha256()
         for name, array in sorted(self.arrays.items()):
             digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
@@ -229,7 +243,16 @@ def _shared(model: PreTrainedModel, family: Family, kind: Kind, dtype: str) -> S
     arrays |= {name: _to_numpy(buffer) for name, buffer in model.named_buffers()}
     values = model.config.to_dict()
     values.pop("_name_or_path", None)  # a local path, useless elsewhere
-    return SharedWeights(json.dumps(values, sort_keys=True), family, kind, arrays, dtype, tuple(aliases))
+    maps = _names_of_maps(model, family, frozenset(arrays))
+    return SharedWeights(json.dumps(values, sort_keys=True), family, kind, arrays, dtype, tuple(aliases), maps)
+
+
+def _names_of_maps(model: PreTrainedModel, family: Family, arrays: frozenset[str]) -> tuple[str, ...]:
+    """Return the arrays that hold a layer's linear maps."""
+    base: Any = model.base_model
+    layers = base.get_submodule(family.layers)
+    held = {id(parameter) for _, linear_map in linear_maps(layers) for parameter in linear_map.parameters()}
+    return tuple(name for name, parameter in model.named_parameters() if id(parameter) in held and name in arrays)
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:

@@ -35,6 +35,8 @@ from clients.backbone.heads import (
 from clients.backbone.loading import SharedWeights, assemble
 from clients.backbone.pass_texts import PassTexts, without_dropout
 from clients.backbone.precision import Precision
+from clients.backbone.product_format import multiplies_bfloat16
+from clients.backbone.products import HalfProducts
 from clients.config import ModelConfig
 from clients.tuners.client_rows import PackedRows, PaddedRows
 from clients.tuners.packed_prefix import PackedPrefix
@@ -82,7 +84,8 @@ class Backbone:
         self._tuner = tuner
         self._texts = PassTexts(model.base_model, is_causal=family.causal_attention(model.config))
         self.device: torch.device = next(model.parameters()).device
-        self._precision = Precision(model.dtype, autocast, self.device)
+        self._half = self._half_products(model.dtype)
+        self._precision = Precision(model.dtype, autocast, self._half.format, self.device)
         self.head_shapes: tuple[tuple[str, tuple[int, ...]], ...] = head.shapes
         """Name and shape of each array of the head that a client trains; empty for the verbalizer."""
         self.limit: str = family.limit(model.config)
@@ -150,6 +153,13 @@ class Backbone:
     def model(self) -> PreTrainedModel:
         """The frozen model, for inspection; to use it by itself, call :meth:`detach`."""
         return self._model
+
+    @property
+    def emulates_products(self) -> bool:
+        """Whether linear maps are in bfloat16 on a processor without instructions for it: correct, but slow."""
+        return self._half.format == torch.bfloat16 != self._model.dtype and (
+            self.device.type == "cpu" and not multiplies_bfloat16()
+        )
 
     @property
     def is_causal(self) -> bool:
@@ -385,6 +395,12 @@ class Backbone:
             (hidden_ZD,) = self._call_packed(tokens, plain, 0).last_hidden_state
         return hidden_ZD[to_device(self._texts.summary_rows(tokens), self.device)]
 
+    def _half_products(self, plain: torch.dtype) -> HalfProducts:
+        # What a tuner adds to a map's output, or scales, stays in the weights' precision.
+        acts_on_maps = type(self._tuner).inserted is not Tuner.inserted
+        activation = getattr(self._model.config, "hidden_act", "")
+        return HalfProducts(self._stack.all, plain, self._family, activation, narrow=not acts_on_maps)
+
     @property
     def _no_prompts(self) -> Tensor:
         return torch.empty((1, 0, 2, 1, 0, 1), device=self.device)
@@ -448,7 +464,8 @@ class Backbone:
         }
         if tokens.types_Z is not None and self._has_types:
             arguments["token_type_ids"] = row(tokens.types_Z)
-        with self._precision.products(), self._compiled.active() if self._compiled else nullcontext():
+        compiled = nullcontext() if self._compiled is None else self._compiled.active()
+        with self._precision.products(), self._half.active(), compiled:
             return self._base(**arguments)
 
     def _offset(self, prompt_CLKHPD: Tensor, virtual: VirtualTokens | None) -> int:

@@ -14,7 +14,7 @@ from clients.tuners.initial import InitialVector
 from clients.worker import WorkerInfo
 from fedsim.configuration.schema import Config
 from fedsim.core import seeds
-from fedsim.core.errors import ResourceError
+from fedsim.core.errors import ResourceError, listed
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import GlobalState
 from fedsim.display.progress import Progress
@@ -90,6 +90,11 @@ def start_workers(config: Config, prepared: Prepared, executor: Executor, progre
     progress.start_phase("starting workers" if config.executor == "local" else "starting Ray and its actors")
     workers = executor.start(prepared.spec)
     check_lengths(config, prepared.spec, workers[0].max_tokens)
+    if (slow := sorted({worker.node for worker in workers if worker.emulates_products})) != []:
+        progress.note(
+            f"warning: model.products=bfloat16 is slow on {listed(slow, 3)}, whose processors have no instructions for it; set "
+            "model.products=float32"
+        )
     if prepared.spec.start is not None:
         progress.note(check_start(config, prepared.spec.start, workers[0].full))
     return workers

@@ -16,7 +16,7 @@ from fedsim.planning.model_notes import model_notes
 from fedsim.records.checkpoint import Checkpoint, load_latest, newest_round
 from fedsim.records.folder_check import what_is_in
 from fedsim.records.location import RunLocation, open_location
-from fedsim.records.resuming import check_config, check_contents, finished, from_same_place, sources_of
+from fedsim.records.resuming import as_recorded, check_config, check_contents, finished, from_same_place, sources_of
 from fedsim.records.run_folder import RunFolder
 from fedsim.simulation.interrupt import InterruptWatch, RunInterrupted
 
@@ -54,6 +54,8 @@ def opened(config: Config, resume: bool, watch: InterruptWatch, progress: Progre
     config, data = _settled(config, progress)
     # Mistakes in paths, data and model are found before the run folder is created.
     with open_location(config, resume, progress.note) as place, _saying_what_is_kept(place):
+        if place.resume:
+            config = as_recorded(config, place.path)
         done = finished(config, place.path) if place.resume else None
         if done is not None:
             _check_finished(place, config, progress, done, data)
@@ -65,6 +67,7 @@ def opened(config: Config, resume: bool, watch: InterruptWatch, progress: Progre
             with local_cluster.discarded(), closing(make_executor(config, watch.check, progress.note)) as executor:
                 # Imported late: this loads torch and transformers, and quick mistakes should be reported first.
                 prepared = _prepared(config, progress, executor, data)
+                config = config.model_copy(update={"model": prepared.spec.model})  # with what was settled
                 if checkpoint is not None:
                     before = sources_of(place.path)
                     check_contents(checkpoint.contents, prepared.contents, config, folder.location, before)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clients.backbone.location import locate, modeling_module
+from clients.backbone.product_format import settled as settled_products
 from fedsim.configuration.schema import Config, build_config
 from fedsim.core.errors import ConfigError, ModelError, shown
 from fedsim.core.imports import large_imports
@@ -21,6 +22,7 @@ from fedsim.data.config import TaskConfig
 from fedsim.data.examples import Examples
 from fedsim.data.sources import Dataset, load_dataset
 from fedsim.planning.memory import estimate_memory
+from fedsim.planning.model_notes import on_cpus
 from fedsim.planning.model_shape import model_shape
 from partitions.base import partition
 
@@ -171,7 +173,10 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
     from fedsim.data.vocabulary import Vocabulary, check_label_words, fitted
     from fedsim.prompts.starting_point import load_start
 
-    weights = load_shared_weights(config.model)
+    loaded = load_shared_weights(config.model)
+    hidden_size = loaded.family.config(json.loads(loaded.config_json)).hidden_size
+    model = settled_products(config.model, hidden_size, on_gpu=not on_cpus(config))
+    weights = loaded.rounded(model.product_dtype)
     tokenizer = load_tokenizer(config.model)
     phase("tokenising")
     head, causal = config.model.head.kind, weights.kind == "causal_lm"
@@ -190,7 +195,7 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
     tuner = _tuner(config, weights).knowing(words, config.seed)
     spec = WorkerSpec(
         weights=weights,
-        model=config.model,
+        model=model,
         tuner=tuner,
         num_classes=len(data.task.labels),
         label_word_ids_C=words_C,
