@@ -76,7 +76,7 @@ class ModelConfig(Schema):
     """Number format of matrix products with the frozen linear maps of the layers; everything else (norms, attention, what is
     trained, optimizer, sums) stays in float32. bfloat16 rounds their weights and inputs: half their memory, and twice the
     speed or more on processors with instructions for it (AVX-512 BF16, AMX). auto is bfloat16 on these for models with a
-    hidden size of 256 or more, else float32, and float32 on a GPU; the choice is made at the start, recorded, and part of a
+    hidden size of 128 or more, else float32, and float32 on a GPU; the choice is made at the start, recorded, and part of a
     result's identity. Layer scores and spectra are computed in float32, with the rounded weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """cpu, cuda (an error if there is no GPU), or auto: cuda if the actor was given a GPU, else cpu."""

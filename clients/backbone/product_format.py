@@ -13,7 +13,7 @@ _BFLOAT16 = frozenset(("avx512_bf16", "amx_bf16"))
 AVX-512 on AMD (Zen 4), more with AMX."""
 
 
-SMALLEST_HIDDEN_SIZE = 256
+SMALLEST_HIDDEN_SIZE = 128
 """Smaller models gain nothing: their passes are kernel calls rather than arithmetic, and each map adds two conversions."""
 
 
