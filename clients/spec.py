@@ -185,3 +185,5 @@ class WorkerInfo:
     """Size of a token's hidden state."""
     node_id: str = ""
     """Ray's id of the node; empty without Ray."""
+    processor: str = ""
+    """What of the machine decides the last bits of results; see :func:`clients.backbone.processor.describe_processor`."""
