@@ -60,7 +60,10 @@ def kept_tokens(
 
 
 def state_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
-    """Return everything that decides how a tokenizer encodes; None if that cannot be told, as for code of a model's own."""
+    """Return everything that decides how a tokenizer encodes; None if that cannot be told, as for code of a model's own.
+
+    To be asked before the first text is encoded: a tokenizer remembers how it was last told to truncate.
+    """
     kind = type(tokenizer)
     if kind.__module__.partition(".")[0] != "transformers" or not tokenizer.is_fast:
         return None

@@ -180,14 +180,13 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
 
     weights = load_shared_weights(config.model)
     tokenizer = load_tokenizer(config.model)
+    state = state_of(tokenizer)
     phase("tokenising")
     head, causal = config.model.head.kind, weights.kind == "causal_lm"
     vocabulary = Vocabulary.of(weights, config.model.location)
     words_C = label_word_ids(data.task, tokenizer, causal) if head == "verbalizer" else None
     if words_C is not None and data.task.label_words is not None:
         check_label_words(words_C, data.task.label_words, tokenizer, vocabulary)
-
-    state = state_of(tokenizer)
 
     def tokens(examples: Examples) -> TokenTable:
         settings: Any = {"head_kind": head, "causal": causal, "max_length": config.data.max_length}
