@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from support import UPPER, make_tiny
+from support import UPPER, make_tiny, merged
 
 from clients.spec import WorkerInfo
 from fedsim.core.messages import Evaluation, FuseTrial, GlobalState
@@ -23,7 +23,12 @@ from fedsim.kept.kept import Kept
 from fedsim.simulation.layer_choice import score
 from fedsim.simulation.preparation import prepare
 
-BASE = {**UPPER, "data": {"train_examples": 60, "validation_examples": 24}, "partition": {"clients": 4}, "sampling": {"clients_per_round": 3}}  # fmt: skip
+BASE = {
+    **UPPER,
+    "data": {"train_examples": 60, "validation_examples": 24},
+    "partition": {"clients": 4},
+    "sampling": {"clients_per_round": 3},
+}
 CHANGES = [
     {},
     {"seed": 1},
@@ -68,13 +73,9 @@ CHANGES = [
 ]
 
 
-def merged(change):
-    return {**BASE, **{key: {**BASE.get(key, {}), **value} if isinstance(value, dict) else value for key, value in change.items()}}  # fmt: skip
-
-
 def work(change, folder):
     """Return keys and values of a config's layer scores and of the evaluation of its start."""
-    config = make_tiny(executor="local", **merged(change))
+    config = make_tiny(executor="local", **merged(BASE, change))
     prepared, executor = prepare(config), LocalExecutor(lambda: None)
     try:
         workers = executor.start(prepared.spec)
@@ -196,5 +197,5 @@ def test_records_hold_values_to_the_bit():
         lambda: scores_of(scores_record(scores_L), 2),
         lambda: evaluation_of(evaluation_record(evaluation), 3),
     ):
-        with pytest.raises(ValueError, match="another|other"):
+        with pytest.raises(ValueError, match=r"another|other"):
             refused()

@@ -16,6 +16,8 @@ from clients.config import ModelConfig
 from fedsim.data.examples import Examples
 from fedsim.data.tasks import resolve_task
 from fedsim.data.tokenize import tokenize
+from fedsim.kept import digest
+from fedsim.kept import kept as module
 from fedsim.kept.config import CacheConfig
 from fedsim.kept.kept import Kept
 from fedsim.kept.store import Record, entries
@@ -60,7 +62,8 @@ def cache(folder):
     return Kept.of(CacheConfig(folder=str(folder)))
 
 
-SPLITS = st.lists(st.tuples(st.sampled_from(["a good film", "a good  film", "bad", "a bad one"]), st.integers(0, 1)), min_size=1, max_size=3)  # fmt: skip
+TEXTS = st.sampled_from(["a good film", "a good  film", "bad", "a bad one"])
+SPLITS = st.lists(st.tuples(TEXTS, st.integers(0, 1)), min_size=1, max_size=3)
 
 
 @settings(max_examples=30)
@@ -108,8 +111,6 @@ def test_where_a_tokenizer_lies_does_not_count(tmp_path):
 def test_another_version_makes_them_anew(tmp_path, monkeypatch):
     kept, examples = cache(tmp_path), some(["a good film"])
     assert made(kept, examples)[1]
-    from fedsim.kept import digest, kept as module
-
     before = digest.code()
     for name in before:
         monkeypatch.setattr(module, "code", lambda name=name: {**before, name: "another"})

@@ -80,15 +80,17 @@ def test_a_resumed_run_has_the_identity_of_one_without_a_cache(runs, first):
 
 def test_damaged_entries_are_computed_again_with_one_note_each(runs, first, capsys):
     path, _ = first
-    for number, entry in enumerate(entries(runs.cache)):
+    # Without the trial's answer another number of clients could share passes.
+    damaged = [entry for entry in entries(runs.cache) if entry.kind != "fuse"]
+    for number, entry in enumerate(damaged):
         content = entry.path.read_bytes()
         entry.path.write_bytes(content[: len(content) // 2] if number % 2 else content[:-1] + b"?")
     capsys.readouterr()
     again, summary = runs()
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cache:")]
-    assert len(notes) == sum(ALL.values()) and all("made again" in note for note in notes)
-    assert summary["cache"] == {"taken": {}, "written": ALL}
-    assert results(again)[1:] == results(path)[1:]
+    assert len(notes) == 4 and all("made again" in note for note in notes)
+    assert summary["cache"] == {"taken": {"fuse": 1}, "written": {"tokens": 2, "scores": 1, "start": 1}}
+    assert results(again) == results(path)
     assert runs()[1]["cache"] == {"taken": ALL, "written": {}}
 
 
