@@ -4,7 +4,7 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from support import make_tiny
+from support import UPPER, make_tiny
 
 import fedsim
 from fedsim.kept.store import KINDS, entries
@@ -62,6 +62,13 @@ def test_a_second_run_takes_everything_and_ends_with_the_same_bits(runs, first):
     assert found["cache"] == {"taken": ALL, "written": {}}
     assert results(again) == results(path)
     assert found["contents"] == summary["contents"] and found["fuse"] == summary["fuse"]
+
+
+def test_frozen_layers_that_the_start_did_not_cache_change_nothing(runs):
+    """With an evaluation that was kept, round 1 is the first to compute the hidden states below the prompts."""
+    (cold, wrote), (warm, took) = (runs(**UPPER, evaluation={"batch_size": 20}) for _ in range(2))
+    assert (wrote["cache"]["written"]["start"], took["cache"]["taken"]["start"]) == (1, 1)
+    assert took["trunk_cache"] is not None and results(warm) == results(cold)
 
 
 def test_without_a_cache_the_bits_are_the_same_and_nothing_is_written(runs, first):
