@@ -1,16 +1,11 @@
 """Runs with a cache: the same bits as without one, whether it is empty, warm or damaged."""
 
-import json
-
-import pyarrow.parquet as pq
 import pytest
+from kept_runs import ALL, results
 from support import UPPER, make_tiny
 
 import fedsim
 from fedsim.kept.store import KINDS, entries
-
-ALL = {"tokens": 2, "scores": 1, "start": 1, "fuse": 1}
-"""What one run keeps: two splits, and one of each other kind."""
 
 
 class Runs:
@@ -26,23 +21,6 @@ class Runs:
             **{"output": str(path), "executor": "local", "rounds": 2, "cache": {"folder": str(self.cache)}, **changes}
         )
         return path, fedsim.run(config, progress=False)
-
-
-def results(path):
-    """Return all that a run found, without its times."""
-    events = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return (
-        (path / "prompt" / "global.safetensors").read_bytes(),
-        [
-            {key: value for key, value in row.items() if not key.startswith("seconds")}
-            for row in pq.read_table(path / "rounds.parquet").to_pylist()
-        ],
-        [
-            {key: value for key, value in event.items() if key not in ("seconds", "at", "time")}
-            for event in events
-            if event["event"] in ("layers", "start")
-        ],
-    )
 
 
 @pytest.fixture(scope="module")
