@@ -28,13 +28,13 @@ NoCache = Annotated[
     bool,
     typer.Option("--no-cache", help="Compute all anew, and keep nothing: cache.enabled=false, whatever CONFIG says."),
 ]
-_NO_CACHE = ["cache.folder=null", "cache.max_gigabytes=null", "cache.enabled=false"]
 
 
 def read(path: Path, overrides: list[str] | None, load: list[Path] | None, no_cache: bool = False) -> Config:
     """Load plug-ins, then read a config that may name what they register."""
     from fedsim.configuration.schema import read_config
     from fedsim.core.plugins import load_files
+    from fedsim.kept.config import WITHOUT
 
     load_files(load)
-    return read_config(path, [*(overrides or []), *(_NO_CACHE if no_cache else [])])
+    return read_config(path, [*(overrides or []), *(WITHOUT if no_cache else [])])

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedsim.configuration.schema import Config
 from fedsim.core.messages import Evaluation, FuseTrial, GlobalState
 from fedsim.core.plugins import is_plugin
 from fedsim.kept.kept import Kept, Slot
@@ -20,6 +19,7 @@ from fedsim.kept.store import Record
 
 if TYPE_CHECKING:
     from clients.spec import WorkerInfo
+    from fedsim.configuration.schema import Config
     from fedsim.simulation.preparation import Prepared
 
 _MODEL_PLACES = {"path", "package", "device", "trust_remote_code"}

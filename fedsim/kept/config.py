@@ -14,6 +14,8 @@ from fedsim.core.uses import Use, Uses
 VARIABLE = "FEDSIM_CACHE"
 """Environment variable with the folder, or ``off``, for configs that name none."""
 OFF = "off"
+WITHOUT = ("cache.folder=null", "cache.max_gigabytes=null", "cache.enabled=false")
+"""Overrides that turn the cache off, whatever a config says of it."""
 
 
 class CacheConfig(Schema):
