@@ -7,7 +7,8 @@ import pytest
 from support import UPPER, make_tiny, merged
 
 from clients.spec import WorkerInfo
-from fedsim.core.messages import Evaluation, FuseTrial, GlobalState
+from fedsim.core.layout import PromptGeometry, VectorLayout
+from fedsim.core.messages import ClientFailure, Evaluation, FuseTrial, GlobalState, ScoreReport
 from fedsim.executors.local import LocalExecutor
 from fedsim.kept.computed import (
     Computed,
@@ -20,6 +21,7 @@ from fedsim.kept.computed import (
 )
 from fedsim.kept.config import CacheConfig
 from fedsim.kept.kept import Kept
+from fedsim.simulation.evaluations import Evaluations
 from fedsim.simulation.layer_choice import score
 from fedsim.simulation.preparation import prepare
 
@@ -199,3 +201,56 @@ def test_records_hold_values_to_the_bit():
     ):
         with pytest.raises(ValueError, match=r"another|other"):
             refused()
+
+
+# -- what is not kept --------------------------------------------------------------------------------------------------
+
+
+class Answers:
+    """An executor that answers a call for each of its answers, and then no more."""
+
+    per_client = False
+
+    def __init__(self, *answers):
+        self._answers = iter(answers)
+
+    def put(self, value):
+        return value
+
+    def get(self, handles):
+        return handles
+
+    def score(self, state, groups):
+        return next(self._answers)
+
+    def evaluate(self, state, shards):
+        return next(self._answers)
+
+
+def report(client, failure=None):
+    return ScoreReport(client, 5 + client, np.full(4, float(client)), failure)
+
+
+def test_scores_without_a_client_that_failed_are_not_kept(computed):
+    config = computed.config.model_copy(
+        update={"client": computed.config.client.model_copy(update={"on_failure": "drop"})}
+    )
+    full = VectorLayout.full(PromptGeometry(4, 1, 1, 1), ())
+    failed = report(3, ClientFailure("error", "ValueError: no", ""))
+    whole = [report(client) for client in range(4)]
+    executor = Answers([*whole[:3], failed], whole)
+
+    def scores():
+        return score(config, executor, full, lambda layout: np.zeros(layout.size), computed=computed)
+
+    without, with_all = scores(), scores()
+    assert not np.array_equal(without, with_all)
+    assert np.array_equal(scores(), with_all)  # the executor has no further answer
+
+
+def test_an_evaluation_that_memory_has_split_is_not_kept(computed):
+    one, other = Evaluation(np.eye(2, dtype=np.int64), 0.1, memory_splits=1), Evaluation(np.eye(2, dtype=np.int64), 0.2)
+    evaluations = Evaluations(computed.config, computed.prepared.spec, Answers([one], [other]), None, lambda text: None)
+    state = GlobalState(0, (1,), np.zeros(3, np.float32))
+    losses = [evaluations.of_start(state, computed).loss_sum for _ in range(3)]
+    assert losses == [0.1, 0.2, 0.2]
