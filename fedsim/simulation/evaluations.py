@@ -11,6 +11,7 @@ from fedsim.configuration.schema import Config
 from fedsim.core.errors import ConfigError
 from fedsim.core.messages import ClientFailure, ClientState, Evaluation
 from fedsim.executors.base import Executor, Handle
+from fedsim.kept.computed import Computed, evaluation_of, evaluation_record
 from fedsim.simulation.client_failures import Failures
 from fedsim.simulation.open_round import did_not_fit
 
@@ -67,6 +68,19 @@ class Evaluations:
     def of_state(self, state: Handle, round: int) -> Evaluation:
         """Evaluate a global state on all validation examples."""
         return self.total(self._executor.evaluate(state, self.shards), round)
+
+    def of_start(self, state: Handle, computed: Computed) -> Evaluation:
+        """Evaluate the state before any training, or take that of an earlier run with the same one.
+
+        An evaluation with passes that were split for lack of memory is not kept: its last bits are that moment's.
+        """
+        slot = computed.start(lambda: self._executor.get([state])[0], self.shards)
+        evaluation = slot.get(lambda record: evaluation_of(record, computed.prepared.spec.num_classes))
+        if evaluation is None:
+            evaluation = self.of_state(state, 0)
+            if not evaluation.memory_splits:
+                slot.put(evaluation_record(evaluation))
+        return evaluation
 
     def of_clients(self, state: Handle, states: Mapping[int, Handle], round: int) -> Evaluation | None:
         """Evaluate each client with held-out examples with its own prompts; predictions are pooled, as published.

@@ -82,7 +82,7 @@ class Journal:
             return
         run, metric = self._run, self._run.prepared.data.task.metric
         run.progress.start_phase("evaluating the start")
-        evaluation = self._evaluations.of_state(self._federation.state, 0)
+        evaluation = self._evaluations.of_start(self._federation.state, self._federation.computed)
         figures = {"global_metric": compute(metric, evaluation.confusion_CC), "global_loss": mean_loss(evaluation)}
         self.totals.initial_metric = self.totals.global_metric = figures["global_metric"]
         self._start_is_evaluated = True

@@ -11,6 +11,7 @@ from fedsim.configuration.schema import Config
 from fedsim.display.progress import Progress
 from fedsim.executors.cluster import local_cluster
 from fedsim.executors.make import make_executor
+from fedsim.kept.kept import Kept
 from fedsim.planning.availability import availability_warning
 from fedsim.planning.model_notes import model_notes
 from fedsim.records.checkpoint import Checkpoint, load_latest, newest_round
@@ -114,7 +115,7 @@ def _check_finished(
         return
     from fedsim.simulation.preparation import prepare
 
-    prepared = prepare(config, progress.start_phase, data=data)
+    prepared = prepare(config, progress.start_phase, data=data, kept=Kept.of(config.cache, progress.note))
     check_contents(done["contents"], prepared.contents, config, place.location, sources_of(place.path))
     progress.note(f"{place.location} is finished, with the same data and weights; nothing to resume")
 
@@ -138,7 +139,7 @@ def _prepared(config: Config, progress: Progress, executor: Executor, data: Part
         progress.note(warning)
     for sentence in model_notes(config):
         progress.note(f"warning: {sentence}")
-    prepared = prepare(config, progress.start_phase, executor, data)
+    prepared = prepare(config, progress.start_phase, executor, data, Kept.of(config.cache, progress.note))
     for note in prepared.data.notes:
         progress.note(note)
     return prepared

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from fedsim.core.tokens import TokenTable
 from fedsim.data.config import TaskConfig
 from fedsim.data.examples import Examples
 from fedsim.data.sources import Dataset, load_dataset
+from fedsim.kept.kept import NOTHING_KEPT, Kept
 from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_notes import on_cpus
 from fedsim.planning.model_shape import model_shape
@@ -57,6 +58,8 @@ class Prepared:
     contents: dict[str, str]
     """SHA-256 of what results depend on besides the config: ``weights``, ``model_config``, ``training_data`` and
     ``validation_data`` (tokens and labels), ``partition``, and, where used, ``label_words`` (their tokens) and ``start``."""
+    kept: Kept = NOTHING_KEPT
+    """What earlier runs kept, and where this one does."""
 
 
 def partition_data(config: Config) -> PartitionedData:
@@ -128,6 +131,7 @@ def prepare(
     phase: Callable[[str], None] = lambda text: None,
     executor: Executor | None = None,
     data: PartitionedData | None = None,
+    kept: Kept = NOTHING_KEPT,
 ) -> Prepared:
     """Load, partition and tokenise the examples, and load the frozen weights.
 
@@ -139,6 +143,8 @@ def prepare(
         Executor to start in the background once the data are known to be valid.
     data
         The data, if already read.
+    kept
+        Where tokens are looked up and kept.
     """
     if data is None:
         phase("reading data")
@@ -147,7 +153,7 @@ def prepare(
     begun = executor is None or _begin(executor, config, data, location)
     phase("loading the backbone")
     with large_imports():
-        prepared = _prepare(config, data, phase)
+        prepared = _prepare(config, data, phase, kept)
     if executor is not None and not begun:
         _begin(executor, config, data, location)  # by now the model has been fetched
     return prepared
@@ -165,12 +171,13 @@ def _begin(executor: Executor, config: Config, data: PartitionedData, location: 
     return True
 
 
-def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]) -> Prepared:
+def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None], kept: Kept) -> Prepared:
     from clients.backbone.loading import load_shared_weights, load_tokenizer
     from clients.spec import WorkerSpec
     from clients.tuners.word_vectors import WordVectors
     from fedsim.data.tokenize import label_word_ids, tokenize
     from fedsim.data.vocabulary import Vocabulary, check_label_words, fitted
+    from fedsim.kept.tokens import kept_tokens, state_of
     from fedsim.prompts.starting_point import load_start
 
     loaded = load_shared_weights(config.model)
@@ -178,6 +185,7 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
     model = settled_products(config.model, hidden_size, on_gpu=not on_cpus(config))
     weights = loaded.rounded(model.product_dtype)
     tokenizer = load_tokenizer(config.model)
+    state = state_of(tokenizer)
     phase("tokenising")
     head, causal = config.model.head.kind, weights.kind == "causal_lm"
     vocabulary = Vocabulary.of(weights, config.model.location)
@@ -186,8 +194,10 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
         check_label_words(words_C, data.task.label_words, tokenizer, vocabulary)
 
     def tokens(examples: Examples) -> TokenTable:
-        length = config.data.max_length
-        table = tokenize(examples, data.task, tokenizer, head_kind=head, causal=causal, max_length=length)
+        settings: Any = {"head_kind": head, "causal": causal, "max_length": config.data.max_length}
+        table = kept_tokens(
+            kept, examples, data.task, state, settings, lambda: tokenize(examples, data.task, tokenizer, **settings)
+        )
         return fitted(table, examples, data.task, tokenizer, vocabulary)
 
     train, validation = tokens(data.dataset.train), tokens(data.dataset.validation)
@@ -206,7 +216,7 @@ def _prepare(config: Config, data: PartitionedData, phase: Callable[[str], None]
         shards=data.shards,
         start=load_start(config, weights, tuner),
     )
-    return Prepared(data, spec, _contents(spec))
+    return Prepared(data, spec, _contents(spec), kept)
 
 
 def _tuner(config: Config, weights: SharedWeights) -> Tuner:
