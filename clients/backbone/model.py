@@ -7,7 +7,7 @@ D hidden size.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from clients.backbone.calls import ModelCalls
 from clients.backbone.compiling import CompiledLayers
 from clients.backbone.device import to_device
 from clients.backbone.families import Family
@@ -34,13 +35,11 @@ from clients.backbone.heads import (
 )
 from clients.backbone.loading import SharedWeights, assemble
 from clients.backbone.pass_texts import PassTexts, without_dropout
-from clients.backbone.precision import Precision
-from clients.backbone.product_format import multiplies_bfloat16
 from clients.backbone.products import HalfProducts
 from clients.config import ModelConfig
 from clients.tuners.client_rows import PackedRows, PaddedRows
 from clients.tuners.packed_prefix import PackedPrefix
-from clients.tuners.prefix import ARGUMENT, AttentionHook, KeyShapes, Prefix, attach, detach, detached
+from clients.tuners.prefix import AttentionHook, Prefix, attach, detach, detached
 from clients.tuners.prompt_dropout import PromptMask
 from clients.tuners.tuner import Tuner
 from clients.tuners.virtual_tokens import (
@@ -52,7 +51,7 @@ from clients.tuners.virtual_tokens import (
     entered,
 )
 from fedsim.core.errors import ModelError
-from fedsim.core.layout import LayerShape, PromptGeometry
+from fedsim.core.layout import LayerShape
 from fedsim.core.tokens import PackedTokens, TokenBatch
 
 __all__ = ["Backbone", "Reading"]
@@ -76,16 +75,17 @@ class Backbone:
         compiled: bool = False,
     ) -> None:
         self._model = model
-        self._base: Any = model.base_model
         self._family = family
         self._head = head
         self._stack = LayerStack(model.base_model, family)
-        self._compiled = CompiledLayers(self._stack.all) if compiled else None
         self._tuner = tuner
         self._texts = PassTexts(model.base_model, is_causal=family.causal_attention(model.config))
-        self.device: torch.device = next(model.parameters()).device
-        self._half = self._half_products(model.dtype)
-        self._precision = Precision(model.dtype, autocast, self._half.format, self.device)
+        # What a tuner adds to a map's output, or scales, stays in the weights' precision.
+        acts_on_maps = type(tuner).inserted is not Tuner.inserted
+        activation = getattr(model.config, "hidden_act", "")
+        half = HalfProducts(self._stack.all, model.dtype, family, activation, narrow=not acts_on_maps)
+        self._calls = ModelCalls(model, family, autocast, half, CompiledLayers(self._stack.all) if compiled else None)
+        self.device: torch.device = self._calls.device
         self.head_shapes: tuple[tuple[str, tuple[int, ...]], ...] = head.shapes
         """Name and shape of each array of the head that a client trains; empty for the verbalizer."""
         self.limit: str = family.limit(model.config)
@@ -100,7 +100,7 @@ class Backbone:
             )
         self.hidden_size: int = model.config.hidden_size
         """Hidden size."""
-        self.geometry: LayerShape = tuner.shape(self._measure(), self._stack.all)
+        self.geometry: LayerShape = tuner.shape(self._calls.key_shapes(), self._stack.all)
         """What is trained in each layer."""
 
     @classmethod
@@ -157,9 +157,7 @@ class Backbone:
     @property
     def emulates_products(self) -> bool:
         """Whether linear maps are in bfloat16 on a processor without instructions for it: correct, but slow."""
-        return self._half.format == torch.bfloat16 != self._model.dtype and (
-            self.device.type == "cpu" and not multiplies_bfloat16()
-        )
+        return self._calls.emulates_products
 
     @property
     def is_causal(self) -> bool:
@@ -203,7 +201,7 @@ class Backbone:
             If the batch is longer than ``max_tokens``, or a layer was never tuned in the pass.
         """
         self._check(tuned_CLX, layers, head_C, client_of_example_B)
-        tokens = self._tokens(batch)
+        tokens = self._calls.tokens(batch)
         if client_of_example_B is not None:
             client_of_example_B = to_device(client_of_example_B, self.device)
         output = self._run(tokens, tuned_CLX, layers, client_of_example_B, mask)
@@ -244,7 +242,7 @@ class Backbone:
         self._check(tuned_CLX, layers, head_C, client_of_example_B)
         rows = PackedRows(client_of_example_B, tokens.lengths_B, self.device)
         owner_B = None if client_of_example_B is None else to_device(client_of_example_B, self.device)
-        tuned_CLX = self._precision.enter(tuned_CLX)
+        tuned_CLX = self._calls.precision.enter(tuned_CLX)
         prompt_CLKHPD, prompted = self._prompts(tuned_CLX, layers)
         virtual = self._virtual(tuned_CLX, layers)
         longer = None if virtual is None else PackedTexts(tokens.lengths_B, virtual.length, self.device)
@@ -262,10 +260,10 @@ class Backbone:
                 stack.enter_context(entered(self._stack, virtual, longer, texts))
             if rows_B is not None:
                 stack.enter_context(self._stack.narrowed(rows_B))
-            (hidden_ZD,) = self._call_packed(tokens, hook, self._offset(prompt_CLKHPD, virtual)).last_hidden_state
+            (hidden_ZD,) = self._calls.packed(tokens, hook, self._offset(prompt_CLKHPD, virtual)).last_hidden_state
         prefix.check_seen()
         pooled_BD = hidden_ZD if rows_B is not None else pool_packed(hidden_ZD, tokens, self._head.pooling)
-        pooled_BD = self._precision.leave(pooled_BD)
+        pooled_BD = self._calls.precision.leave(pooled_BD)
         labels_B = to_device(tokens.labels_B, self.device)
         return self._head.read(pooled_BD, labels_B, head_C, owner_B), prefix.slots_B
 
@@ -284,7 +282,7 @@ class Backbone:
             return self._output(tokens, None)
         prefix = self._prefix(tokens, self._no_prompts, (), None)
         with self._stack.below(min(layers)) as left:
-            self._call_packed(tokens, prefix, self._tuner.offset)
+            self._calls.packed(tokens, prefix, self._tuner.offset)
         return left[0]
 
     @torch.no_grad()
@@ -294,7 +292,7 @@ class Backbone:
         Like transformers' ``output_hidden_states``: in decoders the last one comes after the final normalisation.
         """
         self._check(tuned_CLX, layers, {}, None)
-        output = self._run(self._tokens(batch), tuned_CLX, layers, None, output_hidden_states=True)
+        output = self._run(self._calls.tokens(batch), tuned_CLX, layers, None, output_hidden_states=True)
         return list(output.hidden_states)
 
     def set_dropout(self, active: bool) -> None:
@@ -333,7 +331,7 @@ class Backbone:
                 # Without a prompt the plain implementation runs, mask skipping included, with the original model's bits.
                 stack.enter_context(detached(self._model))
             offset = self._offset(prompt_CLKHPD, virtual)
-            output = self._call(tokens, hook, offset, output_hidden_states=output_hidden_states)
+            output = self._calls.padded(tokens, hook, offset, output_hidden_states=output_hidden_states)
         if prefix:
             prefix.check_seen()
         return output
@@ -355,7 +353,7 @@ class Backbone:
         @torch.no_grad()
         def plain() -> Tensor:
             with without_dropout(self._model):
-                return self._call(tokens, below, 0).last_hidden_state
+                return self._calls.padded(tokens, below, 0).last_hidden_state
 
         lengths_B, texts = self._texts.padded(tokens, owner_B, plain if self._tuner.reads_output else None)
         above = PaddedAttention(lengths_B + virtual.length, is_causal=self.is_causal)
@@ -392,34 +390,12 @@ class Backbone:
             return to_device(cached_BD, self.device).to(self._model.dtype)
         plain = self._prefix(tokens, self._no_prompts, (), None)
         with without_dropout(self._model):
-            (hidden_ZD,) = self._call_packed(tokens, plain, 0).last_hidden_state
+            (hidden_ZD,) = self._calls.packed(tokens, plain, 0).last_hidden_state
         return hidden_ZD[to_device(self._texts.summary_rows(tokens), self.device)]
-
-    def _half_products(self, plain: torch.dtype) -> HalfProducts:
-        # What a tuner adds to a map's output, or scales, stays in the weights' precision.
-        acts_on_maps = type(self._tuner).inserted is not Tuner.inserted
-        activation = getattr(self._model.config, "hidden_act", "")
-        return HalfProducts(self._stack.all, plain, self._family, activation, narrow=not acts_on_maps)
 
     @property
     def _no_prompts(self) -> Tensor:
         return torch.empty((1, 0, 2, 1, 0, 1), device=self.device)
-
-    def _call(
-        self, tokens: Tokens, hook: AttentionHook | None, offset: int, *, output_hidden_states: bool = False
-    ) -> Any:
-        arguments: dict[str, object] = {
-            "input_ids": tokens.input_ids_BT,
-            "attention_mask": tokens.attention_mask_BT,
-            "position_ids": self._family.position_ids(self._model.config, tokens.input_ids_BT, offset),
-            "use_cache": False,
-            "output_hidden_states": output_hidden_states,
-        }
-        if tokens.token_type_ids_BT is not None:
-            arguments["token_type_ids"] = tokens.token_type_ids_BT
-        if hook is not None:
-            arguments[ARGUMENT] = hook
-        return self._base(**arguments)
 
     def _prefix(
         self,
@@ -445,51 +421,16 @@ class Backbone:
         Not with dropout, which would be drawn for fewer tokens, and not compiled: each pass would create its own graph.
         """
         pooling = self._head.pooling
-        if pooling == "mean" or not self._stack.narrows or self._compiled or self._model.training:
+        if pooling == "mean" or not self._stack.narrows or self._calls.compiled or self._model.training:
             return None
         rows_B = pooled_rows(tokens, pooling)
         return to_device(rows_B if longer is None else longer.rows_with(rows_B), self.device)
-
-    def _call_packed(self, tokens: PackedTokens, hook: AttentionHook, offset: int) -> Any:
-        def row(array_Z: np.ndarray) -> Tensor:
-            return to_device(array_Z, self.device).unsqueeze(0)
-
-        arguments: dict[str, object] = {
-            "input_ids": row(tokens.ids_Z),
-            "position_ids": row(self._family.packed_position_ids(self._model.config, tokens, offset)),
-            # Attention over packed tokens makes its own masks. A four-dimensional mask is passed through unchanged.
-            "attention_mask": torch.zeros((1, 1, 1, 1), device=self.device),
-            "use_cache": False,
-            ARGUMENT: hook,
-        }
-        if tokens.types_Z is not None and self._has_types:
-            arguments["token_type_ids"] = row(tokens.types_Z)
-        compiled = nullcontext() if self._compiled is None else self._compiled.active()
-        with self._precision.products(), self._half.active(), compiled:
-            return self._base(**arguments)
 
     def _offset(self, prompt_CLKHPD: Tensor, virtual: VirtualTokens | None) -> int:
         """Return the positions before the text: one for each virtual token of the pass, if the tuner takes any."""
         if virtual is not None:
             return self._tuner.offset
         return prompt_CLKHPD.shape[4] if self._tuner.offset else 0
-
-    def _tokens(self, batch: TokenBatch) -> Tokens:
-        def tensor(array: np.ndarray) -> Tensor:
-            return to_device(array, self.device)
-
-        types_BT = batch.token_type_ids_BT if self._has_types else None
-        return Tokens(
-            tensor(batch.input_ids_BT),
-            tensor(batch.attention_mask_BT),
-            None if types_BT is None else tensor(types_BT),
-            tensor(batch.read_positions_B),
-            tensor(batch.labels_B),
-        )
-
-    @property
-    def _has_types(self) -> bool:
-        return getattr(self._model.config, "type_vocab_size", 0) > 1
 
     @property
     def room(self) -> str:
@@ -519,25 +460,3 @@ class Backbone:
             raise ValueError(
                 f"{clients} clients share a batch: client_of_example_B must assign each example to a client"
             )
-
-    @torch.no_grad()
-    def _measure(self) -> PromptGeometry:
-        """Return the shape of the model's keys, measured in a short forward pass, with prompt length 0."""
-        ids_BT = torch.full((1, 1), self._any_token(), device=self.device)
-        zeros_B = torch.zeros(1, dtype=torch.int64, device=self.device)
-        shapes = KeyShapes()
-        try:
-            self._call(Tokens(ids_BT, torch.ones_like(ids_BT), None, zeros_B, zeros_B), shapes, 0)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, KeyError, IndexError) as error:
-            first_line = (str(error).strip().splitlines() or [""])[0]
-            raise ModelError(
-                "the model fails in a forward pass of one token; look into its config.json: "
-                f"{type(error).__name__}: {first_line}"
-            ) from error
-        return shapes.geometry(self._model.config.num_hidden_layers, 0)
-
-    def _any_token(self) -> int:
-        """Return a token id that is not padding."""
-        return 1 if self._model.config.pad_token_id == 0 else 0
