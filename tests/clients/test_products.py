@@ -123,7 +123,7 @@ def test_each_map_multiplies_rounded_numbers_and_hands_float32_on(loaded, family
     """Between the maps of a feed-forward part alone numbers stay in half precision."""
     model = build(loaded[family].rounded("bfloat16"))
     seen: dict[str, tuple[torch.dtype, torch.dtype]] = {}
-    layers = model._stack.all
+    layers = model.layers
     for name, module in linear_maps(layers):
         module.register_forward_hook(
             lambda module, arguments, output, name=name: seen.update({name: (arguments[0].dtype, output.dtype)})
@@ -140,7 +140,7 @@ def test_each_map_multiplies_rounded_numbers_and_hands_float32_on(loaded, family
 def test_an_activation_in_half_precision_changes_no_bit(loaded):
     model = build(loaded["bert"].rounded("bfloat16"))
     loss, gradient = gradients(model)
-    for _, module in linear_maps(model._stack.all):
+    for _, module in linear_maps(model.layers):
         module.narrow = False
     wide_loss, wide = gradients(model)
     assert torch.equal(loss, wide_loss) and torch.equal(gradient, wide)
@@ -149,7 +149,7 @@ def test_an_activation_in_half_precision_changes_no_bit(loaded):
 @pytest.mark.parametrize("kind", ["lora", "ia3", "adapter"])
 def test_what_tuners_do_to_a_map_s_output_stays_in_float32(loaded, kind):
     model = build(loaded["bert"].rounded("bfloat16"), tuner=TunerConfig(kind=kind))
-    assert not any(module.narrow for _, module in linear_maps(model._stack.all))
+    assert not any(module.narrow for _, module in linear_maps(model.layers))
 
 
 def test_small_gradients_are_not_lost_in_float16(loaded):
@@ -246,7 +246,16 @@ def test_executors_agree_on_every_bit(session_ray, tmp_path):
     for executor in ("local", "ray"):
         folder = tmp_path / executor
         ray = {"ray": {"address": "auto"}} if executor == "ray" else {}
-        run(make_tiny(executor=executor, output=str(folder), rounds=2, model={"products": "bfloat16"}, **ray))
+        run(
+            make_tiny(
+                executor=executor,
+                output=str(folder),
+                rounds=2,
+                model={"products": "bfloat16"},
+                client={"fuse": 2},
+                **ray,
+            )
+        )
         digests.add(hashlib.sha256(next((folder / "prompt").glob("*.safetensors")).read_bytes()).hexdigest())
     assert len(digests) == 1
 
