@@ -36,7 +36,7 @@ from fedsim.core.errors import ConfigError, FedsimError
 FEDSIM = "fedsim"
 ROUNDS = {"W1": 3, "W1u": 3, "W2": 10, "W3": 3}
 """Rounds after the first one in each run."""
-CARRIERS = {"flower": ("flower",), "pfl": ("pfl", "pfl-bare")}
+CARRIERS = {"flower": ("flower",), "pfl": ("pfl", "pfl-bare"), "blazefl": ("blazefl",)}
 """Ways in which a peer carries vectors: pfl as a model that is averaged, and by an algorithm without a model."""
 
 
