@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.flops import Shape
+from benchmarks.products import FLOAT32
 from clients.backbone.families import FAMILIES
 from clients.backbone.loading import SharedWeights, load_shared_weights
 from clients.backbone.model import Backbone
@@ -138,8 +139,10 @@ class Models:
         model
             Keys of section ``model``; weights are bfloat16 unless ``dtype`` or ``autocast`` is given.
         """
-        dtype = model.pop("dtype", "float32" if "autocast" in model else "bfloat16")
+        dtype = model.pop("dtype", FLOAT32 if "autocast" in model else "bfloat16")
         device = model.pop("device", self._device.type)
+        if dtype == FLOAT32 and "autocast" not in model and "products" in ModelConfig.model_fields:
+            model.setdefault("products", FLOAT32)  # whatever a run on this machine would choose
         config = ModelConfig(path=str(self._saved(size)), dtype=dtype, **model)
         key = (size.name, dtype)
         if self._read is None or self._read[0] != key:  # the last ones are kept: several cells run on the same

@@ -1,8 +1,8 @@
 """The same work in BlazeFL; run by ``benchmarks.peers`` with the interpreter of BlazeFL's environment.
 
-BlazeFL's way to use several processes: ProcessPoolClientTrainer, which makes a pool for every round, here with shared memory for
-vectors. The pool is forked from the process that has loaded model and data, so that workers have both at once. The average is
-left to the user; two calls of an evaluation share the validation examples, so that both workers are busy.
+BlazeFL's way to use several processes is ProcessPoolClientTrainer, which makes a pool for every round, here with vectors in
+shared memory. The pool is forked from the process that has loaded model and data, so that workers have both at once. The
+average is left to the user; two calls of an evaluation share the validation examples, so that both workers are busy.
 """
 
 from __future__ import annotations
@@ -138,10 +138,10 @@ class Server(BaseServerHandler[Trained, Down]):
         return True
 
     def global_update(self, buffer: list[Trained]) -> None:
-        whole, average_F = sum(update.examples for update in buffer), torch.zeros_like(self.vector_F)
+        total_F = torch.zeros_like(self.vector_F)
         for update in buffer:
-            average_F.add_(update.vector_F, alpha=update.examples / whole)
-        self.vector_F = average_F
+            total_F.add_(update.vector_F, alpha=update.examples)
+        self.vector_F = total_F / sum(update.examples for update in buffer)
 
 
 def main() -> None:

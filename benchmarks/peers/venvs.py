@@ -11,8 +11,7 @@ from fedsim.core.errors import ResourceError
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = {"flower": "flwr[simulation]==1.42.0", "pfl": "pfl[pytorch]==0.6.0", "blazefl": "blazefl==2.0.3"}
-"""The newest versions of November 2026 that run on the Python and with the PyTorch of fedsim. blazefl 3.0.0 asks for Python 3.14.
-"""
+"""The newest versions of November 2026, but for blazefl: its 3.0.0 asks for Python 3.14."""
 _ANY_PYTHON = ("blazefl",)
 """Installed whatever Python they ask for, and alone: blazefl 2 asks for 3.12 and uses nothing that 3.11 lacks; it needs PyTorch
 only, which is there."""
