@@ -14,6 +14,7 @@ on a CPU where there is no GPU, to see that it works.
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -65,14 +66,12 @@ def report(out: Path, parts: list[str], minutes: float, runs: int, small: bool) 
     ordered = [part for part in SHARES if part in parts]
     budget = Budget(60 * minutes, {part: SHARES[part] for part in ordered})
     make_deterministic(device)  # as a worker does, before the first product
-    console = Console(highlight=False, stderr=True)
+    console = Console(highlight=False, markup=False, stderr=True)
     with tempfile.TemporaryDirectory(prefix="gpu-report-") as folder:
         bench = Bench(device, Models(device, Path(folder)), sizes.counts, runs)
         todo = cells(ordered, sizes, bench, gpu)
-        left_out = run_cells(
-            todo, ledger, budget, lambda words: console.print(words, markup=False), out / "failures.txt"
-        )
-    printed = Console(highlight=False, width=200, record=True)
+        left_out = run_cells(todo, ledger, budget, console.print, out / "failures.txt")
+    printed = Console(highlight=False, markup=False, width=200, record=True)
     printed.print("\n".join(f"{part}: {ABOUT[part]}" for part in ordered))
     show(printed, ledger.cells(), f"fedsim on {setting}", left_out, judged=gpu is not None and not small)
     (out / "report.txt").write_text(printed.export_text(), encoding="utf-8")
@@ -80,4 +79,6 @@ def report(out: Path, parts: list[str], minutes: float, runs: int, small: bool) 
 
 
 if __name__ == "__main__":
+    # Where time is up, what the cell has started ends with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     typer.run(main)

@@ -127,7 +127,7 @@ def show(console: Console, cells: Cells, title: str, left_out: Sequence[str], ju
         goals.add_row(goal.words, line.part, line.cell, line.figure.name, _number(goal.got), verdict)
     console.print(goals)
     for name in left_out:
-        console.print(f"did not fit into the time, and was not measured: {name}", markup=False)
+        console.print(f"did not fit into the time, and was not measured: {name}")
 
 
 def _number(value: float | None) -> str:

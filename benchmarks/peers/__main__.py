@@ -20,6 +20,7 @@ differ by more.
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -214,7 +215,8 @@ def main(
 def setting_of(peers: Iterable[str]) -> str:
     """Return the date, and the versions of all that took part."""
     own = [f"{name} {version(name)}" for name in (FEDSIM, "torch", "transformers")]
-    return "; ".join([date.today().isoformat(), *own, *(PEERS[peer] for peer in peers)])
+    theirs = [re.sub(r"\[.*\]", "", PEERS[peer]).replace("==", " ") for peer in peers]
+    return "; ".join([date.today().isoformat(), *own, *theirs])
 
 
 def chosen(option: str, words: str, known: Mapping[str, object]) -> list[str]:

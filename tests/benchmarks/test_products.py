@@ -82,4 +82,4 @@ def test_a_looser_bound_is_for_the_sides_that_it_is_given_for():
 def test_a_table_of_peers_names_its_date_and_versions():
     words = setting_of(["flower", "blazefl"])
     assert words.startswith(date.today().isoformat()) and "fedsim " in words and "torch " in words
-    assert "flwr[simulation]==" in words and "blazefl==" in words and "pfl" not in words
+    assert "; flwr 1" in words and "; blazefl 2" in words and "pfl" not in words
