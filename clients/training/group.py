@@ -181,8 +181,8 @@ class GroupTraining:
             bytes_up=self._training.traffic(state.arrays).bytes_up(_vector_bytes(parts, state)),
             seconds=seconds,
         )
-        # Everything that enters the group's sums or the client's state; its old state was checked when it was new.
-        arrays = (result.vector_A, *result.tallies.values(), *new.arrays.values())
+        # Everything that enters the group's sums or the client's state.
+        arrays = (result.vector_A, *result.tallies.values(), *old.arrays.values(), *new.arrays.values())
         if not all(map(is_finite, arrays)):
             failure = ClientFailure("non_finite", f"client {old.client} returned NaN or infinite parameters")
             return _Outcome(replace(report, failure=failure), old, None)
