@@ -209,7 +209,7 @@ def test_without_a_gpu_it_says_so_and_small_goes_on_where_it_ended(tmp_path, mon
     for (part, _), figures in cells.items():
         if part == "parity":  # one by one and in shared passes
             distance = {figure.name: figure.values[0] for figure in figures}["sgd: distance"]
-            assert 0 < distance < 1e-5
+            assert 0 <= distance < 1e-5
 
 
 @pytest.fixture
