@@ -18,6 +18,7 @@ import torch
 from clients.spec import WorkerInfo
 from clients.training.local_job import Parts
 from clients.training.sums import GroupSums
+from fedsim.core.finite import is_finite
 from fedsim.core.layout import PromptGeometry, VectorLayout
 from fedsim.core.messages import ClientReport, ClientState, GlobalState, WorkGroup
 from fedsim.core.method import ClientRound, Method
@@ -65,6 +66,7 @@ class AddOneWorker:
     def __init__(self, spec: AddOneSpec) -> None:
         torch.set_num_threads(1)
         self._spec = spec
+        self._local_F = np.empty(spec.full.size, np.float32)
 
     def info(self) -> WorkerInfo:
         """Return where this worker runs."""
@@ -82,7 +84,9 @@ class AddOneWorker:
         sums = GroupSums(group, parts.exchanged.size)
         reports = []
         for old in client_states:
-            local_F, size = state.vector_F + np.float32(1.0), int(self._spec.sizes_N[old.client])
+            # A client's vector takes the memory of the one before, which is added by then: it is still in the cache.
+            local_F = np.add(state.vector_F, np.float32(1.0), out=self._local_F)
+            size = int(self._spec.sizes_N[old.client])
             report = ClientReport(
                 client=old.client,
                 round=state.round,
@@ -93,9 +97,9 @@ class AddOneWorker:
                 node=socket.gethostname(),
                 pid=os.getpid(),
             )
-            if not np.isfinite(local_F).all():
+            if not is_finite(local_F):
                 raise ValueError(f"client {old.client} returned a vector that is not finite")
-            sums.add(report, ClientRound(None, size, 1, state.vector_F, vector_F=local_F))
+            sums.add((report, ClientRound(None, size, 1, state.vector_F, vector_F=local_F)))
             reports.append(report)
         return TrainReturns(tuple(reports), sums.update(), client_states)
 

@@ -71,7 +71,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     config = build_config(settings(arguments, ray={"address": "auto"}))
     prepared = prepare(config)
-    with tempfile.TemporaryDirectory() as folder, _Cluster(arguments.nodes) as cluster:
+    with tempfile.TemporaryDirectory() as folder, Nodes(arguments.nodes) as cluster:
         change = _Change(cluster, arguments.lose, arguments.join)
         started = time.monotonic()
         outcome = run(config, prepared, Path(folder) / "cluster", meanwhile=change)
@@ -105,14 +105,20 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-class _Cluster:
-    """Nodes with one CPU each; the driver is on the first."""
+class Nodes:
+    """Nodes of this machine, each with its own raylet; the driver is on the first.
 
-    def __init__(self, nodes: int) -> None:
+    Parameters
+    ----------
+    cpus
+        CPUs that each node says it has.
+    """
+
+    def __init__(self, nodes: int, cpus: int = 1) -> None:
         import ray
         from ray.cluster_utils import Cluster
 
-        node = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+        node = {"num_cpus": cpus, "object_store_memory": STORE_BYTES, "include_dashboard": False}
         self._joined: list[subprocess.Popen[bytes]] = []
         self._cluster = Cluster(initialize_head=True, head_node_args=node)
         self._others = [self._cluster.add_node(**node) for _ in range(nodes - 1)]
@@ -121,7 +127,7 @@ class _Cluster:
         os.environ["RAY_ADDRESS"] = self._cluster.address
         self._ray = ray
 
-    def __enter__(self) -> _Cluster:
+    def __enter__(self) -> Nodes:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -153,7 +159,7 @@ class _Cluster:
 class _Change:
     """Removes a node during one round and adds one in another; records what is where."""
 
-    def __init__(self, cluster: _Cluster, lose: int, join: int) -> None:
+    def __init__(self, cluster: Nodes, lose: int, join: int) -> None:
         self._cluster = cluster
         self._lose, self._join = lose, join
         self.actors: Counter[str] = Counter()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks.flops import Shape, needed_flops, virtual_token_flops
 from benchmarks.kinds import kind_of
+from benchmarks.products import AUTOCAST, FLOAT32, named, of_fedsim
 from clients.tuners.config import ONE_PLACE, VIRTUAL_TOKENS
 from fedsim.configuration.schema import Config
 
@@ -30,6 +31,12 @@ class Side:
     """Whether only the upper half of the layers is tuned."""
     fuse: bool = False
     cached: bool = False
+    products: str = FLOAT32
+    """Number format of matrix products."""
+
+    def computing_in(self, products: str) -> Side:
+        """Return the side with its products in another format."""
+        return replace(self, name=named(self.name, products), products=products)
 
 
 _ALL = (
@@ -52,11 +59,24 @@ _PREFIX_LENGTHS: dict[str, Callable[[Config], int]] = {
 }
 
 
-def sides(tuner: str) -> tuple[Side, ...]:
-    """Return the sides of a kind: without upper layers where there are none to choose."""
-    if tuner not in ONE_PLACE:
-        return _ALL + _UPPER
-    return _ALL + (_CACHED if kind_of(tuner).frozen_part else ())
+def sides(tuner: str, also_autocast: bool = False) -> tuple[Side, ...]:
+    """Return the sides of a kind: without upper layers where there are none to choose.
+
+    fedsim's sides come in each number format that it has for its products.
+
+    Parameters
+    ----------
+    also_autocast
+        The bare loop in two processes also under PyTorch's autocast.
+    """
+    plain = _ALL + _UPPER if tuner not in ONE_PLACE else _ALL + (_CACHED if kind_of(tuner).frozen_part else ())
+    rounded = [
+        side.computing_in(products)
+        for products in (*(AUTOCAST,) * also_autocast, *of_fedsim()[1:])
+        for side in plain
+        if side.kind == ("bare" if products == AUTOCAST else "fedsim") and side.threads == 1
+    ]
+    return (*plain, *rounded)
 
 
 def tuned_layers(shape: LayerShape, upper: bool) -> tuple[int, ...]:

@@ -1,13 +1,16 @@
 """Local training by a bare PyTorch loop and by fedsim: one by one, fused, with partial prompts, from cached states.
 
     python -m benchmarks.local_training --data FOLDER [--tuner KIND] [--models tiny,minilm] [--clients 10] [--runs 5]
-        [--json FILE]
+        [--also-autocast] [--json FILE]
 
 FOLDER holds SST-2 as train.jsonl and validation.jsonl, for MiniLM; the tiny model needs none. All sides train the same clients
 on the same mini-batches and end with the same numbers, which is checked; ``benchmarks/kinds.py`` holds the bare loop of each.
 Two processes with one thread each share the clients, except for the bare loop with two threads. ``roofline`` is the
 matrix-multiply work that the mathematics needs (no padding, no layer below the lowest tuned one where it is cached, no gradient
 of a frozen weight) over what the same processes reach in large float32 matrix products.
+
+Sides compute in float32 unless their name says otherwise: fedsim also with ``model.products=bfloat16`` where the config has
+that key, the bare loop with ``--also-autocast`` also under PyTorch's autocast.
 
 Shape suffixes: F entries of the exchanged vector.
 """
@@ -19,6 +22,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,6 +35,7 @@ from benchmarks.kinds import kind_of, overrides
 from benchmarks.kinds import names as names_of_kinds
 from benchmarks.local_sides import Side, sides, tuned_layers, work_flops
 from benchmarks.measure import RUNS, Row, compare, in_turn, present
+from benchmarks.products import APART, AUTOCAST, FLOAT32, named, of_fedsim, override
 from fedsim.configuration.schema import Config, read_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +53,7 @@ def configs(names: list[str], data: Path | None, tuner: str) -> dict[str, Config
     found: dict[str, Config] = {}
     if tuner not in names_of_kinds():
         raise typer.BadParameter(f"--tuner {tuner} is not one of {', '.join(names_of_kinds())}")
-    common = (*_COMMON, *overrides(tuner), *kind_of(tuner).same)
+    common = (*_COMMON, *overrides(tuner), *kind_of(tuner).same, *override(FLOAT32))
     if "tiny" in names:
         found["tiny"] = read_config(ROOT / "configs/quickstart.yaml", [*common, "model.head.kind=classifier"])
     if "minilm" in names:
@@ -77,8 +82,8 @@ class Share:
         self._clients = clients
         loop = kind_of(work.tuner.kind).loop
         spec = _spec(folder, cached=False)
-        self._workers = {cached: _spec(folder, cached).build("cpu") for cached in (False, True)}
-        full = self._workers[False].info().full
+        self._workers = {way: _spec(folder, *way).build("cpu") for way in product((False, True), of_fedsim())}
+        full = self._workers[False, FLOAT32].info().full
         rng = np.random.default_rng(0)
         self._plain, self._states = {}, {}
         for upper in (False, True):
@@ -87,8 +92,9 @@ class Share:
             # Away from starts at which some arrays have no gradient yet.
             start_F += rng.normal(0.0, 0.02, len(start_F)).astype(np.float32)
             self._states[upper] = GlobalState(0, layers, start_F)
-            self._plain[upper] = loop(replace(work, layers=layers))
-        self._caches: dict[int, Any] = {}
+            for autocast in (False, True):
+                self._plain[upper, autocast] = loop(replace(work, layers=layers, autocast=autocast))
+        self._caches: dict[str, dict[int, Any]] = {products: {} for products in of_fedsim()}
 
     def run(self, side: Side, clients: list[int]) -> tuple[np.ndarray, int]:
         """Train some clients; return the sum of their vectors, weighted by examples, and their steps."""
@@ -97,16 +103,19 @@ class Share:
         if side.kind == "bare":
             total_F = np.zeros(len(state.vector_F))
             for client in clients:
-                vector_F, examples = self._plain[side.upper].train(0, client, state.vector_F)
+                loop = self._plain[side.upper, side.products == AUTOCAST]
+                vector_F, examples = loop.train(0, client, state.vector_F)
                 total_F += examples * vector_F.astype(np.float64)
             return total_F, 0
         from fedsim.core.messages import ClientState, WorkGroup
 
-        missing = tuple(client for client in clients if client not in self._caches) if side.cached else ()
+        kept = self._caches[side.products]
+        missing = tuple(client for client in clients if client not in kept) if side.cached else ()
         group = WorkGroup(0, 0, tuple(clients), fuse=len(clients) if side.fuse else 1, keep_cached=missing)
-        caches = self._caches if side.cached else {}
-        made = self._workers[side.cached].train(group, state, *map(ClientState, clients), caches=caches)
-        self._caches.update(zip(missing, made.caches, strict=True))
+        caches = kept if side.cached else {}
+        worker = self._workers[side.cached, side.products]
+        made = worker.train(group, state, *map(ClientState, clients), caches=caches)
+        kept.update(zip(missing, made.caches, strict=True))
         failed = [report.failure for report in made.reports if report.failure is not None]
         if failed:
             raise RuntimeError(failed[0].traceback)
@@ -133,10 +142,10 @@ class Share:
         return max(rates[1:])
 
 
-def _spec(folder: str, cached: bool) -> Any:
+def _spec(folder: str, cached: bool, products: str = FLOAT32) -> Any:
     import pickle
 
-    return pickle.loads((Path(folder) / f"spec-{cached}.pickle").read_bytes())
+    return pickle.loads((Path(folder) / f"spec-{cached}-{products}.pickle").read_bytes())
 
 
 def _serve(connection: Connection, folder: str, clients: list[int]) -> None:
@@ -158,10 +167,11 @@ def processes(config: Config, clients: list[int]) -> Iterator[list[Connection]]:
     context = multiprocessing.get_context("spawn")
     with TemporaryDirectory() as folder:
         Work.of(config, 1)[0].save(Path(folder))
-        for cached in (False, True):
+        for cached, products in product((False, True), of_fedsim()):
             cache = config.model.trunk_cache.model_copy(update={"dtype": "auto" if cached else "off"})
-            one = config.model_copy(update={"model": config.model.model_copy(update={"trunk_cache": cache})})
-            (Path(folder) / f"spec-{cached}.pickle").write_bytes(pickle.dumps(prepare(one).spec))
+            keys = {"trunk_cache": cache, **({"products": products} if override(products) else {})}
+            one = config.model_copy(update={"model": config.model.model_copy(update=keys)})
+            (Path(folder) / f"spec-{cached}-{products}.pickle").write_bytes(pickle.dumps(prepare(one).spec))
         started = []
         for _ in range(_PROCESSES):
             here, there = context.Pipe()
@@ -182,11 +192,11 @@ def processes(config: Config, clients: list[int]) -> Iterator[list[Connection]]:
 # -- the measurement ---------------------------------------------------------------------------------------------------
 
 
-def measure(name: str, config: Config, clients: int, runs: int) -> list[Row]:
+def measure(name: str, config: Config, clients: int, runs: int, also_autocast: bool = False) -> list[Row]:
     """Return the rows of one model."""
     from fedsim.simulation.preparation import prepare
 
-    spec, measured = prepare(config).spec, sides(config.tuner.kind)
+    spec, measured = prepare(config).spec, sides(config.tuner.kind, also_autocast)
     chosen = [int(client) for client in np.random.default_rng(1).permutation(spec.shards.num_clients)[:clients]]
     chosen.sort(key=lambda client: -len(spec.shards.train(client)))
     halves = [sorted(chosen[0::4] + chosen[3::4]), sorted(chosen[1::4] + chosen[2::4])]
@@ -230,28 +240,34 @@ def measure(name: str, config: Config, clients: int, runs: int) -> list[Row]:
             Row("local_training", f"{name}: {side.name}, roofline", statistics.median(shares), "share", None, "", runs)
         )
     rows.append(Row("local_training", f"{name}: peak", statistics.median(peaks) / 1e9, "GFLOP/s", None, "", runs))
-    rows.append(Row("local_training", f"{name}: ends of sides apart", apart, "of the way"))
+    rows += [
+        Row("local_training", named(f"{name}: ends of sides apart", products), distance, "of the way")
+        for products, distance in apart.items()
+    ]
     return rows
 
 
-def check_same(results: dict[str, np.ndarray], measured: Sequence[Side], starts: dict[bool, np.ndarray]) -> float:
-    """Return how far apart the sides end, as a share of the way from the start.
+def check_same(
+    results: dict[str, np.ndarray], measured: Sequence[Side], starts: dict[bool, np.ndarray]
+) -> dict[str, float]:
+    """Return how far the sides of each number format end from the first one, as a share of the way from the start.
 
     Raises
     ------
     RuntimeError
         If the sides did not do the same work.
     """
-    largest = 0.0
+    largest: dict[str, float] = {}
     for upper in (False, True):
-        same = [results[side.name] for side in measured if side.upper is upper]
-        for other in same[1:]:
-            distance = float(np.linalg.norm(other - same[0]))
-            if not distance < 1e-4 * np.linalg.norm(same[0]):
-                raise RuntimeError(
-                    f"the sides end {distance / np.linalg.norm(same[0]):.1e} apart: they do not do the same work"
-                )
-            largest = max(largest, distance / float(np.linalg.norm(same[0] - starts[upper])))
+        first, *others = [side for side in measured if side.upper is upper] or [None]
+        for other in others:
+            expected = results[first.name]
+            distance = float(np.linalg.norm(results[other.name] - expected))
+            if not distance < (1e-4 if other.products == FLOAT32 else APART) * np.linalg.norm(expected):
+                apart = distance / np.linalg.norm(expected)
+                raise RuntimeError(f"{other.name} ends {apart:.1e} from {first.name}: they do not do the same work")
+            way = float(np.linalg.norm(expected - starts[upper]))
+            largest[other.products] = max(largest.get(other.products, 0.0), distance / way)
     return largest
 
 
@@ -260,14 +276,20 @@ def main(
     tuner: Annotated[str, typer.Option(help="What is trained: a tuner.kind, such as lora (rank 8).")] = "prefix",
     models: Annotated[str, typer.Option(help="tiny, minilm, or both, with a comma.")] = "tiny,minilm",
     clients: Annotated[int, typer.Option(help="Clients that train.", min=4)] = 10,
+    also_autocast: Annotated[
+        bool, typer.Option("--also-autocast", help="Also the bare loop under torch.autocast in bfloat16.")
+    ] = False,
     runs: Annotated[int, typer.Option(help="Measurements of each side.", min=1)] = RUNS,
     json: Annotated[Path | None, typer.Option(help="File for JSON lines.")] = None,
 ) -> None:
     """Measure and print."""
     rows: list[Row] = []
     for name, config in configs(models.split(","), data, tuner).items():
-        rows += measure(name, config, clients, runs)
-    present(rows, json, f"local training, {tuner}: the same clients, the same steps")
+        rows += measure(name, config, clients, runs, also_autocast)
+    title = (
+        f"local training, {tuner}: the same clients, the same steps; products in float32 unless a side says otherwise"
+    )
+    present(rows, json, title)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from peft import LoraConfig, PrefixTuningConfig, TaskType, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from clients.backbone.families import FAMILIES, Family
 from clients.config import ClientConfig
 from clients.tuners.config import TunerConfig
 from fedsim.core import seeds
@@ -46,17 +47,21 @@ def _lora(model: PreTrainedModel, tuner: TunerConfig, length: int) -> tuple[Any,
         r=tuner.rank,
         lora_alpha=int(tuner.alpha),
         use_rslora=tuner.scaling == "rslora",
-        target_modules=list(tuner.targets or ("query", "value")),
+        target_modules=list(tuner.targets or _family(model).lora_targets),
     )
     return get_peft_model(model, config), _load_lora
 
 
 def _load_lora(model: Any, shape: LayerShape, tuned_LX: np.ndarray) -> None:
     assert isinstance(shape, LayerArrays)
-    own = dict(model.named_parameters())
+    own, layers = dict(model.named_parameters()), _family(model.base_model.model).layers
     for layer, tuned_X in enumerate(tuned_LX):
         for name, array in shape.split(tuned_X).items():
-            own[f"base_model.model.encoder.layer.{layer}.{name}.default.weight"].data.copy_(torch.from_numpy(array))
+            own[f"base_model.model.{layers}.{layer}.{name}.default.weight"].data.copy_(torch.from_numpy(array))
+
+
+def _family(model: PreTrainedModel) -> Family:
+    return FAMILIES[model.config.model_type]
 
 
 MAKERS: dict[str, Callable[[PreTrainedModel, TunerConfig, int], tuple[Any, Load]]] = {"prefix": _prefix, "lora": _lora}
@@ -80,7 +85,7 @@ class PeftLoop:
     Parameters
     ----------
     model
-        A RoBERTa with its LM head, on its device.
+        A model with its LM head, on its device; its base model is wrapped in place.
     words_C
         Token of each class.
     length
@@ -90,7 +95,7 @@ class PeftLoop:
     def __init__(
         self, model: Any, tuner: TunerConfig, words_C: np.ndarray, length: int, client: ClientConfig, table: TokenTable
     ) -> None:
-        self._head: nn.Module = model.lm_head
+        self._head: nn.Module = model.lm_head  # of RoBERTa and of LLaMA
         self._device = model.device
         self._words_C = torch.from_numpy(words_C).to(self._device)
         self._model, self._load = MAKERS[tuner.kind](model.base_model, tuner, length)

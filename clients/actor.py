@@ -39,7 +39,7 @@ class ClientActor:
             self.build(spec, device)
 
     def specify(self, make: Any, *arguments: Any) -> Any:
-        """Return the :class:`clients.spec.WorkerSpec` that ``make`` makes of its arguments."""
+        """Return the :class:`clients.spec.WorkerSpec` that ``make`` makes of its arguments, and what it returns beside it."""
         with large_imports():
             return make(*arguments)
 

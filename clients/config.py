@@ -72,6 +72,12 @@ class ModelConfig(Schema):
     """Compute matrix products in half precision, with weights and accumulation in float32: in training and evaluation, not in
     layer scores and spectra. Needs ``dtype: float32``; a half-precision ``dtype`` is faster and takes half the memory, autocast
     is more exact. bfloat16 is for GPUs that have it (Ampere and later) and for recent CPUs, float16 for older GPUs."""
+    products: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of matrix products with the frozen linear maps of the layers; everything else (norms, attention, what is
+    trained, optimizer, sums) stays in float32. bfloat16 rounds their weights and inputs: half their memory, and twice the
+    speed or more on processors with instructions for it (AVX-512 BF16, AMX). auto is bfloat16 on these for models with a
+    hidden size of 128 or more, else float32, and float32 on a GPU; the choice is made at the start, recorded, and part of a
+    result's identity. Layer scores and spectra are computed in float32, with the rounded weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """cpu, cuda (an error if there is no GPU), or auto: cuda if the actor was given a GPU, else cpu."""
     attention: Literal["sdpa", "eager"] = "sdpa"
@@ -83,6 +89,23 @@ class ModelConfig(Schema):
     """Frozen-layer cache of the layers below the lowest prompted one."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model; leave it off unless you have read that code."""
+
+    uses: ClassVar[Uses] = {
+        "products": (
+            Use("dtype", ("float32",), words="it is for float32 weights"),
+            Use("autocast", ("off",), words="give one of the two"),
+        ),
+    }
+
+    @property
+    def has_products(self) -> bool:
+        """Whether ``products`` has an effect."""
+        return self.dtype == "float32" and self.autocast == "off"
+
+    @property
+    def product_dtype(self) -> str:
+        """Number format of the layers' linear maps once ``products`` is settled: that of the weights unless it rounds them."""
+        return self.products if self.has_products and self.products != "auto" else self.dtype
 
     @model_validator(mode="after")
     def _autocast_has_a_use(self) -> ModelConfig:

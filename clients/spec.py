@@ -185,3 +185,7 @@ class WorkerInfo:
     """Size of a token's hidden state."""
     node_id: str = ""
     """Ray's id of the node; empty without Ray."""
+    emulates_products: bool = False
+    """Whether products are in bfloat16 on a processor without instructions for it."""
+    processor: str = ""
+    """What of the machine decides the last bits of results; see :func:`clients.backbone.processor.describe_processor`."""

@@ -18,6 +18,7 @@ from clients.analysis.scoring import layer_scores
 from clients.backbone.device import make_deterministic, to_device
 from clients.backbone.frozen_states import CachedStates, compute_states
 from clients.backbone.model import Backbone
+from clients.backbone.processor import describe_processor
 from clients.evaluation import evaluate
 from clients.spec import WorkerInfo, WorkerSpec
 from clients.training.fuse_trial import try_fusing
@@ -71,6 +72,8 @@ class ClientWorker:
             full=self._full,
             max_tokens=self._backbone.max_tokens,
             hidden_size=self._backbone.hidden_size,
+            emulates_products=self._backbone.emulates_products,
+            processor=describe_processor(self._backbone.device),
         )
 
     # -- training ----------------------------------------------------------------------------------------------------

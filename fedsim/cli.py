@@ -1,4 +1,5 @@
-"""The command line: ``fedsim run``, ``plan``, ``doctor``, ``config``, ``partition``, ``layers``, ``scale``, ``export``.
+"""The command line: ``fedsim run``, ``plan``, ``doctor``, ``config``, ``partition``, ``layers``, ``scale``, ``export``,
+``cache``.
 
 A user's mistake gets one sentence and exit status 2, never a stack trace.
 """
@@ -14,8 +15,9 @@ import typer
 
 from clients.tuners.config import ONE_PLACE
 from fedsim import __version__
-from fedsim.cli_options import ConfigPath, Load, Overrides, read
+from fedsim.cli_options import ConfigPath, Load, NoCache, Overrides, read
 from fedsim.core.errors import ClientError, ConfigError, FedsimError
+from fedsim.kept import cli as cache_cli
 from fedsim.simulation.interrupt import RunInterrupted
 
 app = typer.Typer(
@@ -24,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A Ray-native simulator of federated prompt tuning.",
 )
+app.add_typer(cache_cli.app, name="cache")
 
 
 def _print_version(wanted: bool) -> None:
@@ -47,6 +50,7 @@ def run(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's newest checkpoint.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show notes and the final table only.")] = False,
+    no_cache: NoCache = False,
     load: Load = None,
 ) -> None:
     """Run a simulation: results go to runs/NAME, or to output=FOLDER."""
@@ -55,7 +59,9 @@ def run(
     from fedsim.simulation import run as simulation
 
     console = RunConsole()
-    summary = simulation.run(read(config, overrides, load), resume=resume, progress=not quiet, console=console)
+    summary = simulation.run(
+        read(config, overrides, load, no_cache), resume=resume, progress=not quiet, console=console
+    )
     console.print(final_table(summary))
 
 
@@ -145,6 +151,7 @@ def layers(
         Path | None,
         typer.Option(help="Plot of the scores; a plot of the spectra, if any, is saved beside it.", show_default=False),
     ] = None,
+    no_cache: NoCache = False,
     load: Load = None,
 ) -> None:
     """Run only the layer selection: print each layer's score, the share and its cost, and the choice."""
@@ -156,7 +163,7 @@ def layers(
     from fedsim.simulation.layer_choice import select_layers
 
     console = Screen()
-    resolved = read(config, overrides, load)
+    resolved = read(config, overrides, load, no_cache)
     if output is not None:
         check_target(output)
         check_target(_beside(output))

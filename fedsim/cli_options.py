@@ -24,11 +24,17 @@ Load = Annotated[
     ),
 ]
 
+NoCache = Annotated[
+    bool,
+    typer.Option("--no-cache", help="Compute all anew, and keep nothing: cache.enabled=false, whatever CONFIG says."),
+]
 
-def read(path: Path, overrides: list[str] | None, load: list[Path] | None) -> Config:
+
+def read(path: Path, overrides: list[str] | None, load: list[Path] | None, no_cache: bool = False) -> Config:
     """Load plug-ins, then read a config that may name what they register."""
     from fedsim.configuration.schema import read_config
     from fedsim.core.plugins import load_files
+    from fedsim.kept.config import WITHOUT
 
     load_files(load)
-    return read_config(path, overrides or [])
+    return read_config(path, [*(overrides or []), *(WITHOUT if no_cache else [])])

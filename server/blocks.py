@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from fedsim.core.finite import is_finite
 from fedsim.core.messages import VECTOR, BlockUpdate, GroupUpdate
 
 BLOCK_GROUPS = 16
@@ -80,7 +81,7 @@ class BlockSum:
         if update.group != self._group:
             self.close_group()
         self._group = update.group
-        if not is_finite(update):
+        if not _is_usable(update):
             self.rejected += update.clients
             return
         self._open.add(update.weight_sum, update.sums)
@@ -220,11 +221,11 @@ def place(update: GroupUpdate | BlockUpdate) -> tuple[int, int]:
     return update.group, update.part
 
 
-def is_finite(update: GroupUpdate) -> bool:
+def _is_usable(update: GroupUpdate) -> bool:
     """Whether all numbers of an update are finite."""
     weights = () if update.weights_k is None else (update.weights_k,)
     arrays = (*update.sums.values(), *update.each.values(), *weights)
-    return bool(np.isfinite(update.weight_sum)) and all(np.isfinite(array).all() for array in arrays)
+    return bool(np.isfinite(update.weight_sum)) and all(map(is_finite, arrays))
 
 
 def _roll_of(block: BlockUpdate) -> Roll:

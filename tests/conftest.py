@@ -16,6 +16,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Before torch is imported, too: where several test processes share the cores, threads that wait for each other's turn at tiny
 # matrices take several times as long as one thread. What a run computes with, ``client.threads`` says.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What an earlier run has kept would hide a fault in what computes it; tests of the cache name a folder of their own.
+os.environ["FEDSIM_CACHE"] = "off"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
 
 import pytest

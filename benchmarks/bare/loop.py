@@ -49,7 +49,7 @@ class EncoderLoop(PlainClients, ABC):
         tuned_LX = torch.cat([arrays.pop(name).flatten(1) for name, _ in self._shape.trained], dim=1)
         return self._layout.join(tuned_LX.numpy(), {name: array.numpy() for name, array in arrays.items()})
 
-    def read(self, parameters: dict[str, Tensor], table: TokenTable, indices_B: np.ndarray) -> tuple[Tensor, Tensor]:
+    def losses(self, parameters: dict[str, Tensor], table: TokenTable, indices_B: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return losses [B] and whether each prediction is right [B]."""
         batch = table.batch(indices_B)
         ids_BT, mask_BT, labels_B = map(torch.from_numpy, (batch.input_ids_BT, batch.attention_mask_BT, batch.labels_B))

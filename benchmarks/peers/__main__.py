@@ -1,4 +1,4 @@
-"""fedsim, Flower's simulation engine and pfl-research on the same work: ``python -m benchmarks.peers --data FOLDER``.
+"""fedsim, Flower's simulation engine, pfl-research and BlazeFL on the same work: ``python -m benchmarks.peers --data FOLDER``.
 
 W1
     MiniLM on SST-2, six prompted layers, 100 clients, 10 a round, 2 epochs of batches of 8, an evaluation after every round;
@@ -12,13 +12,21 @@ W3
 All sides have two processes with one thread each, and in W1 and W2 the same model, data, shards, cohorts, batches and
 optimizer; the final vectors are compared, so that the work is known to be the same. Each repetition starts every side anew, in
 turn. A round's time is that of the rounds after the first; the first, with all before it, is a figure of its own.
+
+All compute their products in float32 unless their name says otherwise: fedsim also in its own ``model.products=bfloat16`` where
+the config has that key, the peers with ``--also-autocast`` also under PyTorch's autocast. Vectors from rounded products may
+differ by more.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -28,48 +36,80 @@ from rich.console import Console
 
 from benchmarks.measure import RUNS, Row, numbers, present
 from benchmarks.peers.cases import W3, Carrying, Case, minilm, minilm_upper, tiny
-from benchmarks.peers.comparison import SAME, Comparison, Figure, Side
+from benchmarks.peers.comparison import BENCHMARK, SAME, Comparison, Figure, Side
 from benchmarks.peers.sides import Outcome, carrying, fedsim_tuning, peer_tuning
 from benchmarks.peers.venvs import PEERS, python_of
+from benchmarks.products import APART, AUTOCAST, BFLOAT16, FLOAT32, named, of_fedsim, override
 from fedsim.core.errors import ConfigError, FedsimError
 
 FEDSIM = "fedsim"
 ROUNDS = {"W1": 3, "W1u": 3, "W2": 10, "W3": 3}
 """Rounds after the first one in each run."""
-CARRIERS = {"flower": ("flower",), "pfl": ("pfl", "pfl-bare")}
+CARRIERS = {"flower": ("flower",), "pfl": ("pfl", "pfl-bare"), "blazefl": ("blazefl",)}
 """Ways in which a peer carries vectors: pfl as a model that is averaged, and by an algorithm without a model."""
 
 
-def tuning(case: Case, peers: Mapping[str, Path], repeats: int, rounds: int, console: Console) -> list[Row]:
+def tuning(
+    case: Case,
+    peers: Mapping[str, Path],
+    repeats: int,
+    rounds: int,
+    console: Console,
+    also_autocast: bool = False,
+) -> list[Row]:
     """Compare the sides on a case of prompt tuning: round, first round, and whether they did the same."""
     comparison = Comparison(case.name)
-    with tempfile.TemporaryDirectory(prefix="peers-work-") as name:
-        work = Path(name)
-        if peers:
-            save_work(case, rounds + 1, work)
-        sides: dict[str, Side] = {FEDSIM: fedsim_tuning(case, (), rounds + 1)}
-        sides |= {f"{FEDSIM}, {name}": fedsim_tuning(case, keys, rounds + 1) for name, keys in case.fedsim_only}
-        sides |= {peer: peer_tuning(peer, python, work, rounds + 1) for peer, python in peers.items()}
+    with tempfile.TemporaryDirectory(prefix="peers-work-") as folder:
+        sides = _fedsim_sides(case, rounds + 1)
+        theirs = _peer_sides(case, peers, rounds + 1, Path(folder), also_autocast)
+        sides |= theirs
         comparison.run(sides, repeats, console)
-    differences = comparison.difference_rows(peers, FEDSIM)
+    in_float32 = [peer for peer in theirs if peer in peers]
+    rounded = [name for name in (*theirs, named(FEDSIM, BFLOAT16)) if name in sides and name not in peers]
+    differences = comparison.difference_rows(in_float32, FEDSIM)
+    differences += comparison.difference_rows(rounded, FEDSIM, APART)
     measures: tuple[tuple[str, Figure], ...] = (
         ("round", lambda outcome: outcome.round_seconds),
         ("first round after the command", lambda outcome: outcome.first_round_seconds),
     )
     rows: list[Row] = []
     for what, figure in measures:
-        for base in comparison.ran(name for name in sides if name not in peers):
+        for base in comparison.ran(name for name in sides if name not in theirs):
             rows.append(comparison.row(what, "s", figure, base))
-            rows += [comparison.row(what, "s", figure, peer, base) for peer in comparison.ran(peers)]
+            rows += [comparison.row(what, "s", figure, peer, base) for peer in comparison.ran(theirs)]
     return [*rows, *differences, *comparison.failure_rows()]
 
 
-def save_work(case: Case, rounds: int, folder: Path) -> None:
+def _fedsim_sides(case: Case, rounds: int) -> dict[str, Side]:
+    """Return the runs of fedsim by name, in each number format of its own."""
+    variants = {FEDSIM: (), **{f"{FEDSIM}, {name}": keys for name, keys in case.fedsim_only}}
+    return {
+        named(name, products): fedsim_tuning(case, (*keys, *override(products)), rounds)
+        for name, keys in variants.items()
+        for products in of_fedsim()
+    }
+
+
+def _peer_sides(
+    case: Case, peers: Mapping[str, Path], rounds: int, folder: Path, also_autocast: bool
+) -> dict[str, Side]:
+    """Return the runs of the peers by name, once what they read is in ``folder``."""
+    sides: dict[str, Side] = {}
+    for products in (FLOAT32, AUTOCAST) if also_autocast else (FLOAT32,):
+        work = folder / products
+        if peers:
+            work.mkdir()
+            save_work(case, rounds, work, autocast=products == AUTOCAST)
+        sides |= {named(peer, products): peer_tuning(peer, python, work, rounds) for peer, python in peers.items()}
+    return sides
+
+
+def save_work(case: Case, rounds: int, folder: Path, *, autocast: bool = False) -> None:
     """Write what the peers need of a case to a folder."""
     from benchmarks.peers.work import Work
 
-    work, plan = Work.of(case.read(), rounds)
-    work.save(folder)
+    work, plan = Work.of(case.read(override(FLOAT32)), rounds)
+    replace(work, autocast=autocast).save(folder)
     plan.save(folder)
 
 
@@ -121,6 +161,7 @@ def measure(
     repeats: int,
     rounds: int | None,
     carried: Sequence[Carrying] = W3,
+    also_autocast: bool = False,
 ) -> list[Row]:
     """Return the rows of all works; ``carried`` are the cases of W3."""
     console, rows = Console(highlight=False, stderr=True), []
@@ -131,7 +172,7 @@ def measure(
                 for case in carried:
                     rows += orchestration(case, peers, repeats, count, console)
             else:
-                rows += tuning(case_of(work, data, Path(folder)), peers, repeats, count, console)
+                rows += tuning(case_of(work, data, Path(folder)), peers, repeats, count, console, also_autocast)
     return rows
 
 
@@ -141,11 +182,16 @@ def main(
     ] = None,
     records_file: Annotated[Path | None, typer.Option("--json", help="Write one line of JSON a figure.")] = None,
     work: Annotated[str, typer.Option(help="What to compare: W1, W1u, W2, W3.")] = "W1,W2,W3",
-    peers: Annotated[str, typer.Option(help="Whom to compare with: flower, pfl; or nothing.")] = ",".join(PEERS),
+    peers: Annotated[str, typer.Option(help=f"Whom to compare with: {', '.join(PEERS)}; or nothing.")] = ",".join(
+        PEERS
+    ),
     repeats: Annotated[int, typer.Option(min=1, help="Runs of every side.")] = RUNS,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of a run after the first.")] = None,
     clients: Annotated[str, typer.Option(help="W3: numbers of clients.")] = "100,1000",
     elements: Annotated[str, typer.Option(help="W3: lengths of the vector, multiples of 200.")] = "25000,1000000",
+    also_autocast: Annotated[
+        bool, typer.Option("--also-autocast", help="W1, W2: also the peers' loop under torch.autocast in bfloat16.")
+    ] = False,
     venvs: Annotated[Path, typer.Option(help="Where the peers' virtual environments are made and kept.")] = Path(
         ".bench/venvs"
     ),
@@ -155,12 +201,22 @@ def main(
         works = chosen("--work", work, ROUNDS)
         pythons = {peer: python_of(peer, venvs) for peer in chosen("--peers", peers, PEERS)}
         carried = [Carrying(count, size) for size in numbers(elements, 200) for count in numbers(clients)]
-        rows = measure(works, data, pythons, repeats, rounds, carried)
+        rows = measure(works, data, pythons, repeats, rounds, carried, also_autocast)
     except FedsimError as error:
         sys.exit(f"error: {error}")
-    present(rows, records_file, f"fedsim and its peers: {', '.join(PEERS[peer] for peer in pythons)}")
+    setting = Row(BENCHMARK, setting_of(pythons), None, "setting", runs=0)
+    present(
+        [*rows, setting], records_file, "fedsim and its peers; products in float32 unless a side names another format"
+    )
     if any(row.value is None for row in rows):
         sys.exit(1)
+
+
+def setting_of(peers: Iterable[str]) -> str:
+    """Return the date, and the versions of all that took part."""
+    own = [f"{name} {version(name)}" for name in (FEDSIM, "torch", "transformers")]
+    theirs = [re.sub(r"\[.*\]", "", PEERS[peer]).replace("==", " ") for peer in peers]
+    return "; ".join([date.today().isoformat(), *own, *theirs])
 
 
 def chosen(option: str, words: str, known: Mapping[str, object]) -> list[str]:

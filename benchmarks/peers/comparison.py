@@ -74,8 +74,8 @@ class Comparison:
         name = f"{self.case}: {what}: {side}"
         return Row(BENCHMARK, name, statistics.median(figures), unit, ratio, base or "", len(figures))
 
-    def difference_rows(self, sides: Iterable[str], base: str) -> list[Row]:
-        """Return how far the sides' final vector and loss are from those of ``base``; those further than ``SAME`` fail."""
+    def difference_rows(self, sides: Iterable[str], base: str, same: float = SAME) -> list[Row]:
+        """Return how far the sides' final vector and loss are from those of ``base``; those further than ``same`` fail."""
         rows: list[Row] = []
         for side in self.ran(sides) if self.ran([base]) else ():
             pairs = list(zip(self.outcomes[side], self.outcomes[base], strict=True))
@@ -86,7 +86,7 @@ class Comparison:
             for what, gap in gaps.items():
                 name = f"{self.case}: {what}: {side}"
                 rows.append(Row(BENCHMARK, name, gap, "relative difference", None, base, len(pairs)))
-                if not gap <= SAME:
+                if not gap <= same:
                     self.fail(side, f"the {what} of {side} differs from that of {base} by {gap:.2g}: not the same work")
         return rows
 

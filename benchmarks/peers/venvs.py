@@ -10,9 +10,11 @@ from pathlib import Path
 from fedsim.core.errors import ResourceError
 
 ROOT = Path(__file__).resolve().parents[2]
-PEERS = {"flower": "flwr[simulation]==1.41.0", "pfl": "pfl[pytorch]==0.6.0"}
-"""The newest versions whose own requirements the package index could meet when this was written; flwr 1.42.0 asks for a certifi
-that was not there."""
+PEERS = {"flower": "flwr[simulation]==1.42.0", "pfl": "pfl[pytorch]==0.6.0", "blazefl": "blazefl==2.0.3"}
+"""The newest versions of November 2026, but for blazefl: its 3.0.0 asks for Python 3.14."""
+_ANY_PYTHON = ("blazefl",)
+"""Installed whatever Python they ask for, and alone: blazefl 2 asks for 3.12 and uses nothing that 3.11 lacks; it needs PyTorch
+only, which is there."""
 _NEEDED = ("torch", "numpy", "transformers", "tokenizers", "safetensors", "pydantic", "pydantic_core", "psutil")
 """What fedsim's model code needs, in the versions of constraints.txt; all else is the peer's own choice."""
 
@@ -36,8 +38,10 @@ def python_of(peer: str, folder: Path) -> Path:
     chosen.write_text(constraints)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(chosen)]
     # torch comes first and pinned: asked for by another package, pip would take a build with gigabytes of CUDA.
-    for packages in (["torch"], [PEERS[peer], *_NEEDED]):
-        _run(f"install {PEERS[peer]}", [*pip, *packages])
+    alone = ["--no-deps", "--ignore-requires-python", PEERS[peer]] if peer in _ANY_PYTHON else []
+    for packages in (["torch"], [*([] if alone else [PEERS[peer]]), *_NEEDED], alone):
+        if packages:
+            _run(f"install {PEERS[peer]}", [*pip, *packages])
     stamp.write_text(wanted)
     return python
 

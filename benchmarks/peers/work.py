@@ -55,6 +55,8 @@ class Work:
     """Frozen arrays of the tuner, by name."""
     seed: int
     evaluation_batch_size: int
+    autocast: bool = False
+    """Whether the plain loop runs under ``torch.autocast`` in bfloat16."""
 
     @classmethod
     def of(cls, config: Config, rounds: int) -> tuple[Work, Plan]:
@@ -120,11 +122,11 @@ class Work:
             **{name: table(**part(name)) for name, table in _TABLES.items()},
             layers=tuple(values["layers"]),
             constants=part("constants"),
-            **{key: values[key] for key in ("num_classes", "seed", "evaluation_batch_size")},
+            **{key: values[key] for key in ("num_classes", "seed", "evaluation_batch_size", "autocast")},
         )
 
 
-_PLAIN = ("num_classes", "layers", "seed", "evaluation_batch_size")
+_PLAIN = ("num_classes", "layers", "seed", "evaluation_batch_size", "autocast")
 _SCHEMAS: dict[str, Any] = {"model": ModelConfig, "client": ClientConfig, "prompt": PromptConfig, "tuner": TunerConfig}
 _TABLES: dict[str, Any] = {"train": TokenTable, "validation": TokenTable, "shards": Shards}
 
@@ -159,6 +161,11 @@ class PlainClients:
         return self._layout.join(arrays.pop("prompt"), arrays)
 
     def read(self, parameters: dict[str, Tensor], table: TokenTable, indices_B: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return losses [B] and whether each prediction is right [B], in the work's number format."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.work.autocast):
+            return self.losses(parameters, table, indices_B)
+
+    def losses(self, parameters: dict[str, Tensor], table: TokenTable, indices_B: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return losses [B] and whether each prediction is right [B]."""
         batch = table.batch(indices_B)
         head = {name: tensor.unsqueeze(0) for name, tensor in parameters.items() if name != "prompt"}

@@ -66,6 +66,9 @@ class Family:
     """Those of ``ia3_targets`` whose input is scaled."""
     sublayer_outputs: tuple[str, str] = ("self_attn.o_proj", "mlp.down_proj")
     """Modules of a layer whose outputs are what attention and the feed-forward add to the residual, dropout included."""
+    before_activation: tuple[str, ...] = ()
+    """Linear maps of a layer, by the ends of their names, which only the activation function ``hidden_act`` separates from the
+    next map."""
     norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
     """Norms of a layer over the hidden size: LayerNorm, or RMSNorm in float32 with ``variance_epsilon``."""
     transposed_weights: bool = False
@@ -183,6 +186,7 @@ def _encoder(name: str, title: str, transform: Callable[[Any, Tensor], Tensor], 
         ia3_targets=("key", "value", "output.dense"),
         ia3_feedforward=("output.dense",),
         sublayer_outputs=("attention.output.dropout", "output.dropout"),
+        before_activation=("intermediate.dense",),
         norms=("attention.output.LayerNorm", "output.LayerNorm"),
     )
 

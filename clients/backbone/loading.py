@@ -21,6 +21,7 @@ from clients.backbone.fitting import check_padding, refuse_mismatched, refuse_mi
 from clients.backbone.lean_imports import plain_meta
 from clients.backbone.location import folder_of, locate
 from clients.backbone.model_files import check_model_type, check_sentencepiece, check_weights, sentencepiece_file
+from clients.backbone.products import linear_maps
 from clients.backbone.shared_weights import SharedWeights
 from clients.backbone.variants import refuse_unsupported, relevant
 from clients.config import ModelConfig
@@ -194,7 +195,16 @@ def _shared(model: PreTrainedModel, family: Family, kind: Kind, dtype: str) -> S
     arrays |= {name: _to_numpy(buffer) for name, buffer in model.named_buffers()}
     values = model.config.to_dict()
     values.pop("_name_or_path", None)  # a local path, useless elsewhere
-    return SharedWeights(json.dumps(values, sort_keys=True), family, kind, arrays, dtype, tuple(aliases))
+    maps = _names_of_maps(model, family, frozenset(arrays))
+    return SharedWeights(json.dumps(values, sort_keys=True), family, kind, arrays, dtype, tuple(aliases), maps)
+
+
+def _names_of_maps(model: PreTrainedModel, family: Family, arrays: frozenset[str]) -> tuple[str, ...]:
+    """Return the arrays that hold a layer's linear maps."""
+    base: Any = model.base_model
+    layers = base.get_submodule(family.layers)
+    held = {id(parameter) for _, linear_map in linear_maps(layers) for parameter in linear_map.parameters()}
+    return tuple(name for name, parameter in model.named_parameters() if id(parameter) in held and name in arrays)
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:
@@ -204,6 +214,11 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
     array = (plain.view(torch.uint16) if plain.dtype == torch.bfloat16 else plain).numpy()
     array.flags.writeable = False
     return array
+
+
+def round_array(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Return numbers of a :class:`SharedWeights` in another number format, each rounded to the nearest."""
+    return _to_numpy(_to_torch(array).to(getattr(torch, dtype)))
 
 
 # -- rebuilding, in a worker -------------------------------------------------------------------------------------------

@@ -6,15 +6,14 @@ D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from clients.backbone.calls import ModelCalls
 from clients.backbone.compiling import CompiledLayers
 from clients.backbone.device import to_device
 from clients.backbone.families import Family
@@ -23,35 +22,25 @@ from clients.backbone.heads import (
     Classifier,
     Head,
     Reading,
-    Tokens,
     Verbalizer,
     check_pooling,
     label_words,
     pool,
-    pool_packed,
-    pooled_rows,
     resolve_pooling,
 )
 from clients.backbone.loading import assemble
-from clients.backbone.pass_texts import PassTexts, without_dropout
-from clients.backbone.precision import Precision
+from clients.backbone.packed_passes import PackedPasses
+from clients.backbone.padded_passes import run_padded
+from clients.backbone.pass_texts import PassTexts
+from clients.backbone.products import HalfProducts
 from clients.backbone.shared_weights import SharedWeights
+from clients.backbone.tuned_model import TunedModel
 from clients.config import ModelConfig
-from clients.tuners.client_rows import PackedRows, PaddedRows
-from clients.tuners.packed_prefix import PackedPrefix
-from clients.tuners.prefix import ARGUMENT, AttentionHook, KeyShapes, Prefix, attach, detach, detached
+from clients.tuners.prefix import attach, detach
 from clients.tuners.prompt_dropout import PromptMask
 from clients.tuners.tuner import Tuner
-from clients.tuners.virtual_tokens import (
-    ByDepth,
-    PackedTexts,
-    PaddedAttention,
-    PaddedTexts,
-    VirtualTokens,
-    entered,
-)
 from fedsim.core.errors import ModelError
-from fedsim.core.layout import LayerShape, PromptGeometry
+from fedsim.core.layout import LayerShape
 from fedsim.core.tokens import PackedTokens, TokenBatch
 
 __all__ = ["Backbone", "Reading"]
@@ -75,15 +64,17 @@ class Backbone:
         compiled: bool = False,
     ) -> None:
         self._model = model
-        self._base: Any = model.base_model
         self._family = family
         self._head = head
-        self._stack = LayerStack(model.base_model, family)
-        self._compiled = CompiledLayers(self._stack.all) if compiled else None
         self._tuner = tuner
-        self._texts = PassTexts(model.base_model, is_causal=family.causal_attention(model.config))
-        self.device: torch.device = next(model.parameters()).device
-        self._precision = Precision(model.dtype, autocast, self.device)
+        stack = LayerStack(model.base_model, family)
+        # What a tuner adds to a map's output, or scales, stays in the weights' precision.
+        acts_on_maps = type(tuner).inserted is not Tuner.inserted
+        activation = getattr(model.config, "hidden_act", "")
+        half = HalfProducts(stack.all, model.dtype, family, activation, narrow=not acts_on_maps)
+        calls = ModelCalls(model, family, autocast, half, CompiledLayers(stack.all) if compiled else None)
+        self.device: torch.device = calls.device
+        """Device of the model."""
         self.head_shapes: tuple[tuple[str, tuple[int, ...]], ...] = head.shapes
         """Name and shape of each array of the head that a client trains; empty for the verbalizer."""
         self.limit: str = family.limit(model.config)
@@ -98,8 +89,12 @@ class Backbone:
             )
         self.hidden_size: int = model.config.hidden_size
         """Hidden size."""
-        self.geometry: LayerShape = tuner.shape(self._measure(), self._stack.all)
+        self.geometry: LayerShape = tuner.shape(calls.key_shapes(), stack.all)
         """What is trained in each layer."""
+        causal = family.causal_attention(model.config)
+        texts = PassTexts(model.base_model, is_causal=causal)
+        self._parts = TunedModel(model, calls, stack, texts, tuner, self.geometry, causal)
+        self._packed = PackedPasses(self._parts, head.pooling)
 
     @classmethod
     def build(
@@ -153,9 +148,19 @@ class Backbone:
         return self._model
 
     @property
+    def layers(self) -> nn.ModuleList:
+        """The frozen model's layers, from the lowest."""
+        return self._parts.stack.all
+
+    @property
+    def emulates_products(self) -> bool:
+        """Whether linear maps are in bfloat16 on a processor without instructions for it: correct, but slow."""
+        return self._parts.calls.emulates_products
+
+    @property
     def is_causal(self) -> bool:
         """Whether attention is causal."""
-        return self._family.causal_attention(self._model.config)
+        return self._parts.is_causal
 
     @property
     def predicts_next(self) -> bool:
@@ -194,12 +199,12 @@ class Backbone:
             If the batch is longer than ``max_tokens``, or a layer was never tuned in the pass.
         """
         self._check(tuned_CLX, layers, head_C, client_of_example_B)
-        tokens = self._tokens(batch)
-        if client_of_example_B is not None:
-            client_of_example_B = to_device(client_of_example_B, self.device)
-        output = self._run(tokens, tuned_CLX, layers, client_of_example_B, mask)
+        tokens = self._parts.calls.tokens(batch)
+        self._check_length(tokens.input_ids_BT.shape[1])
+        owner_B = None if client_of_example_B is None else to_device(client_of_example_B, self.device)
+        output = run_padded(self._parts, tokens, tuned_CLX, layers, owner_B, mask)
         pooled_BD = pool(output.last_hidden_state, tokens, self._head.pooling)
-        return self._head.read(pooled_BD, tokens.labels_B, head_C, client_of_example_B)
+        return self._head.read(pooled_BD, tokens.labels_B, head_C, owner_B)
 
     def read(
         self,
@@ -233,50 +238,25 @@ class Backbone:
             If an example is longer than ``max_tokens``, or a layer was never tuned in the pass.
         """
         self._check(tuned_CLX, layers, head_C, client_of_example_B)
-        rows = PackedRows(client_of_example_B, tokens.lengths_B, self.device)
+        self._check_length(int(tokens.lengths_B.max()))
         owner_B = None if client_of_example_B is None else to_device(client_of_example_B, self.device)
-        tuned_CLX = self._precision.enter(tuned_CLX)
-        prompt_CLKHPD, prompted = self._prompts(tuned_CLX, layers)
-        virtual = self._virtual(tuned_CLX, layers)
-        longer = None if virtual is None else PackedTexts(tokens.lengths_B, virtual.length, self.device)
-        output_BD = self._output(tokens, cached_ZD) if self._tuner.reads_output and virtual is not None else None
-        rows_B = self._rows_read(tokens, longer)
-        hook, prefix = self._attention(tokens, (prompt_CLKHPD, prompted, mask), (virtual, longer), owner_B, rows_B)
-        with ExitStack() as stack:
-            stack.enter_context(self._tuner.inserted(self.geometry, self._stack.all, (tuned_CLX, layers), rows))
-            if cached_ZD is not None and not self._tuner.reads_output:
-                entering_ZD = to_device(cached_ZD, self.device).to(self._model.dtype)
-                stack.enter_context(self._stack.above(min(layers), entering_ZD))
-            if virtual is not None and longer is not None:
-                owner = owner_B if len(tuned_CLX) > 1 else None
-                texts = self._texts.packed(tokens, owner, rows, output_BD, self.device)
-                stack.enter_context(entered(self._stack, virtual, longer, texts))
-            if rows_B is not None:
-                stack.enter_context(self._stack.narrowed(rows_B))
-            (hidden_ZD,) = self._call_packed(tokens, hook, self._offset(prompt_CLKHPD, virtual)).last_hidden_state
-        prefix.check_seen()
-        pooled_BD = hidden_ZD if rows_B is not None else pool_packed(hidden_ZD, tokens, self._head.pooling)
-        pooled_BD = self._precision.leave(pooled_BD)
-        labels_B = to_device(tokens.labels_B, self.device)
-        return self._head.read(pooled_BD, labels_B, head_C, owner_B), prefix.slots_B
+        pooled_BD, slots_B = self._packed.pooled(
+            tokens, tuned_CLX, layers, (client_of_example_B, owner_B), cached_ZD, mask
+        )
+        return self._head.read(pooled_BD, to_device(tokens.labels_B, self.device), head_C, owner_B), slots_B
 
     def cached_rows(self, lengths_N: np.ndarray) -> np.ndarray:
         """Return the rows of :meth:`cached` for each text, given its tokens."""
         return self._tuner.cached_rows(lengths_N)
 
-    @torch.no_grad()
     def cached(self, tokens: PackedTokens, layers: tuple[int, ...]) -> Tensor:
         """Compute what can be kept of the frozen model for later passes, in the model's number format.
 
         The input of the lowest of the tuned ``layers`` [Z, D], which must not be layer 0; with a tuner that reads the plain
         model's output, that of one token of each example [B, D]. With dropout off it depends only on the examples.
         """
-        if self._tuner.reads_output:
-            return self._output(tokens, None)
-        prefix = self._prefix(tokens, self._no_prompts, (), None)
-        with self._stack.below(min(layers)) as left:
-            self._call_packed(tokens, prefix, self._tuner.offset)
-        return left[0]
+        self._check_length(int(tokens.lengths_B.max()))
+        return self._packed.kept(tokens, layers)
 
     @torch.no_grad()
     def hidden_states(self, batch: TokenBatch, tuned_CLX: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
@@ -284,9 +264,19 @@ class Backbone:
 
         Like transformers' ``output_hidden_states``: in decoders the last one comes after the final normalisation.
         """
+        return list(self._of_one(batch, tuned_CLX, layers, output_hidden_states=True).hidden_states)
+
+    def last_hidden_state(self, batch: TokenBatch, tuned_CLX: Tensor, layers: tuple[int, ...]) -> Tensor:
+        """Return the output of the base model, [B, T, hidden], of one client."""
+        return self._of_one(batch, tuned_CLX, layers, output_hidden_states=False).last_hidden_state
+
+    def _of_one(
+        self, batch: TokenBatch, tuned_CLX: Tensor, layers: tuple[int, ...], *, output_hidden_states: bool
+    ) -> Any:
         self._check(tuned_CLX, layers, {}, None)
-        output = self._run(self._tokens(batch), tuned_CLX, layers, None, output_hidden_states=True)
-        return list(output.hidden_states)
+        tokens = self._parts.calls.tokens(batch)
+        self._check_length(tokens.input_ids_BT.shape[1])
+        return run_padded(self._parts, tokens, tuned_CLX, layers, None, output_hidden_states=output_hidden_states)
 
     def set_dropout(self, active: bool) -> None:
         """Switch the frozen model's dropout on, as in the published code, or off."""
@@ -297,183 +287,6 @@ class Backbone:
         self._model.eval()
         detach(self._model)
         return self._model
-
-    # -- one forward pass ----------------------------------------------------------------------------------------------
-
-    def _run(
-        self,
-        tokens: Tokens,
-        tuned_CLX: Tensor,
-        layers: tuple[int, ...],
-        client_of_example_B: Tensor | None,
-        mask: PromptMask | None = None,
-        output_hidden_states: bool = False,
-    ) -> Any:
-        self._check_length(tokens.input_ids_BT.shape[1])
-        prompt_CLKHPD, prompted = self._prompts(tuned_CLX, layers)
-        prefix = Prefix(prompt_CLKHPD, prompted, client_of_example_B, mask) if prompted else None
-        virtual = self._virtual(tuned_CLX, layers)
-        owner_B = client_of_example_B if len(tuned_CLX) > 1 else None
-        rows = PaddedRows(owner_B)
-        hook: AttentionHook | None = prefix
-        with ExitStack() as stack:
-            stack.enter_context(self._tuner.inserted(self.geometry, self._stack.all, (tuned_CLX, layers), rows))
-            if virtual is not None:
-                hook = stack.enter_context(self._padded_virtual(tokens, virtual, owner_B))
-            elif prefix is None:
-                # Without a prompt the plain implementation runs, mask skipping included, with the original model's bits.
-                stack.enter_context(detached(self._model))
-            offset = self._offset(prompt_CLKHPD, virtual)
-            output = self._call(tokens, hook, offset, output_hidden_states=output_hidden_states)
-        if prefix:
-            prefix.check_seen()
-        return output
-
-    def _prompts(self, tuned_CLX: Tensor, layers: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
-        """Return prompts and the layer of each; none where the tuner has none, or they are empty."""
-        prompts = self._tuner.prompts(self.geometry, tuned_CLX, layers) if layers else None
-        if prompts is None or not prompts[0].shape[4]:
-            return self._no_prompts, ()
-        return prompts
-
-    @contextmanager
-    def _padded_virtual(
-        self, tokens: Tokens, virtual: VirtualTokens, owner_B: Tensor | None
-    ) -> Iterator[AttentionHook]:
-        """Let virtual tokens enter a padded pass; yields its attention."""
-        below = Prefix(self._no_prompts, ())
-
-        @torch.no_grad()
-        def plain() -> Tensor:
-            with without_dropout(self._model):
-                return self._call(tokens, below, 0).last_hidden_state
-
-        lengths_B, texts = self._texts.padded(tokens, owner_B, plain if self._tuner.reads_output else None)
-        above = PaddedAttention(lengths_B + virtual.length, is_causal=self.is_causal)
-        with entered(self._stack, virtual, PaddedTexts(tokens.attention_mask_BT, virtual.length), texts):
-            yield ByDepth(virtual.depth, below, above)
-
-    def _virtual(self, tuned_CLX: Tensor, layers: tuple[int, ...]) -> VirtualTokens | None:
-        """Return the virtual tokens of a pass; None where the tuner has none."""
-        return self._tuner.virtual_tokens(self.geometry, tuned_CLX) if layers else None
-
-    def _attention(
-        self,
-        tokens: PackedTokens,
-        prompts: tuple[Tensor, tuple[int, ...], PromptMask | None],
-        inserted: tuple[VirtualTokens | None, PackedTexts | None],
-        owner_B: Tensor | None,
-        rows_B: Tensor | None,
-    ) -> tuple[AttentionHook, PackedPrefix]:
-        """Return the hook of a packed pass, and the part of it that runs in the top layer."""
-        prompt_CLKHPD, prompted, mask = prompts
-        virtual, longer = inserted
-        if virtual is None or longer is None:
-            prefix = self._prefix(tokens, prompt_CLKHPD, prompted, owner_B, rows_B, mask)
-            return prefix, prefix
-        above = self._prefix(tokens, self._no_prompts, (), None, rows_B, lengths_B=longer.lengths_B)
-        if not virtual.depth:
-            return above, above
-        return ByDepth(virtual.depth, self._prefix(tokens, self._no_prompts, (), None), above), above
-
-    @torch.no_grad()
-    def _output(self, tokens: PackedTokens, cached_BD: Tensor | None) -> Tensor:
-        """Return the last hidden state in the plain model of the token that stands for each example, [B, D]."""
-        if cached_BD is not None:
-            return to_device(cached_BD, self.device).to(self._model.dtype)
-        plain = self._prefix(tokens, self._no_prompts, (), None)
-        with without_dropout(self._model):
-            (hidden_ZD,) = self._call_packed(tokens, plain, 0).last_hidden_state
-        return hidden_ZD[to_device(self._texts.summary_rows(tokens), self.device)]
-
-    @property
-    def _no_prompts(self) -> Tensor:
-        return torch.empty((1, 0, 2, 1, 0, 1), device=self.device)
-
-    def _call(
-        self, tokens: Tokens, hook: AttentionHook | None, offset: int, *, output_hidden_states: bool = False
-    ) -> Any:
-        arguments: dict[str, object] = {
-            "input_ids": tokens.input_ids_BT,
-            "attention_mask": tokens.attention_mask_BT,
-            "position_ids": self._family.position_ids(self._model.config, tokens.input_ids_BT, offset),
-            "use_cache": False,
-            "output_hidden_states": output_hidden_states,
-        }
-        if tokens.token_type_ids_BT is not None:
-            arguments["token_type_ids"] = tokens.token_type_ids_BT
-        if hook is not None:
-            arguments[ARGUMENT] = hook
-        return self._base(**arguments)
-
-    def _prefix(
-        self,
-        tokens: PackedTokens,
-        prompt_CLKHPD: Tensor,
-        layers: tuple[int, ...],
-        client_of_example_B: Tensor | None,
-        rows_B: Tensor | None = None,
-        mask: PromptMask | None = None,
-        lengths_B: np.ndarray | None = None,
-    ) -> PackedPrefix:
-        self._check_length(int(tokens.lengths_B.max()))
-        if lengths_B is None:
-            lengths_B = tokens.lengths_B
-        top = None if rows_B is None else (self.geometry.num_layers - 1, rows_B)
-        return PackedPrefix(
-            prompt_CLKHPD, layers, client_of_example_B, lengths_B, is_causal=self.is_causal, top=top, mask=mask
-        )
-
-    def _rows_read(self, tokens: PackedTokens, longer: PackedTexts | None) -> Tensor | None:
-        """Return the token of each example that the head reads, if the top layer can skip the others.
-
-        Not with dropout, which would be drawn for fewer tokens, and not compiled: each pass would create its own graph.
-        """
-        pooling = self._head.pooling
-        if pooling == "mean" or not self._stack.narrows or self._compiled or self._model.training:
-            return None
-        rows_B = pooled_rows(tokens, pooling)
-        return to_device(rows_B if longer is None else longer.rows_with(rows_B), self.device)
-
-    def _call_packed(self, tokens: PackedTokens, hook: AttentionHook, offset: int) -> Any:
-        def row(array_Z: np.ndarray) -> Tensor:
-            return to_device(array_Z, self.device).unsqueeze(0)
-
-        arguments: dict[str, object] = {
-            "input_ids": row(tokens.ids_Z),
-            "position_ids": row(self._family.packed_position_ids(self._model.config, tokens, offset)),
-            # Attention over packed tokens makes its own masks. A four-dimensional mask is passed through unchanged.
-            "attention_mask": torch.zeros((1, 1, 1, 1), device=self.device),
-            "use_cache": False,
-            ARGUMENT: hook,
-        }
-        if tokens.types_Z is not None and self._has_types:
-            arguments["token_type_ids"] = row(tokens.types_Z)
-        with self._precision.products(), self._compiled.active() if self._compiled else nullcontext():
-            return self._base(**arguments)
-
-    def _offset(self, prompt_CLKHPD: Tensor, virtual: VirtualTokens | None) -> int:
-        """Return the positions before the text: one for each virtual token of the pass, if the tuner takes any."""
-        if virtual is not None:
-            return self._tuner.offset
-        return prompt_CLKHPD.shape[4] if self._tuner.offset else 0
-
-    def _tokens(self, batch: TokenBatch) -> Tokens:
-        def tensor(array: np.ndarray) -> Tensor:
-            return to_device(array, self.device)
-
-        types_BT = batch.token_type_ids_BT if self._has_types else None
-        return Tokens(
-            tensor(batch.input_ids_BT),
-            tensor(batch.attention_mask_BT),
-            None if types_BT is None else tensor(types_BT),
-            tensor(batch.read_positions_B),
-            tensor(batch.labels_B),
-        )
-
-    @property
-    def _has_types(self) -> bool:
-        return getattr(self._model.config, "type_vocab_size", 0) > 1
 
     @property
     def room(self) -> str:
@@ -503,25 +316,3 @@ class Backbone:
             raise ValueError(
                 f"{clients} clients share a batch: client_of_example_B must assign each example to a client"
             )
-
-    @torch.no_grad()
-    def _measure(self) -> PromptGeometry:
-        """Return the shape of the model's keys, measured in a short forward pass, with prompt length 0."""
-        ids_BT = torch.full((1, 1), self._any_token(), device=self.device)
-        zeros_B = torch.zeros(1, dtype=torch.int64, device=self.device)
-        shapes = KeyShapes()
-        try:
-            self._call(Tokens(ids_BT, torch.ones_like(ids_BT), None, zeros_B, zeros_B), shapes, 0)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, KeyError, IndexError) as error:
-            first_line = (str(error).strip().splitlines() or [""])[0]
-            raise ModelError(
-                "the model fails in a forward pass of one token; look into its config.json: "
-                f"{type(error).__name__}: {first_line}"
-            ) from error
-        return shapes.geometry(self._model.config.num_hidden_layers, 0)
-
-    def _any_token(self) -> int:
-        """Return a token id that is not padding."""
-        return 1 if self._model.config.pad_token_id == 0 else 0

@@ -22,14 +22,16 @@ class Precision:
         Number format of the frozen weights.
     autocast
         ``off``, or the number format of matrix products: ``bfloat16`` or ``float16``.
+    maps
+        Number format of the layers' linear maps; see :mod:`clients.backbone.products`.
     device
         Device of the backbone.
     """
 
-    def __init__(self, weights: torch.dtype, autocast: str, device: torch.device) -> None:
+    def __init__(self, weights: torch.dtype, autocast: str, maps: torch.dtype, device: torch.device) -> None:
         self._weights, self._device = weights, device
         self._products = weights if autocast == "off" else getattr(torch, autocast)
-        self._scale = _FLOAT16_SCALE if self._products == torch.float16 else 1.0
+        self._scale = _FLOAT16_SCALE if torch.float16 in (self._products, maps) else 1.0
 
     def products(self) -> AbstractContextManager[Any]:
         """Return a context in which matrix products use their number format."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -31,14 +31,29 @@ class SharedWeights:
     """Number format of the parameters: float32, bfloat16 or float16."""
     aliases: tuple[tuple[str, str], ...] = ()
     """(name, name in ``arrays``) of each tied parameter."""
+    linear_maps: tuple[str, ...] = ()
+    """Names in ``arrays`` of the weights and biases of the layers' linear maps."""
+    loaded_as: str | None = None
+    """Fingerprint before the linear maps were rounded; None if they are as loaded."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         return sum(array.nbytes for array in self.arrays.values())
 
+    def rounded(self, dtype: str) -> SharedWeights:
+        """Return the weights with the layers' linear maps in another number format, each number rounded to the nearest."""
+        if dtype == self.dtype:
+            return self
+        from clients.backbone.loading import round_array
+
+        maps = {name: round_array(self.arrays[name], dtype) for name in self.linear_maps}
+        return replace(self, arrays=self.arrays | maps, loaded_as=self.fingerprint())
+
     def fingerprint(self) -> str:
-        """Return the SHA-256, as hexadecimal digits, of all names, shapes, number formats and bytes."""
+        """Return the SHA-256, as hexadecimal digits, of all names, shapes, number formats and bytes, as they were loaded."""
+        if self.loaded_as is not None:
+            return self.loaded_as
         digest = hashlib.sha256()
         for name, array in sorted(self.arrays.items()):
             digest.update(f"{name} {array.dtype} {array.shape}\n".encode())

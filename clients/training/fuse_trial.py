@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from clients.training.local_job import batches
 from clients.tuners.prompt_dropout import draw_kept, kept_scale
 from fedsim.core import seeds
 from fedsim.core.layout import VectorLayout
+from fedsim.core.memory import free_memory_bytes
 from fedsim.core.messages import FuseTrial
 from fedsim.core.tokens import TokenTable
 
@@ -119,8 +119,4 @@ def _free_bytes(device: torch.device) -> int | None:
     """Return the free memory of the device, or None if the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, ValueError, StopIteration):
-        return None
+    return free_memory_bytes()

@@ -22,6 +22,7 @@ from clients.training.local_training import train_clients
 from clients.training.sums import GroupSums, as_slice
 from fedsim.core import seeds
 from fedsim.core.errors import PluginError, ResourceError, listed
+from fedsim.core.finite import is_finite
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import (
     FIRST_MOMENT,
@@ -97,11 +98,8 @@ class GroupTraining:
             uniform_weights=training.uniform_weights,
             singles=training.singles,
         )
-        for old in client_states:
-            outcome = outcomes[old.client]
-            if outcome.client is not None:
-                sums.add(outcome.report, outcome.client)
         ordered = [outcomes[old.client] for old in client_states]
+        sums.add(*((outcome.report, outcome.client) for outcome in ordered if outcome.client is not None))
         return TrainReturns(
             _with_splits([outcome.report for outcome in ordered], limit),
             sums.update(),
@@ -185,7 +183,7 @@ class GroupTraining:
         )
         # Everything that enters the group's sums or the client's state.
         arrays = (result.vector_A, *result.tallies.values(), *old.arrays.values(), *new.arrays.values())
-        if not all(np.isfinite(array).all() for array in arrays):
+        if not all(map(is_finite, arrays)):
             failure = ClientFailure("non_finite", f"client {old.client} returned NaN or infinite parameters")
             return _Outcome(replace(report, failure=failure), old, None)
         return _Outcome(report, new, client)

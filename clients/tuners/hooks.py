@@ -25,24 +25,25 @@ class Hooks:
     def __init__(self, layers: nn.ModuleList, tuner: str) -> None:
         self._layers, self._tuner = layers, tuner
         self._handles: list[RemovableHandle] = []
-        self._waiting: set[tuple[int, str]] = set()
+        # Not one set of names: torch.compile would make a graph for each name that a hook knows, so for each layer.
+        self._ran: dict[tuple[int, str], list[bool]] = {}
 
     def output(self, layer: int, path: str, change: Callable[[Tensor, Tensor], Tensor]) -> None:
         """Replace the output of a module by ``change(input, output)``."""
-        self._waiting.add((layer, path))
+        ran = self._ran.setdefault((layer, path), [False])
 
         def hook(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
-            self._waiting.discard((layer, path))
+            ran[0] = True
             return change(arguments[0], output)
 
         self._handles.append(self._module(layer, path).register_forward_hook(hook))
 
     def input(self, layer: int, path: str, change: Callable[[Tensor], Tensor]) -> None:
         """Replace the input of a module by ``change(input)``."""
-        self._waiting.add((layer, path))
+        ran = self._ran.setdefault((layer, path), [False])
 
         def hook(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-            self._waiting.discard((layer, path))
+            ran[0] = True
             return (change(arguments[0]), *arguments[1:])
 
         self._handles.append(self._module(layer, path).register_forward_pre_hook(hook))
@@ -60,8 +61,9 @@ class Hooks:
         """
         for handle in self._handles:
             handle.remove()
-        if kind is None and self._waiting:
-            layer, path = min(self._waiting)
+        waiting = [key for key, ran in self._ran.items() if not ran[0]]
+        if kind is None and waiting:
+            layer, path = min(waiting)
             raise ModelError(f"{path} of layer {layer} never ran in a forward pass, so {self._tuner} cannot change it")
 
     def _module(self, layer: int, path: str) -> nn.Module:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clients.backbone.device import to_device
+from clients.tuners import short_attention
 from clients.tuners.moves import apart, take_rows, together
 from clients.tuners.prefix import Attend
 from clients.tuners.prompt_dropout import PromptMask, masked
@@ -80,9 +81,10 @@ class PackedPrefix:
         if mask is not None:
             prompt_CLKHPD = prompt_CLKHPD * mask.scale
         # unbind, not indexing: its gradient is one stack instead of L tensors of full size.
-        self._pairs_CHPD = {
-            layer: prompt_CKHPD.unbind(1) for layer, prompt_CKHPD in zip(layers, prompt_CLKHPD.unbind(1), strict=True)
-        }
+        self._pairs_CHPD: dict[int, tuple[Tensor, Tensor]] = {}
+        for layer, prompt_CKHPD in zip(layers, prompt_CLKHPD.unbind(1), strict=True):
+            key_CHPD, value_CHPD = prompt_CKHPD.unbind(1)
+            self._pairs_CHPD[layer] = key_CHPD, value_CHPD
         self._length = prompt_CLKHPD.shape[4]
         self._client_of_example_B = client_of_example_B if len(prompt_CLKHPD) > 1 else None
         self._is_causal = is_causal
@@ -90,8 +92,10 @@ class PackedPrefix:
         self._top = top
         self._device = prompt_CLKHPD.device
         self._buckets = _cut(lengths_B, _MAX_PADDING_SLOTS.get(self._device.type, 192))
-        self._moves = _moves(lengths_B, self._buckets, self._device)
+        self._moves_of_rows: tuple[tuple[Tensor, Tensor, Tensor] | None] | None = None
+        self._longest = int(lengths_B.max())
         self._masks: dict[tuple[Any, ...], Tensor | None] = {}
+        self._layouts: dict[tuple[Any, ...], short_attention.Layout] = {}
         self._seen: set[int] = set()
 
     @property
@@ -115,6 +119,12 @@ class PackedPrefix:
         pair_CHPD = self._pairs_CHPD.get(layer)
         self._seen.add(layer)
         rows_B = self._top[1] if self._top is not None and self._top[0] == layer else None
+        if layer not in self._kept_BHPD and short_attention.fits(plain, module, query_1HZD, self._longest, kwargs):
+            layout = self._layout((query_1HZD, key_1HZD), pair_CHPD, rows_B, kwargs.get("sliding_window"), plain)
+            output_ZHD = short_attention.attend(
+                query_1HZD, key_1HZD, value_1HZD, pair_CHPD, kwargs.get("scaling"), layout
+            )
+            return _padded(output_ZHD, query_1HZD.shape[2]).unsqueeze(0), None
         key_SHD, value_SHD = self._apart(key_1HZD), self._apart(value_1HZD)
         query_SHD = self._apart(query_1HZD) if rows_B is None else take_rows(query_1HZD[0].transpose(0, 1), rows_B)
         pieces = []
@@ -135,8 +145,39 @@ class PackedPrefix:
         output_SHD = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         if rows_B is None:
             return self._together(output_SHD).unsqueeze(0), None
-        unused = query_1HZD.shape[2] - len(rows_B)
-        return functional.pad(output_SHD, (0, 0, 0, 0, 0, unused)).unsqueeze(0), None
+        return _padded(output_SHD, query_1HZD.shape[2]).unsqueeze(0), None
+
+    def _layout(
+        self,
+        tensors_1HZD: tuple[Tensor, Tensor],
+        pair_CHPD: tuple[Tensor, Tensor] | None,
+        rows_B: Tensor | None,
+        window: int | None,
+        plain: Attend,
+    ) -> short_attention.Layout:
+        """Return where rows go in batched products; built once per pass for all layers of a kind."""
+        query_1HZD, key_1HZD = tensors_1HZD
+        heads = query_1HZD.shape[1], key_1HZD.shape[1]
+        clients, length = (1, 0) if pair_CHPD is None else (len(pair_CHPD[0]), self._length)
+        key = (heads, length, window, rows_B is None)
+        if key not in self._layouts:
+            masks = [self._mask(n, length, window, plain, query_1HZD.dtype) for n in range(len(self._buckets))]
+            self._layouts[key] = short_attention.Layout.of(
+                self._lengths_B,
+                self._buckets,
+                heads,
+                (clients, length, None if pair_CHPD is None else self._client_of_example_B),
+                None if rows_B is None else rows_B.numpy(),
+                masks,
+                query_1HZD.dtype,
+            )
+        return self._layouts[key]
+
+    @property
+    def _moves(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        if self._moves_of_rows is None:
+            self._moves_of_rows = (_moves(self._lengths_B, self._buckets, self._device),)
+        return self._moves_of_rows[0]
 
     def _apart(self, tensor_1HZD: Tensor) -> Tensor:
         tensor_ZHD = tensor_1HZD[0].transpose(0, 1)
@@ -188,6 +229,13 @@ class PackedPrefix:
             raise ModelError(
                 f"layer {missing[0]} never requested its prompt; its attention bypasses transformers' interface"
             )
+
+
+def _padded(output_BHD: Tensor, rows: int) -> Tensor:
+    """Add empty rows, so that the layer's modules see one for each token."""
+    return (
+        output_BHD if len(output_BHD) == rows else functional.pad(output_BHD, (0, 0, 0, 0, 0, rows - len(output_BHD)))
+    )
 
 
 def _cut(lengths_B: np.ndarray, max_padding: int) -> list[_Bucket]:

@@ -32,6 +32,7 @@ from fedsim.core.traffic import Traffic, round_traffic
 from fedsim.core.uses import EVERY_KEY, Use, Uses
 from fedsim.data.config import DataConfig
 from fedsim.executors.config import RayConfig
+from fedsim.kept.config import CacheConfig
 from fedsim.records.run_folder import TrackingConfig
 from fedsim.simulation.config import CheckpointConfig, EvaluationConfig, StopConfig
 from partitions.config import PartitionConfig
@@ -92,6 +93,8 @@ class Config(Schema):
     """When the state is saved."""
     ray: RayConfig = RayConfig()
     """Actors and the cluster."""
+    cache: CacheConfig = CacheConfig()
+    """What is kept for later runs."""
     tracking: TrackingConfig = TrackingConfig()
     """What is recorded."""
     callbacks: tuple[Annotated[str, known_name("fedsim.simulation.callbacks:CALLBACKS")], ...] = ()
@@ -191,7 +194,7 @@ class Config(Schema):
     def identity_values(self) -> dict[str, Any]:
         """All keys that a result depends on, without where it runs, where output goes, when it ends, or where inputs are."""
         values = self.model_dump(mode="json")
-        for key in ("name", "output", "executor", "ray", "tracking", "checkpoint", "stop", "callbacks"):
+        for key in ("name", "output", "executor", "ray", "cache", "tracking", "checkpoint", "stop", "callbacks"):
             values.pop(key)
         if self.client.schedule.total_steps != "all_data":
             values.pop("rounds")

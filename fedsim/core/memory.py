@@ -1,4 +1,4 @@
-"""Memory of this process: its peak, and keeping freed memory for reuse."""
+"""Memory of this process and of its machine: its peak, keeping freed memory for reuse, and what is free."""
 
 from __future__ import annotations
 
@@ -46,3 +46,12 @@ def peak_memory_bytes() -> int | None:
         return None
     peak_units = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak_units if sys.platform == "darwin" else peak_units * 1024
+
+
+def free_memory_bytes() -> int | None:
+    """Return the memory of this machine that is free for new processes, or None if the system does not report it."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return None

@@ -177,7 +177,7 @@ def plain(corrections: tuple[Correction, ...]) -> Method:
 
 def average_of(state: ServerState, combined: CombinedUpdate) -> np.ndarray:
     """Return P_bar in the state's dtype."""
-    return combined.vector_F.astype(state.vector_F.dtype)
+    return combined.vector_F.astype(state.vector_F.dtype, copy=False)
 
 
 METHODS: Registry[type[Method]] = Registry(

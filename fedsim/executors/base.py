@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -147,7 +148,7 @@ class Executor(ABC):
         shared = self.shared_memory_bytes
         # The run's own objects need room too; above its limit Ray spills to disk.
         limit = max_bytes if shared is None else min(max_bytes, shared // 2)
-        self.caches = FrozenCache(limit, nbytes)
+        self.caches = FrozenCache(limit, functools.cache(nbytes))
 
     def _with_cached(self, group: WorkGroup) -> tuple[WorkGroup, dict[int, Handle]]:
         """Return the group, marked with which cached states are passed in and which are returned, and those passed in."""
@@ -169,8 +170,12 @@ class Executor(ABC):
             What workers will import.
         """
 
-    def specify(self, make: Callable[..., WorkerSpec], *arguments: Any, **here: Any) -> WorkerSpec:
-        """Return ``make(*arguments)``, called where torch is imported in any case; :meth:`begin` comes first.
+    def specify(
+        self, make: Callable[..., tuple[WorkerSpec, Any]], *arguments: Any, **here: Any
+    ) -> tuple[WorkerSpec, Any]:
+        """Return ``make(*arguments)``, the specification and something beside it; :meth:`begin` comes first.
+
+        It is called where torch is imported in any case.
 
         Parameters
         ----------

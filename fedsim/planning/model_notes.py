@@ -41,15 +41,16 @@ def _is_start(config: Config, folder: Path) -> bool:
 def _slow_format(config: Config) -> str | None:
     """Warn about float16 matrix products on CPUs, most of which have no instructions for them."""
     model = config.model
-    key = "dtype" if model.dtype == "float16" else "autocast" if model.autocast == "float16" else None
-    if key is None or not _on_cpus(config):
+    key = next((key for key in ("dtype", "autocast", "products") if getattr(model, key) == "float16"), None)
+    if key is None or not on_cpus(config):
         return None
     return (
         f"model.{key}=float16 runs on CPUs here, where it is many times slower than bfloat16; set model.{key}=bfloat16"
     )
 
 
-def _on_cpus(config: Config) -> bool:
+def on_cpus(config: Config) -> bool:
+    """Return whether clients of a run run on CPUs."""
     if config.model.device != "auto":
         return config.model.device == "cpu"
     return not visible_gpus() if config.executor == "local" else config.ray.num_gpus_per_actor == 0

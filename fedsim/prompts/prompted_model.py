@@ -286,13 +286,14 @@ class PromptedModel:
         changed: dict[str, Any] = {"path": model, "package": None} if model is not None else {}
         # Compiling would take longer than most predictions; and a file from elsewhere must not decide what code runs.
         changed |= {"compile": False, "trust_remote_code": trust_remote_code}
-        config = ModelConfig.model_validate({**metadata["model"], **changed}, context=EVERY_KEY)
+        # Files of versions without the key were made in float32.
+        config = ModelConfig.model_validate({"products": "float32", **metadata["model"], **changed}, context=EVERY_KEY)
         self.task = TaskConfig.model_validate(metadata["task"], context=EVERY_KEY)
         self.layers: tuple[int, ...] = file.layout.layers
         self.tokenizer = load_tokenizer(config)
         self._max_length: int = metadata["max_length"]
         self._head_kind = config.head.kind
-        weights = load_shared_weights(config)
+        weights = load_shared_weights(config).rounded(config.product_dtype)
         words = (
             label_word_ids(self.task, self.tokenizer, weights.kind == "causal_lm")
             if config.head.kind == "verbalizer"

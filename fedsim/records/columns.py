@@ -54,10 +54,13 @@ CLIENT_COLUMNS: dict[str, str] = {
 """Columns of ``clients.parquet`` with their Arrow types: one row per client and round."""
 
 
+_OF_REPORT = tuple(name for name in CLIENT_COLUMNS if name not in ("round", "status", "message"))
+
+
 def client_row(round: int, report: ClientReport) -> dict[str, Any]:
     """Return the row of one client's local training."""
-    row = {name: getattr(report, name) for name in CLIENT_COLUMNS if name not in ("round", "status", "message")}
-    failure = report.failure
+    values, failure = vars(report), report.failure
+    row = {name: values[name] for name in _OF_REPORT}
     return row | {
         "round": round,
         "status": failure.kind if failure else "ok",

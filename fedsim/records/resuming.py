@@ -28,6 +28,22 @@ _CONTENTS = {
 """For each kind of contents: the phrase for messages, and the keys that set its source."""
 
 
+def as_recorded(config: Config, path: Path) -> Config:
+    """Return the config with what the run in ``path`` settled at its start, where the config leaves it open.
+
+    That is ``model.products``, which is float32 in records of versions without the key.
+    """
+    model = config.model
+    if model.products != "auto" or not model.has_products:
+        return config
+    try:
+        before = read_config(path / "config.yaml").model
+    except FedsimError:
+        return config
+    products = before.products if "products" in before.model_fields_set else "float32"
+    return config.model_copy(update={"model": model.model_copy(update={"products": products})})
+
+
 def check_config(checkpoint: Checkpoint, config: Config, folder: str) -> None:
     """Refuse to resume with a different configuration, or with fewer rounds than are done.
 
@@ -37,7 +53,9 @@ def check_config(checkpoint: Checkpoint, config: Config, folder: str) -> None:
         With the keys that differ, or the smallest valid number of rounds.
     """
     _check_plugins(checkpoint.config.get("plugins", {}), config.plugins, folder)
-    differences = list(_differences(checkpoint.config, config.identity_values, Config().identity_values))
+    default = Config().identity_values
+    default["model"]["products"] = "float32"  # that of versions without the key
+    differences = list(_differences(checkpoint.config, config.identity_values, default))
     if differences:
         raise CheckpointError(
             f"the checkpoint in {folder} belongs to another configuration: {listed(differences, 5, 200)}; resume with the same "

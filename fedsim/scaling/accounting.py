@@ -170,6 +170,34 @@ def weak_scaling(points: Sequence[Timed]) -> list[Efficiency]:
     return found
 
 
+@dataclass(frozen=True)
+class Evenness:
+    """How far the time of a client update differs between points with equally many actors."""
+
+    actors: int
+    least_seconds: float
+    most_seconds: float
+
+    @property
+    def ratio(self) -> float:
+        """The most divided by the least; 1 where neither registered clients nor the cohort cost an update anything."""
+        return self.most_seconds / self.least_seconds
+
+
+def evenness(points: Sequence[tuple[int, float]]) -> list[Evenness]:
+    """Return the range of the times of a client update, by number of actors.
+
+    Parameters
+    ----------
+    points
+        Actors and seconds per client update of each point. Numbers of actors with a single point are left out.
+    """
+    series: dict[int, list[float]] = {}
+    for actors, seconds in points:
+        series.setdefault(actors, []).append(seconds)
+    return [Evenness(actors, min(all_), max(all_)) for actors, all_ in sorted(series.items()) if len(all_) > 1]
+
+
 def _compare(base: Timed, point: Timed, growth: float) -> Efficiency:
     """Compare a point to one with fewer actors, whose cohort is ``growth`` times smaller."""
     speedup = growth * base.seconds / point.seconds

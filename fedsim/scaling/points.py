@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedsim.core.errors import ConfigError, PartitionError, ResourceError
+from fedsim.kept.config import WITHOUT
 
 if TYPE_CHECKING:
     from fedsim.configuration.schema import Config
 
 CLIENTS_KEY, COHORT_KEY, ACTORS_KEY = "partition.clients", "sampling.clients_per_round", "ray.actors"
-_FORCED = ("tracking.plots=false", "tracking.tensorboard=false", "tracking.client_records=true")
+_FORCED = ("tracking.plots=false", "tracking.tensorboard=false", "tracking.client_records=true", *WITHOUT)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _VARIED = (("partition", "clients"), ("sampling", "clients_per_round"), ("ray", "actors"))
-_NOT_STUDIED = ("name", "output", "tracking")
+_NOT_STUDIED = ("name", "output", "tracking", "cache")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-from fedsim.scaling.accounting import ActorSeconds, Efficiency, Timed, strong_scaling, weak_scaling
+from fedsim.scaling.accounting import ActorSeconds, Efficiency, Evenness, Timed, evenness, strong_scaling, weak_scaling
 from fedsim.scaling.points import Point
 from fedsim.scaling.records import Round, Run, median
 from fedsim.scaling.study import Failure
@@ -40,6 +40,8 @@ class PointSummary:
     """Wall time of each round in the median."""
     client_updates_per_second: float
     """Usable client updates divided by wall time, summed over rounds."""
+    seconds_client_update: float
+    """Wall time without what evaluation took of it, divided by usable client updates."""
     parts: ActorSeconds
     """Time accounting, summed over rounds."""
     first_parts: ActorSeconds
@@ -77,6 +79,7 @@ class StudySummary:
     failures: tuple[Failure, ...]
     strong: tuple[Efficiency, ...]
     weak: tuple[Efficiency, ...]
+    even: tuple[Evenness, ...]
     notes: tuple[str, ...]
     versions: dict[str, str]
     """Versions of fedsim and of the packages that its figures depend on."""
@@ -93,6 +96,7 @@ class StudySummary:
             ],
             "strong_scaling": [asdict(entry) for entry in self.strong],
             "weak_scaling": [asdict(entry) for entry in self.weak],
+            "client_update": [{**asdict(entry), "ratio": entry.ratio} for entry in self.even],
             "notes": list(self.notes),
         }
 
@@ -108,9 +112,10 @@ def summarise(runs: Sequence[Run], failures: Sequence[Failure], notes: Sequence[
         for each in points
     ]
     strong, weak = strong_scaling(timed), weak_scaling(timed)
+    even = evenness([(each.workers, each.seconds_client_update) for each in points])
     notes = [*notes, *(_notes(points, strong, weak) if points else ())]
     versions = runs[0].versions if runs else {}
-    return StudySummary(points, tuple(failures), tuple(strong), tuple(weak), tuple(notes), versions)
+    return StudySummary(points, tuple(failures), tuple(strong), tuple(weak), tuple(even), tuple(notes), versions)
 
 
 def _notes(points: Sequence[PointSummary], strong: Sequence[Efficiency], weak: Sequence[Efficiency]) -> Iterator[str]:
@@ -142,7 +147,8 @@ def _of_point(point: Point, runs: Sequence[Run]) -> PointSummary:
     first = [run.rounds[0] for run in runs]
     later = [each for run in runs for each in run.rounds[1:]]
     rounds = later or first
-    walls = [_wall(each) for each in rounds]
+    walls, updates = [_wall(each) for each in rounds], sum(each.clients_ok for each in rounds)
+    evaluated = sum(each.parts.evaluation / each.times.actors for each in rounds)
     drivers, workers, servers = zip(*(_peaks(run) for run in runs), strict=True)
     return PointSummary(
         point=point,
@@ -155,7 +161,8 @@ def _of_point(point: Point, runs: Sequence[Run]) -> PointSummary:
         seconds_first_round=median([_wall(each) for each in first]),
         seconds_round=median(walls),
         seconds_rounds=tuple(walls),
-        client_updates_per_second=sum(each.clients_ok for each in rounds) / sum(walls),
+        client_updates_per_second=updates / sum(walls),
+        seconds_client_update=(sum(walls) - evaluated) / updates,
         parts=reduce(add, (each.parts for each in rounds)),
         first_parts=reduce(add, (each.parts for each in first)),
         client_steps=_mean([each.client_steps for each in rounds]),

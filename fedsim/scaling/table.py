@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsim.display.report import MISSING, format_bytes, format_seconds
-from fedsim.scaling.accounting import PARTS, Efficiency
+from fedsim.scaling.accounting import PARTS, Efficiency, Evenness
 from fedsim.scaling.summary import PointSummary, StudySummary
 
 
@@ -18,7 +18,7 @@ def scaling_tables(study: StudySummary) -> RenderableType:
     """Return the tables printed at the end of a study; they fit 80 columns."""
     parts: list[RenderableType] = [_times(study)]
     if study.points:
-        parts += [_shares(study), _needs(study)]
+        parts += [_shares(study), _needs(study), *map(_evenness, study.even)]
     return Group(*parts, *(Text(note, style="yellow") for note in study.notes))
 
 
@@ -67,6 +67,14 @@ def _needs(study: StudySummary) -> Table:
         )
         table.add_row(*_cells(each), *map(format_bytes, needs))
     return table
+
+
+def _evenness(each: Evenness) -> Text:
+    actors = f"{each.actors} actor{'s' * (each.actors > 1)}"
+    least, most = 1e3 * each.least_seconds, 1e3 * each.most_seconds
+    return Text(
+        f"a client update without evaluation, {actors}: {least:.3g} to {most:.3g} ms, a ratio of {each.ratio:.2f}"
+    )
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

@@ -11,6 +11,8 @@ from fedsim.configuration.schema import Config
 from fedsim.core.errors import ConfigError
 from fedsim.core.messages import ClientFailure, ClientState, Evaluation
 from fedsim.executors.base import Executor, Handle
+from fedsim.kept.computed import Computed, evaluation_of, evaluation_record
+from fedsim.kept.kept import NO_SLOT
 from fedsim.simulation.client_failures import Failures
 from fedsim.simulation.open_round import did_not_fit
 
@@ -30,6 +32,7 @@ class Evaluations:
         self, config: Config, spec: WorkerSpec, executor: Executor, failures: Failures, note: Callable[[str], None]
     ) -> None:
         self._config = config
+        self._start = NO_SLOT
         self._executor = executor
         self._failures = failures
         self._note = note
@@ -67,6 +70,19 @@ class Evaluations:
     def of_state(self, state: Handle, round: int) -> Evaluation:
         """Evaluate a global state on all validation examples."""
         return self.total(self._executor.evaluate(state, self.shards), round)
+
+    def kept_start(self, state: Handle, computed: Computed) -> Evaluation | None:
+        """Return the evaluation of the state before any training of an earlier run with the same one; None without."""
+        self._start = computed.start(lambda: self._executor.get([state])[0], self.shards)
+        return self._start.get(lambda record: evaluation_of(record, computed.prepared.spec.num_classes))
+
+    def keep_start(self, evaluation: Evaluation) -> None:
+        """Keep the evaluation that :meth:`kept_start` did not find.
+
+        One with passes that were split for lack of memory is not kept: its last bits are that moment's.
+        """
+        if not evaluation.memory_splits:
+            self._start.put(evaluation_record(evaluation))
 
     def of_clients(self, state: Handle, states: Mapping[int, Handle], round: int) -> Evaluation | None:
         """Evaluate each client with held-out examples with its own prompts; predictions are pooled, as published.

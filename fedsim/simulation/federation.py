@@ -13,6 +13,7 @@ from fedsim.configuration.text import config_text
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import ClientState
 from fedsim.executors.base import Executor, Handle
+from fedsim.kept.computed import Computed
 from fedsim.records.checkpoint import Checkpoint
 from fedsim.simulation.client_states import ClientStates
 from fedsim.simulation.context import RunContext
@@ -30,6 +31,8 @@ class Federation:
     ----------
     workers
         The executor's workers.
+    computed
+        What workers computed in earlier runs.
     round
         Rounds with a completed server step.
     state
@@ -47,6 +50,7 @@ class Federation:
         self._choice: LayerChoice | None = None
         self._sent_again = _SentAgain(run.executor)
         self.workers = workers
+        self.computed = Computed(run.prepared.kept, run.config, run.prepared, workers)
         self.round = 0
         self.state: Handle = None
         self.clients = ClientStates(run.config.partition.population)
@@ -92,6 +96,7 @@ class Federation:
             run.prepared.spec.initial_vector,
             progress.start_phase,
             progress.note,
+            self.computed,
         )
         for spectrum in choice.spectra():
             run.folder.event("spectrum", round=0, **spectrum)
@@ -116,7 +121,9 @@ class Federation:
         """Decide how many clients train together, and limit the frozen-layer cache."""
         run, spec, layers = self._run, self._run.prepared.spec, self.choice.layers
         kept = None if checkpoint is None else checkpoint.fuse
-        choice = choose_fuse(run.config, run.executor, self.state, run.draw.first_group(), len(self.workers), kept)
+        group = run.draw.first_group()
+        slot = self.computed.fuse(layers, len(group))
+        choice = choose_fuse(run.config, run.executor, self.state, group, len(self.workers), kept, slot)
         run.executor.fuse = self.fuse = choice.fuse
         run.folder.event("fuse", **choice.record())
         run.folder.write_config(config_text(with_fuse(run.config, choice.fuse)))

@@ -78,11 +78,21 @@ class Journal:
     # -- rounds ------------------------------------------------------------------------------------------------------
 
     def evaluate_start(self) -> None:
-        """Evaluate the state before any training, once; with ``evaluation.overlap`` while the first round trains."""
-        if not self._start_is_due or self._run.config.evaluation.overlap:
+        """Evaluate the state before any training, once; with ``evaluation.overlap`` while the first round trains.
+
+        An evaluation of an earlier run with the same state is recorded at once.
+        """
+        if not self._start_is_due:
             return
-        self._run.progress.start_phase("evaluating the start")
-        self._record_start(self._evaluations.of_state(self._federation.state, 0))
+        state = self._federation.state
+        evaluation = self._evaluations.kept_start(state, self._federation.computed)
+        if evaluation is None:
+            if self._run.config.evaluation.overlap:
+                return
+            self._run.progress.start_phase("evaluating the start")
+            evaluation = self._evaluations.of_state(state, 0)
+            self._evaluations.keep_start(evaluation)
+        self._record_start(evaluation)
 
     @property
     def _start_is_due(self) -> bool:
@@ -126,6 +136,7 @@ class Journal:
         """Record the state that a round under way starts from; return the record if it is that of a round."""
         evaluation = self._evaluations.total(evaluations, self._federation.round)
         if self.open is None:
+            self._evaluations.keep_start(evaluation)
             self._record_start(evaluation)
             return None
         return self._record(self.open, Evaluated(evaluation, seconds=time.monotonic() - round.trained_at))

@@ -14,12 +14,14 @@ from clients.spec import WorkerInfo
 from clients.tuners.initial import InitialVector
 from fedsim.configuration.schema import Config
 from fedsim.core import seeds
-from fedsim.core.errors import ResourceError
+from fedsim.core.errors import ResourceError, listed
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import GlobalState
 from fedsim.display.progress import Progress
 from fedsim.executors.base import Executor, StateLost
 from fedsim.executors.make import make_executor
+from fedsim.kept.computed import Computed, scores_of, scores_record
+from fedsim.kept.kept import Kept
 from fedsim.prompts.starting_point import check_start
 from fedsim.simulation.client_failures import usable
 from fedsim.simulation.interrupt import InterruptWatch
@@ -73,14 +75,15 @@ def select_layers(config: Config, console: Console) -> LayerChoice:
         config, data = settled(config)
         executor = make_executor(config, watch.check, progress.note)
         stack.callback(executor.close)
-        prepared = prepare(config, progress.start_phase, executor, data)
+        prepared = prepare(config, progress.start_phase, executor, data, Kept.of(config.cache, progress.note))
         for note in prepared.data.notes:
             progress.note(note)
         workers = start_workers(config, prepared, executor, progress)
         sizes_N = prepared.spec.shards.train_sizes
         initial, phase = prepared.spec.initial_vector, progress.start_phase
+        computed = Computed(prepared.kept, config, prepared, workers)
         try:
-            return choose(config, executor, workers[0].full, sizes_N, initial, phase, progress.note)
+            return choose(config, executor, workers[0].full, sizes_N, initial, phase, progress.note, computed)
         except StateLost as loss:
             raise ResourceError(f"{loss}; run the command again") from loss
 
@@ -90,6 +93,11 @@ def start_workers(config: Config, prepared: Prepared, executor: Executor, progre
     progress.start_phase("starting workers" if config.executor == "local" else "starting Ray and its actors")
     workers = executor.start(prepared.spec)
     check_lengths(config, prepared.spec, workers[0].max_tokens)
+    if (slow := sorted({worker.node for worker in workers if worker.emulates_products})) != []:
+        progress.note(
+            f"warning: model.products=bfloat16 is slow on {listed(slow, 3)}, whose processors have no instructions for it; set "
+            "model.products=float32"
+        )
     if prepared.spec.start is not None:
         progress.note(check_start(config, prepared.spec.start, workers[0].full))
     return workers
@@ -103,6 +111,7 @@ def choose(
     initial: InitialVector,
     phase: Callable[[str], None] = lambda text: None,
     note: Callable[[str], None] = lambda text: None,
+    computed: Computed | None = None,
 ) -> LayerChoice:
     """Choose the exchanged layers.
 
@@ -121,6 +130,8 @@ def choose(
         Called with the current phase, for the progress display.
     note
         Called with warnings about clients that failed and were dropped.
+    computed
+        Where scores of earlier runs are.
 
     Raises
     ------
@@ -144,7 +155,7 @@ def choose(
                 "warning: layers.score_batch_size=1 leaves no pairs of examples to compare, so all layers score the same and "
                 "their ranking means nothing; give 2 or more, or name layers with layers.choose=fixed and layers.fixed"
             )
-        scores_L = score(config, executor, full, initial, note)
+        scores_L = score(config, executor, full, initial, note, computed)
     chosen = choose_layers(layers, num_layers, scores_L, config.seed, share)
     return LayerChoice(chosen, num_layers, scores_L, share, estimate)
 
@@ -155,14 +166,23 @@ def score(
     full: VectorLayout,
     initial: InitialVector,
     note: Callable[[str], None] = lambda text: None,
+    computed: Computed | None = None,
 ) -> np.ndarray:
-    """Return the layer scores [L], combined over clients, at the initial parameters of all layers."""
-    state = executor.put(GlobalState(0, full.layers, initial(full)))
-    clients = _scoring_clients(config)
+    """Return the layer scores [L], combined over clients, at the initial parameters of all layers; kept if no client failed."""
+    start, clients = GlobalState(0, full.layers, initial(full)), _scoring_clients(config)
+    slot = None if computed is None else computed.scores(start, clients)
+    if slot is not None:
+        kept_L = slot.get(lambda record: scores_of(record, full.geometry.num_layers))
+        if kept_L is not None:
+            return kept_L
+    state = executor.put(start)
     size = 1 if executor.per_client else 4 * config.group_size
     groups = [tuple(clients[start : start + size]) for start in range(0, len(clients), size)]
     reports = usable(executor.score(state, groups), "to score the layers", config.client.on_failure, note)
-    return combine_scores([report.scores_L for report in reports], [report.num_examples for report in reports])
+    scores_L = combine_scores([report.scores_L for report in reports], [report.num_examples for report in reports])
+    if slot is not None and len(reports) == len(clients):
+        slot.put(scores_record(scores_L))
+    return scores_L
 
 
 def _scoring_clients(config: Config) -> list[int]:

@@ -11,12 +11,13 @@ from fedsim.configuration.schema import Config
 from fedsim.display.progress import Progress
 from fedsim.executors.cluster import local_cluster
 from fedsim.executors.make import make_executor
+from fedsim.kept.kept import Kept
 from fedsim.planning.availability import availability_warning
 from fedsim.planning.model_notes import model_notes
 from fedsim.records.checkpoint import Checkpoint, load_latest, newest_round
 from fedsim.records.folder_check import what_is_in
 from fedsim.records.location import RunLocation, open_location
-from fedsim.records.resuming import check_config, check_contents, finished, from_same_place, sources_of
+from fedsim.records.resuming import as_recorded, check_config, check_contents, finished, from_same_place, sources_of
 from fedsim.records.run_folder import RunFolder
 from fedsim.simulation.interrupt import InterruptWatch, RunInterrupted
 
@@ -54,6 +55,8 @@ def opened(config: Config, resume: bool, watch: InterruptWatch, progress: Progre
     config, data = _settled(config, progress)
     # Mistakes in paths, data and model are found before the run folder is created.
     with open_location(config, resume, progress.note) as place, _saying_what_is_kept(place):
+        if place.resume:
+            config = as_recorded(config, place.path)
         done = finished(config, place.path) if place.resume else None
         if done is not None:
             _check_finished(place, config, progress, done, data)
@@ -65,6 +68,7 @@ def opened(config: Config, resume: bool, watch: InterruptWatch, progress: Progre
             with local_cluster.discarded(), closing(make_executor(config, watch.check, progress.note)) as executor:
                 # Imported late: this loads torch and transformers, and quick mistakes should be reported first.
                 prepared = _prepared(config, progress, executor, data)
+                config = config.model_copy(update={"model": prepared.spec.model})  # with what was settled
                 if checkpoint is not None:
                     before = sources_of(place.path)
                     check_contents(checkpoint.contents, prepared.contents, config, folder.location, before)
@@ -111,7 +115,7 @@ def _check_finished(
         return
     from fedsim.simulation.preparation import prepare
 
-    prepared = prepare(config, progress.start_phase, data=data)
+    prepared = prepare(config, progress.start_phase, data=data, kept=Kept.of(config.cache, progress.note))
     check_contents(done["contents"], prepared.contents, config, place.location, sources_of(place.path))
     progress.note(f"{place.location} is finished, with the same data and weights; nothing to resume")
 
@@ -135,7 +139,7 @@ def _prepared(config: Config, progress: Progress, executor: Executor, data: Part
         progress.note(warning)
     for sentence in model_notes(config):
         progress.note(f"warning: {sentence}")
-    prepared = prepare(config, progress.start_phase, executor, data)
+    prepared = prepare(config, progress.start_phase, executor, data, Kept.of(config.cache, progress.note))
     for note in prepared.data.notes:
         progress.note(note)
     return prepared

@@ -7,11 +7,12 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clients.backbone.location import locate, modeling_module
+from clients.backbone.product_format import settled as settled_products
 from fedsim.configuration.schema import Config, build_config
 from fedsim.core.errors import ConfigError, ModelError, shown
 from fedsim.core.imports import large_imports
@@ -21,7 +22,9 @@ from fedsim.core.tokens import TokenTable
 from fedsim.data.config import TaskConfig
 from fedsim.data.examples import Examples
 from fedsim.data.sources import Dataset, load_dataset
+from fedsim.kept.kept import NOTHING_KEPT, Account, Kept, Place
 from fedsim.planning.memory import estimate_memory
+from fedsim.planning.model_notes import on_cpus
 from fedsim.planning.model_shape import model_shape
 from partitions.base import partition
 
@@ -56,6 +59,8 @@ class Prepared:
     contents: dict[str, str]
     """SHA-256 of what results depend on besides the config: ``weights``, ``model_config``, ``training_data`` and
     ``validation_data`` (tokens and labels), ``partition``, and, where used, ``label_words`` (their tokens) and ``start``."""
+    kept: Kept = NOTHING_KEPT
+    """What earlier runs kept, and where this one does."""
 
 
 def partition_data(config: Config) -> PartitionedData:
@@ -127,6 +132,7 @@ def prepare(
     phase: Callable[[str], None] = lambda text: None,
     executor: Executor | None = None,
     data: PartitionedData | None = None,
+    kept: Kept = NOTHING_KEPT,
 ) -> Prepared:
     """Load, partition and tokenise the examples, and load the frozen weights.
 
@@ -138,6 +144,8 @@ def prepare(
         Executor to start in the background once the data are known to be valid.
     data
         The data, if already read.
+    kept
+        Where tokens are looked up and kept.
     """
     if data is None:
         phase("reading data")
@@ -147,13 +155,14 @@ def prepare(
     phase("loading the backbone")
     # What a model brings asks here whether its code may run; what is fetched from a hub is fetched by this process alone.
     if executor is not None and begun and Path(location).is_dir() and not config.model.trust_remote_code:
-        spec = executor.specify(make_spec, config, data, phase=phase)
+        spec, account = executor.specify(make_spec, config, data, kept.place, phase=phase, kept=kept)
     else:
         with large_imports():
-            spec = make_spec(config, data, phase)
+            spec, account = make_spec(config, data, kept.place, phase, kept)
+    kept.take_in(account)
     if executor is not None and not begun:
         _begin(executor, config, data, location)  # by now the model has been fetched
-    return Prepared(data, spec, _contents(spec))
+    return Prepared(data, spec, _contents(spec), kept)
 
 
 def _begin(executor: Executor, config: Config, data: PartitionedData, location: str) -> bool:
@@ -168,17 +177,37 @@ def _begin(executor: Executor, config: Config, data: PartitionedData, location: 
     return True
 
 
-def make_spec(config: Config, data: PartitionedData, phase: Callable[[str], None] = lambda text: None) -> WorkerSpec:
-    """Load the frozen weights, tokenise the examples, and return all that workers need."""
+def make_spec(
+    config: Config,
+    data: PartitionedData,
+    place: Place | None = None,
+    phase: Callable[[str], None] = lambda text: None,
+    kept: Kept | None = None,
+) -> tuple[WorkerSpec, Account]:
+    """Load the frozen weights, tokenise the examples, and return all that workers need.
+
+    Parameters
+    ----------
+    place
+        Where values are kept between runs.
+    kept
+        The run's cache if this is its driver; another process opens the place itself, and accounts for what it took and wrote.
+    """
+    kept = Kept(place) if kept is None else kept
     from clients.backbone.loading import load_shared_weights, load_tokenizer
     from clients.spec import WorkerSpec
     from clients.tuners.word_vectors import WordVectors
     from fedsim.data.tokenize import label_word_ids, tokenize
     from fedsim.data.vocabulary import Vocabulary, check_label_words, fitted
+    from fedsim.kept.tokens import kept_tokens, state_of
     from fedsim.prompts.starting_point import load_start
 
-    weights = load_shared_weights(config.model)
+    loaded = load_shared_weights(config.model)
+    hidden_size = loaded.family.config(json.loads(loaded.config_json)).hidden_size
+    model = settled_products(config.model, hidden_size, on_gpu=not on_cpus(config))
+    weights = loaded.rounded(model.product_dtype)
     tokenizer = load_tokenizer(config.model)
+    state = state_of(tokenizer)
     phase("tokenising")
     head, causal = config.model.head.kind, weights.kind == "causal_lm"
     vocabulary = Vocabulary.of(weights, config.model.location)
@@ -187,16 +216,18 @@ def make_spec(config: Config, data: PartitionedData, phase: Callable[[str], None
         check_label_words(words_C, data.task.label_words, tokenizer, vocabulary)
 
     def tokens(examples: Examples) -> TokenTable:
-        length = config.data.max_length
-        table = tokenize(examples, data.task, tokenizer, head_kind=head, causal=causal, max_length=length)
+        settings: Any = {"head_kind": head, "causal": causal, "max_length": config.data.max_length}
+        table = kept_tokens(
+            kept, examples, data.task, state, settings, lambda: tokenize(examples, data.task, tokenizer, **settings)
+        )
         return fitted(table, examples, data.task, tokenizer, vocabulary)
 
     train, validation = tokens(data.dataset.train), tokens(data.dataset.validation)
     words = WordVectors(weights, frozenset(tokenizer.all_special_ids), len(tokenizer), words_C)
     tuner = _tuner(config, weights).knowing(words, config.seed)
-    return WorkerSpec(
+    spec = WorkerSpec(
         weights=weights,
-        model=config.model,
+        model=model,
         tuner=tuner,
         num_classes=len(data.task.labels),
         label_word_ids_C=words_C,
@@ -207,6 +238,7 @@ def make_spec(config: Config, data: PartitionedData, phase: Callable[[str], None
         shards=data.shards,
         start=load_start(config, weights, tuner),
     )
+    return spec, kept.account()
 
 
 def _tuner(config: Config, weights: SharedWeights) -> Tuner:

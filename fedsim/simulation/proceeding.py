@@ -91,5 +91,6 @@ def _about(run: RunContext, result: Result, started: float) -> dict[str, Any]:
         "peak_memory_bytes": None,
         "fuse": run.executor.fuse,
         "trunk_cache": run.executor.caches.summary(),
+        "cache": run.prepared.kept.summary(),
         "skipped_rows": dataset.train.skipped + dataset.validation.skipped,
     }

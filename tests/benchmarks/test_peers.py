@@ -16,6 +16,7 @@ from benchmarks.peers.comparison import Comparison, relative_difference
 from benchmarks.peers.files import Events, Plan
 from benchmarks.peers.sides import Outcome, SideError, fedsim_tuning, watch
 from benchmarks.peers.work import PlainClients, Work, plain_clients
+from benchmarks.products import FLOAT32, override
 from clients.evaluation import evaluate
 from clients.training.local_job import LocalJob, Parts
 from clients.training.local_training import train_clients
@@ -37,6 +38,7 @@ SMALL = Case(
         "sampling.clients_per_round=4",
         "prompt.length=4",
         "client.optimizer.lr=0.01",
+        *override(FLOAT32),
     ),
 )
 ROUNDS = 2

@@ -10,6 +10,7 @@ NOT_HERE: dict[str, set[str]] = {
     # Kernels for half precision are the ones that a CPU has, so that their last bits are the machine's.
     "model.dtype": {"float32", "bfloat16", "float16"},
     "model.autocast": {"off", "bfloat16", "float16"},
+    "model.products": {"auto", "float32", "bfloat16", "float16"},
     "model.trunk_cache.dtype": {"auto", "bfloat16", "float16"},
     # No run of the guard may depend on a trial's time.
     "client.fuse": {"auto"},

@@ -39,6 +39,8 @@ PINNED: dict[str, str] = {
     # Not for bits: nothing is to be asked of the hub, and no threads are started for a few texts.
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # What an earlier run has kept would hide a change in what computes it.
+    "FEDSIM_CACHE": "off",
 }
 """What is set, beside NPY_DISABLE_CPU_FEATURES: all loops that NumPy was built with beyond its baseline, since its exp, log and
 pow differ by them. Not pinned, since nothing pins it: MKL's vector functions, of which the rotary models take sin and cos."""

@@ -46,7 +46,7 @@ def assert_same_as_peft(ours: Backbone, theirs: PeftModel, family: str, end: str
     rows, positions = torch.arange(len(ids)), torch.from_numpy(data.read_positions_B)
     weights = torch.randn(states[-1][:, 0].shape, generator=torch.Generator().manual_seed(1))
     expected = torch.autograd.grad((states[-1][rows, positions] * weights).sum(), list(mine.values()))
-    output = ours._run(ours._tokens(data), tuned, LAYERS, None).last_hidden_state
+    output = ours.last_hidden_state(data, tuned, LAYERS)
     (gradient,) = torch.autograd.grad((output[rows, positions] * weights).sum(), tuned)
     parts = ours.geometry.split(gradient)
     for (place, name), theirs_gradient in zip(mine, expected, strict=True):

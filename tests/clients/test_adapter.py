@@ -48,7 +48,7 @@ def test_hidden_states_and_gradients_are_those_of_the_package_adapters(tmp_path,
     states = [torch.from_numpy(trace[f"state/{i}"]) for i in range(3)]
     same_at_tokens(model.hidden_states(data, tuned, layers), states, data, 1e-5)
 
-    output = model._run(model._tokens(data), tuned, layers, None).last_hidden_state
+    output = model.last_hidden_state(data, tuned, layers)
     last = torch.from_numpy(trace["mask"].sum(1) - 1)
     loss = (output[torch.arange(3), last] * torch.from_numpy(trace["loss_weight"])).sum()
     parts = model.geometry.split(torch.autograd.grad(loss, tuned)[0])
@@ -99,7 +99,7 @@ def test_changes_of_norms_act_as_if_the_model_had_other_weights(folders, family)
     positions = torch.from_numpy(data.read_positions_B)
     rows = torch.arange(len(positions))
     expected = torch.autograd.grad(output.last_hidden_state[rows, positions].sin().sum(), weights)
-    own = model._run(model._tokens(data), tuned, LAYERS, None).last_hidden_state
+    own = model.last_hidden_state(data, tuned, LAYERS)
     gradients = torch.autograd.grad(own[rows, positions].sin().sum(), tuned)[0]
     found = model.geometry.split(gradients)[f"{path}_change"][0]
     for mine, theirs in zip(found, expected, strict=True):

@@ -11,11 +11,14 @@ import torch
 import torch._inductor.config
 from tiny_models import LABEL_WORDS, prompts, save, tiny_model
 from tiny_work import token_table
+from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from clients.backbone.frozen_states import compute_states
 from clients.backbone.loading import load_shared_weights
 from clients.backbone.model import Backbone
 from clients.config import ModelConfig, PromptConfig
+from clients.tuners.hooks import Hooks
 from clients.tuners.prefix_tuner import PrefixTuner
 from fedsim.core.errors import ResourceError
 
@@ -31,6 +34,30 @@ def gradient(model: Backbone, count: int, layers: tuple[int, ...], cached: torch
     reading, _ = model.read(tokens, prompt_CLKHPD, layers, {}, torch.arange(count) % 3, cached)
     (found,) = torch.autograd.grad(reading.loss_B.sum(), prompt_CLKHPD)
     return found
+
+
+@pytest.mark.parametrize("where", ["output", "input"])
+def test_hooks_of_all_layers_share_their_graphs(where: str) -> None:
+    """More layers need no more graphs: past a limit of its own, torch.compile would leave layers as they are."""
+    graphs = []
+    for count in (3, 12):
+        torch._dynamo.reset()
+        counter = CompileCounter()
+        layers = nn.ModuleList(nn.Sequential(nn.Linear(4, 4)) for _ in range(count))
+        compiled = [torch.compile(layer.forward, backend=counter, dynamic=True) for layer in layers]
+        for _ in range(2):  # every pass has hooks of its own
+            hidden_BD = torch.ones(2, 4)
+            with Hooks(layers, "LoRA") as hooks, torch.no_grad():
+                for layer in range(count):
+                    change_D = torch.full((4,), float(layer))
+                    if where == "output":
+                        hooks.output(layer, "0", lambda entered, left, change_D=change_D: left + entered * change_D)
+                    else:
+                        hooks.input(layer, "0", lambda entered, change_D=change_D: entered + change_D)
+                for layer in compiled:
+                    hidden_BD = layer(hidden_BD)
+        graphs.append(counter.frame_count)
+    assert 0 < graphs[0] == graphs[1]
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler")

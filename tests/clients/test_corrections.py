@@ -223,7 +223,7 @@ def results(weights_k, stepped_kF, gain_kF, start_F):
     for client, weight in enumerate(weights_k):
         tallies = {"stepped": stepped_kF[client], "gain": gain_kF[client]}
         one = ClientRound(None, int(weight), 3, start_F, vector_F=start_F - stepped_kF[client], tallies=tallies)
-        sums.add(ClientReport(client, 0, int(weight), 3), one)
+        sums.add((ClientReport(client, 0, int(weight), 3), one))
     return combine([sums.update()], clients, metric.average)
 
 

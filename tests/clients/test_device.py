@@ -53,6 +53,12 @@ UNORDERED = {
 ``torch.use_deterministic_algorithms``)."""
 
 
+@pytest.fixture(autouse=True)
+def attention_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention in the fused kernel, as on a GPU: batched products of short texts are for CPUs."""
+    monkeypatch.setattr("clients.tuners.short_attention.fits", lambda *arguments: False)
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("models")

@@ -191,7 +191,7 @@ def test_a_residual_is_added_to_the_map_itself(folders, family):
         if name.endswith("residual"):
             array.copy_(0.1 * torch.randn(array.shape, dtype=torch.float64))
             for layer in range(3):
-                module = changed._stack.all[layer].get_submodule(name.removesuffix(".residual"))
+                module = changed.layers[layer].get_submodule(name.removesuffix(".residual"))
                 change = array[0, layer].T if family == "gpt2" else array[0, layer]
                 module.weight.data = module.weight.data + change
     tuned.requires_grad_()

@@ -85,7 +85,7 @@ def sums_of(clients: Sequence[Trained], size: int, options: Options) -> GroupUpd
     singles = method.singles(robust=options.each_vector)
     sums = GroupSums(group, size, method.corrections, uniform_weights=options.uniform_weights, singles=singles)
     for one in clients:
-        sums.add(one.report, one.client)
+        sums.add((one.report, one.client))
     return sums.update()
 
 
@@ -185,6 +185,34 @@ def test_every_option_matters(option, sum_name):
     clients = jobs(0, 4, positions_F, 5, np.float32, True, False)
     without, given = (check(clients, len(positions_F), Options(**{option: value})) for value in (False, True))
     assert not np.array_equal(without.sums[sum_name], given.sums[sum_name])
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    weights=st.lists(
+        st.sampled_from([1, 2, 7, 1000, 2**28 + 1, 2**29 - 1, 2**29 + 1, 2**40 + 3]), min_size=1, max_size=6
+    ),
+    sweeps=st.lists(st.integers(1, 4), min_size=6, max_size=6),
+    size=st.integers(1, 40),
+    block_size=st.integers(1, 41),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_neither_blocks_nor_sweeps_nor_weights_change_a_bit(seed, weights, sweeps, size, block_size, dtype):
+    rng = np.random.default_rng(seed)
+    vectors = [(rng.normal(size=size) * 10.0 ** rng.integers(-30, 30, size)).astype(dtype) for _ in weights]
+    total_F = np.zeros(size)
+    for weight, vector_F in zip(weights, vectors, strict=True):
+        vector_F.flags.writeable = False  # as arrays from the object store are
+        total_F = total_F + float(weight) * vector_F.astype(np.float64)
+    clients = [
+        (ClientReport(i, 0, weight, 1), ClientRound(None, weight, 1, vector_F, vector_F=vector_F))
+        for i, (weight, vector_F) in enumerate(zip(weights, vectors, strict=True))
+    ]
+    sums = GroupSums(WorkGroup(0, 0, tuple(range(len(clients)))), size, block_size=block_size)
+    for sweep in sweeps:
+        sums.add(*clients[:sweep])
+        del clients[:sweep]
+    assert sums.update().sums[VECTOR].tobytes() == total_F.tobytes()
 
 
 def test_a_group_without_a_usable_client_sends_nothing():

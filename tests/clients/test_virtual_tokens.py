@@ -44,7 +44,7 @@ def test_a_soft_prompt_is_that_of_peft(folders, family):
     weight.data.copy_(tuned.detach().view_as(weight))
     ids, mask = torch.from_numpy(data.input_ids_BT), torch.from_numpy(data.attention_mask_BT)
     expected = theirs(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[:, LENGTH:]
-    found = ours._run(ours._tokens(data), tuned, (0,), None).last_hidden_state
+    found = ours.last_hidden_state(data, tuned, (0,))
     own = mask.bool()
     torch.testing.assert_close(found[own], expected[own], rtol=1e-5, atol=1e-5)
     weights = torch.randn(expected[own].shape, generator=torch.Generator().manual_seed(1))
@@ -125,7 +125,7 @@ def test_a_late_prompt_is_that_of_the_layers_themselves(folders, family, generat
     data = table.batch(np.arange(3))
     ids = [torch.from_numpy(table.pack(np.array([row])).ids_Z) for row in range(3)]
     expected = one_by_one(family, config, tuned, ids)
-    found = ours._run(ours._tokens(data), tuned, (1,), None).last_hidden_state
+    found = ours.last_hidden_state(data, tuned, (1,))
     found = [rows[: len(row)] for rows, row in zip(found, ids, strict=True)]
     exact = 1e-5 if family == "llama" else 1e-10
     for mine, theirs in zip(found, expected, strict=True):
@@ -196,7 +196,7 @@ def test_a_prompt_made_from_the_text_is_that_of_a_plain_reference(folders, famil
 
     ids = [torch.from_numpy(table.pack(np.array([row])).ids_Z) for row in range(3)]
     expected = [soft_prompted(family, row, make) for row in ids]
-    output = ours._run(ours._tokens(table.batch(np.arange(3))), tuned, (0,), None).last_hidden_state
+    output = ours.last_hidden_state(table.batch(np.arange(3)), tuned, (0,))
     found = [rows[: len(row)] for rows, row in zip(output, ids, strict=True)]
     exact = 1e-5 if family == "llama" else 1e-10
     for mine, theirs in zip(found, expected, strict=True):
@@ -216,7 +216,7 @@ def test_a_hot_mixture_is_the_prompt_and_the_mean_of_all(folders):
     sources = torch.from_numpy(mixed._tuner.constants["sources"]).double()
     mean = own + torch.cat([sources, own.unsqueeze(0)]).mean(0)
     outputs = [
-        side._run(side._tokens(batch("right")), numbers, (0,), None).last_hidden_state
+        side.last_hidden_state(batch("right"), numbers, (0,))
         for side, numbers in ((mixed, tuned), (soft, mean.view(1, 1, -1)))
     ]
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-9, atol=1e-9)
@@ -233,7 +233,7 @@ def test_a_late_prompt_at_the_input_is_a_soft_prompt(folders):
     heads = HeadConfig(kind="classifier")
     sides = [backbone(folders["llama"], heads, tuner=config) for config in (late, SOFT)]
     tuned = numbers(sides[0].geometry.layer_size)
-    outputs = [side._run(side._tokens(batch("right")), tuned, (0,), None).last_hidden_state for side in sides]
+    outputs = [side.last_hidden_state(batch("right"), tuned, (0,)) for side in sides]
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-5, atol=1e-5)
 
 

@@ -51,7 +51,7 @@ def test_a_search_of_searches_finds_the_minimum_of_the_mean_of_quadratics():
                 config.client, int(weights[client]), 5, state.vector_F, state.arrays,
                 vector_F=own.mean_F, tallies={WALKED: np.full(size, own.walked)},
             )  # fmt: skip
-            sums.add(ClientReport(client, round, int(weights[client]), 5), done)
+            sums.add((ClientReport(client, round, int(weights[client]), 5), done))
         server.apply(round, tuple(range(len(weights))), sums.update())
     gap = curvature_F @ np.square(server.global_state().vector_F - best_F)
     assert gap < 0.02 * first

@@ -17,7 +17,8 @@ from fedsim.records.tables import ParquetRows, read_table
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("finished") / "run"
-    config = make_tiny(output=str(path), executor="local", rounds=2, client={"fuse": 2})
+    settled = {"client": {"fuse": 2}, "model": {"products": "float32"}}
+    config = make_tiny(output=str(path), executor="local", rounds=2, **settled)
     return path, config, fedsim.run(config, progress=False)
 
 

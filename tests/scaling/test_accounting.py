@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.scaling.accounting import PARTS, ActorSeconds, RoundTimes, Timed, account, strong_scaling, weak_scaling
+from fedsim.scaling.accounting import (
+    PARTS,
+    ActorSeconds,
+    Evenness,
+    RoundTimes,
+    Timed,
+    account,
+    evenness,
+    strong_scaling,
+    weak_scaling,
+)
 
 SECONDS = st.floats(0, 1e4).map(lambda seconds: round(seconds, 9))  # as fine as clocks are
 
@@ -99,3 +109,10 @@ def test_points_that_do_other_work_are_no_series():
     assert (base.efficiency, weak.efficiency, weak.speedup) == (1.0, 0.8, 1.6)
     assert weak.work == 60 / 80  # the cohort that was drawn had fewer steps than twice the other
     assert weak_scaling(points[1:]) == []
+
+
+def test_the_evenness_of_client_updates_is_most_over_least_of_each_number_of_actors():
+    found = evenness([(2, 3.0), (1, 0.5), (2, 1.5), (4, 9.0), (1, 0.4), (1, 0.8)])
+    assert found == [Evenness(1, 0.4, 0.8), Evenness(2, 1.5, 3.0)]
+    assert [each.ratio for each in found] == [2.0, 2.0]
+    assert evenness([]) == []

@@ -139,10 +139,15 @@ def test_the_summary_says_what_the_points_took(study):
         first, second = (row for row in rows if row["clients"] == entry["clients"])
         assert (entry["seconds_first_round"], entry["seconds_round"]) == (first["seconds_wall"], second["seconds_wall"])
         assert entry["client_updates_per_second"] == pytest.approx(4 / second["seconds_wall"])
+        without = second["seconds_wall"] - second["actor_seconds_evaluation"]
+        assert entry["seconds_client_update"] == pytest.approx(without / 4)
         assert sum(entry["shares"].values()) == pytest.approx(1)
         assert entry["seconds_start"] > 0 and entry["seconds_end"] > 0
         # A worker in the driver's own process: torch alone is more than a tenth of a gigabyte.
         assert entry["peak_driver_bytes"] > 1e8 and entry["peak_worker_bytes"] is None
+    times = sorted(entry["seconds_client_update"] for entry in summary["points"])
+    ends = {"least_seconds": times[0], "most_seconds": times[1]}
+    assert summary["client_update"] == [{"actors": 1, **ends, "ratio": pytest.approx(times[1] / times[0])}]
     assert summary["strong_scaling"] == summary["weak_scaling"] == summary["failures"] == []
     assert {"fedsim", "torch", "python"} <= summary["versions"].keys()
 

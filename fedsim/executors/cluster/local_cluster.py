@@ -74,6 +74,9 @@ def start(config: RayConfig, data_bytes: int) -> None:
     # Ray would start workers ahead and wait for all of them inside ``ray.init``, with Python's global lock held: neither
     # signals nor deadlines would work meanwhile, and a worker that dies as it starts would be waited for without end.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    # Ray would free objects once a second. Until then each new one takes other pages of the shared memory, which every process
+    # has to map first: that takes longer than to write them.
+    os.environ.setdefault("RAY_free_objects_period_milliseconds", "10")
     with _unlike_a_cluster(), lean():
         ray.init(
             address="local",

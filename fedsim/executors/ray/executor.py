@@ -89,7 +89,9 @@ class RayExecutor(Executor):
         self._aggregator = Aggregator(self._config, AggregatorActor, BlockActor)
         self._workers.begin(spec_nbytes, modules, self._aggregator.create)
 
-    def specify(self, make: Callable[..., WorkerSpec], *arguments: Any, **here: Any) -> WorkerSpec:
+    def specify(
+        self, make: Callable[..., tuple[WorkerSpec, Any]], *arguments: Any, **here: Any
+    ) -> tuple[WorkerSpec, Any]:
         # Actors of a joined cluster may be on other machines, and what is plugged in is known to this process.
         if self._config.address is not None or loaded():
             return super().specify(make, *arguments, **here)

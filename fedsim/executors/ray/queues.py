@@ -86,7 +86,7 @@ class Queues:
         self._nodes = nodes
         self._flights: dict[int, deque[Flight]] = {}
         self._free: dict[int, deque[Item]] = {}
-        """Calls that any actor may run, by block."""
+        """Calls that any actor may run, by block; only blocks that have some, so that many blocks cost no search."""
         self._bound: dict[int, deque[Item]] = {}
         """Calls bound to one actor, by slot."""
         self._last: deque[Item] = deque()
@@ -153,6 +153,7 @@ class Queues:
             kept = [item for item in queue if not item.call.clients]
             queue.clear()
             queue.extend(kept)
+        self._free = {block: queue for block, queue in self._free.items() if queue}
         return taken
 
     def slots_with_clients(self) -> list[int]:
@@ -188,16 +189,31 @@ class Queues:
         if bound:
             return bound.popleft()
         # The last calls wait for the first idle actor: queued behind a long call they would delay the round.
-        if sum(map(len, self._free.values())) <= (len(self._flights) if depth else 0):
+        if not self._has_free(more_than=len(self._flights) if depth else 0):
             return None
-        queue = self._free[self._block_for(self._nodes[slot])]
+        block = self._block_for(self._nodes[slot])
+        queue = self._free[block]
         # A suspected call runs alone: a dying actor may lose the result of the call before it.
-        return None if depth and queue[0].alone else queue.popleft()
+        if depth and queue[0].alone:
+            return None
+        item = queue.popleft()
+        if not queue:
+            del self._free[block]
+        return item
+
+    def _has_free(self, more_than: int) -> bool:
+        for queue in self._free.values():
+            more_than -= len(queue)
+            if more_than < 0:
+                return True
+        return False
 
     def _block_for(self, node: str) -> int:
         """Return the node's block while it has calls, then one that no other node has, then the first."""
-        left = sorted(block for block, queue in self._free.items() if queue)
         mine = self._blocks.get(node)
+        if mine is not None and mine != _LAST and mine in self._free:
+            return mine
+        left = sorted(self._free)
         if mine not in left:
             others = {block for other, block in self._blocks.items() if other != node}
             mine = next((block for block in left if block not in others), left[0])

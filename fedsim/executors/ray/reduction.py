@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fedsim.core.method import Method
     from server.core import StepReport
 
-_FOLD_BYTES, _FOLD_UPDATES = 32 * 2**20, 16
+_FOLD_BYTES, _FOLD_UPDATES = 16 * 2**20, 16
 """Most sums buffered before they are sent: one call each would cost more than the sums."""
 
 

@@ -100,17 +100,17 @@ class Workers:
         ]
         return plan
 
-    def specify(self, make: Callable[..., WorkerSpec], *arguments: Any) -> WorkerSpec:
-        """Return the specification that an actor makes, which stays in the object store for all of them."""
+    def specify(self, make: Callable[..., tuple[WorkerSpec, Any]], *arguments: Any) -> tuple[WorkerSpec, Any]:
+        """Return the specification that an actor makes, which stays in the object store for all, and what is beside it."""
         self._opened()
-        made = self._created[0].specify.remote(make, *arguments)
+        made, beside = self._created[0].specify.options(num_returns=2).remote(make, *arguments)
         what = "the backbone to be loaded"
         try:
-            (spec,) = wait_for([made], math.inf, what, START_KEY, self._check_interrupt)
+            spec, said = wait_for([made, beside], math.inf, what, START_KEY, self._check_interrupt)
         except (*SYSTEM_ERRORS, StateLost) as error:
             raise ResourceError(f"a client actor was lost while it loaded the backbone: {reason(error)}") from error
         self._made = spec, made
-        return spec
+        return spec, said
 
     def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
         """Send the specification to all actors and wait until they are ready; return where each one runs."""

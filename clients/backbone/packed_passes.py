@@ -1,0 +1,152 @@
+"""Passes of packed examples through a tuned model: training and evaluation.
+
+Shape suffixes: C clients, L tuned layers, X axes of one layer's trained numbers, B examples, Z packed tokens, D hidden size.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clients.backbone.device import to_device
+from clients.backbone.heads import Pooling, pool_packed, pooled_rows
+from clients.backbone.pass_texts import without_dropout
+from clients.backbone.tuned_model import TunedModel
+from clients.tuners.client_rows import PackedRows
+from clients.tuners.packed_prefix import PackedPrefix
+from clients.tuners.prefix import AttentionHook
+from clients.tuners.prompt_dropout import PromptMask
+from clients.tuners.virtual_tokens import ByDepth, PackedTexts, VirtualTokens, entered
+from fedsim.core.tokens import PackedTokens
+
+
+class PackedPasses:
+    """Runs packed examples through a tuned model.
+
+    Parameters
+    ----------
+    parts
+        The model.
+    pooling
+        Hidden state that the head reads.
+    """
+
+    def __init__(self, parts: TunedModel, pooling: Pooling) -> None:
+        self._parts = parts
+        self._pooling = pooling
+
+    def pooled(
+        self,
+        tokens: PackedTokens,
+        tuned_CLX: Tensor,
+        layers: tuple[int, ...],
+        owners: tuple[Tensor | np.ndarray | None, Tensor | None],
+        cached_ZD: Tensor | None,
+        mask: PromptMask | None,
+    ) -> tuple[Tensor, np.ndarray]:
+        """Return what the head reads of each example [B, D], and the tokens that attention processed for it (int64 [B]).
+
+        Parameters
+        ----------
+        owners
+            ``client_of_example_B`` as it was given, and on the device.
+        tokens, tuned_CLX, layers, cached_ZD, mask
+            As in :meth:`clients.backbone.model.Backbone.read`.
+
+        Raises
+        ------
+        ModelError
+            If a layer was never tuned in the pass.
+        """
+        parts, tuner = self._parts, self._parts.tuner
+        given_B, owner_B = owners
+        rows = PackedRows(given_B, tokens.lengths_B, parts.device)
+        tuned_CLX = parts.calls.precision.enter(tuned_CLX)
+        prompt_CLKHPD, prompted = parts.prompts(tuned_CLX, layers)
+        virtual = parts.virtual(tuned_CLX, layers)
+        longer = None if virtual is None else PackedTexts(tokens.lengths_B, virtual.length, parts.device)
+        output_BD = self._output(tokens, cached_ZD) if tuner.reads_output and virtual is not None else None
+        rows_B = self._rows_read(tokens, longer)
+        hook, prefix = self._attention(tokens, (prompt_CLKHPD, prompted, mask), (virtual, longer), owner_B, rows_B)
+        with ExitStack() as stack:
+            stack.enter_context(tuner.inserted(parts.geometry, parts.stack.all, (tuned_CLX, layers), rows))
+            if cached_ZD is not None and not tuner.reads_output:
+                entering_ZD = to_device(cached_ZD, parts.device).to(parts.model.dtype)
+                stack.enter_context(parts.stack.above(min(layers), entering_ZD))
+            if virtual is not None and longer is not None:
+                owner = owner_B if len(tuned_CLX) > 1 else None
+                texts = parts.texts.packed(tokens, owner, rows, output_BD, parts.device)
+                stack.enter_context(entered(parts.stack, virtual, longer, texts))
+            if rows_B is not None:
+                stack.enter_context(parts.stack.narrowed(rows_B))
+            (hidden_ZD,) = parts.calls.packed(tokens, hook, parts.offset(prompt_CLKHPD, virtual)).last_hidden_state
+        prefix.check_seen()
+        pooled_BD = hidden_ZD if rows_B is not None else pool_packed(hidden_ZD, tokens, self._pooling)
+        return parts.calls.precision.leave(pooled_BD), prefix.slots_B
+
+    @torch.no_grad()
+    def kept(self, tokens: PackedTokens, layers: tuple[int, ...]) -> Tensor:
+        """Return what :meth:`clients.backbone.model.Backbone.cached` does."""
+        parts = self._parts
+        if parts.tuner.reads_output:
+            return self._output(tokens, None)
+        with parts.stack.below(min(layers)) as left:
+            parts.calls.packed(tokens, self._prefix(tokens), parts.tuner.offset)
+        return left[0]
+
+    def _attention(
+        self,
+        tokens: PackedTokens,
+        prompts: tuple[Tensor, tuple[int, ...], PromptMask | None],
+        inserted: tuple[VirtualTokens | None, PackedTexts | None],
+        owner_B: Tensor | None,
+        rows_B: Tensor | None,
+    ) -> tuple[AttentionHook, PackedPrefix]:
+        """Return the hook of a pass, and the part of it that runs in the top layer."""
+        virtual, longer = inserted
+        if virtual is None or longer is None:
+            prefix = self._prefix(tokens, prompts, owner_B, rows_B)
+            return prefix, prefix
+        above = self._prefix(tokens, rows_B=rows_B, lengths_B=longer.lengths_B)
+        if not virtual.depth:
+            return above, above
+        return ByDepth(virtual.depth, self._prefix(tokens), above), above
+
+    @torch.no_grad()
+    def _output(self, tokens: PackedTokens, cached_BD: Tensor | None) -> Tensor:
+        """Return the last hidden state in the plain model of the token that stands for each example, [B, D]."""
+        parts = self._parts
+        if cached_BD is not None:
+            return to_device(cached_BD, parts.device).to(parts.model.dtype)
+        with without_dropout(parts.model):
+            (hidden_ZD,) = parts.calls.packed(tokens, self._prefix(tokens), 0).last_hidden_state
+        return hidden_ZD[to_device(parts.texts.summary_rows(tokens), parts.device)]
+
+    def _prefix(
+        self,
+        tokens: PackedTokens,
+        prompts: tuple[Tensor, tuple[int, ...], PromptMask | None] | None = None,
+        owner_B: Tensor | None = None,
+        rows_B: Tensor | None = None,
+        lengths_B: np.ndarray | None = None,
+    ) -> PackedPrefix:
+        """Return the attention of a pass, or of a part of it: of the texts alone unless there are prompts."""
+        parts = self._parts
+        prompt_CLKHPD, layers, mask = prompts or (parts.no_prompts, (), None)
+        top = None if rows_B is None else (parts.geometry.num_layers - 1, rows_B)
+        lengths_B = tokens.lengths_B if lengths_B is None else lengths_B
+        return PackedPrefix(prompt_CLKHPD, layers, owner_B, lengths_B, is_causal=parts.is_causal, top=top, mask=mask)
+
+    def _rows_read(self, tokens: PackedTokens, longer: PackedTexts | None) -> Tensor | None:
+        """Return the token of each example that the head reads, if the top layer can skip the others.
+
+        Not with dropout, which would be drawn for fewer tokens, and not compiled: each pass would create its own graph.
+        """
+        parts = self._parts
+        if self._pooling == "mean" or not parts.stack.narrows or parts.calls.compiled or parts.model.training:
+            return None
+        rows_B = pooled_rows(tokens, self._pooling)
+        return to_device(rows_B if longer is None else longer.rows_with(rows_B), parts.device)

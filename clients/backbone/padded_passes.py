@@ -1,0 +1,76 @@
+"""Passes of a padded batch through a tuned model, in the weights' precision: for layer scores, spectra and comparisons.
+
+Shape suffixes: C clients, L tuned layers, X axes of one layer's trained numbers, B examples, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clients.backbone.heads import Tokens
+from clients.backbone.pass_texts import without_dropout
+from clients.backbone.tuned_model import TunedModel
+from clients.tuners.client_rows import PaddedRows
+from clients.tuners.prefix import AttentionHook, Prefix, detached
+from clients.tuners.prompt_dropout import PromptMask
+from clients.tuners.virtual_tokens import ByDepth, PaddedAttention, PaddedTexts, VirtualTokens, entered
+
+
+def run_padded(
+    parts: TunedModel,
+    tokens: Tokens,
+    tuned_CLX: Tensor,
+    layers: tuple[int, ...],
+    client_of_example_B: Tensor | None,
+    mask: PromptMask | None = None,
+    *,
+    output_hidden_states: bool = False,
+) -> Any:
+    """Return the base model's output for a padded batch.
+
+    Raises
+    ------
+    ModelError
+        If a layer was never tuned in the pass.
+    """
+    prompt_CLKHPD, prompted = parts.prompts(tuned_CLX, layers)
+    prefix = Prefix(prompt_CLKHPD, prompted, client_of_example_B, mask) if prompted else None
+    virtual = parts.virtual(tuned_CLX, layers)
+    owner_B = client_of_example_B if len(tuned_CLX) > 1 else None
+    rows = PaddedRows(owner_B)
+    hook: AttentionHook | None = prefix
+    with ExitStack() as stack:
+        stack.enter_context(parts.tuner.inserted(parts.geometry, parts.stack.all, (tuned_CLX, layers), rows))
+        if virtual is not None:
+            hook = stack.enter_context(_virtual_tokens(parts, tokens, virtual, owner_B))
+        elif prefix is None:
+            # Without a prompt the plain implementation runs, mask skipping included, with the original model's bits.
+            stack.enter_context(detached(parts.model))
+        offset = parts.offset(prompt_CLKHPD, virtual)
+        output = parts.calls.padded(tokens, hook, offset, output_hidden_states=output_hidden_states)
+    if prefix:
+        prefix.check_seen()
+    return output
+
+
+@contextmanager
+def _virtual_tokens(
+    parts: TunedModel, tokens: Tokens, virtual: VirtualTokens, owner_B: Tensor | None
+) -> Iterator[AttentionHook]:
+    """Let virtual tokens enter a pass; yields its attention."""
+    below = Prefix(parts.no_prompts, ())
+
+    @torch.no_grad()
+    def plain() -> Tensor:
+        with without_dropout(parts.model):
+            return parts.calls.padded(tokens, below, 0).last_hidden_state
+
+    lengths_B, texts = parts.texts.padded(tokens, owner_B, plain if parts.tuner.reads_output else None)
+    above = PaddedAttention(lengths_B + virtual.length, is_causal=parts.is_causal)
+    with entered(parts.stack, virtual, PaddedTexts(tokens.attention_mask_BT, virtual.length), texts):
+        yield ByDepth(virtual.depth, below, above)

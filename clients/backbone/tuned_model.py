@@ -1,0 +1,60 @@
+"""The parts of a frozen model that its passes share, and what the tuner puts into a pass.
+
+Shape suffixes: C clients, L tuned layers, K {key, value}, H heads, P prompt length, D head dimension, X axes of one layer's
+trained numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from clients.backbone.calls import ModelCalls
+from clients.backbone.frozen_states import LayerStack
+from clients.backbone.pass_texts import PassTexts
+from clients.tuners.tuner import Tuner
+from clients.tuners.virtual_tokens import VirtualTokens
+from fedsim.core.layout import LayerShape
+
+
+@dataclass(frozen=True)
+class TunedModel:
+    """A frozen model and its tuner."""
+
+    model: PreTrainedModel
+    calls: ModelCalls
+    stack: LayerStack
+    texts: PassTexts
+    tuner: Tuner
+    geometry: LayerShape
+    is_causal: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+        return self.calls.device
+
+    @property
+    def no_prompts(self) -> Tensor:
+        """Prompts of one client in no layer, [1, 0, 2, 1, 0, 1]."""
+        return torch.empty((1, 0, 2, 1, 0, 1), device=self.device)
+
+    def prompts(self, tuned_CLX: Tensor, layers: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
+        """Return prompts [C, L, K, H, P, D] and the layer of each; none where the tuner has none, or they are empty."""
+        prompts = self.tuner.prompts(self.geometry, tuned_CLX, layers) if layers else None
+        if prompts is None or not prompts[0].shape[4]:
+            return self.no_prompts, ()
+        return prompts
+
+    def virtual(self, tuned_CLX: Tensor, layers: tuple[int, ...]) -> VirtualTokens | None:
+        """Return the virtual tokens of a pass; None where the tuner has none."""
+        return self.tuner.virtual_tokens(self.geometry, tuned_CLX) if layers else None
+
+    def offset(self, prompt_CLKHPD: Tensor, virtual: VirtualTokens | None) -> int:
+        """Return the positions before the text: one for each virtual token of the pass, if the tuner takes any."""
+        if virtual is not None:
+            return self.tuner.offset
+        return prompt_CLKHPD.shape[4] if self.tuner.offset else 0
