@@ -130,7 +130,9 @@ def test_a_run_is_resumed_with_the_plug_ins_that_it_was_made_with_alone(loaded, 
 
 def test_a_run_of_a_study_is_given_the_plug_ins(loaded, values, tmp_path):
     kinds = {key: values[key] for key in ("partition", "params", "client")}
-    config = make_tiny(**kinds, rounds=1, layers={"choose": "all"}, executor="local", name="study")
+    config = make_tiny(
+        **kinds, rounds=1, layers={"choose": "all"}, executor="local", name="study", model={"products": "float32"}
+    )
     run_process(config, tmp_path / "point" / "run-1", lambda: None, lambda line: None)
     summary = json.loads((tmp_path / "point" / "run-1" / "summary.json").read_text())
     assert summary["plugins"] == {"house.py": loaded.sha256} and summary["config_hash"] == config.identity

@@ -65,10 +65,8 @@ def test_a_damaged_entry_is_told_once_and_never_read(tmp_path_factory, data):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ data.draw(st.integers(1, 255))]) + whole[at + 1 :])
     assert store.read("tokens", KEY) is None
     assert len(notes) == 1 and "tokens of a data set" in notes[0] and "made again" in notes[0]
-    assert [entry.kind for entry in entries(folder)] == ["tokens"] and entries(folder)[0].about in (
-        "reviews",
-        "damaged",
-    )
+    # A list reads the heads of entries alone, so that a damaged one may show what is not true.
+    assert [entry.kind for entry in entries(folder)] == ["tokens"] and isinstance(entries(folder)[0].about, str)
     store.write("tokens", KEY, RECORD, "reviews")
     assert same(store.read("tokens", KEY), RECORD) and len(notes) == 1
 
