@@ -15,14 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from clients.backbone.families import Family
 
+_STEP = 32
+_LARGEST = 512
+"""Numbers of rows up to the second are rounded up to multiples of the first: 16 kernels a map, and few empty rows. Larger passes
+are those of evaluations, which are the same every time."""
 _ONE_FUNCTION = ("gelu", "relu", "silu")
 """Activations that are one kernel, which computes in float32 and rounds its result once."""
 
@@ -97,5 +103,42 @@ def _product(map: _HalfLinear | _HalfConv1D, input: Tensor, weight_OI: Tensor, b
     plain = map.products.plain
     if not map.products.on:
         return functional.linear(input.to(plain), weight_OI.to(plain), None if bias_O is None else bias_O.to(plain))
-    output = functional.linear(input.to(weight_OI.dtype), weight_OI, bias_O)
-    return output if map.narrow else output.to(plain)
+    output = weight_OI.dtype if map.narrow else plain
+    if input.device.type != "cpu":
+        return functional.linear(input.to(weight_OI.dtype), weight_OI, bias_O).to(output)
+    return _RoundedUp.apply(input, weight_OI, bias_O, output)
+
+
+class _RoundedUp(torch.autograd.Function):
+    """A product whose rows are filled up to one of few numbers.
+
+    oneDNN makes a kernel for each number of rows, which takes as long as several products and is kept with a megabyte of its
+    own; passes have hundreds of different numbers of tokens.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight_OI: Tensor, bias_O: Tensor | None, output: torch.dtype) -> Tensor:
+        ctx.save_for_backward(weight_OI)
+        ctx.format = input.dtype
+        rows_XI = input.flatten(0, -2)
+        filled_XO = functional.linear(_filled(rows_XI, weight_OI.dtype), weight_OI, bias_O)
+        return filled_XO[: len(rows_XI)].to(output).view(*input.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (weight_OI,) = ctx.saved_tensors
+        rows_XO = gradients[0].flatten(0, -2)
+        filled_XI = _filled(rows_XO, weight_OI.dtype) @ weight_OI
+        return filled_XI[: len(rows_XO)].to(ctx.format).view(*gradients[0].shape[:-1], -1), None, None, None
+
+
+def _filled(rows_XI: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return rows in half precision, with rows of zeros behind them up to one of few numbers."""
+    count = len(rows_XI)
+    if count % _STEP == 0 or count > _LARGEST:
+        return rows_XI.to(dtype)
+    filled = rows_XI.new_empty((count + _STEP - count % _STEP, rows_XI.shape[1]), dtype=dtype)
+    filled[:count].copy_(rows_XI)
+    filled[count:].zero_()
+    return filled
