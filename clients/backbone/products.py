@@ -25,10 +25,9 @@ from transformers.pytorch_utils import Conv1D
 
 from clients.backbone.families import Family
 
-_STEP = 32
-_LARGEST = 512
-"""Numbers of rows up to the second are rounded up to multiples of the first: 16 kernels a map, and few empty rows. Larger passes
-are those of evaluations, which are the same every time."""
+_STEP, _LARGE = 32, 512
+"""Numbers of rows are rounded up to multiples of the first, beyond the second to a 16th of the next power of two. Large passes
+without gradients are left alone: those of evaluations are the same every time."""
 _ONE_FUNCTION = ("gelu", "relu", "silu")
 """Activations that are one kernel, which computes in float32 and rounds its result once."""
 
@@ -104,7 +103,8 @@ def _product(map: _HalfLinear | _HalfConv1D, input: Tensor, weight_OI: Tensor, b
     if not map.products.on:
         return functional.linear(input.to(plain), weight_OI.to(plain), None if bias_O is None else bias_O.to(plain))
     output = weight_OI.dtype if map.narrow else plain
-    if input.device.type != "cpu":
+    large = not torch.is_grad_enabled() and input.shape[:-1].numel() > _LARGE
+    if input.device.type != "cpu" or large:
         return functional.linear(input.to(weight_OI.dtype), weight_OI, bias_O).to(output)
     return _RoundedUp.apply(input, weight_OI, bias_O, output)
 
@@ -136,9 +136,10 @@ class _RoundedUp(torch.autograd.Function):
 def _filled(rows_XI: Tensor, dtype: torch.dtype) -> Tensor:
     """Return rows in half precision, with rows of zeros behind them up to one of few numbers."""
     count = len(rows_XI)
-    if count % _STEP == 0 or count > _LARGEST:
+    step = _STEP if count <= _LARGE else (1 << (count - 1).bit_length()) // 16
+    if count % step == 0:
         return rows_XI.to(dtype)
-    filled = rows_XI.new_empty((count + _STEP - count % _STEP, rows_XI.shape[1]), dtype=dtype)
+    filled = rows_XI.new_empty((count + step - count % step, rows_XI.shape[1]), dtype=dtype)
     filled[:count].copy_(rows_XI)
     filled[count:].zero_()
     return filled
