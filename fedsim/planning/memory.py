@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from clients.backbone.product_format import settled
 from clients.budget import CONTEXT_BYTES, STEP_VECTORS, population_of, tokens_of_pass
 from clients.tuners.config import VIRTUAL_TOKENS
 from clients.tuners.lora_halves import shared, turns
@@ -106,7 +107,7 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
     trained = full if config.layers.unselected == "local" else whole
     state_bytes, cohort = exchange_bytes * _kept_numbers(config, exchanged, trained), config.sampling.clients_per_round
     return MemoryEstimate(
-        weights=shape.num_parameters * _itemsize(config.model.dtype) + _projection_bytes(config, shape),
+        weights=_weight_bytes(config, shape, on_gpu) + _projection_bytes(config, shape),
         tokens=tokens,
         caches=_cached_bytes(config, shape, num_examples, full),
         client_states=min(config.partition.population, config.rounds * cohort) * state_bytes,
@@ -226,6 +227,16 @@ def _tuner_numbers(config: Config, hidden_size: int, tuned: LayerShape) -> int:
         norms = 4 * hidden_size if config.tuner.layer_norms else 0
         return 2 * (hidden_size + 2 * config.tuner.width) + norms
     return {"prefix": 0, "ia3": tuned.layer_size}.get(config.tuner.kind, hidden_size)
+
+
+def _weight_bytes(config: Config, shape: ModelShape, on_gpu: bool) -> int:
+    """Return the bytes of the frozen weights, with the matrices of the layers in the format of ``model.products``."""
+    size = _itemsize(config.model.dtype)
+    heads = (2 * shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
+    feed_forward = (3 if shape.gated else 2) * shape.feed_forward_size
+    matrices = shape.num_layers * shape.hidden_size * (heads + feed_forward)
+    products = settled(config.model, shape.hidden_size, on_gpu=on_gpu).product_dtype
+    return shape.num_parameters * size - matrices * (size - _itemsize(products))
 
 
 def _evaluation_bytes(config: Config, shape: ModelShape) -> int:
