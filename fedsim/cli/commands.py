@@ -15,7 +15,7 @@ import typer
 
 from clients.tuners.config import ONE_PLACE
 from fedsim import __version__
-from fedsim.cli_options import ConfigPath, Load, NoCache, Overrides, read
+from fedsim.cli.options import ConfigPath, Load, NoCache, Overrides, read
 from fedsim.core.errors import ClientError, ConfigError, FedsimError
 from fedsim.kept import cli as cache_cli
 from fedsim.simulation.interrupt import RunInterrupted

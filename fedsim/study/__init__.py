@@ -1,0 +1,1 @@
+"""Studies: methods side by side over data sets and seeds, with statistics."""

@@ -1,0 +1,81 @@
+"""Schema of a study file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
+
+from fedsim.core.schema import PathText, Schema
+from fedsim.study.devices import DevicesConfig
+
+Name = Annotated[str, Field(pattern=r"^[\w.+-]+$", max_length=80)]
+"""Becomes the name of a folder."""
+Keys = dict[str, Any]
+"""Dotted keys of a config, and their values."""
+
+
+def _seeds(value: Any) -> Any:
+    """Read a number of seeds as 0, 1, 2 ..."""
+    return tuple(range(value)) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else value
+
+
+Seeds = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_seeds), Field(min_length=1)]
+
+
+class SearchConfig(Schema):
+    """The search for each arm's settings, on training examples that it does not train on; the same budget for every arm."""
+
+    keys: dict[str, tuple[Any, ...]] = Field(default={})
+    """Values of dotted keys to try, ``{client.optimizer.lr: [0.01, 0.04]}``; every arm tries all combinations."""
+    arms: dict[Name, dict[str, tuple[Any, ...]]] = Field(default={})
+    """The same for single arms, in place of ``keys``."""
+    trials: PositiveInt | None = None
+    """Combinations that each arm tries, drawn with ``seeds`` from all of them; if not given, all, whose number must then be
+    the same for every arm."""
+    seeds: Seeds = (1000,)
+    """Seeds of the search's runs; a combination is chosen by its mean over them."""
+    rounds: PositiveInt | None = None
+    """Rounds of a run of the search; if not given, the study's."""
+    share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """Share of the training examples that validates; see ``data.validation_from_train``. The validation examples of the
+    report are never read."""
+
+
+class Band(Schema):
+    """Where a metric is expected: between two values, both included."""
+
+    at_least: float | None = None
+    """Least value of the mean over seeds."""
+    at_most: float | None = None
+    """Greatest value of the mean over seeds."""
+
+
+class StudyConfig(Schema):
+    """A study: every arm on every data set with every seed."""
+
+    name: Name | None = None
+    """Name of the study; if not given, that of its file."""
+    base: PathText
+    """Config file that all cells start from, relative to the study file."""
+    set: Keys = Field(default={})
+    """Dotted keys that all cells share."""
+    arms: dict[Name, Keys | PathText | None] = Field(min_length=1)
+    """What is compared, by name: dotted keys on top of ``base``, or a config file in place of it, relative to the study
+    file. The first arm is the reference that the others are compared with, unless ``reference`` names another."""
+    reference: Name | None = None
+    """The arm that the others are compared with."""
+    datasets: dict[Name, Keys | None] = Field(default={"base": None}, min_length=1)
+    """What the arms are compared on, by name: dotted keys, usually of ``data`` and ``partition``, applied last."""
+    seeds: Seeds = (0,)
+    """Seeds of each arm on each data set, or their number (3 means 0, 1 and 2)."""
+    arm_seeds: dict[Name, Seeds] = Field(default={})
+    """Seeds of single arms, in place of ``seeds``."""
+    target: float | dict[Name, float] | None = None
+    """Metric to reach, for rounds, bytes and seconds to a target; or by data set."""
+    search: SearchConfig | None = None
+    """Choose each arm's settings first."""
+    devices: DevicesConfig | None = None
+    """Devices and network for the modelled time."""
+    expect: dict[Name, dict[Name, Band]] = Field(default={})
+    """Expected bands of the last global metric, ``{DATASET: {ARM: {at_least: 0.9}}}``; ``--check`` compares them."""

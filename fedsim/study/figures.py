@@ -1,0 +1,92 @@
+"""What a study knows of each cell: the figures of one finished run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+NAN = math.nan
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A run after an evaluated round; totals are from the run's start, over all clients."""
+
+    round: int
+    metric: float
+    bytes: int
+    """Simulated traffic, up and down."""
+    seconds_published: float
+    """Published time: the sum over rounds of the longest local training."""
+    seconds_modelled: float = NAN
+    """Time by the study's devices and network."""
+
+
+@dataclass(frozen=True)
+class CellFigures:
+    """Figures of one run; NaN, or None for a count, where something was not measured or is not reached."""
+
+    dataset: str
+    arm: str
+    seed: int
+    folder: str
+    metric_name: str = "accuracy"
+    num_classes: int = 2
+    rounds: int = 0
+
+    # -- metrics, of the global prompt on the validation examples and of clients' own prompts on their held-out ones
+    first: float = NAN
+    """Before any tuning."""
+    last: float = NAN
+    best: float = NAN
+    best_round: int | None = None
+    personalised: float = NAN
+    best_personalised: float = NAN
+
+    # -- distribution over clients of the metric on their held-out examples, at the end, with their own prompts
+    client_median: float = NAN
+    client_worst_decile: float = NAN
+    """The value that a tenth of the clients do not reach."""
+    client_better_share: float = NAN
+    """Share of the clients that are better off than without tuning."""
+    unseen_median: float = NAN
+    """The median over clients that never trained."""
+    clients: dict[int, dict[str, float]] = field(default_factory=dict)
+    """By client: ``examples``, ``before``, ``after``, ``rounds`` (in which it trained)."""
+
+    # -- until the target is reached for the first time
+    target: float = NAN
+    target_round: int | None = None
+    target_bytes: int | None = None
+    target_seconds_published: float = NAN
+    target_seconds_modelled: float = NAN
+
+    # -- cost
+    trained_parameters: int = 0
+    """Of a client."""
+    exchanged_parameters: int = 0
+    """That a client sends in a round."""
+    stored_parameters: int = 0
+    """That a client keeps between rounds."""
+    bytes_up: int = 0
+    bytes_down: int = 0
+    client_updates: int = 0
+    client_tokens: int = 0
+    seconds_wall: float = NAN
+    seconds_published: float = NAN
+    seconds_modelled: float = NAN
+
+    # -- course and sameness
+    curve: tuple[CurvePoint, ...] = ()
+    contents: dict[str, str] = field(default_factory=dict)
+    """SHA-256 by content: ``training_data``, ``validation_data``, ``partition``, ``weights`` and so on."""
+    cohorts: str = ""
+    """SHA-256 of the cohorts of all rounds."""
+    layers: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
+    """Score of each layer; empty if layers were not scored."""
+    predictions: str = ""
+    """Path of the file of predictions; empty if they were not kept."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """Method, what was trained, model, versions: from the run's summary."""
