@@ -90,3 +90,14 @@ class CellFigures:
     """Path of the file of predictions; empty if they were not kept."""
     about: dict[str, Any] = field(default_factory=dict)
     """Method, what was trained, model, versions: from the run's summary."""
+
+
+@dataclass(frozen=True)
+class FailedCell:
+    """A cell without figures."""
+
+    dataset: str
+    arm: str
+    seed: int
+    sentence: str
+    """Why it failed, or that it has not run."""
