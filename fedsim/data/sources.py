@@ -61,7 +61,8 @@ def load_dataset(config: DataConfig, seed: int, column: str | None = None) -> Da
             f"data: {len(validation):,} training examples, drawn with the seed, validate in place of the examples that would "
             f"(data.validation_from_train); {len(train):,} train",
         )
-    elif validation is None:
+        return Dataset(task, train, validation, notes)
+    if validation is None:
         validation = collect(opened.validation, RowCheck(task, on_bad_row=config.on_bad_row))
     return Dataset(task, train, _cut(validation, config.validation_examples, seed, "validation_examples"), notes)
 
