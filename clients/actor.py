@@ -57,7 +57,7 @@ class ClientActor:
 
         from clients.backbone.device import limit_memory, resolve_device
 
-        share = _gpu_share()
+        share = gpu_share()
         name = resolve_device(device, gpu_granted=share > 0)
         limit_memory(share, torch.device(name))
         keep_freed_memory()  # from here on: what loading has freed goes back to the system
@@ -115,7 +115,7 @@ def _import_lean(modules: tuple[str, ...]) -> None:
         import_ahead(("transformers.modeling_utils", *modules))
 
 
-def _gpu_share() -> float:
+def gpu_share() -> float:
     """Return the share of a GPU that this actor reserved, 0 for none."""
     context = ray.get_runtime_context()
     return float(context.get_assigned_resources().get("GPU", 0.0)) if context.get_accelerator_ids().get("GPU") else 0.0
