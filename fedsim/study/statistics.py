@@ -114,12 +114,17 @@ def _bootstrap(x: np.ndarray, method: str) -> tuple[float, float]:
     # the generator's keyword was renamed in scipy 1.15
     keyword = "rng" if "rng" in inspect.signature(stats.bootstrap).parameters else "random_state"
     generator: dict[str, Any] = {keyword: np.random.default_rng(_SEED)}
+    # With few seeds many resamples have the same mean as the sample, and the correction counts them: rounding must not tell
+    # them apart. No ratio of means of shares lies between two multiples of this unit.
+    unit = np.abs(x).max() / (math.pi * 1e8)
+
+    def mean(samples: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.round(samples.mean(axis) / unit)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an undefined correction is NaN, and is answered
-        found = stats.bootstrap(
-            (x,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method=method, **generator
-        )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+        found = stats.bootstrap((x,), mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method=method, **generator)
+    return float(found.confidence_interval.low) * unit, float(found.confidence_interval.high) * unit
 
 
 def sign_flip(differences: Sequence[float] | np.ndarray) -> tuple[float, str]:
