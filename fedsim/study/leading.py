@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from fedsim.study import statistics, words
 from fedsim.study.grid import Grid
 from fedsim.study.measures import COMPARED
@@ -34,33 +36,33 @@ def _leading(grid: Grid, dataset: str, measure: str) -> BestArm:
     means = {arm: statistics.estimate(found).mean for arm, found in values.items() if found}
     highest = max(means.values())
     best = tuple(arm for arm, mean in means.items() if math.isclose(mean, highest, rel_tol=1e-12))
-    p = math.nan
-    if len(best) == 1 and len(grid.arms) > 1:
-        rivals = [statistics.paired(values[arm], values[best[0]]) for arm in grid.arms if arm != best[0]]
-        if all(rival.n for rival in rivals):  # on the common seeds it may not be the better one
-            p = max(rival.p if rival.mean > 0 else 1.0 for rival in rivals)
-    return BestArm(dataset, measure, best, False, p, "")
+    ps: dict[str, float] = {}
+    for arm in grid.arms if len(best) == 1 else ():
+        if arm != best[0]:
+            x = np.array(list(statistics.paired_differences(values[arm], values[best[0]]).values()))
+            # on the seeds that both have it may not be the better one; without such seeds nothing can be said
+            ps[arm] = math.inf if not len(x) else statistics.sign_flip(x)[0] if x.mean() > 0 else 1.0
+    rival = max(ps, key=lambda arm: ps[arm], default="")
+    p = ps.get(rival, math.nan)
+    return BestArm(dataset, measure, best, False, p if math.isfinite(p) else math.nan, rival, "")
 
 
 def _judged(grid: Grid, best: BestArm) -> BestArm:
-    where = words.in_measure(best.measure, grid.metric_name(best.dataset)) + words.on_dataset(
-        best.dataset, grid.datasets
-    )
+    where = words.in_measure(best.measure, grid.metric_name(best.dataset))
+    where += words.on_dataset(best.dataset, grid.datasets)
     who = words.and_list(best.arms)
     if len(grid.arms) == 1:
         return replace(best, sentence=f"{who} is the only arm: there is nothing to compare it with")
     if len(best.arms) > 1:
         return replace(best, sentence=f"{who} have the same highest mean{where}")
     whole = len(grid.values(best.dataset, who, best.measure)) == len(grid.seeds[who])
-    supported = whole and best.p_holm <= statistics.ALPHA
-    if supported:
-        return replace(
-            best,
-            supported=True,
-            sentence=f"{who} is better than every other arm{where} (p {words.p_value(best.p_holm)})",
-        )
-    why = f"p {words.p_value(best.p_holm)}" if math.isfinite(best.p_holm) else "an arm has no seed in common with it"
-    why = why if whole else "some of its own seeds have no value"
-    return replace(
-        best, sentence=f"{who} has the highest mean{where}, but is not shown to be better than every other arm ({why})"
-    )
+    if whole and best.p_holm <= statistics.ALPHA:
+        sentence = f"{who} is better than every other arm{where} (p {words.p_value(best.p_holm)} against {best.rival})"
+        return replace(best, supported=True, sentence=sentence)
+    why = f"p {words.p_value(best.p_holm)} against {best.rival}"
+    if not whole:
+        why = "some of its own seeds have no value"
+    elif math.isnan(best.p_holm):
+        why = f"no seed in common with {best.rival}"
+    sentence = f"{who} has the highest mean{where}, but is not shown to be better than every other arm ({why})"
+    return replace(best, sentence=sentence)

@@ -142,6 +142,8 @@ class BestArm:
     """Whether it may stand in bold."""
     p_holm: float
     """The largest p of its comparisons with the other arms, adjusted by Holm over data sets; NaN if it cannot be tested."""
+    rival: str
+    """The arm that this p is against, or that has no seed in common with it; empty if there is no such arm."""
     sentence: str
 
 

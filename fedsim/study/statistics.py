@@ -57,18 +57,24 @@ def estimate(values: Mapping[int, float], without: Sequence[int] = ()) -> Estima
     return Estimate(len(x), mean, sd, mean - half, mean + half, float(x.min()), float(x.max()), found, lacking)
 
 
+def paired_differences(reference: Mapping[int, float], arm: Mapping[int, float]) -> dict[int, float]:
+    """Return ``arm - reference`` by seed, over the seeds that have both; what is rounding is zero."""
+    found = {}
+    for seed in sorted(set(reference) & set(arm)):
+        difference = arm[seed] - reference[seed]
+        if math.isfinite(difference):
+            scale = max(abs(arm[seed]), abs(reference[seed]))
+            found[seed] = difference if abs(difference) > 1e-12 * scale else 0.0
+    return found
+
+
 def paired(reference: Mapping[int, float], arm: Mapping[int, float]) -> Difference:
     """Return the paired differences ``arm - reference`` over the seeds that both have, and what they show.
 
     The interval is BCa bootstrap of the mean, the test an exact sign-flip test of the mean, the effect size Hedges' g of
     paired differences.
     """
-    values = {}
-    for seed in sorted(set(reference) & set(arm)):
-        difference = arm[seed] - reference[seed]
-        if math.isfinite(difference):
-            scale = max(abs(arm[seed]), abs(reference[seed]))
-            values[seed] = difference if abs(difference) > 1e-12 * scale else 0.0  # the rest is rounding
+    values = paired_differences(reference, arm)
     x = np.array(list(values.values()))
     low, high, interval = bca(x)
     p, flips = sign_flip(x)
