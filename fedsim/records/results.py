@@ -147,8 +147,8 @@ def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[st
     totals, layout = result.totals, result.layout
     in_turn = [layout.holding(arrays) for arrays in turns(config.tuner, layout.geometry)]
     metric = prepared.data.task.metric
-    ends = [result.final.personalised, result.final.personalised_start]
-    personalised, start_personalised = (math.nan if end is None else compute(metric, end.confusion_CC) for end in ends)
+    end, start = result.final.personalised, result.final.personalised_start
+    personalised = math.nan if end is None else compute(metric, end.confusion_CC)
     best_personalised, best_personalised_round = better(
         totals.best_personalised_metric, totals.best_personalised_round, personalised, result.rounds
     )
@@ -166,7 +166,7 @@ def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[st
         "best_personalised_metric": best_personalised,
         "best_personalised_round": best_personalised_round,
         "first_global_metric": totals.initial_metric,
-        "start_personalised_metric": start_personalised,
+        "start_personalised_metric": None if start is None else compute(metric, start.confusion_CC),
         "rounds": result.rounds,
         "stopped": None if result.stopped is None else asdict(result.stopped),
         "clients": config.partition.population,

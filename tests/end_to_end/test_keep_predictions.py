@@ -126,7 +126,7 @@ def test_a_finished_run_is_given_what_it_lacks_and_no_more(straight, tmp_path, m
     )
     plain = {"evaluation": {"personalised_start": False, "keep_predictions": False}}
     summary = fedsim.run(config(path, **plain), progress=False)
-    assert len(evaluated) == 1 and np.isnan(summary["start_personalised_metric"])
+    assert len(evaluated) == 1 and summary["start_personalised_metric"] is None
     assert not (path / "predictions.parquet").exists()
     monkeypatch.setattr(LocalExecutor, "train", None)
     again = fedsim.run(config(path), resume=True, progress=False)
