@@ -89,9 +89,11 @@ class ClientActor:
         """See :meth:`clients.worker.ClientWorker.try_fusing`."""
         return self._worker.try_fusing(*arguments)
 
-    def evaluate(self, state: Any, start: int, stop: int, keep_cached: bool, cached: Any = None) -> Any:
+    def evaluate(
+        self, state: Any, start: int, stop: int, keep_cached: bool, keep_predictions: bool, cached: Any = None
+    ) -> Any:
         """See :meth:`clients.worker.ClientWorker.evaluate`; returns the frozen-layer cache only with ``keep_cached``."""
-        evaluation, cached = self._worker.evaluate(state, start, stop, cached)
+        evaluation, cached = self._worker.evaluate(state, start, stop, cached, keep_predictions=keep_predictions)
         return (evaluation, cached) if keep_cached else evaluation
 
     def evaluate_clients(self, state: Any, fuse: int, personal: bool, clients: Any, *fetched: Any) -> Any:
