@@ -14,7 +14,7 @@ from fedsim.configuration.errors import sentence
 from fedsim.configuration.given import place_of, read_yaml, set_key
 from fedsim.configuration.overrides import parse_override
 from fedsim.configuration.schema import Config, build_config
-from fedsim.configuration.values import as_override
+from fedsim.configuration.values import as_override, leaves
 from fedsim.core.errors import ConfigError, listed, shown, suggestion
 from fedsim.core.plugins import load_installed
 from fedsim.study.config import StudyConfig
@@ -125,8 +125,9 @@ class Study:
             keys = tuple(key.split("."))
             if key.partition(".")[0] in _OURS:
                 raise ConfigError(f"{self.path}, {place}: a study sets {keys[0]} itself; leave it out")
-            set_key(values, keys, value, as_override(keys, value))
-            sources[keys] = f"{self.path}, {place}: {as_override(keys, value)}"
+            for inner, leaf in leaves(value, keys) if isinstance(value, dict) and value else [(keys, value)]:
+                set_key(values, inner, leaf, as_override(inner, leaf))
+                sources[inner] = f"{self.path}, {place}: {as_override(inner, leaf)}"
         for override in self.overrides:
             keys, value = parse_override(override, Config)
             if keys[0] in _OURS:
