@@ -78,7 +78,9 @@ def _results(summary: StudySummary) -> list[Column]:
             columns.append(_column(summary, "95 % interval", lambda row: interval(row.figures["last"]), 6))
     if len(summary.arms) > 1:
         columns.append(_column(summary, f"against {summary.reference}", lambda row: against(summary, row), 2))
-        columns.append(_column(summary, "p", lambda row: _p(summary, row), 2))
+        columns.append(
+            _column(summary, "adjusted p" if len(summary.datasets) > 1 else "p", lambda row: _p(summary, row), 2)
+        )
         columns.append(_column(summary, "effect size", lambda row: _effect(summary, row), 7))
     if summary.failed:
         columns.append(replace(_column(summary, FAILED, failures, 0), prose=True))
