@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.configuration.schema import Config
 from fedsim.core.errors import CheckpointError, ConfigError
-from fedsim.records.columns import CLIENT_COLUMNS, ROUND_COLUMNS
+from fedsim.records.columns import CLIENT_COLUMNS, PERSONAL_COLUMNS, PREDICTION_COLUMNS, ROUND_COLUMNS
 from fedsim.records.folder_check import what_is_in
 from fedsim.records.remote import Remote, is_url
 from fedsim.records.tables import read_table
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from fedsim.display.picture import Picture
 
-_RECORDS = ("config.yaml", "summary.json", "metrics.jsonl", "rounds", "clients")
+_RECORDS = ("config.yaml", "summary.json", "metrics.jsonl", "rounds", "clients", "personal", "predictions")
 """Prefixes of the names of the files that are downloaded from a URL."""
 
 
@@ -72,6 +72,16 @@ class RecordedRun:
     def clients(self) -> pa.Table:
         """One row per client and round, :data:`fedsim.records.columns.CLIENT_COLUMNS`; empty if not recorded."""
         return read_table(self._path / "clients.parquet", CLIENT_COLUMNS)
+
+    @cached_property
+    def personal(self) -> pa.Table:
+        """One row per client, :data:`fedsim.records.columns.PERSONAL_COLUMNS`; empty before the end."""
+        return read_table(self._path / "personal.parquet", PERSONAL_COLUMNS)
+
+    @cached_property
+    def predictions(self) -> pa.Table:
+        """One row per validation example, :data:`fedsim.records.columns.PREDICTION_COLUMNS`; empty if they were not kept."""
+        return read_table(self._path / "predictions.parquet", PREDICTION_COLUMNS)
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Return the events of ``metrics.jsonl``, oldest first; of one kind only, if given."""
