@@ -88,7 +88,7 @@ def _results(summary: StudySummary) -> list[Column]:
 
 
 def _clients(summary: StudySummary) -> list[Column]:
-    measures = ("client_median", "client_worst_decile", "client_better_share", "unseen_median")
+    measures = ("client_median", "client_worst_decile", "client_better_share", "client_worse_share", "unseen_median")
     return [_figure(summary, measure, rank) for rank, measure in enumerate(measures, start=8)]
 
 
