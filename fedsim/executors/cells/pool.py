@@ -13,7 +13,7 @@ import ray
 from ray import exceptions as ray_errors
 
 from fedsim.core.errors import FedsimError
-from fedsim.executors.cells.job import Doing, Ended, Job
+from fedsim.executors.cells.job import NOTHING, Doing, Ended, Job
 from fedsim.executors.cluster.connect import connect
 from fedsim.executors.cluster.placement import free_by_node, on_node, place
 from fedsim.executors.cluster.sizing import plan_actors
@@ -35,7 +35,7 @@ class _Member:
     job: Job | None = None
     asked: Any = None
     """Reference to its answer to what it is doing."""
-    doing: Doing = Doing("", 0)
+    doing: Doing = NOTHING
 
 
 class CellPool:
