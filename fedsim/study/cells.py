@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 _OURS = ("seed", "output", "name")
 """Keys that a study sets itself."""
-_UNLESS_GIVEN = {("tracking", "plots"): False}
-"""Values that cells have in place of a config's defaults: nobody looks at the pictures of a hundred cells."""
+_UNLESS_GIVEN = {("tracking", "plots"): False, ("evaluation", "personalised_start"): True}
+"""Values that cells have in place of a config's defaults: nobody looks at the pictures of a hundred cells, and the report says
+which clients are better off than without tuning."""
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,19 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from fedsim.study import statistics, words
 from fedsim.study.figures import CellFigures
 from fedsim.study.grid import Grid
 from fedsim.study.measures import COMPARED, TO_TARGET
 from fedsim.study.outcome import CostRatio, Difference, McNemar, Mismatch, PairSummary, Verdict
 
-Correct = Callable[[CellFigures], "Sequence[bool] | None"]
+Correct = Callable[[CellFigures], "Sequence[bool] | np.ndarray | None"]
 """Returns whether a run's last global predictions are right, example by example; None if they were not kept."""
 
 
-def pair_up(grid: Grid, correct: Correct | None = None) -> tuple[PairSummary, ...]:
+def pair_up(grid: Grid, correct: Correct) -> tuple[PairSummary, ...]:
     """Compare every arm with the reference on every data set, by every metric that was measured.
 
     p is adjusted by Holm over the data sets of one arm and one metric: the family is the question "is this arm better than
@@ -78,7 +80,7 @@ def _family(grid: Grid, arm: str, measure: str, datasets: Sequence[str]) -> list
     return [_Tested(*numbers, sum(d.n > 0 for d in found)) for numbers in zip(found, ps, least, strict=True)]
 
 
-def _pair(grid: Grid, dataset: str, arm: str, measure: str, tested: _Tested, correct: Correct | None) -> PairSummary:
+def _pair(grid: Grid, dataset: str, arm: str, measure: str, tested: _Tested, correct: Correct) -> PairSummary:
     difference, p, least, family = tested
     names = (grid.reference, arm)
     seeds = tuple(difference.values)
@@ -120,12 +122,12 @@ def _verdict(difference: Difference, p: float, least: float) -> Verdict:
 
 
 def _mcnemar(
-    grid: Grid, dataset: str, arm: str, seeds: Sequence[int], unequal: Sequence[Mismatch], correct: Correct | None
+    grid: Grid, dataset: str, arm: str, seeds: Sequence[int], unequal: Sequence[Mismatch], correct: Correct
 ) -> dict[int, McNemar] | None:
     other_examples = {pair.seed for pair in unequal if "validation_data" in pair.differs}
     found = {}
-    for seed in seeds if correct else ():
-        runs = [correct(grid.finished[dataset, name][seed]) for name in (grid.reference, arm)]  # type: ignore[misc]
+    for seed in seeds:
+        runs = [correct(grid.finished[dataset, name][seed]) for name in (grid.reference, arm)]
         if runs[0] is not None and runs[1] is not None and seed not in other_examples:
             found[seed] = statistics.mcnemar(runs[0], runs[1])
     return found or None

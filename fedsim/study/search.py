@@ -71,7 +71,7 @@ def check_search(study: Study) -> None:
         )
     tried = {key for arm in study.config.arms for key in search.arms.get(arm, search.keys)}
     for override in study.overrides:
-        if (key := override.partition("=")[0].strip()) in tried:
+        if override.partition("=")[0].strip() in tried:
             raise ConfigError(f"the override {override!r} sets what the search chooses; leave it out")
 
 

@@ -21,6 +21,7 @@ from fedsim.study.course import cohorts_digest
 from fedsim.study.devices import DevicesConfig
 from fedsim.study.modelled_time import round_seconds
 from fedsim.study.per_client import client_figures
+from fedsim.study.predictions import right_examples
 from fedsim.study.reading import read_figures
 
 DEVICES = DevicesConfig(tokens_per_second=50.0)
@@ -63,6 +64,14 @@ def test_totals_are_where_the_curve_ends(stateful, figures):
     rows = pq.read_table(stateful / "clients.parquet").to_pylist()
     assert figures.client_tokens == sum(row["num_tokens"] for row in rows) > 0
     assert figures.client_updates == len(rows)
+
+
+def test_predictions_tell_which_examples_are_right(stateful, figures):
+    right_N = right_examples(figures)
+    assert right_N.dtype == bool and right_N.mean() == figures.last
+    assert right_examples(replace(figures, predictions="")) is None
+    with pytest.raises(ConfigError, match="holds no fedsim run"):
+        right_examples(replace(figures, folder=f"{stateful}-moved"))
 
 
 def test_modelled_time_is_that_of_the_records(stateful, figures):

@@ -16,16 +16,16 @@ from clients.actor import gpu_share
 from fedsim.core.imports import import_ahead, large_imports
 
 
-@ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=2)
+@ray.remote(max_restarts=0, max_task_retries=0)
 class CellActor:
-    """Does whole runs with the local executor; answers :meth:`doing` meanwhile.
+    """Does whole runs with the local executor; created with two threads, it answers :meth:`doing` meanwhile.
 
     Results depend neither on the executor nor on the number of workers, so that a run here ends with the same bytes as one by
     itself on all actors.
     """
 
     def __init__(self) -> None:
-        from fedsim.executors.cells.job import Doing
+        from fedsim.executors.cells.job import NOTHING
 
         # Only the driver queries the hub.
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -33,7 +33,7 @@ class CellActor:
         with large_imports():
             import_ahead(("clients.worker", "fedsim.simulation.run", "fedsim.simulation.proceeding"))
         self._held = ""
-        self._doing = Doing("", 0)
+        self._doing = NOTHING
 
     def sees(self, file: str, token: str) -> bool:
         """Whether a file of the driver's is there for this process as well."""
@@ -88,7 +88,7 @@ class CellActor:
         from rich.console import Console
 
         from fedsim.core.errors import FedsimError
-        from fedsim.executors.cells.job import Doing, Ended
+        from fedsim.executors.cells.job import NOTHING, Doing, Ended
         from fedsim.simulation.run import Run
 
         self._doing = Doing(job.name, 0)
@@ -103,7 +103,7 @@ class CellActor:
             where = f" (on {socket.gethostname()})" if pack else ""
             return Ended(job, f"{error}{where}", _lines(said))
         finally:
-            self._doing = Doing("", 0)
+            self._doing = NOTHING
         return Ended(job, None, _lines(said), _packed(folder) if pack else None)
 
 

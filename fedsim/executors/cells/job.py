@@ -47,3 +47,6 @@ class Doing:
     """Name of its job; empty without one."""
     round: int
     """Rounds that are done."""
+
+
+NOTHING = Doing("", 0)
