@@ -1,6 +1,7 @@
 """The studies of ``configs/studies``: each is read, and each cell is a valid config of its own."""
 
 import re
+from functools import cache
 
 import pytest
 from support import ROOT
@@ -14,21 +15,22 @@ STUDIES = sorted((ROOT / "configs" / "studies").glob("*.yaml"))
 SEARCHES = [path for path in STUDIES if "\nsearch:" in path.read_text(encoding="utf-8")]
 
 
+@cache
 def cells(name):
     return read_study(ROOT / "configs" / "studies" / f"{name}.yaml").cells()
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_cell_is_a_config_of_its_own_and_the_file_says_how_many_there_are(path):
-    cells = read_study(path).cells()
-    assert len({cell.config.identity for cell in cells}) == len(cells)
-    assert f"{len(cells)} runs" in path.read_text(encoding="utf-8")
+    found = cells(path.stem)
+    assert len({cell.config.identity for cell in found}) == len(found)
+    assert f"{len(found)} runs" in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_arms_of_a_data_set_have_the_same_data_partition_and_cohorts(path):
     shared = {}
-    for cell in read_study(path).cells():
+    for cell in cells(path.stem):
         config = cell.config
         same = (config.data, config.partition, config.sampling, config.rounds, config.client.epochs, config.evaluation)
         shared.setdefault((cell.dataset, cell.seed), same)
@@ -42,7 +44,7 @@ def test_every_trial_of_a_search_is_a_config_of_its_own_and_every_arm_has_as_man
     found = trials(study)
     assert len({cell.config.identity for cell in found}) == len(found)
     assert f"search has {len(found)} of half the rounds" in " ".join(path.read_text(encoding="utf-8").split("\n# "))
-    assert {2 * cell.config.rounds for cell in found} == {cell.config.rounds for cell in study.cells()}
+    assert {2 * cell.config.rounds for cell in found} == {cell.config.rounds for cell in cells(path.stem)}
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
