@@ -1,4 +1,4 @@
-"""What the benchmarks know of each kind of tuner: a bare loop that does the same work, a learning rate that the configs have."""
+"""What the benchmarks know of each kind of tuner: a bare loop that does the same work, and a learning rate that learns."""
 
 from pathlib import Path
 
