@@ -15,7 +15,6 @@ from fedsim.configuration.schema import Config
 from fedsim.core.errors import ConfigError, listed
 from fedsim.records.recorded_run import RecordedRun, load_run
 from fedsim.study.config import StudyConfig
-from fedsim.study.loading import correct
 from fedsim.study.outcome import StudySummary
 from fedsim.study.reading import read_figures
 from fedsim.study.summary import summarise
@@ -65,9 +64,7 @@ def compare_runs(places: Sequence[str], console: Console) -> tuple[StudyConfig, 
         for name, group in zip(names, groups, strict=True)
         for (dataset, seed), run in group.runs.items()
     ]
-    seeds = {
-        name: tuple(sorted({seed for _, seed in group.runs})) for name, group in zip(names, groups, strict=True)
-    }
+    seeds = {name: tuple(sorted({seed for _, seed in group.runs})) for name, group in zip(names, groups, strict=True)}
     for name, group in zip(names, groups, strict=True):
         console.print(Text(f"{name}: {listed([run.location for run in group.runs.values()], 6)}"), soft_wrap=True)
     study = StudyConfig(
@@ -77,7 +74,7 @@ def compare_runs(places: Sequence[str], console: Console) -> tuple[StudyConfig, 
         datasets=dict.fromkeys(datasets.values()),
         arm_seeds=seeds,
     )
-    return study, summarise(study, cells, [], correct)
+    return study, summarise(study, cells, [])
 
 
 def _dataset(summary: dict[str, Any], known: dict[str, str]) -> str:
