@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,8 +30,8 @@ class _Group:
 def compare_runs(places: Sequence[str], console: Console) -> tuple[StudyConfig, StudySummary]:
     """Compare finished runs.
 
-    Runs whose configs differ in nothing but the seed are one arm, named by what their names share; the first is the
-    reference. Runs on different validation examples are on different data sets.
+    Runs whose configs differ in nothing but the seed are one arm, named by what their folders are called before the seed; the
+    first is the reference. Runs on different validation examples are on different data sets.
 
     Parameters
     ----------
@@ -98,17 +97,19 @@ def _group(groups: list[_Group], config: Config) -> _Group:
 
 
 def _names(groups: Sequence[_Group]) -> list[str]:
-    """Return a name for each group: what the names of its runs begin with, or its method; numbered where two are alike."""
+    """Return a name for each group: what its runs are called before the seed, or its method; numbered where two are alike."""
     names: list[str] = []
     for group in groups:
         runs = list(group.runs.values())
-        shared = os.path.commonprefix([_name_of(run) for run in runs])
-        name = re.sub(r"[-_.]*(seed)?[-_.]*\d*$", "", shared) if len(runs) > 1 else shared
-        name = re.sub(r"[^\w.+-]", "_", name)[:70] or str((runs[0].summary or {}).get("method", "arm"))
+        bare = {_without_seed(run.location) if len(runs) > 1 else Path(run.location).name for run in runs}
+        shared = bare.pop() if len(bare) == 1 else ""
+        name = re.sub(r"[^\w.+-]", "_", shared)[:70] or str((runs[0].summary or {}).get("method", "arm"))
         count = sum(each == name or each.startswith(f"{name}-") for each in names)
         names.append(f"{name}-{count + 1}" if name in names else name)
     return names
 
 
-def _name_of(run: RecordedRun) -> str:
-    return Path(run.location).name
+def _without_seed(location: str) -> str:
+    """Return a folder's name before the seed, or that of the folder above if it is a seed alone."""
+    place = Path(location)
+    return re.sub(r"[-_.]*(seed)?[-_.]*\d*$", "", place.name) or place.parent.name

@@ -16,9 +16,9 @@ from clients.actor import gpu_share
 from fedsim.core.imports import import_ahead, large_imports
 
 
-@ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=2)
+@ray.remote(max_restarts=0, max_task_retries=0)
 class CellActor:
-    """Does whole runs with the local executor; answers :meth:`doing` meanwhile.
+    """Does whole runs with the local executor; created with two threads, it answers :meth:`doing` meanwhile.
 
     Results depend neither on the executor nor on the number of workers, so that a run here ends with the same bytes as one by
     itself on all actors.
