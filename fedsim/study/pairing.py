@@ -108,7 +108,7 @@ def _pair(grid: Grid, dataset: str, arm: str, measure: str, tested: _Tested, rig
         least_p_holm=least,
         family=family,
         verdict=verdict,
-        sentence=sentence + words.left_out(lost, alone, unequal),
+        sentence=sentence + words.left_out(difference.n > 0, lost, alone, unequal),
         missing=missing,
         mismatches=unequal,
         mcnemar=_mcnemar(grid, dataset, arm, seeds, unequal, right) if measure == "last" else None,
