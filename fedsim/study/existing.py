@@ -14,7 +14,6 @@ from fedsim.configuration.schema import Config
 from fedsim.core.errors import ConfigError
 from fedsim.records.recorded_run import RecordedRun, load_run
 from fedsim.study.config import StudyConfig
-from fedsim.study.loading import correct
 from fedsim.study.outcome import StudySummary
 from fedsim.study.reading import read_figures
 from fedsim.study.summary import summarise
@@ -75,7 +74,7 @@ def compare_runs(places: Sequence[str], console: Console) -> tuple[StudyConfig, 
         datasets=dict.fromkeys(datasets.values()),
         arm_seeds=seeds,
     )
-    return study, summarise(study, cells, [], correct)
+    return study, summarise(study, cells, [])
 
 
 def _dataset(config: Config, summary: dict[str, Any], known: dict[str, str]) -> str:
