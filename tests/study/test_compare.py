@@ -228,12 +228,15 @@ def test_runs_that_exist_are_compared_by_arm_and_seed(alone, tmp_path, capsys, m
     cells = alone[0] / "out/cells/base"
     places = [str(cells / arm / f"seed-{seed}") for arm in ("fedavg", "fedpeptao") for seed in (0, 1)]
     monkeypatch.setattr(sys, "argv", ["fedsim", "compare", *places, "--output", str(tmp_path / "out")])
-    cli.main()
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
     assert "fedavg" in capsys.readouterr().out
     found = json.loads((tmp_path / "out/summary.json").read_text())
     assert found["reference"] == "fedavg"
     assert found["arms"] == ["fedavg", "fedpeptao"]
-    assert len(found["cells"]) == 4
+    assert [row["finished"] for row in found["rows"]] == [[0, 1], [0, 1]]
+    assert (tmp_path / "out/cells.parquet").exists()
 
 
 @pytest.mark.parametrize(
@@ -278,9 +281,6 @@ def test_expected_bands_are_checked(alone, tmp_path, capsys, monkeypatch):
         path = written(tmp_path / "copy", study, executor="local")
         words = ["fedsim", "compare", str(path), "--check", "--output", str(tmp_path / "copy/out")]
         monkeypatch.setattr(sys, "argv", words)
-        try:
+        with pytest.raises(SystemExit) as ended:
             cli.main()
-            code = 0
-        except SystemExit as ended:
-            code = ended.code
-        assert code == status, capsys.readouterr().out
+        assert ended.value.code == status, capsys.readouterr().out
