@@ -118,6 +118,7 @@ def expectations(study: Study, summary: StudySummary) -> tuple[Expectation, ...]
 
 def write_report(path: Path, config: StudyConfig, summary: StudySummary, console: Console) -> None:
     """Write what a study found into a folder: ``summary.json`` and ``cells.parquet``."""
+    path.mkdir(parents=True, exist_ok=True)
     write_atomically(path / "summary.json", json.dumps(plain(summary.record()), indent=2, ensure_ascii=False) + "\n")
     export(summary, "parquet", path)
 

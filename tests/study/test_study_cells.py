@@ -95,7 +95,7 @@ class TestSearch:
 
     def test_unequal_budgets_are_refused(self, study):
         found = study(self.TEXT + "  arms: {b: {client.epochs: [1]}}\n")
-        with pytest.raises(ConfigError, match="different budgets.*a 4, b 1.*search.trials: 1"):
+        with pytest.raises(ConfigError, match=r"different budgets.*a 4, b 1.*search.trials: 1"):
             check_search(found)
 
     def test_an_override_of_what_it_chooses_is_refused(self, study):

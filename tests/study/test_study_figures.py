@@ -188,6 +188,19 @@ def test_a_cohort_is_who_was_drawn_whatever_became_of_them():
     assert cohorts_digest(pa.Table.from_pylist([], pa.schema([("round", pa.int32())])), [gone]) == ""
 
 
+def test_without_records_of_clients_and_held_out_examples_the_rest_is_there(tmp_path):
+    """Nothing is made up: what follows from them is NaN, or empty."""
+    changes = {"tracking": {"client_records": False, "plots": False}, "partition": {"holdout_fraction": 0}, "rounds": 2}
+    found = read_figures(run(tmp_path / "run", **changes), "reviews", "ours", 0, devices=DEVICES)
+    assert found.clients == {} and found.cohorts == "" and found.predictions == ""
+    for name in ("personalised", "client_median", "client_better_share", "unseen_median", "seconds_modelled"):
+        assert math.isnan(getattr(found, name)), name
+    assert [math.isnan(point.seconds_modelled) for point in found.curve] == [False, True, True]
+    assert (
+        0 < found.last <= 1 and found.client_tokens > 0 and found.curve[-1].bytes == found.bytes_up + found.bytes_down
+    )
+
+
 def test_a_url_gives_the_same_figures(stateful, figures):
     url = f"file://{stateful}"
     found = read_figures(url, "reviews", "ours", 0, target=0.5, devices=DEVICES)

@@ -53,6 +53,8 @@ class CellPool:
         Bytes that will be stored for all actors.
     folder
         A folder of the driver's, in which the runs' folders are.
+    modules
+        Modules of transformers that the runs' models need.
     check
         Raises when the user has interrupted.
     note
@@ -71,6 +73,7 @@ class CellPool:
         most: int,
         data_bytes: int,
         folder: Path,
+        modules: tuple[str, ...],
         check: Callable[[], None],
         note: Callable[[str], None],
     ) -> None:
@@ -79,6 +82,7 @@ class CellPool:
         self._most = most
         self._data_bytes = data_bytes
         self._folder = folder
+        self._modules = modules
         self._check = check
         self._note = note
         self._connected = False
@@ -97,7 +101,7 @@ class CellPool:
         if plan.note:
             self._note(plan.note)
         reserved = {"num_cpus": plan.num_cpus, "num_gpus": plan.num_gpus}
-        self._create = lambda **where: actor_class.options(max_concurrency=2, **reserved, **where).remote()
+        self._create = lambda **where: actor_class.options(max_concurrency=2, **reserved, **where).remote(self._modules)
         actors = [self._create(**on_node(node)) for node in place(plan, free)]
         self._members = [_Member(actor) for actor in actors]
         try:
