@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.configuration.schema import Config
 from fedsim.core.errors import CheckpointError, ConfigError
+from fedsim.records.client_results import read_client_results
 from fedsim.records.columns import CLIENT_COLUMNS, ROUND_COLUMNS
 from fedsim.records.folder_check import what_is_in
+from fedsim.records.labels import read_labels
 from fedsim.records.remote import Remote, is_url
 from fedsim.records.tables import read_table
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
     from fedsim.display.picture import Picture
 
-_RECORDS = ("config.yaml", "summary.json", "metrics.jsonl", "rounds", "clients")
+_RECORDS = ("config.yaml", "summary.json", "metrics.jsonl", "rounds", "clients", "labels", "personal")
 """Prefixes of the names of the files that are downloaded from a URL."""
 
 
@@ -72,6 +75,18 @@ class RecordedRun:
     def clients(self) -> pa.Table:
         """One row per client and round, :data:`fedsim.records.columns.CLIENT_COLUMNS`; empty if not recorded."""
         return read_table(self._path / "clients.parquet", CLIENT_COLUMNS)
+
+    @cached_property
+    def labels(self) -> tuple[np.ndarray, tuple[str, ...]] | None:
+        """Examples of each client (N) and class (C), int64 [N, C], and the classes' names; None if not recorded."""
+        return read_labels(self._path / "labels.parquet")
+
+    @cached_property
+    def client_results(self) -> dict[int, dict[str, float]]:
+        """By client: held-out ``examples``, the metric on them ``before`` any training and ``after`` it, and ``rounds`` in
+        which it trained; empty if not recorded.
+        """
+        return read_client_results(self._path / "personal.parquet")
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Return the events of ``metrics.jsonl``, oldest first; of one kind only, if given."""

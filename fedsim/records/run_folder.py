@@ -36,6 +36,8 @@ _OWN_PATTERNS = (
     "rounds-[0-9]*.parquet",
     "clients.parquet",
     "clients-[0-9]*.parquet",
+    "labels.parquet",
+    "report.html",
 )
 _OWN_FOLDERS = ("plots", "prompt", "checkpoints", "tensorboard", "ray-logs")
 
@@ -46,7 +48,8 @@ class TrackingConfig(Schema):
     tensorboard: bool = False
     """Write TensorBoard events to the run folder; needs ``pip install fedsim[tensorboard]``."""
     plots: bool = True
-    """Draw plots of metric, loss, traffic, label distribution and layer scores at the end of the run."""
+    """At the end of the run, draw plots (metric by round and by traffic, loss, label distribution, layer scores) and write the
+    page ``report.html``."""
     client_records: bool = True
     """Write ``clients.parquet``: one row for each client and round."""
 
@@ -58,7 +61,7 @@ class RunFolder:
 
     Attributes
     ----------
-    path, config, metrics, rounds, clients, summary, plots, prompt, checkpoints, tensorboard, ray_logs
+    path, config, metrics, rounds, clients, labels, summary, report, plots, prompt, checkpoints, tensorboard, ray_logs
         Paths of the folder and of its contents. Subfolders are created by the code that writes to them.
     location
         The folder's name in messages: its path, or the URL that it is synced to.
@@ -72,7 +75,9 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.rounds = path / "rounds.parquet"
         self.clients = path / "clients.parquet"
+        self.labels = path / "labels.parquet"
         self.summary = path / "summary.json"
+        self.report = path / "report.html"
         self.plots = path / "plots"
         self.prompt = path / "prompt"
         self.checkpoints = path / "checkpoints"

@@ -9,7 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedsim.display.figure import BLUE, FAINT, GREEN, GREY, INK, ORANGE, attempt, drawn, dress, new_figures, save
+from fedsim.display.figure import (
+    BLACK,
+    BLUE,
+    FAINT,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PINK,
+    SKY,
+    YELLOW,
+    attempt,
+    drawn,
+    dress,
+    new_figures,
+    save,
+)
 from fedsim.scaling.accounting import Efficiency
 from fedsim.scaling.summary import PointSummary, StudySummary
 from fedsim.scaling.table import format_round
@@ -17,16 +33,15 @@ from fedsim.scaling.table import format_round
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SKY, _YELLOW, _PINK, _BLACK = "#56B4E9", "#E69F00", "#CC79A7", "#444444"
-_LINES = (BLUE, ORANGE, GREEN, _PINK, _YELLOW, _SKY, _BLACK)
+_LINES = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK)
 _MARKERS = "osD^vP"
 _PARTS = {
     "compute": (BLUE, "compute"),
-    "evaluation": (_SKY, "evaluation"),
+    "evaluation": (SKY, "evaluation"),
     "reduce": (GREEN, "reduce"),
     "orchestration": (ORANGE, "orchestration"),
     "idle": (GREY, "idle"),
-    "rest": (_YELLOW, "rest of the driver"),
+    "rest": (YELLOW, "rest of the driver"),
 }
 """Colour and name of each part: blue for actors' work, green for the server, warm colours for overhead."""
 _AXES: dict[str, tuple[str, Callable[[PointSummary], int]]] = {
@@ -103,7 +118,7 @@ def plot_shares(points: Sequence[PointSummary], path: Path) -> Path:
         width = np.array([each.parts.shares()[name] for each in points])
         axes.barh(place, width, 0.72, left, color=color, label=label, linewidth=0, zorder=2)
         for row in map(int, np.flatnonzero(width >= _LEAST_LABELLED)):
-            ink = INK if color in (GREY, _SKY, _YELLOW) else "white"
+            ink = INK if color in (GREY, SKY, YELLOW) else "white"
             middle = left[row] + width[row] / 2
             axes.text(middle, row, f"{100 * width[row]:.0f}%", ha="center", va="center", fontsize=8.5, color=ink)
         left += width

@@ -1,0 +1,50 @@
+"""Figures of how the clients fare, before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fedsim.display.client_plot import draw_clients
+from fedsim.display.course import metric_words
+from fedsim.display.figure import BLUE, GREY, drawn
+from fedsim.display.page.parts import Cell, Figures, Table, number_cell, thinned, thinned_note
+from fedsim.display.page.small import as_figure, legend_above, small
+
+Clients = Mapping[int, Mapping[str, float]]
+"""By client: ``examples`` held out, ``before``, ``after`` and ``rounds``, as in :class:`fedsim.study.figures.CellFigures`."""
+
+
+@drawn
+def client_figures(clients: Clients, metric_name: str) -> Figures | None:
+    """Return the spread of the metric over clients, before any tuning and at the end; None if it was not measured."""
+    before, after = (np.array([each.get(name, np.nan) for each in clients.values()]) for name in ("before", "after"))
+    if not np.isfinite(after).any():
+        return None
+    name = metric_words(metric_name)
+    figure, axes = small("clients, the worst first", f"{name} on held-out examples")
+    lines = [
+        ("without tuning", before, {"color": GREY, "ls": (0, (5, 2))}),
+        ("own model, at the end", after, {"color": BLUE}),
+    ]
+    draw_clients(axes, lines)
+    legend_above(axes, 1)
+    both = np.isfinite(before) & np.isfinite(after)
+    share = (after[both] > before[both]).mean() if both.any() else 0.0
+    better = f"{share:.0%} of the clients are better off than without tuning. " if both.any() else ""
+    known = after[np.isfinite(after)]
+    text = f"{better}A tenth of them stay below {np.quantile(known, 0.1):.3f}; the median is {np.median(known):.3f}."
+    rows = [
+        (
+            Cell(str(client), client),
+            number_cell(each.get("examples"), "{:,.0f}"),
+            number_cell(each.get("rounds"), "{:,.0f}"),
+            number_cell(each.get("before")),
+            number_cell(each.get("after")),
+        )
+        for client, each in clients.items()
+    ]
+    columns = ("client", "held-out examples", "rounds trained in", "without tuning", "at the end")
+    data = Table(f"{name.capitalize()} of each client", columns, thinned(rows), thinned_note(rows, "personal.parquet"))
+    return Figures((as_figure(figure, "clients", f"{name.capitalize()} of each client", text, data),))
