@@ -26,6 +26,9 @@ _COLORS = (
 _COLOR = re.compile(f"#({'|'.join(_COLORS)})\\b", re.IGNORECASE)
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _FONT = re.compile(r"font: (?:(\d+) )?([\d.]+)px [^;]*(;|$)")
+_DIGITS = re.compile(r"(\.\d\d)\d+")
+"""Digits beyond hundredths of a point, which nobody sees."""
+_NO_TURN = re.compile(r"rotate\(-0 [^)]*\) ?")
 _FAMILY = re.compile(r"font-family:[^;]*(;|$)")
 SERIES = "series-"
 """Prefix of the matplotlib ``gid`` of a group that a legend can highlight."""
@@ -84,7 +87,8 @@ def _clean(root: ElementTree.Element, key: str) -> None:
     """Drop what only a file needs, and give ids that are referred to the key as prefix."""
     for parent in list(root.iter()):
         for child in list(parent):
-            if child.tag in (f"{_SVG}metadata", f"{_SVG}style"):
+            only_style = child.tag == f"{_SVG}defs" and all(each.tag == f"{_SVG}style" for each in child)
+            if only_style or child.tag == f"{_SVG}metadata":
                 parent.remove(child)
     used = {name for element in root.iter() for value in element.attrib.values() for name in _REFERENCE.findall(value)}
     used |= {element.attrib[_HREF].removeprefix("#") for element in root.iter() if _HREF in element.attrib}
@@ -100,13 +104,16 @@ def _clean(root: ElementTree.Element, key: str) -> None:
                     element.set("data-series", value.removeprefix(SERIES))
             elif name == _HREF:
                 element.set("href", f"#{key}-{value.removeprefix('#')}")
-            elif not name.startswith("{"):
-                element.set(name, _styled(value, key))
+            elif not name.startswith("{") and (styled := _styled(value, key)):
+                element.set(name, styled)
+        for blank in ("text", "tail"):
+            if not (getattr(element, blank) or "").strip():
+                setattr(element, blank, None)
 
 
 def _styled(value: str, key: str) -> str:
-    value = _REFERENCE.sub(lambda match: f"url(#{key}-{match[1]})", value)
-    return variable(_FAMILY.sub("", _FONT.sub(_size, value)))
+    value = " ".join(_NO_TURN.sub("", _REFERENCE.sub(lambda match: f"url(#{key}-{match[1]})", value)).split())
+    return variable(_DIGITS.sub(r"\1", _FAMILY.sub("", _FONT.sub(_size, value))))
 
 
 def _size(font: re.Match[str]) -> str:
