@@ -1,5 +1,5 @@
-"""The command line: ``fedsim run``, ``plan``, ``doctor``, ``config``, ``partition``, ``layers``, ``scale``, ``export``,
-``cache``.
+"""The command line: ``fedsim run``, ``plan``, ``doctor``, ``config``, ``partition``, ``layers``, ``scale``, ``report``,
+``export``, ``cache``.
 
 A user's mistake gets one sentence and exit status 2, never a stack trace.
 """
@@ -16,6 +16,7 @@ import typer
 from clients.tuners.config import ONE_PLACE
 from fedsim import __version__
 from fedsim.cli.options import ConfigPath, Load, NoCache, Overrides, read
+from fedsim.cli.report import report
 from fedsim.core.errors import ClientError, ConfigError, FedsimError
 from fedsim.kept import cli as cache_cli
 from fedsim.simulation.interrupt import RunInterrupted
@@ -27,6 +28,7 @@ app = typer.Typer(
     help="A Ray-native simulator of federated prompt tuning.",
 )
 app.add_typer(cache_cli.app, name="cache")
+app.command()(report)
 
 
 def _print_version(wanted: bool) -> None:

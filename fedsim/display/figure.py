@@ -79,13 +79,13 @@ def _without_backend() -> Iterator[None]:
             os.environ["MPLBACKEND"] = backend
 
 
-def new_figures(num_rows: int, height: float, width: float = 8.0) -> tuple[Figure, Sequence[Axes]]:
+def new_figures(num_rows: int, height: float, width: float = 8.0, pad: float = 0.12) -> tuple[Figure, Sequence[Axes]]:
     """Return a figure of ``num_rows`` stacked axes, its size in inches; no display is needed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    layout = ConstrainedLayoutEngine(w_pad=pad, h_pad=pad)
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(num_rows, 1, squeeze=False)[:, 0])

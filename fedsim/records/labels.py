@@ -24,7 +24,7 @@ def write_labels(path: Path, counts_NC: np.ndarray, class_names: Sequence[str]) 
     import pyarrow.parquet as pq
 
     clients, labels = np.nonzero(counts_NC)
-    names = pa.array([class_names[label] for label in labels], pa.string()).dictionary_encode()
+    names = pa.array([class_names[label] for label in labels.tolist()], pa.string()).dictionary_encode()
     columns = {
         "client": pa.array(clients, pa.int32()),
         "label": pa.array(labels, pa.int32()),

@@ -164,14 +164,14 @@ def plot_shares(points: Sequence[PointSummary], path: Path, stamp: Stamp | None 
     return save(figure, path, stamp)
 
 
-def draw_shares(axes: Axes, points: Sequence[PointSummary]) -> None:
-    """Draw one stacked bar per point, the first on top."""
+def draw_shares(axes: Axes, points: Sequence[PointSummary], least_labelled: float = _LEAST_LABELLED) -> None:
+    """Draw one stacked bar per point, the first on top; parts of at least ``least_labelled`` are labelled."""
     place = np.arange(len(points))
     left = np.zeros(len(points))
     for name, (color, label) in PARTS.items():
         width = np.array([each.parts.shares()[name] for each in points])
         axes.barh(place, width, 0.72, left, color=color, label=label, linewidth=0, zorder=2)
-        for row in map(int, np.flatnonzero(width >= _LEAST_LABELLED)):
+        for row in map(int, np.flatnonzero(width >= least_labelled)):
             ink = INK if color in (GREY, SKY, YELLOW) else "white"
             middle = left[row] + width[row] / 2
             axes.text(middle, row, f"{100 * width[row]:.0f}%", ha="center", va="center", fontsize=8.5, color=ink)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fedsim.display.client_plot import draw_clients
+from fedsim.display.client_plot import Line, draw_clients
 from fedsim.display.course import metric_words
 from fedsim.display.figure import BLUE, GREY, drawn
 from fedsim.display.page.parts import Cell, Figures, Table, number_cell, thinned, thinned_note
@@ -24,7 +24,7 @@ def client_figures(clients: Clients, metric_name: str) -> Figures | None:
         return None
     name = metric_words(metric_name)
     figure, axes = small("clients, the worst first", f"{name} on held-out examples")
-    lines = [
+    lines: list[Line] = [
         ("without tuning", before, {"color": GREY, "ls": (0, (5, 2))}),
         ("own model, at the end", after, {"color": BLUE}),
     ]

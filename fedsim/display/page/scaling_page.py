@@ -25,7 +25,7 @@ from fedsim.display.page.parts import (
 )
 from fedsim.display.page.render import render
 from fedsim.display.page.small import as_figure, legend_above, small
-from fedsim.display.page.swatches import patch
+from fedsim.display.page.swatches import line, patch
 from fedsim.display.sheet import Sheet
 from fedsim.scaling.accounting import Efficiency
 from fedsim.scaling.picture import (
@@ -90,7 +90,7 @@ def _tiles(study: StudySummary) -> Iterator[tuple[str, str, str]]:
 
 def _sections(study: StudySummary, folder: str) -> Iterator[Section]:
     if study.points:
-        yield Section("time", "Round time", (Figures(tuple(_time_figures(study.points))),), _READ)
+        yield Section("time", "Round time", (_time_figures(study.points),), _READ)
         yield Section("shares", "Where the time goes", (_shares(study.points),))
     if study.strong or study.weak:
         figures = [*_efficiency(study.strong, "strong"), *_efficiency(study.weak, "weak")]
@@ -111,16 +111,17 @@ _READ = "Small dots are single rounds, hollow points first rounds with their war
 
 
 @drawn
-def _time_figures(points: Sequence[PointSummary]) -> list[Figure]:
+def _time_figures(points: Sequence[PointSummary]) -> Figures:
     label, series = time_series(points)
     made = []
     for key, title, ylabel, draw in (
         ("round-time", "Wall time of a round", "wall time of a round", draw_time),
         ("rate", "Client updates per second", "client updates per second", draw_rate),
     ):
-        figure, axes = small(label, ylabel, 3.2)
+        figure, axes = small(label, ylabel)
         draw(axes, series)
-        legend_above(axes, 1)
+        if len(series) == 1:
+            legend_above(axes, 1)
         rows = tuple(
             (
                 Cell(f"{at:,}", at),
@@ -134,13 +135,14 @@ def _time_figures(points: Sequence[PointSummary]) -> list[Figure]:
         )
         data = Table(title, (label, "series", "round (s)", "first round (s)", "client updates per second"), rows)
         made.append(as_figure(figure, key, title, f"Against {label}.", data))
-    return made
+    legend = [Key(each.name, line(each.style["color"], (), each.style["marker"])) for each in series if each.name]
+    return Figures(tuple(made), tuple(legend))
 
 
 @drawn
 def _shares(points: Sequence[PointSummary]) -> Figures:
     figure, axes = small("share of actors x wall time", "", 0.8 + 0.34 * len(points))
-    draw_shares(axes, points)
+    draw_shares(axes, points, 0.09)
     names = [f"{each.point.clients:,} / {each.point.cohort:,} / {each.workers}" for each in points]
     axes.set_yticks(np.arange(len(points)), names)
     rows = tuple(
@@ -158,8 +160,10 @@ def _shares(points: Sequence[PointSummary]) -> Figures:
 def _efficiency(entries: Sequence[Efficiency], kind: str) -> list[Figure]:
     if not entries:
         return []
-    figure, axes = small("actors", "efficiency", 3.2)
-    draw_efficiency(axes, entries, strong_key if kind == "strong" else weak_key)
+    key = strong_key if kind == "strong" else weak_key
+    lines = len({key(entry) for entry in entries}) + 1
+    figure, axes = small("actors", "efficiency", 2.4 + 0.17 * lines)
+    draw_efficiency(axes, entries, lambda entry: key(entry).replace("\n", " "))
     legend_above(axes, 1)
     rows = tuple(
         (

@@ -18,11 +18,10 @@ WIDTH, HEIGHT = 4.2, 3.0
 
 def small(xlabel: str, ylabel: str, height: float = HEIGHT) -> tuple[Drawing, Axes]:
     """Return a small figure with axes, without a title: the page has that as text."""
-    figure, (axes,) = new_figures(1, height, WIDTH)
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.04)  # type: ignore[union-attr]
+    figure, (axes,) = new_figures(1, height, WIDTH, pad=0.035)
     dress(axes, None, xlabel, ylabel)
-    axes.xaxis.label.set_size(9.5)
-    axes.yaxis.label.set_size(9.5)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_fontsize(9.5)
     axes.tick_params(labelsize=9)
     return figure, axes
 

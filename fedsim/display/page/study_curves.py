@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from fedsim.study.figures import CellFigures
 
-_MOST_POINTS = 120
+_MOST_POINTS = 80
 """Of a line."""
 AXES = {
     "round": "by round",
@@ -104,8 +104,8 @@ def curve_figure(
     draw_chance(axes, chance(one.metric_name, one.num_classes))
     if math.isfinite(target):
         axes.axhline(target, color=FAINT, lw=1.0, ls=(0, (6, 3)), zorder=1.5)
-        at = {"xycoords": ("axes fraction", "data"), "va": "bottom"}
-        axes.annotate("target", (0.01, target), fontsize=8.5, color=FAINT, **at)
+        place = ("axes fraction", "data")
+        axes.annotate("target", (0.01, target), xycoords=place, va="bottom", fontsize=8.5, color=FAINT)
     if axis == "round":
         whole_numbers(axes, 8)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def forest(
         axes.plot(seeds, np.full(len(seeds), row + 0.2), ls="", marker="|", ms=6, mew=1.0, color=FAINT, zorder=2)
         if math.isfinite(d.low):
             axes.plot([d.low, d.high], [row, row], color=style.color, lw=2.4, solid_capstyle="butt", zorder=3)
-        filled = {"mfc": style.color if pair.significant else "white", "mec": style.color, "mew": 1.6}
+        filled: dict[str, Any] = {"mfc": style.color if pair.significant else "white", "mec": style.color, "mew": 1.6}
         axes.plot([d.mean], [row], ls="", marker=style.marker, ms=7, zorder=4, **filled)
     axes.axvline(0, color=INK, lw=0.9, zorder=1.8)
     axes.set_yticks(range(len(pairs)), [_short(pair.arm) for pair in pairs])
