@@ -57,7 +57,7 @@ class ClientActor:
 
         from clients.backbone.device import limit_memory, resolve_device
 
-        share = _gpu_share()
+        share = gpu_share()
         name = resolve_device(device, gpu_granted=share > 0)
         limit_memory(share, torch.device(name))
         keep_freed_memory()  # from here on: what loading has freed goes back to the system
@@ -89,9 +89,11 @@ class ClientActor:
         """See :meth:`clients.worker.ClientWorker.try_fusing`."""
         return self._worker.try_fusing(*arguments)
 
-    def evaluate(self, state: Any, start: int, stop: int, keep_cached: bool, cached: Any = None) -> Any:
+    def evaluate(
+        self, state: Any, start: int, stop: int, keep_cached: bool, keep_predictions: bool, cached: Any = None
+    ) -> Any:
         """See :meth:`clients.worker.ClientWorker.evaluate`; returns the frozen-layer cache only with ``keep_cached``."""
-        evaluation, cached = self._worker.evaluate(state, start, stop, cached)
+        evaluation, cached = self._worker.evaluate(state, start, stop, cached, keep_predictions=keep_predictions)
         return (evaluation, cached) if keep_cached else evaluation
 
     def evaluate_clients(self, state: Any, fuse: int, personal: bool, clients: Any, *fetched: Any) -> Any:
@@ -115,7 +117,7 @@ def _import_lean(modules: tuple[str, ...]) -> None:
         import_ahead(("transformers.modeling_utils", *modules))
 
 
-def _gpu_share() -> float:
+def gpu_share() -> float:
     """Return the share of a GPU that this actor reserved, 0 for none."""
     context = ray.get_runtime_context()
     return float(context.get_assigned_resources().get("GPU", 0.0)) if context.get_accelerator_ids().get("GPU") else 0.0

@@ -16,6 +16,7 @@ from clients.backbone.model import Backbone
 from clients.backbone.passes import PassLimit, run_passes
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import Evaluation
+from fedsim.core.predictions import Predictions
 from fedsim.core.tokens import TokenTable, rows
 
 
@@ -28,6 +29,8 @@ def evaluate(
     num_classes: int,
     batch_size: int,
     cached: Tensor | None = None,
+    *,
+    keep_predictions: bool = False,
 ) -> list[Evaluation]:
     """Predict examples with the parameters of ``layout`` and count the outcomes.
 
@@ -41,6 +44,8 @@ def evaluate(
         Examples per pass. They are sorted by length across vectors; the counts do not depend on the order.
     cached
         Input of the lowest prompted layer [tokens, hidden] for all examples, those of the first vector first; or None.
+    keep_predictions
+        Return the predictions as well, each vector's in the order of its examples.
 
     Returns
     -------
@@ -81,8 +86,17 @@ def evaluate(
         run_passes(lengths_N[order_N], pieces[::-1], limit, predict)
     confusion_CCC = np.zeros((count, num_classes, num_classes), dtype=np.int64)
     loss_C = np.zeros(count)
-    sorted_N = owners_N[order_N]
-    np.add.at(confusion_CCC, (sorted_N, table.labels_N[all_N[order_N]], predicted_N.cpu().numpy()), 1)
-    np.add.at(loss_C, sorted_N, loss_N.cpu().numpy())
+    sorted_N, found_N, lost_N = owners_N[order_N], predicted_N.cpu().numpy(), loss_N.cpu().numpy()
+    np.add.at(confusion_CCC, (sorted_N, table.labels_N[all_N[order_N]], found_N), 1)
+    np.add.at(loss_C, sorted_N, lost_N)
     splits_C = [limit.splits, *[0] * (count - 1)]
-    return [Evaluation(*counts) for counts in zip(confusion_CCC, loss_C.tolist(), splits_C, strict=True)]
+    kept_C: list[Predictions | None] = [None] * count
+    if keep_predictions:
+        back_N = np.argsort(order_N)  # from the order of lengths to that of the examples
+        kept_C = [Predictions(found_N[own], lost_N[own]) for own in _split(back_N, indices_N)]
+    return [Evaluation(*counts) for counts in zip(confusion_CCC, loss_C.tolist(), splits_C, kept_C, strict=True)]
+
+
+def _split(array_N: np.ndarray, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return consecutive pieces of an array, as long as the parts are."""
+    return np.split(array_N, np.cumsum([len(part) for part in parts])[:-1])

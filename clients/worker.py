@@ -120,7 +120,13 @@ class ClientWorker:
     # -- evaluation and scoring --------------------------------------------------------------------------------------
 
     def evaluate(
-        self, state: GlobalState, start: int, stop: int, cached: CachedStates | None = None
+        self,
+        state: GlobalState,
+        start: int,
+        stop: int,
+        cached: CachedStates | None = None,
+        *,
+        keep_predictions: bool = False,
     ) -> tuple[Evaluation, CachedStates | None]:
         """Evaluate the global vector on the validation examples from ``start`` to before ``stop``.
 
@@ -128,6 +134,8 @@ class ClientWorker:
         ----------
         cached
             Frozen-layer cache of these examples from an earlier call; computed if not given.
+        keep_predictions
+            Return what is predicted for each example as well.
 
         Returns
         -------
@@ -141,7 +149,8 @@ class ClientWorker:
             dtype, table = self._spec.model.cache_dtype, self._spec.validation
             cached = compute_states(self._backbone, table, indices_N, state.layers, dtype, self._training.max_tokens)
         hidden_ZD = None if cached is None else cached.tensor()
-        return self._evaluate(self._spec.validation, [indices_N], layout, vector_1A, hidden_ZD)[0], cached
+        keep = {"keep_predictions": keep_predictions}
+        return self._evaluate(self._spec.validation, [indices_N], layout, vector_1A, hidden_ZD, **keep)[0], cached
 
     def evaluate_clients(
         self, state: GlobalState, *client_states: ClientState, fuse: int = 1, personal: bool = True
@@ -189,9 +198,19 @@ class ClientWorker:
         layout: VectorLayout,
         vector_CA: np.ndarray,
         cached: torch.Tensor | None = None,
+        keep_predictions: bool = False,
     ) -> list[Evaluation]:
-        batch_size = self._spec.analysis.evaluation_batch_size
-        return evaluate(self._backbone, table, indices_N, layout, vector_CA, self._spec.num_classes, batch_size, cached)
+        return evaluate(
+            self._backbone,
+            table,
+            indices_N,
+            layout,
+            vector_CA,
+            self._spec.num_classes,
+            self._spec.analysis.evaluation_batch_size,
+            cached,
+            keep_predictions=keep_predictions,
+        )
 
     def score(self, state: GlobalState, *clients: int) -> tuple[ScoreReport, ...]:
         """Score all layers on one batch of each client, with the prompts of ``state``."""

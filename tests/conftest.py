@@ -22,7 +22,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).pare
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support import ROOT, SHARDS, UPPER, make_tiny
+from support import FINAL, ROOT, UPPER, make_tiny
 
 # How long an example takes says something of the machine, nothing of the code.
 settings.register_profile("fedsim", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -122,14 +122,15 @@ def session_ray():
 def session_ray_run(session_ray, tmp_path_factory):
     """Return folder, summary, start and end of one run on two actors that several files look at, each for its own matter.
 
-    Passes are shared and frozen states cached; an evaluation is three calls beside the next round's training.
+    Passes are shared and frozen states cached; an evaluation is three calls beside the next round's training; what can be
+    evaluated at the end is.
     """
     import fedsim
 
     folder = tmp_path_factory.mktemp("two-actors") / "run"
     started = time.time()
     ray_config = {"address": "auto", "actors": 2}
-    summary = fedsim.run(make_tiny(output=str(folder), ray=ray_config, **UPPER, **SHARDS), progress=False)
+    summary = fedsim.run(make_tiny(output=str(folder), ray=ray_config, **UPPER, **FINAL), progress=False)
     return folder, summary, started, time.time()
 
 

@@ -35,6 +35,10 @@ UPPER = {"layers": {"choose": "fixed", "fixed": [2, 3], "unselected": "none"}, "
 """Prompts in the upper layers, so that there are frozen layers to cache, and two groups a round."""
 SHARDS = {"evaluation": {"shard_size": 20}}
 """Three calls to an evaluation."""
+FINAL = {"evaluation": {**SHARDS["evaluation"], "personalised_start": True, "keep_predictions": True}}
+"""The same, and all that can be evaluated at the end."""
+FINAL_TABLES = ("personal.parquet", "predictions.parquet")
+"""The files that it is in."""
 
 
 def sweep(cases: Iterable[Any], essential: Collection[Any]) -> list[Any]:

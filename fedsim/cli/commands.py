@@ -1,5 +1,5 @@
-"""The command line: ``fedsim run``, ``plan``, ``doctor``, ``config``, ``partition``, ``layers``, ``scale``, ``report``,
-``export``, ``cache``.
+"""The command line: ``fedsim run``, ``plan``, ``doctor``, ``config``, ``partition``, ``layers``, ``scale``, ``compare``,
+``report``, ``export``, ``cache``.
 
 A user's mistake gets one sentence and exit status 2, never a stack trace.
 """
@@ -244,6 +244,46 @@ class ExportFormat(StrEnum):
     """Formats in which a trained prompt can be exported."""
 
     PEFT = "peft"
+
+
+@app.command()
+def compare(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STUDY [KEY=VALUE]... | RUN...",
+            help="YAML file of a study, and overrides of every run; or folders of runs that are done.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the study; if not given, runs/study-NAME.", show_default=False)
+    ] = None,
+    at_once: Annotated[
+        int | None,
+        typer.Option(
+            "--at-once",
+            min=1,
+            help="Runs at a time, each on one actor; 1: one after another, each on all actors. If not given, as many as fit.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the runs, what they cost and the memory they need; run nothing.")
+    ] = False,
+    checked: Annotated[
+        bool, typer.Option("--check", help="Fail if a mean is outside its band in the study's key expect.")
+    ] = False,
+    load: Load = None,
+) -> None:
+    """Compare methods over data sets and seeds, with statistics and a report; the same command continues a study."""
+    from fedsim.core.plugins import load_files
+    from fedsim.display.screen import RunConsole
+    from fedsim.study import cli
+
+    load_files(load)
+    if not cli.compare(words, output, at_once, dry_run, checked, RunConsole()):
+        raise typer.Exit(1)
 
 
 @app.command()

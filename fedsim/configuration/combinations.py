@@ -50,6 +50,11 @@ def check_combinations(config: Config) -> None:
             "evaluation.select_on=holdout needs examples that clients hold out, but partition.holdout_fraction=0; set "
             "partition.holdout_fraction=0.1, or evaluation.select_on=validation"
         )
+    if config.evaluation.personalised_start and not partition.holdout_fraction:
+        raise ValueError(
+            "evaluation.personalised_start=true needs examples that clients hold out, but partition.holdout_fraction=0; set "
+            "partition.holdout_fraction=0.1, or leave evaluation.personalised_start out"
+        )
     if config.model.compile and config.tuner.kind != "prefix":
         raise ValueError(
             f"model.compile=true needs tuner.kind=prefix, but tuner.kind={config.tuner.kind}; set model.compile=false"

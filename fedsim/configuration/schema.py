@@ -199,7 +199,8 @@ class Config(Schema):
         if self.client.schedule.total_steps != "all_data":
             values.pop("rounds")
         values["model"].pop("device")
-        values["evaluation"].pop("overlap")
+        for key in ("overlap", "personalised_start", "keep_predictions"):
+            values["evaluation"].pop(key)
         values["model"].get("trunk_cache", {}).pop("memory_mb", None)
         # A number found by a fuse trial is saved in the checkpoint, and a resumed run uses that.
         values["client"].pop("fuse")

@@ -15,6 +15,8 @@ from typing import Literal
 
 import numpy as np
 
+from fedsim.core.predictions import Predictions
+
 
 @dataclass(frozen=True)
 class GlobalState:
@@ -271,6 +273,8 @@ class Evaluation:
     """Sum of the examples' losses."""
     memory_splits: int = 0
     """Number of passes through the backbone split in two for lack of device memory."""
+    predictions: Predictions | None = None
+    """Of the examples, in their order; None unless asked for."""
 
     @property
     def num_examples(self) -> int:
@@ -278,8 +282,10 @@ class Evaluation:
         return int(self.confusion_CC.sum())
 
     def __add__(self, other: Evaluation) -> Evaluation:
+        one, two = self.predictions, other.predictions
         return Evaluation(
             self.confusion_CC + other.confusion_CC,
             self.loss_sum + other.loss_sum,
             self.memory_splits + other.memory_splits,
+            None if one is None or two is None else one + two,
         )

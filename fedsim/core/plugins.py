@@ -134,7 +134,11 @@ def load_plugin(path: str | Path) -> Plugin:
     PluginError
         If the file does not exist, is not Python, raises, registers nothing, or shares its name with another plug-in.
     """
-    plugin = _read(Path(path))
+    return load_source(_read(Path(path)))
+
+
+def load_source(plugin: Plugin) -> Plugin:
+    """Load a plug-in whose source is at hand, as an actor that runs whole configs does; see :func:`load_plugin`."""
     known = _loaded.get(plugin.file)
     if known is not None and known.source == plugin.source:
         return known
@@ -147,7 +151,7 @@ def load_plugin(path: str | Path) -> Plugin:
             plugin.execute()
             if not made:
                 raise PluginError(
-                    f"the plug-in {path} registers nothing; put @fedsim.register(KIND, NAME) above what it adds"
+                    f"the plug-in {plugin.path} registers nothing; put @fedsim.register(KIND, NAME) above what it adds"
                 )
         except PluginError:
             for registry, name in made:

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 Handle = Any
 """A value of this process (local) or a reference into the object store (Ray). The round loop only passes it on."""
 
+Ranges = Sequence[tuple[int, int]]
+"""Ranges of validation examples, each from a first to before a last."""
+
 
 class StateLost(Exception):  # noqa: N818 - the run can go on from an earlier state
     """Objects that the run needs were lost with a worker's node or the server; the message names what needed them.
@@ -208,7 +211,7 @@ class Executor(ABC):
         groups: Sequence[WorkGroup],
         state: Handle,
         client_states: Mapping[int, Handle],
-        shards: Sequence[tuple[int, int]] = (),
+        shards: Ranges = (),
         *,
         evaluate_first: bool = False,
     ) -> Iterator[TrainedGroup | EvaluatedShard]:
@@ -229,8 +232,11 @@ class Executor(ABC):
         return None
 
     @abstractmethod
-    def evaluate(self, state: Handle, shards: Sequence[tuple[int, int]]) -> list[Evaluation]:
-        """Evaluate the global vector on ranges of validation examples; one result a range, in order."""
+    def evaluate(self, state: Handle, shards: Ranges, *, keep_predictions: bool = False) -> list[Evaluation]:
+        """Evaluate the global vector on ranges of validation examples; one result a range, in order.
+
+        With ``keep_predictions`` each has what is predicted for every example as well.
+        """
 
     @abstractmethod
     def evaluate_clients(

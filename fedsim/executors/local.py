@@ -11,7 +11,7 @@ from fedsim.core.low_rank import LowRank
 from fedsim.core.messages import ClientFailure, Evaluation, FuseTrial, ScoreReport, SpectrumReport, WorkGroup
 from fedsim.core.method import Method
 from fedsim.core.robust import RobustRule
-from fedsim.executors.base import EvaluatedShard, Executor, Handle, TrainedGroup
+from fedsim.executors.base import EvaluatedShard, Executor, Handle, Ranges, TrainedGroup
 from server.core import Server, StepReport
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class LocalExecutor(Executor):
         groups: Sequence[WorkGroup],
         state: Handle,
         client_states: Mapping[int, Handle],
-        shards: Sequence[tuple[int, int]] = (),
+        shards: Ranges = (),
         *,
         evaluate_first: bool = False,
     ) -> Iterator[TrainedGroup | EvaluatedShard]:
@@ -109,13 +109,15 @@ class LocalExecutor(Executor):
     def try_fusing(self, state: Handle, clients: Sequence[int]) -> FuseTrial | ClientFailure:
         return self._running_worker.try_fusing(state, *clients)
 
-    def evaluate(self, state: Handle, shards: Sequence[tuple[int, int]]) -> list[Evaluation]:
-        return [self._evaluate(state, shard) for shard in shards]
+    def evaluate(self, state: Handle, shards: Ranges, *, keep_predictions: bool = False) -> list[Evaluation]:
+        return [self._evaluate(state, shard, keep_predictions) for shard in shards]
 
-    def _evaluate(self, state: Handle, shard: tuple[int, int]) -> Evaluation:
+    def _evaluate(self, state: Handle, shard: tuple[int, int], keep_predictions: bool = False) -> Evaluation:
         self._check_interrupt()
         wanted, held = self.caches.wanted([shard]), self.caches.held([shard])
-        evaluation, cached = self._running_worker.evaluate(state, *shard, held.get(shard))
+        evaluation, cached = self._running_worker.evaluate(
+            state, *shard, held.get(shard), keep_predictions=keep_predictions
+        )
         if wanted:
             self.caches.add(shard, cached)
         return evaluation

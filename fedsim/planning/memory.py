@@ -105,7 +105,8 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
     exchanged = whole if travelling is None else whole.holding(travelling)
     tokens = None if num_examples is None else num_examples * (_EXAMPLE_BYTES + _TOKEN_BYTES * config.data.max_length)
     trained = full if config.layers.unselected == "local" else whole
-    state_bytes, cohort = exchange_bytes * _kept_numbers(config, exchanged, trained), config.sampling.clients_per_round
+    kept = kept_numbers(config, exchanged.size, trained.size - exchanged.size, trained.size)
+    state_bytes, cohort = exchange_bytes * kept, config.sampling.clients_per_round
     return MemoryEstimate(
         weights=_weight_bytes(config, shape, on_gpu) + _projection_bytes(config, shape),
         tokens=tokens,
@@ -140,11 +141,17 @@ def _layouts(config: Config, shape: ModelShape, num_classes: int) -> tuple[Vecto
     return full, full.exchanged(range(min(number, shape.num_layers)))
 
 
-def _kept_numbers(config: Config, exchanged: VectorLayout, trained: VectorLayout) -> int:
-    """Return how many numbers a client keeps: arrays of corrections, personal prompts, moments."""
-    kept = exchanged.size * sum(len(part.kept) for part in config.method.corrections)
-    kept += trained.size - exchanged.size
-    return kept + (2 * trained.size if config.client.optimizer.moments == "keep" else 0)
+def kept_numbers(config: Config, exchanged: int, personal: int, trained: int) -> int:
+    """Return how many numbers a client keeps between rounds: arrays of corrections, what is personal, moments.
+
+    Parameters
+    ----------
+    exchanged, personal, trained
+        Numbers that travel, that stay on the device, and that local training moves.
+    """
+    arrays = sum(len(part.kept) for part in config.method.corrections)
+    moments = 2 if config.client.optimizer.moments == "keep" else 0
+    return arrays * exchanged + personal + moments * trained
 
 
 def _sum_bytes(config: Config, exchanged: VectorLayout) -> int:

@@ -1,4 +1,4 @@
-"""Columns of ``rounds.parquet`` and ``clients.parquet``."""
+"""Columns of a run's tables: ``rounds``, ``clients``, ``personal`` and ``predictions``, each ``.parquet``."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ CLIENT_COLUMNS: dict[str, str] = {
     "client": "int32",
     "num_examples": "int32",
     "num_steps": "int32",
+    "num_tokens": "int64",  # of all its mini-batches
     "loss_first": "float64",  # mean loss of the first and the last local epoch
     "loss_last": "float64",
     "seconds": "float64",
@@ -53,6 +54,28 @@ CLIENT_COLUMNS: dict[str, str] = {
 }
 """Columns of ``clients.parquet`` with their Arrow types: one row per client and round."""
 
+PERSONAL_COLUMNS: dict[str, str] = {
+    "client": "int32",
+    "rounds": "int32",  # in which it trained; 0 for a client that the run has never seen
+    "examples": "int32",  # that it holds out
+    "metric": "float64",  # on these, with its own prompts after the last round
+    "loss": "float64",
+    "confusion": "list<int64>",  # counts by class and predicted class, row by row; they add up over clients
+    "start_metric": "float64",  # the same with the prompts before any training (evaluation.personalised_start)
+    "start_loss": "float64",
+    "start_confusion": "list<int64>",
+}
+"""Columns of ``personal.parquet`` with their Arrow types: one row per client that holds out examples."""
+
+PREDICTION_COLUMNS: dict[str, str] = {
+    "example": "int64",  # number of the validation example, in the order of the data
+    "label": "int32",  # class numbers
+    "prediction": "int32",  # of the global prompt after the last round
+    "loss": "float64",
+    "best_prediction": "int32",  # the same after the best round, that of prompt/best.safetensors
+    "best_loss": "float64",
+}
+"""Columns of ``predictions.parquet`` with their Arrow types: one row per validation example."""
 
 _OF_REPORT = tuple(name for name in CLIENT_COLUMNS if name not in ("round", "status", "message"))
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.configuration.schema import Config
 from fedsim.core.errors import CheckpointError, ConfigError
-from fedsim.records.client_results import read_client_results
-from fedsim.records.columns import CLIENT_COLUMNS, ROUND_COLUMNS
+from fedsim.records.columns import CLIENT_COLUMNS, PERSONAL_COLUMNS, PREDICTION_COLUMNS, ROUND_COLUMNS
 from fedsim.records.folder_check import what_is_in
 from fedsim.records.labels import read_labels
 from fedsim.records.remote import Remote, is_url
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from fedsim.display.picture import Picture
 
-_RECORDS = ("config.yaml", "summary.json", "metrics.jsonl", "rounds", "clients", "labels", "personal")
+_RECORDS = ("config.yaml", "summary.json", "metrics.jsonl", "rounds", "clients", "personal", "predictions", "labels")
 """Prefixes of the names of the files that are downloaded from a URL."""
 
 
@@ -77,16 +76,19 @@ class RecordedRun:
         return read_table(self._path / "clients.parquet", CLIENT_COLUMNS)
 
     @cached_property
+    def personal(self) -> pa.Table:
+        """One row per client, :data:`fedsim.records.columns.PERSONAL_COLUMNS`; empty before the end."""
+        return read_table(self._path / "personal.parquet", PERSONAL_COLUMNS)
+
+    @cached_property
+    def predictions(self) -> pa.Table:
+        """One row per validation example, :data:`fedsim.records.columns.PREDICTION_COLUMNS`; empty if they were not kept."""
+        return read_table(self._path / "predictions.parquet", PREDICTION_COLUMNS)
+
+    @cached_property
     def labels(self) -> tuple[np.ndarray, tuple[str, ...]] | None:
         """Examples of each client (N) and class (C), int64 [N, C], and the classes' names; None if not recorded."""
         return read_labels(self._path / "labels.parquet")
-
-    @cached_property
-    def client_results(self) -> dict[int, dict[str, float]]:
-        """By client: held-out ``examples``, the metric on them ``before`` any training and ``after`` it, and ``rounds`` in
-        which it trained; empty if not recorded.
-        """
-        return read_client_results(self._path / "personal.parquet")
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Return the events of ``metrics.jsonl``, oldest first; of one kind only, if given."""

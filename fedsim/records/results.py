@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -23,8 +24,10 @@ from fedsim.display.page.write import write_run_page
 from fedsim.display.plots import write_plots
 from fedsim.display.progress import Progress
 from fedsim.display.run_words import run_words
+from fedsim.planning.memory import kept_numbers
 from fedsim.prompts.prompted_model import GLOBAL_PROMPT, PERSONAL_PROMPTS, save_personal_prompts, save_prompt
 from fedsim.records.events import writing
+from fedsim.records.final_tables import write_final_tables
 from fedsim.records.labels import write_labels
 from fedsim.records.run_folder import RunFolder
 from fedsim.simulation.preparation import Prepared
@@ -60,6 +63,7 @@ def write_results(
     if owners:
         layers, rows = _personal(config, prepared, result, owners)
         save_personal_prompts(folder.prompt / PERSONAL_PROMPTS, [state.client for state in owners], rows, layers)
+    write_final_tables(folder, result.final, prepared.data.task.metric, prepared.spec.validation.labels_N)
     # From the records: a resumed run chose its layers in an earlier part.
     chosen = folder.events("layers")[-1]
     summary = {**_figures(config, prepared, result, chosen), **about}
@@ -132,16 +136,34 @@ def _trained(config: Config, prepared: Prepared, result: Result) -> str:
     return trained_words(prepared.spec.tuner.described, trained, num_layers, config.model.head.kind)
 
 
+def _sizes(
+    config: Config, prepared: Prepared, result: Result, in_turn: Sequence[VectorLayout]
+) -> dict[str, int | float]:
+    """Return how many numbers a client sends in a round (the mean, if rounds differ), trains, and keeps between rounds."""
+    layout, spec = result.layout, prepared.spec
+    full = VectorLayout.full(layout.geometry, layout.head_shapes)
+    parts = Parts.of(full, result.choice.layers, spec.training.keep_local, spec.tuner)
+    by_turns = list(dict.fromkeys(name for part in in_turn for name in part.arrays or ()))
+    trained = layout.holding(by_turns).size if in_turn else parts.trained.size
+    return {
+        "sent_parameters": statistics.mean(part.size for part in in_turn or [layout]),
+        "trained_parameters": trained,
+        "stored_parameters": kept_numbers(config, layout.size, parts.personal.size, trained),
+    }
+
+
 def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[str, Any]) -> dict[str, Any]:
     totals, layout = result.totals, result.layout
     in_turn = [layout.holding(arrays) for arrays in turns(config.tuner, layout.geometry)]
     metric = prepared.data.task.metric
-    personalised = math.nan if result.personalised is None else compute(metric, result.personalised.confusion_CC)
+    end, start = result.final.personalised, result.final.personalised_start
+    personalised = math.nan if end is None else compute(metric, end.confusion_CC)
     best_personalised, best_personalised_round = better(
         totals.best_personalised_metric, totals.best_personalised_round, personalised, result.rounds
     )
     return {
         "metric_name": metric,
+        "num_classes": len(prepared.data.task.labels),
         "global_metric": totals.global_metric,
         "best_global_metric": totals.best_global_metric,
         "best_global_round": totals.best_global_round,
@@ -153,6 +175,7 @@ def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[st
         "best_personalised_metric": best_personalised,
         "best_personalised_round": best_personalised_round,
         "first_global_metric": totals.initial_metric,
+        "start_personalised_metric": None if start is None else compute(metric, start.confusion_CC),
         "rounds": result.rounds,
         "stopped": None if result.stopped is None else asdict(result.stopped),
         "clients": config.partition.population,
@@ -164,6 +187,7 @@ def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[st
         "exchanged_parameters": layout.size,
         # What a client sends in a round; where rounds send one half in turn, the mean.
         "transferred_parameters": statistics.mean(part.tuned_size for part in in_turn or [layout]),
+        **_sizes(config, prepared, result, in_turn),
         "client_updates": totals.client_updates,
         "client_steps": totals.client_steps,
         "client_tokens": totals.client_tokens,

@@ -166,7 +166,16 @@ def finished(config: Config, path: Path) -> dict[str, Any] | None:
         return None
     same = summary.get("config_hash") == config.identity and isinstance(summary.get("contents"), dict)
     done = summary.get("rounds") == config.rounds or _ended_by_a_rule(summary, config, path)
-    return summary if same and done else None
+    return summary if same and done and _has_what_is_asked(summary, config, path) else None
+
+
+def _has_what_is_asked(summary: Mapping[str, Any], config: Config, path: Path) -> bool:
+    """Whether a run has the evaluations at its end that the config asks for; they can still be made from its last state."""
+    asked = config.evaluation
+    # Without held-out examples there is neither of the two metrics.
+    no_start = summary.get("start_personalised_metric") is None and summary.get("personalised_metric") is not None
+    no_predictions = not (path / "predictions.parquet").exists()
+    return not (asked.personalised_start and no_start) and not (asked.keep_predictions and no_predictions)
 
 
 def _ended_by_a_rule(summary: Mapping[str, Any], config: Config, path: Path) -> bool:

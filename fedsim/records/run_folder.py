@@ -7,7 +7,6 @@ checkpoint. :meth:`RunFolder.truncate` cuts both back to a checkpoint, so a resu
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from fedsim.core.schema import Schema
 from fedsim.records.columns import CLIENT_COLUMNS, ROUND_COLUMNS, client_row
 from fedsim.records.events import EventLog, open_locked, plain, write_atomically, writing
 from fedsim.records.folder_check import CREATED, Held, check_usable, what_is_in
+from fedsim.records.own_files import remove_run
 from fedsim.records.tables import ParquetRows
 from fedsim.records.tensorboard import TensorBoard
 
@@ -28,18 +28,6 @@ if TYPE_CHECKING:
     from fedsim.records.sync import Sync
 
 __all__ = ["CLIENT_COLUMNS", "ROUND_COLUMNS", "RunFolder", "TensorBoard", "TrackingConfig"]
-
-_OWN_PATTERNS = (
-    "config.yaml",
-    "summary.json",
-    "rounds.parquet",
-    "rounds-[0-9]*.parquet",
-    "clients.parquet",
-    "clients-[0-9]*.parquet",
-    "labels.parquet",
-    "report.html",
-)
-_OWN_FOLDERS = ("plots", "prompt", "checkpoints", "tensorboard", "ray-logs")
 
 
 class TrackingConfig(Schema):
@@ -61,7 +49,8 @@ class RunFolder:
 
     Attributes
     ----------
-    path, config, metrics, rounds, clients, labels, summary, report, plots, prompt, checkpoints, tensorboard, ray_logs
+    path, config, metrics, rounds, clients, personal, predictions, labels, summary, report, plots, prompt, checkpoints,
+    tensorboard, ray_logs
         Paths of the folder and of its contents. Subfolders are created by the code that writes to them.
     location
         The folder's name in messages: its path, or the URL that it is synced to.
@@ -75,6 +64,8 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.rounds = path / "rounds.parquet"
         self.clients = path / "clients.parquet"
+        self.personal = path / "personal.parquet"
+        self.predictions = path / "predictions.parquet"
         self.labels = path / "labels.parquet"
         self.summary = path / "summary.json"
         self.report = path / "report.html"
@@ -133,7 +124,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             if held == "run" and overwrite:
                 with closing(open_locked(path / "metrics.jsonl")) as log:  # refuses a run that is still running
-                    _remove_run(path)
+                    remove_run(path)
                     log.truncate(0)
             folder = cls(path, mirror)
         folder._begun = resume
@@ -152,7 +143,7 @@ class RunFolder:
         if what_is_in(self.path) == "run":  # another run came and went between the check and the lock
             check_usable("run", str(self.path))
         with _choosing(self.path):
-            _remove_run(self.path)  # leftovers of a refused start
+            remove_run(self.path)  # leftovers of a refused start
             self._log.keep(lambda event: False)
             self._log.write(CREATED, {"fedsim": __version__})
         self._begun = True
@@ -238,17 +229,18 @@ class RunFolder:
             self._mirror.update()
 
     def truncate(self, round: int) -> None:
-        """Drop the events and rows of rounds from ``round`` on, and the summary.
+        """Drop the events and rows of rounds from ``round`` on, and what is written at the end.
 
-        Events of earlier rounds and events without a round stay; the clock continues from the last of them. The summary is
-        always dropped, because a run that continues is not finished.
+        Events of earlier rounds and events without a round stay; the clock continues from the last of them. The summary and
+        the tables beside it are always dropped, because a run that continues is not finished.
         """
 
         def stays(event: dict[str, Any]) -> bool:
             return not isinstance(event.get("round"), int) or event["round"] < round
 
-        with writing(self.summary):
-            self.summary.unlink(missing_ok=True)
+        for path in (self.summary, self.personal, self.predictions):
+            with writing(path):
+                path.unlink(missing_ok=True)
         with writing(self.metrics):
             self._log.keep(stays)
         with writing(self.rounds):
@@ -290,13 +282,3 @@ def _choosing(path: Path) -> Iterator[None]:
 def _close(path: Path, part: EventLog | ParquetRows) -> None:
     with writing(path):
         part.close()
-
-
-def _remove_run(path: Path) -> None:
-    """Remove a run's files and folders except the log, so that a crash midway still leaves a run folder."""
-    for name in _OWN_FOLDERS:
-        if (path / name).is_dir() and not (path / name).is_symlink():
-            shutil.rmtree(path / name)
-    for pattern in _OWN_PATTERNS:
-        for file in path.glob(pattern):
-            file.unlink()

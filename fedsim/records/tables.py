@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedsim.core.errors import CheckpointError, listed
-from fedsim.records.events import replaced
+from fedsim.records.events import replaced, writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,8 @@ class ParquetRows:
     Raises
     ------
     CheckpointError
-        If an existing file cannot be read or has other columns.
+        If an existing file cannot be read or has other columns. Columns that it lacks are null in its rows: the version that
+        wrote it did not know them.
     """
 
     def __init__(self, path: Path, columns: Mapping[str, str], part_rows: int = PART_ROWS) -> None:
@@ -158,7 +159,9 @@ class ParquetRows:
             raise CheckpointError(
                 f"{path} cannot be read as Parquet ({error}); start a new run with output=FOLDER"
             ) from error
-        if not schema.equals(self._schema, check_metadata=False):
+        if not all(
+            field.name in self._schema.names and field.equals(self._schema.field(field.name)) for field in schema
+        ):
             raise CheckpointError(
                 f"{path} has the columns {listed(schema.names)}, not {listed(self._schema.names)}: it is damaged or was "
                 "written by another version of fedsim"
@@ -169,7 +172,7 @@ class ParquetRows:
         import pyarrow.parquet as pq
 
         self._read_schema(path)
-        return pq.ParquetFile(path).read().replace_schema_metadata(None)
+        return _filled(pq.ParquetFile(path).read().replace_schema_metadata(None), self._schema)
 
     def _read_slices(self, path: Path) -> Iterator[pa.Table]:
         import pyarrow as pa
@@ -177,11 +180,31 @@ class ParquetRows:
 
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=self._part_rows):
-                yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
+                yield _filled(pa.Table.from_batches([batch]).replace_schema_metadata(None), self._schema)
 
 
 def _next_part(schema: pa.Schema) -> int:
     return int((schema.metadata or {}).get(_NEXT_PART, b"1"))
+
+
+def write_table(path: Path, columns: Mapping[str, str], values: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
+    """Write a whole table at once, atomically; a column without values is null.
+
+    Raises
+    ------
+    ResourceError
+        If the file cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema, length = _schema(columns), len(next(iter(values.values())))
+    arrays = [
+        pa.array(values[field.name], field.type) if field.name in values else pa.nulls(length, field.type)
+        for field in schema
+    ]
+    with writing(path), replaced(path) as file:
+        pq.write_table(pa.Table.from_arrays(arrays, schema=schema), file)
 
 
 def read_table(path: Path, columns: Mapping[str, str]) -> pa.Table:
@@ -203,16 +226,30 @@ def read_table(path: Path, columns: Mapping[str, str]) -> pa.Table:
                 first_free = _next_part(table.schema)
             elif _part_number(path, file) < first_free:
                 continue  # its rows are in the joined file
-            tables.append(table.replace_schema_metadata(None))
+            tables.append(_filled(table.replace_schema_metadata(None), _schema(columns)))
         return pa.concat_tables(tables) if tables else _schema(columns).empty_table()
     except (OSError, pa.ArrowException) as error:
         raise CheckpointError(f"{path} cannot be read as Parquet ({error})") from error
 
 
+def _filled(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return a table with all columns of a schema, first and in its order; those that it lacks are null."""
+    import pyarrow as pa
+
+    for field in schema:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table.select(list(dict.fromkeys([*schema.names, *table.column_names])))
+
+
 def _schema(columns: Mapping[str, str]) -> pa.Schema:
     import pyarrow as pa
 
-    return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
+    def type_of(kind: str) -> pa.DataType:
+        inner = kind.removeprefix("list<").removesuffix(">")
+        return pa.type_for_alias(inner) if inner == kind else pa.list_(pa.type_for_alias(inner))
+
+    return pa.schema([(name, type_of(kind)) for name, kind in columns.items()])
 
 
 def _files(path: Path) -> list[Path]:

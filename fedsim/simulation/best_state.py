@@ -27,6 +27,11 @@ class BestState:
         self._written: int | None = None
         """Round of the state that this process last wrote to the file."""
 
+    @property
+    def latest(self) -> tuple[int | None, Handle]:
+        """The best round so far, None before any evaluation, and its state."""
+        return self._round, self._state
+
     def note(self, best_round: int | None) -> None:
         """Keep the current global state if its round is the best one."""
         if best_round == self._federation.round:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from fedsim.core.messages import ClientReport, ClientState
@@ -18,6 +19,7 @@ class ClientStates(Mapping[int, Handle]):
     def __init__(self, population: int) -> None:
         self._population = population
         self._handles: dict[int, Handle] = {}
+        self._rounds: Counter[int] = Counter()
 
     def __getitem__(self, client: int) -> Handle:
         handle = self._handles.get(client)
@@ -35,6 +37,7 @@ class ClientStates(Mapping[int, Handle]):
             for report in group.reports:
                 if report.failure is None:
                     self._handles[report.client] = group.states.get(report.client) or self._counted(report)
+                    self._rounds[report.client] += 1
 
     def _counted(self, report: ClientReport) -> ClientState:
         old: ClientState = self[report.client]
@@ -44,6 +47,11 @@ class ClientStates(Mapping[int, Handle]):
         """Return the handles of clients that have trained, by ascending id."""
         return dict(sorted(self._handles.items()))
 
+    def rounds_of(self, client: int) -> int:
+        """Return the number of rounds in which a client has trained."""
+        return self._rounds[client]
+
     def restore(self, states: Sequence[ClientState], executor: Executor) -> None:
         """Restore the states from a checkpoint."""
         self._handles = {state.client: executor.put(state) if state.has_tensors else state for state in states}
+        self._rounds = Counter({state.client: state.rounds for state in states})

@@ -17,6 +17,12 @@ class EvaluationConfig(Schema):
     personalised_every: PositiveInt | None = None
     """Rounds between personalised evaluations (each client's own prompts on its held-out examples); if not given, only once,
     at the end."""
+    personalised_start: bool = False
+    """Evaluate the clients' held-out examples with the untrained prompts as well, once, at the end: then it is known which
+    clients are better off than without tuning."""
+    keep_predictions: bool = False
+    """Write to ``predictions.parquet`` what the global prompt predicts for each validation example, after the last round and
+    after the best one; each takes an evaluation."""
     select_on: Literal["validation", "holdout"] = "validation"
     """Examples used to choose the best round and to apply ``stop.target`` and ``stop.patience``: validation, or holdout (the
     clients' held-out examples, with the global prompt). With holdout, validation figures are not biased by the choice of

@@ -10,6 +10,7 @@ from clients.spec import WorkerSpec
 from fedsim.configuration.schema import Config
 from fedsim.core.errors import ConfigError
 from fedsim.core.messages import ClientFailure, ClientState, Evaluation
+from fedsim.core.predictions import Predictions
 from fedsim.executors.base import Executor, Handle
 from fedsim.kept.computed import Computed, evaluation_of, evaluation_record
 from fedsim.kept.kept import NO_SLOT
@@ -42,12 +43,8 @@ class Evaluations:
         holding = [client for client in range(spec.shards.num_clients) if len(spec.shards.holdout(client))]
         self._clients = holding
         """Clients with held-out examples."""
-        if config.evaluation.select_on == "holdout" and not holding:
-            raise ConfigError(
-                "evaluation.select_on=holdout needs held-out examples, but no client has enough examples to hold one out at "
-                f"partition.holdout_fraction={config.partition.holdout_fraction:g}; raise it, or set "
-                "evaluation.select_on=validation"
-            )
+        if not holding:
+            _refuse_without_held_out(config)
 
     def is_due(self, round: int) -> bool:
         """Whether the global state is evaluated after a round, counted from 1."""
@@ -92,24 +89,45 @@ class Evaluations:
         Evaluation or None
             None if no client has held-out examples, or if all of them failed and were dropped.
         """
+        return self.pooled(self.of_each_client(state, states, round), round)
+
+    def of_each_client(self, state: Handle, states: Mapping[int, Handle], round: int) -> dict[int, Evaluation]:
+        """Evaluate each client with held-out examples with its own prompts; without those that failed and were dropped."""
         return self._of_held_out(state, states, round, personal=True)
+
+    def of_each_fresh_client(self, state: Handle) -> dict[int, Evaluation]:
+        """Evaluate each client with held-out examples as it is before it ever trains, from the state before any training."""
+        return self._of_held_out(state, self._fresh, 0, personal=True)
+
+    def predictions(self, state: Handle, round: int) -> Predictions:
+        """Return what a global state predicts for each validation example."""
+        found = self.total(self._executor.evaluate(state, self.shards, keep_predictions=True), round).predictions
+        assert found is not None, "they were asked for"
+        return found
 
     def of_holdout(self, state: Handle, round: int) -> Evaluation | None:
         """Evaluate a global state on all clients' held-out examples; None if all clients failed and were dropped."""
-        fresh = {client: ClientState(client) for client in self._clients}
-        return self._of_held_out(state, fresh, round, personal=False)
+        return self.pooled(self._of_held_out(state, self._fresh, round, personal=False), round)
+
+    @property
+    def _fresh(self) -> dict[int, ClientState]:
+        return {client: ClientState(client) for client in self._clients}
 
     def _of_held_out(
         self, state: Handle, states: Mapping[int, Handle], round: int, personal: bool
-    ) -> Evaluation | None:
+    ) -> dict[int, Evaluation]:
         clients = self._clients
         size = 1 if self._executor.per_client else 4 * self._config.group_size
         groups = [tuple(clients[start : start + size]) for start in range(0, len(clients), size)]
         results = self._executor.evaluate_clients(state, groups, states, personal) if groups else []
-        failed = {c: result for c, result in zip(clients, results, strict=True) if isinstance(result, ClientFailure)}
+        by_client = dict(zip(clients, results, strict=True))
+        failed = {client: result for client, result in by_client.items() if isinstance(result, ClientFailure)}
         self._failures.of_evaluation(round, failed)
-        usable = [result for result in results if isinstance(result, Evaluation)]
-        return self.total(usable, round) if usable else None
+        return {client: result for client, result in by_client.items() if isinstance(result, Evaluation)}
+
+    def pooled(self, by_client: Mapping[int, Evaluation], round: int) -> Evaluation | None:
+        """Add up the evaluations of clients; None if there are none."""
+        return self.total(list(by_client.values()), round) if by_client else None
 
     def total(self, evaluations: Sequence[Evaluation], round: int) -> Evaluation:
         """Add up evaluations."""
@@ -120,3 +138,16 @@ class Evaluations:
                 f"evaluation.batch_size to less than {self._config.evaluation.batch_size}"
             )
         return total
+
+
+def _refuse_without_held_out(config: Config) -> None:
+    """Refuse what needs held-out examples where no client has any."""
+    keys = {
+        "evaluation.select_on=holdout": config.evaluation.select_on == "holdout",
+        "evaluation.personalised_start=true": config.evaluation.personalised_start,
+    }
+    if asked := [key for key, is_asked in keys.items() if is_asked]:
+        raise ConfigError(
+            f"{asked[0]} needs held-out examples, but no client has enough examples to hold one out at "
+            f"partition.holdout_fraction={config.partition.holdout_fraction:g}; raise it, or leave {asked[0]} out"
+        )

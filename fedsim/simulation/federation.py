@@ -8,10 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import numpy as np
+
 from clients.spec import WorkerInfo
 from fedsim.configuration.text import config_text
 from fedsim.core.layout import VectorLayout
-from fedsim.core.messages import ClientState
+from fedsim.core.messages import ClientState, GlobalState
 from fedsim.executors.base import Executor, Handle
 from fedsim.kept.computed import Computed
 from fedsim.records.checkpoint import Checkpoint
@@ -105,9 +107,8 @@ class Federation:
 
     def _start_server(self, full: VectorLayout, layers: tuple[int, ...], checkpoint: Checkpoint | None) -> None:
         config, server, spec = self._run.config, self._run.executor.server, self._run.prepared.spec
-        layout = spec.exchanged(full, layers)
+        layout, vector_F = self._initial(full, layers)
         apart = spec.turns(full, layers), spec.tuner.low_rank(layout)
-        vector_F = spec.initial_vector(layout).astype(config.model.exchange_dtype)
         sample_rate = config.sampling.clients_per_round / config.partition.population
         weight = population_weight(config.server.weighting, self._run.draw.sizes_N)
         server.start(config.method, vector_F, layout.layers, sample_rate, weight, config.rule, *apart)
@@ -116,6 +117,17 @@ class Federation:
             self.clients.restore(checkpoint.clients, self._run.executor)
             self.round = checkpoint.round
         self.state = server.global_state()
+
+    def _initial(self, full: VectorLayout, layers: tuple[int, ...]) -> tuple[VectorLayout, np.ndarray]:
+        """Return the layout of what is exchanged, and its vector before any training."""
+        config, spec = self._run.config, self._run.prepared.spec
+        layout = spec.exchanged(full, layers)
+        return layout, spec.initial_vector(layout).astype(config.model.exchange_dtype)
+
+    def initial_state(self) -> Handle:
+        """Store the global state before any training, and return its handle."""
+        layout, vector_F = self._initial(self.workers[0].full, self.choice.layers)
+        return self._run.executor.put(GlobalState(0, layout.layers, vector_F))
 
     def _share_passes(self, checkpoint: Checkpoint | None) -> None:
         """Decide how many clients train together, and limit the frozen-layer cache."""

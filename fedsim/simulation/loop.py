@@ -81,7 +81,7 @@ def _on_record(federation: Federation, journal: Journal, stop: Stop) -> Iterator
 def _result(run: RunContext, federation: Federation, journal: Journal, stop: Stop) -> Result:
     journal.end()
     run.progress.start_phase("personalised evaluation")
-    personalised = journal.personalised()
+    final = journal.final()
     (state,) = run.executor.get([federation.state])
     spec = run.prepared.spec
     personal = federation.client_states() if spec.training.keep_local or spec.training.keep_half else []
@@ -92,7 +92,7 @@ def _result(run: RunContext, federation: Federation, journal: Journal, stop: Sto
         rounds=federation.round,
         stopped=stop.stopped,
         totals=journal.totals,
-        personalised=personalised,
+        final=final,
         personal=personal,
         workers=federation.workers,
         seconds=journal.seconds,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clients.backbone.location import locate, modeling_module
-from clients.backbone.product_format import settled as settled_products
 from fedsim.configuration.schema import Config, build_config
 from fedsim.core.errors import ConfigError, ModelError, shown
 from fedsim.core.imports import large_imports
@@ -24,8 +23,8 @@ from fedsim.data.examples import Examples
 from fedsim.data.sources import Dataset, load_dataset
 from fedsim.kept.kept import NOTHING_KEPT, Account, Kept, Place
 from fedsim.planning.memory import estimate_memory
-from fedsim.planning.model_notes import on_cpus
 from fedsim.planning.model_shape import model_shape
+from fedsim.simulation.frozen_model import frozen_model
 from partitions.base import partition
 
 if TYPE_CHECKING:
@@ -194,7 +193,7 @@ def make_spec(
         The run's cache if this is its driver; another process opens the place itself, and accounts for what it took and wrote.
     """
     kept = Kept(place) if kept is None else kept
-    from clients.backbone.loading import load_shared_weights, load_tokenizer
+    from clients.backbone.loading import load_tokenizer
     from clients.spec import WorkerSpec
     from clients.tuners.word_vectors import WordVectors
     from fedsim.data.tokenize import label_word_ids, tokenize
@@ -202,10 +201,7 @@ def make_spec(
     from fedsim.kept.tokens import kept_tokens, state_of
     from fedsim.prompts.starting_point import load_start
 
-    loaded = load_shared_weights(config.model)
-    hidden_size = loaded.family.config(json.loads(loaded.config_json)).hidden_size
-    model = settled_products(config.model, hidden_size, on_gpu=not on_cpus(config))
-    weights = loaded.rounded(model.product_dtype)
+    model, weights = frozen_model(config)
     tokenizer = load_tokenizer(config.model)
     state = state_of(tokenizer)
     phase("tokenising")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from clients.spec import WorkerInfo
 from fedsim.core.layout import VectorLayout
-from fedsim.core.messages import ClientState, Evaluation, GlobalState
+from fedsim.core.messages import ClientState, GlobalState
+from fedsim.simulation.final import FinalEvaluations
 from fedsim.simulation.layer_choice import LayerChoice
 from fedsim.simulation.stopping import Stopped
 from fedsim.simulation.totals import Totals
@@ -24,7 +25,7 @@ class Result:
     stopped: Stopped | None
     """Why the run ended before its last round; None if it did not."""
     totals: Totals
-    personalised: Evaluation | None
+    final: FinalEvaluations
     personal: list[ClientState]
     """States of the clients that have trained, by ascending id, if layers stay on the devices; else empty."""
     workers: list[WorkerInfo]

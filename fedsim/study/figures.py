@@ -41,15 +41,19 @@ class CellFigures:
     last: float = NAN
     best: float = NAN
     best_round: int | None = None
+    first_personalised: float = NAN
+    """Before any tuning (``evaluation.personalised_start``)."""
     personalised: float = NAN
     best_personalised: float = NAN
 
     # -- distribution over clients of the metric on their held-out examples, at the end, with their own prompts
     client_median: float = NAN
     client_worst_decile: float = NAN
-    """The value that a tenth of the clients do not reach."""
+    """The value that a tenth of the clients do not reach: the 0.1 quantile."""
     client_better_share: float = NAN
-    """Share of the clients that are better off than without tuning."""
+    """Share of the clients that are better off than without tuning (``evaluation.personalised_start``)."""
+    client_worse_share: float = NAN
+    """Share of those that are worse off; with few held-out examples many clients are neither."""
     unseen_median: float = NAN
     """The median over clients that never trained."""
     clients: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -65,10 +69,11 @@ class CellFigures:
     # -- cost
     trained_parameters: int = 0
     """Of a client."""
-    exchanged_parameters: int = 0
-    """That a client sends in a round."""
+    exchanged_parameters: float = 0
+    """That a client sends in a round, of what it trained; the mean, where rounds differ. Vectors that a method needs besides
+    count in ``bytes_up``."""
     stored_parameters: int = 0
-    """That a client keeps between rounds."""
+    """That a client keeps between rounds: personal layers, moments, control variates."""
     bytes_up: int = 0
     bytes_down: int = 0
     client_updates: int = 0

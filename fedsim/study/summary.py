@@ -124,7 +124,7 @@ def _too_few(pairs: Sequence[PairSummary]) -> list[str]:
         found[pair.difference.n, pair.family] = pair.least_p_holm
     notes = []
     for (n, family), least in sorted(found.items()):
-        over = f" ({least:.2g} adjusted over {family} data sets)" if family > 1 else ""
+        over = f" ({least:.2g} adjusted over {family} data sets)" if least > statistics.least_p(n) else ""
         needed = f"{statistics.least_p(n):.2g}{over}; {statistics.seeds_needed(family)} could"
         notes.append(f"{words.count(n, 'pair')} cannot show a difference: the least p is {needed}.")
     return notes

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from fedsim.display.report import MISSING
 from fedsim.study.outcome import StudySummary
 from fedsim.study.sheets import Column, Sheet, sheets
 
@@ -31,48 +33,57 @@ class StudyTable:
         self.summary = summary
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        summary = self.summary
+        summary, width = self.summary, options.max_width
         found = sheets(summary)
         for place, dataset in enumerate(summary.datasets):
-            rows = range(place * len(summary.arms), (place + 1) * len(summary.arms))
-            title = dataset if len(summary.datasets) > 1 else summary.name
-            columns = _fitting(found, options.max_width)
-            if options.max_width < _NARROWEST:
-                yield from _blocks(columns, rows, title)
+            columns = _columns(found, place * len(summary.arms), len(summary.arms))
+            title = Text(dataset if len(summary.datasets) > 1 else summary.name, style="bold")
+            if width < _NARROWEST:
+                yield Group(title, *_blocks(_fitting(columns, _NARROWEST)))
             else:
-                yield _table(summary, columns, rows, title)
+                yield Group(title, _table(_fitting(columns, width), width))
             yield Group(*(Text(sentence) for sentence in _sentences(summary, dataset)), Text())
         yield from (Text(note, style="dim") for note in summary.notes)
 
 
-def _fitting(found: tuple[Sheet, ...], width: int) -> list[Column]:
-    """Return the columns for a width, by their ranks, in their order; the data set is in the title."""
+def _columns(found: tuple[Sheet, ...], first: int, count: int) -> list[Column]:
+    """Return all columns, cut to the rows of a data set, without those that say nothing there; sentences come last."""
     every = [column for n, sheet in enumerate(found) for column in sheet.columns if not n or column.rank]
-    every = [column for column in every if column.head != "data set"]
-    left, chosen = max(width, _NARROWEST), set[int]()
-    for place, column in sorted(enumerate(every), key=lambda item: item[1].rank):
-        left -= column.width + _GAP
+    cut = [replace(column, cells=column.cells[first : first + count]) for column in every if column.head != "data set"]
+    said = [c for c in cut if any(cell.text not in ("", MISSING) for cell in c.cells) or not (c.rank or c.prose)]
+    return sorted(said, key=lambda column: column.prose)
+
+
+def _fitting(columns: list[Column], width: int) -> list[Column]:
+    """Return the columns that fit, by their ranks, in their order."""
+    left, chosen = width, set[int]()
+    for place, column in sorted(enumerate(columns), key=lambda item: item[1].rank):
+        left -= _width(column) + _GAP
         if left < 0 and column.rank:
             break
         chosen.add(place)
-    return sorted((column for place, column in enumerate(every) if place in chosen), key=lambda column: column.prose)
+    return [column for place, column in enumerate(columns) if place in chosen]
 
 
-def _table(summary: StudySummary, columns: list[Column], rows: range, title: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, title_justify="left", title_style="bold")
-    table.title = Text(title)
+def _table(columns: list[Column], width: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    left = width - sum(_width(column) + _GAP for column in columns if not column.prose)
     for column in columns:
-        text = column.prose or column.head == "arm"
-        least = None if column.prose else min(column.width, _LONGEST_NAME)
-        table.add_column(Text(column.head), overflow="fold", justify="left" if text else "right", min_width=least)
-    for row in rows:
+        right = not column.prose and column.head != "arm"
+        fixed = max(left - _GAP, 1) if column.prose else _width(column)
+        head = Text(column.head)
+        table.add_column(head, overflow="fold", justify="right" if right else "left", width=fixed)
+    for row in range(len(columns[0].cells)):
         table.add_row(*(_text(column, row) for column in columns))
     return table
 
 
-def _blocks(columns: list[Column], rows: range, title: str) -> Iterator[Text]:
-    yield Text(title, style="bold")
-    for row in rows:
+def _width(column: Column) -> int:
+    return min(column.width, _LONGEST_NAME) if column.head == "arm" else column.width
+
+
+def _blocks(columns: list[Column]) -> Iterator[Text]:
+    for row in range(len(columns[0].cells)):
         for column in columns:
             text = _text(column, row)
             if text:

@@ -148,9 +148,9 @@ def test_nothing_is_changed_for_a_cpu():
 
 
 def test_an_actor_knows_the_part_of_a_gpu_that_it_reserved(session_ray):
-    from clients.actor import _gpu_share
+    from clients.actor import gpu_share
 
-    shares = [session_ray.remote(num_gpus=num_gpus)(_gpu_share).remote() for num_gpus in (0, 0.25)]
+    shares = [session_ray.remote(num_gpus=num_gpus)(gpu_share).remote() for num_gpus in (0, 0.25)]
     assert session_ray.get(shares) == [0.0, 0.25]
 
 

@@ -124,6 +124,9 @@ def test_identity_ignores_where_a_run_takes_place_and_nothing_else():
         {"ray": {"actors": 3}},
         {"rounds": 99},
         {"output": "x"},
+        {
+            "evaluation": {"keep_predictions": True, "personalised_start": True}
+        },  # a finished run can still be given them
         {"model": {"device": "cpu"}},
         {"model": {"path": "/elsewhere"}},
         {"data": {"path": "/elsewhere", "train_file": "t.csv"}},

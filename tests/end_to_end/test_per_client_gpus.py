@@ -2,6 +2,8 @@
 
 import json
 
+from support import FINAL, FINAL_TABLES
+
 import fedsim
 
 FEW = {
@@ -14,6 +16,7 @@ FEW = {
     },
     "client": {"fuse": "off"},  # one actor a client cannot share passes
     "tracking": {"plots": False},
+    **FINAL,
 }
 
 
@@ -36,8 +39,8 @@ def test_an_actor_for_each_client_shares_one_declared_gpu(session_ray, tiny_conf
     assert session_ray.cluster_resources()["GPU"] == 1
 
     local = fedsim.run(tiny_config(output=str(tmp_path / "local"), executor="local", **FEW), progress=False)
-    name = "prompt/global.safetensors"
-    assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
+    for name in ("prompt/global.safetensors", *FINAL_TABLES):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
     assert spectra(tmp_path / "run") == spectra(tmp_path / "local") != []
     for key in ("share", "share_rule", "layers", "config_hash"):
         assert summary[key] == local[key], key

@@ -135,7 +135,8 @@ def test_a_client_that_cannot_be_evaluated_is_named_or_left_out(tiny_config, tmp
     whole = simulate(config, prepared, tmp_path / "whole")
     part = simulate(config, poisoned(prepared, 7, held_out=True), tmp_path / "part")
     missing = len(prepared.spec.shards.holdout(7))
-    assert part.personalised.num_examples == whole.personalised.num_examples - missing < whole.personalised.num_examples
+    counts = [result.final.personalised.num_examples for result in (part, whole)]
+    assert counts[0] == counts[1] - missing < counts[1] and set(whole.final.clients) - set(part.final.clients) == {7}
     assert "client 7 failed in its evaluation after round 3" in capsys.readouterr().out
     config = config_with(tiny_config, on_failure="raise")
     with pytest.raises(

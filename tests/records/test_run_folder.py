@@ -20,7 +20,7 @@ from fedsim.core.errors import CheckpointError, ConfigError, ResourceError
 from fedsim.core.messages import ClientFailure, ClientReport
 from fedsim.records.events import EventLog, plain
 from fedsim.records.run_folder import CLIENT_COLUMNS, ROUND_COLUMNS, RunFolder, TensorBoard, TrackingConfig
-from fedsim.records.tables import ParquetRows, read_columns
+from fedsim.records.tables import ParquetRows, read_columns, read_table
 
 
 def lines(folder: Path) -> list[dict]:
@@ -29,7 +29,7 @@ def lines(folder: Path) -> list[dict]:
 
 def report(client: int, round: int, failure: ClientFailure | None = None) -> ClientReport:
     return ClientReport(
-        client, round, num_examples=30 + client, num_steps=8, loss_first=0.7, loss_last=0.6, seconds=0.25,
+        client, round, num_examples=30 + client, num_steps=8, num_tokens=90, loss_first=0.7, loss_last=0.6, seconds=0.25,
         bytes_down=4096, bytes_up=2048, node="n1", pid=77, failure=failure,
     )  # fmt: skip
 
@@ -369,8 +369,8 @@ def test_rows_come_back_with_the_documented_types(tmp_path):
         {"round": 1, "global_metric": None, "bytes_up": 10**13, "clients_ok": 2},
     ]
     assert clients.to_pylist()[1] == {
-        "round": 1, "client": 5, "num_examples": 35, "num_steps": 8, "loss_first": 0.7, "loss_last": 0.6,
-        "seconds": 0.25, "bytes_down": 4096, "bytes_up": 2048, "node": "n1", "pid": 77, "status": "non_finite",
+        "round": 1, "client": 5, "num_examples": 35, "num_steps": 8, "num_tokens": 90, "loss_first": 0.7,
+        "loss_last": 0.6, "seconds": 0.25, "bytes_down": 4096, "bytes_up": 2048, "node": "n1", "pid": 77, "status": "non_finite",
         "message": "loss is inf at step 3",
     }  # fmt: skip
     assert clients["status"].to_pylist() == ["ok", "non_finite"] and clients["message"].to_pylist()[0] is None
@@ -516,6 +516,24 @@ def test_damaged_or_other_table_is_a_one_sentence_error(tmp_path):
         ParquetRows(path, COLUMNS)
     pq.write_table(pa.table({"other": [1]}), path)
     with pytest.raises(CheckpointError, match=r"has the columns other, not"):
+        ParquetRows(path, COLUMNS)
+
+
+def test_columns_that_an_earlier_version_did_not_have_are_null_in_its_rows(tmp_path):
+    path, newer = tmp_path / "t.parquet", {"before": "int64", **COLUMNS, "after": "list<int64>"}
+    old = ParquetRows(path, COLUMNS, part_rows=4)
+    old.append(rows(0, 6))
+    old.flush()
+    table = ParquetRows(path, newer, part_rows=4)
+    table.append([{**row, "before": 1, "after": [2, 3]} for row in rows(6, 11)])
+    table.flush()
+    expected = [{"before": None, **row, "after": None} for row in rows(0, 6)]
+    expected += [{"before": 1, **row, "after": [2, 3]} for row in rows(6, 11)]
+    assert read_table(path, newer).to_pylist() == expected
+    assert table.truncate(3) == sum(row["round"] >= 3 for row in rows(0, 11))
+    table.close()
+    assert pq.read_table(path).to_pylist() == [row for row in expected if row["round"] < 3]
+    with pytest.raises(CheckpointError, match="another version"):
         ParquetRows(path, COLUMNS)
 
 

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedsim.core.errors import ConfigError, ResourceError
 from fedsim.display.figure import told
@@ -15,10 +15,7 @@ from fedsim.display.sheet import Sheet, to_latex, to_markdown
 from fedsim.records.events import replaced
 from fedsim.records.folder_check import what_is_in
 from fedsim.records.remote import is_url, refuse_url
-
-if TYPE_CHECKING:
-    from fedsim.study.config import StudyConfig
-    from fedsim.study.outcome import StudySummary
+from fedsim.study.folder import read_subject
 
 ENDINGS = {"html": "html", "md": "md", "latex": "tex", "csv": "csv", "parquet": "parquet"}
 """Forms of a report, and how their files end."""
@@ -46,7 +43,7 @@ def write_report(place: str, to: str, output: Path | None, note: Note) -> list[P
     to
         One of :data:`ENDINGS`.
     output
-        File to write; if None, ``report.EXT`` in the folder.
+        File to write; if None, ``report.EXT`` in the folder. For tables of a study, which are several files, a folder.
     note
         Called with warnings about pictures.
 
@@ -60,8 +57,11 @@ def write_report(place: str, to: str, output: Path | None, note: Note) -> list[P
     refuse_url(output, "--output")
     if output is None and is_url(place):
         raise ConfigError(f"{place} is a URL; give a local file for the report with --output")
-    if output is not None and output.is_dir():
+    study = not is_url(place) and read_subject(Path(place)) is not None
+    if output is not None and output.is_dir() and (not study or to == "html"):
         raise ConfigError(f"--output {output} is a folder; give a file, such as {output / f'report.{ENDINGS[to]}'}")
+    if study:
+        return _study(Path(place), to, output, note)
     path = output or Path(place) / f"report.{ENDINGS[to]}"
     reported = _reported(place)
     with told(note, path):
@@ -86,23 +86,13 @@ def _reported(place: str) -> Reported:
     )
 
 
-def write_study_report(
-    summary: StudySummary, study: StudyConfig, folder: Path, to: str, output: Path | None, note: Note
-) -> list[Path]:
-    """Write the report of a study that was read, and return its files.
-
-    Parameters
-    ----------
-    summary, study
-        What it found, with its cells, and its file.
-    folder
-        Its folder, where the report goes if ``output`` is None.
-    to, output, note
-        As for :func:`write_report`; of ``md``, ``latex``, ``csv`` and ``parquet``, which may be several files, the folder.
-    """
+def _study(folder: Path, to: str, output: Path | None, note: Note) -> list[Path]:
+    """Write the report of a study; all but the page may be several files, with ``output`` as their folder."""
     from fedsim.display.page.study_page import study_page
     from fedsim.study.exports import export
+    from fedsim.study.loading import load_study
 
+    study, summary = load_study(folder)
     if to != "html":
         return list(export(summary, to, output or folder))
     path = output or folder / "report.html"

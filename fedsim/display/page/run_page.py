@@ -19,6 +19,7 @@ from fedsim.display.page.run_figures import course, label_figures, score_figures
 from fedsim.display.report import MISSING, final_rows, format_bytes, format_metric, format_seconds
 from fedsim.display.run_words import model_words, partition_words, run_words
 from fedsim.records.recorded_run import RecordedRun
+from fedsim.study.per_client import client_figures as figures_of_clients
 
 if TYPE_CHECKING:
     from fedsim.configuration.schema import Config
@@ -102,7 +103,7 @@ def _sections(
         yield Section("layers", "Layers", (scores,), intro)
     if run.labels is not None:
         yield Section("labels", "Who holds what", (label_figures(*run.labels),))
-    if spread := client_figures(run.client_results, metric_name):
+    if spread := client_figures(figures_of_clients(run.personal)["clients"], metric_name):
         yield Section("clients", "How the clients fare", (spread,))
     if summary:
         rows = [(name, value) for name, value in final_rows(summary) if name not in ("folder",)]

@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from fedsim import __version__
-from fedsim.configuration.changed import value_text
 from fedsim.display.page.arms import ArmStyle, arm_legend, arm_styles
 from fedsim.display.page.parts import (
-    Block,
-    Cell,
-    Commands,
-    Facts,
     Figure,
     Figures,
     Page,
     Section,
     Sentences,
     Table,
-    number_cell,
-    text_cells,
 )
 from fedsim.display.page.render import render
 from fedsim.display.page.study_curves import AXES, curve_figure
 from fedsim.display.page.study_differences import forest
 from fedsim.display.page.study_spread import client_spread, exchanged_layers, layer_scores
-from fedsim.display.report import MISSING
+from fedsim.display.page.study_tables import configs, failed_table, repeat, sheet_table
 from fedsim.study import words
 from fedsim.study.config import StudyConfig
 from fedsim.study.figures import CellFigures
 from fedsim.study.measures import COMPARED
 from fedsim.study.outcome import PairSummary, StudySummary
-from fedsim.study.sheets import FAILED, Sheet, sheets
+from fedsim.study.sheets import sheets
 
 ByArm = Mapping[str, Sequence[CellFigures]]
 
@@ -146,7 +138,7 @@ def _sections(
     commands: Sequence[str],
 ) -> Iterator[Section]:
     results, *others = sheets(summary)
-    yield Section("results", "Results", (_sheet(results),), _INTERVALS)
+    yield Section("results", "Results", (sheet_table(results),), _INTERVALS)
     forests, sentences = _forests(summary, styles), _sentences(summary)
     if forests or sentences:
         pictures = [Figures(tuple(forests))] if forests else []
@@ -154,7 +146,7 @@ def _sections(
         yield Section("differences", "Differences", (*pictures, *said))
     if curves := _curves(summary, of_dataset, styles):
         yield Section("curves", "Curves", tuple(curves))
-    tables = {sheet.title: _sheet(sheet) for sheet in others}
+    tables = {sheet.title: sheet_table(sheet) for sheet in others}
     spread = [
         client_spread(f"clients-{at}", _named(summary, d), arms, styles)
         for at, (d, arms) in enumerate(of_dataset.items())
@@ -166,45 +158,20 @@ def _sections(
         yield Section("layers", "Layers", (Figures(tuple(layers)),))
     if "Costs" in tables:
         yield Section("costs", "Costs", (tables["Costs"],), _COSTS)
-    yield Section("configs", "What differs", tuple(_configs(study)))
+    yield Section("configs", "What differs", tuple(configs(study)))
     if choices:
         yield Section(
             "search", "Search", tuple(choices), "Every arm had the same budget, on examples that are not reported here."
         )
     if summary.failed:
-        yield Section("failed", "Failed runs", (_failed(summary),))
+        yield Section("failed", "Failed runs", (failed_table(summary),))
     if summary.notes:
         yield Section("notes", "Notes", (Sentences(summary.notes, bullets=True),))
-    yield Section("repeat", "Repeat it", tuple(_repeat(summary, of_dataset, folder, commands)))
+    yield Section("repeat", "Repeat it", tuple(repeat(summary.cells, folder, commands)))
 
 
 _INTERVALS = "Mean ± standard deviation over seeds. Bold: shown to be better than every other arm."
 _COSTS = "Means over seeds. To the target: over the seeds that reach it."
-
-
-def _sheet(sheet: Sheet) -> Table:
-    rows = tuple(
-        tuple(Cell(c.cells[row].text, _sortable(c.cells[row].text, c.head), c.cells[row].bold) for c in sheet.columns)
-        for row in range(len(sheet.columns[0].cells))
-    )
-    return Table(sheet.title, tuple(column.head for column in sheet.columns), rows)
-
-
-_UNITS = {
-    "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "PB": 1e15, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0,
-}  # fmt: skip
-
-
-def _sortable(text: str, head: str) -> float | None:
-    """Return the number that a cell begins with, in its unit, to sort by; None for text."""
-    if head in ("arm", "data set", FAILED) or text == MISSING:
-        return None
-    first, *rest = text.replace(",", "").split(" ")
-    try:
-        value = float(first.removeprefix("<") or rest[0])
-    except (ValueError, IndexError):
-        return {"reference": 0.0, "too": math.inf}.get(first)
-    return value * _UNITS.get(rest[0], 1.0) if rest else value
 
 
 def _forests(summary: StudySummary, styles: Mapping[str, ArmStyle]) -> list[Figure]:
@@ -264,58 +231,3 @@ def _sentences(summary: StudySummary) -> list[str]:
 def _upper(text: str, summary: StudySummary) -> str:
     """Begin with a capital letter, unless the text begins with an arm's name."""
     return text if text.startswith(summary.arms) else f"{text[:1].upper()}{text[1:]}"
-
-
-def _configs(study: StudyConfig) -> Iterator[Block]:
-    """Yield what is the same in all runs, and the keys of arms and data sets side by side."""
-    shared = [("config file", str(study.base)), *((key, value_text(value)) for key, value in study.set.items())]
-    yield Facts(tuple(shared))
-    for title, given in (("Keys of the arms", study.arms), ("Keys of the data sets", study.datasets)):
-        keys = list(dict.fromkeys(key for held in given.values() if isinstance(held, dict) for key in held))
-        files = {name: str(held) for name, held in given.items() if held is not None and not isinstance(held, dict)}
-        if not keys and not files:
-            continue
-        columns = ("name", *(["config file"] if files else []), *keys)
-        rows = tuple(
-            text_cells(
-                name,
-                *([files.get(name, MISSING)] if files else []),
-                *(value_text(held[key]) if isinstance(held, dict) and key in held else MISSING for key in keys),
-            )
-            for name, held in given.items()
-        )
-        yield Table(title, columns, rows, note=f"{MISSING}: as in the config file." if keys else "", sortable=False)
-
-
-def _failed(summary: StudySummary) -> Table:
-    rows = tuple(
-        (*text_cells(cell.dataset, cell.arm), Cell(str(cell.seed), cell.seed), Cell(cell.sentence))
-        for cell in summary.failed
-    )
-    return Table("Failed or missing runs", ("data set", "arm", "seed", "why"), rows)
-
-
-def _repeat(
-    summary: StudySummary, of_dataset: Mapping[str, ByArm], folder: str, commands: Sequence[str]
-) -> Iterator[Block]:
-    finished = [cell for arms in of_dataset.values() for cells in arms.values() for cell in cells]
-    lines = [*commands, *([shlex.join(["fedsim", "report", folder])] if folder else [])]
-    if finished:
-        lines.append(shlex.join(["fedsim", "run", f"{finished[0].folder}/config.yaml", "output=runs/again"]))
-    if lines:
-        yield Commands(tuple(lines))
-    versions = {name: str(version) for cell in finished for name, version in (cell.about.get("versions") or {}).items()}
-    if versions:
-        yield Facts(tuple(versions.items()))
-    rows = tuple(
-        (
-            *text_cells(c.dataset, c.arm),
-            Cell(str(c.seed), c.seed),
-            number_cell(c.last),
-            number_cell(c.best),
-            Cell(c.folder),
-        )
-        for c in finished
-    )
-    if rows:
-        yield Table("Runs", ("data set", "arm", "seed", "last", "best", "folder"), rows)

@@ -36,15 +36,20 @@ class NoAnswer:
 
 
 @contextmanager
-def joined(config: RayConfig) -> Iterator[None]:
-    """Join the cluster at ``ray.address`` for the duration of a block.
+def joined(config: RayConfig, data_bytes: int = 0) -> Iterator[None]:
+    """Join the cluster at ``ray.address``, or start a local one, for the duration of a block.
+
+    Parameters
+    ----------
+    data_bytes
+        Bytes that will be stored for all actors; a local cluster's shared memory is sized to fit.
 
     Raises
     ------
     ResourceError
         If no cluster answers.
     """
-    connected = connect(config, 0)
+    connected = connect(config, data_bytes)
     try:
         yield
     finally:

@@ -99,21 +99,28 @@ def client_call(
 
 
 def evaluation_call(
-    index: int, state: Handle, shard: tuple[int, int], keeps_cached: bool, cached: Handle | None
+    index: int,
+    state: Handle,
+    shard: tuple[int, int],
+    keeps_cached: bool,
+    cached: Handle | None,
+    keep_predictions: bool,
 ) -> Call:
     """Return the call that evaluates a range of validation examples.
 
     Parameters
     ----------
-    keeps_trunk
+    keeps_cached
         Whether to return the frozen-layer states of these examples too.
-    trunk
+    cached
         Cached states of these examples; None if they have to be computed.
+    keep_predictions
+        Whether to return what is predicted for each example.
     """
     return Call(
         index,
         "evaluate",
-        (state, *shard, keeps_cached, *([] if cached is None else [cached])),
+        (state, *shard, keeps_cached, keep_predictions, *([] if cached is None else [cached])),
         num_returns=2 if keeps_cached else 1,
         what=f"evaluation of examples {shard[0]} to {shard[1]}",
     )

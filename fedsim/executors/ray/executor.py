@@ -27,7 +27,7 @@ from fedsim.core.messages import (
 )
 from fedsim.core.plugins import loaded
 from fedsim.core.returns import TrainReturns
-from fedsim.executors.base import EvaluatedShard, Executor, Handle, StateLost, TrainedGroup
+from fedsim.executors.base import EvaluatedShard, Executor, Handle, Ranges, StateLost, TrainedGroup
 from fedsim.executors.config import RayConfig
 from fedsim.executors.ray.calls import client_call, evaluation_call, references, train_call
 from fedsim.executors.ray.deadlines import START_KEY, wait_for
@@ -142,7 +142,7 @@ class RayExecutor(Executor):
         groups: Sequence[WorkGroup],
         state: Handle,
         client_states: Mapping[int, Handle],
-        shards: Sequence[tuple[int, int]] = (),
+        shards: Ranges = (),
         *,
         evaluate_first: bool = False,
     ) -> Iterator[TrainedGroup | EvaluatedShard]:
@@ -152,7 +152,7 @@ class RayExecutor(Executor):
             keyed, caches = self._with_cached(group)
             calls.append(train_call(index, keyed, state, client_states, list(caches.values()), self._keeps_state, slot))
         # Evaluations come last: they are short, so they fill the time that actors have left at the end of a round.
-        evaluations = self._evaluation_calls(state, shards, first_index=len(groups))
+        evaluations = self._evaluation_calls(state, shards, len(groups))
         calls = evaluations + calls if evaluate_first else calls + evaluations
         sums = self.server.round(groups)
         for index, outcomes in whole(self._outcomes(calls, groups[0].round if groups else 0)):
@@ -210,20 +210,19 @@ class RayExecutor(Executor):
         total = ray.cluster_resources().get("object_store_memory")
         return None if total is None else int(total)
 
-    def evaluate(self, state: Handle, shards: Sequence[tuple[int, int]]) -> list[Evaluation]:
-        calls = self._evaluation_calls(state, shards)
-        outcomes = self._dispatcher.run(calls)
+    def evaluate(self, state: Handle, shards: Ranges, *, keep_predictions: bool = False) -> list[Evaluation]:
+        outcomes = self._dispatcher.run(self._evaluation_calls(state, shards, 0, keep_predictions))
         evaluated = [self._evaluated(outcome, shards) for outcome in outcomes if isinstance(outcome, Done)]
         return [each.evaluation for each in sorted(evaluated, key=lambda each: each.index)]
 
-    def _evaluation_calls(self, state: Handle, shards: Sequence[tuple[int, int]], first_index: int = 0) -> list[Call]:
-        keep, held = set(self.caches.wanted(shards)), self.caches.held(shards)
+    def _evaluation_calls(self, state: Handle, shards: Ranges, first_index: int, keep: bool = False) -> list[Call]:
+        wanted, held = set(self.caches.wanted(shards)), self.caches.held(shards)
         return [
-            evaluation_call(index, state, shard, shard in keep, held.get(shard))
+            evaluation_call(index, state, shard, shard in wanted, held.get(shard), keep)
             for index, shard in enumerate(shards, first_index)
         ]
 
-    def _evaluated(self, done: Done, shards: Sequence[tuple[int, int]], first_index: int = 0) -> EvaluatedShard:
+    def _evaluated(self, done: Done, shards: Ranges, first_index: int = 0) -> EvaluatedShard:
         index = done.call.index - first_index
         if len(done.refs) > 1:
             self.caches.add(shards[index], done.refs[1])

@@ -1,0 +1,210 @@
+"""The cells of a study: every arm on every data set with every seed, each with its config."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from fedsim.configuration.errors import sentence
+from fedsim.configuration.given import place_of, read_yaml, set_key
+from fedsim.configuration.overrides import parse_override
+from fedsim.configuration.schema import Config, build_config
+from fedsim.configuration.values import as_override, leaves
+from fedsim.core.errors import ConfigError, listed, shown, suggestion
+from fedsim.core.plugins import load_installed
+from fedsim.study.config import StudyConfig
+
+if TYPE_CHECKING:
+    from fedsim.configuration.errors import Key
+
+_OURS = ("seed", "output", "name")
+"""Keys that a study sets itself."""
+_UNLESS_GIVEN = {("tracking", "plots"): False, ("evaluation", "personalised_start"): True}
+"""Values that cells have in place of a config's defaults: nobody looks at the pictures of a hundred cells, and the report says
+which clients are better off than without tuning."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study, or of its search."""
+
+    dataset: str
+    arm: str
+    seed: int
+    config: Config = field(compare=False, repr=False)
+    trial: int | None = None
+    """Number of the combination that a run of the search tries; None for a run that is reported."""
+
+    @property
+    def folder(self) -> str:
+        """Folder of the run, relative to the study's."""
+        if self.trial is None:
+            return f"cells/{self.dataset}/{self.arm}/seed-{self.seed}"
+        return f"search/{self.dataset}/{self.arm}/trial-{self.trial}-seed-{self.seed}"
+
+    def __str__(self) -> str:
+        trial = "" if self.trial is None else f", trial {self.trial}"
+        return f"{self.dataset}, {self.arm}, seed {self.seed}{trial}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file, read and checked.
+
+    Attributes
+    ----------
+    path
+        The file; paths in it are relative to its folder.
+    config
+        Its contents.
+    overrides
+        Overrides of all cells, as given on the command line.
+    """
+
+    path: Path
+    config: StudyConfig
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.config.name or re.sub(r"[^\w.+-]", "_", self.path.stem)
+
+    @property
+    def reference(self) -> str:
+        """The arm that the others are compared with."""
+        return self.config.reference or next(iter(self.config.arms))
+
+    def seeds(self, arm: str) -> tuple[int, ...]:
+        """Return the seeds of an arm."""
+        return self.config.arm_seeds.get(arm, self.config.seeds)
+
+    def cells(self, chosen: Mapping[tuple[str, str], Mapping[str, Any]] | None = None) -> list[Cell]:
+        """Return the cells that are reported: one seed of everything before the next one.
+
+        Parameters
+        ----------
+        chosen
+            Values of dotted keys that a search has chosen, by data set and arm.
+
+        Raises
+        ------
+        ConfigError
+            Naming the arm or data set, the key, and what would be right.
+        """
+        chosen = chosen or {}
+        every = sorted({seed for arm in self.config.arms for seed in self.seeds(arm)})
+        return [
+            self.cell(dataset, arm, seed, chosen.get((dataset, arm), {}))
+            for seed in every
+            for dataset in self.config.datasets
+            for arm in self.config.arms
+            if seed in self.seeds(arm)
+        ]
+
+    def cell(self, dataset: str, arm: str, seed: int, also: Mapping[str, Any], trial: int | None = None) -> Cell:
+        """Return one cell.
+
+        Parameters
+        ----------
+        also
+            Values of dotted keys on top of what the study says.
+        """
+        return Cell(dataset, arm, seed, self._config(dataset, arm, seed, also), trial)
+
+    def _config(self, dataset: str, arm: str, seed: int, also: Mapping[str, Any]) -> Config:
+        of_arm = self.config.arms[arm]
+        path = self.path.parent / (of_arm if isinstance(of_arm, str) else self.config.base)
+        text, values = read_yaml(path)
+        sources: dict[tuple[str, ...], str] = {}
+        for place, key, value in self._changes(dataset, arm, also):
+            keys = tuple(key.split("."))
+            if key.partition(".")[0] in _OURS:
+                raise ConfigError(f"{self.path}, {place}: a study sets {keys[0]} itself; leave it out")
+            for inner, leaf in leaves(value, keys) if isinstance(value, dict) and value else [(keys, value)]:
+                set_key(values, inner, leaf, as_override(inner, leaf))
+                sources[inner] = f"{self.path}, {place}: {as_override(inner, leaf)}"
+        for override in self.overrides:
+            keys, value = parse_override(override, Config)
+            if keys[0] in _OURS:
+                raise ConfigError(f"the override {shown(override)}: a study sets {keys[0]} itself; leave it out")
+            set_key(values, keys, value, override)
+            sources[keys] = f"override {shown(override)}"
+        for keys, value in _UNLESS_GIVEN.items():
+            if keys[1] not in (values.get(keys[0]) or {}):
+                set_key(values, keys, value, "")
+        values |= {"seed": seed, "name": re.sub(r"[^\w.-]", "_", f"{self.name}-{dataset}-{arm}-{seed}")[:200]}
+        return build_config(values, lambda key: _place(path, text, sources, key))
+
+    def _changes(self, dataset: str, arm: str, also: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+        """Yield place, dotted key and value of all changes to the base, in the order in which they apply."""
+        study, of_arm = self.config, self.config.arms[arm]
+        yield from (("set", *item) for item in study.set.items())
+        if of_arm and not isinstance(of_arm, str):
+            yield from ((f"arms.{arm}", *item) for item in of_arm.items())
+        yield from ((f"datasets.{dataset}", *item) for item in (study.datasets[dataset] or {}).items())
+        yield from (("search", *item) for item in also.items())
+
+
+def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
+    """Read a study file and check every cell's config.
+
+    Parameters
+    ----------
+    overrides
+        Dotted overrides, ``KEY=VALUE``, that apply to every cell, after all else.
+
+    Raises
+    ------
+    ConfigError
+        Naming the file, the key, and what would be right.
+    """
+    path = Path(path)
+    text, values = read_yaml(path)
+    load_installed()
+    try:
+        config = StudyConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(sentence(error, StudyConfig, lambda key: place_of(path, text, {}, key), values)) from None
+    study = Study(path, config, tuple(overrides))
+    _check_names(study)
+    study.cells()
+    return study
+
+
+def _check_names(study: Study) -> None:
+    """Refuse names of arms and data sets that do not exist."""
+    config = study.config
+    arms, datasets = list(config.arms), list(config.datasets)
+    given = [("reference", config.reference)] if config.reference else []
+    given += [(f"arm_seeds.{arm}", arm) for arm in config.arm_seeds]
+    given += [(f"search.arms.{arm}", arm) for arm in (config.search.arms if config.search else {})]
+    given += [(f"expect.{name}.{arm}", arm) for name, bands in config.expect.items() for arm in bands]
+    _refuse(study.path, given, arms, "arm")
+    given = [(f"expect.{name}", name) for name in config.expect]
+    given += [(f"target.{name}", name) for name in (config.target if isinstance(config.target, dict) else {})]
+    _refuse(study.path, given, datasets, "data set")
+    if len(set(config.seeds)) < len(config.seeds):
+        raise ConfigError(f"{study.path}: seeds {list(config.seeds)} list a seed twice")
+
+
+def _refuse(path: Path, given: Sequence[tuple[str, str]], known: Sequence[str], what: str) -> None:
+    for key, name in given:
+        if name not in known:
+            there = f"{suggestion(name, known)}; the study's are {listed(known)}"
+            raise ConfigError(f"{path}: {key} names the {what} {shown(name)}, which does not exist{there}")
+
+
+def _place(path: Path, text: str, sources: Mapping[tuple[str, ...], str], key: Key) -> str:
+    """Return where a cell's key was given."""
+    words = tuple(str(part) for part in key)
+    for length in range(len(words), 0, -1):
+        if words[:length] in sources:
+            return sources[words[:length]]
+    inside = next((said for keys, said in sources.items() if words and keys[: len(words)] == words), None)
+    return inside or place_of(path, text, {}, key)

@@ -1,0 +1,65 @@
+"""What ``fedsim compare`` does with its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from fedsim.core.errors import ConfigError, shown
+from fedsim.records.remote import is_url
+from fedsim.study.cells import read_study
+from fedsim.study.command import compare as run_study
+from fedsim.study.command import expectations
+from fedsim.study.plan import print_plan
+from fedsim.study.search import check_search
+from fedsim.study.table import StudyTable
+
+
+def compare(
+    words: Sequence[str],
+    output: Path | None,
+    at_once: int | None,
+    dry_run: bool,
+    checked: bool,
+    console: Console,
+) -> bool:
+    """Compare what the words name, a study file or runs; return whether nothing failed.
+
+    Raises
+    ------
+    ConfigError
+        If they name neither.
+    """
+    first = words[0]
+    if is_url(first) or Path(first).is_dir():
+        _refuse_for_runs(at_once, dry_run, checked)
+        from fedsim.study.existing import compare_runs
+
+        console.print(StudyTable(compare_runs(words, output, console)))
+        return True
+    if not first.endswith((".yaml", ".yml")):
+        raise ConfigError(f"{shown(first)} is neither a study file, which ends in .yaml, nor the folder of a run")
+    study = read_study(first, words[1:])
+    check_search(study)
+    if dry_run:
+        print_plan(study, output, at_once, console)
+        return True
+    if checked and not study.config.expect:
+        raise ConfigError(f"{first}: --check needs the key expect, with a band for each data set and arm to check")
+    summary = run_study(first, words[1:], output=output, at_once=at_once, console=console)
+    console.print(StudyTable(summary))
+    fine = not summary.failed
+    for expectation in expectations(study, summary) if checked else ():
+        console.print(Text(f"{'ok' if expectation.ok else 'FAILED'}  {expectation.sentence}"), soft_wrap=True)
+        fine = fine and expectation.ok
+    return fine
+
+
+def _refuse_for_runs(at_once: int | None, dry_run: bool, checked: bool) -> None:
+    given = {"--at-once": at_once is not None, "--dry-run": dry_run, "--check": checked}
+    for option, there in given.items():
+        if there:
+            raise ConfigError(f"{option} has no use with runs that are done; it is for a study file")

@@ -1,0 +1,187 @@
+"""The ``fedsim compare`` command: from a study file to runs, statistics and a report."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from fedsim.core.errors import ConfigError
+from fedsim.records.location import is_thrown_away, thrown_away
+from fedsim.records.remote import refuse_url
+from fedsim.simulation.interrupt import InterruptWatch, RunInterrupted
+from fedsim.study.cells import Cell, Study, read_study
+from fedsim.study.expect import Expectation, check
+from fedsim.study.figures import CellFigures, FailedCell
+from fedsim.study.folder import StudyFolder
+from fedsim.study.loading import figures_of, summary_of
+from fedsim.study.outcome import StudySummary
+from fedsim.study.progress import StudyProgress
+from fedsim.study.running import run_cells
+from fedsim.study.search import Choice, check_search, choose, trials
+
+NOT_RUN = "it has not run"
+
+
+def compare(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    output: str | Path | None = None,
+    at_once: int | None = None,
+    console: Console | None = None,
+) -> StudySummary:
+    """Run a study, or the part of it that is missing, and write its results.
+
+    Parameters
+    ----------
+    path
+        The study file; its keys are those of :class:`fedsim.study.config.StudyConfig`.
+    overrides
+        Dotted overrides of every cell's config, such as ``rounds=5``.
+    output
+        The study's folder; ``runs/study-NAME`` if not given.
+    at_once
+        Runs at a time: each on one actor, or, with 1, one after another on all actors. If not given, as many as fit.
+    console
+        Console to write to.
+
+    Returns
+    -------
+    StudySummary
+        Also if cells have failed; it names them.
+
+    Raises
+    ------
+    FedsimError
+        On a mistake in the study file or a config; nothing has been run then. If no actor fits.
+    RunInterrupted
+        After SIGINT or SIGTERM; the same call continues the study.
+    """
+    study = read_study(path, overrides)
+    check_search(study)
+    folder = study_folder(study, output)
+    console = console or _screen()
+    with folder.opened(study), InterruptWatch() as watch:
+        if is_thrown_away(folder.path):
+            _say(console, f"warning: {thrown_away(folder.path)}; give --output FOLDER with a path elsewhere")
+        try:
+            choices = _searched(folder, study, at_once, console, watch)
+            cells = study.cells({(choice.dataset, choice.arm): choice.values for choice in choices})
+            failures = _done(folder, cells, at_once, console, watch)
+        except RunInterrupted as error:
+            error.kept = f"what is done is kept in {folder.path}; the same command continues"
+            raise
+        failed = [FailedCell(c.dataset, c.arm, c.seed, failures.get(c, NOT_RUN)) for c in cells if not folder.is_finished(c)]
+        folder.write("failures.json", [vars(cell) for cell in failed])
+        summary = summary_of(study.config.model_copy(update={"name": study.name}), folder.path, failed)
+        write_report(folder, study, summary, console)
+    return summary
+
+
+def study_folder(study: Study, output: str | Path | None) -> StudyFolder:
+    """Return a study's folder.
+
+    Raises
+    ------
+    ConfigError
+        If it holds something else, or is a URL.
+    """
+    refuse_url(output, "--output")
+    return StudyFolder(Path(output) if output is not None else Path("runs") / f"study-{study.name}")
+
+
+def expectations(study: Study, summary: StudySummary) -> tuple[Expectation, ...]:
+    """Return how the study's means lie to its expected bands.
+
+    Raises
+    ------
+    ConfigError
+        If the study expects nothing.
+    """
+    if not study.config.expect:
+        raise ConfigError(f"{study.path}: --check needs the key expect, with a band for each data set and arm to check")
+    return check(summary, study.config.expect)
+
+
+def write_report(folder: StudyFolder, study: Study, summary: StudySummary, console: Console) -> None:
+    """Write a study's summary."""
+    folder.write("summary.json", summary.record())
+
+
+# -- running -----------------------------------------------------------------------------------------------------------
+
+
+def _searched(
+    folder: StudyFolder, study: Study, at_once: int | None, console: Console, watch: InterruptWatch
+) -> list[Choice]:
+    cells = trials(study)
+    if not cells:
+        return []
+    failures = _done(folder, cells, at_once, console, watch, "search")
+    metrics = {cell: _last_metric(folder.run(cell)) for cell in cells if cell not in failures}
+    choices = choose(study, metrics)
+    folder.write("search.json", [choice.record() for choice in choices])
+    for choice in choices:
+        values = ", ".join(f"{key}={value}" for key, value in choice.values.items())
+        _say(console, f"search: {choice.arm} on {choice.dataset} takes {values}")
+    return choices
+
+
+def _done(
+    folder: StudyFolder,
+    cells: Sequence[Cell],
+    at_once: int | None,
+    console: Console,
+    watch: InterruptWatch,
+    what: str = "",
+) -> dict[Cell, str]:
+    """Do what is missing of some cells; return why some failed."""
+    failures: dict[Cell, str] = {}
+    said: set[str] = set()
+    with StudyProgress(cells, console, what) as progress:
+        for end in run_cells(folder, cells, at_once, progress, watch):
+            for note in end.notes:
+                if note.startswith("warning") and note not in said:
+                    said.add(note)
+                    progress.note(f"{end.cell}: {note}")
+            if end.sentence is not None:
+                failures[end.cell] = end.sentence
+                progress.ended(end.cell, f"failed: {end.sentence}")
+            elif end.before:
+                progress.ended(end.cell, "finished before")
+            else:
+                progress.ended(end.cell, _result(folder.run(end.cell)))
+    return failures
+
+
+def _summary(run: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    return values
+
+
+def _last_metric(run: Path) -> float:
+    value = _summary(run).get("global_metric")
+    return math.nan if value is None else float(value)
+
+
+def _result(run: Path) -> str:
+    from fedsim.display.report import format_metric, format_seconds
+
+    values = _summary(run)
+    return f"{values['metric_name']} {format_metric(values.get('global_metric'))} ({format_seconds(values.get('seconds_total'))})"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(Text(text), soft_wrap=True)
+
+
+def _screen() -> Console:
+    from fedsim.display.screen import RunConsole
+
+    return RunConsole()

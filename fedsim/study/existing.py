@@ -1,0 +1,117 @@
+"""Comparing runs that are done: which of them are the same arm with other seeds, and on which data."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from fedsim.configuration.schema import Config
+from fedsim.core.errors import ConfigError, listed
+from fedsim.records.recorded_run import RecordedRun, load_run
+from fedsim.study.config import StudyConfig
+from fedsim.study.loading import correct
+from fedsim.study.outcome import StudySummary
+from fedsim.study.reading import read_figures
+from fedsim.study.summary import summarise
+
+
+class _Group:
+    """Runs that differ in nothing but their seed, and the data they are on."""
+
+    def __init__(self, identity: dict[str, Any]) -> None:
+        self.identity = identity
+        self.runs: dict[tuple[str, int], RecordedRun] = {}
+
+
+def compare_runs(places: Sequence[str], console: Console) -> tuple[StudyConfig, StudySummary]:
+    """Compare finished runs.
+
+    Runs whose configs differ in nothing but the seed are one arm, named by what their names share; the first is the
+    reference. Runs on different validation examples are on different data sets.
+
+    Parameters
+    ----------
+    places
+        Paths or URLs of run folders.
+
+    Raises
+    ------
+    ConfigError
+        If a folder holds no finished run, two runs are the same, or there is only one.
+    """
+    if len(places) < 2:
+        raise ConfigError("a comparison of runs needs at least two run folders; give more, or a study file")
+    groups: list[_Group] = []
+    datasets: dict[str, str] = {}
+    for place in places:
+        run = load_run(place)
+        if run.summary is None:
+            raise ConfigError(f"{run.location} holds no finished run; finish it with fedsim run CONFIG --resume")
+        config = run.config
+        dataset = _dataset(run.summary, datasets)
+        group = _group(groups, config)
+        known = group.runs.setdefault((dataset, config.seed), run)
+        if known is not run:
+            raise ConfigError(f"{known.location} and {run.location} are the same run, seed {config.seed} on {dataset}")
+    names = _names(groups)
+    cells = [
+        read_figures(run.location, dataset, name, seed)
+        for name, group in zip(names, groups, strict=True)
+        for (dataset, seed), run in group.runs.items()
+    ]
+    seeds = {
+        name: tuple(sorted({seed for _, seed in group.runs})) for name, group in zip(names, groups, strict=True)
+    }
+    for name, group in zip(names, groups, strict=True):
+        console.print(Text(f"{name}: {listed([run.location for run in group.runs.values()], 6)}"), soft_wrap=True)
+    study = StudyConfig(
+        name="runs",
+        base=str(places[0]),
+        arms=dict.fromkeys(names),
+        datasets=dict.fromkeys(datasets.values()),
+        arm_seeds=seeds,
+    )
+    return study, summarise(study, cells, [], correct)
+
+
+def _dataset(summary: dict[str, Any], known: dict[str, str]) -> str:
+    """Return a name for the data of a run: its task's, with a number if other data have it already."""
+    content = str(summary["contents"].get("validation_data"))
+    if content not in known:
+        task = re.sub(r"[^\w.+-]", "_", str(summary.get("task") or "data"))
+        taken = sum(name == task or name.startswith(f"{task}-") for name in known.values())
+        known[content] = f"{task}-{taken + 1}" if taken else task
+    return known[content]
+
+
+def _group(groups: list[_Group], config: Config) -> _Group:
+    identity = {key: value for key, value in config.identity_values.items() if key not in ("seed", "data")}
+    identity["rounds"] = config.rounds
+    for group in groups:
+        if group.identity == identity:
+            return group
+    groups.append(_Group(identity))
+    return groups[-1]
+
+
+def _names(groups: Sequence[_Group]) -> list[str]:
+    """Return a name for each group: what the names of its runs begin with, or its method; numbered where two are alike."""
+    names: list[str] = []
+    for group in groups:
+        runs = list(group.runs.values())
+        shared = os.path.commonprefix([_name_of(run) for run in runs])
+        name = re.sub(r"[-_.]*(seed)?[-_.]*\d*$", "", shared) if len(runs) > 1 else shared
+        name = re.sub(r"[^\w.+-]", "_", name)[:70] or str((runs[0].summary or {}).get("method", "arm"))
+        count = sum(each == name or each.startswith(f"{name}-") for each in names)
+        names.append(f"{name}-{count + 1}" if name in names else name)
+    return names
+
+
+def _name_of(run: RecordedRun) -> str:
+    return Path(run.location).name

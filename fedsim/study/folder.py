@@ -1,0 +1,106 @@
+"""The folder of a study, and which of its cells are finished.
+
+::
+
+    STUDY/study.json                          the study: other files than its own are refused
+    STUDY/search/DATASET/ARM/trial-…/         runs of the search
+    STUDY/search.json                         what the search has chosen, and from which figures
+    STUDY/cells/DATASET/ARM/seed-…/           runs that are reported, each as ``fedsim run`` leaves it
+    STUDY/failures.json                       cells that failed, each with its sentence
+    STUDY/summary.json, cells.parquet, report.html
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fedsim import __version__
+from fedsim.core.errors import ConfigError
+from fedsim.records.events import open_locked, write_atomically
+from fedsim.records.resuming import as_recorded, finished
+from fedsim.study.cells import Cell, Study
+from fedsim.study.config import StudyConfig
+
+_HOLDS = "fedsim study"
+
+
+class StudyFolder:
+    """The folder of a study, new or continued.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds anything but a study.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.is_dir() and any(path.iterdir()) and read_subject(path) is None:
+            raise ConfigError(f"{path} holds files but no study; choose a new or empty folder with --output")
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"{path} is a file; choose a folder with --output")
+
+    @contextmanager
+    def opened(self, study: Study) -> Iterator[None]:
+        """Create the folder if it does not exist, and hold it against other writers."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open_locked(self.path / ".lock")
+            write_atomically(self.path / "study.json", _json(_subject(study)))
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be written ({error.strerror}); choose another --output") from error
+        with lock:
+            yield
+
+    def run(self, cell: Cell) -> Path:
+        """Return the folder of a cell's run."""
+        return self.path.absolute() / cell.folder
+
+    def is_finished(self, cell: Cell) -> bool:
+        """Whether a cell has been done, with the same config."""
+        path = self.run(cell)
+        return path.exists() and finished(as_recorded(cell.config, path), path) is not None
+
+    def write(self, name: str, values: Mapping[str, Any] | list[Any]) -> None:
+        """Write a file of JSON, atomically."""
+        write_atomically(self.path / name, _json(values))
+
+    def read(self, name: str) -> Any:
+        """Read a file of JSON; None if there is none."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+
+def read_subject(path: Path) -> dict[str, Any] | None:
+    """Return what ``study.json`` holds; None if the folder holds no study."""
+    try:
+        held = json.loads((path / "study.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return held if isinstance(held, dict) and held.get("holds") == _HOLDS else None
+
+
+def subject_config(held: Mapping[str, Any]) -> StudyConfig:
+    """Return the study that ``study.json`` holds."""
+    return StudyConfig.model_validate(held["study"])
+
+
+def _subject(study: Study) -> dict[str, Any]:
+    return {
+        "holds": _HOLDS,
+        "fedsim": __version__,
+        "name": study.name,
+        "file": str(study.path),
+        "overrides": list(study.overrides),
+        "study": study.config.model_dump(mode="json"),
+    }
+
+
+def _json(values: Any) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,0 +1,62 @@
+"""What ``fedsim compare --dry-run`` prints: the runs, what they cost, and the memory they need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fedsim.display.report import format_bytes
+from fedsim.study.cells import Cell, Study
+from fedsim.study.command import study_folder
+from fedsim.study.fitting import fitting, run_bytes, stored_bytes
+from fedsim.study.folder import StudyFolder
+from fedsim.study.search import trials
+
+
+def print_plan(study: Study, output: str | Path | None, at_once: int | None, console: Console) -> None:
+    """Print the plan of a study; nothing is started or written."""
+    folder = study_folder(study, output)
+    searched, reported = trials(study), study.cells()
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table.title = f"Study {study.name}"
+    for name in ("arm", "runs", "rounds", "client updates"):
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    if searched:
+        _add(table, "search, all arms", searched)
+    for arm in study.config.arms:
+        _add(table, arm, [cell for cell in reported if cell.arm == arm])
+    table.add_section()
+    cells = [*searched, *reported]
+    _add(table, "all", cells)
+    console.print(table)
+    for line in _lines(folder, study, cells, at_once):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _add(table: Table, name: str, cells: Sequence[Cell]) -> None:
+    rounds = sum(cell.config.rounds for cell in cells)
+    updates = sum(cell.config.rounds * cell.config.sampling.clients_per_round for cell in cells)
+    table.add_row(Text(name), f"{len(cells):,}", f"{rounds:,}", f"{updates:,}")
+
+
+def _lines(folder: StudyFolder, study: Study, cells: Sequence[Cell], at_once: int | None) -> list[str]:
+    # What a search will choose is not known yet, so that no reported run of such a study counts as finished.
+    known = cells if study.config.search is None else trials(study)
+    finished = sum(folder.is_finished(cell) for cell in known)
+    said: list[str] = []
+    fits = fitting(cells, said.append)
+    needed = run_bytes(cells)
+    beside = "known once the models are fetched" if needed is None else f"{format_bytes(needed)} each"
+    limit = f"at most {min(at_once or fits, fits, len(cells)):,} at a time, and no more than actors fit"
+    return [
+        f"data sets: {', '.join(study.config.datasets)}; reference: {study.reference}",
+        f"memory of a run: {beside}, beside {format_bytes(stored_bytes(cells))} of weights that all share",
+        *said,
+        f"runs: {limit}; {finished} of {len(cells)} are finished",
+        f"folder: {folder.path}",
+    ]

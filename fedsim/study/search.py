@@ -1,0 +1,128 @@
+"""The search for each arm's settings, with the same budget for every arm, on examples that are never reported."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedsim.core.errors import ConfigError, listed
+from fedsim.study.cells import Cell, Study
+from fedsim.study.config import SearchConfig
+
+Values = dict[str, Any]
+"""Values of dotted keys."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the search has chosen for an arm on a data set."""
+
+    dataset: str
+    arm: str
+    values: Values
+    """Values of dotted keys."""
+    trials: tuple[tuple[Values, tuple[float, ...]], ...]
+    """All combinations, with the last metric of each of the search's seeds; NaN for a run that failed."""
+
+    def record(self) -> dict[str, Any]:
+        """Return this as plain JSON."""
+        trials = [{"values": values, "metrics": [_number(m) for m in metrics]} for values, metrics in self.trials]
+        return {"dataset": self.dataset, "arm": self.arm, "chosen": self.values, "trials": trials}
+
+
+def combinations(search: SearchConfig, arm: str) -> list[Values]:
+    """Return what an arm tries, in the order of the trials.
+
+    With ``search.trials`` they are drawn without replacement; the draw depends on the search's first seed alone.
+    """
+    keys = search.arms.get(arm, search.keys)
+    every = [dict(zip(keys, values, strict=True)) for values in itertools.product(*keys.values())]
+    if search.trials is None or search.trials >= len(every):
+        return every
+    return random.Random(search.seeds[0]).sample(every, search.trials)
+
+
+def check_search(study: Study) -> None:
+    """Refuse a search that gives arms different budgets, or whose keys are set elsewhere.
+
+    Raises
+    ------
+    ConfigError
+        Naming the arms or the key, and what would be right.
+    """
+    search = study.config.search
+    if search is None:
+        return
+    counts = {arm: len(combinations(search, arm)) for arm in study.config.arms}
+    if len(set(counts.values())) > 1:
+        said = listed(f"{arm} {count}" for arm, count in counts.items())
+        least = min(counts.values())
+        raise ConfigError(
+            f"{study.path}: the search gives arms different budgets, in combinations: {said}; give all the same number, or "
+            f"search.trials: {least}"
+        )
+    if not next(iter(counts.values())) or not any(combinations(search, next(iter(study.config.arms)))):
+        raise ConfigError(
+            f"{study.path}: the search has no keys; give search.keys, such as client.optimizer.lr: [0.01]"
+        )
+    tried = {key for arm in study.config.arms for key in search.arms.get(arm, search.keys)}
+    for override in study.overrides:
+        if override.partition("=")[0].strip() in tried:
+            raise ConfigError(f"the override {override!r} sets what the search chooses; leave it out")
+
+
+def trials(study: Study) -> list[Cell]:
+    """Return the runs of the search: all arms' first combination before the next one."""
+    search = study.config.search
+    if search is None:
+        return []
+    also: Values = {"data.validation_from_train": search.share}
+    if search.rounds is not None:
+        also["rounds"] = search.rounds
+    most = max(len(combinations(search, arm)) for arm in study.config.arms)
+    return [
+        study.cell(dataset, arm, seed, {**combinations(search, arm)[number], **also}, number)
+        for number in range(most)
+        for seed in search.seeds
+        for dataset in study.config.datasets
+        for arm in study.config.arms
+    ]
+
+
+def choose(study: Study, metrics: Mapping[Cell, float]) -> list[Choice]:
+    """Return the best combination of each arm on each data set by the mean over the search's seeds; ties go to the first.
+
+    A combination with a failed run, or a metric that is not a number, is chosen only if all are like that.
+
+    Parameters
+    ----------
+    metrics
+        Last global metric of each of the :func:`trials`; missing ones count as failed.
+    """
+    search = study.config.search
+    if search is None:
+        return []
+    found: dict[tuple[str, str, int], list[float]] = {}
+    for cell in trials(study):
+        assert cell.trial is not None
+        found.setdefault((cell.dataset, cell.arm, cell.trial), []).append(metrics.get(cell, math.nan))
+    choices = []
+    for dataset, arm in itertools.product(study.config.datasets, study.config.arms):
+        tried = combinations(search, arm)
+        results = [tuple(found[dataset, arm, number]) for number in range(len(tried))]
+        best = max(range(len(tried)), key=lambda number: (_mean(results[number]), -number))
+        choices.append(Choice(dataset, arm, tried[best], tuple(zip(tried, results, strict=True))))
+    return choices
+
+
+def _mean(values: Sequence[float]) -> float:
+    mean = sum(values) / len(values)
+    return mean if math.isfinite(mean) else -math.inf
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
