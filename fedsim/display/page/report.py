@@ -15,7 +15,7 @@ from fedsim.display.sheet import Sheet, to_latex, to_markdown
 from fedsim.records.events import replaced
 from fedsim.records.folder_check import what_is_in
 from fedsim.records.remote import is_url, refuse_url
-from fedsim.study.folder import read_subject
+from fedsim.study.folder import StudyFolder, read_subject
 
 ENDINGS = {"html": "html", "md": "md", "latex": "tex", "csv": "csv", "parquet": "parquet"}
 """Forms of a report, and how their files end."""
@@ -97,7 +97,8 @@ def _study(folder: Path, to: str, output: Path | None, note: Note) -> list[Path]
         return list(export(summary, to, output or folder))
     path = output or folder / "report.html"
     with told(note, path):
-        page = study_page(summary, summary.cells, study, folder=str(folder))
+        search = StudyFolder(folder).read("search.json") or ()
+        page = study_page(summary, summary.cells, study, folder=str(folder), search=search)
     _write(path, page.encode())
     return [path]
 

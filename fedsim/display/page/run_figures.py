@@ -127,8 +127,16 @@ def _lines_table(
 
 
 @drawn
-def label_figures(counts_NC: np.ndarray, class_names: Sequence[str]) -> Figures:
-    """Return who holds what: class mixes and sizes of the clients."""
+def label_figures(counts_NC: np.ndarray, class_names: Sequence[str], key: str = "labels", where: str = "") -> Figures:
+    """Return who holds what: class mixes and sizes of the clients.
+
+    Parameters
+    ----------
+    key
+        Prefix of the figures' keys.
+    where
+        Of which data set, where a page has several.
+    """
     colors = class_colors(len(class_names))
     by_mix, by_size = _some(order_by_mix(counts_NC)), _some(order_by_size(counts_NC))
     few = len(class_names) <= LISTED_CLASSES
@@ -151,8 +159,8 @@ def label_figures(counts_NC: np.ndarray, class_names: Sequence[str]) -> Figures:
     largest_N = shares(counts_NC).max(axis=1)
     mix = f"The largest class has {np.median(largest_N):.0%} of a client's examples (median).{some}"
     figures = (
-        as_figure(drawings[0], "label-mix", "Class mix of each client", mix, data),
-        as_figure(drawings[1], "label-size", "Examples of each client", f"{text}{some}", data),
+        as_figure(drawings[0], f"{key}-mix", f"Class mix of each client{where}", mix, data),
+        as_figure(drawings[1], f"{key}-size", f"Examples of each client{where}", f"{text}{some}", data),
     )
     legend = tuple(Key(name, patch(color)) for name, color in zip(class_names, colors, strict=True)) if few else ()
     return Figures(figures, legend)

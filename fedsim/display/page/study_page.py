@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from fedsim import __version__
 from fedsim.display.page.arms import ArmStyle, arm_legend, arm_styles
@@ -13,13 +15,14 @@ from fedsim.display.page.parts import (
     Page,
     Section,
     Sentences,
-    Table,
 )
 from fedsim.display.page.render import render
+from fedsim.display.page.run_figures import label_figures
 from fedsim.display.page.study_curves import AXES, curve_figure
 from fedsim.display.page.study_differences import forest
 from fedsim.display.page.study_spread import client_spread, exchanged_layers, layer_scores
-from fedsim.display.page.study_tables import configs, failed_table, repeat, sheet_table
+from fedsim.display.page.study_tables import configs, failed_table, repeat, search_table, sheet_table
+from fedsim.records.labels import read_labels
 from fedsim.study import words
 from fedsim.study.config import StudyConfig
 from fedsim.study.figures import CellFigures
@@ -36,7 +39,7 @@ def study_page(
     study: StudyConfig,
     *,
     folder: str = "",
-    choices: Sequence[Table] = (),
+    search: Sequence[Mapping[str, Any]] = (),
     commands: Sequence[str] = (),
 ) -> str:
     """Return the page of a study as HTML.
@@ -51,8 +54,8 @@ def study_page(
         Its file.
     folder
         Its folder, as the commands name it.
-    choices
-        Tables of what a search tried and chose, if there was one.
+    search
+        What the search chose and tried, as ``search.json`` of the folder has it: :meth:`fedsim.study.search.Choice.record`.
     commands
         Commands that ran it, before those that repeat a single cell.
     """
@@ -66,7 +69,7 @@ def study_page(
         title=summary.name,
         lead=tuple(_lead(summary)),
         tiles=tuple(_tiles(summary)),
-        sections=tuple(_sections(summary, study, of_dataset, styles, folder, choices, commands)),
+        sections=tuple(_sections(summary, study, of_dataset, styles, folder, search, commands)),
         foot=f"Study {summary.name}, reference {summary.reference}. Written by fedsim {__version__}.",
     )
     return render(page)
@@ -134,7 +137,7 @@ def _sections(
     of_dataset: Mapping[str, ByArm],
     styles: dict[str, ArmStyle],
     folder: str,
-    choices: Sequence[Table],
+    search: Sequence[Mapping[str, Any]],
     commands: Sequence[str],
 ) -> Iterator[Section]:
     results, *others = sheets(summary)
@@ -156,13 +159,13 @@ def _sections(
         yield Section("clients", "How the clients fare", (Figures(tuple(figures)), *table))
     if layers := _layers(summary, of_dataset, styles):
         yield Section("layers", "Layers", (Figures(tuple(layers)),))
+    if held := _labels(summary, of_dataset):
+        yield Section("labels", "Who holds what", tuple(held), _LABELS)
     if "Costs" in tables:
         yield Section("costs", "Costs", (tables["Costs"],), _COSTS)
     yield Section("configs", "What differs", tuple(configs(study)))
-    if choices:
-        yield Section(
-            "search", "Search", tuple(choices), "Every arm had the same budget, on examples that are not reported here."
-        )
+    if search:
+        yield Section("search", "Search", (search_table(search),), _SEARCH)
     if summary.failed:
         yield Section("failed", "Failed runs", (failed_table(summary),))
     if summary.notes:
@@ -171,6 +174,10 @@ def _sections(
 
 
 _INTERVALS = "Mean ± standard deviation over seeds. Bold: shown to be better than every other arm."
+_SEARCH = "Every arm had the same budget, on training examples that validate here and on which no other figure is."
+_LABELS = (
+    "Of one seed; another seed deals the examples out anew, and all arms with the same seed have the same clients."
+)
 _COSTS = "Means over seeds. To the target: over the seeds that reach it."
 
 
@@ -207,6 +214,18 @@ def _layers(summary: StudySummary, of_dataset: Mapping[str, ByArm], styles: Mapp
         name = _named(summary, dataset)
         drawn += [layer_scores(f"scores-{at}", name, arms, styles), exchanged_layers(f"layers-{at}", name, arms)]
     return [each for each in drawn if each is not None]
+
+
+def _labels(summary: StudySummary, of_dataset: Mapping[str, ByArm]) -> list[Figures]:
+    """Return who holds what on each data set, of the first run whose folder is at hand."""
+    found = []
+    for at, (dataset, arms) in enumerate(of_dataset.items()):
+        paths = (Path(cell.folder) / "labels.parquet" for cells in arms.values() for cell in cells)
+        labels = next((held for path in paths if (held := read_labels(path)) is not None), None)
+        if labels is not None:
+            where = f", {dataset}" if len(summary.datasets) > 1 else ""
+            found.append(label_figures(*labels, key=f"labels-{at}", where=where))
+    return found
 
 
 def _pairs(summary: StudySummary, dataset: str, measure: str) -> list[PairSummary]:

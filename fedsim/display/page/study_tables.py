@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from fedsim.configuration.changed import value_text
 from fedsim.display.page.parts import Block, Cell, Commands, Facts, Table, number_cell, text_cells
@@ -37,7 +37,7 @@ def _sortable(text: str, head: str) -> float | None:
     try:
         value = float(first.removeprefix("<") or rest[0])
     except (ValueError, IndexError):
-        return {"reference": 0.0, "too": math.inf}.get(first)
+        return {"reference": 0.0, "too": 2.0}.get(first)
     return value * _UNITS.get(rest[0], 1.0) if rest else value
 
 
@@ -60,6 +60,21 @@ def configs(study: StudyConfig) -> Iterator[Block]:
             for name, held in given.items()
         )
         yield Table(title, columns, rows, note=f"{MISSING}: as in the config file." if keys else "", sortable=False)
+
+
+def search_table(search: Sequence[Mapping[str, Any]]) -> Table:
+    """Return what each arm tried and what was chosen, in bold."""
+    rows = []
+    for choice in search:
+        for trial in choice["trials"]:
+            metrics = [metric for metric in trial["metrics"] if metric is not None]
+            tried = ", ".join(f"{key}={value_text(value)}" for key, value in trial["values"].items())
+            mean = sum(metrics) / len(metrics) if len(metrics) == len(trial["metrics"]) else None
+            chosen = trial["values"] == choice["chosen"]
+            names = (*text_cells(choice["dataset"], choice["arm"]), Cell(tried, strong=chosen))
+            rows.append((*names, number_cell(mean, strong=chosen), Cell("yes" if chosen else "")))
+    columns = ("data set", "arm", "tried", "mean of the last metric", "chosen")
+    return Table("What the search tried", columns, tuple(rows))
 
 
 def failed_table(summary: StudySummary) -> Table:
