@@ -22,24 +22,25 @@ class Change(NamedTuple):
 
 def changed(config: Config) -> list[Change]:
     """Return the keys that have an effect and differ from their defaults, in the order of the config."""
-    plain = Config().server.kind
-    found = [change for change in _changed(config, "") if change.key not in _NAMES]
-    if config.server.kind != plain:  # each kind has a section of its own, with itself as the default
-        found = [change for change in found if change.key != "server.kind"]
-        at = next((place for place, change in enumerate(found) if change.key > "server"), len(found))
-        found.insert(at, Change("server.kind", config.server.kind, plain))
-    return found
+    # Each kind of server has a section of its own, with itself as the default.
+    usual, kind = Config(server={"kind": config.server.kind}), Config().server.kind
+    found = [change for change in _changed(config, usual, "") if change.key not in _NAMES]
+    if config.server.kind != kind:
+        found.append(Change("server.kind", config.server.kind, kind))
+    sections = list(type(config).model_fields)
+    return sorted(found, key=lambda change: sections.index(change.key.partition(".")[0]))
 
 
-def _changed(schema: Schema, above: str) -> Iterator[Change]:
-    for name, field in type(schema).model_fields.items():
+def _changed(schema: Schema, usual: Schema, above: str) -> Iterator[Change]:
+    for name in type(schema).model_fields:
         if name in schema.useless:
             continue
-        value = getattr(schema, name)
-        if isinstance(value, Schema):
+        value, default = getattr(schema, name), getattr(usual, name)
+        if isinstance(value, Schema) and type(default) is type(value):
             inner = {key.removeprefix(f"{name}.") for key in schema.useless if key.startswith(f"{name}.")}
-            yield from (each for each in _changed(value, f"{above}{name}.") if each.key.rpartition(".")[2] not in inner)
-        elif value != (default := field.get_default(call_default_factory=True)):
+            found = _changed(value, default, f"{above}{name}.")
+            yield from (change for change in found if change.key.removeprefix(f"{above}{name}.") not in inner)
+        elif value != default:
             yield Change(f"{above}{name}", value, default)
 
 
@@ -51,6 +52,8 @@ def value_text(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(value_text, value))}]"
+    if isinstance(value, Schema):
+        value = value.model_dump(mode="json", exclude_unset=True)
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {value_text(each)}' for key, each in value.items())}}}"
     return str(value)

@@ -196,7 +196,8 @@ def plot_layer_scores(
     figure, axes = new_figure(title, "layer", "spectral score")
     draw_scores(axes, scores_L, chosen, spread_2L)
     # Below the axes: points at all heights leave no room inside.
-    axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.12), ncols=3, frameon=False, fontsize=9, labelcolor=INK)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.12), ncols=3, frameon=False, fontsize=9, labelcolor=INK)
     return save(figure, path, stamp)
 
 

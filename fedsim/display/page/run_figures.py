@@ -6,6 +6,7 @@ Shape suffixes: N clients, C classes, L layers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,8 +40,11 @@ from fedsim.display.score_plot import draw_scores
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MOST_BARS = 240
-"""Clients that a figure shows; more are thinned out along their order."""
+_MOST_BARS = 2400
+"""Of clients and classes that a figure shows; more clients are thinned out along their order, down to a few dozen."""
+_FEW_CLIENTS = 60
+_MOST_CELLS = 1500
+"""Of the table of all clients and classes."""
 
 
 @drawn
@@ -138,7 +142,8 @@ def label_figures(counts_NC: np.ndarray, class_names: Sequence[str], key: str = 
         Of which data set, where a page has several.
     """
     colors = class_colors(len(class_names))
-    by_mix, by_size = _some(order_by_mix(counts_NC)), _some(order_by_size(counts_NC))
+    most = min(240, max(_FEW_CLIENTS, _MOST_BARS // len(class_names)))
+    by_mix, by_size = (_some(order(counts_NC), most) for order in (order_by_mix, order_by_size))
     few = len(class_names) <= LISTED_CLASSES
     drawings = []
     for rows, heights_NC, xlabel, ylabel in (
@@ -153,6 +158,7 @@ def label_figures(counts_NC: np.ndarray, class_names: Sequence[str], key: str = 
         drawings.append(figure)
     drawings[0].axes[0].set_ylim(0, 1)
     data = _labels_table(counts_NC, class_names)
+    sizes = replace(data, columns=data.columns[:2], rows=tuple(row[:2] for row in data.rows))
     sizes_N = np.asarray(counts_NC).sum(axis=1)
     text = f"From {sizes_N.min():,} to {sizes_N.max():,} examples, median {np.median(sizes_N):,.0f}, held-out ones included."
     some = f" {len(by_mix)} of {len(sizes_N):,} clients." if len(by_mix) < len(sizes_N) else ""
@@ -160,16 +166,16 @@ def label_figures(counts_NC: np.ndarray, class_names: Sequence[str], key: str = 
     mix = f"The largest class has {np.median(largest_N):.0%} of a client's examples (median).{some}"
     figures = (
         as_figure(drawings[0], f"{key}-mix", f"Class mix of each client{where}", mix, data),
-        as_figure(drawings[1], f"{key}-size", f"Examples of each client{where}", f"{text}{some}", data),
+        as_figure(drawings[1], f"{key}-size", f"Examples of each client{where}", f"{text}{some}", sizes),
     )
     legend = tuple(Key(name, patch(color)) for name, color in zip(class_names, colors, strict=True)) if few else ()
     return Figures(figures, legend)
 
 
-def _some(order_N: np.ndarray) -> np.ndarray:
-    if len(order_N) <= _MOST_BARS:
+def _some(order_N: np.ndarray, most: int) -> np.ndarray:
+    if len(order_N) <= most:
         return order_N
-    return order_N[np.linspace(0, len(order_N) - 1, _MOST_BARS).round().astype(int)]
+    return order_N[np.linspace(0, len(order_N) - 1, most).round().astype(int)]
 
 
 def _few_ticks(axes: Axes, rows: np.ndarray) -> None:
@@ -181,7 +187,7 @@ def _few_ticks(axes: Axes, rows: np.ndarray) -> None:
 
 
 def _labels_table(counts_NC: np.ndarray, class_names: Sequence[str]) -> Table:
-    most = 2000 // (len(class_names) + 2)
+    most = min(100, max(10, _MOST_CELLS // (len(class_names) + 2)))
     clients = [int(client) for client in order_by_size(counts_NC)]
     rows = [
         (
@@ -189,7 +195,7 @@ def _labels_table(counts_NC: np.ndarray, class_names: Sequence[str]) -> Table:
             number_cell(float(counts_NC[client].sum()), "{:,.0f}"),
             *(number_cell(float(count), "{:,.0f}") for count in counts_NC[client]),
         )
-        for client in clients[: min(most, 100)]
+        for client in clients[:most]
     ]
     all_shown = len(rows) == len(clients)
     note = "" if all_shown else f"The {len(rows)} largest of {len(clients):,} clients; all are in labels.parquet."

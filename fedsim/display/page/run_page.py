@@ -129,8 +129,7 @@ def _repeat(run: RecordedRun, summary: Mapping[str, Any]) -> Iterator[Block]:
 
 
 def repeat_command(run: RecordedRun, summary: Mapping[str, Any]) -> str:
-    """Return the command that repeats a run to the same bytes, with the number of clients that shared passes."""
+    """Return the command that repeats a run to the same bytes, from the config that it has on record."""
     loads = [word for name in summary.get("plugins") or {} for word in ("--load", name)]
-    fuse = [f"client.fuse={summary['fuse']}"] if run.config.client.fuse == "auto" and summary.get("fuse") else []
     name = run.config.name or "run"
-    return shlex.join(["fedsim", "run", f"{run.location}/config.yaml", *fuse, f"output=runs/{name}-again", *loads])
+    return shlex.join(["fedsim", "run", f"{run.location}/config.yaml", f"output=runs/{name}-again", *loads])
