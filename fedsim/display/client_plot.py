@@ -34,6 +34,6 @@ def draw_clients(axes: Axes, lines: Sequence[Line]) -> None:
     for share, name in MARKS:
         axes.axvline(share, color=FAINT, lw=0.8, ls=(0, (1, 2)), zorder=1.5)
         axes.annotate(name, (share, 0.02), xycoords=("data", "axes fraction"), xytext=(3, 0), textcoords="offset points",
-                      fontsize=8, color=FAINT, va="bottom")  # fmt: skip
+                      fontsize=8.5, color=FAINT, va="bottom")  # fmt: skip
     axes.set_xlim(0, 100)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")

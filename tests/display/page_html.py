@@ -129,14 +129,35 @@ def made_run(folder: Path, *, finished: bool = True, classes: int = 3, clients: 
 
 def made_summary(rounds: int, clients: int) -> dict:
     return {
-        "metric_name": "accuracy", "global_metric": 0.5 + rounds / 20, "best_global_metric": 0.5 + rounds / 20,
-        "best_global_round": rounds, "first_global_metric": 0.5, "personalised_metric": 0.9375, "rounds": rounds,
-        "stopped": {"kind": "call", "reason": EVIL}, "clients": clients, "layers": [2, 3], "num_layers": 4,
-        "trained": f"prefix {EVIL}", "bytes_up": 3000 * rounds, "bytes_down": 1000 * rounds, "seconds_total": 3.0,
-        "name": "a.run", "method": "fedpeptao", "task": EVIL, "model": EVIL, "executor": "local", "workers": [{}],
-        "folder": f"runs/{EVIL}", "seed": 3, "config_hash": "0" * 64, "contents": {"weights": "1" * 64, "start": None},
-        "versions": {"fedsim": "0", "torch": EVIL}, "plugins": {f"{EVIL}.py": "2" * 64}, "fuse": 2,
-    } 
+        "metric_name": "accuracy",
+        "global_metric": 0.5 + rounds / 20,
+        "best_global_metric": 0.5 + rounds / 20,
+        "best_global_round": rounds,
+        "first_global_metric": 0.5,
+        "personalised_metric": 0.9375,
+        "rounds": rounds,
+        "stopped": {"kind": "call", "reason": EVIL},
+        "clients": clients,
+        "layers": [2, 3],
+        "num_layers": 4,
+        "trained": f"prefix {EVIL}",
+        "bytes_up": 3000 * rounds,
+        "bytes_down": 1000 * rounds,
+        "seconds_total": 3.0,
+        "name": "a.run",
+        "method": "fedpeptao",
+        "task": EVIL,
+        "model": EVIL,
+        "executor": "local",
+        "workers": [{}],
+        "folder": f"runs/{EVIL}",
+        "seed": 3,
+        "config_hash": "0" * 64,
+        "contents": {"weights": "1" * 64, "start": None},
+        "versions": {"fedsim": "0", "torch": EVIL},
+        "plugins": {f"{EVIL}.py": "2" * 64},
+        "fuse": 2,
+    }
 
 
 def made_cells(arms: dict, datasets: dict, seeds: int, rounds: int = 12) -> list[CellFigures]:

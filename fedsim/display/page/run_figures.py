@@ -181,7 +181,7 @@ def _some(order_N: np.ndarray, most: int) -> np.ndarray:
 def _few_ticks(axes: Axes, rows: np.ndarray) -> None:
     """Name every client where there is room, else none."""
     if len(rows) <= 16:
-        axes.set_xticks(np.arange(len(rows)), [str(client) for client in rows], fontsize=8)
+        axes.set_xticks(np.arange(len(rows)), [str(client) for client in rows], fontsize=9)
     else:
         axes.set_xticks([])
 
