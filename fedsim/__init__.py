@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fedsim.core import siblings
 
 __version__ = "0.1.0"
-__all__ = ["load_adapter", "load_plugin", "load_prompt", "register", "run"]
+__all__ = ["compare", "load_adapter", "load_plugin", "load_prompt", "register", "run"]
 
 if TYPE_CHECKING:
     from fedsim.configuration.schema import Config as Config
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fedsim.simulation.callbacks import EarlyStop as EarlyStop
     from fedsim.simulation.run import Run as Run
     from fedsim.simulation.run import run as run
+    from fedsim.study.command import compare as compare
 
 siblings.find_first()
 
@@ -38,6 +39,7 @@ _HOMES = {
     "EarlyStop": "fedsim.simulation.callbacks",
     "FedsimError": "fedsim.core.errors",
     "Run": "fedsim.simulation.run",
+    "compare": "fedsim.study.command",
     "load_adapter": "fedsim.prompts.prompted_model",
     "load_plugin": "fedsim.core.plugins",
     "load_prompt": "fedsim.prompts.prompted_model",

@@ -6,6 +6,7 @@ from typing import Any
 from fedsim.study.config import StudyConfig
 from fedsim.study.figures import CellFigures, FailedCell
 from fedsim.study.outcome import StudySummary
+from fedsim.study.predictions import right_examples
 from fedsim.study.summary import summarise
 
 Lasts = Mapping[str, Mapping[str, Sequence[float | str | None]]]
@@ -21,7 +22,7 @@ def study_of(lasts: Lasts, **keys: Any) -> StudyConfig:
 def summary_of(
     lasts: Lasts,
     figures: Mapping[tuple[str, str, int], Mapping[str, Any]] | None = None,
-    correct: Any = None,
+    correct: Any = right_examples,
     **keys: Any,
 ) -> StudySummary:
     """Summarise a study by its last metrics, ``{DATASET: {ARM: [VALUE OF SEED 0, ...]}}``.

@@ -17,8 +17,8 @@ from fedsim.core.on_demand import OnDemand, on_demand
 if TYPE_CHECKING:
     from torch import Tensor
 
-_ABSENT = ("is_torch_distributed_available", "is_accelerate_available")
-"""Questions of transformers that a worker answers with no."""
+_ABSENT = ("is_torch_distributed_available", "is_accelerate_available", "is_scipy_available")
+"""Questions of transformers that a worker answers with no. Losses of object detection, which every model imports, take SciPy."""
 _SHAPES = "torch.fx.experimental.symbolic_shapes"
 """Imports SymPy: a third of a second and 50 MB."""
 _MARKS = ("disable", "allow_in_graph", "assume_constant_result")

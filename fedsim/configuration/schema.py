@@ -229,7 +229,7 @@ class Config(Schema):
         return {key: values[key.partition(".")[0]][key.partition(".")[2]] for key in keys}
 
 
-_DATA_ITSELF = ("task", "train_examples", "validation_examples", "max_length")
+_DATA_ITSELF = ("task", "train_examples", "validation_examples", "validation_from_train", "max_length")
 """Keys of ``data`` that define what is learned rather than where the data are."""
 
 

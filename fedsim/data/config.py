@@ -114,6 +114,11 @@ class DataConfig(Schema):
     holdout: float | None = Field(default=None, gt=0.0, lt=1.0)
     """files, hub: share of the training examples held out for validation, drawn with the run's seed, in place of the
     data's own validation examples."""
+    validation_from_train: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """Share of the training examples that validates in place of the examples that would, drawn with the run's seed from the
+    ``train_examples`` that are kept, and is not trained on: for choosing settings without a look at the examples that are
+    reported. The data's own validation examples are then not read, those of ``holdout`` are set aside, and
+    ``validation_file``, ``validation_split`` and ``validation_examples``, which are about them, have no effect."""
     columns: dict[str, str | NonNegativeInt] = Field(default={})
     """files, hub: for a field, the label field or a kept column, the name or the number (from 0) of its column in the data,
     for example ``{text: sentence, label: 0}``; names not listed stay as they are."""
@@ -139,7 +144,7 @@ class DataConfig(Schema):
     train_examples: PositiveInt | None = None
     """Number of training examples to keep, drawn with the run's seed; all if not given."""
     validation_examples: PositiveInt | None = None
-    """Number of validation examples to keep, drawn with the run's seed; all if not given."""
+    """Number of the data's own validation examples to keep, drawn with the run's seed; all if not given."""
     max_length: int = Field(default=128, ge=8, le=2**17)
     """Most tokens per example; longer texts are truncated, never the template or the mask."""
     on_bad_row: Literal["raise", "skip"] = "raise"
@@ -164,6 +169,11 @@ class DataConfig(Schema):
         if self.source != "auto":
             return self.source
         return "embedded" if self.path is None else "files"
+
+    @property
+    def reads_validation(self) -> bool:
+        """Whether the data's own validation examples are read."""
+        return self.holdout is None and self.validation_from_train is None
 
     @model_validator(mode="after")
     def _one_of_two(self) -> DataConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedsim.core.errors import DataError, listed, shown
@@ -77,22 +77,24 @@ def open_files(config: DataConfig, task: TaskConfig, column: str | None = None) 
     except OSError as error:
         raise DataError(f"data.path: {error.filename or config.path} cannot be read: {error.strerror}") from error
     holdout = config.holdout
+    if not config.reads_validation:
+        found = replace(found, validation=())
     if holdout is None and not found.validation:
-        if not found.whole:
+        if not found.whole and config.reads_validation:
             where = "name its files in data.label_of_file" if config.label_of_file else f"name it in {_VALIDATION}"
             raise DataError(
                 f"{folder}: no validation file (validation.*, dev.*, valid.*, val.* or a labelled test.*); {where}, or hold "
                 f"out a share of the training examples with data.holdout=0.1; {listing(folder)}"
             )
-        holdout = HELD_OUT
-    both = next((path for path in found.train if holdout is None and path in found.validation), None)
+        holdout = HELD_OUT if found.whole else None
+    both = next((path for path in found.train if path in found.validation), None)
     if both is not None and config.validation_file is None:
         raise DataError(
             f"{both}: would be used for both training and validation; name another file in {_VALIDATION}, or hold out "
             f"a share of the training examples with data.holdout=0.1"
         )
     train = _open_all(found.train, found, wanted)
-    validation = _open_all(found.validation if holdout is None else (), found, wanted)
+    validation = _open_all(found.validation, found, wanted)
     _check_labelled(validation, wanted, found)
     _check_use(config, [*train, *validation])
     note = _note(folder, card, train, validation, holdout, found, wanted)
@@ -114,10 +116,10 @@ def _find(folder: Path, card: CardConfig | None, wanted: Wanted) -> _Found:
     named = {
         key: named_files(_home(folder, config.subset, name), name, key)
         for key, name in ((_TRAIN, config.train_file), (_VALIDATION, config.validation_file))
-        if name is not None
+        if name is not None and (key == _TRAIN or config.reads_validation)
     }
     if card is not None:
-        return _find_listed(folder, card, named)
+        return _find_listed(folder, card, named, config.reads_validation)
     for base in (folder, folder / "data"):
         if not base.is_dir():
             continue
@@ -126,9 +128,9 @@ def _find(folder: Path, card: CardConfig | None, wanted: Wanted) -> _Found:
         if not train and is_saved_split(base):
             train = split_folder(base, _TRAIN)
         if train:
-            validation = named.get(_VALIDATION) or _search(
-                base, VALIDATION_STEMS, wanted.layout.validation_files, _VALIDATION, tsv
-            )
+            validation = named.get(_VALIDATION, [])
+            if config.reads_validation and not validation:
+                validation = _search(base, VALIDATION_STEMS, wanted.layout.validation_files, _VALIDATION, tsv)
             return _Found(train, validation, None, frozenset(tsv))
         if (files := class_files(base, wanted)) is not None:
             return _find_labelled(base, files, config, whole=True)
@@ -159,8 +161,8 @@ def _search(base: Path, stems: Sequence[str], patterns: Sequence[str], key: str,
     return []
 
 
-def _find_listed(folder: Path, card: CardConfig, named: Mapping[str, list[Path]]) -> _Found:
-    """Return the files that a card lists, unless a key names others."""
+def _find_listed(folder: Path, card: CardConfig, named: Mapping[str, list[Path]], validation: bool) -> _Found:
+    """Return the files that a card lists, unless a key names others; those for validation only if they are wanted."""
     split = next((stem for stem in VALIDATION_STEMS if stem in card.patterns), "")
     train = named.get(_TRAIN) or card.files(folder, TRAIN_STEMS[0])
     if not train:
@@ -168,7 +170,7 @@ def _find_listed(folder: Path, card: CardConfig, named: Mapping[str, list[Path]]
             f"{folder}: the card lists the splits {listed(card.patterns)} of {shown(card.name)}, and no {TRAIN_STEMS[0]}; name "
             f"a file in {_TRAIN}"
         )
-    return _Found(train, named.get(_VALIDATION) or card.files(folder, split))
+    return _Found(train, named.get(_VALIDATION) or (card.files(folder, split) if validation else []))
 
 
 def _labels_of_files(folder: Path, wanted: Wanted) -> dict[Path, str]:
@@ -288,7 +290,7 @@ def _note(
     if holdout is not None:
         why = "data.holdout" if wanted.config.holdout is not None else "the data have no split; see data.holdout"
         how[f"{100 * holdout:.3g}% of the examples, drawn with the seed, are held out for validation ({why})"] = None
-    if holdout is None and set(found.train) & set(found.validation):
+    if set(found.train) & set(found.validation):
         how["the validation examples include training examples"] = None
     plain = len(train) == 1 and len(validation) <= 1
     plain &= all(each.path.parent == folder and is_one_file(each.path.name) for each in (*train, *validation))

@@ -33,7 +33,7 @@ def open_hub(config: DataConfig, task: TaskConfig, column: str | None = None) ->
     if validation_split == DataConfig.model_fields["validation_split"].default:
         validation_split = source.validation_split
     train = _table(source, config.train_split, wanted)
-    if config.holdout is not None:
+    if not config.reads_validation:
         return Opened([train], [], config.holdout)
     return Opened([train], [_table(source, validation_split, wanted)])
 

@@ -50,16 +50,21 @@ def load_dataset(config: DataConfig, seed: int, column: str | None = None) -> Da
     kept = tuple(name for name in config.keep_columns if name != column)
     train_check = RowCheck(task, (column,) if column is not None else (), kept, config.on_bad_row)
     train = collect(opened.train, train_check)
-    if opened.holdout is None:
+    validation = None
+    if opened.holdout is not None:
+        train, validation = _split_off(train, opened.holdout, seed, "holdout")
+    train = _cut(train, config.train_examples, seed, "train_examples")
+    notes = opened.notes
+    if config.validation_from_train is not None:
+        train, validation = _split_off(train, config.validation_from_train, seed, "validation_from_train")
+        notes += (
+            f"data: {len(validation):,} training examples, drawn with the seed, validate in place of the examples that would "
+            f"(data.validation_from_train); {len(train):,} train",
+        )
+        return Dataset(task, train, validation, notes)
+    if validation is None:
         validation = collect(opened.validation, RowCheck(task, on_bad_row=config.on_bad_row))
-    else:
-        train, validation = _hold_out(train, opened.holdout, seed)
-    return Dataset(
-        task,
-        _cut(train, config.train_examples, seed, "train_examples"),
-        _cut(validation, config.validation_examples, seed, "validation_examples"),
-        opened.notes,
-    )
+    return Dataset(task, train, _cut(validation, config.validation_examples, seed, "validation_examples"), notes)
 
 
 def _open(config: DataConfig, task: TaskConfig, column: str | None) -> Opened:
@@ -87,17 +92,21 @@ def _open_embedded(task: TaskConfig) -> Opened:
     )
 
 
-def _hold_out(train: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
-    """Split off validation examples, drawn with the seed; both parts keep their order."""
+def _split_off(train: Examples, share: float, seed: int, key: str) -> tuple[Examples, Examples]:
+    """Split off validation examples, drawn with the seed whatever their class; both parts keep their order."""
     many = int(share * len(train) + 0.5)
     if not 0 < many < len(train):
         raise DataError(
-            f"data.holdout: {share:g} of the {len(train)} examples of {train.origin} are {many}; training and validation need "
+            f"data.{key}: {share:g} of the {len(train)} examples of {train.origin} are {many}; training and validation need "
             f"one or more each"
         )
-    order_N = stream(seed, NO_ROUND, NO_CLIENT, "data_holdout").permutation(len(train))
+    order_N = stream(seed, NO_ROUND, NO_CLIENT, _DRAWS[key]).permutation(len(train))
     held = replace(train.take(np.sort(order_N[:many])), columns={}, skipped=0, skipped_reasons={})
     return train.take(np.sort(order_N[many:])), replace(held, origin=f"the held-out part of {train.origin}")
+
+
+_DRAWS = {"holdout": "data_holdout", "validation_from_train": "validation_from_train"}
+"""Purpose of the draw of each key that splits off examples."""
 
 
 def _cut(examples: Examples, size: int | None, seed: int, key: str) -> Examples:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from fedsim.core.messages import Evaluation
 from fedsim.core.predictions import Predictions
+
+if TYPE_CHECKING:
+    from fedsim.simulation.best_state import BestState
+    from fedsim.simulation.config import EvaluationConfig
+    from fedsim.simulation.evaluations import Evaluations
+    from fedsim.simulation.federation import Federation
 
 
 @dataclass(frozen=True)
@@ -27,3 +34,25 @@ class FinalEvaluations:
     """Of the global prompt for the validation examples, after the last round; None if not asked for."""
     predictions_best: Predictions | None = None
     """The same after the best round; None if no round was evaluated."""
+
+
+def evaluate_end(
+    asked: EvaluationConfig, evaluations: Evaluations, federation: Federation, best: BestState
+) -> FinalEvaluations:
+    """Evaluate the states after the last round, and, where asked for, before any training and after the best round."""
+    state, states, round = federation.state, federation.clients, federation.round
+    clients = evaluations.of_each_client(state, states, round)
+    start = evaluations.of_each_fresh_client(federation.initial_state()) if asked.personalised_start else {}
+    last = of_best = evaluations.predictions(state, round) if asked.keep_predictions else None
+    best_round, best_state = best.latest
+    if last is not None and best_round != round:
+        of_best = None if best_round is None else evaluations.predictions(best_state, best_round)
+    return FinalEvaluations(
+        personalised=evaluations.pooled(clients, round),
+        clients=clients,
+        rounds={client: states.rounds_of(client) for client in clients},
+        personalised_start=evaluations.pooled(start, 0),
+        clients_start=start,
+        predictions=last,
+        predictions_best=of_best,
+    )

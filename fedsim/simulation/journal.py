@@ -20,7 +20,7 @@ from fedsim.simulation.best_state import BestState
 from fedsim.simulation.context import RunContext
 from fedsim.simulation.evaluations import Evaluations
 from fedsim.simulation.federation import Federation
-from fedsim.simulation.final import FinalEvaluations
+from fedsim.simulation.final import FinalEvaluations, evaluate_end
 from fedsim.simulation.open_round import Evaluated, OpenRound, mean_loss
 from fedsim.simulation.round import Round
 from fedsim.simulation.stopping import Stopped, rule_that_applies
@@ -177,24 +177,8 @@ class Journal:
         return self._evaluations.of_clients(federation.state, federation.clients, federation.round)
 
     def final(self) -> FinalEvaluations:
-        """Evaluate what is evaluated once, from the state after the last round and the one before any."""
-        due, federation, asked = self._evaluations, self._federation, self._run.config.evaluation
-        state, states, round = federation.state, federation.clients, federation.round
-        clients = due.of_each_client(state, states, round)
-        start = due.of_each_fresh_client(federation.initial_state()) if asked.personalised_start else {}
-        last = best = due.predictions(state, round) if asked.keep_predictions else None
-        best_round, best_state = self._best.latest
-        if last is not None and best_round != round:
-            best = None if best_round is None else due.predictions(best_state, best_round)
-        return FinalEvaluations(
-            personalised=due.pooled(clients, round),
-            clients=clients,
-            rounds={client: states.rounds_of(client) for client in clients},
-            personalised_start=due.pooled(start, 0),
-            clients_start=start,
-            predictions=last,
-            predictions_best=best,
-        )
+        """Evaluate what is evaluated once, at the end."""
+        return evaluate_end(self._run.config.evaluation, self._evaluations, self._federation, self._best)
 
     def _record(self, done: OpenRound, evaluated: Evaluated) -> RoundRecord:
         """Record a round and save it; nothing later has changed the state yet."""

@@ -18,15 +18,13 @@ from fedsim.configuration.values import as_override, leaves
 from fedsim.core.errors import ConfigError, listed, shown, suggestion
 from fedsim.core.plugins import load_installed
 from fedsim.study.config import StudyConfig
+from partitions.config import PartitionConfig
 
 if TYPE_CHECKING:
     from fedsim.configuration.errors import Key
 
 _OURS = ("seed", "output", "name")
 """Keys that a study sets itself."""
-_UNLESS_GIVEN = {("tracking", "plots"): False, ("evaluation", "personalised_start"): True}
-"""Values that cells have in place of a config's defaults: nobody looks at the pictures of a hundred cells, and the report says
-which clients are better off than without tuning."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ class Study:
                 raise ConfigError(f"the override {shown(override)}: a study sets {keys[0]} itself; leave it out")
             set_key(values, keys, value, override)
             sources[keys] = f"override {shown(override)}"
-        for keys, value in _UNLESS_GIVEN.items():
+        for keys, value in _unless_given(values).items():
             if keys[1] not in (values.get(keys[0]) or {}):
                 set_key(values, keys, value, "")
         values |= {"seed": seed, "name": re.sub(r"[^\w.-]", "_", f"{self.name}-{dataset}-{arm}-{seed}")[:200]}
@@ -198,6 +196,17 @@ def _refuse(path: Path, given: Sequence[tuple[str, str]], known: Sequence[str], 
         if name not in known:
             there = f"{suggestion(name, known)}; the study's are {listed(known)}"
             raise ConfigError(f"{path}: {key} names the {what} {shown(name)}, which does not exist{there}")
+
+
+def _unless_given(values: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
+    """Return the values that cells have in place of a config's defaults.
+
+    Nobody looks at the pictures of a hundred cells, and the report says which clients are better off than without tuning, if
+    they hold examples out.
+    """
+    partition = values.get("partition") or {}
+    holds_out = partition.get("holdout_fraction", PartitionConfig().holdout_fraction) != 0
+    return {("tracking", "plots"): False, **({("evaluation", "personalised_start"): True} if holds_out else {})}
 
 
 def _place(path: Path, text: str, sources: Mapping[tuple[str, ...], str], key: Key) -> str:

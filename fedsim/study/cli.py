@@ -12,7 +12,7 @@ from fedsim.core.errors import ConfigError, shown
 from fedsim.records.remote import is_url
 from fedsim.study.cells import read_study
 from fedsim.study.command import compare as run_study
-from fedsim.study.command import expectations
+from fedsim.study.command import expectations, write_report
 from fedsim.study.plan import print_plan
 from fedsim.study.search import check_search
 from fedsim.study.table import StudyTable
@@ -38,7 +38,10 @@ def compare(
         _refuse_for_runs(at_once, dry_run, checked)
         from fedsim.study.existing import compare_runs
 
-        console.print(StudyTable(compare_runs(words, output, console)))
+        config, found = compare_runs(words, console)
+        if output is not None:
+            write_report(output, config, found, console)
+        console.print(StudyTable(found))
         return True
     if not first.endswith((".yaml", ".yml")):
         raise ConfigError(f"{shown(first)} is neither a study file, which ends in .yaml, nor the folder of a run")

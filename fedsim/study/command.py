@@ -12,14 +12,17 @@ from rich.console import Console
 from rich.text import Text
 
 from fedsim.core.errors import ConfigError
+from fedsim.records.events import plain, write_atomically
 from fedsim.records.location import is_thrown_away, thrown_away
 from fedsim.records.remote import refuse_url
 from fedsim.simulation.interrupt import InterruptWatch, RunInterrupted
 from fedsim.study.cells import Cell, Study, read_study
+from fedsim.study.config import StudyConfig
 from fedsim.study.expect import Expectation, check
-from fedsim.study.figures import CellFigures, FailedCell
+from fedsim.study.exports import export
+from fedsim.study.figures import FailedCell
 from fedsim.study.folder import StudyFolder
-from fedsim.study.loading import figures_of, summary_of
+from fedsim.study.loading import summary_of
 from fedsim.study.outcome import StudySummary
 from fedsim.study.progress import StudyProgress
 from fedsim.study.running import run_cells
@@ -77,10 +80,13 @@ def compare(
         except RunInterrupted as error:
             error.kept = f"what is done is kept in {folder.path}; the same command continues"
             raise
-        failed = [FailedCell(c.dataset, c.arm, c.seed, failures.get(c, NOT_RUN)) for c in cells if not folder.is_finished(c)]
+        failed = [
+            FailedCell(c.dataset, c.arm, c.seed, failures.get(c, NOT_RUN)) for c in cells if not folder.is_finished(c)
+        ]
         folder.write("failures.json", [vars(cell) for cell in failed])
-        summary = summary_of(study.config.model_copy(update={"name": study.name}), folder.path, failed)
-        write_report(folder, study, summary, console)
+        config = study.config.model_copy(update={"name": study.name})
+        summary = summary_of(config, folder.path, failed)
+        write_report(folder.path, config, summary, console)
     return summary
 
 
@@ -92,8 +98,9 @@ def study_folder(study: Study, output: str | Path | None) -> StudyFolder:
     ConfigError
         If it holds something else, or is a URL.
     """
-    refuse_url(output, "--output")
-    return StudyFolder(Path(output) if output is not None else Path("runs") / f"study-{study.name}")
+    path = None if output is None else Path(output)
+    refuse_url(path, "--output")
+    return StudyFolder(path or Path("runs") / f"study-{study.name}")
 
 
 def expectations(study: Study, summary: StudySummary) -> tuple[Expectation, ...]:
@@ -109,9 +116,11 @@ def expectations(study: Study, summary: StudySummary) -> tuple[Expectation, ...]
     return check(summary, study.config.expect)
 
 
-def write_report(folder: StudyFolder, study: Study, summary: StudySummary, console: Console) -> None:
-    """Write a study's summary."""
-    folder.write("summary.json", summary.record())
+def write_report(path: Path, config: StudyConfig, summary: StudySummary, console: Console) -> None:
+    """Write what a study found into a folder: ``summary.json`` and ``cells.parquet``."""
+    path.mkdir(parents=True, exist_ok=True)
+    write_atomically(path / "summary.json", json.dumps(plain(summary.record()), indent=2, ensure_ascii=False) + "\n")
+    export(summary, "parquet", path)
 
 
 # -- running -----------------------------------------------------------------------------------------------------------
@@ -174,7 +183,8 @@ def _result(run: Path) -> str:
     from fedsim.display.report import format_metric, format_seconds
 
     values = _summary(run)
-    return f"{values['metric_name']} {format_metric(values.get('global_metric'))} ({format_seconds(values.get('seconds_total'))})"
+    metric, seconds = format_metric(values.get("global_metric")), format_seconds(values.get("seconds_total"))
+    return f"{values['metric_name']} {metric} ({seconds})"
 
 
 def _say(console: Console, text: str) -> None:

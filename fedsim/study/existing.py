@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +11,9 @@ from rich.console import Console
 from rich.text import Text
 
 from fedsim.configuration.schema import Config
-from fedsim.core.errors import ConfigError, listed
+from fedsim.core.errors import ConfigError
 from fedsim.records.recorded_run import RecordedRun, load_run
 from fedsim.study.config import StudyConfig
-from fedsim.study.loading import correct
 from fedsim.study.outcome import StudySummary
 from fedsim.study.reading import read_figures
 from fedsim.study.summary import summarise
@@ -32,8 +30,8 @@ class _Group:
 def compare_runs(places: Sequence[str], console: Console) -> tuple[StudyConfig, StudySummary]:
     """Compare finished runs.
 
-    Runs whose configs differ in nothing but the seed are one arm, named by what their names share; the first is the
-    reference. Runs on different validation examples are on different data sets.
+    Runs whose configs differ in nothing but the seed are one arm, named by what their folders are called before the seed; the
+    first is the reference. Runs with different keys of ``data`` are on different data sets.
 
     Parameters
     ----------
@@ -54,7 +52,7 @@ def compare_runs(places: Sequence[str], console: Console) -> tuple[StudyConfig, 
         if run.summary is None:
             raise ConfigError(f"{run.location} holds no finished run; finish it with fedsim run CONFIG --resume")
         config = run.config
-        dataset = _dataset(run.summary, datasets)
+        dataset = _dataset(config, run.summary, datasets)
         group = _group(groups, config)
         known = group.runs.setdefault((dataset, config.seed), run)
         if known is not run:
@@ -65,11 +63,10 @@ def compare_runs(places: Sequence[str], console: Console) -> tuple[StudyConfig, 
         for name, group in zip(names, groups, strict=True)
         for (dataset, seed), run in group.runs.items()
     ]
-    seeds = {
-        name: tuple(sorted({seed for _, seed in group.runs})) for name, group in zip(names, groups, strict=True)
-    }
+    seeds = {name: tuple(sorted({seed for _, seed in group.runs})) for name, group in zip(names, groups, strict=True)}
     for name, group in zip(names, groups, strict=True):
-        console.print(Text(f"{name}: {listed([run.location for run in group.runs.values()], 6)}"), soft_wrap=True)
+        for (dataset, seed), run in group.runs.items():
+            console.print(Text(f"{name}, {dataset}, seed {seed}: {run.location}", style="dim"), soft_wrap=True)
     study = StudyConfig(
         name="runs",
         base=str(places[0]),
@@ -77,17 +74,17 @@ def compare_runs(places: Sequence[str], console: Console) -> tuple[StudyConfig, 
         datasets=dict.fromkeys(datasets.values()),
         arm_seeds=seeds,
     )
-    return study, summarise(study, cells, [], correct)
+    return study, summarise(study, cells, [])
 
 
-def _dataset(summary: dict[str, Any], known: dict[str, str]) -> str:
+def _dataset(config: Config, summary: dict[str, Any], known: dict[str, str]) -> str:
     """Return a name for the data of a run: its task's, with a number if other data have it already."""
-    content = str(summary["contents"].get("validation_data"))
-    if content not in known:
+    section = config.model_dump_json(include={"data"})
+    if section not in known:
         task = re.sub(r"[^\w.+-]", "_", str(summary.get("task") or "data"))
         taken = sum(name == task or name.startswith(f"{task}-") for name in known.values())
-        known[content] = f"{task}-{taken + 1}" if taken else task
-    return known[content]
+        known[section] = f"{task}-{taken + 1}" if taken else task
+    return known[section]
 
 
 def _group(groups: list[_Group], config: Config) -> _Group:
@@ -101,17 +98,19 @@ def _group(groups: list[_Group], config: Config) -> _Group:
 
 
 def _names(groups: Sequence[_Group]) -> list[str]:
-    """Return a name for each group: what the names of its runs begin with, or its method; numbered where two are alike."""
+    """Return a name for each group: what its runs are called before the seed, or its method; numbered where two are alike."""
     names: list[str] = []
     for group in groups:
         runs = list(group.runs.values())
-        shared = os.path.commonprefix([_name_of(run) for run in runs])
-        name = re.sub(r"[-_.]*(seed)?[-_.]*\d*$", "", shared) if len(runs) > 1 else shared
-        name = re.sub(r"[^\w.+-]", "_", name)[:70] or str((runs[0].summary or {}).get("method", "arm"))
+        bare = {_without_seed(run.location) if len(runs) > 1 else Path(run.location).name for run in runs}
+        shared = bare.pop() if len(bare) == 1 else ""
+        name = re.sub(r"[^\w.+-]", "_", shared)[:70] or str((runs[0].summary or {}).get("method", "arm"))
         count = sum(each == name or each.startswith(f"{name}-") for each in names)
         names.append(f"{name}-{count + 1}" if name in names else name)
     return names
 
 
-def _name_of(run: RecordedRun) -> str:
-    return Path(run.location).name
+def _without_seed(location: str) -> str:
+    """Return a folder's name before the seed, or that of the folder above if it is a seed alone."""
+    place = Path(location)
+    return re.sub(r"[-_.]*(seed)?[-_.]*\d*$", "", place.name) or place.parent.name

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.core.errors import ConfigError, ResourceError, listed
 from fedsim.records.events import replaced
-from fedsim.study.figures import CellFigures, FailedCell
+from fedsim.study.figures import CellFigures, CurvePoint, FailedCell
 from fedsim.study.markup import latex, markdown
 from fedsim.study.outcome import Difference, PairSummary, StudySummary
 
@@ -32,9 +32,7 @@ _KINDS = {
 }
 """Arrow type by annotation; all others become JSON in a string, unless they have a type of their own below."""
 _CLIENT = {"client": "int32", "examples": "float64", "before": "float64", "after": "float64", "rounds": "float64"}
-_POINT = {
-    "round": "int32", "metric": "float64", "bytes": "int64", "seconds_published": "float64", "seconds_modelled": "float64",
-}  # fmt: skip
+_POINT = {f.name: _KINDS[str(f.type)] for f in fields(CurvePoint)}
 _LISTS: dict[str, str | dict[str, str]] = {"clients": _CLIENT, "curve": _POINT, "layers": "int32", "scores": "float64"}
 """Columns that hold lists, of numbers or of structures; in Parquet alone."""
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 from fedsim.core.errors import ConfigError
-from fedsim.records.tables import read_columns
 from fedsim.study.config import StudyConfig
 from fedsim.study.figures import CellFigures, FailedCell
 from fedsim.study.folder import StudyFolder, read_subject, subject_config
@@ -43,7 +41,7 @@ def summary_of(config: StudyConfig, path: Path, failed: Sequence[FailedCell]) ->
     failed
         Cells without figures.
     """
-    return summarise(config, figures_of(config, path, failed), failed, correct)
+    return summarise(config, figures_of(config, path, failed), failed)
 
 
 def figures_of(config: StudyConfig, path: Path, failed: Sequence[FailedCell]) -> list[CellFigures]:
@@ -60,14 +58,3 @@ def figures_of(config: StudyConfig, path: Path, failed: Sequence[FailedCell]) ->
                         read_figures(run, dataset, arm, seed, target=target.get(dataset), devices=config.devices)
                     )
     return found
-
-
-@functools.cache
-def _right(path: str) -> tuple[bool, ...]:
-    rows = read_columns(Path(path))
-    return tuple((rows["prediction"] == rows["label"]).tolist())
-
-
-def correct(cell: CellFigures) -> Sequence[bool] | None:
-    """Return whether each of a run's last predictions is right, in the order of the validation examples; None without."""
-    return _right(cell.predictions) if cell.predictions else None

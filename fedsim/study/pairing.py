@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
+
+import numpy as np
 
 from fedsim.study import statistics, words
 from fedsim.study.figures import CellFigures
@@ -12,22 +15,27 @@ from fedsim.study.grid import Grid
 from fedsim.study.measures import COMPARED, TO_TARGET
 from fedsim.study.outcome import CostRatio, Difference, McNemar, Mismatch, PairSummary, Verdict
 
-Correct = Callable[[CellFigures], "Sequence[bool] | None"]
+Correct = Callable[[CellFigures], "Sequence[bool] | np.ndarray | None"]
 """Returns whether a run's last global predictions are right, example by example; None if they were not kept."""
 
+_Right = Callable[[str, str, int], "Sequence[bool] | np.ndarray | None"]
 
-def pair_up(grid: Grid, correct: Correct | None = None) -> tuple[PairSummary, ...]:
+
+def pair_up(grid: Grid, correct: Correct) -> tuple[PairSummary, ...]:
     """Compare every arm with the reference on every data set, by every metric that was measured.
 
     p is adjusted by Holm over the data sets of one arm and one metric: the family is the question "is this arm better than
     the reference?". It is not adjusted over arms, each of which is a question of its own, nor over metrics.
     """
     found: dict[tuple[str, str, str], PairSummary] = {}
+    right = cache(
+        lambda dataset, arm, seed: correct(grid.finished[dataset, arm][seed])
+    )  # the reference is in every pair
     for arm in grid.arms:
         for measure in COMPARED if arm != grid.reference else ():
             datasets = [d for d in grid.datasets if measure == "last" or grid.measured(d, measure)]
             for dataset, tested in zip(datasets, _family(grid, arm, measure, datasets), strict=True):
-                found[dataset, arm, measure] = _pair(grid, dataset, arm, measure, tested, correct)
+                found[dataset, arm, measure] = _pair(grid, dataset, arm, measure, tested, right)
     order = ((d, a, m) for d in grid.datasets for a in grid.arms for m in COMPARED)
     return tuple(found[place] for place in order if place in found)
 
@@ -78,7 +86,7 @@ def _family(grid: Grid, arm: str, measure: str, datasets: Sequence[str]) -> list
     return [_Tested(*numbers, sum(d.n > 0 for d in found)) for numbers in zip(found, ps, least, strict=True)]
 
 
-def _pair(grid: Grid, dataset: str, arm: str, measure: str, tested: _Tested, correct: Correct | None) -> PairSummary:
+def _pair(grid: Grid, dataset: str, arm: str, measure: str, tested: _Tested, right: _Right) -> PairSummary:
     difference, p, least, family = tested
     names = (grid.reference, arm)
     seeds = tuple(difference.values)
@@ -100,10 +108,10 @@ def _pair(grid: Grid, dataset: str, arm: str, measure: str, tested: _Tested, cor
         least_p_holm=least,
         family=family,
         verdict=verdict,
-        sentence=sentence + words.left_out(lost, alone, unequal),
+        sentence=sentence + words.left_out(difference.n > 0, lost, alone, unequal),
         missing=missing,
         mismatches=unequal,
-        mcnemar=_mcnemar(grid, dataset, arm, seeds, unequal, correct) if measure == "last" else None,
+        mcnemar=_mcnemar(grid, dataset, arm, seeds, unequal, right) if measure == "last" else None,
     )
 
 
@@ -120,12 +128,12 @@ def _verdict(difference: Difference, p: float, least: float) -> Verdict:
 
 
 def _mcnemar(
-    grid: Grid, dataset: str, arm: str, seeds: Sequence[int], unequal: Sequence[Mismatch], correct: Correct | None
+    grid: Grid, dataset: str, arm: str, seeds: Sequence[int], unequal: Sequence[Mismatch], right: _Right
 ) -> dict[int, McNemar] | None:
     other_examples = {pair.seed for pair in unequal if "validation_data" in pair.differs}
     found = {}
-    for seed in seeds if correct else ():
-        runs = [correct(grid.finished[dataset, name][seed]) for name in (grid.reference, arm)]  # type: ignore[misc]
+    for seed in seeds:
+        runs = [right(dataset, name, seed) for name in (grid.reference, arm)]
         if runs[0] is not None and runs[1] is not None and seed not in other_examples:
             found[seed] = statistics.mcnemar(runs[0], runs[1])
     return found or None

@@ -107,6 +107,7 @@ def _side_by_side(
         most,
         stored_bytes(cells),
         folder.path.absolute(),
+        _modules(cells),
         watch.check,
         shows.note,
     )
@@ -190,6 +191,14 @@ def _job(cell: Cell, folder: Path) -> Job:
         config = config.replace(model={"device": "cpu"})
     values = config.model_dump(mode="json", exclude_unset=True) | {"executor": "local"}
     return Job(str(cell), values, str(folder), config.rounds, key_of(config.model), loaded())
+
+
+def _modules(cells: Sequence[Cell]) -> tuple[str, ...]:
+    """Return the modules of transformers that the models on this machine's disk need."""
+    from clients.backbone.location import locate, modeling_module
+
+    places = {locate(cell.config.model) for cell in cells}
+    return tuple(sorted({module for place in places if (module := modeling_module(place)) is not None}))
 
 
 def _unpack(ended: Ended) -> None:

@@ -78,7 +78,9 @@ def _results(summary: StudySummary) -> list[Column]:
             columns.append(_column(summary, "95 % interval", lambda row: interval(row.figures["last"]), 6))
     if len(summary.arms) > 1:
         columns.append(_column(summary, f"against {summary.reference}", lambda row: against(summary, row), 2))
-        columns.append(_column(summary, "p", lambda row: _p(summary, row), 2))
+        columns.append(
+            _column(summary, "adjusted p" if len(summary.datasets) > 1 else "p", lambda row: _p(summary, row), 2)
+        )
         columns.append(_column(summary, "effect size", lambda row: _effect(summary, row), 7))
     if summary.failed:
         columns.append(replace(_column(summary, FAILED, failures, 0), prose=True))
@@ -86,7 +88,7 @@ def _results(summary: StudySummary) -> list[Column]:
 
 
 def _clients(summary: StudySummary) -> list[Column]:
-    measures = ("client_median", "client_worst_decile", "client_better_share", "unseen_median")
+    measures = ("client_median", "client_worst_decile", "client_better_share", "client_worse_share", "unseen_median")
     return [_figure(summary, measure, rank) for rank, measure in enumerate(measures, start=8)]
 
 

@@ -46,9 +46,8 @@ def estimate(values: Mapping[int, float], without: Sequence[int] = ()) -> Estima
         nan = math.nan
         return Estimate(0, nan, nan, nan, nan, nan, nan, {}, lacking)
     x = np.array(list(found.values()))
-    equal = not np.ptp(x)  # then mean and deviation can be wrong in their last bits
-    mean = float(x[0]) if equal else float(x.mean())
-    sd = math.nan if len(x) < 2 else 0.0 if equal else float(x.std(ddof=1))
+    mean = _mean(x)
+    sd = math.nan if len(x) < 2 else float(x.std(ddof=1)) if np.ptp(x) else 0.0
     half = math.nan
     if len(x) > 1:
         from scipy.special import stdtrit
@@ -80,7 +79,7 @@ def paired(reference: Mapping[int, float], arm: Mapping[int, float]) -> Differen
     p, flips = sign_flip(x)
     return Difference(
         n=len(x),
-        mean=float(x.mean()) if len(x) else math.nan,
+        mean=_mean(x) if len(x) else math.nan,
         sd=math.nan if len(x) < 2 else 0.0 if _all_equal(x) else float(x.std(ddof=1)),
         low=low,
         high=high,
@@ -107,7 +106,7 @@ def bca(differences: Sequence[float] | np.ndarray) -> tuple[float, float, str]:
     if len(x) < FEWEST_FOR_INTERVAL:
         return math.nan, math.nan, "none"
     if _all_equal(x):
-        return float(x.mean()), float(x.mean()), "all equal"
+        return _mean(x), _mean(x), "all equal"
     low, high = _bootstrap(x, "BCa")
     if math.isfinite(low) and math.isfinite(high):
         return low, high, "BCa"
@@ -122,7 +121,7 @@ def _bootstrap(x: np.ndarray, method: str) -> tuple[float, float]:
     generator: dict[str, Any] = {keyword: np.random.default_rng(_SEED)}
     # With few seeds many resamples have the same mean as the sample, and the correction counts them: rounding must not tell
     # them apart. No ratio of means of shares lies between two multiples of this unit.
-    unit = np.abs(x).max() / (math.pi * 1e8)
+    unit = float(np.abs(x).max()) / (math.pi * 1e7)
 
     def mean(samples: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.round(samples.mean(axis) / unit)
@@ -130,7 +129,10 @@ def _bootstrap(x: np.ndarray, method: str) -> tuple[float, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an undefined correction is NaN, and is answered
         found = stats.bootstrap((x,), mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method=method, **generator)
-    return float(found.confidence_interval.low) * unit, float(found.confidence_interval.high) * unit
+    low, high = np.clip(
+        np.array([found.confidence_interval.low, found.confidence_interval.high]) * unit, x.min(), x.max()
+    )
+    return float(low), float(high)
 
 
 def sign_flip(differences: Sequence[float] | np.ndarray) -> tuple[float, str]:
@@ -211,6 +213,11 @@ def mcnemar(first: Sequence[bool] | np.ndarray, second: Sequence[bool] | np.ndar
 
         p = float(binomtest(only_first, only_first + only_second).pvalue)
     return McNemar(int((a & b).sum()), only_first, only_second, int((~a & ~b).sum()), p)
+
+
+def _mean(x: np.ndarray) -> float:
+    """Return the mean, which rounding would take out of the range of numbers that are equal."""
+    return float(np.clip(x.mean(), x.min(), x.max()))
 
 
 def _all_equal(x: np.ndarray) -> bool:

@@ -13,10 +13,11 @@ from fedsim.study.leading import best_arms
 from fedsim.study.measures import MEASURES
 from fedsim.study.outcome import ArmSummary, PairSummary, StudySummary
 from fedsim.study.pairing import Correct, cost_ratios, pair_up
+from fedsim.study.predictions import right_examples
 
 
 def summarise(
-    study: StudyConfig, cells: Sequence[CellFigures], failed: Sequence[FailedCell], correct: Correct | None = None
+    study: StudyConfig, cells: Sequence[CellFigures], failed: Sequence[FailedCell], correct: Correct = right_examples
 ) -> StudySummary:
     """Summarise a study.
 
@@ -30,7 +31,7 @@ def summarise(
     failed
         Cells that failed. Planned cells that are in neither count as not run.
     correct
-        Reads whether a run's predictions are right, for McNemar's test; None if none were kept.
+        Returns whether a run's predictions are right, for McNemar's test; None if they were not kept.
 
     Raises
     ------

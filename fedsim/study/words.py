@@ -22,7 +22,7 @@ def number(value: float, kind: Kind = "metric") -> str:
     if kind == "count":
         return f"{value:,.0f}"
     if kind == "round":
-        return f"{value:.4g}"
+        return f"{value:.0f}" if value >= 100 or value == int(value) else f"{value:.1f}"
     return f"{value:.3f}"
 
 
@@ -119,11 +119,15 @@ def _cannot_show(between: str, d: Difference, least: float, family: int) -> str:
     return f"{many} cannot show a difference {between}: {which} is {least:.2g}, {seeds_needed(family)} seeds could ({found})"
 
 
-def left_out(lost: Mapping[str, Sequence[int]], alone: Mapping[str, Sequence[int]], pairs: Sequence[Mismatch]) -> str:
+def left_out(
+    compared: bool, lost: Mapping[str, Sequence[int]], alone: Mapping[str, Sequence[int]], pairs: Sequence[Mismatch]
+) -> str:
     """Say what a comparison leaves out and which pairs are not exact; empty if there is nothing to say.
 
     Parameters
     ----------
+    compared
+        Whether there is any pair.
     lost
         By arm, its seeds that failed or have no value.
     alone
@@ -131,9 +135,8 @@ def left_out(lost: Mapping[str, Sequence[int]], alone: Mapping[str, Sequence[int
     pairs
         Pairs that are not exact.
     """
-    parts = [
-        f"{seeds_text(seeds)} of {arm} without a value, which can favour it" for arm, seeds in lost.items() if seeds
-    ]
+    favour = ", which can favour it" if compared else ""
+    parts = [f"{seeds_text(seeds)} of {arm} without a value{favour}" for arm, seeds in lost.items() if seeds]
     parts += [f"{seeds_text(seeds)} of {arm} without a partner" for arm, seeds in alone.items() if seeds]
     by_names: dict[tuple[str, ...], list[int]] = {}
     for pair in pairs:

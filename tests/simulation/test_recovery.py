@@ -4,7 +4,7 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from support import make_tiny
+from support import FINAL, FINAL_TABLES, make_tiny
 
 import fedsim
 from fedsim.core.errors import ResourceError
@@ -16,6 +16,7 @@ TIMES = (
     "time", "seconds", "seconds_round", "seconds_train", "seconds_server", "seconds_evaluate", "seconds_longest_client",
 )  # fmt: skip
 AGAIN = "clients_retried"
+AT_THE_END = {"evaluation": {key: value for key, value in FINAL["evaluation"].items() if key != "shard_size"}}
 KINDS = ("start", "layers", "absent", "round", "end")
 
 
@@ -24,7 +25,7 @@ def events_of(path):
 
 
 def run(path, **changes):
-    changes = {"rounds": ROUNDS, "executor": "local", "tracking": {"plots": False}, **changes}
+    changes = {"rounds": ROUNDS, "executor": "local", "tracking": {"plots": False}, **AT_THE_END, **changes}
     config = make_tiny(output=str(path), client={"fuse": 2}, **changes)
     summary = fedsim.run(config, progress=False)
     events = [{k: v for k, v in event.items() if k not in TIMES} for event in events_of(path)]
@@ -34,7 +35,8 @@ def run(path, **changes):
     assert summary["seconds_published"] == pytest.approx(sum(longest[1:]), rel=1e-12)
     keys = ("client_updates", "client_steps", "bytes_up", "bytes_down", "global_metric", "best_global_round")
     totals = {key: summary[key] for key in keys}
-    return (path / "prompt" / "global.safetensors").read_bytes(), kept, totals, recovered
+    files = [(path / name).read_bytes() for name in ("prompt/global.safetensors", *FINAL_TABLES)]
+    return files, kept, totals, recovered
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,8 @@ def test_a_round_is_done_again_from_the_state_that_it_started_from(undisturbed, 
         ("_evaluate", 2, 1, 0),  # of the first round, before it is saved and the second one trains
         ("evaluate", 1, 1, 4),  # the last evaluation
         ("evaluate_clients", 1, 1, 5),  # behind the last round
+        ("evaluate_clients", 2, 1, 5),  # of the prompts before any training
+        ("evaluate", 2, 1, 5),  # for the predictions
     ],
 )
 def test_what_is_gone_is_done_again_from_the_last_checkpoint(

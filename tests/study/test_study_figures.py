@@ -21,6 +21,7 @@ from fedsim.study.course import cohorts_digest
 from fedsim.study.devices import DevicesConfig
 from fedsim.study.modelled_time import round_seconds
 from fedsim.study.per_client import client_figures
+from fedsim.study.predictions import right_examples
 from fedsim.study.reading import read_figures
 
 DEVICES = DevicesConfig(tokens_per_second=50.0)
@@ -63,6 +64,14 @@ def test_totals_are_where_the_curve_ends(stateful, figures):
     rows = pq.read_table(stateful / "clients.parquet").to_pylist()
     assert figures.client_tokens == sum(row["num_tokens"] for row in rows) > 0
     assert figures.client_updates == len(rows)
+
+
+def test_predictions_tell_which_examples_are_right(stateful, figures):
+    right_N = right_examples(figures)
+    assert right_N.dtype == bool and right_N.mean() == figures.last
+    assert right_examples(replace(figures, predictions="")) is None
+    with pytest.raises(ConfigError, match="holds no fedsim run"):
+        right_examples(replace(figures, folder=f"{stateful}-moved"))
 
 
 def test_modelled_time_is_that_of_the_records(stateful, figures):
@@ -177,6 +186,19 @@ def test_a_cohort_is_who_was_drawn_whatever_became_of_them():
     assert cohorts_digest(clients((1, 1)), [late, gone]) == whole
     assert cohorts_digest(clients((1, 1), (2, 4)), []) != whole
     assert cohorts_digest(pa.Table.from_pylist([], pa.schema([("round", pa.int32())])), [gone]) == ""
+
+
+def test_without_records_of_clients_and_held_out_examples_the_rest_is_there(tmp_path):
+    """Nothing is made up: what follows from them is NaN, or empty."""
+    changes = {"tracking": {"client_records": False, "plots": False}, "partition": {"holdout_fraction": 0}, "rounds": 2}
+    found = read_figures(run(tmp_path / "run", **changes), "reviews", "ours", 0, devices=DEVICES)
+    assert found.clients == {} and found.cohorts == "" and found.predictions == ""
+    for name in ("personalised", "client_median", "client_better_share", "unseen_median", "seconds_modelled"):
+        assert math.isnan(getattr(found, name)), name
+    assert [math.isnan(point.seconds_modelled) for point in found.curve] == [False, True, True]
+    assert (
+        0 < found.last <= 1 and found.client_tokens > 0 and found.curve[-1].bytes == found.bytes_up + found.bytes_down
+    )
 
 
 def test_a_url_gives_the_same_figures(stateful, figures):

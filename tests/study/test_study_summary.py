@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import fields
 
 import pytest
 from study_cells import study_of, summary_of
@@ -10,6 +11,7 @@ from fedsim.core.errors import ConfigError
 from fedsim.study.config import Band
 from fedsim.study.expect import check
 from fedsim.study.figures import CellFigures, FailedCell
+from fedsim.study.measures import MEASURES
 from fedsim.study.outcome import McNemar
 from fedsim.study.summary import summarise
 
@@ -142,7 +144,7 @@ def test_a_cell_that_nobody_knows_of_has_not_run():
     assert {cell.sentence for cell in summary.failed} == {"it has not run"} and len(summary.failed) == 8
     pair = summary.pairs[0]
     assert pair.verdict == "no pairs"
-    assert pair.sentence.startswith("b and a cannot be compared: no seed has both; seeds 0-7 of b without a value")
+    assert pair.sentence == "b and a cannot be compared: no seed has both; seeds 0-7 of b without a value"
     assert summary.best_arm("d").sentence.endswith("(no seed in common with b)")
 
 
@@ -239,6 +241,11 @@ def test_mcnemar_compares_predictions_by_seed_where_both_were_kept():
     assert summary.pairs[0].mcnemar == {0: McNemar(10, 0, 10, 0, pytest.approx(2 / 2**10))}
     other = {("d", "b", 0): {"contents": {"validation_data": "another"}}}
     assert summary_of(lasts, other, lambda cell: right[cell.arm]).pairs[0].mcnemar.keys() == {1}
+
+
+def test_every_number_of_a_cell_is_averaged():
+    numbers = {f.name for f in fields(CellFigures) if f.type in ("int", "float", "int | None")}
+    assert set(MEASURES) == numbers - {"seed", "num_classes", "target"}
 
 
 def test_the_reference_is_the_first_arm_or_the_one_that_is_named():

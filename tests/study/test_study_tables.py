@@ -18,7 +18,9 @@ from fedsim.display.screen import Screen
 from fedsim.study.exports import EXPORTS, export
 from fedsim.study.figures import CurvePoint
 from fedsim.study.markup import escape_latex, latex, markdown
+from fedsim.study.statistics import estimate
 from fedsim.study.table import StudyTable
+from fedsim.study.words import mean_sd
 
 BASE = [0.80, 0.81, 0.82, 0.79, 0.80, 0.83, 0.81]
 GAINED = [round(value + gain, 4) for value, gain in zip(BASE, (0.01, 0.03, 0.02, 0.02, 0.03, 0.025, 0.02), strict=True)]
@@ -148,6 +150,23 @@ def test_latex_is_escaped():
         r"\textbackslash{} ''yes''"
     )
     assert escape_latex("-0.010 to 0.5 ± 0.1, seeds 0-2, sst-2") == r"$-$0.010 to 0.5 $\pm$ 0.1, seeds 0-2, sst-2"
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "text"),
+    [
+        ("metric", [0.5, 0.75], "0.625 ± 0.177"),
+        ("metric", [0.5, 0.5], "0.500 ± 0.000"),
+        ("round", [0, 2], "1 ± 1.4"),
+        ("round", [300, 301], "300 ± 0.7"),
+        ("count", [20480, 20480], "20,480"),
+        ("bytes", [1_000_000, 3_000_000], "2 MB ± 1.41 MB"),
+        ("seconds", [90], "1 min 30 s"),
+        ("share", [], "-"),
+    ],
+)
+def test_figures_are_printed_by_what_they_count_in(kind, values, text):
+    assert mean_sd(estimate(dict(enumerate(values))), kind) == text
 
 
 def test_csv_has_every_cell_and_every_pair(tmp_path):

@@ -15,23 +15,32 @@ import ray
 from clients.actor import gpu_share
 from fedsim.core.imports import import_ahead, large_imports
 
+_OURS = ("clients.worker", "fedsim.simulation.run", "fedsim.simulation.proceeding")
+"""Imported as soon as an actor is there, while others start."""
 
-@ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=2)
+
+@ray.remote(max_restarts=0, max_task_retries=0)
 class CellActor:
-    """Does whole runs with the local executor; answers :meth:`doing` meanwhile.
+    """Does whole runs with the local executor; created with two threads, it answers :meth:`doing` meanwhile.
 
+    Parameters
+    ----------
+    modules
+        Modules of transformers that the runs' models need.
+
+    Notes
+    -----
     Results depend neither on the executor nor on the number of workers, so that a run here ends with the same bytes as one by
     itself on all actors.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, modules: tuple[str, ...] = ()) -> None:
+        from clients.backbone.lean_imports import lean_imports
         from fedsim.executors.cells.job import NOTHING
 
-        # Only the driver queries the hub.
-        os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        with large_imports():
-            import_ahead(("clients.worker", "fedsim.simulation.run", "fedsim.simulation.proceeding"))
+        with large_imports(), lean_imports():
+            import_ahead(("transformers.modeling_utils", *modules, *_OURS))
         self._held = ""
         self._doing = NOTHING
 

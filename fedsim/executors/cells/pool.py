@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ class CellPool:
         Bytes that will be stored for all actors.
     folder
         A folder of the driver's, in which the runs' folders are.
+    modules
+        Modules of transformers that the runs' models need.
     check
         Raises when the user has interrupted.
     note
@@ -71,6 +73,7 @@ class CellPool:
         most: int,
         data_bytes: int,
         folder: Path,
+        modules: tuple[str, ...],
         check: Callable[[], None],
         note: Callable[[str], None],
     ) -> None:
@@ -79,6 +82,7 @@ class CellPool:
         self._most = most
         self._data_bytes = data_bytes
         self._folder = folder
+        self._modules = modules
         self._check = check
         self._note = note
         self._connected = False
@@ -87,8 +91,9 @@ class CellPool:
         self._lost: dict[str, int] = {}
 
     def __enter__(self) -> CellPool:
-        from fedsim.executors.cells.actor import CellActor
+        from fedsim.executors.cells import actor
 
+        actor_class: Any = actor.CellActor
         self._connected = connect(self._config, self._data_bytes)
         retake_signals()
         free = free_by_node()
@@ -96,7 +101,7 @@ class CellPool:
         if plan.note:
             self._note(plan.note)
         reserved = {"num_cpus": plan.num_cpus, "num_gpus": plan.num_gpus}
-        self._create = lambda **where: CellActor.options(**reserved, **where).remote()
+        self._create = lambda **where: actor_class.options(max_concurrency=2, **reserved, **where).remote(self._modules)
         actors = [self._create(**on_node(node)) for node in place(plan, free)]
         self._members = [_Member(actor) for actor in actors]
         try:
@@ -117,7 +122,7 @@ class CellPool:
         """What every busy actor was doing when last asked."""
         return [member.doing for member in self._members if member.job is not None]
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Ended | None]:
+    def run(self, jobs: Iterable[Job]) -> Generator[Ended | None, None, None]:
         """Do all jobs; yield each as it ends, in any order, and None about twice a second, for the display.
 
         A job whose actor is lost is taken up by another one, from its newest checkpoint, at most ``ray.max_replacements``
@@ -154,7 +159,8 @@ class CellPool:
     def _ended(self, ref: Any, member: _Member, job: Job) -> Ended | None:
         """Return how a job ended; None if it is to be done again."""
         try:
-            return ray.get(ref)  # type: ignore[no-any-return]
+            ended: Ended = ray.get(ref)
+            return ended
         except ray_errors.RayTaskError as error:
             told = task_error(job.name, error)
             if isinstance(told, FedsimError):

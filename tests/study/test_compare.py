@@ -1,0 +1,286 @@
+"""Studies as they are run: the same bytes as separate runs however many at a time, continued, with what fails in the table."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+from support import ROOT, tiny_values
+
+import fedsim
+from fedsim import cli
+from fedsim.core.errors import ConfigError
+from fedsim.study.cells import read_study
+from fedsim.study.loading import load_study
+
+STUDY = {
+    "base": "base.yaml",
+    "arms": {
+        "fedpeptao": None,
+        "fedavg": {"server.kind": "fedavg", "layers.choose": "all", "layers.score_batch_size": None},
+    },
+    "seeds": 2,
+    "target": 0.5,
+}
+
+
+def silent():
+    return Console(file=io.StringIO())
+
+
+def written(folder, study=STUDY, **changes):
+    """Write a study of the tiny run and its base; return the study's path."""
+    values = tiny_values({"client": {"fuse": 2}, **changes})
+    (folder / "base.yaml").write_text(yaml.safe_dump(values))
+    (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    return folder / "study.yaml"
+
+
+def prompts(folder):
+    """Return the SHA-256 of each prompt file, by path within the cells' folder."""
+    files = sorted(Path(folder).glob("**/prompt/*.safetensors"))
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Return the folder of a study whose runs were made one after another in this process, and its summary."""
+    folder = tmp_path_factory.mktemp("alone")
+    summary = fedsim.compare(written(folder, executor="local"), output=folder / "out", console=silent())
+    return folder, summary
+
+
+def test_every_cell_has_the_bytes_of_a_separate_run(alone, tmp_path):
+    folder, summary = alone
+    cells = read_study(folder / "study.yaml").cells()
+    assert len(summary.cells) == len(cells) == 4
+    cell = cells[1]
+    fedsim.run(cell.config.replace(output=str(tmp_path / "run")), progress=False, console=silent())
+    assert prompts(tmp_path / "run") == prompts(folder / "out" / cell.folder)
+
+
+@pytest.mark.parametrize("at_once", [2, 1])
+def test_the_number_of_runs_at_a_time_changes_no_byte(alone, session_ray, tmp_path, at_once):
+    study = {**STUDY, "arms": {"fedavg": STUDY["arms"]["fedavg"]}}
+    path = written(tmp_path, study, ray={"address": "auto", "actors": 2})
+    said = io.StringIO()
+    summary = fedsim.compare(path, output=tmp_path / "out", at_once=at_once, console=Console(file=said, width=300))
+    assert prompts(tmp_path / "out/cells/base/fedavg") == prompts(alone[0] / "out/cells/base/fedavg")
+    assert ("2 runs at a time" in said.getvalue()) == (at_once == 2)
+    assert figures(summary).items() <= figures(alone[1]).items()
+
+
+def figures(summary):
+    """Return what does not depend on the machine's speed, by cell."""
+    return {
+        (c.arm, c.seed): (c.first, c.last, c.personalised, c.bytes_up, c.cohorts, c.contents) for c in summary.cells
+    }
+
+
+def test_arms_of_a_seed_have_the_same_data_and_cohorts(alone):
+    by_seed = {}
+    for cell in alone[1].cells:
+        same = cell.cohorts, cell.contents["partition"], cell.contents["training_data"]
+        assert by_seed.setdefault(cell.seed, same) == same
+    assert len(set(by_seed.values())) == 2
+    assert not any(pair.mismatches for pair in alone[1].pairs)
+
+
+def test_a_finished_study_does_nothing_and_loads_the_same(alone):
+    folder, summary = alone
+    before = {p: p.stat().st_mtime_ns for p in (folder / "out/cells").rglob("*") if p.is_file()}
+    said = io.StringIO()
+    again = fedsim.compare(folder / "study.yaml", output=folder / "out", console=Console(file=said, width=200))
+    assert said.getvalue().count("finished before") == 4
+    assert {p: p.stat().st_mtime_ns for p in (folder / "out/cells").rglob("*") if p.is_file()} == before
+    assert again.record() == summary.record()
+    config, loaded = load_study(folder / "out")
+    assert loaded.record() == summary.record()
+    assert config.name == "study"
+
+
+def test_a_study_with_more_seeds_does_only_those(alone, tmp_path):
+    shutil.copytree(alone[0], tmp_path / "copy")
+    path = written(tmp_path / "copy", {**STUDY, "seeds": 3, "arms": {"fedpeptao": None}}, executor="local")
+    said = io.StringIO()
+    summary = fedsim.compare(path, output=tmp_path / "copy/out", console=Console(file=said, width=200))
+    assert said.getvalue().count("finished before") == 2
+    assert len(summary.cells) == 3
+
+
+def test_other_runs_in_a_cells_place_are_refused_not_overwritten(alone, tmp_path):
+    shutil.copytree(alone[0], tmp_path / "copy")
+    path = written(tmp_path / "copy", executor="local", rounds=2)
+    before = prompts(tmp_path / "copy/out/cells")
+    summary = fedsim.compare(path, output=tmp_path / "copy/out", console=silent())
+    assert len(summary.failed) == 4
+    assert all("rounds" in cell.sentence for cell in summary.failed)
+    assert prompts(tmp_path / "copy/out/cells") == before
+
+
+def test_an_interrupted_study_continues_to_the_same_table(alone, tmp_path):
+    """It is killed in the middle of a run, twice: as by a user, and as by the system."""
+    path = written(tmp_path, executor="local")
+    command = [sys.executable, "-m", "fedsim", "compare", str(path), "--output", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    for number, ended in ((signal.SIGINT, 1), (signal.SIGKILL, 2)):
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        )
+        seen = ""
+        for line in process.stdout:
+            seen += line
+            if f"{ended}/4" in line:
+                process.send_signal(number)
+                break
+        seen += process.stdout.read()
+        assert process.wait(60) == (130 if number == signal.SIGINT else -signal.SIGKILL), seen
+    summary = fedsim.compare(path, output=tmp_path / "out", console=silent())
+    assert figures(summary) == figures(alone[1])
+    assert prompts(tmp_path / "out/cells") == prompts(alone[0] / "out/cells")
+
+
+KILLER = """
+import os, pathlib, signal
+import fedsim
+from fedsim import Callback
+
+@fedsim.register("callback", "kill_once")
+class KillOnce(Callback):
+    def on_round(self, run, done):
+        mark = pathlib.Path(run.folder).parent / "killed"
+        if done.round == 2 and run.config.seed == 1 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_whose_actor_dies_goes_on_elsewhere(alone, session_ray, tmp_path, monkeypatch):
+    from fedsim.core import plugins
+
+    (tmp_path / "kill.py").write_text(KILLER)
+    path = written(tmp_path, ray={"address": "auto", "actors": 2})
+    plugins.load_plugin(tmp_path / "kill.py")
+    try:
+        said = io.StringIO()
+        console = Console(file=said, width=300)
+        summary = fedsim.compare(path, ["callbacks=[kill_once]"], output=tmp_path / "out", at_once=2, console=console)
+    finally:
+        plugins.unload("kill.py")
+    assert said.getvalue().count("its actor was lost") == 2, "seed 1 of each arm"
+    assert not summary.failed
+    assert prompts(tmp_path / "out/cells") == prompts(alone[0] / "out/cells")
+
+
+def test_a_failed_cell_stands_in_the_table_and_the_others_are_done(session_ray, tmp_path, capsys, monkeypatch):
+    arms = {"fine": None, "wrong": {"data.path": str(tmp_path / "nowhere")}}
+    path = written(tmp_path, {**STUDY, "arms": arms, "seeds": 1}, ray={"address": "auto"}, rounds=1)
+    monkeypatch.setattr(
+        sys, "argv", ["fedsim", "compare", str(path), "--output", str(tmp_path / "out"), "--at-once", "2"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    said = capsys.readouterr().out
+    assert "nowhere" in said
+    assert json.loads((tmp_path / "out/failures.json").read_text())[0]["arm"] == "wrong"
+    _, loaded = load_study(tmp_path / "out")
+    assert [cell.arm for cell in loaded.failed] == ["wrong"]
+    assert [cell.arm for cell in loaded.cells] == ["fine"]
+
+
+def test_a_search_chooses_without_the_reported_examples(tmp_path):
+    """The validation file is damaged while the search runs, so that reading it would fail."""
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = [
+        {"text": f"{word} film number {n}", "label": label}
+        for n in range(60)
+        for label, word in enumerate(("bad", "good"))
+    ]
+    (data / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (data / "validation.jsonl").write_text("{ damaged")
+    search = {"keys": {"client.optimizer.lr": [0.0001, 0.05]}, "rounds": 2, "share": 0.25}
+    study = {"base": "base.yaml", "arms": {"a": None}, "seeds": 1, "search": search}
+    given = {"path": str(data), "task": "sst2", "train_examples": None, "validation_examples": None}
+    path = written(tmp_path, study, executor="local", data=given)
+    summary = fedsim.compare(path, output=tmp_path / "out", console=silent())
+    assert "validation.jsonl" in summary.failed[0].sentence, "the reported run does read it"
+    (chosen,) = json.loads((tmp_path / "out/search.json").read_text())
+    assert [len(trial["metrics"]) for trial in chosen["trials"]] == [1, 1]
+    assert all(isinstance(trial["metrics"][0], float) for trial in chosen["trials"])
+    best = max(chosen["trials"], key=lambda trial: trial["metrics"][0])
+    assert chosen["chosen"] == best["values"]
+    (data / "validation.jsonl").write_text("\n".join(map(json.dumps, rows[:20])))
+    again = fedsim.compare(path, output=tmp_path / "out", console=silent())
+    assert len(again.cells) == 1
+
+
+def test_runs_that_exist_are_compared_by_arm_and_seed(alone, tmp_path, capsys, monkeypatch):
+    cells = alone[0] / "out/cells/base"
+    places = [str(cells / arm / f"seed-{seed}") for arm in ("fedavg", "fedpeptao") for seed in (0, 1)]
+    monkeypatch.setattr(sys, "argv", ["fedsim", "compare", *places, "--output", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert "fedavg" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out/summary.json").read_text())
+    assert found["reference"] == "fedavg"
+    assert found["arms"] == ["fedavg", "fedpeptao"]
+    assert [row["finished"] for row in found["rows"]] == [[0, 1], [0, 1]]
+    assert (tmp_path / "out/cells.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nothing.yaml"], "there is no config file nothing.yaml"),
+        (["README.md"], "neither a study file"),
+        (["tests", "docs"], "holds no run|holds no|not a run"),
+        (["tests"], "at least two run folders"),
+        (["tests", "docs", "--check"], "--check has no use with runs"),
+        (["configs/studies/quickstart.yaml", "seed=1"], "a study sets seed itself"),
+        (["configs/studies/quickstart.yaml", "--output", "README.md"], "README.md is a file"),
+        (["configs/studies/quickstart.yaml", "--output", "docs"], "docs holds files but no study"),
+    ],
+)
+def test_mistakes_on_the_command_line_get_one_sentence(words, said, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["fedsim", "compare", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    import re
+
+    assert re.search(said, error), error
+    assert error.count("\n") == 1
+
+
+def test_a_study_folder_is_held_by_one_writer(alone):
+    from fedsim.study.folder import StudyFolder
+
+    study = read_study(alone[0] / "study.yaml")
+    folder = StudyFolder(alone[0] / "out")
+    with folder.opened(study), pytest.raises(ConfigError, match="in use"), StudyFolder(folder.path).opened(study):
+        pass
+
+
+def test_expected_bands_are_checked(alone, tmp_path, capsys, monkeypatch):
+    shutil.copytree(alone[0], tmp_path / "copy")
+    for at_least, status in ((0.0, 0), (1.01, 1)):
+        study = {**STUDY, "expect": {"base": {"fedavg": {"at_least": at_least}}}}
+        path = written(tmp_path / "copy", study, executor="local")
+        words = ["fedsim", "compare", str(path), "--check", "--output", str(tmp_path / "copy/out")]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == status, capsys.readouterr().out

@@ -1,0 +1,132 @@
+"""A study file becomes cells: who sets what, in which order, and what is refused."""
+
+import pytest
+
+from fedsim.core.errors import ConfigError
+from fedsim.study.cells import read_study
+from fedsim.study.plan import print_plan
+from fedsim.study.search import check_search, choose, combinations, trials
+
+BASE = "rounds: 4\npartition: {clients: 12}\nclient:\n  epochs: 3\n  optimizer: {lr: 0.5}\n"
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Return a function that reads a study of the given lines."""
+    (tmp_path / "base.yaml").write_text(BASE)
+    (tmp_path / "other.yaml").write_text("rounds: 9\nserver: {kind: fedavg}\n")
+
+    def read(text, *overrides):
+        (tmp_path / "study.yaml").write_text("base: base.yaml\n" + text)
+        return read_study(tmp_path / "study.yaml", overrides)
+
+    return read
+
+
+def test_each_place_overrides_the_one_before(study):
+    found = study(
+        "set: {rounds: 5, client.epochs: 1}\n"
+        "arms:\n  a: {client.epochs: 2, client.batch_size: 3}\n  b: other.yaml\n"
+        "datasets: {d: {client.batch_size: 4}}\n",
+        "group_size=7",
+    )
+    a, b = found.cells()
+    assert (a.config.rounds, a.config.client.epochs, a.config.client.batch_size, a.config.group_size) == (5, 2, 4, 7)
+    assert a.config.client.optimizer.lr == 0.5
+    assert (b.config.rounds, b.config.client.epochs, b.config.server.kind) == (5, 1, "fedavg")
+    assert b.config.client.optimizer.lr != 0.5, "a config file takes the base's place"
+
+
+def test_groups_of_keys_are_merged_not_replaced(study):
+    (cell,) = study("set: {client: {batch_size: 3}}\narms: {a: }\n").cells()
+    assert (cell.config.client.batch_size, cell.config.client.epochs) == (3, 3)
+
+
+def test_one_seed_of_everything_comes_before_the_next(study):
+    found = study("arms: {a: , b: }\nseeds: 2\narm_seeds: {b: [1, 7]}\ndatasets: {d: , e: }\n").cells()
+    assert [(c.seed, c.dataset, c.arm) for c in found] == [
+        (0, "d", "a"), (0, "e", "a"), (1, "d", "a"), (1, "d", "b"), (1, "e", "a"), (1, "e", "b"), (7, "d", "b"), (7, "e", "b"),
+    ]  # fmt: skip
+    assert all(cell.config.seed == cell.seed for cell in found)
+    assert len({cell.folder for cell in found}) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("arms: {a: {client.epoch: 2}}\n", r"study.yaml, arms.a: client.epoch=2.*there is no key.*client.epoch"),
+        ("arms: {a: }\nset: {rounds: 0}\n", r"study.yaml, set: rounds=0.*rounds"),
+        ("arms: {a: {seed: 2}}\n", r"arms.a: a study sets seed itself"),
+        ("arms: {a: nowhere.yaml}\n", r"there is no config file .*nowhere.yaml"),
+        ("arms: {a: }\nreference: b\n", r"reference names the arm 'b', which does not exist"),
+        ("arms: {a: }\narm_seeds: {aa: 3}\n", r"arm_seeds.aa .*did you mean 'a'"),
+        ("arms: {a: }\nexpect: {base: {b: {at_least: 1}}}\n", r"expect.base.b"),
+        ("arms: {a: }\ntarget: {sst: 0.5}\n", r"target.sst names the data set"),
+        ("arms: {a: }\nseeds: [1, 1]\n", r"list a seed twice"),
+        ("arms: {a: }\nseeds: -1\n", r"study.yaml, line 3: seeds"),
+        ("arms: {}\n", r"arms"),
+        ("arm: {a: }\n", r"there is no key 'arm'.*arms"),
+        ("arms: {a/b: }\n", r"arms"),
+    ],
+)
+def test_mistakes_are_named_with_their_place(study, text, said):
+    with pytest.raises(ConfigError, match=said) as told:
+        study(text)
+    assert "\n" not in str(told.value)
+
+
+def test_overrides_of_what_the_study_sets_are_refused(study):
+    with pytest.raises(ConfigError, match="a study sets seed itself"):
+        study("arms: {a: }\n", "seed=3")
+
+
+class TestSearch:
+    TEXT = "arms: {a: , b: }\nsearch:\n  keys: {client.optimizer.lr: [0.1, 0.2], client.epochs: [1, 2]}\n"
+
+    def test_every_arm_has_the_same_budget(self, study):
+        found = study(self.TEXT + "  trials: 3\n  seeds: [5, 6]\n  rounds: 2\n")
+        cells = trials(found)
+        assert len(cells) == 2 * 3 * 2
+        by_arm = {arm: [(c.trial, c.seed) for c in cells if c.arm == arm] for arm in "ab"}
+        assert by_arm["a"] == by_arm["b"]
+        assert combinations(found.config.search, "a") == combinations(found.config.search, "b")
+        assert {(c.config.rounds, c.config.data.validation_from_train) for c in cells} == {(2, 0.2)}
+        assert all(c.config.data.validation_from_train is None for c in found.cells())
+
+    def test_unequal_budgets_are_refused(self, study):
+        found = study(self.TEXT + "  arms: {b: {client.epochs: [1]}}\n")
+        with pytest.raises(ConfigError, match=r"different budgets.*a 4, b 1.*search.trials: 1"):
+            check_search(found)
+
+    def test_an_override_of_what_it_chooses_is_refused(self, study):
+        with pytest.raises(ConfigError, match="sets what the search chooses"):
+            check_search(study(self.TEXT, "client.epochs=3"))
+
+    def test_a_search_for_nothing_is_refused(self, study):
+        with pytest.raises(ConfigError, match="no keys"):
+            check_search(study("arms: {a: }\nsearch: {rounds: 2}\n"))
+
+    def test_the_best_mean_is_chosen_and_used(self, study):
+        found = study(self.TEXT + "  seeds: [1, 2]\n")
+        metrics = {cell: cell.trial / 10 for cell in trials(found)}
+        metrics |= {c: float("nan") for c in trials(found) if (c.arm, c.trial, c.seed) == ("b", 3, 2)}
+        a, b = choose(found, metrics)
+        assert a.values == {"client.optimizer.lr": 0.2, "client.epochs": 2}
+        assert b.values == {"client.optimizer.lr": 0.2, "client.epochs": 1}, "a diverged run does not win"
+        chosen = {(c.dataset, c.arm): c.values for c in (a, b)}
+        assert {c.arm: c.config.client.epochs for c in found.cells(chosen)} == {"a": 2, "b": 1}
+
+    def test_ties_go_to_the_first(self, study):
+        found = study(self.TEXT)
+        assert choose(found, dict.fromkeys(trials(found), 0.5))[0].values == combinations(found.config.search, "a")[0]
+
+
+def test_a_plan_writes_nothing(study, tmp_path, capsys):
+    from fedsim.display.screen import Screen
+
+    found = study("arms: {a: , b: }\nseeds: 3\n")
+    print_plan(found, tmp_path / "out", None, Screen())
+    assert not (tmp_path / "out").exists()
+    said = capsys.readouterr().out
+    assert "240" in said, "client updates of all runs: 6 x 4 x 10"
+    assert "0 of 6 are finished" in said
