@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+import shutil
 
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -18,6 +20,7 @@ from fedsim.display.page.report import ENDINGS, write_report
 from fedsim.display.page.run_page import repeat_command, run_page
 from fedsim.display.page.write import write_run_page
 from fedsim.records.run_folder import RunFolder
+from fedsim.study.config import StudyConfig
 
 TINY = {"executor": "local", "rounds": 2, "client": {"fuse": "auto"}, "tracking": {"plots": False}}
 
@@ -102,6 +105,21 @@ def test_a_run_leaves_in_every_form(tmp_path, to):
         text = file.read_text()
         assert "0.9375" in text if to != "html" else "0.938" in text
         assert "<script>alert('1')" not in text and r"runs/<" not in text
+
+
+def test_a_study_is_read_from_its_folder_and_leaves_in_every_form(finished, tmp_path):
+    study = StudyConfig(
+        name="a.study", base="tiny.yaml", arms={"one": None, "two": None}, datasets={"set": None}, seeds=2
+    )
+    held = {"holds": "fedsim study", "name": "a.study", "study": study.model_dump(mode="json")}
+    (tmp_path / "study.json").write_text(json.dumps(held))
+    shutil.copytree(finished[0], tmp_path / "cells" / "set" / "one" / "seed-0")
+    (page_file,) = write_report(str(tmp_path), "html", None, print)
+    read = Reader(page_file.read_text())
+    assert {"curve-round-0-title", "labels-0-mix-title", "clients-0-title"} <= set(read.figures)
+    assert f"{finished[1]['global_metric']:.3f}" in read.text and "fedsim report" in read.text
+    for to in ("md", "latex", "csv", "parquet"):
+        assert all(file.stat().st_size for file in write_report(str(tmp_path), to, tmp_path / "tables", print))
 
 
 def test_what_is_none_of_the_three_is_answered_in_a_sentence(tmp_path):
