@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import os
@@ -76,9 +77,37 @@ def test_a_page_fits_and_its_text_can_be_read(pages, tmp_path, name, width):
     frame = tmp_path / "frame.html"
     frame.write_text(FRAME.format(name="page.html", width=width))
     document = browse(tmp_path, frame, "--dump-dom", "--window-size=1400,1000")
-    found = json.loads(re.search(r'data-found="([^"]*)"', document)[1].replace("&quot;", '"'))
+    found = json.loads(html.unescape(re.search(r'data-found="([^"]*)"', document)[1]))
     assert found["width"] == width == found["needed"] and found["figures"] >= 6
     assert found["text"] >= SMALLEST_TEXT
+
+
+USED = """<script>
+addEventListener("load", () => {
+  const svg = document.querySelector("svg[data-hover]"), box = svg.getBoundingClientRect();
+  svg.dispatchEvent(new PointerEvent("pointermove", {clientX: box.left + 0.99 * box.width, clientY: box.top + 9}));
+  const tip = document.querySelector(".tip").innerText.split("\\n");
+  const table = document.querySelector("#costs table"), heads = [...table.tHead.rows[0].cells].map((head) => head.innerText);
+  const at = heads.indexOf("bytes up"), sort = () => table.tHead.rows[0].cells[at].querySelector("button").click();
+  const read = () => [...table.tBodies[0].rows].map((row) => row.cells[at].innerText);
+  const [before] = [read(), sort()], [up] = [read(), sort()], down = read();
+  document.documentElement.setAttribute("data-found", JSON.stringify({tip, before, up, down}));
+});
+</script></body>"""
+
+
+def test_a_pointer_reads_a_curve_and_a_click_sorts_a_table(pages, tmp_path):
+    (tmp_path / "page.html").write_text(pages["study"].replace("</body>", USED))
+    document = browse(tmp_path, tmp_path / "page.html", "--dump-dom", "--window-size=1280,960")
+    found = json.loads(html.unescape(re.search(r'data-found="([^"]*)"', document)[1]))
+    assert found["tip"][0] == "round: 12" and [line.split(":")[0] for line in found["tip"][1:]] == [
+        "arm-0",
+        "arm-1",
+        "arm-2",
+    ]
+    amounts = ["1 MB", "2 MB", "3 MB"]
+    assert found["before"] == amounts * 2
+    assert found["up"] == sorted(amounts * 2) and found["down"] == sorted(amounts * 2, reverse=True)
 
 
 def grey(pages, folder: Path, *options: str) -> np.ndarray:

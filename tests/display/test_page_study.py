@@ -18,6 +18,7 @@ from fedsim.scaling.points import Point
 from fedsim.scaling.records import Round, Run
 from fedsim.scaling.study import Failure
 from fedsim.scaling.summary import summarise
+from fedsim.study.summary import summarise as summarise_study
 
 SEARCH = [
     {
@@ -62,6 +63,14 @@ def test_a_page_is_valid_and_says_what_was_found():
     measures = ("last", "best", "personalised")
     bold = sum(summary.is_bold(dataset, "arm-0", measure) for dataset in ("one", "two") for measure in measures)
     assert html.count("<strong>") - searched == bold > 0
+
+
+def test_mistakes_are_counted_where_predictions_were_kept():
+    study, cells, failed = made_study(2, ("base",), 2)
+    right = {cell.folder: [True, True, cell.arm == "arm-0", cell.arm != "arm-0", cell.arm == "arm-0"] for cell in cells}
+    summary = summarise_study(study, cells, failed, lambda cell: right[cell.folder])
+    read = Reader(study_page(summary, summary.cells, study))
+    assert ["base", "arm-1", "0", "2", "1", "1"] in read.rows
 
 
 @pytest.mark.parametrize(("arms", "seeds"), [(1, 1), (2, 2), (14, 2)])

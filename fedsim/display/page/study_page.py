@@ -21,7 +21,7 @@ from fedsim.display.page.run_figures import label_figures
 from fedsim.display.page.study_curves import AXES, curve_figure
 from fedsim.display.page.study_differences import forest
 from fedsim.display.page.study_spread import client_spread, exchanged_layers, layer_scores
-from fedsim.display.page.study_tables import configs, failed_table, repeat, search_table, sheet_table
+from fedsim.display.page.study_tables import configs, failed_table, mistakes_table, repeat, search_table, sheet_table
 from fedsim.records.labels import read_labels
 from fedsim.study import words
 from fedsim.study.config import StudyConfig
@@ -163,6 +163,8 @@ def _sections(
         yield Section("labels", "Who holds what", tuple(held), _LABELS)
     if "Costs" in tables:
         yield Section("costs", "Costs", (tables["Costs"],), _COSTS)
+    if mistakes := mistakes_table(summary):
+        yield Section("mistakes", "Same mistakes?", (mistakes,), _MISTAKES)
     yield Section("configs", "What differs", tuple(configs(study)))
     if search:
         yield Section("search", "Search", (search_table(search),), _SEARCH)
@@ -174,6 +176,7 @@ def _sections(
 
 
 _INTERVALS = "Mean ± standard deviation over seeds. Bold: shown to be better than every other arm."
+_MISTAKES = "Both runs of a seed on the same validation examples; p of McNemar's exact test."
 _SEARCH = "Every arm had the same budget, on training examples that validate here and on which no other figure is."
 _LABELS = (
     "Of one seed; another seed deals the examples out anew, and all arms with the same seed have the same clients."

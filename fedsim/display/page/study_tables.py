@@ -13,6 +13,7 @@ from fedsim.study.config import StudyConfig
 from fedsim.study.figures import CellFigures
 from fedsim.study.outcome import StudySummary
 from fedsim.study.sheets import FAILED, Sheet
+from fedsim.study.words import p_value
 
 
 def sheet_table(sheet: Sheet) -> Table:
@@ -60,6 +61,23 @@ def configs(study: StudyConfig) -> Iterator[Block]:
             for name, held in given.items()
         )
         yield Table(title, columns, rows, note=f"{MISSING}: as in the config file." if keys else "", sortable=False)
+
+
+def mistakes_table(summary: StudySummary) -> Table | None:
+    """Return on how many examples only one of two arms is right, by seed; None where no predictions were kept."""
+    rows = tuple(
+        (
+            *text_cells(pair.dataset, pair.arm),
+            Cell(str(seed), seed),
+            number_cell(found.only_first, "{:,.0f}"),
+            number_cell(found.only_second, "{:,.0f}"),
+            Cell(p_value(found.p).removeprefix("= "), found.p),
+        )
+        for pair in summary.pairs
+        for seed, found in (pair.mcnemar or {}).items()
+    )
+    columns = ("data set", "arm", "seed", f"only {summary.reference} is right", "only the arm is right", "p")
+    return Table("Examples on which only one of two runs is right", columns, rows) if rows else None
 
 
 def search_table(search: Sequence[Mapping[str, Any]]) -> Table:
