@@ -45,20 +45,21 @@ def combine_scores(
     return combined
 
 
-def score_spread(scores_kL: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+def score_spread(scores_kL: Sequence[np.ndarray] | np.ndarray, num_examples: Sequence[int] | np.ndarray) -> np.ndarray:
     """Return between which scores the middle 80% of the clients are, float64 [2, L].
 
-    Clients differ in their level, which ranks no layer: each client's mean over layers is moved to the mean of all first
-    (the spread within clients of Cousineau 2005).
+    Clients differ in their level, which ranks no layer: each client's mean over layers is moved to that of the combined scores
+    first (the spread within clients of Cousineau 2005).
 
     Parameters
     ----------
-    scores_kL
-        Scores of each client that did not fail.
+    scores_kL, num_examples
+        As for :func:`combine_scores`.
     """
+    level = combine_scores(scores_kL, num_examples).mean()
     scores_kL = np.asarray(scores_kL, dtype=np.float64)
-    level_kL = scores_kL.mean(axis=1, keepdims=True)
-    spread: np.ndarray = np.quantile(scores_kL - level_kL + level_kL.mean(), [0.1, 0.9], axis=0)
+    centred_kL = scores_kL - scores_kL.mean(axis=1, keepdims=True)
+    spread: np.ndarray = level + np.quantile(centred_kL, [0.1, 0.9], axis=0)
     return spread
 
 

@@ -120,9 +120,10 @@ def partition(
     load: Load = None,
 ) -> None:
     """Partition the examples over clients, print a summary and save a plot of the label distribution."""
-    from fedsim.display.figure import check_target, told
+    from fedsim.display.figure import Stamp, check_target, told
     from fedsim.display.plots import plot_label_distribution
     from fedsim.display.report import partition_table
+    from fedsim.display.run_words import run_words
     from fedsim.display.screen import Screen
     from fedsim.records.results import class_names
     from fedsim.simulation.preparation import partition_data, with_clients
@@ -141,7 +142,8 @@ def partition(
     counts_NC = data.shards.label_counts(data.dataset.train.labels_N, len(data.task.labels))
     console.print(partition_table(counts_NC, class_names(data.task)))
     with told(console.print, output):
-        plot_label_distribution(counts_NC, class_names(data.task), output)
+        stamp = Stamp(run_words(resolved, data.task.name))
+        plot_label_distribution(counts_NC, class_names(data.task), output, stamp)
     console.print(f"picture: {output}", soft_wrap=True)
 
 
@@ -157,9 +159,10 @@ def layers(
     load: Load = None,
 ) -> None:
     """Run only the layer selection: print each layer's score, the share and its cost, and the choice."""
-    from fedsim.display.figure import check_target
+    from fedsim.display.figure import Stamp, check_target
     from fedsim.display.plots import plot_layer_scores
     from fedsim.display.report import format_layers, layers_table, share_table
+    from fedsim.display.run_words import run_words
     from fedsim.display.screen import Screen
     from fedsim.display.spectrum_plot import plot_spectrum
     from fedsim.simulation.layer_choice import select_layers
@@ -174,17 +177,18 @@ def layers(
             f"tuner.kind={resolved.tuner.kind} trains at one place of the model, so there are no layers to choose"
         )
     choice = select_layers(resolved, console)
+    stamp = Stamp(run_words(resolved))
     if choice.estimate is not None:
         console.print(share_table(choice.record(), choice.spectra()))
         if output is not None:
-            picture = plot_spectrum(choice.spectra(), choice.record(), _beside(output))
+            picture = plot_spectrum(choice.spectra(), choice.record(), _beside(output), stamp)
             console.print(f"picture: {picture}", soft_wrap=True)
     if choice.scores_L is None or choice.share is None:
         console.print(f"exchanged layers: {format_layers(choice.layers)} (layers.choose={resolved.layers.choose})")
         return
     console.print(layers_table(choice.scores_L, round(choice.share, 4), choice.layers))
     if output is not None:
-        plot_layer_scores(choice.scores_L, choice.layers, output)
+        plot_layer_scores(choice.scores_L, choice.layers, output, choice.spread_2L, stamp)
         console.print(f"picture: {output}", soft_wrap=True)
 
 

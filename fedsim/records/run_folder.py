@@ -232,13 +232,13 @@ class RunFolder:
         """Drop the events and rows of rounds from ``round`` on, and what is written at the end.
 
         Events of earlier rounds and events without a round stay; the clock continues from the last of them. The summary and
-        the tables beside it are always dropped, because a run that continues is not finished.
+        the tables and the page beside it are always dropped, because a run that continues is not finished.
         """
 
         def stays(event: dict[str, Any]) -> bool:
             return not isinstance(event.get("round"), int) or event["round"] < round
 
-        for path in (self.summary, self.personal, self.predictions):
+        for path in (self.summary, self.personal, self.predictions, self.report):
             with writing(path):
                 path.unlink(missing_ok=True)
         with writing(self.metrics):

@@ -185,9 +185,8 @@ def score(
     size = 1 if executor.per_client else 4 * config.group_size
     groups = [tuple(clients[start : start + size]) for start in range(0, len(clients), size)]
     reports = usable(executor.score(state, groups), "to score the layers", config.client.on_failure, note)
-    scores_kL = [report.scores_L for report in reports]
-    scores_L = combine_scores(scores_kL, [report.num_examples for report in reports])
-    spread_2L = score_spread(scores_kL)
+    scores_kL, num_examples = [report.scores_L for report in reports], [report.num_examples for report in reports]
+    scores_L, spread_2L = combine_scores(scores_kL, num_examples), score_spread(scores_kL, num_examples)
     if slot is not None and len(reports) == len(clients):
         slot.put(scores_record(scores_L, spread_2L))
     return scores_L, spread_2L

@@ -12,8 +12,8 @@ import numpy as np
 from fedsim import __version__
 from fedsim.configuration.changed import changed, value_text
 from fedsim.display.course import chance, metric_words, with_final
-from fedsim.display.page.client_figures import client_figures
-from fedsim.display.page.parts import Block, Commands, Facts, Page, Section, Sentences, Table, text_cells
+from fedsim.display.page.client_figure import client_figure
+from fedsim.display.page.parts import Block, Commands, Facts, Figures, Page, Section, Sentences, Table, text_cells
 from fedsim.display.page.render import render
 from fedsim.display.page.run_figures import course, label_figures, score_figures
 from fedsim.display.report import MISSING, final_rows, format_bytes, format_metric, format_seconds
@@ -101,15 +101,21 @@ def _sections(
     if choices and (scores := score_figures(choices[-1])):
         intro = "Layers are ranked by their score; those with the highest are tuned and exchanged."
         yield Section("layers", "Layers", (scores,), intro)
-    if run.labels is not None:
-        yield Section("labels", "Who holds what", (label_figures(*run.labels),))
-    if spread := client_figures(figures_of_clients(run.personal)["clients"], metric_name):
-        yield Section("clients", "How the clients fare", (spread,))
+    if clients := _clients(run, metric_name):
+        yield Section("clients", "Clients", (clients,), "Who holds what, and how each fares.")
     if summary:
         rows = [(name, value) for name, value in final_rows(summary) if name not in ("folder",)]
         yield Section("facts", "Facts", (Facts(tuple(rows)),))
     yield Section("config", "Config", (_changes(run.config),))
     yield Section("repeat", "Repeat it", tuple(_repeat(run, summary)))
+
+
+def _clients(run: RecordedRun, metric_name: str) -> Figures | None:
+    """Return what the clients hold and how they fare, as far as it is on record."""
+    held = label_figures(*run.labels) if run.labels is not None else Figures(())
+    spread = client_figure(figures_of_clients(run.personal)["clients"], metric_name)
+    figures = (*held.figures, *([spread] if spread is not None else []))
+    return Figures(figures, held.legend) if figures else None
 
 
 def _changes(config: Config) -> Table:

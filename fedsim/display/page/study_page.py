@@ -158,7 +158,7 @@ def _sections(
         table = [tables["Clients"]] if "Clients" in tables else []
         yield Section("clients", "How the clients fare", (Figures(tuple(figures)), *table))
     if layers := _layers(summary, of_dataset, styles):
-        yield Section("layers", "Layers", (Figures(tuple(layers)),))
+        yield Section("layers", "Layers", (Figures(tuple(layers), arm_legend(styles, summary.reference)),))
     if held := _labels(summary, of_dataset):
         yield Section("labels", "Who holds what", tuple(held), _LABELS)
     if "Costs" in tables:
@@ -212,10 +212,10 @@ def _curves(summary: StudySummary, of_dataset: Mapping[str, ByArm], styles: dict
 
 
 def _layers(summary: StudySummary, of_dataset: Mapping[str, ByArm], styles: Mapping[str, ArmStyle]) -> list[Figure]:
-    drawn = []
-    for at, (dataset, arms) in enumerate(of_dataset.items()):
-        name = _named(summary, dataset)
-        drawn += [layer_scores(f"scores-{at}", name, arms, styles), exchanged_layers(f"layers-{at}", name, arms)]
+    """Return the scores on all data sets, then what is exchanged on them."""
+    arms = [(at, _named(summary, dataset), arms) for at, (dataset, arms) in enumerate(of_dataset.items())]
+    drawn = [layer_scores(f"scores-{at}", name, each, styles) for at, name, each in arms]
+    drawn += [exchanged_layers(f"layers-{at}", name, each) for at, name, each in arms]
     return [each for each in drawn if each is not None]
 
 

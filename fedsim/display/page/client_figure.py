@@ -1,4 +1,4 @@
-"""Figures of how the clients fare, before and after."""
+"""Figure of how the clients fare, before and after."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from fedsim.display.client_plot import Line, draw_clients
 from fedsim.display.course import metric_words
 from fedsim.display.figure import BLUE, GREY, drawn
-from fedsim.display.page.parts import Cell, Figures, Table, number_cell, thinned, thinned_note
+from fedsim.display.page.parts import Cell, Figure, Table, number_cell, thinned, thinned_note
 from fedsim.display.page.small import as_figure, legend_above, small
 
 Clients = Mapping[int, Mapping[str, float]]
@@ -17,7 +17,7 @@ Clients = Mapping[int, Mapping[str, float]]
 
 
 @drawn
-def client_figures(clients: Clients, metric_name: str) -> Figures | None:
+def client_figure(clients: Clients, metric_name: str) -> Figure | None:
     """Return the spread of the metric over clients, before any tuning and at the end; None if it was not measured."""
     before, after = (np.array([each.get(name, np.nan) for each in clients.values()]) for name in ("before", "after"))
     if not np.isfinite(after).any():
@@ -31,10 +31,11 @@ def client_figures(clients: Clients, metric_name: str) -> Figures | None:
     draw_clients(axes, lines)
     legend_above(axes, 1)
     both = np.isfinite(before) & np.isfinite(after)
-    share = (after[both] > before[both]).mean() if both.any() else 0.0
-    better = f"{share:.0%} of the clients are better off than without tuning. " if both.any() else ""
     known = after[np.isfinite(after)]
-    text = f"{better}A tenth of them stay below {np.quantile(known, 0.1):.3f}; the median is {np.median(known):.3f}."
+    text = f"The median client reaches {np.median(known):.3f}, the worst decile {np.quantile(known, 0.1):.3f}."
+    if both.any():
+        better, worse = ((sign * (after[both] - before[both]) > 0).mean() for sign in (1, -1))
+        text += f" {better:.0%} are better off than without tuning, {worse:.0%} worse."
     rows = [
         (
             Cell(str(client), client),
@@ -47,4 +48,4 @@ def client_figures(clients: Clients, metric_name: str) -> Figures | None:
     ]
     columns = ("client", "held-out examples", "rounds trained in", "without tuning", "at the end")
     data = Table(f"{name.capitalize()} of each client", columns, thinned(rows), thinned_note(rows, "personal.parquet"))
-    return Figures((as_figure(figure, "clients", f"{name.capitalize()} of each client", text, data),))
+    return as_figure(figure, "clients", f"{name.capitalize()} of each client", text, data)
