@@ -143,15 +143,21 @@ def save(figure: Figure, path: Path, stamp: Stamp | None = None) -> Path:
     if stamp.text:
         lines = textwrap.fill(" ".join(stamp.text.split()), _STAMP_COLUMNS, max_lines=2, placeholder=" …")
         figure.supxlabel(lines, x=0.012, ha="left", fontsize=7.5, color=FAINT)
-    literal(figure)
+    literal(figure, warn=True)
     _write(figure, path, "png")
     if stamp.svg:
         _write(figure, path.with_suffix(".svg"), "svg")
     return path
 
 
-def literal(figure: Figure) -> None:
-    """Have all texts of a figure drawn literally, from fonts that have their characters."""
+def literal(figure: Figure, warn: bool) -> None:
+    """Have all texts of a figure drawn literally, from fonts that have their characters.
+
+    Parameters
+    ----------
+    warn
+        Issue a :class:`PictureWarning` on characters that no font of this machine has.
+    """
     from matplotlib.text import Text
 
     from fedsim.display.fonts import FONT, fallbacks, unknown_sentence
@@ -164,7 +170,7 @@ def literal(figure: Figure) -> None:
             text.set_parse_math(False)
         if fonts:
             text.set_fontfamily([FONT, *fonts])
-    if unknown:
+    if unknown and warn:
         warnings.warn(PictureWarning(unknown_sentence(unknown)), stacklevel=3)
 
 
@@ -172,7 +178,9 @@ def write_svg(figure: Figure, file: IO[Any]) -> None:
     """Write a figure as SVG with its text as text, the same bytes for the same figure."""
     import matplotlib
 
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fedsim"}):
+    own = matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fedsim"})
+    with own, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ ")  # the reader's fonts draw the text
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
 
 

@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 
+import numpy as np
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,7 @@ from fedsim.core.errors import ConfigError
 from fedsim.display.page.report import ENDINGS, write_report
 from fedsim.display.page.run_page import repeat_command, run_page
 from fedsim.display.page.write import write_run_page
+from fedsim.records.labels import write_labels
 from fedsim.records.run_folder import RunFolder
 from fedsim.study.config import StudyConfig
 
@@ -47,6 +49,12 @@ def test_a_page_is_valid_and_shows_texts_as_they_are(tmp_path):
 def test_a_page_of_any_size_stays_small(tmp_path, classes, clients, rounds):
     html = run_page(fedsim.load_run(made_run(tmp_path / "run", classes=classes, clients=clients, rounds=rounds)))
     assert Reader(html).figures and len(html.encode()) < 10**6
+
+
+def test_characters_that_no_font_here_has_are_left_to_the_reader_s_fonts(tmp_path, recwarn):
+    path = made_run(tmp_path / "run")
+    write_labels(path / "labels.parquet", np.ones((4, 30), dtype=int), [f"\U000e0fff{number}" for number in range(30)])
+    assert "\U000e0fff29" in page(path).text and not recwarn.list
 
 
 def test_a_run_that_is_not_finished_has_a_page_and_no_tables(tmp_path):

@@ -49,7 +49,7 @@ def inline(figure: Figure, key: str, title: str, text: str, hover: Axes | None =
     figure.patch.set_visible(False)
     for axes in figure.axes:
         axes.patch.set_visible(False)
-    literal(figure)
+    literal(figure, warn=False)
     file = io.BytesIO()
     write_svg(figure, file)
     root = ElementTree.fromstring(file.getvalue())

@@ -65,7 +65,6 @@ class Figure:
     text: str
     """What it shows, in a sentence."""
     data: Table
-    wide: bool = False
     kind = "figure"
 
 
