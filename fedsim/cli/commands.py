@@ -28,7 +28,6 @@ app = typer.Typer(
     help="A Ray-native simulator of federated prompt tuning.",
 )
 app.add_typer(cache_cli.app, name="cache")
-app.command()(report)
 
 
 def _print_version(wanted: bool) -> None:
@@ -242,6 +241,9 @@ def scale(
     console.print(scaling_tables(study))
     if study.failures:
         raise typer.Exit(1)
+
+
+app.command()(report)
 
 
 class ExportFormat(StrEnum):

@@ -158,7 +158,7 @@ def plot_shares(points: Sequence[PointSummary], path: Path, stamp: Stamp | None 
         axes.text(1.012, row, f"{format_round(each.seconds_round)} a round", va="center", fontsize=9, color=INK)
     axes.set_yticks(np.arange(len(points)), [_row_name(each) for each in points])
     figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=9,
+        *axes.get_legend_handles_labels(), loc="outside upper center", ncols=6, frameon=False, fontsize=9,
         labelcolor=INK, handlelength=1.0, handleheight=1.0, columnspacing=1.4,
     )  # fmt: skip
     return save(figure, path, stamp)
