@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from support import ROOT
 
+from fedsim.configuration.schema import build_config
+from fedsim.configuration.yaml_text import load
+
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 PACKAGES = "fedsim|clients|server|partitions|benchmarks"
 FOLDERS = f"{PACKAGES}|tests|configs|docs|examples"
@@ -73,3 +76,9 @@ def test_what_is_missing_is_found():
     assert exists("fedsim.core.seeds.stream") and exists("clients.tuners.prefix")
     assert exists("server.kind") and not exists("server.reach")
     assert not exists("fedsim.mirror") and not exists("fedsim.core.seeds.nothing_of_the_kind")
+
+
+def test_the_config_of_the_page_on_robustness_is_valid():
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "robustness.md").read_text(), re.DOTALL)
+    config = build_config(load(block))
+    assert config.server.rule() is not None and config.attack.kind != "none"

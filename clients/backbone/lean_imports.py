@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _ABSENT = ("is_torch_distributed_available", "is_accelerate_available", "is_scipy_available")
-"""Questions of transformers that a worker answers with no. Losses of object detection, which every model imports, take SciPy."""
+"""Questions of transformers that a worker answers with no. Every model imports losses of object detection, which import SciPy."""
 _SHAPES = "torch.fx.experimental.symbolic_shapes"
 """Imports SymPy: a third of a second and 50 MB."""
 _MARKS = ("disable", "allow_in_graph", "assume_constant_result")

@@ -182,6 +182,8 @@ def _check_names(study: Study) -> None:
     given = [("reference", config.reference)] if config.reference else []
     given += [(f"arm_seeds.{arm}", arm) for arm in config.arm_seeds]
     given += [(f"search.arms.{arm}", arm) for arm in (config.search.arms if config.search else {})]
+    metric = config.search.metric if config.search else "global"
+    given += [(f"search.metric.{arm}", arm) for arm in (metric if isinstance(metric, dict) else {})]
     given += [(f"expect.{name}.{arm}", arm) for name, bands in config.expect.items() for arm in bands]
     _refuse(study.path, given, arms, "arm")
     given = [(f"expect.{name}", name) for name in config.expect]

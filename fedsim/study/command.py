@@ -26,7 +26,7 @@ from fedsim.study.loading import summary_of
 from fedsim.study.outcome import StudySummary
 from fedsim.study.progress import StudyProgress
 from fedsim.study.running import run_cells
-from fedsim.study.search import Choice, check_search, choose, trials
+from fedsim.study.search import Choice, check_search, choose, metric_of, trials
 
 NOT_RUN = "it has not run"
 
@@ -133,7 +133,9 @@ def _searched(
     if not cells:
         return []
     failures = _done(folder, cells, at_once, console, watch, "search")
-    metrics = {cell: _last_metric(folder.run(cell)) for cell in cells if cell not in failures}
+    search = study.config.search
+    assert search is not None
+    metrics = {c: _metric(folder.run(c), metric_of(search, c.arm)) for c in cells if c not in failures}
     choices = choose(study, metrics)
     folder.write("search.json", [choice.record() for choice in choices])
     for choice in choices:
@@ -174,8 +176,8 @@ def _summary(run: Path) -> dict[str, Any]:
     return values
 
 
-def _last_metric(run: Path) -> float:
-    value = _summary(run).get("global_metric")
+def _metric(run: Path, name: str) -> float:
+    value = _summary(run).get(name)
     return math.nan if value is None else float(value)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
 
@@ -23,6 +23,9 @@ def _seeds(value: Any) -> Any:
 Seeds = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_seeds), Field(min_length=1)]
 
 
+Metric = Literal["global", "personalised"]
+
+
 class SearchConfig(Schema):
     """The search for each arm's settings, on training examples that it does not train on; the same budget for every arm."""
 
@@ -37,6 +40,8 @@ class SearchConfig(Schema):
     """Seeds of the search's runs; a combination is chosen by its mean over them."""
     rounds: PositiveInt | None = None
     """Rounds of a run of the search; if not given, the study's."""
+    metric: Metric | dict[Name, Metric] = "global"
+    """Last metric that chooses, of the global prompt or the personalised one; or by arm, global if not named."""
     share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     """Share of the training examples that validates; see ``data.validation_from_train``. The validation examples of the
     report are never read."""

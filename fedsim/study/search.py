@@ -93,6 +93,12 @@ def trials(study: Study) -> list[Cell]:
     ]
 
 
+def metric_of(search: SearchConfig, arm: str) -> str:
+    """Return the entry of a run's summary by which an arm's settings are chosen."""
+    named = search.metric.get(arm, "global") if isinstance(search.metric, dict) else search.metric
+    return f"{named}_metric"
+
+
 def choose(study: Study, metrics: Mapping[Cell, float]) -> list[Choice]:
     """Return the best combination of each arm on each data set by the mean over the search's seeds; ties go to the first.
 
@@ -101,7 +107,7 @@ def choose(study: Study, metrics: Mapping[Cell, float]) -> list[Choice]:
     Parameters
     ----------
     metrics
-        Last global metric of each of the :func:`trials`; missing ones count as failed.
+        The metric that chooses, :func:`metric_of`, of each of the :func:`trials`; missing ones count as failed.
     """
     search = study.config.search
     if search is None:

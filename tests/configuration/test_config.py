@@ -16,6 +16,7 @@ CONFIGS = [
     path
     for path in sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
     if "apiVersion" not in load(path.read_text())  # a manifest of Kubernetes
+    and "studies" not in path.parts
 ]
 
 

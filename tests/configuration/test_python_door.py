@@ -12,7 +12,7 @@ from support import ROOT
 from fedsim import Config
 from fedsim.core.errors import ConfigError
 
-CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if "kuberay" not in path.name)
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if "studies" not in path.parts)
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 
 

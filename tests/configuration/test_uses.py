@@ -182,7 +182,11 @@ def test_trunks_are_not_kept_where_all_layers_have_prompts(read):
         read("model.trunk_cache.dtype=off", "layers.unselected=local")
 
 
-CONFIGS = [p for p in sorted((ROOT / "configs").rglob("*.yaml")) if "apiVersion" not in yaml.safe_load(p.read_text())]
+CONFIGS = [
+    path
+    for path in sorted((ROOT / "configs").rglob("*.yaml"))
+    if "apiVersion" not in yaml.safe_load(path.read_text()) and "studies" not in path.parts
+]
 FIRST = {path.parent: path for path in reversed(CONFIGS)}
 """The first config of each folder."""
 KINDS = {

@@ -1,7 +1,7 @@
 """The studies of ``configs/studies``: each is read, and each cell is a valid config of its own."""
 
 import re
-from itertools import product
+from functools import cache
 
 import pytest
 from support import ROOT
@@ -9,26 +9,28 @@ from support import ROOT
 from benchmarks.kinds import kind_of, names
 from fedsim.core.method import METHODS
 from fedsim.study.cells import read_study
+from fedsim.study.search import check_search, trials
 
 STUDIES = sorted((ROOT / "configs" / "studies").glob("*.yaml"))
 SEARCHES = [path for path in STUDIES if "\nsearch:" in path.read_text(encoding="utf-8")]
 
 
+@cache
 def cells(name):
     return read_study(ROOT / "configs" / "studies" / f"{name}.yaml").cells()
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_cell_is_a_config_of_its_own_and_the_file_says_how_many_there_are(path):
-    cells = read_study(path).cells()
-    assert len({cell.config.identity for cell in cells}) == len(cells)
-    assert f"{len(cells)} runs" in path.read_text(encoding="utf-8")
+    found = cells(path.stem)
+    assert len({cell.config.identity for cell in found}) == len(found)
+    assert f"{len(found)} runs" in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_arms_of_a_data_set_have_the_same_data_partition_and_cohorts(path):
     shared = {}
-    for cell in read_study(path).cells():
+    for cell in cells(path.stem):
         config = cell.config
         same = (config.data, config.partition, config.sampling, config.rounds, config.client.epochs, config.evaluation)
         shared.setdefault((cell.dataset, cell.seed), same)
@@ -36,23 +38,13 @@ def test_arms_of_a_data_set_have_the_same_data_partition_and_cohorts(path):
 
 
 @pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
-def test_every_arm_of_a_search_tries_as_many_values_and_each_is_possible(path):
+def test_every_trial_of_a_search_is_a_config_of_its_own_and_every_arm_has_as_many(path):
     study = read_study(path)
-    search, identities = study.config.search, set()
-    trials = {arm: list(product(*_values(search, arm))) for arm in study.config.arms}
-    assert len({len(tried) for tried in trials.values()}) == 1
-    for arm, tried in trials.items():
-        for values in tried:
-            also = {
-                **dict(zip(search.arms.get(arm, search.keys), values, strict=True)),
-                "data.validation_from_train": 0.2,
-            }
-            identities.add(study.cell(next(iter(study.config.datasets)), arm, 0, also).config.identity)
-    assert len(identities) == sum(map(len, trials.values()))
-
-
-def _values(search, arm):
-    return search.arms.get(arm, search.keys).values()
+    check_search(study)
+    found = trials(study)
+    assert len({cell.config.identity for cell in found}) == len(found)
+    assert f"search has {len(found)} of half the rounds" in " ".join(path.read_text(encoding="utf-8").split("\n# "))
+    assert {2 * cell.config.rounds for cell in found} == {cell.config.rounds for cell in cells(path.stem)}
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
