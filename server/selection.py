@@ -45,6 +45,24 @@ def combine_scores(
     return combined
 
 
+def score_spread(scores_kL: Sequence[np.ndarray] | np.ndarray, num_examples: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return between which scores the middle 80% of the clients are, float64 [2, L].
+
+    Clients differ in their level, which ranks no layer: each client's mean over layers is moved to that of the combined scores
+    first (the spread within clients of Cousineau 2005).
+
+    Parameters
+    ----------
+    scores_kL, num_examples
+        As for :func:`combine_scores`.
+    """
+    level = combine_scores(scores_kL, num_examples).mean()
+    scores_kL = np.asarray(scores_kL, dtype=np.float64)
+    centred_kL = scores_kL - scores_kL.mean(axis=1, keepdims=True)
+    spread: np.ndarray = level + np.quantile(centred_kL, [0.1, 0.9], axis=0)
+    return spread
+
+
 def combine_shares(
     shares_k: Sequence[float] | np.ndarray, num_examples: Sequence[int] | np.ndarray, weighting: str
 ) -> float:

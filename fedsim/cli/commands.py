@@ -1,5 +1,5 @@
 """The command line: ``fedsim run``, ``plan``, ``doctor``, ``config``, ``partition``, ``layers``, ``scale``, ``compare``,
-``export``, ``cache``.
+``report``, ``export``, ``cache``.
 
 A user's mistake gets one sentence and exit status 2, never a stack trace.
 """
@@ -16,6 +16,7 @@ import typer
 from clients.tuners.config import ONE_PLACE
 from fedsim import __version__
 from fedsim.cli.options import ConfigPath, Load, NoCache, Overrides, read
+from fedsim.cli.report import report
 from fedsim.core.errors import ClientError, ConfigError, FedsimError
 from fedsim.kept import cli as cache_cli
 from fedsim.simulation.interrupt import RunInterrupted
@@ -118,9 +119,10 @@ def partition(
     load: Load = None,
 ) -> None:
     """Partition the examples over clients, print a summary and save a plot of the label distribution."""
-    from fedsim.display.figure import check_target, told
+    from fedsim.display.figure import Stamp, check_target, told
     from fedsim.display.plots import plot_label_distribution
     from fedsim.display.report import partition_table
+    from fedsim.display.run_words import run_words
     from fedsim.display.screen import Screen
     from fedsim.records.results import class_names
     from fedsim.simulation.preparation import partition_data, with_clients
@@ -139,7 +141,8 @@ def partition(
     counts_NC = data.shards.label_counts(data.dataset.train.labels_N, len(data.task.labels))
     console.print(partition_table(counts_NC, class_names(data.task)))
     with told(console.print, output):
-        plot_label_distribution(counts_NC, class_names(data.task), output)
+        stamp = Stamp(run_words(resolved, data.task.name))
+        plot_label_distribution(counts_NC, class_names(data.task), output, stamp)
     console.print(f"picture: {output}", soft_wrap=True)
 
 
@@ -155,9 +158,10 @@ def layers(
     load: Load = None,
 ) -> None:
     """Run only the layer selection: print each layer's score, the share and its cost, and the choice."""
-    from fedsim.display.figure import check_target
+    from fedsim.display.figure import Stamp, check_target
     from fedsim.display.plots import plot_layer_scores
     from fedsim.display.report import format_layers, layers_table, share_table
+    from fedsim.display.run_words import run_words
     from fedsim.display.screen import Screen
     from fedsim.display.spectrum_plot import plot_spectrum
     from fedsim.simulation.layer_choice import select_layers
@@ -172,17 +176,18 @@ def layers(
             f"tuner.kind={resolved.tuner.kind} trains at one place of the model, so there are no layers to choose"
         )
     choice = select_layers(resolved, console)
+    stamp = Stamp(run_words(resolved))
     if choice.estimate is not None:
         console.print(share_table(choice.record(), choice.spectra()))
         if output is not None:
-            picture = plot_spectrum(choice.spectra(), choice.record(), _beside(output))
+            picture = plot_spectrum(choice.spectra(), choice.record(), _beside(output), stamp)
             console.print(f"picture: {picture}", soft_wrap=True)
     if choice.scores_L is None or choice.share is None:
         console.print(f"exchanged layers: {format_layers(choice.layers)} (layers.choose={resolved.layers.choose})")
         return
     console.print(layers_table(choice.scores_L, round(choice.share, 4), choice.layers))
     if output is not None:
-        plot_layer_scores(choice.scores_L, choice.layers, output)
+        plot_layer_scores(choice.scores_L, choice.layers, output, choice.spread_2L, stamp)
         console.print(f"picture: {output}", soft_wrap=True)
 
 
@@ -236,6 +241,9 @@ def scale(
     console.print(scaling_tables(study))
     if study.failures:
         raise typer.Exit(1)
+
+
+app.command()(report)
 
 
 class ExportFormat(StrEnum):

@@ -8,11 +8,13 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import IO, TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from fedsim.core.errors import ConfigError, FedsimError, ResourceError
 from fedsim.records.events import replaced
@@ -30,8 +32,21 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 INK, FAINT, GRID = "#222222", "#777777", "#dddddd"
 # Okabe and Ito (2008) for lines, Tol's "muted" scheme for classes: safe for colour-blind readers.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#BBBBBB"
+# The rest of Okabe and Ito's palette, for more lines than three.
+YELLOW, SKY, PINK, BLACK = "#E69F00", "#56B4E9", "#CC79A7", "#444444"
+_STAMP_COLUMNS = 118
 _STYLES = ("axes", "figure", "font", "grid", "hatch", "legend", "lines", "mathtext", "patch", "path", "savefig", "text",
            "xtick", "ytick")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What the pictures of a run share."""
+
+    text: str = ""
+    """Which run they show: small text below each of them."""
+    svg: bool = False
+    """Whether an SVG is written beside each PNG, its text as text."""
 
 
 class PictureWarning(UserWarning):
@@ -64,14 +79,14 @@ def _without_backend() -> Iterator[None]:
             os.environ["MPLBACKEND"] = backend
 
 
-def new_figures(num_rows: int, height: float) -> tuple[Figure, Sequence[Axes]]:
-    """Return a figure of ``num_rows`` stacked axes, ``height`` inches high; no display is needed."""
+def new_figures(num_rows: int, height: float, width: float = 8.0, pad: float = 0.12) -> tuple[Figure, Sequence[Axes]]:
+    """Return a figure of ``num_rows`` stacked axes, its size in inches; no display is needed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
-    figure = Figure(figsize=(8.0, height), dpi=DPI, layout=layout, facecolor="white")
+    layout = ConstrainedLayoutEngine(w_pad=pad, h_pad=pad)
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(num_rows, 1, squeeze=False)[:, 0])
 
@@ -118,11 +133,30 @@ def check_target(path: Path) -> None:
         raise ConfigError(f"--output {path} cannot be read ({error.strerror}); give another name") from None
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG atomically, and return its path.
+def save(figure: Figure, path: Path, stamp: Stamp | None = None) -> Path:
+    """Write a figure as PNG atomically, and as SVG beside it if the stamp wants one; return the PNG's path.
 
     Texts are drawn literally: a dollar sign starts no formula, and characters that the font lacks come from another
     installed font; a :class:`PictureWarning` names those that no font has.
+    """
+    stamp = stamp or Stamp()
+    if stamp.text:
+        lines = textwrap.fill(" ".join(stamp.text.split()), _STAMP_COLUMNS, max_lines=2, placeholder=" …")
+        figure.supxlabel(lines, x=0.012, ha="left", fontsize=7.5, color=FAINT)
+    literal(figure, warn=True)
+    _write(figure, path, "png")
+    if stamp.svg:
+        _write(figure, path.with_suffix(".svg"), "svg")
+    return path
+
+
+def literal(figure: Figure, warn: bool) -> None:
+    """Have all texts of a figure drawn literally, from fonts that have their characters.
+
+    Parameters
+    ----------
+    warn
+        Issue a :class:`PictureWarning` on characters that no font of this machine has.
     """
     from matplotlib.text import Text
 
@@ -136,15 +170,30 @@ def save(figure: Figure, path: Path) -> Path:
             text.set_parse_math(False)
         if fonts:
             text.set_fontfamily([FONT, *fonts])
-    if unknown:
-        warnings.warn(PictureWarning(unknown_sentence(unknown)), stacklevel=2)
+    if unknown and warn:
+        warnings.warn(PictureWarning(unknown_sentence(unknown)), stacklevel=3)
+
+
+def write_svg(figure: Figure, file: IO[Any]) -> None:
+    """Write a figure as SVG with its text as text, the same bytes for the same figure."""
+    import matplotlib
+
+    own = matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fedsim"})
+    with own, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ ")  # the reader's fonts draw the text
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+
+
+def _write(figure: Figure, path: Path, kind: str) -> None:
     try:
         with replaced(path) as file, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"Glyph \d+ ")  # one warning per character
-            figure.savefig(file, format="png", dpi=DPI)
+            if kind == "svg":
+                write_svg(figure, file)
+            else:
+                figure.savefig(file, format="png", dpi=DPI)
     except OSError as error:
         raise ResourceError(f"the picture {path} cannot be written: {error.strerror or error}") from error
-    return path
 
 
 def attempt(draw: Callable[[Path], Path | None], path: Path, note: Callable[[str], None]) -> Path | None:

@@ -43,7 +43,7 @@ def picture_of_rounds(rounds: pa.Table, what: str, metric_name: str) -> Picture:
     plots = {
         "metric": lambda columns, path: plot_metric(columns, path, metric_name),
         "loss": plot_loss,
-        "bytes": plot_bytes,
+        "bytes": lambda columns, path: plot_bytes(columns, path, metric_name),
     }
     if what not in plots:
         raise ConfigError(f"there is no picture {shown(what)}{suggestion(what, plots)}; give one of {', '.join(plots)}")

@@ -74,7 +74,18 @@ def format_layers(layers: Sequence[int], num_layers: int | None = None) -> str:
 
 
 def final_table(summary: Mapping[str, Any]) -> Table:
-    """Return the table printed at the end of a run.
+    """Return the table printed at the end of a run; see :func:`final_rows`."""
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, padding=(0, 1), title_justify="left", title_style="bold")
+    table.title = "Run interrupted" if summary.get("interrupted") else "Run finished"
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in final_rows(summary):
+        table.add_row(name, Text(value, style="bold" if name == _metric_name(summary) else ""))
+    return table
+
+
+def final_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return names and values of the table at the end of a run.
 
     Parameters
     ----------
@@ -87,7 +98,7 @@ def final_table(summary: Mapping[str, Any]) -> Table:
         ``bytes_down``, ``bytes_up``, ``seconds_total``, ``seconds_per_round_median``, ``seconds_published``, ``fuse``,
         ``padding_share``, ``trunk_cache``, ``folder`` and ``interrupted``. Missing values and NaN get no row.
     """
-    metric_name = str(summary.get("metric_name") or "metric")
+    metric_name = _metric_name(summary)
     rows: list[tuple[str, str | None]] = [
         ("method", _text(summary, "method")),
         ("trained", _text(summary, "trained")),
@@ -112,14 +123,7 @@ def final_table(summary: Mapping[str, Any]) -> Table:
         ("published time", _published_time(summary)),
         ("folder", _text(summary, "folder")),
     ]
-    table = Table(box=box.SIMPLE_HEAD, show_header=False, padding=(0, 1), title_justify="left", title_style="bold")
-    table.title = "Run interrupted" if summary.get("interrupted") else "Run finished"
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        if value is not None:
-            table.add_row(name, Text(value, style="bold" if name == metric_name else ""))
-    return table
+    return [(name, value) for name, value in rows if value is not None]
 
 
 def layers_table(scores_L: Sequence[float] | np.ndarray, share: float, chosen: Sequence[int]) -> Table:
@@ -228,6 +232,10 @@ def partition_table(counts_NC: np.ndarray, class_names: Sequence[str]) -> Table:
 def _add_spread(table: Table, name: str, values_N: np.ndarray, form: str) -> None:
     figures = (values_N.min(), np.median(values_N), values_N.mean(), values_N.max())
     table.add_row(Text(name), *(form.format(figure) for figure in figures))
+
+
+def _metric_name(summary: Mapping[str, Any]) -> str:
+    return str(summary.get("metric_name") or "metric")
 
 
 def _text(summary: Mapping[str, Any], key: str) -> str | None:

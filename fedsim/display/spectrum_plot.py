@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.display.figure import BLUE, GREY, INK, drawn, new_figure, save
+from fedsim.display.figure import BLUE, GREY, INK, Stamp, drawn, new_figure, save
 
 _POINTS = 20_000
 _DECADES = 6
@@ -23,7 +23,9 @@ _RULES = {
 
 
 @drawn
-def plot_spectrum(spectra: Sequence[Mapping[str, Any]], choice: Mapping[str, Any], path: Path) -> Path:
+def plot_spectrum(
+    spectra: Sequence[Mapping[str, Any]], choice: Mapping[str, Any], path: Path, stamp: Stamp | None = None
+) -> Path:
     """Draw the clients' mean spectral density, with the kept part highlighted.
 
     Parameters
@@ -56,7 +58,7 @@ def plot_spectrum(spectra: Sequence[Mapping[str, Any]], choice: Mapping[str, Any
     axes.set_ylim(floor, whole_G.max() * 2)
     axes.set_xlim(grid_G[0], grid_G[-1])
     axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.14), ncols=2, frameon=False, fontsize=9, labelcolor=INK)
-    return save(figure, path)
+    return save(figure, path, stamp)
 
 
 def _mean_density(spectra: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

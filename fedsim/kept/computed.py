@@ -126,17 +126,22 @@ class Computed:
 # -- forms in files ----------------------------------------------------------------------------------------------------
 
 
-def scores_record(scores_L: np.ndarray) -> Record:
-    """Return layer scores as a record."""
-    return Record(arrays={"scores_L": scores_L})
+def scores_record(scores_L: np.ndarray, spread_2L: np.ndarray) -> Record:
+    """Return layer scores and their spread over clients as a record."""
+    return Record(arrays={"scores_L": scores_L, "spread_2L": spread_2L})
 
 
-def scores_of(record: Record, layers: int) -> np.ndarray:
-    """Return the layer scores of a record; raise ValueError if they are not those of so many layers."""
-    scores_L = record.arrays["scores_L"]
+def scores_of(record: Record, layers: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the layer scores of a record, and their spread, which older records lack.
+
+    Raises ValueError if they are not those of so many layers.
+    """
+    scores_L, spread_2L = record.arrays["scores_L"], record.arrays.get("spread_2L")
     if scores_L.shape != (layers,) or scores_L.dtype != np.float64:
         raise ValueError("scores of another model")
-    return scores_L
+    if spread_2L is not None and spread_2L.shape != (2, layers):
+        raise ValueError("a spread of another model")
+    return scores_L, spread_2L
 
 
 def evaluation_record(evaluation: Evaluation) -> Record:

@@ -14,6 +14,8 @@ _PATTERNS = (
     "clients-[0-9]*.parquet",
     "personal.parquet",
     "predictions.parquet",
+    "labels.parquet",
+    "report.html",
 )
 _FOLDERS = ("plots", "prompt", "checkpoints", "tensorboard", "ray-logs")
 

@@ -12,15 +12,17 @@ from fedsim.configuration.schema import Config
 from fedsim.core.errors import CheckpointError, ConfigError
 from fedsim.records.columns import CLIENT_COLUMNS, PERSONAL_COLUMNS, PREDICTION_COLUMNS, ROUND_COLUMNS
 from fedsim.records.folder_check import what_is_in
+from fedsim.records.labels import read_labels
 from fedsim.records.remote import Remote, is_url
 from fedsim.records.tables import read_table
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
     from fedsim.display.picture import Picture
 
-_RECORDS = ("config.yaml", "summary.json", "metrics.jsonl", "rounds", "clients", "personal", "predictions")
+_RECORDS = ("config.yaml", "summary.json", "metrics.jsonl", "rounds", "clients", "personal", "predictions", "labels")
 """Prefixes of the names of the files that are downloaded from a URL."""
 
 
@@ -82,6 +84,11 @@ class RecordedRun:
     def predictions(self) -> pa.Table:
         """One row per validation example, :data:`fedsim.records.columns.PREDICTION_COLUMNS`; empty if they were not kept."""
         return read_table(self._path / "predictions.parquet", PREDICTION_COLUMNS)
+
+    @cached_property
+    def labels(self) -> tuple[np.ndarray, tuple[str, ...]] | None:
+        """Examples of each client (N) and class (C), int64 [N, C], and the classes' names; None if not recorded."""
+        return read_labels(self._path / "labels.parquet")
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Return the events of ``metrics.jsonl``, oldest first; of one kind only, if given."""

@@ -19,11 +19,16 @@ from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import PERSONAL, ClientState
 from fedsim.data.config import TaskConfig
 from fedsim.data.metrics import compute
+from fedsim.display.figure import Stamp
+from fedsim.display.page.write import write_run_page
 from fedsim.display.plots import write_plots
 from fedsim.display.progress import Progress
+from fedsim.display.run_words import run_words
 from fedsim.planning.memory import kept_numbers
 from fedsim.prompts.prompted_model import GLOBAL_PROMPT, PERSONAL_PROMPTS, save_personal_prompts, save_prompt
+from fedsim.records.events import writing
 from fedsim.records.final_tables import write_final_tables
+from fedsim.records.labels import write_labels
 from fedsim.records.run_folder import RunFolder
 from fedsim.simulation.preparation import Prepared
 from fedsim.simulation.result import Result
@@ -66,20 +71,24 @@ def write_results(
         folder.event("stop", round=result.rounds, **asdict(result.stopped))
     folder.event("end", round=result.rounds, **{k: summary[k] for k in ("global_metric", "personalised_metric")})
     folder.flush()
+    task, dataset = prepared.data.task, prepared.data.dataset
+    counts_NC = prepared.data.shards.label_counts(dataset.train.labels_N, len(task.labels))
+    with writing(folder.labels):
+        write_labels(folder.labels, counts_NC, class_names(task))
     folder.write_summary(summary)
-    # Last, so that a failing plot loses no results.
+    # Last, so that a failing plot or page loses no results.
     if config.tracking.plots:
         progress.start_phase("drawing plots")
-        labels_N, shards = prepared.data.dataset.train.labels_N, prepared.data.shards
         write_plots(
             folder,
-            metric_name=prepared.data.task.metric,
-            counts_NC=shards.label_counts(labels_N, len(prepared.data.task.labels)),
-            class_names=class_names(prepared.data.task),
-            scores_L=result.choice.scores_L,
-            chosen=result.choice.layers,
+            metric_name=task.metric,
+            counts_NC=counts_NC,
+            class_names=class_names(task),
+            stamp=Stamp(run_words(config, task.name), svg=True),
             note=progress.note,
         )
+        if write_run_page(folder, progress.note):
+            progress.note(f"report: {folder.location}/{folder.report.name}")
     return summary
 
 

@@ -36,7 +36,8 @@ class TrackingConfig(Schema):
     tensorboard: bool = False
     """Write TensorBoard events to the run folder; needs ``pip install fedsim[tensorboard]``."""
     plots: bool = True
-    """Draw plots of metric, loss, traffic, label distribution and layer scores at the end of the run."""
+    """At the end of the run, draw plots (metric by round and by traffic, loss, label distribution, layer scores) and write the
+    page ``report.html``."""
     client_records: bool = True
     """Write ``clients.parquet``: one row for each client and round."""
 
@@ -48,7 +49,8 @@ class RunFolder:
 
     Attributes
     ----------
-    path, config, metrics, rounds, clients, personal, predictions, summary, plots, prompt, checkpoints, tensorboard, ray_logs
+    path, config, metrics, rounds, clients, personal, predictions, labels, summary, report, plots, prompt, checkpoints,
+    tensorboard, ray_logs
         Paths of the folder and of its contents. Subfolders are created by the code that writes to them.
     location
         The folder's name in messages: its path, or the URL that it is synced to.
@@ -64,7 +66,9 @@ class RunFolder:
         self.clients = path / "clients.parquet"
         self.personal = path / "personal.parquet"
         self.predictions = path / "predictions.parquet"
+        self.labels = path / "labels.parquet"
         self.summary = path / "summary.json"
+        self.report = path / "report.html"
         self.plots = path / "plots"
         self.prompt = path / "prompt"
         self.checkpoints = path / "checkpoints"
@@ -228,13 +232,13 @@ class RunFolder:
         """Drop the events and rows of rounds from ``round`` on, and what is written at the end.
 
         Events of earlier rounds and events without a round stay; the clock continues from the last of them. The summary and
-        the tables beside it are always dropped, because a run that continues is not finished.
+        the tables and the page beside it are always dropped, because a run that continues is not finished.
         """
 
         def stays(event: dict[str, Any]) -> bool:
             return not isinstance(event.get("round"), int) or event["round"] < round
 
-        for path in (self.summary, self.personal, self.predictions):
+        for path in (self.summary, self.personal, self.predictions, self.report):
             with writing(path):
                 path.unlink(missing_ok=True)
         with writing(self.metrics):

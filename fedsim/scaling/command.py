@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from fedsim.core.errors import ConfigError
+from fedsim.display.figure import Stamp
+from fedsim.display.run_words import run_words
 from fedsim.records.events import plain, write_atomically
 from fedsim.records.location import is_thrown_away, thrown_away
 from fedsim.records.remote import refuse_url
@@ -85,7 +87,7 @@ def run_study(
                     failures.append(result)
     finally:
         study = summarise(runs, failures, points.notes)
-        _write(folder, runs, study, say)
+        _write(folder, runs, study, say, run_words(next(iter(points.configs.values()))))
     return study
 
 
@@ -93,7 +95,9 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _write(folder: StudyFolder, runs: Sequence[Run], study: StudySummary, say: Callable[[str], None]) -> None:
+def _write(
+    folder: StudyFolder, runs: Sequence[Run], study: StudySummary, say: Callable[[str], None], words: str
+) -> None:
     from fedsim.records.tables import ParquetRows
     from fedsim.scaling.picture import write_pictures
 
@@ -105,4 +109,4 @@ def _write(folder: StudyFolder, runs: Sequence[Run], study: StudySummary, say: C
     table.close()
     text = json.dumps(plain(study.record()), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(folder.path / "scaling.json", text + "\n")
-    write_pictures(study, folder.plots, say)
+    write_pictures(study, folder.plots, say, Stamp(words, svg=True))

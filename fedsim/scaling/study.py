@@ -32,6 +32,8 @@ from fedsim.simulation.interrupt import InterruptWatch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+HOLDS = "fedsim scaling study"
+"""What ``study.json`` says of its folder."""
 _VARIED = (("partition", "clients"), ("sampling", "clients_per_round"), ("ray", "actors"))
 _NOT_STUDIED = ("name", "output", "tracking", "cache")
 
@@ -77,7 +79,7 @@ class StudyFolder:
             held = json.loads(self._file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             held = None
-        if not isinstance(held, dict) or held.get("holds") != "fedsim scaling study":
+        if not isinstance(held, dict) or held.get("holds") != HOLDS:
             raise ConfigError(
                 f"{self.path} holds files but no scaling study; choose a new or empty folder with --output"
             )
@@ -99,9 +101,17 @@ class StudyFolder:
 
     def finished_before(self, asked: Collection[tuple[Point, int]]) -> list[Run]:
         """Return finished runs that earlier commands added to this study, beyond the requested points and repeats."""
-        marks = sorted(self.points.glob("*/run-*.json"))
-        found = [(Point.named(mark.parent.name), int(mark.stem.removeprefix("run-"))) for mark in marks]
-        return [read_run(*each, self.run_folder(*each)) for each in found if each not in asked]
+        return finished_runs(self.points, asked)
+
+
+def finished_runs(points: Path, without: Collection[tuple[Point, int]] = ()) -> list[Run]:
+    """Return the finished runs in the folder of a study's points, without some points and repeats."""
+    found = []
+    for mark in sorted(points.glob("*/run-*.json")):
+        point, repeat = Point.named(mark.parent.name), int(mark.stem.removeprefix("run-"))
+        if (point, repeat) not in without:
+            found.append(read_run(point, repeat, mark.with_suffix("")))
+    return found
 
 
 def run_points(
@@ -155,7 +165,7 @@ def _subject(points: Points) -> dict[str, Any]:
     for key in _NOT_STUDIED:
         config.pop(key)
     return {
-        "holds": "fedsim scaling study",
+        "holds": HOLDS,
         "fedsim": __version__,
         "machine": {"cpus": os.cpu_count(), "system": sys.platform},
         "config": config,

@@ -10,53 +10,74 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsim.display.report import MISSING, format_bytes, format_seconds
+from fedsim.display.sheet import Sheet
 from fedsim.scaling.accounting import PARTS, Efficiency, Evenness
 from fedsim.scaling.summary import PointSummary, StudySummary
+
+_POINT = ("clients", "cohort", "actors")
+_BOLD = ("round", "compute")
+"""Columns in bold on a terminal."""
 
 
 def scaling_tables(study: StudySummary) -> RenderableType:
     """Return the tables printed at the end of a study; they fit 80 columns."""
-    parts: list[RenderableType] = [_times(study)]
-    if study.points:
-        parts += [_shares(study), _needs(study), *map(_evenness, study.even)]
-    return Group(*parts, *(Text(note, style="yellow") for note in study.notes))
+    tables = [_table(sheet) for sheet in scaling_sheets(study)]
+    if study.failures:
+        for failure in study.failures:
+            point = failure.point
+            tables[0].add_row(f"{point.clients:,}", f"{point.cohort:,}", str(point.actors), Text("failed", style="red"))
+        tables[0].caption = Text("\n".join(failure_lines(study)), style="red")
+    return Group(
+        *tables, *(Text(line) for line in evenness_lines(study)), *(Text(note, style="yellow") for note in study.notes)
+    )
 
 
-def _times(study: StudySummary) -> Table:
+def scaling_sheets(study: StudySummary) -> list[Sheet]:
+    """Return the tables of a study: times, and if any point finished, shares and needs."""
+    return [times_sheet(study), *([_shares(study), _needs(study)] if study.points else [])]
+
+
+def failure_lines(study: StudySummary) -> list[str]:
+    """Return a line for each run that failed."""
+    return [f"failed: {failure.point}, run {failure.repeat}: {failure.sentence}" for failure in study.failures]
+
+
+def evenness_lines(study: StudySummary) -> list[str]:
+    """Return how much the time of a client update differs, for each number of actors."""
+    return [_evenness(each) for each in study.even]
+
+
+def times_sheet(study: StudySummary) -> Sheet:
+    """Return the table of round times, rates and efficiencies."""
     rounds = sorted({each.rounds for each in study.points})
     span = "-".join(str(number) for number in {rounds[0]: None, rounds[-1]: None}) if rounds else "0"
-    table = _table(f"Scaling, medians over {span} rounds", ("start", "round 1", "round", "updates/s", "strong", "weak"))
-    for each in study.points:
-        table.add_row(
+    rows = [
+        (
             *_cells(each),
             format_seconds(each.seconds_start),
             format_round(each.seconds_first_round),
-            Text(format_round(each.seconds_round), style="bold"),
+            format_round(each.seconds_round),
             _rate(each.client_updates_per_second),
             _efficiency(study.strong, each),
             _efficiency(study.weak, each),
         )
-    for failure in study.failures:
-        point = failure.point
-        table.add_row(f"{point.clients:,}", f"{point.cohort:,}", str(point.actors), Text("failed", style="red"))
-    if study.failures:
-        lines = [f"failed: {failure.point}, run {failure.repeat}: {failure.sentence}" for failure in study.failures]
-        table.caption = Text("\n".join(lines), style="red")
-    return table
+        for each in study.points
+    ]
+    columns = ("start", "round 1", "round", "updates/s", "strong", "weak")
+    return _sheet(f"Scaling, medians over {span} rounds", columns, rows)
 
 
-def _shares(study: StudySummary) -> Table:
+def _shares(study: StudySummary) -> Sheet:
     names = ["evaluate" if name == "evaluation" else name for name in PARTS]
-    table = _table("Where the time goes, % of actors x wall time", names)
+    rows = []
     for each in study.points:
         shares = each.parts.shares()
-        figures = (Text(f"{100 * shares[name]:.1f}", style="bold" if name == "compute" else "") for name in PARTS)
-        table.add_row(*_cells(each), *figures)
-    return table
+        rows.append((*_cells(each), *(f"{100 * shares[name]:.1f}" for name in PARTS)))
+    return _sheet("Where the time goes, % of actors x wall time", names, rows)
 
 
-def _needs(study: StudySummary) -> Table:
-    table = _table("Peak memory of a process, and traffic of a round", ("driver", "actor", "server", "down", "up"))
+def _needs(study: StudySummary) -> Sheet:
+    rows = []
     for each in study.points:
         needs = (
             each.peak_driver_bytes,
@@ -65,24 +86,33 @@ def _needs(study: StudySummary) -> Table:
             each.bytes_down,
             each.bytes_up,
         )
-        table.add_row(*_cells(each), *map(format_bytes, needs))
-    return table
+        rows.append((*_cells(each), *map(format_bytes, needs)))
+    columns = ("driver", "actor", "server", "down", "up")
+    return _sheet("Peak memory of a process, and traffic of a round", columns, rows)
 
 
-def _evenness(each: Evenness) -> Text:
+def _sheet(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Sheet:
+    every = (*_POINT, *columns)
+    return Sheet(title, every, tuple(rows), (True,) * len(every))
+
+
+def _evenness(each: Evenness) -> str:
     actors = f"{each.actors} actor{'s' * (each.actors > 1)}"
     least, most = 1e3 * each.least_seconds, 1e3 * each.most_seconds
-    return Text(
-        f"a client update without evaluation, {actors}: {least:.3g} to {most:.3g} ms, a ratio of {each.ratio:.2f}"
-    )
+    return f"a client update without evaluation, {actors}: {least:.3g} to {most:.3g} ms, a ratio of {each.ratio:.2f}"
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
+def _table(sheet: Sheet) -> Table:
+    title = sheet.title
     table = Table(title=title, min_width=len(title), box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.title_justify = table.caption_justify = "left"
     table.title_style, table.header_style, table.caption_style = "bold", "dim", ""
-    for name in ("clients", "cohort", "actors", *columns):
+    for name in sheet.columns:
         table.add_column(name, justify="right", no_wrap=True)
+    for row in sheet.rows:
+        table.add_row(
+            *(Text(cell, style="bold" if name in _BOLD else "") for name, cell in zip(sheet.columns, row, strict=True))
+        )
     return table
 
 

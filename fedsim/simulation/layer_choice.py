@@ -27,7 +27,7 @@ from fedsim.simulation.client_failures import usable
 from fedsim.simulation.interrupt import InterruptWatch
 from fedsim.simulation.layer_share import ShareEstimate, estimate_share
 from fedsim.simulation.preparation import Prepared, check_lengths, prepare, settled
-from server.selection import choose_layers, combine_scores
+from server.selection import choose_layers, combine_scores, score_spread
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class LayerChoice:
     num_layers: int
     scores_L: np.ndarray | None = None
     """float64; None if the choice needs no scores or was restored from a checkpoint."""
+    spread_2L: np.ndarray | None = None
+    """Spread of the scores over clients: :func:`server.selection.score_spread`; None if it is not known."""
     share: float | None = None
     """Share of the layers to exchange; None if the choice does not use it or was restored."""
     estimate: ShareEstimate | None = None
@@ -49,6 +51,7 @@ class LayerChoice:
             "layers": list(self.layers),
             "num_layers": self.num_layers,
             "scores": None if self.scores_L is None else self.scores_L.tolist(),
+            "scores_spread": None if self.spread_2L is None else self.spread_2L.tolist(),
             "share": self.share,
             "share_rule": "fixed" if self.estimate is None else self.estimate.rule,
             "share_cost": None if self.estimate is None else asdict(self.estimate.cost),
@@ -147,7 +150,7 @@ def choose(
     if layers.share_rule != "fixed":
         estimate = estimate_share(config, executor, full, sizes_N, phase, initial, note)
     share = layers.share if estimate is None else estimate.share
-    scores_L = None
+    scores_L = spread_2L = None
     if layers.choose == "score":
         phase("scoring layers")
         if layers.score_batch_size == 1:
@@ -155,9 +158,9 @@ def choose(
                 "warning: layers.score_batch_size=1 leaves no pairs of examples to compare, so all layers score the same and "
                 "their ranking means nothing; give 2 or more, or name layers with layers.choose=fixed and layers.fixed"
             )
-        scores_L = score(config, executor, full, initial, note, computed)
+        scores_L, spread_2L = score(config, executor, full, initial, note, computed)
     chosen = choose_layers(layers, num_layers, scores_L, config.seed, share)
-    return LayerChoice(chosen, num_layers, scores_L, share, estimate)
+    return LayerChoice(chosen, num_layers, scores_L, spread_2L, share, estimate)
 
 
 def score(
@@ -167,22 +170,26 @@ def score(
     initial: InitialVector,
     note: Callable[[str], None] = lambda text: None,
     computed: Computed | None = None,
-) -> np.ndarray:
-    """Return the layer scores [L], combined over clients, at the initial parameters of all layers; kept if no client failed."""
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the layer scores [L], combined over clients, at the initial parameters of all layers, and their spread [2, L].
+
+    They are kept if no client failed.
+    """
     start, clients = GlobalState(0, full.layers, initial(full)), _scoring_clients(config)
     slot = None if computed is None else computed.scores(start, clients)
     if slot is not None:
-        kept_L = slot.get(lambda record: scores_of(record, full.geometry.num_layers))
-        if kept_L is not None:
-            return kept_L
+        held = slot.get(lambda record: scores_of(record, full.geometry.num_layers))
+        if held is not None:
+            return held
     state = executor.put(start)
     size = 1 if executor.per_client else 4 * config.group_size
     groups = [tuple(clients[start : start + size]) for start in range(0, len(clients), size)]
     reports = usable(executor.score(state, groups), "to score the layers", config.client.on_failure, note)
-    scores_L = combine_scores([report.scores_L for report in reports], [report.num_examples for report in reports])
+    scores_kL, num_examples = [report.scores_L for report in reports], [report.num_examples for report in reports]
+    scores_L, spread_2L = combine_scores(scores_kL, num_examples), score_spread(scores_kL, num_examples)
     if slot is not None and len(reports) == len(clients):
-        slot.put(scores_record(scores_L))
-    return scores_L
+        slot.put(scores_record(scores_L, spread_2L))
+    return scores_L, spread_2L
 
 
 def _scoring_clients(config: Config) -> list[int]:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from matplotlib.figure import Figure
 from support import ROOT
 
 from fedsim.data.config import TaskConfig
-from fedsim.display.figure import DPI, PictureWarning, save
+from fedsim.display.course import chance, draw_metric_by_bytes, with_final
+from fedsim.display.figure import DPI, PictureWarning, Stamp, new_figure, save
+from fedsim.display.label_plot import class_colors
 from fedsim.display.plots import (
-    class_colors,
     plot_bytes,
     plot_label_distribution,
     plot_layer_scores,
@@ -21,6 +23,7 @@ from fedsim.display.plots import (
     plot_metric,
     write_plots,
 )
+from fedsim.display.score_plot import draw_scores
 from fedsim.records.results import class_names
 from fedsim.records.run_folder import RunFolder
 
@@ -53,7 +56,7 @@ def rounds(count: int, **changes) -> dict[str, np.ndarray]:
     return {**columns, **changes}
 
 
-BLUE, ORANGE, GREY, LIGHT_BLUE = "#0072B2", "#D55E00", "#BBBBBB", "#9CCAE3"
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#BBBBBB"
 
 
 @pytest.mark.parametrize("count", [1, 20, 300])
@@ -77,10 +80,25 @@ def test_nothing_measured_draws_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_traffic_areas_stand_in_proportion_to_the_bytes(tmp_path):
+def test_the_metric_stands_against_the_traffic_so_far_with_chance_and_the_personalised_point():
     up = np.concatenate([[np.nan], np.full(9, 2e6)])  # nothing travels before the first round
-    pixels = picture(plot_bytes(rounds(10, bytes_up=up, bytes_down=up / 2), tmp_path / "b.png"))
-    assert share_of(pixels, BLUE) / share_of(pixels, LIGHT_BLUE) == pytest.approx(2.0, rel=0.1)
+    held = with_final(rounds(10, bytes_up=up, bytes_down=up / 2), 0.75)
+    _, axes = new_figure("", "", "")
+    assert draw_metric_by_bytes(axes, held, 0.5) == "MB"
+    course, own, guessing = axes.get_lines()
+    assert course.get_xdata().tolist() == [3.0 * number for number in range(10)]
+    assert course.get_ydata().tolist() == held["global_metric"].tolist()
+    assert (own.get_xdata().tolist(), own.get_ydata().tolist()) == ([27.0], [0.75])
+    assert set(guessing.get_ydata()) == {0.5}
+    assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in (course, own, guessing)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("metric", "classes", "expected"),
+    [("accuracy", 4, 0.25), ("matthews", 9, 0.0), ("accuracy", None, None), ("f1", 2, None)],
+)
+def test_chance_is_what_guessing_scores_where_that_is_known(metric, classes, expected):
+    assert chance(metric, classes) == expected
 
 
 @pytest.mark.parametrize(("clients", "classes"), [(1, 2), (40, 3), (41, 3), (1000, 10), (100, 30)])
@@ -96,7 +114,9 @@ def test_label_distribution_of_any_size(tmp_path, clients, classes):
 def names_drawn(monkeypatch, tmp_path, names) -> tuple[Figure, Path]:
     """Return the figure of a label distribution with these classes as it is saved, and its file."""
     figures = []
-    monkeypatch.setattr("fedsim.display.plots.save", lambda figure, path: figures.append(figure) or save(figure, path))
+    monkeypatch.setattr(
+        "fedsim.display.plots.save", lambda figure, *rest: figures.append(figure) or save(figure, *rest)
+    )
     counts_NC = np.random.default_rng(0).multinomial(40, np.full(len(names), 1 / len(names)), size=5)
     path = plot_label_distribution(counts_NC, names, tmp_path / "d.png")
     return figures[0], path
@@ -188,9 +208,35 @@ def test_label_distribution_areas_stand_in_proportion_to_the_counts(tmp_path, cl
     assert ratio == pytest.approx(3.0, rel=0.1)
 
 
-def test_layer_scores_mark_the_chosen_layers(tmp_path):
-    pixels = picture(plot_layer_scores([5.0, 5.0, 5.0, 5.0], [1, 2, 3], tmp_path / "s.png"))
-    assert share_of(pixels, BLUE) / share_of(pixels, GREY) == pytest.approx(3.0, rel=0.15)
+def test_layer_scores_mark_the_chosen_layers_on_an_axis_that_shows_how_they_differ():
+    _, axes = new_figure("", "", "")
+    draw_scores(axes, [500.0, 502.0, 501.0, 503.0], [1, 3], [[499.5, 501, 500, 502], [500.5, 503, 502, 504]])
+    exchanged, others, _ = axes.get_lines()
+    assert (exchanged.get_xdata().tolist(), others.get_xdata().tolist()) == ([1, 3], [0, 2])
+    assert exchanged.get_marker() != others.get_marker() and exchanged.get_color() != others.get_color()
+    low, high = axes.get_ylim()
+    assert 498 < low < 499.5 and 504 < high < 506
+    assert sum(len(lines.get_segments()) for lines in axes.collections) == 4  # the spread of each layer
+
+
+@pytest.mark.parametrize("scores", [[5.0, 5.0], [0.0, 0.0], [-3.0, -3.0]])
+def test_equal_layer_scores_stand_on_one_line(scores):
+    _, axes = new_figure("", "", "")
+    draw_scores(axes, scores, [0])
+    low, high = axes.get_ylim()
+    assert low < scores[0] < high
+
+
+def test_a_stamp_is_written_into_the_picture_and_the_svg_beside_it_whatever_its_characters(tmp_path):
+    stamp = Stamp("a <b> & 'c' $x_", svg=True)
+    path = plot_loss(rounds(4), tmp_path / "l.png", stamp)
+    texts = [
+        "".join(text.itertext())
+        for text in ElementTree.parse(tmp_path / "l.svg").iter("{http://www.w3.org/2000/svg}text")
+    ]
+    assert stamp.text in texts and "Loss by round" in texts
+    before = (tmp_path / "l.svg").read_bytes()
+    assert plot_loss(rounds(4), path, stamp) == path and (tmp_path / "l.svg").read_bytes() == before
 
 
 @pytest.mark.parametrize(

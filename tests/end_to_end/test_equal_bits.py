@@ -126,7 +126,9 @@ def test_what_a_run_leaves_behind(tiny_config, tmp_path):
     for key, vectors in (("bytes_down", 1), ("bytes_up", 3)):
         assert {row[key] for row in clients} == {2 * 2 * 4 * 64 * 4 * vectors}
         assert sum(row[key] for row in clients) == sum(row[key] or 0 for row in rounds) == summary[key]
-    assert {p.suffix for p in (path / "plots").iterdir()} == {".png"}
+    assert {p.suffix for p in (path / "plots").iterdir()} == {".png", ".svg"}
+    assert {p.stem for p in (path / "plots").glob("*.png")} == {p.stem for p in (path / "plots").glob("*.svg")}
+    assert fedsim.load_run(path).labels[0].sum() == 240 and (path / "report.html").stat().st_size < 10**6
     assert {p.stem for p in (path / "plots").iterdir()} >= {
         "metric",
         "loss",

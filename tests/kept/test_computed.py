@@ -21,6 +21,7 @@ from fedsim.kept.computed import (
 )
 from fedsim.kept.config import CacheConfig
 from fedsim.kept.kept import Kept
+from fedsim.kept.store import Record
 from fedsim.simulation.evaluations import Evaluations
 from fedsim.simulation.layer_choice import score
 from fedsim.simulation.preparation import prepare
@@ -85,7 +86,7 @@ def work(change, folder):
         full, spec, size = workers[0].full, prepared.spec, config.evaluation.shard_size
         seen = []
         keys = Noting(computed, seen)
-        scores_L = score(config, executor, full, spec.initial_vector, computed=keys)
+        scores_L, spread_2L = score(config, executor, full, spec.initial_vector, computed=keys)
         layout = spec.exchanged(full, config.layers.fixed or (2, 3))
         state = GlobalState(0, layout.layers, spec.initial_vector(layout))
         total = len(spec.validation)
@@ -93,7 +94,12 @@ def work(change, folder):
         parts = executor.evaluate(state, shards)
         start = (sum(part.confusion_CC for part in parts), float(sum(part.loss_sum for part in parts)))
         seen.append(computed.start(lambda: state, shards).key)
-        return seen[0], scores_L.tobytes(), seen[1], start[0].tobytes() + np.float64(start[1]).tobytes()
+        return (
+            seen[0],
+            scores_L.tobytes() + spread_2L.tobytes(),
+            seen[1],
+            start[0].tobytes() + np.float64(start[1]).tobytes(),
+        )
     finally:
         executor.close()
 
@@ -189,14 +195,17 @@ def test_what_a_plug_in_has_a_part_in_is_not_kept(computed, monkeypatch):
 
 def test_records_hold_values_to_the_bit():
     scores_L = np.array([0.1, np.pi, -1e-300])
-    assert scores_of(scores_record(scores_L), 3).tobytes() == scores_L.tobytes()
+    spread_2L = np.stack([scores_L - 1, scores_L + 1])
+    held = scores_of(scores_record(scores_L, spread_2L), 3)
+    assert [each.tobytes() for each in held] == [scores_L.tobytes(), spread_2L.tobytes()]
+    assert scores_of(Record(arrays={"scores_L": scores_L}), 3)[1] is None  # of an earlier version
     evaluation = Evaluation(np.array([[3, 1], [0, 2]]), 0.1 + 0.2)
     back = evaluation_of(evaluation_record(evaluation), 2)
     assert np.array_equal(back.confusion_CC, evaluation.confusion_CC) and back.loss_sum == evaluation.loss_sum
     trial = FuseTrial(4, 0.1, 0.3, 100, None)
     assert trial_of(trial_record(trial)) == trial
     for refused in (
-        lambda: scores_of(scores_record(scores_L), 2),
+        lambda: scores_of(scores_record(scores_L, spread_2L), 2),
         lambda: evaluation_of(evaluation_record(evaluation), 3),
     ):
         with pytest.raises(ValueError, match=r"another|other"):
@@ -241,7 +250,7 @@ def test_scores_without_a_client_that_failed_are_not_kept(computed):
     executor = Answers([*whole[:3], failed], whole)
 
     def scores():
-        return score(config, executor, full, lambda layout: np.zeros(layout.size), computed=computed)
+        return score(config, executor, full, lambda layout: np.zeros(layout.size), computed=computed)[0]
 
     without, with_all = scores(), scores()
     assert not np.array_equal(without, with_all)

@@ -19,7 +19,10 @@ from support import ROOT, TINY, make_tiny, merged
 import fedsim
 from fedsim import cli
 from fedsim.core.errors import CheckpointError
+from fedsim.display.page.report import write_report
+from fedsim.records.events import plain
 from fedsim.scaling.accounting import PARTS
+from fedsim.scaling.load import load_scaling
 from fedsim.scaling.points import Point, Points, make_points
 from fedsim.scaling.records import Run, read_run
 from fedsim.scaling.study import Failure, StudyFolder, run_points
@@ -150,6 +153,17 @@ def test_the_summary_says_what_the_points_took(study):
     assert summary["client_update"] == [{"actors": 1, **ends, "ratio": pytest.approx(times[1] / times[0])}]
     assert summary["strong_scaling"] == summary["weak_scaling"] == summary["failures"] == []
     assert {"fedsim", "torch", "python"} <= summary["versions"].keys()
+
+
+def test_a_study_is_read_back_from_its_folder_with_its_page_and_its_rows(study, tmp_path):
+    folder = study[0]
+    again = json.loads(json.dumps(plain(load_scaling(folder).record())))
+    recorded = json.loads((folder / "scaling.json").read_text())
+    assert again == recorded
+    page, rows = tmp_path / "study.html", tmp_path / "points.csv"
+    assert write_report(str(folder), "html", page, print) == [page] and "Where the time goes" in page.read_text()
+    write_report(str(folder), "csv", rows, print)
+    assert len(rows.read_text().splitlines()) == 1 + len(POINTS)
 
 
 def test_a_point_is_the_run_that_fedsim_run_would_do(study, tmp_path):

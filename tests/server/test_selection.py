@@ -6,7 +6,7 @@ import pytest
 from fedsim.core.errors import ClientError, ConfigError
 from fedsim.core.uses import EVERY_KEY
 from server.config import LayersConfig
-from server.selection import choose_layers, combine_scores, num_chosen, rank
+from server.selection import choose_layers, combine_scores, num_chosen, rank, score_spread
 
 SCORES_L = np.array([3.0, 9.0, 1.0, 9.0, 5.0, 0.0])
 
@@ -36,6 +36,15 @@ def test_scores_that_cannot_be_combined(scores, examples, sentence):
 def test_scores_and_examples_must_fit():
     with pytest.raises(ValueError, match="do not fit"):
         combine_scores(np.zeros((2, 3)), [1, 2, 3])
+
+
+def test_a_spread_is_that_of_the_differences_between_layers_not_of_the_clients_levels():
+    shape_L, rng = np.array([1.0, 3.0, 2.0]), np.random.default_rng(0)
+    levels_k, examples = rng.normal(20, 9, 50), rng.integers(1, 90, 50)
+    combined_L = combine_scores(levels_k[:, None] + shape_L, examples)
+    assert score_spread(levels_k[:, None] + shape_L, examples) == pytest.approx(np.stack([combined_L, combined_L]))
+    low_L, high_L = score_spread(levels_k[:, None] + shape_L + rng.normal(0, 1, (50, 3)), examples)
+    assert (low_L < combined_L).all() and (combined_L < high_L).all() and (high_L - low_L < 5).all()
 
 
 def test_rank_is_descending_with_the_lower_layer_first_among_equals():

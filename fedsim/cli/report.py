@@ -1,0 +1,49 @@
+"""``fedsim report``: a run, a study or a scaling study as a page or as tables."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedsim.cli.options import Load
+
+
+class ReportFormat(StrEnum):
+    """Forms in which a report leaves."""
+
+    HTML = "html"
+    MD = "md"
+    LATEX = "latex"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+def report(
+    folder: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|STUDY|SCALING",
+            help="Folder of a run, a study or a scaling study; or a run's URL.",
+            show_default=False,
+        ),
+    ],
+    to: Annotated[
+        ReportFormat, typer.Option(help="html: a page that loads nothing from elsewhere; the others: its tables.")
+    ] = ReportFormat.HTML,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write; if not given, report.EXT in the folder.", show_default=False)
+    ] = None,
+    load: Load = None,
+) -> None:
+    """Write the report of a run, a study or a scaling study: one HTML page, or its tables."""
+    from fedsim.core.plugins import load_files
+    from fedsim.display.page.report import write_report
+    from fedsim.display.screen import Screen
+
+    load_files(load)
+    screen = Screen()
+    for path in write_report(folder, to.value, output, lambda note: screen.print(note, markup=False, soft_wrap=True)):
+        screen.print(f"report: {path}", markup=False, soft_wrap=True)

@@ -1,0 +1,132 @@
+"""Curves of a run by round and by traffic, drawn on given axes; plots and pages put them in figures of their own size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedsim.display.figure import BLUE, FAINT, GREEN, GREY, ORANGE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Columns = Mapping[str, np.ndarray]
+"""Columns of ``rounds.parquet`` by name; NaN where not measured."""
+
+METRIC_LINES = (
+    ("global_metric", "global model", {"color": BLUE, "marker": "o", "ls": "-"}),
+    ("personalised_metric", "personalised", {"color": ORANGE, "marker": "D", "ls": (0, (5, 2))}),
+)
+LOSS_LINES = (
+    ("train_loss_first", "training, first local epoch", {"color": GREY, "marker": "s", "ls": (0, (1, 1))}),
+    ("train_loss_last", "training, last local epoch", {"color": BLUE, "marker": "o", "ls": "-"}),
+    ("global_loss", "validation, global model", {"color": ORANGE, "marker": "D", "ls": (0, (5, 2))}),
+    ("personalised_loss", "held-out, personalised", {"color": GREEN, "marker": "^", "ls": (0, (3, 1, 1, 1))}),
+)
+"""Column, name and style of each line; lines differ in colour, dash and marker."""
+_MARKED_POINTS = 40
+_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+def chance(metric_name: str, num_classes: int | None) -> float | None:
+    """Return what guessing scores, with all classes equally likely; None where that is not known."""
+    if metric_name == "matthews":
+        return 0.0
+    return 1.0 / num_classes if metric_name == "accuracy" and num_classes else None
+
+
+def with_final(rounds: Columns, personalised: float | None) -> Columns:
+    """Return the rounds with the personalised metric of the end of the run, which is evaluated after the last round."""
+    if personalised is None or not math.isfinite(personalised) or not len(rounds["round"]):
+        return rounds
+    held = rounds.get("personalised_metric")
+    column = np.full(len(rounds["round"]), math.nan) if held is None else held.astype(float)
+    last = int(np.argmax(rounds["round"]))
+    column[last] = column[last] if math.isfinite(column[last]) else personalised
+    return {**rounds, "personalised_metric": column}
+
+
+def draw_metric(axes: Axes, rounds: Columns, guessing: float | None = None) -> bool:
+    """Draw the global and the personalised metric by round, and chance; return whether there was any."""
+    x = _sorted(rounds, "round")
+    drawn = [_line(axes, x, _sorted(rounds, column), name, style) for column, name, style in METRIC_LINES]
+    if any(drawn):
+        draw_chance(axes, guessing)
+        _round_axis(axes, x)
+    return any(drawn)
+
+
+def draw_loss(axes: Axes, rounds: Columns) -> bool:
+    """Draw training and evaluation losses by round; return whether there was any."""
+    x = _sorted(rounds, "round")
+    drawn = [_line(axes, x, _sorted(rounds, column), name, style) for column, name, style in LOSS_LINES]
+    if any(drawn):
+        _round_axis(axes, x)
+    return any(drawn)
+
+
+def draw_metric_by_bytes(axes: Axes, rounds: Columns, guessing: float | None = None) -> str | None:
+    """Draw the metrics against the traffic of all clients so far; return the unit, or None if there is nothing to draw."""
+    total = traffic(rounds)
+    if not len(total) or total[-1] <= 0:
+        return None
+    factor, unit = byte_unit(total[-1])
+    drawn = [_line(axes, total / factor, _sorted(rounds, column), name, style) for column, name, style in METRIC_LINES]
+    if not any(drawn):
+        return None
+    draw_chance(axes, guessing)
+    axes.set_xlim(left=0)
+    return unit
+
+
+def traffic(rounds: Columns) -> np.ndarray:
+    """Return the bytes that all clients have received and sent by the end of each round."""
+    return np.nancumsum(_sorted(rounds, "bytes_up")) + np.nancumsum(_sorted(rounds, "bytes_down"))
+
+
+def draw_chance(axes: Axes, guessing: float | None) -> None:
+    """Draw the line of guessing, if it is known."""
+    if guessing is not None:
+        axes.axhline(guessing, color=FAINT, lw=1.1, ls=(0, (1, 2)), zorder=1.5, label=f"chance, {guessing:.3g}")
+
+
+def byte_unit(num_bytes: float) -> tuple[float, str]:
+    """Return the decimal unit for a number of bytes: its size and its name."""
+    return next(((factor, unit) for factor, unit in _UNITS if num_bytes >= factor), (1.0, "B"))
+
+
+def metric_words(metric_name: str) -> str:
+    """Return a metric's name for an axis."""
+    return metric_name.replace("_", " ")
+
+
+def _sorted(rounds: Columns, column: str) -> np.ndarray:
+    order = np.argsort(rounds["round"], kind="stable")
+    if column not in rounds:
+        return np.full(len(order), math.nan)
+    return rounds[column][order].astype(float)
+
+
+def _line(axes: Axes, x: np.ndarray, y: np.ndarray, name: str, style: Mapping[str, Any]) -> bool:
+    known = np.isfinite(y)
+    if not known.any():
+        return False
+    marked = {"marker": style["marker"] if known.sum() <= _MARKED_POINTS else "", "ms": 4 if known.sum() > 1 else 7}
+    axes.plot(x[known], y[known], **{**style, **marked}, lw=1.8, label=f"{name}, last {y[known][-1]:.3f}", zorder=3)
+    return True
+
+
+def _round_axis(axes: Axes, x: Sequence[float] | np.ndarray) -> None:
+    if len(x) == 1:
+        axes.set_xlim(x[0] - 1, x[0] + 1)
+    whole_numbers(axes)
+
+
+def whole_numbers(axes: Axes, most: int = 12) -> None:
+    """Let the x axis have whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=most))

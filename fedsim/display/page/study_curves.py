@@ -1,0 +1,162 @@
+"""Curves of a study's arms, with bands over seeds.
+
+Shape suffixes: S seeds, R evaluated rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedsim.display.course import byte_unit, chance, draw_chance, metric_words, whole_numbers
+from fedsim.display.figure import FAINT, drawn
+from fedsim.display.page.arms import ArmStyle
+from fedsim.display.page.parts import Cell, Figure, Table, number_cell, thinned
+from fedsim.display.page.small import as_figure, small
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from fedsim.study.figures import CellFigures
+
+_MOST_POINTS = 80
+"""Of a line."""
+AXES = {
+    "round": "by round",
+    "bytes": "by traffic",
+    "seconds_published": "by time, published definition",
+    "seconds_modelled": "by time, our model of devices",
+}
+"""What curves are drawn against: fields of :class:`fedsim.study.figures.CurvePoint`, and their titles."""
+_MEANINGS = {
+    "round": "",
+    "bytes": " All devices together, down and up.",
+    "seconds_published": " The longest local training of each round, summed over rounds.",
+    "seconds_modelled": " Computing and sending on the devices and the network that the study models.",
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An arm's curve over its seeds."""
+
+    x_R: np.ndarray
+    mean_R: np.ndarray
+    least_R: np.ndarray
+    most_R: np.ndarray
+
+
+def curve(cells: Sequence[CellFigures], axis: str) -> Curve | None:
+    """Return the mean over seeds by evaluated round, with the least and the most; None if there is nothing to draw.
+
+    Rounds count that all seeds evaluate. Where x differs between seeds, it is their mean.
+    """
+    by_round = [{point.round: point for point in cell.curve} for cell in cells if cell.curve]
+    if not by_round:
+        return None
+    rounds = sorted(set.intersection(*(set(each) for each in by_round)))
+    y_SR, x_SR = (
+        np.array([[getattr(each[round], name) for round in rounds] for each in by_round], dtype=float)
+        for name in ("metric", axis)
+    )
+    known = np.isfinite(y_SR).all(axis=0) & np.isfinite(x_SR).all(axis=0)
+    if not known.any():
+        return None
+    y_SR, x_SR = y_SR[:, known], x_SR[:, known]
+    kept = np.unique(np.linspace(0, y_SR.shape[1] - 1, _MOST_POINTS).round().astype(int))
+    y_SR, x_SR = y_SR[:, kept], x_SR[:, kept]
+    return Curve(x_SR.mean(axis=0), y_SR.mean(axis=0), y_SR.min(axis=0), y_SR.max(axis=0))
+
+
+@drawn
+def curve_figure(
+    key: str,
+    dataset: str,
+    axis: str,
+    cells: Mapping[str, Sequence[CellFigures]],
+    styles: Mapping[str, ArmStyle],
+    target: float,
+) -> Figure | None:
+    """Return the curves of all arms on a data set against one axis; None if there is nothing to draw.
+
+    Parameters
+    ----------
+    dataset
+        Its name in the title; empty if there is no other.
+    cells
+        By arm.
+    target
+        Metric to reach; NaN without.
+    """
+    found = {arm: got for arm, each in cells.items() if (got := curve(each, axis)) is not None}
+    if not found:
+        return None
+    one = next(cell for each in cells.values() for cell in each)
+    name = metric_words(one.metric_name)
+    label, factor = _unit(axis, max(float(each.x_R[-1]) for each in found.values()))
+    figure, axes = small(label, name)
+    for arm, each in found.items():
+        _draw(axes, each, factor, styles[arm], 0.16 if len(found) < 5 else 0.1)
+    draw_chance(axes, chance(one.metric_name, one.num_classes))
+    if math.isfinite(target):
+        axes.axhline(target, color=FAINT, lw=1.0, ls=(0, (6, 3)), zorder=1.5)
+        place = ("axes fraction", "data")
+        axes.annotate("target", (0.01, target), xycoords=place, va="bottom", fontsize=8.5, color=FAINT)
+    if axis == "round":
+        whole_numbers(axes, 8)
+    else:
+        axes.set_xlim(left=0)
+    seeds = max(len(each) for each in cells.values())
+    band = f"Mean over {seeds} seeds; band: the least and the most." if seeds > 1 else "One seed."
+    title = f"{name.capitalize()} {AXES[axis]}{f', {dataset}' if dataset else ''}"
+    data = _by_round(title, found) if axis == "round" else _in_turn(title, label, found, factor)
+    text = f"{band}{_MEANINGS[axis]}{_guess(one)}"
+    return as_figure(figure, key, title, text, data, axes if axis == "round" else None)
+
+
+def _guess(cell: CellFigures) -> str:
+    return " Dotted: chance." if chance(cell.metric_name, cell.num_classes) is not None else ""
+
+
+def _draw(axes: Axes, each: Curve, factor: float, style: ArmStyle, shade: float) -> None:
+    x = each.x_R / factor
+    if (each.most_R > each.least_R).any():
+        axes.fill_between(x, each.least_R, each.most_R, color=style.color, alpha=shade, lw=0, zorder=2, gid=style.gid)
+    axes.plot(x, each.mean_R, zorder=3, **style.line())
+    # A few markers tell lines apart without their colour.
+    some = np.unique(np.linspace(0, len(x) - 1, min(len(x), 6)).round().astype(int))
+    axes.plot(
+        x[some], each.mean_R[some], ls="", marker=style.marker, ms=4.5, color=style.color, zorder=3, gid=style.gid
+    )
+
+
+def _unit(axis: str, most: float) -> tuple[str, float]:
+    if axis == "bytes":
+        factor, unit = byte_unit(most)
+        return f"traffic of all clients ({unit})", factor
+    if axis == "round":
+        return "round", 1.0
+    factor, unit = (3600.0, "h") if most >= 7200 else (60.0, "min") if most >= 180 else (1.0, "s")
+    return f"time ({unit})", factor
+
+
+def _by_round(title: str, found: Mapping[str, Curve]) -> Table:
+    rounds = sorted({round for each in found.values() for round in each.x_R.tolist()})
+    at = {arm: dict(zip(each.x_R.tolist(), each.mean_R.tolist(), strict=True)) for arm, each in found.items()}
+    rows = [
+        (number_cell(round, "{:.0f}"), *(number_cell(values.get(round)) for values in at.values())) for round in rounds
+    ]
+    return Table(f"{title}, means", ("round", *found), thinned(rows), sortable=False)
+
+
+def _in_turn(title: str, label: str, found: Mapping[str, Curve], factor: float) -> Table:
+    rows = [
+        (Cell(arm), number_cell(x / factor, "{:.4g}"), number_cell(mean), number_cell(least), number_cell(most))
+        for arm, each in found.items()
+        for x, mean, least, most in zip(each.x_R, each.mean_R, each.least_R, each.most_R, strict=True)
+    ]
+    return Table(title, ("arm", label, "mean", "least", "most"), thinned(rows), sortable=False)

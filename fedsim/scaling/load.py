@@ -1,0 +1,45 @@
+"""A scaling study read back from its folder, whole or as far as it has come."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fedsim.core.errors import CheckpointError
+from fedsim.scaling.points import Point
+from fedsim.scaling.study import HOLDS, Failure, finished_runs
+from fedsim.scaling.summary import StudySummary, summarise
+
+
+def is_scaling_study(folder: Path) -> bool:
+    """Whether a folder holds a scaling study."""
+    try:
+        held = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(held, dict) and held.get("holds") == HOLDS
+
+
+def load_scaling(folder: Path) -> StudySummary:
+    """Return the summary of a study from its finished runs; failures and notes are those of the last command.
+
+    Raises
+    ------
+    CheckpointError
+        If a finished run or ``scaling.json`` cannot be read.
+    """
+    path = folder / "scaling.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        failures = [_failure(entry) for entry in record.get("failures", ())]
+        notes = [str(note) for note in record.get("notes", ())]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} cannot be read as the summary of a scaling study ({error})") from error
+    runs = finished_runs(folder / "points")
+    own = summarise(runs, failures, ()).notes
+    return summarise(runs, failures, [note for note in notes if note not in own])
+
+
+def _failure(entry: dict[str, Any]) -> Failure:
+    return Failure(Point(entry["clients"], entry["cohort"], entry["actors"]), entry["repeat"], entry["sentence"])
