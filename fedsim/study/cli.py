@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def compare(
 
         config, found = compare_runs(words, console)
         if output is not None:
-            write_report(output, config, found, console)
+            commands = [shlex.join(["fedsim", "compare", *words, "--output", str(output)])]
+            write_report(output, config, found, lambda text: console.print(Text(text), soft_wrap=True), commands)
         console.print(StudyTable(found))
         return True
     if not first.endswith((".yaml", ".yml")):

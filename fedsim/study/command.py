@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fedsim.core.errors import ConfigError
+from fedsim.core.plugins import loaded
 from fedsim.records.events import plain, write_atomically
 from fedsim.records.location import is_thrown_away, thrown_away
 from fedsim.records.remote import refuse_url
@@ -86,7 +88,7 @@ def compare(
         folder.write("failures.json", [vars(cell) for cell in failed])
         config = study.config.model_copy(update={"name": study.name})
         summary = summary_of(config, folder.path, failed)
-        write_report(folder.path, config, summary, console)
+        write_report(folder.path, config, summary, lambda text: _say(console, text), [_command(study, folder)])
     return summary
 
 
@@ -116,11 +118,35 @@ def expectations(study: Study, summary: StudySummary) -> tuple[Expectation, ...]
     return check(summary, study.config.expect)
 
 
-def write_report(path: Path, config: StudyConfig, summary: StudySummary, console: Console) -> None:
-    """Write what a study found into a folder: ``summary.json`` and ``cells.parquet``."""
-    path.mkdir(parents=True, exist_ok=True)
-    write_atomically(path / "summary.json", json.dumps(plain(summary.record()), indent=2, ensure_ascii=False) + "\n")
+def write_report(
+    path: Path, config: StudyConfig, summary: StudySummary, note: Callable[[str], None], commands: Sequence[str] = ()
+) -> None:
+    """Write what a study found into a folder: ``summary.json``, ``cells.parquet``, ``pairs.parquet`` and ``report.html``.
+
+    Parameters
+    ----------
+    note
+        Called with messages for the user: a page that cannot be drawn loses no figures.
+    commands
+        Commands that ran the study.
+    """
+    from fedsim.display.figure import told
+    from fedsim.display.page.study_page import study_page
+
+    folder = StudyFolder(path)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.write("summary.json", plain(summary.record()))
     export(summary, "parquet", path)
+    search = folder.read("search.json") or ()
+    page = path / "report.html"
+    try:
+        with told(note, page):
+            text = study_page(summary, summary.cells, config, folder=str(path), search=search, commands=tuple(commands))
+            write_atomically(page, text)
+    except Exception as error:  # matplotlib's errors share no base class
+        note(f"warning: {page} is left out: {type(error).__name__}: {error}")
+        return
+    note(f"report: {page}")
 
 
 # -- running -----------------------------------------------------------------------------------------------------------
@@ -187,6 +213,12 @@ def _result(run: Path) -> str:
     values = _summary(run)
     metric, seconds = format_metric(values.get("global_metric")), format_seconds(values.get("seconds_total"))
     return f"{values['metric_name']} {metric} ({seconds})"
+
+
+def _command(study: Study, folder: StudyFolder) -> str:
+    """Return the command that runs a study."""
+    loads = [word for plugin in loaded() for word in ("--load", plugin.path)]
+    return shlex.join(["fedsim", "compare", str(study.path), *study.overrides, "--output", str(folder.path), *loads])
 
 
 def _say(console: Console, text: str) -> None:

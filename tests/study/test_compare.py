@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from rich.console import Console
-from support import ROOT, tiny_values
+from support import ROOT, sweep, tiny_values
 
 import fedsim
 from fedsim import cli
@@ -126,15 +127,29 @@ def test_other_runs_in_a_cells_place_are_refused_not_overwritten(alone, tmp_path
     assert prompts(tmp_path / "copy/out/cells") == before
 
 
-def test_an_interrupted_study_continues_to_the_same_table(alone, tmp_path):
-    """It is killed in the middle of a run, twice: as by a user, and as by the system."""
-    path = written(tmp_path, executor="local")
+@pytest.mark.parametrize(
+    ("executor", "stopped"),
+    sweep([("local", "twice"), ("local", "at random"), ("ray", "at random")], [("local", "twice")]),
+)
+def test_an_interrupted_study_continues_to_the_same_table(alone, tmp_path, executor, stopped):
+    """As by a user and as by the system, in the middle of a run; or ten times at any moment."""
+    path = written(tmp_path, executor=executor)
     command = [sys.executable, "-m", "fedsim", "compare", str(path), "--output", str(tmp_path / "out")]
+    (stop_at_lines if stopped == "twice" else stop_at_random)(command)
+    summary = fedsim.compare(path, ["executor=local"], output=tmp_path / "out", console=silent())
+    assert figures(summary) == figures(alone[1])
+    assert prompts(tmp_path / "out/cells") == prompts(alone[0] / "out/cells")
+
+
+def begun(command, **output):
+    """Start a study in a session of its own, so that its actors can be killed with it."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(command, text=True, env=environment, start_new_session=True, **output)
+
+
+def stop_at_lines(command):
     for number, ended in ((signal.SIGINT, 1), (signal.SIGKILL, 2)):
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-        )
+        process = begun(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         seen = ""
         for line in process.stdout:
             seen += line
@@ -143,9 +158,20 @@ def test_an_interrupted_study_continues_to_the_same_table(alone, tmp_path):
                 break
         seen += process.stdout.read()
         assert process.wait(60) == (130 if number == signal.SIGINT else -signal.SIGKILL), seen
-    summary = fedsim.compare(path, output=tmp_path / "out", console=silent())
-    assert figures(summary) == figures(alone[1])
-    assert prompts(tmp_path / "out/cells") == prompts(alone[0] / "out/cells")
+
+
+def stop_at_random(command):
+    draw, killed = random.Random(0), 0
+    while killed < 10:
+        process = begun(command, stdout=subprocess.DEVNULL)
+        try:
+            process.wait(draw.uniform(1, 15))
+            break  # finished between two kills
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            killed += 1
+    assert killed >= 3
 
 
 KILLER = """
