@@ -181,6 +181,12 @@ class Config(Schema):
         return self.attack.attack(self.params.get(self.attack.kind))
 
     @property
+    def specified_by_an_actor(self) -> bool:
+        """Whether an actor may read model and data: it is on this machine, and knows all that the driver does."""
+        local_ray = self.executor == "ray" and self.ray.address is None
+        return local_ray and not self.plugins and not self.model.trust_remote_code
+
+    @property
     def traffic(self) -> Traffic:
         """Vectors that a real device would receive and send in a round."""
         return round_traffic(self.method.corrections, self.client, vector=vector_word(self.tuner.kind))

@@ -27,6 +27,8 @@ PROCESS_BYTES = 480 * 10**6
 """An actor without a model: Python with torch, transformers and Ray. Measured, Linux, CPU build of torch."""
 DRIVER_BYTES = 560 * 10**6
 """The same for the driver, which also reads data and draws plots."""
+LEAN_DRIVER_BYTES = 250 * 10**6
+"""The driver where an actor makes the specification: it imports no torch, and the weights that it sees are the actors'."""
 _TOKEN_BYTES, _EXAMPLE_BYTES = 5, 32
 """Upper bound on stored bytes per token (id and type) and per example (offset, label, position, shard)."""
 
@@ -56,6 +58,8 @@ class MemoryEstimate:
     """Bytes of what odd and even rounds train, where these are parts of the vector; empty where every round trains it all."""
     sums: int = 0
     """Sums that a round's work groups send to the server."""
+    lean_driver: bool = False
+    """Whether an actor reads model and data into the object store, rather than the driver."""
 
     @property
     def stored(self) -> int:
@@ -86,8 +90,8 @@ class MemoryEstimate:
 
     @property
     def driver(self) -> int:
-        """The driver's private main memory: it reads the weights before storing them."""
-        return DRIVER_BYTES + self.weights + (self.tokens or 0)
+        """The driver's private main memory; one that reads weights and tokens holds them before storing them."""
+        return LEAN_DRIVER_BYTES if self.lean_driver else DRIVER_BYTES + self.weights + (self.tokens or 0)
 
 
 def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None, num_classes: int) -> MemoryEstimate:
@@ -120,6 +124,7 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
         on_gpu=on_gpu,
         new_states=cohort * state_bytes,
         sums=_sum_bytes(config, exchanged),
+        lean_driver=config.specified_by_an_actor,
     )
 
 
