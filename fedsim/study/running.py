@@ -97,7 +97,7 @@ def _side_by_side(
         local_cluster.secure()
     from fedsim.executors.cells.pool import CellPool
 
-    jobs = {job.name: (cell, job) for cell in cells if (job := _job(cell, folder.run(cell)))}
+    jobs = {job.name: (cell, job) for cell in cells if (job := job_of(cell, folder.run(cell)))}
     ray_config = cells[0].config.ray
     threads = max(cell.config.client.threads for cell in cells)
     most = min(at_once, len(cells), fitting(cells, shows.note))
@@ -122,7 +122,7 @@ def _side_by_side(
                 if ended is None:
                     shows.running(pool.doing)
                     continue
-                _unpack(ended)
+                put_in_place(ended)
                 yield CellEnd(jobs[ended.job.name][0], ended.sentence, ended.notes)
 
 
@@ -183,7 +183,8 @@ def _console(file: StringIO) -> Console:
 # -- jobs --------------------------------------------------------------------------------------------------------------
 
 
-def _job(cell: Cell, folder: Path) -> Job:
+def job_of(cell: Cell, folder: Path) -> Job:
+    """Return the job of a cell whose run goes to a folder."""
     from clients.backbone.held_weights import key_of
 
     config = cell.config
@@ -201,7 +202,7 @@ def _modules(cells: Sequence[Cell]) -> tuple[str, ...]:
     return tuple(sorted({module for place in places if (module := modeling_module(place)) is not None}))
 
 
-def _unpack(ended: Ended) -> None:
+def put_in_place(ended: Ended) -> None:
     """Put a run that was done where the driver's folders are not seen in its place."""
     if ended.packed is not None:
         Path(ended.job.folder).mkdir(parents=True, exist_ok=True)

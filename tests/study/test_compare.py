@@ -174,6 +174,21 @@ def stop_at_random(command):
     assert killed >= 3
 
 
+def test_a_run_comes_back_from_where_the_drivers_folders_are_not_seen(alone, session_ray, tmp_path):
+    from fedsim.executors.cells.actor import CellActor
+    from fedsim.study.running import job_of, put_in_place
+
+    cell = read_study(alone[0] / "study.yaml").cells()[1]
+    job = job_of(cell, tmp_path / "out" / cell.folder)
+    actor = CellActor.options(num_cpus=1, max_concurrency=2).remote()
+    ended = session_ray.get(actor.do.remote(job, actor.weights.remote(job), False))
+    session_ray.kill(actor)
+    assert ended.sentence is None
+    assert not (tmp_path / "out").exists(), "the actor does not write there"
+    put_in_place(ended)
+    assert prompts(tmp_path / "out" / cell.folder) == prompts(alone[0] / "out" / cell.folder)
+
+
 KILLER = """
 import os, pathlib, signal
 import fedsim
