@@ -18,8 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from fedsim import __version__
-from fedsim.core.errors import ConfigError
+from fedsim.core.errors import ConfigError, shown
 from fedsim.records.events import open_locked, write_atomically
 from fedsim.records.resuming import as_recorded, finished
 from fedsim.study.cells import Cell, Study
@@ -31,16 +33,27 @@ _HOLDS = "fedsim study"
 class StudyFolder:
     """The folder of a study, new or continued.
 
+    Parameters
+    ----------
+    name
+        Name of the study that the folder must hold if it holds one.
+
     Raises
     ------
     ConfigError
-        If the folder holds anything but a study.
+        If the folder holds anything but a study, or another study.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str | None = None) -> None:
         self.path = path
-        if path.is_dir() and any(path.iterdir()) and read_subject(path) is None:
+        held = read_subject(path)
+        if path.is_dir() and any(path.iterdir()) and held is None:
             raise ConfigError(f"{path} holds files but no study; choose a new or empty folder with --output")
+        if held is not None and name is not None and held.get("name", name) != name:
+            raise ConfigError(
+                f"{path} holds the study {shown(held['name'])}, not {shown(name)}; choose another folder with --output (or, "
+                f"if it is the same study, say name: {held['name']} in its file)"
+            )
         if path.exists() and not path.is_dir():
             raise ConfigError(f"{path} is a file; choose a folder with --output")
 
@@ -65,16 +78,28 @@ class StudyFolder:
         path = self.run(cell)
         return path.exists() and finished(as_recorded(cell.config, path), path) is not None
 
+    def is_outdated(self, cell: Cell) -> bool:
+        """Whether a cell's folder holds a run, but not all that the study asks for now."""
+        return (self.run(cell) / "summary.json").exists() and not self.is_finished(cell)
+
     def write(self, name: str, values: Mapping[str, Any] | list[Any]) -> None:
         """Write a file of JSON, atomically."""
         write_atomically(self.path / name, _json(values))
 
     def read(self, name: str) -> Any:
-        """Read a file of JSON; None if there is none."""
+        """Read a file of JSON; None if there is none.
+
+        Raises
+        ------
+        ConfigError
+            If it is damaged.
+        """
         try:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except OSError:
             return None
+        except ValueError:
+            raise damaged(self.path / name) from None
 
 
 def read_subject(path: Path) -> dict[str, Any] | None:
@@ -86,9 +111,23 @@ def read_subject(path: Path) -> dict[str, Any] | None:
     return held if isinstance(held, dict) and held.get("holds") == _HOLDS else None
 
 
-def subject_config(held: Mapping[str, Any]) -> StudyConfig:
-    """Return the study that ``study.json`` holds."""
-    return StudyConfig.model_validate(held["study"])
+def subject_config(held: Mapping[str, Any], path: Path) -> StudyConfig:
+    """Return the study that ``study.json`` holds, with its name.
+
+    Raises
+    ------
+    ConfigError
+        If it is damaged.
+    """
+    try:
+        return StudyConfig.model_validate(held["study"] | {"name": held["name"]})
+    except (KeyError, TypeError, ValidationError):
+        raise damaged(path / "study.json") from None
+
+
+def damaged(path: Path) -> ConfigError:
+    """Return the error that a file of a study's own is damaged."""
+    return ConfigError(f"{path} is damaged; fedsim compare STUDY.yaml --output {path.parent} writes it anew")
 
 
 def _subject(study: Study) -> dict[str, Any]:

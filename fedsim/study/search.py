@@ -28,7 +28,7 @@ class Choice:
     dataset: str
     arm: str
     values: Values
-    """Values of dotted keys."""
+    """Values of dotted keys; empty if no combination gave a metric."""
     trials: tuple[tuple[Values, tuple[float, ...]], ...]
     """All combinations, with the last metric of each of the search's seeds; NaN for a run that failed."""
 
@@ -139,7 +139,7 @@ def metric_of(search: SearchConfig, arm: str) -> str:
 def choose(study: Study, metrics: Mapping[Cell, float]) -> list[Choice]:
     """Return the best combination of each arm on each data set by the mean over the search's seeds; ties go to the first.
 
-    A combination with a failed run, or a metric that is not a number, is chosen only if all are like that.
+    A combination with a failed run, or a metric that is not a number, is not chosen; if all are like that, nothing is.
 
     Parameters
     ----------
@@ -158,7 +158,8 @@ def choose(study: Study, metrics: Mapping[Cell, float]) -> list[Choice]:
         tried = combinations(search, arm)
         results = [tuple(found[dataset, arm, number]) for number in range(len(tried))]
         best = max(range(len(tried)), key=lambda number: (_mean(results[number]), -number))
-        choices.append(Choice(dataset, arm, tried[best], tuple(zip(tried, results, strict=True))))
+        values = tried[best] if math.isfinite(_mean(results[best])) else {}
+        choices.append(Choice(dataset, arm, values, tuple(zip(tried, results, strict=True))))
     return choices
 
 

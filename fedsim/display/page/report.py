@@ -15,7 +15,7 @@ from fedsim.display.sheet import Sheet, to_latex, to_markdown
 from fedsim.records.events import replaced
 from fedsim.records.folder_check import what_is_in
 from fedsim.records.remote import is_url, refuse_url
-from fedsim.study.folder import StudyFolder, read_subject
+from fedsim.study.folder import read_subject
 
 ENDINGS = {"html": "html", "md": "md", "latex": "tex", "csv": "csv", "parquet": "parquet"}
 """Forms of a report, and how their files end."""
@@ -90,14 +90,14 @@ def _study(folder: Path, to: str, output: Path | None, note: Note) -> list[Path]
     """Write the report of a study; all but the page may be several files, with ``output`` as their folder."""
     from fedsim.display.page.study_page import study_page
     from fedsim.study.exports import export
-    from fedsim.study.loading import load_study
+    from fedsim.study.loading import load_search, load_study
 
     study, summary = load_study(folder)
     if to != "html":
         return list(export(summary, to, output or folder))
     path = output or folder / "report.html"
     with told(note, path):
-        search = StudyFolder(folder).read("search.json") or ()
+        search = load_search(study, folder)
         page = study_page(summary, summary.cells, study, folder=str(folder), search=search)
     _write(path, page.encode())
     return [path]
