@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from fedsim.core.errors import ConfigError
+from fedsim.core.errors import ConfigError, ResourceError
 from fedsim.core.plugins import loaded
 from fedsim.records.events import plain, write_atomically
 from fedsim.records.location import is_thrown_away, thrown_away
@@ -23,7 +23,7 @@ from fedsim.study.config import StudyConfig
 from fedsim.study.expect import Expectation, check
 from fedsim.study.exports import export
 from fedsim.study.figures import FailedCell
-from fedsim.study.folder import StudyFolder
+from fedsim.study.folder import StudyFolder, write_json
 from fedsim.study.loading import load_search, summary_of
 from fedsim.study.outcome import StudySummary
 from fedsim.study.progress import StudyProgress
@@ -138,13 +138,20 @@ def write_report(
         Called with messages for the user: a page that cannot be drawn loses no figures.
     commands
         Commands that ran the study.
+
+    Raises
+    ------
+    ResourceError
+        If the folder cannot be written.
     """
     from fedsim.display.figure import told
     from fedsim.display.page.study_page import study_page
 
-    folder = StudyFolder(path)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    folder.write("summary.json", plain(summary.record()))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / "summary.json", plain(summary.record()))
+    except OSError as error:
+        raise ResourceError(f"{path} cannot be written ({error.strerror}); choose another --output") from error
     export(summary, "parquet", path)
     page = path / "report.html"
     try:
@@ -168,6 +175,7 @@ def _searched(
     cells = trials(study)
     if not cells:
         return [], {}
+    folder.refuse_other_trials(cells)
     failures = _done(folder, cells, at_once, console, watch, "search")
     search = study.config.search
     assert search is not None

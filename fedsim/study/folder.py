@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedsim import __version__
-from fedsim.core.errors import ConfigError, shown
+from fedsim.configuration.schema import read_config
+from fedsim.core.errors import ConfigError, FedsimError, shown
 from fedsim.records.events import open_locked, write_atomically
+from fedsim.records.folder_check import what_is_in
 from fedsim.records.resuming import as_recorded, finished
 from fedsim.study.cells import Cell, Study
 from fedsim.study.config import StudyConfig
@@ -63,7 +65,7 @@ class StudyFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = open_locked(self.path / ".lock")
-            write_atomically(self.path / "study.json", _json(_subject(study)))
+            write_json(self.path / "study.json", _subject(study))
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be written ({error.strerror}); choose another --output") from error
         with lock:
@@ -82,9 +84,31 @@ class StudyFolder:
         """Whether a cell's folder holds a run, but not all that the study asks for now."""
         return (self.run(cell) / "summary.json").exists() and not self.is_finished(cell)
 
+    def refuse_other_trials(self, cells: Sequence[Cell]) -> None:
+        """Refuse to search where another search has begun: its runs would count as failed ones of this.
+
+        Raises
+        ------
+        ConfigError
+            Naming the first of its runs.
+        """
+        for cell in cells:
+            path = self.run(cell)
+            if what_is_in(path) != "run":
+                continue
+            try:
+                before = read_config(path / "config.yaml")
+            except FedsimError:
+                continue
+            if before.identity != as_recorded(cell.config, path).identity or before.rounds > cell.config.rounds:
+                raise ConfigError(
+                    f"{path} is a run of another search than the study's; delete {self.path / 'search'} to search anew, or "
+                    "choose another folder with --output"
+                )
+
     def write(self, name: str, values: Mapping[str, Any] | list[Any]) -> None:
         """Write a file of JSON, atomically."""
-        write_atomically(self.path / name, _json(values))
+        write_json(self.path / name, values)
 
     def read(self, name: str) -> Any:
         """Read a file of JSON; None if there is none.
@@ -141,5 +165,6 @@ def _subject(study: Study) -> dict[str, Any]:
     }
 
 
-def _json(values: Any) -> str:
-    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def write_json(path: Path, values: Mapping[str, Any] | list[Any]) -> None:
+    """Write a file of JSON, atomically."""
+    write_atomically(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

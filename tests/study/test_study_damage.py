@@ -1,8 +1,9 @@
-"""A study whose folder is damaged, whose file has changed, or whose search finds nothing: told, and nothing is lost or mixed."""
+"""A study whose folder is damaged, whose file has changed, or whose search finds nothing: it says so, and mixes nothing."""
 
 import io
 import json
 import shutil
+import sys
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ from rich.console import Console
 from support import tiny_values
 
 import fedsim
+from fedsim import cli
 from fedsim.core.errors import ConfigError
 from fedsim.display.page.report import write_report
 from fedsim.study import command
@@ -114,3 +116,44 @@ def test_what_an_earlier_search_has_chosen_is_not_shown_without_a_search(copy):
     (copy / "out/search.json").write_text('[{"a": 1}]')
     (page,) = write_report(str(copy / "out"), "html", None, print)
     assert "What the search tried" not in page.read_text()
+
+
+def test_runs_of_another_search_are_no_failed_trials_of_this_one(tmp_path):
+    search = {"keys": {"client.optimizer.lr": [0.01, 0.02]}}
+    compared(tmp_path, {**STUDY, "search": search})
+    other = {"keys": {"client.optimizer.lr": [0.03, 0.02]}}
+    with pytest.raises(ConfigError, match=r"a run of another search than the study's; delete .*/search to search anew"):
+        compared(tmp_path, {**STUDY, "search": other})
+    assert [cell.arm for cell in load_study(tmp_path / "out")[1].cells] == ["a", "b"]
+
+
+@pytest.mark.parametrize("to", ["md", "latex"])
+def test_a_document_of_a_study_is_the_file_that_is_asked_for(copy, tmp_path, to):
+    file = tmp_path / "paper.txt"
+    assert write_report(str(copy / "out"), to, file, print) == [file]
+    assert "Results" in file.read_text()
+
+
+def test_a_comparison_of_runs_goes_where_nothing_else_is(copy, capsys, monkeypatch):
+    """Twice to the same folder, but not among a study's files; cells of a study have the names of their arms."""
+    cells = [str(copy / f"out/cells/base/{arm}/seed-0") for arm in "ab"]
+
+    def said(*words):
+        monkeypatch.setattr(sys, "argv", ["fedsim", "compare", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, capsys.readouterr().err
+
+    for _ in range(2):
+        assert said(*cells, "--output", str(copy / "both")) == (0, "")
+    assert json.loads((copy / "both/summary.json").read_text())["arms"] == ["a", "b"]
+    for place, why in (
+        (copy / "out", "holds other files, such as"),
+        (copy / "study.yaml", "is a file"),
+        (copy / "study.yaml/inside", "cannot be written"),
+        ("s3://bucket/place", "must be a local path"),
+    ):
+        code, error = said(*cells, "--output", str(place))
+        assert (code, error.count("\n")) == (2, 1)
+        assert why in error
+    assert "holds a study, not a run; fedsim report" in said(str(copy / "out"))[1]
