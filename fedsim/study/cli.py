@@ -52,6 +52,8 @@ def compare(
         raise ConfigError(f"{shown(first)} is neither a study file, which ends in .yaml, nor the folder of a run")
     study = read_study(first, words[1:])
     check_search(study)
+    if dry_run and checked:
+        raise ConfigError("--check has no use with --dry-run, which makes no runs to check")
     if dry_run:
         print_plan(study, output, at_once, console)
         return True

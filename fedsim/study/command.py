@@ -69,6 +69,8 @@ def compare(
     RunInterrupted
         After SIGINT or SIGTERM; the same call continues the study.
     """
+    if at_once is not None and at_once < 1:
+        raise ConfigError(f"at_once is {at_once}, but must be at least 1")
     study = read_study(path, overrides)
     check_search(study)
     folder = study_folder(study, output)

@@ -30,6 +30,7 @@ from fedsim.study.cells import Cell, Study
 from fedsim.study.config import StudyConfig
 
 _HOLDS = "fedsim study"
+_LOCK = ".lock"
 
 
 class StudyFolder:
@@ -49,7 +50,8 @@ class StudyFolder:
     def __init__(self, path: Path, name: str | None = None) -> None:
         self.path = path
         held = read_subject(path)
-        if path.is_dir() and any(path.iterdir()) and held is None:
+        # Another command may have made the folder a moment ago: the lock says so.
+        if held is None and path.is_dir() and any(entry.name != _LOCK for entry in path.iterdir()):
             raise ConfigError(f"{path} holds files but no study; choose a new or empty folder with --output")
         if held is not None and name is not None and held.get("name", name) != name:
             raise ConfigError(
@@ -64,7 +66,7 @@ class StudyFolder:
         """Create the folder if it does not exist, and hold it against other writers."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = open_locked(self.path / ".lock")
+            lock = open_locked(self.path / _LOCK)
             write_json(self.path / "study.json", _subject(study))
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be written ({error.strerror}); choose another --output") from error

@@ -20,6 +20,7 @@ from fedsim.simulation.interrupt import InterruptWatch
 from fedsim.study.cells import Cell
 from fedsim.study.fitting import fitting, stored_bytes
 from fedsim.study.folder import StudyFolder
+from fedsim.study.words import count
 
 if TYPE_CHECKING:
     from fedsim.configuration.schema import Config
@@ -113,7 +114,7 @@ def _side_by_side(
     )
     with pool:
         shows.note(
-            f"{len(pool)} runs at a time, each on one actor of {threads} threads"
+            f"{len(pool)} runs at a time, each on one actor of {count(threads, 'thread')}"
             if len(pool) > 1
             else "one run at a time"
         )
