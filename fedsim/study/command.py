@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from rich.console import Console
 from rich.text import Text
 
 from fedsim.core.errors import ConfigError, ResourceError
-from fedsim.core.plugins import loaded
 from fedsim.records.events import plain, write_atomically
 from fedsim.records.location import is_thrown_away, thrown_away
 from fedsim.records.remote import refuse_url
@@ -23,7 +21,7 @@ from fedsim.study.config import StudyConfig
 from fedsim.study.expect import Expectation, check
 from fedsim.study.exports import export
 from fedsim.study.figures import FailedCell
-from fedsim.study.folder import StudyFolder, write_json
+from fedsim.study.folder import StudyFolder, command_of, subject, write_json
 from fedsim.study.loading import load_search, summary_of
 from fedsim.study.outcome import StudySummary
 from fedsim.study.progress import StudyProgress
@@ -99,7 +97,9 @@ def compare(
         folder.write("failures.json", [vars(cell) for cell in failed])
         config = study.config.model_copy(update={"name": study.name})
         summary = summary_of(config, folder.path, failed)
-        write_report(folder.path, config, summary, lambda text: _say(console, text), [_command(study, folder)])
+        write_report(
+            folder.path, config, summary, lambda text: _say(console, text), [command_of(subject(study), folder.path)]
+        )
     return summary
 
 
@@ -243,12 +243,6 @@ def _result(run: Path) -> str:
     values = _summary(run)
     metric, seconds = format_metric(values.get("global_metric")), format_seconds(values.get("seconds_total"))
     return f"{values['metric_name']} {metric} ({seconds})"
-
-
-def _command(study: Study, folder: StudyFolder) -> str:
-    """Return the command that runs a study."""
-    loads = [word for plugin in loaded() for word in ("--load", plugin.path)]
-    return shlex.join(["fedsim", "compare", str(study.path), *study.overrides, "--output", str(folder.path), *loads])
 
 
 def _say(console: Console, text: str) -> None:

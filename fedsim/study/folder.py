@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from pydantic import ValidationError
 from fedsim import __version__
 from fedsim.configuration.schema import read_config
 from fedsim.core.errors import ConfigError, FedsimError, shown
+from fedsim.core.plugins import loaded
 from fedsim.records.events import open_locked, write_atomically
 from fedsim.records.folder_check import what_is_in
 from fedsim.records.resuming import as_recorded, finished
@@ -67,7 +69,7 @@ class StudyFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = open_locked(self.path / _LOCK)
-            write_json(self.path / "study.json", _subject(study))
+            write_json(self.path / "study.json", subject(study))
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be written ({error.strerror}); choose another --output") from error
         with lock:
@@ -146,9 +148,16 @@ def subject_config(held: Mapping[str, Any], path: Path) -> StudyConfig:
         If it is damaged.
     """
     try:
+        command_of(held, path)
         return StudyConfig.model_validate(held["study"] | {"name": held["name"]})
     except (KeyError, TypeError, ValidationError):
         raise damaged(path / "study.json") from None
+
+
+def command_of(held: Mapping[str, Any], path: Path) -> str:
+    """Return the command that ran the study that ``study.json`` holds."""
+    loads = [word for plugin in held.get("load", ()) for word in ("--load", plugin)]
+    return shlex.join(["fedsim", "compare", held["file"], *held["overrides"], "--output", str(path), *loads])
 
 
 def damaged(path: Path) -> ConfigError:
@@ -156,13 +165,15 @@ def damaged(path: Path) -> ConfigError:
     return ConfigError(f"{path} is damaged; fedsim compare STUDY.yaml --output {path.parent} writes it anew")
 
 
-def _subject(study: Study) -> dict[str, Any]:
+def subject(study: Study) -> dict[str, Any]:
+    """Return what ``study.json`` holds of a study."""
     return {
         "holds": _HOLDS,
         "fedsim": __version__,
         "name": study.name,
         "file": str(study.path),
         "overrides": list(study.overrides),
+        "load": [plugin.path for plugin in loaded()],
         "study": study.config.model_dump(mode="json"),
     }
 

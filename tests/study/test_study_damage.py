@@ -65,7 +65,10 @@ def test_a_run_with_a_damaged_summary_is_done_again(copy, content):
     ("name", "content"),
     [
         ("study.json", '{"holds": "fedsim study"}'),
-        ("study.json", '{"holds": "fedsim study", "name": "study", "study": {"base": 3}}'),
+        (
+            "study.json",
+            '{"holds": "fedsim study", "name": "study", "file": "x", "overrides": [], "study": {"base": 3}}',
+        ),
         ("failures.json", "["),
         ("failures.json", '[{"seed": 1}]'),
     ],
@@ -110,6 +113,13 @@ def test_a_search_that_finds_nothing_fails_its_arm_alone(tmp_path):
     chosen = {choice["arm"]: choice["chosen"] for choice in json.loads((tmp_path / "out/search.json").read_text())}
     assert chosen["b"] == {}
     assert not (tmp_path / "out/cells/base/b").exists()
+
+
+def test_a_page_written_again_has_the_command_of_the_study(finished, tmp_path):
+    (page,) = write_report(str(finished / "out"), "html", tmp_path / "again.html", print)
+    command = f"fedsim compare {finished / 'study.yaml'} --output {finished / 'out'}"
+    assert command in page.read_text()
+    assert command in (finished / "out/report.html").read_text()
 
 
 def test_what_an_earlier_search_has_chosen_is_not_shown_without_a_search(copy):

@@ -15,7 +15,7 @@ from fedsim.display.sheet import Sheet, to_latex, to_markdown
 from fedsim.records.events import replaced
 from fedsim.records.folder_check import what_is_in
 from fedsim.records.remote import is_url, refuse_url
-from fedsim.study.folder import read_subject
+from fedsim.study.folder import command_of, read_subject
 
 ENDINGS = {"html": "html", "md": "md", "latex": "tex", "csv": "csv", "parquet": "parquet"}
 """Forms of a report, and how their files end."""
@@ -103,7 +103,8 @@ def _study(folder: Path, to: str, output: Path | None, note: Note) -> list[Path]
     path = output or folder / "report.html"
     with told(note, path):
         search = load_search(study, folder)
-        page = study_page(summary, summary.cells, study, folder=str(folder), search=search)
+        commands = [command_of(read_subject(folder) or {}, folder)]
+        page = study_page(summary, summary.cells, study, folder=str(folder), search=search, commands=commands)
     _write(path, page.encode())
     return [path]
 
