@@ -12,6 +12,7 @@ from support import tiny_values
 
 import fedsim
 from fedsim import cli
+from fedsim.core import plugins
 from fedsim.core.errors import ConfigError
 from fedsim.display.page.report import write_report
 from fedsim.study import command
@@ -20,12 +21,12 @@ from fedsim.study.loading import load_study
 STUDY = {"base": "base.yaml", "arms": {"a": None, "b": {"server.kind": "fedavg"}}, "seeds": 1}
 
 
-def compared(folder, study=STUDY, *overrides):
+def compared(folder, study=STUDY, *overrides, at_once=None):
     """Run a study of one round in a folder, with its results in ``out``."""
     (folder / "base.yaml").write_text(yaml.safe_dump(tiny_values({"rounds": 1, "executor": "local"})))
     (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     console = Console(file=io.StringIO())
-    return fedsim.compare(folder / "study.yaml", overrides, output=folder / "out", console=console)
+    return fedsim.compare(folder / "study.yaml", overrides, output=folder / "out", at_once=at_once, console=console)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,16 @@ def test_a_search_that_finds_nothing_fails_its_arm_alone(tmp_path):
     chosen = {choice["arm"]: choice["chosen"] for choice in json.loads((tmp_path / "out/search.json").read_text())}
     assert chosen["b"] == {}
     assert not (tmp_path / "out/cells/base/b").exists()
+
+
+def test_runs_of_this_process_are_not_done_side_by_side(tmp_path, monkeypatch):
+    with pytest.raises(
+        ConfigError, match="2 runs at a time cannot have executor=local; leave that out, or do one at a time"
+    ):
+        compared(tmp_path, at_once=2)
+    monkeypatch.setitem(plugins._unfiled, "callback of_a_script", "")
+    with pytest.raises(ConfigError, match="2 runs at a time cannot have the kinds that this script"):
+        compared(tmp_path, STUDY, "executor=ray", at_once=2)
 
 
 def test_a_page_written_again_has_the_command_of_the_study(finished, tmp_path):
