@@ -18,7 +18,7 @@ from support import ROOT, sweep, tiny_values
 
 import fedsim
 from fedsim import cli
-from fedsim.core.errors import ConfigError, ResourceError
+from fedsim.core.errors import ConfigError
 from fedsim.study.cells import read_study
 from fedsim.study.loading import load_study
 
@@ -315,18 +315,3 @@ def test_expected_bands_are_checked(alone, tmp_path, capsys, monkeypatch):
         with pytest.raises(SystemExit) as ended:
             cli.main()
         assert ended.value.code == status, capsys.readouterr().out
-
-
-def test_a_pool_that_cannot_start_leaves_the_cluster(session_ray, tmp_path, monkeypatch):
-    """What it has connected to; otherwise no other study could run in this process."""
-    from fedsim.executors.cells import pool
-
-    left = []
-    monkeypatch.setattr(pool, "connect", lambda *_: True)
-    monkeypatch.setattr(pool.ray, "shutdown", lambda: left.append(True))
-    path = written(tmp_path, ray={"address": "auto", "num_cpus_per_actor": 10_000})
-    with pytest.raises(ResourceError, match="fits a node"):
-        fedsim.compare(path, output=tmp_path / "out", at_once=2, console=silent())
-    assert left == [True]
-    with pytest.raises(ConfigError, match="at_once is 0"):
-        fedsim.compare(path, output=tmp_path / "out", at_once=0, console=silent())

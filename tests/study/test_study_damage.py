@@ -13,7 +13,7 @@ from support import tiny_values
 import fedsim
 from fedsim import cli
 from fedsim.core import plugins
-from fedsim.core.errors import ConfigError
+from fedsim.core.errors import ConfigError, ResourceError
 from fedsim.display.page.report import write_report
 from fedsim.study import command
 from fedsim.study.loading import load_study
@@ -124,6 +124,21 @@ def test_runs_of_this_process_are_not_done_side_by_side(tmp_path, monkeypatch):
     monkeypatch.setitem(plugins._unfiled, "callback of_a_script", "")
     with pytest.raises(ConfigError, match="2 runs at a time cannot have the kinds that this script"):
         compared(tmp_path, STUDY, "executor=ray", at_once=2)
+
+
+def test_a_pool_that_cannot_start_leaves_the_cluster(session_ray, tmp_path, monkeypatch):
+    """That it has connected to; otherwise no other study could run in this process."""
+    from fedsim.executors.cells import pool
+
+    left = []
+    monkeypatch.setattr(pool, "connect", lambda *_: True)
+    monkeypatch.setattr(pool.ray, "shutdown", lambda: left.append(True))
+    given = ["executor=ray", "ray.address=auto", "ray.num_cpus_per_actor=10000"]
+    with pytest.raises(ResourceError, match="fits a node"):
+        compared(tmp_path, STUDY, *given, at_once=2)
+    assert left == [True]
+    with pytest.raises(ConfigError, match="at_once is 0"):
+        compared(tmp_path, STUDY, *given, at_once=0)
 
 
 def test_a_page_written_again_has_the_command_of_the_study(finished, tmp_path):
