@@ -34,7 +34,11 @@ def report(
         ReportFormat, typer.Option(help="html: a page that loads nothing from elsewhere; the others: its tables.")
     ] = ReportFormat.HTML,
     output: Annotated[
-        Path | None, typer.Option(help="File to write; if not given, report.EXT in the folder.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="File to write, or a folder for csv and parquet of a study, two files each; if not given, in the folder.",
+            show_default=False,
+        ),
     ] = None,
     load: Load = None,
 ) -> None:

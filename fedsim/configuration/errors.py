@@ -28,8 +28,8 @@ def sentence(error: ValidationError, schema: type[Schema], where: Where, values:
         The given values, nested.
     """
     complaints = error.errors(include_url=False)
-    # If a key takes a word or a group and a group is given, only the errors inside the group matter.
-    inner = [item for item in complaints if not (isinstance(item["input"], dict) and item["loc"][-1:] == ("str",))]
+    # If a key takes a word, a number or a group and a group is given, only the errors inside the group matter.
+    inner = [item for item in complaints if not (isinstance(item["input"], dict) and _takes_no_group(item["loc"]))]
     complaints = _without_results(inner or complaints)
     first = min(complaints, key=lambda item: (item["type"] != "extra_forbidden", len(item["loc"])))
     key = _schema_path(first["loc"], schema)
@@ -95,6 +95,11 @@ def _key_of_other_kinds(key: Key, root: type[Schema], values: Mapping[str, Any],
     chosen = section.model_fields[name].get_default() if given is None and name in section.model_fields else given
     remedy = _remedy(key, (*key[:-1], name), f"{prefix}{key[-1]}", where)
     return f"{prefix}{key[-1]} has no use with {prefix}{name}={chosen}; it is a key of {listed(kinds, 20)}{remedy}"
+
+
+def _takes_no_group(location: Key) -> bool:
+    """Whether an error is that of a union's word or number."""
+    return bool(location) and (location[-1] in _UNION_MEMBERS or str(location[-1]).startswith("literal["))
 
 
 def _without_results(complaints: list[ErrorDetails]) -> list[ErrorDetails]:
@@ -183,6 +188,8 @@ def _expected(complaints: Sequence[Any], given: Any) -> str:
         elif kind == "unknown_name":
             choices = context["known"]
             alternatives.append(f"one of {listed(choices, 40)}, or a plug-in's name (--load FILE.py)")
+        elif kind == "too_short" and isinstance(given, dict):
+            alternatives.append(f"a group of at least {context['min_length']}")
         elif stem in _TYPES:
             alternatives.append(_TYPES[stem].format(**{name: _plain(value) for name, value in context.items()}))
         else:

@@ -53,6 +53,10 @@ class RecordedRun:
             return None
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
+        if not isinstance(summary, dict):
+            raise CheckpointError(
+                f"{path} is damaged: it holds a {type(summary).__name__} in place of names and values"
+            )
         return summary
 
     @cached_property

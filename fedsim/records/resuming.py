@@ -164,6 +164,8 @@ def finished(config: Config, path: Path) -> dict[str, Any] | None:
         summary: dict[str, Any] = json.loads((path / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    if not isinstance(summary, dict):
+        return None
     same = summary.get("config_hash") == config.identity and isinstance(summary.get("contents"), dict)
     done = summary.get("rounds") == config.rounds or _ended_by_a_rule(summary, config, path)
     return summary if same and done and _has_what_is_asked(summary, config, path) else None

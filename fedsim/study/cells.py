@@ -15,8 +15,9 @@ from fedsim.configuration.given import place_of, read_yaml, set_key
 from fedsim.configuration.overrides import parse_override
 from fedsim.configuration.schema import Config, build_config
 from fedsim.configuration.values import as_override, leaves
-from fedsim.core.errors import ConfigError, listed, shown, suggestion
+from fedsim.core.errors import ConfigError, shown
 from fedsim.core.plugins import load_installed
+from fedsim.study.checks import check_names
 from fedsim.study.config import StudyConfig
 from partitions.config import PartitionConfig
 
@@ -120,13 +121,20 @@ class Study:
         path = self.path.parent / (of_arm if isinstance(of_arm, str) else self.config.base)
         text, values = read_yaml(path)
         sources: dict[tuple[str, ...], str] = {}
+        given: dict[tuple[str, tuple[str, ...]], str] = {}
         for place, key, value in self._changes(dataset, arm, also):
             keys = tuple(key.split("."))
             if key.partition(".")[0] in _OURS:
                 raise ConfigError(f"{self.path}, {place}: a study sets {keys[0]} itself; leave it out")
             for inner, leaf in leaves(value, keys) if isinstance(value, dict) and value else [(keys, value)]:
-                set_key(values, inner, leaf, as_override(inner, leaf))
-                sources[inner] = f"{self.path}, {place}: {as_override(inner, leaf)}"
+                said = as_override(inner, leaf)
+                try:
+                    set_key(values, inner, leaf, said)
+                except ConfigError as error:
+                    raise ConfigError(f"{self.path}, {place}: {error}") from None
+                if given.setdefault((place, inner), key) != key:
+                    raise ConfigError(f"{self.path}, {place}: {'.'.join(inner)} is given twice; leave one out")
+                sources[inner] = f"{self.path}, {place}: {said}"
         for override in self.overrides:
             keys, value = parse_override(override, Config)
             if keys[0] in _OURS:
@@ -170,34 +178,9 @@ def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     except ValidationError as error:
         raise ConfigError(sentence(error, StudyConfig, lambda key: place_of(path, text, {}, key), values)) from None
     study = Study(path, config, tuple(overrides))
-    _check_names(study)
+    check_names(path, config)
     study.cells()
     return study
-
-
-def _check_names(study: Study) -> None:
-    """Refuse names of arms and data sets that do not exist."""
-    config = study.config
-    arms, datasets = list(config.arms), list(config.datasets)
-    given = [("reference", config.reference)] if config.reference else []
-    given += [(f"arm_seeds.{arm}", arm) for arm in config.arm_seeds]
-    given += [(f"search.arms.{arm}", arm) for arm in (config.search.arms if config.search else {})]
-    metric = config.search.metric if config.search else "global"
-    given += [(f"search.metric.{arm}", arm) for arm in (metric if isinstance(metric, dict) else {})]
-    given += [(f"expect.{name}.{arm}", arm) for name, bands in config.expect.items() for arm in bands]
-    _refuse(study.path, given, arms, "arm")
-    given = [(f"expect.{name}", name) for name in config.expect]
-    given += [(f"target.{name}", name) for name in (config.target if isinstance(config.target, dict) else {})]
-    _refuse(study.path, given, datasets, "data set")
-    if len(set(config.seeds)) < len(config.seeds):
-        raise ConfigError(f"{study.path}: seeds {list(config.seeds)} list a seed twice")
-
-
-def _refuse(path: Path, given: Sequence[tuple[str, str]], known: Sequence[str], what: str) -> None:
-    for key, name in given:
-        if name not in known:
-            there = f"{suggestion(name, known)}; the study's are {listed(known)}"
-            raise ConfigError(f"{path}: {key} names the {what} {shown(name)}, which does not exist{there}")
 
 
 def _unless_given(values: Mapping[str, Any]) -> dict[tuple[str, str], Any]:

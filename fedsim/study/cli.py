@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fedsim.core.errors import ConfigError, shown
-from fedsim.records.remote import is_url
+from fedsim.records.remote import is_url, refuse_url
 from fedsim.study.cells import read_study
 from fedsim.study.command import compare as run_study
 from fedsim.study.command import expectations, write_report
@@ -37,8 +37,11 @@ def compare(
     first = words[0]
     if is_url(first) or Path(first).is_dir():
         _refuse_for_runs(at_once, dry_run, checked)
-        from fedsim.study.existing import compare_runs
+        from fedsim.study.existing import compare_runs, refuse_other_files
 
+        refuse_url(output, "--output")
+        if output is not None:
+            refuse_other_files(output)
         config, found = compare_runs(words, console)
         if output is not None:
             commands = [shlex.join(["fedsim", "compare", *words, "--output", str(output)])]
@@ -49,6 +52,8 @@ def compare(
         raise ConfigError(f"{shown(first)} is neither a study file, which ends in .yaml, nor the folder of a run")
     study = read_study(first, words[1:])
     check_search(study)
+    if dry_run and checked:
+        raise ConfigError("--check has no use with --dry-run, which makes no runs to check")
     if dry_run:
         print_plan(study, output, at_once, console)
         return True

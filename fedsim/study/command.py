@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from fedsim.core.errors import ConfigError
-from fedsim.core.plugins import loaded
+from fedsim.core.errors import ConfigError, ResourceError
 from fedsim.records.events import plain, write_atomically
 from fedsim.records.location import is_thrown_away, thrown_away
 from fedsim.records.remote import refuse_url
@@ -23,14 +21,15 @@ from fedsim.study.config import StudyConfig
 from fedsim.study.expect import Expectation, check
 from fedsim.study.exports import export
 from fedsim.study.figures import FailedCell
-from fedsim.study.folder import StudyFolder
-from fedsim.study.loading import summary_of
+from fedsim.study.folder import StudyFolder, command_of, subject, write_json
+from fedsim.study.loading import load_search, summary_of
 from fedsim.study.outcome import StudySummary
 from fedsim.study.progress import StudyProgress
 from fedsim.study.running import run_cells
 from fedsim.study.search import Choice, check_search, choose, metric_of, trials
 
 NOT_RUN = "it has not run"
+OUTDATED = "its run is of an earlier state of the study; compare again"
 
 
 def compare(
@@ -68,6 +67,8 @@ def compare(
     RunInterrupted
         After SIGINT or SIGTERM; the same call continues the study.
     """
+    if at_once is not None and at_once < 1:
+        raise ConfigError(f"at_once is {at_once}, but must be at least 1")
     study = read_study(path, overrides)
     check_search(study)
     folder = study_folder(study, output)
@@ -76,19 +77,29 @@ def compare(
         if is_thrown_away(folder.path):
             _say(console, f"warning: {thrown_away(folder.path)}; give --output FOLDER with a path elsewhere")
         try:
-            choices = _searched(folder, study, at_once, console, watch)
+            choices, vain = _searched(folder, study, at_once, console, watch)
             cells = study.cells({(choice.dataset, choice.arm): choice.values for choice in choices})
-            failures = _done(folder, cells, at_once, console, watch)
+            unsettled = {cell: vain[cell.dataset, cell.arm] for cell in cells if (cell.dataset, cell.arm) in vain}
+            # So that a report does not show them as the study's, should this command be stopped.
+            outdated = [FailedCell(c.dataset, c.arm, c.seed, OUTDATED) for c in cells if folder.is_outdated(c)]
+            folder.write("failures.json", [vars(cell) for cell in outdated])
+            failures = (
+                _done(folder, [cell for cell in cells if cell not in unsettled], at_once, console, watch) | unsettled
+            )
         except RunInterrupted as error:
             error.kept = f"what is done is kept in {folder.path}; the same command continues"
             raise
         failed = [
-            FailedCell(c.dataset, c.arm, c.seed, failures.get(c, NOT_RUN)) for c in cells if not folder.is_finished(c)
+            FailedCell(c.dataset, c.arm, c.seed, failures.get(c, NOT_RUN))
+            for c in cells
+            if c in unsettled or not folder.is_finished(c)
         ]
         folder.write("failures.json", [vars(cell) for cell in failed])
         config = study.config.model_copy(update={"name": study.name})
         summary = summary_of(config, folder.path, failed)
-        write_report(folder.path, config, summary, lambda text: _say(console, text), [_command(study, folder)])
+        write_report(
+            folder.path, config, summary, lambda text: _say(console, text), [command_of(subject(study), folder.path)]
+        )
     return summary
 
 
@@ -98,11 +109,11 @@ def study_folder(study: Study, output: str | Path | None) -> StudyFolder:
     Raises
     ------
     ConfigError
-        If it holds something else, or is a URL.
+        If it holds something else, such as another study, or is a URL.
     """
     path = None if output is None else Path(output)
     refuse_url(path, "--output")
-    return StudyFolder(path or Path("runs") / f"study-{study.name}")
+    return StudyFolder(path or Path("runs") / f"study-{study.name}", study.name)
 
 
 def expectations(study: Study, summary: StudySummary) -> tuple[Expectation, ...]:
@@ -129,18 +140,25 @@ def write_report(
         Called with messages for the user: a page that cannot be drawn loses no figures.
     commands
         Commands that ran the study.
+
+    Raises
+    ------
+    ResourceError
+        If the folder cannot be written.
     """
     from fedsim.display.figure import told
     from fedsim.display.page.study_page import study_page
 
-    folder = StudyFolder(path)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    folder.write("summary.json", plain(summary.record()))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / "summary.json", plain(summary.record()))
+    except OSError as error:
+        raise ResourceError(f"{path} cannot be written ({error.strerror}); choose another --output") from error
     export(summary, "parquet", path)
-    search = folder.read("search.json") or ()
     page = path / "report.html"
     try:
         with told(note, page):
+            search = load_search(config, path)
             text = study_page(summary, summary.cells, config, folder=str(path), search=search, commands=tuple(commands))
             write_atomically(page, text)
     except Exception as error:  # matplotlib's errors share no base class
@@ -154,20 +172,32 @@ def write_report(
 
 def _searched(
     folder: StudyFolder, study: Study, at_once: int | None, console: Console, watch: InterruptWatch
-) -> list[Choice]:
+) -> tuple[list[Choice], dict[tuple[str, str], str]]:
+    """Do what is missing of the search; return what it has chosen, and by data set and arm why it has chosen nothing."""
     cells = trials(study)
     if not cells:
-        return []
+        return [], {}
+    folder.refuse_other_trials(cells)
     failures = _done(folder, cells, at_once, console, watch, "search")
     search = study.config.search
     assert search is not None
     metrics = {c: _metric(folder.run(c), metric_of(search, c.arm)) for c in cells if c not in failures}
     choices = choose(study, metrics)
     folder.write("search.json", [choice.record() for choice in choices])
+    vain = {}
     for choice in choices:
         values = ", ".join(f"{key}={value}" for key, value in choice.values.items())
-        _say(console, f"search: {choice.arm} on {choice.dataset} takes {values}")
-    return choices
+        if not values:
+            vain[choice.dataset, choice.arm] = _vain(choice, failures, metric_of(search, choice.arm))
+        _say(console, f"search: {choice.arm} on {choice.dataset} takes {values or 'nothing'}")
+    return choices, vain
+
+
+def _vain(choice: Choice, failures: Mapping[Cell, str], metric: str) -> str:
+    """Return why a search has chosen nothing."""
+    of_arm = (said for cell, said in failures.items() if (cell.dataset, cell.arm) == (choice.dataset, choice.arm))
+    why = next(of_arm, f"its runs have no {metric}")
+    return f"the search chose nothing, since none of {len(choice.trials)} combinations gave a metric: {why}"
 
 
 def _done(
@@ -213,12 +243,6 @@ def _result(run: Path) -> str:
     values = _summary(run)
     metric, seconds = format_metric(values.get("global_metric")), format_seconds(values.get("seconds_total"))
     return f"{values['metric_name']} {metric} ({seconds})"
-
-
-def _command(study: Study, folder: StudyFolder) -> str:
-    """Return the command that runs a study."""
-    loads = [word for plugin in loaded() for word in ("--load", plugin.path)]
-    return shlex.join(["fedsim", "compare", str(study.path), *study.overrides, "--output", str(folder.path), *loads])
 
 
 def _say(console: Console, text: str) -> None:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt
 
+from fedsim.core.errors import shown
 from fedsim.core.schema import PathText, Schema
 from fedsim.study.devices import DevicesConfig
 
-Name = Annotated[str, Field(pattern=r"^[\w.+-]+$", max_length=80)]
+_MOST_SEEDS = 10_000
+
+
+def _folder(name: str) -> str:
+    """Refuse names that lead out of the study's folder."""
+    if not name.strip("."):
+        raise ValueError("a name of dots alone would be another folder; give it a letter or a digit")
+    return name
+
+
+Name = Annotated[str, Field(pattern=r"^[\w.+-]+$", max_length=80), AfterValidator(_folder)]
 """Becomes the name of a folder."""
 Keys = dict[str, Any]
 """Dotted keys of a config, and their values."""
@@ -17,11 +28,21 @@ Keys = dict[str, Any]
 
 def _seeds(value: Any) -> Any:
     """Read a number of seeds as 0, 1, 2 ..."""
-    return tuple(range(value)) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else value
+    if isinstance(value, list | tuple) and not any(isinstance(seed, bool) for seed in value):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST_SEEDS:
+        return tuple(range(value))
+    right = f"must be how many there are, from 1 to {_MOST_SEEDS}, or a list such as [0, 1, 2]"
+    raise ValueError(f"{shown(value)} gives no seeds; they {right}")
 
 
-Seeds = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_seeds), Field(min_length=1)]
+def _once(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{shown(list(seeds))} has a seed twice")
+    return seeds
 
+
+Seeds = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_seeds), Field(min_length=1), AfterValidator(_once)]
 
 Metric = Literal["global", "personalised"]
 

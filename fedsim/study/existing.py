@@ -13,10 +13,15 @@ from rich.text import Text
 from fedsim.configuration.schema import Config
 from fedsim.core.errors import ConfigError
 from fedsim.records.recorded_run import RecordedRun, load_run
+from fedsim.records.remote import is_url
 from fedsim.study.config import StudyConfig
+from fedsim.study.folder import read_subject
 from fedsim.study.outcome import StudySummary
 from fedsim.study.reading import read_figures
 from fedsim.study.summary import summarise
+
+RESULTS = ("summary.json", "cells.parquet", "pairs.parquet", "report.html")
+"""Files that :func:`fedsim.study.command.write_report` writes."""
 
 
 class _Group:
@@ -43,6 +48,11 @@ def compare_runs(places: Sequence[str], console: Console) -> tuple[StudyConfig, 
     ConfigError
         If a folder holds no finished run, two runs are the same, or there is only one.
     """
+    for place in places:
+        if not is_url(place) and read_subject(Path(place)) is not None:
+            raise ConfigError(
+                f"{place} holds a study, not a run; fedsim report {place} shows it, and its runs are in cells"
+            )
     if len(places) < 2:
         raise ConfigError("a comparison of runs needs at least two run folders; give more, or a study file")
     groups: list[_Group] = []
@@ -77,6 +87,23 @@ def compare_runs(places: Sequence[str], console: Console) -> tuple[StudyConfig, 
     return study, summarise(study, cells, [])
 
 
+def refuse_other_files(folder: Path) -> None:
+    """Refuse a folder for the results of a comparison that holds anything but those of an earlier one.
+
+    Raises
+    ------
+    ConfigError
+        Naming the folder, and a file in it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; choose a folder with --output")
+    others = sorted({entry.name for entry in folder.iterdir()} - set(RESULTS)) if folder.exists() else []
+    if others:
+        raise ConfigError(
+            f"{folder} holds other files, such as {others[0]}; choose a new or empty folder with --output"
+        )
+
+
 def _dataset(config: Config, summary: dict[str, Any], known: dict[str, str]) -> str:
     """Return a name for the data of a run: its task's, with a number if other data have it already."""
     section = config.model_dump_json(include={"data"})
@@ -102,15 +129,22 @@ def _names(groups: Sequence[_Group]) -> list[str]:
     names: list[str] = []
     for group in groups:
         runs = list(group.runs.values())
-        bare = {_without_seed(run.location) if len(runs) > 1 else Path(run.location).name for run in runs}
+        bare = {_without_seed(run.location, len(runs) == 1) for run in runs}
         shared = bare.pop() if len(bare) == 1 else ""
-        name = re.sub(r"[^\w.+-]", "_", shared)[:70] or str((runs[0].summary or {}).get("method", "arm"))
+        name = re.sub(r"[^\w.+-]", "_", shared)[:70].strip(".") or str((runs[0].summary or {}).get("method", "arm"))
         count = sum(each == name or each.startswith(f"{name}-") for each in names)
         names.append(f"{name}-{count + 1}" if name in names else name)
     return names
 
 
-def _without_seed(location: str) -> str:
-    """Return a folder's name before the seed, or that of the folder above if it is a seed alone."""
-    place = Path(location)
-    return re.sub(r"[-_.]*(seed)?[-_.]*\d*$", "", place.name) or place.parent.name
+def _without_seed(location: str, single: bool) -> str:
+    """Return a folder's name before the seed, or that of the folder above if it is a seed alone.
+
+    Parameters
+    ----------
+    single
+        Whether it is the arm's only run, whose number may be no seed.
+    """
+    place = Path(location).absolute()
+    before = re.sub(r"[-_.]*(seed)?[-_.]*\d*$", "", place.name)
+    return (place.name if before and single else before) or place.parent.name

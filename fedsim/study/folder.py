@@ -13,34 +13,53 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from fedsim import __version__
-from fedsim.core.errors import ConfigError
+from fedsim.configuration.schema import read_config
+from fedsim.core.errors import ConfigError, FedsimError, shown
+from fedsim.core.plugins import loaded
 from fedsim.records.events import open_locked, write_atomically
+from fedsim.records.folder_check import what_is_in
 from fedsim.records.resuming import as_recorded, finished
 from fedsim.study.cells import Cell, Study
 from fedsim.study.config import StudyConfig
 
 _HOLDS = "fedsim study"
+_LOCK = ".lock"
 
 
 class StudyFolder:
     """The folder of a study, new or continued.
 
+    Parameters
+    ----------
+    name
+        Name of the study that the folder must hold if it holds one.
+
     Raises
     ------
     ConfigError
-        If the folder holds anything but a study.
+        If the folder holds anything but a study, or another study.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str | None = None) -> None:
         self.path = path
-        if path.is_dir() and any(path.iterdir()) and read_subject(path) is None:
+        held = read_subject(path)
+        # Another command may have made the folder a moment ago: the lock says so.
+        if held is None and path.is_dir() and any(entry.name != _LOCK for entry in path.iterdir()):
             raise ConfigError(f"{path} holds files but no study; choose a new or empty folder with --output")
+        if held is not None and name is not None and held.get("name", name) != name:
+            raise ConfigError(
+                f"{path} holds the study {shown(held['name'])}, not {shown(name)}; choose another folder with --output (or, "
+                f"if it is the same study, say name: {held['name']} in its file)"
+            )
         if path.exists() and not path.is_dir():
             raise ConfigError(f"{path} is a file; choose a folder with --output")
 
@@ -49,8 +68,8 @@ class StudyFolder:
         """Create the folder if it does not exist, and hold it against other writers."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = open_locked(self.path / ".lock")
-            write_atomically(self.path / "study.json", _json(_subject(study)))
+            lock = open_locked(self.path / _LOCK)
+            write_json(self.path / "study.json", subject(study))
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be written ({error.strerror}); choose another --output") from error
         with lock:
@@ -65,16 +84,50 @@ class StudyFolder:
         path = self.run(cell)
         return path.exists() and finished(as_recorded(cell.config, path), path) is not None
 
+    def is_outdated(self, cell: Cell) -> bool:
+        """Whether a cell's folder holds a run, but not all that the study asks for now."""
+        return (self.run(cell) / "summary.json").exists() and not self.is_finished(cell)
+
+    def refuse_other_trials(self, cells: Sequence[Cell]) -> None:
+        """Refuse to search where another search has begun: its runs would count as failed ones of this.
+
+        Raises
+        ------
+        ConfigError
+            Naming the first of its runs.
+        """
+        for cell in cells:
+            path = self.run(cell)
+            if what_is_in(path) != "run":
+                continue
+            try:
+                before = read_config(path / "config.yaml")
+            except FedsimError:
+                continue
+            if before.identity != as_recorded(cell.config, path).identity or before.rounds > cell.config.rounds:
+                raise ConfigError(
+                    f"{path} is a run of another search than the study's; delete {self.path / 'search'} to search anew, or "
+                    "choose another folder with --output"
+                )
+
     def write(self, name: str, values: Mapping[str, Any] | list[Any]) -> None:
         """Write a file of JSON, atomically."""
-        write_atomically(self.path / name, _json(values))
+        write_json(self.path / name, values)
 
     def read(self, name: str) -> Any:
-        """Read a file of JSON; None if there is none."""
+        """Read a file of JSON; None if there is none.
+
+        Raises
+        ------
+        ConfigError
+            If it is damaged.
+        """
         try:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except OSError:
             return None
+        except ValueError:
+            raise damaged(self.path / name) from None
 
 
 def read_subject(path: Path) -> dict[str, Any] | None:
@@ -86,21 +139,45 @@ def read_subject(path: Path) -> dict[str, Any] | None:
     return held if isinstance(held, dict) and held.get("holds") == _HOLDS else None
 
 
-def subject_config(held: Mapping[str, Any]) -> StudyConfig:
-    """Return the study that ``study.json`` holds."""
-    return StudyConfig.model_validate(held["study"])
+def subject_config(held: Mapping[str, Any], path: Path) -> StudyConfig:
+    """Return the study that ``study.json`` holds, with its name.
+
+    Raises
+    ------
+    ConfigError
+        If it is damaged.
+    """
+    try:
+        command_of(held, path)
+        return StudyConfig.model_validate(held["study"] | {"name": held["name"]})
+    except (KeyError, TypeError, ValidationError):
+        raise damaged(path / "study.json") from None
 
 
-def _subject(study: Study) -> dict[str, Any]:
+def command_of(held: Mapping[str, Any], path: Path) -> str:
+    """Return the command that ran the study that ``study.json`` holds."""
+    loads = [word for plugin in held.get("load", ()) for word in ("--load", plugin)]
+    return shlex.join(["fedsim", "compare", held["file"], *held["overrides"], "--output", str(path), *loads])
+
+
+def damaged(path: Path) -> ConfigError:
+    """Return the error that a file of a study's own is damaged."""
+    return ConfigError(f"{path} is damaged; fedsim compare STUDY.yaml --output {path.parent} writes it anew")
+
+
+def subject(study: Study) -> dict[str, Any]:
+    """Return what ``study.json`` holds of a study."""
     return {
         "holds": _HOLDS,
         "fedsim": __version__,
         "name": study.name,
         "file": str(study.path),
         "overrides": list(study.overrides),
+        "load": [plugin.path for plugin in loaded()],
         "study": study.config.model_dump(mode="json"),
     }
 
 
-def _json(values: Any) -> str:
-    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def write_json(path: Path, values: Mapping[str, Any] | list[Any]) -> None:
+    """Write a file of JSON, atomically."""
+    write_atomically(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

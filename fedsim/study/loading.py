@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from fedsim.core.errors import ConfigError
+from fedsim.core.errors import CheckpointError, ConfigError
 from fedsim.study.config import StudyConfig
 from fedsim.study.figures import CellFigures, FailedCell
-from fedsim.study.folder import StudyFolder, read_subject, subject_config
+from fedsim.study.folder import StudyFolder, damaged, read_subject, subject_config
 from fedsim.study.outcome import StudySummary
 from fedsim.study.reading import read_figures
 from fedsim.study.summary import summarise
@@ -20,19 +21,51 @@ def load_study(path: str | Path) -> tuple[StudyConfig, StudySummary]:
     Raises
     ------
     ConfigError
-        If the folder holds no study.
+        If the folder holds no study, or a file of its own is damaged.
     """
     path = Path(path)
     held = read_subject(path)
     if held is None:
         raise ConfigError(f"{path} holds no study; give the folder that fedsim compare has written to")
-    config = subject_config(held).model_copy(update={"name": held["name"]})
-    failed = [FailedCell(**values) for values in StudyFolder(path).read("failures.json") or []]
-    return config, summary_of(config, path, failed)
+    config = subject_config(held, path)
+    return config, summary_of(config, path, _failures(config, path))
+
+
+def load_search(config: StudyConfig, path: Path) -> Sequence[Mapping[str, Any]]:
+    """Return what the search of a study has chosen, as :meth:`fedsim.study.search.Choice.record`; nothing without a search.
+
+    Raises
+    ------
+    ConfigError
+        If ``search.json`` is damaged.
+    """
+    found = StudyFolder(path).read("search.json") if config.search is not None else None
+    choices = found if isinstance(found, list) else []
+    whole = all(
+        isinstance(choice, dict) and {"dataset", "arm", "chosen", "trials"} <= set(choice) for choice in choices
+    )
+    if not whole or choices != (found or []):
+        raise damaged(path / "search.json")
+    return choices
+
+
+def _failures(config: StudyConfig, path: Path) -> list[FailedCell]:
+    """Return the cells that failed, of those that the study has."""
+    try:
+        found = [FailedCell(**values) for values in StudyFolder(path).read("failures.json") or []]
+    except TypeError:
+        raise damaged(path / "failures.json") from None
+    planned = {
+        (dataset, arm, seed)
+        for dataset in config.datasets
+        for arm in config.arms
+        for seed in config.arm_seeds.get(arm, config.seeds)
+    }
+    return [cell for cell in found if (cell.dataset, cell.arm, cell.seed) in planned]
 
 
 def summary_of(config: StudyConfig, path: Path, failed: Sequence[FailedCell]) -> StudySummary:
-    """Summarise the finished cells of a study's folder.
+    """Summarise the finished cells of a study's folder; a cell whose records are damaged counts as failed.
 
     Parameters
     ----------
@@ -41,20 +74,26 @@ def summary_of(config: StudyConfig, path: Path, failed: Sequence[FailedCell]) ->
     failed
         Cells without figures.
     """
-    return summarise(config, figures_of(config, path, failed), failed)
+    cells, lost = _figures(config, path, failed)
+    return summarise(config, cells, [*failed, *lost])
 
 
-def figures_of(config: StudyConfig, path: Path, failed: Sequence[FailedCell]) -> list[CellFigures]:
-    """Return the figures of all finished cells of a study's folder."""
+def _figures(
+    config: StudyConfig, path: Path, failed: Sequence[FailedCell]
+) -> tuple[list[CellFigures], list[FailedCell]]:
+    """Return the figures of all finished cells of a study's folder, and the cells whose records cannot be read."""
     without = {(cell.dataset, cell.arm, cell.seed) for cell in failed}
     target = config.target if isinstance(config.target, dict) else dict.fromkeys(config.datasets, config.target)
-    found = []
+    found, lost = [], []
     for dataset in config.datasets:
         for arm in config.arms:
             for seed in config.arm_seeds.get(arm, config.seeds):
                 run = path / "cells" / dataset / arm / f"seed-{seed}"
-                if (dataset, arm, seed) not in without and (run / "summary.json").exists():
-                    found.append(
-                        read_figures(run, dataset, arm, seed, target=target.get(dataset), devices=config.devices)
-                    )
-    return found
+                if (dataset, arm, seed) in without or not (run / "summary.json").exists():
+                    continue
+                aim = target.get(dataset)
+                try:
+                    found.append(read_figures(run, dataset, arm, seed, target=aim, devices=config.devices))
+                except (CheckpointError, ConfigError) as error:
+                    lost.append(FailedCell(dataset, arm, seed, f"{error}; delete {run} and compare again"))
+    return found, lost

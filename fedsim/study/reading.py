@@ -63,6 +63,8 @@ def read_figures(
         raise CheckpointError(
             f"{run.location} was written by an earlier version of fedsim, without {lacking[0]} in its summary; run it again"
         )
+    if missing := _missing(run, run.summary):
+        raise CheckpointError(f"{run.location}/{missing} is gone, or holds no rows")
     course = Course.of(run.rounds, run.clients, devices)
     return CellFigures(
         dataset,
@@ -79,6 +81,14 @@ def read_figures(
         predictions=f"{run.location}/predictions.parquet" if run.predictions.num_rows else "",
         about={name: run.summary.get(name) for name in _ABOUT},
     )
+
+
+def _missing(run: RecordedRun, summary: Mapping[str, Any]) -> str | None:
+    """Return the name of a table that a run's summary says there must be; a damaged one raises an error."""
+    _ = run.labels
+    if not run.rounds.num_rows:
+        return "rounds.parquet"
+    return None if summary["personalised_metric"] is None or run.personal.num_rows else "personal.parquet"
 
 
 def _sameness(run: RecordedRun, summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 
-from fedsim.core.errors import FedsimError, ResourceError
+from fedsim.core.errors import ConfigError, FedsimError, ResourceError
 from fedsim.core.plugins import hashes, loaded
 from fedsim.executors.cells.job import Doing, Ended, Job
 from fedsim.executors.cluster import local_cluster
@@ -20,6 +20,7 @@ from fedsim.simulation.interrupt import InterruptWatch
 from fedsim.study.cells import Cell
 from fedsim.study.fitting import fitting, stored_bytes
 from fedsim.study.folder import StudyFolder
+from fedsim.study.words import count
 
 if TYPE_CHECKING:
     from fedsim.configuration.schema import Config
@@ -60,6 +61,8 @@ def run_cells(
 
     Raises
     ------
+    ConfigError
+        If several runs at a time are asked for that must be in this process.
     RunInterrupted
         After SIGINT or SIGTERM; what is begun goes on from its newest checkpoint the next time.
     ResourceError
@@ -76,9 +79,22 @@ def run_cells(
         return
     if at_once is None:
         at_once = 1 if _alone(missing) else len(missing)
+    elif at_once > 1:
+        _refuse_together(missing, at_once)
     run = _one_by_one if at_once == 1 else _side_by_side
     with local_cluster.discarded():
         yield from run(folder, missing, at_once, shows, watch)
+
+
+def _refuse_together(cells: Sequence[Cell], at_once: int) -> None:
+    """Refuse several runs at a time, each in a process of its own, where they must be in this one."""
+    if "__main__" in hashes():
+        why = "the kinds that this script or notebook has registered; put them into a file and load that"
+    elif any(cell.config.executor == "local" for cell in cells):
+        why = "executor=local; leave that out"
+    else:
+        return
+    raise ConfigError(f"{at_once} runs at a time cannot have {why}, or do one at a time")
 
 
 def _alone(cells: Sequence[Cell]) -> bool:
@@ -113,7 +129,7 @@ def _side_by_side(
     )
     with pool:
         shows.note(
-            f"{len(pool)} runs at a time, each on one actor of {threads} threads"
+            f"{len(pool)} runs at a time, each on one actor of {count(threads, 'thread')}"
             if len(pool) > 1
             else "one run at a time"
         )

@@ -9,12 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedsim.core.errors import ConfigError, listed
+from fedsim.configuration.overrides import parse_override
+from fedsim.configuration.schema import Config
+from fedsim.configuration.values import leaves
+from fedsim.core.errors import ConfigError, listed, shown
 from fedsim.study.cells import Cell, Study
 from fedsim.study.config import SearchConfig
 
 Values = dict[str, Any]
 """Values of dotted keys."""
+_SPLIT = "data.validation_from_train"
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Choice:
     dataset: str
     arm: str
     values: Values
-    """Values of dotted keys."""
+    """Values of dotted keys; empty if no combination gave a metric."""
     trials: tuple[tuple[Values, tuple[float, ...]], ...]
     """All combinations, with the last metric of each of the search's seeds; NaN for a run that failed."""
 
@@ -65,14 +69,47 @@ def check_search(study: Study) -> None:
             f"{study.path}: the search gives arms different budgets, in combinations: {said}; give all the same number, or "
             f"search.trials: {least}"
         )
-    if not next(iter(counts.values())) or not any(combinations(search, next(iter(study.config.arms)))):
+    if without := [arm for arm in study.config.arms if not all(combinations(search, arm)) or not counts[arm]]:
         raise ConfigError(
-            f"{study.path}: the search has no keys; give search.keys, such as client.optimizer.lr: [0.01]"
+            f"{study.path}: the search has no keys for {listed(without)}; give search.keys, such as client.optimizer.lr: [0.01]"
         )
-    tried = {key for arm in study.config.arms for key in search.arms.get(arm, search.keys)}
+    _check_keys(study, search)
+
+
+def _check_keys(study: Study, search: SearchConfig) -> None:
+    """Refuse keys that are tried in vain: the same value twice, or one that is set elsewhere."""
+    own = [(f"search.arms.{arm}", keys) for arm, keys in search.arms.items()]
+    for place, keys in [("search.keys", search.keys), *own]:
+        for key, values in keys.items():
+            if any(value in values[:index] for index, value in enumerate(values)):
+                raise ConfigError(f"{study.path}: {place}.{key} has a value twice, in {shown(list(values))}")
+    if search.keys and set(search.arms) == set(study.config.arms):
+        raise ConfigError(
+            f"{study.path}: search.keys has no use, since search.arms has keys for every arm; leave it out"
+        )
+    tried = {key for arm in study.config.arms for one in combinations(search, arm) for key in _leaves(one)}
+    for key, by in ((_SPLIT, "share"), ("rounds", "rounds")):
+        if key in tried and getattr(search, by) is not None:
+            raise ConfigError(f"{study.path}: the search cannot try {key}, which search.{by} sets; leave it out")
     for override in study.overrides:
-        if override.partition("=")[0].strip() in tried:
-            raise ConfigError(f"the override {override!r} sets what the search chooses; leave it out")
+        parts, given = parse_override(override, Config)
+        set_ = _leaves({".".join(parts): given})
+        if any(_within(one, other) for one in set_ for other in tried):
+            raise ConfigError(f"the override {shown(override)} sets what the search chooses; leave it out")
+
+
+def _leaves(values: Values) -> list[str]:
+    """Return the dotted keys that values set, those inside groups each."""
+    found: list[str] = []
+    for key, value in values.items():
+        inside = leaves(value, (key,)) if isinstance(value, dict) and value else [((key,), value)]
+        found += [".".join(keys) for keys, _ in inside]
+    return found
+
+
+def _within(one: str, other: str) -> bool:
+    """Whether one of two dotted keys is the other, or inside it."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def trials(study: Study) -> list[Cell]:
@@ -80,7 +117,7 @@ def trials(study: Study) -> list[Cell]:
     search = study.config.search
     if search is None:
         return []
-    also: Values = {"data.validation_from_train": search.share}
+    also: Values = {_SPLIT: search.share}
     if search.rounds is not None:
         also["rounds"] = search.rounds
     most = max(len(combinations(search, arm)) for arm in study.config.arms)
@@ -102,7 +139,7 @@ def metric_of(search: SearchConfig, arm: str) -> str:
 def choose(study: Study, metrics: Mapping[Cell, float]) -> list[Choice]:
     """Return the best combination of each arm on each data set by the mean over the search's seeds; ties go to the first.
 
-    A combination with a failed run, or a metric that is not a number, is chosen only if all are like that.
+    A combination with a failed run, or a metric that is not a number, is not chosen; if all are like that, nothing is.
 
     Parameters
     ----------
@@ -121,7 +158,8 @@ def choose(study: Study, metrics: Mapping[Cell, float]) -> list[Choice]:
         tried = combinations(search, arm)
         results = [tuple(found[dataset, arm, number]) for number in range(len(tried))]
         best = max(range(len(tried)), key=lambda number: (_mean(results[number]), -number))
-        choices.append(Choice(dataset, arm, tried[best], tuple(zip(tried, results, strict=True))))
+        values = tried[best] if math.isfinite(_mean(results[best])) else {}
+        choices.append(Choice(dataset, arm, values, tuple(zip(tried, results, strict=True))))
     return choices
 
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from rich.cells import cell_len
+
 from fedsim.display.report import MISSING
 from fedsim.study import words
 from fedsim.study.measures import COMPARED, MEASURES
@@ -40,7 +42,7 @@ class Column:
     @property
     def width(self) -> int:
         """Characters that it needs: of its widest cell or word of the head, or some that sentences can be read in."""
-        widest = max(map(len, (*self.head.split(), *(cell.text for cell in self.cells))))
+        widest = max(map(cell_len, (*self.head.split(), *(cell.text for cell in self.cells))))
         return min(widest, _PROSE_WIDTH) if self.prose else widest
 
 

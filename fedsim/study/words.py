@@ -141,5 +141,11 @@ def left_out(
     by_names: dict[tuple[str, ...], list[int]] = {}
     for pair in pairs:
         by_names.setdefault(pair.differs, []).append(pair.seed)
-    parts += [f"not paired exactly: {and_list(names)} differ in {seeds_text(s)}" for names, s in by_names.items()]
+    parts += [
+        f"not paired exactly: {and_list(names)} {_differ(names)} in {seeds_text(s)}" for names, s in by_names.items()
+    ]
     return "".join(f"; {part}" for part in parts)
+
+
+def _differ(names: Sequence[str]) -> str:
+    return "differs" if len(names) == 1 and not names[0].endswith(("s", "data")) else "differ"

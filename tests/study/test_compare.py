@@ -288,6 +288,7 @@ def test_runs_that_exist_are_compared_by_arm_and_seed(alone, tmp_path, capsys, m
         (["tests", "docs"], "holds no run|holds no|not a run"),
         (["tests"], "at least two run folders"),
         (["tests", "docs", "--check"], "--check has no use with runs"),
+        (["configs/studies/quickstart.yaml", "--dry-run", "--check"], "--check has no use with --dry-run"),
         (["configs/studies/quickstart.yaml", "seed=1"], "a study sets seed itself"),
         (["configs/studies/quickstart.yaml", "--output", "README.md"], "README.md is a file"),
         (["configs/studies/quickstart.yaml", "--output", "docs"], "docs holds files but no study"),
@@ -306,13 +307,17 @@ def test_mistakes_on_the_command_line_get_one_sentence(words, said, capsys, monk
     assert error.count("\n") == 1
 
 
-def test_a_study_folder_is_held_by_one_writer(alone):
-    from fedsim.study.folder import StudyFolder
+def test_a_study_folder_is_held_by_one_writer(alone, tmp_path):
+    from fedsim.study.folder import StudyFolder, read_subject
 
     study = read_study(alone[0] / "study.yaml")
-    folder = StudyFolder(alone[0] / "out")
-    with folder.opened(study), pytest.raises(ConfigError, match="in use"), StudyFolder(folder.path).opened(study):
+    for folder in (StudyFolder(alone[0] / "out"), StudyFolder(tmp_path / "new")):
+        with folder.opened(study), pytest.raises(ConfigError, match="in use"), StudyFolder(folder.path).opened(study):
+            pass
+    (tmp_path / "new/study.json").unlink()  # as between lock and file
+    with StudyFolder(folder.path).opened(study):
         pass
+    assert read_subject(folder.path) is not None
 
 
 def test_expected_bands_are_checked(alone, tmp_path, capsys, monkeypatch):

@@ -62,9 +62,21 @@ def test_one_seed_of_everything_comes_before_the_next(study):
         ("arms: {a: }\narm_seeds: {aa: 3}\n", r"arm_seeds.aa .*did you mean 'a'"),
         ("arms: {a: }\nexpect: {base: {b: {at_least: 1}}}\n", r"expect.base.b"),
         ("arms: {a: }\ntarget: {sst: 0.5}\n", r"target.sst names the data set"),
-        ("arms: {a: }\nseeds: [1, 1]\n", r"list a seed twice"),
-        ("arms: {a: }\nseeds: -1\n", r"study.yaml, line 3: seeds"),
-        ("arms: {}\n", r"arms"),
+        ("arms: {a: }\nseeds: [1, 1]\n", r"line 3: seeds: \[1, 1\] has a seed twice"),
+        ("arms: {a: }\narm_seeds: {a: [1, 1]}\n", r"arm_seeds.a: \[1, 1\] has a seed twice"),
+        *(
+            (f"arms: {{a: }}\nseeds: {seeds}\n", r"line 3: seeds: .* gives no seeds; .* from 1 to 10000, or a list")
+            for seeds in ("-1", "0", "true", "[true]", "3.5", "many", "null", "99999999", "9" * 30)
+        ),
+        ("arms: {}\n", r"arms is a group of keys, but must be a group of at least 1"),
+        ("arms: {..: }\n", r"arms.*: a name of dots alone would be another folder"),
+        ("arms: {a: }\ndatasets: {.: }\n", r"datasets.*: a name of dots alone would be another folder"),
+        ("arms: {a: {client.epochs: 1, client: {epochs: 2}}}\n", r"study.yaml, arms.a: client.epochs is given twice"),
+        ("arms: {a: {client.epochs.x: 1}}\n", r"study.yaml, arms.a: .*sets a key inside client.epochs"),
+        ("arms: {a: }\ndevices: {uplink_megabits: {sigma: 1}}\n", r"uplink_megabits.median. is missing"),
+        ("arms: {a: }\nexpect: {base: {}}\n", r"expect.base expects nothing; name an arm"),
+        ("arms: {a: }\nexpect: {base: {a: {}}}\n", r"expect.base.a expects nothing; give at_least"),
+        ("arms: {a: }\nexpect: {base: {a: {at_least: 2, at_most: 1}}}\n", r"at_least 2 is more than at_most 1"),
         ("arm: {a: }\n", r"there is no key 'arm'.*arms"),
         ("arms: {a/b: }\n", r"arms"),
     ],
@@ -101,6 +113,28 @@ class TestSearch:
     def test_an_override_of_what_it_chooses_is_refused(self, study):
         with pytest.raises(ConfigError, match="sets what the search chooses"):
             check_search(study(self.TEXT, "client.epochs=3"))
+
+    @pytest.mark.parametrize(
+        ("lines", "said"),
+        [
+            ("keys: {client.epochs: [1, 1]}", r"search.keys.client.epochs has a value twice"),
+            ("arms: {b: {client.epochs: [1]}}", r"the search has no keys for a;"),
+            ("keys: {rounds: [1, 2]}\n  rounds: 1", r"cannot try rounds, which search.rounds sets"),
+            ("keys: {data.validation_from_train: [0.1]}", r"cannot try data.*, which search.share sets"),
+            ("keys: {rounds: [1]}\n  arms: {a: {rounds: [2]}, b: {rounds: [3]}}", r"search.keys has no use"),
+        ],
+    )
+    def test_what_is_tried_in_vain_is_refused(self, study, lines, said):
+        with pytest.raises(ConfigError, match=said):
+            check_search(study(f"arms: {{a: , b: }}\nsearch:\n  {lines}\n"))
+
+    @pytest.mark.parametrize("override", ["client={epochs: 3}", "client.optimizer={lr: 3}", "client.optimizer.lr=3"])
+    def test_an_override_of_a_group_with_what_it_chooses_is_refused(self, study, override):
+        with pytest.raises(ConfigError, match="sets what the search chooses"):
+            check_search(study(self.TEXT, override))
+
+    def test_an_override_beside_what_it_chooses_is_not(self, study):
+        check_search(study(self.TEXT, "client={batch_size: 3}"))
 
     def test_a_search_for_nothing_is_refused(self, study):
         with pytest.raises(ConfigError, match="no keys"):

@@ -171,6 +171,10 @@ def test_pairs_that_are_not_exact_are_named_with_what_differs():
         "; not paired exactly: partition, weights and cohorts differ in seed 0; not paired exactly: weights differ in seeds 1-5"
     )
     assert [found.differs for found in pair.mismatches] == [("partition", "weights", "cohorts"), *[("weights",)] * 5]
+    figures = {
+        ("data0", arm, seed): {"contents": {"partition": arm}} for arm in ("fedavg", "fedpeptao") for seed in (0, 1)
+    }
+    assert "partition differs in seeds 0-1" in summary_of(two_arms(6), figures).pairs[0].sentence
 
 
 def test_metrics_are_compared_where_they_were_measured():

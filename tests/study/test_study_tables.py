@@ -58,6 +58,14 @@ def a_summary(**keys):
 
 
 SUMMARY = a_summary()
+
+
+def test_a_name_of_wide_characters_stays_on_one_line():
+    said = io.StringIO()
+    Console(file=said, width=80).print(StudyTable(summary_of({"d": {"ärm_中文": BASE, "b": GAINED}})))
+    assert any(line.startswith(" ärm_中文 ") for line in said.getvalue().splitlines())
+
+
 CELLS = sum(map(len, (row.seeds for row in SUMMARY.rows)))
 
 

@@ -15,7 +15,7 @@ from fedsim.display.sheet import Sheet, to_latex, to_markdown
 from fedsim.records.events import replaced
 from fedsim.records.folder_check import what_is_in
 from fedsim.records.remote import is_url, refuse_url
-from fedsim.study.folder import StudyFolder, read_subject
+from fedsim.study.folder import command_of, read_subject
 
 ENDINGS = {"html": "html", "md": "md", "latex": "tex", "csv": "csv", "parquet": "parquet"}
 """Forms of a report, and how their files end."""
@@ -43,7 +43,8 @@ def write_report(place: str, to: str, output: Path | None, note: Note) -> list[P
     to
         One of :data:`ENDINGS`.
     output
-        File to write; if None, ``report.EXT`` in the folder. For tables of a study, which are several files, a folder.
+        File to write; if None, ``report.EXT`` in the folder. For the tables of a study in CSV and Parquet, which are several
+        files, a folder.
     note
         Called with warnings about pictures.
 
@@ -89,16 +90,21 @@ def _reported(place: str) -> Reported:
 def _study(folder: Path, to: str, output: Path | None, note: Note) -> list[Path]:
     """Write the report of a study; all but the page may be several files, with ``output`` as their folder."""
     from fedsim.display.page.study_page import study_page
-    from fedsim.study.exports import export
-    from fedsim.study.loading import load_study
+    from fedsim.study.exports import EXPORTS, export
+    from fedsim.study.loading import load_search, load_study
 
     study, summary = load_study(folder)
+    if to in ("md", "latex") and output is not None and not output.is_dir():
+        (content,) = EXPORTS[to](summary).values()
+        _write(output, content)
+        return [output]
     if to != "html":
         return list(export(summary, to, output or folder))
     path = output or folder / "report.html"
     with told(note, path):
-        search = StudyFolder(folder).read("search.json") or ()
-        page = study_page(summary, summary.cells, study, folder=str(folder), search=search)
+        search = load_search(study, folder)
+        commands = [command_of(read_subject(folder) or {}, folder)]
+        page = study_page(summary, summary.cells, study, folder=str(folder), search=search, commands=commands)
     _write(path, page.encode())
     return [path]
 

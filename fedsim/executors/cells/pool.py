@@ -91,10 +91,18 @@ class CellPool:
         self._lost: dict[str, int] = {}
 
     def __enter__(self) -> CellPool:
+        self._connected = connect(self._config, self._data_bytes)
+        try:
+            self._start()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def _start(self) -> None:
         from fedsim.executors.cells import actor
 
         actor_class: Any = actor.CellActor
-        self._connected = connect(self._config, self._data_bytes)
         retake_signals()
         free = free_by_node()
         plan = plan_actors(self._config, self._threads, self._most, list(free.values()))
@@ -104,12 +112,7 @@ class CellPool:
         self._create = lambda **where: actor_class.options(max_concurrency=2, **reserved, **where).remote(self._modules)
         actors = [self._create(**on_node(node)) for node in place(plan, free)]
         self._members = [_Member(actor) for actor in actors]
-        try:
-            self._look()
-        except BaseException:
-            self._close()
-            raise
-        return self
+        self._look()
 
     def __exit__(self, *error: object) -> None:
         self._close()
