@@ -18,6 +18,7 @@ from fedsim.records.remote import refuse_url
 from fedsim.simulation.interrupt import InterruptWatch, RunInterrupted
 from fedsim.study.cells import Cell, Study, read_study
 from fedsim.study.config import StudyConfig
+from fedsim.study.crew import Crew
 from fedsim.study.expect import Expectation, check
 from fedsim.study.exports import export
 from fedsim.study.figures import FailedCell
@@ -73,19 +74,18 @@ def compare(
     check_search(study)
     folder = study_folder(study, output)
     console = console or _screen()
-    with folder.opened(study), InterruptWatch() as watch:
+    most = max(len(trials(study)), len(study.cells()))
+    with folder.opened(study), InterruptWatch() as watch, Crew(folder, at_once, most, watch) as crew:
         if is_thrown_away(folder.path):
             _say(console, f"warning: {thrown_away(folder.path)}; give --output FOLDER with a path elsewhere")
         try:
-            choices, vain = _searched(folder, study, at_once, console, watch)
+            choices, vain = _searched(crew, study, console)
             cells = study.cells({(choice.dataset, choice.arm): choice.values for choice in choices})
             unsettled = {cell: vain[cell.dataset, cell.arm] for cell in cells if (cell.dataset, cell.arm) in vain}
             # So that a report does not show them as the study's, should this command be stopped.
             outdated = [FailedCell(c.dataset, c.arm, c.seed, OUTDATED) for c in cells if folder.is_outdated(c)]
             folder.write("failures.json", [vars(cell) for cell in outdated])
-            failures = (
-                _done(folder, [cell for cell in cells if cell not in unsettled], at_once, console, watch) | unsettled
-            )
+            failures = _done(crew, [cell for cell in cells if cell not in unsettled], console) | unsettled
         except RunInterrupted as error:
             error.kept = f"what is done is kept in {folder.path}; the same command continues"
             raise
@@ -170,15 +170,14 @@ def write_report(
 # -- running -----------------------------------------------------------------------------------------------------------
 
 
-def _searched(
-    folder: StudyFolder, study: Study, at_once: int | None, console: Console, watch: InterruptWatch
-) -> tuple[list[Choice], dict[tuple[str, str], str]]:
+def _searched(crew: Crew, study: Study, console: Console) -> tuple[list[Choice], dict[tuple[str, str], str]]:
     """Do what is missing of the search; return what it has chosen, and by data set and arm why it has chosen nothing."""
     cells = trials(study)
     if not cells:
         return [], {}
+    folder = crew.folder
     folder.refuse_other_trials(cells)
-    failures = _done(folder, cells, at_once, console, watch, "search")
+    failures = _done(crew, cells, console, "search")
     search = study.config.search
     assert search is not None
     metrics = {c: _metric(folder.run(c), metric_of(search, c.arm)) for c in cells if c not in failures}
@@ -200,19 +199,12 @@ def _vain(choice: Choice, failures: Mapping[Cell, str], metric: str) -> str:
     return f"the search chose nothing, since none of {len(choice.trials)} combinations gave a metric: {why}"
 
 
-def _done(
-    folder: StudyFolder,
-    cells: Sequence[Cell],
-    at_once: int | None,
-    console: Console,
-    watch: InterruptWatch,
-    what: str = "",
-) -> dict[Cell, str]:
+def _done(crew: Crew, cells: Sequence[Cell], console: Console, what: str = "") -> dict[Cell, str]:
     """Do what is missing of some cells; return why some failed."""
     failures: dict[Cell, str] = {}
     said: set[str] = set()
     with StudyProgress(cells, console, what) as progress:
-        for end in run_cells(folder, cells, at_once, progress, watch):
+        for end in run_cells(crew, cells, progress):
             for note in end.notes:
                 if note.startswith("warning") and note not in said:
                     said.add(note)
@@ -223,7 +215,7 @@ def _done(
             elif end.before:
                 progress.ended(end.cell, "finished before")
             else:
-                progress.ended(end.cell, _result(folder.run(end.cell)))
+                progress.ended(end.cell, _result(crew.folder.run(end.cell)))
     return failures
 
 

@@ -51,11 +51,12 @@ def _lines(folder: StudyFolder, study: Study, cells: Sequence[Cell], at_once: in
     said: list[str] = []
     fits = fitting(cells, said.append)
     needed = run_bytes(cells)
-    beside = "known once the models are fetched" if needed is None else f"{format_bytes(needed)} each"
+    beside = "known once the models are fetched" if needed is None else f"at most {format_bytes(needed)}"
     limit = f"at most {min(at_once or fits, fits, len(cells)):,} at a time, and no more than actors fit"
     return [
         f"data sets: {', '.join(study.config.datasets)}; reference: {study.reference}",
-        f"memory of a run: {beside}, beside {format_bytes(stored_bytes(cells))} of weights that all share",
+        f"memory of a run: {beside} (an estimate of process, passes and a full frozen-layer cache), beside "
+        f"{format_bytes(stored_bytes(cells))} of weights that all share",
         *said,
         f"runs: {limit}; {finished} of {len(cells)} are finished",
         f"folder: {folder.path}",

@@ -16,10 +16,9 @@ from fedsim.core.errors import ConfigError, FedsimError, ResourceError
 from fedsim.core.plugins import hashes, loaded
 from fedsim.executors.cells.job import Doing, Ended, Job
 from fedsim.executors.cluster import local_cluster
-from fedsim.simulation.interrupt import InterruptWatch
 from fedsim.study.cells import Cell
-from fedsim.study.fitting import fitting, stored_bytes
-from fedsim.study.folder import StudyFolder
+from fedsim.study.crew import Crew
+from fedsim.study.fitting import stored_bytes
 from fedsim.study.words import count
 
 if TYPE_CHECKING:
@@ -49,15 +48,8 @@ class Shows(Protocol):
         """Show a message that stays."""
 
 
-def run_cells(
-    folder: StudyFolder, cells: Sequence[Cell], at_once: int | None, shows: Shows, watch: InterruptWatch
-) -> Iterator[CellEnd]:
+def run_cells(crew: Crew, cells: Sequence[Cell], shows: Shows) -> Iterator[CellEnd]:
     """Do the cells that are not finished; yield every cell as it ends, in any order.
-
-    Parameters
-    ----------
-    at_once
-        Runs at a time: each on one actor, or, with 1, one after another on all actors; None decides by what fits.
 
     Raises
     ------
@@ -70,20 +62,18 @@ def run_cells(
     """
     missing = []
     for cell in cells:
-        watch.check()
-        if folder.is_finished(cell):
+        crew.watch.check()
+        if crew.folder.is_finished(cell):
             yield CellEnd(cell, before=True)
         else:
             missing.append(cell)
     if not missing:
         return
-    if at_once is None:
-        at_once = 1 if _alone(missing) else len(missing)
-    elif at_once > 1:
-        _refuse_together(missing, at_once)
-    run = _one_by_one if at_once == 1 else _side_by_side
-    with local_cluster.discarded():
-        yield from run(folder, missing, at_once, shows, watch)
+    if crew.at_once is not None and crew.at_once > 1:
+        _refuse_together(missing, crew.at_once)
+    alone = _alone(missing) if crew.at_once is None else crew.at_once == 1
+    run = _one_by_one if alone and not crew.is_there else _side_by_side
+    yield from run(crew, missing, shows)
 
 
 def _refuse_together(cells: Sequence[Cell], at_once: int) -> None:
@@ -105,53 +95,32 @@ def _alone(cells: Sequence[Cell]) -> bool:
     return len(cells) == 1 or "__main__" in hashes() or any(cell.config.executor == "local" for cell in cells)
 
 
-def _side_by_side(
-    folder: StudyFolder, cells: Sequence[Cell], at_once: int, shows: Shows, watch: InterruptWatch
-) -> Iterator[CellEnd]:
+def _side_by_side(crew: Crew, cells: Sequence[Cell], shows: Shows) -> Iterator[CellEnd]:
     """Do each run on one actor."""
-    if cells[0].config.ray.address is None:
-        local_cluster.secure()
-    from fedsim.executors.cells.pool import CellPool
-
-    jobs = {job.name: (cell, job) for cell in cells if (job := job_of(cell, folder.run(cell)))}
-    ray_config = cells[0].config.ray
-    threads = max(cell.config.client.threads for cell in cells)
-    most = min(at_once, len(cells), fitting(cells, shows.note))
-    pool = CellPool(
-        ray_config.model_copy(update={"actors": "pool"}),
-        threads,
-        most,
-        stored_bytes(cells),
-        folder.path.absolute(),
-        _modules(cells),
-        watch.check,
-        shows.note,
-    )
-    with pool:
-        shows.note(
-            f"{len(pool)} runs at a time, each on one actor of {count(threads, 'thread')}"
-            if len(pool) > 1
-            else "one run at a time"
-        )
-        with closing(pool.run(job for _, job in jobs.values())) as ends:
-            for ended in ends:
-                if ended is None:
-                    shows.running(pool.doing)
-                    continue
-                put_in_place(ended)
-                yield CellEnd(jobs[ended.job.name][0], ended.sentence, ended.notes)
+    jobs = {job.name: (cell, job) for cell in cells if (job := job_of(cell, crew.folder.run(cell)))}
+    began = not crew.is_there
+    pool = crew.pool(cells, shows.note)
+    if began:
+        threads = max(cell.config.client.threads for cell in cells)
+        each = f"runs at a time, each on one actor of {count(threads, 'thread')}"
+        shows.note(f"{len(pool)} {each}" if len(pool) > 1 else "one run at a time")
+    with closing(pool.run(job for _, job in jobs.values())) as ends:
+        for ended in ends:
+            if ended is None:
+                shows.running(pool.doing)
+                continue
+            put_in_place(ended)
+            yield CellEnd(jobs[ended.job.name][0], ended.sentence, ended.notes)
 
 
-def _one_by_one(
-    folder: StudyFolder, cells: Sequence[Cell], at_once: int, shows: Shows, watch: InterruptWatch
-) -> Iterator[CellEnd]:
+def _one_by_one(crew: Crew, cells: Sequence[Cell], shows: Shows) -> Iterator[CellEnd]:
     """Do one run after another with its own executor, in one Ray."""
     from fedsim.simulation.run import Run
 
     with _connected(cells) as joined:
         for cell in cells:
-            watch.check()
-            config = cell.config.replace(output=str(folder.run(cell)))
+            crew.watch.check()
+            config = cell.config.replace(output=str(crew.folder.run(cell)))
             if joined and config.executor == "ray":
                 config = _joining(config)
             said = StringIO()
@@ -208,14 +177,6 @@ def job_of(cell: Cell, folder: Path) -> Job:
         config = config.replace(model={"device": "cpu"})
     values = config.model_dump(mode="json", exclude_unset=True) | {"executor": "local"}
     return Job(str(cell), values, str(folder), config.rounds, key_of(config.model), loaded())
-
-
-def _modules(cells: Sequence[Cell]) -> tuple[str, ...]:
-    """Return the modules of transformers that the models on this machine's disk need."""
-    from clients.backbone.location import locate, modeling_module
-
-    places = {locate(cell.config.model) for cell in cells}
-    return tuple(sorted({module for place in places if (module := modeling_module(place)) is not None}))
 
 
 def put_in_place(ended: Ended) -> None:

@@ -177,7 +177,10 @@ def _sections(
 
 _INTERVALS = "Mean ± standard deviation over seeds. Bold: shown to be better than every other arm."
 _MISTAKES = "Both runs of a seed on the same validation examples; p of McNemar's exact test."
-_SEARCH = "Every arm had the same budget, on training examples that validate here and on which no other figure is."
+_SEARCH = (
+    "Every arm had the same budget. Settings are chosen on training examples that are held out for this; the figures above are "
+    "on others."
+)
 _LABELS = (
     "Of one seed; another seed deals the examples out anew, and all arms with the same seed have the same clients."
 )
