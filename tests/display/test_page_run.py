@@ -119,15 +119,15 @@ def test_a_study_is_read_from_its_folder_and_leaves_in_every_form(finished, tmp_
     study = StudyConfig(
         name="a.study", base="tiny.yaml", arms={"one": None, "two": None}, datasets={"set": None}, seeds=2
     )
-    held = {"holds": "fedsim study", "name": "a.study", "study": study.model_dump(mode="json")}
-    (tmp_path / "study.json").write_text(json.dumps(held))
+    held = {"holds": "fedsim study", "name": "a.study", "file": "a.yaml", "overrides": []}
+    (tmp_path / "study.json").write_text(json.dumps(held | {"study": study.model_dump(mode="json")}))
     shutil.copytree(finished[0], tmp_path / "cells" / "set" / "one" / "seed-0")
     (page_file,) = write_report(str(tmp_path), "html", None, print)
     read = Reader(page_file.read_text())
     assert {"curve-round-0-title", "labels-0-mix-title", "clients-0-title"} <= set(read.figures)
     assert f"{finished[1]['global_metric']:.3f}" in read.text and "fedsim report" in read.text
     for to in ("md", "latex", "csv", "parquet"):
-        assert all(file.stat().st_size for file in write_report(str(tmp_path), to, tmp_path / "tables", print))
+        assert all(file.stat().st_size for file in write_report(str(tmp_path), to, tmp_path / f"in-{to}", print))
 
 
 def test_what_is_none_of_the_three_is_answered_in_a_sentence(tmp_path):
