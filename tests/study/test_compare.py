@@ -165,7 +165,7 @@ def stop_at_random(command):
     while killed < 10:
         process = begun(command, stdout=subprocess.DEVNULL)
         try:
-            process.wait(draw.uniform(1, 15))
+            assert process.wait(draw.uniform(1, 6)) == 0
             break  # finished between two kills
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
