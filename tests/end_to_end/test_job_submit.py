@@ -139,3 +139,35 @@ def test_a_plan_that_does_not_fit_the_cluster_is_refused_with_one_that_does(head
     assert (plan.returncode, out) == (2, "")
     assert errors.startswith("error: ray.actors=3 needs 3 actors of 1 CPUs each, but only 2 fit; set ray.actors=2")
     assert errors.count("\n") == 1
+
+
+def test_a_study_is_a_job_as_well(head, tmp_path):
+    """Its runs go to actors of the cluster, and end with the bytes of the same run by itself."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head.dashboard]
+    command += [
+        "--working-dir",
+        str(ROOT),
+        "--",
+        "python",
+        "-m",
+        "fedsim",
+        "compare",
+        "configs/studies/quickstart.yaml",
+    ]
+    command += [*TINY, "ray.address=auto", "--output", str(tmp_path / "study")]
+    done = subprocess.run(
+        command,
+        env=head.environment,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "2 runs at a time" in done.stdout
+    cell = "cells/base/fedavg_all/seed-2"
+    config = read_config(tmp_path / "study" / cell / "config.yaml", [f"output={tmp_path / 'alone'}", "executor=local"])
+    fedsim.run(config, progress=False)
+    alone, there = (folder / "prompt" / GLOBAL_PROMPT for folder in (tmp_path / "alone", tmp_path / "study" / cell))
+    assert alone.read_bytes() == there.read_bytes()
