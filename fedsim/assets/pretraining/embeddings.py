@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from fedsim.pretraining.batches import Encoder
-from fedsim.pretraining.text import documents
+from fedsim.assets.pretraining.batches import Encoder
+from fedsim.assets.pretraining.text import documents
 
 NOISE = 0.3
 """Standard deviation of the random part of a vector, relative to the whole, so that rare tokens differ too."""

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from fedsim.pretraining.text import Document, documents
-from fedsim.pretraining.tokenizer import SPECIAL_TOKENS
+from fedsim.assets.pretraining.text import Document, documents
+from fedsim.assets.pretraining.tokenizer import SPECIAL_TOKENS
 
 POOL_BATCHES = 16
 """Batches drawn together and sorted by length, to save padding."""

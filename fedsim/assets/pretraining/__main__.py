@@ -1,7 +1,7 @@
-"""Pretrain the embedded backbone: ``python -m fedsim.pretraining [--output FOLDER]``.
+"""Pretrain the embedded backbone: ``python -m fedsim.assets.pretraining [--output FOLDER]``.
 
 The backbone is a tiny RoBERTa (masked language model) with a byte-level BPE tokenizer of its own, so it reads any text
-and needs no download. Both are trained on the documents of :mod:`fedsim.pretraining.text`. The same constants give the
+and needs no download. Both are trained on the documents of :mod:`fedsim.assets.pretraining.text`. The same constants give the
 same files on the same machine with the same versions of torch and tokenizers; a run takes about five minutes on one core.
 
 The documents come from the same grammar as the embedded tasks, by other authors and from other random streams, and after
@@ -29,13 +29,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 
+from fedsim.assets.pretraining.batches import Batch, Masking, batches
+from fedsim.assets.pretraining.embeddings import word_vectors
+from fedsim.assets.pretraining.text import documents
+from fedsim.assets.pretraining.tokenizer import train_tokenizer
 from fedsim.core import seeds
-from fedsim.pretraining.batches import Batch, Masking, batches
-from fedsim.pretraining.embeddings import word_vectors
-from fedsim.pretraining.text import documents
-from fedsim.pretraining.tokenizer import train_tokenizer
 
-BACKBONE_FOLDER = Path(__file__).parents[1] / "assets" / "backbone"
+BACKBONE_FOLDER = Path(__file__).parents[1] / "backbone"
 """Folder of the embedded backbone in the repository."""
 
 SEED = 7
@@ -156,7 +156,9 @@ def pretrain(output: Path, steps: int = STEPS) -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m fedsim.pretraining", description="Pretrain the embedded backbone.")
+    parser = argparse.ArgumentParser(
+        prog="python -m fedsim.assets.pretraining", description="Pretrain the embedded backbone."
+    )
     parser.add_argument("--output", type=Path, default=BACKBONE_FOLDER, help="folder to write (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps (default: %(default)s)")
     options = parser.parse_args(arguments)

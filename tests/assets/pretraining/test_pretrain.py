@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from fedsim.assets.pretraining import __main__ as pretrain
+from fedsim.assets.pretraining.batches import Encoder, batches
+from fedsim.assets.pretraining.text import CUES, documents
+from fedsim.assets.pretraining.tokenizer import train_tokenizer
 from fedsim.data.embedded import EMBEDDED_TASKS, generate
 from fedsim.data.tasks import TASKS
-from fedsim.pretraining import __main__ as pretrain
-from fedsim.pretraining.batches import Encoder, batches
-from fedsim.pretraining.text import CUES, documents
-from fedsim.pretraining.tokenizer import train_tokenizer
 
 CUE_OF_TASK = dict(zip(("reviews", "topics", "agreement"), (group[0] for group in CUES), strict=True))
 

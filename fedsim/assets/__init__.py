@@ -1,0 +1,1 @@
+"""The embedded backbone, and what makes it (:mod:`fedsim.assets.pretraining`)."""

@@ -1,0 +1,1 @@
+"""Pretraining of the embedded backbone (``python -m fedsim.assets.pretraining``): documents, tokenizer, embeddings, batches."""

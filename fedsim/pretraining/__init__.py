@@ -1,1 +1,0 @@
-"""Pretraining of the embedded backbone (``python -m fedsim.pretraining``): documents, tokenizer, embeddings, batches."""
