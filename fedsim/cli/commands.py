@@ -204,6 +204,13 @@ def scale(
     ] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of each run; the first pays for the warm-up.")] = 3,
     repeats: Annotated[int, typer.Option(help="Runs of each point.")] = 1,
+    predict: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Predict a point from the others, e.g. clients=10000,cohort=1000,actors=8; repeat for more points.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(help="Folder of the study; if not given, runs/scaling-NAME.", show_default=False),
@@ -232,6 +239,7 @@ def scale(
             repeats=repeats,
             output=output,
             console=console,
+            predict=predict or [],
         )
     except RunInterrupted as error:
         print(

@@ -15,7 +15,10 @@ from fedsim.display.run_words import run_words
 from fedsim.records.events import plain, write_atomically
 from fedsim.records.location import is_thrown_away, thrown_away
 from fedsim.records.remote import refuse_url
-from fedsim.scaling.points import make_points, parse_numbers
+from fedsim.scaling.cost_model import LEAST_POINTS
+from fedsim.scaling.points import Points, make_points, parse_numbers, parse_predicted
+from fedsim.scaling.prediction import Predictions
+from fedsim.scaling.prediction import predict as predicted
 from fedsim.scaling.records import SCALING_COLUMNS, Run
 from fedsim.scaling.study import Failure, StudyFolder, run_points
 from fedsim.scaling.summary import StudySummary, summarise
@@ -32,6 +35,7 @@ def run_study(
     repeats: int,
     output: Path | None,
     console: Console,
+    predict: Sequence[str] = (),
 ) -> StudySummary:
     """Run a study, or the missing part of it, and write its files.
 
@@ -41,6 +45,8 @@ def run_study(
         Numbers with commas, as typed.
     output
         The study's folder; ``runs/scaling-NAME`` if not given, NAME that of the config file.
+    predict
+        Points to predict, as typed.
 
     Raises
     ------
@@ -59,7 +65,9 @@ def run_study(
         cohorts=None if cohort is None else parse_numbers("--cohort", cohort),
         actors=None if actors is None else parse_numbers("--actors", actors),
         rounds=rounds,
+        predict=parse_predicted(predict),
     )
+    _check_enough(points)
     folder = StudyFolder(output or Path("runs") / f"scaling-{config.stem}", points)
     folder.create(points)
     # All points run once before any runs twice: a slow hour of the machine then affects all points alike.
@@ -86,9 +94,27 @@ def run_study(
                 else:
                     failures.append(result)
     finally:
-        study = summarise(runs, failures, points.notes)
+        study = summarise(runs, failures, points.notes, _predictions(folder, points, runs))
         _write(folder, runs, study, say, run_words(next(iter(points.configs.values()))))
     return study
+
+
+def _check_enough(points: Points) -> None:
+    fitted = len(points.configs.keys() - points.predicted.keys())
+    if points.predicted and fitted < LEAST_POINTS:
+        raise ConfigError(
+            f"--predict fits {LEAST_POINTS} costs, and the study has {_count(fitted, 'point')} besides those to predict; "
+            "give more numbers to --clients, --cohort or --actors"
+        )
+
+
+def _predictions(folder: StudyFolder, points: Points, runs: Sequence[Run]) -> Predictions:
+    """Predict what was asked for; nothing while too few points have been run."""
+    fitted = {run.point for run in runs} - points.predicted.keys()
+    if not points.predicted or len(fitted) < LEAST_POINTS:
+        return Predictions()
+    configs = {point: points.configs.get(point) or folder.config_of(point) for point in fitted}
+    return predicted(runs, configs, points.predicted)
 
 
 def _count(number: int, what: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedsim.core.errors import CheckpointError
 from fedsim.scaling.points import Point
+from fedsim.scaling.prediction import Predictions
 from fedsim.scaling.study import HOLDS, Failure, finished_runs
 from fedsim.scaling.summary import StudySummary, summarise
 
@@ -22,7 +23,7 @@ def is_scaling_study(folder: Path) -> bool:
 
 
 def load_scaling(folder: Path) -> StudySummary:
-    """Return the summary of a study from its finished runs; failures and notes are those of the last command.
+    """Return the summary of a study from its finished runs; failures, notes and predictions are those of the last command.
 
     Raises
     ------
@@ -34,11 +35,12 @@ def load_scaling(folder: Path) -> StudySummary:
         record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         failures = [_failure(entry) for entry in record.get("failures", ())]
         notes = [str(note) for note in record.get("notes", ())]
+        predictions = Predictions.of_record(record.get("predictions", {}))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read as the summary of a scaling study ({error})") from error
     runs = finished_runs(folder / "points")
     own = summarise(runs, failures, ()).notes
-    return summarise(runs, failures, [note for note in notes if note not in own])
+    return summarise(runs, failures, [note for note in notes if note not in own], predictions)
 
 
 def _failure(entry: dict[str, Any]) -> Failure:

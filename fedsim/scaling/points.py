@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,8 @@ class Points:
     """Config of each point, without ``output``."""
     notes: tuple[str, ...]
     """Notes on points left out and other caveats."""
+    predicted: dict[Point, Config] = field(default_factory=dict)
+    """Config of each point that the cost model predicts."""
 
 
 def parse_numbers(option: str, text: str) -> list[int]:
@@ -75,6 +77,38 @@ def parse_numbers(option: str, text: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
+_PREDICTED = ("clients", "cohort", "actors")
+
+
+def parse_predicted(texts: Sequence[str]) -> list[dict[str, int]]:
+    """Parse the points of ``--predict``, such as ``clients=1000,cohort=100,actors=8``.
+
+    Raises
+    ------
+    ConfigError
+        If a part is not a name with a whole number of 1 or more, or clients are not given.
+    """
+    points = []
+    for text in texts:
+        values: dict[str, int] = {}
+        for part in text.split(","):
+            name, _, number = part.strip().partition("=")
+            if (
+                name not in _PREDICTED
+                or name in values
+                or not (number.isascii() and number.isdecimal() and 0 < int(number) < 10**9)
+            ):
+                raise ConfigError(
+                    f"--predict {text}: {part.strip()!r} is not one of clients=N, cohort=N and actors=N, each once and with a "
+                    "whole number of 1 or more; for example --predict clients=1000,cohort=100,actors=8"
+                )
+            values[name] = int(number)
+        if "clients" not in values:
+            raise ConfigError(f"--predict {text}: clients=N is missing; for example --predict clients=1000,cohort=100")
+        points.append(values)
+    return points
+
+
 def make_points(
     path: str | Path,
     overrides: Sequence[str],
@@ -83,6 +117,7 @@ def make_points(
     cohorts: Sequence[int] | None,
     actors: Sequence[int] | None,
     rounds: int,
+    predict: Sequence[Mapping[str, int]] = (),
 ) -> Points:
     """Return all combinations, each with its config.
 
@@ -94,6 +129,8 @@ def make_points(
         Varied values; None takes the config's.
     rounds
         Rounds per run.
+    predict
+        Points to predict, from :func:`parse_predicted`; what they leave out is the config's.
 
     Raises
     ------
@@ -117,23 +154,49 @@ def make_points(
     base_actors: list[int | str] = [base.ray.actors]
     configs: dict[Point, Config] = {}
     notes: list[str] = []
+
+    def config_of(point: Point) -> Config:
+        varied = [f"{CLIENTS_KEY}={point.clients}", f"{COHORT_KEY}={point.cohort}", f"rounds={rounds}"]
+        if base.executor == "ray":
+            varied.append(f"{ACTORS_KEY}={point.actors}")
+        return read_config(path, [*overrides, *varied, *_FORCED])
+
     for combination in product(clients, cohorts or [base.sampling.clients_per_round], actors or base_actors):
         point = Point(*combination)
         if point.cohort > point.clients:
             notes.append(f"left out: {point.cohort:,} clients a round, where there are only {point.clients:,}")
             continue
-        varied = [f"{CLIENTS_KEY}={point.clients}", f"{COHORT_KEY}={point.cohort}", f"rounds={rounds}"]
-        if base.executor == "ray":
-            varied.append(f"{ACTORS_KEY}={point.actors}")
-        configs[point] = read_config(path, [*overrides, *varied, *_FORCED])
+        configs[point] = config_of(point)
     if not configs:
         smallest = min(cohorts or [base.sampling.clients_per_round])
         raise ConfigError(
             f"no point is left: every cohort ({smallest} clients a round or more) is larger than --clients "
             f"{','.join(map(str, clients))}; raise --clients or lower --cohort"
         )
-    _check_data(configs)
-    return Points(configs, tuple(dict.fromkeys([*notes, *_actor_notes(configs)])))
+    predicted = {point: config_of(point) for point in _predicted(base, predict)}
+    _check_data({**configs, **predicted})
+    return Points(configs, tuple(dict.fromkeys([*notes, *_actor_notes(configs)])), predicted)
+
+
+def _predicted(base: Config, predict: Sequence[Mapping[str, int]]) -> list[Point]:
+    """Return the points to predict, with a number of actors each."""
+    points = []
+    for values in predict:
+        actors = 1 if base.executor == "local" else values.get("actors", base.ray.actors)
+        point = Point(values["clients"], values.get("cohort", base.sampling.clients_per_round), actors)
+        if not isinstance(actors, int):
+            raise ConfigError(
+                f"--predict clients={point.clients}: the config has ray.actors={actors}, and a prediction is for a number of "
+                "actors; add actors=N"
+            )
+        if base.executor == "local" and values.get("actors", 1) != 1:
+            raise ConfigError(
+                "--predict: actors needs executor=ray; with executor=local this process is the only worker"
+            )
+        if point.cohort > point.clients:
+            raise ConfigError(f"--predict: {point.cohort:,} clients a round, where there are only {point.clients:,}")
+        points.append(point)
+    return list(dict.fromkeys(points))
 
 
 def _check_overrides(overrides: Sequence[str], cohorts: bool, actors: bool) -> None:

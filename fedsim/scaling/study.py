@@ -32,6 +32,8 @@ from fedsim.simulation.interrupt import InterruptWatch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fedsim.configuration.schema import Config
+
 HOLDS = "fedsim scaling study"
 """What ``study.json`` says of its folder."""
 _VARIED = (("partition", "clients"), ("sampling", "clients_per_round"), ("ray", "actors"))
@@ -93,6 +95,12 @@ class StudyFolder:
     def run_folder(self, point: Point, repeat: int) -> Path:
         """Return where a run goes."""
         return self.points / point.name / f"run-{repeat}"
+
+    def config_of(self, point: Point) -> Config:
+        """Return the config of a point that an earlier command ran."""
+        from fedsim.configuration.schema import read_config
+
+        return read_config(self.points / point.name / "config.yaml")
 
     def finished(self, point: Point, repeat: int) -> Run | None:
         """Return a run that has been finished, or None."""

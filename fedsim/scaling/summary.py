@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import reduce
 from operator import add
 from typing import Any
 
 from fedsim.scaling.accounting import ActorSeconds, Efficiency, Evenness, Timed, evenness, strong_scaling, weak_scaling
 from fedsim.scaling.points import Point
+from fedsim.scaling.prediction import Predictions
 from fedsim.scaling.records import Round, Run, median
 from fedsim.scaling.study import Failure
 
@@ -83,6 +84,8 @@ class StudySummary:
     notes: tuple[str, ...]
     versions: dict[str, str]
     """Versions of fedsim and of the packages that its figures depend on."""
+    predictions: Predictions = field(default_factory=Predictions)
+    """What the cost model predicts (``--predict``)."""
 
     def record(self) -> dict[str, Any]:
         """Return the contents of ``scaling.json``."""
@@ -97,11 +100,14 @@ class StudySummary:
             "strong_scaling": [asdict(entry) for entry in self.strong],
             "weak_scaling": [asdict(entry) for entry in self.weak],
             "client_update": [{**asdict(entry), "ratio": entry.ratio} for entry in self.even],
+            "predictions": self.predictions.record(),
             "notes": list(self.notes),
         }
 
 
-def summarise(runs: Sequence[Run], failures: Sequence[Failure], notes: Sequence[str]) -> StudySummary:
+def summarise(
+    runs: Sequence[Run], failures: Sequence[Failure], notes: Sequence[str], predictions: Predictions | None = None
+) -> StudySummary:
     """Return the summary of all finished runs; points are ordered by clients, cohort and actors."""
     by_point: dict[Point, list[Run]] = {}
     for run in runs:
@@ -115,7 +121,8 @@ def summarise(runs: Sequence[Run], failures: Sequence[Failure], notes: Sequence[
     even = evenness([(each.workers, each.seconds_client_update) for each in points])
     notes = [*notes, *(_notes(points, strong, weak) if points else ())]
     versions = runs[0].versions if runs else {}
-    return StudySummary(points, tuple(failures), tuple(strong), tuple(weak), tuple(even), tuple(notes), versions)
+    results = points, tuple(failures), tuple(strong), tuple(weak), tuple(even), tuple(notes), versions
+    return StudySummary(*results, predictions or Predictions())
 
 
 def _notes(points: Sequence[PointSummary], strong: Sequence[Efficiency], weak: Sequence[Efficiency]) -> Iterator[str]:

@@ -28,13 +28,16 @@ def scaling_tables(study: StudySummary) -> RenderableType:
             tables[0].add_row(f"{point.clients:,}", f"{point.cohort:,}", str(point.actors), Text("failed", style="red"))
         tables[0].caption = Text("\n".join(failure_lines(study)), style="red")
     return Group(
-        *tables, *(Text(line) for line in evenness_lines(study)), *(Text(note, style="yellow") for note in study.notes)
+        *tables,
+        *(Text(line) for line in (*evenness_lines(study), *prediction_lines(study))),
+        *(Text(note, style="yellow") for note in study.notes),
     )
 
 
 def scaling_sheets(study: StudySummary) -> list[Sheet]:
     """Return the tables of a study: times, and if any point finished, shares and needs."""
-    return [times_sheet(study), *([_shares(study), _needs(study)] if study.points else [])]
+    sheets = [times_sheet(study), *([_shares(study), _needs(study)] if study.points else [])]
+    return [*sheets, *([_predicted(study)] if study.predictions.asked else [])]
 
 
 def failure_lines(study: StudySummary) -> list[str]:
@@ -89,6 +92,33 @@ def _needs(study: StudySummary) -> Sheet:
         rows.append((*_cells(each), *map(format_bytes, needs)))
     columns = ("driver", "actor", "server", "down", "up")
     return _sheet("Peak memory of a process, and traffic of a round", columns, rows)
+
+
+def _predicted(study: StudySummary) -> Sheet:
+    rows = [
+        (
+            f"{each.point.clients:,}",
+            f"{each.point.cohort:,}",
+            str(each.point.actors),
+            format_round(each.seconds),
+            MISSING if each.measured is None else format_round(each.measured),
+            MISSING if each.error is None else f"{100 * each.error:+.0f} %",
+        )
+        for each in study.predictions.asked
+    ]
+    return _sheet("Predicted by a cost model fitted to the other points", ("predicted", "measured", "error"), rows)
+
+
+def prediction_lines(study: StudySummary) -> list[str]:
+    """Return the error of the cost model on measured points left out of its fit; nothing if there are too few."""
+    if not study.predictions.asked:
+        return []
+    errors = sorted(abs(each.error) for each in study.predictions.left_out if each.error is not None)
+    if not errors:
+        return ["the cost model's error is not known: too few points were measured to leave one out"]
+    middle = errors[len(errors) // 2]
+    within = f"predicted within {100 * errors[-1]:.0f} %, half of them within {100 * middle:.0f} %"
+    return [f"points left out of the fit, one by one: {within}"]
 
 
 def _sheet(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Sheet:

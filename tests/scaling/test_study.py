@@ -188,6 +188,24 @@ def test_the_same_command_runs_nothing_again_and_a_smaller_one_still_shows_all(s
     assert contents(folder / "points") == before
 
 
+def test_a_point_is_predicted_from_those_that_ran(study, tmp_path, monkeypatch, capsys):
+    """The points beside the two that ran are copies of one, so that nothing runs again."""
+    folder, points = tmp_path / "study", tmp_path / "study" / "points"
+    shutil.copytree(study[0], folder)
+    shutil.copy(study[0].parent / "tiny.yaml", tmp_path)
+    for cohort in (2, 6):
+        shutil.copytree(points / POINTS[1].name, points / Point(12, cohort, 1).name)
+    status, _, err = call(monkeypatch, capsys, command(folder, "--predict", "clients=12,cohort=12"))
+    assert status == 2 and "has 2 points besides those to predict" in err
+    options = ("--clients", "12", "--cohort", "2,4,6", "--rounds", "2", "--predict", "clients=12,cohort=12")
+    status, out, _ = call(monkeypatch, capsys, command(folder, options=options))
+    assert status == 0 and "Predicted by a cost model" in out and "points left out of the fit" in out
+    predictions = json.loads((folder / "scaling.json").read_text())["predictions"]
+    assert [each["cohort"] for each in predictions["asked"]] == [12]
+    assert len(predictions["left_out"]) == 4  # of the folder: earlier commands' points are fitted to as well
+    assert load_scaling(folder).predictions.record() == predictions
+
+
 def test_repeats_of_earlier_commands_stay_in_the_figures(study, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "study"
     shutil.copytree(study[0], folder)

@@ -39,7 +39,7 @@ from fedsim.scaling.picture import (
     weak_key,
 )
 from fedsim.scaling.summary import PointSummary, StudySummary
-from fedsim.scaling.table import evenness_lines, failure_lines, format_round, scaling_sheets
+from fedsim.scaling.table import evenness_lines, failure_lines, format_round, prediction_lines, scaling_sheets
 
 
 def scaling_page(study: StudySummary, name: str, folder: str) -> str:
@@ -96,7 +96,7 @@ def _sections(study: StudySummary, folder: str) -> Iterator[Section]:
         figures = [*_efficiency(study.strong, "strong"), *_efficiency(study.weak, "weak")]
         yield Section("efficiency", "Efficiency", (Figures(tuple(figures)),))
     tables: list[Block] = [_table(sheet) for sheet in scaling_sheets(study)]
-    if lines := [*evenness_lines(study), *study.notes]:
+    if lines := [*evenness_lines(study), *prediction_lines(study), *study.notes]:
         tables.append(Sentences(tuple(f"{line[:1].upper()}{line[1:]}." for line in lines), bullets=True))
     if study.failures:
         tables.append(Sentences(tuple(f"{line[:1].upper()}{line[1:]}" for line in failure_lines(study)), bullets=True))
