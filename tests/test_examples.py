@@ -77,7 +77,7 @@ def test_each_example_is_tried():
 
 
 def test_the_same_bytes_in_this_process_and_on_two_actors(session_ray, tmp_path):
-    values = PLAIN
+    values = ATTACKED  # all examples at once
     for use in USES.values():
         values = merged(values, use)
     assert len({run(tmp_path / place, values, **where) for place, where in PLACES.items()}) == 1
