@@ -118,13 +118,10 @@ class Nodes:
         import ray
         from ray.cluster_utils import Cluster
 
-        from fedsim.executors.cluster.lean import lean
-
         node = {"num_cpus": cpus, "object_store_memory": STORE_BYTES, "include_dashboard": False}
         self._joined: list[subprocess.Popen[bytes]] = []
-        with lean():  # nobody asks the agents of dashboards
-            self._cluster = Cluster(initialize_head=True, head_node_args=node)
-            self._others = [self._cluster.add_node(**node) for _ in range(nodes - 1)]
+        self._cluster = Cluster(initialize_head=True, head_node_args=node)
+        self._others = [self._cluster.add_node(**node) for _ in range(nodes - 1)]
         self._cluster.wait_for_nodes()
         # The run joins what RAY_ADDRESS names, as it would on any cluster.
         os.environ["RAY_ADDRESS"] = self._cluster.address
