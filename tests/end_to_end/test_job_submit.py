@@ -39,10 +39,10 @@ def head():
         yield started
 
 
-def submit(head, folder, *arguments, program="run", config=CONFIG):
+def submit(head, folder, *arguments, config=CONFIG):
     """Submit a job with this checkout as its working directory."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head.dashboard]
-    command += ["--working-dir", str(ROOT), "--", "python", "-m", "fedsim", program, str(config), *arguments]
+    command += ["--working-dir", str(ROOT), "--", "python", "-m", "fedsim", "run", str(config), *arguments]
     return subprocess.Popen(
         command, env=head.environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -143,18 +143,30 @@ def test_a_plan_that_does_not_fit_the_cluster_is_refused_with_one_that_does(head
 
 def test_a_study_is_a_job_as_well(head, tmp_path):
     """Its runs go to actors of the cluster, and end with the bytes of the same run by itself."""
-    study = yaml.safe_load((ROOT / "configs/studies/quickstart.yaml").read_text())
-    base = str(ROOT / "configs/studies" / study["base"])
-    arms = {name: study["arms"][name] for name in ("fedpeptao", "fedavg_all")}
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump({"base": base, "arms": arms, "seeds": 1}))
-    job = submit(
-        head, tmp_path, *TINY, "ray.address=auto", "--output", str(tmp_path / "study"), program="compare", config=path
+    command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head.dashboard]
+    command += [
+        "--working-dir",
+        str(ROOT),
+        "--",
+        "python",
+        "-m",
+        "fedsim",
+        "compare",
+        "configs/studies/quickstart.yaml",
+    ]
+    command += [*TINY, "ray.address=auto", "--output", str(tmp_path / "study")]
+    done = subprocess.run(
+        command,
+        env=head.environment,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=200,
     )
-    log, _ = job.communicate(timeout=200)
-    assert job.returncode == 0, log
-    assert "2 runs at a time" in log
-    cell = "cells/base/fedavg_all/seed-0"
+    assert done.returncode == 0, done.stdout
+    assert "2 runs at a time" in done.stdout
+    cell = "cells/base/fedavg_all/seed-2"
     config = read_config(tmp_path / "study" / cell / "config.yaml", [f"output={tmp_path / 'alone'}", "executor=local"])
     fedsim.run(config, progress=False)
     alone, there = (folder / "prompt" / GLOBAL_PROMPT for folder in (tmp_path / "alone", tmp_path / "study" / cell))
