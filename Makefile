@@ -13,6 +13,9 @@ help:  ## Show this list
 run: $(STAMP)  ## Set up and run the quickstart: FedPepTAO over 100 non-IID clients, offline
 	$(BIN)/python -m fedsim run configs/quickstart.yaml
 
+# Two hundred processes start in the tests: where a shell forbids Python to keep bytecode, each would compile the package anew.
+test test-wide bytes: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(STAMP)  ## Set up and run the tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 

@@ -96,18 +96,24 @@ def tiny_config():
 
 @pytest.fixture(scope="session")
 def session_ray():
-    """Start one Ray for all tests that need it; runs join it with ``ray.address=auto``."""
+    """Start one Ray for all tests that need it; runs join it with ``ray.address=auto``.
+
+    Without the processes that no run asks, as a run's own: they would work beside all tests. A whole one: test_job_submit.py.
+    """
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=4,
-        num_gpus=1,
-        object_store_memory=300 * 2**20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
+    from fedsim.executors.cluster.lean import lean
+
+    with lean():
+        ray.init(
+            address="local",
+            num_cpus=4,
+            num_gpus=1,
+            object_store_memory=300 * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
     yield ray
     left = ray.available_resources
     deadline = time.monotonic() + 20

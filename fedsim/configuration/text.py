@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import yaml
@@ -51,9 +52,14 @@ def _lines(schema: Schema, depth: int, meanings: bool, escaped: bool, useless: f
 
 
 def _comment(field: FieldInfo, pad: str) -> Iterator[str]:
-    text = " ".join((field.description or "").split())
-    for line in textwrap.wrap(text, _WIDTH - len(pad), break_on_hyphens=False, break_long_words=False):
+    for line in _wrapped(field.description or "", _WIDTH - len(pad)):
         yield f"{pad}# {line}"
+
+
+@cache
+def _wrapped(text: str, width: int) -> tuple[str, ...]:
+    """Return the lines of a key's meaning; runs of one process, as in a study, each write all of them."""
+    return tuple(textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False))
 
 
 def _scalar(value: Any, escaped: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -77,7 +78,7 @@ def _open(config: DataConfig, task: TaskConfig, column: str | None) -> Opened:
 
 
 def _open_embedded(task: TaskConfig) -> Opened:
-    from fedsim.data.embedded import EMBEDDED_TASKS, generate
+    from fedsim.data.embedded import EMBEDDED_TASKS
 
     if task.name not in EMBEDDED_TASKS:
         names = ", ".join(EMBEDDED_TASKS)
@@ -85,11 +86,19 @@ def _open_embedded(task: TaskConfig) -> Opened:
             f"data.task: the embedded corpus has no task {task.name!r} (it has {names}); give data.path for files, or "
             f"data.source=hub"
         )
-    train, validation = generate(task.name)
+    train, validation = _corpus(task.name)
     return Opened(
         [Table(f"embedded {task.name} train", enumerate(train, start=1))],
         [Table(f"embedded {task.name} validation", enumerate(validation, start=1))],
     )
+
+
+@cache
+def _corpus(task_name: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Return the rows of an embedded task, made once: runs of one process, as in a study, all read the same ones."""
+    from fedsim.data.embedded import generate
+
+    return generate(task_name)
 
 
 def _split_off(train: Examples, share: float, seed: int, key: str) -> tuple[Examples, Examples]:

@@ -245,7 +245,7 @@ def test_executors_agree_on_every_bit(session_ray, tmp_path):
     digests = set()
     for executor in ("local", "ray"):
         folder = tmp_path / executor
-        ray = {"ray": {"address": "auto"}} if executor == "ray" else {}
+        ray = {"ray": {"address": "auto", "actors": 1}} if executor == "ray" else {}
         run(
             make_tiny(
                 executor=executor,

@@ -47,15 +47,18 @@ METHODS = {
     },
 }
 ACTORS = {
-    "fedpeptao": 2,
+    "fedpeptao": 1,
     "no correction": 1,
     "robust, attacked": 2,
     "lora": 2,
     "late prompt": 2,
-    "without gradients": 2,
+    "without gradients": 1,
     "published": 1,
 }
-"""Two and more take clients' states and rows of a robust rule from one process to another."""
+"""Two and more take clients' states and rows of a robust rule from one process to another.
+
+FedPepTAO on two: test_overlap.py.
+"""
 
 
 def run(make, path, **changes):
@@ -71,7 +74,7 @@ def local_results(tmp_path_factory):
     return cache(lambda name: run(make_tiny, folder / name, executor="local", **METHODS[name]))
 
 
-@pytest.mark.parametrize("method", sweep(METHODS, METHODS.keys() - {"no correction"}))
+@pytest.mark.parametrize("method", sweep(METHODS, METHODS.keys() - {"no correction", "late prompt"}))
 def test_actors_give_the_same_bits(session_ray, tiny_config, local_results, tmp_path, method):
     ray_config = {"address": "auto", "actors": ACTORS[method]}
     files, summary = run(tiny_config, tmp_path / "run", executor="ray", ray=ray_config, **METHODS[method])

@@ -12,7 +12,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from support import ROOT, limit_files, make_tiny, merged, on_line, tiny_values
+from support import ROOT, limit_files, make_tiny, merged, on_line, sweep, tiny_values
 
 import fedsim
 from fedsim.core.errors import CheckpointError, ConfigError, ResourceError
@@ -129,12 +129,13 @@ def test_ctrl_c_on_a_ray_of_its_own_saves_and_leaves_no_process_behind(undisturb
     assert_same(output, undisturbed)
 
 
-def test_runs_killed_at_random_moments_resume_to_the_same_bytes():
-    command = [sys.executable, "-m", "benchmarks.kill_points", "--points=2", "--json"]
+@pytest.mark.parametrize("number", sweep([1, 4], [1]))
+def test_runs_killed_at_random_moments_resume_to_the_same_bytes(number):
+    command = [sys.executable, "-m", "benchmarks.kill_points", f"--points={number}", "--json"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     points = json.loads(ended.stdout.splitlines()[-1])
-    assert len(points) == 2
+    assert len(points) == number
     assert all(point["same_prompt"] and point["same_records"] for point in points)
 
 
