@@ -23,6 +23,7 @@ from fedsim.study.expect import Expectation, check
 from fedsim.study.exports import export
 from fedsim.study.figures import FailedCell
 from fedsim.study.folder import StudyFolder, command_of, subject, write_json
+from fedsim.study.inputs import check_inputs
 from fedsim.study.loading import load_search, summary_of
 from fedsim.study.outcome import StudySummary
 from fedsim.study.progress import StudyProgress
@@ -73,6 +74,7 @@ def compare(
     study = read_study(path, overrides)
     check_search(study)
     folder = study_folder(study, output)
+    check_inputs(study, folder)
     console = console or _screen()
     most = max(len(trials(study)), len(study.cells()))
     with folder.opened(study), InterruptWatch() as watch, Crew(folder, at_once, most, watch) as crew:

@@ -79,6 +79,10 @@ def test_one_seed_of_everything_comes_before_the_next(study):
         ("arms: {a: }\nexpect: {base: {a: {at_least: 2, at_most: 1}}}\n", r"at_least 2 is more than at_most 1"),
         ("arm: {a: }\n", r"there is no key 'arm'.*arms"),
         ("arms: {a/b: }\n", r"arms"),
+        ("arms: {a: }\ntarget: true\n", r"line 3: target is true, but must be a number"),
+        ("arms: {a: }\ntarget: {base: true}\n", r"line 3: target.base is true, but must be a number"),
+        ("arms: {a: }\nexpect: {base: {a: {at_least: true}}}\n", r"at_least is true, but must be a number"),
+        ("arms: {a: }\nsearch: {trials: true}\n", r"search.trials is true, but must be a whole number"),
     ],
 )
 def test_mistakes_are_named_with_their_place(study, text, said):
@@ -104,6 +108,15 @@ class TestSearch:
         assert combinations(found.config.search, "a") == combinations(found.config.search, "b")
         assert {(c.config.rounds, c.config.data.validation_from_train) for c in cells} == {(2, 0.2)}
         assert all(c.config.data.validation_from_train is None for c in found.cells())
+
+    @pytest.mark.parametrize("override", ["rounds=7", "data.validation_from_train=0.5", "data={task: reviews}"])
+    def test_no_override_takes_its_rounds_or_its_split(self, study, override):
+        found = study(self.TEXT + "  rounds: 2\n", override)
+        assert {(c.config.rounds, c.config.data.validation_from_train) for c in trials(found)} == {(2, 0.2)}
+        assert {c.config.rounds for c in found.cells()} == {7 if override == "rounds=7" else 4}
+
+    def test_without_rounds_of_its_own_it_has_those_of_the_study(self, study):
+        assert {c.config.rounds for c in trials(study(self.TEXT, "rounds=7"))} == {7}
 
     def test_unequal_budgets_are_refused(self, study):
         found = study(self.TEXT + "  arms: {b: {client.epochs: [1]}}\n")
