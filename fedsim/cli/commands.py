@@ -314,7 +314,7 @@ def export(
     from fedsim.core.plugins import load_files
     from fedsim.display.screen import Screen
     from fedsim.prompts.peft_adapter import default_output, export_peft
-    from fedsim.prompts.prompted_model import local_prompt
+    from fedsim.prompts.prompt_file import local_prompt
     from fedsim.records.remote import is_url, refuse_url
 
     load_files(load)
