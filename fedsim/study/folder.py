@@ -165,12 +165,17 @@ def holds_cells(path: Path) -> bool:
     return any(next(path.glob(pattern), None) is not None for pattern in patterns)
 
 
-def read_subject(path: Path) -> dict[str, Any] | None:
-    """Return what ``study.json`` holds; None if the folder holds no study."""
+def read_json(path: Path) -> Any:
+    """Read a file of JSON; None if there is none, or it is damaged."""
     try:
-        held = json.loads((path / "study.json").read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def read_subject(path: Path) -> dict[str, Any] | None:
+    """Return what ``study.json`` holds; None if the folder holds no study."""
+    held = read_json(path / "study.json")
     return held if isinstance(held, dict) and held.get("holds") == _HOLDS else None
 
 
