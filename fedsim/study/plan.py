@@ -63,7 +63,7 @@ def _lines(folder: StudyFolder, study: Study, cells: Sequence[Cell], at_once: in
     limit = f"at most {min(at_once or fits, fits, len(cells)):,} at a time, and no more than actors fit"
     return [
         f"data sets: {', '.join(study.config.datasets)}; reference: {study.reference}",
-        f"memory of a run: {beside} (an estimate of process, passes and a full frozen-layer cache), beside "
+        f"memory of a run: {beside} (an estimate of process, passes and frozen-layer cache), beside "
         f"{format_bytes(stored_bytes(cells))} of weights that all share",
         *said,
         f"runs: {limit}; {finished} of {len(cells)} are finished",

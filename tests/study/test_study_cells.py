@@ -4,6 +4,7 @@ import pytest
 
 from fedsim.core.errors import ConfigError
 from fedsim.study.cells import read_study
+from fedsim.study.fitting import run_bytes
 from fedsim.study.plan import print_plan
 from fedsim.study.search import check_search, choose, combinations, trials
 
@@ -166,6 +167,19 @@ class TestSearch:
     def test_ties_go_to_the_first(self, study):
         found = study(self.TEXT)
         assert choose(found, dict.fromkeys(trials(found), 0.5))[0].values == combinations(found.config.search, "a")[0]
+
+
+def test_a_run_is_charged_the_frozen_states_of_its_own_examples(study):
+    """Not all that the cache may hold; and nothing if the first layer has a prompt, or no cache is kept."""
+    found = {}
+    counted = "data.train_examples: 60, data.validation_examples: 20"
+    for key in ("", counted, "model.trunk_cache.memory_mb: 0", "layers.choose: all"):
+        cells = study(f"arms: {{a: {{{key}}}}}\n").cells()
+        found[key] = run_bytes(cells), run_bytes(cells, counted=False)
+    (every, most), (few, bound), *nothing = found.values()
+    assert most == bound > every > few > nothing[0][0]
+    assert few - nothing[0][0] == 80 * 128 * 64 * 4, "examples x tokens x width x bytes"
+    assert all(exact == at_most for exact, at_most in nothing)
 
 
 def test_a_plan_writes_nothing(study, tmp_path, capsys):
