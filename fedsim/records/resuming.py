@@ -210,14 +210,13 @@ def finished(config: Config, path: Path) -> dict[str, Any] | None:
 def lost(path: Path) -> str | None:
     """Return the first file that a finished run in a folder should have and that is gone or torn; None without a summary.
 
-    A file of arrays is torn if it is shorter or longer than its head says; its arrays are not read. Checkpoints may be deleted.
+    A file of arrays is torn if it is shorter or longer than its head says, a config if its end or its rounds are missing.
+    Checkpoints may be deleted.
     """
     summary = _summary(path)
     if summary is None:
         return None
-    try:
-        read_config(path / "config.yaml")
-    except FedsimError:
+    if not _is_config(path / "config.yaml"):
         return "config.yaml"
     has_best = summary.get("best_global_round") is not None
     prompts = path / "prompt"
@@ -227,6 +226,15 @@ def lost(path: Path) -> str | None:
         *(each.name for each in prompts.glob("*.safetensors")),
     }
     return next((f"prompt/{name}" for name in sorted(wanted) if not _is_whole(prompts / name)), None)
+
+
+def _is_config(file: Path) -> bool:
+    """Whether a file looks like a run's config; to read it would take longer than all else of a look at a finished run."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return text.endswith("\n") and "\0" not in text and "\nrounds:" in text
 
 
 def _is_whole(file: Path) -> bool:
