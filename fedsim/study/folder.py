@@ -35,6 +35,8 @@ from fedsim.study.figures import FailedCell
 
 _HOLDS = "fedsim study"
 _LOCK = ".lock"
+_FIRST = (_LOCK, "failures.json", "search.json")
+"""What a study writes before its ``study.json``."""
 
 
 class StudyFolder:
@@ -54,8 +56,8 @@ class StudyFolder:
     def __init__(self, path: Path, name: str | None = None) -> None:
         self.path = path
         held = read_subject(path)
-        # Another command may have made the folder a moment ago: the lock says so.
-        others = path.is_dir() and any(entry.name != _LOCK for entry in path.iterdir())
+        # Another command may have made the folder a moment ago: its first files say so.
+        others = path.is_dir() and any(entry.name not in _FIRST for entry in path.iterdir())
         self.without_subject = held is None and others
         """Whether ``study.json`` is gone, or damaged, beside runs of a study."""
         if self.without_subject and not holds_cells(path):
