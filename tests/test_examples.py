@@ -24,7 +24,7 @@ from fedsim.core.layout import PromptGeometry, VectorLayout
 from fedsim.core.messages import CombinedUpdate
 from fedsim.core.method import METHODS, ServerState
 from fedsim.core.robust import ROBUST_RULES
-from fedsim.prompts.prompted_model import GLOBAL_PROMPT
+from fedsim.prompts.prompt_file import GLOBAL_PROMPT
 from partitions import PARTITIONERS, partition
 
 EXAMPLES = {path.stem: path for path in sorted((ROOT / "examples").glob("my_*.py"))}

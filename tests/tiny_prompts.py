@@ -25,7 +25,7 @@ from clients.tuners.make import make_tuner
 from clients.tuners.word_vectors import WordVectors
 from fedsim.core.layout import VectorLayout
 from fedsim.data.config import TaskConfig
-from fedsim.prompts.prompted_model import save_personal_prompts, save_prompt
+from fedsim.prompts.prompt_file import save_personal_prompts, save_prompt
 from fedsim.prompts.starting_point import check_start, load_start
 
 __all__ = ["CONFIGS", "LABEL_WORDS", "PROMPT_LENGTH", "backbone", "batch", "families", "save", "tiny_model"]

@@ -10,7 +10,7 @@ import yaml
 
 from fedsim.configuration.errors import Key, inner_schema
 from fedsim.configuration.yaml_text import line_of, load
-from fedsim.core.errors import ConfigError, shown, suggestion
+from fedsim.core.errors import ConfigError, closest, shown
 from fedsim.core.schema import Schema
 from fedsim.core.uses import without
 
@@ -26,11 +26,21 @@ def read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        siblings = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise ConfigError(f"there is no config file {path}{suggestion(str(path), siblings)}") from None
+        raise ConfigError(f"there is no config file {path}{_meant(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the config file {path}: {getattr(error, 'strerror', None) or error}") from None
     return text, parse_yaml(text, str(path))
+
+
+def _meant(path: Path) -> str:
+    """Return a suggestion for a file that does not exist: one of its folder with a similar name, or else a preset."""
+    places = (Path("configs"), Path(__file__).resolve().parents[2] / "configs")  # here, or of the checkout
+    presets = next((place for place in places if place.is_dir()), places[0])
+    for folder, patterns in ((path.parent, ["*.y*ml"]), (presets, ["*/*.y*ml", "*.y*ml"])):
+        files = {file.stem: file for pattern in patterns for file in sorted(folder.glob(pattern), reverse=True)}
+        if name := closest(path.stem, files, 0.6):
+            return f" (did you mean {str(files[name])!r}?)"
+    return ""
 
 
 def parse_yaml(text: str, named: str) -> dict[str, Any]:

@@ -63,10 +63,16 @@ class CheckpointError(FedsimError):
 
 def suggestion(word: str, choices: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the choice closest to ``word``, or an empty string if none is close."""
+    match = closest(word, choices)
+    return "" if match is None else f" (did you mean {match!r}?)"
+
+
+def closest(word: str, choices: Iterable[str], least: float = 0.5) -> str | None:
+    """Return the choice closest to ``word``, or None if none is as close as ``least``, from 0 to 1 for equal words."""
     if len(word) > _LONGEST_COMPARED:
-        return ""
-    match = difflib.get_close_matches(word, [c for c in choices if len(c) <= _LONGEST_COMPARED], n=1, cutoff=0.5)
-    return f" (did you mean {match[0]!r}?)" if match else ""
+        return None
+    match = difflib.get_close_matches(word, [c for c in choices if len(c) <= _LONGEST_COMPARED], n=1, cutoff=least)
+    return match[0] if match else None
 
 
 def shown(value: object, most: int = 80) -> str:

@@ -12,6 +12,7 @@ from fedsim.core.seeds import NO_CLIENT, NO_ROUND, stream
 from fedsim.data.config import DataConfig, TaskConfig
 from fedsim.data.examples import Examples, RowCheck, Table, collect
 from fedsim.data.files import Opened, open_files
+from fedsim.data.found import find_files
 from fedsim.data.hub import open_hub
 from fedsim.data.tasks import resolve_task
 
@@ -68,6 +69,25 @@ def load_dataset(config: DataConfig, seed: int, column: str | None = None) -> Da
     return Dataset(task, train, _cut(validation, config.validation_examples, seed, "validation_examples"), notes)
 
 
+def find_source(config: DataConfig, column: str | None = None) -> float | None:
+    """Find a run's examples without reading them; return the share of those to train on that validates instead, if any.
+
+    A hub is not asked.
+
+    Raises
+    ------
+    DataError
+        If the task, or a folder or file that the config names, does not exist.
+    """
+    task = resolve_task(config.task)
+    source = config.effective_source
+    if source == "files":
+        return find_files(config, task, column)
+    if source == "embedded":
+        _refuse_not_embedded(task)
+    return config.holdout
+
+
 def _open(config: DataConfig, task: TaskConfig, column: str | None) -> Opened:
     source = config.effective_source
     if source == "files":
@@ -78,6 +98,15 @@ def _open(config: DataConfig, task: TaskConfig, column: str | None) -> Opened:
 
 
 def _open_embedded(task: TaskConfig) -> Opened:
+    _refuse_not_embedded(task)
+    train, validation = _corpus(task.name)
+    return Opened(
+        [Table(f"embedded {task.name} train", enumerate(train, start=1))],
+        [Table(f"embedded {task.name} validation", enumerate(validation, start=1))],
+    )
+
+
+def _refuse_not_embedded(task: TaskConfig) -> None:
     from fedsim.data.embedded import EMBEDDED_TASKS
 
     if task.name not in EMBEDDED_TASKS:
@@ -86,11 +115,6 @@ def _open_embedded(task: TaskConfig) -> Opened:
             f"data.task: the embedded corpus has no task {task.name!r} (it has {names}); give data.path for files, or "
             f"data.source=hub"
         )
-    train, validation = _corpus(task.name)
-    return Opened(
-        [Table(f"embedded {task.name} train", enumerate(train, start=1))],
-        [Table(f"embedded {task.name} validation", enumerate(validation, start=1))],
-    )
 
 
 @cache

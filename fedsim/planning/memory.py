@@ -175,15 +175,25 @@ def _sum_bytes(config: Config, exchanged: VectorLayout) -> int:
 def _cached_bytes(config: Config, shape: ModelShape, num_examples: int | None, full: VectorLayout) -> int:
     cache = config.model.trunk_cache
     off = cache.dtype == "off" or config.client.dropout or config.layers.unselected == "local"
-    one_place = len(full.layers) < shape.num_layers
     reads_output = config.tuner.kind == "generated_prompt"  # its cache holds one row of each text
-    if off or (full.layers == (0,) and not reads_output if one_place else config.layers.choose in ("all", "bottom")):
+    if off or not (reads_output or _may_freeze(config, shape, full)):
         return 0
     bound = cache.memory_mb * 2**20
     if num_examples is None:
         return bound
     numbers = num_examples * (1 if reads_output else config.data.max_length) * shape.hidden_size
     return min(bound, numbers * _itemsize(config.model.cache_dtype))
+
+
+def _may_freeze(config: Config, shape: ModelShape, full: VectorLayout) -> bool:
+    """Whether the first layer may be without a prompt, so that what enters the lowest prompted one depends on texts alone."""
+    layers = config.layers
+    if len(full.layers) < shape.num_layers:
+        return full.layers != (0,)
+    if layers.choose == "fixed":
+        return 0 not in (layers.fixed or ())
+    every = layers.share_rule == "fixed" and num_chosen(layers.share, shape.num_layers) == shape.num_layers
+    return layers.choose not in ("all", "bottom") and not every
 
 
 def _step_bytes(config: Config, trained: VectorLayout) -> int:

@@ -26,7 +26,7 @@ from fedsim.core.uses import EVERY_KEY
 from fedsim.planning.model_shape import model_shape
 from fedsim.planning.tuned_shape import tuned_shape
 from fedsim.prompts.named_arrays import LEAVE_ALONE, NamedArrays, check_named, key_values
-from fedsim.prompts.prompted_model import GLOBAL_PROMPT, read_prompt
+from fedsim.prompts.prompt_file import GLOBAL_PROMPT, read_prompt
 
 if TYPE_CHECKING:
     from clients.backbone.shared_weights import SharedWeights

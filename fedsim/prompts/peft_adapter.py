@@ -32,7 +32,7 @@ from fedsim.prompts.peft_ia3 import export_ia3
 from fedsim.prompts.peft_lora import export_lora
 from fedsim.prompts.peft_readme import AboutAdapter
 from fedsim.prompts.peft_soft_prompt import export_soft_prompt
-from fedsim.prompts.prompted_model import PromptFile, read_prompt
+from fedsim.prompts.prompt_file import PromptFile, read_prompt
 
 _KEY = "prompt_embeddings"
 """PEFT's name for the prefixes of all layers, [P, W], W running over (layer, key or value, head, head dimension)."""

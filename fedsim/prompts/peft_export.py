@@ -27,7 +27,7 @@ from fedsim.core.errors import ModelError
 from fedsim.core.layout import VectorLayout
 from fedsim.core.uses import EVERY_KEY
 from fedsim.prompts.peft_readme import AboutAdapter, readme
-from fedsim.prompts.prompted_model import PERSONAL_PROMPTS, PromptFile
+from fedsim.prompts.prompt_file import PERSONAL_PROMPTS, PromptFile
 
 ADAPTER_ARRAYS = "adapter_model.safetensors"
 HEAD_ARRAYS = "head.safetensors"

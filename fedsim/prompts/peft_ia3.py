@@ -12,7 +12,7 @@ from fedsim.core.layout import LayerArrays
 from fedsim.core.uses import EVERY_KEY
 from fedsim.prompts.peft_export import TrainedModel, tuned_layers
 from fedsim.prompts.peft_layers import about_layers, write_layers
-from fedsim.prompts.prompted_model import PromptFile
+from fedsim.prompts.prompt_file import PromptFile
 
 
 def export_ia3(file: PromptFile, output: Path, client: int | None) -> None:

@@ -12,7 +12,7 @@ from fedsim.core.errors import ModelError
 from fedsim.core.uses import EVERY_KEY
 from fedsim.prompts.peft_export import TrainedModel, has_personal, tuned_layers
 from fedsim.prompts.peft_layers import about_layers, target_names, write_layers
-from fedsim.prompts.prompted_model import PromptFile
+from fedsim.prompts.prompt_file import PromptFile
 
 
 def export_lora(file: PromptFile, output: Path, client: int | None) -> None:

@@ -32,6 +32,10 @@ output = model(input_ids=input_ids, attention_mask=attention_mask)
 {calls}
 """
 
+_PRODUCTS = """\
+The run multiplied the layers' matrices in bfloat16 (`model.products`); in float32 scores differ a little from the run's.
+"""
+
 _WORDS = """\
 A class's score is the logit of its label word, {words}, in `output.logits{text}` at the {place}. The text is written
 
@@ -109,6 +113,8 @@ def readme(
             base=adapter.base_model_name_or_path,
         )
     ]
+    if metadata["model"].get("products") == "bfloat16":
+        parts.append(_PRODUCTS)
     if classifier:
         if token_types:
             parts.append(about.token_types)

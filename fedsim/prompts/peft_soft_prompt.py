@@ -15,7 +15,7 @@ from fedsim.core.errors import ModelError
 from fedsim.core.layout import OneLayer
 from fedsim.prompts.peft_export import TrainedModel, tuned_layers
 from fedsim.prompts.peft_readme import AboutAdapter
-from fedsim.prompts.prompted_model import PromptFile
+from fedsim.prompts.prompt_file import PromptFile
 
 EMBEDDINGS = "prompt_embeddings"
 """PEFT's name for the virtual tokens' input embeddings, [P, D]."""

@@ -10,7 +10,7 @@ import numpy as np
 from clients.config import ModelConfig
 from fedsim.core.errors import ModelError
 from fedsim.core.uses import EVERY_KEY
-from fedsim.prompts.prompted_model import read_prompt
+from fedsim.prompts.prompt_file import read_prompt
 
 if TYPE_CHECKING:
     from clients.tuners.config import TunerConfig

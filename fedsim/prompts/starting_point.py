@@ -15,7 +15,7 @@ from fedsim.configuration.schema import Config
 from fedsim.core.errors import ModelError, listed
 from fedsim.core.layout import PromptGeometry, VectorLayout
 from fedsim.prompts.named_start import load_named
-from fedsim.prompts.prompted_model import GLOBAL_PROMPT, read_prompt
+from fedsim.prompts.prompt_file import GLOBAL_PROMPT, read_prompt
 from server.selection import choose_layers
 
 if TYPE_CHECKING:

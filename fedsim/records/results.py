@@ -25,7 +25,7 @@ from fedsim.display.plots import write_plots
 from fedsim.display.progress import Progress
 from fedsim.display.run_words import run_words
 from fedsim.planning.memory import kept_numbers
-from fedsim.prompts.prompted_model import GLOBAL_PROMPT, PERSONAL_PROMPTS, save_personal_prompts, save_prompt
+from fedsim.prompts.prompt_file import GLOBAL_PROMPT, PERSONAL_PROMPTS, save_personal_prompts, save_prompt
 from fedsim.records.events import writing
 from fedsim.records.final_tables import write_final_tables
 from fedsim.records.labels import write_labels

@@ -10,9 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from fedsim.configuration.schema import Config, read_config
 from fedsim.core.errors import CheckpointError, FedsimError, listed
-from fedsim.records.checkpoint import Checkpoint
+from fedsim.prompts.prompt_file import BEST_PROMPT, GLOBAL_PROMPT
+from fedsim.records.checkpoint import Checkpoint, load_latest, newest_round
 
 _LONGEST_VALUE = 60
 _CONTENTS = {
@@ -36,12 +39,46 @@ def as_recorded(config: Config, path: Path) -> Config:
     model = config.model
     if model.products != "auto" or not model.has_products:
         return config
+    products = _recorded_products(path) or next(
+        (each for each in ("float32", "bfloat16") if _with_products(config, each).identity == _recorded_hash(path)),
+        None,
+    )
+    return config if products is None else _with_products(config, products)
+
+
+def _with_products(config: Config, products: str) -> Config:
+    return config.model_copy(update={"model": config.model.model_copy(update={"products": products})})
+
+
+def _recorded_products(path: Path) -> str | None:
+    """Return ``model.products`` of the run in a folder: from its config, or else its newest checkpoint."""
     try:
         before = read_config(path / "config.yaml").model
     except FedsimError:
-        return config
-    products = before.products if "products" in before.model_fields_set else "float32"
-    return config.model_copy(update={"model": model.model_copy(update={"products": products})})
+        checkpoint, _ = load_latest(path / "checkpoints")
+        return None if checkpoint is None else checkpoint.config["model"].get("products", "float32")
+    return before.products if "products" in before.model_fields_set else "float32"
+
+
+def _recorded_hash(path: Path) -> str | None:
+    summary = _summary(path)
+    return None if summary is None else summary.get("config_hash")
+
+
+def _summary(path: Path) -> dict[str, Any] | None:
+    """Return the summary of the run in a folder; None if there is none, or it is damaged."""
+    try:
+        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return summary if isinstance(summary, dict) else None
+
+
+def is_of_another_config(config: Config, path: Path) -> bool:
+    """Whether the run in a folder has ended with another config, which no checkpoint tells any more."""
+    recorded = _recorded_hash(path)
+    gone = newest_round(path / "checkpoints") is None
+    return gone and recorded is not None and recorded != as_recorded(config, path).identity
 
 
 def check_config(checkpoint: Checkpoint, config: Config, folder: str) -> None:
@@ -158,17 +195,54 @@ def _origin(keys: tuple[str, ...], given: Mapping[str, Any]) -> tuple[str, ...]:
 def finished(config: Config, path: Path) -> dict[str, Any] | None:
     """Return the summary of a run that has done all the config requests, or None; does not check data or weights.
 
-    A run ended by a stop rule of the config counts as finished; one stopped by a program does not.
+    A run ended by a stop rule of the config counts as finished; one stopped by a program, or one of which :func:`lost` names a
+    file, does not: going on from its newest checkpoint, or else starting over, makes what is missing.
     """
-    try:
-        summary: dict[str, Any] = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(summary, dict):
+    summary = _summary(path)
+    if summary is None:
         return None
     same = summary.get("config_hash") == config.identity and isinstance(summary.get("contents"), dict)
     done = summary.get("rounds") == config.rounds or _ended_by_a_rule(summary, config, path)
-    return summary if same and done and _has_what_is_asked(summary, config, path) else None
+    whole = same and done and _has_what_is_asked(summary, config, path) and lost(path) is None
+    return summary if whole else None
+
+
+def lost(path: Path) -> str | None:
+    """Return the first file that a finished run in a folder should have and that is gone or torn; None without a summary.
+
+    A file of arrays is torn if it is shorter or longer than its head says, a config if its end or its rounds are missing.
+    Checkpoints may be deleted.
+    """
+    summary = _summary(path)
+    if summary is None:
+        return None
+    if not _is_config(path / "config.yaml"):
+        return "config.yaml"
+    has_best = summary.get("best_global_round") is not None
+    prompts = path / "prompt"
+    wanted = {
+        GLOBAL_PROMPT,
+        *([BEST_PROMPT] if has_best else []),
+        *(each.name for each in prompts.glob("*.safetensors")),
+    }
+    return next((f"prompt/{name}" for name in sorted(wanted) if not _is_whole(prompts / name)), None)
+
+
+def _is_config(file: Path) -> bool:
+    """Whether a file looks like a run's config; to read it would take longer than all else of a look at a finished run."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return text.endswith("\n") and "\0" not in text and "\nrounds:" in text
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        with safe_open(file, framework="numpy"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 def _has_what_is_asked(summary: Mapping[str, Any], config: Config, path: Path) -> bool:

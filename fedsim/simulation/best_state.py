@@ -6,7 +6,7 @@ import numpy as np
 
 from fedsim.core.messages import GlobalState
 from fedsim.executors.base import Handle
-from fedsim.prompts.prompted_model import BEST_PROMPT, save_prompt
+from fedsim.prompts.prompt_file import BEST_PROMPT, save_prompt
 from fedsim.records.events import writing
 from fedsim.simulation.context import RunContext
 from fedsim.simulation.federation import Federation

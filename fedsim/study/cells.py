@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from fedsim.configuration.errors import sentence
 from fedsim.configuration.given import place_of, read_yaml, set_key
 from fedsim.configuration.overrides import parse_override
 from fedsim.configuration.schema import Config, build_config
-from fedsim.configuration.values import as_override, leaves
+from fedsim.configuration.values import as_override, leaves, plain
 from fedsim.core.errors import ConfigError, shown
 from fedsim.core.plugins import load_installed
 from fedsim.study.checks import check_names
@@ -106,17 +107,27 @@ class Study:
             if seed in self.seeds(arm)
         ]
 
-    def cell(self, dataset: str, arm: str, seed: int, also: Mapping[str, Any], trial: int | None = None) -> Cell:
+    def cell(
+        self,
+        dataset: str,
+        arm: str,
+        seed: int,
+        also: Mapping[str, Any],
+        trial: int | None = None,
+        last: Mapping[str, Any] | None = None,
+    ) -> Cell:
         """Return one cell.
 
         Parameters
         ----------
         also
             Values of dotted keys on top of what the study says.
+        last
+            The same, on top of the overrides of the command line.
         """
-        return Cell(dataset, arm, seed, self._config(dataset, arm, seed, also), trial)
+        return Cell(dataset, arm, seed, self._config(dataset, arm, seed, also, last or {}), trial)
 
-    def _config(self, dataset: str, arm: str, seed: int, also: Mapping[str, Any]) -> Config:
+    def _config(self, dataset: str, arm: str, seed: int, also: Mapping[str, Any], last: Mapping[str, Any]) -> Config:
         of_arm = self.config.arms[arm]
         path = self.path.parent / (of_arm if isinstance(of_arm, str) else self.config.base)
         text, values = read_yaml(path)
@@ -141,6 +152,10 @@ class Study:
                 raise ConfigError(f"the override {shown(override)}: a study sets {keys[0]} itself; leave it out")
             set_key(values, keys, value, override)
             sources[keys] = f"override {shown(override)}"
+        for key, value in last.items():
+            keys = tuple(key.split("."))
+            set_key(values, keys, value, as_override(keys, value))
+            sources[keys] = f"{self.path}, search: {as_override(keys, value)}"
         for keys, value in _unless_given(values).items():
             if keys[1] not in (values.get(keys[0]) or {}):
                 set_key(values, keys, value, "")
@@ -174,9 +189,12 @@ def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     text, values = read_yaml(path)
     load_installed()
     try:
-        config = StudyConfig.model_validate(values)
+        # As configs are: true is no 1, and "3" no 3.
+        config = StudyConfig.model_validate_json(json.dumps(plain(values)), strict=True)
     except ValidationError as error:
         raise ConfigError(sentence(error, StudyConfig, lambda key: place_of(path, text, {}, key), values)) from None
+    except (ValueError, RecursionError) as error:  # such as numbers of more digits than Python writes
+        raise ConfigError(f"{path}: a study cannot hold these values: {error}") from None
     study = Study(path, config, tuple(overrides))
     check_names(path, config)
     study.cells()

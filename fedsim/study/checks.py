@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from fedsim.core.errors import ConfigError, listed, shown, suggestion
+from fedsim.data.config import DataConfig
 from fedsim.study.config import StudyConfig
 
 
@@ -29,6 +30,39 @@ def check_names(path: Path, config: StudyConfig) -> None:
     given += [(f"target.{name}", name) for name in (config.target if isinstance(config.target, dict) else {})]
     _refuse(path, given, datasets, "data set")
     _check_bands(path, config)
+
+
+def refuse_reported_examples(
+    path: Path, arm: str, dataset: str, data: DataConfig, held_out: float | None, seeds: Collection[int]
+) -> None:
+    """Refuse a search whose runs would see examples of the report.
+
+    Parameters
+    ----------
+    data
+        Section of a run that is reported.
+    held_out
+        Share of the training examples that validates in its report, drawn with its seed.
+    seeds
+        All seeds of the study, and of its search.
+
+    Raises
+    ------
+    ConfigError
+        Naming the arm, the data set, and what would be right.
+    """
+    where = f"{path}: arm {arm} on data set {dataset}"
+    if data.validation_from_train is not None:
+        raise ConfigError(
+            f"{where}: the search sets data.validation_from_train, by search.share; leave it out, so that other examples are "
+            "reported than the search chooses by"
+        )
+    if held_out is not None and len(seeds) > 1:
+        raise ConfigError(
+            f"{where}: each seed reports training examples that it holds out (data.holdout, or data without a split), so the "
+            "search would train on some of them; name validation files in data.validation_file, or give seeds and search.seeds "
+            "one and the same seed"
+        )
 
 
 def _refuse(path: Path, given: Sequence[tuple[str, str]], known: Sequence[str], what: str) -> None:

@@ -37,13 +37,14 @@ def compare(
     first = words[0]
     if is_url(first) or Path(first).is_dir():
         _refuse_for_runs(at_once, dry_run, checked)
-        from fedsim.study.existing import compare_runs, refuse_other_files
+        from fedsim.study.existing import compare_runs, refuse_other_files, write_subject
 
         refuse_url(output, "--output")
         if output is not None:
             refuse_other_files(output)
-        config, found = compare_runs(words, console)
+        config, found = compare_runs(words, lambda text: console.print(Text(text, style="dim"), soft_wrap=True))
         if output is not None:
+            write_subject(output, words)
             commands = [shlex.join(["fedsim", "compare", *words, "--output", str(output)])]
             write_report(output, config, found, lambda text: console.print(Text(text), soft_wrap=True), commands)
         console.print(StudyTable(found))

@@ -23,6 +23,7 @@ from fedsim.study.expect import Expectation, check
 from fedsim.study.exports import export
 from fedsim.study.figures import FailedCell
 from fedsim.study.folder import StudyFolder, command_of, subject, write_json
+from fedsim.study.inputs import check_inputs
 from fedsim.study.loading import load_search, summary_of
 from fedsim.study.outcome import StudySummary
 from fedsim.study.progress import StudyProgress
@@ -31,6 +32,7 @@ from fedsim.study.search import Choice, check_search, choose, metric_of, trials
 
 NOT_RUN = "it has not run"
 OUTDATED = "its run is of an earlier state of the study; compare again"
+UNSETTLED = "the search has not chosen its settings yet; compare again"
 
 
 def compare(
@@ -73,18 +75,21 @@ def compare(
     study = read_study(path, overrides)
     check_search(study)
     folder = study_folder(study, output)
+    check_inputs(study, folder)
     console = console or _screen()
     most = max(len(trials(study)), len(study.cells()))
-    with folder.opened(study), InterruptWatch() as watch, Crew(folder, at_once, most, watch) as crew:
+    opened = folder.opened(study, lambda: _earlier(folder, study))
+    with opened, InterruptWatch() as watch, Crew(folder, at_once, most, watch) as crew:
+        if folder.without_subject:
+            _say(console, f"warning: {folder.path} holds runs without the study's study.json, which is written anew")
         if is_thrown_away(folder.path):
             _say(console, f"warning: {thrown_away(folder.path)}; give --output FOLDER with a path elsewhere")
         try:
             choices, vain = _searched(crew, study, console)
             cells = study.cells({(choice.dataset, choice.arm): choice.values for choice in choices})
             unsettled = {cell: vain[cell.dataset, cell.arm] for cell in cells if (cell.dataset, cell.arm) in vain}
-            # So that a report does not show them as the study's, should this command be stopped.
-            outdated = [FailedCell(c.dataset, c.arm, c.seed, OUTDATED) for c in cells if folder.is_outdated(c)]
-            folder.write("failures.json", [vars(cell) for cell in outdated])
+            if choices:
+                folder.write("failures.json", [vars(cell) for cell in _outdated(folder, cells)])
             failures = _done(crew, [cell for cell in cells if cell not in unsettled], console) | unsettled
         except RunInterrupted as error:
             error.kept = f"what is done is kept in {folder.path}; the same command continues"
@@ -170,13 +175,27 @@ def write_report(
 # -- running -----------------------------------------------------------------------------------------------------------
 
 
+def _earlier(folder: StudyFolder, study: Study) -> list[FailedCell]:
+    """Return the cells whose runs may be of an earlier state of the study: with a search all, until it has chosen."""
+    if study.config.search is None:
+        return _outdated(folder, study.cells())
+    folder.refuse_other_trials(trials(study))
+    folder.write("search.json", [])
+    return [FailedCell(c.dataset, c.arm, c.seed, UNSETTLED) for c in study.cells() if folder.has_ended(c)]
+
+
+def _outdated(folder: StudyFolder, cells: Sequence[Cell]) -> list[FailedCell]:
+    """Return the cells that hold a run, but not all that the study asks for now."""
+    earlier = (cell for cell in cells if folder.has_ended(cell) and not folder.is_finished(cell))
+    return [FailedCell(c.dataset, c.arm, c.seed, folder.why_again(c) or OUTDATED) for c in earlier]
+
+
 def _searched(crew: Crew, study: Study, console: Console) -> tuple[list[Choice], dict[tuple[str, str], str]]:
     """Do what is missing of the search; return what it has chosen, and by data set and arm why it has chosen nothing."""
     cells = trials(study)
     if not cells:
         return [], {}
     folder = crew.folder
-    folder.refuse_other_trials(cells)
     failures = _done(crew, cells, console, "search")
     search = study.config.search
     assert search is not None

@@ -29,7 +29,7 @@ Keys = dict[str, Any]
 def _seeds(value: Any) -> Any:
     """Read a number of seeds as 0, 1, 2 ..."""
     if isinstance(value, list | tuple) and not any(isinstance(seed, bool) for seed in value):
-        return value
+        return tuple(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST_SEEDS:
         return tuple(range(value))
     right = f"must be how many there are, from 1 to {_MOST_SEEDS}, or a list such as [0, 1, 2]"

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-
+from fedsim import __version__
 from fedsim.configuration.schema import Config
-from fedsim.core.errors import ConfigError
+from fedsim.core.errors import ConfigError, ResourceError
+from fedsim.core.plugins import loaded
 from fedsim.records.recorded_run import RecordedRun, load_run
 from fedsim.records.remote import is_url
 from fedsim.study.config import StudyConfig
-from fedsim.study.folder import read_subject
+from fedsim.study.folder import holds_cells, read_json, read_subject, write_json
 from fedsim.study.outcome import StudySummary
 from fedsim.study.reading import read_figures
 from fedsim.study.summary import summarise
 
-RESULTS = ("summary.json", "cells.parquet", "pairs.parquet", "report.html")
-"""Files that :func:`fedsim.study.command.write_report` writes."""
+_HOLDS = "fedsim comparison"
+_SUBJECT = "study.json"
+RESULTS = (
+    _SUBJECT, "summary.json", "cells.parquet", "pairs.parquet", "cells.csv", "pairs.csv", "study.md", "study.tex", "report.html"
+)  # fmt: skip
+"""Files that a comparison of runs, and later reports of it, write."""
 
 
 class _Group:
@@ -32,7 +36,9 @@ class _Group:
         self.runs: dict[tuple[str, int], RecordedRun] = {}
 
 
-def compare_runs(places: Sequence[str], console: Console) -> tuple[StudyConfig, StudySummary]:
+def compare_runs(
+    places: Sequence[str], note: Callable[[str], None] = lambda text: None
+) -> tuple[StudyConfig, StudySummary]:
     """Compare finished runs.
 
     Runs whose configs differ in nothing but the seed are one arm, named by what their folders are called before the seed; the
@@ -42,6 +48,8 @@ def compare_runs(places: Sequence[str], console: Console) -> tuple[StudyConfig, 
     ----------
     places
         Paths or URLs of run folders.
+    note
+        Called with a line for each run: the arm, data set and seed that it counts as.
 
     Raises
     ------
@@ -49,10 +57,14 @@ def compare_runs(places: Sequence[str], console: Console) -> tuple[StudyConfig, 
         If a folder holds no finished run, two runs are the same, or there is only one.
     """
     for place in places:
-        if not is_url(place) and read_subject(Path(place)) is not None:
+        if is_url(place):
+            continue
+        if read_subject(Path(place)) is not None or holds_cells(Path(place)):
             raise ConfigError(
                 f"{place} holds a study, not a run; fedsim report {place} shows it, and its runs are in cells"
             )
+        if runs_of(Path(place)):
+            raise ConfigError(f"{place} holds a comparison of runs, not a run; fedsim report {place} shows it")
     if len(places) < 2:
         raise ConfigError("a comparison of runs needs at least two run folders; give more, or a study file")
     groups: list[_Group] = []
@@ -76,7 +88,7 @@ def compare_runs(places: Sequence[str], console: Console) -> tuple[StudyConfig, 
     seeds = {name: tuple(sorted({seed for _, seed in group.runs})) for name, group in zip(names, groups, strict=True)}
     for name, group in zip(names, groups, strict=True):
         for (dataset, seed), run in group.runs.items():
-            console.print(Text(f"{name}, {dataset}, seed {seed}: {run.location}", style="dim"), soft_wrap=True)
+            note(f"{name}, {dataset}, seed {seed}: {run.location}")
     study = StudyConfig(
         name="runs",
         base=str(places[0]),
@@ -85,6 +97,41 @@ def compare_runs(places: Sequence[str], console: Console) -> tuple[StudyConfig, 
         arm_seeds=seeds,
     )
     return study, summarise(study, cells, [])
+
+
+def write_subject(folder: Path, places: Sequence[str]) -> None:
+    """Write which runs a folder compares, so that its report can be written again.
+
+    Raises
+    ------
+    ResourceError
+        If the folder cannot be written.
+    """
+    runs = [place if is_url(place) else str(Path(place).absolute()) for place in places]
+    held = {"holds": _HOLDS, "fedsim": __version__, "runs": runs, "load": [plugin.path for plugin in loaded()]}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / _SUBJECT, held)
+    except OSError as error:
+        raise ResourceError(f"{folder} cannot be written ({error.strerror}); choose another --output") from error
+
+
+def runs_of(folder: Path) -> list[str]:
+    """Return the runs that a folder compares; nothing if it holds no comparison."""
+    held = read_json(folder / _SUBJECT)
+    runs = held.get("runs") if isinstance(held, dict) and held.get("holds") == _HOLDS else None
+    return runs if isinstance(runs, list) and all(isinstance(run, str) for run in runs) else []
+
+
+def command_of_runs(folder: Path) -> str:
+    """Return the command that compared the runs of a folder."""
+    loads = [word for plugin in read_json(folder / _SUBJECT).get("load", ()) for word in ("--load", plugin)]
+    return shlex.join(["fedsim", "compare", *runs_of(folder), "--output", str(folder), *loads])
+
+
+def holds_results(folder: Path) -> bool:
+    """Whether a folder holds results of a study or a comparison, of which nothing says whose they are."""
+    return all((folder / name).is_file() for name in ("summary.json", "cells.parquet", "pairs.parquet"))
 
 
 def refuse_other_files(folder: Path) -> None:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,18 @@ from fedsim import __version__
 from fedsim.configuration.schema import read_config
 from fedsim.core.errors import ConfigError, FedsimError, shown
 from fedsim.core.plugins import loaded
+from fedsim.records.checkpoint import newest_round
 from fedsim.records.events import open_locked, write_atomically
 from fedsim.records.folder_check import what_is_in
-from fedsim.records.resuming import as_recorded, finished
+from fedsim.records.resuming import as_recorded, finished, is_of_another_config, lost
 from fedsim.study.cells import Cell, Study
 from fedsim.study.config import StudyConfig
+from fedsim.study.figures import FailedCell
 
 _HOLDS = "fedsim study"
 _LOCK = ".lock"
+_FIRST = (_LOCK, "failures.json", "search.json")
+"""What a study writes before its ``study.json``."""
 
 
 class StudyFolder:
@@ -52,8 +56,11 @@ class StudyFolder:
     def __init__(self, path: Path, name: str | None = None) -> None:
         self.path = path
         held = read_subject(path)
-        # Another command may have made the folder a moment ago: the lock says so.
-        if held is None and path.is_dir() and any(entry.name != _LOCK for entry in path.iterdir()):
+        # Another command may have made the folder a moment ago: its first files say so.
+        others = path.is_dir() and any(entry.name not in _FIRST for entry in path.iterdir())
+        self.without_subject = held is None and others
+        """Whether ``study.json`` is gone, or damaged, beside runs of a study."""
+        if self.without_subject and not holds_cells(path):
             raise ConfigError(f"{path} holds files but no study; choose a new or empty folder with --output")
         if held is not None and name is not None and held.get("name", name) != name:
             raise ConfigError(
@@ -64,15 +71,25 @@ class StudyFolder:
             raise ConfigError(f"{path} is a file; choose a folder with --output")
 
     @contextmanager
-    def opened(self, study: Study) -> Iterator[None]:
-        """Create the folder if it does not exist, and hold it against other writers."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = open_locked(self.path / _LOCK)
-            write_json(self.path / "study.json", subject(study))
-        except OSError as error:
-            raise ConfigError(f"{self.path} cannot be written ({error.strerror}); choose another --output") from error
-        with lock:
+    def opened(self, study: Study, earlier: Callable[[], Sequence[FailedCell]] = tuple) -> Iterator[None]:
+        """Create the folder if it does not exist, and hold it against other writers.
+
+        Parameters
+        ----------
+        earlier
+            Returns the cells whose runs may be of an earlier state of the study, so that no report shows them as the study's
+            should the command be stopped; if it raises an error, nothing is changed.
+        """
+        with ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(open_locked(self.path / _LOCK))
+                self.write("failures.json", [vars(cell) for cell in earlier()])
+                write_json(self.path / "study.json", subject(study))
+            except OSError as error:
+                raise ConfigError(
+                    f"{self.path} cannot be written ({error.strerror}); choose another --output"
+                ) from error
             yield
 
     def run(self, cell: Cell) -> Path:
@@ -84,9 +101,23 @@ class StudyFolder:
         path = self.run(cell)
         return path.exists() and finished(as_recorded(cell.config, path), path) is not None
 
-    def is_outdated(self, cell: Cell) -> bool:
-        """Whether a cell's folder holds a run, but not all that the study asks for now."""
-        return (self.run(cell) / "summary.json").exists() and not self.is_finished(cell)
+    def has_ended(self, cell: Cell) -> bool:
+        """Whether a cell's folder holds a run that has ended, maybe one of an earlier state of the study."""
+        return (self.run(cell) / "summary.json").exists()
+
+    def why_again(self, cell: Cell) -> str | None:
+        """Return why a run that has ended is not taken as it is, if a file of its is the reason."""
+        gone, at = lost(self.run(cell)), newest_round(self.run(cell) / "checkpoints")
+        if gone is not None:
+            how = "it starts over" if at is None else f"it goes on from its checkpoint after round {at}"
+            return f"{gone} of its run is gone or damaged: {how}"
+        return "its checkpoints are gone: it starts over" if at is None and self.has_ended(cell) else None
+
+    def why_not(self, cell: Cell) -> str | None:
+        """Return why a cell cannot be run: its place is taken by a run of another config, which has no checkpoint to say so."""
+        if not is_of_another_config(cell.config, self.run(cell)):
+            return None
+        return f"{self.run(cell)} is a run of another configuration, without checkpoints; delete it and compare again"
 
     def refuse_other_trials(self, cells: Sequence[Cell]) -> None:
         """Refuse to search where another search has begun: its runs would count as failed ones of this.
@@ -130,12 +161,23 @@ class StudyFolder:
             raise damaged(self.path / name) from None
 
 
-def read_subject(path: Path) -> dict[str, Any] | None:
-    """Return what ``study.json`` holds; None if the folder holds no study."""
+def holds_cells(path: Path) -> bool:
+    """Whether a folder holds runs of a study, or of its search."""
+    patterns = ("cells/*/*/seed-*/metrics.jsonl", "search/*/*/trial-*/metrics.jsonl")
+    return any(next(path.glob(pattern), None) is not None for pattern in patterns)
+
+
+def read_json(path: Path) -> Any:
+    """Read a file of JSON; None if there is none, or it is damaged."""
     try:
-        held = json.loads((path / "study.json").read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def read_subject(path: Path) -> dict[str, Any] | None:
+    """Return what ``study.json`` holds; None if the folder holds no study."""
+    held = read_json(path / "study.json")
     return held if isinstance(held, dict) and held.get("holds") == _HOLDS else None
 
 

@@ -8,27 +8,45 @@ from typing import Any
 
 from fedsim.core.errors import CheckpointError, ConfigError
 from fedsim.study.config import StudyConfig
+from fedsim.study.existing import command_of_runs, compare_runs, runs_of
 from fedsim.study.figures import CellFigures, FailedCell
-from fedsim.study.folder import StudyFolder, damaged, read_subject, subject_config
+from fedsim.study.folder import StudyFolder, command_of, damaged, read_subject, subject_config
 from fedsim.study.outcome import StudySummary
 from fedsim.study.reading import read_figures
 from fedsim.study.summary import summarise
 
 
 def load_study(path: str | Path) -> tuple[StudyConfig, StudySummary]:
-    """Read a study as far as it is done.
+    """Read a study as far as it is done, or a comparison of runs.
 
     Raises
     ------
     ConfigError
-        If the folder holds no study, or a file of its own is damaged.
+        If the folder holds no study, or a file of its own is damaged. If a run of a comparison is gone.
     """
     path = Path(path)
     held = read_subject(path)
     if held is None:
+        if runs := runs_of(path):
+            try:
+                return compare_runs(runs)
+            except ConfigError as error:
+                again = f"fedsim compare RUN RUN ... --output {path} compares them where they are now"
+                raise ConfigError(f"{error}; {again}") from None
         raise ConfigError(f"{path} holds no study; give the folder that fedsim compare has written to")
     config = subject_config(held, path)
     return config, summary_of(config, path, _failures(config, path))
+
+
+def holds_study(path: Path) -> bool:
+    """Whether :func:`load_study` can read a folder."""
+    return read_subject(path) is not None or bool(runs_of(path))
+
+
+def commands_of(path: Path) -> list[str]:
+    """Return the command that ran the study, or compared the runs, of a folder."""
+    held = read_subject(path)
+    return [command_of_runs(path) if held is None else command_of(held, path)]
 
 
 def load_search(config: StudyConfig, path: Path) -> Sequence[Mapping[str, Any]]:

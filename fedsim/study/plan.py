@@ -15,11 +15,18 @@ from fedsim.study.cells import Cell, Study
 from fedsim.study.command import study_folder
 from fedsim.study.fitting import fitting, run_bytes, stored_bytes
 from fedsim.study.folder import StudyFolder
+from fedsim.study.inputs import check_inputs
 from fedsim.study.search import trials
 
 
 def print_plan(study: Study, output: str | Path | None, at_once: int | None, console: Console) -> None:
-    """Print the plan of a study; nothing is started or written."""
+    """Print the plan of a study; nothing is started or written.
+
+    Raises
+    ------
+    ConfigError
+        After the table, if a run would not find what it reads; see :func:`fedsim.study.inputs.check_inputs`.
+    """
     folder = study_folder(study, output)
     searched, reported = trials(study), study.cells()
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
@@ -34,6 +41,7 @@ def print_plan(study: Study, output: str | Path | None, at_once: int | None, con
     cells = [*searched, *reported]
     _add(table, "all", cells)
     console.print(table)
+    check_inputs(study, folder)
     for line in _lines(folder, study, cells, at_once):
         console.print(Text(line), soft_wrap=True)
 
@@ -55,7 +63,7 @@ def _lines(folder: StudyFolder, study: Study, cells: Sequence[Cell], at_once: in
     limit = f"at most {min(at_once or fits, fits, len(cells)):,} at a time, and no more than actors fit"
     return [
         f"data sets: {', '.join(study.config.datasets)}; reference: {study.reference}",
-        f"memory of a run: {beside} (an estimate of process, passes and a full frozen-layer cache), beside "
+        f"memory of a run: {beside} (an estimate of process, passes and frozen-layer cache), beside "
         f"{format_bytes(stored_bytes(cells))} of weights that all share",
         *said,
         f"runs: {limit}; {finished} of {len(cells)} are finished",

@@ -65,8 +65,12 @@ def run_cells(crew: Crew, cells: Sequence[Cell], shows: Shows) -> Iterator[CellE
         crew.watch.check()
         if crew.folder.is_finished(cell):
             yield CellEnd(cell, before=True)
+        elif (sentence := crew.folder.why_not(cell)) is not None:
+            yield CellEnd(cell, sentence)
         else:
             missing.append(cell)
+            if (sentence := crew.folder.why_again(cell)) is not None:
+                shows.note(f"{cell}: {sentence}")
     if not missing:
         return
     if crew.at_once is not None and crew.at_once > 1:

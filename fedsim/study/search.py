@@ -117,12 +117,13 @@ def trials(study: Study) -> list[Cell]:
     search = study.config.search
     if search is None:
         return []
-    also: Values = {_SPLIT: search.share}
+    # They hold whatever an override says of the runs that are reported; a search without its split would read their examples.
+    last: Values = {_SPLIT: search.share}
     if search.rounds is not None:
-        also["rounds"] = search.rounds
+        last["rounds"] = search.rounds
     most = max(len(combinations(search, arm)) for arm in study.config.arms)
     return [
-        study.cell(dataset, arm, seed, {**combinations(search, arm)[number], **also}, number)
+        study.cell(dataset, arm, seed, combinations(search, arm)[number], number, last)
         for number in range(most)
         for seed in search.seeds
         for dataset in study.config.datasets

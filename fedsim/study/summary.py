@@ -119,12 +119,13 @@ def _families(grid: Grid, pairs: Sequence[PairSummary]) -> str:
 
 
 def _too_few(pairs: Sequence[PairSummary]) -> list[str]:
-    """Say once for each number of pairs what cannot be concluded from it."""
-    found: dict[tuple[int, int], float] = {}
+    """Say once for each number of pairs what cannot be concluded from it, of the most data sets that it is adjusted over."""
+    found: dict[int, tuple[int, float]] = {}
     for pair in (p for p in pairs if p.verdict == "cannot show"):
-        found[pair.difference.n, pair.family] = pair.least_p_holm
+        n = pair.difference.n
+        found[n] = max(found.get(n, (0, 0.0)), (pair.family, pair.least_p_holm))
     notes = []
-    for (n, family), least in sorted(found.items()):
+    for n, (family, least) in sorted(found.items()):
         over = f" ({least:.2g} adjusted over {family} data sets)" if least > statistics.least_p(n) else ""
         needed = f"{statistics.least_p(n):.2g}{over}; {statistics.seeds_needed(family)} could"
         notes.append(f"{words.count(n, 'pair')} cannot show a difference: the least p is {needed}.")

@@ -321,10 +321,27 @@ def test_a_word_that_yaml_takes_for_something_else_is_told_to_be_quoted(tmp_path
     assert quoted in str(caught.value).replace("\\", "")
 
 
-def test_a_missing_file_names_the_nearest_one(tmp_path):
-    (tmp_path / "quickstart.yaml").touch()
-    with pytest.raises(ConfigError, match=r"there is no config file .*quickstrat.yaml \(did you mean"):
-        read_config(tmp_path / "quickstrat.yaml")
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("quickstrat.yaml", "quickstart.yaml"),
+        ("quickstart.yml", "quickstart.yaml"),
+        ("fedits.yaml", "configs/methods/fedit.yaml"),
+        ("folder/quickstrat.yaml", "configs/quickstrap.yaml"),
+        ("folder/st.yaml", None),
+        ("zzz.yaml", None),
+    ],
+)
+def test_a_missing_file_names_the_nearest_of_its_folder_or_else_a_preset(tmp_path, monkeypatch, asked, meant):
+    """By the names alone: that paths share their folders and their endings says nothing."""
+    for name in ("quickstart.yaml", "configs/quickstrap.yaml", "configs/methods/fedit.yaml", "folder/other.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        read_config(asked)
+    hint = f" (did you mean {meant!r}?)" if meant else ""
+    assert str(caught.value) == f"there is no config file {asked}{hint}"
 
 
 json_values = st.recursive(

@@ -16,7 +16,7 @@ import fedsim
 from clients.backbone.families import FAMILIES
 from fedsim.configuration.schema import Config, read_config
 from fedsim.data.tasks import HUB_SOURCES, TASKS, resolve_task
-from fedsim.prompts.prompted_model import GLOBAL_PROMPT
+from fedsim.prompts.prompt_file import GLOBAL_PROMPT
 from fedsim.simulation.preparation import training_spec
 from server.selection import choose_layers
 

@@ -7,7 +7,7 @@ from method_rounds import Rounds, shipped
 
 import fedsim
 from clients.worker import ClientWorker
-from fedsim.prompts.prompted_model import read_prompt
+from fedsim.prompts.prompt_file import read_prompt
 from fedsim.simulation.preparation import prepare
 
 

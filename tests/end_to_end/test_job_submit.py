@@ -18,7 +18,7 @@ from fedsim.configuration.schema import read_config
 from fedsim.core.plugins import load_plugin, unload
 from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_shape import model_shape
-from fedsim.prompts.prompted_model import GLOBAL_PROMPT
+from fedsim.prompts.prompt_file import GLOBAL_PROMPT
 
 CONFIG = "configs/cluster/quickstart.yaml"
 TINY = [

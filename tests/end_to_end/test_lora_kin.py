@@ -15,7 +15,7 @@ from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_shape import model_shape
 from fedsim.prompts.peft_adapter import export_peft
 from fedsim.prompts.peft_export import has_personal, tuned_layers
-from fedsim.prompts.prompted_model import read_prompt
+from fedsim.prompts.prompt_file import read_prompt
 from fedsim.simulation.preparation import prepare
 
 LORA = {"kind": "lora", "rank": 2, "targets": ["query", "intermediate.dense"]}

@@ -16,7 +16,8 @@ from clients.config import ModelConfig
 from fedsim.cli import main
 from fedsim.core.errors import ModelError
 from fedsim.planning.model_notes import model_notes
-from fedsim.prompts.prompted_model import load_prompt, read_prompt
+from fedsim.prompts.prompt_file import read_prompt
+from fedsim.prompts.prompted_model import load_prompt
 
 CLASSES = {
     "roberta": (transformers.RobertaConfig, transformers.RobertaForMaskedLM),

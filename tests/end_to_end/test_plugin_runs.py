@@ -14,7 +14,7 @@ from support import ROOT, make_tiny, tiny_values
 import fedsim
 from fedsim.core import plugins
 from fedsim.core.errors import CheckpointError, PluginError
-from fedsim.prompts.prompted_model import GLOBAL_PROMPT
+from fedsim.prompts.prompt_file import GLOBAL_PROMPT
 from fedsim.scaling.process import run_process
 
 

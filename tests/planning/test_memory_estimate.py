@@ -18,6 +18,7 @@ from fedsim.planning.model_shape import model_shape
 from fedsim.records.checkpoint import load_latest
 from fedsim.simulation.preparation import prepare
 from server.core import Server
+from server.selection import choose_layers
 
 
 def test_the_shape_is_that_of_the_embedded_model():
@@ -82,6 +83,26 @@ def test_what_clients_keep_and_send_is_what_is_planned(tiny_config, changes, tmp
 def memory(**changes):
     config = make_tiny(**changes)
     return estimate_memory(config, model_shape(config.model), 300, 2)
+
+
+@pytest.mark.parametrize(
+    ("layers", "kept"),
+    [
+        ({}, True),
+        ({"choose": "top"}, True),
+        ({"choose": "fixed", "fixed": [1, 3]}, True),
+        ({"choose": "fixed", "fixed": [3, 0]}, False),
+        ({"choose": "bottom"}, False),
+        ({"choose": "all"}, False),
+        ({"choose": "top", "share": 0.8}, False),
+        ({"share": 0.8}, False),
+    ],
+)
+def test_a_cache_is_planned_only_if_layers_can_be_frozen_below_the_lowest_prompted_one(layers, kept):
+    config = make_tiny(layers=layers)
+    assert (memory(layers=layers).caches > 0) == kept
+    chosen = choose_layers(config.layers, 4, np.arange(4.0), 0)
+    assert (min(chosen) > 0) == kept, "as in a run"
 
 
 SUMS = {

@@ -9,7 +9,7 @@ from support import make_tiny
 
 import fedsim
 from fedsim.core.errors import FedsimError, ModelError
-from fedsim.prompts.prompted_model import read_prompt
+from fedsim.prompts.prompt_file import read_prompt
 
 TUNER = {"kind": "lora", "rank": 2, "targets": ["query", "value", "intermediate.dense"]}
 CHANGES = {"executor": "local", "tuner": TUNER, "client": {"fuse": 2, "optimizer": {"lr": 0.01}}}

@@ -20,7 +20,7 @@ import fedsim
 from clients.config import HeadConfig
 from fedsim.core.errors import ModelError
 from fedsim.prompts.peft_adapter import export_peft
-from fedsim.prompts.prompted_model import read_prompt
+from fedsim.prompts.prompt_file import read_prompt
 
 LORA = {"kind": "lora", "rank": 3, "alpha": 5.0}
 MAPS = {

@@ -37,7 +37,7 @@ from fedsim import cli
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import VectorLayout
 from fedsim.prompts.peft_adapter import export_peft, read_peft
-from fedsim.prompts.prompted_model import save_prompt
+from fedsim.prompts.prompt_file import save_prompt
 
 LEARNED = ("bert", "roberta", "gpt2")
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 import transformers
 from peft.tuners.lora import LoraLayer
-from safetensors.numpy import load_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from support import make_tiny
 from tiny_prompts import ALL_LAYERS, TASK, Prompt, batch, families, label_scores, of_peft, run_readme
 
@@ -131,6 +132,18 @@ def test_the_configuration_says_what_was_trained(tmp_path):
     assert "rank 3, on `attn.c_proj`, `mlp.c_proj`, `mlp.c_fc` in layers 0, 2." in text and "x, y, z" in text
     with pytest.raises(ModelError, match="adapter of type LORA; only PREFIX_TUNING"):
         read_peft(folder)
+
+
+@pytest.mark.parametrize("tuner", [None, LORA])
+@pytest.mark.parametrize("products", ["bfloat16", "float32"])
+def test_the_readme_says_if_the_run_multiplied_in_bfloat16(tmp_path, tuner, products):
+    prompt = Prompt(tmp_path, "roberta", tuner=tuner)
+    with safe_open(prompt.path, framework="numpy") as file:
+        metadata = json.loads(file.metadata()["fedsim"])
+    metadata["model"]["products"] = products
+    save_file(load_file(prompt.path), prompt.path, metadata={"fedsim": json.dumps(metadata)})
+    text = (export_peft(prompt.path, tmp_path / "out") / "README.md").read_text()
+    assert text.count("multiplied the layers' matrices in bfloat16") == (products == "bfloat16")
 
 
 @families

@@ -51,7 +51,8 @@ from fedsim.core.tokens import TokenTable
 from fedsim.data.examples import Examples
 from fedsim.data.tokenize import label_word_ids, tokenize
 from fedsim.prompts.peft_adapter import export_peft
-from fedsim.prompts.prompted_model import load_prompt, read_prompt, save_personal_prompts, save_prompt
+from fedsim.prompts.prompt_file import read_prompt, save_personal_prompts, save_prompt
+from fedsim.prompts.prompted_model import load_prompt
 from fedsim.prompts.starting_point import check_start, load_start
 from fedsim.simulation.layer_choice import select_layers
 from fedsim.simulation.preparation import analysis_spec, training_spec

@@ -11,7 +11,7 @@ import fedsim
 from clients.tuners.config import ONE_PLACE
 from fedsim.core.errors import ModelError
 from fedsim.prompts.peft_adapter import export_peft
-from fedsim.prompts.prompted_model import read_prompt
+from fedsim.prompts.prompt_file import read_prompt
 from fedsim.simulation.preparation import partition_data
 
 TUNERS = {

@@ -25,7 +25,7 @@ import fedsim.records.remote
 import fedsim.records.sync
 from fedsim import load_prompt
 from fedsim.core.errors import ConfigError
-from fedsim.prompts.prompted_model import local_prompt
+from fedsim.prompts.prompt_file import local_prompt
 from fedsim.records.checkpoint import Checkpoint, load_latest, save_checkpoint
 from fedsim.records.remote import Remote, RemoteError, is_url
 from fedsim.records.run_folder import RunFolder

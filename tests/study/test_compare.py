@@ -1,6 +1,5 @@
 """Studies as they are run: the same bytes as separate runs however many at a time, continued, with what fails in the table."""
 
-import hashlib
 import io
 import json
 import os
@@ -9,47 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import yaml
 from rich.console import Console
-from support import ROOT, sweep, tiny_values
+from small_study import FEDAVG, STUDY, prompts, silent, written
+from support import ROOT, sweep
 
 import fedsim
 from fedsim import cli
 from fedsim.core.errors import ConfigError
 from fedsim.study.cells import read_study
 from fedsim.study.loading import load_study
-
-STUDY = {
-    "base": "base.yaml",
-    "arms": {
-        "fedpeptao": None,
-        "fedavg": {"server.kind": "fedavg", "layers.choose": "all", "layers.score_batch_size": None},
-    },
-    "seeds": 2,
-    "target": 0.5,
-}
-FEDAVG = {**STUDY, "arms": {"fedavg": STUDY["arms"]["fedavg"]}}
-
-
-def silent():
-    return Console(file=io.StringIO())
-
-
-def written(folder, study=STUDY, **changes):
-    """Write a study of the tiny run and its base; return the study's path."""
-    values = tiny_values({"client": {"fuse": 2}, **changes})
-    (folder / "base.yaml").write_text(yaml.safe_dump(values))
-    (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-    return folder / "study.yaml"
-
-
-def prompts(folder):
-    """Return the SHA-256 of each prompt file, by path within the cells' folder."""
-    files = sorted(Path(folder).glob("**/prompt/*.safetensors"))
-    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +191,10 @@ def test_a_run_whose_actor_dies_goes_on_elsewhere(alone, session_ray, tmp_path, 
 
 
 def test_a_failed_cell_stands_in_the_table_and_the_others_are_done(session_ray, tmp_path, capsys, monkeypatch):
-    arms = {"fine": None, "wrong": {"data.path": str(tmp_path / "nowhere")}}
+    (tmp_path / "data").mkdir()
+    for name in ("train", "validation"):
+        (tmp_path / f"data/{name}.jsonl").write_text('{"text": "a film", "label": "neither"}\n')
+    arms = {"fine": None, "wrong": {"data.path": str(tmp_path / "data")}}
     path = written(tmp_path, {**STUDY, "arms": arms, "seeds": 1}, ray={"address": "auto"}, rounds=1)
     monkeypatch.setattr(
         sys, "argv", ["fedsim", "compare", str(path), "--output", str(tmp_path / "out"), "--at-once", "2"]
@@ -231,38 +203,11 @@ def test_a_failed_cell_stands_in_the_table_and_the_others_are_done(session_ray, 
         cli.main()
     assert ended.value.code == 1
     said = capsys.readouterr().out
-    assert "nowhere" in said
+    assert "neither" in said
     assert json.loads((tmp_path / "out/failures.json").read_text())[0]["arm"] == "wrong"
     _, loaded = load_study(tmp_path / "out")
     assert [cell.arm for cell in loaded.failed] == ["wrong"]
     assert [cell.arm for cell in loaded.cells] == ["fine"]
-
-
-def test_a_search_chooses_without_the_reported_examples(tmp_path):
-    """The validation file is damaged while the search runs, so that reading it would fail."""
-    data = tmp_path / "data"
-    data.mkdir()
-    rows = [
-        {"text": f"{word} film number {n}", "label": label}
-        for n in range(60)
-        for label, word in enumerate(("bad", "good"))
-    ]
-    (data / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (data / "validation.jsonl").write_text("{ damaged")
-    search = {"keys": {"client.optimizer.lr": [0.0001, 0.05]}, "rounds": 2, "share": 0.25}
-    study = {"base": "base.yaml", "arms": {"a": None}, "seeds": 1, "search": search}
-    given = {"path": str(data), "task": "sst2", "train_examples": None, "validation_examples": None}
-    path = written(tmp_path, study, executor="local", data=given)
-    summary = fedsim.compare(path, output=tmp_path / "out", console=silent())
-    assert "validation.jsonl" in summary.failed[0].sentence, "the reported run does read it"
-    (chosen,) = json.loads((tmp_path / "out/search.json").read_text())
-    assert [len(trial["metrics"]) for trial in chosen["trials"]] == [1, 1]
-    assert all(isinstance(trial["metrics"][0], float) for trial in chosen["trials"])
-    best = max(chosen["trials"], key=lambda trial: trial["metrics"][0])
-    assert chosen["chosen"] == best["values"]
-    (data / "validation.jsonl").write_text("\n".join(map(json.dumps, rows[:20])))
-    again = fedsim.compare(path, output=tmp_path / "out", console=silent())
-    assert len(again.cells) == 1
 
 
 def test_runs_that_exist_are_compared_by_arm_and_seed(alone, tmp_path, capsys, monkeypatch):
@@ -278,33 +223,6 @@ def test_runs_that_exist_are_compared_by_arm_and_seed(alone, tmp_path, capsys, m
     assert found["arms"] == ["fedavg", "fedpeptao"]
     assert [row["finished"] for row in found["rows"]] == [[0, 1], [0, 1]]
     assert (tmp_path / "out/cells.parquet").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["nothing.yaml"], "there is no config file nothing.yaml"),
-        (["README.md"], "neither a study file"),
-        (["tests", "docs"], "holds no run|holds no|not a run"),
-        (["tests"], "at least two run folders"),
-        (["tests", "docs", "--check"], "--check has no use with runs"),
-        (["configs/studies/quickstart.yaml", "--dry-run", "--check"], "--check has no use with --dry-run"),
-        (["configs/studies/quickstart.yaml", "seed=1"], "a study sets seed itself"),
-        (["configs/studies/quickstart.yaml", "--output", "README.md"], "README.md is a file"),
-        (["configs/studies/quickstart.yaml", "--output", "docs"], "docs holds files but no study"),
-    ],
-)
-def test_mistakes_on_the_command_line_get_one_sentence(words, said, capsys, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["fedsim", "compare", *words])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 2
-    error = capsys.readouterr().err
-    import re
-
-    assert re.search(said, error), error
-    assert error.count("\n") == 1
 
 
 def test_a_study_folder_is_held_by_one_writer(alone, tmp_path):

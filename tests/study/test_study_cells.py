@@ -4,6 +4,7 @@ import pytest
 
 from fedsim.core.errors import ConfigError
 from fedsim.study.cells import read_study
+from fedsim.study.fitting import run_bytes
 from fedsim.study.plan import print_plan
 from fedsim.study.search import check_search, choose, combinations, trials
 
@@ -79,6 +80,10 @@ def test_one_seed_of_everything_comes_before_the_next(study):
         ("arms: {a: }\nexpect: {base: {a: {at_least: 2, at_most: 1}}}\n", r"at_least 2 is more than at_most 1"),
         ("arm: {a: }\n", r"there is no key 'arm'.*arms"),
         ("arms: {a/b: }\n", r"arms"),
+        ("arms: {a: }\ntarget: true\n", r"line 3: target is true, but must be a number"),
+        ("arms: {a: }\ntarget: {base: true}\n", r"line 3: target.base is true, but must be a number"),
+        ("arms: {a: }\nexpect: {base: {a: {at_least: true}}}\n", r"at_least is true, but must be a number"),
+        ("arms: {a: }\nsearch: {trials: true}\n", r"search.trials is true, but must be a whole number"),
     ],
 )
 def test_mistakes_are_named_with_their_place(study, text, said):
@@ -104,6 +109,15 @@ class TestSearch:
         assert combinations(found.config.search, "a") == combinations(found.config.search, "b")
         assert {(c.config.rounds, c.config.data.validation_from_train) for c in cells} == {(2, 0.2)}
         assert all(c.config.data.validation_from_train is None for c in found.cells())
+
+    @pytest.mark.parametrize("override", ["rounds=7", "data.validation_from_train=0.5", "data={task: reviews}"])
+    def test_no_override_takes_its_rounds_or_its_split(self, study, override):
+        found = study(self.TEXT + "  rounds: 2\n", override)
+        assert {(c.config.rounds, c.config.data.validation_from_train) for c in trials(found)} == {(2, 0.2)}
+        assert {c.config.rounds for c in found.cells()} == {7 if override == "rounds=7" else 4}
+
+    def test_without_rounds_of_its_own_it_has_those_of_the_study(self, study):
+        assert {c.config.rounds for c in trials(study(self.TEXT, "rounds=7"))} == {7}
 
     def test_unequal_budgets_are_refused(self, study):
         found = study(self.TEXT + "  arms: {b: {client.epochs: [1]}}\n")
@@ -153,6 +167,19 @@ class TestSearch:
     def test_ties_go_to_the_first(self, study):
         found = study(self.TEXT)
         assert choose(found, dict.fromkeys(trials(found), 0.5))[0].values == combinations(found.config.search, "a")[0]
+
+
+def test_a_run_is_charged_the_frozen_states_of_its_own_examples(study):
+    """Not all that the cache may hold; and nothing if the first layer has a prompt, or no cache is kept."""
+    found = {}
+    counted = "data.train_examples: 60, data.validation_examples: 20"
+    for key in ("", counted, "model.trunk_cache.memory_mb: 0", "layers.choose: all"):
+        cells = study(f"arms: {{a: {{{key}}}}}\n").cells()
+        found[key] = run_bytes(cells), run_bytes(cells, counted=False)
+    (every, most), (few, bound), *nothing = found.values()
+    assert most == bound > every > few > nothing[0][0]
+    assert few - nothing[0][0] == 80 * 128 * 64 * 4, "examples x tokens x width x bytes"
+    assert all(exact == at_most for exact, at_most in nothing)
 
 
 def test_a_plan_writes_nothing(study, tmp_path, capsys):

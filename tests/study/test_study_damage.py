@@ -12,20 +12,22 @@ from support import tiny_values
 
 import fedsim
 from fedsim import cli
+from fedsim.configuration.schema import read_config
 from fedsim.core import plugins
 from fedsim.core.errors import ConfigError, ResourceError
 from fedsim.display.page.report import write_report
 from fedsim.study import command
-from fedsim.study.loading import load_study
+from fedsim.study.existing import write_subject
+from fedsim.study.loading import load_search, load_study
 
 STUDY = {"base": "base.yaml", "arms": {"a": None, "b": {"server.kind": "fedavg"}}, "seeds": 1}
 
 
-def compared(folder, study=STUDY, *overrides, at_once=None):
+def compared(folder, study=STUDY, *overrides, at_once=None, said=None):
     """Run a study of one round in a folder, with its results in ``out``."""
     (folder / "base.yaml").write_text(yaml.safe_dump(tiny_values({"rounds": 1, "executor": "local"})))
     (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-    console = Console(file=io.StringIO())
+    console = Console(file=said or io.StringIO(), width=400)
     return fedsim.compare(folder / "study.yaml", overrides, output=folder / "out", at_once=at_once, console=console)
 
 
@@ -154,6 +156,87 @@ def test_what_an_earlier_search_has_chosen_is_not_shown_without_a_search(copy):
     assert "What the search tried" not in page.read_text()
 
 
+def test_a_comparison_whose_runs_are_gone_says_how_to_write_it_anew(copy):
+    runs = [str(copy / f"out/cells/base/{arm}/seed-0") for arm in "ab"]
+    (copy / "both").mkdir()
+    for name in ("summary.json", "cells.parquet", "pairs.parquet"):
+        shutil.copy(copy / "out" / name, copy / "both")
+    with pytest.raises(ConfigError, match="nothing says of which runs; fedsim compare RUN RUN"):
+        write_report(str(copy / "both"), "md", None, print)
+    write_subject(copy / "both", runs)
+    shutil.move(copy / "out", copy / "moved")
+    with pytest.raises(ConfigError, match=f"{runs[0]}.*; fedsim compare RUN RUN .* where they are now"):
+        write_report(str(copy / "both"), "md", None, print)
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_a_study_whose_study_json_is_gone_goes_on(copy, content):
+    file = copy / "out/study.json"
+    before = file.read_text()
+    file.unlink() if content is None else file.write_text(content)
+    with pytest.raises(ConfigError, match=r"its study.json is gone or damaged; fedsim compare STUDY.yaml --output"):
+        write_report(str(copy / "out"), "md", None, print)
+    runs = {path: path.stat().st_mtime_ns for path in (copy / "out/cells").rglob("*.parquet")}
+    assert not compared(copy).failed
+    assert {path: path.stat().st_mtime_ns for path in runs} == runs
+    assert json.loads(file.read_text())["study"] == json.loads(before)["study"]
+
+
+def contents(file):
+    """Return what a file holds; of a config all but its output, which is in another folder here than it was."""
+    return file.read_bytes() if file.suffix == ".safetensors" else read_config(file).replace(output="here")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("prompt/global.safetensors", None), ("prompt/best.safetensors", b"\0{"), ("config.yaml", None)],
+)
+def test_a_finished_run_without_its_prompt_or_config_is_finished_again(copy, name, content):
+    """To the same bytes, from its newest checkpoint, and it is said; what runs next begins with these files."""
+    file = copy / "out/cells/base/a/seed-0" / name
+    before = contents(file)
+    file.unlink() if content is None else file.write_bytes(content)
+    said = io.StringIO()
+    assert not compared(copy, said=said).failed
+    assert (
+        f"a, seed 0: {name} of its run is gone or damaged: it goes on from its checkpoint after round 1"
+        in said.getvalue()
+    )
+    assert said.getvalue().count("finished before") == 1
+    assert contents(file) == before
+
+
+def test_a_finished_run_needs_no_checkpoint_until_it_has_more_rounds(copy):
+    run = copy / "out/cells/base/a/seed-0"
+    shutil.rmtree(run / "checkpoints")
+    for rounds, often in ((1, 2), (2, 0)):
+        said = io.StringIO()
+        assert not compared(copy, STUDY, f"rounds={rounds}", said=said).failed
+        assert said.getvalue().count("finished before") == often
+        assert ("a, seed 0: its checkpoints are gone: it starts over" in said.getvalue()) == (rounds == 2)
+    shutil.rmtree(run / "checkpoints")
+    before = (run / "summary.json").read_bytes()
+    (lost,) = compared(copy, {**STUDY, "arms": {"a": {"client.epochs": 5}}}, "rounds=2").failed
+    assert "is a run of another configuration, without checkpoints; delete it and compare again" in lost.sentence
+    assert (run / "summary.json").read_bytes() == before
+
+
+def test_while_a_search_goes_on_no_earlier_run_is_shown(copy, monkeypatch):
+    """Which settings the study takes is not known yet."""
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    search = {"keys": {"client.optimizer.lr": [0.01, 0.02]}}
+    (copy / "out/search.json").write_text('[{"dataset": "base", "arm": "a", "chosen": {}, "trials": []}]')
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(command, "_done", stopped)
+        compared(copy, {**STUDY, "search": search})
+    config, summary = load_study(copy / "out")
+    assert not summary.cells and not load_search(config, copy / "out")
+    assert all("has not chosen its settings yet" in cell.sentence for cell in summary.failed)
+
+
 def test_runs_of_another_search_are_no_failed_trials_of_this_one(tmp_path):
     search = {"keys": {"client.optimizer.lr": [0.01, 0.02]}}
     compared(tmp_path, {**STUDY, "search": search})
@@ -183,6 +266,14 @@ def test_a_comparison_of_runs_goes_where_nothing_else_is(copy, capsys, monkeypat
     for _ in range(2):
         assert said(*cells, "--output", str(copy / "both")) == (0, "")
     assert json.loads((copy / "both/summary.json").read_text())["arms"] == ["a", "b"]
+    before = (copy / "both/cells.parquet").read_bytes()
+    for to in ("html", "md", "parquet", "csv"):
+        assert write_report(str(copy / "both"), to, None, print)
+    assert (copy / "both/cells.parquet").read_bytes() == before
+    command = f"fedsim compare {' '.join(cells)} --output {copy / 'both'}"
+    assert command in (copy / "both/report.html").read_text()
+    assert said(*cells, "--output", str(copy / "both")) == (0, "")
+    assert "holds a comparison of runs, not a run" in said(str(copy / "both"), cells[0])[1]
     for place, why in (
         (copy / "out", "holds other files, such as"),
         (copy / "study.yaml", "is a file"),

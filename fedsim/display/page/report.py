@@ -15,7 +15,6 @@ from fedsim.display.sheet import Sheet, to_latex, to_markdown
 from fedsim.records.events import replaced
 from fedsim.records.folder_check import what_is_in
 from fedsim.records.remote import is_url, refuse_url
-from fedsim.study.folder import command_of, read_subject
 
 ENDINGS = {"html": "html", "md": "md", "latex": "tex", "csv": "csv", "parquet": "parquet"}
 """Forms of a report, and how their files end."""
@@ -55,10 +54,12 @@ def write_report(place: str, to: str, output: Path | None, note: Note) -> list[P
     ResourceError
         If the file cannot be written.
     """
+    from fedsim.study.loading import holds_study
+
     refuse_url(output, "--output")
     if output is None and is_url(place):
         raise ConfigError(f"{place} is a URL; give a local file for the report with --output")
-    study = not is_url(place) and read_subject(Path(place)) is not None
+    study = not is_url(place) and holds_study(Path(place))
     if output is not None and output.is_dir() and (not study or to == "html"):
         raise ConfigError(f"--output {output} is a folder; give a file, such as {output / f'report.{ENDINGS[to]}'}")
     if study:
@@ -80,6 +81,7 @@ def _reported(place: str) -> Reported:
         return _run(place)
     if is_scaling_study(folder):
         return _scaling(folder)
+    _refuse_without_subject(folder)
     missing = f"there is no folder {place}" if not folder.exists() else f"{place} holds nothing to report"
     raise ConfigError(
         f"{missing}: give the folder of a run (it has metrics.jsonl, from fedsim run), of a study (from "
@@ -87,11 +89,28 @@ def _reported(place: str) -> Reported:
     )
 
 
+def _refuse_without_subject(folder: Path) -> None:
+    """Say how a study, or a comparison of runs, gets its ``study.json`` back."""
+    from fedsim.study.existing import holds_results
+    from fedsim.study.folder import holds_cells
+
+    if holds_cells(folder):
+        raise ConfigError(
+            f"{folder} holds the runs of a study, but its study.json is gone or damaged; fedsim compare STUDY.yaml --output "
+            f"{folder} writes it anew, and does no finished run again"
+        )
+    if holds_results(folder):
+        raise ConfigError(
+            f"{folder} holds results, but nothing says of which runs; fedsim compare RUN RUN ... --output {folder} writes them "
+            "anew"
+        )
+
+
 def _study(folder: Path, to: str, output: Path | None, note: Note) -> list[Path]:
     """Write the report of a study; all but the page may be several files, with ``output`` as their folder."""
     from fedsim.display.page.study_page import study_page
     from fedsim.study.exports import EXPORTS, export
-    from fedsim.study.loading import load_search, load_study
+    from fedsim.study.loading import commands_of, load_search, load_study
 
     study, summary = load_study(folder)
     if to in ("md", "latex") and output is not None and not output.is_dir():
@@ -103,8 +122,9 @@ def _study(folder: Path, to: str, output: Path | None, note: Note) -> list[Path]
     path = output or folder / "report.html"
     with told(note, path):
         search = load_search(study, folder)
-        commands = [command_of(read_subject(folder) or {}, folder)]
-        page = study_page(summary, summary.cells, study, folder=str(folder), search=search, commands=commands)
+        page = study_page(
+            summary, summary.cells, study, folder=str(folder), search=search, commands=commands_of(folder)
+        )
     _write(path, page.encode())
     return [path]
 

@@ -1,0 +1,110 @@
+"""``fedsim scale`` and ``fedsim compare``: studies of many runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedsim.cli.options import ConfigPath, Load, Overrides
+from fedsim.simulation.interrupt import RunInterrupted
+
+
+def scale(
+    config: ConfigPath,
+    clients: Annotated[str, typer.Option(help="Registered clients, e.g. 10,100,1000.", show_default=False)],
+    overrides: Overrides = None,
+    cohort: Annotated[
+        str | None, typer.Option(help="Clients of a round, e.g. 10,50; if not given, the config's.", show_default=False)
+    ] = None,
+    actors: Annotated[
+        str | None, typer.Option(help="Actors, e.g. 1,2; if not given, the config's.", show_default=False)
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds of each run; the first pays for the warm-up.")] = 3,
+    repeats: Annotated[int, typer.Option(help="Runs of each point.")] = 1,
+    predict: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Predict a point from the others, e.g. clients=10000,cohort=1000,actors=8; repeat for more points.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the study; if not given, runs/scaling-NAME.", show_default=False),
+    ] = None,
+    load: Load = None,
+) -> None:
+    """Study scaling: run every combination of clients, cohort and actors, and show where the time goes.
+
+    Run the same command again to continue an interrupted study.
+    """
+    from fedsim.core.plugins import load_files
+    from fedsim.display.screen import RunConsole
+    from fedsim.scaling.command import run_study
+    from fedsim.scaling.table import scaling_tables
+
+    load_files(load)
+    console = RunConsole()
+    try:
+        study = run_study(
+            config,
+            overrides or [],
+            clients=clients,
+            cohort=cohort,
+            actors=actors,
+            rounds=rounds,
+            repeats=repeats,
+            output=output,
+            console=console,
+            predict=predict or [],
+        )
+    except RunInterrupted as error:
+        print(
+            f"interrupted by {error}: finished runs are kept; run the same command again to continue", file=sys.stderr
+        )
+        raise typer.Exit(128 + error.signal_number) from None
+    console.print(scaling_tables(study))
+    if study.failures:
+        raise typer.Exit(1)
+
+
+def compare(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STUDY [KEY=VALUE]... | RUN...",
+            help="YAML file of a study, and overrides of every run; or folders of runs that are done.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the study; if not given, runs/study-NAME.", show_default=False)
+    ] = None,
+    at_once: Annotated[
+        int | None,
+        typer.Option(
+            "--at-once",
+            min=1,
+            help="Runs at a time, each on one actor; 1: one after another, each on all actors. If not given, as many as fit.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the runs, what they cost and the memory they need; run nothing.")
+    ] = False,
+    checked: Annotated[
+        bool, typer.Option("--check", help="Fail if a mean is outside its band in the study's key expect.")
+    ] = False,
+    load: Load = None,
+) -> None:
+    """Compare methods over data sets and seeds, with statistics and a report; the same command continues a study."""
+    from fedsim.core.plugins import load_files
+    from fedsim.display.screen import RunConsole
+    from fedsim.study import cli
+
+    load_files(load)
+    if not cli.compare(words, output, at_once, dry_run, checked, RunConsole()):
+        raise typer.Exit(1)
