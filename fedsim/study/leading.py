@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -33,7 +34,12 @@ def best_arms(grid: Grid) -> tuple[BestArm, ...]:
 def _leading(grid: Grid, dataset: str, measure: str) -> BestArm:
     """Return the best arm with the largest p of its comparisons, not adjusted yet."""
     values = {arm: grid.values(dataset, arm, measure) for arm in grid.arms}
-    means = {arm: statistics.estimate(found).mean for arm, found in values.items() if found}
+    shared = _shared(values)
+    means = {
+        arm: statistics.estimate({seed: found[seed] for seed in shared or found}).mean
+        for arm, found in values.items()
+        if found
+    }
     highest = max(means.values())
     best = tuple(arm for arm, mean in means.items() if math.isclose(mean, highest, rel_tol=1e-12))
     ps: dict[str, float] = {}
@@ -44,12 +50,21 @@ def _leading(grid: Grid, dataset: str, measure: str) -> BestArm:
             ps[arm] = math.inf if not len(x) else statistics.sign_flip(x)[0] if x.mean() > 0 else 1.0
     rival = max(ps, key=lambda arm: ps[arm], default="")
     p = ps.get(rival, math.nan)
-    return BestArm(dataset, measure, best, False, p if math.isfinite(p) else math.nan, rival, "")
+    return BestArm(dataset, measure, best, False, p if math.isfinite(p) else math.nan, rival, "", shared)
+
+
+def _shared(values: Mapping[str, Mapping[int, float]]) -> tuple[int, ...]:
+    """Return the seeds of all arms that have any, if some arm has others: an arm must not lead by its easier seeds."""
+    seeds = [set(found) for found in values.values() if found]
+    common = set.intersection(*seeds)
+    return () if all(each == common for each in seeds) else tuple(sorted(common))
 
 
 def _judged(grid: Grid, best: BestArm) -> BestArm:
     where = words.in_measure(best.measure, grid.metric_name(best.dataset))
     where += words.on_dataset(best.dataset, grid.datasets)
+    if best.shared:
+        where += f" on the {len(best.shared)} seeds that all arms have"
     who = words.and_list(best.arms)
     if len(grid.arms) == 1:
         return replace(best, sentence=f"{who} is the only arm: there is nothing to compare it with")

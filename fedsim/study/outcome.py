@@ -145,6 +145,8 @@ class BestArm:
     rival: str
     """The arm that this p is against, or that has no seed in common with it; empty if there is no such arm."""
     sentence: str
+    shared: tuple[int, ...] = ()
+    """The seeds that its mean is over, where arms have different ones: those that all arms have."""
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,8 @@ def test_an_arm_that_lost_a_seed_is_not_bold():
 def test_the_best_arm_of_different_seeds_is_judged_on_those_in_common():
     lasts = {"d": {"a": [0.5] * 6, "b": [0.4] * 6 + [0.99] * 6}}
     best = summary_of(lasts).best_arm("d")
-    assert (best.arms, best.supported, best.p_holm) == (("b",), False, 1.0)
+    assert (best.arms, best.supported, best.p_holm) == (("a",), True, 2 / 2**6)  # b leads by its easier seeds alone
+    assert best.shared == tuple(range(6)) and "on the 6 seeds that all arms have" in best.sentence
 
 
 def test_one_arm_and_one_seed_have_a_summary():

@@ -83,12 +83,16 @@ def _lead(summary: StudySummary) -> Iterator[str]:
             yield _upper(f"{where}no run has a result.", summary)
             continue
         arm = best.arms[0]
-        mean = words.mean_sd(summary.row(dataset, arm).figures["last"])
+        figure = summary.row(dataset, arm).figures["last"]
+        mean = f", {words.mean_sd(figure)}"
+        if best.shared:
+            own = f"{words.mean_sd(figure)} over its own {figure.n}"
+            mean = f" on the {len(best.shared)} seeds that all arms have ({own})"
         metric = summary.row(dataset, arm).metric_name.replace("_", " ")
         leader = (
             f"{where}{words.and_list(best.arms)} {'has' if len(best.arms) == 1 else 'have'} the highest last {metric}"
         )
-        yield f"{leader}, {mean}. {_verdicts(summary, dataset)}".strip()
+        yield f"{leader}{mean}. {_verdicts(summary, dataset)}".strip()
 
 
 def _verdicts(summary: StudySummary, dataset: str) -> str:
