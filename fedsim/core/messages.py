@@ -30,6 +30,24 @@ class GlobalState:
     """Prompts of the exchanged layers, then the head; float32, in exact runs float64 (``model.dtype``)."""
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Further arrays that the device's half of the method reads, by name; each as long as the vector."""
+    downloads: Mapping[str, Download] = field(default_factory=dict)
+    """Sizes of what devices receive, by array; empty if nothing is compressed on the way down."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """Bytes of an array on its way down, where it is compressed."""
+
+    whole: int
+    """Of the array itself."""
+    sent_R: np.ndarray | None = None
+    """int64: entry r is the sum of all messages that change the array of round 0 to that of round r; None if there are none."""
+
+    def since(self, last_round: int) -> int:
+        """Return what a device that has the array of ``last_round`` receives: what it missed, or the whole if that is less."""
+        if self.sent_R is None or last_round < 0:
+            return self.whole
+        return min(self.whole, int(self.sent_R[-1] - self.sent_R[last_round]))
 
 
 @dataclass(frozen=True)
@@ -42,7 +60,9 @@ class ClientState:
     steps: int = 0
     """Local optimizer steps over all rounds."""
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """By name: what corrections keep (a missing array means zeros), :data:`PERSONAL` and the moments."""
+    """By name: what corrections keep and what messages lost (a missing array means zeros), :data:`PERSONAL` and the moments."""
+    last_round: int = -1
+    """Round in which the client last trained, counted from 0; -1 before."""
 
     @property
     def has_tensors(self) -> bool:

@@ -1,17 +1,18 @@
 """Traffic of a round between a real device and a real server that sees each device's result.
 
-The single source of all traffic figures: reports, records, summary, plan and docs. It follows from the declarations of the
-active corrections. It counts vectors of the exchanged layers and the head, not single numbers (examples held, local steps).
+The single source of all traffic figures without compression: reports, records, summary, plan and docs. It follows from the
+declarations of the active corrections. With compression the figures are the lengths of the messages. It counts vectors of the exchanged layers and the head, not single numbers (examples held, local steps).
 docs/method.md explains why each vector is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fedsim.core.correction import Correction
+from fedsim.core.messages import Download
 
 PROMPT = "prompt"
 """P_t down and P_i up, where prompts are trained."""
@@ -63,3 +64,8 @@ def round_traffic(
         down += [correction.words.get(n, n) for n in correction.down(client) if served is None or n in served]
         up += [correction.words.get(name, name) for name in correction.up(client)]
     return Traffic(tuple(down), tuple(up))
+
+
+def bytes_since(downloads: Mapping[str, Download], last_round: int) -> int:
+    """Return the bytes that a device receives where the way down is compressed, if it last trained in ``last_round``."""
+    return sum(download.since(last_round) for download in downloads.values())
