@@ -54,7 +54,7 @@ class TrainingSpec:
 
     @property
     def keeps_state(self) -> bool:
-        """Whether clients keep tensors between rounds: arrays of a correction, what messages lost, personal prompts, moments."""
+        """Whether clients keep states between rounds: arrays of a correction, what messages lost, personal prompts, moments."""
         kept = any(correction.kept for correction in self.corrections)
         kept = kept or self.counts_downloads or (self.uplink is not None and self.uplink.feedback)
         return kept or self.keep_local or self.keep_half or self.client.optimizer.moments == "keep"

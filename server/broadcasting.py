@@ -1,9 +1,9 @@
 """Compression on the way down: the server's vector is what devices hold, and what messages lose waits for the next one.
 
-A step from P_t, which all devices hold, gives P'. The message holds P' - P_t + e; devices and server add what is read from it
-to P_t, which is P_{t+1}, and e becomes what is left of P' - P_t + e: SGD with error feedback, of the server's steps (Karimireddy
-et al. 2019, arXiv 1901.09847). So every method, robust rule and evaluation sees the vector that clients start from. Arrays that
-corrections read stay as they are on the server; devices hold their own version, which follows by compressed differences.
+A step from P_t, which all devices hold, gives P'. The message holds P' - P_t + e. Devices and server add what is read from it
+to P_t, which gives P_{t+1}, and e becomes what is then left: error feedback for the server's steps (Karimireddy et al. 2019,
+arXiv 1901.09847). So every method, robust rule and evaluation sees the vector that clients start from. Arrays that corrections
+read stay as they are on the server; devices hold a version of their own, which follows by compressed differences.
 
 Shape suffixes: F entries of the exchanged vector, R messages.
 """

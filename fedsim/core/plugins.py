@@ -64,11 +64,11 @@ def register(kind: str, name: str) -> Callable[[T], T]:
         (of :class:`~fedsim.core.correction.Correction`, ``client.correction``), ``robust_rule`` (of
         :class:`~fedsim.core.robust.RobustRule`, ``server.aggregation``), ``attack`` (of
         :class:`~fedsim.core.attack.Attack`, ``attack.kind``), ``codec`` (of
-        :class:`~fedsim.core.compression.codec.Codec`, ``compression.up.kind`` and ``down.kind``), ``partitioner`` (of :class:`partitions.Partitioner`,
-        ``partition.kind``), ``callback`` (of :class:`~fedsim.simulation.callbacks.Callback`, ``callbacks``), ``metric`` (a
-        function from a confusion matrix to a number, a task's ``metric``), ``task`` (a
-        :class:`fedsim.data.config.TaskConfig` or its values, ``data.task``) or ``family`` (a
-        :class:`clients.backbone.families.Family`, ``model_type`` in a model's config.json).
+        :class:`~fedsim.core.compression.codec.Codec`, ``compression.up.kind``, ``compression.down.kind``), ``partitioner`` (of
+        :class:`partitions.Partitioner`, ``partition.kind``), ``callback`` (of
+        :class:`~fedsim.simulation.callbacks.Callback`, ``callbacks``), ``metric`` (a function from a confusion matrix to a
+        number, a task's ``metric``), ``task`` (a :class:`fedsim.data.config.TaskConfig` or its values, ``data.task``) or
+        ``family`` (a :class:`clients.backbone.families.Family`, ``model_type`` in a model's config.json).
     name
         Letters, digits, ``_``, ``.`` and ``-``.
 

@@ -1,7 +1,8 @@
 """Traffic of a round between a real device and a real server that sees each device's result.
 
 The single source of all traffic figures without compression: reports, records, summary, plan and docs. It follows from the
-declarations of the active corrections. With compression the figures are the lengths of the messages. It counts vectors of the exchanged layers and the head, not single numbers (examples held, local steps).
+declarations of the active corrections, and counts vectors of the exchanged layers and the head, not single numbers (examples
+held, local steps). With compression (:mod:`fedsim.core.compression`) the figures are the lengths of messages.
 docs/method.md explains why each vector is needed.
 """
 

@@ -39,6 +39,16 @@ METHODS = {
         "tuner": {"kind": "soft_prompt", "length": 3, "projection": 9},
         "client": {"fuse": 2, "optimizer": {"kind": "cma_es", "population": 6}},
     },
+    "compressed": {
+        "server": {"kind": "scaffold"},
+        "compression": {"up": {"kind": "random_k"}, "down": {"kind": "int4"}, "lossless": "zstd"},
+        "client": {"fuse": 2},
+    },
+    "compressed, no memory": {
+        "compression": {"up": {"kind": "int8"}, "down": {"kind": "int8"}},
+        "server": {"kind": "fedavg"},
+        "client": {"fuse": 2},
+    },
     "published": {
         "server": {"kind": "fedpeptao_published"},
         "layers": {"unselected": "local"},
@@ -53,6 +63,8 @@ ACTORS = {
     "lora": 2,
     "late prompt": 2,
     "without gradients": 2,
+    "compressed": 3,
+    "compressed, no memory": 1,
     "published": 1,
 }
 """Two and more take clients' states and rows of a robust rule from one process to another."""

@@ -17,10 +17,10 @@ class CodecConfig(Schema):
     """How vectors travel one way."""
 
     kind: Annotated[str, known_name("fedsim.core.compression.codec:CODECS")] = "none"
-    """none (as they are), float16 or bfloat16 (rounded to 16 bits), int8 or int4 (integers with one scale a ``block``, rounded up or
-    down at random, so that they are right in the mean), top_k (the largest entries), random_k (entries drawn at random), sign
-    (signs, with one magnitude a ``block``), or one of a plug-in. What travels are changes: of the prompt in local training, or
-    since the last broadcast."""
+    """none (as they are), float16 or bfloat16 (rounded to 16 bits), int8 or int4 (integers with one scale a ``block``, rounded
+    up or down at random, so that they are right in the mean), top_k (the largest entries), random_k (entries drawn at random),
+    sign (signs, with one magnitude a ``block``), or one of a plug-in. What travels are changes: of the prompt in local
+    training, or since the last broadcast."""
     share: float = Field(default=0.1, gt=0.0, le=1.0)
     """top_k, random_k: share of the entries that are sent, rounded up to a whole number of them."""
     block: PositiveInt | Literal["layer"] = 256

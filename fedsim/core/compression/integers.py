@@ -42,7 +42,9 @@ class _Integers(Codec):
         blocks = chosen(blocks, self._block)
         largest_B = blocks.largest(np.abs(array_F)).astype(np.float64)
         # Rounded up, so that no number is more than ``levels`` steps: cutting it off would bias it.
-        step_B = np.where(largest_B > 0.0, np.nextafter((largest_B / self.levels).astype(_SCALE), _SCALE.type(np.inf)), 0)
+        step_B = np.where(
+            largest_B > 0.0, np.nextafter((largest_B / self.levels).astype(_SCALE), _SCALE.type(np.inf)), 0
+        )
         step_F = blocks.spread(np.where(step_B > 0.0, step_B, 1.0).astype(array_F.dtype))
         ratio_F = np.divide(array_F, step_F, out=step_F)
         ratio_F += rng.random(blocks.size, dtype=np.float32)

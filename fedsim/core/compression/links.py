@@ -86,10 +86,19 @@ def sent_down(corrections: Iterable[Correction], client: Any, served: Collection
     return (VECTOR, *(name for part in corrections for name in part.down(client) if name in served))
 
 
-def most_bytes(link: Link, names: Iterable[str], corrections: Iterable[Correction], blocks: Blocks, itemsize: int) -> int:
+def most_bytes(
+    link: Link, names: Iterable[str], corrections: Iterable[Correction], blocks: Blocks, itemsize: int
+) -> int:
     """Return the length of the longest messages of some arrays together."""
     own = positives(corrections)
     return sum(link.packer(positive=name in own).most_bytes(blocks, itemsize) for name in names)
+
+
+def num_unsent(link: Link | None, corrections: Iterable[Correction], client: Any) -> int:
+    """Return how many arrays a device keeps because its messages lost something."""
+    if link is None or link.exact or not link.feedback:
+        return 0
+    return len(set(sent_up(corrections, client)) - positives(corrections))
 
 
 def problem_up(link: Link, kind: str, corrections: Iterable[Correction], client: Any) -> str | None:
@@ -116,8 +125,8 @@ def problem_down(link: Link, kind: str, corrections: Iterable[Correction], clien
         scales = [part.words.get(name, name) for name in part.down(client) if name in part.positive]
         if scales and not link.exact and link.scales is None:
             return (
-                f"compression.down.kind={kind} does not send every entry as it is to within a factor, but devices need positive "
-                f"{listed(scales)}; use compression.down.kind=int8 or bfloat16"
+                f"compression.down.kind={kind} does not send every entry as it is to within a factor, but devices need "
+                f"positive {listed(scales)}; use compression.down.kind=int8 or bfloat16"
             )
     return None
 
@@ -125,5 +134,3 @@ def problem_down(link: Link, kind: str, corrections: Iterable[Correction], clien
 def is_changed(link: Link | None) -> bool:
     """Whether numbers arrive changed."""
     return link is not None and not link.exact
-
-

@@ -98,7 +98,9 @@ class RandomK(_Some):
 
     def _drawn(self, seed: int, size: int) -> np.ndarray:
         rng = np.random.Generator(np.random.PCG64(seed))
-        return np.sort(rng.choice(size, self.count(size), replace=False, shuffle=False)) if size else np.empty(0, np.int64)
+        return (
+            np.sort(rng.choice(size, self.count(size), replace=False, shuffle=False)) if size else np.empty(0, np.int64)
+        )
 
 
 def _largest(size_F: np.ndarray, count: int) -> np.ndarray:
