@@ -116,7 +116,7 @@ class Broadcasts:
             if name in self._plan.positive and not self._plan.link.exact:
                 found[name] = Download(int(sent_R[-1] - (sent_R[-2] if len(sent_R) > 1 else 0)))
                 continue
-            array_F = state.vector_F if name == VECTOR else self._held.get(name, state.arrays.get(name))
+            array_F = state.vector_F if name == VECTOR else self.arrays((name,), state)[name]
             whole = len(self._whole.pack(array_F.astype(self._dtype), self._plan.blocks, self._stream(name, 0)))
             found[name] = Download(whole, None if self._plan.link.exact else sent_R)
         return found

@@ -13,6 +13,7 @@ from fedsim.core.errors import CheckpointError, listed
 from fedsim.core.low_rank import LowRank
 from fedsim.core.messages import BlockUpdate, CombinedUpdate, GlobalState, GroupUpdate
 from fedsim.core.method import Method, ServerState
+from fedsim.core.plugin_source import blaming
 from fedsim.core.robust import RobustRule
 from server.aggregation import Fold
 from server.blocks import place
@@ -141,7 +142,8 @@ class Server:
         self._state = self._stepped(combined)
         self._round += 1
         if self._broadcasts is not None:
-            self._state = self._broadcasts.sent(before_F, self._state, self._round)
+            with blaming():
+                self._state = self._broadcasts.sent(before_F, self._state, self._round)
         return StepReport(
             round=round,
             clients=len(combined.clients),

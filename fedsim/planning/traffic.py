@@ -41,7 +41,7 @@ def traffic_rows(config: Config, memory: MemoryEstimate) -> list[tuple[str, str]
 
 
 def bytes_sent(config: Config, memory: MemoryEstimate, link: Link) -> list[int]:
-    """Return the bytes that a device sends at most, in one round, or in one of each turn; exact without zstd and top_k."""
+    """Return the bytes that a device sends at most, in a round, or in one of each turn; without zstd and top_k always."""
     corrections = config.method.corrections
     names = sent_up(corrections, config.client)
     return [most_bytes(link, names, corrections, Blocks.of(layout), _itemsize(config)) for layout in memory.travelling]

@@ -221,10 +221,8 @@ CASES: dict[str, Case] = {
         "server.kind=fedavg compression.up.kind=float16 compression.down.kind=bfloat16 layers.choose=top layers.share=0.5"
     ),
     "four bits up, eight down": Case(
-        "server.kind=fedprox compression.up.kind=int4 compression.down.kind=int8 compression.error_feedback=true"
-    ),
-    "the largest up": Case(
-        "server.kind=fedavg compression.up.kind=top_k compression.down.kind=random_k layers.choose=all"
+        "server.kind=fedprox compression.up.kind=int4 compression.up.block=layer compression.down.kind=int8 "
+        "compression.error_feedback=true"
     ),
     # -- layers --------------------------------------------------------------------------------------------------------
     "share by density": Case(

@@ -35,9 +35,13 @@ def positions_from_bytes(data: memoryview, size: int) -> np.ndarray:
     return np.cumsum(gap_K + 1) - 1
 
 
-def most_bytes(size: int) -> int:
-    """Return the length of the longest form: a bitmap's."""
-    return 1 + -(-size // 8)
+def most_bytes(size: int, count: int) -> int:
+    """Return the length of the longest form of ``count`` positions: a bitmap's, or that of the largest gaps there can be."""
+    gaps, longer = count, size >> _BITS
+    while longer:  # gaps of 128 and more, of 128^2 and more ...: together they are no longer than the vector
+        gaps += longer
+        longer >>= _BITS
+    return 1 + min(-(-size // 8), gaps)
 
 
 def _gaps_to_bytes(positions_K: np.ndarray) -> bytes:

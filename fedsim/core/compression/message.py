@@ -12,6 +12,7 @@ import numpy as np
 
 from fedsim.core.compression.blocks import Blocks
 from fedsim.core.compression.codec import Codec
+from fedsim.core.errors import PluginError
 
 HEADER = struct.Struct("<2sHBBI")
 """Magic, the codec's name (16 bits of its CRC-32), bytes of a number, whether zstd follows, entries: 10 bytes."""
@@ -40,6 +41,8 @@ class Packer:
     def pack(self, array_F: np.ndarray, blocks: Blocks, rng: np.random.Generator) -> bytes:
         """Return the message of a finite array; see :meth:`~fedsim.core.compression.codec.Codec.encode`."""
         payload, form = self.codec.encode(array_F, blocks, rng), _AS_IT_IS
+        if not isinstance(payload, bytes):
+            raise PluginError(f"the codec {self.name} must write bytes, not {type(payload).__name__}")
         if self.zstd:
             shorter = _LENGTH.pack(len(payload)) + _zstd().compress(payload, asbytes=True)
             if len(shorter) < len(payload):
@@ -61,7 +64,10 @@ class Packer:
         if form == _ZSTD:
             (length,) = _LENGTH.unpack_from(payload)
             payload = memoryview(_zstd().decompress(payload[_LENGTH.size :], length, asbytes=True))
-        return self.codec.decode(payload, blocks, np.dtype(f"f{itemsize}"))
+        array_F = self.codec.decode(payload, blocks, np.dtype(f"f{itemsize}"))
+        if np.shape(array_F) != (size,) or array_F.dtype.itemsize != itemsize:
+            raise PluginError(f"the codec {self.name} must read {size} numbers of {itemsize} bytes, as it was given")
+        return array_F
 
     def most_bytes(self, blocks: Blocks, itemsize: int) -> int:
         """Return the length of the longest message; without zstd most codecs write no other."""

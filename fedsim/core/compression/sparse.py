@@ -52,8 +52,9 @@ class TopK(_Some):
         return array_F
 
     def most_bytes(self, blocks: Blocks, itemsize: int) -> int:
-        """Return the bytes of values and a bitmap; gaps are shorter where they are chosen."""
-        return self.count(blocks.size) * itemsize + indices.most_bytes(blocks.size)
+        """Return the bytes of values and of the positions that take the most."""
+        count = self.count(blocks.size)
+        return count * itemsize + indices.most_bytes(blocks.size, count)
 
 
 @CODECS.register("random_k")
