@@ -63,8 +63,8 @@ ACTORS = {
     "lora": 2,
     "late prompt": 2,
     "without gradients": 2,
-    "compressed": 3,
-    "compressed, no memory": 1,
+    "compressed": 1,
+    "compressed, no memory": 3,
     "published": 1,
 }
 """Two and more take clients' states and rows of a robust rule from one process to another."""
@@ -83,7 +83,7 @@ def local_results(tmp_path_factory):
     return cache(lambda name: run(make_tiny, folder / name, executor="local", **METHODS[name]))
 
 
-@pytest.mark.parametrize("method", sweep(METHODS, METHODS.keys() - {"no correction"}))
+@pytest.mark.parametrize("method", sweep(METHODS, METHODS.keys() - {"no correction", "compressed"}))
 def test_actors_give_the_same_bits(session_ray, tiny_config, local_results, tmp_path, method):
     ray_config = {"address": "auto", "actors": ACTORS[method]}
     files, summary = run(tiny_config, tmp_path / "run", executor="ray", ray=ray_config, **METHODS[method])
