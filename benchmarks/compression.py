@@ -66,7 +66,7 @@ def measure(entries: int, repeats: int) -> list[dict[str, Any]]:
                 "write_ns": written,
                 "read_ns": reading,
                 "copy_ns": copy,
-                "ratio": (written + reading) / copy,
+                "ratio": (written + reading) / copy if copy else float("nan"),
             }
         )
     return rows

@@ -20,8 +20,9 @@ from fedsim.core.compression.blocks import Blocks
 from fedsim.core.compression.codec import Plain
 from fedsim.core.compression.links import Link
 from fedsim.core.compression.message import Packer
-from fedsim.core.messages import VECTOR, Download
+from fedsim.core.messages import VECTOR
 from fedsim.core.method import ServerState
+from fedsim.core.traffic import Download
 
 _UNSENT, _HELD, _SENT = "unsent", "held/", "sent/"
 

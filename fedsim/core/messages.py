@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from fedsim.core.predictions import Predictions
+
+if TYPE_CHECKING:
+    from fedsim.core.traffic import Download
 
 
 @dataclass(frozen=True)
@@ -32,22 +35,6 @@ class GlobalState:
     """Further arrays that the device's half of the method reads, by name; each as long as the vector."""
     downloads: Mapping[str, Download] = field(default_factory=dict)
     """Sizes of what devices receive, by array; empty if nothing is compressed on the way down."""
-
-
-@dataclass(frozen=True)
-class Download:
-    """Bytes of an array on its way down, where it is compressed."""
-
-    whole: int
-    """Of the array itself."""
-    sent_R: np.ndarray | None = None
-    """int64: entry r is the sum of all messages that change the array of round 0 to that of round r; None if there are none."""
-
-    def since(self, last_round: int) -> int:
-        """Return what a device that has the array of ``last_round`` receives: what it missed, or the whole if that is less."""
-        if self.sent_R is None or last_round < 0:
-            return self.whole
-        return min(self.whole, int(self.sent_R[-1] - self.sent_R[last_round]))
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from fedsim.core.correction import Correction
-from fedsim.core.messages import Download
 
 PROMPT = "prompt"
 """P_t down and P_i up, where prompts are trained."""
@@ -65,6 +66,22 @@ def round_traffic(
         down += [correction.words.get(n, n) for n in correction.down(client) if served is None or n in served]
         up += [correction.words.get(name, name) for name in correction.up(client)]
     return Traffic(tuple(down), tuple(up))
+
+
+@dataclass(frozen=True)
+class Download:
+    """Bytes of an array on its way down, where it is compressed."""
+
+    whole: int
+    """Of the array itself."""
+    sent_R: np.ndarray | None = None
+    """int64: entry r is the sum of all messages that change the array of round 0 to that of round r; None if there are none."""
+
+    def since(self, last_round: int) -> int:
+        """Return what a device that has the array of ``last_round`` receives: what it missed, or the whole if that is less."""
+        if self.sent_R is None or last_round < 0:
+            return self.whole
+        return min(self.whole, int(self.sent_R[-1] - self.sent_R[last_round]))
 
 
 def bytes_since(downloads: Mapping[str, Download], last_round: int) -> int:
