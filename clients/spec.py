@@ -17,6 +17,7 @@ from clients.training.local_job import Parts, sees_all
 from clients.tuners.initial import StartingPoint, initial_vector
 from clients.tuners.tuner import Tuner
 from fedsim.core.attack import Attack
+from fedsim.core.compression.links import Link
 from fedsim.core.layout import VectorLayout
 from fedsim.core.method import Correction
 from fedsim.core.shards import Shards
@@ -46,11 +47,16 @@ class TrainingSpec:
     attack: Attack | None = None
     attackers: tuple[int, ...] = ()
     """Ids of the clients that attack."""
+    uplink: Link | None = None
+    """How what clients send is compressed; None if it is not."""
+    counts_downloads: bool = False
+    """What a client receives depends on its last visit, as where the way down is compressed."""
 
     @property
     def keeps_state(self) -> bool:
-        """Whether clients keep tensors between rounds: arrays of a correction, personal prompts or moments."""
+        """Whether clients keep states between rounds: arrays of a correction, what messages lost, personal prompts, moments."""
         kept = any(correction.kept for correction in self.corrections)
+        kept = kept or self.counts_downloads or (self.uplink is not None and self.uplink.feedback)
         return kept or self.keep_local or self.keep_half or self.client.optimizer.moments == "keep"
 
     def traffic(self, served: Collection[str]) -> Traffic:

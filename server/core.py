@@ -13,12 +13,17 @@ from fedsim.core.errors import CheckpointError, listed
 from fedsim.core.low_rank import LowRank
 from fedsim.core.messages import BlockUpdate, CombinedUpdate, GlobalState, GroupUpdate
 from fedsim.core.method import Method, ServerState
+from fedsim.core.plugin_source import blaming
 from fedsim.core.robust import RobustRule
 from server.aggregation import Fold
 from server.blocks import place
+from server.broadcasting import Broadcasting, Broadcasts
 from server.residual import with_residuals
 from server.step import initial_state, state_from_arrays, state_to_arrays, step
 from server.turns import part_of, with_part
+
+_BROADCASTS = "broadcasts/"
+"""Prefix of what the server knows about its messages, in its arrays."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Server:
         Positions that rounds train in turn; none if every round trains all.
     low_rank
         Changes whose products are averaged exactly; none if averages of their factors are all there is.
+    broadcasting
+        How what devices receive is compressed; None if it is not.
     """
 
     def __init__(
@@ -69,6 +76,7 @@ class Server:
         rule: RobustRule | None = None,
         turns: tuple[np.ndarray, ...] = (),
         low_rank: tuple[LowRank, ...] = (),
+        broadcasting: Broadcasting | None = None,
     ) -> None:
         self._method = method
         self._layers = layers
@@ -81,14 +89,19 @@ class Server:
         self._fold = Fold()
         self._dtype = vector_F.dtype
         self._state: ServerState = initial_state(method, np.asarray(vector_F, dtype=np.float64))
+        self._broadcasts = None if broadcasting is None else Broadcasts(broadcasting, self._dtype, self._state)
 
     def global_state(self) -> GlobalState:
         """Return what is broadcast at the start of the next round."""
+        names, sent = self._method.broadcast, self._broadcasts
         return GlobalState(
             round=self._round,
             layers=self._layers,
             vector_F=self._state.vector_F.astype(self._dtype),
-            arrays={name: self._state.array(name).astype(self._dtype) for name in self._method.broadcast},
+            arrays={name: self._state.array(name).astype(self._dtype) for name in names}
+            if sent is None
+            else sent.arrays(names, self._state),
+            downloads={} if sent is None else sent.downloads(self._state),
         )
 
     def fold(self, round: int, *updates: GroupUpdate | BlockUpdate | None) -> None:
@@ -128,6 +141,9 @@ class Server:
         before_F = self._state.vector_F
         self._state = self._stepped(combined)
         self._round += 1
+        if self._broadcasts is not None:
+            with blaming():
+                self._state = self._broadcasts.sent(before_F, self._state, self._round)
         return StepReport(
             round=round,
             clients=len(combined.clients),
@@ -150,7 +166,9 @@ class Server:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the whole state as arrays, for a checkpoint."""
-        return {"round": np.array(self._round, dtype=np.int64), **state_to_arrays(self._state)}
+        saved = {} if self._broadcasts is None else self._broadcasts.saved()
+        sent = {f"{_BROADCASTS}{name}": array for name, array in saved.items()}
+        return {"round": np.array(self._round, dtype=np.int64), **state_to_arrays(self._state), **sent}
 
     def load_arrays(self, arrays: dict[str, np.ndarray]) -> int:
         """Load the state of a checkpoint and return its round.
@@ -160,11 +178,14 @@ class Server:
         CheckpointError
             If the state does not fit this method.
         """
-        rest = dict(arrays)
+        rest = {name: array for name, array in arrays.items() if not name.startswith(_BROADCASTS)}
+        sent = {name.removeprefix(_BROADCASTS): array for name, array in arrays.items() if name not in rest}
         round, state = int(rest.pop("round")), state_from_arrays(rest)
         if missing := sorted(set(self._state.arrays) - set(state.arrays)):
             raise CheckpointError(
                 f"the server state of the checkpoint lacks {listed(missing)}; it was written by another version of fedsim"
             )
+        if self._broadcasts is not None:
+            self._broadcasts.load(sent)
         self._round, self._fold, self._state = round, Fold(), state
         return self._round

@@ -30,7 +30,8 @@ def house_values(folder: Path) -> dict[str, Any]:
         "model": {"path": str(model)},
         "data": {"task": "moods", "path": str(data), "train_examples": None, "validation_examples": None},
         "partition": {"kind": "stripes", "clients": 12},
-        "params": {"stripes": {"width": 3}},
+        "compression": {"down": {"kind": "grid"}},
+        "params": {"stripes": {"width": 3}, "grid": {"step": 1e-4}},
         "layers": {"choose": "fixed", "fixed": [2, 3]},
         "client": {"fuse": 2},
     }

@@ -16,6 +16,7 @@ from clients.backbone.frozen_states import CachedStates, compute_states
 from clients.backbone.model import Backbone
 from clients.backbone.passes import PassLimit
 from clients.budget import tokens_of_pass
+from clients.sending.compressing import Sent, compressed, stream_of
 from clients.spec import WorkerSpec
 from clients.training.local_job import LocalJob, Parts, TrainingResult, num_steps
 from clients.training.local_training import train_clients
@@ -37,6 +38,7 @@ from fedsim.core.messages import (
 from fedsim.core.method import ClientRound
 from fedsim.core.plugin_source import fault_of
 from fedsim.core.returns import TrainReturns
+from fedsim.core.traffic import bytes_since
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class GroupTraining:
                 results = [
                     self._as_sent(parts, state.round, job, result) for job, result in zip(jobs, trained, strict=True)
                 ]
-                clients = [self._finished(parts, state, old, result) for old, result in zip(olds, results, strict=True)]
+                sents = [self._finished(parts, state, old, result) for old, result in zip(olds, results, strict=True)]
         except Exception as error:
             failure = failure_of(error)
         # After the handler, so that the failed attempt has released its memory.
@@ -157,8 +159,8 @@ class GroupTraining:
             return [_Outcome(replace(report, seconds=time.perf_counter() - started), olds[0], None)]
         seconds = (time.perf_counter() - started) / max(1, sum(result.num_tokens for result in results))
         return [
-            self._outcome(parts, state, old, client, result, seconds * result.num_tokens)
-            for old, client, result in zip(olds, clients, results, strict=True)
+            self._outcome(parts, state, old, sent, result, seconds * result.num_tokens)
+            for old, sent, result in zip(olds, sents, results, strict=True)
         ]
 
     def _outcome(
@@ -166,11 +168,12 @@ class GroupTraining:
         parts: Parts,
         state: GlobalState,
         old: ClientState,
-        client: ClientRound,
+        sent: Sent,
         result: TrainingResult,
         seconds: float,
     ) -> _Outcome:
-        new = self._new_state(parts, old, client, result)
+        client, traffic = sent.client, self._training.traffic(state.arrays)
+        new = self._new_state(parts, state.round, old, client, result)
         report = replace(
             self._report(parts, state, old),
             num_steps=result.num_steps,
@@ -178,11 +181,13 @@ class GroupTraining:
             num_slots=result.num_slots,
             loss_first=result.loss_first,
             loss_last=result.loss_last,
-            bytes_up=self._training.traffic(state.arrays).bytes_up(_vector_bytes(parts, state)),
+            bytes_up=traffic.bytes_up(_vector_bytes(parts, state)) if sent.bytes_up is None else sent.bytes_up,
             seconds=seconds,
         )
         # Everything that enters the group's sums or the client's state.
         arrays = (result.vector_A, *result.tallies.values(), *old.arrays.values(), *new.arrays.values())
+        if sent.bytes_up is not None:
+            arrays += (client.trained_F, *client.tallies.values())
         if not all(map(is_finite, arrays)):
             failure = ClientFailure("non_finite", f"client {old.client} returned NaN or infinite parameters")
             return _Outcome(replace(report, failure=failure), old, None)
@@ -197,7 +202,9 @@ class GroupTraining:
             round=state.round,
             num_examples=len(self._spec.shards.train(old.client)),
             # Between two visits of a device other rounds have changed what this round does not train.
-            bytes_down=traffic.bytes_down(_vector_bytes(parts, state), state.vector_F.nbytes),
+            bytes_down=bytes_since(state.downloads, old.last_round)
+            if state.downloads
+            else traffic.bytes_down(_vector_bytes(parts, state), state.vector_F.nbytes),
             node=socket.gethostname(),
             pid=os.getpid(),
         )
@@ -269,26 +276,31 @@ class GroupTraining:
         rng = seeds.stream(training.seed, round, job.client, "attack")
         return falsified(training.attack, training.corrections, parts, rng, job, result)
 
-    def _finished(self, parts: Parts, state: GlobalState, old: ClientState, result: TrainingResult) -> ClientRound:
-        """Return the client after training, with the arrays that its corrections keep."""
+    def _finished(self, parts: Parts, state: GlobalState, old: ClientState, result: TrainingResult) -> Sent:
+        """Return the client after training as the server sees it, with the arrays that it keeps."""
         exchanged = as_slice(parts.exchanged_F)
         client = replace(
             self._client(parts, state, old, result.num_steps),
             vector_F=result.vector_A[exchanged],
             tallies={name: tally_A[exchanged] for name, tally_A in result.tallies.items()},
         )
-        new: dict[str, np.ndarray] = {}
-        for correction in self._training.corrections:
-            new.update(correction.finish(client))
-        return replace(client, new=new)
+        training = self._training
+        streams = stream_of(training.seed, state.round, old.client)
+        sent = compressed(training.uplink, training.corrections, client, parts.exchanged, streams)
+        new = dict(sent.kept)
+        for correction in training.corrections:
+            new.update(correction.finish(sent.client))
+        return replace(sent, client=replace(sent.client, new=new))
 
-    def _new_state(self, parts: Parts, old: ClientState, client: ClientRound, result: TrainingResult) -> ClientState:
+    def _new_state(
+        self, parts: Parts, round: int, old: ClientState, client: ClientRound, result: TrainingResult
+    ) -> ClientState:
         arrays = {name: parts.with_round(array_F, old.arrays.get(name)) for name, array_F in client.new.items()}
         if self._training.keep_local or self._training.keep_half:
             arrays[PERSONAL] = result.vector_A[parts.personal_M]
         if self._training.client.optimizer.moments == "keep":
             arrays |= {FIRST_MOMENT: result.first_moment_A, SECOND_MOMENT: result.second_moment_A}
-        return ClientState(old.client, old.rounds + 1, old.steps + result.num_steps, arrays)
+        return ClientState(old.client, old.rounds + 1, old.steps + result.num_steps, arrays, last_round=round)
 
 
 def _vector_bytes(parts: Parts, state: GlobalState) -> int:

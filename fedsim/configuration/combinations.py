@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fedsim.core.compression.links import is_changed, problem_down, problem_up
 from fedsim.core.method import METHODS, check_names
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def check_combinations(config: Config) -> None:
     _check_halves(config)
     _check_search(config)
     _check_attackers(config)
+    _check_compression(config)
     if config.executor == "ray" and config.model.device == "cuda" and not config.ray.num_gpus_per_actor:
         raise ValueError(
             "model.device=cuda needs a share of a GPU for each actor, but ray.num_gpus_per_actor is 0; set "
@@ -159,4 +161,20 @@ def _check_attackers(config: Config) -> None:
         raise ValueError(
             f"attack.clients {given}, but partition.clients={population}; give at most that many, with ids from 0 to "
             f"{population - 1}"
+        )
+
+
+def _check_compression(config: Config) -> None:
+    """Refuse codecs that cannot write what the method sends."""
+    corrections, client, compression = config.method.corrections, config.client, config.compression
+    up, down = config.uplink, config.downlink
+    auto = f" (auto with server.kind={config.server.kind})" if client.correction == "auto" else ""
+    if up is not None and (problem := problem_up(up, compression.up.kind, corrections, client)) is not None:
+        raise ValueError(problem.format(correction=f"client.correction={config.correction}{auto}"))
+    if down is not None and (problem := problem_down(down, compression.down.kind, corrections, client)) is not None:
+        raise ValueError(problem)
+    if config.tuner.exact and is_changed(down):
+        raise ValueError(
+            "tuner.exact=true gives every device the exact mean of the clients' models, but compression.down.kind="
+            f"{compression.down.kind} changes what the server sends; set compression.down.kind=none"
         )

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _MEANT = {"client.correction": "correction"}
 """Keys that can be ``auto``, and the config attribute that resolves them."""
+_ALSO = {"compression.up.kind": ("compression.down.kind",)}
+"""Further keys that name an entry of a registry."""
 
 
 def checked_params(config: Config) -> dict[str, Schema]:
@@ -69,10 +71,13 @@ def _in_use(config: Config) -> Iterator[tuple[str, tuple[str, ...], Registry[Any
     for kind in WITH_PARAMS:
         things: Registry[Any] = find(REGISTRIES[kind])
         assert things.key is not None
-        value: Any = config
-        for part in _MEANT.get(things.key, things.key).split("."):
-            value = getattr(value, part)
-        yield things.key, (value,) if isinstance(value, str) else tuple(value), things
+        names: tuple[str, ...] = ()
+        for key in (things.key, *_ALSO.get(things.key, ())):
+            value: Any = config
+            for part in _MEANT.get(key, key).split("."):
+                value = getattr(value, part)
+            names += (value,) if isinstance(value, str) else tuple(value)
+        yield things.key, tuple(dict.fromkeys(names)), things
 
 
 def _why_not(config: Config, name: str) -> str:

@@ -23,6 +23,8 @@ from fedsim.configuration.text import config_text
 from fedsim.configuration.values import as_override, leaves, merged, plain
 from fedsim.core import plugins
 from fedsim.core.attack import Attack
+from fedsim.core.compression.config import CompressionConfig
+from fedsim.core.compression.links import Link, downlink, uplink
 from fedsim.core.errors import ConfigError
 from fedsim.core.method import CORRECTIONS, METHODS, Method
 from fedsim.core.registry import known_name
@@ -83,6 +85,8 @@ class Config(Schema):
     """Training on a device."""
     server: SerializeAsAny[ServerConfig] = ServerConfig()
     """The server's optimizer."""
+    compression: CompressionConfig = CompressionConfig()
+    """How what travels is compressed."""
     attack: AttackConfig = AttackConfig()
     """Simulated attackers."""
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -179,6 +183,16 @@ class Config(Schema):
     def attacker(self) -> Attack | None:
         """The attack, or None if there are no attackers."""
         return self.attack.attack(self.params.get(self.attack.kind))
+
+    @property
+    def uplink(self) -> Link | None:
+        """How what devices send is compressed, or None."""
+        return uplink(self.compression, self.params.get(self.compression.up.kind))
+
+    @property
+    def downlink(self) -> Link | None:
+        """How what the server sends is compressed, or None."""
+        return downlink(self.compression, self.params.get(self.compression.down.kind))
 
     @property
     def specified_by_an_actor(self) -> bool:

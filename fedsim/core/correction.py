@@ -136,6 +136,8 @@ class Correction:
     """Arrays accumulated over the local steps."""
     displacements: tuple[str, ...] = ()
     """The tallies that hold what steps subtracted from the vector: an attacker falsifies them together with it."""
+    positive: tuple[str, ...] = ()
+    """Arrays that travel and are positive, as divisors are: compression has to keep each entry to within a factor."""
     sums: tuple[str, ...] = ()
     """Sums over clients that it forms. If ``vector`` is among them, it replaces the sum of w_i P_i."""
     words: Mapping[str, str] = MappingProxyType({})

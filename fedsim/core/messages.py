@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from fedsim.core.predictions import Predictions
+
+if TYPE_CHECKING:
+    from fedsim.core.traffic import Download
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class GlobalState:
     """Prompts of the exchanged layers, then the head; float32, in exact runs float64 (``model.dtype``)."""
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Further arrays that the device's half of the method reads, by name; each as long as the vector."""
+    downloads: Mapping[str, Download] = field(default_factory=dict)
+    """Sizes of what devices receive, by array; empty if nothing is compressed on the way down."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,9 @@ class ClientState:
     steps: int = 0
     """Local optimizer steps over all rounds."""
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """By name: what corrections keep (a missing array means zeros), :data:`PERSONAL` and the moments."""
+    """By name: what corrections keep and what messages lost (a missing array means zeros), :data:`PERSONAL` and the moments."""
+    last_round: int = -1
+    """Round in which the client last trained, counted from 0; -1 before."""
 
     @property
     def has_tensors(self) -> bool:

@@ -28,6 +28,7 @@ REGISTRIES = {
     "correction": "fedsim.core.correction:CORRECTIONS",
     "robust_rule": "fedsim.core.robust:ROBUST_RULES",
     "attack": "fedsim.core.attack:ATTACKS",
+    "codec": "fedsim.core.compression.codec:CODECS",
     "callback": "fedsim.simulation.callbacks:CALLBACKS",
     "partitioner": "partitions.base:PARTITIONERS",
     "metric": "fedsim.data.metrics:METRICS",
@@ -35,7 +36,7 @@ REGISTRIES = {
     "family": "clients.backbone.families:FAMILIES",
 }
 """Registry of each kind of plug-in; imported on first use."""
-WITH_PARAMS = ("correction", "robust_rule", "attack", "callback", "partitioner")
+WITH_PARAMS = ("correction", "robust_rule", "attack", "codec", "callback", "partitioner")
 """Kinds whose classes may have a ``Config``, with keys in the section ``params``."""
 ENTRY_POINTS = "fedsim.plugins"
 
@@ -62,11 +63,12 @@ def register(kind: str, name: str) -> Callable[[T], T]:
         Kind of plug-in: ``method`` (a subclass of :class:`fedsim.core.method.Method`, named by ``server.kind``), ``correction``
         (of :class:`~fedsim.core.correction.Correction`, ``client.correction``), ``robust_rule`` (of
         :class:`~fedsim.core.robust.RobustRule`, ``server.aggregation``), ``attack`` (of
-        :class:`~fedsim.core.attack.Attack`, ``attack.kind``), ``partitioner`` (of :class:`partitions.Partitioner`,
-        ``partition.kind``), ``callback`` (of :class:`~fedsim.simulation.callbacks.Callback`, ``callbacks``), ``metric`` (a
-        function from a confusion matrix to a number, a task's ``metric``), ``task`` (a
-        :class:`fedsim.data.config.TaskConfig` or its values, ``data.task``) or ``family`` (a
-        :class:`clients.backbone.families.Family`, ``model_type`` in a model's config.json).
+        :class:`~fedsim.core.attack.Attack`, ``attack.kind``), ``codec`` (of
+        :class:`~fedsim.core.compression.codec.Codec`, ``compression.up.kind``, ``compression.down.kind``), ``partitioner`` (of
+        :class:`partitions.Partitioner`, ``partition.kind``), ``callback`` (of
+        :class:`~fedsim.simulation.callbacks.Callback`, ``callbacks``), ``metric`` (a function from a confusion matrix to a
+        number, a task's ``metric``), ``task`` (a :class:`fedsim.data.config.TaskConfig` or its values, ``data.task``) or
+        ``family`` (a :class:`clients.backbone.families.Family`, ``model_type`` in a model's config.json).
     name
         Letters, digits, ``_``, ``.`` and ``-``.
 

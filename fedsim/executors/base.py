@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from clients.spec import WorkerInfo, WorkerSpec
     from fedsim.core.method import Method
     from fedsim.core.robust import RobustRule
+    from server.broadcasting import Broadcasting
     from server.core import StepReport
 
 Handle = Any
@@ -78,6 +79,7 @@ class ServerHandle(Protocol):
         rule: RobustRule | None = None,
         turns: tuple[np.ndarray, ...] = (),
         low_rank: tuple[LowRank, ...] = (),
+        broadcasting: Broadcasting | None = None,
     ) -> None:
         """Create the server, or recreate it with other layers; see :class:`server.core.Server`."""
 

@@ -12,6 +12,7 @@ from fedsim.core.messages import ClientFailure, Evaluation, FuseTrial, ScoreRepo
 from fedsim.core.method import Method
 from fedsim.core.robust import RobustRule
 from fedsim.executors.base import EvaluatedShard, Executor, Handle, Ranges, TrainedGroup
+from server.broadcasting import Broadcasting
 from server.core import Server, StepReport
 
 if TYPE_CHECKING:
@@ -41,9 +42,11 @@ class LocalServer:
         rule: RobustRule | None = None,
         turns: tuple[np.ndarray, ...] = (),
         low_rank: tuple[LowRank, ...] = (),
+        broadcasting: Broadcasting | None = None,
     ) -> None:
         """Create or recreate the server."""
-        self._server = Server(method, vector_F, layers, sample_rate, population_weight, rule, turns, low_rank)
+        rest = rule, turns, low_rank, broadcasting
+        self._server = Server(method, vector_F, layers, sample_rate, population_weight, *rest)
 
     def global_state(self) -> Handle:
         """See :meth:`server.core.Server.global_state`."""

@@ -36,6 +36,7 @@ class Search(Correction):
 
     reads = (DEVIATION,)
     tallies = (WALKED,)
+    positive = (DEVIATION,)
     sums = (VARIANCE, OF_MEAN, SQUARES)
     words: Mapping[str, str] = {DEVIATION: "deviations"}
     needs = "deviations"

@@ -25,6 +25,7 @@ class Preconditioner(Correction):
 
     tallies = (_STEPPED, _GAIN)
     displacements = (_STEPPED,)
+    positive = (_GAIN,)
     sums = (VECTOR, _METRIC, _METRIC_STEP)
     words = MappingProxyType({_STEPPED: "steps"})
     combines = "averages them in a common metric"

@@ -17,6 +17,7 @@ from clients.budget import CONTEXT_BYTES, STEP_VECTORS, population_of, tokens_of
 from clients.tuners.config import VIRTUAL_TOKENS
 from clients.tuners.lora_halves import shared, turns
 from fedsim.configuration.schema import Config
+from fedsim.core.compression.links import num_unsent
 from fedsim.core.layout import LayerShape, VectorLayout
 from fedsim.core.messages import VECTOR
 from fedsim.planning.model_shape import ModelShape
@@ -56,6 +57,10 @@ class MemoryEstimate:
     """New client states of a round, held beside the old ones until the round is done."""
     in_turn: tuple[int, ...] = ()
     """Bytes of what odd and even rounds train, where these are parts of the vector; empty where every round trains it all."""
+    whole: VectorLayout | None = None
+    """Layout of the exchanged parameters."""
+    travelling: tuple[VectorLayout, ...] = ()
+    """Layouts of what a round's clients send: one, or one for each turn."""
     sums: int = 0
     """Sums that a round's work groups send to the server."""
     lean_driver: bool = False
@@ -107,6 +112,7 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
     full, whole = _layouts(config, shape, num_classes)
     travelling = shared(config.tuner, full.geometry)
     exchanged = whole if travelling is None else whole.holding(travelling)
+    in_turn = tuple(exchanged.holding(own) for own in turns(config.tuner, full.geometry))
     tokens = None if num_examples is None else num_examples * (_EXAMPLE_BYTES + _TOKEN_BYTES * config.data.max_length)
     trained = full if config.layers.unselected == "local" else whole
     kept = kept_numbers(config, exchanged.size, trained.size - exchanged.size, trained.size)
@@ -117,7 +123,9 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
         caches=_cached_bytes(config, shape, num_examples, full),
         client_states=min(config.partition.population, config.rounds * cohort) * state_bytes,
         exchanged=exchanged.size * exchange_bytes,
-        in_turn=tuple(exchanged.holding(own).size * exchange_bytes for own in turns(config.tuner, full.geometry)),
+        whole=exchanged,
+        in_turn=tuple(layout.size * exchange_bytes for layout in in_turn),
+        travelling=in_turn or (exchanged,),
         activations=_training_bytes(config, shape, full.geometry, on_gpu) + _evaluation_bytes(config, shape),
         vectors=(_step_bytes(config, trained) + _candidate_bytes(config, shape)) * _side_by_side(config)
         + (0 if on_gpu else _projection_bytes(config, shape)),
@@ -147,14 +155,15 @@ def _layouts(config: Config, shape: ModelShape, num_classes: int) -> tuple[Vecto
 
 
 def kept_numbers(config: Config, exchanged: int, personal: int, trained: int) -> int:
-    """Return how many numbers a client keeps between rounds: arrays of corrections, what is personal, moments.
+    """Return how many numbers a client keeps between rounds: of corrections, what messages lost, what is personal, moments.
 
     Parameters
     ----------
     exchanged, personal, trained
         Numbers that travel, that stay on the device, and that local training moves.
     """
-    arrays = sum(len(part.kept) for part in config.method.corrections)
+    corrections = config.method.corrections
+    arrays = sum(len(part.kept) for part in corrections) + num_unsent(config.uplink, corrections, config.client)
     moments = 2 if config.client.optimizer.moments == "keep" else 0
     return arrays * exchanged + personal + moments * trained
 

@@ -14,6 +14,7 @@ from fedsim.display.report import MISSING, format_bytes
 from fedsim.planning.machine import Machine
 from fedsim.planning.memory import MemoryEstimate
 from fedsim.planning.plan import Plan, PlanNode
+from fedsim.planning.traffic import traffic_rows
 
 _UNKNOWN = "the model is not on this machine yet, or its files do not state its size, so its memory is unknown"
 
@@ -32,7 +33,7 @@ def plan_tables(config: Config, plan: Plan) -> Group:
     ]
     parts: list[Table | Text] = [_table("Plan", rows), _nodes(plan)]
     if plan.memory:
-        parts += [_table("Memory", _memory(plan, plan.memory)), _table("Traffic", _traffic(config, plan.memory))]
+        parts += [_table("Memory", _memory(plan, plan.memory)), _table("Traffic", traffic_rows(config, plan.memory))]
     else:
         parts.append(Text(f"  {_UNKNOWN}\n"))
     return Group(*parts, *_warnings(plan.warnings))
@@ -51,7 +52,7 @@ def local_tables(
         return Group(_table("Plan", rows), Text(f"  {_UNKNOWN}"), *_warnings(warnings))
     needed = memory.driver + memory.caches + memory.activations + memory.vectors + memory.client_states
     rows.append(("memory", f"about {format_bytes(needed)} of {format_bytes(machine.memory_free_bytes)} free"))
-    return Group(_table("Plan", [*rows, *_traffic(config, memory)]), *_warnings(warnings))
+    return Group(_table("Plan", [*rows, *traffic_rows(config, memory)]), *_warnings(warnings))
 
 
 def _warnings(sentences: Sequence[str]) -> list[Text]:
@@ -111,27 +112,6 @@ def _memory(plan: Plan, memory: MemoryEstimate) -> list[tuple[str, str]]:
         rows.append(("an actor's GPU memory", f"about {format_bytes(memory.actor_gpu)} (estimate: {parts})"))
     rows.append(("the driver's own", f"about {format_bytes(memory.driver)} (estimate)"))
     return rows
-
-
-def _traffic(config: Config, memory: MemoryEstimate) -> list[tuple[str, str]]:
-    """Describe what a real device would receive and send in a round."""
-    traffic = config.traffic
-    most = "" if config.layers.share_rule == "fixed" else "at most "
-    vectors = memory.in_turn or (memory.exchanged,)
-    received = [traffic.bytes_down(num_bytes, memory.exchanged) for num_bytes in vectors]
-    sent = [traffic.bytes_up(num_bytes) for num_bytes in vectors]
-    return [
-        ("a client receives", f"{most}{_a_round(received)} ({', '.join(traffic.down)})"),
-        ("a client sends", f"{most}{_a_round(sent)} ({', '.join(traffic.up)})"),
-    ]
-
-
-def _a_round(bytes_in_turn: Sequence[int]) -> str:
-    """Describe the bytes of a round, or those of odd and of even rounds."""
-    if len(set(bytes_in_turn)) == 1:
-        return f"{format_bytes(bytes_in_turn[0])} a round"
-    odd, even = map(format_bytes, bytes_in_turn)
-    return f"{odd} in odd rounds, {even} in even rounds"
 
 
 def _store(plan: Plan, memory: MemoryEstimate) -> str:

@@ -23,6 +23,8 @@ from fedsim.records.events import replaced
 _FORMAT = 3
 """Format 1 stored one hash of the configuration and one of all contents; 2 stored arrays in fixed fields."""
 _COUNTS = ("client", "rounds", "steps")
+_LAST_ROUND = "clients/last_round"
+"""Not in checkpoints of older versions."""
 _STATES, _OWNERS = "states/", "owners/"
 """Key prefixes of an array's name: its values over clients, and the clients that have it."""
 
@@ -118,6 +120,7 @@ def _arrays(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     clients = checkpoint.clients
     for name in _COUNTS:
         arrays[f"clients/{name}"] = np.array([getattr(state, name) for state in clients], dtype=np.int64)
+    arrays[_LAST_ROUND] = np.array([state.last_round for state in clients], dtype=np.int64)
     for name in sorted({name for state in clients for name in state.arrays}):
         owners = [i for i, state in enumerate(clients) if name in state.arrays]
         arrays[f"{_STATES}{name}"] = np.stack([clients[i].arrays[name] for i in owners])
@@ -170,6 +173,8 @@ def _load(path: Path) -> Checkpoint:
 def _client_states(arrays: dict[str, np.ndarray]) -> tuple[ClientState, ...]:
     numbers = zip(*(arrays[f"clients/{name}"].tolist() for name in _COUNTS), strict=True)
     counts = [dict(zip(_COUNTS, row, strict=True)) for row in numbers]
+    for own, last_round in zip(counts, arrays.get(_LAST_ROUND, np.empty(0, np.int64)).tolist(), strict=False):
+        own["last_round"] = last_round
     kept: list[dict[str, np.ndarray]] = [{} for _ in counts]
     for key in arrays:
         if key.startswith(_STATES):

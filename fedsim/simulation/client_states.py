@@ -14,10 +14,15 @@ class ClientStates(Mapping[int, Handle]):
 
     A state with tensors is a handle to one object per client, so that any worker can train any client next. A state without
     tensors is held here by value and needs no object; before a client's first training it takes no memory at all.
+
+    Parameters
+    ----------
+    objects
+        Every state is an object, because workers read more of it than its tensors.
     """
 
-    def __init__(self, population: int) -> None:
-        self._population = population
+    def __init__(self, population: int, *, objects: bool = False) -> None:
+        self._population, self._objects = population, objects
         self._handles: dict[int, Handle] = {}
         self._rounds: Counter[int] = Counter()
 
@@ -41,7 +46,7 @@ class ClientStates(Mapping[int, Handle]):
 
     def _counted(self, report: ClientReport) -> ClientState:
         old: ClientState = self[report.client]
-        return ClientState(report.client, old.rounds + 1, old.steps + report.num_steps)
+        return ClientState(report.client, old.rounds + 1, old.steps + report.num_steps, last_round=report.round)
 
     def trained(self) -> dict[int, Handle]:
         """Return the handles of clients that have trained, by ascending id."""
@@ -53,5 +58,7 @@ class ClientStates(Mapping[int, Handle]):
 
     def restore(self, states: Sequence[ClientState], executor: Executor) -> None:
         """Restore the states from a checkpoint."""
-        self._handles = {state.client: executor.put(state) if state.has_tensors else state for state in states}
+        self._handles = {
+            state.client: executor.put(state) if state.has_tensors or self._objects else state for state in states
+        }
         self._rounds = Counter({state.client: state.rounds for state in states})

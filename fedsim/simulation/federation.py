@@ -12,6 +12,8 @@ import numpy as np
 
 from clients.spec import WorkerInfo
 from fedsim.configuration.text import config_text
+from fedsim.core.compression.blocks import Blocks
+from fedsim.core.compression.links import positives, sent_down
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import ClientState, GlobalState
 from fedsim.executors.base import Executor, Handle
@@ -24,6 +26,7 @@ from fedsim.simulation.layer_choice import LayerChoice, choose
 from fedsim.simulation.open_round import OpenRound, memory_warning
 from fedsim.simulation.round import Round
 from server.aggregation import population_weight
+from server.broadcasting import Broadcasting
 
 
 class Federation:
@@ -55,7 +58,7 @@ class Federation:
         self.computed = Computed(run.prepared.kept, run.config, run.prepared, workers)
         self.round = 0
         self.state: Handle = None
-        self.clients = ClientStates(run.config.partition.population)
+        self.clients = self._fresh_clients()
         self.fuse: int | None = None
         self.whole = False
 
@@ -80,7 +83,11 @@ class Federation:
 
     def begin_anew(self) -> None:
         """Discard all rounds."""
-        self.round, self.clients = 0, ClientStates(self._run.config.partition.population)
+        self.round, self.clients = 0, self._fresh_clients()
+
+    def _fresh_clients(self) -> ClientStates:
+        config = self._run.config
+        return ClientStates(config.partition.population, objects=config.downlink is not None)
 
     def client_states(self) -> list[ClientState]:
         """Return the states of all clients that have trained, by ascending id."""
@@ -108,7 +115,7 @@ class Federation:
     def _start_server(self, full: VectorLayout, layers: tuple[int, ...], checkpoint: Checkpoint | None) -> None:
         config, server, spec = self._run.config, self._run.executor.server, self._run.prepared.spec
         layout, vector_F = self._initial(full, layers)
-        apart = spec.turns(full, layers), spec.tuner.low_rank(layout)
+        apart = spec.turns(full, layers), spec.tuner.low_rank(layout), self._broadcasting(layout)
         sample_rate = config.sampling.clients_per_round / config.partition.population
         weight = population_weight(config.server.weighting, self._run.draw.sizes_N)
         server.start(config.method, vector_F, layout.layers, sample_rate, weight, config.rule, *apart)
@@ -117,6 +124,14 @@ class Federation:
             self.clients.restore(checkpoint.clients, self._run.executor)
             self.round = checkpoint.round
         self.state = server.global_state()
+
+    def _broadcasting(self, layout: VectorLayout) -> Broadcasting | None:
+        config = self._run.config
+        link, corrections = config.downlink, config.method.corrections
+        if link is None:
+            return None
+        names = sent_down(corrections, config.client, config.method.serves)
+        return Broadcasting(link, names, positives(corrections), Blocks.of(layout), config.seed)
 
     def _initial(self, full: VectorLayout, layers: tuple[int, ...]) -> tuple[VectorLayout, np.ndarray]:
         """Return the layout of what is exchanged, and its vector before any training."""

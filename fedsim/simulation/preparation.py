@@ -266,6 +266,8 @@ def training_spec(config: Config, num_examples: int) -> TrainingSpec:
         seed=config.seed,
         attack=config.attacker,
         attackers=attackers(config.attack, config.partition.population, config.seed),
+        uplink=config.uplink,
+        counts_downloads=config.downlink is not None,
     )
 
 

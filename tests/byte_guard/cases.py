@@ -198,6 +198,32 @@ CASES: dict[str, Case] = {
         "attack.kind=sign_flip attack.clients=2"
     ),
     "krum": Case("server.kind=fedavg server.aggregation=multi_krum server.assumed_attackers=0 server.kept_clients=1"),
+    # -- compression ---------------------------------------------------------------------------------------------------
+    "compressed integers": Case(
+        "rounds=3 compression.up.kind=int8 compression.down.kind=int4 compression.lossless=zstd "
+        "compression.down.block=layer"
+    ),
+    "compressed halves": Case(
+        "compression.up.kind=bfloat16 compression.down.kind=float16 client.optimizer.weight_decay=0.0"
+    ),
+    "compressed to signs": Case(
+        "rounds=3 server.kind=scaffold compression.up.kind=sign compression.down.kind=none compression.lossless=none"
+    ),
+    "the largest entries": Case("rounds=3 server.kind=fedadam compression.up.kind=top_k compression.down.kind=sign"),
+    "random entries": Case(
+        "rounds=4 server.kind=feddyn compression.up.kind=random_k compression.up.share=0.3 compression.down.kind=top_k",
+        stop_after=2,
+    ),
+    "random entries, forgetful": Case(
+        "server.kind=fedavg compression.up.kind=random_k compression.error_feedback=false compression.down.kind=random_k"
+    ),
+    "signs down, floats up": Case(
+        "server.kind=fedavg compression.up.kind=float16 compression.down.kind=bfloat16 layers.choose=top layers.share=0.5"
+    ),
+    "four bits up, eight down": Case(
+        "server.kind=fedprox compression.up.kind=int4 compression.up.block=layer compression.down.kind=int8 "
+        "compression.error_feedback=true"
+    ),
     # -- layers --------------------------------------------------------------------------------------------------------
     "share by density": Case(
         "server.kind=fedavg layers.choose=score layers.score=naswot layers.score_clients=4 layers.share_rule=density "

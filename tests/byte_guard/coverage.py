@@ -20,10 +20,13 @@ NOT_HERE: dict[str, set[str]] = {
     "attack.kind": {"none"},
     "client.optimizer.kind": {"adamw"},
     "tuner.kind": {"prefix"},
+    "compression.up.kind": {"none"},
 }
 """Choices that no case names, and why."""
 
-SECTIONS = ("server", "sampling", "layers", "partition", "client", "attack", "model.head", "model", "prompt", "tuner")
+SECTIONS = (
+    "server", "sampling", "layers", "partition", "client", "compression", "attack", "model.head", "model", "prompt", "tuner",
+)  # fmt: skip
 """Sections whose choices all have to be named by a case; the others say where a run computes and what it reads."""
 
 

@@ -39,6 +39,16 @@ METHODS = {
         "tuner": {"kind": "soft_prompt", "length": 3, "projection": 9},
         "client": {"fuse": 2, "optimizer": {"kind": "cma_es", "population": 6}},
     },
+    "compressed": {
+        "server": {"kind": "scaffold"},
+        "compression": {"up": {"kind": "random_k"}, "down": {"kind": "int4"}, "lossless": "zstd"},
+        "client": {"fuse": 2},
+    },
+    "compressed, no memory": {
+        "compression": {"up": {"kind": "int8"}, "down": {"kind": "int8"}},
+        "server": {"kind": "fedavg"},
+        "client": {"fuse": 2},
+    },
     "published": {
         "server": {"kind": "fedpeptao_published"},
         "layers": {"unselected": "local"},
@@ -53,6 +63,8 @@ ACTORS = {
     "lora": 2,
     "late prompt": 2,
     "without gradients": 1,
+    "compressed": 1,
+    "compressed, no memory": 3,
     "published": 1,
 }
 """Two and more take clients' states and rows of a robust rule from one process to another.
@@ -74,7 +86,7 @@ def local_results(tmp_path_factory):
     return cache(lambda name: run(make_tiny, folder / name, executor="local", **METHODS[name]))
 
 
-@pytest.mark.parametrize("method", sweep(METHODS, METHODS.keys() - {"no correction", "late prompt"}))
+@pytest.mark.parametrize("method", sweep(METHODS, METHODS.keys() - {"no correction", "late prompt", "compressed"}))
 def test_actors_give_the_same_bits(session_ray, tiny_config, local_results, tmp_path, method):
     ray_config = {"address": "auto", "actors": ACTORS[method]}
     files, summary = run(tiny_config, tmp_path / "run", executor="ray", ray=ray_config, **METHODS[method])

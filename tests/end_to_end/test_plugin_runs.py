@@ -60,7 +60,10 @@ def test_the_same_bytes_in_this_process_on_a_joined_ray_and_on_one_of_its_own(
     assert len({each["config_hash"] for each in summaries.values()}) == 1
     assert len({each["global_metric"] for each in summaries.values()}) == 1
     recorded = yaml.safe_load((own_ray / "config.yaml").read_text())
-    assert recorded["params"] == {"stripes": {"width": 3}} and recorded["partition"]["kind"] == "stripes"
+    assert (
+        recorded["params"] == {"stripes": {"width": 3}, "grid": {"step": 1e-4}}
+        and recorded["partition"]["kind"] == "stripes"
+    )
     assert recorded["data"]["task"] == "moods"
 
 

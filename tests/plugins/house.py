@@ -6,6 +6,7 @@ import numpy as np
 
 import fedsim
 from clients.backbone.families import FAMILIES
+from fedsim.core.compression.codec import Codec
 from fedsim.core.schema import Schema
 from partitions import Partitioner
 
@@ -24,6 +25,29 @@ class Stripes(Partitioner):
         """See :meth:`Partitioner.deal`."""
         owner_N = np.arange(len(labels_N)) // self.params.width % self.config.population
         return [np.flatnonzero(owner_N == client) for client in range(self.config.population)]
+
+
+@fedsim.register("codec", "grid")
+class Grid(Codec):
+    """Rounds to whole steps, four bytes each."""
+
+    class Config(Schema):
+        """Own keys."""
+
+        step: float = 1e-3
+        """Width of the grid."""
+
+    def encode(self, array_F, blocks, rng):
+        """See :meth:`Codec.encode`."""
+        return np.rint(array_F / self.params.step).astype("<i4").tobytes()
+
+    def decode(self, payload, blocks, dtype):
+        """See :meth:`Codec.decode`."""
+        return (np.frombuffer(payload, "<i4") * self.params.step).astype(dtype)
+
+    def most_bytes(self, blocks, itemsize):
+        """See :meth:`Codec.most_bytes`."""
+        return 4 * blocks.size
 
 
 @fedsim.register("metric", "balanced_accuracy")

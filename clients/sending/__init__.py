@@ -1,0 +1,1 @@
+"""What happens to a device's result between its training and the server's sums."""
