@@ -16,6 +16,7 @@ from clients.backbone.frozen_states import CachedStates, compute_states
 from clients.backbone.model import Backbone
 from clients.backbone.passes import PassLimit
 from clients.budget import tokens_of_pass
+from clients.sending.clipping import privatised
 from clients.spec import WorkerSpec
 from clients.training.local_job import LocalJob, Parts, TrainingResult, num_steps
 from clients.training.local_training import train_clients
@@ -145,6 +146,10 @@ class GroupTraining:
                 results = [
                     self._as_sent(parts, state.round, job, result) for job, result in zip(jobs, trained, strict=True)
                 ]
+                results = [
+                    privatised(state.clipping, self._training.seed, state.round, parts, job, result)
+                    for job, result in zip(jobs, results, strict=True)
+                ]
                 clients = [self._finished(parts, state, old, result) for old, result in zip(olds, results, strict=True)]
         except Exception as error:
             failure = failure_of(error)
@@ -180,6 +185,8 @@ class GroupTraining:
             loss_last=result.loss_last,
             bytes_up=self._training.traffic(state.arrays).bytes_up(_vector_bytes(parts, state)),
             seconds=seconds,
+            change_norm=result.change_norm,
+            bit=result.bit,
         )
         # Everything that enters the group's sums or the client's state.
         arrays = (result.vector_A, *result.tallies.values(), *old.arrays.values(), *new.arrays.values())

@@ -132,6 +132,10 @@ class TrainingResult:
     """Tokens that attention computed for them, including padding."""
     tallies: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Sums that corrections accumulated over the steps, by name, each as long as the vector."""
+    change_norm: float | None = None
+    """Norm of the change of the exchanged entries before clipping; None without privacy."""
+    bit: float = 0.0
+    """1 if the change was within the clipping norm, with the client's share of noise if it adds one."""
 
 
 def batches(config: ClientConfig, num_examples: int, rng: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from fedsim.core.clipping import Clipping
 from fedsim.core.predictions import Predictions
 
 
@@ -30,6 +31,8 @@ class GlobalState:
     """Prompts of the exchanged layers, then the head; float32, in exact runs float64 (``model.dtype``)."""
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Further arrays that the device's half of the method reads, by name; each as long as the vector."""
+    clipping: Clipping | None = None
+    """How clients clip what they send; None without privacy."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,10 @@ class ClientReport:
     """Number of passes split in two for lack of device memory; that of a whole work group is reported for its first client."""
     memory_tokens: int = 0
     """Most tokens of a pass of this work group that fit in memory after such a split; 0 if there was none."""
+    change_norm: float | None = None
+    """Norm of the client's change before clipping; None without privacy."""
+    bit: float = 0.0
+    """What the client told of its clipping: 1 if its change was within the norm, with its share of the noise if it adds one."""
     node: str = ""
     pid: int = 0
     failure: ClientFailure | None = None
@@ -140,6 +147,8 @@ class GroupUpdate:
     """By name, [k, F]: arrays that the server reads per client, in the order of ``clients``."""
     weights_k: np.ndarray | None = None
     """float64 w_i per client; only if the server processes clients one by one."""
+    bits_sum: float = 0.0
+    """Sum of the bits that say whether a client's change was within the clipping norm."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +187,8 @@ class BlockUpdate:
     """Arrays that the server needs per client, as they arrived, in the order of ``clients``."""
     weights: tuple[np.ndarray, ...] = ()
     """Their weights, likewise."""
+    bits_sum: float = 0.0
+    """As in ``GroupUpdate``."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +218,8 @@ class CombinedUpdate:
     """Share rho of the population that is drawn for a round."""
     population_weight: float = 0.0
     """Sum of the weights w_i of all clients that can be drawn."""
+    bits_sum: float = 0.0
+    """As in ``GroupUpdate``."""
 
     def mean_F(self, name: str) -> np.ndarray:
         """Return a sum divided by the sum of weights, or the result of the robust rule that replaces it."""

@@ -13,6 +13,7 @@ from fedsim.core.method import Method
 from fedsim.core.robust import RobustRule
 from fedsim.executors.base import EvaluatedShard, Executor, Handle, Ranges, TrainedGroup
 from server.core import Server, StepReport
+from server.privacy.mechanism import Mechanism
 
 if TYPE_CHECKING:
     from clients.worker import ClientWorker, WorkerInfo, WorkerSpec
@@ -41,9 +42,11 @@ class LocalServer:
         rule: RobustRule | None = None,
         turns: tuple[np.ndarray, ...] = (),
         low_rank: tuple[LowRank, ...] = (),
+        mechanism: Mechanism | None = None,
     ) -> None:
         """Create or recreate the server."""
-        self._server = Server(method, vector_F, layers, sample_rate, population_weight, rule, turns, low_rank)
+        rest = sample_rate, population_weight, rule, turns, low_rank, mechanism
+        self._server = Server(method, vector_F, layers, *rest)
 
     def global_state(self) -> Handle:
         """See :meth:`server.core.Server.global_state`."""

@@ -14,6 +14,7 @@ from fedsim.display.report import MISSING, format_bytes
 from fedsim.planning.machine import Machine
 from fedsim.planning.memory import MemoryEstimate
 from fedsim.planning.plan import Plan, PlanNode
+from fedsim.simulation.privacy import privacy_plan
 
 _UNKNOWN = "the model is not on this machine yet, or its files do not state its size, so its memory is unknown"
 
@@ -123,7 +124,25 @@ def _traffic(config: Config, memory: MemoryEstimate) -> list[tuple[str, str]]:
     return [
         ("a client receives", f"{most}{_a_round(received)} ({', '.join(traffic.down)})"),
         ("a client sends", f"{most}{_a_round(sent)} ({', '.join(traffic.up)})"),
+        ("the server reads", _read(config)),
+        *_privacy(config),
     ]
+
+
+def _read(config: Config) -> str:
+    if config.sums_are_enough:
+        return "sums over a round's clients alone: secure aggregation fits"
+    return "each client's vectors: secure aggregation does not fit"
+
+
+def _privacy(config: Config) -> list[tuple[str, str]]:
+    """Describe what a private run will have spent."""
+    plan = privacy_plan(config)
+    if plan is None:
+        return []
+    told = plan.described(config.rounds)
+    words = f"epsilon {told['epsilon']:.4g} at delta {told['delta']:g} after {config.rounds} rounds"
+    return [("privacy", f"{words}; noise {told['noise_multiplier']:.4g} x clipping norm; {told['assumptions'][0]}")]
 
 
 def _a_round(bytes_in_turn: Sequence[int]) -> str:
