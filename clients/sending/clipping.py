@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from fedsim.core import seeds
 from fedsim.core.clipping import Clipping, change_norm, clipped
 
@@ -39,7 +41,8 @@ def privatised(
         sent_F = (sent_F + clipping.noise_std * rng.standard_normal(len(sent_F))).astype(vector_F.dtype)
     if clipping.bit_noise_std:
         rng = seeds.stream(seed, round, job.client, "bit noise share")
-        bit = round((bit + clipping.bit_noise_std * rng.standard_normal()) * _BIT_GRID) / _BIT_GRID
+        noisy = bit + clipping.bit_noise_std * rng.standard_normal()
+        bit = float(np.rint(noisy * _BIT_GRID)) / _BIT_GRID
     vector_A = result.vector_A.copy()
     vector_A[exchanged_F] = sent_F
     return replace(result, vector_A=vector_A, change_norm=length, bit=bit)

@@ -23,8 +23,8 @@ def privacy_plan(config: Config) -> PrivacyPlan | None:
     if config.privacy is None:
         return None
     plan = PrivacyPlan.of(config.privacy, config.sampling, config.partition.population, config.rounds, config.seed)
-    limit = config.stop.epsilon
-    if limit is not None and (first := plan.accounting.epsilon(1)) > limit:
+    limit, first = config.stop.epsilon, plan.accounting.epsilon(1)  # loads the library before the first round
+    if limit is not None and first > limit:
         raise ConfigError(
             f"stop.epsilon={limit:g} is less than a single round spends, {first:.4g}; raise it, or privacy.noise_multiplier"
         )

@@ -138,11 +138,12 @@ def found_multiplier(accounting: Accounting, target: float, rounds: int) -> floa
             )
     while spent(low) <= target:
         low, high = low / 2.0, low
-    while high - low > _DIGITS * high:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if spent(middle) <= target else (middle, high)
-    unit = 10.0 ** math.floor(math.log10(high)) * _DIGITS
-    return float(f"{math.ceil(high / unit) * unit:.6g}")
+    from scipy.optimize import brentq  # dp-accounting has it
+
+    near = math.exp(brentq(lambda x: spent(math.exp(x)) - target, math.log(low), math.log(high), xtol=_DIGITS / 10.0))
+    unit = 10.0 ** math.floor(math.log10(near)) * _DIGITS
+    found = float(f"{math.ceil(near / unit) * unit:.6g}")
+    return found if spent(found) <= target else float(f"{found + unit:.6g}")
 
 
 def _floor_note(target: float, draws: Draws, effective: float) -> str:
