@@ -9,7 +9,6 @@ from clients.tuners.config import ONE_PLACE
 from fedsim.core.errors import listed
 from fedsim.core.messages import VECTOR
 
-
 if TYPE_CHECKING:
     from fedsim.configuration.schema import Config
 
@@ -32,7 +31,9 @@ def check_privacy(config: Config) -> None:
 def _server(config: Config) -> Iterator[str]:
     server, method, chosen = config.server, config.method, config.correction
     because = "privacy clips and sums the clients' changes alone"
-    plain = "set server.kind=fedavg, fedavgm, fedadam, fedyogi, fedadagrad, fedprox or feddyn with client.correction=auto"
+    plain = (
+        "set server.kind=fedavg, fedavgm, fedadam, fedyogi, fedadagrad, fedprox or feddyn with client.correction=auto"
+    )
     if method.one_by_one:
         yield f"{because}, but server.kind={server.kind} takes clients one by one; {plain}"
     if config.tuner.exact:
@@ -49,15 +50,15 @@ def _server(config: Config) -> Iterator[str]:
         )
     if server.weighting != "uniform":
         yield (
-            f"privacy bounds what one client changes, but server.weighting={server.weighting} weighs clients by their data; set "
-            "server.weighting=uniform"
+            f"privacy bounds what one client changes, but server.weighting={server.weighting} weighs clients by their data; "
+            "set server.weighting=uniform"
         )
     if config.attack.kind != "none":
-        yield f"privacy counts on clients that clip, but attack.kind={config.attack.kind} has some that lie; set attack.kind=none"
+        yield f"privacy counts on clients that clip, but attack.kind={config.attack.kind} has liars; set attack.kind=none"
     if config.client.on_failure == "drop":
         yield (
-            "privacy counts on a cohort that does not depend on clients' data, but client.on_failure=drop leaves out those whose "
-            "training fails on theirs; set client.on_failure=raise"
+            "privacy counts on a cohort that does not depend on clients' data, but client.on_failure=drop leaves out those "
+            "whose training fails on theirs; set client.on_failure=raise"
         )
 
 
@@ -69,8 +70,8 @@ def _draws(config: Config) -> Iterator[str]:
         )
     if sampling.delay.deadline_seconds is not None:
         yield (
-            "privacy counts on a cohort that does not depend on clients' data, but with sampling.delay.deadline_seconds a client "
-            "with many examples is late; set sampling.delay.deadline_seconds=null"
+            "privacy counts on a cohort that does not depend on clients' data, but with sampling.delay.deadline_seconds a "
+            "client with many examples is late; set sampling.delay.deadline_seconds=null"
         )
     for key, why in {
         "world.devices": "clients are drawn by who is available, not uniformly",
@@ -96,8 +97,8 @@ def _reads_of_client_data(config: Config) -> Iterator[str]:
         )
     if config.partition.holdout_fraction:
         yield (
-            "partition.holdout_fraction above 0 has a run end with metrics on clients' own examples, without noise, which privacy "
-            "has to refuse; set partition.holdout_fraction=0"
+            "partition.holdout_fraction above 0 has a run end with metrics on clients' own examples, without noise, which "
+            "privacy has to refuse; set partition.holdout_fraction=0"
         )
     if evaluation.personalised_every is not None or evaluation.personalised_start:
         key = "personalised_start" if evaluation.personalised_start else "personalised_every"
@@ -107,8 +108,8 @@ def _reads_of_client_data(config: Config) -> Iterator[str]:
         )
     if evaluation.select_on == "holdout":
         yield (
-            "evaluation.select_on=holdout chooses and stops by clients' own examples, without noise, which privacy has to refuse; "
-            "set evaluation.select_on=validation"
+            "evaluation.select_on=holdout chooses and stops by clients' own examples, without noise, which privacy has to "
+            "refuse; set evaluation.select_on=validation"
         )
     if config.client.schedule.kind != "constant" and config.client.schedule.total_steps == "all_data":
         yield (
@@ -117,14 +118,14 @@ def _reads_of_client_data(config: Config) -> Iterator[str]:
         )
     if config.data.validation_from_train is not None and "validation" not in public:
         yield (
-            "data.validation_from_train reports metrics on examples that would be clients', without noise, which privacy has to "
-            "refuse; give validation examples of the server's own, or state by privacy.public=[validation] that these are"
+            "data.validation_from_train reports metrics on examples that would be clients', without noise, which privacy has "
+            "to refuse; give validation examples of the server's own, or state by privacy.public=[validation] that these are"
         )
     for key in ("prompt.start_from", "tuner.start_from"):
         if _value(config, key) and "start" not in public:
             yield (
-                f"privacy does not know what {key} was trained on; state by privacy.public=[start] that it was no data of these "
-                f"clients, or leave {key} out"
+                f"privacy does not know what {key} was trained on; state by privacy.public=[start] that it was no data of "
+                f"these clients, or leave {key} out"
             )
 
 
@@ -133,13 +134,13 @@ def _noise(config: Config) -> Iterator[str]:
     assert privacy is not None, "checked by the caller"
     if privacy.noise == "clients" and sampling.draw == "poisson":
         yield (
-            "privacy.noise=clients needs to know how many shares come, but with sampling.draw=poisson a cohort has any size; set "
-            "privacy.noise=server, or sampling.draw=fixed"
+            "privacy.noise=clients needs to know how many shares come, but with sampling.draw=poisson a cohort has any size; "
+            "set privacy.noise=server, or sampling.draw=fixed"
         )
     if privacy.noise == "clients" and sampling.dropout:
         yield (
-            "privacy.noise=clients needs the share of every client of the cohort, but with sampling.dropout some do not come; set "
-            "privacy.noise=server, or sampling.dropout=0"
+            "privacy.noise=clients needs the share of every client of the cohort, but with sampling.dropout some do not come; "
+            "set privacy.noise=server, or sampling.dropout=0"
         )
     if privacy.adaptive is not None and privacy.noise_multiplier is not None:
         bits = privacy.adaptive.bit_noise or sampling.clients_per_round / 20

@@ -120,7 +120,11 @@ class Config(Schema):
         ),
         **dict.fromkeys(
             ("sampling.draw", "stop.epsilon"),
-            (Use("privacy", test=lambda privacy: privacy is not None, words="it is for runs with the section privacy"),),
+            (
+                Use(
+                    "privacy", test=lambda privacy: privacy is not None, words="it is for runs with the section privacy"
+                ),
+            ),
         ),
         "client.proximal_mu": (Use("correction", ("proximal",), by="client.correction"),),
         "model.trunk_cache": (

@@ -34,9 +34,9 @@ def change_norm(start_F: np.ndarray, vector_F: np.ndarray) -> float:
 def clipped(start_F: np.ndarray, vector_F: np.ndarray, norm: float) -> np.ndarray:
     """Return ``vector_F``, with its change from ``start_F`` shortened to ``norm`` if it is longer.
 
-    The result has the dtype of ``vector_F``, which has to be that of ``start_F``. Rounding to it may lengthen a change: an entry
-    for which it did takes the next number towards ``start_F``. So no entry changes by more than in float64, nor does the norm
-    exceed ``norm``. A vector that is not finite is returned as it is, to be refused by whoever checks for that.
+    The result has the dtype of ``vector_F``, which has to be that of ``start_F``. Rounding to it may lengthen a change: an
+    entry for which it did takes the next number towards ``start_F``. So no entry changes by more than in float64, nor does the
+    norm exceed ``norm``. A vector that is not finite is returned as it is, to be refused by whoever checks for that.
     """
     change_F = vector_F.astype(np.float64) - start_F
     length = float(np.linalg.norm(change_F))

@@ -1,12 +1,13 @@
 """Epsilon of a run, by Google's dp-accounting, which is imported here alone and when it is first needed.
 
-A round's release is the noisy sum of changes clipped to C. Its noise has the standard deviation z C, z the ``noise_multiplier``.
+A round's release is the noisy sum of changes clipped to C. Its noise has the standard deviation z C, with z the
+``noise_multiplier``.
 
-* ``sampling.draw: fixed``: a cohort of m of n clients without replacement. Neighbours differ in one client's data (replace one),
-  which moves the sum by up to 2 C, so relative to what a neighbour changes the noise is z / 2. Bound: Rényi divergences of
-  Wang, Balle and Kasiviswanathan 2019 (arXiv 1808.00087). With m = n nothing is drawn, and the Gaussian's own epsilon is exact.
-* ``poisson``: each client with rate q. Neighbours differ by one client more (add or remove one), which moves the sum by up to C,
-  so the noise is z. Privacy loss distributions, or Rényi divergences (Mironov, Talwar and Zhang 2019, arXiv 1908.10530).
+* ``sampling.draw: fixed``: a cohort of m of n clients without replacement. Neighbours differ in one client's data (replace
+  one), which moves the sum by up to 2 C, so relative to what a neighbour changes the noise is z / 2. Bound: Rényi divergences
+  of Wang, Balle and Kasiviswanathan 2019 (arXiv 1808.00087). With m = n nothing is drawn, and the Gaussian's own epsilon is exact.
+* ``poisson``: each client with rate q. Neighbours differ by one client more (add or remove one), which moves the sum by up to
+  C, so the noise is z. Privacy loss distributions, or Rényi divergences (Mironov, Talwar and Zhang 2019, arXiv 1908.10530).
 
 With an adaptive norm a round also releases the noisy number of clients within it; see :attr:`Accounting.effective_multiplier`.
 """
@@ -94,7 +95,7 @@ class Accounting:
 
     @property
     def effective_multiplier(self) -> float:
-        """Return the z of a release of the sum alone that tells as much as the sum and the bits (Andrew et al. 2021, thm. 1)."""
+        """Return the z of a release of the sum alone that tells as much as the sum and the bits (Andrew et al. 2021)."""
         return combined_multiplier(self.noise_multiplier, self.bit_noise)
 
     def epsilon(self, rounds: int) -> float:
@@ -180,8 +181,8 @@ def multiplier_beside_bits(effective: float, bit_noise: float | None) -> float:
         return effective
     if effective >= 2.0 * bit_noise:
         raise ConfigError(
-            f"privacy.adaptive.bit_noise is {bit_noise:g}, but the noise asked for needs more than {effective / 2.0:.4g}; raise "
-            f"privacy.adaptive.bit_noise or sampling.clients_per_round"
+            f"privacy.adaptive.bit_noise is {bit_noise:g}, but the noise asked for needs more than {effective / 2.0:.4g}; "
+            f"raise privacy.adaptive.bit_noise or sampling.clients_per_round"
         )
     return float((effective**-2 - (2.0 * bit_noise) ** -2) ** -0.5)
 

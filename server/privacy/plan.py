@@ -29,7 +29,9 @@ class PrivacyPlan:
 
     @classmethod
     @lru_cache(maxsize=4)
-    def of(cls, privacy: PrivacyConfig, sampling: SamplingConfig, population: int, rounds: int, seed: int) -> PrivacyPlan:
+    def of(
+        cls, privacy: PrivacyConfig, sampling: SamplingConfig, population: int, rounds: int, seed: int
+    ) -> PrivacyPlan:
         """Return the plan of a run.
 
         Parameters
@@ -56,8 +58,8 @@ class PrivacyPlan:
         start = Accounting(draws, kind, 1.0, privacy.delta)
         if privacy.delta >= 1.0 / population:
             notes.append(
-                f"privacy.delta={privacy.delta:g} is not below 1 / {population} clients, so the guarantee allows for a client's "
-                "data to be published"
+                f"privacy.delta={privacy.delta:g} is not below 1 / {population} clients, so the guarantee allows for a "
+                "client's data to be published"
             )
         if privacy.noise_multiplier is None:
             assert privacy.target_epsilon is not None, "one of the two is given"
@@ -110,8 +112,8 @@ def assumptions(plan: PrivacyPlan) -> tuple[str, ...]:
         f"neighbours differ by {change}, which moves the sum by up to {norms}",
         f"{drawn}, and who was drawn stays secret",
         f"{holder}, and nobody learns the seed of the noise",
-        "what is released are the global states (and a clipping norm that adapts); losses, counts and norms of single clients in "
-        "this run's records and logs are the experimenter's view and are not covered",
+        "what is released are the global states (and a clipping norm that adapts); losses, counts and norms of single clients "
+        "in this run's records and logs are the experimenter's view and are not covered",
         "one run: a search, other seeds or a start from another run of the same clients add up",
     )
 
@@ -148,7 +150,7 @@ def found_multiplier(accounting: Accounting, target: float, rounds: int) -> floa
 
 def _floor_note(target: float, draws: Draws, effective: float) -> str:
     return (
-        f"privacy.target_epsilon={target:g} is in the range where Rényi accounting asks for far more noise than is needed (here "
-        f"{effective:.4g}): its orders end too early"
+        f"privacy.target_epsilon={target:g} is in the range where Rényi accounting asks for far more noise than is needed "
+        f"(here {effective:.4g}): its orders end too early"
         + ("; set privacy.accountant=auto" if draws.poisson else "; sampling.draw=poisson has a tighter accountant")
     )

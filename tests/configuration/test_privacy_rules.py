@@ -67,7 +67,7 @@ def test_what_breaks_the_guarantee_is_refused_by_a_sentence(case):
 
 def test_the_same_runs_go_without_the_section():
     for case in ("control variates", "example weights", "held-out examples", "layer scores"):
-        assert private(**BREAKS[case][0], **{"privacy": None}).privacy is None
+        assert private(**BREAKS[case][0], privacy=None).privacy is None
 
 
 @pytest.mark.parametrize(

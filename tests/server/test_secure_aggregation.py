@@ -49,7 +49,11 @@ def test_the_sums_of_a_round_alone_give_the_same_bits(kind):
         fold.add(update)
     total = fold.result(clients, config.method.average)
     whole = replace(
-        updates[0], clients=tuple(sorted(clients)), weight_sum=total.weight_sum, steps_sum=total.steps_sum, sums=total.sums
+        updates[0],
+        clients=tuple(sorted(clients)),
+        weight_sum=total.weight_sum,
+        steps_sum=total.steps_sum,
+        sums=total.sums,
     )
     shown = Server(config.method, state.vector_F, state.layers, 0.5)
     rounds.server.apply(0, clients, *updates)
