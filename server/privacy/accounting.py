@@ -5,7 +5,8 @@ A round's release is the noisy sum of changes clipped to C. Its noise has the st
 
 * ``sampling.draw: fixed``: a cohort of m of n clients without replacement. Neighbours differ in one client's data (replace
   one), which moves the sum by up to 2 C, so relative to what a neighbour changes the noise is z / 2. Bound: Rényi divergences
-  of Wang, Balle and Kasiviswanathan 2019 (arXiv 1808.00087). With m = n nothing is drawn, and the Gaussian's own epsilon is exact.
+  of Wang, Balle and Kasiviswanathan 2019 (arXiv 1808.00087). With m = n nothing is drawn, and the
+  Gaussian's own epsilon is exact.
 * ``poisson``: each client with rate q. Neighbours differ by one client more (add or remove one), which moves the sum by up to
   C, so the noise is z. Privacy loss distributions, or Rényi divergences (Mironov, Talwar and Zhang 2019, arXiv 1908.10530).
 

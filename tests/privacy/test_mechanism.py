@@ -9,6 +9,8 @@ import pytest
 from fedsim.core.errors import CheckpointError
 from fedsim.core.messages import VECTOR, GroupUpdate
 from fedsim.core.method import METHODS, Method
+from server.aggregation import combine
+from server.blocks import add_to_block
 from server.core import Server
 from server.privacy.mechanism import AdaptiveNorm, Mechanism, nobody
 
@@ -125,3 +127,11 @@ def test_a_checkpoint_without_a_norm_is_refused():
     arrays = server(None).arrays()
     with pytest.raises(CheckpointError, match="lacks clip_norm"):
         server(mechanism()).load_arrays(arrays)
+
+
+def test_bits_add_up_alike_in_groups_parts_and_blocks():
+    shares = [0.5 + 2.0**-30, -1.25, 3.0 - 2.0**-29, 1.0]
+    updates = [group(0, [np.zeros(3)], number, bits=share, first=number) for number, share in enumerate(shares)]
+    block = add_to_block(add_to_block(None, updates[:1], whole=True), updates[1:], whole=True)
+    for parts in (updates, [block]):
+        assert combine(parts, range(4)).bits_sum == sum(shares)
