@@ -38,6 +38,7 @@ class Fold:
         self._rejected: list[int] = []
         self._clients: list[int] = []
         self._steps = 0
+        self._bits = 0.0
         self._total = Sums()
         self._each: dict[str, list[np.ndarray]] = {}
         self._weights: list[np.ndarray] = []
@@ -101,6 +102,7 @@ class Fold:
             sums=sums,
             each={name: _sorted(arrays, rows_k) for name, arrays in self._each.items()},
             weights_k=_sorted(self._weights, rows_k) if self._weights else None,
+            bits_sum=self._bits,
         )
 
     def _close_block(self) -> None:
@@ -109,6 +111,7 @@ class Fold:
         self._clients += block.clients
         self._rejected += block.rejected
         self._steps += block.steps
+        self._bits += block.bits
         for name, arrays in block.each.items():
             self._each.setdefault(name, []).extend(arrays)
         self._weights += block.weights

@@ -45,7 +45,7 @@ def answers(
     """
     present, absent = in_reach(drawn, config.dropout, seed, round)
     delay = config.delay
-    if not delay.seconds_per_example:
+    if not delay.seconds_per_example or not present:
         return Answers(present, absent)
     seconds = {client: training_seconds(delay, seed, round, client, int(trained_N[client])) for client in present}
     fastest = min(present, key=lambda client: seconds[client])
@@ -68,7 +68,7 @@ def in_reach(order: Sequence[int], dropout: float, seed: int, round: int) -> tup
     dropout
         Probability of being unavailable: ``sampling.dropout``.
     """
-    if not dropout:
+    if not dropout or not order:
         return tuple(order), ()
     draws = {client: float(seeds.stream(seed, round, client, "dropout").random()) for client in order}
     suggestion = max(order, key=lambda client: draws[client])

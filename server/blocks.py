@@ -57,6 +57,7 @@ class BlockSum:
         self.clients: list[int] = []
         self.rejected: list[int] = []
         self.steps = 0
+        self.bits = 0.0
         self.each: dict[str, list[np.ndarray]] = {}
         self.weights: list[np.ndarray] = []
         self._group = -1
@@ -68,7 +69,7 @@ class BlockSum:
         """Return running sums that continue from ``update``."""
         self = cls(update.block)
         self.clients, self.rejected = list(update.clients), list(update.rejected_clients)
-        self.steps = update.steps_sum
+        self.steps, self.bits = update.steps_sum, update.bits_sum
         self.each = {name: list(arrays) for name, arrays in update.each.items()}
         self.weights = list(update.weights)
         self._group = update.group
@@ -87,6 +88,7 @@ class BlockSum:
         self._open.add(update.weight_sum, update.sums)
         self.clients += update.clients
         self.steps += update.steps_sum
+        self.bits += update.bits_sum
         for name, array_kF in update.each.items():
             self.each.setdefault(name, []).append(array_kF)
         if update.weights_k is not None:
@@ -123,6 +125,7 @@ class BlockSum:
             open_sums=self._open.arrays,
             each={name: tuple(arrays) for name, arrays in self.each.items()},
             weights=tuple(self.weights),
+            bits_sum=self.bits,
         )
 
 

@@ -174,6 +174,10 @@ class SamplingConfig(Schema):
 
     kind: Literal["uniform", "by_size", "round_robin"] = "uniform"
     """uniform, by_size (chance in proportion to the examples held), both without replacement, or round_robin."""
+    draw: Literal["fixed", "poisson"] = "fixed"
+    """fixed (a cohort of ``clients_per_round``), or poisson: each client for itself, with the rate for which this is the
+    expected size, so that a round may have no client. poisson has a tighter bound on what a private run reveals
+    (docs/privacy.md)."""
     clients_per_round: PositiveInt = 10
     """Size of the cohort."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)

@@ -18,6 +18,8 @@ from fedsim.core.robust import RobustRule
 from server.aggregation import Fold
 from server.blocks import place
 from server.broadcasting import Broadcasting, Broadcasts
+from server.privacy.mechanism import Mechanism, nobody
+from server.privacy.rounds import PrivateRounds
 from server.residual import with_residuals
 from server.step import initial_state, state_from_arrays, state_to_arrays, step
 from server.turns import part_of, with_part
@@ -39,6 +41,8 @@ class StepReport:
     """Norm of P_{t+1} - P_t."""
     lr: float
     """Server learning rate after the step."""
+    clip_norm: float | None = None
+    """Norm to which the round's clients clipped their changes; None without privacy."""
 
 
 class Server:
@@ -64,6 +68,8 @@ class Server:
         Changes whose products are averaged exactly; none if averages of their factors are all there is.
     broadcasting
         How what devices receive is compressed; None if it is not.
+    mechanism
+        Makes the rounds private; None without privacy.
     """
 
     def __init__(
@@ -77,6 +83,7 @@ class Server:
         turns: tuple[np.ndarray, ...] = (),
         low_rank: tuple[LowRank, ...] = (),
         broadcasting: Broadcasting | None = None,
+        mechanism: Mechanism | None = None,
     ) -> None:
         self._method = method
         self._layers = layers
@@ -85,6 +92,7 @@ class Server:
         self._rule = rule
         self._turns = turns
         self._low_rank = low_rank
+        self._privacy = None if mechanism is None else PrivateRounds(mechanism)
         self._round = 0
         self._fold = Fold()
         self._dtype = vector_F.dtype
@@ -102,6 +110,7 @@ class Server:
             if sent is None
             else sent.arrays(names, self._state),
             downloads={} if sent is None else sent.downloads(self._state),
+            clipping=None if self._privacy is None else self._privacy.clipping,
         )
 
     def fold(self, round: int, *updates: GroupUpdate | BlockUpdate | None) -> None:
@@ -133,11 +142,12 @@ class Server:
         Raises
         ------
         ClientError
-            If no update is usable.
+            If no update is usable; with privacy a round may have no client.
         """
         self.fold(round, *updates)
         fold, self._fold = self._fold, Fold()
-        combined = fold.result(order, self._method.average)
+        clip_norm = None if self._privacy is None else self._privacy.clip_norm
+        combined = self._combined(fold, order)
         before_F = self._state.vector_F
         self._state = self._stepped(combined)
         self._round += 1
@@ -150,7 +160,17 @@ class Server:
             rejected_clients=combined.rejected_clients,
             update_norm=float(np.linalg.norm(self._state.vector_F - before_F)),
             lr=self._state.lr,
+            clip_norm=clip_norm,
         )
+
+    def _combined(self, fold: Fold, order: tuple[int, ...]) -> CombinedUpdate:
+        """Return the round's sums, made private if they are to be."""
+        if self._privacy is None:
+            return fold.result(order, self._method.average)
+        start_F = self._state.vector_F.astype(self._dtype)
+        start_F = start_F[self._turns[self._round % len(self._turns)]] if self._turns else start_F
+        sums = fold.result(order, self._method.average) if order else nobody(self._round, len(start_F))
+        return self._privacy.combined(self._round, sums, start_F)
 
     def _stepped(self, combined: CombinedUpdate) -> ServerState:
         """Return the state after a round's step on the entries that it trained."""
@@ -168,7 +188,8 @@ class Server:
         """Return the whole state as arrays, for a checkpoint."""
         saved = {} if self._broadcasts is None else self._broadcasts.saved()
         sent = {f"{_BROADCASTS}{name}": array for name, array in saved.items()}
-        return {"round": np.array(self._round, dtype=np.int64), **state_to_arrays(self._state), **sent}
+        own = {} if self._privacy is None else self._privacy.arrays()
+        return {"round": np.array(self._round, dtype=np.int64), **own, **state_to_arrays(self._state), **sent}
 
     def load_arrays(self, arrays: dict[str, np.ndarray]) -> int:
         """Load the state of a checkpoint and return its round.
@@ -178,8 +199,8 @@ class Server:
         CheckpointError
             If the state does not fit this method.
         """
-        rest = {name: array for name, array in arrays.items() if not name.startswith(_BROADCASTS)}
-        sent = {name.removeprefix(_BROADCASTS): array for name, array in arrays.items() if name not in rest}
+        rest = dict(arrays) if self._privacy is None else self._privacy.load(arrays)
+        sent = {name.removeprefix(_BROADCASTS): rest.pop(name) for name in list(rest) if name.startswith(_BROADCASTS)}
         round, state = int(rest.pop("round")), state_from_arrays(rest)
         if missing := sorted(set(self._state.arrays) - set(state.arrays)):
             raise CheckpointError(

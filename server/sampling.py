@@ -29,7 +29,7 @@ def cohort(config: SamplingConfig, seed: int, round: int, sizes_N: np.ndarray) -
     Returns
     -------
     np.ndarray
-        int64 [clients_per_round], no client twice.
+        int64 [clients_per_round], no client twice; with ``draw: poisson`` any number of clients, also none.
 
     Raises
     ------
@@ -47,6 +47,8 @@ def cohort(config: SamplingConfig, seed: int, round: int, sizes_N: np.ndarray) -
         turns = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, "cohort").permutation(able)
         return turns[(round * size + np.arange(size)) % len(turns)]
     rng = seeds.stream(seed, round, seeds.NO_CLIENT, "cohort")
+    if config.draw == "poisson":
+        return rng.permutation(able[rng.random(len(able)) < size / len(able)])
     if config.kind == "uniform":
         return rng.permutation(able)[:size]
     # An exponential race: the order of arrival is a draw without replacement in proportion to the rates.

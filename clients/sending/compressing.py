@@ -36,6 +36,10 @@ class Sent:
     """Length of its messages; None where nothing is compressed, and :mod:`fedsim.core.traffic` counts."""
     kept: Mapping[str, np.ndarray] = field(default_factory=dict)
     """What the device keeps for its next messages, by name."""
+    change_norm: float | None = None
+    """Norm of its change before clipping; None without privacy."""
+    bit: float = 0.0
+    """1 if the change was within the clipping norm, with the client's share of noise if it adds one."""
 
 
 def stream_of(seed: int, round: int, client: int) -> Stream:

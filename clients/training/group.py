@@ -16,6 +16,7 @@ from clients.backbone.frozen_states import CachedStates, compute_states
 from clients.backbone.model import Backbone
 from clients.backbone.passes import PassLimit
 from clients.budget import tokens_of_pass
+from clients.sending.clipping import privatised
 from clients.sending.compressing import Sent, compressed, stream_of
 from clients.spec import WorkerSpec
 from clients.training.local_job import LocalJob, Parts, TrainingResult, num_steps
@@ -183,10 +184,12 @@ class GroupTraining:
             loss_last=result.loss_last,
             bytes_up=traffic.bytes_up(_vector_bytes(parts, state)) if sent.bytes_up is None else sent.bytes_up,
             seconds=seconds,
+            change_norm=sent.change_norm,
+            bit=sent.bit,
         )
         # Everything that enters the group's sums or the client's state.
         arrays = (result.vector_A, *result.tallies.values(), *old.arrays.values(), *new.arrays.values())
-        if sent.bytes_up is not None:
+        if sent.bytes_up is not None or sent.change_norm is not None:
             arrays += (client.trained_F, *client.tallies.values())
         if not all(map(is_finite, arrays)):
             failure = ClientFailure("non_finite", f"client {old.client} returned NaN or infinite parameters")
@@ -287,6 +290,7 @@ class GroupTraining:
         training = self._training
         streams = stream_of(training.seed, state.round, old.client)
         sent = compressed(training.uplink, training.corrections, client, parts.exchanged, streams)
+        sent = privatised(state.clipping, training.seed, state.round, old.client, sent)
         new = dict(sent.kept)
         for correction in training.corrections:
             new.update(correction.finish(sent.client))

@@ -92,6 +92,7 @@ class GroupSums:
             sums=self._sums,
             each={name: np.stack(arrays) for name, arrays in self._each.items()},
             weights_k=None if self._singles is None else np.array(weights),
+            bits_sum=sum(report.bit for report in self._added),
         )
 
     def _add_terms(self, client: ClientRound, weight: float, entries: slice) -> None:

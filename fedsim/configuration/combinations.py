@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fedsim.configuration.privacy_rules import check_privacy
 from fedsim.core.compression.links import is_changed, problem_down, problem_up
 from fedsim.core.method import METHODS, check_names
 
@@ -31,6 +32,7 @@ def check_combinations(config: Config) -> None:
     _check_search(config)
     _check_attackers(config)
     _check_compression(config)
+    check_privacy(config)
     if config.executor == "ray" and config.model.device == "cuda" and not config.ray.num_gpus_per_actor:
         raise ValueError(
             "model.device=cuda needs a share of a GPU for each actor, but ray.num_gpus_per_actor is 0; set "

@@ -39,6 +39,7 @@ from fedsim.records.run_folder import TrackingConfig
 from fedsim.simulation.config import CheckpointConfig, EvaluationConfig, StopConfig
 from partitions.config import PartitionConfig
 from server.config import LayersConfig, SamplingConfig, ServerConfig
+from server.privacy.config import PrivacyConfig
 
 
 class Config(Schema):
@@ -89,6 +90,8 @@ class Config(Schema):
     """How what travels is compressed."""
     attack: AttackConfig = AttackConfig()
     """Simulated attackers."""
+    privacy: PrivacyConfig | None = None
+    """Client-level differential privacy; null for none."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """When and how prompts are evaluated."""
     stop: StopConfig = StopConfig()
@@ -118,6 +121,14 @@ class Config(Schema):
         ),
         "tuner.exact": (
             Use("server.kind", ("fedavg",), words="it makes the mean of the clients' models exact, for fedavg"),
+        ),
+        **dict.fromkeys(
+            ("sampling.draw", "stop.epsilon"),
+            (
+                Use(
+                    "privacy", test=lambda privacy: privacy is not None, words="it is for runs with the section privacy"
+                ),
+            ),
         ),
         "client.proximal_mu": (Use("correction", ("proximal",), by="client.correction"),),
         "model.trunk_cache": (
@@ -180,6 +191,11 @@ class Config(Schema):
         return self.server.rule(self.params.get(self.server.aggregation))
 
     @property
+    def sums_are_enough(self) -> bool:
+        """Whether the server could be shown the sums over a round's clients alone: secure aggregation."""
+        return self.method.sums_are_enough(robust=self.rule is not None) and not self.tuner.exact
+
+    @property
     def attacker(self) -> Attack | None:
         """The attack, or None if there are no attackers."""
         return self.attack.attack(self.params.get(self.attack.kind))
@@ -216,7 +232,9 @@ class Config(Schema):
         values = self.model_dump(mode="json")
         for key in ("name", "output", "executor", "ray", "cache", "tracking", "checkpoint", "stop", "callbacks"):
             values.pop(key)
-        if self.client.schedule.total_steps != "all_data":
+        if self.privacy is None:
+            values.pop("privacy")
+        if self.client.schedule.total_steps != "all_data" and (self.privacy is None or self.privacy.noise_multiplier):
             values.pop("rounds")
         values["model"].pop("device")
         for key in ("overlap", "personalised_start", "keep_predictions"):

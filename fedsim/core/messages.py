@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from fedsim.core.clipping import Clipping
 from fedsim.core.predictions import Predictions
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class GlobalState:
     """Further arrays that the device's half of the method reads, by name; each as long as the vector."""
     downloads: Mapping[str, Download] = field(default_factory=dict)
     """Sizes of what devices receive, by array; empty if nothing is compressed on the way down."""
+    clipping: Clipping | None = None
+    """How clients clip what they send; None without privacy."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,10 @@ class ClientReport:
     """Number of passes split in two for lack of device memory; that of a whole work group is reported for its first client."""
     memory_tokens: int = 0
     """Most tokens of a pass of this work group that fit in memory after such a split; 0 if there was none."""
+    change_norm: float | None = None
+    """Norm of the client's change before clipping; None without privacy."""
+    bit: float = 0.0
+    """What the client told of its clipping: 1 if its change was within the norm, with its share of the noise if it adds one."""
     node: str = ""
     pid: int = 0
     failure: ClientFailure | None = None
@@ -147,6 +154,8 @@ class GroupUpdate:
     """By name, [k, F]: arrays that the server reads per client, in the order of ``clients``."""
     weights_k: np.ndarray | None = None
     """float64 w_i per client; only if the server processes clients one by one."""
+    bits_sum: float = 0.0
+    """Sum of the bits that say whether a client's change was within the clipping norm."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +194,8 @@ class BlockUpdate:
     """Arrays that the server needs per client, as they arrived, in the order of ``clients``."""
     weights: tuple[np.ndarray, ...] = ()
     """Their weights, likewise."""
+    bits_sum: float = 0.0
+    """As in ``GroupUpdate``."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +225,8 @@ class CombinedUpdate:
     """Share rho of the population that is drawn for a round."""
     population_weight: float = 0.0
     """Sum of the weights w_i of all clients that can be drawn."""
+    bits_sum: float = 0.0
+    """As in ``GroupUpdate``."""
 
     def mean_F(self, name: str) -> np.ndarray:
         """Return a sum divided by the sum of weights, or the result of the robust rule that replaces it."""

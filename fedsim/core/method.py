@@ -160,6 +160,10 @@ class Method:
         """Return P_bar from a round's sums."""
         return (self.combining or Correction()).average(sums, weight_sum)
 
+    def sums_are_enough(self, *, robust: bool) -> bool:
+        """Whether the server's mathematics runs on a round's sums alone, as with secure aggregation, which shows it no more."""
+        return self.singles(robust=robust) is None
+
     def singles(self, *, robust: bool) -> tuple[str, ...] | None:
         """Return the names of arrays sent to the server per client, or None if sums are enough."""
         if not robust and not self.one_by_one:

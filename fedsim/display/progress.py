@@ -47,6 +47,8 @@ class RoundLine:
     """Retries of a client's work after a lost actor or a missed deadline."""
     eta_seconds: float | None = None
     """Time until the last round is done; if None, estimated from recent rounds."""
+    epsilon: float | None = None
+    """What a private run has spent."""
 
 
 @dataclass(frozen=True)
@@ -244,6 +246,8 @@ def plain_line(line: RoundLine, total_rounds: int, metric_name: str) -> str:
         ("MB_up", f"{line.bytes_up / 1e6:8.3f}"),
         ("eta", format_clock(line.eta_seconds)),
     ]
+    if line.epsilon is not None:
+        pairs.append(("epsilon", f"{line.epsilon:.4g}"))
     return "  ".join(f"{name} {value}" for name, value in pairs)
 
 

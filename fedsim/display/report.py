@@ -96,7 +96,7 @@ def final_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ``global_metric``, ``best_global_metric``, ``best_global_round``, ``personalised_metric``,
         ``best_personalised_metric``, ``best_personalised_round``, ``client_updates``, ``clients_failed``, ``client_steps``,
         ``bytes_down``, ``bytes_up``, ``seconds_total``, ``seconds_per_round_median``, ``seconds_published``, ``fuse``,
-        ``padding_share``, ``trunk_cache``, ``folder`` and ``interrupted``. Missing values and NaN get no row.
+        ``padding_share``, ``trunk_cache``, ``privacy``, ``folder`` and ``interrupted``. Missing values and NaN get no row.
     """
     metric_name = _metric_name(summary)
     rows: list[tuple[str, str | None]] = [
@@ -114,6 +114,7 @@ def final_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         (f"{metric_name} by held-out examples", _selected(summary)),
         (f"personalised {metric_name}", _metric(summary, "personalised_metric")),
         (f"best personalised {metric_name}", _best(summary, "personalised")),
+        ("privacy", _privacy(summary)),
         ("client updates", _visits(summary)),
         ("local steps", _number(summary, "client_steps")),
         ("shared passes", _passes(summary)),
@@ -273,6 +274,18 @@ def _course(summary: Mapping[str, Any]) -> str | None:
 def _best(summary: Mapping[str, Any], which: str) -> str | None:
     best, best_round = _metric(summary, f"best_{which}_metric"), summary.get(f"best_{which}_round")
     return f"{best} (round {best_round})" if best and best_round is not None else best
+
+
+def _privacy(summary: Mapping[str, Any]) -> str | None:
+    """Say what a private run guarantees."""
+    spent = summary.get("privacy")
+    if not spent:
+        return None
+    relation = "replacing a client" if spent["relation"] == "replace_one" else "adding or removing a client"
+    return (
+        f"epsilon {spent['epsilon']:.4g} at delta {spent['delta']:g} for {relation} ({spent['accountant']}, {spent['draw']} "
+        f"cohorts, noise {spent['noise_multiplier']:.4g} x clipping norm)"
+    )
 
 
 def _stopped(summary: Mapping[str, Any]) -> str | None:

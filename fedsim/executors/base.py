@@ -23,6 +23,7 @@ from fedsim.core.messages import (
 )
 from fedsim.executors.frozen_cache import FrozenCache
 from fedsim.executors.frozen_cache import Key as CacheKey
+from server.privacy.mechanism import Mechanism
 from server.sampling import cut
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class ServerHandle(Protocol):
         turns: tuple[np.ndarray, ...] = (),
         low_rank: tuple[LowRank, ...] = (),
         broadcasting: Broadcasting | None = None,
+        mechanism: Mechanism | None = None,
     ) -> None:
         """Create the server, or recreate it with other layers; see :class:`server.core.Server`."""
 

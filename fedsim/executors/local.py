@@ -14,6 +14,7 @@ from fedsim.core.robust import RobustRule
 from fedsim.executors.base import EvaluatedShard, Executor, Handle, Ranges, TrainedGroup
 from server.broadcasting import Broadcasting
 from server.core import Server, StepReport
+from server.privacy.mechanism import Mechanism
 
 if TYPE_CHECKING:
     from clients.worker import ClientWorker, WorkerInfo, WorkerSpec
@@ -43,10 +44,11 @@ class LocalServer:
         turns: tuple[np.ndarray, ...] = (),
         low_rank: tuple[LowRank, ...] = (),
         broadcasting: Broadcasting | None = None,
+        mechanism: Mechanism | None = None,
     ) -> None:
         """Create or recreate the server."""
-        rest = rule, turns, low_rank, broadcasting
-        self._server = Server(method, vector_F, layers, sample_rate, population_weight, *rest)
+        rest = sample_rate, population_weight, rule, turns, low_rank, broadcasting, mechanism
+        self._server = Server(method, vector_F, layers, *rest)
 
     def global_state(self) -> Handle:
         """See :meth:`server.core.Server.global_state`."""

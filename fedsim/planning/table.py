@@ -15,6 +15,7 @@ from fedsim.planning.machine import Machine
 from fedsim.planning.memory import MemoryEstimate
 from fedsim.planning.plan import Plan, PlanNode
 from fedsim.planning.traffic import traffic_rows
+from fedsim.simulation.privacy import privacy_plan
 
 _UNKNOWN = "the model is not on this machine yet, or its files do not state its size, so its memory is unknown"
 
@@ -33,7 +34,8 @@ def plan_tables(config: Config, plan: Plan) -> Group:
     ]
     parts: list[Table | Text] = [_table("Plan", rows), _nodes(plan)]
     if plan.memory:
-        parts += [_table("Memory", _memory(plan, plan.memory)), _table("Traffic", traffic_rows(config, plan.memory))]
+        traffic = [*traffic_rows(config, plan.memory), *_privacy(config)]
+        parts += [_table("Memory", _memory(plan, plan.memory)), _table("Traffic", traffic)]
     else:
         parts.append(Text(f"  {_UNKNOWN}\n"))
     return Group(*parts, *_warnings(plan.warnings))
@@ -52,7 +54,7 @@ def local_tables(
         return Group(_table("Plan", rows), Text(f"  {_UNKNOWN}"), *_warnings(warnings))
     needed = memory.driver + memory.caches + memory.activations + memory.vectors + memory.client_states
     rows.append(("memory", f"about {format_bytes(needed)} of {format_bytes(machine.memory_free_bytes)} free"))
-    return Group(_table("Plan", [*rows, *traffic_rows(config, memory)]), *_warnings(warnings))
+    return Group(_table("Plan", [*rows, *traffic_rows(config, memory), *_privacy(config)]), *_warnings(warnings))
 
 
 def _warnings(sentences: Sequence[str]) -> list[Text]:
@@ -112,6 +114,16 @@ def _memory(plan: Plan, memory: MemoryEstimate) -> list[tuple[str, str]]:
         rows.append(("an actor's GPU memory", f"about {format_bytes(memory.actor_gpu)} (estimate: {parts})"))
     rows.append(("the driver's own", f"about {format_bytes(memory.driver)} (estimate)"))
     return rows
+
+
+def _privacy(config: Config) -> list[tuple[str, str]]:
+    """Describe what a private run will have spent."""
+    plan = privacy_plan(config)
+    if plan is None:
+        return []
+    told = plan.described(config.rounds)
+    words = f"epsilon {told['epsilon']:.4g} at delta {told['delta']:g} after {config.rounds} rounds"
+    return [("privacy", f"{words}; noise {told['noise_multiplier']:.4g} x clipping norm; {told['assumptions'][0]}")]
 
 
 def _store(plan: Plan, memory: MemoryEstimate) -> str:

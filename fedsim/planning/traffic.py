@@ -37,7 +37,10 @@ def traffic_rows(config: Config, memory: MemoryEstimate) -> list[tuple[str, str]
     rows = [
         f"{size} ({', '.join(names)}{_as(kind, link)})" for (size, names, kind), link in zip(ways, links, strict=True)
     ]
-    return [("a client receives", rows[0]), ("a client sends", rows[1])]
+    read = "sums over a round's clients alone: secure aggregation fits"
+    if not config.sums_are_enough:
+        read = "each client's vectors: secure aggregation does not fit"
+    return [("a client receives", rows[0]), ("a client sends", rows[1]), ("the server reads", read)]
 
 
 def bytes_sent(config: Config, memory: MemoryEstimate, link: Link) -> list[int]:

@@ -17,6 +17,9 @@ ROUND_COLUMNS: dict[str, str] = {
     "train_loss_first": "float64",  # mean over usable clients, weighted by examples; first local epoch
     "train_loss_last": "float64",  # the same, last local epoch
     "server_lr": "float64",
+    "epsilon": "float64",  # spent up to the round, at privacy.delta
+    "clip_norm": "float64",  # to which the round's clients clipped their changes
+    "clip_share": "float64",  # share of the clients whose change was longer: the experimenter's view, not released
     "clients_ok": "int32",
     "clients_failed": "int32",
     "clients_absent": "int32",  # drawn, but unavailable (sampling.dropout); not a failure
@@ -44,6 +47,7 @@ CLIENT_COLUMNS: dict[str, str] = {
     "num_tokens": "int64",  # of all its mini-batches
     "loss_first": "float64",  # mean loss of the first and the last local epoch
     "loss_last": "float64",
+    "change_norm": "float64",  # of the change before clipping (privacy)
     "seconds": "float64",
     "bytes_down": "int64",
     "bytes_up": "int64",

@@ -31,6 +31,7 @@ from fedsim.records.final_tables import write_final_tables
 from fedsim.records.labels import write_labels
 from fedsim.records.run_folder import RunFolder
 from fedsim.simulation.preparation import Prepared
+from fedsim.simulation.privacy import privacy_plan
 from fedsim.simulation.result import Result
 from fedsim.simulation.totals import better
 
@@ -197,6 +198,8 @@ def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[st
         "bytes_down": totals.bytes_down,
         "vectors_up": list(config.traffic.up),
         "vectors_down": list(config.traffic.down),
+        "sums_are_enough": config.sums_are_enough,
+        "privacy": None if (plan := privacy_plan(config)) is None else plan.described(result.rounds),
         "seconds_published": totals.seconds_longest_clients,
         "seconds_total": result.seconds,
         "seconds_per_round_median": statistics.median(totals.seconds_rounds) if totals.seconds_rounds else math.nan,

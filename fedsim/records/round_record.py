@@ -21,8 +21,8 @@ class RoundRecord:
     personalised_loss: float | None
     holdout_metric: float | None
     holdout_loss: float | None
-    train_loss_first: float
-    train_loss_last: float
+    train_loss_first: float | None
+    train_loss_last: float | None
     server_lr: float
     clients_ok: int
     clients_failed: int
@@ -42,6 +42,9 @@ class RoundRecord:
     actors_replaced: int
     update_norm: float
     """L2 norm of the server's step; only in the event of the round."""
+    epsilon: float | None = None
+    clip_norm: float | None = None
+    clip_share: float | None = None
 
     @property
     def metric(self) -> float | None:

@@ -84,7 +84,7 @@ class Failures:
             what = f"client {report.client} failed in round {round}{on_node}"
             told.append(self._one(what, round, report.client, report.failure, "left out of this round"))
         self._tell(told, f"round {round}")
-        if len(failed) == len(reports):
+        if failed and len(failed) == len(reports):
             first = failed[0].failure
             raise ClientError(
                 f"round {round}: none of {len(reports)} clients gave a usable result; the first, client "

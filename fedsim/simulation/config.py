@@ -57,3 +57,5 @@ class StopConfig(Schema):
     """Stop after this running time, counted across resumes; the current round is finished first."""
     bytes: Annotated[float, Field(gt=0.0)] | None = None
     """Stop when simulated traffic reaches this many bytes, up and down, all clients together."""
+    epsilon: Annotated[float, Field(gt=0.0)] | None = None
+    """Stop where another round would spend more than this epsilon (``privacy``)."""

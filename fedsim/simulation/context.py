@@ -11,7 +11,9 @@ from fedsim.executors.base import Executor
 from fedsim.records.run_folder import RunFolder, TensorBoard
 from fedsim.simulation.client_failures import Failures
 from fedsim.simulation.preparation import Prepared
+from fedsim.simulation.privacy import privacy_plan
 from fedsim.simulation.round import Draw
+from server.privacy.plan import PrivacyPlan
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class RunContext:
     def draw(self) -> Draw:
         """Draws clients and work groups of each round."""
         return Draw.of(self.config, self.prepared.spec.shards.train_sizes)
+
+    @cached_property
+    def privacy(self) -> PrivacyPlan | None:
+        """What makes the run private; None if nothing does."""
+        return privacy_plan(self.config)
 
     @cached_property
     def failures(self) -> Failures:

@@ -118,7 +118,8 @@ class Federation:
         apart = spec.turns(full, layers), spec.tuner.low_rank(layout), self._broadcasting(layout)
         sample_rate = config.sampling.clients_per_round / config.partition.population
         weight = population_weight(config.server.weighting, self._run.draw.sizes_N)
-        server.start(config.method, vector_F, layout.layers, sample_rate, weight, config.rule, *apart)
+        mechanism = None if self._run.privacy is None else self._run.privacy.mechanism
+        server.start(config.method, vector_F, layout.layers, sample_rate, weight, config.rule, *apart, mechanism)
         if checkpoint is not None:
             server.load_arrays(checkpoint.server)
             self.clients.restore(checkpoint.clients, self._run.executor)

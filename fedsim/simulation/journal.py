@@ -74,7 +74,7 @@ class Journal:
     @property
     def rule(self) -> Stopped | None:
         """The stop rule that applies to the recorded rounds, if any."""
-        return rule_that_applies(self._run.config, self.totals, self.seconds)
+        return rule_that_applies(self._run.config, self.totals, self.seconds, self._run.privacy)
 
     # -- rounds ------------------------------------------------------------------------------------------------------
 
@@ -184,7 +184,8 @@ class Journal:
         """Record a round and save it; nothing later has changed the state yet."""
         self.open = None
         run, metric = self._run, self._run.prepared.data.task.metric
-        record = done.record(metric, evaluated, run.executor.replaced_workers)
+        epsilon = None if run.privacy is None else run.privacy.accounting.epsilon(done.round)
+        record = done.record(metric, evaluated, run.executor.replaced_workers, epsilon)
         self.totals.count(done.reports, record, run.config.evaluation.select_on)
         self._best.note(self.totals.selected_round)
         run.folder.round_record(record.row())
@@ -265,4 +266,5 @@ def _line(record: RoundRecord) -> RoundLine:
         seconds=record.seconds_round,
         bytes_up=record.bytes_up,
         bytes_down=record.bytes_down,
+        epsilon=record.epsilon,
     )

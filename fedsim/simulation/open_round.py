@@ -42,7 +42,9 @@ class OpenRound:
     seconds_train: float
     seconds_server: float
 
-    def record(self, metric: str, evaluated: Evaluated, actors_replaced: int) -> RoundRecord:
+    def record(
+        self, metric: str, evaluated: Evaluated, actors_replaced: int, epsilon: float | None = None
+    ) -> RoundRecord:
         """Return the record of the round.
 
         Parameters
@@ -51,6 +53,8 @@ class OpenRound:
             Name of the task's metric.
         actors_replaced
             Actors that were lost and replaced since the run began.
+        epsilon
+            What the run has spent after the round; None without privacy.
         """
         figures: dict[str, float | None] = {}
         parts = (evaluated.validation, evaluated.personalised, evaluated.holdout)
@@ -59,11 +63,13 @@ class OpenRound:
             figures[f"{name}_loss"] = None if evaluation is None else mean_loss(evaluation)
         usable = usable_reports(self.reports)
         weights = [report.num_examples for report in usable]
+        clip_norm = self.step.clip_norm
+        clipped = None if clip_norm is None else [(report.change_norm or 0.0) > clip_norm for report in usable]
         return RoundRecord(
             round=self.round,
             **figures,
-            train_loss_first=float(np.average([report.loss_first for report in usable], weights=weights)),
-            train_loss_last=float(np.average([report.loss_last for report in usable], weights=weights)),
+            train_loss_first=_average([report.loss_first for report in usable], weights),
+            train_loss_last=_average([report.loss_last for report in usable], weights),
             server_lr=self.step.lr,
             clients_ok=self.step.clients,
             clients_failed=len(self.reports) - self.step.clients,
@@ -74,7 +80,7 @@ class OpenRound:
             client_steps=sum(report.num_steps for report in usable),
             bytes_down=sum(report.bytes_down for report in self.reports),
             bytes_up=sum(report.bytes_up for report in self.reports),
-            seconds_longest_client=max(report.seconds for report in usable),
+            seconds_longest_client=max((report.seconds for report in usable), default=0.0),
             seconds_simulated=self.answers.seconds,
             seconds_round=self.seconds_train + self.seconds_server + evaluated.seconds,
             seconds_train=self.seconds_train,
@@ -82,7 +88,15 @@ class OpenRound:
             seconds_evaluate=evaluated.seconds,
             actors_replaced=actors_replaced,
             update_norm=self.step.update_norm,
+            epsilon=epsilon,
+            clip_norm=clip_norm,
+            clip_share=float(np.mean(clipped)) if clipped else None,
         )
+
+
+def _average(values: Sequence[float], weights: Sequence[int]) -> float | None:
+    """Return the weighted mean; None for a round without clients (``sampling.draw: poisson``)."""
+    return float(np.average(values, weights=weights)) if values else None
 
 
 def usable_reports(reports: Sequence[ClientReport]) -> list[ClientReport]:

@@ -20,6 +20,7 @@ from fedsim.records.location import RunLocation, open_location
 from fedsim.records.resuming import as_recorded, check_config, check_contents, finished, from_same_place, sources_of
 from fedsim.records.run_folder import RunFolder
 from fedsim.simulation.interrupt import InterruptWatch, RunInterrupted
+from fedsim.simulation.privacy import privacy_plan
 
 if TYPE_CHECKING:
     from fedsim.executors.base import Executor
@@ -53,6 +54,7 @@ def opened(config: Config, resume: bool, watch: InterruptWatch, progress: Progre
         After SIGINT or SIGTERM, also on exit; its ``kept`` names what is saved.
     """
     config, data = _settled(config, progress)
+    plan = privacy_plan(config)
     # Mistakes in paths, data and model are found before the run folder is created.
     with open_location(config, resume, progress.note) as place, _saying_what_is_kept(place):
         if place.resume:
@@ -69,6 +71,8 @@ def opened(config: Config, resume: bool, watch: InterruptWatch, progress: Progre
                 # Imported late: this loads torch and transformers, and quick mistakes should be reported first.
                 prepared = _prepared(config, progress, executor, data)
                 config = config.model_copy(update={"model": prepared.spec.model})  # with what was settled
+                for note in () if plan is None else plan.notes:
+                    progress.note(f"warning: {note}")
                 if checkpoint is not None:
                     before = sources_of(place.path)
                     check_contents(checkpoint.contents, prepared.contents, config, folder.location, before)

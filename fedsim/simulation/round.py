@@ -5,6 +5,7 @@ A round: draw the cohort -> cut it into work groups -> train -> the server folds
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,8 +50,9 @@ class Draw:
         return answers(self.sampling, self.cohort(round), self.seed, round, self.work_N)
 
     def first_group(self) -> tuple[int, ...]:
-        """Return the first work group of the first cohort."""
-        return cut(self.cohort(0), self.group_size, self.work_N)[0]
+        """Return the first work group of the first cohort that has clients."""
+        rounds = map(self.cohort, itertools.count())
+        return cut(next(filter(None, rounds)), self.group_size, self.work_N)[0]
 
 
 class Round:

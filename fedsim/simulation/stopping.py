@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fedsim.configuration.schema import Config
 from fedsim.simulation.totals import Totals
+from server.privacy.plan import PrivacyPlan
 
 
 @dataclass(frozen=True)
@@ -13,12 +14,14 @@ class Stopped:
     """Why a run ended before its last round."""
 
     rule: str
-    """``target``, ``patience``, ``seconds`` or ``bytes``; ``call`` if a program requested it."""
+    """``target``, ``patience``, ``seconds``, ``bytes`` or ``epsilon``; ``call`` if a program requested it."""
     reason: str
     """Explanation for the user."""
 
 
-def rule_that_applies(config: Config, totals: Totals, seconds: float) -> Stopped | None:
+def rule_that_applies(
+    config: Config, totals: Totals, seconds: float, privacy: PrivacyPlan | None = None
+) -> Stopped | None:
     """Return the first rule of section ``stop`` that ends a run with these figures, or None.
 
     Rules look at the figures of the whole run, so a run killed just as a rule applied still ends at the same round.
@@ -36,6 +39,12 @@ def rule_that_applies(config: Config, totals: Totals, seconds: float) -> Stopped
     traffic = totals.bytes_up + totals.bytes_down
     if rules.bytes is not None and traffic >= rules.bytes:
         return Stopped("bytes", f"{traffic:,} bytes would have been sent; stop.bytes={rules.bytes:g}")
+    if rules.epsilon is not None and privacy is not None:
+        following = privacy.accounting.epsilon(len(totals.seconds_rounds) + 1)
+        if following > rules.epsilon:
+            return Stopped(
+                "epsilon", f"another round would take epsilon to {following:.4g}; stop.epsilon={rules.epsilon:g}"
+            )
     return None
 
 

@@ -78,6 +78,8 @@ class CellFigures:
     bytes_down: int = 0
     client_updates: int = 0
     client_tokens: int = 0
+    epsilon: float = NAN
+    """What a private run has spent."""
     seconds_wall: float = NAN
     seconds_published: float = NAN
     seconds_modelled: float = NAN

@@ -55,6 +55,7 @@ MEASURES: dict[str, Measure] = {
         Measure("bytes_down", "bytes down", "bytes"),
         Measure("client_updates", "client updates", "count"),
         Measure("client_tokens", "tokens trained on", "count"),
+        Measure("epsilon", "epsilon", "metric"),
         Measure("seconds_wall", "wall time", "seconds"),
         Measure("seconds_published", "time, published definition", "seconds"),
         Measure("seconds_modelled", "time, our model of devices", "seconds"),

@@ -139,6 +139,7 @@ def _costs(summary: Mapping[str, Any]) -> dict[str, Any]:
         "exchanged_parameters": summary["sent_parameters"],
         "stored_parameters": summary["stored_parameters"],
         **{name: summary[name] for name in ("bytes_up", "bytes_down", "client_updates", "client_tokens")},
+        "epsilon": _number((summary.get("privacy") or {}).get("epsilon")),
         "seconds_wall": _number(summary["seconds_total"]),
         "seconds_published": _number(summary["seconds_published"]),
     }

@@ -84,6 +84,8 @@ def _results(summary: StudySummary) -> list[Column]:
             _column(summary, "adjusted p" if len(summary.datasets) > 1 else "p", lambda row: _p(summary, row), 2)
         )
         columns.append(_column(summary, "effect size", lambda row: _effect(summary, row), 7))
+    if _measured(summary, "epsilon"):
+        columns.append(_figure(summary, "epsilon", 1))
     if summary.failed:
         columns.append(replace(_column(summary, FAILED, failures, 0), prose=True))
     return columns

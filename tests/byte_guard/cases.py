@@ -24,6 +24,13 @@ STATEFUL = (
 """A state of every kind: moments, control variates, personal prompts, and a draw of who is in reach."""
 
 
+PRIVATE = (
+    "server.kind=fedavg server.weighting=uniform partition.holdout_fraction=0 privacy.clip_norm=0.5 "
+    "privacy.noise_multiplier=1.0"
+)
+"""What every private run needs."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One run, in one part or in two."""
@@ -282,6 +289,10 @@ CASES: dict[str, Case] = {
         "rounds=3 server.kind=fedavgm sampling.kind=uniform sampling.dropout=0.3 "
         "sampling.delay.seconds_per_example=1.0 sampling.delay.deadline_seconds=12.0 "
         "partition.kind=dirichlet_label partition.alpha=0.3"
+    ),
+    "private": Case(f"rounds=3 {PRIVATE} sampling.draw=fixed privacy.noise=clients privacy.adaptive.bit_noise=2.0"),
+    "private, poisson": Case(
+        f"rounds=3 seed=2 {PRIVATE} sampling.draw=poisson sampling.clients_per_round=1 privacy.noise=server"
     ),
     "another seed": Case("server.kind=fedpeptao seed=7 partition.kind=dirichlet_label"),
     "from a prompt": Case("server.kind=fedavg prompt.start_from={run:fedavg}"),

@@ -18,6 +18,9 @@ NOT_HERE: dict[str, set[str]] = {
     "client.micro_batch_tokens": {"auto"},
     "client.optimizer.moments": {"restart"},
     "attack.kind": {"none"},
+    # Who accounts and what is public changes no number of a run with given noise.
+    "privacy.accountant": {"auto", "rdp", "pld"},
+    "privacy.public": {"start", "validation"},
     "client.optimizer.kind": {"adamw"},
     "tuner.kind": {"prefix"},
     "compression.up.kind": {"none"},
@@ -25,7 +28,8 @@ NOT_HERE: dict[str, set[str]] = {
 """Choices that no case names, and why."""
 
 SECTIONS = (
-    "server", "sampling", "layers", "partition", "client", "compression", "attack", "model.head", "model", "prompt", "tuner",
+    "server", "sampling", "privacy", "layers", "partition", "client", "compression", "attack", "model.head", "model", "prompt",
+    "tuner",
 )  # fmt: skip
 """Sections whose choices all have to be named by a case; the others say where a run computes and what it reads."""
 

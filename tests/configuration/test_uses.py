@@ -20,6 +20,11 @@ from server.config import ServerConfig
 
 RULES = "layers.share_rule=density"
 SEARCH = ["client.optimizer.kind=cma_es", "tuner.kind=soft_prompt", "tuner.projection=9", "server.kind=fedbpt"]
+PRIVATE = [
+    "server.kind=fedavg", "server.weighting=uniform", "layers.choose=all", "partition.holdout_fraction=0",
+    "privacy={clip_norm: 1.0, noise_multiplier: 1.0}",
+]  # fmt: skip
+
 CASES = {
     "model.head.pooling": (["model.head.kind=classifier"], [], "mean"),
     "model.head.init_std": (["model.head.kind=classifier"], [], "0.5"),
@@ -87,6 +92,9 @@ CASES = {
     "partition.column": (["partition.kind=by_column"], [], "author"),
     "sampling.delay.device_spread": (["sampling.delay.seconds_per_example=1"], [], "0.1"),
     "sampling.delay.visit_spread": (["sampling.delay.seconds_per_example=1"], [], "0.2"),
+    "sampling.draw": (PRIVATE, [], "poisson"),
+    "stop.epsilon": (PRIVATE, [], "3"),
+    "privacy.target_epsilon": ([*PRIVATE[:-1], "privacy={clip_norm: 1.0}"], PRIVATE, "3"),
     "client.epochs": ([], ["client.steps=3"], "4"),
     "client.optimizer.beta1": (["client.optimizer.kind=adamw_published"], ["client.optimizer.kind=sgd"], "0.5"),
     "client.optimizer.beta2": ([], ["client.optimizer.kind=sgd"], "0.5"),

@@ -96,3 +96,18 @@ def test_groups_of_equal_work_hold_every_client_once(work, group_size, seed):
     assert all(
         loads[0] <= load + lightest for group, load in zip(groups, loads, strict=True) if len(group) < group_size
     )
+
+
+def test_poisson_draws_each_client_for_itself_in_any_order():
+    able = np.flatnonzero(SIZES_N)
+    config = SamplingConfig(draw="poisson", clients_per_round=2)
+    drawn = [cohort(config, 0, round, SIZES_N) for round in range(6000)]
+    here = np.array([np.isin(able, cohort) for cohort in drawn])
+    np.testing.assert_allclose(here.mean(0), 2 / 8, atol=0.025)
+    np.testing.assert_allclose(np.corrcoef(here.T), np.eye(8), atol=0.05)  # apart from each other
+    sizes = np.bincount([len(cohort) for cohort in drawn], minlength=9) / 6000
+    assert sizes[0] == pytest.approx(0.75**8, abs=0.02) and sizes[2] == pytest.approx(28 * 0.25**2 * 0.75**6, abs=0.02)
+    pairs = np.array([cohort for cohort in drawn if len(cohort) == 2])
+    assert np.mean(pairs[:, 0] < pairs[:, 1]) == pytest.approx(0.5, abs=0.05)
+    everybody = cohort(SamplingConfig(draw="poisson", clients_per_round=8), 0, 0, SIZES_N)
+    assert sorted(everybody.tolist()) == able.tolist()
