@@ -52,6 +52,9 @@ BREAKS = {
     "shares of any number": (
         {"privacy": {"noise": "clients"}, "sampling": {"draw": "poisson"}}, "a cohort has any size"
     ),
+    "shares behind a codec": (
+        {"privacy": {"noise": "clients"}, "compression": {"up": {"kind": "int8"}}}, "would not travel compressed"
+    ),
     "shares that do not come": ({"privacy": {"noise": "clients"}, "sampling": {"dropout": 0.1}}, "some do not come"),
     "bits that tell more": ({"privacy": {"adaptive": {"bit_noise": 0.5}}}, "the bits alone would tell more"),
     "no noise": ({"privacy": {"noise_multiplier": None}}, "needs noise_multiplier, or target_epsilon"),
