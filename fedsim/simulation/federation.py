@@ -116,7 +116,7 @@ class Federation:
 
     def _with_devices(self, full: VectorLayout, layers: tuple[int, ...], new: bool) -> Draw:
         run, spec = self._run, self._run.prepared.spec
-        devices = devices_of(run.config, spec, full, layers)
+        devices = devices_of(run.config, spec, full, layers, run.prepared.recorded)
         if devices is not None:
             if new:
                 run.folder.event("too_small", round=0, clients=devices.too_small)
