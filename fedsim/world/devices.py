@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -69,7 +69,11 @@ class Hardware:
         speed_N = self.tokens_per_second_N / np.where(slow_N, config.slow_factor, 1.0)
         return replace(self, tokens_per_second_N=speed_N)
 
-    def seconds(self, tokens_N: np.ndarray, bytes_down: float, bytes_up: float) -> np.ndarray:
+    def of(self, clients: np.ndarray) -> Hardware:
+        """Return the devices of some clients, in their order."""
+        return Hardware(*(getattr(self, each.name)[clients] for each in fields(self)))
+
+    def seconds(self, tokens_N: np.ndarray, bytes_down: float | np.ndarray, bytes_up: float | np.ndarray) -> np.ndarray:
         """Return the time of each device from the server's broadcast to the arrival of its result."""
         transfers_N = bytes_down / self.downlink_bytes_N + bytes_up / self.uplink_bytes_N
         return 2 * self.latency_seconds_N + transfers_N + tokens_N / self.tokens_per_second_N
