@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedsim.display.figure import BLUE, FAINT, GREY, ORANGE
+from fedsim.display.figure import BLUE, FAINT, INK, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ROUNDS, MOST_CLIENTS = 5, 40
 """First rounds that are drawn, and clients at most."""
-LEFT_OUT = {"late": ("late", ORANGE, "x"), "absent": ("out of reach", GREY, "|")}
+LEFT_OUT = {"late": ("late", ORANGE, "x"), "absent": ("out of reach", INK, "|")}
 """Events of clients that a round does without: word, colour and marker."""
 _UNITS = ((86_400.0, "days"), (3_600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
@@ -55,7 +55,7 @@ def draw_timeline(
     for kind, number, client in marked:
         if client in row:
             _, color, marker = LEFT_OUT[kind]
-            axes.plot(ends[number] / factor, row[client], color=color, marker=marker, ms=6, ls="", zorder=4)
+            axes.plot(ends[number] / factor, row[client], color=color, marker=marker, ms=6, mew=1.6, ls="", zorder=4)
     for number in range(1, ROUNDS + 1):
         if number in ends and np.isfinite(ends[number]):
             axes.axvline(ends[number] / factor, color=FAINT, lw=0.9, ls=(0, (1, 2)), zorder=1.5)
@@ -70,5 +70,5 @@ def _explain(axes: Axes, kinds: set[str]) -> None:
     axes.plot([], [], color=BLUE, lw=4, label="visit")
     for kind, (word, color, marker) in LEFT_OUT.items():
         if kind in kinds:
-            axes.plot([], [], color=color, marker=marker, ls="", label=f"{word}, at the round's end")
+            axes.plot([], [], color=color, marker=marker, mew=1.6, ls="", label=f"{word}, at the round's end")
     axes.plot([], [], color=FAINT, lw=0.9, ls=(0, (1, 2)), label="end of a round")
