@@ -129,7 +129,7 @@ class Federation:
         layout, vector_F = self._initial(full, layers)
         apart = spec.turns(full, layers), spec.tuner.low_rank(layout)
         sample_rate = config.sampling.clients_per_round / config.partition.population
-        weight = population_weight(config.server.weighting, self.draw.sizes_N)
+        weight = population_weight(config.server.weighting, self.draw.able_sizes_N)
         server.start(config.method, vector_F, layout.layers, sample_rate, weight, config.rule, *apart)
         if checkpoint is not None:
             server.load_arrays(checkpoint.server)
