@@ -49,5 +49,6 @@ def round_seconds(clients: Mapping[str, np.ndarray], devices: DevicesConfig) -> 
     seconds_K = hardware_of(devices, int(client_K.max()) + 1).of(client_K).seconds(tokens_K, down_K, up_K)
     numbers, place_K = np.unique(round_K, return_inverse=True)
     longest_R = np.zeros(len(numbers))
-    np.maximum.at(longest_R, place_K, seconds_K)  # unlike max, never passes over NaN
+    with np.errstate(invalid="ignore"):  # tokens that are not on record
+        np.maximum.at(longest_R, place_K, seconds_K)  # unlike max, never passes over NaN
     return dict(zip(numbers.tolist(), longest_R.tolist(), strict=True))
