@@ -37,6 +37,7 @@ from fedsim.executors.config import RayConfig
 from fedsim.kept.config import CacheConfig
 from fedsim.records.run_folder import TrackingConfig
 from fedsim.simulation.config import CheckpointConfig, EvaluationConfig, StopConfig
+from fedsim.world.config import WorldConfig
 from partitions.config import PartitionConfig
 from server.config import LayersConfig, SamplingConfig, ServerConfig
 from server.privacy.config import PrivacyConfig
@@ -82,6 +83,8 @@ class Config(Schema):
     """How examples are partitioned over clients."""
     sampling: SamplingConfig = SamplingConfig()
     """Which clients train in a round."""
+    world: WorldConfig = WorldConfig()
+    """Simulated devices and their clock."""
     client: ClientConfig = ClientConfig()
     """Training on a device."""
     server: SerializeAsAny[ServerConfig] = ServerConfig()
@@ -240,6 +243,9 @@ class Config(Schema):
         for key in ("overlap", "personalised_start", "keep_predictions"):
             values["evaluation"].pop(key)
         values["model"].get("trunk_cache", {}).pop("memory_mb", None)
+        if (devices := values["world"]["devices"]) is not None:  # the contents of files have hashes of their own
+            devices["file"] = devices["file"] is not None
+            devices["availability"].pop("file", None)
         # A number found by a fuse trial is saved in the checkpoint, and a resumed run uses that.
         values["client"].pop("fuse")
         for key in self.sources:
@@ -264,7 +270,12 @@ class Config(Schema):
             *(f"data.{name}" for name in reading),
         ]
         values = self.model_dump(mode="json", context=EVERY_KEY)
-        return {key: values[key.partition(".")[0]][key.partition(".")[2]] for key in keys}
+        devices = self.world.devices
+        return {
+            **{key: values[key.partition(".")[0]][key.partition(".")[2]] for key in keys},
+            "world.devices.file": None if devices is None else devices.file,
+            "world.devices.availability.file": None if devices is None else devices.availability.file,
+        }
 
 
 _DATA_ITSELF = ("task", "train_examples", "validation_examples", "validation_from_train", "max_length")

@@ -54,7 +54,7 @@ def work_of(draw: Draw, rounds: Sequence[int], actors: int) -> Work:
     """Return the work of rounds, counted from 0, on a number of actors."""
     groups, examples, cohorts = [], [], []
     for round in rounds:
-        clients = draw.answers(round).in_time
+        clients = draw.step(round).clients
         loads = [
             sum(int(draw.work_N[client]) for client in group) for group in cut(clients, draw.group_size, draw.work_N)
         ]

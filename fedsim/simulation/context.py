@@ -12,7 +12,6 @@ from fedsim.records.run_folder import RunFolder, TensorBoard
 from fedsim.simulation.client_failures import Failures
 from fedsim.simulation.preparation import Prepared
 from fedsim.simulation.privacy import privacy_plan
-from fedsim.simulation.round import Draw
 from server.privacy.plan import PrivacyPlan
 
 
@@ -30,11 +29,6 @@ class RunContext:
     progress: Progress
     """Display for the user."""
     tensorboard: TensorBoard | None = None
-
-    @cached_property
-    def draw(self) -> Draw:
-        """Draws clients and work groups of each round."""
-        return Draw.of(self.config, self.prepared.spec.shards.train_sizes)
 
     @cached_property
     def privacy(self) -> PrivacyPlan | None:

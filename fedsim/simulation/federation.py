@@ -21,10 +21,11 @@ from fedsim.kept.computed import Computed
 from fedsim.records.checkpoint import Checkpoint
 from fedsim.simulation.client_states import ClientStates
 from fedsim.simulation.context import RunContext
+from fedsim.simulation.fleet import devices_of
 from fedsim.simulation.fusing import choose_fuse, with_fuse
 from fedsim.simulation.layer_choice import LayerChoice, choose
 from fedsim.simulation.open_round import OpenRound, memory_warning
-from fedsim.simulation.round import Round
+from fedsim.simulation.round import Draw, Round
 from server.aggregation import population_weight
 from server.broadcasting import Broadcasting
 
@@ -53,6 +54,7 @@ class Federation:
     def __init__(self, run: RunContext, workers: list[WorkerInfo]) -> None:
         self._run = run
         self._choice: LayerChoice | None = None
+        self._draw: Draw | None = None
         self._sent_again = _SentAgain(run.executor)
         self.workers = workers
         self.computed = Computed(run.prepared.kept, run.config, run.prepared, workers)
@@ -68,6 +70,12 @@ class Federation:
         assert self._choice is not None, "layers are chosen by set_out"
         return self._choice
 
+    @property
+    def draw(self) -> Draw:
+        """Draws the clients of each round."""
+        assert self._draw is not None, "devices are known by set_out, since layers decide what they compute"
+        return self._draw
+
     # -- where rounds start ------------------------------------------------------------------------------------------
 
     def set_out(self, checkpoint: Checkpoint | None) -> None:
@@ -76,6 +84,7 @@ class Federation:
         self.whole = False
         if self._choice is None:
             self._choice = self._choose_layers(full, checkpoint)
+            self._draw = self._with_devices(full, self._choice.layers, checkpoint is None)
         self._start_server(full, self._choice.layers, checkpoint)
         if self.fuse is None:
             self._share_passes(checkpoint)
@@ -101,7 +110,7 @@ class Federation:
             run.config,
             run.executor,
             full,
-            run.draw.sizes_N,
+            run.prepared.spec.train_sizes,
             run.prepared.spec.initial_vector,
             progress.start_phase,
             progress.note,
@@ -112,17 +121,28 @@ class Federation:
         run.folder.event("layers", **choice.record())
         return choice
 
+    def _with_devices(self, full: VectorLayout, layers: tuple[int, ...], new: bool) -> Draw:
+        run, spec = self._run, self._run.prepared.spec
+        devices = devices_of(run.config, spec, full, layers, run.prepared.recorded)
+        if devices is not None:
+            if new:
+                run.folder.event("too_small", round=0, clients=devices.too_small)
+            for sentence in devices.notes():
+                run.progress.note(sentence)
+        return Draw.of(run.config, spec.train_sizes, devices)
+
     def _start_server(self, full: VectorLayout, layers: tuple[int, ...], checkpoint: Checkpoint | None) -> None:
         config, server, spec = self._run.config, self._run.executor.server, self._run.prepared.spec
         layout, vector_F = self._initial(full, layers)
         apart = spec.turns(full, layers), spec.tuner.low_rank(layout), self._broadcasting(layout)
         sample_rate = config.sampling.clients_per_round / config.partition.population
-        weight = population_weight(config.server.weighting, self._run.draw.sizes_N)
+        weight = population_weight(config.server.weighting, self.draw.able_sizes_N)
         mechanism = None if self._run.privacy is None else self._run.privacy.mechanism
         server.start(config.method, vector_F, layout.layers, sample_rate, weight, config.rule, *apart, mechanism)
         if checkpoint is not None:
             server.load_arrays(checkpoint.server)
             self.clients.restore(checkpoint.clients, self._run.executor)
+            self.draw.schedule.losses.restore(checkpoint.learned)
             self.round = checkpoint.round
         self.state = server.global_state()
 
@@ -149,7 +169,7 @@ class Federation:
         """Decide how many clients train together, and limit the frozen-layer cache."""
         run, spec, layers = self._run, self._run.prepared.spec, self.choice.layers
         kept = None if checkpoint is None else checkpoint.fuse
-        group = run.draw.first_group()
+        group = self.draw.first_group()
         slot = self.computed.fuse(layers, len(group))
         choice = choose_fuse(run.config, run.executor, self.state, group, len(self.workers), kept, slot)
         run.executor.fuse = self.fuse = choice.fuse
@@ -167,7 +187,7 @@ class Federation:
         started = time.monotonic()
         self._run.executor.refresh()
         self._sent_again.begin(self.round)
-        return Round(self.round, self._run.draw, self._run.executor, started)
+        return Round(self.round, self.draw, self._run.executor, started)
 
     def step(self, round: Round) -> OpenRound:
         """Apply a trained round to the server, and store the new states of its clients.
@@ -184,13 +204,14 @@ class Federation:
         stepping_at = time.monotonic()
         step = round.step()
         self.clients.commit(round.trained())
+        self.draw.schedule.learn(round.number, reports)
         self.state = run.executor.server.global_state()
         self.round += 1
         return OpenRound(
             round=self.round,
             reports=reports,
             step=step,
-            answers=round.answers,
+            plan=round.plan,
             clients_resent=self._sent_again.end(reports),
             seconds_train=round.trained_at - round.started,
             seconds_server=time.monotonic() - stepping_at,

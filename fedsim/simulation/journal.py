@@ -118,7 +118,7 @@ class Journal:
         shards = self._evaluations.shards if self.open is not None or self._start_is_due else []
         evaluated: dict[int, Evaluation] = {}
         record = None
-        clients, done = len(round.answers.in_time), 0
+        clients, done = len(round.plan.clients), 0
         results = round.train(federation.state, federation.clients, shards, evaluate_first=federation.round == 1)
         for result in results:
             if isinstance(result, EvaluatedShard):
@@ -190,8 +190,8 @@ class Journal:
         self._best.note(self.totals.selected_round)
         run.folder.round_record(record.row())
         if run.config.tracking.client_records:
-            run.folder.client_records(done.round, done.reports)
-        for name, clients in (("absent", done.answers.absent), ("late", done.answers.late)):
+            run.folder.client_records(done.round, done.reports, done.plan.visits)
+        for name, clients in (("absent", done.plan.absent), ("late", done.plan.late)):
             if clients:
                 run.folder.event(name, round=done.round, clients=clients)
         run.folder.event("round", **record.event())
@@ -238,6 +238,7 @@ class Journal:
             totals={**vars(self.totals), "seconds_before": self.seconds},
             fuse=federation.fuse,
             best_F=self._best.vector_F(),
+            learned=federation.draw.schedule.losses.arrays(federation.round),
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -267,4 +268,5 @@ def _line(record: RoundRecord) -> RoundLine:
         bytes_up=record.bytes_up,
         bytes_down=record.bytes_down,
         epsilon=record.epsilon,
+        clock_seconds=record.clock_seconds,
     )

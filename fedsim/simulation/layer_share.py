@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -136,7 +137,9 @@ def _warm_up(
     rounds = config.layers.spectrum.warmup_rounds
     vector_F = initial(full)
     vector_F = vector_F.astype(config.model.exchange_dtype)
-    everybody = {"dropout": 0.0, "delay": DelayConfig()}
+    everybody: dict[str, Any] = {"dropout": 0.0, "delay": DelayConfig()}
+    if config.sampling.kind in ("tiers", "oort", "power_of_choice"):  # of speeds and losses the warm-up knows nothing
+        everybody["kind"] = "uniform"
     sample_rate = config.sampling.clients_per_round / config.partition.population
     weight = population_weight(config.server.weighting, sizes_N)
     method = plain(config.method.corrections)
@@ -147,7 +150,7 @@ def _warm_up(
     for number in range(rounds):
         phase(f"warm-up round {number + 1} of {rounds}, all layers trained")
         round = Round(number, draw, executor)
-        order = round.answers.in_time
+        order = round.plan.clients
         for _ in round.train(executor.server.global_state(), {client: ClientState(client) for client in order}):
             pass
         reports = [report for group in round.trained() for report in group.reports]

@@ -11,7 +11,7 @@ import numpy as np
 from fedsim.core.messages import ClientReport, Evaluation
 from fedsim.data.metrics import compute
 from fedsim.records.round_record import RoundRecord
-from server.availability import Answers
+from fedsim.world.schedule import Step
 from server.core import StepReport
 
 
@@ -35,8 +35,8 @@ class OpenRound:
     reports: Sequence[ClientReport]
     """Reports of all its clients, by ascending id."""
     step: StepReport
-    answers: Answers
-    """Which of the drawn clients took part."""
+    plan: Step
+    """Who took part and when."""
     clients_resent: int
     """Clients whose work was sent again, counted each time."""
     seconds_train: float
@@ -73,15 +73,18 @@ class OpenRound:
             server_lr=self.step.lr,
             clients_ok=self.step.clients,
             clients_failed=len(self.reports) - self.step.clients,
-            clients_absent=len(self.answers.absent),
-            clients_late=len(self.answers.late),
+            clients_absent=len(self.plan.absent),
+            clients_late=len(self.plan.late),
+            clients_too_small=len(self.plan.too_small) if self.plan.waited_seconds is not None else None,
             clients_retried=self.clients_resent,
             client_examples=sum(weights),
             client_steps=sum(report.num_steps for report in usable),
             bytes_down=sum(report.bytes_down for report in self.reports),
             bytes_up=sum(report.bytes_up for report in self.reports),
             seconds_longest_client=max((report.seconds for report in usable), default=0.0),
-            seconds_simulated=self.answers.seconds,
+            seconds_simulated=self.plan.seconds,
+            seconds_waited=self.plan.waited_seconds,
+            clock_seconds=self.plan.ended_seconds,
             seconds_round=self.seconds_train + self.seconds_server + evaluated.seconds,
             seconds_train=self.seconds_train,
             seconds_server=self.seconds_server,

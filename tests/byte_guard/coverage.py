@@ -24,12 +24,14 @@ NOT_HERE: dict[str, set[str]] = {
     "client.optimizer.kind": {"adamw"},
     "tuner.kind": {"prefix"},
     "compression.up.kind": {"none"},
+    # A case names a file of its own; tests/world/test_traces.py reads them all.
+    "world.devices.availability.kind": {"trace"},
 }
 """Choices that no case names, and why."""
 
 SECTIONS = (
-    "server", "sampling", "privacy", "layers", "partition", "client", "compression", "attack", "model.head", "model", "prompt",
-    "tuner",
+    "server", "sampling", "world", "privacy", "layers", "partition", "client", "compression", "attack", "model.head", "model",
+    "prompt", "tuner",
 )  # fmt: skip
 """Sections whose choices all have to be named by a case; the others say where a run computes and what it reads."""
 

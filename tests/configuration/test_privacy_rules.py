@@ -52,6 +52,7 @@ BREAKS = {
     "shares of any number": (
         {"privacy": {"noise": "clients"}, "sampling": {"draw": "poisson"}}, "a cohort has any size"
     ),
+    "devices": ({"world": {"devices": {"latency_seconds": 0.1}}}, "world.devices"),
     "shares behind a codec": (
         {"privacy": {"noise": "clients"}, "compression": {"up": {"kind": "int8"}}}, "would not travel compressed"
     ),
