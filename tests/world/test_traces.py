@@ -227,7 +227,7 @@ class Harmless:
 @pytest.mark.parametrize(
     "value",
     [datetime.date(2020, 1, 1), np.arange(3), {"a": Harmless()}, [len], {1, 2}, (1, 2), b"bytes", np.float64(1.0)],
-    ids=repr,
+    ids=["date", "array", "object", "function", "set", "tuple", "bytes", "NumPy float"],
 )
 def test_all_else_in_a_pickle_is_refused(tmp_path, value, protocol):
     path = tmp_path / "other.pkl"
