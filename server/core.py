@@ -14,11 +14,14 @@ from fedsim.core.low_rank import LowRank
 from fedsim.core.messages import BlockUpdate, CombinedUpdate, GlobalState, GroupUpdate
 from fedsim.core.method import Method, ServerState
 from fedsim.core.robust import RobustRule
-from server.aggregation import Fold
 from server.blocks import place
+from server.held import Held, combined
 from server.residual import with_residuals
 from server.step import initial_state, state_from_arrays, state_to_arrays, step
 from server.turns import part_of, with_part
+
+_VERSION = "version/"
+"""Prefix of the names of earlier versions in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,9 @@ class Server:
         Positions that rounds train in turn; none if every round trains all.
     low_rank
         Changes whose products are averaged exactly; none if averages of their factors are all there is.
+    staleness_exponent
+        ``buffer.staleness_exponent`` of buffered rounds, in which sums may come before the step that takes them in; None for
+        synchronous rounds.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class Server:
         rule: RobustRule | None = None,
         turns: tuple[np.ndarray, ...] = (),
         low_rank: tuple[LowRank, ...] = (),
+        staleness_exponent: float | None = None,
     ) -> None:
         self._method = method
         self._layers = layers
@@ -77,13 +84,18 @@ class Server:
         self._rule = rule
         self._turns = turns
         self._low_rank = low_rank
+        self._staleness_exponent = staleness_exponent
         self._round = 0
-        self._fold = Fold()
+        self._held = Held()
+        self._kept: dict[int, np.ndarray] = {}
+        """Earlier versions of the vector, as broadcast, from which clients have begun that no step has taken in."""
         self._dtype = vector_F.dtype
         self._state: ServerState = initial_state(method, np.asarray(vector_F, dtype=np.float64))
 
-    def global_state(self) -> GlobalState:
-        """Return what is broadcast at the start of the next round."""
+    def global_state(self, version: int | None = None) -> GlobalState:
+        """Return what is broadcast at the start of the next round, or was at that of an earlier one that is kept."""
+        if version is not None and version != self._round:
+            return GlobalState(version, self._layers, self._kept[version])
         return GlobalState(
             round=self._round,
             layers=self._layers,
@@ -92,22 +104,29 @@ class Server:
         )
 
     def fold(self, round: int, *updates: GroupUpdate | BlockUpdate | None) -> None:
-        """Add groups' sums to those of the round; the state does not change until :meth:`apply`.
+        """Add groups' sums to those of a round; the state does not change until :meth:`apply`.
 
         Parameters
         ----------
         round
-            Round of the updates; must be the one that starts from the current state.
+            Round that takes the updates in; must be the one that starts from the current state, in buffered rounds that or a
+            later one.
         updates
             One entry per group, part or block, in any order, but all after those of earlier calls; None where it has no
             usable client.
         """
-        if round != self._round:
+        if round != self._round and (self._staleness_exponent is None or round < self._round):
             raise ValueError(f"updates of round {round} do not fit the server's state of round {self._round}")
-        for update in sorted((update for update in updates if update is not None), key=place):
-            self._fold.add(update)
+        for update in sorted((update for update in updates if update is not None), key=_by_version):
+            self._held.add(round, update)
 
-    def apply(self, round: int, order: tuple[int, ...], *updates: GroupUpdate | BlockUpdate | None) -> StepReport:
+    def apply(
+        self,
+        round: int,
+        order: tuple[int, ...],
+        *updates: GroupUpdate | BlockUpdate | None,
+        keep: tuple[int, ...] = (),
+    ) -> StepReport:
         """Fold the remaining updates and take the step.
 
         Parameters
@@ -116,6 +135,8 @@ class Server:
             As for :meth:`fold`.
         order
             The cohort in draw order; the published, chained server step depends on it.
+        keep
+            Versions of the state, up to that of this round, from which clients have begun that are still to be taken in.
 
         Raises
         ------
@@ -123,15 +144,20 @@ class Server:
             If no update is usable.
         """
         self.fold(round, *updates)
-        fold, self._fold = self._fold, Fold()
-        combined = fold.result(order, self._method.average)
         before_F = self._state.vector_F
-        self._state = self._stepped(combined)
+        exponent = self._staleness_exponent or 0.0
+        update = combined(
+            self._held.take(round), round, order, before_F, self._kept, exponent, self._method.average
+        )
+        self._kept = {version: self._kept[version] for version in keep if version != round}
+        if round in keep:
+            self._kept[round] = before_F.astype(self._dtype)
+        self._state = self._stepped(update)
         self._round += 1
         return StepReport(
             round=round,
-            clients=len(combined.clients),
-            rejected_clients=combined.rejected_clients,
+            clients=len(update.clients),
+            rejected_clients=update.rejected_clients,
             update_norm=float(np.linalg.norm(self._state.vector_F - before_F)),
             lr=self._state.lr,
         )
@@ -150,7 +176,8 @@ class Server:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the whole state as arrays, for a checkpoint."""
-        return {"round": np.array(self._round, dtype=np.int64), **state_to_arrays(self._state)}
+        kept = {f"{_VERSION}{version}": vector_F for version, vector_F in self._kept.items()}
+        return {"round": np.array(self._round, dtype=np.int64), **state_to_arrays(self._state), **kept}
 
     def load_arrays(self, arrays: dict[str, np.ndarray]) -> int:
         """Load the state of a checkpoint and return its round.
@@ -161,10 +188,17 @@ class Server:
             If the state does not fit this method.
         """
         rest = dict(arrays)
+        kept = {
+            int(name.removeprefix(_VERSION)): np.array(rest.pop(name)) for name in arrays if name.startswith(_VERSION)
+        }
         round, state = int(rest.pop("round")), state_from_arrays(rest)
         if missing := sorted(set(self._state.arrays) - set(state.arrays)):
             raise CheckpointError(
                 f"the server state of the checkpoint lacks {listed(missing)}; it was written by another version of fedsim"
             )
-        self._round, self._fold, self._state = round, Fold(), state
+        self._round, self._held, self._kept, self._state = round, Held(), kept, state
         return self._round
+
+
+def _by_version(update: GroupUpdate | BlockUpdate) -> tuple[int, int, int]:
+    return update.round, *place(update)

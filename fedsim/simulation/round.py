@@ -83,6 +83,11 @@ class Round:
         self._executor = executor
         self._trained: list[TrainedGroup] = []
 
+    @property
+    def clients(self) -> int:
+        """Number of clients that :meth:`train` trains."""
+        return sum(len(group.clients) for group in self.groups)
+
     def train(
         self,
         state: Handle,
@@ -111,7 +116,7 @@ class Round:
         RuntimeError
             If some are missing, which is a bug in an executor.
         """
-        reports = sorted((report for group in self._trained for report in group.reports), key=lambda each: each.client)
+        reports = sorted((report for group in self.trained() for report in group.reports), key=lambda each: each.client)
         asked = sorted(self.answers.in_time)
         if [report.client for report in reports] != asked:
             raise RuntimeError(f"round {self.number + 1}: {len(asked)} clients were asked, {len(reports)} reports came")
