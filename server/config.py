@@ -172,15 +172,32 @@ class DelayConfig(Schema):
 class SamplingConfig(Schema):
     """Choice of the clients that train in a round."""
 
-    kind: Literal["uniform", "by_size", "round_robin"] = "uniform"
-    """uniform, by_size (chance in proportion to the examples held), both without replacement, or round_robin."""
+    kind: Literal["uniform", "by_size", "round_robin", "tiers", "oort", "power_of_choice"] = "uniform"
+    """uniform, by_size (chance in proportion to the examples held), both without replacement, round_robin; tiers (clients of
+    similar speed, TiFL), oort (by loss and speed), both for ``world.devices``; power_of_choice (the highest losses among
+    ``candidates``)."""
     clients_per_round: PositiveInt = 10
     """Size of the cohort."""
+    tiers: PositiveInt = 5
+    """tiers: number of tiers, of equal size; a round's cohort is of one."""
+    candidates: PositiveInt | None = None
+    """power_of_choice: clients among which those with the highest losses are taken, drawn by their examples; twice the cohort
+    if not given."""
+    exploration: float = Field(default=0.1, ge=0.0, le=1.0)
+    """oort: share of the cohort for clients that have not trained yet, the fastest ones first."""
+    speed_penalty: NonNegativeFloat = 2.0
+    """oort: exponent with which a visit that takes longer than the median one lowers a client's utility."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Probability that a client of the cohort is unavailable in a round, drawn with the seed: a simulated dropout, recorded
     separately from real failures. At least one client is always available."""
     delay: DelayConfig = DelayConfig()
     """Simulated device times."""
+
+    uses: ClassVar[Uses] = {
+        "tiers": (Use("kind", ("tiers",)),),
+        "candidates": (Use("kind", ("power_of_choice",)),),
+        **dict.fromkeys(("exploration", "speed_penalty"), (Use("kind", ("oort",)),)),
+    }
 
 
 class SpectrumConfig(Schema):

@@ -35,6 +35,7 @@ from fedsim.executors.config import RayConfig
 from fedsim.kept.config import CacheConfig
 from fedsim.records.run_folder import TrackingConfig
 from fedsim.simulation.config import CheckpointConfig, EvaluationConfig, StopConfig
+from fedsim.world.config import WorldConfig
 from partitions.config import PartitionConfig
 from server.config import LayersConfig, SamplingConfig, ServerConfig
 
@@ -79,6 +80,8 @@ class Config(Schema):
     """How examples are partitioned over clients."""
     sampling: SamplingConfig = SamplingConfig()
     """Which clients train in a round."""
+    world: WorldConfig = WorldConfig()
+    """Simulated devices and their clock."""
     client: ClientConfig = ClientConfig()
     """Training on a device."""
     server: SerializeAsAny[ServerConfig] = ServerConfig()

@@ -1,0 +1,112 @@
+"""The clients' devices: how fast they compute, what they can hold, when they are in reach, and how long a visit takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fedsim.world.availability import Availability, draw_availability
+from fedsim.world.config import DevicesConfig
+from fedsim.world.cost import VisitCost
+from fedsim.world.draws import drawn, slow_ones
+
+MEGABIT, GIGABYTE = 125_000, 10**9
+"""In bytes."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Devices and their connections; float64 [N] each."""
+
+    tokens_per_second_N: np.ndarray
+    downlink_bytes_N: np.ndarray
+    """Bytes that a device receives in a second."""
+    uplink_bytes_N: np.ndarray
+    """Bytes that it sends in a second."""
+    latency_seconds_N: np.ndarray
+    memory_bytes_N: np.ndarray
+
+    @classmethod
+    def drawn(cls, config: DevicesConfig, seed: int, clients: int) -> Hardware:
+        """Draw the devices of all clients."""
+        speed_N = drawn(config.tokens_per_second, seed, "tokens per second", clients)
+        return cls(
+            speed_N,
+            drawn(config.downlink_megabits, seed, "downlink", clients) * MEGABIT,
+            drawn(config.uplink_megabits, seed, "uplink", clients) * MEGABIT,
+            np.full(clients, config.latency_seconds),
+            drawn(config.gigabytes, seed, "memory", clients) * GIGABYTE,
+        ).with_stragglers(config, seed)
+
+    def with_stragglers(self, config: DevicesConfig, seed: int) -> Hardware:
+        """Return the devices, some of them slower."""
+        if not config.slow_share:
+            return self
+        slow_N = slow_ones(config.slow_share, seed, len(self.tokens_per_second_N))
+        speed_N = self.tokens_per_second_N / np.where(slow_N, config.slow_factor, 1.0)
+        return replace(self, tokens_per_second_N=speed_N)
+
+    def seconds(self, tokens_N: np.ndarray, bytes_down: float, bytes_up: float) -> np.ndarray:
+        """Return the time of each device from the server's broadcast to the arrival of its result."""
+        transfers_N = bytes_down / self.downlink_bytes_N + bytes_up / self.uplink_bytes_N
+        return 2 * self.latency_seconds_N + transfers_N + tokens_N / self.tokens_per_second_N
+
+
+class Devices:
+    """The devices, and what a visit of theirs takes.
+
+    Attributes
+    ----------
+    able_N
+        Clients that can be drawn: they have examples, their device holds the model, and it is in reach some time.
+    too_small
+        Clients with examples whose device cannot hold the model.
+    """
+
+    def __init__(self, hardware: Hardware, availability: Availability, cost: VisitCost, sizes_N: np.ndarray) -> None:
+        self.hardware, self.cost, self._availability = hardware, cost, availability
+        self._all_N = np.arange(len(sizes_N))
+        small_N = hardware.memory_bytes_N < cost.needed_bytes
+        self.too_small: tuple[int, ...] = tuple(np.flatnonzero(small_N & (sizes_N > 0)).tolist())
+        self.able_N: np.ndarray = (sizes_N > 0) & ~small_N & np.isfinite(self.next_available(0.0))
+        self._seconds: dict[tuple[int, bool], np.ndarray] = {}
+
+    @classmethod
+    def of(cls, config: DevicesConfig, seed: int, cost: VisitCost, sizes_N: np.ndarray) -> Devices:
+        """Draw the devices of a run, or read them."""
+        clients = len(sizes_N)
+        availability = draw_availability(config.availability, seed, clients)
+        return cls(Hardware.drawn(config, seed, clients), availability, cost, sizes_N)
+
+    def available_N(self, seconds: float) -> np.ndarray:
+        """Return which clients are in reach at a time."""
+        return self._availability.interval(seconds, self._all_N)[0] <= seconds
+
+    def next_available(self, seconds: float) -> np.ndarray:
+        """Return when each client is in reach next, float64 [N]: at ``seconds`` where it is now, infinity if never again."""
+        return np.maximum(self._availability.interval(seconds, self._all_N)[0], seconds)
+
+    def leaves(self, client: int, seconds: float) -> float:
+        """Return until when a client that is in reach at a time stays so."""
+        return float(self._availability.interval(seconds, [client])[1][0])
+
+    def seconds(self, client: int, round: int, *, first: bool = False) -> float:
+        """Return how long a client's visit takes, from the broadcast to the arrival of its result.
+
+        Parameters
+        ----------
+        round
+            The round, counted from 0, whose state it starts from.
+        first
+            Whether it is the client's first visit, which may have to compute the frozen-layer cache.
+        """
+        return float(self.seconds_N(round, first=first)[client])
+
+    def seconds_N(self, round: int, *, first: bool = False) -> np.ndarray:
+        """Return how long a visit of each client takes; see :meth:`seconds`."""
+        key = round % max(len(self.cost.bytes_down), len(self.cost.bytes_up)), first
+        if key not in self._seconds:
+            tokens_N = self.cost.first_tokens_N if first else self.cost.tokens_N
+            self._seconds[key] = self.hardware.seconds(tokens_N, *self.cost.travel(round))
+        return self._seconds[key]

@@ -1,0 +1,59 @@
+"""What happens when: the visits of every server step, known before anything is trained.
+
+A schedule depends on the config, the seed and the devices (with selection by utility also on the losses of earlier steps), so
+it is the same for every executor, number of actors, kill and resume.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One client's local training, from the server's broadcast to the arrival of its result."""
+
+    client: int
+    version: int
+    """Server steps done when it began."""
+    began_seconds: float | None = None
+    """On the virtual clock; None without one."""
+    arrived_seconds: float | None = None
+    """On the virtual clock; of a client that went out of reach, when it did."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One server step: the visits that it takes in, and the clients that it does without."""
+
+    number: int
+    """Counted from 0."""
+    visits: tuple[Visit, ...]
+    """Visits whose results the step takes in, in draw order."""
+    absent: tuple[int, ...] = ()
+    """Drawn, but out of reach, from the start or before their result had arrived."""
+    late: tuple[int, ...] = ()
+    """Drawn and in reach, but not in time."""
+    too_small: tuple[int, ...] = ()
+    """Never drawn, because their device cannot hold the model."""
+    began_seconds: float | None = None
+    """On the virtual clock; None without one, as all that follows."""
+    ended_seconds: float | None = None
+    waited_seconds: float | None = None
+    """How long the last client of the cohort was waited for until it could begin."""
+    seconds: float | None = None
+    """Length of the step."""
+
+    @property
+    def clients(self) -> tuple[int, ...]:
+        """Clients whose results the step takes in, in draw order."""
+        return tuple(visit.client for visit in self.visits)
+
+
+class Schedule(Protocol):
+    """The visits of all server steps."""
+
+    def step(self, number: int) -> Step:
+        """Return a step, counted from 0: always the same, in whatever order steps are asked for."""
+        ...
