@@ -146,9 +146,7 @@ class Server:
         self.fold(round, *updates)
         before_F = self._state.vector_F
         exponent = self._staleness_exponent or 0.0
-        update = combined(
-            self._held.take(round), round, order, before_F, self._kept, exponent, self._method.average
-        )
+        update = combined(self._held.take(round), round, order, before_F, self._kept, exponent, self._method.average)
         self._kept = {version: self._kept[version] for version in keep if version != round}
         if round in keep:
             self._kept[round] = before_F.astype(self._dtype)

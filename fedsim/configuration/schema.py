@@ -35,6 +35,7 @@ from fedsim.executors.config import RayConfig
 from fedsim.kept.config import CacheConfig
 from fedsim.records.run_folder import TrackingConfig
 from fedsim.simulation.config import CheckpointConfig, EvaluationConfig, StopConfig
+from fedsim.world.buffer_config import BufferConfig
 from fedsim.world.config import WorldConfig
 from partitions.config import PartitionConfig
 from server.config import LayersConfig, SamplingConfig, ServerConfig
@@ -82,6 +83,8 @@ class Config(Schema):
     """Which clients train in a round."""
     world: WorldConfig = WorldConfig()
     """Simulated devices and their clock."""
+    buffer: BufferConfig | None = None
+    """Buffered asynchronous rounds; null for synchronous ones."""
     client: ClientConfig = ClientConfig()
     """Training on a device."""
     server: SerializeAsAny[ServerConfig] = ServerConfig()
@@ -117,6 +120,11 @@ class Config(Schema):
         ),
         "tuner.exact": (
             Use("server.kind", ("fedavg",), words="it makes the mean of the clients' models exact, for fedavg"),
+        ),
+        "sampling.clients_per_round": (
+            Use(
+                "buffer_size", (None,), by="buffer.size", words="a step of buffered rounds takes in buffer.size clients"
+            ),
         ),
         "client.proximal_mu": (Use("correction", ("proximal",), by="client.correction"),),
         "model.trunk_cache": (
@@ -169,6 +177,16 @@ class Config(Schema):
         return METHODS[self.server.kind].correction if chosen == "auto" else chosen
 
     @property
+    def buffer_size(self) -> int | None:
+        """Arrivals that a step of buffered rounds takes in; None with synchronous rounds."""
+        return None if self.buffer is None else self.buffer.size
+
+    @property
+    def clients_per_step(self) -> int:
+        """Clients that a server step takes in: a round's cohort, or what the buffer holds."""
+        return self.buffer_size or self.sampling.clients_per_round
+
+    @property
     def method(self) -> Method:
         """The method: the server's half, with the active corrections."""
         return self.server.method(CORRECTIONS[self.correction].of(self.client, self.params.get(self.correction)))
@@ -205,6 +223,8 @@ class Config(Schema):
         values = self.model_dump(mode="json")
         for key in ("name", "output", "executor", "ray", "cache", "tracking", "checkpoint", "stop", "callbacks"):
             values.pop(key)
+        if self.buffer is None:  # as before there were buffered rounds
+            values.pop("buffer")
         if self.client.schedule.total_steps != "all_data":
             values.pop("rounds")
         values["model"].pop("device")

@@ -110,7 +110,7 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
     tokens = None if num_examples is None else num_examples * (_EXAMPLE_BYTES + _TOKEN_BYTES * config.data.max_length)
     trained = full if config.layers.unselected == "local" else whole
     kept = kept_numbers(config, exchanged.size, trained.size - exchanged.size, trained.size)
-    state_bytes, cohort = exchange_bytes * kept, config.sampling.clients_per_round
+    state_bytes, cohort = exchange_bytes * kept, config.clients_per_step
     return MemoryEstimate(
         weights=_weight_bytes(config, shape, on_gpu) + _projection_bytes(config, shape),
         tokens=tokens,
@@ -164,7 +164,7 @@ def _sum_bytes(config: Config, exchanged: VectorLayout) -> int:
 
     Sums are float64, one set per call; updates that the server needs per client are in the clients' number format.
     """
-    cohort, method = config.sampling.clients_per_round, config.method
+    cohort, method = config.clients_per_step, config.method
     calls = cohort if config.ray.actors == "per_client" else -(-cohort // config.group_size)
     sums = {VECTOR, *(name for part in method.corrections for name in part.sums)}
     each = (VECTOR,) if config.tuner.exact else method.singles(robust=config.server.aggregation != "mean") or ()
@@ -210,7 +210,7 @@ def _side_by_side(config: Config) -> int:
     """Return the largest number of fused clients."""
     if config.client.fuse == "off" or config.client.dropout or config.ray.actors == "per_client":
         return 1
-    group = min(config.group_size, config.sampling.clients_per_round)
+    group = min(config.group_size, config.clients_per_step)
     return group if config.client.fuse == "auto" else min(group, config.client.fuse)
 
 

@@ -42,10 +42,10 @@ def local_tables(
     config: Config, memory: MemoryEstimate | None, machine: Machine, warnings: Sequence[str] = ()
 ) -> Group:
     """Return the printable plan of a run in one process."""
-    groups = -(-config.sampling.clients_per_round // config.group_size)
+    groups = -(-config.clients_per_step // config.group_size)
     rows = [
         ("executor", f"local: one process, {_threads(config.client.threads)}, no actors"),
-        ("a round", f"{config.sampling.clients_per_round} clients in {groups} groups, one after another"),
+        ("a round", f"{config.clients_per_step} clients in {groups} groups, one after another"),
     ]
     if memory is None:
         return Group(_table("Plan", rows), Text(f"  {_UNKNOWN}"), *_warnings(warnings))

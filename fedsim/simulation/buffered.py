@@ -10,10 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+from fedsim.configuration.schema import Config
 from fedsim.core.messages import WorkGroup
 from fedsim.executors.base import EvaluatedShard, Executor, Handle, TrainedGroup
 from fedsim.simulation.round import Draw, Round
 from fedsim.world.buffered import BufferedSchedule
+from fedsim.world.visit_times import DelayedDevices, EqualDevices, VisitTimes
 from server.availability import Answers
 from server.core import StepReport
 
@@ -25,19 +27,31 @@ class Buffered:
 
     Parameters
     ----------
+    schedule
+        Who begins when, and which step takes in whom.
     last
         Server steps of the run; clients that no step of these takes in need not train.
-    has_clock
-        Whether the schedule's times are those of simulated devices.
     """
 
-    def __init__(self, schedule: BufferedSchedule, draw: Draw, executor: Executor, last: int, has_clock: bool) -> None:
-        self._schedule, self._draw, self._executor = schedule, draw, executor
-        self._last, self._has_clock = last, has_clock
+    def __init__(self, schedule: BufferedSchedule, draw: Draw, executor: Executor, last: int) -> None:
+        self._schedule, self._draw, self._executor, self._last = schedule, draw, executor, last
         self._states: dict[int, Handle] = {}
         self._trained = -1
         """All clients have trained that began from versions up to this."""
         self._held: dict[int, list[TrainedGroup]] = {}
+
+    @classmethod
+    def of(cls, config: Config, draw: Draw, executor: Executor) -> Buffered:
+        """Return the state of a run with section ``buffer`` before its first step."""
+        assert config.buffer is not None
+        delay, able_N = config.sampling.delay, draw.sizes_N > 0
+        times: VisitTimes = EqualDevices(able_N)
+        if has_clock := delay.seconds_per_example > 0:
+            times = DelayedDevices(able_N, delay, config.seed, draw.work_N)
+        schedule = BufferedSchedule(
+            config.buffer, config.sampling, config.seed, draw.sizes_N, times, has_clock=has_clock
+        )
+        return cls(schedule, draw, executor, config.rounds)
 
     def first_group(self) -> tuple[int, ...]:
         """Return the largest work group of the clients that begin from the initial state; of several, the first."""
@@ -58,6 +72,7 @@ class Buffered:
         under_way = self.under_way(done - 1)
         self._states = {version: handle for version, handle in self._states.items() if version in under_way}
         self._states[done] = state
+        self._held.pop(done - 1, None)
 
     # -- for a round -----------------------------------------------------------------------------------------------------
 
@@ -73,8 +88,7 @@ class Buffered:
     def answers(self, number: int) -> Answers:
         """Return the clients that a step takes in, in draw order, and those that came too late for any."""
         step = self._schedule.step(number)
-        seconds = step.ended_seconds - step.began_seconds if self._has_clock else None
-        return Answers(tuple(visit.client for visit in step.visits), (), step.late, seconds)
+        return Answers(step.clients, step.absent, step.late, step.seconds)
 
     def to_train(self, number: int) -> list[WorkGroup]:
         """Return the groups to train before a step: none if all that it takes in have trained, else all that have begun."""
@@ -103,10 +117,6 @@ class Buffered:
     def of_step(self, number: int) -> Sequence[TrainedGroup]:
         """Return the results that a step takes in."""
         return self._held.get(number, ())
-
-    def taken_in(self, number: int) -> None:
-        """Let go of the results of a step."""
-        self._held.pop(number, None)
 
 
 class BufferedRound(Round):
@@ -148,5 +158,4 @@ class BufferedRound(Round):
     def step(self) -> StepReport:
         """Apply the groups' updates to the server, which keeps the states from which other clients have begun."""
         keep = self._buffered.under_way(self.number)
-        report = self._executor.server.apply(self.number, self.answers.in_time, keep=keep)
-        return report
+        return self._executor.server.apply(self.number, self.answers.in_time, keep=keep)

@@ -17,6 +17,7 @@ from fedsim.core.messages import ClientState, GlobalState
 from fedsim.executors.base import Executor, Handle
 from fedsim.kept.computed import Computed
 from fedsim.records.checkpoint import Checkpoint
+from fedsim.simulation.buffered import Buffered
 from fedsim.simulation.client_states import ClientStates
 from fedsim.simulation.context import RunContext
 from fedsim.simulation.fusing import choose_fuse, with_fuse
@@ -51,6 +52,7 @@ class Federation:
         self._run = run
         self._choice: LayerChoice | None = None
         self._sent_again = _SentAgain(run.executor)
+        self._buffered: Buffered | None = None
         self.workers = workers
         self.computed = Computed(run.prepared.kept, run.config, run.prepared, workers)
         self.round = 0
@@ -109,14 +111,18 @@ class Federation:
         config, server, spec = self._run.config, self._run.executor.server, self._run.prepared.spec
         layout, vector_F = self._initial(full, layers)
         apart = spec.turns(full, layers), spec.tuner.low_rank(layout)
-        sample_rate = config.sampling.clients_per_round / config.partition.population
+        sample_rate = config.clients_per_step / config.partition.population
         weight = population_weight(config.server.weighting, self._run.draw.sizes_N)
-        server.start(config.method, vector_F, layout.layers, sample_rate, weight, config.rule, *apart)
+        exponent = None if config.buffer is None else config.buffer.staleness_exponent
+        server.start(config.method, vector_F, layout.layers, sample_rate, weight, config.rule, *apart, exponent)
         if checkpoint is not None:
             server.load_arrays(checkpoint.server)
             self.clients.restore(checkpoint.clients, self._run.executor)
             self.round = checkpoint.round
         self.state = server.global_state()
+        if config.buffer is not None:
+            self._buffered = self._buffered or Buffered.of(config, self._run.draw, self._run.executor)
+            self._buffered.restart(self.round, self.state)
 
     def _initial(self, full: VectorLayout, layers: tuple[int, ...]) -> tuple[VectorLayout, np.ndarray]:
         """Return the layout of what is exchanged, and its vector before any training."""
@@ -133,7 +139,7 @@ class Federation:
         """Decide how many clients train together, and limit the frozen-layer cache."""
         run, spec, layers = self._run, self._run.prepared.spec, self.choice.layers
         kept = None if checkpoint is None else checkpoint.fuse
-        group = run.draw.first_group()
+        group = run.draw.first_group() if self._buffered is None else self._buffered.first_group()
         slot = self.computed.fuse(layers, len(group))
         choice = choose_fuse(run.config, run.executor, self.state, group, len(self.workers), kept, slot)
         run.executor.fuse = self.fuse = choice.fuse
@@ -151,6 +157,8 @@ class Federation:
         started = time.monotonic()
         self._run.executor.refresh()
         self._sent_again.begin(self.round)
+        if self._buffered is not None:
+            return self._buffered.round(self.round, started)
         return Round(self.round, self._run.draw, self._run.executor, started)
 
     def step(self, round: Round) -> OpenRound:
@@ -170,6 +178,8 @@ class Federation:
         self.clients.commit(round.trained())
         self.state = run.executor.server.global_state()
         self.round += 1
+        if self._buffered is not None:
+            self._buffered.stepped(self.round, self.state)
         return OpenRound(
             round=self.round,
             reports=reports,

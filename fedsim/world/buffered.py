@@ -11,55 +11,38 @@ import heapq
 import math
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from fedsim.core import seeds
 from fedsim.core.errors import ConfigError
 from fedsim.world.buffer_config import BufferConfig
+from fedsim.world.schedule import Step, Visit
+from fedsim.world.visit_times import VisitTimes
 from server.config import SamplingConfig
 from server.sampling import cohort
 
 
-class VisitTimes(Protocol):
-    """What the schedule asks of the devices."""
+@dataclass(frozen=True)
+class BufferedStep(Step):
+    """A server step of buffered rounds."""
 
-    able_N: np.ndarray
-    """Whether each client can be drawn at all, bool [N]."""
-
-    def seconds(self, client: int, version: int) -> float:
-        """Return how long a client's visit takes that begins from a version of the state."""
-        ...
+    under_way: tuple[int, ...] = ()
+    """Versions from which clients have begun that this step and those before it do not take in, ascending."""
 
 
 @dataclass(frozen=True)
-class Visit:
-    """A client's visit: it receives a version of the state, trains, and sends its change."""
+class _Journey:
+    """A visit on its way; ordered as events are: by when it ends, then by the number of the draw."""
 
-    client: int
-    version: int
-    """Server steps done when it began."""
-    began_seconds: float
-    arrived_seconds: float
-
-
-@dataclass(frozen=True)
-class Step:
-    """A server step."""
-
+    ends: float
     number: int
-    """Counted from 0."""
-    visits: tuple[Visit, ...]
-    """Those that it takes in, in the order in which they were drawn."""
-    late: tuple[int, ...]
-    """Clients that arrived since the last step, but too stale to be taken in."""
-    began_seconds: float
-    """Time of the step before it."""
-    ended_seconds: float
-    under_way: tuple[int, ...]
-    """Versions from which clients have begun that have not arrived in time for this step, ascending."""
+    visit: Visit
+    lost: bool
+
+    def __lt__(self, other: _Journey) -> bool:
+        return (self.ends, self.number) < (other.ends, other.number)
 
 
 class BufferedSchedule:
@@ -67,7 +50,8 @@ class BufferedSchedule:
 
     At equal times clients arrive in the order in which they were drawn, a full buffer makes a step at once, and clients are
     drawn last, from the newest version. A client is free to be drawn while it neither trains nor waits in the buffer, so no
-    step takes in a client twice, and a client begins from what its last visit left behind.
+    step takes in a client twice, and a client begins from what its last visit left behind. A client that goes out of reach
+    before its result has arrived is lost to the step that comes next, as absent, and replaced.
 
     Parameters
     ----------
@@ -76,7 +60,9 @@ class BufferedSchedule:
     sizes_N
         Training examples of each client.
     times
-        How long visits take.
+        How long visits take, and when clients are in reach.
+    has_clock
+        Whether these times are those of simulated devices, to be told in visits and steps.
 
     Raises
     ------
@@ -85,36 +71,43 @@ class BufferedSchedule:
     """
 
     def __init__(
-        self, buffer: BufferConfig, sampling: SamplingConfig, seed: int, sizes_N: np.ndarray, times: VisitTimes
+        self,
+        buffer: BufferConfig,
+        sampling: SamplingConfig,
+        seed: int,
+        sizes_N: np.ndarray,
+        times: VisitTimes,
+        *,
+        has_clock: bool = True,
     ) -> None:
-        self._buffer = buffer
-        self._times = times
+        self._buffer, self._times, self._has_clock = buffer, times, has_clock
         self._free_N = (np.asarray(sizes_N) > 0) & times.able_N
         if (able := int(self._free_N.sum())) < buffer.concurrency:
             raise ConfigError(
-                f"buffer.concurrency is {buffer.concurrency}, but only {able} clients can train; set "
-                f"buffer.concurrency={able} or less, or raise partition.clients"
+                f"buffer.concurrency is {buffer.concurrency}, but only {able} clients can be drawn; set "
+                f"buffer.concurrency={max(1, able)} or less, or raise partition.clients"
             )
         self._draws = _Draws(sampling, seed, np.where(self._free_N, sizes_N, 0))
-        self._steps: list[Step] = []
-        self._flying: list[tuple[float, int, Visit]] = []
-        """A heap of the visits under way, by arrival and then by the number of the draw."""
-        self._waiting: list[tuple[int, Visit]] = []
-        """The buffer, with the number of each draw."""
-        self._late: list[int] = []
+        self._steps: list[BufferedStep] = []
+        self._flying: list[_Journey] = []
+        """A heap of the visits under way."""
+        self._waiting: list[_Journey] = []
+        """The buffer."""
+        self._aside = _Aside()
         self._under_way: Counter[int] = Counter()
         """Visits that no step has taken in, by version."""
+        self._visited_N = np.zeros(len(sizes_N), dtype=bool)
         self._drawn = 0
         self._seconds = 0.0
         self._draw()
 
-    def step(self, number: int) -> Step:
-        """Return a server step, counted from 0."""
+    def step(self, number: int) -> BufferedStep:
+        """See :meth:`fedsim.world.schedule.Schedule.step`."""
         while len(self._steps) <= number:
             self._advance()
         return self._steps[number]
 
-    def known(self, first: int, last: int) -> Iterator[Step]:
+    def known(self, first: int, last: int) -> Iterator[BufferedStep]:
         """Yield steps with those of their visits that begin from versions up to ``first``; steps without any are left out.
 
         These are the visits that can train once ``first`` steps are done.
@@ -136,50 +129,94 @@ class BufferedSchedule:
     # -- events --------------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Follow the clock to the next time at which clients arrive."""
-        self._seconds = self._flying[0][0]
-        while self._flying and self._flying[0][0] == self._seconds:
-            _, number, visit = heapq.heappop(self._flying)
-            self._arrive(number, visit)
+        """Follow the clock to the next time at which a visit ends or a client that is wanted comes in reach."""
+        self._seconds = min(self._flying[0].ends if self._flying else math.inf, self._opens)
+        while self._flying and self._flying[0].ends == self._seconds:
+            self._end(heapq.heappop(self._flying))
         self._draw()
 
-    def _arrive(self, number: int, visit: Visit) -> None:
-        limit, version = self._buffer.max_staleness, len(self._steps)
-        if limit is not None and version - visit.version > limit:
-            self._late.append(visit.client)
-            self._leave(visit)
+    def _end(self, journey: _Journey) -> None:
+        client, limit = journey.visit.client, self._buffer.max_staleness
+        if journey.lost:
+            self._aside.absent.append(client)
+            self._leave(journey)
+            self._aside.check(len(self._free_N))
             return
-        self._waiting.append((number, visit))
+        self._visited_N[client] = True
+        if limit is not None and len(self._steps) - journey.visit.version > limit:
+            self._aside.late.append(client)
+            self._leave(journey)
+            return
+        self._waiting.append(journey)
         if len(self._waiting) == self._buffer.size:
             self._take_in()
 
     def _take_in(self) -> None:
-        visits = tuple(visit for _, visit in sorted(self._waiting, key=lambda each: each[0]))
-        for visit in visits:
-            self._leave(visit)
-        late, self._waiting, self._late = tuple(self._late), [], []
-        began = self._steps[-1].ended_seconds if self._steps else 0.0
-        under_way = tuple(sorted(self._under_way))
-        self._steps.append(Step(len(self._steps), visits, late, began, self._seconds, under_way))
+        for journey in self._waiting:
+            self._leave(journey)
+        aside, self._aside = self._aside, _Aside()
+        began = self._steps[-1].ended_seconds or 0.0 if self._steps else 0.0
+        timed = {"began_seconds": began, "ended_seconds": self._seconds, "seconds": self._seconds - began}
+        self._steps.append(
+            BufferedStep(
+                number=len(self._steps),
+                visits=tuple(journey.visit for journey in sorted(self._waiting, key=lambda each: each.number)),
+                absent=tuple(aside.absent),
+                late=tuple(aside.late),
+                too_small=tuple(getattr(self._times, "too_small", ())),
+                under_way=tuple(sorted(self._under_way)),
+                **(timed if self._has_clock else {}),
+            )
+        )
+        self._waiting = []
 
-    def _leave(self, visit: Visit) -> None:
+    def _leave(self, journey: _Journey) -> None:
+        visit = journey.visit
         self._free_N[visit.client] = True
         self._under_way[visit.version] -= 1
         if not self._under_way[visit.version]:
             del self._under_way[visit.version]
 
     def _draw(self) -> None:
-        """Have new clients begin, so that as many train as should, or all that are free."""
-        many = min(self._buffer.concurrency - len(self._flying), int(self._free_N.sum()))
+        """Have clients in reach begin, so that as many train as should, or all that are free."""
+        starts_N, leaves_N = self._times.reach_N(self._seconds)
+        here_N = self._free_N & (starts_N <= self._seconds)
+        wanted = self._buffer.concurrency - len(self._flying)
+        many = min(wanted, int(here_N.sum()))
         version = len(self._steps)
-        for client in self._draws.draw(version, many, self._free_N):
-            arrived = self._seconds + self._times.seconds(client, version)
-            if not math.isfinite(arrived):
-                raise ConfigError(f"client {client} would never arrive; give its device a speed above 0")
-            heapq.heappush(self._flying, (arrived, self._drawn, Visit(client, version, self._seconds, arrived)))
+        for client in self._draws.draw(version, many, here_N):
+            arrives = self._seconds + self._times.seconds(client, version, first=not self._visited_N[client])
+            leaves = float(leaves_N[client])
+            ends = min(arrives, leaves)
+            times = (self._seconds, ends) if self._has_clock else ()
+            heapq.heappush(self._flying, _Journey(ends, self._drawn, Visit(client, version, *times), leaves < arrives))
             self._free_N[client] = False
             self._under_way[version] += 1
             self._drawn += 1
+        away_N = self._free_N & (starts_N > self._seconds)
+        self._opens = float(starts_N[away_N].min()) if many < wanted and away_N.any() else math.inf
+
+
+@dataclass
+class _Aside:
+    """Clients whose visits ended since the last step and are in none."""
+
+    absent: list[int] = field(default_factory=list)
+    late: list[int] = field(default_factory=list)
+
+    def check(self, clients: int) -> None:
+        """Refuse to go on where no result ever arrives.
+
+        Raises
+        ------
+        ConfigError
+            If far more visits than there are clients went out of reach one after another.
+        """
+        if len(self.absent) > max(10_000, 10 * clients):
+            raise ConfigError(
+                f"{len(self.absent)} clients one after another went out of reach before their result had arrived; give devices "
+                "that are faster or longer in reach (world.devices), or smaller work (client.epochs, client.steps)"
+            )
 
 
 class _Draws:

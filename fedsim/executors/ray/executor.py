@@ -151,8 +151,8 @@ class RayExecutor(Executor):
         for index, (group, block) in enumerate(zip(groups, blocks_of(groups), strict=True)):
             slot = group.clients[0] if self.per_client else None
             keyed, caches = self._with_cached(group)
-            start, held = earlier.get(group.round, state), list(caches.values())
-            calls.append(train_call(index, keyed, block, start, client_states, held, self._keeps_state, slot))
+            rest = earlier.get(group.round, state), client_states, list(caches.values()), self._keeps_state, slot
+            calls.append(train_call(index, keyed, block, *rest))
         # Evaluations come last: they are short, so they fill the time that actors have left at the end of a round.
         evaluations = self._evaluation_calls(state, shards, len(groups))
         calls = evaluations + calls if evaluate_first else calls + evaluations
