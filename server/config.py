@@ -184,7 +184,7 @@ class SamplingConfig(Schema):
     """power_of_choice: clients among which those with the highest losses are taken, drawn by their examples; twice the cohort
     if not given."""
     exploration: float = Field(default=0.1, ge=0.0, le=1.0)
-    """oort: share of the cohort for clients that have not trained yet, the fastest ones first."""
+    """oort: share of the cohort for clients that have not trained yet, drawn by their speed."""
     speed_penalty: NonNegativeFloat = 2.0
     """oort: exponent with which a visit that takes longer than the median one lowers a client's utility."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)

@@ -47,6 +47,8 @@ class Checkpoint:
     """Clients that share passes through the backbone; None in checkpoints of older versions."""
     best_F: np.ndarray | None = None
     """Global vector of the best round so far (``selected_round`` of the totals); None before any evaluation."""
+    learned: dict[str, np.ndarray] = field(default_factory=dict)
+    """What the schedule of later rounds depends on; see :class:`fedsim.world.utility.Losses`."""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -115,6 +117,7 @@ def _arrays(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     arrays = {f"server/{name}": np.asarray(array, order="C") for name, array in checkpoint.server.items()}
     if checkpoint.best_F is not None:
         arrays["best/vector"] = np.asarray(checkpoint.best_F, order="C")
+    arrays |= {f"learned/{name}": array for name, array in checkpoint.learned.items() if array.size}
     clients = checkpoint.clients
     for name in _COUNTS:
         arrays[f"clients/{name}"] = np.array([getattr(state, name) for state in clients], dtype=np.int64)
@@ -164,6 +167,7 @@ def _load(path: Path) -> Checkpoint:
         totals=header["totals"],
         fuse=header.get("fuse"),
         best_F=arrays.get("best/vector"),
+        learned={name.removeprefix("learned/"): a for name, a in arrays.items() if name.startswith("learned/")},
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedsim.core.messages import ClientReport
+from fedsim.world.schedule import Visit
 
 ROUND_COLUMNS: dict[str, str] = {
     "round": "int32",  # rounds completed: 1 for the first; 0 for the evaluation before any training
@@ -19,8 +20,11 @@ ROUND_COLUMNS: dict[str, str] = {
     "server_lr": "float64",
     "clients_ok": "int32",
     "clients_failed": "int32",
-    "clients_absent": "int32",  # drawn, but unavailable (sampling.dropout); not a failure
-    "clients_late": "int32",  # available, but slower than sampling.delay.deadline_seconds; not a failure
+    "clients_absent": "int32",  # drawn, but out of reach, then or before its result had arrived; not a failure
+    "clients_late": "int32",  # in reach, but not in time (a deadline, over-selection, buffer.max_staleness); not a failure
+    "clients_too_small": "int32",  # never drawn, since their device cannot hold the model (world.devices)
+    "staleness_mean": "float64",  # server steps between the start of a usable client and this one (buffered rounds)
+    "staleness_max": "int32",
     "clients_retried": "int32",  # retries of a client's work after a lost actor or a missed deadline
     "client_examples": "int64",  # training examples held by the usable clients
     "client_steps": "int64",  # local optimizer steps of the usable clients
@@ -28,7 +32,9 @@ ROUND_COLUMNS: dict[str, str] = {
     "bytes_down": "int64",  # received and sent by real devices, all clients together; see fedsim.core.traffic
     "bytes_up": "int64",
     "seconds_longest_client": "float64",  # longest local training of a usable client: the published round time
-    "seconds_simulated": "float64",  # time the server would have waited for real devices (sampling.delay)
+    "seconds_simulated": "float64",  # time the round would have taken on real devices (world.devices, sampling.delay)
+    "seconds_waited": "float64",  # part of it until enough clients were in reach (world.devices)
+    "clock_seconds": "float64",  # the same of all rounds so far: the virtual clock when the round ended
     "seconds_round": "float64",  # the sum of these three
     "seconds_train": "float64",  # until the last group was trained
     "seconds_server": "float64",
@@ -45,6 +51,10 @@ CLIENT_COLUMNS: dict[str, str] = {
     "loss_first": "float64",  # mean loss of the first and the last local epoch
     "loss_last": "float64",
     "seconds": "float64",
+    "began_seconds": "float64",  # on the virtual clock: when its visit began, and when its result arrived (world.devices)
+    "arrived_seconds": "float64",
+    "version": "int32",  # server steps done when it began
+    "staleness": "int32",  # server steps from then to the one that takes it in; 0 in synchronous rounds
     "bytes_down": "int64",
     "bytes_up": "int64",
     "node": "string",
@@ -77,15 +87,18 @@ PREDICTION_COLUMNS: dict[str, str] = {
 }
 """Columns of ``predictions.parquet`` with their Arrow types: one row per validation example."""
 
-_OF_REPORT = tuple(name for name in CLIENT_COLUMNS if name not in ("round", "status", "message"))
+_OF_VISIT = ("began_seconds", "arrived_seconds", "version")
+_OTHERS = ("round", "staleness", "status", "message", *_OF_VISIT)
+_OF_REPORT = tuple(name for name in CLIENT_COLUMNS if name not in _OTHERS)
 
 
-def client_row(round: int, report: ClientReport) -> dict[str, Any]:
+def client_row(round: int, report: ClientReport, visit: Visit | None = None) -> dict[str, Any]:
     """Return the row of one client's local training."""
     values, failure = vars(report), report.failure
-    row = {name: values[name] for name in _OF_REPORT}
+    row = {name: values[name] for name in _OF_REPORT} | {name: getattr(visit, name, None) for name in _OF_VISIT}
     return row | {
         "round": round,
+        "staleness": None if visit is None else round - 1 - visit.version,
         "status": failure.kind if failure else "ok",
         "message": failure.message if failure else None,
     }

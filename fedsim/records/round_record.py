@@ -28,6 +28,9 @@ class RoundRecord:
     clients_failed: int
     clients_absent: int
     clients_late: int
+    clients_too_small: int | None
+    staleness_mean: float | None
+    staleness_max: int | None
     clients_retried: int
     client_examples: int
     client_steps: int
@@ -35,6 +38,8 @@ class RoundRecord:
     bytes_up: int
     seconds_longest_client: float
     seconds_simulated: float | None
+    seconds_waited: float | None
+    clock_seconds: float | None
     seconds_round: float
     seconds_train: float
     seconds_server: float

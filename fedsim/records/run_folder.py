@@ -26,6 +26,7 @@ from fedsim.records.tensorboard import TensorBoard
 
 if TYPE_CHECKING:
     from fedsim.records.sync import Sync
+    from fedsim.world.schedule import Visit
 
 __all__ = ["CLIENT_COLUMNS", "ROUND_COLUMNS", "RunFolder", "TensorBoard", "TrackingConfig"]
 
@@ -209,10 +210,11 @@ class RunFolder:
         with writing(self.rounds):
             self._rounds.append([record])
 
-    def client_records(self, round: int, reports: Sequence[ClientReport]) -> None:
+    def client_records(self, round: int, reports: Sequence[ClientReport], visits: Sequence[Visit] = ()) -> None:
         """Add one row per report to ``clients.parquet``; see :data:`CLIENT_COLUMNS`."""
         with writing(self.clients):
-            self._clients.append([client_row(round, report) for report in reports])
+            of = {visit.client: visit for visit in visits}
+            self._clients.append([client_row(round, report, of.get(report.client)) for report in reports])
 
     def flush(self) -> None:
         """Sync all records to disk; call it before writing a checkpoint."""

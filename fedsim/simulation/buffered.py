@@ -15,8 +15,8 @@ from fedsim.core.messages import WorkGroup
 from fedsim.executors.base import EvaluatedShard, Executor, Handle, TrainedGroup
 from fedsim.simulation.round import Draw, Round
 from fedsim.world.buffered import BufferedSchedule
+from fedsim.world.schedule import Step
 from fedsim.world.visit_times import DelayedDevices, EqualDevices, VisitTimes
-from server.availability import Answers
 from server.core import StepReport
 
 
@@ -44,12 +44,17 @@ class Buffered:
     def of(cls, config: Config, draw: Draw, executor: Executor) -> Buffered:
         """Return the state of a run with section ``buffer`` before its first step."""
         assert config.buffer is not None
-        delay, able_N = config.sampling.delay, draw.sizes_N > 0
-        times: VisitTimes = EqualDevices(able_N)
-        if has_clock := delay.seconds_per_example > 0:
+        delay, able_N = draw.sampling.delay, draw.sizes_N > 0
+        times: VisitTimes = EqualDevices(able_N) if draw.devices is None else draw.devices
+        if delay.seconds_per_example:
             times = DelayedDevices(able_N, delay, config.seed, draw.work_N)
         schedule = BufferedSchedule(
-            config.buffer, config.sampling, config.seed, draw.sizes_N, times, has_clock=has_clock
+            config.buffer,
+            draw.sampling,
+            config.seed,
+            draw.sizes_N,
+            times,
+            has_clock=draw.devices is not None or delay.seconds_per_example > 0,
         )
         return cls(schedule, draw, executor, config.rounds)
 
@@ -85,10 +90,9 @@ class Buffered:
         """Return the versions from which clients have begun that are still to be taken in after a step."""
         return self._schedule.step(number).under_way
 
-    def answers(self, number: int) -> Answers:
-        """Return the clients that a step takes in, in draw order, and those that came too late for any."""
-        step = self._schedule.step(number)
-        return Answers(step.clients, step.absent, step.late, step.seconds)
+    def plan(self, number: int) -> Step:
+        """Return whom a step takes in."""
+        return self._schedule.step(number)
 
     def to_train(self, number: int) -> list[WorkGroup]:
         """Return the groups to train before a step: none if all that it takes in have trained, else all that have begun."""
@@ -125,7 +129,7 @@ class BufferedRound(Round):
     def __init__(self, number: int, buffered: Buffered, executor: Executor, started: float) -> None:
         self.number = number
         self.started = self.trained_at = started
-        self.answers = buffered.answers(number)
+        self.plan = buffered.plan(number)
         self.groups = buffered.to_train(number)
         self._buffered, self._executor = buffered, executor
 
@@ -158,4 +162,4 @@ class BufferedRound(Round):
     def step(self) -> StepReport:
         """Apply the groups' updates to the server, which keeps the states from which other clients have begun."""
         keep = self._buffered.under_way(self.number)
-        return self._executor.server.apply(self.number, self.answers.in_time, keep=keep)
+        return self._executor.server.apply(self.number, self.plan.clients, keep=keep)

@@ -11,7 +11,6 @@ from fedsim.executors.base import Executor
 from fedsim.records.run_folder import RunFolder, TensorBoard
 from fedsim.simulation.client_failures import Failures
 from fedsim.simulation.preparation import Prepared
-from fedsim.simulation.round import Draw
 
 
 @dataclass(frozen=True)
@@ -28,11 +27,6 @@ class RunContext:
     progress: Progress
     """Display for the user."""
     tensorboard: TensorBoard | None = None
-
-    @cached_property
-    def draw(self) -> Draw:
-        """Draws clients and work groups of each round."""
-        return Draw.of(self.config, self.prepared.spec.shards.train_sizes)
 
     @cached_property
     def failures(self) -> Failures:

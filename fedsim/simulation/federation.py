@@ -20,10 +20,11 @@ from fedsim.records.checkpoint import Checkpoint
 from fedsim.simulation.buffered import Buffered
 from fedsim.simulation.client_states import ClientStates
 from fedsim.simulation.context import RunContext
+from fedsim.simulation.fleet import devices_of
 from fedsim.simulation.fusing import choose_fuse, with_fuse
 from fedsim.simulation.layer_choice import LayerChoice, choose
 from fedsim.simulation.open_round import OpenRound, memory_warning
-from fedsim.simulation.round import Round
+from fedsim.simulation.round import Draw, Round
 from server.aggregation import population_weight
 
 
@@ -51,6 +52,7 @@ class Federation:
     def __init__(self, run: RunContext, workers: list[WorkerInfo]) -> None:
         self._run = run
         self._choice: LayerChoice | None = None
+        self._draw: Draw | None = None
         self._sent_again = _SentAgain(run.executor)
         self._buffered: Buffered | None = None
         self.workers = workers
@@ -67,6 +69,12 @@ class Federation:
         assert self._choice is not None, "layers are chosen by set_out"
         return self._choice
 
+    @property
+    def draw(self) -> Draw:
+        """Draws the clients of each round."""
+        assert self._draw is not None, "devices are known by set_out, since layers decide what they compute"
+        return self._draw
+
     # -- where rounds start ------------------------------------------------------------------------------------------
 
     def set_out(self, checkpoint: Checkpoint | None) -> None:
@@ -75,6 +83,7 @@ class Federation:
         self.whole = False
         if self._choice is None:
             self._choice = self._choose_layers(full, checkpoint)
+            self._draw = self._with_devices(full, self._choice.layers, checkpoint is None)
         self._start_server(full, self._choice.layers, checkpoint)
         if self.fuse is None:
             self._share_passes(checkpoint)
@@ -96,7 +105,7 @@ class Federation:
             run.config,
             run.executor,
             full,
-            run.draw.sizes_N,
+            run.prepared.spec.train_sizes,
             run.prepared.spec.initial_vector,
             progress.start_phase,
             progress.note,
@@ -107,21 +116,32 @@ class Federation:
         run.folder.event("layers", **choice.record())
         return choice
 
+    def _with_devices(self, full: VectorLayout, layers: tuple[int, ...], new: bool) -> Draw:
+        run, spec = self._run, self._run.prepared.spec
+        devices = devices_of(run.config, spec, full, layers)
+        if devices is not None:
+            if new:
+                run.folder.event("too_small", round=0, clients=devices.too_small)
+            for sentence in devices.notes():
+                run.progress.note(sentence)
+        return Draw.of(run.config, spec.train_sizes, devices)
+
     def _start_server(self, full: VectorLayout, layers: tuple[int, ...], checkpoint: Checkpoint | None) -> None:
         config, server, spec = self._run.config, self._run.executor.server, self._run.prepared.spec
         layout, vector_F = self._initial(full, layers)
         apart = spec.turns(full, layers), spec.tuner.low_rank(layout)
         sample_rate = config.clients_per_step / config.partition.population
-        weight = population_weight(config.server.weighting, self._run.draw.sizes_N)
+        weight = population_weight(config.server.weighting, self.draw.sizes_N)
         exponent = None if config.buffer is None else config.buffer.staleness_exponent
         server.start(config.method, vector_F, layout.layers, sample_rate, weight, config.rule, *apart, exponent)
         if checkpoint is not None:
             server.load_arrays(checkpoint.server)
             self.clients.restore(checkpoint.clients, self._run.executor)
+            self.draw.schedule.losses.restore(checkpoint.learned)
             self.round = checkpoint.round
         self.state = server.global_state()
         if config.buffer is not None:
-            self._buffered = self._buffered or Buffered.of(config, self._run.draw, self._run.executor)
+            self._buffered = self._buffered or Buffered.of(config, self.draw, self._run.executor)
             self._buffered.restart(self.round, self.state)
 
     def _initial(self, full: VectorLayout, layers: tuple[int, ...]) -> tuple[VectorLayout, np.ndarray]:
@@ -139,7 +159,7 @@ class Federation:
         """Decide how many clients train together, and limit the frozen-layer cache."""
         run, spec, layers = self._run, self._run.prepared.spec, self.choice.layers
         kept = None if checkpoint is None else checkpoint.fuse
-        group = run.draw.first_group() if self._buffered is None else self._buffered.first_group()
+        group = self.draw.first_group() if self._buffered is None else self._buffered.first_group()
         slot = self.computed.fuse(layers, len(group))
         choice = choose_fuse(run.config, run.executor, self.state, group, len(self.workers), kept, slot)
         run.executor.fuse = self.fuse = choice.fuse
@@ -159,7 +179,7 @@ class Federation:
         self._sent_again.begin(self.round)
         if self._buffered is not None:
             return self._buffered.round(self.round, started)
-        return Round(self.round, self._run.draw, self._run.executor, started)
+        return Round(self.round, self.draw, self._run.executor, started)
 
     def step(self, round: Round) -> OpenRound:
         """Apply a trained round to the server, and store the new states of its clients.
@@ -176,6 +196,7 @@ class Federation:
         stepping_at = time.monotonic()
         step = round.step()
         self.clients.commit(round.trained())
+        self.draw.schedule.learn(round.number, reports)
         self.state = run.executor.server.global_state()
         self.round += 1
         if self._buffered is not None:
@@ -184,7 +205,7 @@ class Federation:
             round=self.round,
             reports=reports,
             step=step,
-            answers=round.answers,
+            plan=round.plan,
             clients_resent=self._sent_again.end(reports),
             seconds_train=round.trained_at - round.started,
             seconds_server=time.monotonic() - stepping_at,

@@ -189,8 +189,8 @@ class Journal:
         self._best.note(self.totals.selected_round)
         run.folder.round_record(record.row())
         if run.config.tracking.client_records:
-            run.folder.client_records(done.round, done.reports)
-        for name, clients in (("absent", done.answers.absent), ("late", done.answers.late)):
+            run.folder.client_records(done.round, done.reports, done.plan.visits)
+        for name, clients in (("absent", done.plan.absent), ("late", done.plan.late)):
             if clients:
                 run.folder.event(name, round=done.round, clients=clients)
         run.folder.event("round", **record.event())
@@ -237,6 +237,7 @@ class Journal:
             totals={**vars(self.totals), "seconds_before": self.seconds},
             fuse=federation.fuse,
             best_F=self._best.vector_F(),
+            learned=federation.draw.schedule.losses.arrays(federation.round),
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:

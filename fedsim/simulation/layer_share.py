@@ -147,7 +147,7 @@ def _warm_up(
     for number in range(rounds):
         phase(f"warm-up round {number + 1} of {rounds}, all layers trained")
         round = Round(number, draw, executor)
-        order = round.answers.in_time
+        order = round.plan.clients
         for _ in round.train(executor.server.global_state(), {client: ClientState(client) for client in order}):
             pass
         reports = [report for group in round.trained() for report in group.reports]

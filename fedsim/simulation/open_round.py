@@ -11,7 +11,8 @@ import numpy as np
 from fedsim.core.messages import ClientReport, Evaluation
 from fedsim.data.metrics import compute
 from fedsim.records.round_record import RoundRecord
-from server.availability import Answers
+from fedsim.world.buffered import BufferedStep
+from fedsim.world.schedule import Step
 from server.core import StepReport
 
 
@@ -35,8 +36,8 @@ class OpenRound:
     reports: Sequence[ClientReport]
     """Reports of all its clients, by ascending id."""
     step: StepReport
-    answers: Answers
-    """Which of the drawn clients took part."""
+    plan: Step
+    """Who took part and when."""
     clients_resent: int
     """Clients whose work was sent again, counted each time."""
     seconds_train: float
@@ -59,6 +60,7 @@ class OpenRound:
             figures[f"{name}_loss"] = None if evaluation is None else mean_loss(evaluation)
         usable = usable_reports(self.reports)
         weights = [report.num_examples for report in usable]
+        stale = [self.round - 1 - report.round for report in usable] if isinstance(self.plan, BufferedStep) else None
         return RoundRecord(
             round=self.round,
             **figures,
@@ -67,15 +69,20 @@ class OpenRound:
             server_lr=self.step.lr,
             clients_ok=self.step.clients,
             clients_failed=len(self.reports) - self.step.clients,
-            clients_absent=len(self.answers.absent),
-            clients_late=len(self.answers.late),
+            clients_absent=len(self.plan.absent),
+            clients_late=len(self.plan.late),
+            clients_too_small=len(self.plan.too_small) if self.plan.waited_seconds is not None else None,
+            staleness_mean=None if stale is None else float(np.mean(stale)),
+            staleness_max=None if stale is None else max(stale),
             clients_retried=self.clients_resent,
             client_examples=sum(weights),
             client_steps=sum(report.num_steps for report in usable),
             bytes_down=sum(report.bytes_down for report in self.reports),
             bytes_up=sum(report.bytes_up for report in self.reports),
             seconds_longest_client=max(report.seconds for report in usable),
-            seconds_simulated=self.answers.seconds,
+            seconds_simulated=self.plan.seconds,
+            seconds_waited=self.plan.waited_seconds,
+            clock_seconds=self.plan.ended_seconds,
             seconds_round=self.seconds_train + self.seconds_server + evaluated.seconds,
             seconds_train=self.seconds_train,
             seconds_server=self.seconds_server,

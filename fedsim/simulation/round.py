@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -15,15 +16,18 @@ from clients.training.local_job import num_trained
 from fedsim.configuration.schema import Config
 from fedsim.core.messages import ClientReport
 from fedsim.executors.base import EvaluatedShard, Executor, Handle, TrainedGroup
-from server.availability import Answers, answers
+from fedsim.world.config import WorldConfig
+from fedsim.world.devices import Devices
+from fedsim.world.schedule import Step
+from fedsim.world.synchronous import Synchronous
 from server.config import SamplingConfig
 from server.core import StepReport
-from server.sampling import cohort, cut
+from server.sampling import cut
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Draws each round's cohort from the population and cuts it into work groups; pure functions of the round."""
+    """Draws each round's clients from the population and cuts them into work groups; the same whenever it is asked."""
 
     sampling: SamplingConfig
     seed: int
@@ -32,25 +36,30 @@ class Draw:
     """Training examples of each client."""
     work_N: np.ndarray
     """Training examples that each client processes in a round, counting repeats."""
+    world: WorldConfig | None = None
+    devices: Devices | None = None
+    """The clients' devices, if they are simulated."""
 
     @classmethod
-    def of(cls, config: Config, sizes_N: np.ndarray) -> Draw:
-        """Create from a config and the clients' training sizes."""
+    def of(cls, config: Config, sizes_N: np.ndarray, devices: Devices | None = None) -> Draw:
+        """Create from a config, the clients' training sizes and their devices."""
         work_N = np.array([num_trained(config.client, int(size)) for size in sizes_N])
-        return cls(config.sampling, config.seed, config.group_size, sizes_N, work_N)
+        sampling = config.sampling.model_copy(update={"clients_per_round": config.clients_per_step})
+        return cls(sampling, config.seed, config.group_size, sizes_N, work_N, config.world, devices)
 
-    def cohort(self, round: int) -> list[int]:
-        """Return the clients drawn for a round (counted from 0), in the order drawn."""
-        drawn: list[int] = cohort(self.sampling, self.seed, round, self.sizes_N).tolist()
-        return drawn
+    @cached_property
+    def schedule(self) -> Synchronous:
+        """What happens when."""
+        return Synchronous(self.sampling, self.seed, self.sizes_N, self.work_N, self.devices, self.world)
 
-    def answers(self, round: int) -> Answers:
-        """Return which of the drawn clients take part."""
-        return answers(self.sampling, self.cohort(round), self.seed, round, self.work_N)
+    def step(self, round: int) -> Step:
+        """Return the visits of a round, counted from 0, and the clients that it does without."""
+        return self.schedule.step(round)
 
     def first_group(self) -> tuple[int, ...]:
         """Return the first work group of the first cohort."""
-        return cut(self.cohort(0), self.group_size, self.work_N)[0]
+        drawn = self.schedule.cohort(0) if self.devices is None else self.step(0).clients
+        return cut(drawn, self.group_size, self.work_N)[0]
 
 
 class Round:
@@ -67,8 +76,8 @@ class Round:
 
     Attributes
     ----------
-    answers
-        Which of the drawn clients take part.
+    plan
+        Who takes part and when.
     groups
         Work groups of the clients that take part.
     trained_at
@@ -78,8 +87,8 @@ class Round:
     def __init__(self, number: int, draw: Draw, executor: Executor, started: float | None = None) -> None:
         self.number = number
         self.started = self.trained_at = time.monotonic() if started is None else started
-        self.answers = draw.answers(number)
-        self.groups = executor.groups(number, self.answers.in_time, draw.group_size, draw.work_N)
+        self.plan = draw.step(number)
+        self.groups = executor.groups(number, self.plan.clients, draw.group_size, draw.work_N)
         self._executor = executor
         self._trained: list[TrainedGroup] = []
 
@@ -117,11 +126,11 @@ class Round:
             If some are missing, which is a bug in an executor.
         """
         reports = sorted((report for group in self.trained() for report in group.reports), key=lambda each: each.client)
-        asked = sorted(self.answers.in_time)
+        asked = sorted(self.plan.clients)
         if [report.client for report in reports] != asked:
             raise RuntimeError(f"round {self.number + 1}: {len(asked)} clients were asked, {len(reports)} reports came")
         return reports
 
     def step(self) -> StepReport:
         """Apply the groups' updates to the server."""
-        return self._executor.server.apply(self.number, self.answers.in_time)
+        return self._executor.server.apply(self.number, self.plan.clients)

@@ -1,7 +1,7 @@
 """When devices are in reach, as intervals of the virtual clock.
 
-Everything follows from one question: which interval contains a time, or is the next one? Shape suffixes: N clients, K asked for,
-Z intervals of all devices, B intervals of a block.
+Everything follows from one question: which interval contains a time, or is the next one? Shape suffixes: N clients, K those
+asked for, Z intervals of all devices, B intervals of a block.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a visit costs a device: the tokens that it computes, in whole passes, and the bytes that travel.
 
-Ours: a layer costs the same forward and backward, so a token's forward and backward pass through all L layers is 2 L layer passes;
-embeddings and head cost nothing. A frozen backbone needs no gradients of its weights.
+Ours: a layer costs the same forward and backward, so a token's forward and backward pass through all L layers is 2 L layer
+passes; embeddings and head cost nothing. A frozen backbone needs no gradients of its weights.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Devices:
     """
 
     def __init__(self, hardware: Hardware, availability: Availability, cost: VisitCost, sizes_N: np.ndarray) -> None:
-        self.hardware, self.cost, self._availability = hardware, cost, availability
+        self.hardware, self.cost, self.sizes_N, self._availability = hardware, cost, sizes_N, availability
         self._all_N = np.arange(len(sizes_N))
         small_N = hardware.memory_bytes_N < cost.needed_bytes
         self.too_small: tuple[int, ...] = tuple(np.flatnonzero(small_N & (sizes_N > 0)).tolist())
@@ -79,6 +79,19 @@ class Devices:
         availability = draw_availability(config.availability, seed, clients)
         return cls(Hardware.drawn(config, seed, clients), availability, cost, sizes_N)
 
+    def notes(self) -> list[str]:
+        """Return what the user should know of clients that are never drawn."""
+        away = int((self.sizes_N > 0).sum()) - len(self.too_small) - int(self.able_N.sum())
+        found = []
+        if self.too_small:
+            needed = self.cost.needed_bytes / GIGABYTE
+            found.append(
+                f"{len(self.too_small):,} clients are never drawn: their devices cannot hold the model ({needed:.2g} GB)"
+            )
+        if away:
+            found.append(f"{away:,} clients are never drawn: their devices are never in reach")
+        return found
+
     def available_N(self, seconds: float) -> np.ndarray:
         """Return which clients are in reach at a time."""
         return self._availability.interval(seconds, self._all_N)[0] <= seconds
@@ -87,9 +100,10 @@ class Devices:
         """Return when each client is in reach next, float64 [N]: at ``seconds`` where it is now, infinity if never again."""
         return np.maximum(self._availability.interval(seconds, self._all_N)[0], seconds)
 
-    def leaves(self, client: int, seconds: float) -> float:
-        """Return until when a client that is in reach at a time stays so."""
-        return float(self._availability.interval(seconds, [client])[1][0])
+    def reach_N(self, seconds: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return when each client is in reach next, as :meth:`next_available`, and until when it then stays so."""
+        starts_N, ends_N = self._availability.interval(seconds, self._all_N)
+        return np.maximum(starts_N, seconds), ends_N
 
     def seconds(self, client: int, round: int, *, first: bool = False) -> float:
         """Return how long a client's visit takes, from the broadcast to the arrival of its result.

@@ -1,0 +1,204 @@
+"""Synchronous rounds on the virtual clock: a cohort is drawn, the server waits for it, then takes its step.
+
+As in Bonawitz et al. (2019) a round selects, then reports: where too few clients are in reach, it waits for the next ones that
+are, and each begins as it comes; a deadline counts from the beginning of the last one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fedsim.core.errors import ConfigError
+from fedsim.core.messages import ClientReport
+from fedsim.world.config import WorldConfig
+from fedsim.world.devices import Devices
+from fedsim.world.schedule import Step, Visit
+from fedsim.world.selection import Selection
+from fedsim.world.utility import Losses
+from server.availability import answers, in_reach
+from server.config import SamplingConfig
+from server.sampling import cohort
+
+_KEPT = 4
+"""Steps that are kept; one before them is found again from the first."""
+
+
+@dataclass
+class _Clock:
+    """Where the schedule has got to."""
+
+    number: int = 0
+    seconds: float = 0.0
+    visited_N: np.ndarray | None = None
+    """Clients that have a frozen-layer cache from an earlier visit."""
+    steps: dict[int, Step] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Journey:
+    """A client that was drawn: when it begins, and when its result arrives or it is lost."""
+
+    client: int
+    began: float
+    ends: float
+    lost: bool
+
+
+class Synchronous:
+    """The schedule of synchronous rounds.
+
+    Parameters
+    ----------
+    work_N
+        Training examples that each client processes in a round.
+    devices
+        The clients' devices; None for rounds without a clock, or with that of ``sampling.delay``.
+    """
+
+    def __init__(
+        self,
+        sampling: SamplingConfig,
+        seed: int,
+        sizes_N: np.ndarray,
+        work_N: np.ndarray,
+        devices: Devices | None = None,
+        world: WorldConfig | None = None,
+    ) -> None:
+        self._sampling, self._seed, self._sizes_N, self._work_N = sampling, seed, sizes_N, work_N
+        self._devices, self._world = devices, world or WorldConfig()
+        able_N = sizes_N if devices is None else np.where(devices.able_N, sizes_N, 0)
+        self._selection = Selection(sampling, seed, able_N, None if devices is None else devices.seconds_N(0))
+        self.losses = Losses()
+        self._clock = _Clock()
+        if devices is not None:
+            _check_enough(sampling, sizes_N, devices)
+
+    def learn(self, number: int, reports: Iterable[ClientReport]) -> None:
+        """Take in what the clients of a step reported, if later steps depend on it."""
+        if self._sampling.kind in ("oort", "power_of_choice"):
+            self.losses.learn(number, reports)
+
+    def step(self, number: int) -> Step:
+        """See :meth:`fedsim.world.schedule.Schedule.step`."""
+        if self._devices is None and not self._sampling.delay.seconds_per_example:
+            return self._without_devices(number, None)
+        if number < self._clock.number and number not in self._clock.steps:
+            self._clock = _Clock()
+        while number not in self._clock.steps:
+            self._advance()
+        return self._clock.steps[number]
+
+    def cohort(self, number: int) -> list[int]:
+        """Return the clients drawn for a step without devices, in draw order."""
+        if self._sampling.kind in ("uniform", "by_size", "round_robin"):
+            drawn: list[int] = cohort(self._sampling, self._seed, number, self._sizes_N).tolist()
+            return drawn
+        many = self._sampling.clients_per_round
+        return [int(client) for client in self._selection.draw(number, many, self._sizes_N > 0, self.losses)]
+
+    # -- one step ----------------------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        clock = self._clock
+        step = (self._without_devices if self._devices is None else self._with_devices)(clock.number, clock.seconds)
+        clock.steps[clock.number] = step
+        clock.steps.pop(clock.number - _KEPT, None)
+        clock.number, clock.seconds = clock.number + 1, step.ended_seconds or 0.0
+
+    def _without_devices(self, number: int, began: float | None) -> Step:
+        """Simulated dropouts and delays of ``sampling``."""
+        found = answers(self._sampling, self.cohort(number), self._seed, number, self._work_N)
+        visits = tuple(Visit(client, number) for client in found.in_time)
+        ended = None if began is None or found.seconds is None else began + found.seconds
+        return Step(number, visits, found.absent, found.late, (), began, ended, None, found.seconds)
+
+    def _with_devices(self, number: int, began: float) -> Step:
+        assert self._devices is not None
+        lost: list[int] = []
+        opened, waited = began, 0.0
+        while True:
+            drawn = self._drawn(number, opened, set(lost))
+            last = max(journey.began for journey in drawn)
+            taken, late, ended = self._taken(drawn, last)
+            waited, opened = waited + min(last, ended) - opened, ended
+            lost += [journey.client for journey in drawn if journey.lost and journey not in late]
+            if taken:
+                break
+        visits = tuple(Visit(each.client, number, each.began, each.ends) for each in taken)
+        left_out = tuple(each.client for each in late)
+        self._note_visits([each.client for each in taken])
+        small = self._devices.too_small
+        return Step(number, visits, tuple(lost), left_out, small, began, opened, waited, opened - began)
+
+    def _note_visits(self, clients: list[int]) -> None:
+        if self._clock.visited_N is None:
+            self._clock.visited_N = np.zeros(len(self._sizes_N), dtype=bool)
+        self._clock.visited_N[clients] = True
+
+    def _drawn(self, number: int, now: float, tried: set[int]) -> list[_Journey]:
+        """Draw a cohort at a time: among the clients in reach, and, where they are too few, the next ones that are."""
+        assert self._devices is not None
+        devices, sampling = self._devices, self._sampling
+        many = math.ceil(sampling.clients_per_round * (1.0 + self._world.over_selection))
+        pool_N = self._selection.pool(number, many).copy()
+        pool_N[list(tried)] = False
+        if not pool_N.any():
+            raise ConfigError(
+                f"round {number + 1}: every client goes out of reach before its result has arrived; give devices that are "
+                "faster or longer in reach (world.devices), or smaller work (client.epochs, client.steps)"
+            )
+        starts_N, ends_N = devices.reach_N(now)
+        here_N = pool_N & (starts_N <= now)
+        order = [int(client) for client in self._selection.draw(number, many, here_N, self.losses)]
+        if len(order) < many:
+            coming = np.flatnonzero(pool_N & ~here_N)
+            coming = coming[np.argsort(starts_N[coming], kind="stable")]
+            order += [int(client) for client in coming[: many - len(order)]]
+        gone = set(in_reach(order, sampling.dropout, self._seed, number)[1])
+        journeys = []
+        for client in order:
+            began, leaves = float(starts_N[client]), float(ends_N[client])
+            arrives = began + self._visit_seconds(client, number)
+            leaves = began if client in gone else leaves
+            journeys.append(_Journey(client, began, min(arrives, leaves), leaves < arrives))
+        return journeys
+
+    def _visit_seconds(self, client: int, number: int) -> float:
+        assert self._devices is not None
+        visited_N = self._clock.visited_N
+        return self._devices.seconds(client, number, first=visited_N is None or not visited_N[client])
+
+    def _taken(self, drawn: list[_Journey], last: float) -> tuple[list[_Journey], list[_Journey], float]:
+        """Return the clients that the step takes, those that it does not wait for, and when it ends.
+
+        It takes the first answers up to a cohort, at least one, and none behind the deadline.
+        """
+        deadline = last + (self._world.deadline_seconds or math.inf)
+        arriving = sorted((each for each in drawn if not each.lost), key=lambda each: each.ends)
+        if not arriving:
+            return [], [], max(each.ends for each in drawn)
+        first = arriving[: self._sampling.clients_per_round]
+        chosen = [each for each in first if each.ends <= deadline] or first[:1]
+        ends = chosen[-1].ends
+        if len(chosen) < self._sampling.clients_per_round:  # it waits for all that may still come
+            ends = max(ends, min(deadline, max(each.ends for each in drawn)))
+        taken = [each for each in drawn if each in chosen]
+        return taken, [each for each in drawn if each not in taken and (not each.lost or each.ends > ends)], ends
+
+
+def _check_enough(sampling: SamplingConfig, sizes_N: np.ndarray, devices: Devices) -> None:
+    """Refuse a cohort that is larger than the clients that can be drawn."""
+    able, small = int(devices.able_N.sum()), len(devices.too_small)
+    if sampling.clients_per_round <= able:
+        return
+    holding = int((sizes_N > 0).sum())
+    raise ConfigError(
+        f"sampling.clients_per_round is {sampling.clients_per_round}, but of the {holding} clients with training examples only "
+        f"{able} can be drawn: the devices of {small} cannot hold the model ({devices.cost.needed_bytes / 1e9:.2f} GB, "
+        f"world.devices.needed_gigabytes), and {holding - small - able} are never in reach; set sampling.clients_per_round="
+        f"{max(1, able)} or less, or give other devices"
+    )
