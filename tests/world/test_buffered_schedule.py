@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -74,16 +75,16 @@ def test_what_holds_in_every_schedule(world):
     assert len({(visit.client, visit.version) for visit in visits}) == len(visits)  # none twice from a version
     for client in range(clients):  # none twice at a time: it begins from a state that has its last change
         own = [(visit, step) for step in taken for visit in step.visits if visit.client == client]
-        assert all(after.version > step.number for (_, step), (after, _) in zip(own, own[1:], strict=False))
+        assert all(after.version > step.number for (_, step), (after, _) in pairwise(own))
     for step in taken:
         assert all(visit.began_seconds < visit.arrived_seconds <= step.ended_seconds for visit in step.visits)
         assert max(visit.arrived_seconds for visit in step.visits) == step.ended_seconds
         limit = buffer.max_staleness
         assert limit is None or all(step.number - visit.version <= limit for visit in step.visits)
         assert bool(step.late) <= (limit is not None) and bool(step.absent) <= bool(on)
-    assert all(before.ended_seconds <= after.began_seconds + 0 for before, after in zip(taken, taken[1:], strict=False))
+    assert all(before.ended_seconds == after.began_seconds for before, after in pairwise(taken))
     arrivals = [[visit.arrived_seconds for visit in step.visits] for step in taken]
-    assert all(max(before) <= min(after) for before, after in zip(arrivals, arrivals[1:], strict=False))
+    assert all(max(before) <= min(after) for before, after in pairwise(arrivals))
 
 
 @settings(max_examples=30, deadline=None)
@@ -129,27 +130,40 @@ def test_equal_devices_that_fill_the_buffer_together_make_synchronous_rounds(kin
         assert (step.seconds, step.under_way, step.visits[0].began_seconds) == (None, (), None)
 
 
-def test_as_many_train_as_should_and_slow_clients_arrive_stale():
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 8), st.integers(0, 6), st.integers(0, 4), st.integers(0, 99))
+def test_as_many_train_at_a_time_as_should(size, more, spare, seed):
+    """All clients that are not in the buffer, where these are fewer."""
+    concurrency = size + more
+    clients = concurrency + spare
+    devices = Devices(seed, np.array([(1, 1, 2, 20)[n % 4] for n in range(clients)]))
+    buffer, sampling = BufferConfig(size=size, concurrency=concurrency), SamplingConfig(clients_per_round=1)
+    schedule = BufferedSchedule(buffer, sampling, seed, np.ones(clients), devices)
+    steps = [schedule.step(number) for number in range(6)]
+    last = steps[-1].ended_seconds
+    while schedule.step(len(steps)).began_seconds <= last + 60:  # until whoever had begun has arrived: 20 x 3 seconds at most
+        steps.append(schedule.step(len(steps)))
+    visits = [(visit, step) for step in steps for visit in step.visits]
+    for moment in {visit.arrived_seconds for visit, _ in visits if visit.arrived_seconds <= last}:
+        flying = sum(visit.began_seconds <= moment < visit.arrived_seconds for visit, _ in visits)
+        waiting = sum(visit.arrived_seconds <= moment < step.ended_seconds for visit, step in visits)
+        assert flying == min(concurrency, clients - waiting)
+
+
+def test_slow_clients_arrive_stale():
     sizes_N = np.ones(30, dtype=int)
-    delay = DelayConfig(seconds_per_example=1.0, device_spread=1.5)
-    times = DelayedDevices(sizes_N > 0, delay, 3, sizes_N)
-    buffer = BufferConfig(size=2, concurrency=10)
-    schedule = BufferedSchedule(buffer, SamplingConfig(clients_per_round=1), 3, sizes_N, times)
-    steps = [schedule.step(number) for number in range(40)]
-    visits = [visit for step in steps for visit in step.visits]
-    for step in steps[:20]:  # later visits may have begun before and arrive after the last step looked at
-        moment = step.ended_seconds - 1e-9
-        begun = {v for s in steps for v in s.visits if v.began_seconds <= moment < v.arrived_seconds}
-        assert len(begun) <= buffer.concurrency
-    assert max(step.number - visit.version for step in steps for visit in step.visits) >= 5
-    slow = {visit.client for step in steps for visit in step.visits if step.number - visit.version >= 5}
-    mean = {c: np.mean([v.arrived_seconds - v.began_seconds for v in visits if v.client == c]) for c in slow}
-    assert min(mean.values()) > np.median([v.arrived_seconds - v.began_seconds for v in visits])
+    times = DelayedDevices(sizes_N > 0, DelayConfig(seconds_per_example=1.0, device_spread=1.5), 3, sizes_N)
+    sampling, buffer = SamplingConfig(clients_per_round=1), BufferConfig(size=2, concurrency=10)
+    schedule = BufferedSchedule(buffer, sampling, 3, sizes_N, times)
+    visits = [(visit, number - visit.version) for number in range(40) for visit in schedule.step(number).visits]
+    seconds = [visit.arrived_seconds - visit.began_seconds for visit, _ in visits]
+    stale = [visit.arrived_seconds - visit.began_seconds for visit, staleness in visits if staleness >= 10]
+    assert stale and min(stale) > np.median(seconds)
 
 
 def test_too_few_clients_are_refused():
     sizes_N = np.array([1, 0, 1, 0])
-    with pytest.raises(ConfigError, match="buffer.concurrency is 3, but only 2 clients can be drawn"):
+    with pytest.raises(ConfigError, match=r"buffer\.concurrency is 3, but only 2 clients can be drawn"):
         BufferedSchedule(
             BufferConfig(size=1, concurrency=3), SamplingConfig(), 0, sizes_N, EqualDevices(sizes_N > 0)
         )
