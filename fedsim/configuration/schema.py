@@ -123,7 +123,7 @@ class Config(Schema):
         ),
         "sampling.clients_per_round": (
             Use(
-                "buffer_size", (None,), by="buffer.size", words="a step of buffered rounds takes in buffer.size clients"
+                "buffer_size", (None,), by="buffer.size", words="it is the cohort of synchronous rounds"
             ),
         ),
         "client.proximal_mu": (Use("correction", ("proximal",), by="client.correction"),),

@@ -257,6 +257,12 @@ CASES: dict[str, Case] = {
         "sampling.delay.seconds_per_example=1.0 sampling.delay.deadline_seconds=12.0 "
         "partition.kind=dirichlet_label partition.alpha=0.3"
     ),
+    "buffered, resumed with clients under way": Case(
+        "rounds=6 server.kind=fedavgm sampling.clients_per_round= buffer.size=2 buffer.concurrency=5 "
+        "buffer.staleness_exponent=0.5 buffer.max_staleness=3 sampling.delay.seconds_per_example=1.0 "
+        "sampling.delay.device_spread=1.5 client.optimizer.moments=keep",
+        stop_after=3,
+    ),
     "another seed": Case("server.kind=fedpeptao seed=7 partition.kind=dirichlet_label"),
     "from a prompt": Case("server.kind=fedavg prompt.start_from={run:fedavg}"),
     "from a LoRA run": Case(
