@@ -128,7 +128,9 @@ def test_a_buffer_of_one_trains_all_that_have_begun_in_one_call(monkeypatch, tmp
         return train(self, groups, *arguments, **named)
 
     monkeypatch.setattr(LocalExecutor, "train", counted)
-    _, summary = run(tmp_path / "run", **BASE, rounds=12, server={"kind": "fedavg"}, buffer={"size": 1, "concurrency": 4})
+    _, summary = run(
+        tmp_path / "run", **BASE, rounds=12, server={"kind": "fedavg"}, buffer={"size": 1, "concurrency": 4}
+    )
     assert [len(call) for call in calls if call] == [4, 4, 4] and len(calls) == 12
     assert summary["client_updates"] == 12
 
@@ -143,10 +145,14 @@ def test_a_client_that_fails_is_missing_from_its_step_alone(monkeypatch, stale, 
     monkeypatch.setattr(clients.training.group, "train_clients", clients.training.group.train_clients)
     rows = pq.read_table(stale[0] / "clients.parquet").to_pylist()
     late = next(row for row in rows if row["staleness"] >= 2)
-    fault = Fault("raise", late["client"], tmp_path / "strikes", times=2, round=late["version"])  # in its group, and alone
+    fault = Fault(
+        "raise", late["client"], tmp_path / "strikes", times=2, round=late["version"]
+    )  # in its group, and alone
     config = make_tiny(**{**STALE, "client": {**STALE["client"], "on_failure": "drop"}})
     outcome = disturbed(config, prepared(), tmp_path / "run", fault)
     assert (outcome.error, outcome.ok, outcome.failed) == (None, 15, 1)
     assert outcome.said(f"client {late['client']} failed in round {late['round']}")
     failed = pq.read_table(tmp_path / "run" / "clients.parquet").to_pylist()
-    assert [(r["round"], r["client"], r["version"]) for r in failed] == [(r["round"], r["client"], r["version"]) for r in rows]
+    assert [(r["round"], r["client"], r["version"]) for r in failed] == [
+        (r["round"], r["client"], r["version"]) for r in rows
+    ]

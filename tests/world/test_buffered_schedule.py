@@ -37,7 +37,9 @@ class Devices:
         clients_N = np.arange(len(self.speeds_N))
         if not self.on:
             return np.full(len(clients_N), seconds), np.full(len(clients_N), np.inf)
-        begins_N = (seconds - clients_N) // 10 * 10 + clients_N  # a client's interval begins at its number, then every 10 s
+        begins_N = (
+            seconds - clients_N
+        ) // 10 * 10 + clients_N  # a client's interval begins at its number, then every 10 s
         begins_N = np.where(begins_N + self.on <= seconds, begins_N + 10, begins_N)
         return np.maximum(begins_N, seconds), (begins_N + self.on).astype(float)
 
@@ -141,7 +143,9 @@ def test_as_many_train_at_a_time_as_should(size, more, spare, seed):
     schedule = BufferedSchedule(buffer, sampling, seed, np.ones(clients), devices)
     steps = [schedule.step(number) for number in range(6)]
     last = steps[-1].ended_seconds
-    while schedule.step(len(steps)).began_seconds <= last + 60:  # until whoever had begun has arrived: 20 x 3 seconds at most
+    while (
+        schedule.step(len(steps)).began_seconds <= last + 60
+    ):  # until whoever had begun has arrived: 20 x 3 seconds at most
         steps.append(schedule.step(len(steps)))
     visits = [(visit, step) for step in steps for visit in step.visits]
     for moment in {visit.arrived_seconds for visit, _ in visits if visit.arrived_seconds <= last}:
@@ -164,6 +168,4 @@ def test_slow_clients_arrive_stale():
 def test_too_few_clients_are_refused():
     sizes_N = np.array([1, 0, 1, 0])
     with pytest.raises(ConfigError, match=r"buffer\.concurrency is 3, but only 2 clients can be drawn"):
-        BufferedSchedule(
-            BufferConfig(size=1, concurrency=3), SamplingConfig(), 0, sizes_N, EqualDevices(sizes_N > 0)
-        )
+        BufferedSchedule(BufferConfig(size=1, concurrency=3), SamplingConfig(), 0, sizes_N, EqualDevices(sizes_N > 0))
