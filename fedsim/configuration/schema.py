@@ -122,9 +122,7 @@ class Config(Schema):
             Use("server.kind", ("fedavg",), words="it makes the mean of the clients' models exact, for fedavg"),
         ),
         "sampling.clients_per_round": (
-            Use(
-                "buffer_size", (None,), by="buffer.size", words="it is the cohort of synchronous rounds"
-            ),
+            Use("buffer_size", (None,), by="buffer.size", words="it is the cohort of synchronous rounds"),
         ),
         "client.proximal_mu": (Use("correction", ("proximal",), by="client.correction"),),
         "model.trunk_cache": (
@@ -231,6 +229,9 @@ class Config(Schema):
         for key in ("overlap", "personalised_start", "keep_predictions"):
             values["evaluation"].pop(key)
         values["model"].get("trunk_cache", {}).pop("memory_mb", None)
+        if (devices := values["world"]["devices"]) is not None:  # the contents of files have hashes of their own
+            devices["file"] = devices["file"] is not None
+            devices["availability"].pop("file", None)
         # A number found by a fuse trial is saved in the checkpoint, and a resumed run uses that.
         values["client"].pop("fuse")
         for key in self.sources:
@@ -255,7 +256,12 @@ class Config(Schema):
             *(f"data.{name}" for name in reading),
         ]
         values = self.model_dump(mode="json", context=EVERY_KEY)
-        return {key: values[key.partition(".")[0]][key.partition(".")[2]] for key in keys}
+        devices = self.world.devices
+        return {
+            **{key: values[key.partition(".")[0]][key.partition(".")[2]] for key in keys},
+            "world.devices.file": None if devices is None else devices.file,
+            "world.devices.availability.file": None if devices is None else devices.availability.file,
+        }
 
 
 _DATA_ITSELF = ("task", "train_examples", "validation_examples", "validation_from_train", "max_length")

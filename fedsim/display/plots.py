@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,13 +34,17 @@ from fedsim.display.label_plot import (
     stacked_bars,
 )
 from fedsim.display.score_plot import Scores, draw_scores
+from fedsim.display.timeline import draw_timeline
 from fedsim.records.run_folder import RunFolder
 from fedsim.records.tables import read_columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_bytes", "plot_label_distribution", "plot_layer_scores", "plot_loss", "plot_metric", "write_plots"]
+__all__ = [
+    "plot_bytes", "plot_label_distribution", "plot_layer_scores", "plot_loss", "plot_metric", "plot_timeline",
+    "write_plots",
+]  # fmt: skip
 
 
 def write_plots(
@@ -81,6 +85,9 @@ def write_plots(
         pictures["metric.png"] = lambda path: plot_metric(rounds, path, metric, guessing, stamp)
         pictures["loss.png"] = lambda path: plot_loss(rounds, path, stamp)
         pictures["bytes.png"] = lambda path: plot_bytes(rounds, path, metric, guessing, stamp)
+        if folder.clients.exists() and np.isfinite(rounds.get("clock_seconds", np.array([]))).any():
+            visits, left_out = read_columns(folder.clients), [*folder.events("late"), *folder.events("absent")]
+            pictures["timeline.png"] = lambda path: plot_timeline(rounds, visits, left_out, path, stamp)
     if counts_NC is not None:
         names = class_names or [str(number) for number in range(counts_NC.shape[1])]
         pictures["label_distribution.png"] = lambda path: plot_label_distribution(counts_NC, names, path, stamp)
@@ -140,6 +147,24 @@ def plot_bytes(
         return None
     axes.set_xlabel(f"traffic of all clients so far, down and up ({unit})")
     _legend(axes)
+    return save(figure, path, stamp)
+
+
+@drawn
+def plot_timeline(
+    rounds: Columns,
+    clients: Columns,
+    events: Sequence[Mapping[str, Any]],
+    path: Path,
+    stamp: Stamp | None = None,
+) -> Path | None:
+    """Draw who trained when in the first rounds, on the virtual clock; None without simulated devices."""
+    figure, axes = new_figure("First rounds on the virtual clock", "", "client, in the order drawn")
+    unit = draw_timeline(axes, rounds, clients, events)
+    if unit is None:
+        return None
+    axes.set_xlabel(f"virtual clock ({unit})")
+    axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.14), ncols=4, frameon=False, fontsize=9, labelcolor=INK)
     return save(figure, path, stamp)
 
 

@@ -45,6 +45,8 @@ class RoundLine:
     bytes_down: int
     clients_retried: int = 0
     """Retries of a client's work after a lost actor or a missed deadline."""
+    clock_seconds: float | None = None
+    """The virtual clock at the end of the round; None without simulated devices."""
     eta_seconds: float | None = None
     """Time until the last round is done; if None, estimated from recent rounds."""
 
@@ -242,6 +244,7 @@ def plain_line(line: RoundLine, total_rounds: int, metric_name: str) -> str:
         ("seconds", f"{line.seconds:6.2f}"),
         ("MB_down", f"{line.bytes_down / 1e6:8.3f}"),
         ("MB_up", f"{line.bytes_up / 1e6:8.3f}"),
+        *([] if line.clock_seconds is None else [("clock", format_clock(line.clock_seconds))]),
         ("eta", format_clock(line.eta_seconds)),
     ]
     return "  ".join(f"{name} {value}" for name, value in pairs)
@@ -266,6 +269,7 @@ def _recent_table(lines: Sequence[RoundLine], metric_name: str, width: int) -> T
         ("ok", [str(line.clients_ok) for line in lines]),
         ("failed", [str(line.clients_failed) for line in lines]),
         ("time", [format_seconds(line.seconds) for line in lines]),
+        *([] if lines[-1].clock_seconds is None else [("clock", [format_clock(line.clock_seconds) for line in lines])]),
         ("down", [format_bytes(line.bytes_down) for line in lines]),
         ("up", [format_bytes(line.bytes_up) for line in lines]),
     ]

@@ -95,7 +95,8 @@ def final_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ``first_global_metric``, ``select_on``, ``selected_round``, ``selected_global_metric``,
         ``global_metric``, ``best_global_metric``, ``best_global_round``, ``personalised_metric``,
         ``best_personalised_metric``, ``best_personalised_round``, ``client_updates``, ``clients_failed``, ``client_steps``,
-        ``bytes_down``, ``bytes_up``, ``seconds_total``, ``seconds_per_round_median``, ``seconds_published``, ``fuse``,
+        ``bytes_down``, ``bytes_up``, ``seconds_total``, ``seconds_per_round_median``, ``seconds_published``,
+        ``seconds_simulated``, ``device_utilisation``, ``participation_by_speed``, ``clients_too_small``, ``fuse``,
         ``padding_share``, ``trunk_cache``, ``folder`` and ``interrupted``. Missing values and NaN get no row.
     """
     metric_name = _metric_name(summary)
@@ -121,6 +122,8 @@ def final_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("traffic", _traffic(summary)),
         ("time", _time(summary)),
         ("published time", _published_time(summary)),
+        ("simulated time", _simulated_time(summary)),
+        ("visits by speed", _by_speed(summary)),
         ("folder", _text(summary, "folder")),
     ]
     return [(name, value) for name, value in rows if value is not None]
@@ -320,6 +323,22 @@ def _time(summary: Mapping[str, Any]) -> str | None:
         return None
     text = format_seconds(total)
     return text if median is None else f"{text}, {format_seconds(median)} per round (median)"
+
+
+def _simulated_time(summary: Mapping[str, Any]) -> str | None:
+    seconds, used = summary.get("seconds_simulated"), summary.get("device_utilisation")
+    if seconds is None:
+        return None
+    return format_clock(seconds) + ("" if used is None else f", devices at work {used:.2%} of it")
+
+
+def _by_speed(summary: Mapping[str, Any]) -> str | None:
+    shares = summary.get("participation_by_speed")
+    if not shares:
+        return None
+    small = summary.get("clients_too_small") or 0
+    never = f"; {small:,} clients never drawn for want of memory" if small else ""
+    return f"{' '.join(f'{share:.0%}' for share in shares)} of fifths of the clients, fastest first{never}"
 
 
 def _published_time(summary: Mapping[str, Any]) -> str | None:

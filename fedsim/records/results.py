@@ -29,7 +29,9 @@ from fedsim.prompts.prompted_model import GLOBAL_PROMPT, PERSONAL_PROMPTS, save_
 from fedsim.records.events import writing
 from fedsim.records.final_tables import write_final_tables
 from fedsim.records.labels import write_labels
+from fedsim.records.participation import participation
 from fedsim.records.run_folder import RunFolder
+from fedsim.records.tables import read_columns
 from fedsim.simulation.preparation import Prepared
 from fedsim.simulation.result import Result
 from fedsim.simulation.totals import better
@@ -66,13 +68,15 @@ def write_results(
     write_final_tables(folder, result.final, prepared.data.task.metric, prepared.spec.validation.labels_N)
     # From the records: a resumed run chose its layers in an earlier part.
     chosen = folder.events("layers")[-1]
-    summary = {**_figures(config, prepared, result, chosen), **about}
+    task, dataset = prepared.data.task, prepared.data.dataset
+    counts_NC = prepared.data.shards.label_counts(dataset.train.labels_N, len(task.labels))
+    folder.flush()
+    who = _participation(result, folder, counts_NC, class_names(task))
+    summary = {**_figures(config, prepared, result, chosen), **who, **about}
     if result.stopped is not None:
         folder.event("stop", round=result.rounds, **asdict(result.stopped))
     folder.event("end", round=result.rounds, **{k: summary[k] for k in ("global_metric", "personalised_metric")})
     folder.flush()
-    task, dataset = prepared.data.task, prepared.data.dataset
-    counts_NC = prepared.data.shards.label_counts(dataset.train.labels_N, len(task.labels))
     with writing(folder.labels):
         write_labels(folder.labels, counts_NC, class_names(task))
     folder.write_summary(summary)
@@ -90,6 +94,13 @@ def write_results(
         if write_run_page(folder, progress.note):
             progress.note(f"report: {folder.location}/{folder.report.name}")
     return summary
+
+
+def _participation(result: Result, folder: RunFolder, counts_NC: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """Return who took part, where devices are simulated and visits are on record."""
+    if result.devices is None or not folder.clients.exists() or not result.totals.clock_seconds:
+        return {}
+    return participation(result.devices, read_columns(folder.clients), counts_NC, names, result.totals.clock_seconds)
 
 
 def _personal(
@@ -198,6 +209,7 @@ def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[st
         "vectors_up": list(config.traffic.up),
         "vectors_down": list(config.traffic.down),
         "seconds_published": totals.seconds_longest_clients,
+        "seconds_simulated": totals.clock_seconds,
         "seconds_total": result.seconds,
         "seconds_per_round_median": statistics.median(totals.seconds_rounds) if totals.seconds_rounds else math.nan,
     }

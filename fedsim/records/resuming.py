@@ -24,6 +24,8 @@ _CONTENTS = {
     "partition": ("another partition", ()),
     "constants": ("other frozen arrays of the tuner", ("tuner.sources", "model.path", "model.package")),
     "start": ("another starting point", ("prompt.start_from", "tuner.start_from")),
+    "devices": ("other devices", ("world.devices.file",)),
+    "traces": ("other traces of availability", ("world.devices.availability.file",)),
 }
 """For each kind of contents: the phrase for messages, and the keys that set its source."""
 

@@ -118,7 +118,7 @@ class Federation:
 
     def _with_devices(self, full: VectorLayout, layers: tuple[int, ...], new: bool) -> Draw:
         run, spec = self._run, self._run.prepared.spec
-        devices = devices_of(run.config, spec, full, layers)
+        devices = devices_of(run.config, spec, full, layers, run.prepared.recorded)
         if devices is not None:
             if new:
                 run.folder.event("too_small", round=0, clients=devices.too_small)
@@ -131,7 +131,7 @@ class Federation:
         layout, vector_F = self._initial(full, layers)
         apart = spec.turns(full, layers), spec.tuner.low_rank(layout)
         sample_rate = config.clients_per_step / config.partition.population
-        weight = population_weight(config.server.weighting, self.draw.sizes_N)
+        weight = population_weight(config.server.weighting, self.draw.able_sizes_N)
         exponent = None if config.buffer is None else config.buffer.staleness_exponent
         server.start(config.method, vector_F, layout.layers, sample_rate, weight, config.rule, *apart, exponent)
         if checkpoint is not None:

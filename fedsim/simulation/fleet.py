@@ -13,12 +13,15 @@ from fedsim.configuration.schema import Config
 from fedsim.core.layout import VectorLayout
 from fedsim.world.cost import VisitCost, layer_share
 from fedsim.world.devices import GIGABYTE, Devices
+from fedsim.world.traces.read import Recorded
 
 _OPTIMIZER = 4
 """Arrays as long as the trained vector that training holds: parameters, gradient, two moments."""
 
 
-def devices_of(config: Config, spec: WorkerSpec, full: VectorLayout, layers: tuple[int, ...]) -> Devices | None:
+def devices_of(
+    config: Config, spec: WorkerSpec, full: VectorLayout, layers: tuple[int, ...], recorded: Recorded
+) -> Devices | None:
     """Return the devices of a run's clients; None if none are simulated.
 
     Parameters
@@ -27,6 +30,8 @@ def devices_of(config: Config, spec: WorkerSpec, full: VectorLayout, layers: tup
         Layout of all layers.
     layers
         The exchanged layers.
+    recorded
+        What files say of the devices.
 
     Raises
     ------
@@ -36,7 +41,7 @@ def devices_of(config: Config, spec: WorkerSpec, full: VectorLayout, layers: tup
     if config.world.devices is None:
         return None
     cost = visit_cost(config, spec, full, layers)
-    return Devices.of(config.world.devices, config.seed, cost, spec.train_sizes)
+    return Devices.of(config.world.devices, config.seed, cost, spec.train_sizes, recorded.devices, recorded.traces)
 
 
 def visit_cost(config: Config, spec: WorkerSpec, full: VectorLayout, layers: tuple[int, ...]) -> VisitCost:

@@ -266,4 +266,5 @@ def _line(record: RoundRecord) -> RoundLine:
         seconds=record.seconds_round,
         bytes_up=record.bytes_up,
         bytes_down=record.bytes_down,
+        clock_seconds=record.clock_seconds,
     )

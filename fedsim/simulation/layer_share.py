@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -136,7 +137,9 @@ def _warm_up(
     rounds = config.layers.spectrum.warmup_rounds
     vector_F = initial(full)
     vector_F = vector_F.astype(config.model.exchange_dtype)
-    everybody = {"dropout": 0.0, "delay": DelayConfig()}
+    everybody: dict[str, Any] = {"dropout": 0.0, "delay": DelayConfig()}
+    if config.sampling.kind in ("tiers", "oort", "power_of_choice"):  # of speeds and losses the warm-up knows nothing
+        everybody["kind"] = "uniform"
     sample_rate = config.sampling.clients_per_round / config.partition.population
     weight = population_weight(config.server.weighting, sizes_N)
     method = plain(config.method.corrections)

@@ -95,6 +95,7 @@ def _result(run: RunContext, federation: Federation, journal: Journal, stop: Sto
         final=final,
         personal=personal,
         workers=federation.workers,
+        devices=federation.draw.devices,
         seconds=journal.seconds,
         first_group_at=journal.first_group_at,
     )

@@ -71,7 +71,7 @@ class OpenRound:
             clients_failed=len(self.reports) - self.step.clients,
             clients_absent=len(self.plan.absent),
             clients_late=len(self.plan.late),
-            clients_too_small=len(self.plan.too_small) if self.plan.waited_seconds is not None else None,
+            clients_too_small=None if stale is None and self.plan.waited_seconds is None else len(self.plan.too_small),
             staleness_mean=None if stale is None else float(np.mean(stale)),
             staleness_max=None if stale is None else max(stale),
             clients_retried=self.clients_resent,

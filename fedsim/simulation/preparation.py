@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from fedsim.kept.kept import NOTHING_KEPT, Account, Kept, Place
 from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_shape import model_shape
 from fedsim.simulation.frozen_model import frozen_model
+from fedsim.world.traces.read import Recorded, read_recorded
 from partitions.base import partition
 
 if TYPE_CHECKING:
@@ -57,9 +58,12 @@ class Prepared:
     spec: WorkerSpec
     contents: dict[str, str]
     """SHA-256 of what results depend on besides the config: ``weights``, ``model_config``, ``training_data`` and
-    ``validation_data`` (tokens and labels), ``partition``, and, where used, ``label_words`` (their tokens) and ``start``."""
+    ``validation_data`` (tokens and labels), ``partition``, and, where used, ``label_words`` (their tokens), ``start``,
+    ``devices`` and ``traces``."""
     kept: Kept = NOTHING_KEPT
     """What earlier runs kept, and where this one does."""
+    recorded: Recorded = field(default_factory=Recorded)
+    """What files say of the clients' devices."""
 
 
 def partition_data(config: Config) -> PartitionedData:
@@ -149,6 +153,7 @@ def prepare(
     if data is None:
         phase("reading data")
         data = partition_data(config)
+    recorded = read_recorded(config.world)
     location = locate(config.model)
     begun = executor is None or _begin(executor, config, data, location)
     phase("loading the backbone")
@@ -161,7 +166,7 @@ def prepare(
     kept.take_in(account)
     if executor is not None and not begun:
         _begin(executor, config, data, location)  # by now the model has been fetched
-    return Prepared(data, spec, _contents(spec), kept)
+    return Prepared(data, spec, _contents(spec) | dict(recorded.contents), kept, recorded)
 
 
 def _begin(executor: Executor, config: Config, data: PartitionedData, location: str) -> bool:

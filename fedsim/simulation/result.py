@@ -11,6 +11,7 @@ from fedsim.simulation.final import FinalEvaluations
 from fedsim.simulation.layer_choice import LayerChoice
 from fedsim.simulation.stopping import Stopped
 from fedsim.simulation.totals import Totals
+from fedsim.world.devices import Devices
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Result:
     personal: list[ClientState]
     """States of the clients that have trained, by ascending id, if layers stay on the devices; else empty."""
     workers: list[WorkerInfo]
+    devices: Devices | None
+    """The clients' devices, if they are simulated."""
     seconds: float
     first_group_at: float | None
     """Monotonic time at which this process finished its first work group; None if nothing was left to train."""

@@ -47,6 +47,11 @@ class Draw:
         sampling = config.sampling.model_copy(update={"clients_per_round": config.clients_per_step})
         return cls(sampling, config.seed, config.group_size, sizes_N, work_N, config.world, devices)
 
+    @property
+    def able_sizes_N(self) -> np.ndarray:
+        """Training examples of each client; 0 for clients that are never drawn."""
+        return self.sizes_N if self.devices is None else np.where(self.devices.able_N, self.sizes_N, 0)
+
     @cached_property
     def schedule(self) -> Synchronous:
         """What happens when."""

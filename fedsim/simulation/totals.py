@@ -42,6 +42,8 @@ class Totals:
     best_personalised_round: int | None = None
     seconds_longest_clients: float = 0.0
     """Sum over rounds of the longest local training."""
+    clock_seconds: float | None = None
+    """The virtual clock, where there is one."""
     seconds_rounds: list[float] = field(default_factory=list)
     seconds_before: float = 0.0
     """Seconds of this run's earlier, interrupted parts."""
@@ -63,6 +65,7 @@ class Totals:
         self.bytes_up += record.bytes_up
         self.bytes_down += record.bytes_down
         self.seconds_longest_clients += record.seconds_longest_client
+        self.clock_seconds = record.clock_seconds
         self.seconds_rounds.append(record.seconds_round)
         if (value := record.global_metric) is not None:
             self.global_metric = value

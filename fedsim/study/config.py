@@ -102,6 +102,6 @@ class StudyConfig(Schema):
     search: SearchConfig | None = None
     """Choose each arm's settings first."""
     devices: DevicesConfig | None = None
-    """Devices and network for the modelled time."""
+    """Devices and network for the modelled time of runs that simulate none themselves (world.devices)."""
     expect: dict[Name, dict[Name, Band]] = Field(default={})
     """Expected bands of the last global metric, ``{DATASET: {ARM: {at_least: 0.9}}}``; ``--check`` compares them."""

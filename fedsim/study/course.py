@@ -31,7 +31,7 @@ class Course:
     bytes_R: np.ndarray
     seconds_published_R: np.ndarray
     seconds_modelled_R: np.ndarray
-    """NaN without devices, and from a round on whose tokens are not on record."""
+    """On the devices of the study, else on those of the run; NaN without, or from a round on whose tokens are not on record."""
 
     @classmethod
     def of(cls, rounds: pa.Table, clients: pa.Table, devices: DevicesConfig | None) -> Course:
@@ -44,7 +44,7 @@ class Course:
             metric_R=columns["global_metric"].astype(np.float64),
             bytes_R=np.cumsum(traffic_R.astype(np.int64)),
             seconds_published_R=seconds_so_far(columns["seconds_longest_client"]),
-            seconds_modelled_R=np.cumsum(_modelled(round_R, clients, devices)),
+            seconds_modelled_R=np.cumsum(_modelled(round_R, columns, clients, devices)),
         )
 
     def curve(self) -> tuple[CurvePoint, ...]:
@@ -71,10 +71,13 @@ class Course:
         )
 
 
-def _modelled(round_R: np.ndarray, clients: pa.Table, devices: DevicesConfig | None) -> np.ndarray:
+def _modelled(
+    round_R: np.ndarray, rounds: Mapping[str, np.ndarray], clients: pa.Table, devices: DevicesConfig | None
+) -> np.ndarray:
     """Return the modelled seconds of each round; no training, no time."""
     if devices is None:
-        return np.full(len(round_R), np.nan)
+        simulated_R = rounds.get("seconds_simulated", np.full(len(round_R), np.nan)).astype(np.float64)
+        return np.where((round_R == 0) & np.isfinite(simulated_R[round_R > 0]).any(), 0.0, simulated_R)
     needed = ("round", "client", "num_tokens", "bytes_down", "bytes_up", "status")
     seconds = round_seconds(_columns(clients, needed), devices)
     return np.array([0.0 if round == 0 else seconds.get(round, np.nan) for round in round_R.tolist()])

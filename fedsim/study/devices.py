@@ -7,17 +7,9 @@ from typing import Annotated
 from pydantic import Field, NonNegativeInt
 
 from fedsim.core.schema import Schema
+from fedsim.world.config import Positive, Spread
 
-Positive = Annotated[float, Field(gt=0.0)]
-
-
-class Spread(Schema):
-    """A log-normal distribution over clients."""
-
-    median: Positive
-    """Value that half of the clients exceed."""
-    sigma: Annotated[float, Field(ge=0.0, le=5.0)] = 0.0
-    """Standard deviation of the natural logarithm."""
+__all__ = ["DevicesConfig", "Spread"]
 
 
 class DevicesConfig(Schema):

@@ -7,48 +7,24 @@ receives are the run's records; only speed is modelled. Clients that failed are 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
-from fedsim.core import seeds
-from fedsim.study.devices import DevicesConfig, Spread
+from fedsim.study.devices import DevicesConfig
+from fedsim.world.devices import MEGABIT, Hardware
+from fedsim.world.draws import drawn
 
-BYTES_PER_MEGABIT = 125_000
 
-
-@dataclass(frozen=True)
-class Device:
-    """A client's device and its connection."""
-
-    tokens_per_second: float
-    downlink_bytes: float
-    """Bytes that it receives in a second."""
-    uplink_bytes: float
-    """Bytes that it sends in a second."""
-
-    @classmethod
-    def of(cls, client: int, devices: DevicesConfig) -> Device:
-        """Draw the device of a client; it depends on ``devices`` and the client alone."""
-
-        def drawn(value: float | Spread, what: str) -> float:
-            if not isinstance(value, Spread):
-                return value
-            normal = seeds.stream(devices.seed, seeds.NO_ROUND, client, f"device {what}").standard_normal()
-            return value.median * math.exp(value.sigma * normal)
-
-        return cls(
-            drawn(devices.tokens_per_second, "tokens per second"),
-            drawn(devices.downlink_megabits, "downlink") * BYTES_PER_MEGABIT,
-            drawn(devices.uplink_megabits, "uplink") * BYTES_PER_MEGABIT,
-        )
-
-    def seconds(self, tokens: float, bytes_down: float, bytes_up: float, latency_seconds: float) -> float:
-        """Return the time from the server's broadcast to the arrival of the client's result."""
-        transfers = bytes_down / self.downlink_bytes + bytes_up / self.uplink_bytes
-        return 2 * latency_seconds + transfers + tokens / self.tokens_per_second
+def hardware_of(devices: DevicesConfig, clients: int) -> Hardware:
+    """Draw the devices of clients; a client's depends on ``devices`` and its id alone."""
+    return Hardware(
+        drawn(devices.tokens_per_second, devices.seed, "tokens per second", clients),
+        drawn(devices.downlink_megabits, devices.seed, "downlink", clients) * MEGABIT,
+        drawn(devices.uplink_megabits, devices.seed, "uplink", clients) * MEGABIT,
+        np.full(clients, devices.latency_seconds),
+        np.full(clients, np.inf),
+    )
 
 
 def round_seconds(clients: Mapping[str, np.ndarray], devices: DevicesConfig) -> dict[int, float]:
@@ -65,10 +41,13 @@ def round_seconds(clients: Mapping[str, np.ndarray], devices: DevicesConfig) -> 
         By round, ascending; NaN for a round with a client whose tokens are not on record.
     """
     ok = clients["status"] == "ok"
-    rows = {name: clients[name][ok] for name in ("round", "client", "num_tokens", "bytes_down", "bytes_up")}
-    own = {client: Device.of(client, devices) for client in np.unique(rows["client"]).tolist()}
-    seconds: dict[int, float] = {}
-    for round, client, tokens, down, up in zip(*(column.tolist() for column in rows.values()), strict=True):
-        needed = own[client].seconds(tokens, down, up, devices.latency_seconds)
-        seconds[round] = float(np.maximum(seconds.get(round, 0.0), needed))  # unlike max, never passes over NaN
-    return dict(sorted(seconds.items()))
+    columns = ("round", "client", "num_tokens", "bytes_down", "bytes_up")
+    round_K, client_K, tokens_K, down_K, up_K = (clients[name][ok] for name in columns)
+    if not len(round_K):
+        return {}
+    client_K = client_K.astype(np.int64)
+    seconds_K = hardware_of(devices, int(client_K.max()) + 1).of(client_K).seconds(tokens_K, down_K, up_K)
+    numbers, place_K = np.unique(round_K, return_inverse=True)
+    longest_R = np.zeros(len(numbers))
+    np.maximum.at(longest_R, place_K, seconds_K)  # unlike max, never passes over NaN
+    return dict(zip(numbers.tolist(), longest_R.tolist(), strict=True))

@@ -44,7 +44,7 @@ def read_figures(
     target
         Global metric to reach, for rounds, bytes and seconds to it.
     devices
-        Devices and network for the modelled time; NaN without.
+        Devices and network for the modelled time of runs without a clock of their own; NaN without.
 
     Raises
     ------
@@ -65,6 +65,11 @@ def read_figures(
         )
     if missing := _missing(run, run.summary):
         raise CheckpointError(f"{run.location}/{missing} is gone, or holds no rows")
+    if devices is not None and run.config.world.devices is not None:
+        raise ConfigError(
+            f"{run.location} has a clock of its own (world.devices), and the study models devices, too; leave the key devices "
+            "out of the study"
+        )
     course = Course.of(run.rounds, run.clients, devices)
     return CellFigures(
         dataset,

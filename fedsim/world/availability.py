@@ -74,7 +74,11 @@ class Traces:
         joined_K = (self.starts_Z[head_K] == 0.0) & (self.ends_Z[tail_K] == period_K)
         on_K = np.where(joined_K & (at_K == tail_K), period_K + self.ends_Z[head_K], self.ends_Z[at_K])
         on_K = np.where(joined_K & (head_K == tail_K), np.inf, on_K)  # in reach throughout
-        return np.where(some_K, begun_K + self.starts_Z[at_K], np.inf), np.where(some_K, begun_K + on_K, np.inf)
+        start_K = np.where(some_K, begun_K + self.starts_Z[at_K], np.inf)
+        end_K = np.where(some_K, begun_K + on_K, np.inf)
+        if (over_K := end_K <= seconds).any():  # at its very end, as rounded with the periods before it
+            start_K[over_K], end_K[over_K] = self.interval(np.nextafter(seconds, np.inf), clients_K[over_K])
+        return start_K, end_K
 
     def _first_ending_after(self, phase_K: np.ndarray, low_K: np.ndarray, high_K: np.ndarray) -> np.ndarray:
         """Return, by bisection, the first interval of each device that ends later; its stop if none does."""

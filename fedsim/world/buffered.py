@@ -142,11 +142,11 @@ class BufferedSchedule:
             self._leave(journey)
             self._aside.check(len(self._free_N))
             return
-        self._visited_N[client] = True
         if limit is not None and len(self._steps) - journey.visit.version > limit:
             self._aside.late.append(client)
             self._leave(journey)
             return
+        self._visited_N[client] = True
         self._waiting.append(journey)
         if len(self._waiting) == self._buffer.size:
             self._take_in()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from fedsim.world.availability import Availability, draw_availability
-from fedsim.world.config import DevicesConfig
+from fedsim.world.config import DevicesConfig, Spread
 from fedsim.world.cost import VisitCost
 from fedsim.world.draws import drawn, slow_ones
+from fedsim.world.traces.recorded import RecordedDevices, RecordedTraces
 
 MEGABIT, GIGABYTE = 125_000, 10**9
 """In bytes."""
@@ -37,7 +38,28 @@ class Hardware:
             drawn(config.uplink_megabits, seed, "uplink", clients) * MEGABIT,
             np.full(clients, config.latency_seconds),
             drawn(config.gigabytes, seed, "memory", clients) * GIGABYTE,
-        ).with_stragglers(config, seed)
+        )
+
+    def recorded(self, found: RecordedDevices, config: DevicesConfig, seed: int) -> Hardware:
+        """Return the devices with what a file states of them, dealt out to the clients."""
+        row_N = found.owners.of_each(len(self.memory_bytes_N), seed, "devices")
+        units = {
+            "tokens_per_second": ("tokens_per_second_N", 1),
+            "downlink_megabits": ("downlink_bytes_N", MEGABIT),
+            "uplink_megabits": ("uplink_bytes_N", MEGABIT),
+            "latency_seconds": ("latency_seconds_N", 1),
+            "gigabytes": ("memory_bytes_N", GIGABYTE),
+        }
+        changed = {}
+        for name, values_D in found.columns.items():
+            own, unit = units[name]
+            values_N = values_D[row_N] * unit
+            changed[own] = np.where(np.isnan(values_N), getattr(self, own), values_N)
+        if found.relative_speed_D is not None:
+            speed = config.tokens_per_second
+            median = speed.median if isinstance(speed, Spread) else speed
+            changed["tokens_per_second_N"] = median * found.relative_speed_D[row_N]
+        return replace(self, **changed)
 
     def with_stragglers(self, config: DevicesConfig, seed: int) -> Hardware:
         """Return the devices, some of them slower."""
@@ -47,7 +69,11 @@ class Hardware:
         speed_N = self.tokens_per_second_N / np.where(slow_N, config.slow_factor, 1.0)
         return replace(self, tokens_per_second_N=speed_N)
 
-    def seconds(self, tokens_N: np.ndarray, bytes_down: float, bytes_up: float) -> np.ndarray:
+    def of(self, clients: np.ndarray) -> Hardware:
+        """Return the devices of some clients, in their order."""
+        return Hardware(*(getattr(self, each.name)[clients] for each in fields(self)))
+
+    def seconds(self, tokens_N: np.ndarray, bytes_down: float | np.ndarray, bytes_up: float | np.ndarray) -> np.ndarray:
         """Return the time of each device from the server's broadcast to the arrival of its result."""
         transfers_N = bytes_down / self.downlink_bytes_N + bytes_up / self.uplink_bytes_N
         return 2 * self.latency_seconds_N + transfers_N + tokens_N / self.tokens_per_second_N
@@ -73,11 +99,22 @@ class Devices:
         self._seconds: dict[tuple[int, bool], np.ndarray] = {}
 
     @classmethod
-    def of(cls, config: DevicesConfig, seed: int, cost: VisitCost, sizes_N: np.ndarray) -> Devices:
-        """Draw the devices of a run, or read them."""
+    def of(
+        cls,
+        config: DevicesConfig,
+        seed: int,
+        cost: VisitCost,
+        sizes_N: np.ndarray,
+        recorded: RecordedDevices | None = None,
+        traces: RecordedTraces | None = None,
+    ) -> Devices:
+        """Return the devices of a run: drawn with the seed, or as recorded in files."""
         clients = len(sizes_N)
-        availability = draw_availability(config.availability, seed, clients)
-        return cls(Hardware.drawn(config, seed, clients), availability, cost, sizes_N)
+        hardware = Hardware.drawn(config, seed, clients)
+        if recorded is not None:
+            hardware = hardware.recorded(recorded, config, seed)
+        reach = draw_availability(config.availability, seed, clients) if traces is None else traces.dealt(clients, seed)
+        return cls(hardware.with_stragglers(config, seed), reach, cost, sizes_N)
 
     def notes(self) -> list[str]:
         """Return what the user should know of clients that are never drawn."""

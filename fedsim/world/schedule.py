@@ -6,8 +6,11 @@ it is the same for every executor, number of actors, kill and resume.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
+
+from fedsim.core.messages import ClientReport
 
 
 @dataclass(frozen=True)
@@ -56,4 +59,8 @@ class Schedule(Protocol):
 
     def step(self, number: int) -> Step:
         """Return a step, counted from 0: always the same, in whatever order steps are asked for."""
+        ...
+
+    def learn(self, number: int, reports: Iterable[ClientReport]) -> None:
+        """Take in what the clients of a step reported, if later steps depend on it; before any of these is asked for."""
         ...

@@ -30,7 +30,7 @@ class Selection:
     seconds_N: np.ndarray | None = None
     """Length of a visit of each client; None without devices."""
 
-    def pool(self, round: int, many: int) -> np.ndarray:
+    def pool(self, round: int) -> np.ndarray:
         """Return which clients a round's cohort may consist of: all that can be drawn, or those of one tier.
 
         Every tier has its turn once in so many rounds as there are tiers, in an order drawn anew each time: credits of one.
@@ -44,6 +44,7 @@ class Selection:
         if self.config.kind != "tiers":
             return able_N
         assert self.seconds_N is not None, "tiers need devices"
+        many = self.config.clients_per_round
         able, tiers = np.flatnonzero(able_N), self.config.tiers
         by_speed = able[np.argsort(self.seconds_N[able], kind="stable")]
         turn, place = divmod(round, tiers)

@@ -25,6 +25,8 @@ from server.sampling import cohort
 
 _KEPT = 4
 """Steps that are kept; one before them is found again from the first."""
+_TRIES = 200
+"""Cohorts that are drawn for a step until a result arrives."""
 
 
 @dataclass
@@ -118,21 +120,29 @@ class Synchronous:
 
     def _with_devices(self, number: int, began: float) -> Step:
         assert self._devices is not None
-        lost: list[int] = []
+        lost: set[int] = set()
+        tried: set[int] = set()
         opened, waited = began, 0.0
-        while True:
-            drawn = self._drawn(number, opened, set(lost))
+        for _ in range(_TRIES):  # until a result arrives
+            drawn = self._drawn(number, opened, tried)
             last = max(journey.began for journey in drawn)
             taken, late, ended = self._taken(drawn, last)
             waited, opened = waited + min(last, ended) - opened, ended
-            lost += [journey.client for journey in drawn if journey.lost and journey not in late]
+            lost |= {journey.client for journey in drawn if journey.lost and journey not in late}
+            tried |= {journey.client for journey in drawn}
             if taken:
                 break
+        else:
+            raise ConfigError(
+                f"round {number + 1}: in {_TRIES} draws no client's result has arrived before it went out of reach; give "
+                "devices that are faster or longer in reach (world.devices), or less work (client.epochs, client.steps)"
+            )
         visits = tuple(Visit(each.client, number, each.began, each.ends) for each in taken)
         left_out = tuple(each.client for each in late)
+        lost -= {each.client for each in (*taken, *late)}
         self._note_visits([each.client for each in taken])
         small = self._devices.too_small
-        return Step(number, visits, tuple(lost), left_out, small, began, opened, waited, opened - began)
+        return Step(number, visits, tuple(sorted(lost)), left_out, small, began, opened, waited, opened - began)
 
     def _note_visits(self, clients: list[int]) -> None:
         if self._clock.visited_N is None:
@@ -144,13 +154,10 @@ class Synchronous:
         assert self._devices is not None
         devices, sampling = self._devices, self._sampling
         many = math.ceil(sampling.clients_per_round * (1.0 + self._world.over_selection))
-        pool_N = self._selection.pool(number, many).copy()
+        pool_N = self._selection.pool(number).copy()
+        if pool_N[list(tried)].sum() == pool_N.sum():
+            tried.clear()
         pool_N[list(tried)] = False
-        if not pool_N.any():
-            raise ConfigError(
-                f"round {number + 1}: every client goes out of reach before its result has arrived; give devices that are "
-                "faster or longer in reach (world.devices), or smaller work (client.epochs, client.steps)"
-            )
         starts_N, ends_N = devices.reach_N(now)
         here_N = pool_N & (starts_N <= now)
         order = [int(client) for client in self._selection.draw(number, many, here_N, self.losses)]

@@ -263,6 +263,21 @@ CASES: dict[str, Case] = {
         "sampling.delay.device_spread=1.5 client.optimizer.moments=keep",
         stop_after=3,
     ),
+    "phones, tiers": Case(
+        "rounds=3 server.kind=fedavg sampling.kind=tiers sampling.tiers=1 layers.choose=top layers.share=0.5 "
+        "world.devices.availability.kind=markov world.over_selection=0.6 world.deadline_seconds=5",
+        stop_after=2,
+    ),
+    "by day, oort": Case(
+        "rounds=3 server.kind=scaffold sampling.kind=oort sampling.clients_per_round=3 "
+        "world.devices.availability.kind=diurnal world.devices.availability.share=0.3",
+        stop_after=2,
+    ),
+    "always in reach, power of choice": Case(
+        "rounds=3 server.kind=fedavg sampling.kind=power_of_choice sampling.candidates=6 sampling.clients_per_round=3 "
+        "world.devices.availability.kind=always world.devices.slow_share=0.25 world.over_selection=0.4",
+        stop_after=2,
+    ),
     "another seed": Case("server.kind=fedpeptao seed=7 partition.kind=dirichlet_label"),
     "from a prompt": Case("server.kind=fedavg prompt.start_from={run:fedavg}"),
     "from a LoRA run": Case(

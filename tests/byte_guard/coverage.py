@@ -20,10 +20,24 @@ NOT_HERE: dict[str, set[str]] = {
     "attack.kind": {"none"},
     "client.optimizer.kind": {"adamw"},
     "tuner.kind": {"prefix"},
+    # A case names a file of its own; tests/world/test_traces.py reads them all.
+    "world.devices.availability.kind": {"trace"},
 }
 """Choices that no case names, and why."""
 
-SECTIONS = ("server", "sampling", "layers", "partition", "client", "attack", "model.head", "model", "prompt", "tuner")
+SECTIONS = (
+    "server",
+    "sampling",
+    "world",
+    "layers",
+    "partition",
+    "client",
+    "attack",
+    "model.head",
+    "model",
+    "prompt",
+    "tuner",
+)
 """Sections whose choices all have to be named by a case; the others say where a run computes and what it reads."""
 
 

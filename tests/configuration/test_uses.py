@@ -19,6 +19,7 @@ from partitions.config import PartitionConfig
 from server.config import ServerConfig
 
 RULES = "layers.share_rule=density"
+DEVICES = "world.devices.latency_seconds=0"
 SEARCH = ["client.optimizer.kind=cma_es", "tuner.kind=soft_prompt", "tuner.projection=9", "server.kind=fedbpt"]
 CASES = {
     "model.head.pooling": (["model.head.kind=classifier"], [], "mean"),
@@ -83,6 +84,18 @@ CASES = {
     "sampling.clients_per_round": ([], ["server.kind=fedavg", "buffer.size=3"], "7"),
     "sampling.delay.device_spread": (["sampling.delay.seconds_per_example=1"], [], "0.1"),
     "sampling.delay.visit_spread": (["sampling.delay.seconds_per_example=1"], [], "0.2"),
+    "sampling.tiers": (["sampling.kind=tiers", DEVICES], [], "3"),
+    "sampling.candidates": (["sampling.kind=power_of_choice"], [], "30"),
+    "sampling.exploration": (["sampling.kind=oort", DEVICES], [], "0.3"),
+    "sampling.speed_penalty": (["sampling.kind=oort", DEVICES], [], "1"),
+    "world.deadline_seconds": ([DEVICES], [], "60"),
+    "world.over_selection": ([DEVICES], [], "0.3"),
+    "world.devices.slow_factor": (["world.devices.slow_share=0.1"], [DEVICES], "3"),
+    **{f"world.devices.availability.{key}": ([DEVICES], ["world.devices.availability.kind=always"], value)
+       for key, value in {"share": "0.5", "cycle_hours": "3"}.items()},
+    **{f"world.devices.availability.{key}": (["world.devices.availability.kind=diurnal"], [DEVICES], "3")
+       for key in ("peak_hour", "peak_spread_hours")},
+    "world.devices.availability.file": (["world.devices.availability.kind=trace"], [DEVICES], "x"),
     "client.epochs": ([], ["client.steps=3"], "4"),
     "client.optimizer.beta1": (["client.optimizer.kind=adamw_published"], ["client.optimizer.kind=sgd"], "0.5"),
     "client.optimizer.beta2": ([], ["client.optimizer.kind=sgd"], "0.5"),

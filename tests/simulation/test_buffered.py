@@ -1,4 +1,4 @@
-"""Buffered rounds in whole runs in this process: when they are synchronous rounds, and that interrupts and losses change nothing.
+"""Buffered rounds in whole runs here: when they are synchronous rounds, and that interrupts and losses change nothing.
 
 On actors: tests/faults/test_buffered_on_actors.py. The schedule: tests/world/test_buffered_schedule.py.
 """
@@ -85,6 +85,18 @@ def test_slow_clients_are_stale_and_it_is_on_record(stale):
         assert row["clock_seconds"] == max(c["arrived_seconds"] for c in own)
     assert max(row["staleness_max"] for row in rows[1:]) >= 2
     assert sum(row["seconds_simulated"] for row in rows[1:]) == pytest.approx(rows[-1]["clock_seconds"])
+
+
+def test_clients_on_slow_devices_are_the_stale_ones(tmp_path):
+    """A quarter of the devices computes ten times slower."""
+    slow = {"slow_share": 0.25, "slow_factor": 10.0, "tokens_per_second": 500.0, "availability": {"kind": "always"}}
+    fast = {"downlink_megabits": 40.0, "uplink_megabits": 10.0, "latency_seconds": 0.0}
+    changes = {**BASE, "rounds": 12, "server": {"kind": "fedavg"}, "buffer": {"size": 2, "concurrency": 6}}
+    run(tmp_path / "run", **changes, world={"devices": {**slow, **fast}})
+    rows = pq.read_table(tmp_path / "run" / "clients.parquet").to_pylist()
+    speeds = {row["client"]: row["num_tokens"] / (row["arrived_seconds"] - row["began_seconds"]) for row in rows}
+    stale = {row["client"] for row in rows if row["staleness"] >= 4}
+    assert stale and max(speeds[client] for client in stale) < 0.2 * max(speeds.values())
 
 
 def test_the_exponent_matters_only_where_clients_are_stale(stale, tmp_path):

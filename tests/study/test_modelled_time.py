@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim.study.devices import DevicesConfig, Spread
-from fedsim.study.modelled_time import Device, round_seconds
+from fedsim.study.modelled_time import hardware_of, round_seconds
 
 SAME = DevicesConfig(tokens_per_second=100.0, downlink_megabits=8.0, uplink_megabits=4.0, latency_seconds=0.25)
 SPREAD = DevicesConfig(
@@ -60,13 +60,13 @@ def test_neither_the_order_of_rows_nor_other_clients_change_a_client_s_time(rows
 
 
 def test_devices_are_log_normal_and_their_parts_are_drawn_apart():
-    devices = [Device.of(client, SPREAD) for client in range(2000)]
+    devices = hardware_of(SPREAD, 2000)
     parts = {
-        "tokens_per_second": (SPREAD.tokens_per_second, 1), "downlink_bytes": (SPREAD.downlink_megabits, 125_000),
-        "uplink_bytes": (SPREAD.uplink_megabits, 125_000),
+        "tokens_per_second_N": (SPREAD.tokens_per_second, 1), "downlink_bytes_N": (SPREAD.downlink_megabits, 125_000),
+        "uplink_bytes_N": (SPREAD.uplink_megabits, 125_000),
     }  # fmt: skip
     logs = np.array([
-        [math.log(getattr(device, name) / unit / spread.median) / spread.sigma for device in devices]
+        np.log(getattr(devices, name) / unit / spread.median) / spread.sigma
         for name, (spread, unit) in parts.items()
     ])  # fmt: skip
     # Standard normal, and uncorrelated: five standard errors at 2,000 draws.
@@ -78,7 +78,7 @@ def test_devices_are_log_normal_and_their_parts_are_drawn_apart():
 def test_a_wider_spread_stretches_the_same_draws_and_another_seed_draws_anew():
     def speed(client, sigma, seed=3):
         spread = DevicesConfig(tokens_per_second=Spread(median=100.0, sigma=sigma), seed=seed)
-        return math.log(Device.of(client, spread).tokens_per_second / 100.0)
+        return math.log(hardware_of(spread, client + 1).tokens_per_second_N[client] / 100.0)
 
     for client in range(5):
         assert speed(client, 2.0) == pytest.approx(2 * speed(client, 1.0), rel=1e-12)

@@ -16,7 +16,7 @@ from fedsim.display.page.client_figure import client_figure
 from fedsim.display.page.parts import Block, Commands, Facts, Figures, Page, Section, Sentences, Table, text_cells
 from fedsim.display.page.render import render
 from fedsim.display.page.run_figures import course, label_figures, score_figures
-from fedsim.display.report import MISSING, final_rows, format_bytes, format_metric, format_seconds
+from fedsim.display.report import MISSING, final_rows, format_bytes, format_clock, format_metric, format_seconds
 from fedsim.display.run_words import model_words, partition_words, run_words
 from fedsim.records.recorded_run import RecordedRun
 from fedsim.study.per_client import client_figures as figures_of_clients
@@ -85,6 +85,8 @@ def _tiles(summary: Mapping[str, Any], metric_name: str) -> Iterator[tuple[str, 
         total = summary["bytes_down"] + summary["bytes_up"]
         yield format_bytes(total), "traffic", f"{format_bytes(summary['bytes_up'])} of it up"
         workers = len(summary.get("workers") or [])
+        if (simulated := summary.get("seconds_simulated")) is not None:
+            yield format_clock(simulated), "simulated time", "virtual clock at the end"
         yield format_seconds(summary["seconds_total"]), "wall time", f"{workers} worker{'s' * (workers != 1)}"
 
 

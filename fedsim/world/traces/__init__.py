@@ -1,0 +1,1 @@
+"""Devices and availability of files: our own form, FLHetBench's and FedScale's."""
