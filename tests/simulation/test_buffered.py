@@ -91,7 +91,8 @@ def test_clients_on_slow_devices_are_the_stale_ones(tmp_path):
     """A quarter of the devices computes ten times slower."""
     slow = {"slow_share": 0.25, "slow_factor": 10.0, "tokens_per_second": 500.0, "availability": {"kind": "always"}}
     fast = {"downlink_megabits": 40.0, "uplink_megabits": 10.0, "latency_seconds": 0.0}
-    changes = {**BASE, "rounds": 12, "server": {"kind": "fedavg"}, "buffer": {"size": 2, "concurrency": 6}}
+    small = {"data": {"train_examples": 120}, "evaluation": {"every": 30}}
+    changes = {**BASE, **small, "rounds": 30, "server": {"kind": "fedavg"}, "buffer": {"size": 2, "concurrency": 6}}
     run(tmp_path / "run", **changes, world={"devices": {**slow, **fast}})
     rows = pq.read_table(tmp_path / "run" / "clients.parquet").to_pylist()
     speeds = {row["client"]: row["num_tokens"] / (row["arrived_seconds"] - row["began_seconds"]) for row in rows}
