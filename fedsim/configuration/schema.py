@@ -185,6 +185,11 @@ class Config(Schema):
         return self.buffer_size or self.sampling.clients_per_round
 
     @property
+    def clients_at_once(self) -> int:
+        """Clients that may train in one call to the executor, and whose results may be held."""
+        return self.sampling.clients_per_round if self.buffer is None else self.buffer.concurrency
+
+    @property
     def method(self) -> Method:
         """The method: the server's half, with the active corrections."""
         return self.server.method(CORRECTIONS[self.correction].of(self.client, self.params.get(self.correction)))
