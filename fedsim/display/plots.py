@@ -159,7 +159,7 @@ def plot_timeline(
     stamp: Stamp | None = None,
 ) -> Path | None:
     """Draw who trained when in the first rounds, on the virtual clock; None without simulated devices."""
-    figure, axes = new_figure("First rounds on the virtual clock", "", "client, in the order drawn")
+    figure, axes = new_figure("First rounds on the virtual clock", "", "client")
     unit = draw_timeline(axes, rounds, clients, events)
     if unit is None:
         return None

@@ -7,7 +7,9 @@ import pytest
 from support import make_tiny
 
 import fedsim
-from fedsim.core.errors import CheckpointError
+from fedsim.core.errors import CheckpointError, ConfigError
+from fedsim.study.devices import DevicesConfig
+from fedsim.study.reading import read_figures
 
 SMALL = {"data": {"train_examples": 60, "validation_examples": 10}}
 WORLD = {
@@ -40,21 +42,38 @@ def what_is_left(folder):
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world") / "run"
     fedsim.run(make_tiny(output=str(folder), executor="local", **WORLD), progress=False)
-    return what_is_left(folder)
+    return folder
 
 
 @pytest.mark.parametrize("actors", [1, 3])
 def test_actors_give_the_same_events_and_bytes(session_ray, whole, tmp_path, actors):
     ray = {"address": "auto", "actors": actors}
     fedsim.run(make_tiny(output=str(tmp_path / "run"), executor="ray", ray=ray, **WORLD), progress=False)
-    assert what_is_left(tmp_path / "run") == whole
+    assert what_is_left(tmp_path / "run") == what_is_left(whole)
 
 
 def test_a_resumed_run_goes_on_with_the_same_events_and_bytes(whole, tmp_path):
     for rounds, resume in ((2, False), (3, True)):
         config = make_tiny(output=str(tmp_path / "run"), executor="local", **{**WORLD, "rounds": rounds})
         fedsim.run(config, progress=False, resume=resume)
-    assert what_is_left(tmp_path / "run") == whole
+    assert what_is_left(tmp_path / "run") == what_is_left(whole)
+
+
+def test_time_to_target_is_that_of_the_virtual_clock_and_shares_of_visits_add_up(whole):
+    rounds, summary = (
+        pq.read_table(whole / "rounds.parquet").to_pylist(),
+        json.loads((whole / "summary.json").read_text()),
+    )
+    figures = read_figures(whole, "data", "arm", 0, target=rounds[2]["global_metric"] - 1e-9)
+    assert figures.target_seconds_modelled == pytest.approx(rounds[figures.target_round]["clock_seconds"] or 0.0)
+    assert figures.seconds_modelled == pytest.approx(rounds[-1]["clock_seconds"])
+    assert summary["seconds_simulated"] == rounds[-1]["clock_seconds"]
+    assert sum(summary["participation_by_speed"]) == pytest.approx(1.0)
+    assert 0 < summary["device_utilisation"] < 1
+    with pytest.raises(
+        ConfigError, match=r"has a clock of its own \(world\.devices\), and the study models devices, too"
+    ):
+        read_figures(whole, "data", "arm", 0, devices=DevicesConfig())
 
 
 def test_traces_may_move_but_not_change(tmp_path):

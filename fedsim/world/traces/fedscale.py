@@ -33,22 +33,23 @@ def read_capacities(path: Path) -> RecordedDevices:
 def read_behaviour(path: Path) -> RecordedTraces:
     """Read ``client_behave_trace``."""
     devices = _devices(path)
-    owner, starts, ends, periods, places = [], [], [], [], []
-    for index, (name, device) in enumerate(devices.items()):
+    ids = list(devices)
+    counts, starts, ends, periods = [], [], [], []
+    for name, device in devices.items():
         comes, goes = (_list(path, name, device, key) for key in ("active", "inactive"))
         if len(comes) != len(goes):
             raise DataError(
                 f"{path}: device {name}: active has {len(comes)} entries, inactive has {len(goes)}; they must be pairs"
             )
         periods.append(_above_0(path, name, device, "finish_time"))
-        owner += [index] * len(comes)
+        counts.append(len(comes))
         starts += comes
         ends += goes
-        places += [f"device {name}: active"] * len(comes)
-    if not owner:
+    if not starts:
         raise DataError(f"{path} has no interval in which a device is in reach")
-    lists = np.array(owner, dtype=np.int64), np.array(starts), np.array(ends), np.array(periods)
-    return traces_of(Owners(path, list(devices)), *lists, places)
+    owner_Z = np.repeat(np.arange(len(ids)), counts)
+    lists = owner_Z, np.array(starts, dtype=np.float64), np.array(ends, dtype=np.float64), np.array(periods)
+    return traces_of(Owners(path, ids), *lists, lambda row: f"device {ids[int(owner_Z[row])]}: active")
 
 
 def _devices(path: Path) -> dict[int | str, dict[str, Any]]:
@@ -76,6 +77,6 @@ def _above_0(path: Path, name: int | str, device: dict[str, Any], key: str) -> f
 
 def _list(path: Path, name: int | str, device: dict[str, Any], key: str) -> list[float]:
     values = _field(path, name, device, key)
-    if not isinstance(values, list) or any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
+    if not isinstance(values, list) or not set(map(type, values)) <= {int, float}:
         raise DataError(f"{path}: device {name}: {key} must be a list of seconds, not {shown(values)}")
-    return [float(value) for value in values]
+    return values

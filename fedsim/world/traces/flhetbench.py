@@ -30,7 +30,8 @@ def read_flhetbench(path: Path) -> RecordedTraces:
     if not isinstance(devices, list):
         raise DataError(f"{path}: must be a list of devices, as FLHetBench's are, not {type(devices).__name__}")
     ids: list[int | str] = []
-    owner, starts, ends, periods, places = [], [], [], [], []
+    counts, begins, periods = [], [], []
+    edges: list[float] = []
     for number, device in enumerate(devices, 1):
         if not isinstance(device, dict):
             raise DataError(f"{path}: device {number}: must be a group of fields, not {shown(device)}")
@@ -43,21 +44,29 @@ def read_flhetbench(path: Path) -> RecordedTraces:
             raise DataError(
                 f"{path}: device {number}: trace_end is {end:g}, but must be more than trace_start, {begin:g}"
             )
-        ready = _field(path, number, device, "ready_time")
-        if not isinstance(ready, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in ready):
-            raise DataError(f"{path}: device {number}: ready_time must be a list of [from, until], not {shown(ready)}")
-        for pair in ready:
-            one, two = (_seconds(path, number, "ready_time", value) for value in pair)
-            owner.append(len(ids))
-            starts.append(one - begin)
-            ends.append(two - begin)
-            places.append(f"device {number}: ready_time")
+        own = _edges(path, number, _field(path, number, device, "ready_time"))
+        edges += own
         ids.append(number)
+        counts.append(len(own) // 2)
+        begins.append(begin)
         periods.append(end - begin)
-    if not owner:
+    if not edges:
         raise DataError(f"{path} has no interval in which a device is in reach")
-    lists = np.array(owner, dtype=np.int64), np.array(starts), np.array(ends), np.array(periods)
-    return traces_of(Owners(path, ids), *lists, places)
+    owner_Z = np.repeat(np.arange(len(ids)), counts)
+    edges_Z2 = np.array(edges, dtype=np.float64).reshape(-1, 2) - np.array(begins)[owner_Z, None]
+    lists = owner_Z, edges_Z2[:, 0], edges_Z2[:, 1], np.array(periods)
+    return traces_of(Owners(path, ids), *lists, lambda row: f"device {ids[int(owner_Z[row])]}: ready_time")
+
+
+def _edges(path: Path, number: int, ready: Any) -> list[float]:
+    """Return the ends of a device's intervals, one after the other."""
+    if not isinstance(ready, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in ready):
+        raise DataError(f"{path}: device {number}: ready_time must be a list of [from, until], not {shown(ready)}")
+    edges = [value for pair in ready for value in pair]
+    if not set(map(type, edges)) <= {int, float}:
+        wrong = next(value for value in edges if type(value) not in (int, float))
+        _seconds(path, number, "ready_time", wrong)
+    return edges
 
 
 def _field(path: Path, number: int, device: dict[str, Any], name: str) -> Any:

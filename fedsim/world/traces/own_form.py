@@ -52,13 +52,15 @@ class Table:
         """
         if column not in self.columns:
             return np.full(self.rows, np.nan)
-        cells = [np.nan if cell is None else cell for cell in self.columns[column]]
+        cells = self.columns[column]
         try:
-            numbers = np.array(cells, dtype=np.float64)
+            numbers = np.array([np.nan if cell is None else float(cell) for cell in cells])
         except (ValueError, TypeError):
-            raise self.refuse(next(i for i, cell in enumerate(cells) if not _is_number(cell)), column, right) from None
-        given = np.array([cell is not None for cell in self.columns[column]])
-        wrong = given & ~(np.isfinite(numbers) & test(numbers))
+            wrong_row = next(i for i, cell in enumerate(cells) if cell is not None and not _is_number(cell))
+            raise self.refuse(wrong_row, column, right) from None
+        wrong = ~(np.isfinite(numbers) & test(numbers))
+        if wrong.any():
+            wrong &= np.array([cell is not None for cell in cells])
         if wrong.any():
             raise self.refuse(int(np.flatnonzero(wrong)[0]), column, right)
         return numbers
@@ -144,8 +146,8 @@ def read_traces(path: Path) -> RecordedTraces:
         raise table.refuse(int(other[0]), TRACE, f"the same in all rows of {name} {ids[int(other[0])]}")
     periods_D = np.where(np.isnan(periods_D), np.nanmax(ends), periods_D)
     rows = np.flatnonzero(~np.isnan(starts))
-    places = [table.place(int(row)) for row in rows]
-    return traces_of(Owners(path, unique, name == CLIENT), owner[rows], starts[rows], ends[rows], periods_D, places)
+    owners = Owners(path, unique, name == CLIENT)
+    return traces_of(owners, owner[rows], starts[rows], ends[rows], periods_D, lambda row: table.place(int(rows[row])))
 
 
 def _csv(path: Path) -> dict[str, list[Any]]:
@@ -159,10 +161,12 @@ def _csv(path: Path) -> dict[str, list[Any]]:
     header = [name.strip() for name in rows[0]]
     if len(set(header)) != len(header):
         raise DataError(f"{path}: line 1: a column is named twice: {listed(header)}")
-    for number, row in enumerate(rows[1:], 2):
-        if len(row) != len(header):
-            raise DataError(f"{path}: line {number}: has {len(row)} cells, but the header has {len(header)} columns")
-    return {name: [row[at].strip() or None for row in rows[1:]] for at, name in enumerate(header)}
+    if set(map(len, rows)) != {len(header)}:
+        number = next(number for number, row in enumerate(rows, 1) if len(row) != len(header))
+        cells = len(rows[number - 1])
+        raise DataError(f"{path}: line {number}: has {cells} cells, but the header has {len(header)} columns")
+    columns = list(zip(*rows[1:], strict=True)) or [()] * len(header)
+    return {name: [cell.strip() or None for cell in column] for name, column in zip(header, columns, strict=True)}
 
 
 def _parquet(path: Path) -> dict[str, list[Any]]:

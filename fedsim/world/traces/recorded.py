@@ -5,7 +5,7 @@ Shape suffixes: D devices on record, Z intervals of all of them, N clients.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def traces_of(
     starts_Z: np.ndarray,
     ends_Z: np.ndarray,
     periods_D: np.ndarray,
-    places: Sequence[str],
+    place: Callable[[int], str],
 ) -> RecordedTraces:
     """Return intervals in order, once they are found to be possible.
 
@@ -96,8 +96,8 @@ def traces_of(
     ----------
     owner_Z
         Index of each interval's device in ``owners.ids``.
-    places
-        Where each interval stands in the file, for messages.
+    place
+        Where an interval stands in the file, for messages.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def traces_of(
             index = int(np.flatnonzero(bad_Z)[0])
             seconds = f"from {starts_Z[index]:g} to {ends_Z[index]:g} seconds"
             device = owners.ids[int(owner_Z[index])]
-            raise DataError(f"{owners.path}: {places[int(order[index])]}: the interval of {device} {seconds} {what}")
+            raise DataError(f"{owners.path}: {place(int(order[index]))}: the interval of {device} {seconds} {what}")
 
     refuse(~(np.isfinite(starts_Z) & np.isfinite(ends_Z)), "has an end that is no finite number")
     refuse(~(starts_Z < ends_Z), "does not end after it begins")
