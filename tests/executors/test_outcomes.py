@@ -9,7 +9,9 @@ from fedsim.executors.ray.queues import Call
 def call(index, clients, round=7):
     def split():
         parts, shared = len(clients), {"round": round}
-        return [Call(index, "train", (), clients=(c,), part=part, parts=parts, **shared) for part, c in enumerate(clients)]
+        return [
+            Call(index, "train", (), clients=(c,), part=part, parts=parts, **shared) for part, c in enumerate(clients)
+        ]
 
     return Call(index, "train", (), clients=clients, round=round, split=split if len(clients) > 1 else None)
 
