@@ -43,6 +43,11 @@ class Fold:
         self._each: dict[str, list[np.ndarray]] = {}
         self._weights: list[np.ndarray] = []
 
+    @property
+    def rejected(self) -> list[int]:
+        """Clients left out of the closed blocks because their sums were not finite, in the order of their updates."""
+        return list(self._rejected)
+
     def add(self, update: GroupUpdate | BlockUpdate) -> None:
         """Add a group, a part, or the sums of a block's first groups; updates must come in order.
 

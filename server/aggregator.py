@@ -25,17 +25,17 @@ class AggregatorActor:
         """Create the server, or replace it; see :class:`server.core.Server`."""
         self._server = Server(*arguments)
 
-    def global_state(self) -> Any:
+    def global_state(self, *version: int) -> Any:
         """See :meth:`server.core.Server.global_state`; the result is the round's one broadcast object."""
-        return self._server.global_state()
+        return self._server.global_state(*version)
 
     def fold(self, *arguments: Any) -> None:
         """See :meth:`server.core.Server.fold`."""
         self._server.fold(*arguments)
 
-    def apply(self, *arguments: Any) -> Any:
+    def apply(self, *arguments: Any, **named: Any) -> Any:
         """See :meth:`server.core.Server.apply`; also returns the whole state, so that it outlives this actor."""
-        return self._server.apply(*arguments), self._server.arrays()
+        return self._server.apply(*arguments, **named), self._server.arrays()
 
     def peak_memory_bytes(self) -> int | None:
         """See :func:`fedsim.core.memory.peak_memory_bytes`."""

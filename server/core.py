@@ -15,9 +15,9 @@ from fedsim.core.messages import BlockUpdate, CombinedUpdate, GlobalState, Group
 from fedsim.core.method import Method, ServerState
 from fedsim.core.plugin_source import blaming
 from fedsim.core.robust import RobustRule
-from server.aggregation import Fold
 from server.blocks import place
 from server.broadcasting import Broadcasting, Broadcasts
+from server.held import Held, combined
 from server.privacy.mechanism import Mechanism, nobody
 from server.privacy.rounds import PrivateRounds
 from server.residual import with_residuals
@@ -26,6 +26,8 @@ from server.turns import part_of, with_part
 
 _BROADCASTS = "broadcasts/"
 """Prefix of what the server knows about its messages, in its arrays."""
+_VERSION = "version/"
+"""Prefix of the names of earlier versions in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,9 @@ class Server:
         How what devices receive is compressed; None if it is not.
     mechanism
         Makes the rounds private; None without privacy.
+    staleness_exponent
+        ``buffer.staleness_exponent`` of buffered rounds, in which sums may come before the step that takes them in; None for
+        synchronous rounds.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class Server:
         low_rank: tuple[LowRank, ...] = (),
         broadcasting: Broadcasting | None = None,
         mechanism: Mechanism | None = None,
+        staleness_exponent: float | None = None,
     ) -> None:
         self._method = method
         self._layers = layers
@@ -93,14 +99,19 @@ class Server:
         self._turns = turns
         self._low_rank = low_rank
         self._privacy = None if mechanism is None else PrivateRounds(mechanism)
+        self._staleness_exponent = staleness_exponent
         self._round = 0
-        self._fold = Fold()
+        self._held = Held()
+        self._kept: dict[int, np.ndarray] = {}
+        """Earlier versions of the vector, as broadcast, from which clients have begun that no step has taken in."""
         self._dtype = vector_F.dtype
         self._state: ServerState = initial_state(method, np.asarray(vector_F, dtype=np.float64))
         self._broadcasts = None if broadcasting is None else Broadcasts(broadcasting, self._dtype, self._state)
 
-    def global_state(self) -> GlobalState:
-        """Return what is broadcast at the start of the next round."""
+    def global_state(self, version: int | None = None) -> GlobalState:
+        """Return what is broadcast at the start of the next round, or was at that of an earlier one that is kept."""
+        if version is not None and version != self._round:
+            return GlobalState(version, self._layers, self._kept[version])
         names, sent = self._method.broadcast, self._broadcasts
         return GlobalState(
             round=self._round,
@@ -114,22 +125,29 @@ class Server:
         )
 
     def fold(self, round: int, *updates: GroupUpdate | BlockUpdate | None) -> None:
-        """Add groups' sums to those of the round; the state does not change until :meth:`apply`.
+        """Add groups' sums to those of a round; the state does not change until :meth:`apply`.
 
         Parameters
         ----------
         round
-            Round of the updates; must be the one that starts from the current state.
+            Round that takes the updates in; must be the one that starts from the current state, in buffered rounds that or a
+            later one.
         updates
             One entry per group, part or block, in any order, but all after those of earlier calls; None where it has no
             usable client.
         """
-        if round != self._round:
+        if round != self._round and (self._staleness_exponent is None or round < self._round):
             raise ValueError(f"updates of round {round} do not fit the server's state of round {self._round}")
-        for update in sorted((update for update in updates if update is not None), key=place):
-            self._fold.add(update)
+        for update in sorted((update for update in updates if update is not None), key=_by_version):
+            self._held.add(round, update)
 
-    def apply(self, round: int, order: tuple[int, ...], *updates: GroupUpdate | BlockUpdate | None) -> StepReport:
+    def apply(
+        self,
+        round: int,
+        order: tuple[int, ...],
+        *updates: GroupUpdate | BlockUpdate | None,
+        keep: tuple[int, ...] = (),
+    ) -> StepReport:
         """Fold the remaining updates and take the step.
 
         Parameters
@@ -138,6 +156,8 @@ class Server:
             As for :meth:`fold`.
         order
             The cohort in draw order; the published, chained server step depends on it.
+        keep
+            Versions of the state, up to that of this round, from which clients have begun that are still to be taken in.
 
         Raises
         ------
@@ -145,32 +165,36 @@ class Server:
             If no update is usable; with privacy a round may have no client.
         """
         self.fold(round, *updates)
-        fold, self._fold = self._fold, Fold()
         clip_norm = None if self._privacy is None else self._privacy.clip_norm
-        combined = self._combined(fold, order)
         before_F = self._state.vector_F
-        self._state = self._stepped(combined)
+        update = self._combined(round, order)
+        self._kept = {version: self._kept[version] for version in keep if version != round}
+        if round in keep:
+            self._kept[round] = before_F.astype(self._dtype)
+        self._state = self._stepped(update)
         self._round += 1
         if self._broadcasts is not None:
             with blaming():
                 self._state = self._broadcasts.sent(before_F, self._state, self._round)
         return StepReport(
             round=round,
-            clients=len(combined.clients),
-            rejected_clients=combined.rejected_clients,
+            clients=len(update.clients),
+            rejected_clients=update.rejected_clients,
             update_norm=float(np.linalg.norm(self._state.vector_F - before_F)),
             lr=self._state.lr,
             clip_norm=clip_norm,
         )
 
-    def _combined(self, fold: Fold, order: tuple[int, ...]) -> CombinedUpdate:
+    def _combined(self, round: int, order: tuple[int, ...]) -> CombinedUpdate:
         """Return the round's sums, made private if they are to be."""
+        folds, vector_F = self._held.take(round), self._state.vector_F
+        exponent, average = self._staleness_exponent or 0.0, self._method.average
         if self._privacy is None:
-            return fold.result(order, self._method.average)
-        start_F = self._state.vector_F.astype(self._dtype)
-        start_F = start_F[self._turns[self._round % len(self._turns)]] if self._turns else start_F
-        sums = fold.result(order, self._method.average) if order else nobody(self._round, len(start_F))
-        return self._privacy.combined(self._round, sums, start_F)
+            return combined(folds, round, order, vector_F, self._kept, exponent, average)
+        start_F = vector_F.astype(self._dtype)
+        start_F = start_F[self._turns[round % len(self._turns)]] if self._turns else start_F
+        sums = combined(folds, round, order, vector_F, {}, 0.0, average) if order else nobody(round, len(start_F))
+        return self._privacy.combined(round, sums, start_F)
 
     def _stepped(self, combined: CombinedUpdate) -> ServerState:
         """Return the state after a round's step on the entries that it trained."""
@@ -188,8 +212,9 @@ class Server:
         """Return the whole state as arrays, for a checkpoint."""
         saved = {} if self._broadcasts is None else self._broadcasts.saved()
         sent = {f"{_BROADCASTS}{name}": array for name, array in saved.items()}
+        kept = {f"{_VERSION}{version}": vector_F for version, vector_F in self._kept.items()}
         own = {} if self._privacy is None else self._privacy.arrays()
-        return {"round": np.array(self._round, dtype=np.int64), **own, **state_to_arrays(self._state), **sent}
+        return {"round": np.array(self._round, dtype=np.int64), **own, **state_to_arrays(self._state), **sent, **kept}
 
     def load_arrays(self, arrays: dict[str, np.ndarray]) -> int:
         """Load the state of a checkpoint and return its round.
@@ -200,7 +225,7 @@ class Server:
             If the state does not fit this method.
         """
         rest = dict(arrays) if self._privacy is None else self._privacy.load(arrays)
-        sent = {name.removeprefix(_BROADCASTS): rest.pop(name) for name in list(rest) if name.startswith(_BROADCASTS)}
+        sent, kept = _taken(rest, _BROADCASTS), _taken(rest, _VERSION)
         round, state = int(rest.pop("round")), state_from_arrays(rest)
         if missing := sorted(set(self._state.arrays) - set(state.arrays)):
             raise CheckpointError(
@@ -208,5 +233,15 @@ class Server:
             )
         if self._broadcasts is not None:
             self._broadcasts.load(sent)
-        self._round, self._fold, self._state = round, Fold(), state
+        self._kept = {int(version): np.array(vector_F) for version, vector_F in kept.items()}
+        self._round, self._held, self._state = round, Held(), state
         return self._round
+
+
+def _taken(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Remove the arrays whose names begin with a prefix, and return them without it."""
+    return {name.removeprefix(prefix): arrays.pop(name) for name in list(arrays) if name.startswith(prefix)}
+
+
+def _by_version(update: GroupUpdate | BlockUpdate) -> tuple[int, int, int]:
+    return update.round, *place(update)

@@ -78,6 +78,9 @@ def tiny_values(changes: dict[str, Any]) -> dict[str, Any]:
         values = merged(values, {"prompt": changes.get("prompt")})
     if values.get("tuner", {}).get("kind") in ONE_PLACE:
         values = merged(values, {"layers": changes.get("layers")})
+    if values.get("buffer") is not None:
+        own = changes.get("sampling", {}).get("clients_per_round")
+        values = merged(values, {"sampling": {"clients_per_round": own}})
     if values["client"].get("steps") is not None:
         values = merged(values, {"client": {"epochs": changes.get("client", {}).get("epochs")}})
     return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fedsim.configuration.buffered import check_buffered
 from fedsim.configuration.privacy_rules import check_privacy
 from fedsim.core.compression.links import is_changed, problem_down, problem_up
 from fedsim.core.method import METHODS, check_names
@@ -21,13 +22,15 @@ def check_combinations(config: Config) -> None:
         Naming the keys, their values, and what would be right.
     """
     client, partition = config.client, config.partition
-    if partition.clients is not None and config.sampling.clients_per_round > partition.clients:
+    cohort = config.sampling.clients_per_round
+    if partition.clients is not None and cohort > partition.clients and config.buffer is None:
         raise ValueError(
             f"sampling.clients_per_round={config.sampling.clients_per_round} is more than "
             f"partition.clients={partition.clients}; set "
             f"sampling.clients_per_round={partition.clients} or less"
         )
     _check_world(config)
+    check_buffered(config)
     _check_method(config)
     _check_halves(config)
     _check_search(config)

@@ -37,6 +37,7 @@ from fedsim.executors.config import RayConfig
 from fedsim.kept.config import CacheConfig
 from fedsim.records.run_folder import TrackingConfig
 from fedsim.simulation.config import CheckpointConfig, EvaluationConfig, StopConfig
+from fedsim.world.buffer_config import BufferConfig
 from fedsim.world.config import WorldConfig
 from partitions.config import PartitionConfig
 from server.config import LayersConfig, SamplingConfig, ServerConfig
@@ -85,6 +86,8 @@ class Config(Schema):
     """Which clients train in a round."""
     world: WorldConfig = WorldConfig()
     """Simulated devices and their clock."""
+    buffer: BufferConfig | None = None
+    """Buffered asynchronous rounds; null for synchronous ones."""
     client: ClientConfig = ClientConfig()
     """Training on a device."""
     server: SerializeAsAny[ServerConfig] = ServerConfig()
@@ -132,6 +135,9 @@ class Config(Schema):
                     "privacy", test=lambda privacy: privacy is not None, words="it is for runs with the section privacy"
                 ),
             ),
+        ),
+        "sampling.clients_per_round": (
+            Use("buffer_size", (None,), by="buffer.size", words="it is the cohort of synchronous rounds"),
         ),
         "client.proximal_mu": (Use("correction", ("proximal",), by="client.correction"),),
         "model.trunk_cache": (
@@ -182,6 +188,21 @@ class Config(Schema):
         """Name of the active local correction: the chosen one, or with ``auto`` the method's."""
         chosen = self.client.correction
         return METHODS[self.server.kind].correction if chosen == "auto" else chosen
+
+    @property
+    def buffer_size(self) -> int | None:
+        """Arrivals that a step of buffered rounds takes in; None with synchronous rounds."""
+        return None if self.buffer is None else self.buffer.size
+
+    @property
+    def clients_per_step(self) -> int:
+        """Clients that a server step takes in: a round's cohort, or what the buffer holds."""
+        return self.buffer_size or self.sampling.clients_per_round
+
+    @property
+    def clients_at_once(self) -> int:
+        """Clients that may train in one call to the executor, and whose results may be held."""
+        return self.sampling.clients_per_round if self.buffer is None else self.buffer.concurrency
 
     @property
     def method(self) -> Method:
@@ -237,6 +258,8 @@ class Config(Schema):
             values.pop(key)
         if self.privacy is None:
             values.pop("privacy")
+        if self.buffer is None:  # as before there were buffered rounds
+            values.pop("buffer")
         if self.client.schedule.total_steps != "all_data" and (self.privacy is None or self.privacy.noise_multiplier):
             values.pop("rounds")
         values["model"].pop("device")

@@ -75,7 +75,7 @@ class WorkGroup:
 
     round: int
     group: int
-    """Number of the group in its round."""
+    """Number of the group among those of its round and step."""
     clients: tuple[int, ...]
     """Client ids, ascending."""
     part: int = 0
@@ -86,6 +86,13 @@ class WorkGroup:
     """Clients whose frozen-layer cache is passed in, kept from an earlier round."""
     keep_cached: tuple[int, ...] = ()
     """Clients whose frozen-layer cache is returned, to be passed in again when they next train."""
+    step: int | None = None
+    """Server step that takes the group in, if it is a later one than that of ``round``, whose state the group starts from."""
+
+    @property
+    def taken_in(self) -> int:
+        """Server step that takes the group in."""
+        return self.round if self.step is None else self.step
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fedsim.core.imports import large_imports
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 Handle = Any
 """A value of this process (local) or a reference into the object store (Ray). The round loop only passes it on."""
 
+NONE_EARLIER: Mapping[int, Handle] = MappingProxyType({})
+"""No states of earlier rounds, as in synchronous rounds."""
 Ranges = Sequence[tuple[int, int]]
 """Ranges of validation examples, each from a first to before a last."""
 
@@ -82,14 +85,15 @@ class ServerHandle(Protocol):
         low_rank: tuple[LowRank, ...] = (),
         broadcasting: Broadcasting | None = None,
         mechanism: Mechanism | None = None,
+        staleness_exponent: float | None = None,
     ) -> None:
         """Create the server, or recreate it with other layers; see :class:`server.core.Server`."""
 
-    def global_state(self) -> Handle:
-        """Store the state that the next round starts from, and return its handle; called once a round."""
+    def global_state(self, *version: int) -> Handle:
+        """Store the state that the next round starts from, or an earlier version, and return its handle; once for each."""
 
-    def apply(self, round: int, order: tuple[int, ...]) -> StepReport:
-        """Take a server step from the sums of the trained groups."""
+    def apply(self, round: int, order: tuple[int, ...], **named: Any) -> StepReport:
+        """Take a server step from the sums of the trained groups; see :meth:`server.core.Server.apply`."""
         ...
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -137,17 +141,20 @@ class Executor(ABC):
         finally:
             self._check_interrupt = check
 
-    def groups(self, round: int, order: Sequence[int], group_size: int, work_N: np.ndarray) -> list[WorkGroup]:
+    def groups(
+        self, round: int, order: Sequence[int], group_size: int, work_N: np.ndarray, step: int | None = None
+    ) -> list[WorkGroup]:
         """Split a cohort into work groups; where every client has its own worker, each group is sent in parts.
 
-        ``work_N`` is the work of each client of the population; see :func:`server.sampling.cut`.
+        ``work_N`` is the work of each client of the population; see :func:`server.sampling.cut`. ``step`` is the server step
+        that takes the groups in, if it is not that of ``round``.
         """
         groups: list[WorkGroup] = []
         for number, clients in enumerate(cut(order, group_size, work_N)):
             if self.per_client:
-                groups += [WorkGroup(round, number, (client,), part) for part, client in enumerate(clients)]
+                groups += [WorkGroup(round, number, (client,), part, step=step) for part, client in enumerate(clients)]
             else:
-                groups.append(WorkGroup(round, number, clients, fuse=self.fuse))
+                groups.append(WorkGroup(round, number, clients, fuse=self.fuse, step=step))
         return groups
 
     def keep_cached_within(self, max_bytes: int, nbytes: Callable[[CacheKey], int]) -> None:
@@ -218,12 +225,16 @@ class Executor(ABC):
         shards: Ranges = (),
         *,
         evaluate_first: bool = False,
+        earlier: Mapping[int, Handle] = NONE_EARLIER,
     ) -> Iterator[TrainedGroup | EvaluatedShard]:
         """Train the groups; yield each as it finishes, in any order.
 
+        A group whose round is in ``earlier`` starts from the state given there, all others from ``state``.
+
         Idle workers evaluate the state that the round starts from on ``shards``, as :meth:`evaluate` does; each range is
         yielded as it finishes. With ``evaluate_first`` they do so before they train. The groups' sums go to the server in the
-        order of ``groups`` and are released; :meth:`ServerHandle.apply` ends the round.
+        order of ``groups`` and are released; :meth:`ServerHandle.apply` ends the round. The groups of a server step and a round
+        follow each other, and one call has them all.
         """
 
     @abstractmethod

@@ -11,7 +11,7 @@ from fedsim.core.low_rank import LowRank
 from fedsim.core.messages import ClientFailure, Evaluation, FuseTrial, ScoreReport, SpectrumReport, WorkGroup
 from fedsim.core.method import Method
 from fedsim.core.robust import RobustRule
-from fedsim.executors.base import EvaluatedShard, Executor, Handle, Ranges, TrainedGroup
+from fedsim.executors.base import NONE_EARLIER, EvaluatedShard, Executor, Handle, Ranges, TrainedGroup
 from server.broadcasting import Broadcasting
 from server.core import Server, StepReport
 from server.privacy.mechanism import Mechanism
@@ -45,18 +45,19 @@ class LocalServer:
         low_rank: tuple[LowRank, ...] = (),
         broadcasting: Broadcasting | None = None,
         mechanism: Mechanism | None = None,
+        staleness_exponent: float | None = None,
     ) -> None:
         """Create or recreate the server."""
-        rest = sample_rate, population_weight, rule, turns, low_rank, broadcasting, mechanism
+        rest = sample_rate, population_weight, rule, turns, low_rank, broadcasting, mechanism, staleness_exponent
         self._server = Server(method, vector_F, layers, *rest)
 
-    def global_state(self) -> Handle:
+    def global_state(self, *version: int) -> Handle:
         """See :meth:`server.core.Server.global_state`."""
-        return self.running.global_state()
+        return self.running.global_state(*version)
 
-    def apply(self, round: int, order: tuple[int, ...]) -> StepReport:
+    def apply(self, round: int, order: tuple[int, ...], **named: Any) -> StepReport:
         """See :meth:`server.core.Server.apply`."""
-        return self.running.apply(round, order)
+        return self.running.apply(round, order, **named)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """See :meth:`server.core.Server.arrays`."""
@@ -97,6 +98,7 @@ class LocalExecutor(Executor):
         shards: Ranges = (),
         *,
         evaluate_first: bool = False,
+        earlier: Mapping[int, Handle] = NONE_EARLIER,
     ) -> Iterator[TrainedGroup | EvaluatedShard]:
         evaluated = (EvaluatedShard(index, self._evaluate(state, shard)) for index, shard in enumerate(shards))
         if evaluate_first:
@@ -105,9 +107,10 @@ class LocalExecutor(Executor):
             self._check_interrupt()
             old = [client_states[client] for client in group.clients]
             group, caches = self._with_cached(group)
-            made = self._running_worker.train(group, state, *old, caches=caches)
+            start = earlier.get(group.round, state)
+            made = self._running_worker.train(group, start, *old, caches=caches)
             self._keep_cached(group, made.caches)
-            self._server.running.fold(group.round, made.update)
+            self._server.running.fold(group.taken_in, made.update)
             yield TrainedGroup(group, made.reports, dict(zip(group.clients, made.states, strict=True)))
         yield from evaluated
 

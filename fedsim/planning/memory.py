@@ -116,12 +116,12 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
     tokens = None if num_examples is None else num_examples * (_EXAMPLE_BYTES + _TOKEN_BYTES * config.data.max_length)
     trained = full if config.layers.unselected == "local" else whole
     kept = kept_numbers(config, exchanged.size, trained.size - exchanged.size, trained.size)
-    state_bytes, cohort = exchange_bytes * kept, config.sampling.clients_per_round
+    state_bytes, cohort = exchange_bytes * kept, config.clients_at_once
     return MemoryEstimate(
         weights=_weight_bytes(config, shape, on_gpu) + _projection_bytes(config, shape),
         tokens=tokens,
         caches=_cached_bytes(config, shape, num_examples, full),
-        client_states=min(config.partition.population, config.rounds * cohort) * state_bytes,
+        client_states=min(config.partition.population, config.rounds * config.clients_per_step) * state_bytes,
         exchanged=exchanged.size * exchange_bytes,
         whole=exchanged,
         in_turn=tuple(layout.size * exchange_bytes for layout in in_turn),
@@ -173,8 +173,10 @@ def _sum_bytes(config: Config, exchanged: VectorLayout) -> int:
 
     Sums are float64, one set per call; updates that the server needs per client are in the clients' number format.
     """
-    cohort, method = config.sampling.clients_per_round, config.method
-    calls = cohort if config.ray.actors == "per_client" else -(-cohort // config.group_size)
+    cohort, method = config.clients_at_once, config.method
+    # Buffered rounds cut groups by step and version: at worst each client is one.
+    alone = config.ray.actors == "per_client" or config.buffer is not None
+    calls = cohort if alone else -(-cohort // config.group_size)
     sums = {VECTOR, *(name for part in method.corrections for name in part.sums)}
     each = (VECTOR,) if config.tuner.exact else method.singles(robust=config.server.aggregation != "mean") or ()
     wide, own = np.dtype(np.float64).itemsize, np.dtype(config.model.exchange_dtype).itemsize
@@ -229,7 +231,7 @@ def _side_by_side(config: Config) -> int:
     """Return the largest number of fused clients."""
     if config.client.fuse == "off" or config.client.dropout or config.ray.actors == "per_client":
         return 1
-    group = min(config.group_size, config.sampling.clients_per_round)
+    group = min(config.group_size, config.clients_per_step)
     return group if config.client.fuse == "auto" else min(group, config.client.fuse)
 
 

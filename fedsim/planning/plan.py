@@ -76,7 +76,7 @@ def make_plan(config: Config, nodes: Sequence[PlanNode], memory: MemoryEstimate 
     nodes_by_id = {node.id or node.name: node.free for node in nodes}
     chosen = Counter(place(actors, nodes_by_id))
     placed = tuple(chosen[node] for node in nodes_by_id)
-    cohort = config.sampling.clients_per_round
+    cohort = config.clients_at_once
     groups = cohort if actors.per_client else -(-cohort // config.group_size)
     warnings = [f"{actors.note}: they take turns"] if actors.note else []
     warnings += _idle(config, actors, cohort, groups)

@@ -30,7 +30,7 @@ def plan_tables(config: Config, plan: Plan) -> Group:
             f"{actors.count}, {actors.num_cpus:.4g} CPUs{_gpus(actors.num_gpus)} each, {_threads(plan.threads)}",
         ),
         ("limited by", plan.limit),
-        ("a round", _round(plan)),
+        ("a round" if config.buffer is None else "at a time", _round(plan)),
     ]
     parts: list[Table | Text] = [_table("Plan", rows), _nodes(plan)]
     if plan.memory:
@@ -45,10 +45,13 @@ def local_tables(
     config: Config, memory: MemoryEstimate | None, machine: Machine, warnings: Sequence[str] = ()
 ) -> Group:
     """Return the printable plan of a run in one process."""
-    groups = -(-config.sampling.clients_per_round // config.group_size)
+    groups = -(-config.clients_at_once // config.group_size)
     rows = [
         ("executor", f"local: one process, {_threads(config.client.threads)}, no actors"),
-        ("a round", f"{config.sampling.clients_per_round} clients in {groups} groups, one after another"),
+        (
+            "a round" if config.buffer is None else "at a time",
+            f"{config.clients_at_once} clients in {groups} groups, one after another",
+        ),
     ]
     if memory is None:
         return Group(_table("Plan", rows), Text(f"  {_UNKNOWN}"), *_warnings(warnings))

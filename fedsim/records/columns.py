@@ -24,8 +24,10 @@ ROUND_COLUMNS: dict[str, str] = {
     "clients_ok": "int32",
     "clients_failed": "int32",
     "clients_absent": "int32",  # drawn, but out of reach, then or before its result had arrived; not a failure
-    "clients_late": "int32",  # in reach, but not in time (a deadline, or over-selection); not a failure
+    "clients_late": "int32",  # in reach, but not in time (a deadline, over-selection, buffer.max_staleness); not a failure
     "clients_too_small": "int32",  # never drawn, since their device cannot hold the model (world.devices)
+    "staleness_mean": "float64",  # server steps between the start of a usable client and this one (buffered rounds)
+    "staleness_max": "int32",
     "clients_retried": "int32",  # retries of a client's work after a lost actor or a missed deadline
     "client_examples": "int64",  # training examples held by the usable clients
     "client_steps": "int64",  # local optimizer steps of the usable clients
@@ -56,6 +58,7 @@ CLIENT_COLUMNS: dict[str, str] = {
     "began_seconds": "float64",  # on the virtual clock: when its visit began, and when its result arrived (world.devices)
     "arrived_seconds": "float64",
     "version": "int32",  # server steps done when it began
+    "staleness": "int32",  # server steps from then to the one that takes it in; 0 in synchronous rounds
     "bytes_down": "int64",
     "bytes_up": "int64",
     "node": "string",
@@ -89,7 +92,8 @@ PREDICTION_COLUMNS: dict[str, str] = {
 """Columns of ``predictions.parquet`` with their Arrow types: one row per validation example."""
 
 _OF_VISIT = ("began_seconds", "arrived_seconds", "version")
-_OF_REPORT = tuple(name for name in CLIENT_COLUMNS if name not in ("round", "status", "message", *_OF_VISIT))
+_OTHERS = ("round", "staleness", "status", "message", *_OF_VISIT)
+_OF_REPORT = tuple(name for name in CLIENT_COLUMNS if name not in _OTHERS)
 
 
 def client_row(round: int, report: ClientReport, visit: Visit | None = None) -> dict[str, Any]:
@@ -99,6 +103,7 @@ def client_row(round: int, report: ClientReport, visit: Visit | None = None) -> 
     row = {name: values[name] for name in _OF_REPORT} | {name: getattr(visit, name, None) for name in _OF_VISIT}
     return row | {
         "round": round,
+        "staleness": None if visit is None else round - 1 - visit.version,
         "status": failure.kind if failure else "ok",
         "message": failure.message if failure else None,
     }

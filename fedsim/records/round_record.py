@@ -29,6 +29,8 @@ class RoundRecord:
     clients_absent: int
     clients_late: int
     clients_too_small: int | None
+    staleness_mean: float | None
+    staleness_max: int | None
     clients_retried: int
     client_examples: int
     client_steps: int

@@ -19,6 +19,7 @@ from fedsim.core.messages import ClientState, GlobalState
 from fedsim.executors.base import Executor, Handle
 from fedsim.kept.computed import Computed
 from fedsim.records.checkpoint import Checkpoint
+from fedsim.simulation.buffered import Buffered
 from fedsim.simulation.client_states import ClientStates
 from fedsim.simulation.context import RunContext
 from fedsim.simulation.fleet import devices_of
@@ -56,6 +57,7 @@ class Federation:
         self._choice: LayerChoice | None = None
         self._draw: Draw | None = None
         self._sent_again = _SentAgain(run.executor)
+        self._buffered: Buffered | None = None
         self.workers = workers
         self.computed = Computed(run.prepared.kept, run.config, run.prepared, workers)
         self.round = 0
@@ -135,16 +137,21 @@ class Federation:
         config, server, spec = self._run.config, self._run.executor.server, self._run.prepared.spec
         layout, vector_F = self._initial(full, layers)
         apart = spec.turns(full, layers), spec.tuner.low_rank(layout), self._broadcasting(layout)
-        sample_rate = config.sampling.clients_per_round / config.partition.population
+        sample_rate = config.clients_per_step / config.partition.population
         weight = population_weight(config.server.weighting, self.draw.able_sizes_N)
         mechanism = None if self._run.privacy is None else self._run.privacy.mechanism
-        server.start(config.method, vector_F, layout.layers, sample_rate, weight, config.rule, *apart, mechanism)
+        exponent = None if config.buffer is None else config.buffer.staleness_exponent
+        rest = *apart, mechanism, exponent
+        server.start(config.method, vector_F, layout.layers, sample_rate, weight, config.rule, *rest)
         if checkpoint is not None:
             server.load_arrays(checkpoint.server)
             self.clients.restore(checkpoint.clients, self._run.executor)
             self.draw.schedule.losses.restore(checkpoint.learned)
             self.round = checkpoint.round
         self.state = server.global_state()
+        if config.buffer is not None:
+            self._buffered = self._buffered or Buffered.of(config, self.draw, self._run.executor)
+            self._buffered.restart(self.round, self.state)
 
     def _broadcasting(self, layout: VectorLayout) -> Broadcasting | None:
         config = self._run.config
@@ -169,7 +176,7 @@ class Federation:
         """Decide how many clients train together, and limit the frozen-layer cache."""
         run, spec, layers = self._run, self._run.prepared.spec, self.choice.layers
         kept = None if checkpoint is None else checkpoint.fuse
-        group = self.draw.first_group()
+        group = self.draw.first_group() if self._buffered is None else self._buffered.first_group()
         slot = self.computed.fuse(layers, len(group))
         choice = choose_fuse(run.config, run.executor, self.state, group, len(self.workers), kept, slot)
         run.executor.fuse = self.fuse = choice.fuse
@@ -187,6 +194,8 @@ class Federation:
         started = time.monotonic()
         self._run.executor.refresh()
         self._sent_again.begin(self.round)
+        if self._buffered is not None:
+            return self._buffered.round(self.round, started)
         return Round(self.round, self.draw, self._run.executor, started)
 
     def step(self, round: Round) -> OpenRound:
@@ -207,6 +216,8 @@ class Federation:
         self.draw.schedule.learn(round.number, reports)
         self.state = run.executor.server.global_state()
         self.round += 1
+        if self._buffered is not None:
+            self._buffered.stepped(self.round, self.state)
         return OpenRound(
             round=self.round,
             reports=reports,

@@ -118,7 +118,7 @@ class Journal:
         shards = self._evaluations.shards if self.open is not None or self._start_is_due else []
         evaluated: dict[int, Evaluation] = {}
         record = None
-        clients, done = len(round.plan.clients), 0
+        clients, done = round.clients, 0
         results = round.train(federation.state, federation.clients, shards, evaluate_first=federation.round == 1)
         for result in results:
             if isinstance(result, EvaluatedShard):

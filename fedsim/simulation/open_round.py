@@ -11,6 +11,7 @@ import numpy as np
 from fedsim.core.messages import ClientReport, Evaluation
 from fedsim.data.metrics import compute
 from fedsim.records.round_record import RoundRecord
+from fedsim.world.buffered import BufferedStep
 from fedsim.world.schedule import Step
 from server.core import StepReport
 
@@ -65,6 +66,7 @@ class OpenRound:
         weights = [report.num_examples for report in usable]
         clip_norm = self.step.clip_norm
         clipped = None if clip_norm is None else [(report.change_norm or 0.0) > clip_norm for report in usable]
+        stale = [self.round - 1 - report.round for report in usable] if isinstance(self.plan, BufferedStep) else None
         return RoundRecord(
             round=self.round,
             **figures,
@@ -75,7 +77,9 @@ class OpenRound:
             clients_failed=len(self.reports) - self.step.clients,
             clients_absent=len(self.plan.absent),
             clients_late=len(self.plan.late),
-            clients_too_small=len(self.plan.too_small) if self.plan.waited_seconds is not None else None,
+            clients_too_small=None if stale is None and self.plan.waited_seconds is None else len(self.plan.too_small),
+            staleness_mean=None if stale is None else float(np.mean(stale)),
+            staleness_max=None if stale is None else max(stale),
             clients_retried=self.clients_resent,
             client_examples=sum(weights),
             client_steps=sum(report.num_steps for report in usable),

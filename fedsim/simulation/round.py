@@ -45,7 +45,8 @@ class Draw:
     def of(cls, config: Config, sizes_N: np.ndarray, devices: Devices | None = None) -> Draw:
         """Create from a config, the clients' training sizes and their devices."""
         work_N = np.array([num_trained(config.client, int(size)) for size in sizes_N])
-        return cls(config.sampling, config.seed, config.group_size, sizes_N, work_N, config.world, devices)
+        sampling = config.sampling.model_copy(update={"clients_per_round": config.clients_per_step})
+        return cls(sampling, config.seed, config.group_size, sizes_N, work_N, config.world, devices)
 
     @property
     def able_sizes_N(self) -> np.ndarray:
@@ -99,6 +100,11 @@ class Round:
         self._executor = executor
         self._trained: list[TrainedGroup] = []
 
+    @property
+    def clients(self) -> int:
+        """Number of clients that :meth:`train` trains."""
+        return sum(len(group.clients) for group in self.groups)
+
     def train(
         self,
         state: Handle,
@@ -127,7 +133,7 @@ class Round:
         RuntimeError
             If some are missing, which is a bug in an executor.
         """
-        reports = sorted((report for group in self._trained for report in group.reports), key=lambda each: each.client)
+        reports = sorted((report for group in self.trained() for report in group.reports), key=lambda each: each.client)
         asked = sorted(self.plan.clients)
         if [report.client for report in reports] != asked:
             raise RuntimeError(f"round {self.number + 1}: {len(asked)} clients were asked, {len(reports)} reports came")

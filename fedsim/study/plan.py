@@ -48,7 +48,7 @@ def print_plan(study: Study, output: str | Path | None, at_once: int | None, con
 
 def _add(table: Table, name: str, cells: Sequence[Cell]) -> None:
     rounds = sum(cell.config.rounds for cell in cells)
-    updates = sum(cell.config.rounds * cell.config.sampling.clients_per_round for cell in cells)
+    updates = sum(cell.config.rounds * cell.config.clients_per_step for cell in cells)
     table.add_row(Text(name), f"{len(cells):,}", f"{rounds:,}", f"{updates:,}")
 
 

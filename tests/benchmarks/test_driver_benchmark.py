@@ -74,7 +74,9 @@ class Actor:
 def queued(groups: int) -> Counter[str]:
     """Return the calls that sending and finishing ``groups`` groups takes, on two actors of two nodes."""
     states = ClientStates(groups)
-    calls = [train_call(i, WorkGroup(0, i, (i,)), None, states, [], False, None) for i in range(groups)]
+    calls = [
+        train_call(i, WorkGroup(0, i, (i,)), i // BLOCK_GROUPS, None, states, [], False, None) for i in range(groups)
+    ]
     actors = {0: Actor(), 1: Actor()}
 
     def work():

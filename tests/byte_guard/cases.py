@@ -294,6 +294,12 @@ CASES: dict[str, Case] = {
     "private, poisson": Case(
         f"rounds=3 seed=2 {PRIVATE} sampling.draw=poisson sampling.clients_per_round=1 privacy.noise=server"
     ),
+    "buffered, resumed with clients under way": Case(
+        "rounds=6 server.kind=fedavgm sampling.clients_per_round= buffer.size=2 buffer.concurrency=5 "
+        "buffer.staleness_exponent=0.5 buffer.max_staleness=3 sampling.delay.seconds_per_example=1.0 "
+        "sampling.delay.device_spread=1.5 client.optimizer.moments=keep",
+        stop_after=3,
+    ),
     "phones, tiers": Case(
         "rounds=3 server.kind=fedavg sampling.kind=tiers sampling.tiers=1 layers.choose=top layers.share=0.5 "
         "world.devices.availability.kind=markov world.over_selection=0.6 world.deadline_seconds=5",

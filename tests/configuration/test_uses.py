@@ -91,6 +91,7 @@ CASES = {
     "partition.size_alpha": ([], ["partition.kind=dirichlet_class"], "2"),
     "partition.classes_per_client": (["partition.kind=label_shards"], [], "1"),
     "partition.column": (["partition.kind=by_column"], [], "author"),
+    "sampling.clients_per_round": ([], ["server.kind=fedavg", "buffer.size=3"], "7"),
     "sampling.delay.device_spread": (["sampling.delay.seconds_per_example=1"], [], "0.1"),
     "sampling.delay.visit_spread": (["sampling.delay.seconds_per_example=1"], [], "0.2"),
     "sampling.draw": (PRIVATE, [], "poisson"),

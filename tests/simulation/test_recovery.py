@@ -69,7 +69,7 @@ class Loss:
 
         def recovered(executor):
             server = executor.server.running
-            server._fold = type(server._fold)()
+            server._held = type(server._held)()
 
         monkeypatch.setattr(owner, method, losing)
         if method != "arrays":

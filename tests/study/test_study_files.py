@@ -32,7 +32,8 @@ def test_arms_of_a_data_set_have_the_same_data_partition_and_cohorts(path):
     shared = {}
     for cell in cells(path.stem):
         config = cell.config
-        same = (config.data, config.partition, config.sampling, config.rounds, config.client.epochs, config.evaluation)
+        visits = config.rounds * config.clients_per_step
+        same = (config.data, config.partition, config.sampling, visits, config.client.epochs, config.evaluation)
         shared.setdefault((cell.dataset, cell.seed), same)
         assert shared[cell.dataset, cell.seed] == same
 

@@ -12,7 +12,6 @@ from fedsim.core.messages import WorkGroup
 from fedsim.core.returns import TrainReturns
 from fedsim.executors.base import Handle
 from fedsim.executors.ray.queues import Call
-from fedsim.executors.ray.reduction import block_of
 
 
 def references(client_states: Mapping[int, Handle], clients: Sequence[int]) -> list[ray.ObjectRef]:
@@ -23,6 +22,7 @@ def references(client_states: Mapping[int, Handle], clients: Sequence[int]) -> l
 def train_call(
     index: int,
     group: WorkGroup,
+    block: int,
     state: Handle,
     client_states: Mapping[int, Handle],
     caches: Sequence[Handle],
@@ -35,7 +35,9 @@ def train_call(
     ----------
     index
         Index of the call within the round.
-    trunks
+    block
+        Number of its block of groups; see :func:`fedsim.executors.ray.reduction.blocks_of`.
+    caches
         Cached frozen-layer states that ``group.with_cached`` names, in its order.
     keeps_state
         Whether clients keep tensors between rounds, so that each returns a new state.
@@ -48,14 +50,18 @@ def train_call(
         (group, state, *references(client_states, group.clients), *caches),
         num_returns=TrainReturns.count(group, keeps_state),
         slot=slot,
-        what=f"round {group.round + 1}, group {group.group}",
+        what=f"round {group.taken_in + 1}, group {group.group}",
         clients=group.clients,
-        block=block_of(group),
+        round=group.round,
+        block=block,
     )
 
     def split() -> list[Call]:
         # Without cached states: missing ones are recomputed to the same bits.
-        alone = [WorkGroup(group.round, group.group, (client,), part) for part, client in enumerate(group.clients)]
+        alone = [
+            WorkGroup(group.round, group.group, (client,), part, step=group.step)
+            for part, client in enumerate(group.clients)
+        ]
         return [
             replace(
                 call,

@@ -27,14 +27,14 @@ from fedsim.core.messages import (
 )
 from fedsim.core.plugins import loaded
 from fedsim.core.returns import TrainReturns
-from fedsim.executors.base import EvaluatedShard, Executor, Handle, Ranges, StateLost, TrainedGroup
+from fedsim.executors.base import NONE_EARLIER, EvaluatedShard, Executor, Handle, Ranges, StateLost, TrainedGroup
 from fedsim.executors.config import RayConfig
 from fedsim.executors.ray.calls import client_call, evaluation_call, references, train_call
 from fedsim.executors.ray.deadlines import START_KEY, wait_for
 from fedsim.executors.ray.dispatch import Call, Dispatcher, Done, Failed
 from fedsim.executors.ray.failures import SYSTEM_ERRORS, FailurePolicy, ray_error, reason
 from fedsim.executors.ray.outcomes import LeftOut, by_client, whole
-from fedsim.executors.ray.reduction import Aggregator
+from fedsim.executors.ray.reduction import Aggregator, blocks_of
 from fedsim.executors.ray.workers import Workers
 
 if TYPE_CHECKING:
@@ -145,17 +145,19 @@ class RayExecutor(Executor):
         shards: Ranges = (),
         *,
         evaluate_first: bool = False,
+        earlier: Mapping[int, Handle] = NONE_EARLIER,
     ) -> Iterator[TrainedGroup | EvaluatedShard]:
         calls = []
-        for index, group in enumerate(groups):
+        for index, (group, block) in enumerate(zip(groups, blocks_of(groups), strict=True)):
             slot = group.clients[0] if self.per_client else None
             keyed, caches = self._with_cached(group)
-            calls.append(train_call(index, keyed, state, client_states, list(caches.values()), self._keeps_state, slot))
+            rest = earlier.get(group.round, state), client_states, list(caches.values()), self._keeps_state, slot
+            calls.append(train_call(index, keyed, block, *rest))
         # Evaluations come last: they are short, so they fill the time that actors have left at the end of a round.
         evaluations = self._evaluation_calls(state, shards, len(groups))
         calls = evaluations + calls if evaluate_first else calls + evaluations
         sums = self.server.round(groups)
-        for index, outcomes in whole(self._outcomes(calls, groups[0].round if groups else 0)):
+        for index, outcomes in whole(self._outcomes(calls)):
             done = [each for each in outcomes if isinstance(each, Done)]
             if index >= len(groups):
                 yield self._evaluated(done[0], shards, first_index=len(groups))
@@ -163,12 +165,12 @@ class RayExecutor(Executor):
             sums.add(index, [self._returned(each).update for each in done], done[-1].node if done else "")
             yield self._trained(groups[index], outcomes)
 
-    def _outcomes(self, calls: Sequence[Call], round: int) -> Iterator[Done | Failed]:
-        to_make, known = self._left_out.sort_out(round, calls)
+    def _outcomes(self, calls: Sequence[Call]) -> Iterator[Done | Failed]:
+        to_make, known = self._left_out.sort_out(calls)
         yield from known
         for outcome in self._dispatcher.run(to_make, self._config.round_timeout_seconds):
             if isinstance(outcome, Failed):
-                self._left_out.add(round, outcome)
+                self._left_out.add(outcome)
             yield outcome
 
     def _trained(self, group: WorkGroup, outcomes: Sequence[Done | Failed]) -> TrainedGroup:

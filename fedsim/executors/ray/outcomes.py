@@ -31,25 +31,25 @@ class LeftOut:
         self._reasons: dict[tuple[int, int], _Reason] = {}
         """By round, counted from 0, and client; the oldest first."""
 
-    def add(self, round: int, failed: Failed) -> None:
+    def add(self, failed: Failed) -> None:
         """Remember the clients of a failed call, if they are at fault."""
         if not failed.at_fault:
             return
         for client in failed.call.clients:
-            self._reasons[round, client] = _Reason(failed.kind, failed.message)
+            self._reasons[failed.call.round, client] = _Reason(failed.kind, failed.message)
         while len(self._reasons) > _MAX_KEPT:
             del self._reasons[next(iter(self._reasons))]
 
-    def sort_out(self, round: int, calls: Iterable[Call]) -> tuple[list[Call], list[Failed]]:
+    def sort_out(self, calls: Iterable[Call]) -> tuple[list[Call], list[Failed]]:
         """Return the calls to make and the known failures; groups with excluded clients are sent client by client."""
         to_make: list[Call] = []
         known: list[Failed] = []
         for call in calls:
-            if not any((round, client) in self._reasons for client in call.clients):
+            if not any((call.round, client) in self._reasons for client in call.clients):
                 to_make.append(call)
                 continue
             for part in [call] if call.split is None else call.split():
-                reason = self._reasons.get((round, part.clients[0]))
+                reason = self._reasons.get((call.round, part.clients[0]))
                 if reason is None:
                     to_make.append(part)
                 else:

@@ -38,6 +38,8 @@ class Call:
     """Name for messages, rounds counted from 1: ``round 3, group 1``."""
     clients: tuple[int, ...] = ()
     """Clients that train in it; they may be left out of the round if it fails."""
+    round: int = 0
+    """Round whose state they train from."""
     block: int | None = None
     """Block it belongs to: its calls go to one node, where their sums are added, unless that would keep an actor waiting."""
     split: Callable[[], list[Call]] | None = None

@@ -32,9 +32,11 @@ _FOLD_BYTES, _FOLD_UPDATES = 16 * 2**20, 16
 """Most sums buffered before they are sent: one call each would cost more than the sums."""
 
 
-def block_of(group: WorkGroup) -> int:
-    """Return the block to which a group's sums belong."""
-    return group.group // BLOCK_GROUPS
+def blocks_of(groups: Sequence[WorkGroup]) -> list[int]:
+    """Return the block to which each group's sums belong, numbered from 0; none mixes server steps or rounds."""
+    keys = [(group.taken_in, group.round, group.group // BLOCK_GROUPS) for group in groups]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return [numbers[key] for key in keys]
 
 
 class Aggregator:
@@ -54,7 +56,8 @@ class Aggregator:
         self._folds: deque[ray.ObjectRef] = deque()
         """Pending calls that fold the round's sums; their errors surface at the server step at the latest."""
         self._unfolded: list[Handle] = []
-        """Buffered sums that come next in order."""
+        """Buffered sums that come next in order, all of one round."""
+        self._unfolded_round = 0
         self._arrays: ray.ObjectRef | None = None
         """Reference to the server's state after its last step; it outlives the actor."""
         self.at_once = 1
@@ -108,29 +111,37 @@ class Aggregator:
         )
         self._keep_arrays()
 
-    def global_state(self) -> Handle:
-        """Return the reference to the state that the next round starts from."""
-        return self._actor.global_state.remote()
+    def global_state(self, *version: int) -> Handle:
+        """Return the reference to the state that the next round starts from, or an earlier one."""
+        return self._actor.global_state.remote(*version)
 
     def round(self, groups: Sequence[WorkGroup]) -> RoundSums:
         """Return a collector that takes the sums of a round's groups in any order."""
-        in_blocks = len(self._adders) > 1 and len({block_of(group) for group in groups}) > 1
+        in_blocks = len(self._adders) > 1 and len(set(blocks_of(groups))) > 1
         return RoundSums(self, groups, self._adders if in_blocks else {})
 
     def fold(self, round: int, update: Handle) -> None:
         """Send the next sums in order, without waiting for the server to add them."""
+        if self._unfolded and round != self._unfolded_round:
+            self._send()
         self._unfolded.append(update)
-        if len(self._unfolded) < self.at_once:
-            return
+        self._unfolded_round = round
+        if len(self._unfolded) >= self.at_once:
+            self._send()
+
+    def _send(self) -> None:
+        round = self._unfolded_round
         self._folds.append(self._actor.fold.remote(round, *self._unfolded))
         self._unfolded = []
         if len(self._folds) > 1:  # so that sums do not pile up if the server is slower than the clients
             self._result(self._folds.popleft(), f"the server to fold sums of round {round + 1}")
 
-    def apply(self, round: int, order: tuple[int, ...]) -> StepReport:
+    def apply(self, round: int, order: tuple[int, ...], **named: Any) -> StepReport:
         """Take the server step."""
+        if self._unfolded and round != self._unfolded_round:
+            self._send()  # what a later step takes in
         unfolded, self._unfolded = self._unfolded, []
-        step, arrays = self._actor.apply.options(num_returns=2).remote(round, order, *unfolded)
+        step, arrays = self._actor.apply.options(num_returns=2).remote(round, order, *unfolded, **named)
         del unfolded
         what = f"the server step of round {round + 1}"
         while self._folds:
@@ -180,8 +191,9 @@ class RoundSums:
         self._adders = adders
         self._in_order = InOrder()
         self._blocks: dict[int, _Block] = {}
-        for index, group in enumerate(groups if adders else ()):
-            self._blocks.setdefault(block_of(group), _Block(index)).indices.append(index)
+        self._numbers = blocks_of(groups) if adders else []
+        for index, number in enumerate(self._numbers):
+            self._blocks.setdefault(number, _Block(index)).indices.append(index)
         self._places = {block: place for place, block in enumerate(self._blocks)}
 
     def add(self, index: int, updates: Sequence[Handle], node: str) -> None:
@@ -192,13 +204,12 @@ class RoundSums:
         node
             Node that trained it.
         """
-        round = self._groups[index].round
         if not self._adders:
-            for some in self._in_order.next(index, updates):
+            for round, some in self._in_order.next(index, (self._groups[index].taken_in, updates)):
                 for update in some:
                     self._aggregator.fold(round, update)
             return
-        number = block_of(self._groups[index])
+        number = self._numbers[index]
         block = self._blocks[number]
         block.nodes[node] += 1
         for some in block.in_order.next(index - block.first, updates):
@@ -206,9 +217,9 @@ class RoundSums:
             block.done += 1
             self._add_up(block)
         if block.done == len(block.indices):
-            for total in self._in_order.next(self._places[number], block.total):
+            for last, total in self._in_order.next(self._places[number], (index, block.total)):
                 if total is not None:
-                    self._aggregator.fold(round, total)
+                    self._aggregator.fold(self._groups[last].taken_in, total)
 
     def _add_up(self, block: _Block) -> None:
         """Have the sums of a block added, in batches and at its end."""
