@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import yaml
 from pydantic.fields import FieldInfo
@@ -47,8 +48,34 @@ def _lines(schema: Schema, depth: int, meanings: bool, escaped: bool, useless: f
                 yield from _lines(inside, depth + 2, meanings, escaped, frozenset())
         else:
             yield f"{pad}{name}: {_scalar(value, escaped)}"
+            if meanings and value is None and (section := _section(field)) is not None:
+                yield f"{pad}# A section, with the keys:"
+                yield from _keys_of(section, f"{pad}#   ")
         if depth == 0 and meanings:
             yield ""
+
+
+def _section(field: FieldInfo) -> type[Schema] | None:
+    """Return the schema of a key that holds a section or null; None for any other key."""
+    kinds = [kind for kind in get_args(field.annotation) if kind is not NoneType]
+    if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], Schema):
+        return kinds[0]
+    return None
+
+
+def _keys_of(schema: type[Schema], pad: str) -> Iterator[str]:
+    """Yield the keys of a section that is null, with their meanings, as comments."""
+    for name, field in schema.model_fields.items():
+        yield from (f"{pad}# {line}" for line in _wrapped(field.description or "", _WIDTH - len(pad)))
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        inner = type(default) if field.annotation is type(default) else _section(field) if default is None else None
+        if inner is not None and issubclass(inner, Schema) and not field.is_required():
+            yield f"{pad}{name}:"
+            yield from _keys_of(inner, f"{pad}  ")
+            continue
+        if isinstance(default, Schema):
+            default = default.model_dump(mode="json")
+        yield f"{pad}{name}: {'(needed)' if field.is_required() else _scalar(default, False)}"
 
 
 def _comment(field: FieldInfo, pad: str) -> Iterator[str]:

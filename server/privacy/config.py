@@ -41,7 +41,7 @@ class PrivacyConfig(Schema):
     """Who adds the noise: the server, or each client of the cohort its share of the variance, so that the sum that the server
     sees has the noise already."""
     accountant: Literal["auto", "rdp", "pld"] = "auto"
-    """How epsilon is computed: by Rényi divergences (rdp) or privacy loss distributions (pld, tighter); auto is pld where it
+    """How epsilon is computed: by Renyi divergences (rdp) or privacy loss distributions (pld, tighter); auto is pld where it
     applies: to ``sampling.draw: poisson``, and where every client takes part in every round."""
     public: tuple[Literal["start", "validation"], ...] = ()
     """What you state to hold no data of these clients: what a ``start_from`` names (start), or the examples that

@@ -54,7 +54,7 @@ def test_changes_from_the_current_state_are_summed_as_in_a_synchronous_round():
     order, start_F = tuple(range(40)), rng.normal(size=SIZE)
     vectors = []
     for exponent in (None, 0.7):
-        server = Server(METHODS["fedadam"](), start_F, (0,), 1.0, None, None, (), (), exponent)
+        server = Server(METHODS["fedadam"](), start_F, (0,), 1.0, staleness_exponent=exponent)
         server.fold(0, *updates[:7])
         server.apply(0, order, *updates[7:])
         vectors.append(server.arrays())
@@ -70,12 +70,12 @@ def test_a_server_holds_what_later_steps_take_in_and_goes_on_the_same_from_its_a
     keep = {0: (0,), 1: (0,), 2: ()}
     finals = []
     for lost in (False, True):
-        server = Server(METHODS["fedavgm"](), start_F, (0,), 1.0, None, None, (), (), 0.5)
+        server = Server(METHODS["fedavgm"](), start_F, (0,), 1.0, staleness_exponent=0.5)
         states = {}
         for step in range(3):
             if lost and step == 2:
                 arrays = server.arrays()
-                server = Server(METHODS["fedavgm"](), start_F, (0,), 1.0, None, None, (), (), 0.5)
+                server = Server(METHODS["fedavgm"](), start_F, (0,), 1.0, staleness_exponent=0.5)
                 assert server.load_arrays(arrays) == 2
                 assert np.array_equal(server.global_state(0).vector_F, states[0].vector_F)
             states[step] = server.global_state()
@@ -98,7 +98,7 @@ def test_what_is_refused():
     one = update(0, (1,), [np.ones(SIZE)])
     with pytest.raises(ValueError, match="do not fit the server's state of round 0"):
         server.fold(1, one)  # a synchronous round is taken in at once
-    buffered = Server(Method(), np.zeros(SIZE), (0,), 1.0, None, None, (), (), 0.5)
+    buffered = Server(Method(), np.zeros(SIZE), (0,), 1.0, staleness_exponent=0.5)
     buffered.apply(0, (1,), one)
     with pytest.raises(ValueError, match="do not fit the server's state of round 1"):
         buffered.fold(0, one)
