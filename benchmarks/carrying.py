@@ -26,6 +26,7 @@ from fedsim.core.returns import TrainReturns
 from fedsim.executors.base import Executor, Handle
 from fedsim.simulation.client_states import ClientStates
 from fedsim.simulation.round import Draw, Round
+from fedsim.world.devices import Devices
 from server.config import SamplingConfig
 
 
@@ -113,10 +114,18 @@ class Carrying:
         Started and closed by this object.
     cohort_size
         Clients of a round; all of them if not given.
+    devices
+        The clients' devices; None without a clock.
     """
 
     def __init__(
-        self, executor: Executor, clients: int, elements: int, group_size: int, cohort_size: int | None = None
+        self,
+        executor: Executor,
+        clients: int,
+        elements: int,
+        group_size: int,
+        cohort_size: int | None = None,
+        devices: Devices | None = None,
     ) -> None:
         self.clients, self.elements = clients, elements
         self.cohort_size = cohort_size or clients
@@ -124,7 +133,7 @@ class Carrying:
         self._executor = executor
         self._spec = AddOneSpec.of(clients, elements)
         sampling = SamplingConfig(clients_per_round=self.cohort_size)
-        self._draw = Draw(sampling, 0, group_size, self._spec.sizes_N, np.ones(clients))
+        self._draw = Draw(sampling, 0, group_size, self._spec.sizes_N, np.ones(clients), devices=devices)
         self._states = ClientStates(clients)
         self._state: Handle = None
 
