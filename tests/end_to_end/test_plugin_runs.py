@@ -104,7 +104,8 @@ def test_a_plug_in_that_does_not_load_in_an_actor_is_one_sentence(session_ray, v
 
 def test_a_run_is_resumed_with_the_plug_ins_that_it_was_made_with_alone(loaded, values, tmp_path):
     def config(rounds):
-        kinds = {key: value for key, value in values.items() if key not in ("partition", "params", "data", "model")}
+        of_the_house = ("partition", "params", "data", "model", "compression")
+        kinds = {key: value for key, value in values.items() if key not in of_the_house}
         return make_tiny(output=str(tmp_path / "run"), executor="local", **{**kinds, "rounds": rounds})
 
     path = tmp_path / "house.py"
@@ -132,7 +133,7 @@ def test_a_run_is_resumed_with_the_plug_ins_that_it_was_made_with_alone(loaded, 
 
 
 def test_a_run_of_a_study_is_given_the_plug_ins(loaded, values, tmp_path):
-    kinds = {key: values[key] for key in ("partition", "params", "client")}
+    kinds = {key: values[key] for key in ("partition", "params", "client", "compression")}
     config = make_tiny(
         **kinds, rounds=1, layers={"choose": "all"}, executor="local", name="study", model={"products": "float32"}
     )
