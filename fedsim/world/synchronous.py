@@ -193,9 +193,10 @@ def _check_enough(sampling: SamplingConfig, sizes_N: np.ndarray, devices: Device
     if sampling.clients_per_round <= able:
         return
     holding = int((sizes_N > 0).sum())
+    found = f"only {able}" if able else "none"
+    right = f"set sampling.clients_per_round={able} or less, or give other devices" if able else "give other devices"
     raise ConfigError(
-        f"sampling.clients_per_round is {sampling.clients_per_round}, but of the {holding} clients with training examples only "
-        f"{able} can be drawn: the devices of {small} cannot hold the model ({devices.cost.needed_bytes / 1e9:.2f} GB, "
-        f"world.devices.needed_gigabytes), and {holding - small - able} are never in reach; set sampling.clients_per_round="
-        f"{max(1, able)} or less, or give other devices"
+        f"sampling.clients_per_round is {sampling.clients_per_round}, but of the {holding} clients with training examples "
+        f"{found} can be drawn: the devices of {small} cannot hold the model ({devices.cost.needed_bytes / 1e9:.2f} GB, "
+        f"world.devices.needed_gigabytes), and {holding - small - able} are never in reach; {right}"
     )
