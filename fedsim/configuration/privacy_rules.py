@@ -43,7 +43,8 @@ def _server(config: Config) -> Iterator[str]:
     if method.combining is not None:
         yield f"{because}, but client.correction={chosen} {method.combining.combines}: sums that are not clipped; {plain}"
     if names:
-        yield f"{because}, but client.correction={chosen} also sums each client's {listed(names)}; {plain}"
+        who = f"server.kind={server.kind}" if chosen == "none" else f"client.correction={chosen}"
+        yield f"{because}, but {who} also sums each client's {listed(names)}; {plain}"
     if server.aggregation != "mean":
         yield (
             f"{because}, but server.aggregation={server.aggregation} reads each client's vector; set server.aggregation=mean"
@@ -120,6 +121,16 @@ def _reads_of_client_data(config: Config) -> Iterator[str]:
         yield (
             "data.validation_from_train reports metrics on examples that would be clients', without noise, which privacy has "
             "to refuse; give validation examples of the server's own, or state by privacy.public=[validation] that these are"
+        )
+    used = {
+        "validation": config.data.validation_from_train is not None,
+        "start": any(_value(config, key) for key in ("prompt.start_from", "tuner.start_from")),
+    }
+    if unused := [name for name in public if not used[name]]:
+        yield (
+            f"privacy.public names {unused[0]}, which has no use here: "
+            + ("data.validation_from_train is null" if unused[0] == "validation" else "there is no start_from")
+            + f"; leave {unused[0]} out"
         )
     for key in ("prompt.start_from", "tuner.start_from"):
         if _value(config, key) and "start" not in public:

@@ -10,8 +10,13 @@ from clients.budget import population_of
 from clients.spec import WorkerSpec
 from clients.training.local_job import Parts, num_trained, sees_all
 from fedsim.configuration.schema import Config
+from fedsim.core.compression.blocks import Blocks
+from fedsim.core.compression.codec import Plain
+from fedsim.core.compression.links import most_bytes, positives, sent_down, sent_up
+from fedsim.core.compression.message import Packer
 from fedsim.core.layout import VectorLayout
-from fedsim.world.cost import VisitCost, layer_share
+from fedsim.core.messages import VECTOR
+from fedsim.world.cost import Downloads, VisitCost, layer_share
 from fedsim.world.devices import GIGABYTE, Devices
 from fedsim.world.traces.read import Recorded
 
@@ -60,9 +65,10 @@ def visit_cost(config: Config, spec: WorkerSpec, full: VectorLayout, layers: tup
     tokens_N = work_N * np.where(cached_N, kept, plain)
     filling_N = np.where(cached_N, mean_N * sizes_N * lowest / (2 * depth), 0.0)
     down, up, trained = _bytes(config, spec, full, layers)
+    downloads = _downloads(config, spec.exchanged(full, layers))
     given = config.world.devices.needed_gigabytes if config.world.devices is not None else None
     needed = given * GIGABYTE if given is not None else float(spec.weights.nbytes + _OPTIMIZER * trained)
-    return VisitCost(tokens_N, tokens_N + filling_N, down, up, needed)
+    return VisitCost(tokens_N, tokens_N + filling_N, down, up, needed, downloads)
 
 
 def _lowest(spec: WorkerSpec, full: VectorLayout, layers: tuple[int, ...]) -> int:
@@ -102,4 +108,23 @@ def _bytes(
     sizes = [part.exchanged.size * itemsize for part in parts]
     traffic = config.traffic
     down = tuple(traffic.bytes_down(size, whole) for size in sizes)
-    return down, tuple(map(traffic.bytes_up, sizes)), max(part.trained.size for part in parts) * itemsize
+    up, corrections = tuple(map(traffic.bytes_up, sizes)), config.method.corrections
+    if (link := config.uplink) is not None:
+        names = sent_up(corrections, config.client)
+        up = tuple(most_bytes(link, names, corrections, Blocks.of(part.exchanged), itemsize) for part in parts)
+    return down, up, max(part.trained.size for part in parts) * itemsize
+
+
+def _downloads(config: Config, exchanged: VectorLayout) -> Downloads | None:
+    """Return what devices receive where it is compressed; None if it is not."""
+    if (link := config.downlink) is None:
+        return None
+    corrections, itemsize = config.method.corrections, np.dtype(config.model.exchange_dtype).itemsize
+    names, blocks = sent_down(corrections, config.client, config.method.serves), Blocks.of(exchanged)
+    whole = Packer(Plain(), "none").most_bytes(blocks, itemsize)
+    if link.exact:
+        return Downloads(whole, 0, 0, whole * len(names))
+    anew = [name for name in names if name in positives(corrections)]
+    change = most_bytes(link, [VECTOR], corrections, blocks, itemsize)
+    always = most_bytes(link, anew, corrections, blocks, itemsize)
+    return Downloads(whole, change, len(names) - len(anew), always)

@@ -96,7 +96,8 @@ class BufferedSchedule:
         self._aside = _Aside()
         self._under_way: Counter[int] = Counter()
         """Visits that no step has taken in, by version."""
-        self._visited_N = np.zeros(len(sizes_N), dtype=bool)
+        self._last: dict[int, int] = {}
+        """The version from which each client's last visit began."""
         self._drawn = 0
         self._seconds = 0.0
         self._draw()
@@ -146,7 +147,7 @@ class BufferedSchedule:
             self._aside.late.append(client)
             self._leave(journey)
             return
-        self._visited_N[client] = True
+        self._last[client] = journey.visit.version
         self._waiting.append(journey)
         if len(self._waiting) == self._buffer.size:
             self._take_in()
@@ -185,7 +186,7 @@ class BufferedSchedule:
         many = min(wanted, int(here_N.sum()))
         version = len(self._steps)
         for client in self._draws.draw(version, many, here_N):
-            arrives = self._seconds + self._times.seconds(client, version, first=not self._visited_N[client])
+            arrives = self._seconds + self._times.seconds(client, version, last=self._last.get(client))
             leaves = float(leaves_N[client])
             ends = min(arrives, leaves)
             times = (self._seconds, ends) if self._has_clock else ()

@@ -12,6 +12,25 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class Downloads:
+    """Bytes that a device receives where messages are compressed, and depend on how many it has missed."""
+
+    whole: int
+    """Of an array as it is."""
+    change: int
+    """Of a message with an array's change by a round, at most."""
+    following: int
+    """Arrays that follow by changes."""
+    always: int
+    """Bytes of the others, which travel anew each time."""
+
+    def since(self, missed: int | None) -> int:
+        """Return the bytes of a visit ``missed`` rounds behind the device's last one, None for its first visit."""
+        each = self.whole if missed is None else min(self.whole, missed * self.change)
+        return self.always + self.following * each
+
+
+@dataclass(frozen=True)
 class VisitCost:
     """The cost of a visit of each client."""
 
@@ -24,10 +43,13 @@ class VisitCost:
     bytes_up: tuple[int, ...]
     needed_bytes: float
     """Memory that training takes."""
+    downloads: Downloads | None = None
+    """What a device receives in place of ``bytes_down``, where that is compressed."""
 
-    def travel(self, round: int) -> tuple[int, int]:
-        """Return the bytes down and up of a round."""
-        return self.bytes_down[round % len(self.bytes_down)], self.bytes_up[round % len(self.bytes_up)]
+    def travel(self, round: int, missed: int | None = 1) -> tuple[int, int]:
+        """Return the bytes down and up of a round, for a device whose last visit was ``missed`` rounds before."""
+        down = self.bytes_down[round % len(self.bytes_down)] if self.downloads is None else self.downloads.since(missed)
+        return down, self.bytes_up[round % len(self.bytes_up)]
 
 
 def layer_share(num_layers: int, lowest: int, *, cached: bool, backward: bool = True, candidates: int = 1) -> float:

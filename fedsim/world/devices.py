@@ -96,7 +96,7 @@ class Devices:
         small_N = hardware.memory_bytes_N < cost.needed_bytes
         self.too_small: tuple[int, ...] = tuple(np.flatnonzero(small_N & (sizes_N > 0)).tolist())
         self.able_N: np.ndarray = (sizes_N > 0) & ~small_N & np.isfinite(self.next_available(0.0))
-        self._seconds: dict[tuple[int, bool], np.ndarray] = {}
+        self._seconds: dict[tuple[bool, int, int], np.ndarray] = {}
 
     @classmethod
     def of(
@@ -142,22 +142,23 @@ class Devices:
         starts_N, ends_N = self._availability.interval(seconds, self._all_N)
         return np.maximum(starts_N, seconds), ends_N
 
-    def seconds(self, client: int, round: int, *, first: bool = False) -> float:
+    def seconds(self, client: int, round: int, *, last: int | None = None) -> float:
         """Return how long a client's visit takes, from the broadcast to the arrival of its result.
 
         Parameters
         ----------
         round
             The round, counted from 0, whose state it starts from.
-        first
-            Whether it is the client's first visit, which may have to compute the frozen-layer cache.
+        last
+            The same of its last visit; None for its first, which may have to compute the frozen-layer cache.
         """
-        return float(self.seconds_N(round, first=first)[client])
+        missed = None if last is None else round - last
+        return float(self.seconds_N(round, missed)[client])
 
-    def seconds_N(self, round: int, *, first: bool = False) -> np.ndarray:
-        """Return how long a visit of each client takes; see :meth:`seconds`."""
-        key = round % max(len(self.cost.bytes_down), len(self.cost.bytes_up)), first
+    def seconds_N(self, round: int, missed: int | None = 1) -> np.ndarray:
+        """Return how long a visit of each client takes that was last here ``missed`` rounds before, or (None) never."""
+        key = missed is None, *self.cost.travel(round, missed)
         if key not in self._seconds:
-            tokens_N = self.cost.first_tokens_N if first else self.cost.tokens_N
-            self._seconds[key] = self.hardware.seconds(tokens_N, *self.cost.travel(round))
+            tokens_N = self.cost.first_tokens_N if missed is None else self.cost.tokens_N
+            self._seconds[key] = self.hardware.seconds(tokens_N, *key[1:])
         return self._seconds[key]

@@ -35,8 +35,8 @@ class _Clock:
 
     number: int = 0
     seconds: float = 0.0
-    visited_N: np.ndarray | None = None
-    """Clients that have a frozen-layer cache from an earlier visit."""
+    last: dict[int, int] = field(default_factory=dict)
+    """The step of each client's last visit, from which it has a frozen-layer cache and that step's state."""
     steps: dict[int, Step] = field(default_factory=dict)
 
 
@@ -140,14 +140,9 @@ class Synchronous:
         visits = tuple(Visit(each.client, number, each.began, each.ends) for each in taken)
         left_out = tuple(each.client for each in late)
         lost -= {each.client for each in (*taken, *late)}
-        self._note_visits([each.client for each in taken])
+        self._clock.last.update({each.client: number for each in taken})
         small = self._devices.too_small
         return Step(number, visits, tuple(sorted(lost)), left_out, small, began, opened, waited, opened - began)
-
-    def _note_visits(self, clients: list[int]) -> None:
-        if self._clock.visited_N is None:
-            self._clock.visited_N = np.zeros(len(self._sizes_N), dtype=bool)
-        self._clock.visited_N[clients] = True
 
     def _drawn(self, number: int, now: float, tried: set[int]) -> list[_Journey]:
         """Draw a cohort at a time: among the clients in reach, and, where they are too few, the next ones that are."""
@@ -169,15 +164,10 @@ class Synchronous:
         journeys = []
         for client in order:
             began, leaves = float(starts_N[client]), float(ends_N[client])
-            arrives = began + self._visit_seconds(client, number)
+            arrives = began + devices.seconds(client, number, last=self._clock.last.get(client))
             leaves = began if client in gone else leaves
             journeys.append(_Journey(client, began, min(arrives, leaves), leaves < arrives))
         return journeys
-
-    def _visit_seconds(self, client: int, number: int) -> float:
-        assert self._devices is not None
-        visited_N = self._clock.visited_N
-        return self._devices.seconds(client, number, first=visited_N is None or not visited_N[client])
 
     def _taken(self, drawn: list[_Journey], last: float) -> tuple[list[_Journey], list[_Journey], float]:
         """Return the clients that the step takes, those that it does not wait for, and when it ends.
@@ -203,9 +193,10 @@ def _check_enough(sampling: SamplingConfig, sizes_N: np.ndarray, devices: Device
     if sampling.clients_per_round <= able:
         return
     holding = int((sizes_N > 0).sum())
+    found = f"only {able}" if able else "none"
+    right = f"set sampling.clients_per_round={able} or less, or give other devices" if able else "give other devices"
     raise ConfigError(
-        f"sampling.clients_per_round is {sampling.clients_per_round}, but of the {holding} clients with training examples only "
-        f"{able} can be drawn: the devices of {small} cannot hold the model ({devices.cost.needed_bytes / 1e9:.2f} GB, "
-        f"world.devices.needed_gigabytes), and {holding - small - able} are never in reach; set sampling.clients_per_round="
-        f"{max(1, able)} or less, or give other devices"
+        f"sampling.clients_per_round is {sampling.clients_per_round}, but of the {holding} clients with training examples "
+        f"{found} can be drawn: the devices of {small} cannot hold the model ({devices.cost.needed_bytes / 1e9:.2f} GB, "
+        f"world.devices.needed_gigabytes), and {holding - small - able} are never in reach; {right}"
     )

@@ -23,8 +23,8 @@ class VisitTimes(Protocol):
         """Return when each client is in reach next, from a time on, and until when it then stays so, float64 [N] each."""
         ...
 
-    def seconds(self, client: int, round: int, *, first: bool = False) -> float:
-        """Return how long a client's visit takes that begins from the state of a round, the first of its visits or not."""
+    def seconds(self, client: int, round: int, *, last: int | None = None) -> float:
+        """Return how long a visit takes that begins from the state of a round; ``last``: that of the client's last visit."""
         ...
 
 
@@ -38,7 +38,7 @@ class EqualDevices:
         """Return now, and infinity."""
         return np.full(len(self.able_N), seconds), np.full(len(self.able_N), np.inf)
 
-    def seconds(self, client: int, round: int, *, first: bool = False) -> float:
+    def seconds(self, client: int, round: int, *, last: int | None = None) -> float:
         """Return one."""
         return 1.0
 
@@ -52,6 +52,6 @@ class DelayedDevices(EqualDevices):
     work_N: np.ndarray
     """Training examples that each client processes in a visit."""
 
-    def seconds(self, client: int, round: int, *, first: bool = False) -> float:
+    def seconds(self, client: int, round: int, *, last: int | None = None) -> float:
         """Return the time of a synchronous round's client."""
         return training_seconds(self.delay, self.seed, round, client, int(self.work_N[client]))

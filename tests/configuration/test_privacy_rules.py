@@ -27,8 +27,9 @@ BREAKS = {
     "squared steps": (
         {"server": {"kind": "fedbpt"}, "client": {"optimizer": {"kind": "cma_es"}},
          "tuner": {"kind": "soft_prompt", "projection": 10}},
-        "also sums each client's",
+        r"server\.kind=fedbpt also sums each client's",
     ),
+    "nothing to be public": ({"privacy": {"public": ["start"]}}, r"names start, which has no use here: there is no start_from"),
     "one by one": ({"server": {"kind": "fedpeptao_published"}}, "takes clients one by one"),
     "exact LoRA": ({"tuner": {"kind": "lora", "exact": True}}, r"tuner\.exact=true needs each client's factors"),
     "robust rule": ({"server": {"aggregation": "median"}}, "aggregation=median reads each client's vector"),

@@ -43,7 +43,7 @@ class Devices:
         begins_N = np.where(begins_N + self.on <= seconds, begins_N + 10, begins_N)
         return np.maximum(begins_N, seconds), (begins_N + self.on).astype(float)
 
-    def seconds(self, client, round, *, first=False):
+    def seconds(self, client, round, *, last=None):
         own = int(seeds.stream(self.seed, round, client, "own").integers(1, 4))
         return float(self.speeds_N[client] * own)
 

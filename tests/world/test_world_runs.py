@@ -106,6 +106,22 @@ TUNED = {
         {"server": {"kind": "fedbpt"}, "tuner": {"kind": "soft_prompt", "length": 3, "projection": 9},
          "client": {"optimizer": {"kind": "cma_es", "population": 6}}}, 1 / 2, 0.0,
     ),
+    "compressed, kept states": (
+        {"layers": {"choose": "fixed", "fixed": [3]}, "server": {"kind": "scaffold"},
+         "compression": {"up": {"kind": "int4"}, "down": {"kind": "sign"}}}, 1 / 4, 3 / 8,
+    ),
+    "compressed gains": (
+        {"layers": {"choose": "fixed", "fixed": [3]}, "compression": {"up": {"kind": "bfloat16"}}}, 1 / 4, 3 / 8,
+    ),
+    "compressed, in turn": (
+        {"tuner": {"kind": "lora", "rank": 2, "train": "alternate"}, "server": {"kind": "fedavg"}, "layers": {"choose": "all"},
+         "compression": {"up": {"kind": "random_k"}, "down": {"kind": "int8", "block": "layer"}}}, 1.0, 0.0,
+    ),
+    "compressed, without gradients": (
+        {"server": {"kind": "fedbpt"}, "tuner": {"kind": "soft_prompt", "length": 3, "projection": 9},
+         "client": {"optimizer": {"kind": "cma_es", "population": 6}},
+         "compression": {"up": {"kind": "int8"}, "down": {"kind": "int4"}}}, 1 / 2, 0.0,
+    ),
 }  # fmt: skip
 """Changes, what a token costs, and what it costs more in a first visit, of all passes through 4 layers and back."""
 
