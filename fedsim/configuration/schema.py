@@ -256,17 +256,24 @@ class Config(Schema):
         values = self.model_dump(mode="json")
         for key in ("name", "output", "executor", "ray", "cache", "tracking", "checkpoint", "stop", "callbacks"):
             values.pop(key)
-        if self.privacy is None:
-            values.pop("privacy")
-        if self.buffer is None:  # as before there were buffered rounds
-            values.pop("buffer")
+        # Where a later section has no effect, a run is the one that it was before there was such a section.
+        for key, without in (
+            ("privacy", None),
+            ("buffer", None),
+            ("world", WorldConfig()),
+            ("compression", CompressionConfig()),
+        ):
+            if getattr(self, key) == without:
+                values.pop(key)
         if self.client.schedule.total_steps != "all_data" and (self.privacy is None or self.privacy.noise_multiplier):
             values.pop("rounds")
         values["model"].pop("device")
         for key in ("overlap", "personalised_start", "keep_predictions"):
             values["evaluation"].pop(key)
         values["model"].get("trunk_cache", {}).pop("memory_mb", None)
-        if (devices := values["world"]["devices"]) is not None:  # the contents of files have hashes of their own
+        if (
+            devices := values.get("world", {}).get("devices")
+        ) is not None:  # the contents of files have hashes of their own
             devices["file"] = devices["file"] is not None
             devices["availability"].pop("file", None)
         # A number found by a fuse trial is saved in the checkpoint, and a resumed run uses that.

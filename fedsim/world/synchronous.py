@@ -78,6 +78,7 @@ class Synchronous:
         self._clock = _Clock()
         if devices is not None:
             _check_enough(sampling, sizes_N, devices)
+            self._check_over_selection(devices)
 
     def learn(self, number: int, reports: Iterable[ClientReport]) -> None:
         """Take in what the clients of a step reported, if later steps depend on it."""
@@ -101,6 +102,19 @@ class Synchronous:
             return drawn
         many = self._sampling.clients_per_round
         return [int(client) for client in self._selection.draw(number, many, self._sizes_N > 0, self.losses)]
+
+    @property
+    def _drawn_at_once(self) -> int:
+        return math.ceil(self._sampling.clients_per_round * (1.0 + self._world.over_selection))
+
+    def _check_over_selection(self, devices: Devices) -> None:
+        able, size, over = int(devices.able_N.sum()), self._sampling.clients_per_round, self._world.over_selection
+        if self._drawn_at_once > able:
+            right = math.floor(100 * (able / size - 1)) / 100
+            raise ConfigError(
+                f"world.over_selection={over:g} draws {self._drawn_at_once} clients for a round of {size}, but only {able} can "
+                f"be drawn; set world.over_selection={right:g} or less"
+            )
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
@@ -148,7 +162,7 @@ class Synchronous:
         """Draw a cohort at a time: among the clients in reach, and, where they are too few, the next ones that are."""
         assert self._devices is not None
         devices, sampling = self._devices, self._sampling
-        many = math.ceil(sampling.clients_per_round * (1.0 + self._world.over_selection))
+        many = self._drawn_at_once
         pool_N = self._selection.pool(number).copy()
         if pool_N[list(tried)].sum() == pool_N.sum():
             tried.clear()

@@ -366,3 +366,15 @@ def test_any_values_at_all_give_a_config_or_one_sentence(values):
         build_config(nested)
     except FedsimError as error:
         assert "\n" not in str(error)
+
+
+def test_sections_without_effect_are_no_part_of_a_runs_identity():
+    """So a run of before there was such a section is continued, and a study finds its runs."""
+    values = Config().identity_values
+    assert not {"privacy", "buffer", "world", "compression"} & values.keys()
+    assert Config(world={"devices": None}).identity == Config(compression={"up": {"kind": "none"}}).identity
+    changed = [
+        {"world": {"devices": {"slow_share": 0.5}}},
+        {"compression": {"up": {"kind": "int8"}, "down": {"kind": "int8"}}},
+    ]
+    assert len({Config().identity, *(Config(server={"kind": "fedavg"}, **each).identity for each in changed)}) == 3

@@ -38,7 +38,7 @@ class Actor:
 
 
 def server():
-    return Server(Method(), np.zeros(SIZE), (0,), 1.0, None, None, (), (), 0.5)
+    return Server(Method(), np.zeros(SIZE), (0,), 1.0, staleness_exponent=0.5)
 
 
 def test_blocks_are_numbered_from_zero_and_mix_neither_steps_nor_versions():

@@ -168,6 +168,14 @@ def test_clients_that_cannot_hold_the_model_are_never_drawn_and_counted():
         schedule(devices=ALWAYS | {"gigabytes": 1.0})
 
 
+def test_more_than_all_clients_cannot_be_drawn():
+    able = int((SIZES > 0).sum())
+    with pytest.raises(
+        ConfigError, match=rf"world\.over_selection=9 draws {10 * COHORT} .* only {able} can be drawn; set"
+    ):
+        schedule(devices=ALWAYS, over_selection=9.0)
+
+
 def test_where_no_client_can_finish_the_sentence_says_so():
     slow = EQUAL | {"availability": AvailabilityConfig(share=0.5, cycle_hours=0.001)}
     made, _ = schedule(devices=slow)
