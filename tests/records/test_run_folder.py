@@ -372,7 +372,7 @@ def test_rows_come_back_with_the_documented_types(tmp_path):
         "round": 1, "client": 5, "num_examples": 35, "num_steps": 8, "num_tokens": 90, "loss_first": 0.7,
         "loss_last": 0.6, "change_norm": None, "seconds": 0.25, "bytes_down": 4096, "bytes_up": 2048, "node": "n1", "pid": 77,
         "status": "non_finite", "message": "loss is inf at step 3",
-        "began_seconds": None, "arrived_seconds": None, "version": None,
+        "began_seconds": None, "arrived_seconds": None, "version": None, "staleness": None,
     }  # fmt: skip
     assert clients["status"].to_pylist() == ["ok", "non_finite"] and clients["message"].to_pylist()[0] is None
 

@@ -169,7 +169,7 @@ def test_clients_that_cannot_hold_the_model_are_never_drawn_and_counted():
 
 
 def test_more_than_all_clients_cannot_be_drawn():
-    able = int((SIZES > 0).sum())
+    able = int(schedule(devices=ALWAYS)[1].able_N.sum())
     with pytest.raises(
         ConfigError, match=rf"world\.over_selection=9 draws {10 * COHORT} .* only {able} can be drawn; set"
     ):
