@@ -237,6 +237,7 @@ class Press:
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Press())
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would this
 sys.argv = ["fedsim", "version"]
 runpy.run_module("fedsim", run_name="__main__")
 """

@@ -11,10 +11,8 @@ import psutil
 import pytest
 from support import make_tiny
 
-import clients.training.group
 from benchmarks.disturbed import run
 from benchmarks.faulty import Fault
-from clients.worker import ClientWorker
 from fedsim.simulation.preparation import prepare
 
 COHORT = {"sampling": {"clients_per_round": 12}, "group_size": 4, "rounds": 3, "tracking": {"plots": False}}
@@ -39,19 +37,8 @@ def kill_aggregator(underway, over: threading.Event) -> None:
                         return
 
 
-@pytest.fixture
-def restored(monkeypatch):
-    """Put back what a fault replaces in this process."""
-    for owner, name in (
-        (clients.training.group, "train_clients"),
-        (ClientWorker, "_score_one"),
-        (ClientWorker, "_evaluate_some"),
-    ):
-        monkeypatch.setattr(owner, name, getattr(owner, name))
-
-
 def test_the_client_that_kills_its_actor_is_dropped_and_a_lost_aggregator_changes_nothing(
-    session_ray, prepared, restored, tmp_path
+    session_ray, prepared, tmp_path
 ):
     """The bytes are those of a run in this process that is without that client then."""
     fault = Fault("kill", 5, tmp_path / "strikes", times=3)
@@ -72,7 +59,7 @@ def test_the_client_that_kills_its_actor_is_dropped_and_a_lost_aggregator_change
     ("kind", "words"),
     [("raise", "client 5 was told to fail"), ("shape", "returned a vector of shape"), ("nan", "NaN or infinite")],
 )
-def test_a_client_whose_work_is_of_no_use_is_dropped(prepared, restored, tmp_path, kind, words):
+def test_a_client_whose_work_is_of_no_use_is_dropped(prepared, tmp_path, kind, words):
     times = 1 if kind == "nan" else 2  # in its group, and by itself
     fault = Fault(kind, 5, tmp_path / "strikes", times)
     config = make_tiny(**COHORT, **DROP, executor="local")
