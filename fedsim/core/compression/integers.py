@@ -5,18 +5,17 @@ After QSGD (Alistarh et al. 2017, arXiv 1610.02132) with the largest magnitude o
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 import numpy as np
 
 from fedsim.core.compression.blocks import Blocks
 from fedsim.core.compression.codec import CODECS, Codec, numbers, written
+from fedsim.core.compression.in_blocks import InBlocks
 from fedsim.core.compression.scales import Logarithms
 
 _SCALE = np.dtype(np.float32)
 
 
-class _Integers(Codec):
+class _Integers(InBlocks):
     """Steps of a block's largest magnitude / ``levels``; a number between two is rounded up as often as it is near.
 
     Parameters
@@ -28,18 +27,9 @@ class _Integers(Codec):
     feedback = False
     levels: int
 
-    def __init__(self, block: int | Literal["layer"]) -> None:
-        super().__init__()
-        self._block = block
-
-    @classmethod
-    def of(cls, spec: Any, params: Any = None) -> Codec:
-        """Build the codec with ``block``."""
-        return cls(spec.block)
-
     def encode(self, array_F: np.ndarray, blocks: Blocks, rng: np.random.Generator) -> bytes:
         """Return the steps of all blocks, then the integers."""
-        blocks = chosen(blocks, self._block)
+        blocks = self.chosen(blocks)
         largest_B = blocks.largest(np.abs(array_F)).astype(np.float64)
         # Rounded up, so that no number is more than ``levels`` steps: cutting it off would bias it.
         step_B = np.where(
@@ -54,7 +44,7 @@ class _Integers(Codec):
 
     def decode(self, payload: memoryview, blocks: Blocks, dtype: np.dtype) -> np.ndarray:
         """Return steps times integers."""
-        blocks = chosen(blocks, self._block)
+        blocks = self.chosen(blocks)
         step_B = numbers(payload, _SCALE, blocks.count)
         array_F = blocks.spread(step_B.astype(dtype))
         array_F *= self._unpacked(numbers(payload, np.uint8, offset=blocks.count * _SCALE.itemsize), blocks.size)
@@ -62,7 +52,7 @@ class _Integers(Codec):
 
     def most_bytes(self, blocks: Blocks, itemsize: int) -> int:
         """Return the bytes of steps and integers."""
-        blocks = chosen(blocks, self._block)
+        blocks = self.chosen(blocks)
         return blocks.count * _SCALE.itemsize + self._packed_bytes(blocks.size)
 
     def for_scales(self) -> Codec:
@@ -105,8 +95,3 @@ class Int4(_Integers):
 
     def _packed_bytes(self, size: int) -> int:
         return -(-size // 2)
-
-
-def chosen(blocks: Blocks, block: int | Literal["layer"]) -> Blocks:
-    """Return the blocks that a config asks for: the layers' arrays, or every so many entries."""
-    return blocks if block == "layer" else blocks.every(block)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 import numpy as np
 
 from fedsim.core.compression.blocks import Blocks
-from fedsim.core.compression.codec import CODECS, Codec, numbers, written
-from fedsim.core.compression.integers import chosen
+from fedsim.core.compression.codec import CODECS, numbers, written
+from fedsim.core.compression.in_blocks import InBlocks
 
 _SCALE = np.dtype(np.float32)
 
 
 @CODECS.register("sign")
-class Sign(Codec):
+class Sign(InBlocks):
     """One bit an entry; zero counts as positive.
 
     Parameters
@@ -23,23 +21,14 @@ class Sign(Codec):
         Entries of a block, or ``layer``.
     """
 
-    def __init__(self, block: int | Literal["layer"]) -> None:
-        super().__init__()
-        self._block = block
-
-    @classmethod
-    def of(cls, spec: Any, params: Any = None) -> Codec:
-        """Build the codec with ``block``."""
-        return cls(spec.block)
-
     def encode(self, array_F: np.ndarray, blocks: Blocks, rng: np.random.Generator) -> bytes:
         """Return the mean magnitudes of all blocks, then the signs."""
-        mean_B = chosen(blocks, self._block).means(np.abs(array_F))
+        mean_B = self.chosen(blocks).means(np.abs(array_F))
         return written(mean_B, _SCALE) + np.packbits(array_F >= 0.0).tobytes()
 
     def decode(self, payload: memoryview, blocks: Blocks, dtype: np.dtype) -> np.ndarray:
         """Return the mean magnitudes with the signs."""
-        blocks = chosen(blocks, self._block)
+        blocks = self.chosen(blocks)
         array_F = blocks.spread(numbers(payload, _SCALE, blocks.count).astype(dtype))
         bits_F = np.unpackbits(numbers(payload, np.uint8, offset=blocks.count * _SCALE.itemsize), count=blocks.size)
         array_F *= 2 * bits_F.view(np.int8) - 1
@@ -47,4 +36,4 @@ class Sign(Codec):
 
     def most_bytes(self, blocks: Blocks, itemsize: int) -> int:
         """Return the bytes of mean magnitudes and signs."""
-        return chosen(blocks, self._block).count * _SCALE.itemsize + -(-blocks.size // 8)
+        return self.chosen(blocks).count * _SCALE.itemsize + -(-blocks.size // 8)
