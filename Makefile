@@ -19,8 +19,8 @@ test test-wide bytes: export PYTHONDONTWRITEBYTECODE :=
 test: $(STAMP)  ## Set up and run the tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-test-wide: $(STAMP)  ## Run the sweeps that `make test` leaves out: more cases of the same laws
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m wide
+test-wide: $(STAMP)  ## Run the sweeps that `make test` leaves out, and property tests on examples drawn anew
+	FEDSIM_EXAMPLES=fedsim-wide $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "wide or hypothesis"
 
 bytes: $(STAMP)  ## Put on record anew what bytes small runs end with (say in the commit why they change)
 	$(BIN)/python -m tests.byte_guard --remake

@@ -24,9 +24,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 from support import FINAL, ROOT, UPPER, make_tiny
 
-# How long an example takes says something of the machine, nothing of the code.
-settings.register_profile("fedsim", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("fedsim")
+# How long an example takes says something of the machine, nothing of the code. The same examples every time, so that a change
+# is blamed for what it did; `make test-wide` draws new ones.
+QUIET = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("fedsim", max_examples=50, derandomize=True, **QUIET)
+settings.register_profile("fedsim-wide", max_examples=200, **QUIET)
+settings.load_profile(os.environ.get("FEDSIM_EXAMPLES", "fedsim"))
 
 BEFORE_RAY = ("test_cli.py", "doctor/test_doctor.py", "planning/test_planning.py")
 """Files with a test that a process which has joined a Ray cannot do."""

@@ -69,7 +69,7 @@ def busiest(loads: Sequence[int], actors: int) -> tuple[int, int]:
     """Place groups on actors in their order, each on the first that is free; return groups and load of the last to end."""
     # A group costs something even without examples, so that empty ones do not all go to one actor.
     ends: list[tuple[float, int, int, int]] = [(0.0, actor, 0, 0) for actor in range(actors)]
-    least = 1e-3 * (sum(loads) / len(loads) if loads else 1.0)
+    least = 1e-3 * (sum(loads) / len(loads) if any(loads) else 1.0)
     for load in loads:
         end, actor, groups, total = heapq.heappop(ends)
         heapq.heappush(ends, (end + load + least, actor, groups + 1, total + load))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support import TINY, merged
 
@@ -18,6 +18,8 @@ LOADS = st.lists(st.integers(0, 50), min_size=1, max_size=30)
 
 
 @given(LOADS, st.integers(1, 8))
+@example([0], 2)
+@example([0, 0, 0], 2)
 def test_groups_are_placed_as_by_list_scheduling(loads, actors):
     """The busiest actor has at least its share, and no more than the share and one group (Graham's bound)."""
     groups, examples = busiest(loads, actors)
