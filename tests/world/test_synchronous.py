@@ -9,7 +9,7 @@ from fedsim.core.errors import ConfigError
 from fedsim.core.messages import ClientFailure, ClientReport
 from fedsim.world.availability import Always
 from fedsim.world.config import AvailabilityConfig, DevicesConfig, WorldConfig
-from fedsim.world.cost import VisitCost, layer_share
+from fedsim.world.cost import Downloads, VisitCost, layer_share
 from fedsim.world.devices import Devices, Hardware
 from fedsim.world.synchronous import Synchronous
 from fedsim.world.utility import Losses
@@ -264,3 +264,14 @@ def test_stragglers_are_so_many_and_so_slow():
     )
     ratio = plain.tokens_per_second_N / slow.tokens_per_second_N
     assert sorted(ratio.tolist()) == [1.0] * 18 + [10.0] * 6
+
+
+def test_visits_of_many_clients_take_what_each_takes_alone():
+    """Where downloads are compressed, a visit's length depends on when the client was last here, if it ever was."""
+    cost = VisitCost(*(getattr(COST, name) for name in ("tokens_N", "first_tokens_N", "bytes_down", "bytes_up")), 0.0,
+                     Downloads(4_000_000, 700_000, 1, 100))  # fmt: skip
+    devices = Devices.of(DevicesConfig(), 3, cost, SIZES)
+    last_N = np.arange(CLIENTS) % 9 - 1
+    found = devices.seconds_K(np.arange(CLIENTS)[::-1], 8, last_N[::-1])
+    alone = [devices.seconds(client, 8, last=None if last < 0 else int(last)) for client, last in enumerate(last_N)]
+    assert found.tolist() == alone[::-1] and len(set(alone)) == CLIENTS

@@ -68,7 +68,7 @@ def read_recorded(world: WorldConfig) -> Recorded:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Pause the cyclic garbage collector: while a file becomes many lists it would scan them, and the model, again and again."""
+    """Pause the cyclic garbage collector, which would scan the many lists that a file becomes again and again."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -145,13 +145,17 @@ def _csv(path: Path) -> dict[str, pa.Array]:
     return columns
 
 
+_IRREGULAR = (b'"', b"\n\n", b"\n\r", b"\r\r")
+"""What Arrow's reader takes otherwise than the csv module, which has the sentences: quotes, and lines without any cell."""
+
+
 def _regular(data: bytes) -> dict[str, pa.Array] | None:
     """Read a CSV file of several columns without quotes, as text; None for any other, and for one with a mistake."""
     import pyarrow as pa
     import pyarrow.csv
 
     header = data[: data.find(b"\n")]
-    if b'"' in data or b"," not in header or b"\r" in header.rstrip(b"\r"):
+    if b"," not in header or b"\r" in header.rstrip(b"\r") or any(each in data for each in _IRREGULAR):
         return None
     names = [name.strip() for name in header.decode("utf-8-sig", "replace").split(",")]
     text = pyarrow.csv.ConvertOptions(
