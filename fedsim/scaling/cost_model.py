@@ -3,7 +3,8 @@
 A round's work is known before it runs: the config and the seed give its cohort, the cohort its work groups, and list scheduling
 places these on the actors, as the executor does. Two linear models, with costs that cannot be negative, turn work into seconds:
 
-``train = c + g * groups + e * examples`` of the busiest actor, and
+``train = c * calls + g * groups + e * examples`` of the busiest actor (a round trains in one call, a buffered server step in
+one or none), and
 ``rest  = c + k * cohort + v / actors``: the server and the driver's records, and an evaluation that all actors share.
 
 The model is ours. It knows nothing of caches that overflow, of memory that runs out, or of a network that is full: it is as
@@ -15,15 +16,10 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedsim.core.errors import ConfigError
-from server.sampling import cut
-
-if TYPE_CHECKING:
-    from fedsim.simulation.round import Draw
 
 LEAST_POINTS = 3
 """Points that a fit needs: as many as a model has costs."""
@@ -40,33 +36,22 @@ class Work:
     cohort: float
     """Clients that train."""
     actors: int
+    calls: float = 1.0
+    """Calls to the executor: one in every round, fewer in buffered steps, which do not train each time."""
 
     def train_row(self) -> tuple[float, ...]:
         """Return what the costs of training multiply."""
-        return 1.0, self.groups, self.examples
+        return self.calls, self.groups, self.examples
 
     def rest_row(self) -> tuple[float, ...]:
         """Return what the other costs multiply."""
         return 1.0, self.cohort, 1.0 / self.actors
 
 
-def work_of(draw: Draw, rounds: Sequence[int], actors: int) -> Work:
-    """Return the work of rounds, counted from 0, on a number of actors."""
-    groups, examples, cohorts = [], [], []
-    for round in rounds:
-        clients = draw.step(round).clients
-        loads = [
-            sum(int(draw.work_N[client]) for client in group) for group in cut(clients, draw.group_size, draw.work_N)
-        ]
-        most = busiest(loads, actors)
-        groups.append(most[0])
-        examples.append(most[1])
-        cohorts.append(len(clients))
-    return Work(float(np.mean(groups)), float(np.mean(examples)), float(np.mean(cohorts)), actors)
-
-
 def busiest(loads: Sequence[int], actors: int) -> tuple[int, int]:
     """Place groups on actors in their order, each on the first that is free; return groups and load of the last to end."""
+    if not loads:
+        return 0, 0
     # A group costs something even without examples, so that empty ones do not all go to one actor.
     ends: list[tuple[float, int, int, int]] = [(0.0, actor, 0, 0) for actor in range(actors)]
     least = 1e-3 * (sum(loads) / len(loads) if any(loads) else 1.0)
@@ -79,7 +64,7 @@ def busiest(loads: Sequence[int], actors: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Measured:
-    """A measured point: its work, and medians over its rounds in seconds."""
+    """A measured point: its work, and the usual time of its rounds in seconds."""
 
     work: Work
     train: float

@@ -9,9 +9,10 @@ from support import TINY, merged
 from fedsim import Config
 from fedsim.core.errors import ConfigError
 from fedsim.scaling.accounting import RoundTimes, account
-from fedsim.scaling.cost_model import CostModel, Measured, Work, busiest, work_of
+from fedsim.scaling.cost_model import CostModel, Measured, Work, busiest
+from fedsim.scaling.planned import Plans
 from fedsim.scaling.points import Point, parse_predicted
-from fedsim.scaling.prediction import Draws, Predictions, predict
+from fedsim.scaling.prediction import Predictions, predict
 from fedsim.scaling.records import Round, Run
 
 LOADS = st.lists(st.integers(0, 50), min_size=1, max_size=30)
@@ -67,10 +68,10 @@ def test_what_is_no_point_is_refused_with_an_example(text):
 def run_of(point, train, rest):
     """Return a run whose times are those of known costs, in the rounds after the first."""
     config = Config(**merged(TINY, {"executor": "local", "rounds": 3, **point_keys(point)}))
-    draw = Draws().of(config)
+    plan = Plans().of(config)
     rounds = []
     for number in range(3):
-        made = measured(work_of(draw, [number], point.actors), train, rest)
+        made = measured(plan.work([number], point.actors), train, rest)
         times = RoundTimes(made.seconds, made.train, made.rest, 0.0, (), point.actors)
         rounds.append(Round(number + 1, times, account(times), point.cohort, 0, 0, 0))
     return config, Run(point, 1, point.actors, tuple(rounds), 0.0, 0.0, {}, {})
