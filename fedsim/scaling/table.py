@@ -86,9 +86,9 @@ def simulated_sheet(study: StudySummary) -> Sheet:
         for each in study.points
         if each.seconds_simulated is not None
     ]
-    step = "step" if study.buffered else "round"
-    columns = (f"simulated {step}", f"wall {step}", "simulated update", "wall update")
-    return _sheet(f"Simulated time of a {step} and of a client update, beside wall time", columns, rows)
+    columns = ("simulated", "wall", "simulated/update", "wall/update")
+    what = "server step" if study.buffered else "round"
+    return _sheet(f"Simulated and wall time of a {what}, and of a client update", columns, rows)
 
 
 def _shares(study: StudySummary) -> Sheet:
