@@ -6,8 +6,8 @@ Both follow from the config and the seed, and nothing is trained for them: the s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fedsim.configuration.schema import Config
     from fedsim.core.layout import VectorLayout
     from fedsim.simulation.round import Draw
-    from fedsim.world.devices import Devices
+    from fedsim.world.cost import VisitCost
     from fedsim.world.schedule import Step
 
 LEARNED = ("oort", "power_of_choice")
@@ -31,26 +31,33 @@ LEARNED = ("oort", "power_of_choice")
 class Planned:
     """The rounds of a run, or the server steps of a buffered one."""
 
-    loads: tuple[tuple[int, ...], ...]
-    """By round: the training examples of each work group that is trained in it."""
+    loads: tuple[tuple[float, ...], ...]
+    """By round: the work of each group that is trained in it, in tokens through all layers and back."""
     cohorts: tuple[int, ...]
     """By round: clients that it takes in."""
     simulated: tuple[float | None, ...]
     """By round: seconds on the virtual clock; None without one."""
 
     @classmethod
-    def of(cls, config: Config, draw: Draw) -> Planned:
-        """Follow the schedule of a run."""
-        rounds = list(_rounds(config, draw))
-        loads = tuple(tuple(int(draw.work_N[list(group)].sum()) for group in groups) for _, groups in rounds)
-        return cls(loads, tuple(len(step.visits) for step, _ in rounds), tuple(step.seconds for step, _ in rounds))
+    def of(cls, config: Config, draw: Draw, cost: VisitCost) -> Planned:
+        """Follow the schedule of a run, whose visits have a cost: a client's first one may fill its frozen-layer cache."""
+        loads, cohorts, simulated = [], [], []
+        seen_N = np.zeros(len(draw.sizes_N), dtype=bool)
+        for step, groups in _rounds(config, draw):
+            work_N = np.where(seen_N, cost.tokens_N, cost.first_tokens_N)
+            loads.append(tuple(float(work_N[list(group)].sum()) for group in groups))
+            cohorts.append(len(step.visits))
+            simulated.append(step.seconds)
+            for group in groups:
+                seen_N[list(group)] = True
+        return cls(tuple(loads), tuple(cohorts), tuple(simulated))
 
     def work(self, rounds: Sequence[int], actors: int) -> Work:
         """Return the work of rounds, counted from 0, on a number of actors."""
         most = [busiest(self.loads[round], actors) for round in rounds]
         return Work(
             groups=float(np.mean([groups for groups, _ in most])),
-            examples=float(np.mean([examples for _, examples in most])),
+            tokens=float(np.mean([tokens for _, tokens in most])),
             cohort=float(np.mean([self.cohorts[round] for round in rounds])),
             actors=actors,
             calls=float(np.mean([bool(self.loads[round]) for round in rounds])),
@@ -80,43 +87,23 @@ def _rounds(config: Config, draw: Draw) -> Iterator[tuple[Step, list[tuple[int, 
 
 
 class Plans:
-    """Plans of configs that differ in their clients, cohorts and actors; data, tokens and weights are read once."""
+    """Plans of configs that differ in their clients, cohorts and actors; tokens and weights are read once."""
 
     def __init__(self) -> None:
-        self._sizes: dict[str, Any] = {}
         self._model: tuple[WorkerSpec, VectorLayout] | None = None
 
-    def of(self, config: Config, layers: tuple[int, ...] = ()) -> Planned:
-        """Return the plan of a config; ``layers`` are those that it exchanges, for simulated devices."""
-        return Planned.of(config, self.draw(config, layers))
-
-    def draw(self, config: Config, layers: tuple[int, ...] = ()) -> Draw:
-        """Return what draws the clients of each round."""
-        from fedsim.simulation.round import Draw
-
-        if config.world.devices is not None:
-            devices = self._devices(config, layers)
-            return Draw.of(config, devices.sizes_N, devices)
-        key = f"{config.seed} {config.partition!r} {config.data!r}"
-        if key not in self._sizes:
-            from fedsim.simulation.preparation import partition_data
-
-            self._sizes[key] = partition_data(config).shards.train_sizes
-        return Draw.of(config, self._sizes[key])
-
-    def _devices(self, config: Config, layers: tuple[int, ...]) -> Devices:
-        """Return the devices of a run, as it makes them before its first round."""
-        from dataclasses import replace
-
-        from fedsim.simulation.fleet import devices_of
+    def of(self, config: Config, layers: tuple[int, ...]) -> Planned:
+        """Return the plan of a config that exchanges some layers."""
+        from fedsim.simulation.fleet import devices_of, visit_cost
         from fedsim.simulation.preparation import make_spec, partition_data
+        from fedsim.simulation.round import Draw
         from fedsim.world.traces.read import read_recorded
 
         data = partition_data(config)
         if self._model is None:
             spec, _ = make_spec(config, data)
             self._model = spec, spec.build("cpu").info().full
-        spec, full = self._model
-        found = devices_of(config, replace(spec, shards=data.shards), full, layers, read_recorded(config.world))
-        assert found is not None
-        return found
+        spec, full = replace(self._model[0], shards=data.shards), self._model[1]
+        devices = devices_of(config, spec, full, layers, read_recorded(config.world))
+        cost = visit_cost(config, spec, full, layers) if devices is None else devices.cost
+        return Planned.of(config, Draw.of(config, spec.train_sizes, devices), cost)

@@ -167,7 +167,9 @@ def make_points(
         return read_config(path, [*overrides, *varied, *_FORCED])
 
     if base.buffer is not None and cohorts is not None:
-        notes.append(f"--cohort sets buffer.size; buffer.concurrency is {at_once:g} times as much, as in the config")
+        notes.append(
+            f"--cohort takes the place of buffer.size={base.buffer.size}; buffer.concurrency stays {at_once:g} times as much"
+        )
     for combination in product(clients, cohorts or [base.clients_per_step], actors or base_actors):
         point = Point(*combination)
         if point.cohort > point.clients:
@@ -231,12 +233,12 @@ def _check_overrides(overrides: Sequence[str], cohorts: bool, actors: bool) -> N
         CLIENTS_KEY: "--clients",
         "rounds": "--rounds",
         "output": "--output",
-        **(dict.fromkeys((COHORT_KEY, SIZE_KEY), "--cohort") if cohorts else {}),
+        **({COHORT_KEY: "--cohort"} if cohorts else {}),
         **({ACTORS_KEY: "--actors"} if actors else {}),
     }
     for override in overrides:
-        key = override.partition("=")[0].strip()
-        if key in taken:
+        key, _, value = (part.strip() for part in override.partition("="))
+        if key in taken and (value or key != COHORT_KEY):  # a file's cohort is taken out for buffered rounds
             raise ConfigError(f"override {override!r}: in a study {taken[key]} sets this; leave the override out")
 
 

@@ -110,24 +110,29 @@ def predict(runs: Sequence[Run], configs: Mapping[Point, Config], asked: Mapping
     for point, own in fitted.items() if len(fitted) > LEAST_POINTS else ():
         others = CostModel.fit([each for other, each in fitted.items() if other != point])
         left_out.append(Prediction(point, others.seconds(own.work), own.seconds))
-    notes = _notes(next(iter(asked.values())), len(fitted), layers) if asked else ()
+    known = all(layers.are_known(point, config) for point, config in asked.items())
+    notes = _notes(next(iter(asked.values())), len(fitted), known, len(layers.found) == 1) if asked else ()
     return Predictions(tuple(predictions), tuple(left_out), tuple(notes))
 
 
 class _Layers:
-    """The layers that points exchange: devices compute and send by them, and some configs choose them by scores of clients."""
+    """The layers that points exchange: what clients compute and send depends on them, and some configs choose them by scores.
+
+    Scores are of all clients, whatever a round takes in, so points with equally many clients exchange the same layers.
+    """
 
     def __init__(self, by_point: Mapping[Point, Sequence[Run]]) -> None:
-        self._by_point = {point: own[0].layers for point, own in by_point.items()}
-        self.found = sorted(set(self._by_point.values()))
+        self._by_clients = {point.clients: own[0].layers for point, own in by_point.items()}
+        self.found = sorted(set(self._by_clients.values()))
 
     def of(self, point: Point) -> tuple[int, ...]:
-        """Return a point's own layers where it was run, else those of the others."""
-        return self._by_point.get(point, self.found[0])
+        """Return a point's layers, or those that points with other numbers of clients exchange."""
+        nearest = min(self._by_clients, key=lambda clients: (abs(clients - point.clients), clients))
+        return self._by_clients[nearest]
 
-    def settle(self, point: Point, config: Config) -> bool:
-        """Whether the layers of a point are known, or at least the same in all points that were run."""
-        return point in self._by_point or not _scored(config) or len(self.found) == 1
+    def are_known(self, point: Point, config: Config) -> bool:
+        """Whether the layers of a point are sure."""
+        return point.clients in self._by_clients or not _scored(config)
 
 
 def _scored(config: Config) -> bool:
@@ -139,30 +144,37 @@ def _asked(
     point: Point, config: Config, model: CostModel, plan: Planned, own: Sequence[Run], layers: _Layers
 ) -> Prediction:
     rounds = later(config.rounds)
-    known = config.sampling.kind not in LEARNED and layers.settle(point, config)
+    known = config.sampling.kind not in LEARNED and (layers.are_known(point, config) or len(layers.found) == 1)
     simulated = plan.seconds_simulated(rounds) if known else None
     seconds = model.seconds(plan.work(rounds, int(point.actors)))
     return Prediction(point, seconds, _usual(own, "wall") if own else None, simulated, _simulated(own))
 
 
-def _notes(config: Config, fitted: int, layers: _Layers) -> list[str]:
-    """Return what is exact and what is fitted."""
+def _notes(config: Config, fitted: int, known: bool, alike: bool) -> list[str]:
+    """Return what is exact and what is fitted.
+
+    Parameters
+    ----------
+    known
+        Whether the layers of all points are known.
+    alike
+        Whether all measured points exchange the same ones.
+    """
     notes = [f"wall times are predicted by costs fitted to {fitted} measured points"]
+    sure = "set layers.choose to all, top, bottom, random or fixed, or measure a point with as many clients"
+    if not known and not alike:
+        notes.append(f"scores choose the layers, and other ones for other numbers of clients: {sure}")
     if config.world.devices is None and not config.sampling.delay.seconds_per_example:
         return notes
     if config.sampling.kind in LEARNED:
         notes.append(
-            f"simulated times are not predicted: sampling.kind={config.sampling.kind} draws by losses that training gives, "
-            "and the cohorts behind the wall times are drawn as if none were known"
+            f"simulated times are not predicted: sampling.kind={config.sampling.kind} draws by losses that training gives, and "
+            "the cohorts behind the wall times are drawn as if none were known"
         )
-    elif _scored(config) and config.world.devices is not None and len(layers.found) > 1:
-        notes.append(
-            "simulated times are predicted only where the point was run: what devices compute depends on the layers chosen by "
-            "scores, and the measured points chose different ones; set layers.choose to all, top, bottom, random or fixed"
-        )
+    elif not known and not alike:
+        notes.append("simulated times are predicted only where the layers are known")
     else:
-        scored = _scored(config) and config.world.devices is not None
-        held = ", if the layers chosen by scores are those of the measured points" if scored else ""
+        held = "" if known else f", if scores choose the layers that they choose for all measured points ({sure})"
         notes.append(f"simulated times are exact: the schedule of the same rounds, without their training{held}")
     return notes
 

@@ -98,7 +98,7 @@ def test_a_larger_point_s_simulated_time_is_predicted_to_the_bit(run, tmp_path):
         assert unmeasured.asked[0].simulated == exact
     text = " ".join(prediction_lines(summarise(runs, [], [], unmeasured)))
     assert "fitted to 3 measured points" in text and "simulated times are exact" in text
-    assert ("if the layers chosen by scores" in text) == (config.layers.choose == "score")
+    assert ("if scores choose the layers that they choose" in text) == (config.layers.choose == "score")
 
 
 def test_a_client_was_trained_with_all_that_had_begun_when_a_step_needed_one():

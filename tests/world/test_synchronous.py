@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clients.config import ClientConfig
+from clients.training.local_job import batches, num_processed
 from fedsim.core.errors import ConfigError
 from fedsim.core.messages import ClientFailure, ClientReport
 from fedsim.world.availability import Always
@@ -264,6 +266,19 @@ def test_stragglers_are_so_many_and_so_slow():
     )
     ratio = plain.tokens_per_second_N / slow.tokens_per_second_N
     assert sorted(ratio.tolist()) == [1.0] * 18 + [10.0] * 6
+
+
+@given(st.integers(0, 20), st.integers(1, 6), st.integers(1, 9), st.booleans())
+def test_a_visit_processes_the_examples_of_its_batches(size, batch_size, count, by_steps):
+    """A pass may end with a smaller batch, so so many steps are not so many times a whole batch."""
+    config = ClientConfig(
+        batch_size=batch_size, **({"steps": count, "epochs": None} if by_steps else {"epochs": count})
+    )
+    if size:
+        found = batches(config, size, np.random.default_rng(0))
+        assert num_processed(config, size) == sum(len(batch) for _, batch in found)
+    else:
+        assert num_processed(config, size) == 0
 
 
 def test_visits_of_many_clients_take_what_each_takes_alone():
