@@ -144,7 +144,8 @@ def _asked(
     point: Point, config: Config, model: CostModel, plan: Planned, own: Sequence[Run], layers: _Layers
 ) -> Prediction:
     rounds = later(config.rounds)
-    known = config.sampling.kind not in LEARNED and (layers.are_known(point, config) or len(layers.found) == 1)
+    sure = config.world.devices is None or layers.are_known(point, config) or len(layers.found) == 1
+    known = config.sampling.kind not in LEARNED and sure
     simulated = plan.seconds_simulated(rounds) if known else None
     seconds = model.seconds(plan.work(rounds, int(point.actors)))
     return Prediction(point, seconds, _usual(own, "wall") if own else None, simulated, _simulated(own))
@@ -171,10 +172,14 @@ def _notes(config: Config, fitted: int, known: bool, alike: bool) -> list[str]:
             f"simulated times are not predicted: sampling.kind={config.sampling.kind} draws by losses that training gives, and "
             "the cohorts behind the wall times are drawn as if none were known"
         )
-    elif not known and not alike:
+    elif config.world.devices is not None and not known and not alike:
         notes.append("simulated times are predicted only where the layers are known")
     else:
-        held = "" if known else f", if scores choose the layers that they choose for all measured points ({sure})"
+        held = (
+            ""
+            if known or config.world.devices is None
+            else f", if scores choose the layers that they choose for all measured points ({sure})"
+        )
         notes.append(f"simulated times are exact: the schedule of the same rounds, without their training{held}")
     return notes
 

@@ -8,6 +8,7 @@ import pytest
 from support import make_tiny, merged
 
 import fedsim
+from fedsim.display.page.scaling_page import scaling_page
 from fedsim.scaling.planned import Plans
 from fedsim.scaling.points import Point
 from fedsim.scaling.prediction import predict
@@ -72,6 +73,8 @@ def test_simulated_time_stands_beside_wall_time(run):
     )
     (sheet,) = [sheet for sheet in scaling_sheets(study) if sheet.title.startswith("Simulated and wall time")]
     assert ("server step" if config.buffer else "of a round") in sheet.title and len(sheet.rows) == 1
+    if config.buffer is None:
+        assert "longest simulated round" in (page := scaling_page(study, "x", "x")) and "simulated round (s)" in page
     assert {row["seconds_simulated"] for row in done.rows()} == {each.seconds_simulated for each in done.rounds}
 
 
@@ -96,6 +99,7 @@ def test_a_larger_point_s_simulated_time_is_predicted_to_the_bit(run, tmp_path):
     assert measured.asked[0].simulated == measured.asked[0].simulated_measured == exact
     if done.layers == run_of_it.layers:
         assert unmeasured.asked[0].simulated == exact
+    assert scaling_sheets(summarise(runs, [], [], measured))[-1].columns[-2:] == ("simulated", "on record")
     text = " ".join(prediction_lines(summarise(runs, [], [], unmeasured)))
     assert "fitted to 3 measured points" in text and "simulated times are exact" in text
     assert ("if scores choose the layers that they choose" in text) == (config.layers.choose == "score")
