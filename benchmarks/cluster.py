@@ -30,12 +30,19 @@ STORE_BYTES = 150 * 2**20
 
 def settings(arguments: argparse.Namespace, **changes: Any) -> dict[str, Any]:
     """Return the config: small clients, many groups."""
+    drawn: dict[str, Any] = {"sampling": {"clients_per_round": arguments.cohort or arguments.clients}}
+    if arguments.buffer:
+        drawn = {
+            "server": {"kind": "fedavg"},
+            "sampling": {"delay": {"seconds_per_example": 1.0, "device_spread": 1.5}},
+            "buffer": {"size": arguments.buffer, "concurrency": arguments.cohort or arguments.clients},
+        }
     return {
         "rounds": arguments.rounds,
         "group_size": 5,
         "data": {"train_examples": 4 * arguments.clients, "validation_examples": 100},
         "partition": {"kind": "iid", "clients": arguments.clients, "holdout_fraction": 0},
-        "sampling": {"clients_per_round": arguments.cohort or arguments.clients},
+        **drawn,
         "prompt": {"length": 4},
         "layers": {"choose": "top"},
         # fuse is fixed: a fuse trial could decide differently in the two runs and change last bits.
@@ -50,6 +57,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--cohort", type=int, default=0, help="clients of a round; all if not given")
+    parser.add_argument(
+        "--buffer", type=int, default=0, help="buffered rounds: arrivals of a server step, while --cohort clients train"
+    )
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument(
@@ -85,7 +95,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     assert outcome.vector_F is not None and alone.vector_F is not None
     return {
         "clients": arguments.clients,
-        "groups a round": -(-(arguments.cohort or arguments.clients) // 5),
+        "groups a round": -(-(arguments.buffer or arguments.cohort or arguments.clients) // 5),
+        "stalest client": max((event["staleness_max"] or 0 for event in rounds), default=0),
         "actors by node": sorted(change.actors.values(), reverse=True),
         "nodes with frozen weights": change.nodes_with_weights,
         "adders of block sums": change.adders,

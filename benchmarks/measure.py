@@ -37,6 +37,8 @@ class Row:
     ratio_to: str = ""
     """Reference of the ratio."""
     runs: int = 1
+    ratio_quartiles: tuple[float, float] | None = None
+    """First and third quartile of these ratios."""
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -65,7 +67,20 @@ def in_turn(sides: Mapping[str, Callable[[], float]], runs: int = RUNS) -> dict[
 
 def median_ratio(figures: Sequence[float], base: Sequence[float]) -> float:
     """Return the median of the ratios of figures from the same run."""
-    return statistics.median(figure / other for figure, other in zip(figures, base, strict=True))
+    return statistics.median(ratios(figures, base))
+
+
+def ratios(figures: Sequence[float], base: Sequence[float]) -> list[float]:
+    """Return the ratios of figures from the same run."""
+    return [figure / other for figure, other in zip(figures, base, strict=True)]
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the first and the third quartile; None of fewer than two values."""
+    if len(values) < 2:
+        return None
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return first, third
 
 
 def compare(
@@ -81,6 +96,7 @@ def compare(
             median_ratio(values, figures[ratio_to]),
             prefix + ratio_to,
             len(values),
+            None if name == ratio_to else quartiles(ratios(values, figures[ratio_to])),
         )
         for name, values in figures.items()
     ]
@@ -117,6 +133,8 @@ def present(rows: Iterable[Row], records_file: Path | None = None, title: str = 
     table = Table("case", "value", "unit", "ratio", "to", "runs", title=title or rows[0].benchmark, caption=machine())
     for row in rows:
         ratio = "" if row.ratio is None else f"{row.ratio:.3g}"
+        if row.ratio_quartiles is not None:
+            ratio += " ({:.3g} to {:.3g})".format(*row.ratio_quartiles)
         value = "" if row.value is None else f"{row.value:,.4g}"
         table.add_row(row.case, value, row.unit, ratio, row.ratio_to, str(row.runs))
     Console(highlight=False, width=160).print(table)

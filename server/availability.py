@@ -52,7 +52,8 @@ def answers(
     limit = math.inf if delay.deadline_seconds is None else delay.deadline_seconds
     # A round needs at least one client, so the server always waits for the fastest.
     late = tuple(client for client in present if seconds[client] > limit and client != fastest)
-    in_time = tuple(client for client in present if client not in late)
+    left_out = set(late)
+    in_time = tuple(client for client in present if client not in left_out)
     slowest = max(seconds[client] for client in in_time)
     return Answers(in_time, absent, late, max(slowest, limit) if late else slowest)
 
@@ -73,7 +74,8 @@ def in_reach(order: Sequence[int], dropout: float, seed: int, round: int) -> tup
     draws = {client: float(seeds.stream(seed, round, client, "dropout").random()) for client in order}
     suggestion = max(order, key=lambda client: draws[client])
     gone = tuple(client for client in order if draws[client] < dropout and client != suggestion)
-    return tuple(client for client in order if client not in gone), gone
+    absent = set(gone)
+    return tuple(client for client in order if client not in absent), gone
 
 
 def training_seconds(config: DelayConfig, seed: int, round: int, client: int, examples: int) -> float:

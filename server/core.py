@@ -91,6 +91,10 @@ class Server:
         mechanism: Mechanism | None = None,
         staleness_exponent: float | None = None,
     ) -> None:
+        if staleness_exponent is not None and (method.broadcast or broadcasting is not None or mechanism is not None):
+            raise ValueError(
+                "in buffered rounds clients also begin from earlier versions, of which only the vector is kept"
+            )
         self._method = method
         self._layers = layers
         self._sample_rate = sample_rate
@@ -109,7 +113,10 @@ class Server:
         self._broadcasts = None if broadcasting is None else Broadcasts(broadcasting, self._dtype, self._state)
 
     def global_state(self, version: int | None = None) -> GlobalState:
-        """Return what is broadcast at the start of the next round, or was at that of an earlier one that is kept."""
+        """Return what is broadcast at the start of the next round, or was at that of an earlier one that is kept.
+
+        An earlier version is the vector alone, which is all that buffered rounds broadcast.
+        """
         if version is not None and version != self._round:
             return GlobalState(version, self._layers, self._kept[version])
         names, sent = self._method.broadcast, self._broadcasts

@@ -156,10 +156,18 @@ def num_steps(config: ClientConfig, num_examples: int) -> int:
 
 
 def num_trained(config: ClientConfig, num_examples: int) -> int:
-    """Return the number of examples that one local training processes, counted with repetition: the client's work."""
+    """Return the most examples that one local training processes, counted with repetition: the work by which groups are cut."""
     if config.steps is not None:
         return config.steps * min(config.batch_size, num_examples)
     return (config.epochs or 0) * num_examples
+
+
+def num_processed(config: ClientConfig, num_examples: int) -> int:
+    """Return the examples that one local training processes, counted with repetition; a pass's last batch may be smaller."""
+    if config.steps is None or not num_examples:
+        return num_trained(config, num_examples)
+    passes, rest = divmod(config.steps, -(-num_examples // config.batch_size))
+    return passes * num_examples + min(rest * config.batch_size, num_examples)
 
 
 def sees_all(config: ClientConfig, num_examples: int) -> bool:

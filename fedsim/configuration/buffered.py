@@ -79,9 +79,14 @@ def _refusals(config: Config) -> list[tuple[bool, str]]:
             "sampling.draw=poisson, which draws whole cohorts of any size; set sampling.draw=fixed",
         ),
         (
-            config.compression.down.kind != "none" or config.downlink is not None,
-            "compression of what devices receive: it is counted from one round's state to the next, and clients begin from "
-            "several; set compression.down.kind=none and compression.lossless=none",
+            config.compression.down.kind != "none",
+            f"compression.down.kind={config.compression.down.kind}: the server sends changes from one round's state to the "
+            "next, and clients begin from several; set compression.down.kind=none",
+        ),
+        (
+            config.downlink is not None,
+            f"compression.lossless={config.compression.lossless}, which also packs what devices receive: that is counted from "
+            "one round's state to the next, and clients begin from several; set compression.lossless=none",
         ),
         (
             config.client.on_failure == "drop" and config.clients_per_step == 1,

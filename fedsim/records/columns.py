@@ -97,9 +97,8 @@ _OF_REPORT = tuple(name for name in CLIENT_COLUMNS if name not in _OTHERS)
 
 
 def client_row(round: int, report: ClientReport, visit: Visit | None = None) -> dict[str, Any]:
-    """Return the row of one client's local training."""
+    """Return the row of one client's local training; ``visit`` where it says more than the round does."""
     values, failure = vars(report), report.failure
-    visit = None if visit is None or visit.began_seconds is None else visit  # without a clock they say nothing
     row = {name: values[name] for name in _OF_REPORT} | {name: getattr(visit, name, None) for name in _OF_VISIT}
     return row | {
         "round": round,

@@ -78,14 +78,19 @@ def write_pictures(
 def plot_time(points: Sequence[PointSummary], path: Path, stamp: Stamp | None = None) -> Path:
     """Draw round time and client updates per second against what the study varies: clients, else cohort, else actors.
 
-    Lines join points that differ in nothing else. Small dots are single rounds, hollow ones first rounds.
+    Lines join points that differ in nothing else. Small dots are single rounds, hollow ones first rounds. With a virtual clock
+    the simulated time of a round stands below.
     """
     label, series = time_series(points)
-    figure, (above, below) = new_figures(2, height=7.2)
+    has_clock = any(each.seconds_simulated is not None for each in points)
+    figure, (above, below, *last) = new_figures(2 + has_clock, height=7.2 + 3.6 * has_clock)
     dress(above, "Round time", label, "wall time of a round")
     dress(below, "Throughput", label, "client-updates per second")
     draw_time(above, series)
     draw_rate(below, series)
+    for axes in last:
+        dress(axes, "Simulated time", label, "simulated time of a round")
+        draw_simulated(axes, series)
     above.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=9, labelcolor=INK)
     return save(figure, path, stamp)
 
@@ -129,7 +134,8 @@ def draw_time(axes: Axes, series: Sequence[Series]) -> None:
     """Draw the wall time of a round on logarithmic axes."""
     for each in series:
         seconds = [point.seconds_round for point in each.points]
-        axes.plot(each.x, seconds, label=each.name or "median of the rounds", zorder=3, **each.style)
+        usual = "mean of the server steps" if each.points[0].buffered else "median of the rounds"
+        axes.plot(each.x, seconds, label=each.name or usual, zorder=3, **each.style)
         for at, point in zip(each.x, each.points, strict=True):
             dots = np.full(len(point.seconds_rounds), at)
             axes.plot(dots, point.seconds_rounds, ".", color=each.style["color"], ms=4, alpha=0.35, zorder=2)
@@ -145,6 +151,14 @@ def draw_rate(axes: Axes, series: Sequence[Series]) -> None:
         rates = [point.client_updates_per_second for point in each.points]
         axes.plot(each.x, rates, label=each.name or "all rounds", zorder=3, **each.style)
     _log_axes(axes, sorted({at for each in series for at in each.at}), _tick_rate)
+
+
+def draw_simulated(axes: Axes, series: Sequence[Series]) -> None:
+    """Draw the simulated time of a round on logarithmic axes."""
+    for each in series:
+        seconds = [np.nan if point.seconds_simulated is None else point.seconds_simulated for point in each.points]
+        axes.plot(each.x, seconds, label=each.name or "mean of the rounds", zorder=3, **each.style)
+    _log_axes(axes, sorted({at for each in series for at in each.at}), _tick_seconds)
 
 
 @drawn

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fedsim.configuration.schema import Config
 
 CLIENTS_KEY, COHORT_KEY, ACTORS_KEY = "partition.clients", "sampling.clients_per_round", "ray.actors"
+SIZE_KEY, AT_ONCE_KEY = "buffer.size", "buffer.concurrency"
 _FORCED = ("tracking.plots=false", "tracking.tensorboard=false", "tracking.client_records=true", *WITHOUT)
 
 
@@ -26,7 +27,7 @@ class Point:
     clients: int
     """Registered clients (``partition.clients``)."""
     cohort: int
-    """Clients of a round (``sampling.clients_per_round``)."""
+    """Clients that a round takes in: ``sampling.clients_per_round``, of buffered rounds ``buffer.size``."""
     actors: int | str
     """``ray.actors``: a number, ``pool`` or ``per_client``; 1 with ``executor=local``."""
 
@@ -56,6 +57,8 @@ class Points:
     """Notes on points left out and other caveats."""
     predicted: dict[Point, Config] = field(default_factory=dict)
     """Config of each point that the cost model predicts."""
+    at_once: float = 1.0
+    """Clients that train at a time for each that a round takes in: ``buffer.concurrency`` over ``buffer.size``."""
 
 
 def parse_numbers(option: str, text: str) -> list[int]:
@@ -155,35 +158,56 @@ def make_points(
     configs: dict[Point, Config] = {}
     notes: list[str] = []
 
+    at_once = 1.0 if base.buffer is None else base.buffer.concurrency / base.buffer.size
+
     def config_of(point: Point) -> Config:
-        varied = [f"{CLIENTS_KEY}={point.clients}", f"{COHORT_KEY}={point.cohort}", f"rounds={rounds}"]
+        varied = [f"{CLIENTS_KEY}={point.clients}", *_cohort(base, point.cohort, at_once), f"rounds={rounds}"]
         if base.executor == "ray":
             varied.append(f"{ACTORS_KEY}={point.actors}")
         return read_config(path, [*overrides, *varied, *_FORCED])
 
-    for combination in product(clients, cohorts or [base.sampling.clients_per_round], actors or base_actors):
+    if base.buffer is not None and cohorts is not None:
+        notes.append(
+            f"--cohort takes the place of buffer.size={base.buffer.size}; buffer.concurrency stays {at_once:g} times as much"
+        )
+    for combination in product(clients, cohorts or [base.clients_per_step], actors or base_actors):
         point = Point(*combination)
         if point.cohort > point.clients:
             notes.append(f"left out: {point.cohort:,} clients a round, where there are only {point.clients:,}")
             continue
+        if base.buffer is not None and (train := _at_once(point.cohort, at_once)) > point.clients:
+            notes.append(f"left out: {train:,} clients that train at a time, where there are only {point.clients:,}")
+            continue
         configs[point] = config_of(point)
     if not configs:
-        smallest = min(cohorts or [base.sampling.clients_per_round])
+        smallest = _at_once(min(cohorts or [base.clients_per_step]), at_once)
         raise ConfigError(
             f"no point is left: every cohort ({smallest} clients a round or more) is larger than --clients "
             f"{','.join(map(str, clients))}; raise --clients or lower --cohort"
         )
-    predicted = {point: config_of(point) for point in _predicted(base, predict)}
+    predicted = {point: config_of(point) for point in _predicted(base, predict, at_once)}
     _check_data({**configs, **predicted})
-    return Points(configs, tuple(dict.fromkeys([*notes, *_actor_notes(configs)])), predicted)
+    return Points(configs, tuple(dict.fromkeys([*notes, *_actor_notes(configs)])), predicted, at_once)
 
 
-def _predicted(base: Config, predict: Sequence[Mapping[str, int]]) -> list[Point]:
+def _cohort(base: Config, cohort: int, at_once: float) -> list[str]:
+    """Return the overrides that make a round take in so many clients."""
+    if base.buffer is None:
+        return [f"{COHORT_KEY}={cohort}"]
+    return [f"{SIZE_KEY}={cohort}", f"{AT_ONCE_KEY}={_at_once(cohort, at_once)}"]
+
+
+def _at_once(cohort: int, at_once: float) -> int:
+    """Return how many clients train at a time: in buffered rounds in proportion to those that a step takes in."""
+    return max(cohort, round(cohort * at_once))
+
+
+def _predicted(base: Config, predict: Sequence[Mapping[str, int]], at_once: float) -> list[Point]:
     """Return the points to predict, with a number of actors each."""
     points = []
     for values in predict:
         actors = 1 if base.executor == "local" else values.get("actors", base.ray.actors)
-        point = Point(values["clients"], values.get("cohort", base.sampling.clients_per_round), actors)
+        point = Point(values["clients"], values.get("cohort", base.clients_per_step), actors)
         if not isinstance(actors, int):
             raise ConfigError(
                 f"--predict clients={point.clients}: the config has ray.actors={actors}, and a prediction is for a number of "
@@ -195,6 +219,11 @@ def _predicted(base: Config, predict: Sequence[Mapping[str, int]]) -> list[Point
             )
         if point.cohort > point.clients:
             raise ConfigError(f"--predict: {point.cohort:,} clients a round, where there are only {point.clients:,}")
+        if (train := _at_once(point.cohort, at_once)) > point.clients:
+            raise ConfigError(
+                f"--predict: {train:,} clients train at a time for steps of {point.cohort:,}, where there are only "
+                f"{point.clients:,}"
+            )
         points.append(point)
     return list(dict.fromkeys(points))
 
@@ -208,8 +237,8 @@ def _check_overrides(overrides: Sequence[str], cohorts: bool, actors: bool) -> N
         **({ACTORS_KEY: "--actors"} if actors else {}),
     }
     for override in overrides:
-        key = override.partition("=")[0].strip()
-        if key in taken:
+        key, _, value = (part.strip() for part in override.partition("="))
+        if key in taken and (value or key != COHORT_KEY):  # a file's cohort is taken out for buffered rounds
             raise ConfigError(f"override {override!r}: in a study {taken[key]} sets this; leave the override out")
 
 

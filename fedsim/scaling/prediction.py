@@ -1,4 +1,4 @@
-"""Round times predicted by the cost model, and its error on points that it was not fitted to."""
+"""Predicted round times: wall time by the cost model, with its error on other points, and simulated time by the schedule."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from fedsim.scaling.cost_model import LEAST_POINTS, CostModel, Measured, work_of
+from fedsim.scaling.cost_model import LEAST_POINTS, CostModel, Measured
+from fedsim.scaling.planned import LEARNED, Planned, Plans
 from fedsim.scaling.points import Point
-from fedsim.scaling.records import Run, median
+from fedsim.scaling.records import Run, mean, usual
 
 if TYPE_CHECKING:
     from fedsim.configuration.schema import Config
-    from fedsim.simulation.round import Draw
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,11 @@ class Prediction:
     seconds: float
     """Predicted wall time of a round."""
     measured: float | None
-    """Median wall time of its rounds, where it was run; it is not among the points fitted to."""
+    """Usual wall time of its rounds, where it was run; it is not among the points fitted to."""
+    simulated: float | None = None
+    """Mean simulated time of its rounds, from their schedule; None without a clock, or where it cannot be known."""
+    simulated_measured: float | None = None
+    """The same from its records, where it was run."""
 
     @property
     def error(self) -> float | None:
@@ -32,12 +36,17 @@ class Prediction:
 
     def record(self) -> dict[str, Any]:
         """Return the entry of ``scaling.json``."""
-        return {**asdict(self.point), "seconds": self.seconds, "measured": self.measured, "error": self.error}
+        simulated = {"seconds_simulated": self.simulated, "measured_simulated": self.simulated_measured}
+        return {
+            **asdict(self.point), "seconds": self.seconds, "measured": self.measured, "error": self.error, **simulated
+        }  # fmt: skip
 
     @classmethod
     def of_record(cls, entry: Mapping[str, Any]) -> Prediction:
         """Return what :meth:`record` wrote."""
-        return cls(Point(entry["clients"], entry["cohort"], entry["actors"]), entry["seconds"], entry["measured"])
+        point = Point(entry["clients"], entry["cohort"], entry["actors"])
+        simulated = entry.get("seconds_simulated"), entry.get("measured_simulated")
+        return cls(point, entry["seconds"], entry["measured"], *simulated)
 
 
 @dataclass(frozen=True)
@@ -48,18 +57,22 @@ class Predictions:
     """Points that were asked for (``--predict``); none of them is fitted to."""
     left_out: tuple[Prediction, ...] = ()
     """Every other measured point, predicted by a fit to the rest."""
+    notes: tuple[str, ...] = ()
+    """What is exact in the predictions, what is fitted, and what could not be predicted."""
 
     def record(self) -> dict[str, Any]:
         """Return the entry of ``scaling.json``."""
         return {
             "asked": [each.record() for each in self.asked],
             "left_out": [each.record() for each in self.left_out],
+            "notes": list(self.notes),
         }
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> Predictions:
         """Return what :meth:`record` wrote."""
-        return cls(*(tuple(map(Prediction.of_record, record.get(name, ()))) for name in ("asked", "left_out")))
+        asked, left_out = (tuple(map(Prediction.of_record, record.get(name, ()))) for name in ("asked", "left_out"))
+        return cls(asked, left_out, tuple(record.get("notes", ())))
 
 
 def predict(runs: Sequence[Run], configs: Mapping[Point, Config], asked: Mapping[Point, Config]) -> Predictions:
@@ -79,71 +92,116 @@ def predict(runs: Sequence[Run], configs: Mapping[Point, Config], asked: Mapping
     ConfigError
         If fewer points were measured than the model has costs.
     """
-    draws = Draws()
+    plans = Plans()
     by_point: dict[Point, list[Run]] = {}
     for run in runs:
         by_point.setdefault(run.point, []).append(run)
-    seconds = {
-        point: median([_wall(run, number) for run in own for number in _later(run)]) for point, own in by_point.items()
+    fitted = {
+        point: _measured(own, plans.of(configs[point], own[0].layers))
+        for point, own in by_point.items()
+        if point not in asked
     }
-    fitted = {point: _measured(own, draws.of(configs[point])) for point, own in by_point.items() if point not in asked}
-    model = CostModel.fit(list(fitted.values()))
+    model, layers = CostModel.fit(list(fitted.values())), _Layers(by_point)
     predictions = [
-        Prediction(
-            point,
-            model.seconds(work_of(draws.of(config), _rounds(config.rounds), int(point.actors))),
-            seconds.get(point),
-        )
+        _asked(point, config, model, plans.of(config, layers.of(point)), by_point.get(point, ()), layers)
         for point, config in asked.items()
     ]
     left_out = []
     for point, own in fitted.items() if len(fitted) > LEAST_POINTS else ():
         others = CostModel.fit([each for other, each in fitted.items() if other != point])
         left_out.append(Prediction(point, others.seconds(own.work), own.seconds))
-    return Predictions(tuple(predictions), tuple(left_out))
+    known = all(layers.are_known(point, config) for point, config in asked.items())
+    notes = _notes(next(iter(asked.values())), len(fitted), known, len(layers.found) == 1) if asked else ()
+    return Predictions(tuple(predictions), tuple(left_out), tuple(notes))
 
 
-class Draws:
-    """Cohorts of configs; the data are dealt once for every partition."""
+class _Layers:
+    """The layers that points exchange: what clients compute and send depends on them, and some configs choose them by scores.
 
-    def __init__(self) -> None:
-        self._sizes: dict[str, Any] = {}
+    Scores are of all clients, whatever a round takes in, so points with equally many clients exchange the same layers.
+    """
 
-    def of(self, config: Config) -> Draw:
-        """Return the draws of a config."""
-        from fedsim.data.sources import load_dataset
-        from fedsim.simulation.round import Draw
-        from partitions.base import partition
+    def __init__(self, by_point: Mapping[Point, Sequence[Run]]) -> None:
+        self._by_clients = {point.clients: own[0].layers for point, own in by_point.items()}
+        self.found = sorted(set(self._by_clients.values()))
 
-        key = f"{config.seed} {config.partition!r} {config.data!r}"
-        if key not in self._sizes:
-            column = config.partition.column
-            train = load_dataset(config.data, config.seed, column).train
-            values = train.columns[column] if column is not None else None
-            params = config.params.get(config.partition.kind)
-            self._sizes[key] = partition(config.partition, train.labels_N, values, config.seed, params).train_sizes
-        return Draw.of(config, self._sizes[key])
+    def of(self, point: Point) -> tuple[int, ...]:
+        """Return a point's layers, or those that points with other numbers of clients exchange."""
+        nearest = min(self._by_clients, key=lambda clients: (abs(clients - point.clients), clients))
+        return self._by_clients[nearest]
+
+    def are_known(self, point: Point, config: Config) -> bool:
+        """Whether the layers of a point are sure."""
+        return point.clients in self._by_clients or not _scored(config)
 
 
-def _measured(runs: Sequence[Run], draw: Draw) -> Measured:
-    rounds = [(run, number) for run in runs for number in _later(run)]
-    train = median([run.rounds[number].times.train for run, number in rounds])
-    return Measured(
-        work_of(draw, sorted({number for _, number in rounds}), runs[0].workers),
-        train,
-        median([_wall(run, number) for run, number in rounds]) - train,
-    )
+def _scored(config: Config) -> bool:
+    """Whether the clients' examples decide which layers are exchanged."""
+    return config.layers.choose == "score" or config.layers.share_rule != "fixed"
 
 
-def _later(run: Run) -> Sequence[int]:
+def _asked(
+    point: Point, config: Config, model: CostModel, plan: Planned, own: Sequence[Run], layers: _Layers
+) -> Prediction:
+    rounds = later(config.rounds)
+    sure = config.world.devices is None or layers.are_known(point, config) or len(layers.found) == 1
+    known = config.sampling.kind not in LEARNED and sure
+    simulated = plan.seconds_simulated(rounds) if known else None
+    seconds = model.seconds(plan.work(rounds, int(point.actors)))
+    return Prediction(point, seconds, _usual(own, "wall") if own else None, simulated, _simulated(own))
+
+
+def _notes(config: Config, fitted: int, known: bool, alike: bool) -> list[str]:
+    """Return what is exact and what is fitted.
+
+    Parameters
+    ----------
+    known
+        Whether the layers of all points are known.
+    alike
+        Whether all measured points exchange the same ones.
+    """
+    notes = [f"wall times are predicted by costs fitted to {fitted} measured points"]
+    sure = "set layers.choose to all, top, bottom, random or fixed, or measure a point with as many clients"
+    if not known and not alike:
+        notes.append(f"scores choose the layers, and other ones for other numbers of clients: {sure}")
+    if config.world.devices is None and not config.sampling.delay.seconds_per_example:
+        return notes
+    if config.sampling.kind in LEARNED:
+        notes.append(
+            f"simulated times are not predicted: sampling.kind={config.sampling.kind} draws by losses that training gives, and "
+            "the cohorts behind the wall times are drawn as if none were known"
+        )
+    elif config.world.devices is not None and not known and not alike:
+        notes.append("simulated times are predicted only where the layers are known")
+    else:
+        held = (
+            ""
+            if known or config.world.devices is None
+            else f", if scores choose the layers that they choose for all measured points ({sure})"
+        )
+        notes.append(f"simulated times are exact: the schedule of the same rounds, without their training{held}")
+    return notes
+
+
+def _measured(runs: Sequence[Run], plan: Planned) -> Measured:
+    train = _usual(runs, "train")
+    work = plan.work(later(len(runs[0].rounds)), runs[0].workers)
+    return Measured(work, train, _usual(runs, "wall") - train)
+
+
+def _usual(runs: Sequence[Run], name: str) -> float:
+    """Return the usual wall time of a round, or of its training."""
+    rounds = [run.rounds[number] for run in runs for number in later(len(run.rounds))]
+    seconds = [each.wall if name == "wall" else each.times.train for each in rounds]
+    return usual(seconds, buffered=runs[0].buffered)
+
+
+def _simulated(runs: Sequence[Run]) -> float | None:
+    """Return the mean simulated time of a round; every run of a point has the same."""
+    return mean([runs[0].rounds[number].seconds_simulated for number in later(len(runs[0].rounds))]) if runs else None
+
+
+def later(number: int) -> Sequence[int]:
     """Return the rounds, counted from 0, that figures are of: without the first, unless it is the only one."""
-    return _rounds(len(run.rounds))
-
-
-def _rounds(number: int) -> Sequence[int]:
     return range(min(1, number - 1), number)
-
-
-def _wall(run: Run, number: int) -> float:
-    each = run.rounds[number]
-    return each.parts.total / each.times.actors

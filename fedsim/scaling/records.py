@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -16,6 +15,7 @@ from fedsim.core.errors import CheckpointError
 from fedsim.scaling.accounting import PARTS, ActorSeconds, RoundTimes, account
 from fedsim.scaling.points import Point
 from fedsim.scaling.process import mark_of
+from fedsim.scaling.trained import Trained, read_trained
 
 SCALING_COLUMNS: dict[str, str] = {
     "clients": "int32",  # registered clients
@@ -29,8 +29,10 @@ SCALING_COLUMNS: dict[str, str] = {
     "seconds_server": "float64",  # ... for the server ...
     "seconds_evaluate": "float64",  # ... and how long the evaluation took
     **dict.fromkeys((f"actor_seconds_{name}" for name in PARTS), "float64"),  # add up to workers * seconds_wall
+    "seconds_simulated": "float64",  # on the virtual clock; null without one
     "clients_ok": "int32",
-    "client_steps": "int64",
+    "clients_trained": "int32",  # usable clients trained in this round; in buffered runs a later step may take them in
+    "client_steps": "int64",  # of these
     "bytes_down": "int64",
     "bytes_up": "int64",
 }
@@ -46,8 +48,23 @@ class Round:
     parts: ActorSeconds
     clients_ok: int
     client_steps: int
+    """Local steps of the usable clients that were trained in it."""
     bytes_down: int
     bytes_up: int
+    seconds_simulated: float | None = None
+    """Length of the round on the virtual clock; None without one."""
+    clients_trained: int | None = None
+    """Usable clients that were trained in it, in a buffered run others than it took in; None where they are the same."""
+
+    @property
+    def updates(self) -> int:
+        """Usable clients that were trained in it."""
+        return self.clients_ok if self.clients_trained is None else self.clients_trained
+
+    @property
+    def wall(self) -> float:
+        """Wall time in seconds."""
+        return self.parts.total / self.times.actors
 
 
 @dataclass(frozen=True)
@@ -65,6 +82,10 @@ class Run:
     peak_memory: dict[str, Any]
     """Peak resident bytes: ``driver``, ``workers`` (a list) and ``server``; None and empty where they were not measured."""
     versions: dict[str, str]
+    layers: tuple[int, ...] = ()
+    """Layers that it exchanged."""
+    buffered: bool = False
+    """Whether its rounds are the server steps of buffered rounds."""
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the run's rows of ``scaling.parquet``."""
@@ -75,12 +96,14 @@ class Run:
                 "workers": self.workers,
                 "repeat": self.repeat,
                 "round": each.round,
-                "seconds_wall": each.parts.total / self.workers,
+                "seconds_wall": each.wall,
                 "seconds_train": each.times.train,
                 "seconds_server": each.times.server,
                 "seconds_evaluate": each.times.evaluate,
                 **{f"actor_seconds_{name}": seconds for name, seconds in asdict(each.parts).items()},
+                "seconds_simulated": each.seconds_simulated,
                 "clients_ok": each.clients_ok,
+                "clients_trained": each.updates,
                 "client_steps": each.client_steps,
                 "bytes_down": each.bytes_down,
                 "bytes_up": each.bytes_up,
@@ -104,10 +127,11 @@ def read_run(point: Point, repeat: int, folder: Path) -> Run:
         text = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="surrogateescape")
         events = [json.loads(line) for line in text.split("\n") if line]
         workers = len(summary["workers"])
-        busy = _busy_seconds(folder / "clients.parquet")
         # The start is evaluated within the first round.
         marks = [event for event in events if event["event"] in ("fuse", "round")]
-        rounds = tuple(_round(before, event, busy[event["round"]], workers) for before, event in pairwise(marks))
+        buffered = any(event.get("staleness_mean") is not None for event in marks)
+        trained = read_trained(folder / "clients.parquet", len(marks) - 1, buffered=buffered)
+        rounds = tuple(_round(before, event, trained[event["round"]], workers) for before, event in pairwise(marks))
         return Run(
             point=point,
             repeat=repeat,
@@ -117,6 +141,8 @@ def read_run(point: Point, repeat: int, folder: Path) -> Run:
             end_seconds=mark["ended"] - _epoch(marks[-1]),
             peak_memory=summary.get("peak_memory_bytes") or {},
             versions=summary["versions"],
+            layers=tuple(next(event["layers"] for event in events if event["event"] == "layers")),
+            buffered=buffered,
         )
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError(
@@ -125,14 +151,14 @@ def read_run(point: Point, repeat: int, folder: Path) -> Run:
         ) from error
 
 
-def _round(before: dict[str, Any], event: dict[str, Any], busy: tuple[float, ...], workers: int) -> Round:
+def _round(before: dict[str, Any], event: dict[str, Any], trained: Trained, workers: int) -> Round:
     times = RoundTimes(
         # Events have millisecond times: the round's own clock is finer, but leaves out the time between rounds.
         wall=max(event["seconds"] - before["seconds"], event["seconds_round"]),
         train=event["seconds_train"],
         server=event["seconds_server"],
         evaluate=event["seconds_evaluate"],
-        busy=busy,
+        busy=trained.busy,
         actors=workers,
     )
     return Round(
@@ -140,21 +166,12 @@ def _round(before: dict[str, Any], event: dict[str, Any], busy: tuple[float, ...
         times=times,
         parts=account(times),
         clients_ok=event["clients_ok"],
-        client_steps=event["client_steps"],
+        client_steps=trained.steps,
         bytes_down=event["bytes_down"],
         bytes_up=event["bytes_up"],
+        seconds_simulated=event.get("seconds_simulated"),
+        clients_trained=trained.clients,
     )
-
-
-def _busy_seconds(path: Path) -> dict[int, tuple[float, ...]]:
-    """Return, by round, the seconds that each worker spent on clients, failed ones included."""
-    import pyarrow.parquet as pq
-
-    table = pq.ParquetFile(path).read(columns=["round", "node", "pid", "seconds"]).group_by(["round", "node", "pid"])
-    busy: dict[int, list[float]] = defaultdict(list)
-    for row in table.aggregate([("seconds", "sum")]).to_pylist():
-        busy[row["round"]].append(row["seconds_sum"])
-    return {number: tuple(sorted(seconds)) for number, seconds in busy.items()}
 
 
 def _epoch(event: dict[str, Any]) -> float:
@@ -164,3 +181,14 @@ def _epoch(event: dict[str, Any]) -> float:
 def median(values: list[float]) -> float:
     """Return the median; NaN if there are no values."""
     return float(np.median(values)) if values else float("nan")
+
+
+def mean(values: list[float | None]) -> float | None:
+    """Return the mean; None if there are no values, or one is missing."""
+    found = [value for value in values if value is not None]
+    return float(np.mean(found)) if found and len(found) == len(values) else None
+
+
+def usual(seconds: list[float], *, buffered: bool) -> float:
+    """Return the median time of a round; of buffered steps the mean, since most do not train and some train for several."""
+    return float(np.mean(seconds)) if buffered and seconds else median(seconds)

@@ -26,7 +26,7 @@ from fedsim.core.errors import ConfigError
 from fedsim.records.events import write_atomically
 from fedsim.scaling.points import Point, Points
 from fedsim.scaling.process import RunFailed, mark_of, run_process
-from fedsim.scaling.records import Run, median, read_run
+from fedsim.scaling.records import Run, read_run, usual
 from fedsim.simulation.interrupt import InterruptWatch
 
 if TYPE_CHECKING:
@@ -160,8 +160,14 @@ def run_points(
                 continue
             run = folder.finished(point, repeat)
             assert run is not None
-            say(f"{what}: {median([each.times.wall for each in run.rounds[1:] or run.rounds]):.3f} s a round")
+            say(f"{what}: {_usual(run)} s a {'server step' if run.buffered else 'round'}")
             yield run
+
+
+def _usual(run: Run) -> str:
+    """Return the wall time of a run's rounds, and their simulated time if they have one."""
+    rounds = run.rounds[1:] or run.rounds
+    return f"{usual([each.times.wall for each in rounds], buffered=run.buffered):.3f}"
 
 
 def _subject(points: Points) -> dict[str, Any]:
@@ -169,9 +175,11 @@ def _subject(points: Points) -> dict[str, Any]:
     first = next(iter(points.configs.values()))
     config = first.model_dump(mode="json")
     for section, key in _VARIED:
-        config[section].pop(key)
+        config[section].pop(key, None)  # a cohort is out of use in buffered rounds
     for key in _NOT_STUDIED:
         config.pop(key)
+    if config["buffer"] is not None:
+        config["buffer"] |= {"size": "--cohort", "concurrency": f"{points.at_once:g} times size"}
     return {
         "holds": HOLDS,
         "fedsim": __version__,

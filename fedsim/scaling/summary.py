@@ -13,7 +13,7 @@ from typing import Any
 from fedsim.scaling.accounting import ActorSeconds, Efficiency, Evenness, Timed, evenness, strong_scaling, weak_scaling
 from fedsim.scaling.points import Point
 from fedsim.scaling.prediction import Predictions
-from fedsim.scaling.records import Round, Run, median
+from fedsim.scaling.records import Run, mean, median, usual
 from fedsim.scaling.study import Failure
 
 _WORK_TOLERANCE = 0.1
@@ -36,7 +36,7 @@ class PointSummary:
     """From the last round to the end of the process."""
     seconds_first_round: float
     seconds_round: float
-    """Median wall time of a round; that of the first if there are no others."""
+    """Median wall time of a round, the mean of buffered steps; that of the first if there are no others."""
     seconds_rounds: tuple[float, ...]
     """Wall time of each round in the median."""
     client_updates_per_second: float
@@ -52,6 +52,12 @@ class PointSummary:
     bytes_down: float
     """Mean bytes per round, all clients together."""
     bytes_up: float
+    seconds_simulated: float | None
+    """Mean simulated time of a round; None without a clock."""
+    seconds_simulated_client_update: float | None
+    """Simulated time divided by the usable client updates that rounds took in."""
+    buffered: bool
+    """Whether rounds are the server steps of buffered rounds; their wall time is then a mean, not a median."""
     peak_driver_bytes: int | None
     peak_worker_bytes: int | None
     """Of the largest worker; None if workers run in the driver process."""
@@ -86,6 +92,16 @@ class StudySummary:
     """Versions of fedsim and of the packages that its figures depend on."""
     predictions: Predictions = field(default_factory=Predictions)
     """What the cost model predicts (``--predict``)."""
+
+    @property
+    def has_clock(self) -> bool:
+        """Whether there is simulated time."""
+        return any(each.seconds_simulated is not None for each in self.points)
+
+    @property
+    def buffered(self) -> bool:
+        """Whether rounds are the server steps of buffered rounds."""
+        return any(each.buffered for each in self.points)
 
     def record(self) -> dict[str, Any]:
         """Return the contents of ``scaling.json``."""
@@ -154,7 +170,8 @@ def _of_point(point: Point, runs: Sequence[Run]) -> PointSummary:
     first = [run.rounds[0] for run in runs]
     later = [each for run in runs for each in run.rounds[1:]]
     rounds = later or first
-    walls, updates = [_wall(each) for each in rounds], sum(each.clients_ok for each in rounds)
+    walls, updates = [each.wall for each in rounds], sum(each.updates for each in rounds)
+    simulated, taken_in = mean([each.seconds_simulated for each in rounds]), sum(each.clients_ok for each in rounds)
     evaluated = sum(each.parts.evaluation / each.times.actors for each in rounds)
     drivers, workers, servers = zip(*(_peaks(run) for run in runs), strict=True)
     return PointSummary(
@@ -165,24 +182,23 @@ def _of_point(point: Point, runs: Sequence[Run]) -> PointSummary:
         first_only=not later,
         seconds_start=median([run.start_seconds for run in runs]),
         seconds_end=median([run.end_seconds for run in runs]),
-        seconds_first_round=median([_wall(each) for each in first]),
-        seconds_round=median(walls),
+        seconds_first_round=median([each.wall for each in first]),
+        seconds_round=usual(walls, buffered=runs[0].buffered),
         seconds_rounds=tuple(walls),
         client_updates_per_second=updates / sum(walls),
-        seconds_client_update=(sum(walls) - evaluated) / updates,
+        seconds_client_update=(sum(walls) - evaluated) / max(updates, 1),
         parts=reduce(add, (each.parts for each in rounds)),
         first_parts=reduce(add, (each.parts for each in first)),
         client_steps=_mean([each.client_steps for each in rounds]),
         bytes_down=_mean([each.bytes_down for each in rounds]),
         bytes_up=_mean([each.bytes_up for each in rounds]),
+        seconds_simulated=simulated,
+        seconds_simulated_client_update=None if simulated is None else simulated * len(rounds) / max(taken_in, 1),
+        buffered=runs[0].buffered,
         peak_driver_bytes=_largest(drivers),
         peak_worker_bytes=_largest(workers),
         peak_server_bytes=_largest(servers),
     )
-
-
-def _wall(each: Round) -> float:
-    return each.parts.total / each.times.actors
 
 
 def _peaks(run: Run) -> tuple[int | None, int | None, int | None]:

@@ -37,6 +37,8 @@ def scaling_tables(study: StudySummary) -> RenderableType:
 def scaling_sheets(study: StudySummary) -> list[Sheet]:
     """Return the tables of a study: times, and if any point finished, shares and needs."""
     sheets = [times_sheet(study), *([_shares(study), _needs(study)] if study.points else [])]
+    if study.has_clock:
+        sheets.insert(1, simulated_sheet(study))
     return [*sheets, *([_predicted(study)] if study.predictions.asked else [])]
 
 
@@ -67,7 +69,26 @@ def times_sheet(study: StudySummary) -> Sheet:
         for each in study.points
     ]
     columns = ("start", "round 1", "round", "updates/s", "strong", "weak")
-    return _sheet(f"Scaling, medians over {span} rounds", columns, rows)
+    what = f"means over {span} server steps" if study.buffered else f"medians over {span} rounds"
+    return _sheet(f"Scaling, {what}", columns, rows)
+
+
+def simulated_sheet(study: StudySummary) -> Sheet:
+    """Return the table of simulated times beside wall times, of points with a clock."""
+    rows = [
+        (
+            *_cells(each),
+            format_seconds(each.seconds_simulated),
+            format_round(each.seconds_round),
+            format_seconds(each.seconds_simulated_client_update),
+            format_seconds(each.seconds_client_update),
+        )
+        for each in study.points
+        if each.seconds_simulated is not None
+    ]
+    columns = ("simulated", "wall", "simulated/update", "wall/update")
+    what = "server step" if study.buffered else "round"
+    return _sheet(f"Simulated and wall time of a {what}, and of a client update", columns, rows)
 
 
 def _shares(study: StudySummary) -> Sheet:
@@ -95,30 +116,33 @@ def _needs(study: StudySummary) -> Sheet:
 
 
 def _predicted(study: StudySummary) -> Sheet:
-    rows = [
-        (
-            f"{each.point.clients:,}",
-            f"{each.point.cohort:,}",
-            str(each.point.actors),
-            format_round(each.seconds),
-            MISSING if each.measured is None else format_round(each.measured),
-            MISSING if each.error is None else f"{100 * each.error:+.0f} %",
-        )
-        for each in study.predictions.asked
-    ]
-    return _sheet("Predicted by a cost model fitted to the other points", ("predicted", "measured", "error"), rows)
+    asked = study.predictions.asked
+    clock = any(each.simulated is not None or each.simulated_measured is not None for each in asked)
+    rows = []
+    for each in asked:
+        error = MISSING if each.error is None else f"{100 * each.error:+.0f} %"
+        cells = [format_round(each.seconds), _or_missing(each.measured), error]
+        simulated = (format_seconds(each.simulated), format_seconds(each.simulated_measured)) if clock else ()
+        rows.append((f"{each.point.clients:,}", f"{each.point.cohort:,}", str(each.point.actors), *cells, *simulated))
+    columns = ("predicted", "measured", "error", *(("simulated", "on record") if clock else ()))
+    return _sheet("Predicted by a cost model fitted to the other points", columns, rows)
+
+
+def _or_missing(seconds: float | None) -> str:
+    return MISSING if seconds is None else format_round(seconds)
 
 
 def prediction_lines(study: StudySummary) -> list[str]:
-    """Return the error of the cost model on measured points left out of its fit; nothing if there are too few."""
+    """Return the error of the cost model on measured points left out of its fit, and what is exact in predictions."""
     if not study.predictions.asked:
         return []
     errors = sorted(abs(each.error) for each in study.predictions.left_out if each.error is not None)
     if not errors:
-        return ["the cost model's error is not known: too few points were measured to leave one out"]
+        text = "the cost model's error is not known: too few points were measured to leave one out"
+        return [text, *study.predictions.notes]
     middle = errors[len(errors) // 2]
     within = f"predicted within {100 * errors[-1]:.0f} %, half of them within {100 * middle:.0f} %"
-    return [f"points left out of the fit, one by one: {within}"]
+    return [f"points left out of the fit, one by one: {within}", *study.predictions.notes]
 
 
 def _sheet(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Sheet:

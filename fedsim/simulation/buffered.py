@@ -20,6 +20,37 @@ from fedsim.world.visit_times import DelayedDevices, EqualDevices, VisitTimes
 from server.core import StepReport
 
 
+def schedule_of(config: Config, draw: Draw) -> BufferedSchedule:
+    """Return the schedule of a run with section ``buffer``."""
+    assert config.buffer is not None
+    delay, able_N = draw.sampling.delay, draw.sizes_N > 0
+    times: VisitTimes = EqualDevices(able_N) if draw.devices is None else draw.devices
+    if delay.seconds_per_example:
+        times = DelayedDevices(able_N, delay, config.seed, draw.work_N)
+    has_clock = draw.devices is not None or delay.seconds_per_example > 0
+    return BufferedSchedule(config.buffer, draw.sampling, config.seed, draw.sizes_N, times, has_clock=has_clock)
+
+
+def needs_training(schedule: BufferedSchedule, number: int, trained: int) -> bool:
+    """Whether a step takes in clients that began from versions after ``trained``, up to which all have trained."""
+    return any(visit.version > trained for visit in schedule.step(number).visits)
+
+
+def begun(schedule: BufferedSchedule, number: int, last: int, trained: int) -> Iterator[tuple[int, int, list[int]]]:
+    """Yield the clients that have begun before a step and have not trained: the step that takes them in, their version, ids.
+
+    Parameters
+    ----------
+    last
+        Server steps of the run; clients that no step of these takes in are left out.
+    trained
+        All clients have trained that began from versions up to this.
+    """
+    for step in schedule.known(number, last):
+        for version in sorted({visit.version for visit in step.visits if visit.version > trained}):
+            yield step.number, version, [visit.client for visit in step.visits if visit.version == version]
+
+
 class Buffered:
     """What lasts from step to step: states from which clients have begun, and the results of those who wait for their step.
 
@@ -43,20 +74,7 @@ class Buffered:
     @classmethod
     def of(cls, config: Config, draw: Draw, executor: Executor) -> Buffered:
         """Return the state of a run with section ``buffer`` before its first step."""
-        assert config.buffer is not None
-        delay, able_N = draw.sampling.delay, draw.sizes_N > 0
-        times: VisitTimes = EqualDevices(able_N) if draw.devices is None else draw.devices
-        if delay.seconds_per_example:
-            times = DelayedDevices(able_N, delay, config.seed, draw.work_N)
-        schedule = BufferedSchedule(
-            config.buffer,
-            draw.sampling,
-            config.seed,
-            draw.sizes_N,
-            times,
-            has_clock=draw.devices is not None or delay.seconds_per_example > 0,
-        )
-        return cls(schedule, draw, executor, config.rounds)
+        return cls(schedule_of(config, draw), draw, executor, config.rounds)
 
     def first_group(self) -> tuple[int, ...]:
         """Return the largest work group of the clients that begin from the initial state; of several, the first."""
@@ -96,18 +114,13 @@ class Buffered:
 
     def to_train(self, number: int) -> list[WorkGroup]:
         """Return the groups to train before a step: none if all that it takes in have trained, else all that have begun."""
-        if all(visit.version <= self._trained for visit in self._schedule.step(number).visits):
-            return []
-        return self._groups(number)
+        return self._groups(number) if needs_training(self._schedule, number, self._trained) else []
 
     def _groups(self, number: int) -> list[WorkGroup]:
         """Cut the untrained clients into groups, apart by the step that takes them in and the version they begin from."""
         groups: list[WorkGroup] = []
-        for step in self._schedule.known(number, self._last):
-            for version in sorted({visit.version for visit in step.visits if visit.version > self._trained}):
-                order = [visit.client for visit in step.visits if visit.version == version]
-                rest = self._draw.group_size, self._draw.work_N, step.number
-                groups += self._executor.groups(version, order, *rest)
+        for step, version, order in begun(self._schedule, number, self._last, self._trained):
+            groups += self._executor.groups(version, order, self._draw.group_size, self._draw.work_N, step)
         return groups
 
     def hold(self, trained: TrainedGroup) -> None:

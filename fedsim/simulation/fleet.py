@@ -8,7 +8,7 @@ import numpy as np
 
 from clients.budget import population_of
 from clients.spec import WorkerSpec
-from clients.training.local_job import Parts, num_trained, sees_all
+from clients.training.local_job import Parts, num_processed, sees_all
 from fedsim.configuration.schema import Config
 from fedsim.core.compression.blocks import Blocks
 from fedsim.core.compression.codec import Plain
@@ -54,7 +54,7 @@ def visit_cost(config: Config, spec: WorkerSpec, full: VectorLayout, layers: tup
     client, sizes_N, depth = config.client, spec.train_sizes, full.geometry.num_layers
     lowest = _lowest(spec, full, layers)
     mean_N = _mean_tokens(spec)
-    work_N = _of_sizes(lambda size: num_trained(client, size), sizes_N) * mean_N
+    work_N = _of_sizes(lambda size: num_processed(client, size), sizes_N) * mean_N
     cached_N = _of_sizes(lambda size: sees_all(client, size), sizes_N).astype(bool) & spec.caches(layers)
     searched = client.optimizer.kind == "cma_es"
     candidates = population_of(client.optimizer, spec.exchanged(full, layers).size)

@@ -190,7 +190,7 @@ class Journal:
         self._best.note(self.totals.selected_round)
         run.folder.round_record(record.row())
         if run.config.tracking.client_records:
-            run.folder.client_records(done.round, done.reports, done.plan.visits)
+            run.folder.client_records(done.round, done.reports, done.plan.telling_visits)
         for name, clients in (("absent", done.plan.absent), ("late", done.plan.late)):
             if clients:
                 run.folder.event(name, round=done.round, clients=clients)

@@ -31,6 +31,11 @@ class BufferedStep(Step):
     under_way: tuple[int, ...] = ()
     """Versions from which clients have begun that this step and those before it do not take in, ascending."""
 
+    @property
+    def telling_visits(self) -> tuple[Visit, ...]:
+        """The visits, which began from several versions."""
+        return self.visits
+
 
 @dataclass(frozen=True)
 class _Journey:

@@ -155,6 +155,14 @@ class Devices:
         missed = None if last is None else round - last
         return float(self.seconds_N(round, missed)[client])
 
+    def seconds_K(self, clients_K: np.ndarray, round: int, last_K: np.ndarray) -> np.ndarray:
+        """Return how long visits of some clients take; ``last_K``: as for :meth:`seconds`, -1 for a first visit."""
+        found_K = np.empty(len(clients_K))
+        for last in np.unique(last_K).tolist():
+            chosen_K = last_K == last
+            found_K[chosen_K] = self.seconds_N(round, None if last < 0 else round - last)[clients_K[chosen_K]]
+        return found_K
+
     def seconds_N(self, round: int, missed: int | None = 1) -> np.ndarray:
         """Return how long a visit of each client takes that was last here ``missed`` rounds before, or (None) never."""
         key = missed is None, *self.cost.travel(round, missed)

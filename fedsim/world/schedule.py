@@ -53,6 +53,11 @@ class Step:
         """Clients whose results the step takes in, in draw order."""
         return tuple(visit.client for visit in self.visits)
 
+    @property
+    def telling_visits(self) -> tuple[Visit, ...]:
+        """The visits, if they say more than that all began with the step: none without simulated devices."""
+        return () if self.waited_seconds is None else self.visits
+
 
 class Schedule(Protocol):
     """The visits of all server steps."""

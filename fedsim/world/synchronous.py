@@ -35,19 +35,24 @@ class _Clock:
 
     number: int = 0
     seconds: float = 0.0
-    last: dict[int, int] = field(default_factory=dict)
-    """The step of each client's last visit, from which it has a frozen-layer cache and that step's state."""
+    last_N: np.ndarray | None = None
+    """The step of each client's last visit, from which it has a frozen-layer cache and that step's state; -1 for none."""
     steps: dict[int, Step] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class _Journey:
-    """A client that was drawn: when it begins, and when its result arrives or it is lost."""
+class _Drawn:
+    """Clients that were drawn, in draw order: when each begins, and when its result arrives or it is lost."""
 
-    client: int
-    began: float
-    ends: float
-    lost: bool
+    clients_K: np.ndarray
+    began_K: np.ndarray
+    ends_K: np.ndarray
+    lost_K: np.ndarray
+
+    def visits(self, chosen_K: np.ndarray, number: int) -> tuple[Visit, ...]:
+        """Return the visits of some of them."""
+        columns = (column[chosen_K].tolist() for column in (self.clients_K, self.began_K, self.ends_K))
+        return tuple(Visit(client, number, began, ends) for client, began, ends in zip(*columns, strict=True))
 
 
 class Synchronous:
@@ -139,26 +144,26 @@ class Synchronous:
         opened, waited = began, 0.0
         for _ in range(_TRIES):  # until a result arrives
             drawn = self._drawn(number, opened, tried)
-            last = max(journey.began for journey in drawn)
-            taken, late, ended = self._taken(drawn, last)
+            last = float(drawn.began_K.max())
+            taken_K, late_K, ended = self._taken(drawn, last)
             waited, opened = waited + min(last, ended) - opened, ended
-            lost |= {journey.client for journey in drawn if journey.lost and journey not in late}
-            tried |= {journey.client for journey in drawn}
-            if taken:
+            lost.update(drawn.clients_K[drawn.lost_K & ~late_K].tolist())
+            tried.update(drawn.clients_K.tolist())
+            if taken_K.any():
                 break
         else:
             raise ConfigError(
                 f"round {number + 1}: in {_TRIES} draws no client's result has arrived before it went out of reach; give "
                 "devices that are faster or longer in reach (world.devices), or less work (client.epochs, client.steps)"
             )
-        visits = tuple(Visit(each.client, number, each.began, each.ends) for each in taken)
-        left_out = tuple(each.client for each in late)
-        lost -= {each.client for each in (*taken, *late)}
-        self._clock.last.update({each.client: number for each in taken})
+        taken, late = drawn.clients_K[taken_K], tuple(drawn.clients_K[late_K].tolist())
+        lost.difference_update(taken.tolist(), late)
+        self._last_N()[taken] = number
         small = self._devices.too_small
-        return Step(number, visits, tuple(sorted(lost)), left_out, small, began, opened, waited, opened - began)
+        visits = drawn.visits(taken_K, number)
+        return Step(number, visits, tuple(sorted(lost)), late, small, began, opened, waited, opened - began)
 
-    def _drawn(self, number: int, now: float, tried: set[int]) -> list[_Journey]:
+    def _drawn(self, number: int, now: float, tried: set[int]) -> _Drawn:
         """Draw a cohort at a time: among the clients in reach, and, where they are too few, the next ones that are."""
         assert self._devices is not None
         devices, sampling = self._devices, self._sampling
@@ -169,36 +174,42 @@ class Synchronous:
         pool_N[list(tried)] = False
         starts_N, ends_N = devices.reach_N(now)
         here_N = pool_N & (starts_N <= now)
-        order = [int(client) for client in self._selection.draw(number, many, here_N, self.losses)]
-        if len(order) < many:
+        order_K = self._selection.draw(number, many, here_N, self.losses)
+        if len(order_K) < many:
             coming = np.flatnonzero(pool_N & ~here_N)
             coming = coming[np.argsort(starts_N[coming], kind="stable")]
-            order += [int(client) for client in coming[: many - len(order)]]
-        gone = set(in_reach(order, sampling.dropout, self._seed, number)[1])
-        journeys = []
-        for client in order:
-            began, leaves = float(starts_N[client]), float(ends_N[client])
-            arrives = began + devices.seconds(client, number, last=self._clock.last.get(client))
-            leaves = began if client in gone else leaves
-            journeys.append(_Journey(client, began, min(arrives, leaves), leaves < arrives))
-        return journeys
+            order_K = np.concatenate([order_K, coming[: many - len(order_K)]])
+        began_K, leaves_K = starts_N[order_K], ends_N[order_K]
+        if sampling.dropout:
+            gone = in_reach(order_K.tolist(), sampling.dropout, self._seed, number)[1]
+            leaves_K = np.where(np.isin(order_K, gone), began_K, leaves_K)
+        arrives_K = began_K + devices.seconds_K(order_K, number, self._last_N()[order_K])
+        return _Drawn(order_K, began_K, np.minimum(arrives_K, leaves_K), leaves_K < arrives_K)
 
-    def _taken(self, drawn: list[_Journey], last: float) -> tuple[list[_Journey], list[_Journey], float]:
-        """Return the clients that the step takes, those that it does not wait for, and when it ends.
+    def _last_N(self) -> np.ndarray:
+        if self._clock.last_N is None:
+            self._clock.last_N = np.full(len(self._sizes_N), -1, dtype=np.int64)
+        return self._clock.last_N
+
+    def _taken(self, drawn: _Drawn, last: float) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return which clients the step takes, which it does not wait for, and when it ends.
 
         It takes the first answers up to a cohort, at least one, and none behind the deadline.
         """
+        ends_K, wanted = drawn.ends_K, self._sampling.clients_per_round
+        taken_K = np.zeros(len(ends_K), dtype=bool)
         deadline = last + (self._world.deadline_seconds or math.inf)
-        arriving = sorted((each for each in drawn if not each.lost), key=lambda each: each.ends)
-        if not arriving:
-            return [], [], max(each.ends for each in drawn)
-        first = arriving[: self._sampling.clients_per_round]
-        chosen = [each for each in first if each.ends <= deadline] or first[:1]
-        ends = chosen[-1].ends
-        if len(chosen) < self._sampling.clients_per_round:  # it waits for all that may still come
-            ends = max(ends, min(deadline, max(each.ends for each in drawn)))
-        taken = [each for each in drawn if each in chosen]
-        return taken, [each for each in drawn if each not in taken and (not each.lost or each.ends > ends)], ends
+        arriving = np.flatnonzero(~drawn.lost_K)
+        if not len(arriving):
+            return taken_K, taken_K, float(ends_K.max())
+        first = arriving[np.argsort(ends_K[arriving], kind="stable")][:wanted]
+        in_time = first[ends_K[first] <= deadline]
+        chosen = in_time if len(in_time) else first[:1]
+        taken_K[chosen] = True
+        ended = float(ends_K[chosen[-1]])
+        if len(chosen) < wanted:  # it waits for all that may still come
+            ended = max(ended, min(deadline, float(ends_K.max())))
+        return taken_K, ~taken_K & (~drawn.lost_K | (ends_K > ended)), ended
 
 
 def _check_enough(sampling: SamplingConfig, sizes_N: np.ndarray, devices: Devices) -> None:

@@ -30,6 +30,11 @@ REFUSED = {
     "deadline": ({"world": {"devices": {}, "deadline_seconds": 2.0}}, "world.deadline_seconds: no step waits"),
     "over-selection": ({"world": {"devices": {}, "over_selection": 0.3}}, "world.over_selection: no step waits"),
     "tiers": ({"world": {"devices": {}}, "sampling": {"kind": "tiers"}}, "set sampling.kind=uniform"),
+    "compressed downloads": ({"compression": {"down": {"kind": "int8"}}}, "set compression.down.kind=none"),
+    "packed downloads": (
+        {"compression": {"up": {"kind": "int8"}, "lossless": "zstd"}},
+        "compression.lossless=zstd, which also packs what devices receive",
+    ),
     "dropping the only one": (
         {"buffer": {"size": 1, "concurrency": 2}, "client": {"on_failure": "drop"}},
         "set buffer.size=2 or more",
@@ -49,6 +54,10 @@ def test_what_is_not_defined_is_refused(name):
 def test_methods_that_read_the_mean_alone_are_taken(kind):
     config = make_tiny(server={"kind": kind}, **BUFFER)
     assert (config.clients_per_step, config.buffer_size) == (2, 2)
+
+
+def test_what_clients_send_may_be_compressed():
+    assert make_tiny(**FEDAVG, **BUFFER, compression={"up": {"kind": "int8"}}).downlink is None
 
 
 def test_fedpeptao_without_control_and_metric_reads_the_mean_alone():

@@ -5,16 +5,16 @@ import pytest
 
 from fedsim.display.figure import DPI
 from fedsim.scaling.accounting import ActorSeconds, RoundTimes
-from fedsim.scaling.picture import write_pictures
+from fedsim.scaling.picture import plot_time, write_pictures
 from fedsim.scaling.points import Point
 from fedsim.scaling.records import Round, Run
 from fedsim.scaling.summary import summarise
 
 
-def run(clients, cohort, actors, seconds, rounds=3):
+def run(clients, cohort, actors, seconds, rounds=3, simulated=None):
     parts = ActorSeconds(*(actors * seconds * share for share in (0.6, 0.2, 0.05, 0.05, 0.06, 0.04)))
     times = RoundTimes(seconds, 0.7 * seconds, 0.05 * seconds, 0.2 * seconds, (), actors)
-    each = [Round(number, times, parts, cohort, 8 * cohort, 10**6, 10**6) for number in range(1, rounds + 1)]
+    each = [Round(number, times, parts, cohort, 8 * cohort, 10**6, 10**6, simulated) for number in range(1, rounds + 1)]
     memory = {"driver": 5 * 10**8, "workers": [4 * 10**8] * actors, "server": 10**8}
     return Run(Point(clients, cohort, actors), 1, actors, tuple(each), 9.0, 1.0, memory, {})
 
@@ -55,6 +55,12 @@ def test_there_is_a_picture_wherever_the_points_allow_one(tmp_path, name):
     assert compute / evaluation == pytest.approx(3, rel=0.1)
     assert share_of(shown["round_time"], "#0072B2") > 0
     assert not list(tmp_path.glob(".*"))
+
+
+def test_with_a_clock_simulated_time_stands_below_wall_time(tmp_path):
+    runs = [run(clients, 10, 1, 0.001 * clients, simulated=60.0 * clients) for clients in (10, 1000)]
+    written = plot_time(summarise(runs, [], []).points, tmp_path / "time.png")
+    assert pixels(written).shape[0] == round(10.8 * DPI)
 
 
 def test_nothing_is_drawn_of_nothing(tmp_path):

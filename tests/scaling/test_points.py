@@ -59,6 +59,22 @@ def test_more_actors_than_cpus_are_noted(tiny_file):
     assert found.notes == ("4 actors share 2 CPUs, 0.5 each: more actors than CPUs cannot show what more CPUs would",)
 
 
+BUFFERED = ("sampling.clients_per_round=", "server.kind=fedavg", "buffer.size=2", "buffer.concurrency=5")
+
+
+def test_the_cohort_of_a_buffered_study_is_what_a_step_takes_in(tiny_file):
+    """As many train at a time in proportion as in the config; where there are not so many clients, the point is left out."""
+    found = points(tiny_file, *BUFFERED, cohorts=[1, 2, 4])
+    sizes = [(point.clients, config.buffer.size, config.buffer.concurrency) for point, config in found.configs.items()]
+    assert sizes == [(6, 1, 2), (6, 2, 5), (12, 1, 2), (12, 2, 5), (12, 4, 10)]
+    assert found.notes == (
+        "--cohort takes the place of buffer.size=2; buffer.concurrency stays 2.5 times as much",
+        "left out: 10 clients that train at a time, where there are only 6",
+    )
+    (point,) = points(tiny_file, *BUFFERED, clients=[7]).configs
+    assert point == Point(7, 2, "pool")
+
+
 REFUSED = {
     "no point left": (ConfigError, (), {"cohorts": [13, 40]}, r"every cohort \(13 clients .* --clients 6,12"),
     "clients as override": (ConfigError, ("partition.clients=3",), {}, "--clients sets this"),

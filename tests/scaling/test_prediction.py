@@ -9,9 +9,10 @@ from support import TINY, merged
 from fedsim import Config
 from fedsim.core.errors import ConfigError
 from fedsim.scaling.accounting import RoundTimes, account
-from fedsim.scaling.cost_model import CostModel, Measured, Work, busiest, work_of
+from fedsim.scaling.cost_model import CostModel, Measured, Work, busiest
+from fedsim.scaling.planned import Plans
 from fedsim.scaling.points import Point, parse_predicted
-from fedsim.scaling.prediction import Draws, Predictions, predict
+from fedsim.scaling.prediction import Predictions, predict
 from fedsim.scaling.records import Round, Run
 
 LOADS = st.lists(st.integers(0, 50), min_size=1, max_size=30)
@@ -44,6 +45,15 @@ def test_costs_that_made_the_times_are_found_and_carry_beyond_them():
     assert model.seconds(far) == pytest.approx(measured(far, train, rest).seconds)
 
 
+def test_a_point_that_was_disturbed_moves_the_costs_little():
+    train, rest = (0.01, 0.03, 0.002), (0.02, 0.001, 0.1)
+    works = [Work(float(g), 40.0 * g, 10.0 * g, n) for g, n in ((1, 2), (2, 1), (3, 2), (4, 1), (6, 2), (8, 1))]
+    points = [measured(work, train, rest) for work in works]
+    points[2] = Measured(works[2], 6 * points[2].train, 6 * points[2].rest)
+    far = Work(100.0, 4000.0, 1000.0, 2)
+    assert CostModel.fit(points).seconds(far) == pytest.approx(measured(far, train, rest).seconds, rel=0.05)
+
+
 def test_no_cost_is_negative():
     """A round of much work that was quicker by chance does not make work cost less than nothing."""
     works = [Work(1.0, 10.0 * k, 10.0, 1) for k in (1, 2, 3)]
@@ -67,10 +77,10 @@ def test_what_is_no_point_is_refused_with_an_example(text):
 def run_of(point, train, rest):
     """Return a run whose times are those of known costs, in the rounds after the first."""
     config = Config(**merged(TINY, {"executor": "local", "rounds": 3, **point_keys(point)}))
-    draw = Draws().of(config)
+    plan = Plans().of(config, ())
     rounds = []
     for number in range(3):
-        made = measured(work_of(draw, [number], point.actors), train, rest)
+        made = measured(plan.work([number], point.actors), train, rest)
         times = RoundTimes(made.seconds, made.train, made.rest, 0.0, (), point.actors)
         rounds.append(Round(number + 1, times, account(times), point.cohort, 0, 0, 0))
     return config, Run(point, 1, point.actors, tuple(rounds), 0.0, 0.0, {}, {})

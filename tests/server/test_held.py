@@ -106,6 +106,11 @@ def test_what_is_refused():
         buffered.apply(1, (1,), one)
 
 
+def test_methods_that_broadcast_more_than_the_vector_have_no_earlier_versions():
+    with pytest.raises(ValueError, match="of which only the vector is kept"):
+        Server(METHODS["scaffold"](), np.zeros(SIZE), (0,), 1.0, staleness_exponent=0.5)
+
+
 def test_a_change_that_is_not_finite_is_left_out_whatever_it_began_from():
     good, bad = update(3, (1,), [np.ones(SIZE)]), update(2, (4,), [np.full(SIZE, np.nan)])
     now_F, kept = np.zeros(SIZE), {2: np.ones(SIZE)}

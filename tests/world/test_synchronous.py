@@ -5,11 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clients.config import ClientConfig
+from clients.training.local_job import batches, num_processed
 from fedsim.core.errors import ConfigError
 from fedsim.core.messages import ClientFailure, ClientReport
 from fedsim.world.availability import Always
 from fedsim.world.config import AvailabilityConfig, DevicesConfig, WorldConfig
-from fedsim.world.cost import VisitCost, layer_share
+from fedsim.world.cost import Downloads, VisitCost, layer_share
 from fedsim.world.devices import Devices, Hardware
 from fedsim.world.synchronous import Synchronous
 from fedsim.world.utility import Losses
@@ -264,3 +266,27 @@ def test_stragglers_are_so_many_and_so_slow():
     )
     ratio = plain.tokens_per_second_N / slow.tokens_per_second_N
     assert sorted(ratio.tolist()) == [1.0] * 18 + [10.0] * 6
+
+
+@given(st.integers(0, 20), st.integers(1, 6), st.integers(1, 9), st.booleans())
+def test_a_visit_processes_the_examples_of_its_batches(size, batch_size, count, by_steps):
+    """A pass may end with a smaller batch, so so many steps are not so many times a whole batch."""
+    config = ClientConfig(
+        batch_size=batch_size, **({"steps": count, "epochs": None} if by_steps else {"epochs": count})
+    )
+    if size:
+        found = batches(config, size, np.random.default_rng(0))
+        assert num_processed(config, size) == sum(len(batch) for _, batch in found)
+    else:
+        assert num_processed(config, size) == 0
+
+
+def test_visits_of_many_clients_take_what_each_takes_alone():
+    """Where downloads are compressed, a visit's length depends on when the client was last here, if it ever was."""
+    cost = VisitCost(*(getattr(COST, name) for name in ("tokens_N", "first_tokens_N", "bytes_down", "bytes_up")), 0.0,
+                     Downloads(4_000_000, 700_000, 1, 100))  # fmt: skip
+    devices = Devices.of(DevicesConfig(), 3, cost, SIZES)
+    last_N = np.arange(CLIENTS) % 9 - 1
+    found = devices.seconds_K(np.arange(CLIENTS)[::-1], 8, last_N[::-1])
+    alone = [devices.seconds(client, 8, last=None if last < 0 else int(last)) for client, last in enumerate(last_N)]
+    assert found.tolist() == alone[::-1] and len(set(alone)) == CLIENTS

@@ -105,6 +105,40 @@ def test_traces_read_back(tmp_path_factory, edges, suffix):
     assert held(found, len(pairs), 0) == [(pairs[client], last) for client in range(len(pairs))]
 
 
+LINES = [
+    "device, available_from,available_until ,trace_seconds",
+    "a, 10,50,2_00",
+    "b,.5,3e1,100",
+    " a ,60.25,1e2,",
+    "c,,,100",
+]
+WRITTEN = {
+    "as Python writes": "\n".join(LINES),
+    "Windows": "\ufeff" + "\r\n".join(LINES) + "\r\n",
+    "quoted": "\n".join(",".join(f'"{cell}"' for cell in line.split(",")) for line in LINES),
+    "old Mac": "\r".join(LINES),
+}
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+def test_the_same_rows_are_read_however_they_are_written(tmp_path, how):
+    path = tmp_path / "t.csv"
+    path.write_text(WRITTEN[how], encoding="utf-8", newline="")
+    assert sorted(held(read_recorded(world(traces=path)).traces, 3, 7)) == sorted(DAYS.values())
+
+
+@pytest.mark.parametrize("kind", [pa.dictionary(pa.int8(), pa.string()), pa.large_string(), pa.int32()])
+def test_ids_of_any_type_are_in_the_order_of_their_first_rows(tmp_path, kind):
+    names = ["7", "3", "7", "5"]
+    ids = pa.array(names).cast(pa.int32()) if kind == pa.int32() else pa.array(names).cast(kind)
+    if pa.types.is_dictionary(kind):  # entries in another order than rows, and one without any
+        ids = pa.DictionaryArray.from_arrays(pa.array([3, 2, 3, 1], pa.int8()), pa.array(["9", "5", "3", "7"]))
+    pq.write_table(pa.table({**TRACES, "device": ids}), tmp_path / "t.parquet")
+    found = read_recorded(world(traces=tmp_path / "t.parquet")).traces
+    assert list(found.owners.ids) == ["7", "3", "5"]
+    assert sorted(held(found, 3, 7)) == sorted(DAYS.values())
+
+
 def test_devices_of_a_file_replace_what_is_drawn_where_they_say_so(tmp_path):
     columns = {
         "client": [1, 0],
@@ -150,6 +184,10 @@ WRONG = {
         f"{HEAD}\na,5,5\n": "t.csv: line 2: the interval of a from 5 to 5 seconds does not end after",
         f"{HEAD}\na,0,9\na,1,3\n": "t.csv: line 3: the interval of a from 1 to 3 seconds overlaps",
         f"{HEAD},trace_seconds\na,0,9,8\n": "line 2: the interval of a from 0 to 9 seconds ends after",
+        f"{HEAD}\na,0,1\n\na,2,3\n": "t.csv: line 3: has 0 cells, but the header has 3 columns",
+        f'{HEAD}\n"a"b,0,1\n': "t.csv is not a CSV file in UTF-8",
+        "device,device,available_from\na,0,1\n": "t.csv: line 1: a column is named twice",
+        f"{HEAD},trace_seconds\na,0,9,10\na,10,11,12\n": "line 2: trace_seconds is '10', but must be the same in all rows",
         f"{HEAD}\na,0\n": "t.csv: line 2: has 2 cells, but the header has 3 columns",
         f"{HEAD}\na,,\n": "no interval in which a device is in reach",
         "client,available_from,available_until\n1.5,0,1\n": "t.csv: line 2: client is '1.5', but must be a client's number",

@@ -26,6 +26,7 @@ from fedsim.display.page.parts import (
 from fedsim.display.page.render import render
 from fedsim.display.page.small import as_figure, legend_above, small
 from fedsim.display.page.swatches import line, patch
+from fedsim.display.report import format_seconds
 from fedsim.display.sheet import Sheet
 from fedsim.scaling.accounting import Efficiency
 from fedsim.scaling.picture import (
@@ -33,6 +34,7 @@ from fedsim.scaling.picture import (
     draw_efficiency,
     draw_rate,
     draw_shares,
+    draw_simulated,
     draw_time,
     strong_key,
     time_series,
@@ -82,8 +84,10 @@ def _tiles(study: StudySummary) -> Iterator[tuple[str, str, str]]:
     if study.points:
         rounds = [each.seconds_round for each in study.points]
         yield str(len(study.points)), "points", f"{sum(each.rounds for each in study.points)} rounds measured"
-        yield format_round(min(rounds)), "fastest round", "median of a point"
-        yield format_round(max(rounds)), "slowest round", "median of a point"
+        yield format_round(min(rounds)), "fastest round", _usual(study)
+        yield format_round(max(rounds)), "slowest round", _usual(study)
+        if clock := [each.seconds_simulated for each in study.points if each.seconds_simulated is not None]:
+            yield format_seconds(max(clock)), "longest simulated round", "mean of a point"
     if study.failures:
         yield str(len(study.failures)), "failed runs", ""
 
@@ -107,6 +111,10 @@ def _sections(study: StudySummary, folder: str) -> Iterator[Section]:
     yield Section("versions", "Versions", (Facts(versions), config, again))
 
 
+def _usual(study: StudySummary) -> str:
+    return "mean of a point" if study.buffered else "median of a point"
+
+
 _READ = "Small dots are single rounds, hollow points first rounds with their warm-up. Both axes are logarithmic."
 
 
@@ -114,10 +122,14 @@ _READ = "Small dots are single rounds, hollow points first rounds with their war
 def _time_figures(points: Sequence[PointSummary]) -> Figures:
     label, series = time_series(points)
     made = []
-    for key, title, ylabel, draw in (
+    drawings = [
         ("round-time", "Wall time of a round", "wall time of a round", draw_time),
         ("rate", "Client updates per second", "client updates per second", draw_rate),
-    ):
+    ]
+    has_clock = any(each.seconds_simulated is not None for each in points)
+    if has_clock:
+        drawings.append(("simulated-time", "Simulated time of a round", "simulated time of a round", draw_simulated))
+    for key, title, ylabel, draw in drawings:
         figure, axes = small(label, ylabel)
         draw(axes, series)
         if len(series) == 1:
@@ -129,11 +141,13 @@ def _time_figures(points: Sequence[PointSummary]) -> Figures:
                 number_cell(point.seconds_round, "{:.4g}"),
                 number_cell(point.seconds_first_round, "{:.4g}"),
                 number_cell(point.client_updates_per_second, "{:.4g}"),
+                *([number_cell(point.seconds_simulated, "{:.4g}")] if has_clock else []),
             )
             for each in series
             for at, point in zip(each.at, each.points, strict=True)
         )
-        data = Table(title, (label, "series", "round (s)", "first round (s)", "client updates per second"), rows)
+        columns = (label, "series", "round (s)", "first round (s)", "client updates per second")
+        data = Table(title, (*columns, *(["simulated round (s)"] if has_clock else [])), rows)
         made.append(as_figure(figure, key, title, f"Against {label}.", data))
     legend = [Key(each.name, line(each.style["color"], (), each.style["marker"])) for each in series if each.name]
     return Figures(tuple(made), tuple(legend))

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,7 @@ def read_flhetbench(path: Path) -> RecordedTraces:
     if not isinstance(devices, list):
         raise DataError(f"{path}: must be a list of devices, as FLHetBench's are, not {type(devices).__name__}")
     ids: list[int | str] = []
-    counts, begins, periods = [], [], []
-    edges: list[float] = []
+    ready, begins, periods = [], [], []
     for number, device in enumerate(devices, 1):
         if not isinstance(device, dict):
             raise DataError(f"{path}: device {number}: must be a group of fields, not {shown(device)}")
@@ -44,12 +45,12 @@ def read_flhetbench(path: Path) -> RecordedTraces:
             raise DataError(
                 f"{path}: device {number}: trace_end is {end:g}, but must be more than trace_start, {begin:g}"
             )
-        own = _edges(path, number, _field(path, number, device, "ready_time"))
-        edges += own
+        ready.append(_field(path, number, device, "ready_time"))
         ids.append(number)
-        counts.append(len(own) // 2)
         begins.append(begin)
         periods.append(end - begin)
+    edges = _all_edges(path, ids, ready)
+    counts = list(map(len, ready))
     if not edges:
         raise DataError(f"{path} has no interval in which a device is in reach")
     owner_Z = np.repeat(np.arange(len(ids)), counts)
@@ -58,15 +59,25 @@ def read_flhetbench(path: Path) -> RecordedTraces:
     return traces_of(Owners(path, ids), *lists, lambda row: f"device {ids[int(owner_Z[row])]}: ready_time")
 
 
-def _edges(path: Path, number: int, ready: Any) -> list[float]:
-    """Return the ends of a device's intervals, one after the other."""
+def _all_edges(path: Path, ids: Sequence[int | str], ready: Sequence[Any]) -> list[float]:
+    """Return the ends of all devices' intervals, one after the other."""
+    if set(map(type, ready)) <= {list}:
+        pairs = list(chain.from_iterable(ready))
+        if set(map(type, pairs)) <= {list} and set(map(len, pairs)) <= {2}:
+            edges = list(chain.from_iterable(pairs))
+            if set(map(type, edges)) <= {int, float}:
+                return edges
+    for number, own in zip(ids, ready, strict=True):
+        _refuse_pairs(path, int(number), own)
+    raise AssertionError("one of them is no list of pairs of numbers")
+
+
+def _refuse_pairs(path: Path, number: int, ready: Any) -> None:
+    """Refuse a device whose intervals are not pairs of numbers."""
     if not isinstance(ready, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in ready):
         raise DataError(f"{path}: device {number}: ready_time must be a list of [from, until], not {shown(ready)}")
-    edges = [value for pair in ready for value in pair]
-    if not set(map(type, edges)) <= {int, float}:
-        wrong = next(value for value in edges if type(value) not in (int, float))
-        _seconds(path, number, "ready_time", wrong)
-    return edges
+    for value in chain.from_iterable(ready):
+        _seconds(path, number, "ready_time", value)
 
 
 def _field(path: Path, number: int, device: dict[str, Any], name: str) -> Any:

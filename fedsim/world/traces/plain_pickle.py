@@ -7,15 +7,21 @@ other: none that looks up a name, makes an object or calls anything.
 from __future__ import annotations
 
 import pickletools
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedsim.core.errors import DataError
 
 _MARK = object()
 _KINDS = {code.code: code.name for code in pickletools.opcodes}
+_FLOATS = re.compile(rb"(?:G.{8})+", re.DOTALL)
+"""Floats one after the other: each is its instruction and 8 bytes, and behind these is the next instruction."""
+_FLOAT = np.dtype([("instruction", "u1"), ("value", ">f8")])
 
 
 def read_plain_pickle(path: Path) -> Any:
@@ -96,8 +102,19 @@ class _Reader:
         line, self.at = self._data[self.at : end], end + 1
         return line
 
-    def _number(self, form: str) -> Any:
-        return struct.unpack(form, self._take(struct.calcsize(form)))[0]
+    def _number(self, form: struct.Struct) -> Any:
+        (number,) = form.unpack_from(self._data, self.at)
+        self.at += form.size
+        return number
+
+    def _push_floats(self) -> None:
+        """Push a float and all that follow it; files of traces hold little else."""
+        found = _FLOATS.match(self._data, self.at - 1)
+        if found is None:
+            raise IndexError
+        floats = np.frombuffer(self._data, _FLOAT, len(found[0]) // _FLOAT.itemsize, self.at - 1)
+        self.at = found.end()
+        self._stack += floats["value"].tolist()
 
     def _since_mark(self) -> list[Any]:
         stack = self._stack
@@ -156,6 +173,7 @@ def _as_dict(reader: _Reader) -> None:
     reader._set(items)
 
 
+_INT1, _INT2, _INT4, _UINT4, _UINT8 = (struct.Struct(form) for form in ("<B", "<H", "<i", "<I", "<Q"))
 _INSTRUCTIONS: dict[int, Callable[[_Reader], Any]] = {
     ord("\x80"): lambda r: r._take(1),  # PROTO
     ord("\x95"): lambda r: r._take(8),  # FRAME
@@ -172,26 +190,26 @@ _INSTRUCTIONS: dict[int, Callable[[_Reader], Any]] = {
     ord("\x88"): _push(lambda r: True),
     ord("\x89"): _push(lambda r: False),
     ord("I"): _Reader._push_int,
-    ord("J"): _push(lambda r: r._number("<i")),
-    ord("K"): _push(lambda r: r._number("<B")),
-    ord("M"): _push(lambda r: r._number("<H")),
+    ord("J"): _push(lambda r: r._number(_INT4)),
+    ord("K"): _push(lambda r: r._number(_INT1)),
+    ord("M"): _push(lambda r: r._number(_INT2)),
     ord("L"): _push(lambda r: int(r._line().rstrip(b"L"))),
-    ord("\x8a"): _push(lambda r: int.from_bytes(r._take(r._number("<B")), "little", signed=True)),
+    ord("\x8a"): _push(lambda r: int.from_bytes(r._take(r._number(_INT1)), "little", signed=True)),
     ord("F"): _push(lambda r: float(r._line())),
-    ord("G"): _push(lambda r: r._number(">d")),
+    ord("G"): _Reader._push_floats,
     ord("V"): _push(lambda r: r._line().decode("raw-unicode-escape")),
-    ord("X"): _push(lambda r: r._take(r._number("<I")).decode("utf-8", "surrogatepass")),
-    ord("\x8c"): _push(lambda r: r._take(r._number("<B")).decode("utf-8", "surrogatepass")),
-    ord("\x8d"): _push(lambda r: r._take(r._number("<Q")).decode("utf-8", "surrogatepass")),
+    ord("X"): _push(lambda r: r._take(r._number(_UINT4)).decode("utf-8", "surrogatepass")),
+    ord("\x8c"): _push(lambda r: r._take(r._number(_INT1)).decode("utf-8", "surrogatepass")),
+    ord("\x8d"): _push(lambda r: r._take(r._number(_UINT8)).decode("utf-8", "surrogatepass")),
     ord("S"): _Reader._push_quoted,
-    ord("U"): _push(lambda r: r._take(r._number("<B")).decode("ascii")),
-    ord("T"): _push(lambda r: r._take(r._number("<i")).decode("ascii")),
+    ord("U"): _push(lambda r: r._take(r._number(_INT1)).decode("ascii")),
+    ord("T"): _push(lambda r: r._take(r._number(_INT4)).decode("ascii")),
     ord("p"): lambda r: r._put(int(r._line())),
-    ord("q"): lambda r: r._put(r._number("<B")),
-    ord("r"): lambda r: r._put(r._number("<I")),
+    ord("q"): lambda r: r._put(r._number(_INT1)),
+    ord("r"): lambda r: r._put(r._number(_UINT4)),
     ord("\x94"): lambda r: r._put(len(r._memo)),
     ord("g"): _push(lambda r: r._memo[int(r._line())]),
-    ord("h"): _push(lambda r: r._memo[r._number("<B")]),
-    ord("j"): _push(lambda r: r._memo[r._number("<I")]),
+    ord("h"): _push(lambda r: r._memo[r._number(_INT1)]),
+    ord("j"): _push(lambda r: r._memo[r._number(_UINT4)]),
 }
 """The instructions of plain values, by their byte; all others are refused."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -51,7 +53,8 @@ def read_recorded(world: WorldConfig) -> Recorded:
             raise DataError(f"cannot read {path}, that world.devices names: {error.strerror or error}") from None
         if path.suffix not in readers:
             raise DataError(f"{path}: its name must end in one of {listed(filter(None, readers))}, or in nothing")
-        return readers[path.suffix](path)
+        with _no_collection():
+            return readers[path.suffix](path)
 
     devices = traces = None
     if config.file is not None:
@@ -61,3 +64,15 @@ def read_recorded(world: WorldConfig) -> Recorded:
         readers = dict.fromkeys(_TABLES, read_traces) | dict.fromkeys(_PICKLES, read_behaviour)
         traces = read(config.availability.file, "traces", {**readers, ".json": read_flhetbench})
     return Recorded(devices, traces, tuple(contents))
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Pause the cyclic garbage collector, which would scan the many lists that a file becomes again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -104,7 +104,7 @@ def traces_of(
     DataError
         If an interval is empty, reaches past its trace, or overlaps another one of its device.
     """
-    order = np.lexsort((starts_Z, owner_Z))
+    order = _in_order(owner_Z, starts_Z)
     owner_Z, starts_Z, ends_Z = owner_Z[order], starts_Z[order], ends_Z[order]
 
     def refuse(bad_Z: np.ndarray, what: str) -> None:
@@ -122,3 +122,11 @@ def traces_of(
     refuse(np.concatenate([[False], same_Z & (starts_Z[1:] < ends_Z[:-1])])[: len(order)], "overlaps the one before it")
     offsets_D1 = np.concatenate([[0], np.cumsum(np.bincount(owner_Z, minlength=len(owners.ids)))]).astype(np.int64)
     return RecordedTraces(owners, offsets_D1, starts_Z, ends_Z, periods_D)
+
+
+def _in_order(owner_Z: np.ndarray, starts_Z: np.ndarray) -> np.ndarray:
+    """Return the order by owner, then by beginning; most files have it already."""
+    owners, starts = np.diff(owner_Z), np.diff(starts_Z)
+    if ((owners > 0) | ((owners == 0) & (starts >= 0))).all():
+        return np.arange(len(owner_Z))
+    return np.lexsort((starts_Z, owner_Z))
