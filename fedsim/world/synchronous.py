@@ -16,6 +16,7 @@ from fedsim.core.errors import ConfigError
 from fedsim.core.messages import ClientReport
 from fedsim.world.config import WorldConfig
 from fedsim.world.devices import Devices
+from fedsim.world.enough import check_enough
 from fedsim.world.schedule import Step, Visit
 from fedsim.world.selection import Selection
 from fedsim.world.utility import Losses
@@ -77,8 +78,7 @@ class Synchronous:
         self.losses = Losses()
         self._clock = _Clock()
         if devices is not None:
-            _check_enough(sampling, sizes_N, devices)
-            self._check_over_selection(devices)
+            check_enough(sampling, self._world, None, devices.drawable)
 
     def learn(self, number: int, reports: Iterable[ClientReport]) -> None:
         """Take in what the clients of a step reported, if later steps depend on it."""
@@ -106,15 +106,6 @@ class Synchronous:
     @property
     def _drawn_at_once(self) -> int:
         return math.ceil(self._sampling.clients_per_round * (1.0 + self._world.over_selection))
-
-    def _check_over_selection(self, devices: Devices) -> None:
-        able, size, over = int(devices.able_N.sum()), self._sampling.clients_per_round, self._world.over_selection
-        if self._drawn_at_once > able:
-            right = math.floor(100 * (able / size - 1)) / 100
-            raise ConfigError(
-                f"world.over_selection={over:g} draws {self._drawn_at_once} clients for a round of {size}, but only {able} can "
-                f"be drawn; set world.over_selection={right:g} or less"
-            )
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
@@ -199,18 +190,3 @@ class Synchronous:
             ends = max(ends, min(deadline, max(each.ends for each in drawn)))
         taken = [each for each in drawn if each in chosen]
         return taken, [each for each in drawn if each not in taken and (not each.lost or each.ends > ends)], ends
-
-
-def _check_enough(sampling: SamplingConfig, sizes_N: np.ndarray, devices: Devices) -> None:
-    """Refuse a cohort that is larger than the clients that can be drawn."""
-    able, small = int(devices.able_N.sum()), len(devices.too_small)
-    if sampling.clients_per_round <= able:
-        return
-    holding = int((sizes_N > 0).sum())
-    found = f"only {able}" if able else "none"
-    right = f"set sampling.clients_per_round={able} or less, or give other devices" if able else "give other devices"
-    raise ConfigError(
-        f"sampling.clients_per_round is {sampling.clients_per_round}, but of the {holding} clients with training examples "
-        f"{found} can be drawn: the devices of {small} cannot hold the model ({devices.cost.needed_bytes / 1e9:.2f} GB, "
-        f"world.devices.needed_gigabytes), and {holding - small - able} are never in reach; {right}"
-    )
