@@ -19,6 +19,8 @@ from fedsim.core.messages import ClientState, GlobalState
 from fedsim.executors.base import Executor, Handle
 from fedsim.kept.computed import Computed
 from fedsim.records.checkpoint import Checkpoint
+from fedsim.records.devices import write_devices
+from fedsim.records.events import writing
 from fedsim.simulation.buffered import Buffered
 from fedsim.simulation.client_states import ClientStates
 from fedsim.simulation.context import RunContext
@@ -143,6 +145,8 @@ class Federation:
         if devices is not None:
             if new:
                 run.folder.event("too_small", round=0, clients=devices.too_small)
+                with writing(run.folder.devices):
+                    write_devices(run.folder.devices, devices)
             for sentence in devices.notes():
                 run.progress.note(sentence)
         draw = Draw.of(run.config, spec.train_sizes, devices)

@@ -161,6 +161,13 @@ class Devices:
         missed = None if last is None else round - last
         return float(self.seconds_N(round, missed)[client])
 
+    def phases(self, client: int, round: int, missed: int | None) -> tuple[float, float]:
+        """Return how long a visit receives, and how long it trains; what is left of its time it sends."""
+        own, (down, _) = self.hardware, self.cost.travel(round, missed)
+        tokens_N = self.cost.first_tokens_N if missed is None else self.cost.tokens_N
+        receiving = own.latency_seconds_N[client] + down / own.downlink_bytes_N[client]
+        return float(receiving), float(tokens_N[client] / own.tokens_per_second_N[client])
+
     def seconds_N(self, round: int, missed: int | None = 1) -> np.ndarray:
         """Return how long a visit of each client takes that was last here ``missed`` rounds before, or (None) never."""
         key = missed is None, *self.cost.travel(round, missed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -46,9 +47,15 @@ class _Journey:
     """A client that was drawn: when it begins, and when its result arrives or it is lost."""
 
     client: int
+    drawn: float
     began: float
     ends: float
     lost: bool
+    missed: int | None
+
+    def visit(self, number: int, outcome: Literal["taken", "late", "absent"]) -> Visit:
+        """Return what became of it in a step."""
+        return Visit(self.client, number, self.began, self.ends, self.drawn, self.missed, outcome)
 
 
 class Synchronous:
@@ -125,7 +132,7 @@ class Synchronous:
 
     def _with_devices(self, number: int, began: float) -> Step:
         assert self._devices is not None
-        lost: set[int] = set()
+        lost: list[_Journey] = []
         tried: set[int] = set()
         opened, waited = began, 0.0
         for _ in range(_TRIES):  # until a result arrives
@@ -133,7 +140,7 @@ class Synchronous:
             last = max(journey.began for journey in drawn)
             taken, late, ended = self._taken(drawn, last)
             waited, opened = waited + min(last, ended) - opened, ended
-            lost |= {journey.client for journey in drawn if journey.lost and journey not in late}
+            lost += [journey for journey in drawn if journey.lost and journey not in late]
             tried |= {journey.client for journey in drawn}
             if taken:
                 break
@@ -142,12 +149,15 @@ class Synchronous:
                 f"round {number + 1}: in {_TRIES} draws no client's result has arrived before it went out of reach; give "
                 "devices that are faster or longer in reach (world.devices), or less work (client.epochs, client.steps)"
             )
-        visits = tuple(Visit(each.client, number, each.began, each.ends) for each in taken)
+        visits = tuple(each.visit(number, "taken") for each in taken)
+        aside = tuple(each.visit(number, "absent") for each in lost) + tuple(
+            each.visit(number, "late") for each in late
+        )
         left_out = tuple(each.client for each in late)
-        lost -= {each.client for each in (*taken, *late)}
+        absent = {each.client for each in lost} - {each.client for each in (*taken, *late)}
         self._clock.last.update({each.client: number for each in taken})
-        small = self._devices.too_small
-        return Step(number, visits, tuple(sorted(lost)), left_out, small, began, opened, waited, opened - began)
+        rest = self._devices.too_small, began, opened, waited, opened - began, aside
+        return Step(number, visits, tuple(sorted(absent)), left_out, *rest)
 
     def _drawn(self, number: int, now: float, tried: set[int]) -> list[_Journey]:
         """Draw a cohort at a time: among the clients in reach, and, where they are too few, the next ones that are."""
@@ -169,9 +179,11 @@ class Synchronous:
         journeys = []
         for client in order:
             began, leaves = float(starts_N[client]), float(ends_N[client])
-            arrives = began + devices.seconds(client, number, last=self._clock.last.get(client))
+            last = self._clock.last.get(client)
+            arrives = began + devices.seconds(client, number, last=last)
             leaves = began if client in gone else leaves
-            journeys.append(_Journey(client, began, min(arrives, leaves), leaves < arrives))
+            missed = None if last is None else number - last
+            journeys.append(_Journey(client, now, began, min(arrives, leaves), leaves < arrives, missed))
         return journeys
 
     def _taken(self, drawn: list[_Journey], last: float) -> tuple[list[_Journey], list[_Journey], float]:
