@@ -34,7 +34,7 @@ from fedsim.display.label_plot import (
     stacked_bars,
 )
 from fedsim.display.score_plot import Scores, draw_scores
-from fedsim.display.timeline import draw_timeline
+from fedsim.display.timeline import draw_timeline, first_steps
 from fedsim.records.run_folder import RunFolder
 from fedsim.records.tables import read_columns
 
@@ -154,7 +154,7 @@ def plot_bytes(
 def plot_timeline(rounds: Columns, visits: Columns, path: Path, stamp: Stamp | None = None) -> Path | None:
     """Draw what simulated devices did in the first rounds, on the virtual clock; None without a clock."""
     figure, axes = new_figure("First rounds on the virtual clock", "", "client")
-    unit = draw_timeline(axes, rounds, visits)
+    unit = draw_timeline(axes, rounds, visits, first_steps(visits))
     if unit is None:
         return None
     axes.set_xlabel(f"virtual clock ({unit})")

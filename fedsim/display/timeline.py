@@ -12,8 +12,8 @@ from fedsim.display.figure import BLUE, FAINT, GREEN, GREY, INK, ORANGE, PINK, S
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ROUNDS, MOST_CLIENTS = 5, 40
-"""First rounds that are drawn, and devices at most."""
+MOST_VISITS, MOST_STEPS, MOST_CLIENTS = 40, 30, 40
+"""Visits from which no further steps are drawn, and steps and devices at most."""
 PHASES = (
     ("waits to be in reach", "drawn_seconds", "began_seconds", GREY),
     ("receives", "began_seconds", "received_seconds", SKY),
@@ -35,8 +35,7 @@ def draw_timeline(
     axes: Axes,
     rounds: Mapping[str, np.ndarray],
     visits: Mapping[str, np.ndarray],
-    *,
-    steps: int = ROUNDS,
+    steps: int,
     most: int = MOST_CLIENTS,
 ) -> str | None:
     """Draw the visits of the first server steps, a row for each device; return the unit of time, or None without a clock.
@@ -72,6 +71,12 @@ def draw_timeline(
     axes.set_xlim(0, 1.03 * last / factor)  # late results may arrive much later
     axes.grid(visible=False, axis="y")
     return unit
+
+
+def first_steps(visits: Mapping[str, np.ndarray]) -> int:
+    """Return how many of the first server steps make a picture, two at least."""
+    sizes = np.bincount(visits["round"].astype(np.int64))[1:]
+    return int(np.clip(np.searchsorted(np.cumsum(sizes), MOST_VISITS) + 1, 2, MOST_STEPS))
 
 
 def ends_of(rounds: Mapping[str, np.ndarray], steps: int) -> dict[int, float]:

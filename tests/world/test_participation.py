@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedsim.display.figure import new_figure
-from fedsim.display.timeline import draw_timeline
+from fedsim.display.timeline import draw_timeline, first_steps
 from fedsim.records.participation import by_label, by_speed, participation
 from fedsim.world.availability import Always
 from fedsim.world.cost import VisitCost
@@ -72,7 +72,7 @@ TIMED = {
 def test_the_timeline_draws_the_parts_of_the_first_visits_and_marks_those_that_do_not_count():
     rounds = {"round": np.array([0, 1, 2, 7]), "clock_seconds": np.array([np.nan, 10.0, 20.0, 101.0])}
     _, axes = new_figure("", "", "")
-    assert draw_timeline(axes, rounds, TIMED) == "seconds"
+    assert draw_timeline(axes, rounds, TIMED, 5) == "seconds"
     bars = {
         (round(bar.get_y() + bar.get_height() / 2), bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches
     }
@@ -86,4 +86,5 @@ def test_the_timeline_draws_the_parts_of_the_first_visits_and_marks_those_that_d
     assert points == {("|", 12.0, 0.0), ("X", 20.0, 3.0), ("x", 1.02 * 20.0, 2.0)}  # the late one at the edge
     assert axes.get_xlim() == (0.0, 1.03 * 20.0)
     nothing = {name: values[:0] for name, values in TIMED.items()}
-    assert draw_timeline(axes, rounds, nothing) is None
+    assert first_steps(TIMED) == 8 and first_steps({"round": np.repeat([1, 2, 3], 20)}) == 2
+    assert draw_timeline(axes, rounds, nothing, 5) is None

@@ -15,7 +15,7 @@ from fedsim.display.figure import BLUE, FAINT, GREY, drawn
 from fedsim.display.page.parts import Cell, Figure, Figures, Table, number_cell, text_cells, thinned, thinned_note
 from fedsim.display.page.small import as_figure, legend_above, small
 from fedsim.display.report import format_seconds
-from fedsim.display.timeline import draw_timeline, ends_of, rows_of, unit_of
+from fedsim.display.timeline import draw_timeline, ends_of, first_steps, rows_of, unit_of
 from fedsim.records.participation import PARTS, by_label, by_speed
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from fedsim.records.recorded_run import RecordedRun
 
-_VISITS, _STEPS, _ROWS = 40, 30, 18
-"""Of the timeline: visits from which no further steps are drawn, steps and devices at most."""
+_ROWS = 18
+"""Devices of the timeline, at most."""
 _SAMPLES = 160
 _LABELS = 16
 _WIDTH = 0.38
@@ -54,14 +54,13 @@ def _columns(table: object) -> dict[str, np.ndarray]:
 
 
 def _timeline(rounds: Columns, visits: Columns) -> Iterator[Figure]:
-    sizes = np.bincount(visits["round"].astype(np.int64))[1:]
-    steps = int(np.clip(np.searchsorted(np.cumsum(sizes), _VISITS) + 1, 2, _STEPS))
+    steps = first_steps(visits)
     if not (ends := ends_of(rounds, steps)):
         return
     shown = np.flatnonzero(visits["round"] <= steps)
     count = min(len(rows_of(visits, shown)), _ROWS)
     figure, axes = small("", "client", 1.2 + 0.155 * count)
-    unit = draw_timeline(axes, rounds, visits, steps=steps, most=_ROWS)
+    unit = draw_timeline(axes, rounds, visits, steps, _ROWS)
     axes.set_xlabel(f"virtual clock ({unit})")
     legend_above(axes, 2)
     names = ("drawn_seconds", "began_seconds", "received_seconds", "trained_seconds", "ended_seconds")
