@@ -157,7 +157,7 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _on_devices(summary: Mapping[str, Any]) -> dict[str, float]:
+def _on_devices(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return who took part in a run on simulated devices."""
     shares = summary.get("participation_by_speed") or [None]
     return {

@@ -191,8 +191,8 @@ class BufferedSchedule:
             arrives = self._seconds + self._times.seconds(client, version, last=last)
             leaves = float(leaves_N[client])
             ends = min(arrives, leaves)
-            times = (self._seconds, ends, self._seconds) if self._has_clock else (None, None, None)
-            visit = Visit(client, version, *times, None if last is None else version - last)
+            now, until = (self._seconds, ends) if self._has_clock else (None, None)
+            visit = Visit(client, version, now, until, now, None if last is None else version - last)
             heapq.heappush(self._flying, _Journey(ends, self._drawn, visit, leaves < arrives))
             self._free_N[client] = False
             self._under_way[version] += 1

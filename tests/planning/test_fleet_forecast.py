@@ -11,6 +11,7 @@ from support import make_tiny
 
 import fedsim
 from fedsim.core.errors import ConfigError
+from fedsim.display.page.run_page import run_page
 from fedsim.planning.command import print_plan
 from fedsim.planning.fleet_forecast import forecast
 from fedsim.planning.memory import estimate_memory
@@ -60,6 +61,7 @@ def test_the_steps_of_a_plan_are_those_of_the_run(tmp_path, name):
     assert found.traffic() == (rounds["bytes_down"].sum(), rounds["bytes_up"].sum())
     if name == "buffered":
         assert sorted(found.staleness().tolist()) == sorted(clients["staleness"].tolist())
+        assert 'id="staleness-title"' in run_page(fedsim.load_run(tmp_path / "run"))
 
 
 def test_times_are_the_most_that_they_may_be_where_scores_choose_layers(tmp_path):
