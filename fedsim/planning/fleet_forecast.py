@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -25,7 +24,7 @@ from fedsim.simulation.round import Draw
 from fedsim.simulation.short_rounds import short_round
 from fedsim.world.devices import Devices
 from fedsim.world.schedule import Step
-from fedsim.world.traces.read import Recorded, read_recorded
+from fedsim.world.traces.read import read_recorded
 
 _STEPS = 50
 """First server steps that are followed."""
@@ -90,15 +89,9 @@ def forecast(
     known = known_ahead(config, full)
     check_clients(config, sizes_N, recorded, work.needed_bytes(config, full, stand_in(config, full, least=True)))
     layers = stand_in(config, full)
-    made = _followed(config, work, full_devices(config, work, full, layers, recorded))
-    return replace(made, exact=counted and known is not None)
-
-
-def full_devices(config: Config, work: Work, full: Any, layers: tuple[int, ...], recorded: Recorded) -> Devices:
-    """Return the devices of a config that has some."""
     devices = devices_of(config, work, full, layers, recorded)
-    assert devices is not None, "checked by the caller"
-    return devices
+    assert devices is not None, "a config without devices has returned"
+    return replace(_followed(config, work, devices), exact=counted and known is not None)
 
 
 def _followed(config: Config, work: Work, devices: Devices) -> FleetForecast:
