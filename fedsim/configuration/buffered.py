@@ -103,7 +103,7 @@ def _more_than_the_mean(config: Config) -> str | None:
     if method.one_by_one:
         return f"buffer does not go with {method.in_turn}; {right}"
     for part in method.corrections:
-        names = dict.fromkeys((*part.reads, *part.kept, *part.tallies, *part.sums))
+        names = part.spoken((*part.reads, *part.kept, *part.tallies, *part.sums))
         if names:
             chosen = "" if config.client.correction == "auto" else f" with client.correction={config.client.correction}"
             return (

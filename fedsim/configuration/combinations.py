@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fedsim.configuration.buffered import check_buffered
 from fedsim.configuration.privacy_rules import check_privacy
+from fedsim.configuration.world_rules import check_devices, check_world
 from fedsim.core.compression.links import is_changed, problem_down, problem_up
 from fedsim.core.method import METHODS, check_names
 
@@ -29,8 +30,9 @@ def check_combinations(config: Config) -> None:
             f"partition.clients={partition.clients}; set "
             f"sampling.clients_per_round={partition.clients} or less"
         )
-    _check_world(config)
+    check_world(config)
     check_buffered(config)
+    check_devices(config)
     _check_method(config)
     _check_halves(config)
     _check_search(config)
@@ -74,23 +76,6 @@ def check_combinations(config: Config) -> None:
         )
     if config.data.source == "files" and config.data.path is None:
         raise ValueError("data.source=files needs data.path, a folder with train.* and validation.*")
-
-
-def _check_world(config: Config) -> None:
-    """Refuse what needs devices where there are none, and two clocks at once."""
-    sampling, devices = config.sampling, config.world.devices
-    if devices is None and sampling.kind in ("tiers", "oort"):
-        raise ValueError(f"sampling.kind={sampling.kind} chooses by the speed of devices; give world.devices")
-    if devices is not None and sampling.delay.seconds_per_example:
-        raise ValueError(
-            "sampling.delay simulates times of its own beside those of world.devices; leave one of them out, or set "
-            "sampling.delay.seconds_per_example=0"
-        )
-    if sampling.candidates is not None and sampling.candidates < sampling.clients_per_round:
-        raise ValueError(
-            f"sampling.candidates={sampling.candidates} is less than sampling.clients_per_round="
-            f"{sampling.clients_per_round}; set sampling.candidates={sampling.clients_per_round} or more"
-        )
 
 
 def _check_method(config: Config) -> None:

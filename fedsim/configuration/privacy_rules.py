@@ -38,8 +38,7 @@ def _server(config: Config) -> Iterator[str]:
         yield f"{because}, but server.kind={server.kind} takes clients one by one; {plain}"
     if config.tuner.exact:
         yield f"{because}, but tuner.exact=true needs each client's factors; set tuner.exact=false"
-    sums = [(part, name) for part in method.corrections for name in part.sums if name != VECTOR]
-    names = [part.words[name] for part, name in sums if name in part.words] or [name for _, name in sums]
+    names = [word for part in method.corrections for word in part.spoken(name for name in part.sums if name != VECTOR)]
     if method.combining is not None:
         yield f"{because}, but client.correction={chosen} {method.combining.combines}: sums that are not clipped; {plain}"
     if names:

@@ -141,7 +141,7 @@ class Correction:
     sums: tuple[str, ...] = ()
     """Sums over clients that it forms. If ``vector`` is among them, it replaces the sum of w_i P_i."""
     words: Mapping[str, str] = MappingProxyType({})
-    """Readable names for entries of ``down`` and ``up``, where the name itself is not clear."""
+    """Readable names of arrays, where the name itself is not clear: of ``down`` and ``up``, and in error messages."""
     needs: str = "arrays of the server"
     """What it reads, as worded in error messages."""
     kept_by: str = "another server.kind"
@@ -162,6 +162,11 @@ class Correction:
         """Whether it takes part in the steps of an optimizer that has gradients."""
         hooks = ("gradient", "step", "stepped")
         return any(getattr(type(self), hook) is not getattr(Correction, hook) for hook in hooks)
+
+    @classmethod
+    def spoken(cls, names: Iterable[str]) -> list[str]:
+        """Return readable names of arrays, each once."""
+        return list(dict.fromkeys(cls.words.get(name, name.replace("_", " ")) for name in names))
 
     def down(self, client: Any) -> tuple[str, ...]:
         """Return the vectors a real server would send a device besides the trained vector; may depend on section ``client``."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from fedsim.display.figure import BLUE, FAINT, GREEN, GREY, ORANGE
+from fedsim.display.timeline import unit_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,6 +83,27 @@ def draw_metric_by_bytes(axes: Axes, rounds: Columns, guessing: float | None = N
     return unit
 
 
+def draw_metric_by_clock(axes: Axes, rounds: Columns, guessing: float | None = None) -> tuple[float, str] | None:
+    """Draw the metrics against the virtual clock; return the unit's seconds and name, or None without a clock or metric."""
+    seconds = clock(rounds)
+    if not np.isfinite(seconds[1:]).any():
+        return None
+    factor, unit = unit_of(float(np.nanmax(seconds)))
+    drawn = [
+        _line(axes, seconds / factor, _sorted(rounds, column), name, style) for column, name, style in METRIC_LINES
+    ]
+    if not any(drawn):
+        return None
+    draw_chance(axes, guessing)
+    axes.set_xlim(left=0)
+    return factor, unit
+
+
+def clock(rounds: Columns) -> np.ndarray:
+    """Return the virtual clock at the end of each round: 0 before the first, NaN without a clock."""
+    return np.where(np.sort(rounds["round"]) == 0, 0.0, _sorted(rounds, "clock_seconds"))
+
+
 def traffic(rounds: Columns) -> np.ndarray:
     """Return the bytes that all clients have received and sent by the end of each round."""
     return np.nancumsum(_sorted(rounds, "bytes_up")) + np.nancumsum(_sorted(rounds, "bytes_down"))
@@ -125,8 +147,8 @@ def _round_axis(axes: Axes, x: Sequence[float] | np.ndarray) -> None:
     whole_numbers(axes)
 
 
-def whole_numbers(axes: Axes, most: int = 12) -> None:
-    """Let the x axis have whole numbers only."""
+def whole_numbers(axes: Axes, most: int = 12, axis: Literal["x", "y"] = "x") -> None:
+    """Let an axis have whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=most))
+    getattr(axes, f"{axis}axis").set_major_locator(MaxNLocator(integer=True, nbins=most))

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from fedsim.display.label_plot import (
     stacked_bars,
 )
 from fedsim.display.score_plot import Scores, draw_scores
-from fedsim.display.timeline import draw_timeline
+from fedsim.display.timeline import draw_timeline, first_steps
 from fedsim.records.run_folder import RunFolder
 from fedsim.records.tables import read_columns
 
@@ -85,9 +85,9 @@ def write_plots(
         pictures["metric.png"] = lambda path: plot_metric(rounds, path, metric, guessing, stamp)
         pictures["loss.png"] = lambda path: plot_loss(rounds, path, stamp)
         pictures["bytes.png"] = lambda path: plot_bytes(rounds, path, metric, guessing, stamp)
-        if folder.clients.exists() and np.isfinite(rounds.get("clock_seconds", np.array([]))).any():
-            visits, left_out = read_columns(folder.clients), [*folder.events("late"), *folder.events("absent")]
-            pictures["timeline.png"] = lambda path: plot_timeline(rounds, visits, left_out, path, stamp)
+        if folder.visits.exists():
+            visits = read_columns(folder.visits)
+            pictures["timeline.png"] = lambda path: plot_timeline(rounds, visits, path, stamp)
     if counts_NC is not None:
         names = class_names or [str(number) for number in range(counts_NC.shape[1])]
         pictures["label_distribution.png"] = lambda path: plot_label_distribution(counts_NC, names, path, stamp)
@@ -151,16 +151,10 @@ def plot_bytes(
 
 
 @drawn
-def plot_timeline(
-    rounds: Columns,
-    clients: Columns,
-    events: Sequence[Mapping[str, Any]],
-    path: Path,
-    stamp: Stamp | None = None,
-) -> Path | None:
-    """Draw who trained when in the first rounds, on the virtual clock; None without simulated devices."""
+def plot_timeline(rounds: Columns, visits: Columns, path: Path, stamp: Stamp | None = None) -> Path | None:
+    """Draw what simulated devices did in the first rounds, on the virtual clock; None without a clock."""
     figure, axes = new_figure("First rounds on the virtual clock", "", "client")
-    unit = draw_timeline(axes, rounds, clients, events)
+    unit = draw_timeline(axes, rounds, visits, first_steps(visits))
     if unit is None:
         return None
     axes.set_xlabel(f"virtual clock ({unit})")

@@ -142,7 +142,7 @@ class ControlVariates(Correction):
     reads = (CONTROL,)
     kept = (CONTROL,)
     sums = (CHANGE, CONTROL)
-    words = MappingProxyType({CONTROL: "control variate"})
+    words = MappingProxyType({CONTROL: "control variate", CHANGE: "control variate"})
     needs = "control variates"
     kept_by = "server.kind=scaffold or fedpeptao with server.control=true"
 

@@ -38,7 +38,13 @@ class Search(Correction):
     tallies = (WALKED,)
     positive = (DEVIATION,)
     sums = (VARIANCE, OF_MEAN, SQUARES)
-    words: Mapping[str, str] = {DEVIATION: "deviations"}
+    words: Mapping[str, str] = {
+        DEVIATION: "deviations",
+        WALKED: "steps",
+        VARIANCE: "variance",
+        OF_MEAN: "variance",
+        SQUARES: "squared steps",
+    }
     needs = "deviations"
     kept_by = "server.kind=fedbpt"
 

@@ -12,16 +12,20 @@ from fedsim.core.errors import ConfigError
 from fedsim.data.tasks import resolve_task
 from fedsim.executors.cluster.local_cluster import store_bytes
 from fedsim.executors.cluster.sizing import NodeResources
+from fedsim.planning.fleet_forecast import forecast
+from fedsim.planning.fleet_table import fleet_rows
 from fedsim.planning.machine import Machine, this_machine
 from fedsim.planning.memory import MemoryEstimate, estimate_memory
 from fedsim.planning.model_notes import model_notes
 from fedsim.planning.model_shape import model_shape
 from fedsim.planning.plan import PlanNode, make_plan
 from fedsim.planning.table import local_tables, plan_tables
+from fedsim.simulation.privacy import privacy_plan
 from server.sampling import cohort
 
 if TYPE_CHECKING:
     from fedsim.executors.cluster.nodes import ClusterNode
+    from fedsim.simulation.preparation import PartitionedData
 
 _NODE_SECONDS = 20.0
 
@@ -34,23 +38,27 @@ def print_plan(config: Config, console: Console) -> None:
     FedsimError
         If the run is not possible as configured; the message suggests one that is.
     """
-    config, examples = _settled(config)
+    config, data = _settled(config)
+    privacy_plan(config)  # refuses noise that cannot be found
     shape = model_shape(config.model)
     classes = len(resolve_task(config.data.task).labels)
+    examples = None if data is None else len(data.dataset.train) + len(data.dataset.validation)
     memory = None if shape is None else estimate_memory(config, shape, examples, classes)
-    notes = model_notes(config)
+    fleet = None if data is None else forecast(config, data, shape, memory)
+    notes = [*model_notes(config), *(() if fleet is None else fleet.warnings)]
+    rows = [] if fleet is None else fleet_rows(config, fleet)
     if config.executor == "local":
-        console.print(local_tables(config, memory, this_machine(), notes))
+        console.print(local_tables(config, memory, this_machine(), notes, rows))
         return
     nodes = _own_node(config, memory) if config.ray.address is None else _cluster(config)
     plan = make_plan(config, nodes, memory)
-    console.print(plan_tables(config, replace(plan, warnings=(*plan.warnings, *notes))))
+    console.print(plan_tables(config, replace(plan, warnings=(*plan.warnings, *notes)), rows))
 
 
-def _settled(config: Config) -> tuple[Config, int | None]:
-    """Return the config with its number of clients, and the number of examples, partitioned to check that this works.
+def _settled(config: Config) -> tuple[Config, PartitionedData | None]:
+    """Return the config with its number of clients, and the data, partitioned to check that this works.
 
-    The number of examples is None for hub data, which are not on this machine.
+    The data are None if they are the hub's, which are not on this machine.
     """
     if config.data.effective_source == "hub":
         if config.partition.clients is None:
@@ -60,10 +68,9 @@ def _settled(config: Config) -> tuple[Config, int | None]:
 
     config, read = settled(config)
     data = read or partition_data(config)
-    cohort(
-        config.sampling, config.seed, 0, data.shards.train_sizes
-    )  # refuses a cohort larger than the number of clients
-    return config, len(data.dataset.train) + len(data.dataset.validation)
+    sizes_N = data.shards.train_sizes
+    cohort(config.sampling, config.seed, 0, sizes_N)  # refuses a cohort larger than the number of clients
+    return config, data
 
 
 def _own_node(config: Config, memory: MemoryEstimate | None) -> list[PlanNode]:

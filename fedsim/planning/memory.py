@@ -109,7 +109,7 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
     """
     on_gpu = config.ray.num_gpus_per_actor > 0 and config.model.device != "cpu" and config.executor == "ray"
     exchange_bytes = np.dtype(config.model.exchange_dtype).itemsize
-    full, whole = _layouts(config, shape, num_classes)
+    full, whole = layouts(config, shape, num_classes)
     travelling = shared(config.tuner, full.geometry)
     exchanged = whole if travelling is None else whole.holding(travelling)
     in_turn = tuple(exchanged.holding(own) for own in turns(config.tuner, full.geometry))
@@ -136,7 +136,7 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
     )
 
 
-def _layouts(config: Config, shape: ModelShape, num_classes: int) -> tuple[VectorLayout, VectorLayout]:
+def layouts(config: Config, shape: ModelShape, num_classes: int) -> tuple[VectorLayout, VectorLayout]:
     """Return the layouts of all layers and of the exchanged ones; only their number matters here."""
     heads: tuple[tuple[str, tuple[int, ...]], ...] = ()
     if config.model.head.kind == "classifier":

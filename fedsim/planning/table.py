@@ -20,8 +20,8 @@ from fedsim.simulation.privacy import privacy_plan
 _UNKNOWN = "the model is not on this machine yet, or its files do not state its size, so its memory is unknown"
 
 
-def plan_tables(config: Config, plan: Plan) -> Group:
-    """Return a printable plan."""
+def plan_tables(config: Config, plan: Plan, fleet: Sequence[tuple[str, str]] = ()) -> Group:
+    """Return a printable plan; ``fleet`` describes simulated devices."""
     actors = plan.actors
     rows = [
         ("cluster", _cluster(config, plan.nodes)),
@@ -38,13 +38,17 @@ def plan_tables(config: Config, plan: Plan) -> Group:
         parts += [_table("Memory", _memory(plan, plan.memory)), _table("Traffic", traffic)]
     else:
         parts.append(Text(f"  {_UNKNOWN}\n"))
-    return Group(*parts, *_warnings(plan.warnings))
+    return Group(*parts, *_fleet(fleet), *_warnings(plan.warnings))
 
 
 def local_tables(
-    config: Config, memory: MemoryEstimate | None, machine: Machine, warnings: Sequence[str] = ()
+    config: Config,
+    memory: MemoryEstimate | None,
+    machine: Machine,
+    warnings: Sequence[str] = (),
+    fleet: Sequence[tuple[str, str]] = (),
 ) -> Group:
-    """Return the printable plan of a run in one process."""
+    """Return the printable plan of a run in one process; ``fleet`` describes simulated devices."""
     groups = -(-config.clients_at_once // config.group_size)
     rows = [
         ("executor", f"local: one process, {_threads(config.client.threads)}, no actors"),
@@ -57,7 +61,12 @@ def local_tables(
         return Group(_table("Plan", rows), Text(f"  {_UNKNOWN}"), *_warnings(warnings))
     needed = memory.driver + memory.caches + memory.activations + memory.vectors + memory.client_states
     rows.append(("memory", f"about {format_bytes(needed)} of {format_bytes(machine.memory_free_bytes)} free"))
-    return Group(_table("Plan", [*rows, *traffic_rows(config, memory), *_privacy(config)]), *_warnings(warnings))
+    table = _table("Plan", [*rows, *traffic_rows(config, memory), *_privacy(config)])
+    return Group(table, *_fleet(fleet), *_warnings(warnings))
+
+
+def _fleet(rows: Sequence[tuple[str, str]]) -> list[Table]:
+    return [_table("Simulated devices", rows)] if rows else []
 
 
 def _warnings(sentences: Sequence[str]) -> list[Text]:

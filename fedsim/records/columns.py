@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 
 from fedsim.core.messages import ClientReport
 from fedsim.world.schedule import Visit
+
+if TYPE_CHECKING:
+    from fedsim.world.devices import Devices
 
 ROUND_COLUMNS: dict[str, str] = {
     "round": "int32",  # rounds completed: 1 for the first; 0 for the evaluation before any training
@@ -68,6 +72,31 @@ CLIENT_COLUMNS: dict[str, str] = {
 }
 """Columns of ``clients.parquet`` with their Arrow types: one row per client and round."""
 
+VISIT_COLUMNS: dict[str, str] = {
+    "round": "int32",  # in whose record the visit is: that of the step that takes it in, or that does without it
+    "client": "int32",
+    "outcome": "string",  # taken, failed (its training), late, or absent: out of reach before its result had arrived
+    "version": "int32",  # server steps done when it began
+    "drawn_seconds": "float64",  # on the virtual clock: drawn, in reach and begun, received, trained, arrived
+    "began_seconds": "float64",
+    "received_seconds": "float64",  # null if it was out of reach before
+    "trained_seconds": "float64",  # the same
+    "ended_seconds": "float64",  # when its result arrived, or of one absent when it went out of reach
+}
+"""Columns of ``visits.parquet`` with their Arrow types: one row per visit of a simulated device (world.devices)."""
+
+DEVICE_COLUMNS: dict[str, str] = {
+    "client": "int32",
+    "tokens_per_second": "float64",
+    "downlink_megabits": "float64",
+    "uplink_megabits": "float64",
+    "latency_seconds": "float64",
+    "gigabytes": "float64",
+    "visit_seconds": "float64",  # of a visit that is not the client's first, in the first round
+    "drawable": "string",  # yes, or why the client is never drawn: examples (none), memory (too little), reach (never)
+}
+"""Columns of ``devices.parquet`` with their Arrow types: one row per client (world.devices)."""
+
 PERSONAL_COLUMNS: dict[str, str] = {
     "client": "int32",
     "rounds": "int32",  # in which it trained; 0 for a client that the run has never seen
@@ -97,7 +126,7 @@ _OF_REPORT = tuple(name for name in CLIENT_COLUMNS if name not in _OTHERS)
 
 
 def client_row(round: int, report: ClientReport, visit: Visit | None = None) -> dict[str, Any]:
-    """Return the row of one client's local training; ``visit`` where it says more than the round does."""
+    """Return the row of one client's local training; without a visit nothing is known of when it began."""
     values, failure = vars(report), report.failure
     row = {name: values[name] for name in _OF_REPORT} | {name: getattr(visit, name, None) for name in _OF_VISIT}
     return row | {
@@ -105,4 +134,23 @@ def client_row(round: int, report: ClientReport, visit: Visit | None = None) -> 
         "staleness": None if visit is None else round - 1 - visit.version,
         "status": failure.kind if failure else "ok",
         "message": failure.message if failure else None,
+    }
+
+
+def visit_row(round: int, visit: Visit, devices: Devices, failed: Collection[int]) -> dict[str, Any]:
+    """Return the row of a visit of a simulated device; ``failed`` names the clients whose training failed."""
+    began, ended = visit.began_seconds or 0.0, visit.arrived_seconds or 0.0
+    receiving, training = devices.phases(visit.client, visit.version, visit.missed)
+    received, trained = began + receiving, began + receiving + training
+    gone = visit.outcome == "absent"
+    return {
+        "round": round,
+        "client": visit.client,
+        "outcome": "failed" if visit.outcome == "taken" and visit.client in failed else visit.outcome,
+        "version": visit.version,
+        "drawn_seconds": visit.drawn_seconds,
+        "began_seconds": began,
+        "received_seconds": None if gone and received > ended else received,
+        "trained_seconds": None if gone and trained > ended else trained,
+        "ended_seconds": ended,
     }

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.configuration.schema import Config
 from fedsim.core.errors import CheckpointError, ConfigError
-from fedsim.records.columns import CLIENT_COLUMNS, PERSONAL_COLUMNS, PREDICTION_COLUMNS, ROUND_COLUMNS
+from fedsim.records.columns import (
+    CLIENT_COLUMNS,
+    DEVICE_COLUMNS,
+    PERSONAL_COLUMNS,
+    PREDICTION_COLUMNS,
+    ROUND_COLUMNS,
+    VISIT_COLUMNS,
+)
 from fedsim.records.folder_check import what_is_in
 from fedsim.records.labels import read_labels
 from fedsim.records.remote import Remote, is_url
@@ -22,7 +29,10 @@ if TYPE_CHECKING:
 
     from fedsim.display.picture import Picture
 
-_RECORDS = ("config.yaml", "summary.json", "metrics.jsonl", "rounds", "clients", "personal", "predictions", "labels")
+_RECORDS = (
+    "config.yaml", "summary.json", "metrics.jsonl", "rounds", "clients", "visits", "devices", "personal", "predictions",
+    "labels",
+)  # fmt: skip
 """Prefixes of the names of the files that are downloaded from a URL."""
 
 
@@ -78,6 +88,16 @@ class RecordedRun:
     def clients(self) -> pa.Table:
         """One row per client and round, :data:`fedsim.records.columns.CLIENT_COLUMNS`; empty if not recorded."""
         return read_table(self._path / "clients.parquet", CLIENT_COLUMNS)
+
+    @cached_property
+    def visits(self) -> pa.Table:
+        """One row per visit of a simulated device, :data:`fedsim.records.columns.VISIT_COLUMNS`; empty without devices."""
+        return read_table(self._path / "visits.parquet", VISIT_COLUMNS)
+
+    @cached_property
+    def devices(self) -> pa.Table:
+        """One row per client, :data:`fedsim.records.columns.DEVICE_COLUMNS`; empty without simulated devices."""
+        return read_table(self._path / "devices.parquet", DEVICE_COLUMNS)
 
     @cached_property
     def personal(self) -> pa.Table:

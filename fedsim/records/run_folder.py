@@ -7,7 +7,7 @@ checkpoint. :meth:`RunFolder.truncate` cuts both back to a checkpoint, so a resu
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ from fedsim import __version__
 from fedsim.core.errors import ConfigError, ResourceError
 from fedsim.core.messages import ClientReport
 from fedsim.core.schema import Schema
-from fedsim.records.columns import CLIENT_COLUMNS, ROUND_COLUMNS, client_row
+from fedsim.records.columns import CLIENT_COLUMNS, ROUND_COLUMNS, VISIT_COLUMNS, client_row, visit_row
 from fedsim.records.events import EventLog, open_locked, plain, write_atomically, writing
 from fedsim.records.folder_check import CREATED, Held, check_usable, what_is_in
 from fedsim.records.own_files import remove_run
@@ -26,6 +26,7 @@ from fedsim.records.tensorboard import TensorBoard
 
 if TYPE_CHECKING:
     from fedsim.records.sync import Sync
+    from fedsim.world.devices import Devices
     from fedsim.world.schedule import Visit
 
 __all__ = ["CLIENT_COLUMNS", "ROUND_COLUMNS", "RunFolder", "TensorBoard", "TrackingConfig"]
@@ -40,7 +41,7 @@ class TrackingConfig(Schema):
     """At the end of the run, draw plots (metric by round and by traffic, loss, label distribution, layer scores) and write the
     page ``report.html``."""
     client_records: bool = True
-    """Write ``clients.parquet``: one row for each client and round."""
+    """Write ``clients.parquet``: one row for each client and round, and with simulated devices ``visits.parquet``."""
 
 
 class RunFolder:
@@ -50,8 +51,8 @@ class RunFolder:
 
     Attributes
     ----------
-    path, config, metrics, rounds, clients, personal, predictions, labels, summary, report, plots, prompt, checkpoints,
-    tensorboard, ray_logs
+    path, config, metrics, rounds, clients, visits, devices, personal, predictions, labels, summary, report, plots, prompt,
+    checkpoints, tensorboard, ray_logs
         Paths of the folder and of its contents. Subfolders are created by the code that writes to them.
     location
         The folder's name in messages: its path, or the URL that it is synced to.
@@ -65,6 +66,8 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.rounds = path / "rounds.parquet"
         self.clients = path / "clients.parquet"
+        self.visits = path / "visits.parquet"
+        self.devices = path / "devices.parquet"
         self.personal = path / "personal.parquet"
         self.predictions = path / "predictions.parquet"
         self.labels = path / "labels.parquet"
@@ -80,6 +83,7 @@ class RunFolder:
         try:
             self._rounds = ParquetRows(self.rounds, ROUND_COLUMNS)
             self._clients = ParquetRows(self.clients, CLIENT_COLUMNS)
+            self._visits = ParquetRows(self.visits, VISIT_COLUMNS)
         except BaseException:
             self._log.close()
             raise
@@ -216,12 +220,19 @@ class RunFolder:
             of = {visit.client: visit for visit in visits}
             self._clients.append([client_row(round, report, of.get(report.client)) for report in reports])
 
+    def visit_records(self, round: int, visits: Sequence[Visit], devices: Devices, failed: Collection[int]) -> None:
+        """Add one row per visit to ``visits.parquet``; ``failed`` names the clients whose training failed."""
+        with writing(self.visits):
+            self._visits.append([visit_row(round, visit, devices, failed) for visit in visits])
+
     def flush(self) -> None:
         """Sync all records to disk; call it before writing a checkpoint."""
         with writing(self.rounds):
             self._rounds.flush()
         with writing(self.clients):
             self._clients.flush()
+        with writing(self.visits):
+            self._visits.flush()
         with writing(self.metrics):
             self._log.sync()
 
@@ -249,6 +260,8 @@ class RunFolder:
             self._rounds.truncate(round)
         with writing(self.clients):
             self._clients.truncate(round)
+        with writing(self.visits):
+            self._visits.truncate(round)
 
     def write_config(self, text: str) -> None:
         """Write ``config.yaml``, atomically."""
@@ -267,8 +280,9 @@ class RunFolder:
                 self._log.discard()
                 return
         with ExitStack() as stack:
-            for path, part in ((self.metrics, self._log), (self.clients, self._clients), (self.rounds, self._rounds)):
-                stack.callback(_close, path, part)
+            stack.callback(_close, self.metrics, self._log)
+            for table in (self._clients, self._visits, self._rounds):
+                stack.callback(_close, table.path, table)
 
 
 @contextmanager

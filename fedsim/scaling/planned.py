@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedsim.scaling.cost_model import Work, busiest
-from fedsim.simulation.buffered import begun, needs_training, schedule_of
+from fedsim.simulation.buffered import begun, buffered_schedule, needs_training
 from server.sampling import cut
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _rounds(config: Config, draw: Draw) -> Iterator[tuple[Step, list[tuple[int, 
             step = draw.step(number)
             yield step, cut(step.clients, draw.group_size, draw.work_N)
         return
-    schedule, trained = schedule_of(config, draw), -1
+    schedule, trained = buffered_schedule(config, draw), -1
     for number in range(config.rounds):
         groups: list[tuple[int, ...]] = []
         if needs_training(schedule, number, trained):
@@ -94,6 +94,7 @@ class Plans:
 
     def of(self, config: Config, layers: tuple[int, ...]) -> Planned:
         """Return the plan of a config that exchanges some layers."""
+        from fedsim.simulation.fleet import Work as VisitWork
         from fedsim.simulation.fleet import devices_of, visit_cost
         from fedsim.simulation.preparation import make_spec, partition_data
         from fedsim.simulation.round import Draw
@@ -104,6 +105,7 @@ class Plans:
             spec, _ = make_spec(config, data)
             self._model = spec, spec.build("cpu").info().full
         spec, full = replace(self._model[0], shards=data.shards), self._model[1]
-        devices = devices_of(config, spec, full, layers, read_recorded(config.world))
-        cost = visit_cost(config, spec, full, layers) if devices is None else devices.cost
+        work = VisitWork.of_spec(spec)
+        devices = devices_of(config, work, full, layers, read_recorded(config.world))
+        cost = visit_cost(config, work, full, layers) if devices is None else devices.cost
         return Planned.of(config, Draw.of(config, spec.train_sizes, devices), cost)

@@ -15,16 +15,19 @@ from fedsim.core.messages import WorkGroup
 from fedsim.executors.base import EvaluatedShard, Executor, Handle, TrainedGroup
 from fedsim.simulation.round import Draw, Round
 from fedsim.world.buffered import BufferedSchedule
+from fedsim.world.enough import check_enough
 from fedsim.world.schedule import Step
 from fedsim.world.visit_times import DelayedDevices, EqualDevices, VisitTimes
 from server.core import StepReport
 
 
-def schedule_of(config: Config, draw: Draw) -> BufferedSchedule:
-    """Return the schedule of a run with section ``buffer``."""
+def buffered_schedule(config: Config, draw: Draw) -> BufferedSchedule:
+    """Return who begins when, and which step takes in whom, in a run with section ``buffer``."""
     assert config.buffer is not None
     delay, able_N = draw.sampling.delay, draw.sizes_N > 0
     times: VisitTimes = EqualDevices(able_N) if draw.devices is None else draw.devices
+    if draw.devices is not None:
+        check_enough(draw.sampling, config.world, config.buffer, draw.devices.drawable)
     if delay.seconds_per_example:
         times = DelayedDevices(able_N, delay, config.seed, draw.work_N)
     has_clock = draw.devices is not None or delay.seconds_per_example > 0
@@ -74,7 +77,7 @@ class Buffered:
     @classmethod
     def of(cls, config: Config, draw: Draw, executor: Executor) -> Buffered:
         """Return the state of a run with section ``buffer`` before its first step."""
-        return cls(schedule_of(config, draw), draw, executor, config.rounds)
+        return cls(buffered_schedule(config, draw), draw, executor, config.rounds)
 
     def first_group(self) -> tuple[int, ...]:
         """Return the largest work group of the clients that begin from the initial state; of several, the first."""

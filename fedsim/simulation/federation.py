@@ -19,14 +19,18 @@ from fedsim.core.messages import ClientState, GlobalState
 from fedsim.executors.base import Executor, Handle
 from fedsim.kept.computed import Computed
 from fedsim.records.checkpoint import Checkpoint
+from fedsim.records.devices import write_devices
+from fedsim.records.events import writing
 from fedsim.simulation.buffered import Buffered
 from fedsim.simulation.client_states import ClientStates
 from fedsim.simulation.context import RunContext
-from fedsim.simulation.fleet import devices_of
+from fedsim.simulation.fleet import Work, check_clients, devices_of
 from fedsim.simulation.fusing import choose_fuse, with_fuse
 from fedsim.simulation.layer_choice import LayerChoice, choose
+from fedsim.simulation.layers_ahead import stand_in
 from fedsim.simulation.open_round import OpenRound, memory_warning
 from fedsim.simulation.round import Draw, Round
+from fedsim.simulation.short_rounds import short_round
 from server.aggregation import population_weight
 from server.broadcasting import Broadcasting
 
@@ -85,6 +89,7 @@ class Federation:
         full = self.workers[0].full
         self.whole = False
         if self._choice is None:
+            self._check_clients(full)
             self._choice = self._choose_layers(full, checkpoint)
             self._draw = self._with_devices(full, self._choice.layers, checkpoint is None)
         self._start_server(full, self._choice.layers, checkpoint)
@@ -103,6 +108,17 @@ class Federation:
     def client_states(self) -> list[ClientState]:
         """Return the states of all clients that have trained, by ascending id."""
         return self._run.executor.get(list(self.clients.trained().values()))
+
+    def _check_clients(self, full: VectorLayout) -> None:
+        """Refuse too few clients whose devices hold the model before any of them scores its layers.
+
+        What training needs depends on how many layers are tuned, not on which; where spectra decide that, on one at least.
+        """
+        run, spec = self._run, self._run.prepared.spec
+        if run.config.world.devices is not None:
+            layers = stand_in(run.config, full, least=True)
+            needed = Work.of_spec(spec).needed_bytes(run.config, full, layers)
+            check_clients(run.config, spec.train_sizes, run.prepared.recorded, needed)
 
     def _choose_layers(self, full: VectorLayout, checkpoint: Checkpoint | None) -> LayerChoice:
         if checkpoint is not None:
@@ -125,13 +141,18 @@ class Federation:
 
     def _with_devices(self, full: VectorLayout, layers: tuple[int, ...], new: bool) -> Draw:
         run, spec = self._run, self._run.prepared.spec
-        devices = devices_of(run.config, spec, full, layers, run.prepared.recorded)
+        devices = devices_of(run.config, Work.of_spec(spec), full, layers, run.prepared.recorded)
         if devices is not None:
             if new:
                 run.folder.event("too_small", round=0, clients=devices.too_small)
+                with writing(run.folder.devices):
+                    write_devices(run.folder.devices, devices)
             for sentence in devices.notes():
                 run.progress.note(sentence)
-        return Draw.of(run.config, spec.train_sizes, devices)
+        draw = Draw.of(run.config, spec.train_sizes, devices)
+        if new and (warning := short_round(run.config, draw)) is not None:
+            run.progress.note(warning)
+        return draw
 
     def _start_server(self, full: VectorLayout, layers: tuple[int, ...], checkpoint: Checkpoint | None) -> None:
         config, server, spec = self._run.config, self._run.executor.server, self._run.prepared.spec

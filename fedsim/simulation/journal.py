@@ -25,6 +25,7 @@ from fedsim.simulation.open_round import Evaluated, OpenRound, mean_loss
 from fedsim.simulation.round import Round
 from fedsim.simulation.stopping import Stopped, rule_that_applies
 from fedsim.simulation.totals import Totals
+from fedsim.world.buffered import BufferedStep
 
 
 class Journal:
@@ -190,7 +191,7 @@ class Journal:
         self._best.note(self.totals.selected_round)
         run.folder.round_record(record.row())
         if run.config.tracking.client_records:
-            run.folder.client_records(done.round, done.reports, done.plan.telling_visits)
+            self._record_clients(done)
         for name, clients in (("absent", done.plan.absent), ("late", done.plan.late)):
             if clients:
                 run.folder.event(name, round=done.round, clients=clients)
@@ -200,6 +201,15 @@ class Journal:
         run.progress.round(_line(record))
         self.save_if_due()
         return record
+
+    def _record_clients(self, done: OpenRound) -> None:
+        """Record the round's clients, with their visits where a clock or a buffer makes them differ."""
+        folder, plan, devices = self._run.folder, done.plan, self._federation.draw.devices
+        told = devices is not None or isinstance(plan, BufferedStep)
+        folder.client_records(done.round, done.reports, plan.visits if told else ())
+        if devices is not None:
+            failed = {report.client for report in done.reports if report.failure is not None}
+            folder.visit_records(done.round, (*plan.visits, *plan.aside), devices, failed)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 

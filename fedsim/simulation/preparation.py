@@ -24,12 +24,13 @@ from fedsim.data.sources import Dataset, load_dataset
 from fedsim.kept.kept import NOTHING_KEPT, Account, Kept, Place
 from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_shape import model_shape
+from fedsim.simulation.fleet import check_clients
 from fedsim.simulation.frozen_model import frozen_model
 from fedsim.world.traces.read import Recorded, read_recorded
 from partitions.base import partition
 
 if TYPE_CHECKING:
-    from clients.backbone.shared_weights import SharedWeights
+    from clients.backbone.families import Family
     from clients.spec import AnalysisSpec, TrainingSpec, WorkerSpec
     from clients.tuners.tuner import Tuner
     from fedsim.executors.base import Executor
@@ -154,6 +155,7 @@ def prepare(
         phase("reading data")
         data = partition_data(config)
     recorded = read_recorded(config.world)
+    check_clients(config, data.shards.train_sizes, recorded)
     location = locate(config.model)
     begun = executor is None or _begin(executor, config, data, location)
     phase("loading the backbone")
@@ -225,7 +227,7 @@ def make_spec(
 
     train, validation = tokens(data.dataset.train), tokens(data.dataset.validation)
     words = WordVectors(weights, frozenset(tokenizer.all_special_ids), len(tokenizer), words_C)
-    tuner = _tuner(config, weights).knowing(words, config.seed)
+    tuner = tuner_of(config, weights.family, json.loads(weights.config_json)).knowing(words, config.seed)
     spec = WorkerSpec(
         weights=weights,
         model=model,
@@ -242,15 +244,21 @@ def make_spec(
     return spec, kept.account()
 
 
-def _tuner(config: Config, weights: SharedWeights) -> Tuner:
+def tuner_of(config: Config, family: Family, described: dict[str, Any]) -> Tuner:
+    """Return what a run trains, as far as it does not read the model's weights.
+
+    Parameters
+    ----------
+    described
+        The model's config.json.
+    """
     from clients.tuners.make import make_tuner
     from clients.tuners.prompt_mixture import PromptMixtureTuner
     from fedsim.prompts.source_prompts import load_sources
 
-    tuner = make_tuner(config.tuner, config.prompt, weights.family, config.seed)
+    tuner = make_tuner(config.tuner, config.prompt, family, config.seed)
     if isinstance(tuner, PromptMixtureTuner) and config.tuner.sources:
-        hidden_size = weights.family.config(json.loads(weights.config_json)).hidden_size
-        return tuner.with_sources(load_sources(config.tuner, config.model, hidden_size))
+        return tuner.with_sources(load_sources(config.tuner, config.model, family.config(described).hidden_size))
     return tuner
 
 

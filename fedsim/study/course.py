@@ -32,6 +32,8 @@ class Course:
     seconds_published_R: np.ndarray
     seconds_modelled_R: np.ndarray
     """On the devices of the study, else on those of the run; NaN without, or from a round on whose tokens are not on record."""
+    seconds_wall_R: np.ndarray
+    """Of the rounds, on the machine that ran them."""
 
     @classmethod
     def of(cls, rounds: pa.Table, clients: pa.Table, devices: DevicesConfig | None) -> Course:
@@ -45,6 +47,7 @@ class Course:
             bytes_R=np.cumsum(traffic_R.astype(np.int64)),
             seconds_published_R=seconds_so_far(columns["seconds_longest_client"]),
             seconds_modelled_R=np.cumsum(_modelled(round_R, columns, clients, devices)),
+            seconds_wall_R=np.cumsum(np.nan_to_num(columns["seconds_round"].astype(np.float64))),
         )
 
     def curve(self) -> tuple[CurvePoint, ...]:
@@ -68,6 +71,7 @@ class Course:
             bytes=int(self.bytes_R[index]),
             seconds_published=float(self.seconds_published_R[index]),
             seconds_modelled=float(self.seconds_modelled_R[index]),
+            seconds_wall=float(self.seconds_wall_R[index]),
         )
 
 

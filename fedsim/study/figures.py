@@ -20,7 +20,9 @@ class CurvePoint:
     seconds_published: float
     """Published time: the sum over rounds of the longest local training."""
     seconds_modelled: float = NAN
-    """Time by the study's devices and network."""
+    """Time by the study's devices and network, or on the virtual clock of simulated devices."""
+    seconds_wall: float = NAN
+    """Wall time of the rounds so far, on the machine that ran them."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class CellFigures:
     target_bytes: int | None = None
     target_seconds_published: float = NAN
     target_seconds_modelled: float = NAN
+    target_seconds_wall: float = NAN
 
     # -- cost
     trained_parameters: int = 0
@@ -83,6 +86,14 @@ class CellFigures:
     seconds_wall: float = NAN
     seconds_published: float = NAN
     seconds_modelled: float = NAN
+
+    # -- simulated devices (world.devices)
+    device_utilisation: float = NAN
+    """Share of the time of all devices that can be drawn that went into results that count."""
+    slowest_fifth_share: float = NAN
+    """Share of the results that count that the slowest fifth of the clients has; without bias 0.2."""
+    clients_never_seen: float = NAN
+    """Clients with examples of which no result counts."""
 
     # -- course and sameness
     curve: tuple[CurvePoint, ...] = ()

@@ -13,10 +13,12 @@ from fedsim.study.cells import Cell, Study
 from fedsim.study.checks import refuse_reported_examples
 from fedsim.study.folder import StudyFolder
 from fedsim.study.search import trials
+from fedsim.world.traces.read import read_recorded
+from server.privacy.accounting import require_accounting
 
 
 def check_inputs(study: Study, folder: StudyFolder) -> None:
-    """Refuse a study of which a run would find no data, no model or no starting point; nothing is read.
+    """Refuse a study of which a run would find no data, no model, no starting point or no devices; of these, devices are read.
 
     Runs that have ended need nothing any more.
 
@@ -29,7 +31,9 @@ def check_inputs(study: Study, folder: StudyFolder) -> None:
     seeds = {cell.seed for cell in reported} | set(study.config.search.seeds if study.config.search else ())
     checked: set[str] = set()
     for cell in (*trials(study), *reported):
-        inputs = cell.config.model_dump_json(include={"data", "model", "prompt", "tuner", "partition"})
+        inputs = cell.config.model_dump_json(
+            include={"data", "model", "prompt", "tuner", "partition", "world", "privacy"}
+        )
         if inputs in checked:
             continue
         held_out = cell.config.data.holdout
@@ -46,6 +50,9 @@ def _found(study: Study, cell: Cell) -> float | None:
     try:
         held_out = find_source(config.data, config.partition.column)
         locate(config.model)
+        if config.privacy is not None:
+            require_accounting()
+        read_recorded(config.world)  # small files, of which runs would find a mistake only one after another
         for key, place in _starts(config):
             if not Path(place).expanduser().exists():
                 raise ConfigError(f"{key} {place} does not exist")

@@ -47,6 +47,7 @@ MEASURES: dict[str, Measure] = {
         Measure("target_bytes", "bytes to the target", "bytes"),
         Measure("target_seconds_published", "seconds to the target, published definition", "seconds"),
         Measure("target_seconds_modelled", "seconds to the target, our model of devices", "seconds"),
+        Measure("target_seconds_wall", "wall time to the target", "seconds"),
         Measure("trained_parameters", "trained parameters", "count"),
         Measure("exchanged_parameters", "exchanged parameters", "count"),
         Measure("stored_parameters", "stored parameters", "count"),
@@ -59,12 +60,35 @@ MEASURES: dict[str, Measure] = {
         Measure("seconds_wall", "wall time", "seconds"),
         Measure("seconds_published", "time, published definition", "seconds"),
         Measure("seconds_modelled", "time, our model of devices", "seconds"),
+        Measure("device_utilisation", "devices at work", "share"),
+        Measure("slowest_fifth_share", "results of the slowest fifth", "share"),
+        Measure("clients_never_seen", "clients without a result", "count"),
     )
 }
 """All figures that are averaged, by name, in the order of reports."""
 
+SIMULATED = {
+    "seconds_modelled": "simulated time",
+    "target_seconds_modelled": "simulated time to the target",
+}
+"""Labels of modelled times where they are those of simulated devices (world.devices)."""
+BOUNDS = {**dict.fromkeys(("accuracy", "accuracy_f1"), (0.0, 1.0)), "matthews": (-1.0, 1.0)}
+"""Range of each metric by name; of a plug-in's nothing is known."""
+
+
+def bounds(measure: Measure, metric_name: str) -> tuple[float, float]:
+    """Return between which values a figure, and so its mean, can lie."""
+    if measure.kind == "share":
+        return 0.0, 1.0
+    if measure.kind != "metric" or measure.name == "epsilon":
+        return 0.0, math.inf
+    return BOUNDS.get(metric_name, (-math.inf, math.inf))
+
+
 COMPARED = ("last", "best", "personalised", "best_personalised")
 """Metrics whose differences between arms are tested; higher is better in each."""
 
-TO_TARGET = ("target_round", "target_bytes", "target_seconds_published", "target_seconds_modelled")
+TO_TARGET = (
+    "target_round", "target_bytes", "target_seconds_published", "target_seconds_modelled", "target_seconds_wall",
+)  # fmt: skip
 """What an arm needs to reach the target; there is no value for a seed that does not reach it."""

@@ -24,7 +24,7 @@ class Estimate:
     sd: float
     """Sample standard deviation (n - 1); NaN for one seed."""
     low: float
-    """Lower end of the 95 % Student t interval of the mean; NaN for one seed."""
+    """Lower end of the 95 % Student t interval of the mean, cut to the figure's range; NaN for one seed."""
     high: float
     least: float
     most: float
@@ -191,6 +191,11 @@ class StudySummary:
     """In the order of ``rows``, by seed."""
     alpha: float = 0.05
     level: float = 0.95
+
+    @property
+    def has_clock(self) -> bool:
+        """Whether all runs have a virtual clock of their own (world.devices), which modelled times then are."""
+        return bool(self.cells) and all(cell.about.get("seconds_simulated") is not None for cell in self.cells)
 
     def row(self, dataset: str, arm: str) -> ArmSummary:
         """Return an arm on a data set."""

@@ -17,7 +17,7 @@ from fedsim.study.per_client import client_figures
 _ABOUT = (
     "name", "method", "tuner", "trained", "task", "model", "executor", "workers", "clients", "num_layers", "fuse",
     "config_hash", "vectors_up", "vectors_down", "client_steps", "select_on", "selected_round", "selected_global_metric",
-    "stopped", "versions", "plugins",
+    "stopped", "versions", "plugins", "seconds_simulated",
 )  # fmt: skip
 """Entries of a summary that describe the run."""
 _NEEDED = ("num_classes", "start_personalised_metric", "sent_parameters", "trained_parameters", "stored_parameters")
@@ -80,6 +80,7 @@ def read_figures(
         **client_figures(run.personal),
         **_to_target(course, target),
         **_costs(run.summary),
+        **_on_devices(run.summary),
         seconds_modelled=course.seconds_modelled,
         curve=course.curve(),
         **_sameness(run, run.summary),
@@ -135,6 +136,7 @@ def _to_target(course: Course, target: float | None) -> dict[str, Any]:
         "target_bytes": reached.bytes,
         "target_seconds_published": reached.seconds_published,
         "target_seconds_modelled": reached.seconds_modelled,
+        "target_seconds_wall": reached.seconds_wall,
     }
 
 
@@ -153,3 +155,13 @@ def _costs(summary: Mapping[str, Any]) -> dict[str, Any]:
 def _number(value: float | None) -> float:
     """Return a number of a summary, in which NaN is null."""
     return math.nan if value is None else float(value)
+
+
+def _on_devices(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return who took part in a run on simulated devices."""
+    shares = summary.get("participation_by_speed") or [None]
+    return {
+        "device_utilisation": _number(summary.get("device_utilisation")),
+        "slowest_fifth_share": _number(shares[-1]),
+        "clients_never_seen": _number(summary.get("clients_never_seen")),
+    }

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from fedsim.display.report import MISSING
 from fedsim.study import words
-from fedsim.study.measures import COMPARED, MEASURES
+from fedsim.study.measures import COMPARED, MEASURES, SIMULATED
 from fedsim.study.outcome import ArmSummary, Estimate, StudySummary
 
 _PROSE_WIDTH = 28
@@ -55,10 +55,14 @@ class Sheet:
 
 
 def sheets(summary: StudySummary) -> tuple[Sheet, ...]:
-    """Return the tables of a study: results, clients, and costs; without columns and tables that nothing was measured for."""
+    """Return the tables of a study: results, clients, costs, devices; without what nothing was measured for."""
     names = _names(summary)
     found = [Sheet("Results", (*names, *_results(summary)))]
-    for title, columns in (("Clients", _clients(summary)), ("Costs", _costs(summary))):
+    for title, columns in (
+        ("Clients", _clients(summary)),
+        ("Costs", _costs(summary)),
+        ("Simulated devices", _devices(summary)),
+    ):
         measured = [column for column in columns if any(cell.text != MISSING for cell in column.cells)]
         if measured:
             found.append(Sheet(title, (*names, *measured)))
@@ -100,11 +104,17 @@ def _costs(summary: StudySummary) -> list[Column]:
     ranks = {"target_round": 6, "target_bytes": 6, "exchanged_parameters": 6, "seconds_wall": 7}
     reached = _column(summary, "seeds at the target", _reached, 6)
     names = (
-        "target_round", "target_bytes", "target_seconds_published", "target_seconds_modelled", "trained_parameters",
+        "target_round", "target_bytes", "target_seconds_published", "target_seconds_modelled", "target_seconds_wall",
+        "trained_parameters",
         "exchanged_parameters", "stored_parameters", "bytes_up", "bytes_down", "seconds_published", "seconds_modelled",
         "seconds_wall",
     )  # fmt: skip
     return [reached, *(_figure(summary, name, ranks.get(name, 9)) for name in names)]
+
+
+def _devices(summary: StudySummary) -> list[Column]:
+    names = ("device_utilisation", "slowest_fifth_share", "clients_never_seen")
+    return [_figure(summary, measure, 9) for measure in names]
 
 
 def interval(estimate: Estimate) -> str:
@@ -171,7 +181,10 @@ def _metric(summary: StudySummary, measure: str, rank: int) -> Column:
 
 def _figure(summary: StudySummary, measure: str, rank: int) -> Column:
     kind = MEASURES[measure].kind
-    return _column(summary, MEASURES[measure].label, lambda row: words.mean_sd(row.figures[measure], kind), rank)
+    label = SIMULATED.get(measure) if summary.has_clock else None
+    return _column(
+        summary, label or MEASURES[measure].label, lambda row: words.mean_sd(row.figures[measure], kind), rank
+    )
 
 
 def _column(summary: StudySummary, head: str, text: Callable[[ArmSummary], str], rank: int) -> Column:

@@ -30,8 +30,13 @@ _ROUNDING = 1e-9
 _CHUNK = 10_000
 
 
-def estimate(values: Mapping[int, float], without: Sequence[int] = ()) -> Estimate:
+def estimate(
+    values: Mapping[int, float], without: Sequence[int] = (), bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> Estimate:
     """Return mean, standard deviation and Student t interval of one arm's figure over seeds.
+
+    The interval is cut to the range of the figure: a mean cannot lie outside, so what is cut away holds no value that it might
+    have, and the interval holds the true mean as often as before.
 
     Parameters
     ----------
@@ -39,6 +44,8 @@ def estimate(values: Mapping[int, float], without: Sequence[int] = ()) -> Estima
         The figure by seed; NaN for a seed without a value.
     without
         Further seeds without a value.
+    bounds
+        Least and greatest value that the figure can have.
     """
     found = {seed: float(value) for seed, value in sorted(values.items()) if math.isfinite(value)}
     lacking = tuple(sorted({*without, *(set(values) - set(found))}))
@@ -53,7 +60,8 @@ def estimate(values: Mapping[int, float], without: Sequence[int] = ()) -> Estima
         from scipy.special import stdtrit
 
         half = float(stdtrit(len(x) - 1, 0.5 + LEVEL / 2)) * sd / math.sqrt(len(x))
-    return Estimate(len(x), mean, sd, mean - half, mean + half, float(x.min()), float(x.max()), found, lacking)
+    low, high = (float(np.clip(end, *bounds)) for end in (mean - half, mean + half))
+    return Estimate(len(x), mean, sd, low, high, float(x.min()), float(x.max()), found, lacking)
 
 
 def paired_differences(reference: Mapping[int, float], arm: Mapping[int, float]) -> dict[int, float]:

@@ -10,7 +10,7 @@ from fedsim.study.config import StudyConfig
 from fedsim.study.figures import CellFigures, FailedCell
 from fedsim.study.grid import Grid, make_grid
 from fedsim.study.leading import best_arms
-from fedsim.study.measures import MEASURES
+from fedsim.study.measures import MEASURES, bounds
 from fedsim.study.outcome import ArmSummary, PairSummary, StudySummary
 from fedsim.study.pairing import Correct, cost_ratios, pair_up
 from fedsim.study.predictions import right_examples
@@ -62,15 +62,18 @@ def summarise(
 
 def _row(grid: Grid, dataset: str, arm: str) -> ArmSummary:
     cells = grid.finished[dataset, arm]
+    metric_name = grid.metric_name(dataset)
     figures = {
-        name: statistics.estimate({seed: measure.of(cell) for seed, cell in cells.items()})
+        name: statistics.estimate(
+            {seed: measure.of(cell) for seed, cell in cells.items()}, bounds=bounds(measure, metric_name)
+        )
         for name, measure in MEASURES.items()
     }
     return ArmSummary(
         dataset=dataset,
         arm=arm,
         is_reference=arm == grid.reference,
-        metric_name=grid.metric_name(dataset),
+        metric_name=metric_name,
         seeds=grid.seeds[arm],
         finished=tuple(cells),
         failed=grid.failed[dataset, arm],
@@ -81,7 +84,9 @@ def _row(grid: Grid, dataset: str, arm: str) -> ArmSummary:
 
 
 def _notes(grid: Grid, pairs: Sequence[PairSummary]) -> list[str]:
-    notes = ["Mean ± SD over seeds; the interval of an arm alone is 95 % Student t."]
+    notes = [
+        "Mean ± SD over seeds; the interval of an arm alone is 95 % Student t, cut to the range that the figure can have."
+    ]
     if any(pair.difference.n for pair in pairs):
         notes.append(
             "Differences are paired by seed: mean, 95 % BCa bootstrap interval (too narrow for few seeds), two-sided "

@@ -31,11 +31,6 @@ class BufferedStep(Step):
     under_way: tuple[int, ...] = ()
     """Versions from which clients have begun that this step and those before it do not take in, ascending."""
 
-    @property
-    def telling_visits(self) -> tuple[Visit, ...]:
-        """The visits, which began from several versions."""
-        return self.visits
-
 
 @dataclass(frozen=True)
 class _Journey:
@@ -144,12 +139,12 @@ class BufferedSchedule:
     def _end(self, journey: _Journey) -> None:
         client, limit = journey.visit.client, self._buffer.max_staleness
         if journey.lost:
-            self._aside.absent.append(client)
+            self._aside.absent.append(replace(journey.visit, outcome="absent"))
             self._leave(journey)
             self._aside.check(len(self._free_N))
             return
         if limit is not None and len(self._steps) - journey.visit.version > limit:
-            self._aside.late.append(client)
+            self._aside.late.append(replace(journey.visit, outcome="late"))
             self._leave(journey)
             return
         self._last[client] = journey.visit.version
@@ -167,8 +162,9 @@ class BufferedSchedule:
             BufferedStep(
                 number=len(self._steps),
                 visits=tuple(journey.visit for journey in sorted(self._waiting, key=lambda each: each.number)),
-                absent=tuple(aside.absent),
-                late=tuple(aside.late),
+                absent=tuple(visit.client for visit in aside.absent),
+                late=tuple(visit.client for visit in aside.late),
+                aside=(*aside.absent, *aside.late),
                 too_small=tuple(getattr(self._times, "too_small", ())),
                 under_way=tuple(sorted(self._under_way)),
                 **(timed if self._has_clock else {}),
@@ -191,11 +187,13 @@ class BufferedSchedule:
         many = min(wanted, int(here_N.sum()))
         version = len(self._steps)
         for client in self._draws.draw(version, many, here_N):
-            arrives = self._seconds + self._times.seconds(client, version, last=self._last.get(client))
+            last = self._last.get(client)
+            arrives = self._seconds + self._times.seconds(client, version, last=last)
             leaves = float(leaves_N[client])
             ends = min(arrives, leaves)
-            times = (self._seconds, ends) if self._has_clock else ()
-            heapq.heappush(self._flying, _Journey(ends, self._drawn, Visit(client, version, *times), leaves < arrives))
+            now, until = (self._seconds, ends) if self._has_clock else (None, None)
+            visit = Visit(client, version, now, until, now, None if last is None else version - last)
+            heapq.heappush(self._flying, _Journey(ends, self._drawn, visit, leaves < arrives))
             self._free_N[client] = False
             self._under_way[version] += 1
             self._drawn += 1
@@ -207,8 +205,8 @@ class BufferedSchedule:
 class _Aside:
     """Clients whose visits ended since the last step and are in none."""
 
-    absent: list[int] = field(default_factory=list)
-    late: list[int] = field(default_factory=list)
+    absent: list[Visit] = field(default_factory=list)
+    late: list[Visit] = field(default_factory=list)
 
     def check(self, clients: int) -> None:
         """Refuse to go on where no result ever arrives.

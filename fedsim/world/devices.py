@@ -10,9 +10,10 @@ from fedsim.world.availability import Availability, draw_availability
 from fedsim.world.config import DevicesConfig, Spread
 from fedsim.world.cost import VisitCost
 from fedsim.world.draws import drawn, slow_ones
+from fedsim.world.enough import GIGABYTE, Drawable
 from fedsim.world.traces.recorded import RecordedDevices, RecordedTraces
 
-MEGABIT, GIGABYTE = 125_000, 10**9
+MEGABIT = 125_000
 """In bytes."""
 
 
@@ -116,17 +117,22 @@ class Devices:
         reach = draw_availability(config.availability, seed, clients) if traces is None else traces.dealt(clients, seed)
         return cls(hardware.with_stragglers(config, seed), reach, cost, sizes_N)
 
+    @property
+    def drawable(self) -> Drawable:
+        """How many clients can be drawn."""
+        reach_N = np.isfinite(self.next_available(0.0))
+        return Drawable.of(self.sizes_N, self.hardware.memory_bytes_N, self.cost.needed_bytes, reach_N)
+
     def notes(self) -> list[str]:
         """Return what the user should know of clients that are never drawn."""
-        away = int((self.sizes_N > 0).sum()) - len(self.too_small) - int(self.able_N.sum())
-        found = []
-        if self.too_small:
-            needed = self.cost.needed_bytes / GIGABYTE
+        clients, found = self.drawable, []
+        if clients.too_small:
+            needed = clients.needed_bytes / GIGABYTE
             found.append(
-                f"{len(self.too_small):,} clients are never drawn: their devices cannot hold the model ({needed:.2g} GB)"
+                f"{clients.too_small:,} clients are never drawn: their devices cannot hold the model ({needed:.2g} GB)"
             )
-        if away:
-            found.append(f"{away:,} clients are never drawn: their devices are never in reach")
+        if clients.away:
+            found.append(f"{clients.away:,} clients are never drawn: their devices are never in reach")
         return found
 
     def available_N(self, seconds: float) -> np.ndarray:
@@ -162,6 +168,13 @@ class Devices:
             chosen_K = last_K == last
             found_K[chosen_K] = self.seconds_N(round, None if last < 0 else round - last)[clients_K[chosen_K]]
         return found_K
+
+    def phases(self, client: int, round: int, missed: int | None) -> tuple[float, float]:
+        """Return how long a visit receives, and how long it trains; what is left of its time it sends."""
+        own, (down, _) = self.hardware, self.cost.travel(round, missed)
+        tokens_N = self.cost.first_tokens_N if missed is None else self.cost.tokens_N
+        receiving = own.latency_seconds_N[client] + down / own.downlink_bytes_N[client]
+        return float(receiving), float(tokens_N[client] / own.tokens_per_second_N[client])
 
     def seconds_N(self, round: int, missed: int | None = 1) -> np.ndarray:
         """Return how long a visit of each client takes that was last here ``missed`` rounds before, or (None) never."""

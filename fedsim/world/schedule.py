@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from fedsim.core.messages import ClientReport
 
@@ -24,6 +24,12 @@ class Visit:
     """On the virtual clock; None without one."""
     arrived_seconds: float | None = None
     """On the virtual clock; of a client that went out of reach, when it did."""
+    drawn_seconds: float | None = None
+    """When the client was drawn: it begins as soon as it is in reach."""
+    missed: int | None = None
+    """Server steps from the start of the client's last visit to that of this one; None for its first."""
+    outcome: Literal["taken", "late", "absent"] = "taken"
+    """Whether a step takes in its result, or why none does."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +53,13 @@ class Step:
     """How long the last client of the cohort was waited for until it could begin."""
     seconds: float | None = None
     """Length of the step."""
+    aside: tuple[Visit, ...] = ()
+    """Visits of simulated devices that no step takes in: lost since the step before, or late for this one."""
 
     @property
     def clients(self) -> tuple[int, ...]:
         """Clients whose results the step takes in, in draw order."""
         return tuple(visit.client for visit in self.visits)
-
-    @property
-    def telling_visits(self) -> tuple[Visit, ...]:
-        """The visits, if they say more than that all began with the step: none without simulated devices."""
-        return () if self.waited_seconds is None else self.visits
 
 
 class Schedule(Protocol):

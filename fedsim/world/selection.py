@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedsim.core import seeds
-from fedsim.core.errors import ConfigError
 from fedsim.world.utility import Losses, oort_utility
 from server.config import SamplingConfig
 from server.sampling import cohort
@@ -34,27 +33,16 @@ class Selection:
         """Return which clients a round's cohort may consist of: all that can be drawn, or those of one tier.
 
         Every tier has its turn once in so many rounds as there are tiers, in an order drawn anew each time: credits of one.
-
-        Raises
-        ------
-        ConfigError
-            If tiers are smaller than the cohort.
         """
         able_N: np.ndarray = self.sizes_N > 0
         if self.config.kind != "tiers":
             return able_N
         assert self.seconds_N is not None, "tiers need devices"
-        many = self.config.clients_per_round
         able, tiers = np.flatnonzero(able_N), self.config.tiers
         by_speed = able[np.argsort(self.seconds_N[able], kind="stable")]
         turn, place = divmod(round, tiers)
         order = seeds.stream(self.seed, turn, seeds.NO_CLIENT, "tiers").permutation(tiers)
         tier_T = np.array_split(by_speed, tiers)[order[place]]
-        if len(by_speed) // tiers < many:
-            raise ConfigError(
-                f"sampling.tiers={tiers} makes tiers of {len(by_speed) // tiers} of the {len(by_speed)} clients that can be "
-                f"drawn, but {many} are drawn for a round; set sampling.tiers or sampling.clients_per_round lower"
-            )
         return np.isin(np.arange(len(able_N)), tier_T)
 
     def draw(self, round: int, many: int, in_reach_N: np.ndarray, losses: Losses) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from fedsim.core.errors import ConfigError
 from fedsim.core.messages import ClientReport
 from fedsim.world.config import WorldConfig
 from fedsim.world.devices import Devices
+from fedsim.world.enough import check_enough
 from fedsim.world.schedule import Step, Visit
 from fedsim.world.selection import Selection
 from fedsim.world.utility import Losses
@@ -44,15 +46,23 @@ class _Clock:
 class _Drawn:
     """Clients that were drawn, in draw order: when each begins, and when its result arrives or it is lost."""
 
+    drawn_seconds: float
     clients_K: np.ndarray
     began_K: np.ndarray
     ends_K: np.ndarray
     lost_K: np.ndarray
+    last_K: np.ndarray
+    """The step of each one's last visit; -1 for none."""
 
-    def visits(self, chosen_K: np.ndarray, number: int) -> tuple[Visit, ...]:
-        """Return the visits of some of them."""
-        columns = (column[chosen_K].tolist() for column in (self.clients_K, self.began_K, self.ends_K))
-        return tuple(Visit(client, number, began, ends) for client, began, ends in zip(*columns, strict=True))
+    def visits(
+        self, chosen_K: np.ndarray, number: int, outcome: Literal["taken", "late", "absent"]
+    ) -> tuple[Visit, ...]:
+        """Return the visits of some of them, and what became of these in a step."""
+        columns = (column[chosen_K].tolist() for column in (self.clients_K, self.began_K, self.ends_K, self.last_K))
+        return tuple(
+            Visit(client, number, began, ends, self.drawn_seconds, None if last < 0 else number - last, outcome)
+            for client, began, ends, last in zip(*columns, strict=True)
+        )
 
 
 class Synchronous:
@@ -82,8 +92,7 @@ class Synchronous:
         self.losses = Losses()
         self._clock = _Clock()
         if devices is not None:
-            _check_enough(sampling, sizes_N, devices)
-            self._check_over_selection(devices)
+            check_enough(sampling, self._world, None, devices.drawable)
 
     def learn(self, number: int, reports: Iterable[ClientReport]) -> None:
         """Take in what the clients of a step reported, if later steps depend on it."""
@@ -112,15 +121,6 @@ class Synchronous:
     def _drawn_at_once(self) -> int:
         return math.ceil(self._sampling.clients_per_round * (1.0 + self._world.over_selection))
 
-    def _check_over_selection(self, devices: Devices) -> None:
-        able, size, over = int(devices.able_N.sum()), self._sampling.clients_per_round, self._world.over_selection
-        if self._drawn_at_once > able:
-            right = math.floor(100 * (able / size - 1)) / 100
-            raise ConfigError(
-                f"world.over_selection={over:g} draws {self._drawn_at_once} clients for a round of {size}, but only {able} can "
-                f"be drawn; set world.over_selection={right:g} or less"
-            )
-
     # -- one step ----------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
@@ -140,6 +140,7 @@ class Synchronous:
     def _with_devices(self, number: int, began: float) -> Step:
         assert self._devices is not None
         lost: set[int] = set()
+        aside: tuple[Visit, ...] = ()
         tried: set[int] = set()
         opened, waited = began, 0.0
         for _ in range(_TRIES):  # until a result arrives
@@ -147,7 +148,9 @@ class Synchronous:
             last = float(drawn.began_K.max())
             taken_K, late_K, ended = self._taken(drawn, last)
             waited, opened = waited + min(last, ended) - opened, ended
-            lost.update(drawn.clients_K[drawn.lost_K & ~late_K].tolist())
+            absent_K = drawn.lost_K & ~late_K
+            lost.update(drawn.clients_K[absent_K].tolist())
+            aside += drawn.visits(absent_K, number, "absent")
             tried.update(drawn.clients_K.tolist())
             if taken_K.any():
                 break
@@ -159,9 +162,10 @@ class Synchronous:
         taken, late = drawn.clients_K[taken_K], tuple(drawn.clients_K[late_K].tolist())
         lost.difference_update(taken.tolist(), late)
         self._last_N()[taken] = number
-        small = self._devices.too_small
-        visits = drawn.visits(taken_K, number)
-        return Step(number, visits, tuple(sorted(lost)), late, small, began, opened, waited, opened - began)
+        visits = drawn.visits(taken_K, number, "taken")
+        aside += drawn.visits(late_K, number, "late")
+        rest = self._devices.too_small, began, opened, waited, opened - began, aside
+        return Step(number, visits, tuple(sorted(lost)), late, *rest)
 
     def _drawn(self, number: int, now: float, tried: set[int]) -> _Drawn:
         """Draw a cohort at a time: among the clients in reach, and, where they are too few, the next ones that are."""
@@ -179,12 +183,13 @@ class Synchronous:
             coming = np.flatnonzero(pool_N & ~here_N)
             coming = coming[np.argsort(starts_N[coming], kind="stable")]
             order_K = np.concatenate([order_K, coming[: many - len(order_K)]])
-        began_K, leaves_K = starts_N[order_K], ends_N[order_K]
+        began_K, leaves_K, last_K = starts_N[order_K], ends_N[order_K], self._last_N()[order_K]
         if sampling.dropout:
             gone = in_reach(order_K.tolist(), sampling.dropout, self._seed, number)[1]
             leaves_K = np.where(np.isin(order_K, gone), began_K, leaves_K)
-        arrives_K = began_K + devices.seconds_K(order_K, number, self._last_N()[order_K])
-        return _Drawn(order_K, began_K, np.minimum(arrives_K, leaves_K), leaves_K < arrives_K)
+        arrives_K = began_K + devices.seconds_K(order_K, number, last_K)
+        ends_K = np.minimum(arrives_K, leaves_K)
+        return _Drawn(now, order_K, began_K, ends_K, leaves_K < arrives_K, last_K)
 
     def _last_N(self) -> np.ndarray:
         if self._clock.last_N is None:
@@ -210,18 +215,3 @@ class Synchronous:
         if len(chosen) < wanted:  # it waits for all that may still come
             ended = max(ended, min(deadline, float(ends_K.max())))
         return taken_K, ~taken_K & (~drawn.lost_K | (ends_K > ended)), ended
-
-
-def _check_enough(sampling: SamplingConfig, sizes_N: np.ndarray, devices: Devices) -> None:
-    """Refuse a cohort that is larger than the clients that can be drawn."""
-    able, small = int(devices.able_N.sum()), len(devices.too_small)
-    if sampling.clients_per_round <= able:
-        return
-    holding = int((sizes_N > 0).sum())
-    found = f"only {able}" if able else "none"
-    right = f"set sampling.clients_per_round={able} or less, or give other devices" if able else "give other devices"
-    raise ConfigError(
-        f"sampling.clients_per_round is {sampling.clients_per_round}, but of the {holding} clients with training examples "
-        f"{found} can be drawn: the devices of {small} cannot hold the model ({devices.cost.needed_bytes / 1e9:.2f} GB, "
-        f"world.devices.needed_gigabytes), and {holding - small - able} are never in reach; {right}"
-    )

@@ -27,7 +27,7 @@ BREAKS = {
     "squared steps": (
         {"server": {"kind": "fedbpt"}, "client": {"optimizer": {"kind": "cma_es"}},
          "tuner": {"kind": "soft_prompt", "projection": 10}},
-        r"server\.kind=fedbpt also sums each client's",
+        r"server\.kind=fedbpt also sums each client's variance, squared steps; set",
     ),
     "nothing to be public": ({"privacy": {"public": ["start"]}}, r"names start, which has no use here: there is no start_from"),
     "one by one": ({"server": {"kind": "fedpeptao_published"}}, "takes clients one by one"),

@@ -74,6 +74,14 @@ def test_what_is_read_is_what_was_written_within_the_codecs_bounds(kind, size, s
     assert np.array_equal(read_F, there_and_back(made, array_F, blocks, seed)[0])
 
 
+def test_changes_that_a_codec_makes_too_large_for_their_format_become_infinite_without_a_warning():
+    """A client with such a change is one whose message cannot be sent, as with float16."""
+    array_F = np.full(100, 3e38, np.float32)
+    with np.errstate(all="raise"):
+        read_F, _ = there_and_back(packer("random_k", share=0.1), array_F, Blocks.of_sizes([100]))
+    assert np.isinf(read_F).sum() == 10 and not read_F[np.isfinite(read_F)].any()
+
+
 CLOSE, SPARSE = np.arange(1000) < 500, np.arange(1000) % 10 == 0
 SIZES = {
     # 1,000 float32 in layers of 600 and 400

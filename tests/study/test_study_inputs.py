@@ -41,6 +41,7 @@ def study(tmp_path, monkeypatch):
         ("data.path: both, model.path: /nowhere", "model.path /nowhere is not a folder"),
         ("data.path: both, model.package: no_such_package", "model.package no_such_package is not installed"),
         ("data.path: both, prompt.start_from: runs/none", "prompt.start_from runs/none does not exist"),
+        ("data.path: both, world.devices: {file: none.csv}", "cannot read none.csv, that world.devices names"),
         ("data.path: both, tuner.kind: lora, tuner.start_from: runs/none", "tuner.start_from runs/none does not exist"),
     ],
 )

@@ -218,6 +218,15 @@ def test_an_arm_alone_has_the_interval_of_students_t():
     assert (found.least, found.most) == (NORMAL.min(), NORMAL.max())
 
 
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=6), st.floats(0, 1))
+def test_an_interval_cut_to_the_range_holds_the_same_possible_means(values, mean):
+    """Cutting takes away no value that the mean can have, so the interval covers it as often."""
+    whole, cut = estimate(by_seed(values)), estimate(by_seed(values), bounds=(0.0, 1.0))
+    assert 0.0 <= cut.low <= cut.mean <= cut.high <= 1.0
+    assert (cut.low <= mean <= cut.high) == (whole.low <= mean <= whole.high)
+    assert (cut.mean, cut.sd, cut.n) == (whole.mean, whole.sd, whole.n)
+
+
 def test_a_seed_without_a_number_is_named():
     found = estimate({0: 0.5, 1: math.nan, 2: math.inf}, without=[7])
     assert (found.n, found.mean, found.without, found.values) == (1, 0.5, (1, 2, 7), {0: 0.5})

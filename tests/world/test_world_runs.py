@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from support import make_tiny
 
 import fedsim
 from fedsim.core.errors import CheckpointError, ConfigError
+from fedsim.display.page.run_page import run_page
 from fedsim.study.devices import DevicesConfig
 from fedsim.study.reading import read_figures
 
@@ -74,6 +76,33 @@ def test_time_to_target_is_that_of_the_virtual_clock_and_shares_of_visits_add_up
         ConfigError, match=r"has a clock of its own \(world\.devices\), and the study models devices, too"
     ):
         read_figures(whole, "data", "arm", 0, devices=DevicesConfig())
+
+
+def test_every_visit_is_on_record_and_ends_as_the_rounds_say(whole):
+    visits, devices, rounds = (
+        pq.read_table(whole / f"{name}.parquet").to_pandas() for name in ("visits", "devices", "rounds")
+    )
+    clients, events = pq.read_table(whole / "clients.parquet").to_pandas(), what_is_left(whole)[3]
+    taken = visits[visits["outcome"] == "taken"]
+    same = ["round", "client", "version", "began_seconds"]
+    assert sorted(taken[same].to_numpy().tolist()) == sorted(clients[same].to_numpy().tolist())
+    for outcome in ("late", "absent"):
+        on_record = visits[visits["outcome"] == outcome][["round", "client"]].itertuples(index=False, name=None)
+        assert {(r, c) for kind, r, ids in events if kind == outcome for c in ids} <= set(on_record)
+    whole_ones = visits.dropna()
+    columns = ["drawn_seconds", "began_seconds", "received_seconds", "trained_seconds", "ended_seconds"]
+    assert (np.diff(whole_ones[columns].to_numpy(), axis=1) >= -1e-9).all() and len(whole_ones) >= len(taken)
+    assert (
+        set(devices["drawable"]) <= {"yes", "memory", "reach", "examples"} and devices["client"].is_monotonic_increasing
+    )
+    assert taken["ended_seconds"].max() <= rounds["clock_seconds"].max()
+
+
+def test_the_page_has_the_pictures_of_the_simulated_world(whole):
+    page = run_page(fedsim.load_run(whole))
+    for name in ("by-round", "by-clock", "timeline", "at-work", "by-speed", "by-label"):
+        assert f'id="{name}-title"' in page
+    assert 'id="staleness-title"' not in page and "The slowest fifth of the clients has" in page
 
 
 def test_traces_may_move_but_not_change(tmp_path):

@@ -65,7 +65,7 @@ class RandomK(_Some):
     ----------
     scaled
         Divide by the share that is sent, which makes the codec unbiased; where losses are added to the next change, they are
-        not to be made up for twice.
+        not to be made up for twice. A change that its format then does not hold cannot be sent.
     """
 
     _SEED_BYTES = 8
@@ -79,7 +79,8 @@ class RandomK(_Some):
         seed = int(rng.integers(2**64, dtype=np.uint64))
         value_K = array_F[self._drawn(seed, blocks.size)]
         if self._scaled and len(value_K):
-            value_K = value_K * value_K.dtype.type(blocks.size / len(value_K))
+            with np.errstate(over="ignore"):  # infinite, which is found as what cannot be sent
+                value_K = value_K * value_K.dtype.type(blocks.size / len(value_K))
         return seed.to_bytes(self._SEED_BYTES, "little") + written(value_K, array_F.dtype)
 
     def decode(self, payload: memoryview, blocks: Blocks, dtype: np.dtype) -> np.ndarray:

@@ -15,9 +15,11 @@ from fedsim.display.course import (
     LOSS_LINES,
     METRIC_LINES,
     Columns,
+    clock,
     draw_loss,
     draw_metric,
     draw_metric_by_bytes,
+    draw_metric_by_clock,
     metric_words,
     traffic,
 )
@@ -34,7 +36,7 @@ from fedsim.display.label_plot import (
 from fedsim.display.page.parts import Cell, Figure, Figures, Key, Table, number_cell, thinned, thinned_note
 from fedsim.display.page.small import as_figure, legend_above, small
 from fedsim.display.page.swatches import patch
-from fedsim.display.report import format_bytes
+from fedsim.display.report import format_bytes, format_clock
 from fedsim.display.score_plot import draw_scores
 
 if TYPE_CHECKING:
@@ -49,9 +51,10 @@ _MOST_CELLS = 1500
 
 @drawn
 def course(rounds: Columns, metric_name: str, guessing: float | None) -> Figures | None:
-    """Return the curves of metric and loss by round, and of the metric by traffic; None if nothing was measured."""
+    """Return the curves of metric and loss by round, and of the metric by simulated time and traffic; None without any."""
     found = [
         *_by_round(rounds, metric_name, guessing),
+        *_by_clock(rounds, metric_name, guessing),
         *_by_traffic(rounds, metric_name, guessing),
         *_loss(rounds),
     ]
@@ -66,6 +69,20 @@ def _by_round(rounds: Columns, metric_name: str, guessing: float | None) -> Iter
         text = f"The global model on the validation examples{_points(rounds)}{_guess(guessing)}."
         data = _lines_table("round", rounds["round"], rounds, METRIC_LINES, f"{name.capitalize()} by round")
         yield as_figure(figure, "by-round", f"{name.capitalize()} by round", text, data, axes)
+
+
+def _by_clock(rounds: Columns, metric_name: str, guessing: float | None) -> Iterator[Figure]:
+    name = metric_words(metric_name)
+    figure, axes = small("", name)
+    unit = draw_metric_by_clock(axes, rounds, guessing)
+    if unit is not None:
+        factor, word = unit
+        axes.set_xlabel(f"virtual clock ({word})")
+        legend_above(axes, 1)
+        seconds, title = clock(rounds), f"{name.capitalize()} by simulated time"
+        data = _lines_table(f"virtual clock ({word})", seconds / factor, rounds, METRIC_LINES, title, "{:.4g}")
+        text = f"When simulated devices had got there; the clock ends at {format_clock(float(np.nanmax(seconds)))}."
+        yield as_figure(figure, "by-clock", title, text, data, axes)
 
 
 def _by_traffic(rounds: Columns, metric_name: str, guessing: float | None) -> Iterator[Figure]:

@@ -16,6 +16,7 @@ from fedsim.display.page.client_figure import client_figure
 from fedsim.display.page.parts import Block, Commands, Facts, Figures, Page, Section, Sentences, Table, text_cells
 from fedsim.display.page.render import render
 from fedsim.display.page.run_figures import course, label_figures, score_figures
+from fedsim.display.page.world_figures import world_figures
 from fedsim.display.report import MISSING, final_rows, format_bytes, format_clock, format_metric, format_seconds
 from fedsim.display.run_words import model_words, partition_words, run_words
 from fedsim.records.recorded_run import RecordedRun
@@ -99,6 +100,9 @@ def _sections(
 ) -> Iterator[Section]:
     if curves := course(rounds, metric_name, guessing):
         yield Section("course", "Course of the run", (curves,))
+    if world := world_figures(run):
+        title = "Simulated devices" if run.devices.num_rows else "Buffered rounds"
+        yield Section("world", title, (world,), _WORLD if run.devices.num_rows else "")
     choices = run.events("layers")
     if choices and (scores := score_figures(choices[-1])):
         intro = "Layers are ranked by their score; those with the highest are tuned and exchanged."
@@ -110,6 +114,9 @@ def _sections(
         yield Section("facts", "Facts", (Facts(tuple(rows)),))
     yield Section("config", "Config", (_changes(run.config),))
     yield Section("repeat", "Repeat it", tuple(_repeat(run, summary)))
+
+
+_WORLD = "What the clients' devices did on the virtual clock, and whose results count: who was left out, by speed and by label."
 
 
 def _clients(run: RecordedRun, metric_name: str) -> Figures | None:

@@ -38,6 +38,8 @@ _MEANINGS = {
     "seconds_published": " The longest local training of each round, summed over rounds.",
     "seconds_modelled": " Computing and sending on the devices and the network that the study models.",
 }
+_OF_CLOCK = "by simulated time", " On the virtual clock of the simulated devices."
+"""The same of modelled time where runs have a clock of their own."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,11 @@ def curve_figure(
         axes.set_xlim(left=0)
     seeds = max(len(each) for each in cells.values())
     band = f"Mean over {seeds} seeds; band: the least and the most." if seeds > 1 else "One seed."
-    title = f"{name.capitalize()} {AXES[axis]}{f', {dataset}' if dataset else ''}"
+    clocks = axis == "seconds_modelled" and one.about.get("seconds_simulated") is not None
+    by, meaning = _OF_CLOCK if clocks else (AXES[axis], _MEANINGS[axis])
+    title = f"{name.capitalize()} {by}{f', {dataset}' if dataset else ''}"
     data = _by_round(title, found) if axis == "round" else _in_turn(title, label, found, factor)
-    text = f"{band}{_MEANINGS[axis]}{_guess(one)}"
+    text = f"{band}{meaning}{_guess(one)}"
     return as_figure(figure, key, title, text, data, axes if axis == "round" else None)
 
 

@@ -167,6 +167,8 @@ def _sections(
         yield Section("labels", "Who holds what", tuple(held), _LABELS)
     if "Costs" in tables:
         yield Section("costs", "Costs", (tables["Costs"],), _COSTS)
+    if "Simulated devices" in tables:
+        yield Section("world", "Simulated devices", (tables["Simulated devices"],), _WORLD)
     if mistakes := mistakes_table(summary):
         yield Section("mistakes", "Same mistakes?", (mistakes,), _MISTAKES)
     yield Section("configs", "What differs", tuple(configs(study)))
@@ -187,6 +189,10 @@ _SEARCH = (
 )
 _LABELS = (
     "Of one seed; another seed deals the examples out anew, and all arms with the same seed have the same clients."
+)
+_WORLD = (
+    "Who was left out: without bias the slowest fifth of the clients has a fifth of the results that count. Clients without a "
+    "result hold examples that the model never saw."
 )
 _COSTS = "Means over seeds. To the target: over the seeds that reach it."
 
