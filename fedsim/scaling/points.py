@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fedsim.configuration.schema import Config
 
 CLIENTS_KEY, COHORT_KEY, ACTORS_KEY = "partition.clients", "sampling.clients_per_round", "ray.actors"
-_FORCED = ("tracking.plots=false", "tracking.tensorboard=false", "tracking.client_records=true", *WITHOUT)
+_FORCED = ("tracking={plots: false, client_records: true}", *WITHOUT)
 
 
 @dataclass(frozen=True)
