@@ -13,19 +13,24 @@ from fedsim.records.trackers.base import without_secrets
 _LONGEST_REASON = 300
 
 
-@dataclass(frozen=True)
+_TRIES = 2
+"""Calls of the end are made this often, all others until they succeed or the end comes."""
+
+
+@dataclass
 class _Call:
     what: str
     act: Callable[[], object]
     needed: bool = False
     """Whether nothing can follow without it."""
+    tries: int = 0
 
 
 class Delivery:
     """Delivers calls in the background.
 
     A call that raises stays the first in line, and is made again when the next one comes, so that a service that was away
-    for a while gets all it missed. At the end each call that is left has one last try.
+    for a while gets all it missed. At the end each call that is left has its last tries.
 
     Parameters
     ----------
@@ -74,11 +79,14 @@ class Delivery:
             self._has_news = True
             self._news.notify()
 
-    def close(self, timeout_seconds: float) -> None:
-        """Wait until all is delivered; after the time, what is left counts as missed."""
+    def end(self) -> None:
+        """Let the thread end when all is delivered; returns at once."""
         with self._news:
             self._closing = True
             self._news.notify()
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Wait for the end of the thread; after the time, what is left counts as missed."""
         self._thread.join(max(0.0, timeout_seconds))
         with self._news:
             if self._thread.is_alive():
@@ -97,6 +105,7 @@ class Delivery:
 
     def _deliver(self, last: bool) -> None:
         while (call := self._first()) is not None:
+            call.tries += 1
             try:
                 call.act()
             except (
@@ -106,6 +115,8 @@ class Delivery:
                     self._blame(f"{call.what}: {said(error)}")
                     if not last:
                         return
+                    if call.tries < _TRIES:
+                        continue
                     self.missed += len(self._waiting) if call.needed else 1
                     if call.needed:
                         self._waiting.clear()

@@ -191,7 +191,9 @@ class Trackers:
             self._deliveries[name].put("finish", lambda t=tracker: t.finish(self._summary, status))  # type: ignore[misc]
         until = time.monotonic() + self._flush_seconds
         for line in self._deliveries.values():
-            line.close(until - time.monotonic())
+            line.end()
+        for line in self._deliveries.values():
+            line.wait(until - time.monotonic())
         self._tell()
         for name, line in self._deliveries.items():
             if line.missed:
