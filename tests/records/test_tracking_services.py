@@ -1,6 +1,7 @@
 """W&B (offline), MLflow (a folder) and TensorBoard, for real: what a run sends is read back by each library or its format."""
 
 import json
+import math
 import os
 import pty
 import struct
@@ -13,6 +14,7 @@ from support import ROOT, make_tiny
 import fedsim
 from fedsim.records.trackers.base import TrackedRun
 from fedsim.records.trackers.config import MlflowConfig
+from fedsim.records.trackers.tensorboard_tracker import TensorBoardTracker
 
 METRIC = "metric/global_metric"
 SECRETS = {"WANDB_API_KEY": "0123456789abcdef" * 2 + "01234567", "MLFLOW_TRACKING_PASSWORD": "a-word-to-be-kept"}
@@ -133,6 +135,23 @@ def test_mlflow_gets_no_step_twice_whatever_was_noted(tmp_path, quiet):
             tracker.round({"round": number, "global_metric": 0.5, "train_loss_last": None if number == 2 else 1.0})
     history = tracker._client.get_metric_history(known, METRIC)
     assert [metric.step for metric in history] == [1, 2, 3, 4]
+
+
+def test_tensorboard_hides_what_is_taken_back(tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for resumed, rounds in ((None, (1, 2, 3)), ("run", (3,))):
+        board = TensorBoardTracker()
+        board.start(TrackedRun("run", tmp_path, None, {}), {"rounds": 3}, resumed)
+        if resumed:
+            board.go_back(3)
+        for number in rounds:
+            missing = {"personalised_metric": None, "server_lr": math.nan}
+            board.round({"round": number, "global_metric": len(rounds) * number / 10, "bytes_up": 5, **missing})
+        board.finish({}, "stopped")
+    events = reader.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {METRIC, "bytes/bytes_up"}
+    points = [(point.step, round(point.value, 4)) for point in events.Scalars(METRIC)]
+    assert points == [(1, 0.3), (2, 0.6), (3, 0.3)]
 
 
 def test_a_run_goes_on_without_services_that_cannot_be_written_to(tmp_path, quiet):

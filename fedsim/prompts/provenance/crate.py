@@ -27,6 +27,7 @@ _DESCRIBED = {
     CONFIG: "The run's configuration, without paths of the machine that it ran on",
 }
 _RUN, _SOFTWARE, _BASE, _DATA = "#run", "#fedsim", "#base-model", "#data"
+_LICENSE = "#license"
 
 Entity = dict[str, Any]
 
@@ -53,10 +54,16 @@ def _graph(folder: Path, origin: Origin, title: str) -> Iterator[Entity]:
         "name": f"{title} for the task {origin.task}",
         "description": f"An adapter for PEFT, trained by federated learning on simulated clients with fedsim: {origin.kind}.",
         "datePublished": (origin.ended or datetime.now(UTC).isoformat())[:10],
-        "license": "Not stated by fedsim: that of the adapter depends on its base model and data.",
+        "license": {"@id": _LICENSE},
         "hasPart": [{"@id": path.name} for path in files],
-        "mentions": [{"@id": _RUN}],
+        "mentions": {"@id": _RUN},
         **({"variableMeasured": _references(figures)} if figures else {}),
+    }
+    yield {
+        "@id": _LICENSE,
+        "@type": "CreativeWork",
+        "name": "Not stated",
+        "description": "fedsim does not know the license: that of an adapter depends on its base model and its data.",
     }
     yield from map(_file, files)
     yield _action(origin, files, parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -159,7 +160,7 @@ class Origin:
         """Commands that make the adapter again; empty without a record."""
         if self.config is None:
             return []
-        loaded = "".join(f" --load {name}" for name in self.plugins if name.endswith(".py"))
+        loaded = "".join(f" --load {shlex.quote(name)}" for name in self.plugins if name.endswith(".py"))
         given = "".join(f" {key}=path/to/{key.rpartition('.')[2]}" for key in dict.fromkeys(self.public[1]))
         stopped = (self.summary or {}).get("stopped") or {}
         rounds = f" rounds={self.rounds}" if stopped.get("rule") == "call" and not self.is_best else ""
