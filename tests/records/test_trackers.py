@@ -5,7 +5,7 @@ import threading
 from contextlib import nullcontext
 
 import pytest
-from support import make_tiny
+from support import ROOT, make_tiny
 
 import fedsim
 from fedsim.core import plugins
@@ -168,35 +168,9 @@ def test_all_trackers_see_the_same_names():
 
 # -- plug-ins and configs ----------------------------------------------------------------------------------------------
 
-PLUGIN = '''
-import json
+PLUGIN = """
 import fedsim
-from fedsim.core.schema import Schema
-from fedsim.records.trackers.base import Tracker, scalars
-
-@fedsim.register("tracker", "lines")
-class Lines(Tracker):
-    class Config(Schema):
-        file: str = "lines.jsonl"
-        """File in the run folder."""
-
-    def start(self, run, config, resumed):
-        self.path = run.folder / self.params.file
-        self.write("start", config["rounds"], run.group, resumed)
-        return "the id"
-
-    def round(self, record):
-        self.write("round", record["round"], scalars(record).get("metric/global_metric"))
-
-    def artifact(self, path):
-        self.write("artifact", path.name)
-
-    def finish(self, summary, status):
-        self.write("finish", summary.get("global_metric"), status)
-
-    def write(self, *line):
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\\n")
+from fedsim.records.trackers.base import Tracker
 
 @fedsim.register("tracker", "broken")
 class Broken(Tracker):
@@ -204,21 +178,23 @@ class Broken(Tracker):
         if name in ("start", "round", "picture", "artifact", "finish"):
             raise RuntimeError("broken")
         return super().__getattribute__(name)
-'''
+"""
 
 
 @pytest.fixture
 def loaded(tmp_path):
-    path = tmp_path / "my_trackers.py"
-    path.write_text(PLUGIN)
-    plugins.load_plugin(path)
+    (tmp_path / "broken.py").write_text(PLUGIN)
+    paths = (tmp_path / "broken.py", ROOT / "examples" / "lines_tracker.py")
+    for path in paths:
+        plugins.load_plugin(path)
     yield
-    plugins.unload(path.name)
+    for path in paths:
+        plugins.unload(path.name)
 
 
 def test_a_run_with_trackers_of_a_plugin_has_the_bytes_of_one_without_and_goes_on_in_the_same_place(loaded, tmp_path):
     tracking = {"trackers": ["broken", "lines"], "group": "g", "plots": False}
-    base = {"executor": "local", "client": {"fuse": 2}}
+    base = {"name": "run", "executor": "local", "client": {"fuse": 2}}
     tracked, plain = make_tiny(**base, tracking=tracking, params={"lines": {"file": "x"}}), make_tiny(**base)
     assert tracked.identity == plain.identity
     with fedsim.Run(tracked.replace(output=str(tmp_path / "run")), progress=False) as run:
@@ -229,7 +205,7 @@ def test_a_run_with_trackers_of_a_plugin_has_the_bytes_of_one_without_and_goes_o
     assert (tmp_path / "run" / prompt).read_bytes() == (tmp_path / "plain" / prompt).read_bytes()
     lines = [json.loads(line) for line in (tmp_path / "run/x").read_text().splitlines()]
     assert [line[1] for line in lines if line[0] == "round"] == [0, 1, 2, 3]
-    assert [line for line in lines if line[0] == "start"] == [["start", 3, "g", None], ["start", 3, "g", "the id"]]
+    assert [line for line in lines if line[0] == "start"] == [["start", 3, "g", None], ["start", 3, "g", "run"]]
     assert [line[-1] for line in lines if line[0] == "finish"] == ["stopped", "finished"]
     assert lines[-1][1] == summary["global_metric"]
     assert ["artifact", "global.safetensors"] in lines
