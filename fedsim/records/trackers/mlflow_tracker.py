@@ -32,7 +32,8 @@ class MlflowTracker(Tracker):
         super().__init__()
         self._config = config
         self._client: MlflowClient | None = None
-        self._id: str | None = None
+        self._id = ""
+        """The run's id in the store, once it has begun there."""
         self._steps: dict[str, int] = {}
         """Last step of each metric that the store already has."""
 
@@ -52,15 +53,14 @@ class MlflowTracker(Tracker):
     def start(self, run: TrackedRun, config: Mapping[str, Any], resumed: str | None) -> str:
         """Begin a run, or continue one by its id."""
         client = self._connected()
-        if self._id is None and resumed is None:
+        if not self._id and resumed is None:
             tags = {f"fedsim.{key}": value for key, value in run.about.items()}
             tags |= {"fedsim.group": run.group} if run.group else {}
             created = client.create_run(self._experiment(client), run_name=run.name, tags=tags)
-            self._id = created.info.run_id
-        elif self._id is None:
+            self._id = str(created.info.run_id)
+        elif not self._id and resumed is not None:
             client.update_run(resumed, status="RUNNING")
             self._id = resumed
-        assert self._id is not None
         found = client.get_run(self._id).data
         self._steps = {name: self._last_step(client, name) for name in found.metrics}
         self._log_config(client, config, found.params)
