@@ -29,10 +29,9 @@ CAPS = {
 
 PUT = {
     "executor": "local", "model.path": "embedded", "model.package": None, "model.device": "cpu", "model.compile": False,
-    "model.trust_remote_code": False, "tracking.tensorboard": False, "tracking.plots": False, "prompt.start_from": None,
-    "tuner.start_from": None,
+    "model.trust_remote_code": False, "tracking": {"plots": False}, "prompt.start_from": None, "tuner.start_from": None,
 }  # fmt: skip
-"""What a config that is run must say, whatever was drawn: this process, the embedded model, no pictures."""
+"""What a config that is run must say, whatever was drawn: this process, the embedded model, no pictures, no trackers."""
 
 
 def run_case(number: int, folder: Path) -> None:

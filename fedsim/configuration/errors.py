@@ -187,7 +187,8 @@ def _expected(complaints: Sequence[Any], given: Any) -> str:
             alternatives.append(f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0])
         elif kind == "unknown_name":
             choices = context["known"]
-            alternatives.append(f"one of {listed(choices, 40)}, or a plug-in's name (--load FILE.py)")
+            ours = f"one of {listed(choices, 40)}, or " if choices else ""
+            alternatives.append(f"{ours}a plug-in's name (--load FILE.py)")
         elif kind == "too_short" and isinstance(given, dict):
             alternatives.append(f"a group of at least {context['min_length']}")
         elif stem in _TYPES:

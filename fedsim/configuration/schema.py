@@ -35,7 +35,7 @@ from fedsim.core.uses import EVERY_KEY, Use, Uses
 from fedsim.data.config import DataConfig
 from fedsim.executors.config import RayConfig
 from fedsim.kept.config import CacheConfig
-from fedsim.records.run_folder import TrackingConfig
+from fedsim.records.trackers.config import TrackingConfig
 from fedsim.simulation.config import CheckpointConfig, EvaluationConfig, StopConfig
 from fedsim.world.buffer_config import BufferConfig
 from fedsim.world.config import WorldConfig
@@ -254,6 +254,8 @@ class Config(Schema):
     def identity_values(self) -> dict[str, Any]:
         """All keys that a result depends on, without where it runs, where output goes, when it ends, or where inputs are."""
         values = self.model_dump(mode="json")
+        for name in self.tracking.trackers:
+            values["params"].pop(name, None)
         for key in ("name", "output", "executor", "ray", "cache", "tracking", "checkpoint", "stop", "callbacks"):
             values.pop(key)
         # Where a later section has no effect, a run is the one that it was before there was such a section.

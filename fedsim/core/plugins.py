@@ -30,13 +30,14 @@ REGISTRIES = {
     "attack": "fedsim.core.attack:ATTACKS",
     "codec": "fedsim.core.compression.codec:CODECS",
     "callback": "fedsim.simulation.callbacks:CALLBACKS",
+    "tracker": "fedsim.records.trackers.base:TRACKERS",
     "partitioner": "partitions.base:PARTITIONERS",
     "metric": "fedsim.data.metrics:METRICS",
     "task": "fedsim.data.tasks:TASKS",
     "family": "clients.backbone.families:FAMILIES",
 }
 """Registry of each kind of plug-in; imported on first use."""
-WITH_PARAMS = ("correction", "robust_rule", "attack", "codec", "callback", "partitioner")
+WITH_PARAMS = ("correction", "robust_rule", "attack", "codec", "callback", "tracker", "partitioner")
 """Kinds whose classes may have a ``Config``, with keys in the section ``params``."""
 ENTRY_POINTS = "fedsim.plugins"
 
@@ -66,8 +67,9 @@ def register(kind: str, name: str) -> Callable[[T], T]:
         :class:`~fedsim.core.attack.Attack`, ``attack.kind``), ``codec`` (of
         :class:`~fedsim.core.compression.codec.Codec`, ``compression.up.kind``, ``compression.down.kind``), ``partitioner`` (of
         :class:`partitions.Partitioner`, ``partition.kind``), ``callback`` (of
-        :class:`~fedsim.simulation.callbacks.Callback`, ``callbacks``), ``metric`` (a function from a confusion matrix to a
-        number, a task's ``metric``), ``task`` (a :class:`fedsim.data.config.TaskConfig` or its values, ``data.task``) or
+        :class:`~fedsim.simulation.callbacks.Callback`, ``callbacks``), ``tracker`` (of
+        :class:`~fedsim.records.trackers.base.Tracker`, ``tracking.trackers``), ``metric`` (a function from a confusion matrix
+        to a number, a task's ``metric``), ``task`` (a :class:`fedsim.data.config.TaskConfig` or its values, ``data.task``) or
         ``family`` (a :class:`clients.backbone.families.Family`, ``model_type`` in a model's config.json).
     name
         Letters, digits, ``_``, ``.`` and ``-``.

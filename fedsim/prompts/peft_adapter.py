@@ -207,7 +207,7 @@ def _export_prefix(file: PromptFile, output: Path, client: int | None) -> None:
     _check_window(trained, length)
     adapter = _prefix_config(trained, prompt_LKHPD)
     rows_PW = prompt_LKHPD.transpose(3, 0, 1, 2, 4).reshape(length, -1)
-    trained.write(output, adapter, {_KEY: rows_PW}, _about(adapter))
+    trained.write(output, adapter, {_KEY: rows_PW}, _about(adapter), client)
 
 
 def _every_layer(file: PromptFile, geometry: PromptGeometry, client: int | None) -> np.ndarray:

@@ -26,8 +26,10 @@ from clients.config import ModelConfig
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import VectorLayout
 from fedsim.core.uses import EVERY_KEY
-from fedsim.prompts.peft_readme import AboutAdapter, readme
+from fedsim.prompts.peft_readme import AboutAdapter, hub_name, readme
 from fedsim.prompts.prompt_file import PERSONAL_PROMPTS, PromptFile
+from fedsim.prompts.provenance.origin import Origin
+from fedsim.prompts.provenance.write import write_provenance
 
 ADAPTER_ARRAYS = "adapter_model.safetensors"
 HEAD_ARRAYS = "head.safetensors"
@@ -80,8 +82,22 @@ class TrainedModel:
             "inference_mode": True,
         }
 
-    def write(self, output: Path, adapter: PeftConfig, arrays: Mapping[str, np.ndarray], about: AboutAdapter) -> None:
-        """Write an adapter, the head if it was trained, and a README.md on how to use them.
+    def write(
+        self,
+        output: Path,
+        adapter: PeftConfig,
+        arrays: Mapping[str, np.ndarray],
+        about: AboutAdapter,
+        client: int | None = None,
+    ) -> None:
+        """Write an adapter, the head if it was trained, and their provenance.
+
+        That is a README.md on how to use them and how they were trained, the run's config, and RO-Crate metadata.
+
+        Parameters
+        ----------
+        client
+            The client whose own layers the arrays hold too.
 
         Raises
         ------
@@ -96,7 +112,8 @@ class TrainedModel:
             save_file(whole, output / ADAPTER_ARRAYS, metadata={"format": "pt"})
             if self.file.head:
                 self._write_head(output / HEAD_ARRAYS)
-            (output / "README.md").write_text(text, encoding="utf-8")
+            origin = Origin.of(self.file.path, self.file.metadata, hub_name(adapter), client)
+            write_provenance(output, origin, about.title, text)
         except OSError as error:
             raise ModelError(f"the adapter cannot be written to {output}: {error.strerror or error}") from None
 

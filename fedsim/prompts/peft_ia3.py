@@ -34,7 +34,7 @@ def export_ia3(file: PromptFile, output: Path, client: int | None) -> None:
     layers = {layer: tuned_X + np.float32(origin) for layer, tuned_X in tuned_layers(file, client).items()}
     trained = TrainedModel.of(file)
     about = about_layers(trained, tuple(layers), "IA³ adapter", "Scaling vectors", "one vector for each of")
-    write_layers(trained, output, _config(trained, tuple(layers)), layers, about)
+    write_layers(trained, output, _config(trained, tuple(layers)), layers, about, client)
 
 
 def _config(trained: TrainedModel, layers: tuple[int, ...]) -> IA3Config:

@@ -34,6 +34,7 @@ def write_layers(
     adapter: PeftConfig,
     layers: dict[int, np.ndarray],
     about: AboutAdapter,
+    client: int | None,
     end: str = "",
 ) -> None:
     """Write an adapter with the arrays of some layers, by PEFT's names.
@@ -42,6 +43,8 @@ def write_layers(
     ----------
     layers
         What PEFT's arrays hold, by model layer.
+    client
+        The client whose own layers are among them.
     end
         What follows our name of an array in PEFT's.
     """
@@ -54,7 +57,7 @@ def write_layers(
         for layer, tuned_X in layers.items()
         for name, array in shape.split(tuned_X).items()
     }
-    trained.write(output, adapter, arrays, about)
+    trained.write(output, adapter, arrays, about, client)
 
 
 def about_layers(trained: TrainedModel, layers: Sequence[int], title: str, subject: str, what: str) -> AboutAdapter:

@@ -44,7 +44,7 @@ def export_lora(file: PromptFile, output: Path, client: int | None) -> None:
     trained = TrainedModel.of(file)
     adapter = _config(trained, tuple(layers))
     about = about_layers(trained, tuple(layers), "LoRA adapter", "Low-rank changes", f"rank {adapter.r}, on")
-    write_layers(trained, output, adapter, layers, about, end=".weight")
+    write_layers(trained, output, adapter, layers, about, client, ".weight")
 
 
 def _changes_nothing(file: PromptFile) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig
@@ -13,24 +14,27 @@ from clients.backbone.heads import resolve_pooling
 from fedsim.core.uses import EVERY_KEY
 from fedsim.data.config import TaskConfig
 from fedsim.data.templates import MASK, Piece, parse_template
+from fedsim.prompts.provenance.escaping import code, indented, inline
 
 _LOAD = """\
 # {title}
 
-{trained} trained by fedsim for the task `{task}`: {what}. Labels: {labels}.
+{trained} trained by fedsim for the task {task}: {what}. Labels: {labels}.
 
 ```python
 import torch
-from peft import PeftModel
+from peft import {peft}
 from transformers import {auto}
 
-base = {auto}.from_pretrained({base!r}, dtype=torch.float32)
+{name}base = {auto}.from_pretrained({base}, dtype=torch.float32)
 model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
 output = model(input_ids=input_ids, attention_mask=attention_mask)
 ```
 
 {calls}
 """
+
+_BASE_BY_CONFIG = 'name = PeftConfig.from_pretrained("path/to/this/folder").base_model_name_or_path\n'
 
 _PRODUCTS = """\
 The run multiplied the layers' matrices in bfloat16 (`model.products`); in float32 scores differ a little from the run's.
@@ -39,7 +43,7 @@ The run multiplied the layers' matrices in bfloat16 (`model.products`); in float
 _WORDS = """\
 A class's score is the logit of its label word, {words}, in `output.logits{text}` at the {place}. The text is written
 
-    {template}
+{template}
 
 and the label word is the one token that the tokenizer makes of it in that place, with the space before it.
 """
@@ -86,6 +90,12 @@ class AboutAdapter:
         return f"[:, {self.before}:]" if self.before else ""
 
 
+def hub_name(adapter: PeftConfig) -> str | None:
+    """Return the base model's name on the Hugging Face hub, or None for a folder."""
+    base = str(adapter.base_model_name_or_path)
+    return None if (Path(base) / "config.json").is_file() else base
+
+
 def readme(
     metadata: Mapping[str, Any], adapter: PeftConfig, family: Family, about: AboutAdapter, *, token_types: bool
 ) -> str:
@@ -98,6 +108,7 @@ def readme(
     token_types
         Whether the model tells the texts of an example apart by token types.
     """
+    hub = hub_name(adapter)
     task, head = TaskConfig.model_validate(metadata["task"], context=EVERY_KEY), metadata["model"]["head"]
     classifier = head["kind"] == "classifier"
     auto = "AutoModel" if classifier else f"AutoModelFor{'CausalLM' if family.predicts_next else 'MaskedLM'}"
@@ -105,12 +116,15 @@ def readme(
         _LOAD.format(
             title=about.title,
             trained=about.trained,
-            task=task.name,
+            task=code(task.name),
             what=about.what,
             calls=about.calls,
-            labels=", ".join(task.labels),
+            labels=", ".join(map(inline, task.labels)),
             auto=auto,
-            base=adapter.base_model_name_or_path,
+            # A path is of this machine alone; adapter_config.json holds it for PEFT.
+            peft="PeftModel" if hub else "PeftConfig, PeftModel",
+            name="" if hub else _BASE_BY_CONFIG,
+            base=repr(hub) if hub else "name",
         )
     ]
     if metadata["model"].get("products") == "bfloat16":
@@ -131,6 +145,6 @@ def _label_words(task: TaskConfig, family: Family, rows: str) -> str:
     if family.predicts_next:
         pieces = template.as_causal().before
     text = "".join(piece if isinstance(piece, str) else f"{{{task.fields[piece.index]}}}" for piece in pieces)
-    words = ", ".join(task.label_words or ())
+    words = ", ".join(map(inline, task.label_words or ()))
     place = "last token" if family.predicts_next else "mask"
-    return _WORDS.format(words=words, text=rows, place=place, template=text.rstrip())
+    return _WORDS.format(words=words, text=rows, place=place, template=indented(text.rstrip()))

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 GLOBAL_PROMPT = "global.safetensors"
 BEST_PROMPT = "best.safetensors"
 PERSONAL_PROMPTS = "personal.safetensors"
+_RECORDS = ("config.yaml", "summary.json", "metrics.jsonl")
+"""What says where a prompt comes from."""
 
 
 def save_prompt(
@@ -263,4 +265,7 @@ def local_prompt(place: str | Path) -> Iterator[Path]:
             raise ModelError(f"{source.url} has no {prompt}; give a finished run") from None
         with suppress(FileNotFoundError):  # if every layer was exchanged
             source.download(f"prompt/{PERSONAL_PROMPTS}", Path(temporary) / "prompt" / PERSONAL_PROMPTS)
+        for record in _RECORDS:
+            with suppress(FileNotFoundError):
+                source.download(record, Path(temporary) / record)
         yield Path(temporary) / prompt

@@ -19,8 +19,9 @@ _PATTERNS = (
     "predictions.parquet",
     "labels.parquet",
     "report.html",
+    "trackers.json",
 )
-_FOLDERS = ("plots", "prompt", "checkpoints", "tensorboard", "ray-logs")
+_FOLDERS = ("plots", "prompt", "checkpoints", "tensorboard", "wandb", "ray-logs")
 
 
 def remove_run(path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fedsim.configuration.schema import Config
 from fedsim.core.errors import CheckpointError, ConfigError
@@ -129,6 +129,37 @@ class RecordedRun:
     def best_prompt(self) -> str:
         """Path or URL of the prompt after the best round."""
         return f"{self.location}/prompt/best.safetensors"
+
+    def export(self, to: Literal["peft"] = "peft", output: str | Path | None = None, client: int | None = None) -> Path:
+        """Export what the run trained as an adapter for another library, with its model card; return the folder.
+
+        Parameters
+        ----------
+        to
+            ``peft``: an adapter that ``peft.PeftModel.from_pretrained`` loads.
+        output
+            New or empty folder; if not given, ``RUN/prompt/peft``. Needed for a run at a URL.
+        client
+            Take the layers that were not exchanged from this client.
+
+        Raises
+        ------
+        ConfigError, ModelError
+            If the format is unknown, no adapter gives the same scores, or the output cannot be written.
+
+        Examples
+        --------
+        >>> fedsim.load_run("runs/quickstart").export(output="adapter")     # doctest: +SKIP
+        """
+        from fedsim.prompts.peft_adapter import default_output, export_peft
+        from fedsim.prompts.prompt_file import local_prompt
+
+        if to != "peft":
+            raise ConfigError(f"there is no export to {to!r}; to must be 'peft'")
+        if output is None and is_url(self.location):
+            raise ConfigError(f"{self.location} is a URL; give a local folder for the adapter, output=FOLDER")
+        with local_prompt(self.location) as path:
+            return export_peft(path, default_output(path) if output is None else output, client)
 
     def plot(self, what: str = "metric") -> Picture:
         """Return a plot of ``metric``, ``loss`` or ``bytes`` by round, which a notebook displays.

@@ -16,32 +16,18 @@ from typing import TYPE_CHECKING, Any
 from fedsim import __version__
 from fedsim.core.errors import ConfigError, ResourceError
 from fedsim.core.messages import ClientReport
-from fedsim.core.schema import Schema
 from fedsim.records.columns import CLIENT_COLUMNS, ROUND_COLUMNS, VISIT_COLUMNS, client_row, visit_row
 from fedsim.records.events import EventLog, open_locked, plain, write_atomically, writing
 from fedsim.records.folder_check import CREATED, Held, check_usable, what_is_in
 from fedsim.records.own_files import remove_run
-from fedsim.records.tables import ParquetRows
-from fedsim.records.tensorboard import TensorBoard
+from fedsim.records.tables import ParquetRows, read_table
 
 if TYPE_CHECKING:
     from fedsim.records.sync import Sync
     from fedsim.world.devices import Devices
     from fedsim.world.schedule import Visit
 
-__all__ = ["CLIENT_COLUMNS", "ROUND_COLUMNS", "RunFolder", "TensorBoard", "TrackingConfig"]
-
-
-class TrackingConfig(Schema):
-    """What a run records besides ``metrics.jsonl``, ``rounds.parquet`` and ``summary.json``."""
-
-    tensorboard: bool = False
-    """Write TensorBoard events to the run folder; needs ``pip install fedsim[tensorboard]``."""
-    plots: bool = True
-    """At the end of the run, draw plots (metric by round and by traffic, loss, label distribution, layer scores) and write the
-    page ``report.html``."""
-    client_records: bool = True
-    """Write ``clients.parquet``: one row for each client and round, and with simulated devices ``visits.parquet``."""
+__all__ = ["CLIENT_COLUMNS", "ROUND_COLUMNS", "RunFolder"]
 
 
 class RunFolder:
@@ -52,7 +38,7 @@ class RunFolder:
     Attributes
     ----------
     path, config, metrics, rounds, clients, visits, devices, personal, predictions, labels, summary, report, plots, prompt,
-    checkpoints, tensorboard, ray_logs
+    checkpoints, ray_logs
         Paths of the folder and of its contents. Subfolders are created by the code that writes to them.
     location
         The folder's name in messages: its path, or the URL that it is synced to.
@@ -76,7 +62,6 @@ class RunFolder:
         self.plots = path / "plots"
         self.prompt = path / "prompt"
         self.checkpoints = path / "checkpoints"
-        self.tensorboard = path / "tensorboard"
         self.ray_logs = path / "ray-logs"
         self._log = EventLog(self.metrics)
         self._begun = True
@@ -208,6 +193,12 @@ class RunFolder:
         """Return the events of one kind so far, oldest first."""
         with writing(self.metrics):
             return [event for event in self._log.read() if event["event"] == kind]
+
+    def recorded_rounds(self) -> list[dict[str, Any]]:
+        """Return the rows of ``rounds.parquet`` that are on disk; see :meth:`flush`."""
+        with writing(self.rounds):
+            rows: list[dict[str, Any]] = read_table(self.rounds, ROUND_COLUMNS).to_pylist()
+        return rows
 
     def round_record(self, record: Mapping[str, Any]) -> None:
         """Add one row to ``rounds.parquet``; see :data:`ROUND_COLUMNS`. Writes no event."""

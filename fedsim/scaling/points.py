@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CLIENTS_KEY, COHORT_KEY, ACTORS_KEY = "partition.clients", "sampling.clients_per_round", "ray.actors"
 SIZE_KEY, AT_ONCE_KEY = "buffer.size", "buffer.concurrency"
-_FORCED = ("tracking.plots=false", "tracking.tensorboard=false", "tracking.client_records=true", *WITHOUT)
+_FORCED = ("tracking={plots: false, client_records: true}", *WITHOUT)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from fedsim.configuration.schema import Config
 from fedsim.display.progress import Progress
 from fedsim.executors.base import Executor
-from fedsim.records.run_folder import RunFolder, TensorBoard
+from fedsim.records.run_folder import RunFolder
+from fedsim.records.trackers.trackers import Trackers
 from fedsim.simulation.client_failures import Failures
 from fedsim.simulation.preparation import Prepared
 from fedsim.simulation.privacy import privacy_plan
@@ -28,7 +29,8 @@ class RunContext:
     """Run folder, for the records."""
     progress: Progress
     """Display for the user."""
-    tensorboard: TensorBoard | None = None
+    trackers: Trackers = field(default_factory=Trackers)
+    """Services that are told of the run."""
 
     @cached_property
     def privacy(self) -> PrivacyPlan | None:

@@ -107,6 +107,7 @@ class Journal:
         self._start_is_evaluated = True
         run.folder.event("start", round=0, **figures)
         run.folder.round_record({"round": 0, **figures})
+        run.trackers.round({"round": 0, **figures})
         run.progress.start(figures["global_metric"], figures["global_loss"])
 
     def train(self, round: Round) -> RoundRecord | None:
@@ -196,8 +197,7 @@ class Journal:
             if clients:
                 run.folder.event(name, round=done.round, clients=clients)
         run.folder.event("round", **record.event())
-        if run.tensorboard is not None:
-            run.tensorboard.round(record.row())
+        run.trackers.round(record.row())
         run.progress.round(_line(record))
         self.save_if_due()
         return record

@@ -19,6 +19,7 @@ from fedsim.records.folder_check import what_is_in
 from fedsim.records.location import RunLocation, open_location
 from fedsim.records.resuming import as_recorded, check_config, check_contents, finished, from_same_place, sources_of
 from fedsim.records.run_folder import RunFolder
+from fedsim.records.trackers.trackers import Trackers, make_trackers
 from fedsim.simulation.interrupt import InterruptWatch, RunInterrupted
 from fedsim.simulation.privacy import privacy_plan
 
@@ -53,6 +54,7 @@ def opened(config: Config, resume: bool, watch: InterruptWatch, progress: Progre
     RunInterrupted
         After SIGINT or SIGTERM, also on exit; its ``kept`` names what is saved.
     """
+    made = make_trackers(config)
     config, data = _settled(config, progress)
     plan = privacy_plan(config)
     # Mistakes in paths, data and model are found before the run folder is created.
@@ -78,7 +80,8 @@ def opened(config: Config, resume: bool, watch: InterruptWatch, progress: Progre
                     check_contents(checkpoint.contents, prepared.contents, config, folder.location, before)
                 from fedsim.simulation.context import RunContext
 
-                context = RunContext(config, prepared, executor, folder, progress)
+                trackers = Trackers(made, folder.event, progress.note, config.tracking.flush_seconds)
+                context = RunContext(config, prepared, executor, folder, progress, trackers)
                 yield Opened(place.location, context, checkpoint)
 
 

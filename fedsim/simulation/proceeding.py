@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import ExitStack, suppress
-from dataclasses import asdict, replace
+from contextlib import AbstractContextManager, closing, suppress
+from dataclasses import asdict
 from typing import Any
 
+from fedsim import __version__
 from fedsim.configuration.text import config_text
 from fedsim.core.errors import FedsimError
 from fedsim.executors.cluster import local_cluster
+from fedsim.prompts.prompt_file import BEST_PROMPT, GLOBAL_PROMPT
 from fedsim.records.checkpoint import Checkpoint
 from fedsim.records.folder_check import ATTACK, STOPPED
 from fedsim.records.results import write_results
 from fedsim.records.round_record import RoundRecord
-from fedsim.records.run_folder import TensorBoard
+from fedsim.records.trackers.base import Status, TrackedRun
 from fedsim.records.versions import versions
 from fedsim.simulation.context import RunContext
 from fedsim.simulation.interrupt import RunInterrupted
@@ -37,16 +39,14 @@ def proceed(
     folder.begin()
     try:
         _begin(run, checkpoint)
-        with ExitStack() as stack:
-            stack.callback(run.executor.close)
-            if run.config.tracking.tensorboard:
-                board = TensorBoard(folder.tensorboard, _first_round(checkpoint))
-                stack.callback(board.close)
-                run = replace(run, tensorboard=board)
-            result = yield from rounds(run, checkpoint, stop)
-            peak_memory = run.executor.peak_memory()
-        about = {**_about(run, result, started), "peak_memory_bytes": peak_memory}
-        return write_results(run.config, run.prepared, result, folder, run.progress, about)
+        with _tracked(run, checkpoint, stop):
+            with closing(run.executor):
+                result = yield from rounds(run, checkpoint, stop)
+                peak_memory = run.executor.peak_memory()
+            about = {**_about(run, result, started), "peak_memory_bytes": peak_memory}
+            summary = write_results(run.config, run.prepared, result, folder, run.progress, about)
+            _send_results(run, summary)
+        return summary
     except (FedsimError, RunInterrupted, GeneratorExit) as error:
         reason, message = type(error).__name__, str(error)
         if isinstance(error, GeneratorExit):
@@ -56,6 +56,39 @@ def proceed(
         if local_cluster.keep_logs(error, folder.ray_logs):
             run.progress.note(f"Ray's logs are in {folder.location}/{folder.ray_logs.name}")
         raise
+
+
+def _tracked(run: RunContext, checkpoint: Checkpoint | None, stop: Stop) -> AbstractContextManager[Any]:
+    """Return the block in which the run's trackers follow it."""
+    config = run.config
+    about = {
+        "fedsim": __version__,
+        "config_hash": config.identity,
+        "method": config.server.kind,
+        "task": run.prepared.data.task.name,
+        "model": config.model.location,
+    }
+    return run.trackers.following(
+        TrackedRun(config.name or run.folder.path.name, run.folder.path, config.tracking.group, about),
+        config.model_dump(mode="json"),
+        _first_round(checkpoint),
+        run.folder.recorded_rounds() if config.tracking.names and checkpoint is not None else (),
+        lambda error: _status(error, stop),
+    )
+
+
+def _status(error: BaseException, stop: Stop) -> Status:
+    left_by_choice = isinstance(error, GeneratorExit) and stop.left[0] == Stop.LEFT[0]
+    return "stopped" if left_by_choice or isinstance(error, RunInterrupted) else "failed"
+
+
+def _send_results(run: RunContext, summary: dict[str, Any]) -> None:
+    folder = run.folder
+    pictures = sorted(folder.plots.glob("*.png")) if run.config.tracking.plots else []
+    prompts = [folder.prompt / name for name in (GLOBAL_PROMPT, BEST_PROMPT)]
+    run.trackers.results(summary, pictures, [path for path in prompts if path.exists()])
+    if run.config.tracking.names:
+        run.progress.start_phase("waiting for trackers")
 
 
 def _first_round(checkpoint: Checkpoint | None) -> int:

@@ -79,8 +79,7 @@ class Recovery:
             totals = {**checkpoint.totals, "seconds_before": self._journal.totals.seconds_before}
             checkpoint = replace(checkpoint, totals=totals)
         run.folder.truncate(federation.round + 1)
-        if run.tensorboard is not None:
-            run.tensorboard.go_back(federation.round + 1)
+        run.trackers.go_back(federation.round + 1)
         run.folder.event("recovered", round=federation.round, reason=str(loss))
         run.progress.note(f"continuing from the state after round {federation.round}")
         self._begin_from = checkpoint

@@ -61,10 +61,12 @@ class Stop:
         Reason and message for the records if a program leaves the run early.
     """
 
+    LEFT = "left", "the program left the run before its last round"
+
     def __init__(self, rounds: int) -> None:
         self.last = rounds
         self.stopped: Stopped | None = None
-        self.left = "left", "the program left the run before its last round"
+        self.left = self.LEFT
         self._asked: Stopped | None = None
 
     def ask(self, stopped: Stopped | None) -> None:

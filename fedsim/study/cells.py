@@ -156,7 +156,7 @@ class Study:
             keys = tuple(key.split("."))
             set_key(values, keys, value, as_override(keys, value))
             sources[keys] = f"{self.path}, search: {as_override(keys, value)}"
-        for keys, value in _unless_given(values).items():
+        for keys, value in _unless_given(values, self.name).items():
             if keys[1] not in (values.get(keys[0]) or {}):
                 set_key(values, keys, value, "")
         values |= {"seed": seed, "name": re.sub(r"[^\w.-]", "_", f"{self.name}-{dataset}-{arm}-{seed}")[:200]}
@@ -201,15 +201,23 @@ def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     return study
 
 
-def _unless_given(values: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
+def _unless_given(values: Mapping[str, Any], study: str) -> dict[tuple[str, str], Any]:
     """Return the values that cells have in place of a config's defaults.
 
     Nobody looks at the pictures of a hundred cells, and the report says which clients are better off than without tuning, if
-    they hold examples out.
+    they hold examples out. Trackers show the cells of a study together.
     """
+    tracking = values.get("tracking") or {}
+    is_tracked = any(
+        tracking.get(key) not in (None, False, []) for key in ("tensorboard", "wandb", "mlflow", "trackers")
+    )
     partition = values.get("partition") or {}
     holds_out = partition.get("holdout_fraction", PartitionConfig().holdout_fraction) != 0
-    return {("tracking", "plots"): False, **({("evaluation", "personalised_start"): True} if holds_out else {})}
+    return {
+        ("tracking", "plots"): False,
+        **({("tracking", "group"): study[:128]} if is_tracked else {}),
+        **({("evaluation", "personalised_start"): True} if holds_out else {}),
+    }
 
 
 def _place(path: Path, text: str, sources: Mapping[tuple[str, ...], str], key: Key) -> str:

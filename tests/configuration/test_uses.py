@@ -129,6 +129,8 @@ CASES = {
     "attack.clients": (["attack.kind=label_flip"], [], "3"),
     "attack.scale": (["attack.kind=sign_flip", "attack.clients=1"], ["attack.kind=noise", "attack.clients=1"], "2"),
     "attack.std": (["attack.kind=noise", "attack.clients=1"], [], "2"),
+    "tracking.group": (["tracking.mlflow={}"], [], "x"),
+    "tracking.flush_seconds": (["tracking.tensorboard=true"], [], "3"),
     "cache.folder": ([], ["cache.enabled=false"], "x"),
     "cache.max_gigabytes": ([], ["cache.enabled=false"], "2"),
     "ray.num_cpus": ([], ["ray.address=auto"], "3"),

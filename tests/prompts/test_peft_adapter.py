@@ -64,6 +64,7 @@ def test_an_exported_adapter_gives_the_same_logits_in_peft(tmp_path, family):
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "ro-crate-metadata.json",
     ]
 
 

@@ -19,8 +19,9 @@ from support import limited_files
 from fedsim.core.errors import CheckpointError, ConfigError, ResourceError
 from fedsim.core.messages import ClientFailure, ClientReport
 from fedsim.records.events import EventLog, plain
-from fedsim.records.run_folder import CLIENT_COLUMNS, ROUND_COLUMNS, RunFolder, TensorBoard, TrackingConfig
+from fedsim.records.run_folder import CLIENT_COLUMNS, ROUND_COLUMNS, RunFolder
 from fedsim.records.tables import ParquetRows, read_columns, read_table
+from fedsim.records.trackers.config import TrackingConfig
 
 
 def lines(folder: Path) -> list[dict]:
@@ -536,29 +537,3 @@ def test_columns_that_an_earlier_version_did_not_have_are_null_in_its_rows(tmp_p
     assert pq.read_table(path).to_pylist() == [row for row in expected if row["round"] < 3]
     with pytest.raises(CheckpointError, match="another version"):
         ParquetRows(path, COLUMNS)
-
-
-# -- TensorBoard -------------------------------------------------------------------------------------------------------
-
-
-def test_tensorboard_scalars_read_back_and_a_resume_hides_what_came_later(tmp_path):
-    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    board = TensorBoard(tmp_path)
-    for number in (1, 2, 3):
-        missing = {"personalised_metric": None, "server_lr": math.nan}
-        board.round({"round": number, "global_metric": number / 10, "bytes_up": 5, **missing})
-    board.close()
-    board = TensorBoard(tmp_path, first_round=3)
-    board.round({"round": 3, "global_metric": 0.9})
-    board.close()
-    events = reader.EventAccumulator(str(tmp_path))
-    events.Reload()
-    assert set(events.Tags()["scalars"]) == {"metric/global_metric", "bytes/bytes_up"}
-    points = [(point.step, round(point.value, 4)) for point in events.Scalars("metric/global_metric")]
-    assert points == [(1, 0.1), (2, 0.2), (3, 0.9)]
-
-
-def test_missing_tensorboard_is_a_sentence_with_the_remedy(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ConfigError, match=r"pip install fedsim\[tensorboard\]"):
-        TensorBoard(tmp_path)

@@ -116,7 +116,7 @@ def test_rounds_that_are_done_again_are_not_twice_in_tensorboard(monkeypatch, tm
     Loss(monkeypatch, "apply", {4}, also_saved_state=True)
     run(tmp_path / "run", checkpoint={"every": 2}, tracking={"plots": False, "tensorboard": True})
     events = reader.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
-    assert [point.step for point in events.Scalars("metric/global_metric")] == list(range(1, ROUNDS + 1))
+    assert [point.step for point in events.Scalars("metric/global_metric")] == list(range(ROUNDS + 1))
 
 
 def test_a_loss_while_the_state_is_being_given_back_does_not_mix_rounds(undisturbed, monkeypatch, tmp_path):
