@@ -34,7 +34,7 @@ def export(
         typer.Option(help="Take the layers that were not exchanged from this client.", show_default=False),
     ] = None,
     load: Load = None,
-) -> None:
+) -> dict[str, str]:
     """Export what a run trained, prefix, soft prompt, LoRA or IA³, as an adapter for another library."""
     from fedsim.core.plugins import load_files
     from fedsim.display.screen import Screen
@@ -49,3 +49,4 @@ def export(
     with local_prompt(run) as path:
         folder = export_peft(path, output or default_output(path), client)
     Screen().print(f"adapter: {folder}; its README.md shows how to use it", soft_wrap=True)
+    return {"folder": str(folder)}

@@ -41,7 +41,7 @@ def report(
         ),
     ] = None,
     load: Load = None,
-) -> None:
+) -> dict[str, list[str]]:
     """Write the report of a run, a study or a scaling study: one HTML page, or its tables."""
     from fedsim.core.plugins import load_files
     from fedsim.display.page.report import write_report
@@ -49,5 +49,7 @@ def report(
 
     load_files(load)
     screen = Screen()
-    for path in write_report(folder, to.value, output, lambda note: screen.print(note, markup=False, soft_wrap=True)):
+    files = write_report(folder, to.value, output, lambda note: screen.print(note, markup=False, soft_wrap=True))
+    for path in files:
         screen.print(f"report: {path}", markup=False, soft_wrap=True)
+    return {"files": [str(path) for path in files]}
