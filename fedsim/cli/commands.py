@@ -1,5 +1,5 @@
 """The command line: ``fedsim run``, ``plan``, ``doctor``, ``config``, ``partition``, ``layers``, ``scale``, ``compare``,
-``report``, ``export``, ``cache``.
+``watch``, ``report``, ``export``, ``schema``, ``cache``.
 
 :mod:`fedsim.cli.main` runs them; what a command returns is what it prints with ``--json`` (:mod:`fedsim.cli.machine`).
 """
@@ -17,7 +17,9 @@ from fedsim.cli.inspection import layers, partition
 from fedsim.cli.machine import Outcome
 from fedsim.cli.options import ConfigPath, Load, NoCache, Overrides, read
 from fedsim.cli.report import report
+from fedsim.cli.schema import schema
 from fedsim.cli.studies import compare, scale
+from fedsim.cli.watching import watch
 from fedsim.kept import cli as cache_cli
 
 app = typer.Typer(
@@ -114,7 +116,7 @@ def config(
     return resolved.model_dump(mode="json")
 
 
-for command in (partition, layers, scale, report, compare, export):
+for command in (partition, layers, scale, watch, report, compare, export, schema):
     app.command()(command)
 
 

@@ -194,7 +194,7 @@ class Progress:
             parts.append(self._phase_spinner)
         width = self._console.width
         if self._recent:
-            parts.append(_recent_table(list(self._recent)[-_RECENT_ROUNDS:], self._metric_name, width))
+            parts.append(recent_table(list(self._recent)[-_RECENT_ROUNDS:], self._metric_name, width))
         if self._metrics:
             parts.append(self._status(width))
         if self._recent or self._underway.total:
@@ -264,7 +264,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
     return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
 
 
-def _recent_table(lines: Sequence[RoundLine], metric_name: str, width: int) -> Table:
+def recent_table(lines: Sequence[RoundLine], metric_name: str, width: int) -> Table:
     """Return the last rounds, with as many columns as fit ``width``."""
     columns = [
         ("round", [str(line.round) for line in lines]),
