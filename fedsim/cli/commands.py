@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from fedsim import __version__
+from fedsim.cli import completion
 from fedsim.cli.export import export
 from fedsim.cli.inspection import layers, partition
 from fedsim.cli.machine import Outcome
@@ -23,7 +24,7 @@ from fedsim.cli.watching import watch
 from fedsim.kept import cli as cache_cli
 
 app = typer.Typer(
-    add_completion=False,
+    add_completion=True,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="A Ray-native simulator of federated prompt tuning.",
@@ -81,7 +82,12 @@ def plan(config: ConfigPath, overrides: Overrides = None, load: Load = None) -> 
 def doctor(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="YAML file, if any, and overrides.", show_default=False),
+        typer.Argument(
+            metavar="[CONFIG] [KEY=VALUE]...",
+            help="YAML file, if any, and overrides.",
+            show_default=False,
+            autocompletion=completion.words,
+        ),
     ] = None,
     load: Load = None,
 ) -> Outcome:

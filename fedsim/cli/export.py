@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fedsim.cli import completion
 from fedsim.cli.options import Load
 from fedsim.core.errors import ConfigError
 
@@ -20,7 +21,13 @@ class ExportFormat(StrEnum):
 
 def export(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="Folder of a run, or its prompt file; or a URL.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="Folder of a run, or its prompt file; or a URL.",
+            show_default=False,
+            autocompletion=completion.places,
+        ),
     ],
     to: Annotated[
         ExportFormat,

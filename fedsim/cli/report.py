@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fedsim.cli import completion
 from fedsim.cli.options import Load
 
 
@@ -28,6 +29,7 @@ def report(
             metavar="RUN|STUDY|SCALING",
             help="Folder of a run, a study or a scaling study; or a run's URL.",
             show_default=False,
+            autocompletion=completion.places,
         ),
     ],
     to: Annotated[

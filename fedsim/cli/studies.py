@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fedsim.cli import completion
 from fedsim.cli.machine import Outcome
 from fedsim.cli.options import ConfigPath, Load, Overrides
 from fedsim.simulation.interrupt import RunInterrupted
@@ -76,6 +77,7 @@ def compare(
             metavar="STUDY [KEY=VALUE]... | RUN...",
             help="YAML file of a study, and overrides of every run; or folders of runs that are done.",
             show_default=False,
+            autocompletion=completion.words,
         ),
     ],
     output: Annotated[

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fedsim.cli import completion
 from fedsim.cli.machine import Outcome
 
 
@@ -13,7 +14,10 @@ def watch(
     place: Annotated[
         str,
         typer.Argument(
-            metavar="RUN|STUDY", help="Folder of a run or a study, or a run's URL.", show_default=False
+            metavar="RUN|STUDY",
+            help="Folder of a run or a study, or a run's URL.",
+            show_default=False,
+            autocompletion=completion.places,
         ),
     ],
     once: Annotated[bool, typer.Option("--once", help="Show it as it stands, and return.")] = False,

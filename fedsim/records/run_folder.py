@@ -11,12 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from fedsim import __version__
 from fedsim.core.errors import ConfigError, ResourceError
 from fedsim.core.messages import ClientReport
 from fedsim.core.schema import Schema
+from fedsim.core.uses import Use, Uses
 from fedsim.records.columns import CLIENT_COLUMNS, ROUND_COLUMNS, client_row
 from fedsim.records.events import EventLog, open_locked, plain, write_atomically, writing
 from fedsim.records.folder_check import CREATED, Held, check_usable, what_is_in
@@ -39,8 +42,13 @@ class TrackingConfig(Schema):
     plots: bool = True
     """At the end of the run, draw plots (metric by round and by traffic, loss, label distribution, layer scores) and write the
     page ``report.html``."""
+    page_every_seconds: Annotated[float, Field(ge=1.0, le=1e6)] | None = 30.0
+    """Write the page while the run goes on too, at most this often, and let browsers load it again; null: at the end alone.
+    Pages take at most 2 % of a run's time."""
     client_records: bool = True
     """Write ``clients.parquet``: one row for each client and round."""
+
+    uses: ClassVar[Uses] = {"page_every_seconds": (Use("plots", (True,), words="it is for runs with plots"),)}
 
 
 class RunFolder:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fedsim.configuration.schema import Config
+from fedsim.display.page.live_page import LivePage
 from fedsim.display.progress import Progress
 from fedsim.executors.base import Executor
 from fedsim.records.run_folder import RunFolder, TensorBoard
@@ -29,6 +30,8 @@ class RunContext:
     progress: Progress
     """Display for the user."""
     tensorboard: TensorBoard | None = None
+    page: LivePage | None = None
+    """The page that is written while the run goes on."""
 
     @cached_property
     def privacy(self) -> PrivacyPlan | None:

@@ -199,6 +199,8 @@ class Journal:
             run.tensorboard.round(record.row())
         run.progress.round(_line(record))
         self.save_if_due()
+        if run.page is not None:
+            run.page.round_done()
         return record
 
     # -- checkpoints -------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 
 from fedsim.configuration.text import config_text
 from fedsim.core.errors import FedsimError
+from fedsim.display.page.live_page import LivePage
 from fedsim.executors.cluster import local_cluster
 from fedsim.records.checkpoint import Checkpoint
 from fedsim.records.folder_check import ATTACK, STOPPED
@@ -43,7 +44,8 @@ def proceed(
                 board = TensorBoard(folder.tensorboard, _first_round(checkpoint))
                 stack.callback(board.close)
                 run = replace(run, tensorboard=board)
-            result = yield from rounds(run, checkpoint, stop)
+            page = stack.enter_context(LivePage.of(run.config, folder, run.progress.note))
+            result = yield from rounds(replace(run, page=page), checkpoint, stop)
             peak_memory = run.executor.peak_memory()
         about = {**_about(run, result, started), "peak_memory_bytes": peak_memory}
         return write_results(run.config, run.prepared, result, folder, run.progress, about)

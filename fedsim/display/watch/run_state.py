@@ -110,9 +110,9 @@ class RunState:
         """Return the sum of a number over all rounds."""
         return sum(each.get(name) or 0 for each in self.rounds)
 
-    def lines(self) -> list[RoundLine]:
-        """Return the rounds as the progress display shows them."""
-        return [round_line(each) for each in self.rounds]
+    def lines(self, last: int = 0) -> list[RoundLine]:
+        """Return the rounds as the progress display shows them; the last so many, if given."""
+        return [round_line(each) for each in self.rounds[-last:]]
 
 
 def round_line(event: Mapping[str, Any]) -> RoundLine:

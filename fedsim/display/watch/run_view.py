@@ -26,7 +26,7 @@ def picture(watched: WatchedRun, width: int, ascii_only: bool = False) -> Render
     run = watched.run
     parts: list[RenderableType] = [_head(watched)]
     if run.rounds:
-        parts.append(recent_table(run.lines()[-_ROUNDS:], run.metric_name, width))
+        parts.append(recent_table(run.lines(_ROUNDS), run.metric_name, width))
     if run.metrics:
         parts.append(_course(run, width, ascii_only))
     parts += [_bar(run, watched.age_seconds, width), _sums(run)]
@@ -38,7 +38,8 @@ def picture(watched: WatchedRun, width: int, ascii_only: bool = False) -> Render
 
 def _head(watched: WatchedRun) -> Text:
     run = watched.run
-    text = Text(no_wrap=True, overflow="ellipsis")
+    ended = run.state != "running"
+    text = Text(no_wrap=not ended, overflow="fold" if ended else "ellipsis")
     text.append(f" {run.name}  ", style="bold").append(run.state, style=_STYLES[run.state])
     return text.append(f"  {state_words(watched)}", style="dim")
 
