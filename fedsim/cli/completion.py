@@ -60,7 +60,7 @@ def overrides(ctx: typer.Context, incomplete: str) -> Iterator[Offer]:
     args = [word for given in ctx.params.values() if isinstance(given, list | tuple) for word in map(str, given)]
     if args[-1:] == ["="]:  # bash takes the sign for a word of its own
         yield from _values(args[-2], incomplete)
-    elif incomplete == "=":
+    elif not incomplete and args and args[-1] in _fields():  # the sign itself, which typer takes for an empty word
         yield from _values(args[-1], "")
     elif "=" in incomplete:
         key, _, part = incomplete.partition("=")

@@ -129,8 +129,9 @@ def document(command: str | None, code: int, error: dict[str, Any] | None) -> st
     from fedsim.records.events import plain
 
     outcome, _Returned.outcome = _Returned.outcome, None
-    if outcome is not None and outcome.sentence and error is None:
-        error = described("Failed", outcome.sentence)
+    if code and error is None:
+        told = outcome.sentence if outcome is not None else ""
+        error = described("Failed", told or f"{command} has ended with status {int(code)}")
     held = {
         "schema": SCHEMA,
         "fedsim": __version__,

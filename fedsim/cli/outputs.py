@@ -120,7 +120,14 @@ RESULTS: dict[str, Values] = {
     "report": _object(files=_TEXTS),
     "compare": {
         "anyOf": [
-            _object(expectations=_list(_object(ok={"type": "boolean"}, sentence=_TEXT)), cells=_list(_ANY_OBJECT)),
+            _object(
+                name=_TEXT,
+                reference=_TEXT,
+                rows=_list(_ANY_OBJECT),
+                pairs=_list(_ANY_OBJECT),
+                failed=_list(_ANY_OBJECT),
+                expectations=_list(_object(ok={"type": "boolean"}, sentence=_TEXT)),
+            ),
             _object(
                 name=_TEXT,
                 folder=_TEXT,

@@ -16,7 +16,6 @@ class SchemaOf(StrEnum):
 
     CONFIG = "config"
     STUDY = "study"
-    TASK = "task"
     OUTPUT = "output"
 
 
@@ -24,8 +23,8 @@ def schema(
     what: Annotated[
         SchemaOf,
         typer.Argument(
-            metavar="[config|study|task|output]",
-            help="config: files of fedsim run; study: of fedsim compare; task: of data.task; output: what --json prints.",
+            metavar="[config|study|output]",
+            help="config: files of fedsim run; study: of fedsim compare; output: what --json prints.",
             show_default=False,
         ),
     ] = SchemaOf.CONFIG,

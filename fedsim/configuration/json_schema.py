@@ -54,14 +54,7 @@ def study_schema() -> Values:
     return _finished(study, "study")
 
 
-def task_schema() -> Values:
-    """Return the JSON Schema of task definitions, as ``data.task`` may name a file of."""
-    from fedsim.data.config import TaskConfig
-
-    return _finished(_generated(TaskConfig), "task")
-
-
-KINDS = {"config": config_schema, "study": study_schema, "task": task_schema}
+KINDS = {"config": config_schema, "study": study_schema}
 """Files that have a schema."""
 _PARAMS: Values = {r"^params\.": {}}
 
@@ -72,6 +65,10 @@ def _generated(schema: type[Schema]) -> Values:
 
 def _finished(schema: Values, kind: str) -> Values:
     """Return a schema with its names, and without what only takes room."""
+    nullable: set[str] = set()
+    schema = _direct(schema, nullable)
+    for name in nullable & set(schema["$defs"]):
+        schema["$defs"][name]["type"] = ["object", "null"]
     head = {"$schema": DIALECT, "$id": f"urn:fedsim:{kind}:{__version__}", "title": f"fedsim {kind}"}
     return {**head, **{key: _tidy(value) for key, value in schema.items() if key != "title"}}
 
@@ -137,7 +134,9 @@ class _Generator(GenerateJsonSchema):
         own = {name: self._own(METHODS[name].Config) for name in METHODS}
         every = {key: value for keys in own.values() for key, value in keys.items()}
         common = set(found["properties"])
-        found["properties"] |= {key: {**_told(value), "anyOf": [{}]} for key, value in every.items() if key not in common}
+        found["properties"] |= {
+            key: {**_told(value), "anyOf": [{}]} for key, value in every.items() if key not in common
+        }
         default = kind.model_fields["kind"].default
         for name, keys in own.items():
             theirs = {key: _or_null(value) for key, value in keys.items() if key != "kind"}
@@ -199,6 +198,22 @@ def _nullable(config: Values) -> Values:
     return config
 
 
+def _direct(schema: Any, nullable: set[str]) -> Any:
+    """Return a schema in which a section or null is a section that may be null: mistakes are then told at their own key.
+
+    The names of such sections are added to ``nullable``.
+    """
+    if isinstance(schema, list):
+        return [_direct(item, nullable) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    match schema.get("anyOf"):
+        case [{"$ref": str(reference)}, {"type": "null"}]:
+            nullable.add(reference.rpartition("/")[2])
+            schema = {"$ref": reference, **_told(schema)}
+    return {key: _direct(item, nullable) for key, item in schema.items()}
+
+
 def _sections(schema: type[Schema]) -> Iterator[type[Schema]]:
     yield schema
     for field in schema.model_fields.values():
@@ -215,7 +230,11 @@ def _named_choices(kind: type[Schema]) -> Iterator[tuple[str, list[str]]]:
         registry: Registry[Any] = find(path)
         for dotted, field in dotted_keys(Config):
             above, _, name = dotted.rpartition(".")
-            if dotted == registry.key and _section(above) is kind and str in (field.annotation, *get_args(field.annotation)):
+            if (
+                dotted == registry.key
+                and _section(above) is kind
+                and str in (field.annotation, *get_args(field.annotation))
+            ):
                 yield name, list(dict.fromkeys([field.default, *registry]))
 
 

@@ -55,9 +55,7 @@ def _of(*sources: str) -> tuple[Use, ...]:
     return (Use("effective_source", sources, by="source", words=words),)
 
 
-LabelText = Annotated[
-    str, BeforeValidator(_value_as_text), WithJsonSchema({"type": ["string", "number", "boolean"]})
-]
+LabelText = Annotated[str, BeforeValidator(_value_as_text), WithJsonSchema({"type": ["string", "number", "boolean"]})]
 MOST_FIELDS = 16
 """Fields of a task."""
 _OF_NAMES = {"idna", "punycode"}

@@ -45,7 +45,9 @@ MachineCount = Annotated[int, Field(gt=0, le=100_000)]
 UnitFraction = Annotated[
     float,
     BeforeValidator(_unit_fraction),
-    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": "^[0-9./ ]+$"}]}),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": "^[0-9./ ]+$"}]}
+    ),
 ]
 
 

@@ -36,7 +36,9 @@ def live_page(run: RunState, config: Config, ended: str, refresh_seconds: float 
     """
     name, metrics = metric_words(config_metric(config)), run.metrics
     what = f"{config.server.kind} with {model_words(config)} ({partition_words(config.partition)})"
-    state = ended or f"Going on: round {run.last_round} of {config.rounds}, {_left(run)} left. The page reloads by itself."
+    state = (
+        ended or f"Going on: round {run.last_round} of {config.rounds}, {_left(run)} left. The page reloads by itself."
+    )
     tiles = [
         (format_metric(metrics[-1] if metrics else None, 3), f"last {name}", f"round {run.last_round}"),
         (format_metric(max(metrics, default=None), 3), f"best {name}", "so far"),
@@ -74,7 +76,9 @@ def _curves(run: RunState, name: str) -> Figures:
     measured = [(each["round"], each["global_metric"]) for each in run.rounds if each.get("global_metric") is not None]
     if run.first_metric is not None:
         measured.insert(0, (0, run.first_metric))
-    losses = [(each["round"], each["train_loss_last"]) for each in run.rounds if each.get("train_loss_last") is not None]
+    losses = [
+        (each["round"], each["train_loss_last"]) for each in run.rounds if each.get("train_loss_last") is not None
+    ]
     return Figures(
         (
             _figure("metric", name.capitalize(), f"{name.capitalize()} of the global model by round.", measured),

@@ -40,7 +40,9 @@ def open_watched(place: str) -> Watched:
         return WatchedRun(place)
     elif read_subject(Path(place)) is not None:
         return WatchedStudy(Path(place))
-    missing = "there is no folder" if not is_url(place) and not Path(place).exists() else "neither a run nor a study is in"
+    missing = (
+        "there is no folder" if not is_url(place) and not Path(place).exists() else "neither a run nor a study is in"
+    )
     raise ConfigError(f"{missing} {place}; give the folder or the URL of a run, or the folder of a study")
 
 
@@ -165,5 +167,3 @@ def why_failed(watched: dict[str, Any]) -> str:
     if watched["state"] in ("running", "finished"):
         return ""
     return f"{watched['place']}: {watched['ended'] or 'it has not ended, and nobody writes to it any more'}"
-
-

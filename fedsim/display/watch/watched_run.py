@@ -55,7 +55,11 @@ class WatchedRun:
             self.run = RunState(name=before.name)
         self.run.add(found.events)
         self.went_back = found.anew and self.run.last_round < before.last_round
-        if found.anew or self.run.total_rounds is None or any(e["event"] in ("layers", "resumed") for e in found.events):
+        if (
+            found.anew
+            or self.run.total_rounds is None
+            or any(e["event"] in ("layers", "resumed") for e in found.events)
+        ):
             self._read_config()
         if self.run.state in ("running", "silent"):
             self.run.state = "silent" if self._is_silent(held) else "running"
