@@ -28,7 +28,7 @@ def main() -> None:
         sys.stdout.flush()
     except (BrokenPipeError, machine.OutputClosed):
         code = ExitCode.OUTPUT_CLOSED
-        let_go_of_output()
+        let_go_of_output(sys.stdout)
     sys.exit(int(code))
 
 

@@ -30,7 +30,7 @@ def schema(
     ] = SchemaOf.CONFIG,
     load: Load = None,
 ) -> dict[str, Any]:
-    """Print the JSON Schema (2020-12) of a kind of files, by which editors complete and check them; with --load plug-ins too."""
+    """Print the JSON Schema (2020-12) of a kind of files, by which editors complete and check them."""
     from fedsim.core.plugins import load_files, load_installed
 
     load_files(load)

@@ -1,7 +1,7 @@
 """The JSON Schema (2020-12) of configs and study files, by which editors complete and check them as they are written.
 
-It is made from the same classes that validate: meanings, defaults, types, ranges and choices, with plug-ins that are loaded. Keys
-that have a use with some choices only are refused beside the others where one file can tell. Rules over several keys, and
+It is made from the same classes that validate: meanings, defaults, types, ranges and choices, with plug-ins that are loaded.
+Keys that have a use with some choices only are refused beside the others where one file can tell. Rules over several keys, and
 whatever needs data or a model, are left to the command.
 """
 

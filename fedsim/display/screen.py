@@ -31,7 +31,7 @@ class Screen(Console):
     def on_broken_pipe(self) -> None:
         """End the command, which has nobody to print for."""
         self.quiet = True
-        let_go_of_output()
+        let_go_of_output(self.file)
         raise SystemExit(int(ExitCode.OUTPUT_CLOSED))
 
 
@@ -48,7 +48,7 @@ class RunConsole(Screen):
     def on_broken_pipe(self) -> None:
         """Stop printing, and warn once."""
         self.quiet = True
-        let_go_of_output()
+        let_go_of_output(self.file)
         with suppress(OSError):
             print(
                 "warning: the output was closed; the run goes on; metrics.jsonl in its folder shows its progress",
@@ -83,11 +83,11 @@ class _Escaping:
         return getattr(self._file, name)
 
 
-def let_go_of_output() -> None:
-    """Send what is still to be written to a closed standard output nowhere, so that the interpreter's last flush is quiet."""
+def let_go_of_output(file: IO[str]) -> None:
+    """Send what is still to be written to a closed output nowhere, so that the interpreter's last flush is quiet."""
     with suppress(OSError, ValueError):  # not a file of the operating system: it holds nothing to be flushed at exit
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, file.fileno())
         os.close(nowhere)
 
 

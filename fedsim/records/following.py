@@ -67,7 +67,7 @@ class Followed:
 class FollowedLog:
     """A log of events that grows, may end in half a line, and may be cut back.
 
-    A run that resumes replaces its log by one that lacks the rounds after its checkpoint; the new one may already be longer when
+    A run that resumes replaces its log by one that lacks the rounds after its checkpoint; the new one may be longer when
     somebody looks. So the last bytes that were read are compared with what is there now.
     """
 

@@ -64,7 +64,7 @@ class LivePage:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None and self._written:
-            self._write(f"Ended early: {type(error).__name__}. fedsim run --resume continues it.", None)
+            self._write(f"Ended early: {_why(error)}; fedsim run --resume continues it.", None)
 
     def round_done(self) -> None:
         """Write the page if it is due."""
@@ -91,6 +91,14 @@ class LivePage:
         except OSError as error:
             self._due = None
             self._note(f"warning: {self._path.name} is not kept up to date: {error.strerror or error}")
+
+
+def _why(error: BaseException) -> str:
+    """Return why a run ended early, in a few words."""
+    if isinstance(error, GeneratorExit):
+        return "the program left it"
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _replace(path: Path, text: str) -> None:

@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.text import Text
 
 from fedsim.core.errors import ConfigError
-from fedsim.display.report import final_table
 from fedsim.display.notebook import NotebookLive, notebook_display
+from fedsim.display.report import final_table
 from fedsim.display.watch.run_view import PlainLines, picture
 from fedsim.display.watch.watched_run import WatchedRun
 from fedsim.display.watch.watched_study import WatchedStudy
@@ -73,7 +73,7 @@ def watch(
         with show:
             watched.look()
             while True:
-                if watched.record()["state"] == "silent" or once:
+                if _state(watched) == "silent" or once:
                     wait(min(pause, 0.2))  # a run that cuts its log back lets go of it for a moment
                     watched.look()
                 show.update()
