@@ -39,9 +39,13 @@ def schema(
         from fedsim.cli.outputs import output_schema
 
         found = output_schema()
-    else:
-        from fedsim.configuration.json_schema import KINDS
+    elif what is SchemaOf.STUDY:
+        from fedsim.study.json_schema import study_schema
 
-        found = KINDS[what.value]()
+        found = study_schema()
+    else:
+        from fedsim.configuration.json_schema import config_schema
+
+        found = config_schema()
     print(json.dumps(found, indent=2, ensure_ascii=True))
     return found

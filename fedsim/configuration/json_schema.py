@@ -1,4 +1,4 @@
-"""The JSON Schema (2020-12) of configs and study files, by which editors complete and check them as they are written.
+"""The JSON Schema (2020-12) of configs, by which editors complete and check them as they are written.
 
 It is made from the same classes that validate: meanings, defaults, types, ranges and choices, with plug-ins that are loaded.
 Keys that have a use with some choices only are refused beside the others where one file can tell. Rules over several keys, and
@@ -7,8 +7,7 @@ whatever needs data or a model, are left to the command.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -28,42 +27,15 @@ Values = dict[str, Any]
 
 def config_schema() -> Values:
     """Return the JSON Schema of config files."""
-    return _finished(_nullable(_generated(Config)), "config")
+    return finished(with_nulls(generated(Config)), "config")
 
 
-def study_schema() -> Values:
-    """Return the JSON Schema of study files: dotted keys of configs have the schema of their key."""
-    from fedsim.study.config import StudyConfig
-
-    study, config = _generated(StudyConfig), _nullable(_generated(Config))
-    # The two have sections of the same name.
-    config = json.loads(json.dumps(config).replace('"#/$defs/', '"#/$defs/config.'))
-    definitions = {f"config.{name}": value for name, value in config.pop("$defs").items()}
-    keys = _dotted(config, {f"#/$defs/{name}": value for name, value in definitions.items()})
-    study["$defs"] = {**definitions, **study.get("$defs", {}), "Keys": keys}
-    lists = {key: {"type": "array", "items": value} for key, value in keys["properties"].items()}
-    tried = {"type": "object", "properties": lists, "patternProperties": _PARAMS, "additionalProperties": False}
-    named = {"$ref": "#/$defs/Keys"}
-    properties = study["properties"]
-    properties["set"] |= named
-    for name in ("arms", "datasets"):
-        _replace_any(properties[name], named)
-    search = study["$defs"]["SearchConfig"]["properties"]
-    search["keys"] = {**_told(search["keys"]), **tried}
-    search["arms"] = {**_told(search["arms"]), "type": "object", "additionalProperties": tried}
-    return _finished(study, "study")
-
-
-KINDS = {"config": config_schema, "study": study_schema}
-"""Files that have a schema."""
-_PARAMS: Values = {r"^params\.": {}}
-
-
-def _generated(schema: type[Schema]) -> Values:
+def generated(schema: type[Schema]) -> Values:
+    """Return the JSON Schema of a class."""
     return schema.model_json_schema(schema_generator=_Generator, ref_template="#/$defs/{model}")
 
 
-def _finished(schema: Values, kind: str) -> Values:
+def finished(schema: Values, kind: str) -> Values:
     """Return a schema with its names, and without what only takes room."""
     nullable: set[str] = set()
     schema = _direct(schema, nullable)
@@ -135,13 +107,13 @@ class _Generator(GenerateJsonSchema):
         every = {key: value for keys in own.values() for key, value in keys.items()}
         common = set(found["properties"])
         found["properties"] |= {
-            key: {**_told(value), "anyOf": [{}]} for key, value in every.items() if key not in common
+            key: {**told(value), "anyOf": [{}]} for key, value in every.items() if key not in common
         }
         default = kind.model_fields["kind"].default
         for name, keys in own.items():
             theirs = {key: _or_null(value) for key, value in keys.items() if key != "kind"}
-            others = {key: _NOTHING for key in every if key not in keys and key not in common}
-            absent = {"not": _nested(["kind"], {"not": _NOTHING})}
+            others = {key: NOTHING for key in every if key not in keys and key not in common}
+            absent = {"not": _nested(["kind"], {"not": NOTHING})}
             chosen = _is_given(["kind"], [name])
             when = {"anyOf": [chosen, absent]} if name == default else chosen
             rules.append({"if": when, "then": {"properties": {**theirs, **others}}})
@@ -155,39 +127,22 @@ class _Generator(GenerateJsonSchema):
         return dict(inner.get("properties", {}))
 
 
-_NOTHING: Values = {"type": "null"}
+NOTHING: Values = {"type": "null"}
+"""A key that is not given."""
 
 
 def _or_null(value: Values) -> Values:
     """Return a key's schema that takes null as well: a key without a use may be given so."""
     choices = value.get("anyOf", [{key: item for key, item in value.items() if key not in ("description", "default")}])
-    return value if _NOTHING in choices else {**_told(value), "anyOf": [*choices, _NOTHING]}
+    return value if NOTHING in choices else {**told(value), "anyOf": [*choices, NOTHING]}
 
 
-def _told(value: Values) -> Values:
+def told(value: Values) -> Values:
+    """Return what a schema says to its reader."""
     return {key: item for key, item in value.items() if key in ("description", "default")}
 
 
-def _replace_any(holder: Values, keys: Values) -> None:
-    """Let a table of names hold dotted keys where pydantic knows only that it holds objects."""
-    inner = holder.get("additionalProperties") or next(iter(holder["patternProperties"].values()))
-    inner["anyOf"] = [keys if each.get("type") == "object" else each for each in inner["anyOf"]]
-
-
-def _dotted(config: Values, definitions: Mapping[str, Any]) -> Values:
-    """Return the schema of a table of dotted keys of a config; null is a key that is not given."""
-
-    def within(schema: Values, above: str) -> Iterator[tuple[str, Any]]:
-        for name, value in schema.get("properties", {}).items():
-            yield above + name, {"anyOf": [value, _NOTHING]}
-            for each in (value, *value.get("anyOf", ())):
-                yield from within(definitions.get(each.get("$ref"), {}), f"{above}{name}.")
-
-    keys = dict(within(config, ""))
-    return {"type": "object", "properties": keys, "patternProperties": _PARAMS, "additionalProperties": False}
-
-
-def _nullable(config: Values) -> Values:
+def with_nulls(config: Values) -> Values:
     """Let the keys within sections be null that have no use with some choices of other sections."""
     for kind in _sections(Config):
         for entry in kind.all_uses():
@@ -210,7 +165,7 @@ def _direct(schema: Any, nullable: set[str]) -> Any:
     match schema.get("anyOf"):
         case [{"$ref": str(reference)}, {"type": "null"}]:
             nullable.add(reference.rpartition("/")[2])
-            schema = {"$ref": reference, **_told(schema)}
+            schema = {"$ref": reference, **told(schema)}
     return {key: _direct(item, nullable) for key, item in schema.items()}
 
 
@@ -253,7 +208,7 @@ def _rules(kind: type[Schema], found: Values) -> Iterator[Values]:
             if (when := _useless_when(kind, use, found)) is not None:
                 words = use.words or f"it is for {use.key}: {', '.join(map(str, use.values))}"
                 message = f"{entry} has no use here: {words}"
-                nothing = {"type": ["null", "object"], "additionalProperties": _NOTHING, "errorMessage": message}
+                nothing = {"type": ["null", "object"], "additionalProperties": NOTHING, "errorMessage": message}
                 yield {"if": when, "then": _nested(parts, nothing, needed=False)}
 
 
@@ -286,7 +241,7 @@ def _choices(kind: type[Schema], parts: Sequence[str], found: Values) -> list[An
     if len(parts) == 1:
         return found["properties"][parts[0]].get("enum")
     own = inner_schema(kind.model_fields[parts[0]].annotation)
-    inner = _generated(own)
+    inner = generated(own)
     return _choices(own, parts[1:], inner)
 
 

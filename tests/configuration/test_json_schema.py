@@ -11,7 +11,7 @@ from test_uses import CASES
 from benchmarks.fuzzing.configs import change_keys, one_key_cases
 from benchmarks.fuzzing.values import group_at
 from fedsim import register
-from fedsim.configuration.json_schema import config_schema, study_schema
+from fedsim.configuration.json_schema import config_schema
 from fedsim.configuration.overrides import parse_override
 from fedsim.configuration.schema import Config, build_config
 from fedsim.configuration.yaml_text import load
@@ -20,6 +20,7 @@ from fedsim.core.errors import ConfigError, FedsimError
 from fedsim.core.method import CORRECTIONS
 from fedsim.core.schema import Schema
 from fedsim.study.cells import read_study
+from fedsim.study.json_schema import study_schema
 
 STUDIES = sorted((ROOT / "configs" / "studies").glob("*.yaml"))
 CONFIGS = sorted(
