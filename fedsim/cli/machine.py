@@ -46,7 +46,7 @@ class _Returned:
 def give_json(app: typer.Typer) -> None:
     """Give every command of an app, and of the apps in it, the option ``--json``."""
     for command in app.registered_commands:
-        if command.callback is not None and not hasattr(command.callback, "__wrapped__"):
+        if command.callback is not None and not hasattr(command.callback, "speaks_json"):
             command.callback = _with_json(command.callback)
     for group in app.registered_groups:
         if group.typer_instance is not None:
@@ -90,6 +90,7 @@ def _with_json(callback: Callable[..., Any]) -> Callable[..., None]:
     )
     parameters = [*signature.parameters.values(), option]
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.speaks_json = True  # type: ignore[attr-defined]
     command.__annotations__ = {each.name: each.annotation for each in parameters}
     return command
 

@@ -54,6 +54,8 @@ def _for_a_machine(words: Sequence[str]) -> int:
     with machine.nothing_printed():
         try:
             code = int(app(standalone_mode=False) or 0)
+            if code == ExitCode.INTERRUPTED:  # by then typer has taken the exception
+                error = machine.described("KeyboardInterrupt", "interrupted")
         except SystemExit as ended:  # an option that answers itself, such as --help
             code = ended.code if isinstance(ended.code, int) else 0
         except BaseException as raised:

@@ -30,10 +30,10 @@ def watch(
 
     The exit status is 1 if it was interrupted, failed, or died without a word.
     """
-    from fedsim.display.screen import RunConsole
+    from fedsim.display.screen import Screen, output_is_kept
     from fedsim.display.watch.command import watch as look
     from fedsim.display.watch.command import why_failed
 
-    found = look(place, RunConsole(), once, every)
+    found = look(place, Screen(stderr=output_is_kept()), once, every)
     why = why_failed(found)
     return Outcome(found, bool(why), why)

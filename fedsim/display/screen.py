@@ -43,7 +43,7 @@ class RunConsole(Screen):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"stderr": isinstance(sys.stdout, Nowhere), **options})
+        super().__init__(**{"stderr": output_is_kept(), **options})
 
     def on_broken_pipe(self) -> None:
         """Stop printing, and warn once."""
@@ -81,6 +81,11 @@ class _Escaping:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
+
+
+def output_is_kept() -> bool:
+    """Whether standard output is kept for one JSON document, so that progress belongs to standard error."""
+    return isinstance(sys.stdout, Nowhere)
 
 
 def let_go_of_output(file: IO[str]) -> None:

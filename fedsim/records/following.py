@@ -110,10 +110,12 @@ def _event(line: bytes) -> dict[str, Any] | None:
 
 
 def is_held(path: Path) -> bool | None:
-    """Return whether a process of this machine writes to a log; None where the system does not say.
+    """Return whether a process writes to a log; None where the system does not say, or where other machines may write to it.
 
     The system's table of locks is read rather than the lock tried: a run that starts just then would be refused.
     """
+    if _may_be_shared(path):
+        return None
     try:
         number = path.stat().st_ino
         table = Path("/proc/locks").read_text(encoding="ascii", errors="replace")
@@ -121,3 +123,17 @@ def is_held(path: Path) -> bool | None:
         return None
     # The inode alone: layered file systems have one device for their files and another for their locks.
     return any(word.endswith(f":{number}") for line in table.splitlines() if "FLOCK" in line for word in line.split())
+
+
+_SHARED = ("nfs", "cifs", "smb", "lustre", "gpfs", "ceph", "beegfs", "gluster", "afs", "9p", "fuse", "virtiofs")
+
+
+def _may_be_shared(path: Path) -> bool:
+    """Whether a file is on a file system of several machines, whose locks the table of one does not list."""
+    try:
+        mounts = [line.split(" ") for line in Path("/proc/mounts").read_text(errors="replace").splitlines()]
+    except OSError:
+        return True
+    place = path.resolve()
+    inside = [(len(where), kind) for _, where, kind, *_ in mounts if place.is_relative_to(where.replace("\\040", " "))]
+    return max(inside, default=(0, ""))[1].startswith(_SHARED)
