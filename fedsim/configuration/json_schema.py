@@ -123,7 +123,7 @@ class _Generator(GenerateJsonSchema):
         """Return the schemas of a kind's own keys."""
         inner = self.generate_inner(config.__pydantic_core_schema__)
         if "$ref" in inner:
-            inner = self.get_schema_from_definitions(inner["$ref"]) or inner  # type: ignore[arg-type]
+            inner = self.get_schema_from_definitions(inner["$ref"]) or inner
         return dict(inner.get("properties", {}))
 
 
