@@ -162,7 +162,9 @@ def _on_failure(value: Any) -> Any:
 
 
 OnFailure = Annotated[
-    str, BeforeValidator(_on_failure), WithJsonSchema({"type": "string", "pattern": r"^(raise|drop|retry:[1-9][0-9]{0,5})$"})
+    str,
+    BeforeValidator(_on_failure),
+    WithJsonSchema({"type": "string", "pattern": r"^(raise|drop|retry:[1-9][0-9]{0,5})$"}),
 ]
 
 
