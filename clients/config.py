@@ -12,6 +12,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -160,7 +161,11 @@ def _on_failure(value: Any) -> Any:
     return value
 
 
-OnFailure = Annotated[str, BeforeValidator(_on_failure)]
+OnFailure = Annotated[
+    str,
+    BeforeValidator(_on_failure),
+    WithJsonSchema({"type": "string", "pattern": r"^(raise|drop|retry:[1-9][0-9]{0,5})$"}),
+]
 
 
 class ClientConfig(Schema):

@@ -1,28 +1,30 @@
 """The command line: ``fedsim run``, ``plan``, ``doctor``, ``config``, ``partition``, ``layers``, ``scale``, ``compare``,
-``report``, ``export``, ``cache``.
+``watch``, ``report``, ``export``, ``schema``, ``cache``.
 
-A user's mistake gets one sentence and exit status 2, never a stack trace.
+:mod:`fedsim.cli.main` runs them; what a command returns is what it prints with ``--json`` (:mod:`fedsim.cli.machine`).
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any
 
 import typer
 
 from fedsim import __version__
+from fedsim.cli import completion
 from fedsim.cli.export import export
 from fedsim.cli.inspection import layers, partition
+from fedsim.cli.machine import Outcome
 from fedsim.cli.options import ConfigPath, Load, NoCache, Overrides, read
 from fedsim.cli.report import report
+from fedsim.cli.schema import schema
 from fedsim.cli.studies import compare, scale
-from fedsim.core.errors import ClientError, FedsimError
+from fedsim.cli.watching import watch
 from fedsim.kept import cli as cache_cli
-from fedsim.simulation.interrupt import RunInterrupted
 
 app = typer.Typer(
-    add_completion=False,
+    add_completion=True,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="A Ray-native simulator of federated prompt tuning.",
@@ -53,7 +55,7 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show notes and the final table only.")] = False,
     no_cache: NoCache = False,
     load: Load = None,
-) -> None:
+) -> dict[str, Any]:
     """Run a simulation: results go to runs/NAME, or to output=FOLDER."""
     from fedsim.display.report import final_table
     from fedsim.display.screen import RunConsole
@@ -64,33 +66,41 @@ def run(
         read(config, overrides, load, no_cache), resume=resume, progress=not quiet, console=console
     )
     console.print(final_table(summary))
+    return summary
 
 
 @app.command()
-def plan(config: ConfigPath, overrides: Overrides = None, load: Load = None) -> None:
+def plan(config: ConfigPath, overrides: Overrides = None, load: Load = None) -> dict[str, Any]:
     """Show what would run where, the memory it needs, and what limits the number of actors; nothing is started."""
     from fedsim.display.screen import Screen
     from fedsim.planning.command import print_plan
 
-    print_plan(read(config, overrides, load), Screen())
+    return print_plan(read(config, overrides, load), Screen())
 
 
 @app.command()
 def doctor(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="YAML file, if any, and overrides.", show_default=False),
+        typer.Argument(
+            metavar="[CONFIG] [KEY=VALUE]...",
+            help="YAML file, if any, and overrides.",
+            show_default=False,
+            autocompletion=completion.words,
+        ),
     ] = None,
     load: Load = None,
-) -> None:
+) -> Outcome:
     """Check what a run needs: on this machine, with ray.address on every node, with CONFIG also model and data."""
     from fedsim.core.plugins import load_files
     from fedsim.display.screen import Screen
     from fedsim.doctor.command import examine
 
     load_files(load)
-    if not examine(words or [], Screen()):
-        raise typer.Exit(1)
+    findings = examine(words or [], Screen())
+    problems = sum(finding.status == "problem" for finding in findings)
+    counted = f"{problems} problem{'s' * (problems != 1)}"
+    return Outcome({"findings": [vars(finding) for finding in findings]}, problems > 0, counted if problems else "")
 
 
 @app.command()
@@ -99,7 +109,7 @@ def config(
     overrides: Overrides = None,
     plain: Annotated[bool, typer.Option("--plain", help="Leave out the meanings.")] = False,
     load: Load = None,
-) -> None:
+) -> dict[str, Any]:
     """Print the resolved config: every key with its value and its meaning."""
     from fedsim.configuration.text import config_text
     from fedsim.display.screen import can_show
@@ -109,38 +119,15 @@ def config(
     if not can_show(text):
         text = config_text(resolved, meanings=not plain, escaped=True)
     sys.stdout.write(text)
+    return resolved.model_dump(mode="json")
 
 
-for command in (partition, layers, scale, report, compare, export):
+for command in (partition, layers, scale, watch, report, compare, export, schema):
     app.command()(command)
 
 
 @app.command()
-def version() -> None:
+def version() -> dict[str, str]:
     """Print the version."""
     print(__version__)
-
-
-def main() -> None:
-    """Run the command line; turn fedsim's errors into one sentence and an exit status."""
-    from fedsim.display.screen import escape_output
-
-    escape_output()
-    try:
-        app()
-    except ClientError as error:
-        _fail(str(error), 1)
-    except FedsimError as error:
-        _fail(str(error), 2)
-    except RunInterrupted as error:
-        print(": ".join(filter(None, [f"interrupted by {error}", error.kept])), file=sys.stderr)
-        sys.exit(128 + error.signal_number)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
-    except BrokenPipeError:
-        sys.exit(141)
-
-
-def _fail(sentence: str, status: int) -> NoReturn:
-    print(f"error: {sentence}", file=sys.stderr)
-    sys.exit(status)
+    return {"version": __version__}

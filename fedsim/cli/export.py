@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fedsim.cli import completion
 from fedsim.cli.options import Load
 from fedsim.core.errors import ConfigError
 
@@ -20,7 +21,13 @@ class ExportFormat(StrEnum):
 
 def export(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="Folder of a run, or its prompt file; or a URL.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="Folder of a run, or its prompt file; or a URL.",
+            show_default=False,
+            autocompletion=completion.places,
+        ),
     ],
     to: Annotated[
         ExportFormat,
@@ -34,7 +41,7 @@ def export(
         typer.Option(help="Take the layers that were not exchanged from this client.", show_default=False),
     ] = None,
     load: Load = None,
-) -> None:
+) -> dict[str, str]:
     """Export what a run trained, prefix, soft prompt, LoRA or IA³, as an adapter for another library."""
     from fedsim.core.plugins import load_files
     from fedsim.display.screen import Screen
@@ -49,3 +56,4 @@ def export(
     with local_prompt(run) as path:
         folder = export_peft(path, output or default_output(path), client)
     Screen().print(f"adapter: {folder}; its README.md shows how to use it", soft_wrap=True)
+    return {"folder": str(folder)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,13 +11,16 @@ from clients.tuners.config import ONE_PLACE
 from fedsim.cli.options import ConfigPath, Load, NoCache, Overrides, read
 from fedsim.core.errors import ConfigError
 
+if TYPE_CHECKING:
+    from fedsim.simulation.layer_choice import LayerChoice
+
 
 def partition(
     config: ConfigPath,
     overrides: Overrides = None,
     output: Annotated[Path, typer.Option(help="Plot of the label distribution by client.")] = Path("partition.png"),
     load: Load = None,
-) -> None:
+) -> dict[str, Any]:
     """Partition the examples over clients, print a summary and save a plot of the label distribution."""
     from fedsim.display.figure import Stamp, check_target, told
     from fedsim.display.plots import plot_label_distribution
@@ -44,6 +47,14 @@ def partition(
         stamp = Stamp(run_words(resolved, data.task.name))
         plot_label_distribution(counts_NC, class_names(data.task), output, stamp)
     console.print(f"picture: {output}", soft_wrap=True)
+    return {
+        "clients": len(counts_NC),
+        "examples": int(counts_NC.sum()),
+        "classes": list(data.task.labels),
+        "counts": counts_NC.tolist(),
+        "notes": list(data.notes),
+        "picture": str(output),
+    }
 
 
 def layers(
@@ -55,7 +66,7 @@ def layers(
     ] = None,
     no_cache: NoCache = False,
     load: Load = None,
-) -> None:
+) -> dict[str, Any]:
     """Run only the layer selection: print each layer's score, the share and its cost, and the choice."""
     from fedsim.display.figure import Stamp, check_target
     from fedsim.display.plots import plot_layer_scores
@@ -76,18 +87,27 @@ def layers(
         )
     choice = select_layers(resolved, console)
     stamp = Stamp(run_words(resolved))
+    pictures: list[str] = []
     if choice.estimate is not None:
         console.print(share_table(choice.record(), choice.spectra()))
         if output is not None:
-            picture = plot_spectrum(choice.spectra(), choice.record(), _beside(output), stamp)
-            console.print(f"picture: {picture}", soft_wrap=True)
+            pictures.append(str(plot_spectrum(choice.spectra(), choice.record(), _beside(output), stamp)))
     if choice.scores_L is None or choice.share is None:
-        console.print(f"exchanged layers: {format_layers(choice.layers)} (layers.choose={resolved.layers.choose})")
-        return
+        told = f"exchanged layers: {format_layers(choice.layers)} (layers.choose={resolved.layers.choose})"
+        console.print(*(f"picture: {picture}" for picture in pictures), told, sep="\n", soft_wrap=True)
+        return _choice(choice, pictures)
+    for picture in pictures:
+        console.print(f"picture: {picture}", soft_wrap=True)
     console.print(layers_table(choice.scores_L, round(choice.share, 4), choice.layers))
     if output is not None:
         plot_layer_scores(choice.scores_L, choice.layers, output, choice.spread_2L, stamp)
         console.print(f"picture: {output}", soft_wrap=True)
+        pictures.append(str(output))
+    return _choice(choice, pictures)
+
+
+def _choice(choice: LayerChoice, pictures: list[str]) -> dict[str, Any]:
+    return {**choice.record(), "spectra": list(choice.spectra()), "pictures": pictures}
 
 
 def _beside(picture: Path) -> Path:

@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedsim.cli import completion
+
 if TYPE_CHECKING:
     from fedsim.configuration.schema import Config
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file.", show_default=False)]
+ConfigPath = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="YAML file.", show_default=False, autocompletion=completion.configs)
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...", help="Dotted overrides, e.g. client.optimizer.lr=0.01", show_default=False
+        metavar="[KEY=VALUE]...",
+        help="Dotted overrides, e.g. client.optimizer.lr=0.01",
+        show_default=False,
+        autocompletion=completion.overrides,
     ),
 ]
 Load = Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fedsim.cli import completion
 from fedsim.cli.options import Load
 
 
@@ -28,6 +29,7 @@ def report(
             metavar="RUN|STUDY|SCALING",
             help="Folder of a run, a study or a scaling study; or a run's URL.",
             show_default=False,
+            autocompletion=completion.places,
         ),
     ],
     to: Annotated[
@@ -41,7 +43,7 @@ def report(
         ),
     ] = None,
     load: Load = None,
-) -> None:
+) -> dict[str, list[str]]:
     """Write the report of a run, a study or a scaling study: one HTML page, or its tables."""
     from fedsim.core.plugins import load_files
     from fedsim.display.page.report import write_report
@@ -49,5 +51,7 @@ def report(
 
     load_files(load)
     screen = Screen()
-    for path in write_report(folder, to.value, output, lambda note: screen.print(note, markup=False, soft_wrap=True)):
+    files = write_report(folder, to.value, output, lambda note: screen.print(note, markup=False, soft_wrap=True))
+    for path in files:
         screen.print(f"report: {path}", markup=False, soft_wrap=True)
+    return {"files": [str(path) for path in files]}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fedsim.cli import completion
+from fedsim.cli.machine import Outcome
 from fedsim.cli.options import ConfigPath, Load, Overrides
 from fedsim.simulation.interrupt import RunInterrupted
 
@@ -36,7 +37,7 @@ def scale(
         typer.Option(help="Folder of the study; if not given, runs/scaling-NAME.", show_default=False),
     ] = None,
     load: Load = None,
-) -> None:
+) -> Outcome:
     """Study scaling: run every combination of clients, cohort and actors, and show where the time goes.
 
     Run the same command again to continue an interrupted study.
@@ -62,13 +63,11 @@ def scale(
             predict=predict or [],
         )
     except RunInterrupted as error:
-        print(
-            f"interrupted by {error}: finished runs are kept; run the same command again to continue", file=sys.stderr
-        )
-        raise typer.Exit(128 + error.signal_number) from None
+        error.kept = "finished runs are kept; run the same command again to continue"
+        raise
     console.print(scaling_tables(study))
-    if study.failures:
-        raise typer.Exit(1)
+    failed = len(study.failures)
+    return Outcome(study.record(), failed > 0, f"{failed} run{'s' * (failed != 1)} failed" if failed else "")
 
 
 def compare(
@@ -78,6 +77,7 @@ def compare(
             metavar="STUDY [KEY=VALUE]... | RUN...",
             help="YAML file of a study, and overrides of every run; or folders of runs that are done.",
             show_default=False,
+            autocompletion=completion.words,
         ),
     ],
     output: Annotated[
@@ -99,12 +99,12 @@ def compare(
         bool, typer.Option("--check", help="Fail if a mean is outside its band in the study's key expect.")
     ] = False,
     load: Load = None,
-) -> None:
+) -> Outcome:
     """Compare methods over data sets and seeds, with statistics and a report; the same command continues a study."""
     from fedsim.core.plugins import load_files
     from fedsim.display.screen import RunConsole
     from fedsim.study import cli
 
     load_files(load)
-    if not cli.compare(words, output, at_once, dry_run, checked, RunConsole()):
-        raise typer.Exit(1)
+    fine, result = cli.compare(words, output, at_once, dry_run, checked, RunConsole())
+    return Outcome(result, not fine, "" if fine else "runs of the study failed, or a mean is outside its band")

@@ -11,12 +11,27 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from fedsim.configuration.params import schema_of
-from fedsim.core.errors import listed, shown, suggestion
+from fedsim.core.errors import ConfigError, listed, shown, suggestion
 from fedsim.core.schema import Schema
 
 Key = tuple[str | int, ...]
 Where = Callable[[Key], str]
 """Returns where a key was given: file and line, or override."""
+
+
+def refused(error: ValidationError, schema: type[Schema], where: Where, values: Mapping[str, Any] = {}) -> ConfigError:
+    """Return the error that says what is wrong with a config, with the place and the key that it names."""
+    places: dict[str, Key] = {}
+
+    def noted(key: Key) -> str:
+        place = where(key)
+        places.setdefault(place, key)
+        return place
+
+    found = ConfigError(sentence(error, schema, noted, values))
+    found.where = next((place for place in places if str(found).startswith(f"{place}: ")), None)
+    found.key = ".".join(map(str, places[found.where])) or None if found.where is not None else None
+    return found
 
 
 def sentence(error: ValidationError, schema: type[Schema], where: Where, values: Mapping[str, Any] = {}) -> str:

@@ -55,7 +55,9 @@ def parse_yaml(text: str, named: str) -> dict[str, Any]:
         values = load(text)
     except yaml.MarkedYAMLError as error:
         place = f", line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
-        raise ConfigError(f"{named}{place} is not valid YAML: {error.problem}") from None
+        refusal = ConfigError(f"{named}{place} is not valid YAML: {error.problem}")
+        refusal.where = f"{named}{place}"
+        raise refusal from None
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -15,7 +15,7 @@ from clients.config import AttackConfig, ClientConfig, ModelConfig, PromptConfig
 from clients.tuners.config import ONE_PLACE, TunerConfig
 from clients.tuners.words import vector_word
 from fedsim.configuration.combinations import check_combinations
-from fedsim.configuration.errors import Where, sentence
+from fedsim.configuration.errors import Where, refused
 from fedsim.configuration.given import parse_yaml, place_of, read_yaml, set_key, without_nulls
 from fedsim.configuration.overrides import parse_override
 from fedsim.configuration.params import checked_params
@@ -368,7 +368,7 @@ def _validate(config: Config, values: Mapping[str, Any], where: Where) -> None:
         text = json.dumps(given)
         config.__pydantic_validator__.validate_json(text, strict=True, self_instance=config)
     except ValidationError as error:
-        raise ConfigError(sentence(error, Config, where, given)) from None
+        raise refused(error, Config, where, given) from None
     except (ValueError, RecursionError) as error:  # values that contain themselves, or huge numbers
         raise ConfigError(f"{where(())}: a config cannot hold these values: {error}") from None
 

@@ -1,7 +1,7 @@
 """The errors a user can cause, each one sentence long.
 
-The command line prints a :class:`FedsimError` as ``error: <sentence>`` and exits with status 2; any other
-exception is a bug in fedsim and keeps its traceback.
+The command line prints a :class:`FedsimError` as ``error: <sentence>`` and exits with a status of
+:mod:`fedsim.core.exit_codes`; any other exception is a bug in fedsim and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ class FedsimError(Exception):
 
     A file or command line may contain anything, so the sentence has line breaks and control characters escaped, and words
     of more than 240 characters shortened.
+
+    Attributes
+    ----------
+    where, key
+        File and line, or override, and dotted key that the sentence is about; None where these are not known, or not one.
     """
+
+    where: str | None = None
+    key: str | None = None
 
     def __init__(self, sentence: str = "") -> None:
         super().__init__(_on_one_line(sentence))

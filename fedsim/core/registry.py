@@ -209,4 +209,5 @@ def known_name(path: str) -> AfterValidator:
             )
         return name
 
+    check.registry = path  # type: ignore[attr-defined]  # for the JSON Schema of configs
     return AfterValidator(check)

@@ -6,7 +6,15 @@ import codecs
 import math
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    WithJsonSchema,
+    model_validator,
+)
 
 from fedsim.core.registry import known_name
 from fedsim.core.schema import PathText, Schema
@@ -47,7 +55,7 @@ def _of(*sources: str) -> tuple[Use, ...]:
     return (Use("effective_source", sources, by="source", words=words),)
 
 
-LabelText = Annotated[str, BeforeValidator(_value_as_text)]
+LabelText = Annotated[str, BeforeValidator(_value_as_text), WithJsonSchema({"type": ["string", "number", "boolean"]})]
 MOST_FIELDS = 16
 """Fields of a task."""
 _OF_NAMES = {"idna", "punycode"}

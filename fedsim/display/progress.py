@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsim.display.notebook import NotebookLive, notebook_display
-from fedsim.display.report import format_bytes, format_clock, format_metric, format_seconds
+from fedsim.display.report import MISSING, format_bytes, format_clock, format_metric, format_seconds
 from fedsim.display.screen import Screen
 
 _RECENT_ROUNDS = 5
@@ -194,7 +194,7 @@ class Progress:
             parts.append(self._phase_spinner)
         width = self._console.width
         if self._recent:
-            parts.append(_recent_table(list(self._recent)[-_RECENT_ROUNDS:], self._metric_name, width))
+            parts.append(recent_table(list(self._recent)[-_RECENT_ROUNDS:], self._metric_name, width))
         if self._metrics:
             parts.append(self._status(width))
         if self._recent or self._underway.total:
@@ -264,7 +264,11 @@ def sparkline(values: Sequence[float], width: int) -> str:
     return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
 
 
-def _recent_table(lines: Sequence[RoundLine], metric_name: str, width: int) -> Table:
+def _epsilon(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.4g}"
+
+
+def recent_table(lines: Sequence[RoundLine], metric_name: str, width: int) -> Table:
     """Return the last rounds, with as many columns as fit ``width``."""
     columns = [
         ("round", [str(line.round) for line in lines]),
@@ -273,6 +277,7 @@ def _recent_table(lines: Sequence[RoundLine], metric_name: str, width: int) -> T
         ("ok", [str(line.clients_ok) for line in lines]),
         ("failed", [str(line.clients_failed) for line in lines]),
         ("time", [format_seconds(line.seconds) for line in lines]),
+        *([] if lines[-1].epsilon is None else [("epsilon", [_epsilon(line.epsilon) for line in lines])]),
         *([] if lines[-1].clock_seconds is None else [("clock", [format_clock(line.clock_seconds) for line in lines])]),
         ("down", [format_bytes(line.bytes_down) for line in lines]),
         ("up", [format_bytes(line.bytes_up) for line in lines]),

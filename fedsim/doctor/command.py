@@ -21,8 +21,8 @@ _EMPTY = Path("/dev/null")
 """An empty config file: all keys at their defaults."""
 
 
-def examine(words: Sequence[str], console: Console) -> bool:
-    """Print one line per check; return whether no problem was found.
+def examine(words: Sequence[str], console: Console) -> list[Finding]:
+    """Print one line per check as it is done; return all findings.
 
     Parameters
     ----------
@@ -30,12 +30,14 @@ def examine(words: Sequence[str], console: Console) -> bool:
         A config file, if any, and overrides.
     """
     counts = dict.fromkeys(_STYLES, 0)
+    found = []
     for finding in _findings(words):
+        found.append(finding)
         counts[finding.status] += 1
         line = Text.assemble((f"{finding.status:<8}", _STYLES[finding.status]), f"{finding.what}: {finding.text}")
         console.print(line, soft_wrap=True)
     console.print(f"problems: {counts['problem']}, warnings: {counts['warning']}, ok: {counts['ok']}")
-    return not counts["problem"]
+    return found
 
 
 def _findings(words: Sequence[str]) -> Iterator[Finding]:

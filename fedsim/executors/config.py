@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from fedsim.core.errors import shown
 from fedsim.core.schema import Schema
@@ -42,7 +42,13 @@ CpuShare = Annotated[float, Field(ge=1e-4)]
 """Ray's resource granularity is 1/10000."""
 MachineCount = Annotated[int, Field(gt=0, le=100_000)]
 
-UnitFraction = Annotated[float, BeforeValidator(_unit_fraction)]
+UnitFraction = Annotated[
+    float,
+    BeforeValidator(_unit_fraction),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": "^[0-9./ ]+$"}]}
+    ),
+]
 
 
 class RayConfig(Schema):

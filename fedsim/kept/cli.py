@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,7 +24,7 @@ Folder = Annotated[
 
 
 @app.command("list")
-def list_entries(folder: Folder = None) -> None:
+def list_entries(folder: Folder = None) -> dict[str, Any]:
     """List the entries, the last used first, with what they were made from and their size."""
     from fedsim.display.screen import Screen
     from fedsim.kept.command import entries_table, found, place_of
@@ -34,10 +34,11 @@ def list_entries(folder: Folder = None) -> None:
     if entries:
         console.print(entries_table(entries))
     console.print(_total(place, entries), soft_wrap=True, markup=False)
+    return _record(place, entries)
 
 
 @app.command()
-def clear(folder: Folder = None) -> None:
+def clear(folder: Folder = None) -> dict[str, Any]:
     """Remove all entries; later runs compute them anew."""
     from fedsim.display.screen import Screen
     from fedsim.kept.command import found, place_of, remove
@@ -46,6 +47,12 @@ def clear(folder: Folder = None) -> None:
     entries = found(place)
     remove(place, entries)
     Screen().print(f"removed {_total(place, entries)}", soft_wrap=True, markup=False)
+    return _record(place, entries)
+
+
+def _record(place: Path, entries: list[Entry]) -> dict[str, Any]:
+    listed = [{"kind": e.kind, "about": e.about, "bytes": e.nbytes, "used_at": e.used_at} for e in entries]
+    return {"folder": str(place), "bytes": sum(entry.nbytes for entry in entries), "entries": listed}
 
 
 def _total(place: Path, entries: list[Entry]) -> str:

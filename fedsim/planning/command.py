@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -19,6 +19,7 @@ from fedsim.planning.memory import MemoryEstimate, estimate_memory
 from fedsim.planning.model_notes import model_notes
 from fedsim.planning.model_shape import model_shape
 from fedsim.planning.plan import PlanNode, make_plan
+from fedsim.planning.record import local_record, plan_record
 from fedsim.planning.table import local_tables, plan_tables
 from fedsim.simulation.privacy import privacy_plan
 from server.sampling import cohort
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 _NODE_SECONDS = 20.0
 
 
-def print_plan(config: Config, console: Console) -> None:
-    """Print what would run where and how much memory it would take.
+def print_plan(config: Config, console: Console) -> dict[str, Any]:
+    """Print what would run where and how much memory it would take; return its figures.
 
     Raises
     ------
@@ -49,10 +50,12 @@ def print_plan(config: Config, console: Console) -> None:
     rows = [] if fleet is None else fleet_rows(config, fleet)
     if config.executor == "local":
         console.print(local_tables(config, memory, this_machine(), notes, rows))
-        return
+        return local_record(config, memory, notes)
     nodes = _own_node(config, memory) if config.ray.address is None else _cluster(config)
     plan = make_plan(config, nodes, memory)
-    console.print(plan_tables(config, replace(plan, warnings=(*plan.warnings, *notes)), rows))
+    plan = replace(plan, warnings=(*plan.warnings, *notes))
+    console.print(plan_tables(config, plan, rows))
+    return plan_record(plan)
 
 
 def _settled(config: Config) -> tuple[Config, PartitionedData | None]:

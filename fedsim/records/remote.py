@@ -141,6 +141,21 @@ class Remote:
 
         self._within(_transfer_seconds(size), f"be read ({name})", copy, passed_on=FileNotFoundError)
 
+    def read(self, name: str, start: int, most: int) -> bytes | None:
+        """Return up to ``most`` bytes of a file from ``start``; None if there is no such file, nothing beyond its end."""
+
+        def part() -> bytes | None:
+            try:
+                with self._system.open_input_file(f"{self._root}/{name}") as file:
+                    if start >= file.size():
+                        return b""
+                    file.seek(start)
+                    return bytes(file.read(most))
+            except FileNotFoundError:
+                return None
+
+        return self._within(_transfer_seconds(most), f"be read ({name})", part)
+
     def upload(self, path: Path, name: str) -> None:
         """Upload one file; readers see either all of it or what was there before.
 

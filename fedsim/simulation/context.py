@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from fedsim.configuration.schema import Config
+from fedsim.display.page.live_page import LivePage
 from fedsim.display.progress import Progress
 from fedsim.executors.base import Executor
 from fedsim.records.run_folder import RunFolder
@@ -31,6 +32,8 @@ class RunContext:
     """Display for the user."""
     trackers: Trackers = field(default_factory=Trackers)
     """Services that are told of the run."""
+    page: LivePage | None = None
+    """The page that is written while the run goes on."""
 
     @cached_property
     def privacy(self) -> PrivacyPlan | None:

@@ -200,6 +200,8 @@ class Journal:
         run.trackers.round(record.row())
         run.progress.round(_line(record))
         self.save_if_due()
+        if run.page is not None:
+            run.page.round_done()
         return record
 
     def _record_clients(self, done: OpenRound) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import AbstractContextManager, closing, suppress
-from dataclasses import asdict
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
+from dataclasses import asdict, replace
 from typing import Any
 
 from fedsim import __version__
 from fedsim.configuration.text import config_text
 from fedsim.core.errors import FedsimError
+from fedsim.display.page.live_page import LivePage
 from fedsim.executors.cluster import local_cluster
 from fedsim.prompts.prompt_file import BEST_PROMPT, GLOBAL_PROMPT
 from fedsim.records.checkpoint import Checkpoint
@@ -40,8 +41,10 @@ def proceed(
     try:
         _begin(run, checkpoint)
         with _tracked(run, checkpoint, stop):
-            with closing(run.executor):
-                result = yield from rounds(run, checkpoint, stop)
+            with ExitStack() as stack:
+                stack.enter_context(closing(run.executor))
+                page = stack.enter_context(LivePage.of(run.config, folder, run.progress.note))
+                result = yield from rounds(replace(run, page=page), checkpoint, stop)
                 peak_memory = run.executor.peak_memory()
             about = {**_about(run, result, started), "peak_memory_bytes": peak_memory}
             summary = write_results(run.config, run.prepared, result, folder, run.progress, about)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from fedsim.configuration.errors import sentence
+from fedsim.configuration.errors import refused
 from fedsim.configuration.given import place_of, read_yaml, set_key
 from fedsim.configuration.overrides import parse_override
 from fedsim.configuration.schema import Config, build_config
@@ -192,7 +192,7 @@ def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
         # As configs are: true is no 1, and "3" no 3.
         config = StudyConfig.model_validate_json(json.dumps(plain(values)), strict=True)
     except ValidationError as error:
-        raise ConfigError(sentence(error, StudyConfig, lambda key: place_of(path, text, {}, key), values)) from None
+        raise refused(error, StudyConfig, lambda key: place_of(path, text, {}, key), values) from None
     except (ValueError, RecursionError) as error:  # such as numbers of more digits than Python writes
         raise ConfigError(f"{path}: a study cannot hold these values: {error}") from None
     study = Study(path, config, tuple(overrides))

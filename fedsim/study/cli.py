@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -26,8 +27,8 @@ def compare(
     dry_run: bool,
     checked: bool,
     console: Console,
-) -> bool:
-    """Compare what the words name, a study file or runs; return whether nothing failed.
+) -> tuple[bool, dict[str, Any]]:
+    """Compare what the words name, a study file or runs; return whether nothing failed, and what was found.
 
     Raises
     ------
@@ -48,7 +49,7 @@ def compare(
             commands = [shlex.join(["fedsim", "compare", *words, "--output", str(output)])]
             write_report(output, config, found, lambda text: console.print(Text(text), soft_wrap=True), commands)
         console.print(StudyTable(found))
-        return True
+        return True, {**found.record(), "expectations": []}
     if not first.endswith((".yaml", ".yml")):
         raise ConfigError(f"{shown(first)} is neither a study file, which ends in .yaml, nor the folder of a run")
     study = read_study(first, words[1:])
@@ -56,17 +57,17 @@ def compare(
     if dry_run and checked:
         raise ConfigError("--check has no use with --dry-run, which makes no runs to check")
     if dry_run:
-        print_plan(study, output, at_once, console)
-        return True
+        return True, print_plan(study, output, at_once, console)
     if checked and not study.config.expect:
         raise ConfigError(f"{first}: --check needs the key expect, with a band for each data set and arm to check")
     summary = run_study(first, words[1:], output=output, at_once=at_once, console=console)
     console.print(StudyTable(summary))
     fine = not summary.failed
-    for expectation in expectations(study, summary) if checked else ():
+    checks = expectations(study, summary) if checked else ()
+    for expectation in checks:
         console.print(Text(f"{'ok' if expectation.ok else 'FAILED'}  {expectation.sentence}"), soft_wrap=True)
         fine = fine and expectation.ok
-    return fine
+    return fine, {**summary.record(), "expectations": [{"ok": each.ok, "sentence": each.sentence} for each in checks]}
 
 
 def _refuse_for_runs(at_once: int | None, dry_run: bool, checked: bool) -> None:

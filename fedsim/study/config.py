@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt, WithJsonSchema
 
 from fedsim.core.errors import shown
 from fedsim.core.schema import PathText, Schema
@@ -42,7 +42,19 @@ def _once(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
-Seeds = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_seeds), Field(min_length=1), AfterValidator(_once)]
+_NUMBER_OR_LIST: dict[str, Any] = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1, "maximum": _MOST_SEEDS},
+        {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True},
+    ]
+}
+Seeds = Annotated[
+    tuple[NonNegativeInt, ...],
+    BeforeValidator(_seeds),
+    Field(min_length=1),
+    AfterValidator(_once),
+    WithJsonSchema(_NUMBER_OR_LIST),
+]
 
 Metric = Literal["global", "personalised"]
 

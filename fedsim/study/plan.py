@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -19,8 +20,8 @@ from fedsim.study.inputs import check_inputs
 from fedsim.study.search import trials
 
 
-def print_plan(study: Study, output: str | Path | None, at_once: int | None, console: Console) -> None:
-    """Print the plan of a study; nothing is started or written.
+def print_plan(study: Study, output: str | Path | None, at_once: int | None, console: Console) -> dict[str, Any]:
+    """Print the plan of a study, and return it; nothing is started or written.
 
     Raises
     ------
@@ -42,8 +43,11 @@ def print_plan(study: Study, output: str | Path | None, at_once: int | None, con
     _add(table, "all", cells)
     console.print(table)
     check_inputs(study, folder)
-    for line in _lines(folder, study, cells, at_once):
+    lines = _lines(folder, study, cells, at_once)
+    for line in lines:
         console.print(Text(line), soft_wrap=True)
+    runs = [{"dataset": c.dataset, "arm": c.arm, "seed": c.seed, "trial": c.trial, "folder": c.folder} for c in cells]
+    return {"name": study.name, "folder": str(folder.path), "runs": runs, "notes": lines}
 
 
 def _add(table: Table, name: str, cells: Sequence[Cell]) -> None:

@@ -27,6 +27,7 @@ PRIVATE = [
 ]  # fmt: skip
 
 CASES = {
+    "tracking.page_every_seconds": ([], ["tracking.plots=false"], "7"),
     "model.head.pooling": (["model.head.kind=classifier"], [], "mean"),
     "model.head.init_std": (["model.head.kind=classifier"], [], "0.5"),
     "model.head.loss": ([], ["model.head.kind=classifier"], "vocabulary"),

@@ -58,7 +58,7 @@ def test_a_cache_that_is_off_or_no_folder_is_told_in_one_sentence(fedsim, cache)
     assert (status, out) == (2, "") and err.startswith("error: there is no cache: FEDSIM_CACHE is off")
     for command in ("list", "clear"):
         status, _, err = fedsim("cache", command, "--folder", cache / "notes.txt")
-        assert status == 2 and len(err.splitlines()) == 1 and "notes.txt" in err
+        assert status == 3 and len(err.splitlines()) == 1 and "notes.txt" in err
 
 
 def test_no_cache_wins_over_the_config(fedsim, tmp_path):

@@ -128,6 +128,8 @@ class Page:
     """Figures to see first: number, what it is, and a remark."""
     sections: tuple[Section, ...] = field(default=())
     foot: str = ""
+    refresh_seconds: int | None = None
+    """After this time a browser loads the page again; None for a page that does not change."""
 
 
 def number_cell(value: float | None, form: str = "{:.4f}", strong: bool = False) -> Cell:

@@ -64,8 +64,11 @@ class TrackingConfig(Schema):
     plots: bool = True
     """At the end of the run, draw plots (metric by round and by traffic, loss, label distribution, layer scores) and write the
     page ``report.html``."""
+    page_every_seconds: Annotated[float, Field(ge=1.0, le=1e6)] | None = 30.0
+    """Write the page while the run goes on too, at most this often, and let browsers load it again; null: at the end alone.
+    Pages take at most 2 % of a run's time."""
     client_records: bool = True
-    """Write ``clients.parquet``: one row for each client and round."""
+    """Write ``clients.parquet``: one row for each client and round, and with simulated devices ``visits.parquet``."""
     tensorboard: bool = False
     """Write TensorBoard events to the run folder; needs ``pip install "fedsim[tensorboard]"``."""
     wandb: WandbConfig | None = None
@@ -81,17 +84,20 @@ class TrackingConfig(Schema):
     flush_seconds: PositiveFloat = 60.0
     """How long the end of a run waits until trackers have everything."""
 
-    uses: ClassVar[Uses] = dict.fromkeys(
-        ("group", "flush_seconds"),
-        (
-            Use(
-                "names",
-                test=bool,
-                by="trackers",
-                words="it is for runs that tensorboard, wandb, mlflow or a plug-in track",
+    uses: ClassVar[Uses] = {
+        "page_every_seconds": (Use("plots", (True,), words="it is for runs with plots"),),
+        **dict.fromkeys(
+            ("group", "flush_seconds"),
+            (
+                Use(
+                    "names",
+                    test=bool,
+                    by="trackers",
+                    words="it is for runs that tensorboard, wandb, mlflow or a plug-in track",
+                ),
             ),
         ),
-    )
+    }
 
     @property
     def names(self) -> tuple[str, ...]:
