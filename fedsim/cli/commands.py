@@ -1,5 +1,5 @@
-"""The command line: ``fedsim run``, ``plan``, ``doctor``, ``config``, ``partition``, ``layers``, ``scale``, ``compare``,
-``report``, ``export``, ``cache``.
+"""The command line: ``fedsim init``, ``presets``, ``run``, ``plan``, ``doctor``, ``config``, ``partition``, ``layers``,
+``scale``, ``compare``, ``report``, ``export``, ``cache``.
 
 A user's mistake gets one sentence and exit status 2, never a stack trace.
 """
@@ -16,6 +16,7 @@ from fedsim.cli.export import export
 from fedsim.cli.inspection import layers, partition
 from fedsim.cli.options import ConfigPath, Load, NoCache, Overrides, read
 from fedsim.cli.report import report
+from fedsim.cli.starting import presets
 from fedsim.cli.studies import compare, scale
 from fedsim.core.errors import ClientError, FedsimError
 from fedsim.kept import cli as cache_cli
@@ -111,7 +112,7 @@ def config(
     sys.stdout.write(text)
 
 
-for command in (partition, layers, scale, report, compare, export):
+for command in (presets, partition, layers, scale, report, compare, export):
     app.command()(command)
 
 

@@ -10,7 +10,10 @@ import typer
 if TYPE_CHECKING:
     from fedsim.configuration.schema import Config
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file.", show_default=False)]
+ConfigPath = Annotated[
+    Path,
+    typer.Argument(metavar="CONFIG", help="YAML file, or the name of a preset (fedsim presets).", show_default=False),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
