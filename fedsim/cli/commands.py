@@ -16,7 +16,7 @@ from fedsim.cli.export import export
 from fedsim.cli.inspection import layers, partition
 from fedsim.cli.options import ConfigPath, Load, NoCache, Overrides, read
 from fedsim.cli.report import report
-from fedsim.cli.starting import presets
+from fedsim.cli.starting import init, presets
 from fedsim.cli.studies import compare, scale
 from fedsim.core.errors import ClientError, FedsimError
 from fedsim.kept import cli as cache_cli
@@ -112,7 +112,7 @@ def config(
     sys.stdout.write(text)
 
 
-for command in (presets, partition, layers, scale, report, compare, export):
+for command in (init, presets, partition, layers, scale, report, compare, export):
     app.command()(command)
 
 

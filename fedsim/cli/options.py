@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 ConfigPath = Annotated[
     Path,
-    typer.Argument(metavar="CONFIG", help="YAML file, or the name of a preset (fedsim presets).", show_default=False),
+    typer.Argument(metavar="CONFIG", help="YAML file, or a preset's name (fedsim presets).", show_default=False),
 ]
 Overrides = Annotated[
     list[str] | None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,8 +21,8 @@ def presets(
     """List the configs and studies that come with fedsim: ``fedsim run NAME``, ``fedsim compare NAME``; or print one."""
     from fedsim.configuration import presets as shelf
     from fedsim.core.errors import ConfigError, suggestion
-    from fedsim.display.screen import Screen
     from fedsim.display.presets_table import presets_table
+    from fedsim.display.screen import Screen
 
     known = {preset.name: preset for preset in shelf.presets()}
     if name is None:
@@ -30,3 +32,66 @@ def presets(
         raise ConfigError(f"there is no preset {name}{suggestion(name, known)}; 'fedsim presets' lists them")
     text = known[name].text
     sys.stdout.write(text)
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where the config goes.")] = Path(),
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Your data, one row an example: CSV, TSV, JSON Lines, Parquet, Arrow; without it the quickstart is copied.",
+            show_default=False,
+        ),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Column with the text; twice for a pair of texts.", show_default=False),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column with the label.", show_default=False)
+    ] = None,
+    client: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Column whose values are the clients; none: deal the rows out.", show_default=False
+        ),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Folder of a Hugging Face model, its name on the hub, or package:NAME.")
+    ] = "embedded",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a config that is there.")] = False,
+) -> None:
+    """Write a config for your own data, by looking at them; says what it guessed, and asks nothing."""
+    from fedsim.core.errors import ConfigError
+    from fedsim.data.guessing import command
+    from fedsim.display.guess_table import guess_table, next_steps
+    from fedsim.display.screen import Screen
+
+    screen = Screen()
+    if data is None:
+        if text or label or client or model != "embedded":
+            raise ConfigError(
+                "--text, --label, --client and --model are about your own data; give them with --data FILE"
+            )
+        path = folder / "quickstart.yaml"
+        _copy_quickstart(path, force)
+    else:
+        path = folder / f"{data.name.partition('.')[0] or 'own'}.yaml"
+        command.refuse_existing(path, force)
+        wishes = command.Wishes(data, tuple(text or ()), label, client, model)
+        guess, notes = command.guess_config(wishes)
+        typed = shlex.join(["fedsim", *sys.argv[1:]])
+        screen.print(guess_table(guess))
+        for note in notes:
+            screen.print(f"note: {note}", markup=False, soft_wrap=True)
+        command.write(path, command.checked_text(guess, typed, str(path)), force)
+    screen.print(f"wrote {path}", markup=False, soft_wrap=True)
+    screen.print(next_steps(str(path)))
+
+
+def _copy_quickstart(path: Path, force: bool) -> None:
+    from fedsim.configuration.presets import located
+    from fedsim.data.guessing.command import write
+
+    write(path, located("quickstart").read_text(encoding="utf-8"), force)

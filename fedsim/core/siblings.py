@@ -16,6 +16,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 NAMES = ("clients", "server", "partitions")
 _OURS = (*NAMES, "fedsim")
@@ -62,7 +63,7 @@ def _beside_importer(name: str) -> str | None:
     return None if found is None else found.origin or next(iter(found.submodule_search_locations or ()), None)
 
 
-def _callers() -> Iterator[dict[str, object]]:
+def _callers() -> Iterator[dict[str, Any]]:
     """Yield the globals of the code that asked for an import, from the innermost, without Python's own machinery."""
     frame = sys._getframe(1)
     while frame is not None:
@@ -82,9 +83,9 @@ def find_first() -> None:
     for name in NAMES:
         if not Path(_ROOT, name, _KNOWN_BY).is_file() or not _is_ours(name):
             raise ImportError(
-                f"the package {name!r} beside fedsim, {Path(_ROOT, name)}, is not fedsim's: another distribution with a package of "
-                "that name was installed over it or removed; install fedsim again (pip install --force-reinstall --no-deps "
-                "fedsim), in an environment without the other"
+                f"the package {name!r} beside fedsim, {Path(_ROOT, name)}, is not fedsim's: another distribution with a "
+                "package of that name was installed over it or removed; install fedsim again, in an environment without the "
+                "other: pip install --force-reinstall --no-deps fedsim"
             )
         loaded = sys.modules.get(name)
         file = getattr(loaded, "__file__", None)

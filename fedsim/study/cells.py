@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from fedsim.configuration.errors import sentence
 from fedsim.configuration.given import place_of, read_yaml, set_key
-from fedsim.configuration.presets import STUDIES, located
 from fedsim.configuration.overrides import parse_override
+from fedsim.configuration.presets import STUDIES, located
 from fedsim.configuration.schema import Config, build_config
 from fedsim.configuration.values import as_override, leaves, plain
 from fedsim.core.errors import ConfigError, shown
