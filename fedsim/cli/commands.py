@@ -27,6 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="A Ray-native simulator of federated prompt tuning.",
+    epilog="Begin with: fedsim run quickstart, or with your own data: fedsim init --data FILE.",
 )
 app.add_typer(cache_cli.app, name="cache")
 
@@ -56,15 +57,17 @@ def run(
     load: Load = None,
 ) -> None:
     """Run a simulation: results go to runs/NAME, or to output=FOLDER."""
+    from fedsim.display.next_steps import after_run
     from fedsim.display.report import final_table
     from fedsim.display.screen import RunConsole
     from fedsim.simulation import run as simulation
 
     console = RunConsole()
-    summary = simulation.run(
-        read(config, overrides, load, no_cache), resume=resume, progress=not quiet, console=console
-    )
+    resolved = read(config, overrides, load, no_cache)
+    summary = simulation.run(resolved, resume=resume, progress=not quiet, console=console)
     console.print(final_table(summary))
+    if not quiet and (steps := after_run(summary, resolved)) is not None:
+        console.print(steps, soft_wrap=True)
 
 
 @app.command()

@@ -18,7 +18,7 @@ def presets(
         ),
     ] = None,
 ) -> None:
-    """List the configs and studies that come with fedsim: ``fedsim run NAME``, ``fedsim compare NAME``; or print one."""
+    """List the configs and studies that come with fedsim, for fedsim run NAME and fedsim compare NAME; or print one."""
     from fedsim.configuration import presets as shelf
     from fedsim.core.errors import ConfigError, suggestion
     from fedsim.display.presets_table import presets_table
@@ -65,7 +65,8 @@ def init(
     """Write a config for your own data, by looking at them; says what it guessed, and asks nothing."""
     from fedsim.core.errors import ConfigError
     from fedsim.data.guessing import command
-    from fedsim.display.guess_table import guess_table, next_steps
+    from fedsim.display.guess_table import guess_table
+    from fedsim.display.next_steps import after_init
     from fedsim.display.screen import Screen
 
     screen = Screen()
@@ -87,7 +88,7 @@ def init(
             screen.print(f"note: {note}", markup=False, soft_wrap=True)
         command.write(path, command.checked_text(guess, typed, str(path)), force)
     screen.print(f"wrote {path}", markup=False, soft_wrap=True)
-    screen.print(next_steps(str(path)))
+    screen.print(after_init(str(path)), soft_wrap=True)
 
 
 def _copy_quickstart(path: Path, force: bool) -> None:

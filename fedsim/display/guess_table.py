@@ -1,4 +1,4 @@
-"""What ``fedsim init`` prints: what it guessed of a data file, and what to do next."""
+"""What ``fedsim init`` prints: what it guessed of a data file."""
 
 from __future__ import annotations
 
@@ -45,11 +45,3 @@ def _rows(guess: Guess) -> Iterator[tuple[str, str, str]]:
         yield "validation", "20 %", "of the rows, held out"
     if guess.bad_rows:
         yield "left out", f"{guess.bad_rows:,}", "rows lack a text, a label or a client, or cannot be read"
-
-
-def next_steps(config: str) -> Text:
-    """Return what to do with a config that was written."""
-    steps = {f"fedsim run {config}": "train", f"fedsim partition {config}": "see which client holds what first"}
-    width = max(map(len, steps))
-    lines = [f"{command:{width}}   {what}" for command, what in steps.items()]
-    return Text("next: " + "\n      ".join(lines))

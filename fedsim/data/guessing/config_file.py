@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,7 @@ def _names(columns: Any) -> str:
 
 def _shares(guess: Guess) -> str:
     """Return how many rows the most frequent labels have."""
-    counts = guess.roles.label.columns[0].values or {}
+    counts: Mapping[str, int] = guess.roles.label.columns[0].values or {}
     total = sum(counts.values())
     most = sorted(guess.labels, key=lambda label: -counts[label])[:_SHOWN_LABELS]
     rest = ", ..." if len(guess.labels) > len(most) else ""

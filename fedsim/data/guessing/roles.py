@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fedsim.core.errors import DataError, listed
+from fedsim.core.errors import DataError, listed, shown
 from fedsim.data.guessing.profile import Column, Profile
 
 NONE = "none"
@@ -19,7 +19,8 @@ _MOST_LABELS = 200
 _LEAST_ROWS = 2
 """Rows that a label, or a client, has at least, on average."""
 _TEXTS = (
-    "text", "sentence", "review", "comment", "content", "body", "message", "tweet", "utterance", "document", "query", "question",
+    "text", "sentence", "review", "comment", "content", "body", "message", "tweet", "utterance", "document", "query",
+    "question",
 )  # fmt: skip
 _LABELS = (
     ("label", "labels", "class", "target", "y", "gold", "gold label"),
@@ -218,7 +219,8 @@ def _called(columns: Sequence[Column], names: Sequence[str], endings: bool = Fal
 def _tie(profile: Profile, columns: Sequence[Column], what: str, option: str, also: str = "") -> DataError:
     """Return the error for columns that fit equally well."""
     names = [column.name for column in columns]
+    seen = [f"{column.name} (such as {shown(column.sample[0], 24)})" for column in columns]
     return DataError(
-        f"--data: in {profile.path} {listed(names[:-1])} and {names[-1]} may each be {what}; choose with {option} {names[0]}"
+        f"--data: in {profile.path} {', '.join(seen[:-1])} and {seen[-1]} may each be {what}; choose with {option} {names[0]}"
         f"{''.join(f' or {option} {name}' for name in names[1:3])}{also}"
     )
