@@ -80,7 +80,7 @@ def test_a_config_elsewhere_finds_the_data(fedsim, reviews, tmp_path, monkeypatc
 def test_a_file_without_header_is_read_by_numbers(fedsim, reviews, tmp_path):
     (tmp_path / "rows.csv").write_text(reviews.read_text().partition("\n")[2])
     assert (
-        "1 (such as 'c0') and 3 (such as 'positive') may each be the label" in fedsim("init", "--data", "rows.csv")[2]
+        "1 (such as 'c0') and 3 (such as 'negative') may each be the label" in fedsim("init", "--data", "rows.csv")[2]
     )
     assert fedsim("init", "--data", "rows.csv", "--client", "1")[0] == 0
     config = read_config(tmp_path / "rows.yaml")

@@ -105,7 +105,7 @@ def test_what_columns_hold_and_are_called_says_what_they_are(tmp_path, columns, 
         (
             {"t": prose, "label": lambda n: n % 2, "user": lambda n: n % 4, "device": lambda n: n % 5},
             {},
-            r"user \(such as .*\) and device .* may each be the clients; choose with --client user or --client device, or --client none",
+            r"user \(such as .*\) and device .* may each be the clients; choose with --client user or .*, or --client none",
         ),
         (
             {"t": prose, "n": lambda n: n},
