@@ -98,6 +98,15 @@ def test_labels_that_say_nothing_get_a_classifier_and_a_validation_file_is_used(
     assert len(load_dataset(config.data, 0).validation) == 20
 
 
+def test_names_that_yaml_has_no_place_for_end_up_in_no_comment(fedsim, reviews, tmp_path):
+    odd = tmp_path / "a\n'b: #\x07.csv"
+    odd.write_text(reviews.read_text().replace("feedback", "the: #text\x07"))
+    status, _, err = fedsim("init", "--data", odd)
+    assert (status, err) == (0, "")
+    (written,) = tmp_path.glob("*.yaml")
+    assert read_config(written).data.columns["text"] == "the: #text\x07"
+
+
 def test_without_data_the_quickstart_is_there_to_edit(fedsim, tmp_path):
     assert fedsim("init", "new folder")[0] == 0
     assert read_config(tmp_path / "new folder/quickstart.yaml") == read_config("quickstart")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +17,7 @@ def presets(
             metavar="[NAME]", help="Print this one, to begin a config of your own with.", show_default=False
         ),
     ] = None,
-) -> None:
+) -> dict[str, Any]:
     """List the configs and studies that come with fedsim, for fedsim run NAME and fedsim compare NAME; or print one."""
     from fedsim.configuration import presets as shelf
     from fedsim.core.errors import ConfigError, suggestion
@@ -25,13 +25,16 @@ def presets(
     from fedsim.display.screen import Screen
 
     known = {preset.name: preset for preset in shelf.presets()}
+    if name is not None and name not in known:
+        raise ConfigError(f"there is no preset {name}{suggestion(name, known)}; 'fedsim presets' lists them")
     if name is None:
         Screen().print(presets_table(list(known.values())))
-        return
-    if name not in known:
-        raise ConfigError(f"there is no preset {name}{suggestion(name, known)}; 'fedsim presets' lists them")
-    text = known[name].text
-    sys.stdout.write(text)
+    else:
+        sys.stdout.write(known[name].text)
+    listed = known.values() if name is None else (known[name],)
+    return {
+        "presets": [{"name": preset.name, "headline": preset.headline, "path": str(preset.path)} for preset in listed]
+    }
 
 
 def init(
@@ -61,7 +64,7 @@ def init(
         str, typer.Option(help="Folder of a Hugging Face model, its name on the hub, or package:NAME.")
     ] = "embedded",
     force: Annotated[bool, typer.Option("--force", help="Overwrite a config that is there.")] = False,
-) -> None:
+) -> dict[str, Any]:
     """Write a config for your own data, by looking at them; says what it guessed, and asks nothing."""
     from fedsim.core.errors import ConfigError
     from fedsim.data.guessing import command
@@ -69,7 +72,7 @@ def init(
     from fedsim.display.next_steps import after_init
     from fedsim.display.screen import Screen
 
-    screen = Screen()
+    screen, said = Screen(), dict[str, Any]()
     if data is None:
         if text or label or client or model != "embedded":
             raise ConfigError(
@@ -84,11 +87,13 @@ def init(
         guess, notes = command.guess_config(wishes)
         typed = shlex.join(["fedsim", *sys.argv[1:]])
         screen.print(guess_table(guess))
+        said = guess.record() | {"notes": list(notes)}
         for note in notes:
             screen.print(f"note: {note}", markup=False, soft_wrap=True)
         command.write(path, command.checked_text(guess, typed, str(path)), force)
     screen.print(f"wrote {path}", markup=False, soft_wrap=True)
     screen.print(after_init(str(path)), soft_wrap=True)
+    return {"config": str(path), **said}
 
 
 def _copy_quickstart(path: Path, force: bool) -> None:

@@ -52,6 +52,21 @@ class Guess:
         """Name of the column with the label."""
         return self.roles.label.columns[0].name
 
+    def record(self) -> dict[str, Any]:
+        """Return the guess as plain values."""
+        client = self.roles.client
+        return {
+            "rows": self.profile.rows,
+            "text": [column.name for column in self.roles.text.columns],
+            "label": self.label_column,
+            "labels": list(self.labels),
+            "client": None if client is None else client.columns[0].name,
+            "clients": self.clients,
+            "label_words": None if self.wording is None else list(self.wording.words),
+            "validation": None if self.validation is None else str(self.validation),
+            "bad_rows": self.bad_rows,
+        }
+
     @property
     def clients(self) -> int:
         """Number of clients, natural or drawn."""
@@ -70,8 +85,9 @@ def config_yaml(guess: Guess, command: str, name: str) -> str:
     name
         File name of the config.
     """
+    name = _on_one_line(name)
     head = (
-        f"# Written by: {command}",
+        f"# Written by: {_on_one_line(command)}",
         "# What was guessed, and why, stands beside the keys. Every other key has a default:",
         f"#   fedsim config {name}       prints them all, with their meanings",
         f"#   fedsim partition {name}    shows which client holds what",
@@ -83,7 +99,12 @@ def config_yaml(guess: Guess, command: str, name: str) -> str:
 
 def _key(depth: int, name: str, value: Any = None, comment: str = "") -> str:
     line = f"{'  ' * depth}{name}:" + ("" if value is None else f" {scalar(value)}")
-    return f"{line:{_COLUMN}} # {' '.join(comment.split())}" if comment else line
+    return f"{line:{_COLUMN}} # {_on_one_line(comment)}" if comment else line
+
+
+def _on_one_line(text: str) -> str:
+    """Return what a comment can hold: no line ends, and none of the characters that YAML has no place for."""
+    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
 
 
 def _run() -> Iterator[str]:
