@@ -1,5 +1,5 @@
-"""The command line: ``fedsim run``, ``plan``, ``doctor``, ``config``, ``partition``, ``layers``, ``scale``, ``compare``,
-``watch``, ``report``, ``export``, ``schema``, ``cache``.
+"""The command line: ``fedsim init``, ``presets``, ``run``, ``plan``, ``doctor``, ``config``, ``partition``, ``layers``,
+``scale``, ``compare``, ``watch``, ``report``, ``export``, ``schema``, ``cache``.
 
 :mod:`fedsim.cli.main` runs them; what a command returns is what it prints with ``--json`` (:mod:`fedsim.cli.machine`).
 """
@@ -19,6 +19,7 @@ from fedsim.cli.machine import Outcome
 from fedsim.cli.options import ConfigPath, Load, NoCache, Overrides, read
 from fedsim.cli.report import report
 from fedsim.cli.schema import schema
+from fedsim.cli.starting import init, presets
 from fedsim.cli.studies import compare, scale
 from fedsim.cli.watching import watch
 from fedsim.kept import cli as cache_cli
@@ -28,6 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="A Ray-native simulator of federated prompt tuning.",
+    epilog="Begin with: fedsim run quickstart, or with your own data: fedsim init --data FILE.",
 )
 app.add_typer(cache_cli.app, name="cache")
 
@@ -57,15 +59,17 @@ def run(
     load: Load = None,
 ) -> dict[str, Any]:
     """Run a simulation: results go to runs/NAME, or to output=FOLDER."""
+    from fedsim.display.next_steps import after_run
     from fedsim.display.report import final_table
     from fedsim.display.screen import RunConsole
     from fedsim.simulation import run as simulation
 
     console = RunConsole()
-    summary = simulation.run(
-        read(config, overrides, load, no_cache), resume=resume, progress=not quiet, console=console
-    )
+    resolved = read(config, overrides, load, no_cache)
+    summary = simulation.run(resolved, resume=resume, progress=not quiet, console=console)
     console.print(final_table(summary))
+    if not quiet and (steps := after_run(summary, resolved)) is not None:
+        console.print(steps, soft_wrap=True)
     return summary
 
 
@@ -122,7 +126,7 @@ def config(
     return resolved.model_dump(mode="json")
 
 
-for command in (partition, layers, scale, watch, report, compare, export, schema):
+for command in (init, presets, partition, layers, scale, watch, report, compare, export, schema):
     app.command()(command)
 
 

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from fedsim.configuration.schema import Config
 
 ConfigPath = Annotated[
-    Path, typer.Argument(metavar="CONFIG", help="YAML file.", show_default=False, autocompletion=completion.configs)
+    Path,
+    typer.Argument(
+        metavar="CONFIG",
+        help="YAML file, or a preset's name (fedsim presets).",
+        show_default=False,
+        autocompletion=completion.configs,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,

@@ -72,6 +72,8 @@ _STUDY_SEEN = _object(
 )
 
 RESULTS: dict[str, Values] = {
+    "init": _object(config=_TEXT),
+    "presets": _object(presets=_list(_object(name=_TEXT, headline=_TEXT, path=_TEXT))),
     "run": _object(
         name=_MAYBE_TEXT,
         folder=_TEXT,

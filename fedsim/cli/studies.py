@@ -75,7 +75,7 @@ def compare(
         list[str],
         typer.Argument(
             metavar="STUDY [KEY=VALUE]... | RUN...",
-            help="YAML file of a study, and overrides of every run; or folders of runs that are done.",
+            help="YAML file of a study or the name of a preset, and overrides of every run; or folders of runs that are done.",
             show_default=False,
             autocompletion=completion.words,
         ),

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import yaml
 
 from fedsim.configuration.errors import Key, inner_schema
+from fedsim.configuration.presets import presets
 from fedsim.configuration.yaml_text import line_of, load
 from fedsim.core.errors import ConfigError, closest, shown
 from fedsim.core.schema import Schema
@@ -26,7 +27,8 @@ def read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"there is no config file {path}{_meant(path)}") from None
+        named = f"file {path}" if path.suffix else f"file or preset {path.as_posix()}"
+        raise ConfigError(f"there is no config {named}{_meant(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the config file {path}: {getattr(error, 'strerror', None) or error}") from None
     return text, parse_yaml(text, str(path))
@@ -34,13 +36,12 @@ def read_yaml(path: Path) -> tuple[str, dict[str, Any]]:
 
 def _meant(path: Path) -> str:
     """Return a suggestion for a file that does not exist: one of its folder with a similar name, or else a preset."""
-    places = (Path("configs"), Path(__file__).resolve().parents[2] / "configs")  # here, or of the checkout
-    presets = next((place for place in places if place.is_dir()), places[0])
-    for folder, patterns in ((path.parent, ["*.y*ml"]), (presets, ["*/*.y*ml", "*.y*ml"])):
-        files = {file.stem: file for pattern in patterns for file in sorted(folder.glob(pattern), reverse=True)}
-        if name := closest(path.stem, files, 0.6):
-            return f" (did you mean {str(files[name])!r}?)"
-    return ""
+    files = {file.stem: str(file) for file in sorted(path.parent.glob("*.y*ml"), reverse=True)}
+    ours = {preset.name.rpartition("/")[2]: preset.name for preset in reversed(presets())}
+    for names in (files, ours):
+        if name := closest(path.stem, names, 0.6):
+            return f" (did you mean {names[name]!r}?)"
+    return "" if path.suffix else "; 'fedsim presets' lists the presets"
 
 
 def parse_yaml(text: str, named: str) -> dict[str, Any]:

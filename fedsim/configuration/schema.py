@@ -19,6 +19,7 @@ from fedsim.configuration.errors import Where, refused
 from fedsim.configuration.given import parse_yaml, place_of, read_yaml, set_key, without_nulls
 from fedsim.configuration.overrides import parse_override
 from fedsim.configuration.params import checked_params
+from fedsim.configuration.presets import located
 from fedsim.configuration.text import config_text
 from fedsim.configuration.values import as_override, leaves, merged, plain
 from fedsim.core import plugins
@@ -322,6 +323,8 @@ def read_config(path: str | Path, overrides: Sequence[str] = (), changes: Mappin
 
     Parameters
     ----------
+    path
+        The file, or the name of a preset, such as ``quickstart`` (:mod:`fedsim.configuration.presets`).
     overrides
         Words such as ``client.optimizer.lr=0.01``. A value is YAML, but if its key takes text (a path, a name), everything
         after ``=`` is the text, unchanged. ``KEY=`` and ``KEY=null`` give None.
@@ -333,7 +336,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = (), changes: Mappin
     ConfigError
         Naming the file (or override), the key, and what would be right.
     """
-    path = Path(path)
+    path = located(path)
     text, values = read_yaml(path)
     sources: dict[tuple[str, ...], str] = {}
     for override in overrides:

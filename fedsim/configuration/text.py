@@ -44,10 +44,10 @@ def _lines(schema: Schema, depth: int, meanings: bool, escaped: bool, useless: f
         elif isinstance(value, dict) and any(isinstance(each, Schema) for each in value.values()):
             yield f"{pad}{name}:"
             for key, inside in value.items():
-                yield f"{pad}  {_scalar(key, escaped)}:"
+                yield f"{pad}  {scalar(key, escaped)}:"
                 yield from _lines(inside, depth + 2, meanings, escaped, frozenset())
         else:
-            yield f"{pad}{name}: {_scalar(value, escaped)}"
+            yield f"{pad}{name}: {scalar(value, escaped)}"
             if meanings and value is None and (section := _section(field)) is not None:
                 yield f"{pad}# A section, with the keys:"
                 yield from _keys_of(section, f"{pad}#   ")
@@ -75,7 +75,7 @@ def _keys_of(schema: type[Schema], pad: str) -> Iterator[str]:
             continue
         if isinstance(default, Schema):
             default = default.model_dump(mode="json")
-        yield f"{pad}{name}: {'(needed)' if field.is_required() else _scalar(default, False)}"
+        yield f"{pad}{name}: {'(needed)' if field.is_required() else scalar(default, False)}"
 
 
 def _comment(field: FieldInfo, pad: str) -> Iterator[str]:
@@ -89,7 +89,8 @@ def _wrapped(text: str, width: int) -> tuple[str, ...]:
     return tuple(textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False))
 
 
-def _scalar(value: Any, escaped: bool) -> str:
+def scalar(value: Any, escaped: bool = False) -> str:
+    """Return a value as YAML on one line, which any reader of YAML takes for the same value."""
     if isinstance(value, tuple):
         value = list(value)
     # Quoted, so that YAML 1.1 readers do not take a word for a boolean or a number.

@@ -221,7 +221,7 @@ def label_word_ids(task: TaskConfig, tokenizer: PreTrainedTokenizerBase, causal:
         )
     owner: dict[int, str] = {}
     for word in task.label_words:
-        token = _label_word_id(word.strip(), template, tokenizer)
+        token = label_word_id(word.strip(), template, tokenizer)
         if token in owner:
             name = tokenizer.convert_ids_to_tokens(token)
             raise DataError(
@@ -232,8 +232,8 @@ def label_word_ids(task: TaskConfig, tokenizer: PreTrainedTokenizerBase, causal:
     return np.fromiter(owner, np.int64, len(owner))
 
 
-def _label_word_id(word: str, template: Template, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Encode a word after the text before the mask, and return the tokens it adds."""
+def label_word_id(word: str, template: Template, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Encode a word after the text before the mask, and return the token it adds; DataError if it is not one known token."""
     context = ""
     if template.before:
         context = template.cue.strip(" ") or "a"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import tempfile
 from pathlib import Path
 
@@ -115,6 +114,10 @@ def _home() -> Finding:
 
 
 def _open_files() -> Finding:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return ok("open files (ulimit -n)", "this system sets no such limit")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Ray raises its soft limit up to the hard limit.
     if hard == resource.RLIM_INFINITY or hard >= _MANY_FILES:

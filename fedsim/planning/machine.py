@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -97,10 +98,10 @@ def disk_bytes(folder: Path) -> tuple[int | None, int | None]:
     """Return total and free space of a folder's file system; of the nearest existing parent if the folder does not exist."""
     for path in (folder, *folder.absolute().parents):
         try:
-            system = os.statvfs(path)
+            usage = shutil.disk_usage(path)
         except OSError:
             continue
-        return system.f_blocks * system.f_frsize, system.f_bavail * system.f_frsize
+        return usage.total, usage.free
     return None, None
 
 

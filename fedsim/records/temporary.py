@@ -50,6 +50,8 @@ class OwnedFolder:
 
     def remove(self) -> None:
         """Remove the folder and its contents, retrying while ending processes still write to it."""
+        if fcntl is None:
+            self._release()  # Windows removes no file that is open
         for _ in range(_REMOVE_TRIES):
             shutil.rmtree(self.path, ignore_errors=True)
             if not self.path.exists():

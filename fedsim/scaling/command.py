@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from fedsim.configuration.presets import SCALING, located
 from fedsim.core.errors import ConfigError
 from fedsim.display.figure import Stamp
 from fedsim.display.run_words import run_words
@@ -56,6 +57,7 @@ def run_study(
         After SIGINT or SIGTERM. Finished runs are kept, and their results are written.
     """
     refuse_url(output, "--output")
+    config = located(config, SCALING)
     if repeats < 1:
         raise ConfigError(f"--repeats {repeats}: every point is run at least once; give 1 or more")
     points = make_points(

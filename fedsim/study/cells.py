@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from fedsim.configuration.errors import refused
 from fedsim.configuration.given import place_of, read_yaml, set_key
 from fedsim.configuration.overrides import parse_override
+from fedsim.configuration.presets import STUDIES, located
 from fedsim.configuration.schema import Config, build_config
 from fedsim.configuration.values import as_override, leaves, plain
 from fedsim.core.errors import ConfigError, shown
@@ -177,6 +178,8 @@ def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
 
     Parameters
     ----------
+    path
+        The file, or the name of a preset, such as ``quickstart`` for ``studies/quickstart``.
     overrides
         Dotted overrides, ``KEY=VALUE``, that apply to every cell, after all else.
 
@@ -185,7 +188,7 @@ def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     ConfigError
         Naming the file, the key, and what would be right.
     """
-    path = Path(path)
+    path = located(path, STUDIES)
     text, values = read_yaml(path)
     load_installed()
     try:

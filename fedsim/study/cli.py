@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from fedsim.configuration.presets import ENDINGS, STUDIES, located
 from fedsim.core.errors import ConfigError, shown
 from fedsim.records.remote import is_url, refuse_url
 from fedsim.study.cells import read_study
@@ -50,8 +51,11 @@ def compare(
             write_report(output, config, found, lambda text: console.print(Text(text), soft_wrap=True), commands)
         console.print(StudyTable(found))
         return True, {**found.record(), "expectations": []}
-    if not first.endswith((".yaml", ".yml")):
-        raise ConfigError(f"{shown(first)} is neither a study file, which ends in .yaml, nor the folder of a run")
+    if located(first, STUDIES).suffix not in ENDINGS:
+        raise ConfigError(
+            f"{shown(first)} is neither a study file, which ends in .yaml, nor a preset ('fedsim presets' lists them), nor the "
+            "folder of a run"
+        )
     study = read_study(first, words[1:])
     check_search(study)
     if dry_run and checked:

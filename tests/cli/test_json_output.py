@@ -19,6 +19,8 @@ PEFT = {"position_offset": "paper"}
 """As PEFT counts positions."""
 COMMANDS = machine.command_names(cli.app)
 CASES = {
+    "init": ["."],
+    "presets": [],
     "run": ["tiny.yaml", "output=again"],
     "plan": ["tiny.yaml"],
     "doctor": ["executor=local"],

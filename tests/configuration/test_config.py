@@ -326,15 +326,16 @@ def test_a_word_that_yaml_takes_for_something_else_is_told_to_be_quoted(tmp_path
     [
         ("quickstrat.yaml", "quickstart.yaml"),
         ("quickstart.yml", "quickstart.yaml"),
-        ("fedits.yaml", "configs/methods/fedit.yaml"),
-        ("folder/quickstrat.yaml", "configs/quickstrap.yaml"),
+        ("fedits.yaml", "methods/fedit"),
+        ("folder/quickstrat.yaml", "quickstart"),
+        ("configs/quickstart.yaml", "quickstart"),
         ("folder/st.yaml", None),
         ("zzz.yaml", None),
     ],
 )
 def test_a_missing_file_names_the_nearest_of_its_folder_or_else_a_preset(tmp_path, monkeypatch, asked, meant):
     """By the names alone: that paths share their folders and their endings says nothing."""
-    for name in ("quickstart.yaml", "configs/quickstrap.yaml", "configs/methods/fedit.yaml", "folder/other.yaml"):
+    for name in ("quickstart.yaml", "folder/other.yaml"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)

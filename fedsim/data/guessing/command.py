@@ -1,0 +1,206 @@
+"""What ``fedsim init`` does: look at the data, guess, check that the config is one that runs, and write it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clients.config import ModelConfig
+from fedsim.configuration.given import parse_yaml
+from fedsim.configuration.schema import build_config
+from fedsim.core.errors import ConfigError, DataError, shown
+from fedsim.core.imports import large_imports
+from fedsim.data.guessing.config_file import Guess, config_yaml
+from fedsim.data.guessing.profile import Column, Profile, look
+from fedsim.data.guessing.roles import Roles, choose_roles
+from fedsim.data.splits import TRAIN_STEMS, VALIDATION_STEMS
+
+_USUAL_LENGTH = 128
+_TEMPLATE_TOKENS = 16
+"""Room for a template beside the text."""
+_UNKNOWN_SHARE = 0.05
+"""Share of unknown tokens from which on it is worth a note."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The options of the command, as typed."""
+
+    data: Path
+    text: tuple[str, ...] = ()
+    label: str | None = None
+    client: str | None = None
+    model: str = "embedded"
+
+
+def guess_config(wishes: Wishes) -> tuple[Guess, tuple[str, ...]]:
+    """Return what a config for a data file would say, and notes.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, or what a column is stays open.
+    ModelError
+        If the model cannot be read.
+    """
+    profile = look(wishes.data)
+    roles = choose_roles(profile, wishes.text, wishes.label, wishes.client)
+    labels = _labels(roles.label.columns[0])
+    fields = Guess(profile, roles, labels, None, wishes.model, "", None, None, 0).fields
+    with large_imports():
+        from fedsim.data.guessing.label_words import wording
+        from fedsim.data.guessing.model_facts import ModelFacts
+
+        facts = ModelFacts.of(_model_config(wishes.model))
+        found = None
+        if facts.has_lm_head:
+            found = wording(labels, fields, roles.label.columns[0].name, facts.tokenizer, facts.causal)
+        joined = [" ".join(texts) for texts in zip(*(column.sample for column in roles.text.columns), strict=False)]
+        tokens, unknown = facts.measure(joined)
+    guess = Guess(
+        profile=profile,
+        roles=roles,
+        labels=labels,
+        wording=found,
+        model=wishes.model,
+        folder=_folder(wishes.data),
+        validation=_validation(profile),
+        max_length=_max_length(tokens + _TEMPLATE_TOKENS, facts.max_positions, wishes.model),
+        bad_rows=_bad_rows(profile, roles),
+    )
+    return guess, tuple(_notes(guess, facts.has_lm_head, unknown))
+
+
+def _notes(guess: Guess, has_lm_head: bool, unknown: float) -> list[str]:
+    notes = []
+    if guess.wording is None:
+        why = (
+            f"no word of one token is known for each of the labels {', '.join(map(shown, guess.labels[:3]))}"
+            + (" ..." if len(guess.labels) > 3 else "")
+            if has_lm_head
+            else f"the model {guess.model} has no LM head"
+        )
+        notes.append(f"model.head.kind is classifier: {why}")
+    if unknown > _UNKNOWN_SHARE:
+        notes.append(
+            f"{100 * unknown:.0f} % of the tokens are unknown to the model {guess.model}"
+            + (
+                ", which is for trying things; for real figures give --model FOLDER_OR_NAME"
+                if guess.model == "embedded"
+                else ""
+            )
+        )
+    if guess.roles.client is None and guess.roles.might_be_clients:
+        names = " or ".join(
+            f"--client {column.name} ({column.different:,})" for column in guess.roles.might_be_clients[:3]
+        )
+        notes.append(f"no column is called like clients; if they are in one, give {names}")
+    return notes
+
+
+def checked_text(guess: Guess, command: str, name: str) -> str:
+    """Return the config's text, once its data have been read and dealt out to clients as a run will do it.
+
+    Raises
+    ------
+    FedsimError
+        If a run with it would be refused.
+    """
+    from fedsim.simulation.preparation import partition_data, with_clients
+
+    text = config_yaml(guess, command, name)
+    config = build_config(parse_yaml(text, name), lambda key: name)
+    data = partition_data(config)
+    if config.partition.clients is None:
+        with_clients(config, data.shards.num_clients)
+    return text
+
+
+def write(path: Path, text: str, force: bool) -> None:
+    """Write the config.
+
+    Raises
+    ------
+    ConfigError
+        If the file exists and ``force`` is not given, or it cannot be written.
+    """
+    refuse_existing(path, force)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def refuse_existing(path: Path, force: bool) -> None:
+    """Refuse to overwrite a file that the user has not given up.
+
+    Raises
+    ------
+    ConfigError
+        Naming it.
+    """
+    if path.exists() and not force:
+        raise ConfigError(f"{path} exists; give --force to overwrite it, or another folder")
+
+
+def _labels(column: Column) -> tuple[str, ...]:
+    """Return the labels in class order: numbers by size, words by the alphabet."""
+
+    def order(label: str) -> tuple[float, str]:
+        try:
+            return float(label), label
+        except ValueError:
+            return 0.0, label
+
+    return tuple(sorted(column.values or (), key=order))
+
+
+def _model_config(model: str) -> ModelConfig:
+    if model.startswith("package:"):
+        return ModelConfig(package=model.removeprefix("package:"))
+    return ModelConfig(path=model)
+
+
+def _folder(data: Path) -> str:
+    """Return the folder of the data as a config names it: relative if it is within the current one, where runs start."""
+    folder = data.absolute().parent
+    inside = folder.is_relative_to(Path.cwd())
+    return os.path.relpath(folder) if inside else str(folder)
+
+
+def _validation(profile: Profile) -> Path | None:
+    """Return the validation file beside a training file, named like it, if it has the same columns."""
+    stem, dot, ending = profile.path.name.partition(".")
+    if stem not in TRAIN_STEMS:
+        return None
+    beside = next(
+        (path for name in VALIDATION_STEMS if (path := profile.path.with_name(name + dot + ending)).is_file()), None
+    )
+    if beside is None:
+        return None
+    names = {column.name for column in profile.columns}
+    other = look(beside)
+    return beside if names <= {column.name for column in other.columns} and other.keys == profile.keys else None
+
+
+def _max_length(tokens: int, most: int, model: str) -> int | None:
+    room = most - (8 if model == "embedded" else 20)
+    wanted = min(-(-tokens // 16) * 16, room)
+    return wanted if wanted > _USUAL_LENGTH or room < _USUAL_LENGTH else None
+
+
+def _bad_rows(profile: Profile, roles: Roles) -> int:
+    """Return how many rows a run would refuse, at least: as many as lack a value in the worst of the columns."""
+    needed: Sequence[Column] = (
+        *roles.text.columns,
+        *roles.label.columns,
+        *(roles.client.columns if roles.client else ()),
+    )
+    lacking = max(profile.rows - column.filled for column in needed)
+    return profile.broken + lacking
+
+
+__all__ = ["DataError", "Guess", "Wishes", "checked_text", "guess_config", "refuse_existing", "write"]

@@ -1,0 +1,127 @@
+"""``fedsim init`` as a new user types it: what it writes runs as it is, and what it cannot know is one sentence."""
+
+import csv
+import sys
+
+import pytest
+
+from fedsim import cli
+from fedsim.configuration.schema import read_config
+from fedsim.data.sources import load_dataset
+
+GOOD, BAD = ["great", "lovely", "friendly", "fresh"], ["rude", "cold", "slow", "dirty"]
+
+
+@pytest.fixture
+def fedsim(monkeypatch, capsys, tmp_path):
+    """Return a function that runs ``fedsim ARGUMENTS`` in an empty folder and returns (status, out, err)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fedsim", *map(str, arguments)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as ended:
+            status = ended.code or 0
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    """A CSV of one's own: quotes, commas, a row without text, and customers who differ."""
+    path = tmp_path / "reviews.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["no", "customer_id", "feedback", "sentiment"])
+        for n in range(120):
+            good = (n * 7) % 5 > n % 3
+            words = (GOOD if good else BAD)[n % 4], (GOOD if good else BAD)[(n // 4) % 4]
+            text = f'The room was {words[0]}, and the "staff" was {words[1]} {n}.' if n != 5 else ""
+            writer.writerow([n, f"c{n % 8}", text, "positive" if good else "negative"])
+    return path
+
+
+def test_what_it_writes_runs_as_it_is(fedsim, reviews, tmp_path):
+    status, out, err = fedsim("init", "--data", "reviews.csv")
+    assert (status, err) == (0, "")
+    assert "customer_id" in out and "8 clients with 15.0 rows each" in out
+    assert "wrote reviews.yaml" in out and "next: fedsim run reviews.yaml" in out
+    config = read_config(tmp_path / "reviews.yaml")
+    assert (config.partition.kind, config.partition.column) == ("by_column", "customer_id")
+    assert (config.data.task.labels, config.data.task.label_words) == (("negative", "positive"), ("terrible", "great"))
+    status, out, _ = fedsim("run", "reviews.yaml", "executor=local", "rounds=2", "tracking.plots=false")
+    assert status == 0 and "clients                      8" in out
+    assert "fedsim export runs/reviews --to peft" in out.partition("next: ")[2]
+    assert (tmp_path / "runs/reviews/prompt/global.safetensors").is_file()
+
+
+def test_it_overwrites_only_what_it_may(fedsim, reviews, tmp_path):
+    kept = tmp_path / "reviews.yaml"
+    kept.write_text("rounds: 1")
+    status, _, err = fedsim("init", "--data", "reviews.csv")
+    assert (status, err) == (2, "error: reviews.yaml exists; give --force to overwrite it, or another folder\n")
+    assert kept.read_text() == "rounds: 1"
+    assert fedsim("init", "--data", "reviews.csv", "--client", "none", "--force")[0] == 0
+    assert read_config(kept).partition.kind == "dirichlet_label"
+
+
+def test_a_config_elsewhere_finds_the_data(fedsim, reviews, tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert fedsim("init", "mine", "--data", "../reviews.csv", "--label", "sentiment", "--text", "feedback")[0] == 0
+    config = read_config(tmp_path / "work/mine/reviews.yaml")
+    assert len(load_dataset(config.data, 0, config.partition.column).validation) == 24
+
+
+def test_a_file_without_header_is_read_by_numbers(fedsim, reviews, tmp_path):
+    (tmp_path / "rows.csv").write_text(reviews.read_text().partition("\n")[2])
+    assert (
+        "1 (such as 'c0') and 3 (such as 'negative') may each be the label" in fedsim("init", "--data", "rows.csv")[2]
+    )
+    assert fedsim("init", "--data", "rows.csv", "--client", "1")[0] == 0
+    config = read_config(tmp_path / "rows.yaml")
+    assert (config.data.header, config.data.columns, config.partition.column) == (False, {"text": 2, "label": 3}, "1")
+
+
+def test_labels_that_say_nothing_get_a_classifier_and_a_validation_file_is_used(fedsim, tmp_path):
+    for name, rows in (("train", 60), ("validation", 20)):
+        lines = (f"the {GOOD[n % 4]} soup number {n},{n % 2}\n" for n in range(rows))
+        (tmp_path / f"{name}.csv").write_text("text,label\n" + "".join(lines))
+    status, out, _ = fedsim("init", "--data", "train.csv")
+    assert status == 0 and "note: model.head.kind is classifier: no word of one token" in out
+    config = read_config(tmp_path / "train.yaml")
+    assert (config.model.head.kind, config.data.holdout) == ("classifier", None)
+    assert len(load_dataset(config.data, 0).validation) == 20
+
+
+def test_names_that_yaml_has_no_place_for_end_up_in_no_comment(fedsim, reviews, tmp_path):
+    odd = tmp_path / "a\n'b: #\x07.csv"
+    odd.write_text(reviews.read_text().replace("feedback", "the: #text\x07"))
+    status, _, err = fedsim("init", "--data", odd)
+    assert (status, err) == (0, "")
+    (written,) = tmp_path.glob("*.yaml")
+    assert read_config(written).data.columns["text"] == "the: #text\x07"
+
+
+def test_without_data_the_quickstart_is_there_to_edit(fedsim, tmp_path):
+    assert fedsim("init", "new folder")[0] == 0
+    assert read_config(tmp_path / "new folder/quickstart.yaml") == read_config("quickstart")
+    status, _, err = fedsim("init", "--label", "x")
+    assert status == 2 and "give them with --data FILE" in err
+
+
+def test_presets_are_listed_and_printed(fedsim):
+    status, out, _ = fedsim("presets")
+    assert status == 0 and "methods/fedit" in out and "fedsim compare NAME" in out
+    assert fedsim("presets", "quickstart")[1] == read_text("quickstart")
+    assert "did you mean 'quickstart'" in fedsim("presets", "quickstrat")[2]
+
+
+def read_text(name):
+    from fedsim.configuration.presets import located
+
+    return located(name).read_text()
