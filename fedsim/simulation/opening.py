@@ -67,7 +67,9 @@ def opened(config: Config, resume: bool, watch: InterruptWatch, progress: Progre
         # Claim the folder before the slow work, begin it afterwards.
         with RunFolder.claim(place.path, resume=place.resume, mirror=place.mirror) as folder:
             checkpoint = _checkpoint(config, folder, progress) if place.resume else None
-            with local_cluster.discarded(), closing(make_executor(config, watch.check, progress.note)) as executor:
+            begins_after = 0 if checkpoint is None else checkpoint.round
+            made = make_executor(config, watch.check, progress.note, begins_after)
+            with local_cluster.discarded(), closing(made) as executor:
                 # Imported late: this loads torch and transformers, and quick mistakes should be reported first.
                 prepared = _prepared(config, progress, executor, data)
                 config = config.model_copy(update={"model": prepared.spec.model})  # with what was settled
