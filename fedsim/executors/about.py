@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import secrets
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
     from fedsim.configuration.schema import Config
 
 UNNAMED = "unnamed"
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Where ``ray job submit`` tells a job's process what it is."""
 
 
 @dataclass(frozen=True)
@@ -55,3 +59,12 @@ class About:
         """Metadata of its job in Ray, which cannot be changed later: ``round`` is the one after which it begins."""
         known = {"config_hash": self.config_hash} if self.config_hash else {}
         return {**self.tags, **known, "round": str(self.done), "rounds": str(self.rounds)}
+
+
+def submission() -> str | None:
+    """Return the id under which this process was submitted by ``ray job submit``; None if it was not."""
+    try:
+        submitted = json.loads(os.environ.get(JOB_VARIABLE, "{}"))
+        return str(submitted["metadata"]["job_submission_id"])
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.configuration.schema import Config
 from fedsim.display.progress import Progress
+from fedsim.executors.about import submission
 from fedsim.executors.cluster import local_cluster
 from fedsim.executors.make import make_executor
 from fedsim.kept.kept import Kept
@@ -107,7 +108,8 @@ def _kept(place: RunLocation) -> str:
     """Return a clause on what is saved of an interrupted run and how to continue."""
     saved = newest_round(place.path / "checkpoints")
     if saved is not None:
-        return f"the state after round {saved} is saved; continue with --resume"
+        how = "continue with --resume" if submission() is None else "submit the job again with --resume"
+        return f"the state after round {saved} is saved; {how}"
     again = "start it again" if what_is_in(place.path) == "nothing" else "start over with --resume"
     return f"no round has been saved; {again}"
 

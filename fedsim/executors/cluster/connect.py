@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
@@ -13,14 +12,12 @@ import ray
 from ray.job_config import JobConfig
 
 from fedsim.core.errors import ResourceError
-from fedsim.executors.about import About
+from fedsim.executors.about import JOB_VARIABLE, About
 from fedsim.executors.cluster import local_cluster
 from fedsim.executors.cluster.ray_internals import head_method
 from fedsim.executors.config import RayConfig
 
 _CONNECT_SECONDS = 5.0
-_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Where ``ray job submit`` tells a job's process what it is."""
 _EXCLUDES = [".git", "**/__pycache__"]
 """Beside what .rayignore leaves out, which Ray reads itself."""
 
@@ -147,15 +144,6 @@ def _check_is_ray(address: str, named: str) -> None:
             ) from None
 
 
-def submission() -> str | None:
-    """Return the id under which this process was submitted by ``ray job submit``; None if it was not."""
-    try:
-        submitted = json.loads(os.environ.get(_JOB, "{}"))
-        return str(submitted["metadata"]["job_submission_id"])
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
 def _project_root() -> Path:
     return Path(__file__).resolve().parents[3]
 
@@ -163,6 +151,6 @@ def _project_root() -> Path:
 def _runtime_env() -> dict[str, Any]:
     """Ship a source checkout to the joined cluster; submitted jobs and installed packages need none."""
     root = _project_root()
-    if _JOB in os.environ or not (root / "pyproject.toml").exists():
+    if JOB_VARIABLE in os.environ or not (root / "pyproject.toml").exists():
         return {}
     return {"working_dir": str(root), "excludes": _EXCLUDES}

@@ -132,13 +132,19 @@ def discarded() -> Iterator[None]:
         discard()
 
 
+def logs() -> Path | None:
+    """Return the folder of Ray's logs; None if there is no local cluster."""
+    return None if _folder is None else _folder.path / "session_latest" / "logs"
+
+
 def keep_logs(error: BaseException, folder: Path) -> bool:
     """Copy Ray's logs to ``folder`` if a local cluster caused ``error``; return whether it did."""
-    if _folder is None or not any(type(cause).__module__.startswith("ray.") for cause in _causes(error)):
+    logs_folder = logs()
+    if logs_folder is None or not any(type(cause).__module__.startswith("ray.") for cause in _causes(error)):
         return False
     with contextlib.suppress(OSError):
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(_folder.path / "session_latest" / "logs", folder)
+        shutil.copytree(logs_folder, folder)
     return folder.is_dir()
 
 

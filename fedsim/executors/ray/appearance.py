@@ -14,8 +14,8 @@ from typing import Any
 import ray
 
 from fedsim.core.errors import ResourceError
-from fedsim.executors.about import About
-from fedsim.executors.cluster.connect import connect, submission
+from fedsim.executors.about import About, submission
+from fedsim.executors.cluster.connect import connect
 from fedsim.executors.config import RayConfig
 from fedsim.executors.ray.metrics import ActorMetrics, RunMetrics, endpoints
 

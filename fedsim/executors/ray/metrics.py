@@ -2,7 +2,10 @@
 
 The driver sets figures of a round when it is recorded; actors those that they alone know. Ray sends them to its agent on the
 node every ten seconds by default (``RAY_metrics_report_interval_ms``) and when a process disconnects; what an actor observed
-since is lost when it is stopped. Ray puts ``ray_`` before the names, and ``_total`` after those of counters.
+since is lost when it is stopped. Ray puts ``ray_`` before the names.
+
+Sums over rounds are gauges too, set to the sum so far: from the third time that a process joins a Ray on, as a notebook does,
+Ray 2.60 counts each step of a counter several times.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ _BOUNDARIES = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 
 class Definition:
     """A metric."""
 
-    kind: Literal["gauge", "counter", "histogram"]
+    kind: Literal["gauge", "sum", "histogram"]
+    """A sum is a gauge that only rises: what has come together since the run was begun or resumed."""
     name: str
     meaning: str
     tags: tuple[str, ...] = ()
@@ -42,17 +46,19 @@ class Definition:
     @property
     def exported(self) -> str:
         """Its name where it is scraped; a histogram's three series add ``_bucket``, ``_count`` and ``_sum``."""
-        return f"ray_{self.name}{'_total' if self.kind == 'counter' else ''}"
+        return f"ray_{self.name}"
 
 
 ROUND = Definition("gauge", "fedsim_round", "The round recorded last.")
 ROUNDS = Definition("gauge", "fedsim_rounds", "Rounds of the whole run.")
 METRIC = Definition("gauge", "fedsim_metric", "The task's metric after the round.", ("evaluated",))
 LOSS = Definition("gauge", "fedsim_loss", "Mean loss of the round.", ("evaluated",))
-CLIENTS = Definition("counter", "fedsim_clients", "Clients of recorded rounds by outcome.", ("outcome",))
-TRAFFIC = Definition("counter", "fedsim_traffic_bytes", "Bytes that devices received and sent.", ("direction",))
-SECONDS = Definition("counter", "fedsim_phase_seconds", "Seconds of recorded rounds by phase.", ("phase",))
-REPLACED = Definition("counter", "fedsim_actors_replaced", "Actors that were lost and replaced.")
+CLIENTS = Definition("sum", "fedsim_clients", "Clients of recorded rounds by outcome.", ("outcome",))
+TRAFFIC = Definition(
+    "sum", "fedsim_traffic_bytes", "Bytes that devices received and sent in recorded rounds.", ("direction",)
+)
+SECONDS = Definition("sum", "fedsim_phase_seconds", "Seconds of recorded rounds by phase.", ("phase",))
+REPLACED = Definition("sum", "fedsim_actors_replaced", "Actors that were lost and replaced.")
 STORE = Definition("gauge", "fedsim_store_bytes", "Bytes in the cluster's object stores, of all that use it.")
 CLIENT_SECONDS = Definition(
     "histogram", "fedsim_client_seconds", "Seconds of a client update, the mean of a work group.", ("actor",)
@@ -79,7 +85,7 @@ class Export:
         self._made: dict[Definition, Any] = {}
         """Ray's objects, once they are needed: they belong to the process and to its connection."""
         self._gauges: dict[tuple[str, ...], tuple[Definition, float, dict[str, str]]] = {}
-        self._lock = threading.Lock()  # or a refresh could put an old value back
+        self._lock = threading.RLock()  # or a refresh could put an old value back
 
     def set(self, definition: Definition, value: float | None, **tags: str) -> None:
         """Set a gauge, if there is a number."""
@@ -96,9 +102,12 @@ class Export:
                 self._of(definition).set(value, tags=tags)
 
     def add(self, definition: Definition, value: float | None, **tags: str) -> None:
-        """Add to a counter; Ray takes no zeros."""
-        if value is not None and value > 0:
-            self._of(definition).inc(value, tags={**self._tags, **tags})
+        """Add to a sum, if there is a number."""
+        if value is not None:
+            key = (definition.name, *self._tags.values(), *tags.values())
+            with self._lock:
+                before = self._gauges[key][1] if key in self._gauges else 0.0
+                self.set(definition, before + value, **tags)
 
     def observe(self, definition: Definition, value: float, **tags: str) -> None:
         """Add a value to a histogram."""
@@ -114,8 +123,7 @@ def _create(definition: Definition) -> Any:
     tags = (*RUN_TAGS, *definition.tags)
     if definition.kind == "histogram":
         return ray_metrics.Histogram(definition.name, definition.meaning, _BOUNDARIES, tags)
-    of_kind = ray_metrics.Gauge if definition.kind == "gauge" else ray_metrics.Counter
-    return of_kind(definition.name, definition.meaning, tags)
+    return ray_metrics.Gauge(definition.name, definition.meaning, tags)
 
 
 def endpoints() -> list[str]:
