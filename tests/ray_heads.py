@@ -131,7 +131,8 @@ def ray_head(num_cpus: int) -> Iterator[Head]:
     with (folder / "head.log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
     try:
-        _wait_for(dashboard, process, folder / "head.log")
+        for port in (dashboard, metrics):
+            _wait_for(port, process, folder / "head.log")
         yield Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", environment, f"127.0.0.1:{metrics}")
     finally:
         end_marked(mark)

@@ -99,7 +99,7 @@ def test_a_job_shows_progress_and_writes_what_a_local_run_does_and_a_mistake_fai
     assert re.findall(r"^round (\d)/2 .* ok +5 +failed 0 ", log, re.MULTILINE) == ["1", "2"]
     assert "succeeded" in log and "0 failed" in log
     own = head.ask("/api/jobs/house-job/logs")["logs"]  # what `ray job submit` says around it is in colour
-    assert re.findall(r"[^\n\x20-\x7e]", own) == []
+    assert re.findall(r"[\x00-\x08\x0b-\x1f\x7f]", own) == []
     prompts = [tmp_path / name / "prompt" / GLOBAL_PROMPT for name in ("job", "local")]
     assert prompts[0].read_bytes() == prompts[1].read_bytes()
     summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("job", "local")]
