@@ -114,24 +114,28 @@ def test_a_head_is_not_asked_what_this_ray_does_not_know(nothing_inside):
     connect._check_is_ray("127.0.0.1:1", "ray.address=127.0.0.1:1")  # nothing answers there
 
 
-def test_a_local_ray_starts_without_what_is_left_out_inside():
-    """With more processes, but at the same address, and it works."""
+@pytest.mark.parametrize(
+    "before", ["ray_internals._module = lambda name: None", "config = RayConfig(num_cpus=1, metrics=True)"]
+)
+def test_a_local_ray_that_keeps_its_agent_starts_at_the_same_address_and_exports_metrics(before):
+    """Because nothing can be left out where the inside of Ray is unknown, or because metrics are asked for."""
     program = (
         "import os\n"
         "from fedsim.executors.cluster import local_cluster, ray_internals\n"
-        "ray_internals._module = lambda name: None\n"
-        "local_cluster.secure()\n"
         "from fedsim.executors.config import RayConfig\n"
-        "local_cluster.start(RayConfig(num_cpus=1), 0)\n"
+        "config = RayConfig(num_cpus=1)\n"
+        f"{before}\n"
+        "local_cluster.secure()\n"
+        "local_cluster.start(config, 0)\n"
         "import ray\n"
-        "(node,) = ray.nodes()\n"
+        "from fedsim.executors.ray.metrics import endpoints\n"
         "assert ray.get(ray.remote(lambda: os.getpid()).remote()) > 0\n"
-        "print(node['NodeManagerAddress'])\n"
+        "print(*(endpoint.partition(':')[0] for endpoint in endpoints()))\n"
         "ray.shutdown()\n"
         "local_cluster.discard()\n"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_A")}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=200)
     assert (done.returncode, done.stdout) == (0, "127.0.0.1\n"), done.stderr
 
 

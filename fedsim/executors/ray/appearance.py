@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -17,7 +17,9 @@ from fedsim.core.errors import ResourceError
 from fedsim.executors.about import About, submission
 from fedsim.executors.cluster.connect import connect
 from fedsim.executors.config import RayConfig
-from fedsim.executors.ray.metrics import ActorMetrics, RunMetrics, endpoints
+
+if TYPE_CHECKING:
+    from fedsim.executors.ray.metrics import RunMetrics
 
 
 class Appearance:
@@ -51,13 +53,13 @@ class Appearance:
             Also if metrics are asked for and this Ray exports none.
         """
         connected = connect(self._config, data_bytes, self._about)
-        exported = [] if self._config.metrics is False else endpoints()
-        if self._config.metrics is True and not exported:
-            raise ResourceError(
-                "ray.metrics=true, but this Ray exports no metrics: no node has a metrics port; set ray.metrics=auto"
-            )
-        if exported:
-            self.metrics = RunMetrics(self._about.tags, self._about.rounds, self._about.done)
+        wanted = self._config.metrics is True or (self._config.metrics == "auto" and self._named)
+        try:
+            exported = self._begin_metrics() if wanted else []
+        except ResourceError:
+            if connected:
+                ray.shutdown()
+            raise
         self.found = {
             "job_id": ray.get_runtime_context().get_job_id(),
             "submission_id": submission(),
@@ -66,6 +68,19 @@ class Appearance:
             "metrics": exported,
         }
         return connected
+
+    def _begin_metrics(self) -> list[str]:
+        """Begin to export metrics if this Ray does; return where."""
+        from fedsim.executors.ray.metrics import RunMetrics, endpoints  # most runs have a Ray of their own, and none
+
+        exported = endpoints()
+        if exported:
+            self.metrics = RunMetrics(self._about.tags, self._about.rounds, self._about.done)
+        elif self._config.metrics is True:
+            raise ResourceError(
+                "ray.metrics=true, but this Ray exports no metrics: no node has a metrics port; set ray.metrics=auto"
+            )
+        return exported
 
     def close(self) -> None:
         """Show nothing any more; call before this process leaves Ray."""
@@ -93,7 +108,7 @@ class Appearance:
         about = self._about
         options = {"name": f"{about.prefix}/{role}", "namespace": about.namespace} if self._named else {}
         label = f"{about.prefix}/{role}" + (f": {holds}" if holds else "")
-        metrics = None if self.metrics is None else ActorMetrics(about.tags, role)
+        metrics = None if self.metrics is None else self.metrics.of_actor(role)
         return options, {"label": label, "metrics": metrics}
 
     def client(self, slot: int, num_cpus: float, num_gpus: float) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -164,6 +164,7 @@ class RunMetrics:
     """
 
     def __init__(self, tags: dict[str, str], rounds: int, done: int) -> None:
+        self._tags = tags
         self._export = Export(tags)
         self._replaced = 0
         self._export.set(ROUNDS, rounds)
@@ -187,14 +188,20 @@ class RunMetrics:
         to.add(REPLACED, record.actors_replaced - self._replaced)
         self._replaced = record.actors_replaced
 
+    def of_actor(self, actor: str) -> ActorMetrics:
+        """Return what an actor shows, to be sent to it."""
+        return ActorMetrics(self._tags, actor)
+
     def _refresh(self) -> None:
         self._export.set(MEMORY, peak_memory_bytes(), actor="driver")
         self._export.refresh()
         self._export.set(STORE, stored_bytes())
 
     def close(self) -> None:
-        """Stop; call before this process leaves Ray."""
+        """Show the last values once more, and stop; call before this process leaves Ray, which then sends them."""
         self._refresher.close()
+        with suppress(Exception):
+            self._export.refresh()
 
 
 class ActorMetrics:
