@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from support import ROOT
+from support import ROOT, sweep
 
 from fedsim.executors.cluster import connect, lean, ray_internals
 
@@ -19,6 +19,9 @@ ALLOWED = {
     "tests/executors/test_working_dir.py",  # packs a folder as Ray does
     "tests/executors/test_ray_internals.py",
 }
+
+
+UNKNOWN = "ray_internals._module = lambda name: None"
 
 
 def named_inside(source: str) -> set[str]:
@@ -114,9 +117,7 @@ def test_a_head_is_not_asked_what_this_ray_does_not_know(nothing_inside):
     connect._check_is_ray("127.0.0.1:1", "ray.address=127.0.0.1:1")  # nothing answers there
 
 
-@pytest.mark.parametrize(
-    "before", ["ray_internals._module = lambda name: None", "config = RayConfig(num_cpus=1, metrics=True)"]
-)
+@pytest.mark.parametrize("before", sweep([UNKNOWN, "config = RayConfig(num_cpus=1, metrics=True)"], [UNKNOWN]))
 def test_a_local_ray_that_keeps_its_agent_starts_at_the_same_address_and_exports_metrics(before):
     """Because nothing can be left out where the inside of Ray is unknown, or because metrics are asked for."""
     program = (
