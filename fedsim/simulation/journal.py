@@ -197,6 +197,7 @@ class Journal:
             if clients:
                 run.folder.event(name, round=done.round, clients=clients)
         run.folder.event("round", **record.event())
+        run.executor.recorded(record)
         run.trackers.round(record.row())
         run.progress.round(_line(record))
         self.save_if_due()

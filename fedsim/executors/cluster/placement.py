@@ -7,16 +7,15 @@ from typing import Any
 
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from fedsim.executors.cluster.ray_internals import available_by_node
 from fedsim.executors.cluster.sizing import ActorPlan, NodeResources, capacity
 
 
 def free_by_node() -> dict[str, NodeResources]:
     """Return the free resources of every living node, by node id."""
-    from ray._private.state import available_resources_per_node
-
     return {
         node: NodeResources(free.get("CPU", 0.0), free.get("GPU", 0.0))
-        for node, free in sorted(available_resources_per_node().items())
+        for node, free in sorted(available_by_node().items())
     }
 
 

@@ -31,12 +31,12 @@ class ActorPool:
     Parameters
     ----------
     create
-        Creates an actor that builds its worker as soon as it is placed.
+        Creates the actor of a slot, which builds its worker as soon as it is placed.
     note
         Called with messages for the user.
     """
 
-    def __init__(self, config: RayConfig, create: Callable[[], Any], note: Callable[[str], None]) -> None:
+    def __init__(self, config: RayConfig, create: Callable[[int], Any], note: Callable[[str], None]) -> None:
         self._config = config
         self._create = create
         self._note = note
@@ -159,6 +159,6 @@ class ActorPool:
 
     def _start(self, slot: int) -> None:
         self.nodes.pop(slot, None)
-        actor = self._create()
+        actor = self._create(slot)
         self._actors[slot] = actor
         self._starting[actor.info.remote()] = _Start(slot, time.monotonic())

@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from fedsim.core.messages import WorkGroup
 from fedsim.executors.base import Handle, InOrder, StateLost
 from fedsim.executors.config import RayConfig
+from fedsim.executors.ray.appearance import Appearance
 from fedsim.executors.ray.deadlines import wait_for
 from fedsim.executors.ray.failures import SYSTEM_ERRORS, reason
 from fedsim.executors.ray.shipping import shipped
@@ -46,10 +47,12 @@ class Aggregator:
     ----------
     actor_class, block_class
         :class:`server.aggregator.AggregatorActor` and :class:`server.aggregator.BlockActor`.
+    shown
+        What they are called.
     """
 
-    def __init__(self, config: RayConfig, actor_class: Any, block_class: Any) -> None:
-        self._config = config
+    def __init__(self, config: RayConfig, actor_class: Any, block_class: Any, shown: Appearance) -> None:
+        self._config, self._shown = config, shown
         self._actor_class, self._block_class = actor_class, block_class
         self._actor: Any = None
         self._adders: dict[str, Any] = {}
@@ -66,20 +69,21 @@ class Aggregator:
     def create(self) -> None:
         """Create the actor on the driver's node, so that losing another node does not lose it."""
         here = ray.get_runtime_context().get_node_id()
-        self._actor = self._actor_class.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True)
-        ).remote()
+        self._actor = self._on(here, self._actor_class, "server")
 
     def create_adders(self, nodes: set[str]) -> None:
         """Have each of several nodes add up its own sums; on a single node this would save nothing."""
         for adder in self._adders.values():
             ray.kill(adder, no_restart=True)
         self._adders = {
-            node: self._block_class.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True)
-            ).remote()
-            for node in (sorted(nodes) if len(nodes) > 1 else ())
+            node: self._on(node, self._block_class, f"sums-{number}")
+            for number, node in enumerate(sorted(nodes) if len(nodes) > 1 else ())
         }
+
+    def _on(self, node: str, actor_class: Any, role: str) -> Any:
+        options, arguments = self._shown.actor(role)
+        strategy = NodeAffinitySchedulingStrategy(node, soft=True)
+        return actor_class.options(scheduling_strategy=strategy, **options).remote(**arguments)
 
     @property
     def actors(self) -> list[Any]:

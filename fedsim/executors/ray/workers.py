@@ -12,10 +12,10 @@ import ray
 
 from fedsim.core.errors import ResourceError
 from fedsim.executors.base import StateLost
-from fedsim.executors.cluster.connect import connect
 from fedsim.executors.cluster.placement import free_by_node, on_node, place
 from fedsim.executors.cluster.sizing import ActorPlan, capacity, plan_actors
 from fedsim.executors.config import RayConfig
+from fedsim.executors.ray.appearance import Appearance
 from fedsim.executors.ray.deadlines import POLL_SECONDS, START_KEY, OverdueError, wait_for
 from fedsim.executors.ray.failures import SYSTEM_ERRORS, reason
 from fedsim.executors.ray.pool import ActorPool
@@ -39,6 +39,8 @@ class Workers:
         Raises when the user has interrupted the run.
     note
         Called with messages for the user.
+    shown
+        How the run appears on the cluster.
     """
 
     def __init__(
@@ -48,8 +50,9 @@ class Workers:
         population: int,
         check_interrupt: Callable[[], None],
         note: Callable[[str], None],
+        shown: Appearance,
     ) -> None:
-        self._config = config
+        self._config, self._shown = config, shown
         self._threads = threads
         self._population = population
         self._check_interrupt = check_interrupt
@@ -89,16 +92,18 @@ class Workers:
 
     def _open(self, spec_nbytes: int, modules: tuple[str, ...], create_server: Callable[[], None]) -> ActorPlan:
         """Connect to Ray and create all actors; they wait for their specification."""
-        self._connected = connect(self._config, spec_nbytes)
+        self._connected = self._shown.join(spec_nbytes)
         free = free_by_node()
         plan = plan_actors(self._config, self._threads, self._population, list(free.values()))
         # The server comes first: if a node runs out of memory, Ray kills the youngest actors.
         create_server()
-        self._created = [
-            self._actor_class.options(num_cpus=plan.num_cpus, num_gpus=plan.num_gpus, **on_node(node)).remote(modules)
-            for node in place(plan, free)
-        ]
+        self._created = [self._new(plan, slot, modules, **on_node(node)) for slot, node in enumerate(place(plan, free))]
         return plan
+
+    def _new(self, plan: ActorPlan, slot: int, *arguments: Any, **options: Any) -> Any:
+        named, shown = self._shown.client(slot, plan.num_cpus, plan.num_gpus)
+        reserved = {"num_cpus": plan.num_cpus, "num_gpus": plan.num_gpus}
+        return self._actor_class.options(**options, **reserved, **named).remote(*arguments, **shown)
 
     def specify(self, make: Callable[..., tuple[WorkerSpec, Any]], *arguments: Any) -> tuple[WorkerSpec, Any]:
         """Return the specification that an actor makes, which stays in the object store for all, and what is beside it."""
@@ -155,12 +160,10 @@ class Workers:
         retake_signals()
         return self._opening.result()
 
-    def _create(self) -> Any:
+    def _create(self, slot: int) -> Any:
         """Create an actor that builds its worker itself: to replace a lost one, or on a new node."""
         assert self._plan is not None
-        reserved = {"num_cpus": self._plan.num_cpus, "num_gpus": self._plan.num_gpus}
-        actor = self._actor_class.options(scheduling_strategy="SPREAD", **reserved)
-        return actor.remote((), self._spec_ref, self._device)
+        return self._new(self._plan, slot, (), self._spec_ref, self._device, scheduling_strategy="SPREAD")
 
     def refresh(self) -> None:
         """Start more actors if fewer are running than wanted and the cluster has room."""
@@ -181,6 +184,7 @@ class Workers:
             return
         # A start that is half done cannot be undone; a complete one can.
         wait([self._opening], timeout=self._config.start_timeout_seconds)
+        self._shown.close()
         if self._opening.done() and ray.is_initialized():
             self.pool.close()
             for actor in [*self._created, *others()]:
