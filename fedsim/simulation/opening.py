@@ -55,7 +55,7 @@ def opened(config: Config, resume: bool, watch: InterruptWatch, progress: Progre
     RunInterrupted
         After SIGINT or SIGTERM, also on exit; its ``kept`` names what is saved.
     """
-    made = make_trackers(config)
+    services = make_trackers(config)
     config, data = _settled(config, progress)
     plan = privacy_plan(config)
     # Mistakes in paths, data and model are found before the run folder is created.
@@ -71,8 +71,8 @@ def opened(config: Config, resume: bool, watch: InterruptWatch, progress: Progre
         with RunFolder.claim(place.path, resume=place.resume, mirror=place.mirror) as folder:
             checkpoint = _checkpoint(config, folder, progress) if place.resume else None
             begins_after = 0 if checkpoint is None else checkpoint.round
-            made = make_executor(config, watch.check, progress.note, begins_after)
-            with local_cluster.discarded(), closing(made) as executor:
+            starting = make_executor(config, watch.check, progress.note, begins_after)
+            with local_cluster.discarded(), closing(starting) as executor:
                 # Imported late: this loads torch and transformers, and quick mistakes should be reported first.
                 prepared = _prepared(config, progress, executor, data)
                 config = config.model_copy(update={"model": prepared.spec.model})  # with what was settled
@@ -83,7 +83,7 @@ def opened(config: Config, resume: bool, watch: InterruptWatch, progress: Progre
                     check_contents(checkpoint.contents, prepared.contents, config, folder.location, before)
                 from fedsim.simulation.context import RunContext
 
-                trackers = Trackers(made, folder.event, progress.note, config.tracking.flush_seconds)
+                trackers = Trackers(services, folder.event, progress.note, config.tracking.flush_seconds)
                 context = RunContext(config, prepared, executor, folder, progress, trackers)
                 yield Opened(place.location, context, checkpoint)
 
