@@ -29,6 +29,11 @@ def links(text: str) -> list[str]:
     return [found[2] for start, end in outside(text) for found in LINK.finditer(text[start:end])]
 
 
+def external(pages: dict[str, str]) -> list[str]:
+    """Return the addresses outside that pages lead to; nothing fetches them."""
+    return sorted({link for text in pages.values() for link in links(text) if re.match(r"[a-z]+:", link)})
+
+
 def target(link: str, page: str) -> str | None:
     """Return the repository's path that a link of a page leads to; None for an address or a heading of the page itself.
 

@@ -6,7 +6,7 @@
                                ``fedsim compare`` a ``--dry-run``
 ``<!-- config -->``            YAML: laid over the quickstart's config, it is a valid one
 ``<!-- file: NAME -->``        the content of a file that later blocks of the page use
-``<!-- output -->``            what the last run block printed, but for numbers
+``<!-- output -->``            what the last run block printed, but for numbers; ``...`` stands for more of it
 ``<!-- not run: REASON -->``   nothing, and why
 =============================  ====================================================================================
 
