@@ -8,7 +8,10 @@ _JOB = "not run: needs a cluster; tests/end_to_end/test_job_submit.py submits a 
 MARKS = {
     ("README.md", "make run"): "not run: sets up the environment that the tests run in",
     ("README.md", "Run finished"): "not run: output of make run",
-    ("README.md", "fedsim run configs/quickstart.yaml rounds=5"): "not run: each command is run by another page",
+    (
+        "README.md",
+        "fedsim run configs/quickstart.yaml rounds=5",
+    ): "not run: tests/test_cli.py, tests/study and tests/doctor run each command",
     ("README.md", "import fedsim"): "not run: tutorials/first_run.md runs the same",
     ("CONTRIBUTING.md", "make test"): "not run: runs the tests",
     ("docs/guide.md", "rounds: 20"): "config",

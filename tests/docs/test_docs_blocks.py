@@ -1,5 +1,10 @@
 """Every block of code in README and docs is run, checked, or says why not; what a tutorial shows is what comes out."""
 
+import re
+import shlex
+
+import commands
+import config_keys
 import pytest
 from doc_blocks import ALL, DEEDS, blocks
 from doc_marks import MARKS
@@ -49,8 +54,49 @@ def test_what_a_page_shows_of_a_config_is_valid(block):
     build_config(merged({} if block.about == "alone" else quickstart, load(block.text)))
 
 
-def test_what_is_run_but_for_a_comment_is_found(tmp_path, monkeypatch):
-    page = ROOT / "docs" / "tutorials" / "own_data.md"
-    deeds = [block.deed for block in blocks(page)]
+COMMANDS, KEYS = dict(commands.walked()), set(config_keys.keys())
+OPEN = ("params", "data.task", "data.columns", "data.label_of_file")
+"""Keys that hold names of the user's."""
+
+
+def complaints(words):
+    """Yield what is wrong with a command, whether it is run or not: its name, an option, a config, a key."""
+    name = next((" ".join(words[:n]) for n in (3, 2) if " ".join(words[:n]) in COMMANDS), None)
+    if name is None:
+        yield f"there is no {' '.join(words[:2])}"
+        return
+    options = {option: parameter for parameter in COMMANDS[name].params for option in parameter.opts}
+    rest = iter(words[len(name.split()) :])
+    for word in rest:
+        key = word.strip("[].").partition("=")[0]
+        if key.startswith("--"):
+            if key not in options:
+                yield f"{name} has no option {key}"
+            elif not options[key].is_flag:
+                next(rest, None)
+        elif re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)*", key) and "=" in word and "--load" not in words:
+            if key not in KEYS and not key.startswith(tuple(f"{group}." for group in OPEN)):
+                yield f"there is no key {key}"
+        elif word.startswith("configs/") and not (ROOT / word).is_file():
+            yield f"there is no {word}"
+
+
+@pytest.mark.parametrize("page", sorted({block.page for block in ALL}))
+def test_every_command_has_its_name_its_options_and_its_keys(page):
+    for block in blocks(ROOT / page):
+        for line in block.lines if block.kind != "python" else ():
+            command = line.partition("python -m ")[2] or line
+            if command.startswith("fedsim "):
+                assert not list(complaints(shlex.split(command))), f"{block}: {line}"
+
+
+def test_a_command_that_is_not_there_is_found():
+    wrong = "fedsim fly x", "fedsim run x --fast", "fedsim run x rounds.all=5", "fedsim plan configs/none.yaml"
+    assert all(list(complaints(line.split())) for line in wrong)
+    assert not list(complaints(["fedsim", "cache", "list", "--folder", "rounds.all=5"]))
+
+
+def test_comments_and_outputs_are_told_apart():
+    deeds = [block.deed for block in blocks(ROOT / "docs" / "tutorials" / "own_data.md")]
     assert "file" in deeds and "run" in deeds and "output" in deeds
     assert shape("accuracy   0.51 -> 0.9633\n") == shape("accuracy  0.4 -> 0.95") != shape("loss 0.4 -> 0.95")
