@@ -77,6 +77,14 @@ def test_every_link_of_a_page_leads_somewhere(page):
     assert not broken
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_word_of_a_page_is_taken_for_html(page):
+    """A reader would not see ``<eos>``, unless it is code."""
+    text = page.read_text()
+    prose = [re.sub(r"(`+)[^`]*\1|<!--.*?-->", "", text[a:b], flags=re.S) for a, b in sources.outside(text)]
+    assert not re.findall(r"<[a-zA-Z/][^>\n]*>", "".join(prose))
+
+
 def test_what_is_missing_is_found():
     assert exists("fedsim.core.seeds.stream") and exists("clients.tuners.prefix")
     assert exists("server.kind") and not exists("server.reach")

@@ -16,6 +16,7 @@ from doc_blocks import SMALL, Block
 from support import ROOT
 
 from fedsim import cli
+from fedsim.core import plugins
 
 _SHOWN = ("configs", "examples", "tests")
 """Folders that commands name."""
@@ -33,6 +34,11 @@ class PageRun:
         monkeypatch.setenv("COLUMNS", _WIDTH)
         for name in _SHOWN:
             Path(name).symlink_to(ROOT / name)
+
+    def close(self) -> None:
+        """Forget the plug-ins that its commands have loaded: they would be part of what later tests run."""
+        for plugin in plugins.loaded():
+            plugins.unload(plugin.file)
 
     def do(self, block: Block) -> None:
         """Do what the comment above a block says."""

@@ -35,15 +35,21 @@ def test_every_mark_is_of_a_block():
     assert not lost
 
 
-@pytest.mark.parametrize("page", sweep(RUN, QUICK))
-def test_what_a_page_says_to_run_runs(page, tmp_path, monkeypatch):
+@pytest.fixture
+def page_run(tmp_path, monkeypatch):
     run = PageRun(tmp_path, monkeypatch)
+    yield run
+    run.close()
+
+
+@pytest.mark.parametrize("page", sweep(RUN, QUICK))
+def test_what_a_page_says_to_run_runs(page, page_run):
     for block in blocks(ROOT / page):
         if block.deed == "output":
-            missing = [line for line in shape(block.text) if line not in (*shape(run.printed), "...")]
-            assert not missing, f"{block} shows what was not printed; printed was:\n{run.printed}"
+            missing = [line for line in shape(block.text) if line not in (*shape(page_run.printed), "...")]
+            assert not missing, f"{block} shows what was not printed; printed was:\n{page_run.printed}"
         else:
-            run.do(block)
+            page_run.do(block)
 
 
 @pytest.mark.parametrize("block", [block for block in ALL if block.deed == "config"], ids=str)
