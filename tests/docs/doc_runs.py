@@ -63,7 +63,10 @@ class PageRun:
     def _shell(self, block: Block, small: list[str]) -> None:
         for line in block.lines:
             words = shlex.split(line)
-            if words[0] == "fedsim":
+            if words[0] == "fedsim" and words[-2] == ">":
+                with Path(words[-1]).open("w") as file, contextlib.redirect_stdout(file):
+                    self._fedsim(words[:-2])
+            elif words[0] == "fedsim":
                 extra = small if words[1] == "run" else ["--dry-run"] if small and words[1] == "compare" else []
                 self._fedsim([*words, *extra])
             else:

@@ -6,7 +6,7 @@ import shlex
 import commands
 import config_keys
 import pytest
-from doc_blocks import ALL, DEEDS, blocks
+from doc_blocks import ALL, DEEDS, Block, blocks
 from doc_marks import MARKS
 from doc_runs import PageRun, shape
 from support import ROOT, sweep
@@ -100,6 +100,12 @@ def test_a_command_that_is_not_there_is_found():
     wrong = "fedsim fly x", "fedsim run x --fast", "fedsim run x rounds.all=5", "fedsim plan configs/none.yaml"
     assert all(list(complaints(line.split())) for line in wrong)
     assert not list(complaints(["fedsim", "cache", "list", "--folder", "rounds.all=5"]))
+
+
+def test_what_a_command_prints_may_go_into_a_file(page_run, tmp_path):
+    line = "fedsim config configs/quickstart.yaml rounds=7 --plain > written.yaml\n"
+    page_run.do(Block("page", 1, "bash", line, "run", ""))
+    assert "rounds: 7\n" in (tmp_path / "written.yaml").read_text() and not page_run.printed
 
 
 def test_comments_and_outputs_are_told_apart():
