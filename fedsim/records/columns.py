@@ -1,9 +1,9 @@
-"""Columns of a run's tables: ``rounds``, ``clients``, ``personal`` and ``predictions``, each ``.parquet``."""
+"""Columns of a run's tables: ``rounds``, ``clients``, ``personal``, ``predictions`` and ``labels``, each ``.parquet``."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedsim.core.messages import ClientReport
 from fedsim.world.schedule import Visit
@@ -11,114 +11,183 @@ from fedsim.world.schedule import Visit
 if TYPE_CHECKING:
     from fedsim.world.devices import Devices
 
-ROUND_COLUMNS: dict[str, str] = {
-    "round": "int32",  # rounds completed: 1 for the first; 0 for the evaluation before any training
-    "global_metric": "float64",  # central evaluation of the state after the round
-    "global_loss": "float64",
-    "personalised_metric": "float64",  # on the clients' own held-out examples
-    "personalised_loss": "float64",
-    "holdout_metric": "float64",  # the global state on the clients' held-out examples, with evaluation.select_on=holdout
-    "holdout_loss": "float64",
-    "train_loss_first": "float64",  # mean over usable clients, weighted by examples; first local epoch
-    "train_loss_last": "float64",  # the same, last local epoch
-    "server_lr": "float64",
-    "epsilon": "float64",  # spent up to the round, at privacy.delta
-    "clip_norm": "float64",  # to which the round's clients clipped their changes
-    "clip_share": "float64",  # share of the clients whose change was longer: the experimenter's view, not released
-    "clients_ok": "int32",
-    "clients_failed": "int32",
-    "clients_absent": "int32",  # drawn, but out of reach, then or before its result had arrived; not a failure
-    "clients_late": "int32",  # in reach, but not in time (a deadline, over-selection, buffer.max_staleness); not a failure
-    "clients_too_small": "int32",  # never drawn, since their device cannot hold the model (world.devices)
-    "staleness_mean": "float64",  # server steps between the start of a usable client and this one (buffered rounds)
-    "staleness_max": "int32",
-    "clients_retried": "int32",  # retries of a client's work after a lost actor or a missed deadline
-    "client_examples": "int64",  # training examples held by the usable clients
-    "client_steps": "int64",  # local optimizer steps of the usable clients
-    "actors_replaced": "int32",
-    "bytes_down": "int64",  # received and sent by real devices, all clients together; see fedsim.core.traffic
-    "bytes_up": "int64",
-    "seconds_longest_client": "float64",  # longest local training of a usable client: the published round time
-    "seconds_simulated": "float64",  # time the round would have taken on real devices (world.devices, sampling.delay)
-    "seconds_waited": "float64",  # part of it until enough clients were in reach (world.devices)
-    "clock_seconds": "float64",  # the same of all rounds so far: the virtual clock when the round ended
-    "seconds_round": "float64",  # the sum of these three
-    "seconds_train": "float64",  # until the last group was trained
-    "seconds_server": "float64",
-    "seconds_evaluate": "float64",  # waiting for evaluations; overlapped ones count only after the next round's training
-}
-"""Columns of ``rounds.parquet`` with their Arrow types; a value that was not measured is null."""
 
-CLIENT_COLUMNS: dict[str, str] = {
-    "round": "int32",
-    "client": "int32",
-    "num_examples": "int32",
-    "num_steps": "int32",
-    "num_tokens": "int64",  # of all its mini-batches
-    "loss_first": "float64",  # mean loss of the first and the last local epoch
-    "loss_last": "float64",
-    "change_norm": "float64",  # of the change before clipping (privacy)
-    "seconds": "float64",
-    "began_seconds": "float64",  # on the virtual clock: when its visit began, and when its result arrived (world.devices)
-    "arrived_seconds": "float64",
-    "version": "int32",  # server steps done when it began
-    "staleness": "int32",  # server steps from then to the one that takes it in; 0 in synchronous rounds
-    "bytes_down": "int64",
-    "bytes_up": "int64",
-    "node": "string",
-    "pid": "int32",
-    "status": "string",  # ok, error, non_finite, lost or timeout
-    "message": "string",  # of the failure; null for ok
-}
-"""Columns of ``clients.parquet`` with their Arrow types: one row per client and round."""
+class Column(NamedTuple):
+    """A column of a table, or a field of a JSON file."""
 
-VISIT_COLUMNS: dict[str, str] = {
-    "round": "int32",  # in whose record the visit is: that of the step that takes it in, or that does without it
-    "client": "int32",
-    "outcome": "string",  # taken, failed (its training), late, or absent: out of reach before its result had arrived
-    "version": "int32",  # server steps done when it began
-    "drawn_seconds": "float64",  # on the virtual clock: drawn, in reach and begun, received, trained, arrived
-    "began_seconds": "float64",
-    "received_seconds": "float64",  # null if it was out of reach before
-    "trained_seconds": "float64",  # the same
-    "ended_seconds": "float64",  # when its result arrived, or of one absent when it went out of reach
-}
-"""Columns of ``visits.parquet`` with their Arrow types: one row per visit of a simulated device (world.devices)."""
+    kind: str
+    """Arrow type; of a field, its type in JSON."""
+    unit: str
+    """What is counted or measured; empty for names, and where a number has no unit."""
+    meaning: str
 
-DEVICE_COLUMNS: dict[str, str] = {
-    "client": "int32",
-    "tokens_per_second": "float64",
-    "downlink_megabits": "float64",
-    "uplink_megabits": "float64",
-    "latency_seconds": "float64",
-    "gigabytes": "float64",
-    "visit_seconds": "float64",  # of a visit that is not the client's first, in the first round
-    "drawable": "string",  # yes, or why the client is never drawn: examples (none), memory (too little), reach (never)
-}
-"""Columns of ``devices.parquet`` with their Arrow types: one row per client (world.devices)."""
 
-PERSONAL_COLUMNS: dict[str, str] = {
-    "client": "int32",
-    "rounds": "int32",  # in which it trained; 0 for a client that the run has never seen
-    "examples": "int32",  # that it holds out
-    "metric": "float64",  # on these, with its own prompts after the last round
-    "loss": "float64",
-    "confusion": "list<int64>",  # counts by class and predicted class, row by row; they add up over clients
-    "start_metric": "float64",  # the same with the prompts before any training (evaluation.personalised_start)
-    "start_loss": "float64",
-    "start_confusion": "list<int64>",
+ROUNDS: dict[str, Column] = {
+    "round": Column("int32", "rounds", "rounds completed: 1 for the first; 0 for the evaluation before any training"),
+    "global_metric": Column(
+        "float64", "", "the task's metric on the validation examples, with the state after the round"
+    ),
+    "global_loss": Column("float64", "nats", "mean loss on the same examples"),
+    "personalised_metric": Column(
+        "float64", "", "the metric on the clients' own held-out examples, with their own prompts"
+    ),
+    "personalised_loss": Column("float64", "nats", "mean loss on the same examples"),
+    "holdout_metric": Column(
+        "float64", "", "the global state on the clients' held-out examples, with evaluation.select_on=holdout"
+    ),
+    "holdout_loss": Column("float64", "nats", "mean loss on the same examples"),
+    "train_loss_first": Column(
+        "float64", "nats", "mean over usable clients, weighted by examples, of their first local epoch's loss"
+    ),
+    "train_loss_last": Column("float64", "nats", "the same, last local epoch"),
+    "server_lr": Column("float64", "", "learning rate of the server's step"),
+    "epsilon": Column("float64", "", "privacy spent up to the round, at privacy.delta"),
+    "clip_norm": Column("float64", "", "L2 norm to which the round's clients clipped their changes"),
+    "clip_share": Column(
+        "float64", "0 to 1", "share of the clients whose change was longer: the experimenter's view, not released"
+    ),
+    "clients_ok": Column("int32", "clients", "usable clients: trained, in time, and finite"),
+    "clients_failed": Column("int32", "clients", "clients whose training failed"),
+    "clients_absent": Column(
+        "int32", "clients", "drawn, but out of reach, then or before the result had arrived; not a failure"
+    ),
+    "clients_late": Column(
+        "int32",
+        "clients",
+        "in reach, but not in time (a deadline, over-selection, buffer.max_staleness); not a failure",
+    ),
+    "clients_too_small": Column(
+        "int32", "clients", "never drawn, since their device cannot hold the model (world.devices)"
+    ),
+    "staleness_mean": Column(
+        "float64", "server steps", "between the start of a usable client and this step (buffered rounds)"
+    ),
+    "staleness_max": Column("int32", "server steps", "the largest of these"),
+    "clients_retried": Column("int32", "", "retries of a client's work after a lost actor or a missed deadline"),
+    "client_examples": Column("int64", "examples", "training examples that the usable clients hold"),
+    "client_steps": Column("int64", "local steps", "local optimizer steps of the usable clients"),
+    "actors_replaced": Column("int32", "actors", "actors that were lost and started anew"),
+    "bytes_down": Column("int64", "bytes", "received by real devices, all clients together"),
+    "bytes_up": Column("int64", "bytes", "sent by real devices, all clients together"),
+    "seconds_longest_client": Column(
+        "float64", "s", "longest local training of a usable client: the published round time"
+    ),
+    "seconds_simulated": Column(
+        "float64", "s", "time that the round would have taken on real devices (world.devices, sampling.delay)"
+    ),
+    "seconds_waited": Column("float64", "s", "part of it until enough clients were in reach (world.devices)"),
+    "clock_seconds": Column(
+        "float64", "s", "the virtual clock when the round ended: seconds_simulated of all rounds so far"
+    ),
+    "seconds_round": Column("float64", "s", "wall time of the round: the sum of the next three"),
+    "seconds_train": Column("float64", "s", "until the last work group was trained"),
+    "seconds_server": Column("float64", "s", "in the server's step"),
+    "seconds_evaluate": Column(
+        "float64", "s", "waiting for evaluations; overlapped ones count only after the next round's training"
+    ),
 }
-"""Columns of ``personal.parquet`` with their Arrow types: one row per client that holds out examples."""
+"""Columns of ``rounds.parquet``; a value that was not measured is null."""
 
-PREDICTION_COLUMNS: dict[str, str] = {
-    "example": "int64",  # number of the validation example, in the order of the data
-    "label": "int32",  # class numbers
-    "prediction": "int32",  # of the global prompt after the last round
-    "loss": "float64",
-    "best_prediction": "int32",  # the same after the best round, that of prompt/best.safetensors
-    "best_loss": "float64",
+CLIENTS: dict[str, Column] = {
+    "round": Column("int32", "rounds", "the round that took it in, from 1"),
+    "client": Column("int32", "", "number of the client, from 0"),
+    "num_examples": Column("int32", "examples", "training examples that it holds"),
+    "num_steps": Column("int32", "local steps", "local optimizer steps"),
+    "num_tokens": Column("int64", "tokens", "of all its mini-batches"),
+    "loss_first": Column("float64", "nats", "mean loss of its first local epoch"),
+    "loss_last": Column("float64", "nats", "mean loss of its last local epoch"),
+    "change_norm": Column("float64", "", "L2 norm of its change before clipping (privacy)"),
+    "seconds": Column("float64", "s", "its local training on the machine that simulates it"),
+    "began_seconds": Column("float64", "s", "on the virtual clock: when its visit began (world.devices)"),
+    "arrived_seconds": Column("float64", "s", "on the virtual clock: when its result arrived"),
+    "version": Column("int32", "server steps", "done when its visit began"),
+    "staleness": Column("int32", "server steps", "from then to the one that takes it in; 0 in synchronous rounds"),
+    "bytes_down": Column("int64", "bytes", "that a real device would receive"),
+    "bytes_up": Column("int64", "bytes", "that a real device would send"),
+    "node": Column("string", "", "machine that simulated it"),
+    "pid": Column("int32", "", "process that simulated it"),
+    "status": Column("string", "", "ok, error, non_finite, lost or timeout"),
+    "message": Column("string", "", "of the failure; null for ok"),
 }
-"""Columns of ``predictions.parquet`` with their Arrow types: one row per validation example."""
+"""Columns of ``clients.parquet``: one row per client and round."""
+
+VISITS: dict[str, Column] = {
+    "round": Column(
+        "int32", "", "in whose record the visit is: that of the step that takes it in, or that does without it"
+    ),
+    "client": Column("int32", "", "number of the client, from 0"),
+    "outcome": Column(
+        "string", "", "taken, failed (its training), late, or absent: out of reach before its result had arrived"
+    ),
+    "version": Column("int32", "server steps", "done when it began"),
+    "drawn_seconds": Column("float64", "s", "on the virtual clock: when it was drawn"),
+    "began_seconds": Column("float64", "s", "when it was in reach and began"),
+    "received_seconds": Column("float64", "s", "when the download was done; null if it was out of reach before"),
+    "trained_seconds": Column("float64", "s", "when training was done; null if it was out of reach before"),
+    "ended_seconds": Column("float64", "s", "when its result arrived, or of one absent when it went out of reach"),
+}
+"""Columns of ``visits.parquet``: one row per visit of a simulated device (world.devices)."""
+
+DEVICES: dict[str, Column] = {
+    "client": Column("int32", "", "number of the client, from 0"),
+    "tokens_per_second": Column("float64", "tokens/s", "that it trains"),
+    "downlink_megabits": Column("float64", "Mbit/s", "of its download"),
+    "uplink_megabits": Column("float64", "Mbit/s", "of its upload"),
+    "latency_seconds": Column("float64", "s", "each way"),
+    "gigabytes": Column("float64", "GB", "memory"),
+    "visit_seconds": Column("float64", "s", "of a visit that is not the client's first, in the first round"),
+    "drawable": Column(
+        "string", "", "yes, or why the client is never drawn: examples (none), memory (too little), reach (never)"
+    ),
+}
+"""Columns of ``devices.parquet``: one row per client (world.devices)."""
+
+PERSONAL: dict[str, Column] = {
+    "client": Column("int32", "", "number of the client, from 0"),
+    "rounds": Column("int32", "rounds", "in which it trained; 0 for a client that the run has never seen"),
+    "examples": Column("int32", "examples", "that it holds out"),
+    "metric": Column("float64", "", "on these, with its own prompts after the last round"),
+    "loss": Column("float64", "nats", "mean loss on these"),
+    "confusion": Column(
+        "list<int64>", "examples", "counts by class and predicted class, row by row; they add up over clients"
+    ),
+    "start_metric": Column(
+        "float64", "", "the metric with the prompts before any training (evaluation.personalised_start)"
+    ),
+    "start_loss": Column("float64", "nats", "the loss with these"),
+    "start_confusion": Column("list<int64>", "examples", "the counts with these"),
+}
+"""Columns of ``personal.parquet``: one row per client that holds out examples."""
+
+PREDICTIONS: dict[str, Column] = {
+    "example": Column("int64", "", "number of the validation example, in the order of the data"),
+    "label": Column("int32", "", "number of its class"),
+    "prediction": Column("int32", "", "class predicted by the global prompt after the last round"),
+    "loss": Column("float64", "nats", "loss of this prediction"),
+    "best_prediction": Column("int32", "", "the same after the best round, that of prompt/best.safetensors"),
+    "best_loss": Column("float64", "nats", "loss of this prediction"),
+}
+"""Columns of ``predictions.parquet``: one row per validation example."""
+
+LABELS: dict[str, Column] = {
+    "client": Column("int32", "", "number of the client, from 0"),
+    "label": Column("int32", "", "number of the class"),
+    "name": Column("string", "", "name of the class"),
+    "examples": Column("int32", "examples", "that the client holds of this class; no row for none"),
+}
+"""Columns of ``labels.parquet``: who holds what."""
+
+
+def kinds(columns: Mapping[str, Column]) -> dict[str, str]:
+    """Return the Arrow type of each column."""
+    return {name: column.kind for name, column in columns.items()}
+
+
+ROUND_COLUMNS = kinds(ROUNDS)
+CLIENT_COLUMNS = kinds(CLIENTS)
+VISIT_COLUMNS, DEVICE_COLUMNS = kinds(VISITS), kinds(DEVICES)
+PERSONAL_COLUMNS = kinds(PERSONAL)
+PREDICTION_COLUMNS = kinds(PREDICTIONS)
 
 _OF_VISIT = ("began_seconds", "arrived_seconds", "version")
 _OTHERS = ("round", "staleness", "status", "message", *_OF_VISIT)
