@@ -56,6 +56,10 @@ class RayExecutor(Executor):
         ``client.on_failure``.
     note
         Called with messages for the user: shared CPUs, replaced actors.
+    run
+        Name of the run, for other users of a cluster.
+    actor_bytes
+        Main memory that an actor is expected to need; None if that is not known.
     """
 
     def __init__(
@@ -66,11 +70,13 @@ class RayExecutor(Executor):
         on_failure: str,
         check_interrupt: Callable[[], None],
         note: Callable[[str], None],
+        run: str = "run",
+        actor_bytes: int | None = None,
     ) -> None:
         super().__init__(check_interrupt)
         self._config = config
         # Looked up each time, since interrupts are sometimes held back.
-        self._workers = Workers(config, threads, population, lambda: self._check_interrupt(), note)
+        self._workers = Workers(config, threads, population, lambda: self._check_interrupt(), note, run, actor_bytes)
         self._pool = self._workers.pool
         self._dispatcher = Dispatcher(
             config, self._pool, FailurePolicy.of(on_failure), lambda: self._check_interrupt(), note

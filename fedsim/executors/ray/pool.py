@@ -31,12 +31,12 @@ class ActorPool:
     Parameters
     ----------
     create
-        Creates an actor that builds its worker as soon as it is placed.
+        Creates the actor of a slot, which builds its worker as soon as it is placed.
     note
         Called with messages for the user.
     """
 
-    def __init__(self, config: RayConfig, create: Callable[[], Any], note: Callable[[str], None]) -> None:
+    def __init__(self, config: RayConfig, create: Callable[[int], Any], note: Callable[[str], None]) -> None:
         self._config = config
         self._create = create
         self._note = note
@@ -57,9 +57,13 @@ class ActorPool:
 
     def grow(self, count: int) -> None:
         """Start more actors; they get calls as soon as they are ready."""
-        first = max(self._actors, default=-1) + 1
-        for slot in range(first, first + count):
+        for slot in self.next_slots(count):
             self._start(slot)
+
+    def next_slots(self, count: int) -> range:
+        """Return the slots that :meth:`grow` fills."""
+        first = max(self._actors, default=-1) + 1
+        return range(first, first + count)
 
     @property
     def ready(self) -> dict[int, Any]:
@@ -159,6 +163,6 @@ class ActorPool:
 
     def _start(self, slot: int) -> None:
         self.nodes.pop(slot, None)
-        actor = self._create()
+        actor = self._create(slot)
         self._actors[slot] = actor
         self._starting[actor.info.remote()] = _Start(slot, time.monotonic())

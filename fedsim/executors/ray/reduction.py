@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedsim.core.messages import WorkGroup
 from fedsim.executors.base import Handle, InOrder, StateLost
+from fedsim.executors.cluster.callers_group import beside_driver
 from fedsim.executors.config import RayConfig
 from fedsim.executors.ray.deadlines import wait_for
 from fedsim.executors.ray.failures import SYSTEM_ERRORS, reason
@@ -65,10 +66,7 @@ class Aggregator:
 
     def create(self) -> None:
         """Create the actor on the driver's node, so that losing another node does not lose it."""
-        here = ray.get_runtime_context().get_node_id()
-        self._actor = self._actor_class.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True)
-        ).remote()
+        self._actor = self._actor_class.options(**beside_driver(self._config)).remote()
 
     def create_adders(self, nodes: set[str]) -> None:
         """Have each of several nodes add up its own sums; on a single node this would save nothing."""

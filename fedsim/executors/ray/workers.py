@@ -13,12 +13,13 @@ import ray
 from fedsim.core.errors import ResourceError
 from fedsim.executors.base import StateLost
 from fedsim.executors.cluster.connect import connect
-from fedsim.executors.cluster.placement import free_by_node, on_node, place
-from fedsim.executors.cluster.sizing import ActorPlan, capacity, plan_actors
+from fedsim.executors.cluster.rooms import Room, room_for
+from fedsim.executors.cluster.sizing import ActorPlan
 from fedsim.executors.config import RayConfig
 from fedsim.executors.ray.deadlines import POLL_SECONDS, START_KEY, OverdueError, wait_for
 from fedsim.executors.ray.failures import SYSTEM_ERRORS, reason
 from fedsim.executors.ray.pool import ActorPool
+from fedsim.executors.ray.reminder import Reminder
 from fedsim.executors.ray.shipping import shipped
 from fedsim.simulation.interrupt import retake_signals
 
@@ -39,6 +40,10 @@ class Workers:
         Raises when the user has interrupted the run.
     note
         Called with messages for the user.
+    run
+        Name of the run, for other users of a cluster.
+    actor_bytes
+        Main memory that an actor is expected to need; None if that is not known.
     """
 
     def __init__(
@@ -48,8 +53,12 @@ class Workers:
         population: int,
         check_interrupt: Callable[[], None],
         note: Callable[[str], None],
+        run: str = "run",
+        actor_bytes: int | None = None,
     ) -> None:
         self._config = config
+        self._make_room = lambda: room_for(config, run, actor_bytes)
+        self._room: Room | None = None
         self._threads = threads
         self._population = population
         self._check_interrupt = check_interrupt
@@ -90,14 +99,11 @@ class Workers:
     def _open(self, spec_nbytes: int, modules: tuple[str, ...], create_server: Callable[[], None]) -> ActorPlan:
         """Connect to Ray and create all actors; they wait for their specification."""
         self._connected = connect(self._config, spec_nbytes)
-        free = free_by_node()
-        plan = plan_actors(self._config, self._threads, self._population, list(free.values()))
+        room = self._room = self._make_room()
+        plan = room.reserve(self._threads, self._population)
         # The server comes first: if a node runs out of memory, Ray kills the youngest actors.
         create_server()
-        self._created = [
-            self._actor_class.options(num_cpus=plan.num_cpus, num_gpus=plan.num_gpus, **on_node(node)).remote(modules)
-            for node in place(plan, free)
-        ]
+        self._created = [self._actor_class.options(**room.options(slot)).remote(modules) for slot in range(plan.count)]
         return plan
 
     def specify(self, make: Callable[..., tuple[WorkerSpec, Any]], *arguments: Any) -> tuple[WorkerSpec, Any]:
@@ -117,6 +123,8 @@ class Workers:
         plan = self._plan = self._opened()
         if plan.note:
             self._note(plan.note)
+        for note in self._running_room.notes:
+            self._note(note)
         self._device = spec.device
         made, ref = self._made
         self._spec_ref = ref if made is spec else ray.put(shipped(spec))
@@ -133,8 +141,7 @@ class Workers:
         except (*SYSTEM_ERRORS, StateLost) as error:
             raise ResourceError(f"a client actor was lost while it started: {reason(error)}") from error
         except OverdueError as error:
-            free = "; ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in free_by_node().values())
-            raise ResourceError(f"{error}; free by node now: {free or 'nothing'}") from error
+            raise ResourceError(f"{error}; {self._running_room.free}") from error
         for slot, (actor, info) in enumerate(zip(self._created, infos, strict=True)):
             self.pool.add(slot, actor, info.node_id)
         self._created = []
@@ -146,20 +153,27 @@ class Workers:
         """Wait until Ray is connected and the actors are created."""
         limit = self._config.start_timeout_seconds
         deadline = time.monotonic() + limit
+        told = Reminder(self._note)
         while not self._opening.done():
             wait([self._opening], timeout=POLL_SECONDS)
             self._check_interrupt()
-            if time.monotonic() > deadline:
+            if self._room is not None and self._room.waits_for:
+                told.tell(self._room.waits_for)
+                deadline = time.monotonic() + limit  # others may take as long as they take
+            elif time.monotonic() > deadline:
                 where = "a local Ray cluster to start" if self._config.address is None else "the cluster to answer"
                 raise ResourceError(f"waited {limit:g} s ({START_KEY}) for {where}")
         retake_signals()
         return self._opening.result()
 
-    def _create(self) -> Any:
+    @property
+    def _running_room(self) -> Room:
+        assert self._room is not None
+        return self._room
+
+    def _create(self, slot: int) -> Any:
         """Create an actor that builds its worker itself: to replace a lost one, or on a new node."""
-        assert self._plan is not None
-        reserved = {"num_cpus": self._plan.num_cpus, "num_gpus": self._plan.num_gpus}
-        actor = self._actor_class.options(scheduling_strategy="SPREAD", **reserved)
+        actor = self._actor_class.options(**self._running_room.options(slot))
         return actor.remote((), self._spec_ref, self._device)
 
     def refresh(self) -> None:
@@ -169,22 +183,24 @@ class Workers:
             return
         wanted = self._population if self._config.actors == "pool" else plan.count
         missing = wanted - len(self.pool)
-        if missing > 0:
-            room = capacity(list(free_by_node().values()), plan.num_cpus, plan.num_gpus)
-            if more := min(missing, room):
-                self._note(f"the cluster has room for more: starting {more} actors")
-                self.pool.grow(more)
+        if missing > 0 and (more := self._running_room.more(self.pool.next_slots(missing))):
+            self._note(f"the cluster has room for more: starting {more} actors")
+            self.pool.grow(more)
 
     def close(self, others: Callable[[], Iterable[Any]]) -> None:
         """Kill all actors and the run's ``others``, and disconnect from Ray."""
         if self._starter is None:
             return
+        if self._room is not None:
+            self._room.stop()
         # A start that is half done cannot be undone; a complete one can.
         wait([self._opening], timeout=self._config.start_timeout_seconds)
         if self._opening.done() and ray.is_initialized():
             self.pool.close()
             for actor in [*self._created, *others()]:
                 ray.kill(actor, no_restart=True)
+            if self._room is not None:
+                self._room.release()
             if self._connected:
                 ray.shutdown()
         self._created = []
