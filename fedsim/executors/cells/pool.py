@@ -15,6 +15,7 @@ from ray import exceptions as ray_errors
 
 from fedsim.core.errors import FedsimError
 from fedsim.executors.cells.job import NOTHING, Doing, Ended, Job
+from fedsim.executors.cluster.callers_group import group_of_caller
 from fedsim.executors.cluster.connect import connect
 from fedsim.executors.cluster.rooms import Room, room_for
 from fedsim.executors.cluster.sizing import ActorPlan
@@ -108,7 +109,7 @@ class CellPool:
 
         actor_class: Any = actor.CellActor
         retake_signals()
-        room = self._room = room_for(self._config, "compare")
+        room = self._room = room_for(self._config, "compare", group_of_caller(self._config))
         plan = self._reserved(room)
         for note in filter(None, (plan.note, *room.notes)):
             self._note(note)

@@ -93,17 +93,21 @@ class CallersGroup(Room):
         )
 
 
-def beside_driver(config: RayConfig) -> dict[str, Any]:
+def group_of_caller(config: RayConfig) -> PlacementGroup | None:
+    """Return the placement group in which a run's actors are to be: that of this task or actor.
+
+    Of a task, only its own thread knows it.
+    """
+    inside = config.address is not None and config.placement == "auto" and ray.is_initialized()
+    return ray.util.get_current_placement_group() if inside else None
+
+
+def beside_driver(group: PlacementGroup | None) -> dict[str, Any]:
     """Return the options of an actor that reserves nothing and is to be on the driver's node, in its placement group if any."""
     here = ray.get_runtime_context().get_node_id()
-    if config.address is not None and config.placement == "auto":
-        group = ray.util.get_current_placement_group()
-        if group is not None:
-            nodes = placement_group_table(group)["bundles_to_node_id"]
-            for index, node in nodes.items():
-                if node == here:
-                    return in_bundle(group, index)
-    return on_node(here)
+    nodes = {} if group is None else placement_group_table(group)["bundles_to_node_id"]
+    own = next((index for index, node in nodes.items() if node == here), None)
+    return on_node(here) if group is None or own is None else in_bundle(group, own)
 
 
 def _bundle(bundle: dict[str, float]) -> str:

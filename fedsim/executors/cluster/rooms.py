@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import ray
+from ray.util.placement_group import PlacementGroup
 
 from fedsim.core.errors import ResourceError
 from fedsim.executors.cluster.placement import (
@@ -123,13 +123,15 @@ class Room:
         return memory
 
 
-def room_for(config: RayConfig, run: str, actor_bytes: int | None = None) -> Room:
+def room_for(config: RayConfig, run: str, group: PlacementGroup | None = None, actor_bytes: int | None = None) -> Room:
     """Return the room that ``ray.placement`` asks for; this process is connected to Ray.
 
     Parameters
     ----------
     run
         Name of the run, for others to see.
+    group
+        The placement group that the caller is in; see :func:`fedsim.executors.cluster.callers_group.group_of_caller`.
     actor_bytes
         Main memory that an actor is expected to need; None if that is not known.
     """
@@ -138,7 +140,6 @@ def room_for(config: RayConfig, run: str, actor_bytes: int | None = None) -> Roo
 
     if config.address is None:
         return Room(config)
-    group = ray.util.get_current_placement_group() if config.placement == "auto" else None
     if group is not None:
         return CallersGroup(config, group, actor_bytes)
     return Room(config, actor_bytes) if config.placement == "none" else OwnGroups(config, run, actor_bytes)

@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedsim.core.messages import WorkGroup
 from fedsim.executors.base import Handle, InOrder, StateLost
-from fedsim.executors.cluster.callers_group import beside_driver
+from fedsim.executors.cluster.callers_group import beside_driver, group_of_caller
 from fedsim.executors.config import RayConfig
 from fedsim.executors.ray.deadlines import wait_for
 from fedsim.executors.ray.failures import SYSTEM_ERRORS, reason
@@ -52,6 +52,7 @@ class Aggregator:
     def __init__(self, config: RayConfig, actor_class: Any, block_class: Any) -> None:
         self._config = config
         self._actor_class, self._block_class = actor_class, block_class
+        self._group = group_of_caller(config)
         self._actor: Any = None
         self._adders: dict[str, Any] = {}
         self._folds: deque[ray.ObjectRef] = deque()
@@ -66,7 +67,7 @@ class Aggregator:
 
     def create(self) -> None:
         """Create the actor on the driver's node, so that losing another node does not lose it."""
-        self._actor = self._actor_class.options(**beside_driver(self._config)).remote()
+        self._actor = self._actor_class.options(**beside_driver(self._group)).remote()
 
     def create_adders(self, nodes: set[str]) -> None:
         """Have each of several nodes add up its own sums; on a single node this would save nothing."""

@@ -12,6 +12,7 @@ import ray
 
 from fedsim.core.errors import ResourceError
 from fedsim.executors.base import StateLost
+from fedsim.executors.cluster.callers_group import group_of_caller
 from fedsim.executors.cluster.connect import connect
 from fedsim.executors.cluster.rooms import Room, room_for
 from fedsim.executors.cluster.sizing import ActorPlan
@@ -24,6 +25,8 @@ from fedsim.executors.ray.shipping import shipped
 from fedsim.simulation.interrupt import retake_signals
 
 if TYPE_CHECKING:
+    from ray.util.placement_group import PlacementGroup
+
     from clients.spec import WorkerInfo, WorkerSpec
 
 
@@ -57,7 +60,7 @@ class Workers:
         actor_bytes: int | None = None,
     ) -> None:
         self._config = config
-        self._make_room = lambda: room_for(config, run, actor_bytes)
+        self._run, self._actor_bytes = run, actor_bytes
         self._room: Room | None = None
         self._threads = threads
         self._population = population
@@ -87,19 +90,26 @@ class Workers:
         from clients.actor import ClientActor
 
         self._actor_class = ClientActor
+        group = group_of_caller(self._config)
         # The thread lives until the end: the system ends Ray's processes together with the thread that started them.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="ray-starter")
-        self._opening = self._starter.submit(self._open, spec_nbytes, modules, create_server)
+        self._opening = self._starter.submit(self._open, group, spec_nbytes, modules, create_server)
 
     @property
     def begun(self) -> bool:
         """Whether it was started and not yet stopped."""
         return self._starter is not None
 
-    def _open(self, spec_nbytes: int, modules: tuple[str, ...], create_server: Callable[[], None]) -> ActorPlan:
+    def _open(
+        self,
+        group: PlacementGroup | None,
+        spec_nbytes: int,
+        modules: tuple[str, ...],
+        create_server: Callable[[], None],
+    ) -> ActorPlan:
         """Connect to Ray and create all actors; they wait for their specification."""
         self._connected = connect(self._config, spec_nbytes)
-        room = self._room = self._make_room()
+        room = self._room = room_for(self._config, self._run, group, self._actor_bytes)
         plan = room.reserve(self._threads, self._population)
         # The server comes first: if a node runs out of memory, Ray kills the youngest actors.
         create_server()
