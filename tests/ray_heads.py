@@ -93,10 +93,10 @@ def end_marked(mark: str) -> None:
 
 
 @contextmanager
-def ray_head(num_cpus: int) -> Iterator[Head]:
-    """Start a head with a token, as ``ray start --head --block`` does it; end all its processes and remove its folder."""
+def ray_head(num_cpus: int, mode: str = "token") -> Iterator[Head]:
+    """Start a head, with a token if ``mode`` is that, as ``ray start --head --block`` does; end it, remove its folder."""
     mark, token = uuid.uuid4().hex, secrets.token_hex(32)
-    environment = {**clean_environment(mark), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    environment = {**clean_environment(mark), "RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": token}
     folder = Path(tempfile.mkdtemp(prefix="fs-", dir="/tmp"))  # short: paths of sockets have at most 107 characters
     gcs, dashboard, client, agent = free_ports(4)
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
