@@ -50,7 +50,7 @@ _HOMES = {
 }
 """Module of each public name of ``fedsim``."""
 _MODULES = {"tune": "fedsim.executors.tune"}
-"""Modules that are reached by a shorter name."""
+"""Modules that are reached by a shorter name: ``fedsim.tune.trainable``, ``fedsim.tune.resources``."""
 __all__ = ["__version__", *_HOMES, *_MODULES]
 
 

@@ -34,7 +34,7 @@ class PlanNode:
     """Ray's node id; breaks ties between nodes with equally many actors."""
     whole: NodeResources | None = None
     """What a node of a joined cluster has in all."""
-    unreserved_bytes: int = 0
+    unreserved_bytes: int | None = None
     """Main memory of a joined cluster's node that nobody has reserved with Ray."""
 
 
@@ -94,8 +94,10 @@ def make_plan(config: Config, nodes: Sequence[PlanNode], memory: MemoryEstimate 
     limit, reserved = _limit(config, actors, free), 0
     if memory is not None and config.ray.address is not None and config.ray.memory == "estimate" and not waits:
         unreserved = {node.id or node.name: node.unreserved_bytes for node in nodes}
-        reserved = memory_of_an_actor(memory.actor, list(chosen.elements()), unreserved)
-        warnings += filter(None, [memory_note(memory.actor, reserved)])
+        known = {node: free for node, free in unreserved.items() if free is not None}
+        if len(known) == len(nodes):
+            reserved = memory_of_an_actor(memory.actor, list(chosen.elements()), known)
+            warnings += filter(None, [memory_note(memory.actor, reserved)])
     return Plan(
         tuple(nodes), actors, placed, config.client.threads, cohort, groups, limit, memory, tuple(warnings), reserved
     )  # fmt: skip

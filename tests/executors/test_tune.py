@@ -1,9 +1,11 @@
 """Searches with Ray Tune: trials report, are pruned, go on from their checkpoints, and say what is mistaken."""
 
+import runpy
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from support import make_tiny, sweep
+from support import ROOT, make_tiny, sweep
 
 import fedsim
 from fedsim.core import plugins
@@ -97,3 +99,15 @@ def test_a_trial_reserves_what_its_config_needs(values, bundles):
     needs = fedsim.tune.resources(make_tiny(**values))
     assert needs.bundles == bundles
     assert needs.head_bundle_is_empty == (len(bundles) > 1)
+
+
+@pytest.mark.parametrize(("trials", "rounds"), sweep([(2, 2), (8, 8)], [(2, 2)]))
+def test_the_example_searches_and_asha_ends_what_falls_behind(session_ray, tmp_path, trials, rounds):
+    example = runpy.run_path(str(ROOT / "examples" / "tune_search.py"))
+    results = example["search"](trials, rounds, str(tmp_path))
+    lengths = [result.metrics["round"] for result in results]
+    assert len(lengths) == trials and not results.errors
+    assert max(lengths) == rounds
+    assert (min(lengths) < rounds) == (trials > 2)
+    best = results.get_best_result()
+    assert fedsim.load_run(best.checkpoint.path).rounds[-1]["round"] == best.metrics["round"]
