@@ -23,6 +23,8 @@ from fedsim.executors.config import RayConfig
 
 _PLACED_SECONDS = 5.0
 """Time in which Ray places a group for which there is room."""
+_QUIET_SECONDS = 3.0
+"""Time after which a group for which there seemed to be room is spoken of."""
 _LOOK_SECONDS = 0.25
 _WAIT_KEY = "ray.wait_timeout_seconds"
 
@@ -45,16 +47,17 @@ class OwnGroups(Room):
 
     def reserve(self, threads: int, most: int) -> ActorPlan:
         """Plan the actors, and wait until a placement group has room for all of them."""
-        started = time.monotonic()
+        started, patience = time.monotonic(), _PLACED_SECONDS
         while True:
             states = usable_nodes(self._config)
             plan, has_room = self._wanted(threads, most, states)
             self._planned(plan)
             group = self._made(range(plan.count), plan, states, has_room)
             # Where there was room, another run was faster if the group is not placed at once; then there may be less.
-            if self._placed(group, _PLACED_SECONDS if has_room else None, started):
+            if self._placed(group, patience if has_room else None, started):
                 break
             self._remove(group)
+            patience *= 2  # or the cluster is slow
         self.waits_for = ""
         if not has_room and self._config.actors == "pool":
             # One actor's room was waited for; as many as fit are what is asked for.
@@ -65,13 +68,9 @@ class OwnGroups(Room):
     def more(self, slots: range) -> int:
         """Make room for further actors, unless others wait for theirs."""
         assert self._plan is not None
-        waiting = any(
-            table["state"] in ("PENDING", "RESCHEDULING") and not table["name"].startswith(self._name)
-            for table in placement_group_table().values()
-        )
         states = self._usable()
         number = min(len(slots), capacity(_free(states), self._plan.num_cpus, self._plan.num_gpus))
-        if waiting or number < 1:
+        if number < 1 or self._others_wait():
             return 0
         plan = replace(self._plan, count=number)
         group = self._made(slots[:number], plan, states, has_room=True)
@@ -91,6 +90,12 @@ class OwnGroups(Room):
 
     def _elsewhere(self, slot: int) -> dict[str, Any]:
         return in_bundle(self._group_of[slot], -1)
+
+    def _others_wait(self) -> bool:
+        return any(
+            table["state"] in ("PENDING", "RESCHEDULING") and not table["name"].startswith(self._name)
+            for table in placement_group_table().values()
+        )
 
     # -- planning ----------------------------------------------------------------------------------------------------
 
@@ -158,7 +163,7 @@ class OwnGroups(Room):
             now = time.monotonic()
             if self._stopped.is_set():
                 raise ResourceError("the run was stopped while it waited for room on the cluster")
-            if now - asked > 1.0:
+            if patience_seconds is None or now - asked > _QUIET_SECONDS:
                 self.waits_for = self._waited_for()
             if limit is not None and now - started > limit:
                 raise ResourceError(f"waited {limit:g} s ({_WAIT_KEY}): {self._waited_for()}")
