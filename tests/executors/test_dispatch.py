@@ -54,7 +54,7 @@ class Stock:
     def __init__(self, ray):
         self.ray, self.left, self._made = ray, [], []
 
-    def make(self):
+    def make(self, slot=0):
         # Without CPUs: Ray now and then counts those of an actor as taken that was killed as it started.
         self._made.append(self.ray.remote(num_cpus=0)(Light).remote())
         return self._made[-1]
