@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated
 
 import psutil
 import typer
@@ -164,10 +164,11 @@ def memory_now() -> Memory:
 
 def stored_bytes() -> int:
     """Return the bytes of all objects in the store of the Ray that this process is connected to."""
-    from ray._private import internal_api, state
+    from fedsim.executors.cluster.ray_internals import store_statistics
+    from fedsim.executors.ray.metrics import stored_bytes as by_resources
 
-    stats: Any = internal_api.get_memory_info_reply(state.state).store_stats
-    return int(stats.object_store_bytes_used)
+    stats = store_statistics()
+    return int(by_resources() if stats is None else stats.object_store_bytes_used)
 
 
 def own_bytes(process: psutil.Process) -> int:

@@ -142,18 +142,16 @@ def _last_over_first(values: list[int]) -> float:
 
 
 def _spilled_bytes() -> int:
-    from ray._private import internal_api, state
+    from fedsim.executors.cluster.ray_internals import store_statistics
 
-    stats: Any = internal_api.get_memory_info_reply(state.state).store_stats
-    return int(stats.spilled_bytes_total)
+    return int(getattr(store_statistics(), "spilled_bytes_total", 0))
 
 
 def _log_bytes() -> int:
-    import ray
+    from fedsim.executors.cluster import local_cluster
 
-    node = ray._private.worker._global_node
-    folder = Path(node.get_session_dir_path()) / "logs"
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    folder = local_cluster.logs()
+    return 0 if folder is None else sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 if __name__ == "__main__":

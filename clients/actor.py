@@ -26,9 +26,23 @@ class ClientActor:
         tokenises and loads.
     spec, device
         As for :meth:`build`, for an actor that replaces another.
+    label
+        What this actor is and holds, for logs, ``ray list actors`` and the dashboard.
+    metrics
+        Where it reports its work, a :class:`fedsim.executors.ray.metrics.ActorMetrics`; None if nobody looks.
     """
 
-    def __init__(self, modules: tuple[str, ...] = (), spec: Any = None, device: str = "auto") -> None:
+    def __init__(
+        self,
+        modules: tuple[str, ...] = (),
+        spec: Any = None,
+        device: str = "auto",
+        label: str = "",
+        metrics: Any = None,
+    ) -> None:
+        self._label, self._metrics = label, metrics
+        if metrics is not None:
+            metrics.begin()
         # Only the driver queries the hub; a hundred actors must not repeat it.
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -37,6 +51,9 @@ class ClientActor:
             _import_lean(modules)
         if spec is not None:
             self.build(spec, device)
+
+    def __repr__(self) -> str:
+        return self._label or "a client"
 
     def specify(self, make: Any, *arguments: Any) -> Any:
         """Return the :class:`clients.spec.WorkerSpec` that ``make`` makes of its arguments, and what it returns beside it."""
@@ -83,7 +100,10 @@ class ClientActor:
         cut = len(fetched) - len(group.with_cached)
         caches = {client: cached for client, cached in zip(group.with_cached, fetched[cut:], strict=True) if cached}
         states = _states(group.clients, fetched[:cut])
-        return self._worker.train(group, state, *states, caches=caches).pack(self._keeps_state)
+        returns = self._worker.train(group, state, *states, caches=caches)
+        if self._metrics is not None:
+            self._metrics.trained(returns.reports)
+        return returns.pack(self._keeps_state)
 
     def try_fusing(self, *arguments: Any) -> Any:
         """See :meth:`clients.worker.ClientWorker.try_fusing`."""

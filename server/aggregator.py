@@ -16,10 +16,23 @@ class AggregatorActor:
     """Owns the server state and takes the method's step.
 
     Updates arrive as references that Ray resolves here, so the driver never touches a tensor.
+
+    Parameters
+    ----------
+    label
+        What this actor is, for logs, ``ray list actors`` and the dashboard.
+    metrics
+        Where it reports its memory, a :class:`fedsim.executors.ray.metrics.ActorMetrics`; None if nobody looks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, label: str = "", metrics: Any = None) -> None:
+        self._label = label
+        if metrics is not None:
+            metrics.begin()
         keep_freed_memory()
+
+    def __repr__(self) -> str:
+        return self._label or "a server"
 
     def start(self, *arguments: Any) -> None:
         """Create the server, or replace it; see :class:`server.core.Server`."""
@@ -52,10 +65,19 @@ class AggregatorActor:
 
 @ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
 class BlockActor:
-    """Adds up the sums of a node's work groups, so that a block leaves the node as one object. Stateless."""
+    """Adds up the sums of a node's work groups, so that a block leaves the node as one object. Stateless.
 
-    def __init__(self) -> None:
+    Parameters are as for :class:`AggregatorActor`.
+    """
+
+    def __init__(self, label: str = "", metrics: Any = None) -> None:
+        self._label = label
+        if metrics is not None:
+            metrics.begin()
         keep_freed_memory()
+
+    def __repr__(self) -> str:
+        return self._label or "sums of a node"
 
     def add(self, block: Any, whole: bool, *updates: Any) -> Any:
         """See :func:`server.blocks.add_to_block`."""

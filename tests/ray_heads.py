@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -10,13 +11,16 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 MARK = "FEDSIM_TEST_MARK"
 _START_SECONDS, _END_SECONDS = 60.0, 15.0
@@ -31,6 +35,24 @@ class Head:
     dashboard: str
     """Where jobs are submitted."""
     environment: dict[str, str]
+    metrics: str
+    """Where its node exports metrics."""
+
+    def metrics_of(self, run: str) -> dict[tuple[str, ...], float]:
+        """Return the metrics of a run that are exported now, by name and the values of its own tags."""
+        with urllib.request.urlopen(f"http://{self.metrics}/metrics") as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        samples = [each for family in families for each in family.samples if each.labels.get("run") == run]
+        own = ("outcome", "direction", "phase", "evaluated", "actor", "le")
+        return {(each.name, *(each.labels[tag] for tag in own if each.labels.get(tag))): each.value for each in samples}
+
+    def ask(self, path: str, method: str = "GET") -> Any:
+        """Return what the dashboard answers, as the commands ``ray list`` and ``ray job`` ask it."""
+        token = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
+        with urllib.request.urlopen(
+            urllib.request.Request(self.dashboard + path, None, token, method=method)
+        ) as answer:
+            return json.load(answer)
 
 
 def clean_environment(mark: str) -> dict[str, str]:
@@ -97,18 +119,21 @@ def ray_head(num_cpus: int, mode: str = "token") -> Iterator[Head]:
     """Start a head, with a token if ``mode`` is that, as ``ray start --head --block`` does; end it, remove its folder."""
     mark, token = uuid.uuid4().hex, secrets.token_hex(32)
     environment = {**clean_environment(mark), "RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": token}
+    # Short, and a job may take its time to end where others keep the processors busy.
+    environment |= {"RAY_metrics_report_interval_ms": "3000", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
     folder = Path(tempfile.mkdtemp(prefix="fs-", dir="/tmp"))  # short: paths of sockets have at most 107 characters
-    gcs, dashboard, client, agent = free_ports(4)
+    gcs, dashboard, client, agent, metrics = free_ports(5)
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     command += ["--node-ip-address=127.0.0.1", f"--port={gcs}", f"--num-cpus={num_cpus}", "--num-gpus=0"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={folder}"]
     command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
-    command += [f"--object-store-memory={150 * 2**20}"]
+    command += [f"--metrics-export-port={metrics}", f"--object-store-memory={150 * 2**20}"]
     with (folder / "head.log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
     try:
-        _wait_for(dashboard, process, folder / "head.log")
-        yield Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", environment)
+        for port in (dashboard, metrics):
+            _wait_for(port, process, folder / "head.log")
+        yield Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", environment, f"127.0.0.1:{metrics}")
     finally:
         end_marked(mark)
         process.wait()

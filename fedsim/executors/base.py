@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from clients.spec import WorkerInfo, WorkerSpec
     from fedsim.core.method import Method
     from fedsim.core.robust import RobustRule
+    from fedsim.records.round_record import RoundRecord
     from server.broadcasting import Broadcasting
     from server.core import StepReport
 
@@ -173,7 +174,9 @@ class Executor(ABC):
         for client, handle in zip(group.keep_cached, handles, strict=True):
             self.caches.add(client, handle)
 
-    def begin(self, spec_nbytes: int, modules: tuple[str, ...] = ()) -> None:  # noqa: B027 - optional
+    def begin(  # noqa: B027 - optional
+        self, spec_nbytes: int, modules: tuple[str, ...] = (), config_hash: str = ""
+    ) -> None:
         """Begin starting in the background; :meth:`start` waits for it and raises its errors.
 
         Parameters
@@ -182,6 +185,8 @@ class Executor(ABC):
             Upper bound on the bytes of the specification and of everything else that is stored for the workers.
         modules
             What workers will import.
+        config_hash
+            ``Config.identity``, for whoever looks at the cluster.
         """
 
     def specify(
@@ -290,6 +295,14 @@ class Executor(ABC):
     def resent_clients(self) -> int:
         """Number of times a client's work was retried so far."""
         return 0
+
+    def recorded(self, record: RoundRecord) -> None:  # noqa: B027 - nobody else looks at this process
+        """Show a recorded round to whoever watches the cluster."""
+
+    @property
+    def found(self) -> dict[str, Any] | None:
+        """Where the run is found in Ray, for its summary; None without Ray, and before it has started."""
+        return None
 
     def peak_memory(self) -> dict[str, Any]:
         """Return peak resident bytes by process: ``driver``, and ``workers`` and ``server`` if they are separate processes."""

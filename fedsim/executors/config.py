@@ -101,6 +101,10 @@ class RayConfig(Schema):
     """Lost actors (killed, out of memory, node gone) that one round may replace; also how often in a row a
     round may be repeated because state was lost with a node."""
 
+    metrics: Literal["auto"] | bool = "auto"
+    """Whether Ray exports the run's metrics: auto exports them on a joined cluster that has a metrics endpoint; true also has a
+    local cluster start with one, and refuses a cluster without; false exports none."""
+
     uses: ClassVar[Uses] = {
         **dict.fromkeys(
             ("num_cpus", "num_gpus", "object_store_mb"),

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from fedsim.executors.about import About
 from fedsim.executors.base import Executor
 from fedsim.executors.cluster import local_cluster
 
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 _NATIVE_HANDLERS_OFF = "RAY_DISABLE_FAILURE_SIGNAL_HANDLER"
 
 
-def make_executor(config: Config, check: Callable[[], None], note: Callable[[str], None]) -> Executor:
-    """Return the config's executor, not yet started."""
+def make_executor(config: Config, check: Callable[[], None], note: Callable[[str], None], done: int = 0) -> Executor:
+    """Return the config's executor, not yet started; ``done`` rounds of the run are done."""
     if config.model.trust_remote_code:
         note(
             f"warning: model.trust_remote_code=true: Python code that comes with {config.model.location} is run on this "
@@ -37,7 +38,7 @@ def make_executor(config: Config, check: Callable[[], None], note: Callable[[str
         note(warning(replaced))
 
     client, population = config.client, config.partition.population
-    seen = config.name or "run", _actor_bytes(config)
+    seen = About.of(config, done), config.name or "run", _actor_bytes(config)
     return RayExecutor(config.ray, client.threads, population, client.on_failure, check, note, *seen)
 
 

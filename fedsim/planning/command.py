@@ -69,7 +69,7 @@ def _settled(config: Config) -> tuple[Config, int | None]:
 
 def _own_node(config: Config, memory: MemoryEstimate | None) -> list[PlanNode]:
     """Return this machine as a local Ray cluster would see it."""
-    from fedsim.executors.cluster.nodes import detected_cpus
+    from fedsim.executors.cluster.ray_internals import detected_cpus
 
     machine = this_machine()
     cpus = config.ray.num_cpus or detected_cpus()

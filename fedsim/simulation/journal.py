@@ -195,6 +195,7 @@ class Journal:
             if clients:
                 run.folder.event(name, round=done.round, clients=clients)
         run.folder.event("round", **record.event())
+        run.executor.recorded(record)
         if run.tensorboard is not None:
             run.tensorboard.round(record.row())
         run.progress.round(_line(record))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.configuration.schema import Config
 from fedsim.display.progress import Progress
+from fedsim.executors.about import submission
 from fedsim.executors.cluster import local_cluster
 from fedsim.executors.make import make_executor
 from fedsim.kept.kept import Kept
@@ -67,7 +68,9 @@ def opened(config: Config, resume: bool, watch: InterruptWatch, progress: Progre
         # Claim the folder before the slow work, begin it afterwards.
         with RunFolder.claim(place.path, resume=place.resume, mirror=place.mirror) as folder:
             checkpoint = _checkpoint(config, folder, progress) if place.resume else None
-            with local_cluster.discarded(), closing(make_executor(config, watch.check, progress.note)) as executor:
+            begins_after = 0 if checkpoint is None else checkpoint.round
+            made = make_executor(config, watch.check, progress.note, begins_after)
+            with local_cluster.discarded(), closing(made) as executor:
                 # Imported late: this loads torch and transformers, and quick mistakes should be reported first.
                 prepared = _prepared(config, progress, executor, data)
                 config = config.model_copy(update={"model": prepared.spec.model})  # with what was settled
@@ -105,7 +108,8 @@ def _kept(place: RunLocation) -> str:
     """Return a clause on what is saved of an interrupted run and how to continue."""
     saved = newest_round(place.path / "checkpoints")
     if saved is not None:
-        return f"the state after round {saved} is saved; continue with --resume"
+        how = "continue with --resume" if submission() is None else "submit the job again with --resume"
+        return f"the state after round {saved} is saved; {how}"
     again = "start it again" if what_is_in(place.path) == "nothing" else "start over with --resume"
     return f"no round has been saved; {again}"
 

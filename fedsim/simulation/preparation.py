@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clients.backbone.location import locate, modeling_module
+from clients.backbone.product_format import settled as settled_products
 from fedsim.configuration.schema import Config, build_config
 from fedsim.core.errors import ConfigError, ModelError, shown
 from fedsim.core.imports import large_imports
@@ -23,6 +24,7 @@ from fedsim.data.examples import Examples
 from fedsim.data.sources import Dataset, load_dataset
 from fedsim.kept.kept import NOTHING_KEPT, Account, Kept, Place
 from fedsim.planning.memory import estimate_memory
+from fedsim.planning.model_notes import on_cpus
 from fedsim.planning.model_shape import model_shape
 from fedsim.simulation.frozen_model import frozen_model
 from fedsim.world.traces.read import Recorded, read_recorded
@@ -177,7 +179,10 @@ def _begin(executor: Executor, config: Config, data: PartitionedData, location: 
     examples = len(data.dataset.train) + len(data.dataset.validation)
     memory = estimate_memory(config, shape, examples, len(data.task.labels))
     module = modeling_module(location)
-    executor.begin(memory.stored, ("clients.worker", *([module] if module is not None else [])))
+    # What is recorded in the end: with the number format of products settled.
+    model = settled_products(config.model, shape.hidden_size, on_gpu=not on_cpus(config))
+    identity = config.model_copy(update={"model": model}).identity
+    executor.begin(memory.stored, ("clients.worker", *([module] if module is not None else [])), identity)
     return True
 
 

@@ -78,6 +78,7 @@ def _about(run: RunContext, result: Result, started: float) -> dict[str, Any]:
         "task": run.prepared.data.task.name,
         "model": config.model.location,
         "executor": config.executor,
+        "ray": run.executor.found,
         "workers": [
             {key: value for key, value in asdict(worker).items() if key != "full"} for worker in result.workers
         ],

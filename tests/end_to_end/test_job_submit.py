@@ -6,8 +6,10 @@ import json
 import re
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from house_run import HOUSE, house_values
@@ -42,9 +44,10 @@ def head():
         yield started
 
 
-def submit(head, folder, *arguments, config=CONFIG):
+def submit(head, folder, *arguments, config=CONFIG, name=None):
     """Submit a job with this checkout as its working directory."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head.dashboard]
+    command += [] if name is None else ["--submission-id", name]
     command += ["--working-dir", str(ROOT), "--", "python", "-m", "fedsim", "run", str(config), *arguments]
     return subprocess.Popen(
         command, env=head.environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -74,7 +77,8 @@ def house(tmp_path_factory):
     """Load a plug-in and return a config of a run that needs it on two actors."""
     folder = tmp_path_factory.mktemp("house")
     path = folder / "house.yaml"
-    values = {**house_values(folder / "files"), "group_size": 3, "ray": {"address": "auto", "actors": 2}}
+    values = {**house_values(folder / "files"), "group_size": 3, "name": "house"}
+    values["ray"] = {"address": "auto", "actors": 2, "num_cpus_per_actor": 0.5}
     path.write_text(yaml.safe_dump(tiny_values(values)))
     plugin = load_plugin(HOUSE)
     yield path, plugin
@@ -86,20 +90,35 @@ def test_a_job_shows_progress_and_writes_what_a_local_run_does_and_a_mistake_fai
 ):
     """The job's plug-in goes to the actors as source."""
     path, plugin = house
-    job = submit(head, tmp_path, "--load", str(HOUSE), f"output={tmp_path / 'job'}", config=path)
+    job = submit(head, tmp_path, "--load", str(HOUSE), f"output={tmp_path / 'job'}", config=path, name="house-job")
     mistaken = submit(head, tmp_path, *TINY, "sampling.clients_per_round=13", f"output={tmp_path / 'mistake'}")
     # It takes Ray 20 seconds to give up: beside the jobs they cost nothing.
     stranger = look(head, tmp_path, "doctor", RAY_AUTH_TOKEN="0" * 64)
     fedsim.run(path, ["executor=local", f"output={tmp_path / 'local'}"], progress=False)
 
+    shown = watched(head, job, "house")
     log, _ = job.communicate(timeout=200)
     assert job.returncode == 0, log
     assert re.findall(r"^round (\d)/2 .* ok +5 +failed 0 ", log, re.MULTILINE) == ["1", "2"]
     assert "succeeded" in log and "0 failed" in log
+    own = head.ask("/api/jobs/house-job/logs")["logs"]  # what `ray job submit` says around it is in colour
+    assert re.findall(r"[\x00-\x08\x0b-\x1f\x7f]", own) == []
     prompts = [tmp_path / name / "prompt" / GLOBAL_PROMPT for name in ("job", "local")]
     assert prompts[0].read_bytes() == prompts[1].read_bytes()
     summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("job", "local")]
     assert [each["plugins"] for each in summaries] == 2 * [{HOUSE.name: plugin.sha256}]
+
+    found = summaries[0]["ray"]
+    assert found["submission_id"] == "house-job" and found["namespace"] == f"fedsim/house/{found['run_id']}"
+    assert [each.rpartition(":")[2] for each in found["metrics"]] == [head.metrics.rpartition(":")[2]]
+    assert summaries[1]["ray"] is None and summaries[0]["config_hash"] == summaries[1]["config_hash"]
+    (listed,) = [each for each in head.ask("/api/jobs/") if each["submission_id"] == "house-job"]
+    assert listed["job_id"] == found["job_id"]
+    assert actors_of(head, found["job_id"]) == {
+        "fedsim/house/server": "fedsim/house/server",
+        **{f"fedsim/house/client-{slot}": f"fedsim/house/client-{slot}: model, 0.5 CPU" for slot in range(2)},
+    }
+    assert_shown(shown, pq.read_table(tmp_path / "job" / "rounds.parquet").to_pylist())
 
     # What `fedsim plan` expects of an actor is what it took: the weights, which are shared, count as resident in each.
     config = read_config(path)
@@ -122,6 +141,70 @@ def test_a_job_shows_progress_and_writes_what_a_local_run_does_and_a_mistake_fai
     assert re.search(
         r"^problem cluster: .*asks for a token, and RAY_AUTH_TOKEN is not the cluster's; set", found, re.M
     ), found
+
+
+def watched(head, job, run):
+    """Return the last value of each metric of a run until its job has ended and said it all."""
+    shown, ended = {}, False
+    deadline = time.monotonic() + 200
+    while not ended and time.monotonic() < deadline:
+        ended = job.poll() is not None
+        shown |= head.metrics_of(run)
+        time.sleep(0.2)
+    return shown
+
+
+def actors_of(head, job_id):
+    """Return what the actors of a job say that they are, by name."""
+    actors = head.ask("/api/v0/actors?detail=1")["data"]["result"]["result"]
+    return {each["name"]: each["repr_name"] for each in actors if each["job_id"] == job_id}
+
+
+def assert_shown(shown, rounds):
+    """The metrics of a run that is over are those of its records."""
+    last, rounds = rounds[-1], [each for each in rounds if each["round"]]
+    assert shown["ray_fedsim_round",] == last["round"]
+    assert shown["ray_fedsim_metric", "global"] == pytest.approx(last["global_metric"])
+    assert shown["ray_fedsim_loss", "train"] == pytest.approx(last["train_loss_last"])
+    columns = {
+        **{("ray_fedsim_clients", name): f"clients_{name}" for name in ("ok", "failed", "retried", "absent", "late")},
+        **{("ray_fedsim_traffic_bytes", name): f"bytes_{name}" for name in ("up", "down")},
+        **{("ray_fedsim_phase_seconds", name): f"seconds_{name}" for name in ("train", "server", "evaluate")},
+    }
+    for key, column in columns.items():
+        assert shown[key] == pytest.approx(sum(each[column] for each in rounds)), key
+
+
+def test_a_job_that_is_stopped_saves_and_says_how_to_go_on_while_another_one_runs(head, tmp_path):
+    """Both are found in the metrics by their names; the stopped one goes on from what it has saved."""
+    arguments = [*TINY, "ray.actors=1", "ray.num_cpus_per_actor=0.5", f"output={tmp_path / 'run'}", "name=stopped"]
+    other = submit(head, tmp_path, *TINY, "ray.actors=1", f"output={tmp_path / 'other'}", "name=other")
+    job = submit(head, tmp_path, *arguments, "rounds=400", name="stopped-job")
+    log = ""
+    while not log.splitlines() or not log.splitlines()[-1].startswith("round   2/400"):
+        line = job.stdout.readline()
+        assert line, log
+        log += line
+    assert head.ask("/api/jobs/stopped-job/stop", "POST") == {"stopped": True}
+    stopped = watched(head, job, "stopped")
+    log += job.stdout.read()
+    (saved,) = re.findall(
+        r"^interrupted by SIGTERM: the state after round (\d+) is saved; submit the job again with --resume$", log, re.M
+    )
+    assert_shown(stopped, pq.read_table(tmp_path / "run" / "rounds.parquet").to_pylist())
+    assert head.ask("/api/jobs/stopped-job")["status"] == "STOPPED"
+
+    rounds = int(saved) + 1
+    again = submit(head, tmp_path, *arguments, f"rounds={rounds}", "--resume", name="resumed-job")
+    shown = watched(head, again, "stopped")
+    logs = [each.communicate(timeout=200)[0] for each in (again, other)]
+    assert (again.returncode, other.returncode) == (0, 0), logs
+    assert shown["ray_fedsim_round",] == shown["ray_fedsim_rounds",] == rounds
+    assert shown["ray_fedsim_clients", "ok"] == 4  # of its own round
+    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("run", "other")]
+    assert [each["rounds"] for each in summaries] == [rounds, 2]
+    assert [each["ray"]["submission_id"] for each in summaries[:1]] == ["resumed-job"]
+    assert head.metrics_of("nobody") == {}
 
 
 def test_plan_and_doctor_look_at_every_node_and_leave_the_cluster_as_it_was(head, tmp_path):

@@ -161,7 +161,7 @@ def test_a_run_makes_room_for_what_is_planned():
     told = []
 
     class Recording(LocalExecutor):
-        def begin(self, spec_nbytes, modules=()):
+        def begin(self, spec_nbytes, modules=(), config_hash=""):
             told.append(spec_nbytes)
 
     config = make_tiny(**KEPT)

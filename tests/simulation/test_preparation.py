@@ -21,17 +21,19 @@ class Recording(LocalExecutor):
         super().__init__(lambda: None)
         self.begun = []
 
-    def begin(self, spec_nbytes, modules=()):
-        self.begun.append((spec_nbytes, modules))
+    def begin(self, spec_nbytes, modules=(), config_hash=""):
+        self.begun.append((spec_nbytes, modules, config_hash))
 
 
 def test_it_begins_once_and_is_told_enough_room_and_what_will_be_imported(tiny_config):
     executor = Recording()
     config = tiny_config(data={"max_length": 16}, model={"trunk_cache": {"memory_mb": 0}})
     spec = prepare(config, executor=executor).spec
-    [(nbytes, modules)] = executor.begun
+    [(nbytes, modules, config_hash)] = executor.begun
     assert spec.nbytes <= nbytes <= 2 * spec.nbytes
     assert modules == ("clients.worker", "transformers.models.roberta.modeling_roberta")
+    # What is shown on a cluster is what the summary will say, which knows how products are computed.
+    assert config_hash == config.model_copy(update={"model": spec.model}).identity != config.identity
 
 
 @pytest.mark.parametrize(

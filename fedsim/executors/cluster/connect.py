@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.job_config import JobConfig
 
 from fedsim.core.errors import ResourceError
+from fedsim.executors.about import JOB_VARIABLE, About
 from fedsim.executors.cluster import local_cluster
 from fedsim.executors.cluster.authentication import sent_token, token_refusal
+from fedsim.executors.cluster.ray_internals import head_method
 from fedsim.executors.config import RayConfig
 
 _CONNECT_SECONDS = 5.0
@@ -20,13 +23,16 @@ _EXCLUDES = [".git", "**/__pycache__"]
 """Beside what .rayignore leaves out, which Ray reads itself."""
 
 
-def connect(config: RayConfig, data_bytes: int) -> bool:
+def connect(config: RayConfig, data_bytes: int, about: About | None = None) -> bool:
     """Connect this process to Ray as the ``ray`` section says; return whether it was connected here.
 
     Parameters
     ----------
     data_bytes
         Bytes that will be stored for all actors; a local cluster's shared memory is sized to fit.
+    about
+        The run, if it is for one: a job on a cluster has its metadata. Where this process is connected already, its job keeps
+        what it has.
 
     Raises
     ------
@@ -49,7 +55,14 @@ def connect(config: RayConfig, data_bytes: int) -> bool:
             _let_actors_find_us()
             local_cluster.start(config, data_bytes)
         else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_runtime_env())
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env=_runtime_env(),
+                job_config=JobConfig(metadata=None if about is None else about.metadata),
+                namespace=None if about is None else about.namespace,
+            )
     except ResourceError:
         raise
     except Exception as error:  # Ray's exceptions here share no base class
@@ -113,13 +126,13 @@ def _check_is_ray(address: str, named: str) -> None:
         If there is no answer within seconds, or it is not Ray's.
     """
     import grpc
-    from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest  # type: ignore[attr-defined]
-    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
+    method = head_method()
+    if method is None:  # a version that answers something else: its own error has to do
+        return
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        head = NodeInfoGcsServiceStub(channel)
         try:
-            head.GetClusterId(GetClusterIdRequest(), timeout=_CONNECT_SECONDS, metadata=sent_token())
+            channel.unary_unary(method)(b"", timeout=_CONNECT_SECONDS, metadata=sent_token())
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 what = f"what listens at {named} has not answered within {_CONNECT_SECONDS:g} s"
@@ -141,6 +154,6 @@ def _project_root() -> Path:
 def _runtime_env() -> dict[str, Any]:
     """Ship a source checkout to the joined cluster; submitted jobs and installed packages need none."""
     root = _project_root()
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or not (root / "pyproject.toml").exists():
+    if JOB_VARIABLE in os.environ or not (root / "pyproject.toml").exists():
         return {}
     return {"working_dir": str(root), "excludes": _EXCLUDES}

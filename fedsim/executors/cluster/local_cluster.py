@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib
 import logging
 import os
 import secrets
@@ -16,6 +15,7 @@ from typing import Any
 
 from fedsim.core.errors import ResourceError
 from fedsim.executors.cluster.lean import lean
+from fedsim.executors.cluster.ray_internals import private
 from fedsim.executors.config import RayConfig
 from fedsim.records.temporary import OwnedFolder, sweep
 
@@ -77,7 +77,7 @@ def start(config: RayConfig, data_bytes: int) -> None:
     # Ray would free objects once a second. Until then each new one takes other pages of the shared memory, which every process
     # has to map first: that takes longer than to write them.
     os.environ.setdefault("RAY_free_objects_period_milliseconds", "10")
-    with _unlike_a_cluster(), lean():
+    with _unlike_a_cluster() as address, lean(config.metrics is True):
         ray.init(
             address="local",
             num_cpus=config.num_cpus,
@@ -87,24 +87,29 @@ def start(config: RayConfig, data_bytes: int) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
             _temp_dir=str(_folder.path),
+            **address,
             # Where shared memory is missing or not writable, as in some containers, objects go to disk.
             _plasma_directory=None if os.access(_SHARED_MEMORY, os.W_OK) else str(_folder.path),
         )
 
 
 @contextlib.contextmanager
-def _unlike_a_cluster() -> Iterator[None]:
-    """Make Ray use and listen on 127.0.0.1 only.
+def _unlike_a_cluster() -> Iterator[dict[str, Any]]:
+    """Make Ray use and listen on 127.0.0.1 only; yield what ``ray.init`` is told for that.
 
     Ray does so by default on macOS and Windows. Its switch is an environment variable that is read when Ray is imported and
     holds for the whole process; but a run that joins a cluster later needs the machine's real address. So the switch's effect
-    is limited to this start.
+    is limited to this start. A Ray without that switch is told the address: its processes then use 127.0.0.1, and some listen
+    on all interfaces, where requests still need the run's token.
     """
-    constants: Any = importlib.import_module("ray._private.ray_constants")
-    before = getattr(constants, "ENABLE_RAY_CLUSTER", True)
+    constants = private("ray_constants")
+    if not hasattr(constants, "ENABLE_RAY_CLUSTER"):
+        yield {"_node_ip_address": "127.0.0.1"}
+        return
+    before = constants.ENABLE_RAY_CLUSTER
     constants.ENABLE_RAY_CLUSTER = False
     try:
-        yield
+        yield {}
     finally:
         constants.ENABLE_RAY_CLUSTER = before
 
@@ -127,13 +132,19 @@ def discarded() -> Iterator[None]:
         discard()
 
 
+def logs() -> Path | None:
+    """Return the folder of Ray's logs; None if there is no local cluster."""
+    return None if _folder is None else _folder.path / "session_latest" / "logs"
+
+
 def keep_logs(error: BaseException, folder: Path) -> bool:
     """Copy Ray's logs to ``folder`` if a local cluster caused ``error``; return whether it did."""
-    if _folder is None or not any(type(cause).__module__.startswith("ray.") for cause in _causes(error)):
+    logs_folder = logs()
+    if logs_folder is None or not any(type(cause).__module__.startswith("ray.") for cause in _causes(error)):
         return False
     with contextlib.suppress(OSError):
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(_folder.path / "session_latest" / "logs", folder)
+        shutil.copytree(logs_folder, folder)
     return folder.is_dir()
 
 

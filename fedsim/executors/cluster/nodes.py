@@ -11,6 +11,7 @@ import ray
 from ray import exceptions as ray_errors
 
 from fedsim.executors.cluster.connect import connect
+from fedsim.executors.cluster.ray_internals import available_by_node
 from fedsim.executors.cluster.sizing import NodeResources
 from fedsim.executors.config import RayConfig
 
@@ -59,9 +60,7 @@ def joined(config: RayConfig, data_bytes: int = 0) -> Iterator[None]:
 
 def cluster_nodes() -> list[ClusterNode]:
     """Return the living nodes of the cluster that this process has joined."""
-    from ray._private.state import available_resources_per_node
-
-    free = available_resources_per_node()
+    free = available_by_node()
     nodes = []
     for node in ray.nodes():
         if not node["Alive"]:
@@ -77,13 +76,6 @@ def cluster_nodes() -> list[ClusterNode]:
             )
         )
     return sorted(nodes, key=lambda node: (node.address, node.id))
-
-
-def detected_cpus() -> int:
-    """Return the CPUs that a local Ray cluster would have."""
-    from ray._private.utils import get_num_cpus
-
-    return int(get_num_cpus(override_docker_cpu_warning=True))
 
 
 def ask_every_node(

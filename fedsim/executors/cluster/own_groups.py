@@ -62,17 +62,17 @@ class OwnGroups(Room):
         if not has_room and self._config.actors == "pool":
             # One actor's room was waited for; as many as fit are what is asked for.
             self._planned(replace(plan, count=1 + self.more(range(1, most))))
-        assert self._plan is not None
-        return self._plan
+        assert self.plan is not None
+        return self.plan
 
     def more(self, slots: range) -> int:
         """Make room for further actors, unless others wait for theirs."""
-        assert self._plan is not None
+        assert self.plan is not None
         states = self._usable()
-        number = min(len(slots), capacity(_free(states), self._plan.num_cpus, self._plan.num_gpus))
+        number = min(len(slots), capacity(_free(states), self.plan.num_cpus, self.plan.num_gpus))
         if number < 1 or self._others_wait():
             return 0
-        plan = replace(self._plan, count=number)
+        plan = replace(self.plan, count=number)
         group = self._made(slots[:number], plan, states, has_room=True)
         if group.wait(_PLACED_SECONDS):
             return number
@@ -139,9 +139,9 @@ class OwnGroups(Room):
         return group
 
     def _bundle(self, actors: int, memory: int) -> dict[str, float]:
-        assert self._plan is not None
-        amounts = {"CPU": self._plan.num_cpus * actors, "memory": memory * actors}
-        if share := self._plan.num_gpus:
+        assert self.plan is not None
+        amounts = {"CPU": self.plan.num_cpus * actors, "memory": memory * actors}
+        if share := self.plan.num_gpus:
             # Shares are rounded down: as many as a GPU has are a whole one.
             amounts["GPU"] = 1.0 if actors == _parts(share) else share * actors
         return {name: amount for name, amount in amounts.items() if amount}
@@ -172,8 +172,8 @@ class OwnGroups(Room):
         return True
 
     def _waited_for(self) -> str:
-        assert self._plan is not None
-        plan, states = self._plan, self._usable().values()
+        assert self.plan is not None
+        plan, states = self.plan, self._usable().values()
         gpu = f" and {plan.num_gpus:.4g} GPUs" if plan.num_gpus else ""
         has = [f"{sum(s.free.cpus for s in states):g} of {sum(s.whole.cpus for s in states):g} CPUs"]
         if plan.num_gpus:

@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from fedsim.display.report import format_bytes
 from fedsim.executors.cluster.labels import selected
+from fedsim.executors.cluster.ray_internals import available_by_node
 from fedsim.executors.cluster.sizing import ActorPlan, NodeResources, capacity
 from fedsim.executors.config import ACCELERATOR, RayConfig
 
@@ -30,9 +31,7 @@ class NodeState:
 
 def node_states() -> dict[str, NodeState]:
     """Return the state of every living node, by node id."""
-    from ray._private.state import available_resources_per_node
-
-    free, found = available_resources_per_node(), {}
+    free, found = available_by_node(), {}
     for node in sorted(ray.nodes(), key=lambda node: str(node["NodeID"])):
         if node["Alive"]:
             rest = free.get(node["NodeID"], {})

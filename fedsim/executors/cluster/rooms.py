@@ -29,6 +29,8 @@ class Room:
 
     Attributes
     ----------
+    plan
+        The actors, once they are planned.
     waits_for
         What it is waiting for, for the user; empty if it is not.
     notes
@@ -39,7 +41,7 @@ class Room:
         self._config = config
         self._actor_bytes = actor_bytes if config.memory == "estimate" else None
         self._places: dict[int, dict[str, Any]] = {}
-        self._plan: ActorPlan | None = None
+        self.plan: ActorPlan | None = None
         self.waits_for = ""
         self.notes: list[str] = []
 
@@ -69,16 +71,16 @@ class Room:
 
     def options(self, slot: int) -> dict[str, Any]:
         """Return the options of the actor to create for a slot: its place the first time, then wherever there is room."""
-        assert self._plan is not None
-        reserved = {"num_cpus": self._plan.num_cpus, "num_gpus": self._plan.num_gpus}
+        assert self.plan is not None
+        reserved = {"num_cpus": self.plan.num_cpus, "num_gpus": self.plan.num_gpus}
         where = self._places.pop(slot, None)
         return {**reserved, **(self._elsewhere(slot) if where is None else where)}
 
     def more(self, slots: range) -> int:
         """Make room for actors of further slots, as far as there is any; return for how many."""
-        assert self._plan is not None
+        assert self.plan is not None
         free = [state.free for state in self._usable().values()]
-        return min(len(slots), capacity(free, self._plan.num_cpus, self._plan.num_gpus))
+        return min(len(slots), capacity(free, self.plan.num_cpus, self.plan.num_gpus))
 
     def stop(self) -> None:
         """End a wait in :meth:`reserve`, which another thread may be in."""
@@ -112,7 +114,7 @@ class Room:
             return {}
 
     def _planned(self, plan: ActorPlan) -> ActorPlan:
-        self._plan = plan
+        self.plan = plan
         return plan
 
     def _memory(self, placed: list[str], free: dict[str, int]) -> int:

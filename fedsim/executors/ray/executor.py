@@ -27,8 +27,10 @@ from fedsim.core.messages import (
 )
 from fedsim.core.plugins import loaded
 from fedsim.core.returns import TrainReturns
+from fedsim.executors.about import About
 from fedsim.executors.base import NONE_EARLIER, EvaluatedShard, Executor, Handle, Ranges, StateLost, TrainedGroup
 from fedsim.executors.config import RayConfig
+from fedsim.executors.ray.appearance import Appearance
 from fedsim.executors.ray.calls import client_call, evaluation_call, references, train_call
 from fedsim.executors.ray.deadlines import START_KEY, wait_for
 from fedsim.executors.ray.dispatch import Call, Dispatcher, Done, Failed
@@ -39,6 +41,7 @@ from fedsim.executors.ray.workers import Workers
 
 if TYPE_CHECKING:
     from clients.spec import WorkerInfo, WorkerSpec
+    from fedsim.records.round_record import RoundRecord
 
 
 class RayExecutor(Executor):
@@ -56,6 +59,8 @@ class RayExecutor(Executor):
         ``client.on_failure``.
     note
         Called with messages for the user: shared CPUs, replaced actors.
+    about
+        The run, as others on its cluster see it.
     run
         Name of the run, for other users of a cluster.
     actor_bytes
@@ -70,13 +75,16 @@ class RayExecutor(Executor):
         on_failure: str,
         check_interrupt: Callable[[], None],
         note: Callable[[str], None],
+        about: About,
         run: str = "run",
         actor_bytes: int | None = None,
     ) -> None:
         super().__init__(check_interrupt)
         self._config = config
         # Looked up each time, since interrupts are sometimes held back.
-        self._workers = Workers(config, threads, population, lambda: self._check_interrupt(), note, run, actor_bytes)
+        self._shown = Appearance(config, about)
+        seen = self._shown, run, actor_bytes
+        self._workers = Workers(config, threads, population, lambda: self._check_interrupt(), note, *seen)
         self._pool = self._workers.pool
         self._dispatcher = Dispatcher(
             config, self._pool, FailurePolicy.of(on_failure), lambda: self._check_interrupt(), note
@@ -89,10 +97,11 @@ class RayExecutor(Executor):
 
     # -- start and end -----------------------------------------------------------------------------------------------
 
-    def begin(self, spec_nbytes: int, modules: tuple[str, ...] = ()) -> None:
+    def begin(self, spec_nbytes: int, modules: tuple[str, ...] = (), config_hash: str = "") -> None:
         from server.aggregator import AggregatorActor, BlockActor
 
-        self._aggregator = Aggregator(self._config, AggregatorActor, BlockActor)
+        self._shown.identify(config_hash)
+        self._aggregator = Aggregator(self._config, AggregatorActor, BlockActor, self._shown)
         self._workers.begin(spec_nbytes, modules, self._aggregator.create)
 
     def specify(
@@ -282,6 +291,14 @@ class RayExecutor(Executor):
     @property
     def resent_clients(self) -> int:
         return self._dispatcher.resent_clients
+
+    def recorded(self, record: RoundRecord) -> None:
+        if (metrics := self._shown.metrics) is not None:
+            metrics.recorded(record)
+
+    @property
+    def found(self) -> dict[str, Any] | None:
+        return self._shown.found
 
     def peak_memory(self) -> dict[str, Any]:
         refs = [actor.peak_memory_bytes.remote() for actor in [*self._pool.ready.values(), self.server.actor]]

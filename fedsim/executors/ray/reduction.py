@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedsim.core.messages import WorkGroup
 from fedsim.executors.base import Handle, InOrder, StateLost
 from fedsim.executors.cluster.callers_group import beside_driver, group_of_caller
+from fedsim.executors.cluster.placement import on_node
 from fedsim.executors.config import RayConfig
+from fedsim.executors.ray.appearance import Appearance
 from fedsim.executors.ray.deadlines import wait_for
 from fedsim.executors.ray.failures import SYSTEM_ERRORS, reason
 from fedsim.executors.ray.shipping import shipped
@@ -47,10 +48,12 @@ class Aggregator:
     ----------
     actor_class, block_class
         :class:`server.aggregator.AggregatorActor` and :class:`server.aggregator.BlockActor`.
+    shown
+        What they are called.
     """
 
-    def __init__(self, config: RayConfig, actor_class: Any, block_class: Any) -> None:
-        self._config = config
+    def __init__(self, config: RayConfig, actor_class: Any, block_class: Any, shown: Appearance) -> None:
+        self._config, self._shown = config, shown
         self._actor_class, self._block_class = actor_class, block_class
         self._group = group_of_caller(config)
         self._actor: Any = None
@@ -67,18 +70,20 @@ class Aggregator:
 
     def create(self) -> None:
         """Create the actor on the driver's node, so that losing another node does not lose it."""
-        self._actor = self._actor_class.options(**beside_driver(self._group)).remote()
+        self._actor = self._new(beside_driver(self._group), self._actor_class, "server")
 
     def create_adders(self, nodes: set[str]) -> None:
         """Have each of several nodes add up its own sums; on a single node this would save nothing."""
         for adder in self._adders.values():
             ray.kill(adder, no_restart=True)
         self._adders = {
-            node: self._block_class.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True)
-            ).remote()
-            for node in (sorted(nodes) if len(nodes) > 1 else ())
+            node: self._new(on_node(node), self._block_class, f"sums-{number}")
+            for number, node in enumerate(sorted(nodes) if len(nodes) > 1 else ())
         }
+
+    def _new(self, where: dict[str, Any], actor_class: Any, role: str) -> Any:
+        options, arguments = self._shown.actor(role)
+        return actor_class.options(**where, **options).remote(**arguments)
 
     @property
     def actors(self) -> list[Any]:

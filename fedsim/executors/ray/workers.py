@@ -13,10 +13,10 @@ import ray
 from fedsim.core.errors import ResourceError
 from fedsim.executors.base import StateLost
 from fedsim.executors.cluster.callers_group import group_of_caller
-from fedsim.executors.cluster.connect import connect
 from fedsim.executors.cluster.rooms import Room, room_for
 from fedsim.executors.cluster.sizing import ActorPlan
 from fedsim.executors.config import RayConfig
+from fedsim.executors.ray.appearance import Appearance
 from fedsim.executors.ray.deadlines import POLL_SECONDS, START_KEY, OverdueError, wait_for
 from fedsim.executors.ray.failures import SYSTEM_ERRORS, reason
 from fedsim.executors.ray.pool import ActorPool
@@ -43,6 +43,8 @@ class Workers:
         Raises when the user has interrupted the run.
     note
         Called with messages for the user.
+    shown
+        How the run appears on the cluster.
     run
         Name of the run, for other users of a cluster.
     actor_bytes
@@ -56,10 +58,11 @@ class Workers:
         population: int,
         check_interrupt: Callable[[], None],
         note: Callable[[str], None],
+        shown: Appearance,
         run: str = "run",
         actor_bytes: int | None = None,
     ) -> None:
-        self._config = config
+        self._config, self._shown = config, shown
         self._run, self._actor_bytes = run, actor_bytes
         self._room: Room | None = None
         self._threads = threads
@@ -108,13 +111,19 @@ class Workers:
         create_server: Callable[[], None],
     ) -> ActorPlan:
         """Connect to Ray and create all actors; they wait for their specification."""
-        self._connected = connect(self._config, spec_nbytes)
+        self._connected = self._shown.join(spec_nbytes)
         room = self._room = room_for(self._config, self._run, group, self._actor_bytes)
         plan = room.reserve(self._threads, self._population)
         # The server comes first: if a node runs out of memory, Ray kills the youngest actors.
         create_server()
-        self._created = [self._actor_class.options(**room.options(slot)).remote(modules) for slot in range(plan.count)]
+        self._created = [self._new(slot, modules) for slot in range(plan.count)]
         return plan
+
+    def _new(self, slot: int, *arguments: Any) -> Any:
+        room = self._running_room
+        assert room.plan is not None
+        named, shown = self._shown.client(slot, room.plan.num_cpus, room.plan.num_gpus)
+        return self._actor_class.options(**room.options(slot), **named).remote(*arguments, **shown)
 
     def specify(self, make: Callable[..., tuple[WorkerSpec, Any]], *arguments: Any) -> tuple[WorkerSpec, Any]:
         """Return the specification that an actor makes, which stays in the object store for all, and what is beside it."""
@@ -183,8 +192,7 @@ class Workers:
 
     def _create(self, slot: int) -> Any:
         """Create an actor that builds its worker itself: to replace a lost one, or on a new node."""
-        actor = self._actor_class.options(**self._running_room.options(slot))
-        return actor.remote((), self._spec_ref, self._device)
+        return self._new(slot, (), self._spec_ref, self._device)
 
     def refresh(self) -> None:
         """Start more actors if fewer are running than wanted and the cluster has room."""
@@ -205,6 +213,7 @@ class Workers:
             self._room.stop()
         # A start that is half done cannot be undone; a complete one can.
         wait([self._opening], timeout=self._config.start_timeout_seconds)
+        self._shown.close()
         if self._opening.done() and ray.is_initialized():
             self.pool.close()
             for actor in [*self._created, *others()]:
