@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from fedsim.core.errors import ResourceError
 from fedsim.executors.cluster.lean import lean
@@ -77,7 +76,7 @@ def start(config: RayConfig, data_bytes: int) -> None:
     # Ray would free objects once a second. Until then each new one takes other pages of the shared memory, which every process
     # has to map first: that takes longer than to write them.
     os.environ.setdefault("RAY_free_objects_period_milliseconds", "10")
-    with _unlike_a_cluster() as address, lean(config.metrics is True):
+    with _unlike_a_cluster(), lean(config.metrics is True):
         ray.init(
             address="local",
             num_cpus=config.num_cpus,
@@ -87,29 +86,27 @@ def start(config: RayConfig, data_bytes: int) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
             _temp_dir=str(_folder.path),
-            **address,
             # Where shared memory is missing or not writable, as in some containers, objects go to disk.
             _plasma_directory=None if os.access(_SHARED_MEMORY, os.W_OK) else str(_folder.path),
         )
 
 
 @contextlib.contextmanager
-def _unlike_a_cluster() -> Iterator[dict[str, Any]]:
-    """Make Ray use and listen on 127.0.0.1 only; yield what ``ray.init`` is told for that.
+def _unlike_a_cluster() -> Iterator[None]:
+    """Make Ray use and listen on 127.0.0.1 only.
 
     Ray does so by default on macOS and Windows. Its switch is an environment variable that is read when Ray is imported and
     holds for the whole process; but a run that joins a cluster later needs the machine's real address. So the switch's effect
-    is limited to this start. A Ray without that switch is told the address: its processes then use 127.0.0.1, and some listen
-    on all interfaces, where requests still need the run's token.
+    is limited to this start. A Ray without that switch listens on the machine's address, where requests need the run's token.
     """
     constants = private("ray_constants")
     if not hasattr(constants, "ENABLE_RAY_CLUSTER"):
-        yield {"_node_ip_address": "127.0.0.1"}
+        yield
         return
     before = constants.ENABLE_RAY_CLUSTER
     constants.ENABLE_RAY_CLUSTER = False
     try:
-        yield {}
+        yield
     finally:
         constants.ENABLE_RAY_CLUSTER = before
 
