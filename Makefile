@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DOCS   := $(VENV)/.docs-installed
 
-.PHONY: run test test-wide bytes lint docs types clean help
+.PHONY: run test test-wide test-oldest bytes lint docs types clean help
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,20 @@ test: $(STAMP)  ## Set up and run the tests
 
 test-wide: $(STAMP)  ## Run the sweeps that `make test` leaves out, and property tests on examples drawn anew
 	FEDSIM_EXAMPLES=fedsim-wide $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "wide or hypothesis"
+
+# The first versions of pyproject.toml's ranges, in an environment of their own. torch is the one of constraints.txt: its first
+# versions are not on every index. A job by hand: it installs again what takes minutes.
+OLDEST := $(VENV)-oldest
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt torch
+	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt -e . pytest pytest-timeout pytest-xdist hypothesis psutil
+	touch $@
+
+test-oldest: $(OLDEST)/.installed  ## Run the quickstart and the executors' tests with the oldest versions that fedsim supports
+	rm -rf $(OLDEST)/run
+	$(OLDEST)/bin/python -m fedsim run configs/quickstart.yaml rounds=2 output=$(OLDEST)/run
+	$(OLDEST)/bin/python -m pytest tests/executors tests/core/test_traffic.py
 
 bytes: $(STAMP)  ## Put on record anew what bytes small runs end with (say in the commit why they change)
 	$(BIN)/python -m tests.byte_guard --remake
@@ -50,4 +64,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:  ## Remove the virtual environment and caches (not runs/)
-	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(OLDEST) site .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fedsim.core.errors import FedsimError as FedsimError
     from fedsim.core.plugins import load_plugin as load_plugin
     from fedsim.core.plugins import register as register
+    from fedsim.executors import tune as tune
     from fedsim.prompts.prompted_model import load_adapter as load_adapter
     from fedsim.prompts.prompted_model import load_prompt as load_prompt
     from fedsim.records.recorded_run import load_run as load_run
@@ -48,15 +49,20 @@ _HOMES = {
     "run": "fedsim.simulation.run",
 }
 """Module of each public name of ``fedsim``."""
-__all__ = ["__version__", *_HOMES]
+_MODULES = {"tune": "fedsim.executors.tune"}
+"""Modules that are reached by a shorter name: ``fedsim.tune.trainable``, ``fedsim.tune.resources``."""
+__all__ = ["__version__", *_HOMES, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name in _MODULES:
+        value = globals()[name] = importlib.import_module(_MODULES[name])
+    elif name in _HOMES:
+        value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    else:
         raise AttributeError(f"module 'fedsim' has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, *_MODULES})

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import (
     Field,
-    ModelWrapValidatorHandler,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -19,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
+from pydantic.functional_validators import ModelWrapValidatorHandler
 
 from fedsim.core.method import METHODS, Correction, Method, MethodConfig
 from fedsim.core.robust import ROBUST_RULES, RobustRule

@@ -112,6 +112,7 @@ def session_ray():
             address="local",
             num_cpus=4,
             num_gpus=1,
+            labels={"zone": "here"},
             object_store_memory=300 * 2**20,
             include_dashboard=False,
             log_to_driver=False,

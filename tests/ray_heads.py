@@ -115,10 +115,10 @@ def end_marked(mark: str) -> None:
 
 
 @contextmanager
-def ray_head(num_cpus: int) -> Iterator[Head]:
-    """Start a head with a token, as ``ray start --head --block`` does it; end all its processes and remove its folder."""
+def ray_head(num_cpus: int, mode: str = "token") -> Iterator[Head]:
+    """Start a head, with a token if ``mode`` is that, as ``ray start --head --block`` does; end it, remove its folder."""
     mark, token = uuid.uuid4().hex, secrets.token_hex(32)
-    environment = {**clean_environment(mark), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    environment = {**clean_environment(mark), "RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": token}
     # Short, and a job may take its time to end where others keep the processors busy.
     environment |= {"RAY_metrics_report_interval_ms": "3000", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
     folder = Path(tempfile.mkdtemp(prefix="fs-", dir="/tmp"))  # short: paths of sockets have at most 107 characters

@@ -82,7 +82,8 @@ class Schema(BaseModel):
             reset_useless(self, self.all_uses())
         return self
 
-    @model_serializer(mode="wrap")
+    # The type is given, since pydantic 2.10 looks for the annotation's names in the module of each subclass.
+    @model_serializer(mode="wrap", return_type=dict[str, Any])
     def _without_useless(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
         return values if info.context == EVERY_KEY else without_useless(self, self.all_uses(), values)

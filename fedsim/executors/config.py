@@ -49,6 +49,18 @@ UnitFraction = Annotated[
         {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": "^[0-9./ ]+$"}]}
     ),
 ]
+_LABEL = r"^[A-Za-z0-9]([\w./-]*[A-Za-z0-9])?$"
+_LABEL_VALUE = r"^!?(in\([\w.-]+(, *[\w.-]+)*\)|[\w.-]*)$"
+LabelKey = Annotated[str, Field(pattern=_LABEL, max_length=317)]
+LabelValue = Annotated[str, Field(pattern=_LABEL_VALUE, max_length=1000)]
+"""What Ray calls a label selector."""
+
+
+ACCELERATOR = "ray.io/accelerator-type"
+"""The label that Ray gives a node with accelerators."""
+_JOINED = Use(
+    "address", test=lambda address: address is not None, words="it is for a cluster that a run joins, by ray.address"
+)
 
 
 class RayConfig(Schema):
@@ -69,8 +81,22 @@ class RayConfig(Schema):
     """GPUs to declare for a local cluster; if not given, those of this machine."""
     object_store_mb: int | None = Field(default=None, gt=0, le=2**30)
     """Shared memory of a local cluster, in MB; if not given, sized to fit model and data."""
+    placement: Literal["auto", "own", "none"] = "auto"
+    """Where actors go on a joined cluster. auto: in the placement group that this process is in (a Tune trial, a Train
+    worker), else in one of the run's own, for which a run waits while others use the cluster. own: always in one of its
+    own. none: on whatever is free now, actor by actor."""
+    memory: Literal["estimate", "none"] = "estimate"
+    """Main memory that an actor reserves on a joined cluster: what ``fedsim plan`` estimates, or less where a node has less; or
+    none."""
+    labels: dict[LabelKey, LabelValue] = Field(default={})
+    """Labels of the nodes on which actors may run, as Ray selects by them: ``{zone: eu}``, ``{zone: "in(eu, us)"}``,
+    ``{zone: "!us"}``."""
+    accelerator_type: str | None = Field(default=None, pattern=_LABEL, max_length=63)
+    """Type of accelerator of the nodes on which actors may run, such as H100: the label ``ray.io/accelerator-type``."""
     start_timeout_seconds: Seconds = 180.0
     """Time limit for all actors to be ready."""
+    wait_timeout_seconds: Seconds | None = None
+    """Time limit for waiting until other users of a joined cluster leave room for the actors; null: none."""
     group_timeout_seconds: Seconds = 3600.0
     """Time limit for one work group, or for the server. ``client.on_failure`` decides what happens to the group."""
     round_timeout_seconds: Seconds | None = None
@@ -85,7 +111,20 @@ class RayConfig(Schema):
     """Whether Ray exports the run's metrics: auto exports them on a joined cluster that has a metrics endpoint; true also has a
     local cluster start with one, and refuses a cluster without; false exports none."""
 
-    uses: ClassVar[Uses] = dict.fromkeys(
-        ("num_cpus", "num_gpus", "object_store_mb"),
-        (Use("address", (None,), words="it is for a local Ray cluster, ray.address=null"),),
-    )
+    uses: ClassVar[Uses] = {
+        **dict.fromkeys(
+            ("num_cpus", "num_gpus", "object_store_mb"),
+            (Use("address", (None,), words="it is for a local Ray cluster, ray.address=null"),),
+        ),
+        **dict.fromkeys(("placement", "memory", "labels", "accelerator_type"), (_JOINED,)),
+        "wait_timeout_seconds": (
+            _JOINED,
+            Use("placement", ("auto", "own"), words="without a placement group a run waits for nobody"),
+        ),
+    }
+
+    @property
+    def selector(self) -> dict[str, str]:
+        """Labels of the nodes on which actors may run."""
+        named = {} if self.accelerator_type is None else {ACCELERATOR: self.accelerator_type}
+        return {**self.labels, **named}

@@ -38,8 +38,24 @@ def make_executor(config: Config, check: Callable[[], None], note: Callable[[str
         note(warning(replaced))
 
     client, population = config.client, config.partition.population
-    about = About.of(config, done)
-    return RayExecutor(config.ray, client.threads, population, client.on_failure, check, note, about)
+    seen = About.of(config, done), config.name or "run", _actor_bytes(config)
+    return RayExecutor(config.ray, client.threads, population, client.on_failure, check, note, *seen)
+
+
+def _actor_bytes(config: Config) -> int | None:
+    """Return the main memory that an actor is expected to need; None if the model's files do not tell, or nobody asks."""
+    if config.ray.address is None or config.ray.memory == "none":
+        return None
+    from fedsim.data.tasks import resolve_task
+    from fedsim.planning.memory import estimate_memory
+    from fedsim.planning.model_shape import model_shape
+
+    shape = model_shape(config.model)
+    return (
+        None
+        if shape is None
+        else estimate_memory(config, shape, None, len(resolve_task(config.data.task).labels)).actor
+    )
 
 
 def _import_ray() -> None:

@@ -26,6 +26,7 @@ from server.sampling import cohort
 
 if TYPE_CHECKING:
     from fedsim.executors.cluster.nodes import ClusterNode
+    from fedsim.executors.cluster.placement import NodeState
     from fedsim.simulation.preparation import PartitionedData
 
 _NODE_SECONDS = 20.0
@@ -91,18 +92,21 @@ def _own_node(config: Config, memory: MemoryEstimate | None) -> list[PlanNode]:
 
 def _cluster(config: Config) -> list[PlanNode]:
     from fedsim.executors.cluster.nodes import ask_every_node, cluster_nodes, joined
+    from fedsim.executors.cluster.placement import usable_nodes
 
     with joined(config.ray):
-        nodes = cluster_nodes()
+        usable = usable_nodes(config.ray)
+        nodes = [node for node in cluster_nodes() if node.id in usable]
         # Nodes are queried only for what Ray does not report, since that starts a process there.
         asks = config.ray.num_gpus_per_actor > 0
         machines = ask_every_node(nodes, this_machine, _NODE_SECONDS) if asks else [None] * len(nodes)
-    return [_plan_node(node, machine) for node, machine in zip(nodes, machines, strict=True)]
+    return [_plan_node(node, machine, usable[node.id]) for node, machine in zip(nodes, machines, strict=True)]
 
 
-def _plan_node(node: ClusterNode, machine: object) -> PlanNode:
+def _plan_node(node: ClusterNode, machine: object, state: NodeState) -> PlanNode:
     gpu = _smallest_gpu(machine) if isinstance(machine, Machine) else None
-    return PlanNode(node.address, node.free, node.memory_bytes, node.store_bytes, gpu, node.id)
+    rest = gpu, node.id, state.whole, state.memory
+    return PlanNode(node.address, node.free, node.memory_bytes, node.store_bytes, *rest)
 
 
 def _smallest_gpu(machine: Machine) -> int | None:

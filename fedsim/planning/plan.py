@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from fedsim.configuration.schema import Config
 from fedsim.core.errors import ResourceError
 from fedsim.display.report import format_bytes
-from fedsim.executors.cluster.placement import place
+from fedsim.executors.cluster.placement import memory_note, memory_of_an_actor, place
 from fedsim.executors.cluster.sizing import ActorPlan, NodeResources, capacity, is_possible, plan_actors
 from fedsim.executors.cluster.suggestions import Request, most_actors
 from fedsim.planning.memory import MemoryEstimate
@@ -32,6 +32,10 @@ class PlanNode:
     """Memory of its smallest GPU."""
     id: str = ""
     """Ray's node id; breaks ties between nodes with equally many actors."""
+    whole: NodeResources | None = None
+    """What a node of a joined cluster has in all."""
+    unreserved_bytes: int | None = None
+    """Main memory of a joined cluster's node that nobody has reserved with Ray."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Plan:
     """What limits the number of actors."""
     memory: MemoryEstimate | None
     warnings: tuple[str, ...]
+    reserved_bytes: int = 0
+    """Main memory that an actor reserves with Ray."""
 
     @property
     def waves(self) -> int:
@@ -71,24 +77,47 @@ def make_plan(config: Config, nodes: Sequence[PlanNode], memory: MemoryEstimate 
     ResourceError
         If the run is not possible; the message suggests one that is.
     """
+    actors, nodes, waits = _actors(config, nodes)
     free = [node.free for node in nodes]
-    actors = plan_actors(config.ray, config.client.threads, config.partition.population, free)
     nodes_by_id = {node.id or node.name: node.free for node in nodes}
     chosen = Counter(place(actors, nodes_by_id))
     placed = tuple(chosen[node] for node in nodes_by_id)
     cohort = config.clients_at_once
     groups = cohort if actors.per_client else -(-cohort // config.group_size)
-    warnings = [f"{actors.note}: they take turns"] if actors.note else []
+    warnings = [*waits, *([f"{actors.note}: they take turns"] if actors.note else [])]
     warnings += _idle(config, actors, cohort, groups)
     if memory is not None:
         memory = _within_stores(memory, nodes)
         _check_gpu(config, nodes, placed, memory)
         _check_weights(config, nodes, memory)
         warnings += _tight(config, nodes, placed, memory, actors)
-    limit = _limit(config, actors, free)
+    limit, reserved = _limit(config, actors, free), 0
+    if memory is not None and config.ray.address is not None and config.ray.memory == "estimate" and not waits:
+        unreserved = {node.id or node.name: node.unreserved_bytes for node in nodes}
+        known = {node: free for node, free in unreserved.items() if free is not None}
+        if len(known) == len(nodes):
+            reserved = memory_of_an_actor(memory.actor, list(chosen.elements()), known)
+            warnings += filter(None, [memory_note(memory.actor, reserved)])
     return Plan(
-        tuple(nodes), actors, placed, config.client.threads, cohort, groups, limit, memory, tuple(warnings)
+        tuple(nodes), actors, placed, config.client.threads, cohort, groups, limit, memory, tuple(warnings), reserved
     )  # fmt: skip
+
+
+def _actors(config: Config, nodes: Sequence[PlanNode]) -> tuple[ActorPlan, Sequence[PlanNode], list[str]]:
+    """Return the actors, the nodes with what a run finds free, and a warning if it will have to wait for that."""
+    request = config.ray, config.client.threads, config.partition.population
+    try:
+        return plan_actors(*request, [node.free for node in nodes]), nodes, []
+    except ResourceError as error:
+        empty = [replace(node, free=node.whole) for node in nodes if node.whole is not None]
+        if config.ray.placement == "none" or config.ray.address is None or len(empty) < len(nodes):
+            raise
+        actors = plan_actors(*request, [node.free for node in empty])
+        return (
+            actors,
+            empty,
+            [f"a run would wait until others leave room, and this plan is of an empty cluster: {error}"],
+        )
 
 
 def _within_stores(memory: MemoryEstimate, nodes: Sequence[PlanNode]) -> MemoryEstimate:

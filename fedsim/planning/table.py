@@ -11,6 +11,7 @@ from rich.text import Text
 
 from fedsim.configuration.schema import Config
 from fedsim.display.report import MISSING, format_bytes
+from fedsim.executors.cluster.placement import written
 from fedsim.planning.machine import Machine
 from fedsim.planning.memory import MemoryEstimate
 from fedsim.planning.plan import Plan, PlanNode
@@ -29,13 +30,14 @@ def plan_tables(config: Config, plan: Plan, fleet: Sequence[tuple[str, str]] = (
             "actors",
             f"{actors.count}, {actors.num_cpus:.4g} CPUs{_gpus(actors.num_gpus)} each, {_threads(plan.threads)}",
         ),
+        *_placement(config),
         ("limited by", plan.limit),
         ("a round" if config.buffer is None else "at a time", _round(plan)),
     ]
     parts: list[Table | Text] = [_table("Plan", rows), _nodes(plan)]
     if plan.memory:
         traffic = [*traffic_rows(config, plan.memory), *_privacy(config)]
-        parts += [_table("Memory", _memory(plan, plan.memory)), _table("Traffic", traffic)]
+        parts += [_table("Memory", _memory(config, plan, plan.memory)), _table("Traffic", traffic)]
     else:
         parts.append(Text(f"  {_UNKNOWN}\n"))
     return Group(*parts, *_fleet(fleet), *_warnings(plan.warnings))
@@ -79,6 +81,26 @@ def _cluster(config: Config, nodes: Sequence[PlanNode]) -> str:
     return f"{len(nodes)} node{'s' if len(nodes) > 1 else ''} at ray.address={config.ray.address}"
 
 
+def _placement(config: Config) -> list[tuple[str, str]]:
+    """Return the row on where actors go on a joined cluster."""
+    if config.ray.address is None:
+        return []
+    none = "on whatever is free as they start (ray.placement=none)"
+    where = none if config.ray.placement == "none" else "in a placement group of the run's own"
+    labels = f", on nodes with {written(config.ray)}" if config.ray.selector else ""
+    return [("placement", where + labels)]
+
+
+def _reserved(config: Config, plan: Plan) -> str:
+    if config.ray.address is None:
+        return ""
+    return (
+        f"; {format_bytes(plan.reserved_bytes)} reserved with Ray"
+        if plan.reserved_bytes
+        else "; none reserved with Ray"
+    )
+
+
 def _round(plan: Plan) -> str:
     groups = f"{plan.groups} work group{'s' if plan.groups > 1 else ''}"
     waves = "1 wave" if plan.waves == 1 else f"{plan.waves} waves"
@@ -103,7 +125,7 @@ def _nodes(plan: Plan) -> Table:
     return table
 
 
-def _memory(plan: Plan, memory: MemoryEstimate) -> list[tuple[str, str]]:
+def _memory(config: Config, plan: Plan, memory: MemoryEstimate) -> list[tuple[str, str]]:
     tokens = (
         "the data are not on this machine yet" if memory.tokens is None else f"at most {format_bytes(memory.tokens)}"
     )
@@ -119,7 +141,7 @@ def _memory(plan: Plan, memory: MemoryEstimate) -> list[tuple[str, str]]:
         ),
         ("sums of a round", f"at most {format_bytes(memory.sums)}"),
         ("object store", _store(plan, memory)),
-        ("an actor's own", f"about {format_bytes(memory.actor)} (estimate)"),
+        ("an actor's own", f"about {format_bytes(memory.actor)} (estimate{_reserved(config, plan)})"),
     ]
     if memory.actor_gpu is not None:
         parts = f"weights {format_bytes(memory.weights)}, passes about {format_bytes(memory.activations)}"

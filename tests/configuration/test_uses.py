@@ -137,6 +137,11 @@ CASES = {
     "ray.num_cpus": ([], ["ray.address=auto"], "3"),
     "ray.num_gpus": ([], ["ray.address=auto"], "3"),
     "ray.object_store_mb": ([], ["ray.address=auto"], "300"),
+    "ray.placement": (["ray.address=auto"], [], "own"),
+    "ray.memory": (["ray.address=auto"], [], "none"),
+    "ray.labels": (["ray.address=auto"], [], "{zone: eu}"),
+    "ray.accelerator_type": (["ray.address=auto"], [], "H100"),
+    "ray.wait_timeout_seconds": (["ray.address=auto"], ["ray.address=auto", "ray.placement=none"], "9"),
 }  # fmt: skip
 """Each key: choices that give it a use, choices that take it, and a value of its own."""
 

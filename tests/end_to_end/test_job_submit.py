@@ -7,17 +7,20 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from house_run import HOUSE, house_values
 from ray_heads import ray_head
-from support import ROOT, tiny_values
+from support import ROOT, sweep, tiny_values
 
 import fedsim
 from fedsim.configuration.schema import read_config
+from fedsim.core.errors import ResourceError
 from fedsim.core.plugins import load_plugin, unload
+from fedsim.executors.cluster.connect import _check_reachable
 from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_shape import model_shape
 from fedsim.prompts.prompt_file import GLOBAL_PROMPT
@@ -254,3 +257,36 @@ def test_a_study_is_a_job_as_well(head, tmp_path):
     fedsim.run(config, progress=False)
     alone, there = (folder / "prompt" / GLOBAL_PROMPT for folder in (tmp_path / "alone", tmp_path / "study" / cell))
     assert alone.read_bytes() == there.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": "/nowhere"}, "RAY_AUTH_TOKEN is not set"),
+        ({"RAY_AUTH_TOKEN": "0" * 64}, "RAY_AUTH_TOKEN is not the cluster's"),
+        ({"RAY_AUTH_MODE": "disabled"}, "RAY_AUTH_MODE=token is not set"),
+    ],
+)
+def test_a_cluster_with_a_token_says_at_once_what_who_joins_has_to_set(head, monkeypatch, changes, said):
+    for name, value in {
+        **{key: head.environment[key] for key in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")},
+        **changes,
+    }.items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    if said is None:
+        _check_reachable(head.gcs)
+        return
+    with pytest.raises(ResourceError) as refused:
+        _check_reachable(head.gcs)
+    remedy = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to its head's token"
+    assert str(refused.value) == f"ray.address={head.gcs} asks for a token, and {said}; {remedy}"
+
+
+@pytest.mark.parametrize("mode", sweep(["token", "disabled"], ["token"]))
+def test_a_run_from_a_shell_joins_a_cluster_with_and_without_a_token(head, tmp_path, mode):
+    with ExitStack() as stack:
+        joined = head if mode == "token" else stack.enter_context(ray_head(num_cpus=2, mode="disabled"))
+        run = look(joined, tmp_path, "run", f"output={tmp_path / 'run'}", "rounds=1", "ray.actors=1")
+        out, errors = run.communicate(timeout=200)
+    assert (run.returncode, errors) == (0, ""), out

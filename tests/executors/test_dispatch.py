@@ -231,7 +231,7 @@ def test_a_lost_input_is_no_fault_of_the_actor(bench):
 def test_an_actor_that_finds_no_room_is_given_up(bench):
     one = bench(start_timeout_seconds=2)
     huge = one.ray.remote(num_cpus=10_000)(Light)
-    one.pool._create = huge.remote
+    one.pool._create = lambda slot: huge.remote()
     assert one.run("kill", 7, times=1)[1] == {}
     one.file.unlink()
     deadline = time.monotonic() + 10

@@ -68,6 +68,28 @@ def test_idle_actors_are_told_with_a_group_size_that_leaves_none_idle():
     assert not plan([node(4)], ray={"actors": int(actors)}).warnings
 
 
+def test_the_plan_of_a_cluster_in_use_is_of_an_empty_one_and_says_so():
+    busy = replace(node(0), whole=NodeResources(4, 0), unreserved_bytes=10 * GB)
+    found = plan([busy], ray={"address": "auto"})
+    assert found.actors.count == 4 and found.reserved_bytes == 0
+    assert found.warnings[0].startswith(
+        "a run would wait until others leave room, and this plan is of an empty cluster: "
+    )
+    with pytest.raises(ResourceError, match="none is free"):
+        plan([busy], ray={"address": "auto", "placement": "none"})
+    with pytest.raises(ResourceError, match="only 4 fit"):
+        plan([busy], ray={"address": "auto", "actors": 5, "num_cpus_per_actor": 1})
+
+
+def test_the_plan_says_what_actors_reserve_of_the_memory():
+    free = replace(node(2), whole=NodeResources(2, 0), unreserved_bytes=10 * GB)
+    assert plan([free], ray={"address": "auto"}).reserved_bytes == SMALL.actor
+    assert plan([free], ray={"address": "auto", "memory": "none"}).reserved_bytes == 0
+    short = plan([replace(free, unreserved_bytes=GB // 10)], ray={"address": "auto"})
+    assert short.reserved_bytes == GB // 20
+    assert any("reserve 50 MB (ray.memory)" in warning for warning in short.warnings)
+
+
 def test_too_little_memory_is_told_with_a_number_of_actors_that_fits():
     nodes = [node(10, memory=6 * GB, store=2 * GB)]
     (sentence,) = plan(nodes, group_size=1).warnings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from ray import exceptions as ray_errors
 
 from fedsim.core.errors import FedsimError
 from fedsim.executors.cells.job import NOTHING, Doing, Ended, Job
+from fedsim.executors.cluster.callers_group import group_of_caller
 from fedsim.executors.cluster.connect import connect
-from fedsim.executors.cluster.placement import free_by_node, on_node, place
-from fedsim.executors.cluster.sizing import plan_actors
+from fedsim.executors.cluster.rooms import Room, room_for
+from fedsim.executors.cluster.sizing import ActorPlan
 from fedsim.executors.config import RayConfig
 from fedsim.executors.ray.deadlines import START_KEY, wait_for
 from fedsim.executors.ray.failures import SYSTEM_ERRORS, reason, task_error
+from fedsim.executors.ray.reminder import Reminder
 from fedsim.simulation.interrupt import retake_signals
 
 _POLL_SECONDS = 0.5
@@ -29,6 +32,7 @@ _POLL_SECONDS = 0.5
 class _Member:
     """An actor."""
 
+    slot: int
     actor: Any
     shared: bool = True
     """Whether it sees the driver's folders."""
@@ -86,6 +90,7 @@ class CellPool:
         self._check = check
         self._note = note
         self._connected = False
+        self._room: Room | None = None
         self._members: list[_Member] = []
         self._weights: dict[str, Any] = {}
         self._lost: dict[str, int] = {}
@@ -104,15 +109,28 @@ class CellPool:
 
         actor_class: Any = actor.CellActor
         retake_signals()
-        free = free_by_node()
-        plan = plan_actors(self._config, self._threads, self._most, list(free.values()))
-        if plan.note:
-            self._note(plan.note)
-        reserved = {"num_cpus": plan.num_cpus, "num_gpus": plan.num_gpus}
-        self._create = lambda **where: actor_class.options(max_concurrency=2, **reserved, **where).remote(self._modules)
-        actors = [self._create(**on_node(node)) for node in place(plan, free)]
-        self._members = [_Member(actor) for actor in actors]
+        room = self._room = room_for(self._config, "compare", group_of_caller(self._config))
+        plan = self._reserved(room)
+        for note in filter(None, (plan.note, *room.notes)):
+            self._note(note)
+        self._create = lambda slot: actor_class.options(max_concurrency=2, **room.options(slot)).remote(self._modules)
+        self._members = [_Member(slot, self._create(slot)) for slot in range(plan.count)]
         self._look()
+
+    def _reserved(self, room: Room) -> ActorPlan:
+        """Make room for the actors, in a thread of its own, so that a wait for it can be interrupted."""
+        told = Reminder(self._note)
+        with ThreadPoolExecutor(1, thread_name_prefix="ray-room") as starter:
+            opening = starter.submit(room.reserve, self._threads, self._most)
+            try:
+                while not opening.done():
+                    wait([opening], timeout=_POLL_SECONDS)
+                    self._check()
+                    if room.waits_for:
+                        told.tell(room.waits_for)
+            finally:
+                room.stop()
+            return opening.result()
 
     def __exit__(self, *error: object) -> None:
         self._close()
@@ -181,7 +199,7 @@ class CellPool:
 
     def _replace(self, member: _Member) -> None:
         ray.kill(member.actor, no_restart=True)
-        member.actor = self._create(scheduling_strategy="SPREAD")
+        member.actor = self._create(member.slot)
         (member.shared,) = self._seen([member.actor])
 
     def _ask(self) -> None:
@@ -227,5 +245,7 @@ class CellPool:
             ray.kill(member.actor, no_restart=True)
         self._members = []
         self._weights = {}
+        if self._room is not None:
+            self._room.release()
         if self._connected:
             ray.shutdown()

@@ -14,6 +14,7 @@ from ray.job_config import JobConfig
 from fedsim.core.errors import ResourceError
 from fedsim.executors.about import JOB_VARIABLE, About
 from fedsim.executors.cluster import local_cluster
+from fedsim.executors.cluster.authentication import sent_token, token_refusal
 from fedsim.executors.cluster.ray_internals import head_method
 from fedsim.executors.config import RayConfig
 
@@ -131,13 +132,15 @@ def _check_is_ray(address: str, named: str) -> None:
         return
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
-            channel.unary_unary(method)(b"", timeout=_CONNECT_SECONDS)
+            channel.unary_unary(method)(b"", timeout=_CONNECT_SECONDS, metadata=sent_token())
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 what = f"what listens at {named} has not answered within {_CONNECT_SECONDS:g} s"
             elif error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED):
                 what = f"what answers at {named} is not the head of a Ray cluster"
-            else:  # it is a Ray head; Ray's own error explains the problem, such as a missing token
+            elif error.code() == grpc.StatusCode.UNAUTHENTICATED:  # Ray itself takes 20 seconds to say less
+                raise ResourceError(token_refusal(named)) from None
+            else:  # it is a Ray head; Ray's own error explains the problem
                 return
             raise ResourceError(
                 f"{what}; give the address that `ray start --head` has printed, or set ray.address=null"

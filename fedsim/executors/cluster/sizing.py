@@ -17,10 +17,12 @@ RESOURCE_STEP = 1e-4
 
 @dataclass(frozen=True)
 class NodeResources:
-    """Free CPUs and GPUs of one node."""
+    """Free CPUs and GPUs of one node, or of one bundle of a placement group."""
 
     cpus: float
     gpus: float
+    gpu_part: float = 0.0
+    """Part of one GPU, beside whole ones. Of a node that is not known: free halves may lie on two GPUs."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ def capacity(nodes: Sequence[NodeResources], num_cpus: float, num_gpus: float) -
     for node in nodes:
         fits = node.cpus / num_cpus if num_cpus else math.inf
         if num_gpus:
-            fits = min(fits, int(node.gpus) * math.floor(1 / num_gpus + 1e-6))
+            shares = int(node.gpus) * math.floor(1 / num_gpus + 1e-6) + math.floor(node.gpu_part / num_gpus + 1e-6)
+            fits = min(fits, shares)
         total += math.floor(fits + 1e-6)
     return total
 
@@ -111,7 +114,7 @@ def _refusal(request: Request, nodes: Sequence[NodeResources]) -> str:
 
     remedies = [" and ".join(near.words) for near in nearest_requests(request, accepts)]
     config = request.config
-    if config.num_gpus_per_actor and not any(node.gpus >= 1 for node in nodes):
+    if config.num_gpus_per_actor and not any(node.gpus >= 1 or node.gpu_part for node in nodes):
         why = f"ray.num_gpus_per_actor={config.num_gpus_per_actor:.4g} asks for a GPU, but Ray has none free"
         remedies += ["declare GPUs with ray.num_gpus"] if remedies and config.address is None else []
     elif request.count is None:

@@ -61,6 +61,10 @@ class RayExecutor(Executor):
         Called with messages for the user: shared CPUs, replaced actors.
     about
         The run, as others on its cluster see it.
+    run
+        Name of the run, for other users of a cluster.
+    actor_bytes
+        Main memory that an actor is expected to need; None if that is not known.
     """
 
     def __init__(
@@ -72,12 +76,15 @@ class RayExecutor(Executor):
         check_interrupt: Callable[[], None],
         note: Callable[[str], None],
         about: About,
+        run: str = "run",
+        actor_bytes: int | None = None,
     ) -> None:
         super().__init__(check_interrupt)
         self._config = config
         # Looked up each time, since interrupts are sometimes held back.
         self._shown = Appearance(config, about)
-        self._workers = Workers(config, threads, population, lambda: self._check_interrupt(), note, self._shown)
+        seen = self._shown, run, actor_bytes
+        self._workers = Workers(config, threads, population, lambda: self._check_interrupt(), note, *seen)
         self._pool = self._workers.pool
         self._dispatcher = Dispatcher(
             config, self._pool, FailurePolicy.of(on_failure), lambda: self._check_interrupt(), note

@@ -57,9 +57,13 @@ class ActorPool:
 
     def grow(self, count: int) -> None:
         """Start more actors; they get calls as soon as they are ready."""
-        first = max(self._actors, default=-1) + 1
-        for slot in range(first, first + count):
+        for slot in self.next_slots(count):
             self._start(slot)
+
+    def next_slots(self, count: int) -> range:
+        """Return the slots that :meth:`grow` fills."""
+        first = max(self._actors, default=-1) + 1
+        return range(first, first + count)
 
     @property
     def ready(self) -> dict[int, Any]:

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedsim.core.messages import WorkGroup
 from fedsim.executors.base import Handle, InOrder, StateLost
+from fedsim.executors.cluster.callers_group import beside_driver, group_of_caller
+from fedsim.executors.cluster.placement import on_node
 from fedsim.executors.config import RayConfig
 from fedsim.executors.ray.appearance import Appearance
 from fedsim.executors.ray.deadlines import wait_for
@@ -54,6 +55,7 @@ class Aggregator:
     def __init__(self, config: RayConfig, actor_class: Any, block_class: Any, shown: Appearance) -> None:
         self._config, self._shown = config, shown
         self._actor_class, self._block_class = actor_class, block_class
+        self._group = group_of_caller(config)
         self._actor: Any = None
         self._adders: dict[str, Any] = {}
         self._folds: deque[ray.ObjectRef] = deque()
@@ -68,22 +70,20 @@ class Aggregator:
 
     def create(self) -> None:
         """Create the actor on the driver's node, so that losing another node does not lose it."""
-        here = ray.get_runtime_context().get_node_id()
-        self._actor = self._on(here, self._actor_class, "server")
+        self._actor = self._new(beside_driver(self._group), self._actor_class, "server")
 
     def create_adders(self, nodes: set[str]) -> None:
         """Have each of several nodes add up its own sums; on a single node this would save nothing."""
         for adder in self._adders.values():
             ray.kill(adder, no_restart=True)
         self._adders = {
-            node: self._on(node, self._block_class, f"sums-{number}")
+            node: self._new(on_node(node), self._block_class, f"sums-{number}")
             for number, node in enumerate(sorted(nodes) if len(nodes) > 1 else ())
         }
 
-    def _on(self, node: str, actor_class: Any, role: str) -> Any:
+    def _new(self, where: dict[str, Any], actor_class: Any, role: str) -> Any:
         options, arguments = self._shown.actor(role)
-        strategy = NodeAffinitySchedulingStrategy(node, soft=True)
-        return actor_class.options(scheduling_strategy=strategy, **options).remote(**arguments)
+        return actor_class.options(**where, **options).remote(**arguments)
 
     @property
     def actors(self) -> list[Any]:

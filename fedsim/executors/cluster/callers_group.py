@@ -1,0 +1,119 @@
+"""Room in a placement group that the caller made: a Tune trial's, a Train worker's, or that of any other task or actor."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group_table
+
+from fedsim.core.errors import ResourceError
+from fedsim.executors.cluster.placement import in_bundle, on_node, place
+from fedsim.executors.cluster.rooms import Room
+from fedsim.executors.cluster.sizing import ActorPlan, NodeResources, plan_actors
+from fedsim.executors.config import RayConfig
+
+_SYNC_SECONDS = 10.0
+"""Ray tells of a new group's free resources within a second."""
+
+
+class CallersGroup(Room):
+    """Room in what the bundles of a placement group have free: the caller itself holds a part of them."""
+
+    def __init__(self, config: RayConfig, group: PlacementGroup, actor_bytes: int | None = None) -> None:
+        super().__init__(config, actor_bytes)
+        self._group = group
+
+    def reserve(self, threads: int, most: int) -> ActorPlan:
+        """Plan the actors for what the bundles have free."""
+        free = self._bundles()
+        try:
+            # A bundle is on one node, as an actor is.
+            plan = self._planned(plan_actors(self._config, threads, most, list(free.values())))
+        except ResourceError as error:
+            raise ResourceError(self._refusal(error, threads, most)) from None
+        placed = place(plan, free)
+        rest = self._rest()
+        memory = self._memory(placed, {key: int(rest.get(f"memory_group_{int(key)}_{self._id}", 0)) for key in free})
+        self._places = {
+            slot: {**in_bundle(self._group, int(key)), **({"memory": memory} if memory else {})}
+            for slot, key in enumerate(placed)
+        }
+        return plan
+
+    def more(self, slots: range) -> int:
+        """Make no room: a group has what it has."""
+        return 0
+
+    @property
+    def free(self) -> str:
+        """What is free by bundle, for messages."""
+        return f"free in the bundles of the placement group now: {_told(self._bundles())}"
+
+    def _elsewhere(self, slot: int) -> dict[str, Any]:
+        return in_bundle(self._group, -1)
+
+    def _memory(self, placed: list[str], free: dict[str, int]) -> int:
+        # Bundles without memory have none to reserve, which is the caller's choice.
+        return super()._memory(placed, free) if any("memory" in bundle for bundle in self._group.bundle_specs) else 0
+
+    @property
+    def _id(self) -> str:
+        return str(self._group.id.hex())
+
+    def _rest(self) -> dict[str, float]:
+        """Return what Ray has free, once it tells of this group."""
+        deadline = time.monotonic() + _SYNC_SECONDS
+        last = f"bundle_group_{len(self._group.bundle_specs) - 1}_{self._id}"
+        while last not in (rest := ray.available_resources()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return dict(rest)
+
+    def _bundles(self) -> dict[str, NodeResources]:
+        """Return what is free in each bundle, by its number; as text that sorts by number."""
+        rest, found = self._rest(), {}
+        for index in range(len(self._group.bundle_specs)):
+            cpus, gpus = (rest.get(f"{name}_group_{index}_{self._id}", 0.0) for name in ("CPU", "GPU"))
+            # A bundle with less than one GPU has it of a single GPU.
+            part = gpus if 0 < self._group.bundle_specs[index].get("GPU", 0) < 1 else 0.0
+            found[f"{index:06d}"] = NodeResources(cpus, gpus, part)
+        return found
+
+    def _refusal(self, error: ResourceError, threads: int, most: int) -> str:
+        config = self._config
+        count = {"pool": 1, "per_client": most}.get(str(config.actors), config.actors)
+        cpus = threads if config.num_cpus_per_actor is None else config.num_cpus_per_actor
+        gpu = f", 'GPU': {config.num_gpus_per_actor:.4g}" if config.num_gpus_per_actor else ""
+        bundles = ", ".join(_bundle(bundle) for bundle in self._group.bundle_specs)
+        return (
+            f"this run is inside a placement group with the bundles [{bundles}], of which {_told(self._bundles())} are free "
+            f"for actors: {error}; or give the group {count} more bundle{'' if count == 1 else 's'} of "
+            f"{{'CPU': {cpus:g}{gpu}}} (in Tune: fedsim.tune.resources), or set executor=local"
+        )
+
+
+def group_of_caller(config: RayConfig) -> PlacementGroup | None:
+    """Return the placement group in which a run's actors are to be: that of this task or actor.
+
+    Of a task, only its own thread knows it.
+    """
+    inside = config.address is not None and config.placement == "auto" and ray.is_initialized()
+    return ray.util.get_current_placement_group() if inside else None
+
+
+def beside_driver(group: PlacementGroup | None) -> dict[str, Any]:
+    """Return the options of an actor that reserves nothing and is to be on the driver's node, in its placement group if any."""
+    here = ray.get_runtime_context().get_node_id()
+    nodes = {} if group is None else placement_group_table(group)["bundles_to_node_id"]
+    own = next((index for index, node in nodes.items() if node == here), None)
+    return on_node(here) if group is None or own is None else in_bundle(group, own)
+
+
+def _bundle(bundle: dict[str, float]) -> str:
+    return "{" + ", ".join(f"'{name}': {amount:g}" for name, amount in bundle.items()) + "}"
+
+
+def _told(bundles: dict[str, NodeResources]) -> str:
+    gpus = any(free.gpus for free in bundles.values())
+    return ", ".join(f"{free.cpus:g} CPUs{f' and {free.gpus:g} GPUs' if gpus else ''}" for free in bundles.values())
