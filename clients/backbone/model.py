@@ -139,7 +139,8 @@ class Backbone:
             raise ModelError("model.head.kind=verbalizer needs a model with its LM head; these weights have none")
         words_C = label_words(label_word_ids_C, num_classes, frozen.config.vocab_size, next(frozen.parameters()).device)
         decoder = frozen.get_output_embeddings()
-        verbalizer = Verbalizer(lambda h: family.head_transform(frozen, h), decoder, words_C, model.head.loss)
+        cap = family.logit_cap(frozen.config)
+        verbalizer = Verbalizer(lambda h: family.head_transform(frozen, h), decoder, words_C, model.head.loss, cap)
         return cls(frozen, family, verbalizer, tuner, model.autocast, compiled=model.compile)
 
     @property
