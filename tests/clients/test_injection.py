@@ -8,15 +8,17 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pytest
 import torch
+from support import sweep
 from tiny_models import (
     CONFIGS,
+    ESSENTIAL,
+    WITHOUT_SDPA,
     SharedByFamily,
     attention_modules,
     backbone,
     batch,
     cache_oracle,
     every_family,
-    families,
     plain_positions,
     prompts,
     runnable,
@@ -36,6 +38,7 @@ from fedsim.core.errors import ModelError
 from fedsim.core.tokens import TokenBatch
 
 ALL_LAYERS = (0, 1, 2)
+families = pytest.mark.parametrize("family", sweep((*CONFIGS, *WITHOUT_SDPA), ESSENTIAL))
 attentions = pytest.mark.parametrize("attention", ["sdpa", "eager"])
 
 
@@ -57,7 +60,7 @@ def loss_gradient(model, data: TokenBatch, prompt: Tensor, layers, clients=None)
 
 
 def test_every_family_is_under_contract():
-    assert set(CONFIGS) == set(FAMILIES)
+    assert {*CONFIGS, *WITHOUT_SDPA} == set(FAMILIES)
 
 
 @every_family
