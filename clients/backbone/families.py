@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fedsim.core.deferred import deferred
-from fedsim.core.errors import ModelError, suggestion
+from fedsim.core.errors import ModelError
 from fedsim.core.registry import Registry, instance_of
 from fedsim.core.tokens import PackedTokens
 
@@ -79,6 +79,8 @@ class Family:
     """What attention is told of its window, less what the mask lets a token see to each side."""
     attentions: tuple[str, ...] = ("sdpa", "eager")
     """What ``model.attention`` can be."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Keys of config.json that must not be set, and why."""
     part: str = ""
     """Part of a larger model: stands between ``title`` and the suffix in the names of its configuration and base model."""
     attention: str | None = None
@@ -192,17 +194,24 @@ def family_of(values: Mapping[str, Any], model: str) -> Family:
     name = str(values.get("model_type"))
     if name not in FAMILIES:
         raise ModelError(
-            f"model {model} is of type {name!r}, which is not supported{suggestion(name, FAMILIES)}; "
+            f"model {model} is of type {name!r}, which is not supported{_other_spelling(name)}; "
             f"use one of: {', '.join(FAMILIES)}, or load the plug-in that has its family (--load FILE.py)"
         )
     family = FAMILIES[name]
-    for key, why in _UNSUPPORTED:
+    for key, why in (*_UNSUPPORTED, *family.refused.items()):
         if values.get(key) and not (key == "is_decoder" and family.predicts_next):
             raise ModelError(f"model {model} sets {key} in its config.json: {why}")
     position_type = values.get("position_embedding_type") or "absolute"
     if position_type != "absolute":
         raise ModelError(f"model {model} has position_embedding_type {position_type!r}; only absolute is supported")
     return family
+
+
+def _other_spelling(name: str) -> str:
+    """Return a question if the name is that of a family but for case and hyphens: a similar name is another architecture."""
+    plain = name.lower().replace("-", "_")
+    same = next((known for known in FAMILIES if known.replace("-", "_") == plain), None)
+    return "" if same is None else f" (did you mean {same!r}?)"
 
 
 _UNSUPPORTED = (

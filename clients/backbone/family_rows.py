@@ -100,6 +100,10 @@ _GEMMA_NORMS = (
     "post_feedforward_layernorm",
 )
 
+_BOTH_SIDES = {
+    "use_bidirectional_attention": "attention to both sides is that of is_causal: false; set it to false, or use another model"
+}
+
 _ENCODERS = (
     _encoder("bert", "Bert", _bert_transform),
     _encoder("roberta", "Roberta", _roberta_transform, skip=True),
@@ -175,6 +179,7 @@ _DECODERS = (
         ia3_feedforward=("fc2",),
         sublayer_outputs=("self_attn.out_proj", "fc2"),
         norms=("self_attn_layer_norm", "final_layer_norm"),
+        refused={"layerdrop": "layers that are left out by chance are not supported; set it to 0.0"},
     ),
     Family("llama", "Llama", "causal_lm"),
     Family("mistral", "Mistral", "causal_lm", window="all"),
@@ -192,7 +197,9 @@ _DECODERS = (
     Family("qwen3", "Qwen3", "causal_lm", window="by layer", ia3_targets=_IA3_QUERIES),
     Family("smollm3", "SmolLM3", "causal_lm", window="by layer"),
     Family("olmo2", "Olmo2", "causal_lm", norms=("post_attention_layernorm", "post_feedforward_layernorm")),
-    Family("gemma", "Gemma", "causal_lm", ia3_targets=_IA3_QUERIES, scaled_embeddings=True),
+    Family(
+        "gemma", "Gemma", "causal_lm", ia3_targets=_IA3_QUERIES, refused=_BOTH_SIDES, scaled_embeddings=True
+    ),
     Family(
         "gemma2",
         "Gemma2",
@@ -200,6 +207,7 @@ _DECODERS = (
         ia3_targets=_IA3_QUERIES,
         norms=_GEMMA_NORMS,
         window="by layer",
+        refused=_BOTH_SIDES,
         attentions=("eager",),  # sdpa cannot bound scores (attn_logit_softcapping)
         scaled_embeddings=True,
     ),
@@ -210,6 +218,7 @@ _DECODERS = (
         ia3_targets=_IA3_QUERIES,
         norms=_GEMMA_NORMS,
         window="by layer",
+        refused=_BOTH_SIDES,
         part="Text",
         rotary_by_layer=True,
         layers_by_index=True,

@@ -87,6 +87,12 @@ class Backbone:
                 f"{family.max_positions(model.config)}; shorten it"
                 + (" or set prompt.position_offset=none" if tuner.kind == "prefix" else "")
             )
+        words = model.get_input_embeddings().weight.shape[1]
+        if tuner.embeds and words != model.config.hidden_size:
+            raise ModelError(
+                f"tuner.kind={tuner.kind} stands among word embeddings, which have {words} numbers in this model, and its layers "
+                f"{model.config.hidden_size}; use another tuner.kind or another model"
+            )
         self.hidden_size: int = model.config.hidden_size
         """Hidden size."""
         self.geometry: LayerShape = tuner.shape(calls.key_shapes(), stack.all)

@@ -60,6 +60,7 @@ def refuse_unsupported(values: Mapping[str, Any], config: PreTrainedConfig, fami
     """
     for misfit in (
         _causality(values, family),
+        _widths(config),
         _layers(values, config, family),
         _heads(config, family),
         _rope(config, family),
@@ -78,6 +79,14 @@ def _causality(values: Mapping[str, Any], family: Family) -> Misfit:
     if values.get("is_causal"):
         return "is_causal", "in an encoder transformers follows it in batches without padding alone; set it to false"
     return None
+
+
+def _widths(config: PreTrainedConfig) -> Misfit:
+    """Compare what OPT's word embeddings and layers measure; behind its layers it projects back."""
+    words = getattr(config, "word_embed_proj_dim", config.hidden_size)
+    if words == config.hidden_size:
+        return None
+    return f"word_embed_proj_dim to {words}", f"it has to be its hidden_size, {config.hidden_size}; use another model"
 
 
 def _layers(values: Mapping[str, Any], config: PreTrainedConfig, family: Family) -> Misfit:
