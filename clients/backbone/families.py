@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -112,7 +113,8 @@ class Family:
 
     def config(self, values: Mapping[str, Any]) -> PreTrainedConfig:
         """Build the model's configuration from the values of a config.json."""
-        return getattr(transformers, f"{self.title}{self.part}Config").from_dict(dict(values))
+        # A deep copy: some classes complete what is nested, such as rope_parameters, in place.
+        return getattr(transformers, f"{self.title}{self.part}Config").from_dict(deepcopy(dict(values)))
 
     def model_class(self, kind: Kind) -> type[PreTrainedModel]:
         """Return the class to build."""

@@ -197,9 +197,7 @@ _DECODERS = (
     Family("qwen3", "Qwen3", "causal_lm", window="by layer", ia3_targets=_IA3_QUERIES),
     Family("smollm3", "SmolLM3", "causal_lm", window="by layer"),
     Family("olmo2", "Olmo2", "causal_lm", norms=("post_attention_layernorm", "post_feedforward_layernorm")),
-    Family(
-        "gemma", "Gemma", "causal_lm", ia3_targets=_IA3_QUERIES, refused=_BOTH_SIDES, scaled_embeddings=True
-    ),
+    Family("gemma", "Gemma", "causal_lm", ia3_targets=_IA3_QUERIES, refused=_BOTH_SIDES, scaled_embeddings=True),
     Family(
         "gemma2",
         "Gemma2",

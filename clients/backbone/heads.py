@@ -123,7 +123,6 @@ class Verbalizer:
             functional.cross_entropy(logits_BV, word_B, reduction="none"), logits_BV[:, self._label_word_ids_C]
         )
 
-
     def _capped(self, logits: Tensor) -> Tensor:
         """Return scores in float32, bounded as the family's LM head does."""
         logits = _single(logits)

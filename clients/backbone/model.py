@@ -90,8 +90,8 @@ class Backbone:
         words = model.get_input_embeddings().weight.shape[1]
         if tuner.embeds and words != model.config.hidden_size:
             raise ModelError(
-                f"tuner.kind={tuner.kind} stands among word embeddings, which have {words} numbers in this model, and its layers "
-                f"{model.config.hidden_size}; use another tuner.kind or another model"
+                f"tuner.kind={tuner.kind} stands among word embeddings, which have {words} numbers in this model, while its "
+                f"layers have {model.config.hidden_size}; use another tuner.kind or another model"
             )
         self.hidden_size: int = model.config.hidden_size
         """Hidden size."""

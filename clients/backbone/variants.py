@@ -145,7 +145,10 @@ def _rope_of(parameters: Any, layers: str | None, config: PreTrainedConfig, fami
     except (RuntimeError, ValueError, TypeError, KeyError, ArithmeticError) as error:
         return f"rope_type {kind} with values that give no frequencies", str(error).strip().splitlines()[0]
     if layers is not None and kind == "longrope":
-        return "rope_type longrope for a kind of layers", f"{family.name} with it is not supported; use another rope_type"
+        return (
+            "rope_type longrope for a kind of layers",
+            f"{family.name} with it is not supported; use another rope_type",
+        )
     turned = 2 * len(frequencies)
     if turned != head_dim and not (family.partial_rotary and 0 < turned < head_dim):
         part = parameters.get("partial_rotary_factor")

@@ -54,6 +54,8 @@ CHUNKING = ENCODERS[:-1]
 WHOLE = ("llama", "mistral", "qwen2", "qwen3", "olmo2", "smollm3", "gemma")
 """Decoders whose attention turns heads as a whole, all layers alike."""
 ROTARY = (*WHOLE, "phi3", "gpt_neox")
+ROPED = (*WHOLE, "gpt_neox")
+"""Those with all kinds of rotary positions; Phi-3 has two."""
 BY_LAYER = ("gemma3_text", "modernbert")
 DECODERS = ("gpt2", "opt", "gemma3_text", *ROTARY)
 QWEN = ("qwen2", "qwen3")
@@ -99,7 +101,8 @@ def rope_by_layer(**values: Any) -> dict[str, Any]:
 
 def long_rope(pairs: int) -> dict[str, Any]:
     factors = {"short_factor": [1.0 + 0.1 * i for i in range(pairs)], "long_factor": [4.0] * pairs}
-    return rope(rope_type="longrope", factor=4.0, original_max_position_embeddings=SHORT, **factors)
+    longest = {"original_max_position_embeddings": SHORT}  # a Phi-3 reads it from both places
+    return rope(rope_type="longrope", factor=4.0, **longest, **factors) | longest
 
 
 def windowed(**values: Any) -> dict[str, Any]:
@@ -121,25 +124,26 @@ ACCEPTED: dict[str, Switch] = {
     "window by layer": Switch(QWEN, windowed(layer_types=MIXED)),
     "window by layer, both sides": Switch(QWEN, windowed(layer_types=MIXED, is_causal=False)),
     "window not used": Switch(QWEN, {"sliding_window": 3, "use_sliding_window": False}, changes=False),
-    "rope linear": Switch(ROTARY, rope(rope_type="linear", factor=4.0)),
+    "rope linear": Switch(ROPED, rope(rope_type="linear", factor=4.0)),
     # Up to max_position_embeddings it is the default; longer texts have no positions.
-    "rope dynamic": Switch(ROTARY, rope(rope_type="dynamic", factor=4.0), changes=False),
-    "rope yarn": Switch(ROTARY, rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=10)),
-    "rope llama3": Switch(ROTARY, rope(rope_type="llama3", **LLAMA3)),
+    "rope dynamic": Switch(WHOLE, rope(rope_type="dynamic", factor=4.0), changes=False),
+    "rope yarn": Switch(ROPED, rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=10)),
+    "rope llama3": Switch(ROPED, rope(rope_type="llama3", **LLAMA3)),
     "rope longrope": Switch(("llama", "mistral", "qwen2", "olmo2", "smollm3", "phi3"), long_rope(4)),
     "rope longrope, larger heads": Switch(("qwen3",), long_rope(8)),
     "rope by layer, linear": Switch(BY_LAYER, rope_by_layer(rope_type="linear", factor=4.0)),
     "rope by layer, yarn": Switch(
-        BY_LAYER, rope_by_layer(rope_type="yarn", factor=4.0, original_max_position_embeddings=10)
+        ("gemma3_text",), rope_by_layer(rope_type="yarn", factor=4.0, original_max_position_embeddings=10)
     ),
-    "rope of a part of a head": Switch(("phi3", "gpt_neox"), rope(rope_type="default", partial_rotary_factor=0.5)),
+    "rope of a part of a head": Switch(("phi3",), rope(rope_type="default", partial_rotary_factor=0.5)),
+    "rope of a smaller part of a head": Switch(("gpt_neox",), rope(rope_type="default", partial_rotary_factor=0.25)),
     "rope of a part of a head, linear": Switch(
-        ("phi3", "gpt_neox"), rope(rope_type="linear", factor=2.0, partial_rotary_factor=0.5)
+        ("gpt_neox",), rope(rope_type="linear", factor=2.0, partial_rotary_factor=0.25)
     ),
     "layers without positions": Switch(("smollm3",), {"no_rope_layers": [1, 1, 0]}),
     "rope proportional": Switch(WHOLE, rope(rope_type="proportional", factor=2.0, partial_rotary_factor=0.5)),
     "rope as it was written before": Switch(
-        ROTARY, {"rope_parameters": None, "rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 4.0}}
+        ROPED, {"rope_parameters": None, "rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 4.0}}
     ),
     "rope default turns heads as a whole": Switch(WHOLE, rope(partial_rotary_factor=0.5), changes=False),
     "one key/value head": Switch(GROUPED, {}, {"num_key_value_heads": 1}),
@@ -238,7 +242,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
     "empty window": (("mistral",), {"sliding_window": 0}, "sets sliding_window to 0 "),
     "empty window by layer": (QWEN, windowed(sliding_window=0, max_window_layers=0), "sets sliding_window to 0 "),
     "key/value heads": (WHOLE, {"num_key_value_heads": 3}, "sets num_key_value_heads to 3 .* divide the 4 attention"),
-    "unknown rope": (ROTARY, rope(rope_type="lama3"), r"rope_type to 'lama3' \(did you mean 'llama3'\?\)"),
+    "unknown rope": (ROPED, rope(rope_type="lama3"), r"rope_type to 'lama3' \(did you mean 'llama3'\?\)"),
     "rope by layer": (
         QWEN,
         {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
@@ -250,7 +254,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
         r"sets rope_type linear with partial_rotary_factor 0\.5 .* would turn (4|6|8) of the (8|12|16) numbers of a head",
     ),
     "longrope by layer": (
-        BY_LAYER,
+        ("modernbert",),
         rope_by_layer(
             rope_type="longrope", factor=4.0, original_max_position_embeddings=15,
             short_factor=[1.0] * 4, long_factor=[4.0] * 4,
@@ -269,8 +273,8 @@ REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
         long_rope(3),
         "sets rope_type longrope with values that give no frequencies .* The size of tensor",
     ),
-    "rope without a factor": (ROTARY, rope(rope_type="linear"), r"Missing required keys in `rope_parameters`.*factor"),
-    "rope with a base of zero": (ROTARY, {"rope_parameters": {"rope_theta": 0.0}}, "frequencies that are not finite"),
+    "rope without a factor": (ROPED, rope(rope_type="linear"), r"Missing required keys in `rope_parameters`.*factor"),
+    "rope with a base of zero": (WHOLE, {"rope_parameters": {"rope_theta": 0.0}}, "frequencies that are not finite"),
     "no padding token": (
         SKIP_PADDING,
         {"pad_token_id": None},
@@ -518,9 +522,12 @@ def test_every_key_that_the_families_code_reads_is_in_a_row(monkeypatch):
     for family in CONFIGS:
         variants = [{}, {"is_causal": False}] + ([sliding] if FAMILIES[family].window != "none" else [])
         if family in ROTARY:
-            kinds = ("linear", "dynamic", "yarn", "llama3", *(("proportional",) if family in WHOLE else ()))
-            variants += [ACCEPTED[f"rope {kind}"].values for kind in kinds]
-            variants.append(long_rope(HEAD_SIZES.get(family, 8) // (8 if family == "gpt_neox" else 2)))
+            kinds = ("linear", "dynamic", "yarn", "llama3", "proportional")
+            variants += [
+                ACCEPTED[f"rope {kind}"].values for kind in kinds if family in ACCEPTED[f"rope {kind}"].families
+            ]
+            if family != "gpt_neox":
+                variants.append(long_rope(HEAD_SIZES.get(family, 8) // 2))
         for values in variants:
             model, data = tiny_model(family, "base", **values), batch("right")
             ids, mask = torch.from_numpy(data.input_ids_BT), torch.from_numpy(data.attention_mask_BT)

@@ -67,18 +67,21 @@ CONFIGS: dict[str, dict[str, object]] = {
     | {"max_position_embeddings": 40, "cls_token_id": 0, "sep_token_id": 2, "local_attention": 128},
     "gpt_neox": _COMMON
     | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
-    | {"max_position_embeddings": 40},
+    | {"max_position_embeddings": 40}
+    | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
     "opt": _COMMON
     | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 48, "word_embed_proj_dim": 32}
     | {"max_position_embeddings": 40, "dropout": 0.0},
     "phi3": _DECODER | {"sliding_window": None, "resid_pdrop": 0.0, "embd_pdrop": 0.0},
-    "smollm3": _DECODER | {"no_rope_layer_interval": 2},
+    "smollm3": _DECODER
+    | {"no_rope_layer_interval": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
     "olmo2": _DECODER,
     "gemma": _DECODER | {"head_dim": 12},
     "gemma3_text": _DECODER | {"head_dim": 12, "sliding_window": 40, "sliding_window_pattern": 2},
 }
 WITHOUT_SDPA: dict[str, dict[str, object]] = {
-    "gemma2": _DECODER | {"head_dim": 12, "attn_logit_softcapping": 2.0, "sliding_window": 40, "tie_word_embeddings": True},
+    "gemma2": _DECODER
+    | {"head_dim": 12, "attn_logit_softcapping": 2.0, "sliding_window": 40, "tie_word_embeddings": True},
 }
 """Families that run with eager attention alone: the contract's tests have them too."""
 ESSENTIAL = ("bert", "roberta", "gpt2", "llama", "qwen3")
