@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from fedsim.core.deferred import deferred
-from fedsim.core.errors import ModelError, suggestion
+from fedsim.core.errors import ModelError
 from fedsim.core.registry import Registry, instance_of
 from fedsim.core.tokens import PackedTokens
 
@@ -75,6 +76,24 @@ class Family:
     """Whether the layers' linear maps keep their weights as [in, out], not [out, in]."""
     window: Literal["none", "all", "by layer"] = "none"
     """Layers with ``sliding_window`` from config.json: by layer, as in ``layer_types``."""
+    window_argument: int = 0
+    """What attention is told of its window, less what the mask lets a token see to each side."""
+    attentions: tuple[str, ...] = ("sdpa", "eager")
+    """What ``model.attention`` can be."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Keys of config.json that must not be set, and why."""
+    part: str = ""
+    """Part of a larger model: stands between ``title`` and the suffix in the names of its configuration and base model."""
+    attention: str | None = None
+    """Module of a layer that attends, where transformers does not number it."""
+    rotary_by_layer: bool = False
+    """Whether layers have rotary angles of their own, by their type."""
+    layers_by_index: bool = False
+    """Whether the base model looks up what a layer needs by its place in the list."""
+    partial_rotary: bool = False
+    """Whether attention can turn a part of each head alone."""
+    scaled_embeddings: bool = False
+    """Whether embeddings are multiplied by the square root of the hidden size."""
 
     @property
     def predicts_next(self) -> bool:
@@ -94,11 +113,12 @@ class Family:
 
     def config(self, values: Mapping[str, Any]) -> PreTrainedConfig:
         """Build the model's configuration from the values of a config.json."""
-        return getattr(transformers, f"{self.title}Config").from_dict(dict(values))
+        # A deep copy: some classes complete what is nested, such as rope_parameters, in place.
+        return getattr(transformers, f"{self.title}{self.part}Config").from_dict(deepcopy(dict(values)))
 
     def model_class(self, kind: Kind) -> type[PreTrainedModel]:
         """Return the class to build."""
-        name = f"{self.title}Model" if kind == "base" else f"{self.title}{self.lm_suffix}"
+        name = f"{self.title}{self.part}Model" if kind == "base" else f"{self.title}{self.lm_suffix}"
         return getattr(transformers, name)
 
     def arguments(self, kind: Kind) -> dict[str, Any]:
@@ -110,6 +130,10 @@ class Family:
         unused = config.pad_token_id + 1 if self.positions_skip_padding else 0
         longest: int = config.max_position_embeddings - unused
         return min(longest, config.rope_parameters["original_max_position_embeddings"]) if _is_long(config) else longest
+
+    def logit_cap(self, config: PreTrainedConfig) -> float | None:
+        """Return the number c by which the LM head bounds its scores, c tanh(score / c); None for no bound."""
+        return getattr(config, "final_logit_softcapping", None)
 
     def limit(self, config: PreTrainedConfig) -> str:
         """Return the reason for :meth:`max_positions`, phrased to fit between "the model" and "for N tokens".
@@ -148,80 +172,10 @@ def _is_long(config: PreTrainedConfig) -> bool:
     return (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "longrope"
 
 
-def _bert_transform(model: Any, hidden_BD: Tensor) -> Tensor:
-    return model.cls.predictions.transform(hidden_BD)
-
-
-def _roberta_transform(model: Any, hidden_BD: Tensor) -> Tensor:
-    return model.lm_head.layer_norm(nn.functional.gelu(model.lm_head.dense(hidden_BD)))
-
-
-def _bert_embed(base: Any, vectors_BPD: Tensor) -> Tensor:
-    embeddings = base.embeddings
-    first = 0 if embeddings.position_embeddings.padding_idx is None else embeddings.position_embeddings.padding_idx + 1
-    positions_1P = torch.arange(first, first + vectors_BPD.shape[1], device=vectors_BPD.device).unsqueeze(0)
-    types_BP = torch.zeros(vectors_BPD.shape[:2], dtype=torch.int64, device=vectors_BPD.device)
-    return embeddings(inputs_embeds=vectors_BPD, position_ids=positions_1P, token_type_ids=types_BP)
-
-
-def _gpt2_embed(base: Any, vectors_BPD: Tensor) -> Tensor:
-    positions_P = torch.arange(vectors_BPD.shape[1], device=vectors_BPD.device)
-    return base.drop(vectors_BPD + base.wpe(positions_P))
-
-
-def _encoder(name: str, title: str, transform: Callable[[Any, Tensor], Tensor], *, skip: bool) -> Family:
-    arguments = {"add_pooling_layer": False}
-    return Family(
-        name,
-        title,
-        "masked_lm",
-        "ForMaskedLM",
-        arguments,
-        skip,
-        transform,
-        embed=_bert_embed,
-        layers="encoder.layer",
-        behind_attention="attention.output",
-        lora_targets=("query", "value"),
-        ia3_targets=("key", "value", "output.dense"),
-        ia3_feedforward=("output.dense",),
-        sublayer_outputs=("attention.output.dropout", "output.dropout"),
-        before_activation=("intermediate.dense",),
-        norms=("attention.output.LayerNorm", "output.LayerNorm"),
-    )
-
-
-_QWEN_IA3 = ("q_proj", "v_proj", "down_proj")
-"""PEFT scales queries here, not keys."""
-
-FAMILIES: Registry[Family] = Registry("model family", check=instance_of(Family))
+FAMILIES: Registry[Family] = Registry(
+    "model family", modules=("clients.backbone.family_rows",), check=instance_of(Family)
+)
 """Supported families by model type. A new row only has to pass ``tests/clients/test_injection.py``."""
-
-for _family in (
-    _encoder("bert", "Bert", _bert_transform, skip=False),
-    _encoder("roberta", "Roberta", _roberta_transform, skip=True),
-    _encoder("xlm-roberta", "XLMRoberta", _roberta_transform, skip=True),
-    _encoder("camembert", "Camembert", _roberta_transform, skip=True),
-    Family(
-        "gpt2",
-        "GPT2",
-        "causal_lm",
-        "LMHeadModel",
-        embed=_gpt2_embed,
-        layers="h",
-        lora_targets=("c_attn",),
-        ia3_targets=("c_attn", "mlp.c_proj"),
-        ia3_feedforward=("mlp.c_proj",),
-        sublayer_outputs=("attn.resid_dropout", "mlp.dropout"),
-        norms=("ln_1", "ln_2"),
-        transposed_weights=True,
-    ),
-    Family("llama", "Llama", "causal_lm"),
-    Family("mistral", "Mistral", "causal_lm", window="all"),
-    Family("qwen2", "Qwen2", "causal_lm", window="by layer", ia3_targets=_QWEN_IA3),
-    Family("qwen3", "Qwen3", "causal_lm", window="by layer", ia3_targets=_QWEN_IA3),
-):
-    FAMILIES.register(_family.name)(_family)
 
 
 def family_of(values: Mapping[str, Any], model: str) -> Family:
@@ -242,17 +196,24 @@ def family_of(values: Mapping[str, Any], model: str) -> Family:
     name = str(values.get("model_type"))
     if name not in FAMILIES:
         raise ModelError(
-            f"model {model} is of type {name!r}, which is not supported{suggestion(name, FAMILIES)}; "
+            f"model {model} is of type {name!r}, which is not supported{_other_spelling(name)}; "
             f"use one of: {', '.join(FAMILIES)}, or load the plug-in that has its family (--load FILE.py)"
         )
     family = FAMILIES[name]
-    for key, why in _UNSUPPORTED:
+    for key, why in (*_UNSUPPORTED, *family.refused.items()):
         if values.get(key) and not (key == "is_decoder" and family.predicts_next):
             raise ModelError(f"model {model} sets {key} in its config.json: {why}")
     position_type = values.get("position_embedding_type") or "absolute"
     if position_type != "absolute":
         raise ModelError(f"model {model} has position_embedding_type {position_type!r}; only absolute is supported")
     return family
+
+
+def _other_spelling(name: str) -> str:
+    """Return a question if the name is that of a family but for case and hyphens: a similar name is another architecture."""
+    plain = name.lower().replace("-", "_")
+    same = next((known for known in FAMILIES if known.replace("-", "_") == plain), None)
+    return "" if same is None else f" (did you mean {same!r}?)"
 
 
 _UNSUPPORTED = (

@@ -58,9 +58,14 @@ class LayerStack:
         """Return the input of layer 0 for input embeddings at the first positions."""
         return self._family.embed(self._base, vectors_BPD)
 
-    def rotary(self, hidden: Tensor, positions: Tensor) -> Any:
-        """Return the rotary angles at positions."""
-        return self._base.rotary_emb(hidden, position_ids=positions)
+    def rotary_kind(self, layer: int) -> str | None:
+        """Return the kind of a layer's rotary angles; None if all layers have the same."""
+        return self._base.config.layer_types[layer] if self._family.rotary_by_layer else None
+
+    def rotary(self, hidden: Tensor, positions: Tensor, kind: str | None) -> Any:
+        """Return the rotary angles of a kind at positions."""
+        own = () if kind is None else (kind,)
+        return self._base.rotary_emb(hidden, positions, *own)
 
     @contextmanager
     def above(self, depth: int, entering_ZD: Tensor) -> Iterator[None]:
@@ -112,11 +117,22 @@ class LayerStack:
 
     @contextmanager
     def _only(self, part: slice) -> Iterator[None]:
-        setattr(self._parent, self._name, self._all[part])
+        kept = self._all[part]
+        if self._family.layers_by_index:
+            inside = range(*part.indices(len(self._all)))
+            kept = nn.ModuleList(layer if place in inside else _Passed() for place, layer in enumerate(self._all))
+        setattr(self._parent, self._name, kept)
         try:
             yield
         finally:
             setattr(self._parent, self._name, self._all)
+
+
+class _Passed(nn.Module):
+    """Stands where a layer is left out."""
+
+    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+        return hidden
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,8 @@ class Verbalizer:
         Token id of each class's word.
     loss
         ``labels``: cross-entropy over the label words; ``vocabulary``: over all words, as in the published code.
+    cap
+        Bound c of the scores, c tanh(score / c); None for none.
     """
 
     shapes: HeadShapes = ()
@@ -97,7 +99,9 @@ class Verbalizer:
         decoder: nn.Linear,
         label_word_ids_C: Tensor,
         loss: Literal["labels", "vocabulary"],
+        cap: float | None = None,
     ) -> None:
+        self._cap = cap
         self._transform = transform
         self._decoder = decoder
         self._label_word_ids_C = label_word_ids_C
@@ -111,13 +115,18 @@ class Verbalizer:
         """Return loss and class scores; the LM head runs on one token per example, ``labels`` on C words only."""
         hidden_BD = self._transform(pooled_BD)
         if self._loss == "labels":
-            logits_BC = _single(functional.linear(hidden_BD, self._label_weight_CD, self._label_bias_C))
+            logits_BC = self._capped(functional.linear(hidden_BD, self._label_weight_CD, self._label_bias_C))
             return Reading(functional.cross_entropy(logits_BC, labels_B, reduction="none"), logits_BC)
-        logits_BV = _single(self._decoder(hidden_BD))
+        logits_BV = self._capped(self._decoder(hidden_BD))
         word_B = self._label_word_ids_C[labels_B]
         return Reading(
             functional.cross_entropy(logits_BV, word_B, reduction="none"), logits_BV[:, self._label_word_ids_C]
         )
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        """Return scores in float32, bounded as the family's LM head does."""
+        logits = _single(logits)
+        return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
 
 
 def label_words(label_word_ids_C: np.ndarray | None, num_classes: int, vocab_size: int, device: torch.device) -> Tensor:

@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,11 @@ def load_shared_weights(config: ModelConfig) -> SharedWeights:
     values = config_values(location, config.location)
     family = family_of(values, config.location)
     described = _described(family, values, config.location)
+    if config.attention not in family.attentions:
+        raise ModelError(
+            f"model {config.location} is a {family.name}, which cannot run with model.attention={config.attention}; set it to "
+            f"{family.attentions[0]}"
+        )
     if Path(location).is_dir():
         check_weights(Path(location), config.location)
     kind: Kind = "base" if config.head.kind == "classifier" else family.lm_kind
@@ -248,10 +254,24 @@ def assemble(weights: SharedWeights, attention: str, device: str) -> tuple[PreTr
         _set(model, name, _to_torch(array).to(device, copy=name in buffers))
     for name, source in weights.aliases:
         _set(model, name, model.get_parameter(source))
+    _prepare_attention(model, family)
     left = [name for name, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]
     if left:
         raise RuntimeError(f"shared weights lack {left[0]}; were they made by another version of transformers?")
     return model.eval(), family
+
+
+def _prepare_attention(model: PreTrainedModel, family: Family) -> None:
+    """Number attention modules, and give each the window that its mask has, where the family's code does neither."""
+    if family.attention is None and not family.window_argument:
+        return
+    layers = reduce(getattr, family.layers.split("."), model.base_model)
+    for number, layer in enumerate(layers):
+        for module in layer.modules():
+            if getattr(module, "sliding_window", None) is not None:
+                module.sliding_window -= family.window_argument
+        if family.attention is not None:
+            layer.get_submodule(family.attention).layer_idx = number
 
 
 def _set(model: nn.Module, name: str, tensor: Tensor) -> None:

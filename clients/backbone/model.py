@@ -87,6 +87,12 @@ class Backbone:
                 f"{family.max_positions(model.config)}; shorten it"
                 + (" or set prompt.position_offset=none" if tuner.kind == "prefix" else "")
             )
+        words = model.get_input_embeddings().weight.shape[1]
+        if tuner.embeds and words != model.config.hidden_size:
+            raise ModelError(
+                f"tuner.kind={tuner.kind} stands among word embeddings, which have {words} numbers in this model, while its "
+                f"layers have {model.config.hidden_size}; use another tuner.kind or another model"
+            )
         self.hidden_size: int = model.config.hidden_size
         """Hidden size."""
         self.geometry: LayerShape = tuner.shape(calls.key_shapes(), stack.all)
@@ -139,7 +145,8 @@ class Backbone:
             raise ModelError("model.head.kind=verbalizer needs a model with its LM head; these weights have none")
         words_C = label_words(label_word_ids_C, num_classes, frozen.config.vocab_size, next(frozen.parameters()).device)
         decoder = frozen.get_output_embeddings()
-        verbalizer = Verbalizer(lambda h: family.head_transform(frozen, h), decoder, words_C, model.head.loss)
+        cap = family.logit_cap(frozen.config)
+        verbalizer = Verbalizer(lambda h: family.head_transform(frozen, h), decoder, words_C, model.head.loss, cap)
         return cls(frozen, family, verbalizer, tuner, model.autocast, compiled=model.compile)
 
     @property

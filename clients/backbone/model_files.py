@@ -17,11 +17,22 @@ MODEL_TITLES = {
     "roberta": "Roberta",
     "xlm-roberta": "XLMRoberta",
     "camembert": "Camembert",
+    "electra": "Electra",
+    "distilbert": "DistilBert",
+    "modernbert": "ModernBert",
     "gpt2": "GPT2",
+    "gpt_neox": "GPTNeoX",
+    "opt": "OPT",
     "llama": "Llama",
     "mistral": "Mistral",
+    "phi3": "Phi3",
     "qwen2": "Qwen2",
     "qwen3": "Qwen3",
+    "smollm3": "SmolLM3",
+    "olmo2": "Olmo2",
+    "gemma": "Gemma",
+    "gemma2": "Gemma2",
+    "gemma3_text": "Gemma3",
 }
 """Prefixes of transformers' class names by ``model_type``, as in ``clients.backbone.families``, which imports
 torch."""

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from clients.backbone.families import Family
-from clients.backbone.rotary import rotary_class
+from clients.backbone.rotary import Rotation, rotary_class, rotary_kinds
 from fedsim.core.errors import ModelError, shown, suggestion
 
 Misfit = tuple[str, str] | None
@@ -60,6 +60,7 @@ def refuse_unsupported(values: Mapping[str, Any], config: PreTrainedConfig, fami
     """
     for misfit in (
         _causality(values, family),
+        _widths(config),
         _layers(values, config, family),
         _heads(config, family),
         _rope(config, family),
@@ -78,6 +79,14 @@ def _causality(values: Mapping[str, Any], family: Family) -> Misfit:
     if values.get("is_causal"):
         return "is_causal", "in an encoder transformers follows it in batches without padding alone; set it to false"
     return None
+
+
+def _widths(config: PreTrainedConfig) -> Misfit:
+    """Compare what OPT's word embeddings and layers measure; behind its layers it projects back."""
+    words = getattr(config, "word_embed_proj_dim", config.hidden_size)
+    if words == config.hidden_size:
+        return None
+    return f"word_embed_proj_dim to {words}", f"it has to be its hidden_size, {config.hidden_size}; use another model"
 
 
 def _layers(values: Mapping[str, Any], config: PreTrainedConfig, family: Family) -> Misfit:
@@ -112,24 +121,36 @@ def _heads(config: PreTrainedConfig, family: Family) -> Misfit:
 
 def _rope(config: PreTrainedConfig, family: Family) -> Misfit:
     """Compare the frequencies with the head dimension: transformers notices a mismatch only in the first forward pass."""
-    build = rotary_class(family)
-    if build is None:
+    if rotary_class(family) is None:
         return None
-    parameters, known = config.rope_parameters, ("default", *ROPE_INIT_FUNCTIONS)
-    kind = parameters.get("rope_type")
+    for layers in rotary_kinds(family, config):
+        parameters = config.rope_parameters if layers is None else config.rope_parameters.get(layers)
+        misfit = _rope_of(parameters, layers, config, family)
+        if misfit is not None:
+            return misfit
+    return None
+
+
+def _rope_of(parameters: Any, layers: str | None, config: PreTrainedConfig, family: Family) -> Misfit:
+    known = ("default", *ROPE_INIT_FUNCTIONS)
+    kind = parameters.get("rope_type") if isinstance(parameters, dict) else None
     if kind is None:
-        return (
-            "rope_parameters without a rope_type",
-            f"{family.name} has one for all layers; use one of: {', '.join(known)}",
-        )
+        of = "has one for all layers" if layers is None else f"has one for its layers with {layers}"
+        return ("rope_parameters without a rope_type", f"{family.name} {of}; use one of: {', '.join(known)}")
     if kind not in known:
         return f"rope_type to {shown(kind)}{suggestion(str(kind), known)}", f"use one of: {', '.join(known)}"
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     try:
-        frequencies = build(config).get_buffer("inv_freq")
+        frequencies = Rotation(family, config, layers).frequencies
     except (RuntimeError, ValueError, TypeError, KeyError, ArithmeticError) as error:
         return f"rope_type {kind} with values that give no frequencies", str(error).strip().splitlines()[0]
-    if 2 * len(frequencies) != head_dim:
+    if layers is not None and kind == "longrope":
+        return (
+            "rope_type longrope for a kind of layers",
+            f"{family.name} with it is not supported; use another rope_type",
+        )
+    turned = 2 * len(frequencies)
+    if turned != head_dim and not (family.partial_rotary and 0 < turned < head_dim):
         part = parameters.get("partial_rotary_factor")
         return (
             f"rope_type {kind}" + ("" if part is None else f" with partial_rotary_factor {shown(part)}"),

@@ -169,7 +169,8 @@ def _normalised(norm: nn.Module, read: Tensor) -> Tensor:
     if isinstance(norm, nn.LayerNorm):
         return functional.layer_norm(read, norm.normalized_shape, eps=norm.eps)
     wide = read.to(torch.float32)
-    scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)  # type: ignore[operator]
+    epsilon = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
+    scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)  # type: ignore[operator]
     return (wide * scale).to(read.dtype)
 
 

@@ -35,6 +35,10 @@ class PaddedRows:
     def __init__(self, client_of_example_B: Tensor | None) -> None:
         self._client_of_example_B = client_of_example_B
 
+    @property
+    def _examples(self) -> int:
+        return 1 if self._client_of_example_B is None else len(self._client_of_example_B)
+
     def mapped(self, function: RowMap, input_BTI: Tensor, *arrays: Tensor) -> Tensor:
         """Return ``function(input, own arrays)``, [B, T, O].
 
@@ -45,6 +49,9 @@ class PaddedRows:
         arrays
             Each client's arrays [C, ...], cast to the number format of the input.
         """
+        if input_BTI.ndim == 2:  # OPT runs its feed-forward on rows
+            folded_BTI = input_BTI.unflatten(0, (self._examples, -1))
+            return self.mapped(function, folded_BTI, *arrays).flatten(0, 1)
         arrays = tuple(array.to(input_BTI.dtype) for array in arrays)
         if self._client_of_example_B is None:
             return function(input_BTI, *arrays)
@@ -77,6 +84,8 @@ class PackedRows:
 
     def mapped(self, function: RowMap, input_1ZI: Tensor, *arrays: Tensor) -> Tensor:
         """Return ``function(input, own arrays)``, [1, Z, O]; parameters as in :meth:`PaddedRows.mapped`."""
+        if input_1ZI.ndim == 2:  # OPT runs its feed-forward on rows
+            return self.mapped(function, input_1ZI.unsqueeze(0), *arrays)[0]
         grouping = self._grouping(input_1ZI.shape[1])
         # The targets of a layer often read the same tensor, as query and value do: it is grouped once.
         if self._last is None or self._last[0] is not input_1ZI:

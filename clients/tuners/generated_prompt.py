@@ -43,6 +43,7 @@ class GeneratedPromptTuner(Tuner):
     """Trains the generator of a prompt of ``tuner.length`` virtual tokens."""
 
     kind: ClassVar[str] = "generated_prompt"
+    embeds: ClassVar[bool] = True
     reads_output: ClassVar[bool] = True
     generated: TunerConfig
 

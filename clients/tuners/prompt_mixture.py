@@ -43,6 +43,7 @@ class PromptMixtureTuner(Tuner):
     """Trains a soft prompt and the attention over it and the sources."""
 
     kind: ClassVar[str] = "prompt_mixture"
+    embeds: ClassVar[bool] = True
     mixture: TunerConfig
     start_PD: np.ndarray | None = field(default=None, compare=False, repr=False)
     """float64 start of the trained prompt; None where it is not needed."""

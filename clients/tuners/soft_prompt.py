@@ -37,6 +37,7 @@ class SoftPromptTuner(Tuner):
     """Trains the embeddings of ``tuner.length`` virtual tokens."""
 
     kind: ClassVar[str] = "soft_prompt"
+    embeds: ClassVar[bool] = True
     soft: TunerConfig
     start_PD: np.ndarray | None = field(default=None, compare=False, repr=False)
     """float64 start; None where it is drawn when asked for, or not needed."""

@@ -36,6 +36,8 @@ class Tuner(ABC):
     """Key of the number of positions that the tuner takes."""
     reads_output: ClassVar[bool] = False
     """Whether it reads the last hidden state of one token of each text in the plain model, which is then what is cached."""
+    embeds: ClassVar[bool] = False
+    """Whether what it trains, or makes for a text, stands among the word embeddings."""
     dropout: float = 0.0
     """Chance that a trained number is zero in a training step; see :mod:`clients.tuners.prompt_dropout`."""
 

@@ -35,8 +35,12 @@ class Host(Protocol):
         """Return the input of layer 0 for input embeddings at the first positions."""
         ...
 
-    def rotary(self, hidden: Tensor, positions: Tensor) -> Any:
-        """Return the rotary angles at positions; None for a model without."""
+    def rotary_kind(self, layer: int) -> str | None:
+        """Return the kind of a layer's rotary angles; None if all layers have the same."""
+        ...
+
+    def rotary(self, hidden: Tensor, positions: Tensor, kind: str | None) -> Any:
+        """Return the rotary angles of a kind at positions."""
         ...
 
 
@@ -181,20 +185,26 @@ def entered(host: Host, virtual: VirtualTokens, longer: Longer, texts: Callable[
             vectors_BPD = host.embed(vectors_BPD)
         return (longer.join(hidden, vectors_BPD), *arguments[1:]), kwargs
 
-    def turn(module: nn.Module, arguments: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+    def turn(kind: str | None, arguments: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
         if "position_embeddings" not in kwargs:
             return None
-        if not angles:
-            angles.append(host.rotary(arguments[0], longer.positions))
-        return arguments, kwargs | {"position_embeddings": angles[0], "position_ids": longer.positions}
+        if kind not in angles:
+            angles[kind] = host.rotary(arguments[0], longer.positions, kind)
+        turned = {"position_embeddings": angles[kind], "position_ids": longer.positions}
+        return arguments, kwargs | {key: value for key, value in turned.items() if key in kwargs}
 
     def leave(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
         return (longer.drop(output[0]), *output[1:]) if isinstance(output, tuple) else longer.drop(output)
 
-    angles: list[Any] = []
+    def turning(layer: int) -> Callable[..., tuple[Any, ...] | None]:
+        kind = host.rotary_kind(layer)
+        return lambda module, arguments, kwargs: turn(kind, arguments, kwargs)
+
+    angles: dict[str | None, Any] = {}
     layers = host.all
     with ExitStack() as stack:
-        for hooked, layer in ((enter, layers[virtual.depth]), *((turn, layer) for layer in layers[virtual.depth :])):
+        turns = ((turning(layer), layers[layer]) for layer in range(virtual.depth, len(layers)))
+        for hooked, layer in ((enter, layers[virtual.depth]), *turns):
             handle = layer.register_forward_pre_hook(hooked, with_kwargs=True)
             stack.callback(handle.remove)
         stack.callback(layers[-1].register_forward_hook(leave).remove)

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 else:
     torch = deferred("torch")
 
-_TABLES = ("word_embeddings.weight", "wte.weight", "embed_tokens.weight")
+_TABLES = (
+    *("word_embeddings.weight", "wte.weight", "embed_tokens.weight"),
+    *("embed_in.weight", "tok_embeddings.weight"),
+)
 """Ends of the names of the input embeddings."""
 
 
@@ -88,4 +91,6 @@ class WordVectors:
         names = dict(self.weights.aliases) | {name: name for name in self.weights.arrays}
         kept = next(names[name] for name in names if name.endswith(_TABLES))
         table_VD = torch.from_numpy(self.weights.arrays[kept].copy())
-        return table_VD.view(torch.bfloat16) if self.weights.dtype == "bfloat16" else table_VD
+        if self.weights.dtype == "bfloat16":
+            table_VD = table_VD.view(torch.bfloat16)
+        return table_VD * table_VD.shape[1] ** 0.5 if self.weights.family.scaled_embeddings else table_VD

@@ -33,6 +33,10 @@ class ModelShape:
         return PromptGeometry(self.num_layers, self.num_kv_heads, prompt_length, self.head_dim)
 
 
+_GATED = ("gemma", "gemma2", "gemma3_text", "modernbert")
+"""Model types with a gated feed-forward part whose activation is not SiLU."""
+
+
 def model_shape(config: ModelConfig) -> ModelShape | None:
     """Return the shape of the model; None if it is not on this machine yet, or of an unknown kind.
 
@@ -69,18 +73,24 @@ def model_folder(config: ModelConfig) -> Path | None:
 
 
 def _shape(values: dict[str, Any], numbers: int) -> ModelShape:
-    hidden, heads = _first(values, "hidden_size", "n_embd"), _first(values, "num_attention_heads", "n_head")
+    hidden = _first(values, "hidden_size", "n_embd", "dim")
+    heads = _first(values, "num_attention_heads", "n_head", "n_heads")
     return ModelShape(
         num_parameters=numbers,
-        num_layers=_first(values, "num_hidden_layers", "n_layer"),
+        num_layers=_first(values, "num_hidden_layers", "n_layer", "n_layers"),
         hidden_size=hidden,
         num_heads=heads,
         num_kv_heads=int(values.get("num_key_value_heads") or heads),
         head_dim=int(values.get("head_dim") or hidden // heads),
-        feed_forward_size=int(values.get("intermediate_size") or values.get("n_inner") or 4 * hidden),
-        gated=values.get("hidden_act") == "silu",
+        feed_forward_size=_feed_forward(values) or 4 * hidden,
+        gated=values.get("hidden_act") == "silu" or values.get("model_type") in _GATED,
         vocab_size=_first(values, "vocab_size"),
     )
+
+
+def _feed_forward(values: dict[str, Any]) -> int:
+    names = ("intermediate_size", "n_inner", "hidden_dim", "ffn_dim")
+    return next((int(values[name]) for name in names if values.get(name)), 0)
 
 
 def _first(values: dict[str, Any], *names: str) -> int:

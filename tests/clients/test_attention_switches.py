@@ -23,13 +23,16 @@ from tiny_models import (
     LABEL_WORDS,
     PAD,
     PROMPT_LENGTH,
+    UNCACHED,
     VOCABULARY,
+    WITHOUT_SDPA,
     attention_modules,
     backbone,
     batch,
     cache_oracle,
     families,
     prompts,
+    runnable,
     same_at_tokens,
     save,
     tiny_model,
@@ -45,10 +48,20 @@ from clients.tuners import packed_prefix as packing
 from fedsim.core.errors import ModelError
 from fedsim.core.tokens import TokenBatch, TokenTable
 
-ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert")
-ROTARY = ("llama", "mistral", "qwen2", "qwen3")
-DECODERS = ("gpt2", *ROTARY)
+SKIP_PADDING = ("roberta", "xlm-roberta", "camembert")
+ENCODERS = ("bert", *SKIP_PADDING, "electra", "distilbert", "modernbert")
+CHUNKING = ENCODERS[:-1]
+WHOLE = ("llama", "mistral", "qwen2", "qwen3", "olmo2", "smollm3", "gemma")
+"""Decoders whose attention turns heads as a whole, all layers alike."""
+ROTARY = (*WHOLE, "phi3", "gpt_neox")
+ROPED = (*WHOLE, "gpt_neox")
+"""Those with all kinds of rotary positions; Phi-3 has two."""
+BY_LAYER = ("gemma3_text", "modernbert")
+DECODERS = ("gpt2", "opt", "gemma3_text", *ROTARY)
 QWEN = ("qwen2", "qwen3")
+GROUPED = (*WHOLE, "phi3", "gemma3_text")
+HEAD_SIZES = {"qwen3": 16, "gemma": 12}
+"""Sizes of a head in the tiny models; 8 in the others."""
 ALL_LAYERS = (0, 1, 2)
 PROMPTED = ((0, 2), (2,))
 POOLED = HeadConfig(kind="classifier", pooling="mean")
@@ -80,9 +93,16 @@ def rope(**values: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_theta": 10000.0, **values}}
 
 
+def rope_by_layer(**values: Any) -> dict[str, Any]:
+    """The layers that slide are as they were."""
+    full, sliding = {"rope_theta": 10000.0, **values}, {"rope_type": "default", "rope_theta": 10000.0}
+    return {"rope_parameters": {"full_attention": full, "sliding_attention": sliding}}
+
+
 def long_rope(pairs: int) -> dict[str, Any]:
     factors = {"short_factor": [1.0 + 0.1 * i for i in range(pairs)], "long_factor": [4.0] * pairs}
-    return rope(rope_type="longrope", factor=4.0, original_max_position_embeddings=SHORT, **factors)
+    longest = {"original_max_position_embeddings": SHORT}  # a Phi-3 reads it from both places
+    return rope(rope_type="longrope", factor=4.0, **longest, **factors) | longest
 
 
 def windowed(**values: Any) -> dict[str, Any]:
@@ -104,31 +124,67 @@ ACCEPTED: dict[str, Switch] = {
     "window by layer": Switch(QWEN, windowed(layer_types=MIXED)),
     "window by layer, both sides": Switch(QWEN, windowed(layer_types=MIXED, is_causal=False)),
     "window not used": Switch(QWEN, {"sliding_window": 3, "use_sliding_window": False}, changes=False),
-    "rope linear": Switch(ROTARY, rope(rope_type="linear", factor=4.0)),
+    "rope linear": Switch(ROPED, rope(rope_type="linear", factor=4.0)),
     # Up to max_position_embeddings it is the default; longer texts have no positions.
-    "rope dynamic": Switch(ROTARY, rope(rope_type="dynamic", factor=4.0), changes=False),
-    "rope yarn": Switch(ROTARY, rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=10)),
-    "rope llama3": Switch(ROTARY, rope(rope_type="llama3", **LLAMA3)),
-    "rope longrope": Switch(ROTARY[:3], long_rope(4)),
+    "rope dynamic": Switch(WHOLE, rope(rope_type="dynamic", factor=4.0), changes=False),
+    "rope yarn": Switch(ROPED, rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=10)),
+    "rope llama3": Switch(ROPED, rope(rope_type="llama3", **LLAMA3)),
+    "rope longrope": Switch(("llama", "mistral", "qwen2", "olmo2", "smollm3", "phi3"), long_rope(4)),
     "rope longrope, larger heads": Switch(("qwen3",), long_rope(8)),
-    "rope proportional": Switch(ROTARY, rope(rope_type="proportional", factor=2.0, partial_rotary_factor=0.5)),
-    "rope as it was written before": Switch(
-        ROTARY, {"rope_parameters": None, "rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 4.0}}
+    "rope by layer, linear": Switch(BY_LAYER, rope_by_layer(rope_type="linear", factor=4.0)),
+    "rope by layer, yarn": Switch(
+        ("gemma3_text",), rope_by_layer(rope_type="yarn", factor=4.0, original_max_position_embeddings=10)
     ),
-    "rope default turns heads as a whole": Switch(ROTARY, rope(partial_rotary_factor=0.5), changes=False),
-    "one key/value head": Switch(ROTARY, {}, {"num_key_value_heads": 1}),
-    "a key/value head each": Switch(ROTARY, {}, {"num_key_value_heads": 4}),
-    "size of a head": Switch(ROTARY, {}, {"head_dim": 12}),
-    "attention_bias": Switch(("llama", "qwen3"), {}, {"attention_bias": True}),
+    "rope of a part of a head": Switch(("phi3",), rope(rope_type="default", partial_rotary_factor=0.5)),
+    "rope of a smaller part of a head": Switch(("gpt_neox",), rope(rope_type="default", partial_rotary_factor=0.25)),
+    "rope of a part of a head, linear": Switch(
+        ("gpt_neox",), rope(rope_type="linear", factor=2.0, partial_rotary_factor=0.25)
+    ),
+    "layers without positions": Switch(("smollm3",), {"no_rope_layers": [1, 1, 0]}),
+    "rope proportional": Switch(WHOLE, rope(rope_type="proportional", factor=2.0, partial_rotary_factor=0.5)),
+    "rope as it was written before": Switch(
+        ROPED, {"rope_parameters": None, "rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 4.0}}
+    ),
+    "rope default turns heads as a whole": Switch(WHOLE, rope(partial_rotary_factor=0.5), changes=False),
+    "one key/value head": Switch(GROUPED, {}, {"num_key_value_heads": 1}),
+    "a key/value head each": Switch(GROUPED, {}, {"num_key_value_heads": 4}),
+    "size of a head": Switch((*WHOLE, "gemma3_text"), {}, {"head_dim": 20}),
+    "attention_bias": Switch(
+        ("llama", "qwen3", "olmo2", "smollm3", "gemma", "gemma3_text", "modernbert"), {}, {"attention_bias": True}
+    ),
+    "no attention_bias": Switch(("gpt_neox",), {}, {"attention_bias": False}),
     "attention_bias that is not read": Switch(
-        ("bert", "gpt2", "mistral", "qwen2"), {"attention_bias": True}, changes=False
+        ("bert", "gpt2", "mistral", "qwen2", "phi3", "opt"), {"attention_bias": True}, changes=False
     ),
     "pad_token_id of null": Switch(("bert", *DECODERS), {"pad_token_id": None}, changes=False),
+    "window of all layers of a Phi-3": Switch(("phi3",), {"sliding_window": 3}, attentions=BOTH),
+    "window by layer of a Gemma 3": Switch(("gemma3_text",), {"sliding_window": 3}, attentions=BOTH),
+    "window by layer of a Gemma 3, both sides": Switch(("gemma3_text",), {"sliding_window": 3, "is_causal": False}),
+    "all layers of a Gemma 3 slide": Switch(
+        ("gemma3_text",), {"sliding_window": 3, "layer_types": ["sliding_attention"] * 3}
+    ),
+    "window by layer of a ModernBERT": Switch(("modernbert",), {"local_attention": 6}, attentions=BOTH),
+    "all layers of a ModernBERT see all": Switch(("modernbert",), {"layer_types": ["full_attention"] * 3}),
+    "window by layer of a SmolLM3": Switch(
+        ("smollm3",), {"sliding_window": 3, "use_sliding_window": True, "layer_types": MIXED}, attentions=BOTH
+    ),
+    "query_pre_attn_scalar": Switch(("gemma3_text",), {"query_pre_attn_scalar": 4}),
+    "parts of a layer one after another": Switch(("gpt_neox",), {"use_parallel_residual": False}),
+    "norms behind": Switch(("opt",), {}, {"do_layer_norm_before": False}),
+    "no biases": Switch(("opt",), {}, {"enable_bias": False}),
+    "norms without numbers": Switch(("opt",), {}, {"layer_norm_elementwise_affine": False}),
+    "no norm behind the layers": Switch(("opt",), {}, {"_remove_final_layer_norm": True}),
+    "smaller word embeddings": Switch(("electra",), {}, {"embedding_size": 16}),
+    "norms with biases": Switch(("modernbert",), {}, {"norm_bias": True}),
+    "sine positions": Switch(("distilbert",), {"sinusoidal_pos_embds": True}, changes=False),
     "scale_attn_weights": Switch(("gpt2",), {"scale_attn_weights": False}),
     "scale_attn_by_inverse_layer_idx": Switch(("gpt2",), {"scale_attn_by_inverse_layer_idx": True}),
-    "attention_dropout": Switch(ROTARY, {"attention_dropout": 0.5}, changes=False),
+    "attention_dropout": Switch(
+        (*ROTARY, "opt", "gemma3_text", "modernbert", "distilbert"), {"attention_dropout": 0.5}, changes=False
+    ),
     "attention_dropout of null": Switch(("llama",), {"attention_dropout": None}, changes=False),
-    "chunk_size_feed_forward": Switch(ENCODERS, {"chunk_size_feed_forward": 3}, changes=False),
+    "layerdrop of zero": Switch(("opt",), {"layerdrop": 0.0}, changes=False),
+    "chunk_size_feed_forward": Switch(CHUNKING, {"chunk_size_feed_forward": 3}, changes=False),
     "what a pass hands back, and by which code": Switch(
         tuple(CONFIGS),
         {"output_attentions": True, "output_hidden_states": True, "tie_last_hidden_states": False, "return_dict": False}
@@ -143,7 +199,9 @@ ACCEPTED: dict[str, Switch] = {
         changes=False,
     ),
     "keys of other families": Switch(
-        (*ENCODERS, "gpt2", "llama"), {"sliding_window": 3, "use_sliding_window": True}, changes=False
+        (*CHUNKING, "gpt2", "opt", "llama", "olmo2", "gemma", "gpt_neox"),
+        {"sliding_window": 3, "use_sliding_window": True},
+        changes=False,
     ),
     "is_decoder in a decoder": Switch(DECODERS, {"is_decoder": True}, changes=False),
 }  # fmt: skip
@@ -183,27 +241,42 @@ REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
     ),
     "empty window": (("mistral",), {"sliding_window": 0}, "sets sliding_window to 0 "),
     "empty window by layer": (QWEN, windowed(sliding_window=0, max_window_layers=0), "sets sliding_window to 0 "),
-    "key/value heads": (ROTARY, {"num_key_value_heads": 3}, "sets num_key_value_heads to 3 .* divide the 4 attention"),
-    "unknown rope": (ROTARY, rope(rope_type="lama3"), r"rope_type to 'lama3' \(did you mean 'llama3'\?\)"),
+    "key/value heads": (WHOLE, {"num_key_value_heads": 3}, "sets num_key_value_heads to 3 .* divide the 4 attention"),
+    "unknown rope": (ROPED, rope(rope_type="lama3"), r"rope_type to 'lama3' \(did you mean 'llama3'\?\)"),
     "rope by layer": (
         QWEN,
         {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
         "sets rope_parameters without a rope_type .* one for all layers",
     ),
     "rope of a part of a head": (
-        ROTARY,
+        WHOLE,
         rope(rope_type="linear", factor=2.0, partial_rotary_factor=0.5),
-        r"sets rope_type linear with partial_rotary_factor 0\.5 .* would turn (4|8) of the (8|16) numbers of a head",
+        r"sets rope_type linear with partial_rotary_factor 0\.5 .* would turn (4|6|8) of the (8|12|16) numbers of a head",
     ),
+    "longrope by layer": (
+        ("modernbert",),
+        rope_by_layer(
+            rope_type="longrope", factor=4.0, original_max_position_embeddings=15,
+            short_factor=[1.0] * 4, long_factor=[4.0] * 4,
+        ),
+        "sets rope_type longrope for a kind of layers",
+    ),
+    "attention to both sides by a key of its own": (
+        ("gemma", "gemma2", "gemma3_text"),
+        {"use_bidirectional_attention": True},
+        "sets use_bidirectional_attention .* is_causal: false",
+    ),
+    "layers left out by chance": (("opt",), {"layerdrop": 0.1}, "sets layerdrop .* set it to 0.0"),
+    "projected words": (("opt",), {"word_embed_proj_dim": 16}, "sets word_embed_proj_dim to 16 .* has to be its hidden_size"),
     "rope with too few factors": (
-        ROTARY,
+        ("llama", "mistral", "qwen2", "qwen3", "olmo2", "smollm3", "gemma"),
         long_rope(3),
         "sets rope_type longrope with values that give no frequencies .* The size of tensor",
     ),
-    "rope without a factor": (ROTARY, rope(rope_type="linear"), r"Missing required keys in `rope_parameters`.*factor"),
-    "rope with a base of zero": (ROTARY, {"rope_parameters": {"rope_theta": 0.0}}, "frequencies that are not finite"),
+    "rope without a factor": (ROPED, rope(rope_type="linear"), r"Missing required keys in `rope_parameters`.*factor"),
+    "rope with a base of zero": (WHOLE, {"rope_parameters": {"rope_theta": 0.0}}, "frequencies that are not finite"),
     "no padding token": (
-        ENCODERS[1:],
+        SKIP_PADDING,
         {"pad_token_id": None},
         "has pad_token_id None, but models of type .* count positions by it",
     ),
@@ -342,7 +415,8 @@ def with_a_prompt_in_sight(model: PreTrainedModel, masks: dict[int, Tensor]) -> 
     """Have a model whose windows would slide past the prompt see it in every layer, beside what it sees anyway."""
 
     def use(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        wider = nn.functional.pad(masks[module.layer_idx], (PROMPT_LENGTH, 0), value=0.0)
+        above = PROMPT_LENGTH if model.config.model_type in UNCACHED else 0  # rows of the prompt's own tokens
+        wider = nn.functional.pad(masks[module.layer_idx], (PROMPT_LENGTH, 0, above, 0), value=0.0)
         return args, kwargs | {"attention_mask": wider}
 
     for module in attention_modules(model):
@@ -401,10 +475,10 @@ def test_a_switch_that_changes_no_result_changes_none_on_any_way(tmp_path, famil
 @pytest.mark.parametrize(("family", "name"), rows(REFUSED, wide_beyond_first=False))
 def test_a_switch_that_is_refused_is_named(tmp_path, family, name):
     _, values, sentence = REFUSED[name]
-    config = FAMILIES[family].config(CONFIGS[family]).to_dict()
+    config = FAMILIES[family].config((CONFIGS | WITHOUT_SDPA)[family]).to_dict()
     (tmp_path / "config.json").write_text(json.dumps(config | values))  # it is refused before weights are looked for
     with pytest.raises(ModelError, match=sentence) as caught:
-        load_shared_weights(ModelConfig(path=str(tmp_path)))
+        load_shared_weights(ModelConfig(path=str(tmp_path), attention=runnable(family, "sdpa")))
     assert "config.json" in str(caught.value) or "position_embedding_type" in str(caught.value)
 
 
@@ -421,6 +495,9 @@ NO_SWITCHES = {
     *("n_inner", "max_position_embeddings", "type_vocab_size", "hidden_act", "activation_function", "mlp_bias"),
     *("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "initializer_range", "pad_token_id"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "attn_pdrop", "embd_pdrop", "resid_pdrop"),
+    *("dim", "hidden_dim", "n_heads", "n_layers", "ffn_dim", "activation", "hidden_activation", "norm_eps"),
+    *("dropout", "hidden_dropout", "embedding_dropout", "mlp_dropout"),
+    *("initializer_cutoff_factor", "deterministic_flash_attn"),
     "standardize_rope_params",  # a method
 }
 """What the families' code reads of a configuration beside the switches above: sizes, functions of one token, dropout."""
@@ -445,10 +522,12 @@ def test_every_key_that_the_families_code_reads_is_in_a_row(monkeypatch):
     for family in CONFIGS:
         variants = [{}, {"is_causal": False}] + ([sliding] if FAMILIES[family].window != "none" else [])
         if family in ROTARY:
+            kinds = ("linear", "dynamic", "yarn", "llama3", "proportional")
             variants += [
-                ACCEPTED[f"rope {kind}"].values for kind in ("linear", "dynamic", "yarn", "llama3", "proportional")
+                ACCEPTED[f"rope {kind}"].values for kind in kinds if family in ACCEPTED[f"rope {kind}"].families
             ]
-            variants.append(long_rope(8 if family == "qwen3" else 4))
+            if family != "gpt_neox":
+                variants.append(long_rope(HEAD_SIZES.get(family, 8) // 2))
         for values in variants:
             model, data = tiny_model(family, "base", **values), batch("right")
             ids, mask = torch.from_numpy(data.input_ids_BT), torch.from_numpy(data.attention_mask_BT)
@@ -461,14 +540,14 @@ def test_every_key_that_the_families_code_reads_is_in_a_row(monkeypatch):
 
 
 def longrope_model(tmp_path: Path, offset: str = "paper", family: str = "llama") -> Backbone:
-    folder = folder_of(tmp_path, family, long_rope(8 if family == "qwen3" else 4))
+    folder = folder_of(tmp_path, family, long_rope(HEAD_SIZES.get(family, 8) // 2))
     return backbone(
         load_shared_weights(ModelConfig(path=str(folder), head=POOLED, dtype="float64")), POOLED, position_offset=offset,
         dtype="float64",
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ROTARY)
+@pytest.mark.parametrize("family", (*WHOLE, "phi3"))
 def test_a_text_that_would_change_the_frequencies_of_all_is_refused(tmp_path, family):
     """Beyond it, transformers would take other ones for each text of the batch."""
     long = texts(np.array([3, SHORT - PROMPT_LENGTH, SHORT - PROMPT_LENGTH + 1]))

@@ -147,7 +147,7 @@ def test_an_unsupported_family_is_refused_before_its_weights_are_read(model, tmp
         ("gpt2", "add_cross_attention", True, "sets add_cross_attention"),
         ("gpt2", "reorder_and_upcast_attn", True, "sets reorder_and_upcast_attn"),
         ("llama", "quantization_config", {"quant_method": "gptq"}, "sets quantization_config"),
-        ("llama", "model_type", "lama", "did you mean 'llama'"),
+        ("llama", "model_type", "LLaMA", "did you mean 'llama'"),
     ],
 )
 def test_an_unsupported_variant_is_refused(tmp_path, family, key, value, message):

@@ -38,7 +38,9 @@ def numbers(size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 def test_a_soft_prompt_is_that_of_peft(folders, family):
     data, ours = batch("right"), backbone(folders[family], tuner=SOFT)
     tuned = numbers(ours.geometry.layer_size)
-    config = PromptTuningConfig(task_type=TaskType.FEATURE_EXTRACTION, num_virtual_tokens=LENGTH)
+    config = PromptTuningConfig(
+        task_type=TaskType.FEATURE_EXTRACTION, num_virtual_tokens=LENGTH, token_dim=32, num_attention_heads=4
+    )
     theirs = get_peft_model(tiny_model(family).base_model, config)
     weight = theirs.prompt_encoder["default"].embedding.weight
     weight.data.copy_(tuned.detach().view_as(weight))

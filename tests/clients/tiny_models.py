@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,11 +58,41 @@ CONFIGS: dict[str, dict[str, object]] = {
     "mistral": _DECODER | {"tie_word_embeddings": False, "sliding_window": None},
     "qwen2": _DECODER | {"tie_word_embeddings": True},
     "qwen3": _DECODER | {"tie_word_embeddings": True, "head_dim": 16},
+    "electra": _ENCODER | {"embedding_size": 32},
+    "distilbert": _COMMON
+    | {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 40}
+    | {"dropout": 0.0, "attention_dropout": 0.0},
+    "modernbert": _COMMON
+    | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+    | {"max_position_embeddings": 40, "cls_token_id": 0, "sep_token_id": 2, "local_attention": 128},
+    "gpt_neox": _COMMON
+    | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+    | {"max_position_embeddings": 40}
+    | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
+    "opt": _COMMON
+    | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 48, "word_embed_proj_dim": 32}
+    | {"max_position_embeddings": 40, "dropout": 0.0},
+    "phi3": _DECODER | {"sliding_window": None, "resid_pdrop": 0.0, "embd_pdrop": 0.0},
+    "smollm3": _DECODER
+    | {"no_rope_layer_interval": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
+    "olmo2": _DECODER,
+    "gemma": _DECODER | {"head_dim": 12},
+    "gemma3_text": _DECODER | {"head_dim": 12, "sliding_window": 40, "sliding_window_pattern": 2},
 }
+WITHOUT_SDPA: dict[str, dict[str, object]] = {
+    "gemma2": _DECODER
+    | {"head_dim": 12, "attn_logit_softcapping": 2.0, "sliding_window": 40, "tie_word_embeddings": True},
+}
+"""Families that run with eager attention alone: the contract's tests have them too."""
 ESSENTIAL = ("bert", "roberta", "gpt2", "llama", "qwen3")
 """One family of each way to attend, to count positions and to normalise; the others are variants of these."""
+UNCACHED = {
+    "distilbert": {"k_lin": (0, -1), "v_lin": (-1, 0)},
+    "modernbert": {"Wqkv": (1, 2)},
+}
+"""Families without a cache of keys and values: the maps that make them, and which part of their output keys and values are."""
 families = pytest.mark.parametrize("family", sweep(CONFIGS, ESSENTIAL))
-every_family = pytest.mark.parametrize("family", CONFIGS)
+every_family = pytest.mark.parametrize("family", (*CONFIGS, *WITHOUT_SDPA))
 
 
 def tiny_model(family: str, kind: str | None = None, **changes: object) -> PreTrainedModel:
@@ -70,10 +101,37 @@ def tiny_model(family: str, kind: str | None = None, **changes: object) -> PreTr
     kind = kind or row.lm_kind
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model = row.model_class(kind)(row.config(CONFIGS[family] | changes), **row.arguments(kind))
+        model = row.model_class(kind)(row.config((CONFIGS | WITHOUT_SDPA)[family] | changes), **row.arguments(kind))
         for parameter in model.parameters():
             parameter.data.add_(0.2 * torch.randn_like(parameter))
     return model.eval()
+
+
+def runnable(family: str, attention: str) -> str:
+    """Return the attention if the family can run with it, else the one that it has."""
+    return attention if attention in FAMILIES[family].attentions else FAMILIES[family].attentions[0]
+
+
+def model_type(path: str | Path) -> str:
+    return json.loads((Path(path) / "config.json").read_text())["model_type"]
+
+
+def shared(model: PreTrainedModel, folder: Path, **config: object) -> SharedWeights:
+    """Save a model and load its weights as a run does."""
+    attention = runnable(model.config.model_type, "sdpa")
+    return load_shared_weights(ModelConfig(path=save(model, folder), attention=attention, **config))
+
+
+class SharedByFamily(dict[str, SharedWeights]):
+    """Weights of each family's tiny model, made when they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def __missing__(self, family: str) -> SharedWeights:
+        self[family] = shared(tiny_model(family), self._folder / family)
+        return self[family]
 
 
 def save(model: PreTrainedModel, folder: Path) -> str:
@@ -92,6 +150,7 @@ def backbone(
     autocast: str = "off",
 ) -> Backbone:
     name = "shared" if isinstance(path, SharedWeights) else str(path)
+    attention = runnable(path.family.name if isinstance(path, SharedWeights) else model_type(path), attention)
     config = ModelConfig(path=name, head=head or HeadConfig(), attention=attention, dtype=dtype, autocast=autocast)
     weights = path if isinstance(path, SharedWeights) else load_shared_weights(config)
     prompt = PromptConfig(length=prompt_length, position_offset=position_offset)
@@ -148,6 +207,8 @@ def cache_oracle(
 
     A layer without a prompt gets one as well, of zeros, and hides it by its mask.
     """
+    if model.config.model_type in UNCACHED:
+        return _token_oracle(model, data, prompt_LKHPD, layers, position_offset)
     ids, mask = torch.from_numpy(data.input_ids_BT), torch.from_numpy(data.attention_mask_BT)
     length = prompt_LKHPD.shape[3]
     cache = DynamicCache()
@@ -174,6 +235,52 @@ def cache_oracle(
     return list(output.hidden_states)
 
 
+def _token_oracle(
+    model: PreTrainedModel, data: TokenBatch, prompt_LKHPD: Tensor, layers: tuple[int, ...], position_offset: str
+) -> list[Tensor]:
+    """Return all hidden states of a model without a cache: tokens before the text, whose keys and values are the prompts.
+
+    They have position 0, so that their keys are not turned.
+    """
+    ids, mask = torch.from_numpy(data.input_ids_BT), torch.from_numpy(data.attention_mask_BT)
+    length = prompt_LKHPD.shape[3]
+    positions = plain_positions(model, ids) + (length if position_offset == "paper" else 0)
+    before = torch.zeros(len(ids), length, dtype=torch.int64)
+    handles = []
+    for layer, attention in enumerate(attention_modules(model)):
+        if layer in layers:
+            flat_KPF = prompt_LKHPD[layers.index(layer)].transpose(1, 2).flatten(2)
+            for path, part in UNCACHED[model.config.model_type].items():
+                hook = _written(length, part, flat_KPF)
+                handles.append(attention.get_submodule(path).register_forward_hook(hook))
+        else:
+            handles.append(attention.register_forward_pre_hook(_hide(length), with_kwargs=True))
+    try:
+        output = model.base_model(
+            input_ids=torch.cat([torch.full_like(before, 3), ids], dim=1),
+            attention_mask=torch.cat([torch.ones_like(before), mask], dim=1),
+            position_ids=torch.cat([before, positions], dim=1),
+            output_hidden_states=True,
+        )
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [hidden[:, length:] for hidden in output.hidden_states]
+
+
+def _written(length: int, part: tuple[int, ...], flat_KPF: Tensor):
+    """Return a hook that writes keys and values over the first rows of a map's output."""
+
+    def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        rows = output[:, :length].unflatten(2, (-1, flat_KPF.shape[2])).clone()
+        for which, place in enumerate(part):
+            if place >= 0:
+                rows[:, :, place] = flat_KPF[which]
+        return torch.cat([rows.flatten(2), output[:, length:]], dim=1)
+
+    return hook
+
+
 def _hide(length: int):
     def hook(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         mask = kwargs["attention_mask"]
@@ -186,7 +293,11 @@ def _hide(length: int):
 
 
 def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
-    return [module for module in model.modules() if isinstance(getattr(module, "layer_idx", None), int)]
+    path = FAMILIES[model.config.model_type].attention
+    if path is not None:
+        return [layer.get_submodule(path) for layer in transformer_layers(model)]
+    numbered = [module for module in model.modules() if isinstance(getattr(module, "layer_idx", None), int)]
+    return [module for module in numbered if "Attention" in type(module).__name__]
 
 
 def transformer_layers(model: PreTrainedModel) -> nn.ModuleList:
