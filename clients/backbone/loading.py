@@ -265,7 +265,7 @@ def _prepare_attention(model: PreTrainedModel, family: Family) -> None:
     """Number attention modules, and give each the window that its mask has, where the family's code does neither."""
     if family.attention is None and not family.window_argument:
         return
-    layers = reduce(getattr, family.layers.split("."), model.base_model)
+    layers: Any = reduce(getattr, family.layers.split("."), model.base_model)
     for number, layer in enumerate(layers):
         for module in layer.modules():
             if getattr(module, "sliding_window", None) is not None:

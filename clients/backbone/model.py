@@ -87,7 +87,8 @@ class Backbone:
                 f"{family.max_positions(model.config)}; shorten it"
                 + (" or set prompt.position_offset=none" if tuner.kind == "prefix" else "")
             )
-        words = model.get_input_embeddings().weight.shape[1]
+        embeddings: Any = model.get_input_embeddings()
+        words = embeddings.weight.shape[1]
         if tuner.embeds and words != model.config.hidden_size:
             raise ModelError(
                 f"tuner.kind={tuner.kind} stands among word embeddings, which have {words} numbers in this model, while its "

@@ -115,6 +115,8 @@ def _kind(schema: dict[str, Any]) -> str:
     if "const" in schema or "enum" in schema:
         return " · ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")])).replace(" · ", " or ")
     kind = schema.get("type", "")
+    if isinstance(kind, list):
+        return " or ".join(dict.fromkeys(_kind({"type": each}) for each in kind))
     if kind in _NUMBERS:
         bounds = [f"{sign} {schema[name]:g}" for name, sign in _BOUNDS.items() if name in schema]
         return " ".join([_NUMBERS[kind], ", ".join(bounds)]).strip()

@@ -13,6 +13,11 @@ from fedsim.records.columns import Column
 TABLES: dict[str, tuple[str, Mapping[str, Column]]] = {
     "rounds.parquet": ("One row per round.", columns.ROUNDS),
     "clients.parquet": ("One row per client and round, unless `tracking.client_records=false`.", columns.CLIENTS),
+    "visits.parquet": (
+        "One row per visit of a simulated device, unless `tracking.client_records=false`.",
+        columns.VISITS,
+    ),
+    "devices.parquet": ("One row per client, with simulated devices.", columns.DEVICES),
     "personal.parquet": ("One row per client that holds out examples.", columns.PERSONAL),
     "predictions.parquet": (
         "One row per validation example, with `evaluation.keep_predictions=true`.",

@@ -75,6 +75,7 @@ SUMMARY: dict[str, Column] = {
     "task": Column(_TEXT, "", "of the data"),
     "model": Column(_TEXT, "", "folder or name of the frozen model"),
     "executor": Column(_TEXT, "", "ray or local"),
+    "ray": Column(_GROUP, "", "job, submission, namespace and addresses of the Ray that it ran on; null without one"),
     "workers": Column(_LIST, "", "node, process, device, threads and limits of each worker"),
     "folder": Column(_TEXT, "", "path or URL of the run"),
     "seed": Column(_COUNT, "", "root of all draws"),
@@ -155,6 +156,10 @@ EVENTS: dict[str, tuple[str, dict[str, Column]]] = {
     "round": (
         "A round is done; the fields are the columns of `rounds.parquet`.",
         {**ROUNDS, "update_norm": Column(_NUMBER, "", "L2 norm of the server's step")},
+    ),
+    "tracker_failed": (
+        "A tracker failed; the run goes on without it.",
+        {"tracker": Column(_TEXT, "", "its name"), "reason": Column(_TEXT, "", "what happened")},
     ),
     "absent": ("Drawn clients were out of reach.", {"round": _ROUND, "clients": _CLIENTS}),
     "late": ("Drawn clients were not in time.", {"round": _ROUND, "clients": _CLIENTS}),

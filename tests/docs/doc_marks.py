@@ -43,5 +43,24 @@ MARKS = {
     ("docs/scaling.md", "ray job submit"): _JOB,
     ("docs/performance.md", "python -m benchmarks"): "not run: measures for minutes; tests/benchmarks run the parts",
     ("docs/performance.md", "fedsim scale"): "not run: takes minutes; tests/scaling/test_study.py runs a smaller one",
+    ("docs/clusters.md", "waiting for room"): "not run: a line of a run that waits",
+    ("docs/clusters.md", "from ray import tune"): "not run: tests of fedsim/executors/tune run such a search",
+    ("docs/tracking.md", "tracking:"): "config",
+    (
+        "docs/tracking.md",
+        "fedsim run configs/quickstart.yaml tracking.wandb",
+    ): "not run: needs wandb and mlflow; their tests run both",
+    ("docs/tracking.md", "fedsim run configs/quickstart.yaml --load"): "run small: sampling.clients_per_round=4",
+    ("docs/guide.md", "fedsim schema"): "run",
+    ("docs/guide.md", "# yaml-language-server"): "config",
+    ("docs/guide.md", "fedsim run quickstart"): "not run: the tests of fedsim init run it on a file of their own",
+    ("docs/guide.md", "fedsim run methods/fedit"): "run small: sampling.clients_per_round=4",
+    (
+        "docs/operations.md",
+        "fedsim watch",
+    ): "not run: of folders of other commands; the tests of fedsim watch do the same",
+    ("docs/operations.md", "fedsim run configs/quickstart.yaml --json"): "not run: the tests of --json do the same",
+    ("docs/data.md", "fedsim init"): "not run: the tests of fedsim init do the same",
+    ("docs/data.md", "reviews.csv: 600"): "not run: output of the command above",
 }
-"""Pages that others edit at the same time, and README and CONTRIBUTING, which are read as they are."""
+"""README, CONTRIBUTING, and pages whose blocks hold no comments of their own."""

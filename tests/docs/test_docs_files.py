@@ -119,7 +119,7 @@ def test_files_of_scaling_studies_have_the_fields_of_the_dictionary():
     assert set(SCALING_COLUMNS) == set(study_fields.SCALING)
     parts = ActorSeconds(compute=1.0)
     point = PointSummary(
-        Point(1, 1, 1), 1, 1, 1, False, *[1.0] * 4, (1.0,), 1.0, 1.0, parts, parts, *[1.0] * 3, 1, 1, 1
+        Point(1, 1, 1), 1, 1, 1, False, *[1.0] * 4, (1.0,), 1.0, 1.0, parts, parts, *[1.0] * 5, False, 1, 1, 1
     )
     record = StudySummary((point,), (), (), (), (), (), {}).record()
     assert set(record) == set(study_fields.SCALING_SUMMARY)
