@@ -64,15 +64,21 @@ def group_of_file(file: str) -> str:
     return "ray" if "session_ray" in (ROOT / "tests" / file).read_text() else file
 
 
+def _is_kept(item):
+    """Whether ``make test`` runs a test, or its mark says why that cannot be: a system as a whole that takes long."""
+    mark = item.get_closest_marker("wide")
+    return mark is None or bool(mark.kwargs.get("alone"))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """Put the groups into the order in which they are to begin; refuse a test that only ``make test-wide`` would run."""
     if not any("::" in argument for argument in config.args):
         functions = {(item.path, item.originalname) for item in items if isinstance(item, pytest.Function)}
-        kept = {(item.path, item.originalname) for item in items if not item.get_closest_marker("wide")}
+        kept = {(item.path, item.originalname) for item in items if _is_kept(item)}
         if lost := sorted(f"{path.name}::{name}" for path, name in functions - kept):
             raise pytest.UsageError(
-                f"all cases of {', '.join(lost)} are marked wide; leave the essential ones unmarked"
+                f"all cases of {', '.join(lost)} are marked wide; leave the essential ones unmarked, or say in alone= why not"
             )
     places = {name: place for place, name in enumerate((*BEFORE_RAY, "ray", *LONG))}
     groups = {item.path: group(item.path.relative_to(ROOT).as_posix()) for item in items}

@@ -1,5 +1,6 @@
 """The notebook: valid, without outputs, and its cells run from top to bottom and draw."""
 
+import pytest
 from notebook_kernel import code, has_no_outputs, run_cells
 from support import ROOT
 
@@ -15,6 +16,7 @@ def test_it_is_a_notebook_without_outputs():
     assert has_no_outputs(NOTEBOOK)
 
 
+@pytest.mark.wide(alone="10 s: tests/docs runs another notebook in the same way")
 def test_its_cells_run_and_draw_as_the_run_goes(tmp_path):
     sources = code(NOTEBOOK)
     for given, smaller in SMALLER.items():

@@ -181,16 +181,18 @@ def check_model_type(values: Mapping[str, Any], name: str) -> None:
     if found:
         remedy = f'add "model_type": "{found[0]}", which its architectures ({listed(classes, 3)}) are of'
     elif classes:
-        remedy = f"its architectures ({listed(classes, 3)}) are of none of the supported types: {listed(MODEL_TITLES)}"
+        remedy = (
+            f"its architectures ({listed(classes, 3)}) are of none of the supported types: {listed(MODEL_TITLES, 40)}"
+        )
     else:
-        remedy = f'add "model_type", which can be one of: {listed(MODEL_TITLES)}'
+        remedy = f'add "model_type", which can be one of: {listed(MODEL_TITLES, 40)}'
     raise ModelError(f"config.json of model {name} has no model_type; {remedy}")
 
 
 def _is_of(title: str, architecture: object) -> bool:
     rest = str(architecture).removeprefix(title)
     return str(architecture).startswith(title) and rest.startswith(
-        ("For", "Model", "LMHead", "PreTrained", "DoubleHeads")
+        ("For", "Model", "TextModel", "LMHead", "PreTrained", "DoubleHeads")
     )
 
 

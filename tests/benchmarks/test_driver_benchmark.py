@@ -95,6 +95,7 @@ def test_queued_groups_cost_the_same_each_however_many_wait():
     assert many.total() <= 16 * few.total()
 
 
+@pytest.mark.wide(alone="9 s: a benchmark")
 def test_figures_are_per_group_and_per_update(session_ray):
     sides = {f"{n} registered": Driven(n, 10, {"address": "auto", "actors": 1}) for n in (10, 30)}
     rows = measure(sides, 1, "group", "small: ")

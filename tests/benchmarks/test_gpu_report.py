@@ -193,6 +193,7 @@ def test_how_far_apart_two_devices_end():
     assert largest.values == pytest.approx((0.004,)) and distance.values == pytest.approx((0.001,))
 
 
+@pytest.mark.wide(alone="11 s: a benchmark")
 def test_without_a_gpu_it_says_so_and_small_goes_on_where_it_ended(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="torch sees no GPU here, so nothing is measured"):

@@ -64,7 +64,7 @@ def test_rows_hold_rates_and_ratios_to_the_copy_limit(session_ray, tmp_path):
     prefix = "10 clients x 400 elements: "
     assert [row["case"] for row in written] == [prefix + name for name in (COPY_LIMIT, PLAIN_LOOP, *executors)]
     for row in written:
-        assert list(row) == ["benchmark", "case", "value", "unit", "ratio", "ratio_to", "runs"]
+        assert list(row) == ["benchmark", "case", "value", "unit", "ratio", "ratio_to", "runs", "ratio_quartiles"]
         assert (row["benchmark"], row["unit"], row["runs"]) == ("orchestration", "client updates/s", 1)
         assert row["ratio_to"] == prefix + COPY_LIMIT and row["value"] > 0 and row["ratio"] > 0
     assert written[0]["ratio"] == 1.0

@@ -126,7 +126,7 @@ def test_rows_hold_ratios_and_a_side_that_did_other_work_is_named(tmp_path):
     rows = [row, *differences, *comparison.failure_rows()]
     present(rows, tmp_path / "rows.jsonl")
     written = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert list(written[0]) == ["benchmark", "case", "value", "unit", "ratio", "ratio_to", "runs"]
+    assert list(written[0]) == ["benchmark", "case", "value", "unit", "ratio", "ratio_to", "runs", "ratio_quartiles"]
     assert written[-1]["value"] is None and "final vector of other differs" in written[-1]["case"]
 
 

@@ -8,6 +8,7 @@ import pytest
 from support import ROOT
 
 from fedsim.cli import completion
+from fedsim.configuration.presets import presets
 from fedsim.core.method import METHODS
 
 FEDSIM = (
@@ -81,10 +82,9 @@ def test_keys_come_by_section_then_whole_then_with_values(context):
 
 
 def test_files_and_folders_are_those_that_the_command_takes(context):
-    assert words(completion.configs("")) == ["mine.yaml", "runs/"] + [
-        w for w in words(completion.configs("")) if "/" in w[:-1]
-    ]
-    assert words(completion.configs("mi")) == ["mine.yaml"]
+    assert words(completion.configs("")) == ["mine.yaml", "runs/", *(preset.name for preset in presets())]
+    assert words(completion.configs("quick")) == ["quickstart"]
+    assert words(completion.configs("min")) == ["mine.yaml", "minilm_sst2"]
     assert words(completion.places("runs/")) == ["runs/first"] and "runs/first" in words(completion.places(""))
     assert completion.places("nowhere/") == []
 

@@ -80,6 +80,7 @@ def slurm(tmp_path):
     end_marked(mark)
 
 
+@pytest.mark.wide(alone="25 s: two nodes of Ray")
 def test_a_job_runs_on_all_nodes_and_saves_at_the_time_limit(slurm, tmp_path):
     environment, mark = slurm
     output = (

@@ -15,6 +15,7 @@ from fedsim.configuration.json_schema import config_schema
 from fedsim.configuration.overrides import parse_override
 from fedsim.configuration.schema import Config, build_config
 from fedsim.configuration.yaml_text import load
+from fedsim.core import plugins
 from fedsim.core.correction import Correction
 from fedsim.core.errors import ConfigError, FedsimError
 from fedsim.core.method import CORRECTIONS
@@ -185,3 +186,4 @@ def test_a_plug_in_is_a_choice_with_its_keys():
         assert len(complaints(check, values)) == 1
     finally:
         CORRECTIONS.discard("own_drift")
+        plugins._loaded.pop("test_json_schema.py", None)

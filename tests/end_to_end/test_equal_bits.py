@@ -86,7 +86,10 @@ def local_results(tmp_path_factory):
     return cache(lambda name: run(make_tiny, folder / name, executor="local", **METHODS[name]))
 
 
-@pytest.mark.parametrize("method", sweep(METHODS, METHODS.keys() - {"no correction", "late prompt", "compressed"}))
+ESSENTIAL = ("fedpeptao", "lora", "compressed, no memory", "published")
+
+
+@pytest.mark.parametrize("method", sweep(METHODS, ESSENTIAL))
 def test_actors_give_the_same_bits(session_ray, tiny_config, local_results, tmp_path, method):
     ray_config = {"address": "auto", "actors": ACTORS[method]}
     files, summary = run(tiny_config, tmp_path / "run", executor="ray", ray=ray_config, **METHODS[method])

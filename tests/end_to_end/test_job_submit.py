@@ -175,6 +175,7 @@ def assert_shown(shown, rounds):
         assert shown[key] == pytest.approx(sum(each[column] for each in rounds)), key
 
 
+@pytest.mark.wide(alone="45 s: two jobs, one of them twice")
 def test_a_job_that_is_stopped_saves_and_says_how_to_go_on_while_another_one_runs(head, tmp_path):
     """Both are found in the metrics by their names; the stopped one goes on from what it has saved."""
     arguments = [*TINY, "ray.actors=1", "ray.num_cpus_per_actor=0.5", f"output={tmp_path / 'run'}", "name=stopped"]
@@ -222,11 +223,12 @@ def test_plan_and_doctor_look_at_every_node_and_leave_the_cluster_as_it_was(head
 def test_a_plan_that_does_not_fit_the_cluster_is_refused_with_one_that_does(head, tmp_path):
     plan = look(head, tmp_path, "plan", "ray.actors=3", "ray.num_cpus_per_actor=1")
     out, errors = plan.communicate(timeout=100)
-    assert (plan.returncode, out) == (2, "")
+    assert (plan.returncode, out) == (3, "")
     assert errors.startswith("error: ray.actors=3 needs 3 actors of 1 CPUs each, but only 2 fit; set ray.actors=2")
     assert errors.count("\n") == 1
 
 
+@pytest.mark.wide(alone="20 s: test_compare.py has the same study without a job")
 def test_a_study_is_a_job_as_well(head, tmp_path):
     """Its runs go to actors of the cluster, and end with the bytes of the same run by itself."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head.dashboard]

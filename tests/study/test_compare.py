@@ -38,7 +38,7 @@ def test_every_cell_has_the_bytes_of_a_separate_run(alone, tmp_path):
     assert prompts(tmp_path / "run") == prompts(folder / "out" / cell.folder)
 
 
-@pytest.mark.parametrize("at_once", [2, 1])
+@pytest.mark.parametrize("at_once", sweep([2, 1], [2]))
 def test_the_number_of_runs_at_a_time_changes_no_byte(alone, session_ray, tmp_path, at_once):
     path = written(tmp_path, FEDAVG, ray={"address": "auto", "actors": at_once})
     said = io.StringIO()

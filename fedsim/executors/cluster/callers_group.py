@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -78,6 +79,22 @@ class CallersGroup(Room):
             # A bundle with less than one GPU has it of a single GPU.
             part = gpus if 0 < self._group.bundle_specs[index].get("GPU", 0) < 1 else 0.0
             found[f"{index:06d}"] = NodeResources(cpus, gpus, part)
+        return self._without_caller(found)
+
+    def _without_caller(self, found: dict[str, NodeResources]) -> dict[str, NodeResources]:
+        """Take off the caller's own CPUs, which Ray calls free whenever the caller waits for something.
+
+        Ray does not tell which bundle they are in: the first one on the caller's node that has them.
+        """
+        own, here = _own_cpus(), ray.get_runtime_context().get_node_id()
+        whole = sum(bundle.get("CPU", 0.0) for bundle in self._group.bundle_specs)
+        if not own or sum(free.cpus for free in found.values()) + own <= whole:
+            return found
+        nodes = placement_group_table(self._group)["bundles_to_node_id"]
+        for index, node in sorted(nodes.items()):
+            key = f"{index:06d}"
+            if node == here and found[key].cpus >= own:
+                return {**found, key: replace(found[key], cpus=found[key].cpus - own)}
         return found
 
     def _refusal(self, error: ResourceError, threads: int, most: int) -> str:
@@ -91,6 +108,14 @@ class CallersGroup(Room):
             f"for actors: {error}; or give the group {count} more bundle{'' if count == 1 else 's'} of "
             f"{{'CPU': {cpus:g}{gpu}}} (in Tune: fedsim.tune.resources), or set executor=local"
         )
+
+
+def _own_cpus() -> float:
+    """Return the CPUs of this task or actor; 0 for a driver, of which Ray tells nothing."""
+    try:
+        return float(ray.get_runtime_context().get_assigned_resources().get("CPU", 0.0))
+    except AssertionError:
+        return 0.0
 
 
 def group_of_caller(config: RayConfig) -> PlacementGroup | None:
