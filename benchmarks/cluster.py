@@ -116,6 +116,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+NOTICED_SOON = {
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 2000,
+    "health_check_failure_threshold": 3,
+}
+"""Ray's defaults take up to half a minute to notice that a node is gone."""
+
+
 class Nodes:
     """Nodes of this machine, each with its own raylet; the driver is on the first.
 
@@ -131,7 +140,7 @@ class Nodes:
 
         node = {"num_cpus": cpus, "object_store_memory": STORE_BYTES, "include_dashboard": False}
         self._joined: list[subprocess.Popen[bytes]] = []
-        self._cluster = Cluster(initialize_head=True, head_node_args=node)
+        self._cluster = Cluster(initialize_head=True, head_node_args={**node, "_system_config": NOTICED_SOON})
         self._others = [self._cluster.add_node(**node) for _ in range(nodes - 1)]
         self._cluster.wait_for_nodes()
         # The run joins what RAY_ADDRESS names, as it would on any cluster.
