@@ -14,7 +14,18 @@ from safetensors.numpy import load_file, save_file
 from support import make_tiny
 
 sys.path.append(str(Path(__file__).parent / "clients"))
-from tiny_models import CONFIGS, LABEL_WORDS, PROMPT_LENGTH, VOCABULARY, backbone, batch, families, save, tiny_model
+from tiny_models import (
+    CONFIGS,
+    ESSENTIAL,
+    LABEL_WORDS,
+    PROMPT_LENGTH,
+    VOCABULARY,
+    backbone,
+    batch,
+    families,
+    save,
+    tiny_model,
+)
 
 from clients.backbone.families import FAMILIES
 from clients.backbone.loading import load_shared_weights
@@ -28,7 +39,17 @@ from fedsim.data.config import TaskConfig
 from fedsim.prompts.prompt_file import save_personal_prompts, save_prompt
 from fedsim.prompts.starting_point import check_start, load_start
 
-__all__ = ["CONFIGS", "LABEL_WORDS", "PROMPT_LENGTH", "backbone", "batch", "families", "save", "tiny_model"]
+__all__ = [
+    "CONFIGS",
+    "ESSENTIAL",
+    "LABEL_WORDS",
+    "PROMPT_LENGTH",
+    "backbone",
+    "batch",
+    "families",
+    "save",
+    "tiny_model",
+]
 
 ALL_LAYERS = (0, 1, 2)
 ROTARY = ("llama", "mistral", "qwen2", "qwen3")

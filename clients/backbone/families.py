@@ -84,6 +84,8 @@ class Family:
     """Keys of config.json that must not be set, and why."""
     part: str = ""
     """Part of a larger model: stands between ``title`` and the suffix in the names of its configuration and base model."""
+    has_cache: bool = True
+    """Whether transformers gives it a cache of keys and values, in which PEFT puts a prefix."""
     attention: str | None = None
     """Module of a layer that attends, where transformers does not number it."""
     rotary_by_layer: bool = False

@@ -204,7 +204,7 @@ def _export_prefix(file: PromptFile, output: Path, client: int | None) -> None:
                 "prompt.position_offset=paper"
             )
         prompt_LKHPD = shift_prompt(prompt_LKHPD, length, family, config, longest)
-    _check_window(trained, length)
+    _check_reach(trained, length)
     adapter = _prefix_config(trained, prompt_LKHPD)
     rows_PW = prompt_LKHPD.transpose(3, 0, 1, 2, 4).reshape(length, -1)
     trained.write(output, adapter, {_KEY: rows_PW}, _about(adapter), client)
@@ -228,8 +228,13 @@ def _every_layer(file: PromptFile, geometry: PromptGeometry, client: int | None)
     return np.stack(list(prompts.values()))
 
 
-def _check_window(trained: TrainedModel, length: int) -> None:
-    """Refuse a model whose attention window may exclude PEFT's prefix; in fedsim every token sees the prompt."""
+def _check_reach(trained: TrainedModel, length: int) -> None:
+    """Refuse a model that PEFT's prefix does not reach, or whose window may exclude it: here every token sees the prompt."""
+    if not trained.family.has_cache:
+        raise ModelError(
+            f"a {trained.family.name} has no cache of keys and values in transformers, so PEFT would leave a prefix out; keep "
+            "the prompt file (fedsim.load_adapter), or train with tuner.kind=lora, which PEFT has for this model"
+        )
     windows = trained.family.windows(trained.config)
     if not windows:
         return

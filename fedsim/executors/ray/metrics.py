@@ -4,8 +4,7 @@ The driver sets figures of a round when it is recorded; actors those that they a
 node every ten seconds by default (``RAY_metrics_report_interval_ms``) and when a process disconnects; what an actor observed
 since is lost when it is stopped. Ray puts ``ray_`` before the names.
 
-Sums over rounds are gauges too, set to the sum so far: from the third time that a process joins a Ray on, as a notebook does,
-Ray 2.60 counts each step of a counter several times.
+Sums over rounds are gauges too, set to the sum so far, so that none depends on how often the process joined a Ray before.
 """
 
 from __future__ import annotations
