@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -157,3 +158,23 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data: set FEDSIM_DATA to a folder with sst2/, rte/, mrpc/")
     return folder
+
+
+@pytest.fixture
+def fedsim(monkeypatch, capsys, tmp_path):
+    """Return a function that runs ``fedsim ARGUMENTS`` in an empty folder and returns (status, out, err)."""
+    from fedsim import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fedsim", *map(str, arguments)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as ended:
+            status = ended.code or 0
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call

@@ -10,29 +10,11 @@ import pytest
 import yaml
 from support import ROOT, make_tiny, tiny_values
 
-from fedsim import __version__, cli
+from fedsim import __version__
 from fedsim.configuration.schema import read_config
 from fedsim.planning.availability import availability_warning
 from fedsim.records.location import open_location
 from fedsim.records.run_folder import RunFolder
-
-
-@pytest.fixture
-def fedsim(monkeypatch, capsys, tmp_path):
-    """Return a function that runs ``fedsim ARGUMENTS`` in an empty folder and returns (status, out, err)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fedsim", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as ended:
-            status = ended.code or 0
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
 
 
 @pytest.fixture

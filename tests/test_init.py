@@ -1,33 +1,13 @@
 """``fedsim init`` as a new user types it: what it writes runs as it is, and what it cannot know is one sentence."""
 
 import csv
-import sys
 
 import pytest
 
-from fedsim import cli
 from fedsim.configuration.schema import read_config
 from fedsim.data.sources import load_dataset
 
 GOOD, BAD = ["great", "lovely", "friendly", "fresh"], ["rude", "cold", "slow", "dirty"]
-
-
-@pytest.fixture
-def fedsim(monkeypatch, capsys, tmp_path):
-    """Return a function that runs ``fedsim ARGUMENTS`` in an empty folder and returns (status, out, err)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fedsim", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as ended:
-            status = ended.code or 0
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
 
 
 @pytest.fixture

@@ -1,32 +1,12 @@
 """``fedsim cache`` and ``--no-cache``, as a user types them."""
 
 import re
-import sys
 
 import pytest
 import yaml
 from support import tiny_values
 
-from fedsim import cli
 from fedsim.kept.store import Record, Store, entries
-
-
-@pytest.fixture
-def fedsim(monkeypatch, capsys, tmp_path):
-    """Return a function that runs ``fedsim ARGUMENTS`` in an empty folder and returns (status, out, err)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fedsim", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as ended:
-            status = ended.code or 0
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
 
 
 @pytest.fixture
