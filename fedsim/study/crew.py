@@ -84,6 +84,7 @@ class Crew:
             stored_bytes(cells),
             self.folder.path.absolute(),
             _modules(cells),
+            self.folder.path.absolute().name,
             self.watch.check,
             lambda text: self._note(text),
         )

@@ -17,6 +17,7 @@ from support import ROOT, sweep
 import fedsim
 from fedsim import cli
 from fedsim.core.errors import ConfigError
+from fedsim.executors.cells.pool import CellPool
 from fedsim.study.cells import read_study
 from fedsim.study.loading import load_study
 
@@ -39,12 +40,20 @@ def test_every_cell_has_the_bytes_of_a_separate_run(alone, tmp_path):
 
 
 @pytest.mark.parametrize("at_once", sweep([2, 1], [2]))
-def test_the_number_of_runs_at_a_time_changes_no_byte(alone, session_ray, tmp_path, at_once):
+def test_the_number_of_runs_at_a_time_changes_no_byte(alone, session_ray, tmp_path, monkeypatch, at_once):
+    names, run = set(), CellPool.run
+
+    def run_and_look(pool, jobs):
+        names.update(each["name"] for each in session_ray.util.list_named_actors(all_namespaces=True))
+        yield from run(pool, jobs)
+
+    monkeypatch.setattr(CellPool, "run", run_and_look)
     path = written(tmp_path, FEDAVG, ray={"address": "auto", "actors": at_once})
     said = io.StringIO()
     summary = fedsim.compare(path, output=tmp_path / "out", at_once=at_once, console=Console(file=said, width=300))
     assert prompts(tmp_path / "out/cells/base/fedavg") == prompts(alone[0] / "out/cells/base/fedavg")
     assert ("2 runs at a time" in said.getvalue()) == (at_once == 2)
+    assert at_once == 1 or {"fedsim/out/cell-0", "fedsim/out/cell-1"} <= names
     assert figures(summary).items() <= figures(alone[1]).items()
 
 

@@ -27,6 +27,8 @@ class CellActor:
     ----------
     modules
         Modules of transformers that the runs' models need.
+    label
+        What logs and Ray's dashboard call it.
 
     Notes
     -----
@@ -34,7 +36,7 @@ class CellActor:
     itself on all actors.
     """
 
-    def __init__(self, modules: tuple[str, ...] = ()) -> None:
+    def __init__(self, modules: tuple[str, ...] = (), label: str = "") -> None:
         from clients.backbone.lean_imports import lean_imports
         from fedsim.executors.cells.job import NOTHING
 
@@ -42,7 +44,12 @@ class CellActor:
         with large_imports(), lean_imports():
             import_ahead(("transformers.modeling_utils", *modules, *_OURS))
         self._held = ""
+        self._label = label
         self._doing = NOTHING
+
+    def __repr__(self) -> str:
+        """Name it in logs and in Ray's dashboard."""
+        return self._label or "runs of a study"
 
     def sees(self, file: str, token: str) -> bool:
         """Whether a file of the driver's is there for this process as well."""

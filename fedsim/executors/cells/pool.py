@@ -14,12 +14,14 @@ import ray
 from ray import exceptions as ray_errors
 
 from fedsim.core.errors import FedsimError
+from fedsim.executors.about import About
 from fedsim.executors.cells.job import NOTHING, Doing, Ended, Job
 from fedsim.executors.cluster.callers_group import group_of_caller
 from fedsim.executors.cluster.connect import connect
 from fedsim.executors.cluster.rooms import Room, room_for
 from fedsim.executors.cluster.sizing import ActorPlan
 from fedsim.executors.config import RayConfig
+from fedsim.executors.ray.appearance import Appearance
 from fedsim.executors.ray.deadlines import START_KEY, wait_for
 from fedsim.executors.ray.failures import SYSTEM_ERRORS, reason, task_error
 from fedsim.executors.ray.reminder import Reminder
@@ -59,6 +61,8 @@ class CellPool:
         A folder of the driver's, in which the runs' folders are.
     modules
         Modules of transformers that the runs' models need.
+    name
+        What the study is called, for the names of its actors.
     check
         Raises when the user has interrupted.
     note
@@ -78,6 +82,7 @@ class CellPool:
         data_bytes: int,
         folder: Path,
         modules: tuple[str, ...],
+        name: str,
         check: Callable[[], None],
         note: Callable[[str], None],
     ) -> None:
@@ -87,6 +92,7 @@ class CellPool:
         self._data_bytes = data_bytes
         self._folder = folder
         self._modules = modules
+        self._appearance = Appearance(config, About(name))
         self._check = check
         self._note = note
         self._connected = False
@@ -113,7 +119,12 @@ class CellPool:
         plan = self._reserved(room)
         for note in filter(None, (plan.note, *room.notes)):
             self._note(note)
-        self._create = lambda slot: actor_class.options(max_concurrency=2, **room.options(slot)).remote(self._modules)
+
+        def create(slot: int) -> Any:
+            named, shown = self._appearance.actor(f"cell-{slot}")
+            return actor_class.options(max_concurrency=2, **room.options(slot), **named).remote(self._modules, shown["label"])
+
+        self._create = create
         self._members = [_Member(slot, self._create(slot)) for slot in range(plan.count)]
         self._look()
 
