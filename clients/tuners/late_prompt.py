@@ -55,6 +55,11 @@ class LatePromptTuner(Tuner):
         return self.late.length if self.rotary else 0
 
     @property
+    def reads_text(self) -> bool:
+        """Whether the prompt is a generator's."""
+        return self.late.generator != "none"
+
+    @property
     def described(self) -> str:
         """What it trains, in words."""
         made = "" if self.late.generator == "none" else f" by {self.late.generator.upper()}"

@@ -53,6 +53,11 @@ class PromptMixtureTuner(Tuner):
     """The trained numbers hold the sources."""
 
     @property
+    def reads_text(self) -> bool:
+        """Whether the prompt depends on all of the text: it does."""
+        return True
+
+    @property
     def offset(self) -> int:  # type: ignore[override]
         """Positions that the prompt takes."""
         return self.mixture.length

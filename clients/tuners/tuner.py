@@ -65,6 +65,11 @@ class Tuner(ABC):
         return self.offset
 
     @property
+    def reads_text(self) -> bool:
+        """Whether what it puts before a text depends on all of that text."""
+        return False
+
+    @property
     def described(self) -> str:
         """What it trains in a layer, in words."""
         return vector_word(self.kind)
