@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,9 +73,7 @@ class GrowingTexts:
 
     def read(self) -> Tensor:
         """Read the texts; return the last hidden state of the last token of each, [B, D]."""
-        places_T = np.arange(self._ids_BT.shape[1])
-        positions_BT = np.maximum(places_T - self._pads_B[:, None], 0)
-        return self._pass(self._ids_BT, positions_BT, self._entered())
+        return self._pass(self._ids_BT, self._first_positions, self._entered())
 
     def grow(self, ids_B: np.ndarray) -> Tensor:
         """Append a token to each text and read it; return its last hidden state, [B, D]."""
@@ -89,6 +88,12 @@ class GrowingTexts:
         self._lengths_B, self._pads_B = self._lengths_B[rows], self._pads_B[rows]
         self._owner_B = None if self._owner_B is None else self._owner_B[rows]
 
+    def _plain(self) -> Tensor:
+        """Return the last hidden state of the last token of each text in the plain model, [B, D]."""
+        hook = _CachedAttention(self._pads_B, {})
+        output = self._parts.calls.cached(self._ids_BT, self._first_positions, DynamicCache(), hook)
+        return self._parts.calls.precision.leave(output.last_hidden_state[:, -1])
+
     def _pass(self, ids_BT: np.ndarray, positions_BT: np.ndarray, inside: Any) -> Tensor:
         parts = self._parts
         tuned = self._tuned_CLX, self._layers
@@ -96,6 +101,11 @@ class GrowingTexts:
         with parts.tuner.inserted(parts.geometry, parts.stack.all, tuned, PaddedRows(self._owner)), inside:
             output = parts.calls.cached(ids_BT, positions_BT + self._offset, self._cache, hook)
         return parts.calls.precision.leave(output.last_hidden_state[:, -1])
+
+    @property
+    def _first_positions(self) -> np.ndarray:
+        """int64 [B, T]; position of each token of the texts, 0 for padding."""
+        return np.maximum(np.arange(self._ids_BT.shape[1]) - self._pads_B[:, None], 0)
 
     @property
     def _owner(self) -> Tensor | None:
@@ -117,9 +127,9 @@ class GrowingTexts:
         with ExitStack() as stack:
             if self._virtual is not None:
                 longer = _LeftPadded(self._pads_B, self._ids_BT.shape[1], self._virtual.length, self._parts.device)
-                stack.enter_context(
-                    entered(self._parts.stack, self._virtual, longer, lambda h: self._texts(h, longer.own_BT))
-                )
+                output_BD = self._plain() if self._parts.tuner.reads_output else None
+                seen = partial(self._texts, longer.own_BT, output_BD)
+                stack.enter_context(entered(self._parts.stack, self._virtual, longer, seen))
             yield
 
     @contextmanager
@@ -132,13 +142,13 @@ class GrowingTexts:
                 stack.enter_context(turned(parts.stack, virtual.depth, positions))
             yield
 
-    def _texts(self, hidden_ZD: Tensor, own_BT: Tensor) -> Texts:
-        """Return the texts as virtual tokens see them."""
+    def _texts(self, own_BT: Tensor, output_BD: Tensor | None, hidden_ZD: Tensor) -> Texts:
+        """Return the texts as virtual tokens see them; the last token stands for each."""
         rows = PackedRows(self._owner_B, self._lengths_B, self._parts.device)
         embeddings = self._parts.model.get_input_embeddings()
         ids_Z = to_device(self._ids_BT, self._parts.device)[own_BT]
         last_B = np.cumsum(self._lengths_B) - 1
-        return Texts(hidden_ZD, self._lengths_B, last_B, self._owner, rows, lambda: embeddings(ids_Z), None)
+        return Texts(hidden_ZD, self._lengths_B, last_B, self._owner, rows, lambda: embeddings(ids_Z), output_BD)
 
 
 class _LeftPadded:

@@ -40,8 +40,8 @@ def refuse_generation(parts: TunedModel, *, predicts_next: bool) -> None:
         )
     if parts.tuner.reads_text:
         raise ModelError(
-            f"tuner.kind={parts.tuner.kind} makes a prompt from each whole text, of which generation knows only the beginning; "
-            f"use another tuner.kind{' or tuner.generator=none' if parts.tuner.kind == 'late_prompt' else ''}"
+            f"tuner {parts.tuner.described} is made of a whole text, of which generation knows only the beginning; use a tuner "
+            "that does not read the text, such as lora or prefix"
         )
 
 

@@ -48,11 +48,6 @@ class GeneratedPromptTuner(Tuner):
     generated: TunerConfig
 
     @property
-    def reads_text(self) -> bool:
-        """Whether the prompt depends on all of the text: it does."""
-        return True
-
-    @property
     def offset(self) -> int:  # type: ignore[override]
         """Positions that the prompt takes."""
         return self.generated.length

@@ -55,9 +55,9 @@ class LatePromptTuner(Tuner):
         return self.late.length if self.rotary else 0
 
     @property
-    def reads_text(self) -> bool:
-        """Whether the prompt is a generator's."""
-        return self.late.generator != "none"
+    def reads_text(self) -> bool:  # type: ignore[override]
+        """Whether its generator pools all tokens of a text."""
+        return self.late.generator in ("appg", "mppg")
 
     @property
     def described(self) -> str:

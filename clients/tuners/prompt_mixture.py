@@ -44,6 +44,7 @@ class PromptMixtureTuner(Tuner):
 
     kind: ClassVar[str] = "prompt_mixture"
     embeds: ClassVar[bool] = True
+    reads_text: ClassVar[bool] = True  # type: ignore[misc]
     mixture: TunerConfig
     start_PD: np.ndarray | None = field(default=None, compare=False, repr=False)
     """float64 start of the trained prompt; None where it is not needed."""
@@ -51,11 +52,6 @@ class PromptMixtureTuner(Tuner):
     """float32 frozen prompts; None where the trained numbers hold them, as those of a prompt file do."""
     filed: bool = False
     """The trained numbers hold the sources."""
-
-    @property
-    def reads_text(self) -> bool:
-        """Whether the prompt depends on all of the text: it does."""
-        return True
 
     @property
     def offset(self) -> int:  # type: ignore[override]

@@ -38,8 +38,11 @@ TUNERS = {
     "adapter": TunerConfig(kind="adapter", bottleneck=4),
     "soft_prompt": TunerConfig(kind="soft_prompt", length=3),
     "late_prompt": TunerConfig(kind="late_prompt", length=3, depth=1, generator="none"),
+    "npg": TunerConfig(kind="late_prompt", length=3, depth=1, generator="npg", bottleneck=4),
+    "generated_prompt": TunerConfig(kind="generated_prompt", length=3, bottleneck=4, terms=1),
+    "projected_prefix": TunerConfig(kind="projected_prefix", length=3, bottleneck=4),
 }
-PLACES = {"soft_prompt": (0,), "late_prompt": (1,)}
+PLACES = {"soft_prompt": (0,), "late_prompt": (1,), "npg": (1,), "generated_prompt": (0,), "projected_prefix": (0,)}
 
 
 @pytest.fixture(scope="module")
@@ -47,23 +50,24 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> SharedByFamily:
     return SharedByFamily(tmp_path_factory.mktemp("models"))
 
 
-def padded(some: list[np.ndarray]) -> TokenBatch:
-    """Return texts padded on the right, by one token more than the longest."""
+def padded(some: list[np.ndarray], beginnings: list[np.ndarray]) -> TokenBatch:
+    """Return texts padded on the right, by one token more than the longest; their beginnings' last tokens stand for them."""
     lengths = np.array([len(text) for text in some])
     ids = np.full((len(some), lengths.max() + 1), PAD)
     for row, text in enumerate(some):
         ids[row, : len(text)] = text
     mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
-    return TokenBatch(ids, mask, None, lengths - 1, np.zeros(len(some), np.int64))
+    last = np.array([len(text) - 1 for text in beginnings])
+    return TokenBatch(ids, mask, None, last, np.zeros(len(some), np.int64))
 
 
 def written(some: list[np.ndarray], last_hidden, decoder, cap, steps: int = 8) -> list[list[int]]:
     """Return what passes over the whole texts choose, token by token."""
     grown = [list(text) for text in some]
     for _ in range(steps):
-        data = padded([np.array(text) for text in grown])
+        data = padded([np.array(text) for text in grown], some)
         with torch.no_grad():
-            hidden = last_hidden(data)[torch.arange(len(some)), torch.from_numpy(data.read_positions_B)]
+            hidden = last_hidden(data)[torch.arange(len(some)), [len(text) - 1 for text in grown]]
             scores = decoder(hidden)
         scores = scores if cap is None else cap * torch.tanh(scores / cap)
         for row, token in enumerate(scores.argmax(1).tolist()):
@@ -216,6 +220,6 @@ def test_what_cannot_write_text_is_refused(weights, tmp_path):
     both = backbone(save(tiny_model("llama", is_causal=False), tmp_path / "both"))
     with pytest.raises(ModelError, match="is_causal: false .* cannot generate text"):
         both.generate(some, prompts(both, ()), (), GREEDY)
-    late = backbone(weights["llama"], tuner=TunerConfig(kind="late_prompt", length=3, depth=1, generator="npg"))
-    with pytest.raises(ModelError, match="makes a prompt from each whole text.*or tuner.generator=none"):
+    late = backbone(weights["llama"], tuner=TunerConfig(kind="late_prompt", length=3, depth=1, generator="appg"))
+    with pytest.raises(ModelError, match="is made of a whole text, of which generation knows only the beginning"):
         late.generate(some, numbers(late, ()), (), GREEDY)
