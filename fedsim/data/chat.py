@@ -53,8 +53,8 @@ class ChatTemplate:
             tokenizer.get_chat_template()
         except ValueError:
             raise ModelError(
-                f"model: tokenizer {type(tokenizer).__name__} has no chat template, which data.task.chat needs; use a model with "
-                "chat_template in its tokenizer_config.json, or data.task.chat=false and a template with the text around messages"
+                f"model: tokenizer {type(tokenizer).__name__} has no chat template, which data.task.chat needs; use a model "
+                "whose tokenizer has one, or data.task.chat=false and a template with the text around messages"
             ) from None
 
     def frame(self, roles: tuple[str, ...]) -> Frame:
@@ -115,7 +115,7 @@ class ChatTemplate:
         frame = self.frame((USER, ASSISTANT))
         ends = {self._tokens.get(_first(self._tokens, text) or "") for text in (frame.prompt_end, frame.tail)}
         special = {number for number, token in self._tokenizer.added_tokens_decoder.items() if token.special}
-        return frozenset({*special, *self._tokenizer.all_special_ids, *ends} - {None, self._tokenizer.unk_token_id})
+        return frozenset(number for number in (*special, *self._tokenizer.all_special_ids, *ends) if number is not None)
 
     @cached_property
     def end_id(self) -> int | None:
@@ -127,9 +127,10 @@ class ChatTemplate:
         names = {str(self._tokenizer.convert_ids_to_tokens(number)) for number in self.marker_ids}
         return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)")
 
-    def count(self, text: str) -> int:
-        """Return how many markers a text spells out."""
-        return sum(1 for _ in self._spelt.finditer(text))
+    def has_more(self, ids: Iterable[int], text: str) -> bool:
+        """Whether a text's tokens hold more markers than the text spells out; unknown characters do not count."""
+        counted = self.marker_ids - {self._tokenizer.unk_token_id}
+        return sum(token in counted for token in ids) > sum(1 for _ in self._spelt.finditer(text))
 
     def apart(self, text: str) -> str:
         """Insert a space into each marker that a message spells out, so that it stays text: ``< |im_end|>``."""

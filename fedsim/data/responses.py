@@ -1,11 +1,11 @@
 """Tokenise tasks of responses: the ids of prompt and response, and where the response begins.
 
-Prompt and response are encoded as one text, so the ids are those of the whole. The prompt's ids are also those that the prompt has
-by itself, as when it is generated from: where a token of the whole would reach from the prompt into the response, the two are
-encoded apart. A response ends with the tokenizer's end token, or as the chat template ends an answer.
+Prompt and response are encoded as one text, so the ids are those of the whole. The prompt's ids are also those that the
+prompt has by itself, as when it is generated from: where a token of the whole would reach from the prompt into the
+response, the two are encoded apart. A response ends with the tokenizer's end token, or as the chat template ends an answer.
 
-Too long an example loses the ends of the prompt's fields first, the longest field first, each down to one token, and then the end
-of its response. Of a dialogue whole turns go before that, the oldest first.
+Too long an example loses the ends of the prompt's fields first, the longest field first, each down to one token, and then
+the end of its response. Of a dialogue whole turns go before that, the oldest first.
 """
 
 from __future__ import annotations
@@ -118,13 +118,10 @@ class ResponseEncoder:
 
     def _check_turns(self, one: Written, prompt: Ids, response: Ids, origin: str) -> None:
         """Refuse a text that a tokenizer's normaliser turns into a token with which the template ends or begins a turn."""
-        if self._chat is None:
-            return
-        marks = self._chat.marker_ids
-        found = sum(token in marks for token in prompt) + sum(token in marks for token in response)
-        if found > self._chat.count(one.prompt.text + one.response):
+        whole = one.prompt.text + one.response
+        if self._chat is not None and self._chat.has_more(chain(prompt, response), whole):
             raise DataError(
-                f"{origin}: a message of {shown(one.prompt.text + one.response)} holds what this tokenizer reads as a special "
+                f"{origin}: a message of {shown(whole)} holds what this tokenizer reads as a special "
                 "token, which would end its turn; leave the row out"
             )
 
@@ -143,8 +140,8 @@ class ResponseEncoder:
         literal, fewest = len(side.ids) - sum(lengths), sum(length > 0 for length in lengths)
         if literal + fewest >= room:
             raise DataError(
-                f"data.max_length: {max_length} tokens leave no room for the texts of {origin}, since prompt and special tokens "
-                f"take {literal + len(self._start)}"
+                f"data.max_length: {max_length} tokens leave no room for the texts of {origin}, since prompt and special "
+                f"tokens take {literal + len(self._start)}"
             )
         quotas = longest_first(lengths, max(fewest, room - literal - len(response)))
         prompt = side.without(
