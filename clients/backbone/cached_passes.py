@@ -25,7 +25,7 @@ from clients.backbone.device import to_device
 from clients.backbone.tuned_model import TunedModel
 from clients.tuners.client_rows import PackedRows, PaddedRows
 from clients.tuners.prefix import Attend
-from clients.tuners.texts import Texts, VirtualTokens
+from clients.tuners.texts import Texts
 from clients.tuners.virtual_tokens import entered, turned
 from clients.tuners.visibility import additive
 

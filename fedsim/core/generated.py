@@ -35,8 +35,12 @@ class Generated:
         return len(self.examples_N)
 
     def __add__(self, other: Generated) -> Generated:
-        pairs = ((vars(self)[name], vars(other)[name]) for name in ("examples_N", "lengths_N", "ids_Z"))
-        return Generated(*map(np.concatenate, pairs), self.memory_splits + other.memory_splits)
+        return Generated(
+            np.concatenate((self.examples_N, other.examples_N)),
+            np.concatenate((self.lengths_N, other.lengths_N)),
+            np.concatenate((self.ids_Z, other.ids_Z)),
+            self.memory_splits + other.memory_splits,
+        )
 
     @property
     def responses(self) -> list[np.ndarray]:

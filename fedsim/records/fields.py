@@ -27,6 +27,9 @@ SUMMARY: dict[str, Column] = {
     "start_personalised_metric": Column(
         _NUMBER, "", "on clients' held-out examples, before any training (evaluation.personalised_start)"
     ),
+    "generated": Column(
+        _GROUP, "", "responses that the model wrote last, compared to those of the data (evaluation.generate)"
+    ),
     "rounds": Column(_COUNT, "rounds", "done"),
     "stopped": Column(_GROUP, "", "rule and reason, if a rule or a program ended the run before its last round"),
     "clients": Column(_COUNT, "clients", "registered"),
@@ -90,7 +93,7 @@ SUMMARY: dict[str, Column] = {
     "cache": Column(_GROUP, "", "entries taken from earlier runs and written for later ones, by kind; null without"),
     "skipped_rows": Column(_COUNT, "rows", "of the data that data.on_bad_row=skip left out"),
 }
-"""Fields of ``summary.json``. Those of simulated devices are left out where there are none."""
+"""Fields of ``summary.json``. Those of simulated devices, and of responses, are left out where there are none."""
 
 EVENT: dict[str, Column] = {
     "event": Column(_TEXT, "", "kind of event"),

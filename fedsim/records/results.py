@@ -187,6 +187,7 @@ def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[st
         "best_personalised_metric": best_personalised,
         "best_personalised_round": best_personalised_round,
         "first_global_metric": totals.initial_metric,
+        **({} if (texts := result.final.texts) is None else {"generated": texts.summary()}),
         "start_personalised_metric": None if start is None else compute(metric, start.confusion_CC),
         "rounds": result.rounds,
         "stopped": None if result.stopped is None else asdict(result.stopped),

@@ -212,6 +212,7 @@ def make_spec(
     from fedsim.data.vocabulary import Vocabulary, check_label_words, fitted
     from fedsim.kept.tokens import kept_tokens, state_of
     from fedsim.prompts.starting_point import load_start
+    from fedsim.simulation.generation_spec import generation_spec
 
     model, weights = frozen_model(config)
     tokenizer = load_tokenizer(config.model)
@@ -245,6 +246,7 @@ def make_spec(
         validation=validation,
         shards=data.shards,
         start=load_start(config, weights, tuner),
+        generation=generation_spec(config, data.task, tokenizer, len(validation)),
     )
     return spec, kept.account()
 

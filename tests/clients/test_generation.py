@@ -1,4 +1,4 @@
-"""Generation with kept keys and values: the tokens that passes over whole texts would choose, alone, batched, and of clients."""
+"""Generation with kept keys and values: what passes over whole texts would choose, alone, batched, and of clients."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_what_cannot_write_text_is_refused(weights, tmp_path):
     with pytest.raises(ModelError, match="an encoder fills masks and cannot generate text; use a decoder"):
         encoder.generate(some, prompts(encoder, ()), (), GREEDY)
     both = backbone(save(tiny_model("llama", is_causal=False), tmp_path / "both"))
-    with pytest.raises(ModelError, match="is_causal: false .* cannot generate text"):
+    with pytest.raises(ModelError, match=r"is_causal: false .* cannot generate text"):
         both.generate(some, prompts(both, ()), (), GREEDY)
     late = backbone(weights["llama"], tuner=TunerConfig(kind="late_prompt", length=3, depth=1, generator="appg"))
     with pytest.raises(ModelError, match="is made of a whole text, of which generation knows only the beginning"):

@@ -25,7 +25,9 @@ def lists(tokens: list[np.ndarray]) -> list[list[int]]:
     return [each.tolist() for each in tokens]
 
 
-def generated_alone(model: Any, some: list[np.ndarray], new: int = NEW, ends: list[int] | None = None) -> list[list[int]]:
+def generated_alone(
+    model: Any, some: list[np.ndarray], new: int = NEW, ends: list[int] | None = None
+) -> list[list[int]]:
     """Return what a model of transformers, or of PEFT, generates greedily from each text by itself."""
     model.generation_config.eos_token_id = ends
     found = []

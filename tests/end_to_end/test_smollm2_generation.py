@@ -33,7 +33,9 @@ TUNERS = {
     "lora": ({"tuner": {"kind": "lora", "rank": 8}}, 0.02),
     "prefix": ({"prompt": {"length": 8, "position_offset": "paper"}}, 0.3),
 }
-TASK = TaskConfig(name="own", fields=("text",), template="{text} It was <mask>", labels=("a", "b"), label_words=("x", "y"))
+TASK = TaskConfig(
+    name="own", fields=("text",), template="{text} It was <mask>", labels=("a", "b"), label_words=("x", "y")
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,9 @@ def smollm2() -> str:
     return folder
 
 
-@pytest.mark.wide(alone="a real decoder writes 200 texts three times; tests/prompts/test_peft_generation.py has the law")
+@pytest.mark.wide(
+    alone="a real decoder writes 200 texts three times; tests/prompts/test_peft_generation.py has the law"
+)
 @pytest.mark.parametrize("kind", TUNERS)
 def test_200_prompts_are_continued_as_by_transformers_and_peft(tmp_path, smollm2, data_folder, kind):
     section, spread = TUNERS[kind]

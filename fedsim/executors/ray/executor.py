@@ -16,6 +16,7 @@ import ray
 from ray import exceptions as ray_errors
 
 from fedsim.core.errors import ResourceError
+from fedsim.core.generated import Generated
 from fedsim.core.messages import (
     ClientFailure,
     ClientReport,
