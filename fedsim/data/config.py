@@ -169,6 +169,11 @@ class TaskConfig(Schema):
         return 2 if self.of_responses else len(self.labels)
 
     @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups by which the examples of clients are counted: the labels, or one group where there are none."""
+        return self.labels or ("examples",)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The columns that every row needs, but for optional fields: the fields and, where there are labels, their column."""
         return (*self.fields, self.label_field) if self.labels else self.fields
