@@ -17,10 +17,11 @@ def test_the_ten_tasks_of_the_paper_are_there():
     assert set(LABEL_ALIASES) == set(TASKS) - of_responses
     assert TASKS["trec"].label_words == ("Description", "Entity", "Expression", "Human", "Location", "Number")
     assert TASKS["rte"].label_words == ("Yes", "No")
-    assert {name: task.metric for name, task in TASKS.items() if task.metric != "accuracy"} == {
+    assert {name: task.metric for name, task in TASKS.items() if name in of_classes and task.metric != "accuracy"} == {
         "cola": "matthews",
         "mrpc": "accuracy_f1",
     }
+    assert {TASKS[name].metric for name in of_responses} == {"token_accuracy"}
 
 
 @pytest.mark.parametrize("name", TASKS)
