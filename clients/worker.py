@@ -183,7 +183,7 @@ class ClientWorker:
     # -- generation --------------------------------------------------------------------------------------------------
 
     def generate(self, state: GlobalState, start: int, stop: int) -> Generated:
-        """Write responses with the global vector to those of the validation examples chosen for it, ``start`` to before ``stop``."""
+        """Write responses with the global vector to the chosen validation examples from ``start`` to before ``stop``."""
         parts = Parts.of(self._full, state.layers, keep_local=False, tuner=self._spec.tuner)
         vector_1A = self._personal_vector(parts, state, ClientState(-1))[None]
         indices_N = self._written.examples_N[start:stop]

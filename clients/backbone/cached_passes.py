@@ -4,9 +4,9 @@ Texts are padded on the left, so that the tokens of a step stand in one column. 
 with; LoRA and its like act in every step; virtual tokens enter between padding and text when the texts are first read.
 Attention makes its own masks, for each layer by the columns that its cache holds, so layers may differ in their prompts.
 
-Shape suffixes: C clients, L tuned layers, X axes of one layer's trained numbers, B examples, T tokens, S = T and virtual tokens,
-Z tokens without padding, P prompt length or virtual tokens, H key/value heads, D hidden size or head dimension, V keys that a
-query may see.
+Shape suffixes: C clients, L tuned layers, X axes of one layer's trained numbers, B examples, T tokens, S = T + P, Z tokens
+without padding, P prompt length or virtual tokens, H key/value heads, D hidden size or head dimension, V keys that a query may
+see.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class ModelCalls:
             return self._base(**arguments)
 
     def cached(self, ids_BT: np.ndarray, positions_BT: np.ndarray, cache: DynamicCache, hook: AttentionHook) -> Any:
-        """Return the output for tokens behind those of a cache, which grows by them; numbers have the formats of packed passes."""
+        """Return the output for tokens behind those of a cache, which grows by them; formats are those of packed passes."""
         arguments = {
             "input_ids": to_device(ids_BT, self.device),
             "position_ids": to_device(positions_BT, self.device),

@@ -112,9 +112,9 @@ class TaskConfig(Schema):
         **dict.fromkeys(("optional_fields", "chat"), (_of_responses(),)),
         "system": (Use("chat", (True,)),),
         "template_without": (Use("optional_fields", test=bool, words="it is for fields of data.task.optional_fields"),),
-        "template": (Use("dialogue", (False,), words="the prompt of a dialogue is its messages"),),
+        "template": (Use("dialogue", (False,), words="it is for texts: the prompt of a dialogue is its messages"),),
         "label_field": (Use("labels", test=bool, words="it is the column of data.task.labels"),),
-        "label_words": (Use("response", (None,), words="a task of responses has no label words"),),
+        "label_words": (Use("response", (None,), words="it is for tasks of classes"),),
     }
 
     @field_validator("response", mode="after")
@@ -167,6 +167,11 @@ class TaskConfig(Schema):
     def num_classes(self) -> int:
         """Number of classes that evaluation tells apart; of a task of responses two: a token is the right one, or is not."""
         return 2 if self.of_responses else len(self.labels)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups by which the examples of clients are counted: the labels, or one group where there are none."""
+        return self.labels or ("examples",)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -97,7 +97,8 @@ def final_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ``best_personalised_metric``, ``best_personalised_round``, ``client_updates``, ``clients_failed``, ``client_steps``,
         ``bytes_down``, ``bytes_up``, ``seconds_total``, ``seconds_per_round_median``, ``seconds_published``,
         ``seconds_simulated``, ``device_utilisation``, ``participation_by_speed``, ``clients_too_small``, ``fuse``,
-        ``padding_share``, ``trunk_cache``, ``generated``, ``privacy``, ``folder`` and ``interrupted``. Missing values and NaN get no row.
+        ``padding_share``, ``trunk_cache``, ``generated``, ``privacy``, ``folder`` and ``interrupted``. Missing values
+        and NaN get no row.
     """
     metric_name = _metric_name(summary)
     rows: list[tuple[str, str | None]] = [

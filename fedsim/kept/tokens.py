@@ -87,6 +87,7 @@ def state_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
         "settings": settings,
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "inputs": list(tokenizer.model_input_names),
+        "chat": repr(tokenizer.chat_template),
         "sides": [tokenizer.padding_side, tokenizer.truncation_side],
     }
 

@@ -1,4 +1,4 @@
-"""Columns of a run's tables: ``rounds``, ``clients``, ``personal``, ``predictions``, ``generations`` and ``labels``, each ``.parquet``."""
+"""Columns of a run's tables: ``rounds``, ``clients``, ``personal``, ``predictions``, ``generations``, ``labels``: ``.parquet``."""
 
 from __future__ import annotations
 

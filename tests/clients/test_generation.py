@@ -1,225 +1,271 @@
-"""Generation with kept keys and values: what passes over whole texts would choose, alone, batched, and of clients."""
+"""Losses of responses: packed, padded, alone, and in transformers and PEFT; their counts, and what is refused."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from support import sweep
-from tiny_models import (
-    PAD,
-    SharedByFamily,
-    backbone,
-    cache_oracle,
-    prompts,
-    runnable,
-    save,
-    shared,
-    tiny_model,
+from response_work import (
+    DECODERS,
+    PAIRS,
+    TUNERS,
+    layout_of,
+    responses,
+    theirs,
+    vectors,
 )
-from tiny_texts import DECODERS, GREEDY, generated_alone, lists, texts
-from torch import Tensor
+from support import sweep
+from tiny_models import CONFIGS, backbone, runnable, save, tiny_model
 
-from clients.backbone.families import FAMILIES
+from clients.backbone.frozen_states import compute_states
+from clients.backbone.loading import load_shared_weights
 from clients.backbone.model import Backbone
-from clients.backbone.passes import PassLimit
+from clients.backbone.shared_weights import SharedWeights
+from clients.config import HeadConfig, ModelConfig
+from clients.evaluation import evaluate
+from clients.training.gradients import StepBatch, gradients, shares
 from clients.tuners.config import TunerConfig
-from fedsim.core.decoding import Decoding
 from fedsim.core.errors import ModelError
-from fedsim.core.layout import PromptGeometry
-from fedsim.core.tokens import TokenBatch
 
-ALL_LAYERS = (0, 1, 2)
-decoders = pytest.mark.parametrize("family", DECODERS)
-SAMPLED = Decoding(max_new_tokens=8, end_ids=(), do_sample=True, temperature=1.5, top_k=40, top_p=0.95)
-TUNERS = {
-    "lora": TunerConfig(kind="lora", rank=3),
-    "ia3": TunerConfig(kind="ia3"),
-    "adapter": TunerConfig(kind="adapter", bottleneck=4),
-    "soft_prompt": TunerConfig(kind="soft_prompt", length=3),
-    "late_prompt": TunerConfig(kind="late_prompt", length=3, depth=1, generator="none"),
-    "npg": TunerConfig(kind="late_prompt", length=3, depth=1, generator="npg", bottleneck=4),
-    "generated_prompt": TunerConfig(kind="generated_prompt", length=3, bottleneck=4, terms=1),
-    "projected_prefix": TunerConfig(kind="projected_prefix", length=3, bottleneck=4),
-}
-PLACES = {"soft_prompt": (0,), "late_prompt": (1,), "npg": (1,), "generated_prompt": (0,), "projected_prefix": (0,)}
+HEAD = HeadConfig(kind="generation")
+OWNERS = np.array([0, 2, 1, 1, 0, 2, 2, 0, 1, 2])
+CLIENTS = 3
+ESSENTIAL = {("llama", "lora"), ("llama", "prefix"), ("gpt2", "prefix"), ("gemma2", "prefix"), ("opt", "soft_prompt")}
+cases = pytest.mark.parametrize(
+    ("family", "tuner"), sweep([(family, tuner) for family in DECODERS for tuner in TUNERS], ESSENTIAL)
+)
+
+
+class Models(dict[tuple[str, str, str], Backbone]):
+    """Backbones by family, tuner and number format, made when they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def weights(self, family: str, dtype: str) -> SharedWeights:
+        folder = self._folder / family
+        if not folder.exists():
+            save(tiny_model(family), folder)
+        attention = runnable(family, "sdpa")
+        return load_shared_weights(ModelConfig(path=str(folder), dtype=dtype, attention=attention, head=HEAD))
+
+    def __missing__(self, key: tuple[str, str, str]) -> Backbone:
+        family, tuner, dtype = key
+        self[key] = backbone(self.weights(family, dtype), HEAD, dtype=dtype, tuner=TUNERS[tuner])
+        return self[key]
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> SharedByFamily:
-    return SharedByFamily(tmp_path_factory.mktemp("models"))
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return Models(tmp_path_factory.mktemp("models"))
 
 
-def padded(some: list[np.ndarray], beginnings: list[np.ndarray]) -> TokenBatch:
-    """Return texts padded on the right, by one token more than the longest; their beginnings' last tokens stand for them."""
-    lengths = np.array([len(text) for text in some])
-    ids = np.full((len(some), lengths.max() + 1), PAD)
-    for row, text in enumerate(some):
-        ids[row, : len(text)] = text
-    mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
-    last = np.array([len(text) - 1 for text in beginnings])
-    return TokenBatch(ids, mask, None, last, np.zeros(len(some), np.int64))
+def step_of(table, indices_B, owners_B) -> StepBatch:
+    return StepBatch(indices_B, owners_B, shares(table, indices_B, owners_B))
 
 
-def written(some: list[np.ndarray], last_hidden, decoder, cap, steps: int = 8) -> list[list[int]]:
-    """Return what passes over the whole texts choose, token by token."""
-    grown = [list(text) for text in some]
-    for _ in range(steps):
-        data = padded([np.array(text) for text in grown], some)
-        with torch.no_grad():
-            hidden = last_hidden(data)[torch.arange(len(some)), [len(text) - 1 for text in grown]]
-            scores = decoder(hidden)
-        scores = scores if cap is None else cap * torch.tanh(scores / cap)
-        for row, token in enumerate(scores.argmax(1).tolist()):
-            grown[row].append(token)
-    return [text[-steps:] for text in grown]
+def close(mine: torch.Tensor, other: torch.Tensor, tolerance: float, case: object = "") -> None:
+    scale = float(other.abs().max())
+    assert scale > 0, case
+    torch.testing.assert_close(mine, other, rtol=tolerance, atol=tolerance * scale, msg=lambda m: f"{case}: {m}")
 
 
-def by_whole_texts(model: Backbone, some: list[np.ndarray], tuned: Tensor, layers: tuple[int, ...]) -> list[list[int]]:
-    cap = model._family.logit_cap(model.model.config)
-    decoder = model.model.get_output_embeddings()
-    return written(some, lambda data: model.last_hidden_state(data, tuned, layers), decoder, cap)
+@cases
+def test_a_shared_pass_gives_each_client_the_loss_and_gradient_of_its_batch_in_transformers(models, family, tuner):
+    """The mean over the batch's response tokens, to 1e-5 in float64; and of the client alone, packed and padded."""
+    model, table = models[family, tuner, "float64"], responses()
+    layout = layout_of(model)
+    vector_CA = vectors(layout, CLIENTS)
+    together = gradients(model, table, step_of(table, np.arange(10), OWNERS), layout, vector_CA)
+    for client in range(CLIENTS):
+        own = np.flatnonzero(client == OWNERS)
+        loss, gradient, _ = theirs(family, tuner, layout, vector_CA[client], table, own)
+        close(together.loss_C[client], loss, 1e-5, (family, tuner, client))
+        close(together.gradient_CA[client], gradient, 1e-5, (family, tuner, client))
+        alone = gradients(model, table, step_of(table, own, np.zeros_like(own)), layout, vector_CA[[client]])
+        for name in ("loss_C", "gradient_CA"):
+            close(getattr(alone, name)[0], getattr(together, name)[client], 1e-6, (family, tuner, client, name))
+        leaf = vector_CA[[client]].clone().requires_grad_()
+        tuned_CLX, _ = layout.split_rows(leaf)
+        reading = model.forward(table.batch(own), tuned_CLX, layout.layers, {})
+        padded = (reading.loss_B * torch.from_numpy(shares(table, own, np.zeros_like(own)))).sum()
+        close(padded, alone.loss_C[0], 1e-6, (family, tuner, client))
+        close(torch.autograd.grad(padded, leaf)[0][0], alone.gradient_CA[0], 1e-6, (family, tuner, client))
 
 
-def numbers(model: Backbone, layers: tuple[int, ...], clients: int = 1) -> Tensor:
-    """Return random numbers of each client; larger ones for a prefix, which acts by itself."""
-    if isinstance(model.geometry, PromptGeometry):
-        return prompts(model, layers, clients).detach()
-    generator = torch.Generator().manual_seed(0)
-    shape = (clients, len(layers), *model.geometry.layer_shape)
-    return 0.3 * torch.randn(shape, generator=generator)
-
-
-EAGER = [(family, "eager") for family in DECODERS]
-
-
-@pytest.mark.parametrize(
-    ("family", "attention"),
-    sweep([*((family, "sdpa") for family in DECODERS), *EAGER], [*((f, "sdpa") for f in DECODERS), EAGER[0]]),
-)
-def test_without_a_tuner_it_is_what_transformers_generates(weights, family, attention):
-    model, some = backbone(weights[family], None, attention, dtype="float64"), texts()
-    theirs = tiny_model(family).double()
-    theirs.config._attn_implementation = runnable(family, attention)
-    found = lists(model.generate(some, prompts(model, ()).detach(), (), GREEDY))
-    assert found == generated_alone(theirs, some)
-    assert len({tuple(tokens) for tokens in found}) > 1
-
-
-@decoders
-@pytest.mark.parametrize(
-    ("layers", "offset"), sweep([(ALL_LAYERS, "paper"), ((0, 2), "none"), ((2,), "paper")], [((0, 2), "none")])
-)
-def test_a_prefix_is_that_of_a_cache_filled_by_hand(weights, family, layers, offset):
-    model, some = backbone(weights[family], dtype="float64", position_offset=offset), texts()
-    prompt = prompts(model, layers).detach()
-    theirs = tiny_model(family).double()
-    theirs.config._attn_implementation = runnable(family, "sdpa")
-
-    def last_hidden(data: TokenBatch) -> Tensor:
-        return cache_oracle(theirs, data, prompt[0].double(), layers, offset)[-1]
-
-    cap = FAMILIES[family].logit_cap(theirs.config)
-    expected = written(some, last_hidden, theirs.get_output_embeddings(), cap)
-    assert lists(model.generate(some, prompt, layers, GREEDY)) == expected
-    assert expected != lists(model.generate(some, prompt[:, :0], (), GREEDY))
-
-
-@pytest.mark.parametrize("kind", TUNERS)
-@pytest.mark.parametrize("family", sweep(DECODERS, ("gpt2", "llama", "opt")))
-def test_each_tuner_writes_what_passes_over_whole_texts_choose(weights, family, kind):
-    model, some = backbone(weights[family], dtype="float64", tuner=TUNERS[kind]), texts()
-    layers = PLACES.get(kind, (0, 2))
-    tuned = numbers(model, layers)
-    found = lists(model.generate(some, tuned, layers, GREEDY))
-    assert found == by_whole_texts(model, some, tuned, layers)
-    assert found != lists(model.generate(some, numbers(model, ()), (), GREEDY))
-
-
-@pytest.mark.parametrize("kind", ["prefix", "soft_prompt", "late_prompt"])
-@pytest.mark.parametrize("family", ["mistral", "gemma3_text", "gemma2"])
-def test_windows_are_those_of_passes_over_whole_texts(tmp_path, family, kind):
-    own = shared(tiny_model(family, sliding_window=4), tmp_path)
-    model = backbone(own, dtype="float64", tuner=TUNERS.get(kind))
-    layers = PLACES.get(kind, (0, 2))
-    tuned, some = numbers(model, layers), texts()
-    found = lists(model.generate(some, tuned, layers, GREEDY))
-    assert found == by_whole_texts(model, some, tuned, layers)
-    wide = backbone(shared(tiny_model(family), tmp_path / "wide"), dtype="float64", tuner=TUNERS.get(kind))
-    assert found != lists(wide.generate(some, tuned, layers, GREEDY))
-
-
-@pytest.mark.parametrize("kind", ["prefix", *TUNERS])
-@pytest.mark.parametrize("family", sweep(DECODERS, ("gpt2", "llama")))
-@pytest.mark.parametrize("decoding", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-def test_clients_in_one_batch_write_what_each_writes_alone(weights, family, kind, decoding):
-    model, some = backbone(weights[family], dtype="float64", tuner=TUNERS.get(kind)), texts(6)
-    layers, owner = PLACES.get(kind, (0, 2)), np.array([2, 0, 2, 1, 0, 2])
-    tuned = numbers(model, layers, clients=3)
-    uniform = np.stack([decoding.uniform_S(5, 1, client, row) for row, client in enumerate(owner)])
-    together = lists(model.generate(some, tuned, layers, decoding, owner, uniform))
-    cut = lists(model.generate(some, tuned, layers, decoding, owner, uniform, limit=30))
-    alone = [
-        model.generate([text], tuned[client : client + 1], layers, decoding, None, uniform[row : row + 1])[0].tolist()
-        for row, (text, client) in enumerate(zip(some, owner, strict=True))
+@cases
+def test_evaluation_counts_the_tokens_that_transformers_would_write(models, family, tuner):
+    model, table = models[family, tuner, "float64"], responses()
+    layout = layout_of(model)
+    vector_CA = vectors(layout, CLIENTS)
+    parts = [np.flatnonzero(client == OWNERS) for client in range(CLIENTS)]
+    found = evaluate(model, table, parts, layout, vector_CA.numpy(), 2, batch_size=4, keep_predictions=True)
+    for client, (own, ours) in enumerate(zip(parts, found, strict=True)):
+        loss, _, logits = theirs(family, tuner, layout, vector_CA[client], table, own)
+        ids, tokens = table.batch(own).input_ids_BT, int(table.responses_N[own].sum())
+        right = [
+            [int(logits[row, place - 1].argmax()) == ids[row, place] for place in range(start, start + count)]
+            for row, (start, count) in enumerate(PAIRS[index] for index in own)
+        ]
+        hits = sum(map(sum, right))
+        assert ours.confusion_CC.tolist() == [[0, 0], [tokens - hits, hits]]
+        assert ours.num_examples == tokens
+        np.testing.assert_allclose(ours.loss_sum / tokens, float(loss), rtol=1e-5)
+        assert ours.predictions.predicted_N.tolist() == [int(all(row)) for row in right]
+        own_loss = (ours.predictions.loss_N * table.responses_N[own]).sum()
+        np.testing.assert_allclose(own_loss, ours.loss_sum, rtol=1e-12)
+    halves = [
+        evaluate(model, table, [part], layout, vector_CA[:1].numpy(), 2, 3)[0] for part in (parts[0][:2], parts[0][2:])
     ]
-    assert together == cut == alone
-    swapped = lists(model.generate(some, tuned, layers, decoding, (owner + 1) % 3, uniform))
-    assert swapped != together
+    whole = halves[0] + halves[1]
+    assert (whole.confusion_CC == found[0].confusion_CC).all()
+    np.testing.assert_allclose(whole.loss_sum, found[0].loss_sum, rtol=1e-10)
 
 
-def test_draws_are_repeated_and_differ_by_seed_round_client_and_example(weights):
-    model, (text,) = backbone(weights["llama"], dtype="float64"), texts(1)
-    prompt = prompts(model, (1,)).detach()
-
-    def drawn(*names: int) -> tuple[int, ...]:
-        uniform = SAMPLED.uniform_S(*names)[None]
-        return tuple(model.generate([text], prompt, (1,), SAMPLED, None, uniform)[0].tolist())
-
-    assert drawn(1, 2, 3, 4) == drawn(1, 2, 3, 4)
-    assert len({drawn(1, 2, 3, 4), drawn(0, 2, 3, 4), drawn(1, 0, 3, 4), drawn(1, 2, 0, 4), drawn(1, 2, 3, 0)}) == 5
-    assert drawn(1, 2, 3, 4) != tuple(model.generate([text], prompt, (1,), GREEDY)[0].tolist())
-
-
-def test_a_text_ends_at_any_end_token_and_where_positions_do(weights):
-    model, some = backbone(weights["gpt2"], dtype="float64"), [*texts(3), np.full(38, 5), np.full(40, 5)]
-    prompt = prompts(model, ()).detach()
-    whole = lists(model.generate(some, prompt, (), GREEDY))
-    assert [len(each) for each in whole] == [8, 8, 8, 2, 0]
-    ends = (whole[0][3], whole[1][5])
-    ended = lists(model.generate(some, prompt, (), Decoding(8, ends)))
-    for all_tokens, tokens in zip(whole, ended, strict=True):
-        stop = next((place + 1 for place, token in enumerate(all_tokens) if token in ends), len(all_tokens))
-        assert tokens == all_tokens[:stop]
-    with pytest.raises(ModelError, match="a batch has 41 tokens, but the model has positions for 40"):
-        model.generate([np.full(41, 5)], prompt, (), GREEDY)
+def test_the_most_likely_token_is_a_hit(models):
+    """Responses that the model itself would write are right to the last token, others are not."""
+    model = models["llama", "prefix", "float64"]
+    layout = layout_of(model)
+    vector_CA = vectors(layout, 1)
+    table = responses([(3, 4), (5, 2)])
+    ids = table.ids_Z.copy()
+    for example in range(2):
+        first, stop = table.offsets_N1[[example, example + 1]]
+        for place in range(first + table.response_starts_N[example], stop):
+            own = replace(table, ids_Z=ids)
+            _, _, logits = theirs("llama", "prefix", layout, vector_CA[0], own, np.array([example]))
+            ids[place] = int(logits[0, place - first - 1].argmax())
+    written = replace(table, ids_Z=ids)
+    (found,) = evaluate(model, written, [np.arange(2)], layout, vector_CA.numpy(), 2, 2, keep_predictions=True)
+    assert found.confusion_CC.tolist() == [[0, 0], [0, 6]] and found.predictions.predicted_N.tolist() == [1, 1]
+    ids[-1] = 3 if ids[-1] != 3 else 4
+    (found,) = evaluate(
+        model, replace(table, ids_Z=ids), [np.arange(2)], layout, vector_CA.numpy(), 2, 2, keep_predictions=True
+    )
+    assert found.confusion_CC.tolist() == [[0, 0], [1, 5]] and found.predictions.predicted_N.tolist() == [1, 0]
 
 
-def test_a_pass_that_does_not_fit_is_split_to_the_same_texts(weights, monkeypatch):
-    model, some = backbone(weights["llama"], dtype="float64"), texts(7)
-    prompt, limit = prompts(model, (0, 2)).detach(), PassLimit()
-    whole = lists(model.generate(some, prompt, (0, 2), GREEDY))
-    run, sizes = model._parts.calls.cached, []
-
-    def small(ids_BT, *arguments):
-        if len(ids_BT) > 3:
-            raise torch.OutOfMemoryError
-        sizes.append(len(ids_BT))
-        return run(ids_BT, *arguments)
-
-    monkeypatch.setattr(model._parts.calls, "cached", small)
-    assert lists(model.generate(some, prompt, (0, 2), GREEDY, limit=limit)) == whole
-    assert limit.splits and max(sizes) <= 3
+@pytest.mark.parametrize(("family", "tuner"), [("llama", "prefix"), ("llama", "lora"), ("gpt2", "lora")])
+def test_cached_states_change_nothing(models, family, tuner):
+    model, table = models[family, tuner, "float64"], responses()
+    layout = layout_of(model).exchanged((1, 2))
+    vector_CA, indices = vectors(layout, CLIENTS), np.arange(10)
+    plain = step_of(table, indices, OWNERS)
+    states = compute_states(model, table, indices, layout.layers, "float64", 100)
+    lengths = table.lengths_N[indices]
+    cached = replace(plain, cached=states.tensor(), cached_starts_B=np.cumsum(lengths) - lengths)
+    with_cache, without = (gradients(model, table, batch, layout, vector_CA) for batch in (cached, plain))
+    close(with_cache.loss_C, without.loss_C, 1e-10)
+    close(with_cache.gradient_CA, without.gradient_CA, 1e-10)
 
 
-def test_what_cannot_write_text_is_refused(weights, tmp_path):
-    some = texts(1)
-    encoder = backbone(weights["bert"])
-    with pytest.raises(ModelError, match="an encoder fills masks and cannot generate text; use a decoder"):
-        encoder.generate(some, prompts(encoder, ()), (), GREEDY)
-    both = backbone(save(tiny_model("llama", is_causal=False), tmp_path / "both"))
-    with pytest.raises(ModelError, match=r"is_causal: false .* cannot generate text"):
-        both.generate(some, prompts(both, ()), (), GREEDY)
-    late = backbone(weights["llama"], tuner=TunerConfig(kind="late_prompt", length=3, depth=1, generator="appg"))
-    with pytest.raises(ModelError, match="is made of a whole text, of which generation knows only the beginning"):
-        late.generate(some, numbers(late, ()), (), GREEDY)
+def test_the_order_and_the_cut_of_a_step_change_nothing(models):
+    model, table = models["llama", "lora", "float64"], responses()
+    layout = layout_of(model)
+    vector_CA, shuffled = vectors(layout, CLIENTS), np.random.default_rng(3).permutation(10)
+    whole = gradients(model, table, step_of(table, np.arange(10), OWNERS), layout, vector_CA)
+    cut = gradients(model, table, step_of(table, shuffled, OWNERS[shuffled]), layout, vector_CA, max_tokens=20)
+    close(cut.loss_C, whole.loss_C, 1e-10)
+    close(cut.gradient_CA, whole.gradient_CA, 1e-9)
+
+
+def test_one_clients_broken_numbers_stay_its_own(models):
+    model, table = models["llama", "lora", "float32"], responses()
+    layout = layout_of(model)
+    vector_CA = vectors(layout, CLIENTS, torch.float32)
+    broken_CA = vector_CA.clone()
+    broken_CA[1] = torch.nan
+    step = step_of(table, np.arange(10), OWNERS)
+    before, after = (gradients(model, table, step, layout, vector) for vector in (vector_CA, broken_CA))
+    assert after.loss_C[1].isnan() and after.gradient_CA[1].isnan().any()
+    for name in ("loss_C", "gradient_CA"):
+        assert torch.equal(getattr(after, name)[[0, 2]], getattr(before, name)[[0, 2]])
+
+
+def test_tuners_that_stand_for_a_text_see_the_prompt_alone(models):
+    """What is made for a text depends on its prompt, not on the response that follows."""
+    for config in (
+        TunerConfig(kind="late_prompt", length=2, generator="npg", bottleneck=4, depth=1),
+        TunerConfig(kind="generated_prompt", length=2, bottleneck=4, terms=2),
+    ):
+        model = backbone(models.weights("llama", "float64"), HEAD, dtype="float64", tuner=config)
+        layout = layout_of(model)
+        tuned_CLX, _ = layout.split_rows(vectors(layout, 1))
+        table, losses = responses([(4, 3)]), []
+        for last in (5, 50):
+            ids = table.ids_Z.copy()
+            ids[-1] = last
+            packed = replace(table, ids_Z=ids).pack(np.array([0]))
+            hidden, _ = model._packed.pooled(packed, tuned_CLX, layout.layers, (None, None), None, None)
+            losses.append(hidden)
+        assert torch.equal(*losses)  # the last token is read by none
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TunerConfig(kind="late_prompt", length=2, generator="appg", bottleneck=4),
+        TunerConfig(kind="prompt_mixture", length=2, bottleneck=4, random_sources=2),
+    ],
+    ids=["late_prompt", "prompt_mixture"],
+)
+def test_tuners_that_read_the_whole_text_are_refused(models, config):
+    with pytest.raises(ModelError, match="is made of a whole text, so a response would be among what it is made of"):
+        backbone(models.weights("llama", "float32"), HEAD, tuner=config)
+
+
+def test_models_that_do_not_predict_the_next_token_are_refused(tmp_path):
+    folder = save(tiny_model("bert"), tmp_path / "bert")
+    with pytest.raises(ModelError, match=r"^model\.head\.kind=generation needs a decoder"):
+        load_shared_weights(ModelConfig(path=folder, head=HEAD))
+    folder = save(tiny_model("llama", is_causal=False), tmp_path / "llama")
+    with pytest.raises(ModelError, match="needs causal attention: with is_causal=false"):
+        load_shared_weights(ModelConfig(path=folder, head=HEAD))
+
+
+def test_a_head_of_classes_does_not_read_responses(models, tmp_path):
+    model = backbone(save(tiny_model("llama"), tmp_path))
+    layout = layout_of(model)
+    tuned_CLX, _ = layout.split_rows(vectors(layout, 1, torch.float32))
+    with pytest.raises(
+        ValueError, match="the head reads several tokens of an example, but the table says one, or the reverse"
+    ):
+        model.read(responses().pack(np.arange(3)), tuned_CLX, layout.layers, {})
+
+
+@pytest.mark.parametrize("kind", ["prefix", "lora", "soft_prompt", "adapter"])
+def test_the_top_layer_of_an_encoder_may_run_for_the_rows_that_are_read_alone(models, kind):
+    """Several rows of an example, which are the last before and in its response, but of an encoder."""
+    config = TUNERS[kind] if kind in TUNERS else TunerConfig(kind=kind, bottleneck=4)
+    folder = save(tiny_model("bert"), models._folder / "bert")
+    model = backbone(folder, HeadConfig(kind="classifier"), dtype="float64", tuner=config)
+    layout, table, order = layout_of(model), responses(), np.array([8, 0, 9, 3, 1, 6, 2, 7, 5, 4])
+    packed, owners = table.pack(order), OWNERS[order]
+    leaf = vectors(layout, CLIENTS).requires_grad_()
+    tuned_CLX, _ = layout.split_rows(leaf)
+    assert model._parts.stack.narrows
+    hidden_UD, _ = model._packed.pooled(
+        packed, tuned_CLX, layout.layers, (owners, torch.from_numpy(owners)), None, None
+    )
+    pieces = []
+    for example, index in enumerate(order):
+        own = table.batch(np.array([index]))
+        states = model.last_hidden_state(own, tuned_CLX[[owners[example]]], layout.layers)[0]
+        pieces.append(states[own.reads.rows_U])
+    expected_UD = torch.cat(pieces)
+    close(hidden_UD, expected_UD, 1e-10, kind)
+    weights = torch.randn(hidden_UD.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    mine, other = (
+        torch.autograd.grad((rows * weights).sum(), leaf, retain_graph=True)[0] for rows in (hidden_UD, expected_UD)
+    )
+    close(mine, other, 1e-9, kind)
+
+
+def test_every_decoder_is_among_the_cases():
+    assert {family for family in CONFIGS if family not in DECODERS} == {
+        "bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "modernbert",
+    }  # fmt: skip

@@ -28,7 +28,7 @@ from fedsim.prompts.prompt_file import save_prompt
 sys.path.append(str(Path(__file__).parents[1] / "clients"))
 from tiny_texts import generated_alone, lists
 
-NEW = 6
+NEW = 5
 TUNERS = {
     "lora": ({"tuner": {"kind": "lora", "rank": 8}}, 0.02),
     "prefix": ({"prompt": {"length": 8, "position_offset": "paper"}}, 0.3),
@@ -46,13 +46,14 @@ def smollm2() -> str:
     return folder
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.wide(
     alone="a real decoder writes 200 texts three times; tests/prompts/test_peft_generation.py has the law"
 )
 @pytest.mark.parametrize("kind", TUNERS)
 def test_200_prompts_are_continued_as_by_transformers_and_peft(tmp_path, smollm2, data_folder, kind):
     section, spread = TUNERS[kind]
-    config = make_tiny(model={"path": smollm2, "dtype": "float64"}, layers={"choose": "all"}, **section)
+    config = make_tiny(model={"path": smollm2, "dtype": "float32"}, layers={"choose": "all"}, **section)
     weights = load_shared_weights(config.model)
     tuner = make_tuner(config.tuner, config.prompt, weights.family)
     ours = Backbone.build(weights, config.model, tuner, 2, np.array([30, 31]), "cpu")
@@ -60,13 +61,13 @@ def test_200_prompts_are_continued_as_by_transformers_and_peft(tmp_path, smollm2
     vector_F = np.random.default_rng(0).normal(0.0, spread, layout.size).astype(np.float32)
     path = tmp_path / "run" / "prompt" / "global.safetensors"
     save_prompt(path, vector_F, layout, config, TASK)
-    base = transformers.AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float64)
+    base = transformers.AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
     adapter = str(export_peft(path, tmp_path / "adapter"))
-    theirs = peft.PeftModel.from_pretrained(base, adapter).eval().double()
+    theirs = peft.PeftModel.from_pretrained(base, adapter).eval()
 
     lines = (data_folder / "sst2" / "validation.jsonl").read_text().splitlines()[:200]
     tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2)
-    texts = [np.array(tokenizer(json.loads(line)["text"])["input_ids"][:12]) for line in lines]
+    texts = [np.array(tokenizer(json.loads(line)["text"])["input_ids"][:8]) for line in lines]
     assert len(texts) == 200
     ends = [int(tokenizer.eos_token_id)]
     tuned_1LX = layout.split_rows(torch.from_numpy(vector_F)[None])[0]
