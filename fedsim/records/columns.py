@@ -1,4 +1,4 @@
-"""Columns of a run's tables: ``rounds``, ``clients``, ``personal``, ``predictions``, ``generations``, ``labels``: ``.parquet``."""
+"""Columns of a run's tables: ``rounds``, ``clients``, ``personal``, ``generations`` and the others, each ``.parquet``."""
 
 from __future__ import annotations
 

@@ -8,6 +8,16 @@ from __future__ import annotations
 
 from fedsim.records.columns import ROUNDS, Column
 
+TEXT_METRIC_WORDS = {
+    "exact_match": "exact match with that of the data, normalised as SQuAD does",
+    "f1": "F1 of the normalised words",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "chrf": "chrF",
+}
+"""Metrics of texts (evaluation.generate.metrics) in words."""
+
 _COUNT, _NUMBER, _TEXT, _LIST, _GROUP = "integer", "number", "text", "list", "group"
 
 SUMMARY: dict[str, Column] = {
@@ -159,6 +169,19 @@ EVENTS: dict[str, tuple[str, dict[str, Column]]] = {
     "round": (
         "A round is done; the fields are the columns of `rounds.parquet`.",
         {**ROUNDS, "update_norm": Column(_NUMBER, "", "L2 norm of the server's step")},
+    ),
+    "generated": (
+        "The global model wrote responses in a round of evaluation.generate.every.",
+        {
+            "round": _ROUND,
+            "examples": Column(_COUNT, "examples", "that it answered"),
+            "tokens": Column(_NUMBER, "tokens", "of a response, the mean"),
+            "ended": Column(_NUMBER, "0 to 1", "share of the responses that it ended by itself"),
+            **{
+                name: Column(_NUMBER, "0 to 1", f"mean over the responses of {words}")
+                for name, words in TEXT_METRIC_WORDS.items()
+            },
+        },
     ),
     "tracker_failed": (
         "A tracker failed; the run goes on without it.",

@@ -10,6 +10,10 @@ from fedsim.core.schema import Schema
 from fedsim.core.uses import Use, Uses
 
 
+TextMetric = Literal["exact_match", "f1", "rouge1", "rouge2", "rougeL", "chrf"]
+"""Names of :data:`fedsim.data.text_metrics.TEXT_METRICS`."""
+
+
 class GenerateConfig(Schema):
     """Responses that the model writes by itself, token by token."""
 
@@ -33,6 +37,9 @@ class GenerateConfig(Schema):
     """do_sample: draw from the fewest most likely tokens whose probabilities add up to this."""
     seed: NonNegativeInt | None = None
     """do_sample: root of the draws, the run's seed if not given. They depend on it, round, client and example alone."""
+    metrics: tuple[TextMetric, ...] = Field(default=("exact_match", "f1"), min_length=1)
+    """How texts are compared to those of the data: exact_match and f1 (of words, both as SQuAD normalises), rouge1, rouge2,
+    rougeL and chrf; ROUGE and chrF need ``pip install fedsim[text]``."""
 
     uses: ClassVar[Uses] = dict.fromkeys(("temperature", "top_k", "top_p", "seed"), (Use("do_sample", (True,)),))
 

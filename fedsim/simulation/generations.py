@@ -33,6 +33,8 @@ Rows = tuple[Mapping[str, Any], ...]
 class FinalTexts:
     """What the model wrote last."""
 
+    metrics: tuple[str, ...]
+    """Names of the text metrics."""
     rows: Rows
     """Of the global model."""
     personal: Rows
@@ -42,15 +44,15 @@ class FinalTexts:
 
     def summary(self) -> dict[str, Any]:
         """Return how the texts compare to those of the data."""
-        own = {"personal": figures(self.personal)} if self.personal else {}
-        return {**figures(self.rows), **own}
+        own = {"personal": figures(self.personal, self.metrics)} if self.personal else {}
+        return {**figures(self.rows, self.metrics), **own}
 
 
-def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def figures(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> dict[str, Any]:
     """Return the number of responses, the mean number of their tokens, the share that was ended, and their text metrics."""
     if not rows:
         return {"examples": 0}
-    scores = score_texts([row["text"] for row in rows], [row["reference"] for row in rows])
+    scores = score_texts([row["text"] for row in rows], [row["reference"] for row in rows], metrics)
     about = {name: sum(row[name] for row in rows) / len(rows) for name in ("tokens", "ended")}
     return {"examples": len(rows), **about, **scores}
 
@@ -63,6 +65,8 @@ class Generations:
         config, total = run.config, len(spec.examples_N)
         assert config.evaluation.generate is not None
         self._every = config.evaluation.generate.every
+        self.metrics: tuple[str, ...] = config.evaluation.generate.metrics
+        """Names of the text metrics."""
         size = config.evaluation.shard_size
         self._ranges = [(start, min(start + size, total)) for start in range(0, total, size)]
         shards = run.prepared.spec.shards
@@ -107,7 +111,7 @@ class Generations:
         last = tuple(row for row in known if row["round"] == round and row["client"] is None)
         written = () if last else tuple({**row, "at_end": True} for row in self.of_state(state, round))
         personal = tuple({**row, "at_end": True} for row in self.of_clients(state, states, round))
-        return FinalTexts(last or written, personal, (*written, *personal))
+        return FinalTexts(self.metrics, last or written, personal, (*written, *personal))
 
     def _rows(self, made: Generated, examples: Examples, round: int, client: int | None) -> Rows:
         from clients.generation import prompt_ids

@@ -202,9 +202,10 @@ class Journal:
         self.totals.count(done.reports, record, run.config.evaluation.select_on)
         self._best.note(self.totals.selected_round)
         run.folder.round_record(record.row())
-        if evaluated.generated:
+        if evaluated.generated and self._generations is not None:
             run.folder.generation_records(evaluated.generated)
-            run.folder.event("generated", round=done.round, **figures_of_texts(evaluated.generated))
+            texts = figures_of_texts(evaluated.generated, self._generations.metrics)
+            run.folder.event("generated", round=done.round, **texts)
         if run.config.tracking.client_records:
             self._record_clients(done)
         for name, clients in (("absent", done.plan.absent), ("late", done.plan.late)):

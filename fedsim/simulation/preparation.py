@@ -22,6 +22,7 @@ from fedsim.core.tokens import TokenTable
 from fedsim.data.config import TaskConfig
 from fedsim.data.examples import Examples
 from fedsim.data.sources import Dataset, load_dataset
+from fedsim.data.text_metrics import check_text_metrics
 from fedsim.kept.kept import NOTHING_KEPT, Account, Kept, Place
 from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_notes import on_cpus
@@ -361,6 +362,8 @@ def check_lengths(config: Config, spec: WorkerSpec, max_tokens: int) -> None:
 
 
 def _check_task(config: Config, task: TaskConfig) -> None:
+    if config.evaluation.generate is not None:
+        check_text_metrics(config.evaluation.generate.metrics)
     verbalizer = config.model.head.kind == "verbalizer"
     if verbalizer and (task.template is None or task.label_words is None):
         missing = "template" if task.template is None else "label_words"
