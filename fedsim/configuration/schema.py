@@ -147,7 +147,7 @@ class Config(Schema):
         "evaluation.generate.client_examples": (
             Use(
                 "keeps_own",
-                (True,),
+                test=lambda kept: kept != "none",
                 by="layers.unselected",
                 words="all clients have the global model; see layers.unselected=local and tuner.exchange",
             ),
@@ -207,9 +207,9 @@ class Config(Schema):
         return METHODS[self.server.kind].correction if chosen == "auto" else chosen
 
     @property
-    def keeps_own(self) -> bool:
-        """Whether clients keep parts of the model of their own."""
-        return self.layers.unselected == "local" or self.tuner.exchange != "both"
+    def keeps_own(self) -> str:
+        """What of the model clients keep as their own: none, local (layers), or the half of LoRA that travels: a or b."""
+        return "local" if self.layers.unselected == "local" else self.tuner.exchange.replace("both", "none")
 
     @property
     def buffer_size(self) -> int | None:
