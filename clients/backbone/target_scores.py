@@ -130,8 +130,7 @@ class _Scores(torch.autograd.Function):
                 slope_R[reads] = slope_MV[row, target]
                 shares_MV.mul_(slope_MV)
             if mean_UD is not None:
-                sums_MD = shares_MV.to(head.weight_VD.dtype) @ head.weight_VD
-                mean_UD[rows] = sums_MD.to(exact) / total_M.unsqueeze(1)
+                mean_UD[rows] = shares_MV.div_(total_M.unsqueeze(1)).to(head.weight_VD.dtype) @ head.weight_VD
         ctx.save_for_backward(hidden_UD, mean_UD, slope_R)
         ctx.head, ctx.places = head, places
         ctx.mark_non_differentiable(best_U)
