@@ -59,7 +59,7 @@ class PromptedModel:
         prompt = PromptConfig.model_validate(metadata["prompt"], context=EVERY_KEY)
         trained = TunerConfig.model_validate(metadata["tuner"], context=EVERY_KEY)
         tuner = make_tuner(trained, prompt, weights.family).as_filed()
-        self.backbone = Backbone.build(weights, config, tuner, len(self.task.labels), words, device)
+        self.backbone = Backbone.build(weights, config, tuner, self.task.num_classes, words, device)
         geometry = file.layout.geometry
         if self.backbone.geometry != geometry:
             raise ModelError(
@@ -79,7 +79,8 @@ class PromptedModel:
         Raises
         ------
         FedsimError
-            If an example has the wrong number of texts, no token, or one that the model does not know.
+            If the task is one of responses, or an example has the wrong number of texts, no token, or one that the model does
+            not know.
         """
         import torch
 
@@ -87,6 +88,10 @@ class PromptedModel:
         from fedsim.data.tokenize import tokenize
         from fedsim.data.vocabulary import fitted
 
+        if self.task.of_responses:
+            raise ModelError(
+                f"task {self.task.name!r} is one of responses, which have no class scores; use generate to write responses"
+            )
         texts = [(example,) if isinstance(example, str) else tuple(example) for example in examples]
         wrong = next((text for text in texts if len(text) != len(self.task.fields)), None)
         if wrong is not None:
