@@ -9,7 +9,6 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from fedsim.core.schema import Schema
 from fedsim.core.uses import Use, Uses
 
-
 TextMetric = Literal["exact_match", "f1", "rouge1", "rouge2", "rougeL", "chrf"]
 """Names of :data:`fedsim.data.text_metrics.TEXT_METRICS`."""
 

@@ -189,7 +189,10 @@ def test_the_page_shows_texts_beside_those_of_the_data(config, tmp_path):
             r"evaluation.generate.* has no use with model.head.kind=classifier; it is for tasks of responses",
         ),
         ({"evaluation": {"generate": {"top_p": 0.5}}}, r"top_p has no use with evaluation.generate.do_sample=false"),
-        ({"layers": {"unselected": "none"}}, r"client_examples has no use with layers.unselected=none; all clients have"),
+        (
+            {"layers": {"unselected": "none"}},
+            r"client_examples has no use with layers.unselected=none; all clients have",
+        ),
         ({"partition": {"holdout_fraction": 0.0}}, r"client_examples has no use with partition.holdout_fraction=0"),
     ],
     ids=["classes", "greedy", "global", "no holdout"],
@@ -219,7 +222,9 @@ def test_a_model_of_classes_generates_nothing(decoder, tmp_path):
     fedsim.run(
         make_tiny(output=str(tmp_path / "run"), executor="local", rounds=1, model={"path": decoder}), progress=False
     )
-    with pytest.raises(ModelError, match="task 'reviews' tells classes apart; generate is for models of tasks of responses"):
+    with pytest.raises(
+        ModelError, match="task 'reviews' tells classes apart; generate is for models of tasks of responses"
+    ):
         fedsim.load_adapter(tmp_path / "run").generate(["a text"])
 
 
