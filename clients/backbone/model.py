@@ -6,6 +6,7 @@ D hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,29 +19,26 @@ from clients.backbone.compiling import CompiledLayers
 from clients.backbone.device import to_device
 from clients.backbone.families import Family
 from clients.backbone.frozen_states import LayerStack
-from clients.backbone.heads import (
-    Classifier,
-    Head,
-    Reading,
-    Verbalizer,
-    check_pooling,
-    label_words,
-    pool,
-    resolve_pooling,
-)
+from clients.backbone.generating import generate, refuse_generation
+from clients.backbone.heads import Head, Reading, TokenHead, pool
 from clients.backbone.loading import assemble
+from clients.backbone.make_head import make_head
 from clients.backbone.packed_passes import PackedPasses
 from clients.backbone.padded_passes import run_padded
 from clients.backbone.pass_texts import PassTexts
+from clients.backbone.passes import PassLimit
 from clients.backbone.products import HalfProducts
 from clients.backbone.shared_weights import SharedWeights
 from clients.backbone.tuned_model import TunedModel
 from clients.config import ModelConfig
+from clients.tuners.moves import take_rows
 from clients.tuners.prefix import attach, detach
 from clients.tuners.prompt_dropout import PromptMask
 from clients.tuners.tuner import Tuner
+from fedsim.core.decoding import Decoding
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import LayerShape
+from fedsim.core.reads import Reads
 from fedsim.core.tokens import PackedTokens, TokenBatch
 
 __all__ = ["Backbone", "Reading"]
@@ -57,7 +55,7 @@ class Backbone:
         self,
         model: PreTrainedModel,
         family: Family,
-        head: Head,
+        head: Head | TokenHead,
         tuner: Tuner,
         autocast: str = "off",
         *,
@@ -76,7 +74,7 @@ class Backbone:
         self.device: torch.device = calls.device
         """Device of the model."""
         self.head_shapes: tuple[tuple[str, tuple[int, ...]], ...] = head.shapes
-        """Name and shape of each array of the head that a client trains; empty for the verbalizer."""
+        """Name and shape of each array of the head that a client trains; empty where it is the frozen LM head."""
         self.limit: str = family.limit(model.config)
         """Reason for ``max_tokens``, phrased to follow "the model"."""
         self.max_tokens: int = family.max_positions(model.config) - tuner.room
@@ -124,7 +122,7 @@ class Backbone:
         tuner
             What is trained; see :func:`clients.tuners.make.make_tuner`.
         num_classes
-            Classes of the task.
+            Classes of the task; of no matter where responses are generated.
         label_word_ids_C
             Token id of each class's word; needed by the verbalizer.
         device
@@ -137,18 +135,8 @@ class Backbone:
         """
         frozen, family = assemble(weights, model.attention, device)
         attach(frozen)
-        if model.head.kind == "classifier":
-            pooling = resolve_pooling(model.head.pooling, predicts_next=family.predicts_next)
-            check_pooling(pooling, is_causal=family.causal_attention(frozen.config))
-            classifier = Classifier(num_classes, frozen.config.hidden_size, pooling)
-            return cls(frozen, family, classifier, tuner, model.autocast, compiled=model.compile)
-        if weights.kind == "base":
-            raise ModelError("model.head.kind=verbalizer needs a model with its LM head; these weights have none")
-        words_C = label_words(label_word_ids_C, num_classes, frozen.config.vocab_size, next(frozen.parameters()).device)
-        decoder = frozen.get_output_embeddings()
-        cap = family.logit_cap(frozen.config)
-        verbalizer = Verbalizer(lambda h: family.head_transform(frozen, h), decoder, words_C, model.head.loss, cap)
-        return cls(frozen, family, verbalizer, tuner, model.autocast, compiled=model.compile)
+        head = make_head(frozen, family, weights.kind, model.head, tuner, (num_classes, label_word_ids_C))
+        return cls(frozen, family, head, tuner, model.autocast, compiled=model.compile)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -210,9 +198,13 @@ class Backbone:
         tokens = self._parts.calls.tokens(batch)
         self._check_length(tokens.input_ids_BT.shape[1])
         owner_B = None if client_of_example_B is None else to_device(client_of_example_B, self.device)
-        output = run_padded(self._parts, tokens, tuned_CLX, layers, owner_B, mask)
-        pooled_BD = pool(output.last_hidden_state, tokens, self._head.pooling)
-        return self._head.read(pooled_BD, tokens.labels_B, head_C, owner_B)
+        hidden_BTD = run_padded(self._parts, tokens, tuned_CLX, layers, owner_B, mask).last_hidden_state
+        if batch.reads is None:
+            read = pool(hidden_BTD, tokens, self._head.pooling)
+        else:
+            rows_U = to_device(batch.reads.rows_U, self.device)
+            read = take_rows(hidden_BTD[tokens.attention_mask_BT.bool()], rows_U)
+        return self._reading(read, batch.reads, tokens.labels_B, head_C, owner_B)
 
     def read(
         self,
@@ -251,7 +243,19 @@ class Backbone:
         pooled_BD, slots_B = self._packed.pooled(
             tokens, tuned_CLX, layers, (client_of_example_B, owner_B), cached_ZD, mask
         )
-        return self._head.read(pooled_BD, to_device(tokens.labels_B, self.device), head_C, owner_B), slots_B
+        labels_B = to_device(tokens.labels_B, self.device)
+        return self._reading(pooled_BD, tokens.reads, labels_B, head_C, owner_B), slots_B
+
+    def _reading(
+        self, read: Tensor, reads: Reads | None, labels_B: Tensor, head_C: dict[str, Tensor], owner_B: Tensor | None
+    ) -> Reading:
+        """Return what the head makes of the hidden states that it reads."""
+        head = self._head
+        if reads is not None and isinstance(head, TokenHead):
+            return head.read_tokens(read, reads, labels_B)
+        if reads is None and not isinstance(head, TokenHead):
+            return head.read(read, labels_B, head_C, owner_B)
+        raise ValueError("the head reads several tokens of an example, but the table says one, or the reverse")
 
     def cached_rows(self, lengths_N: np.ndarray) -> np.ndarray:
         """Return the rows of :meth:`cached` for each text, given its tokens."""
@@ -285,6 +289,57 @@ class Backbone:
         tokens = self._parts.calls.tokens(batch)
         self._check_length(tokens.input_ids_BT.shape[1])
         return run_padded(self._parts, tokens, tuned_CLX, layers, None, output_hidden_states=output_hidden_states)
+
+    def generate(
+        self,
+        texts: Sequence[np.ndarray],
+        tuned_CLX: Tensor,
+        layers: tuple[int, ...],
+        decoding: Decoding,
+        client_of_text_N: np.ndarray | None = None,
+        uniform_NS: np.ndarray | None = None,
+        limit: PassLimit | int | None = None,
+    ) -> list[np.ndarray]:
+        """Continue texts with the frozen LM head; return the new tokens of each, int64, with the end token if there is one.
+
+        What is written depends neither on the other texts of the call nor on how they are cut into passes, but for the last
+        bits of scores.
+
+        Parameters
+        ----------
+        texts
+            int64 token ids of each text, of one client or of several; at least one token each.
+        tuned_CLX, layers
+            As in :meth:`forward`.
+        decoding
+            How tokens are chosen. A text also ends where the model's positions do.
+        client_of_text_N
+            int64 row of ``tuned_CLX`` for each text; needed if there are several clients.
+        uniform_NS
+            float64 numbers in [0, 1) that choose the tokens of each text, from :meth:`Decoding.uniform_S`; needed to sample.
+        limit
+            Most tokens of a pass, new ones included.
+
+        Raises
+        ------
+        ModelError
+            If the model or the tuner cannot generate, or a text is longer than ``max_tokens``.
+        """
+        self._check(tuned_CLX, layers, {}, client_of_text_N)
+        refuse_generation(self._parts, predicts_next=self.predicts_next)
+        self._check_length(max((len(text) for text in texts), default=0))
+        tuned, limit = (tuned_CLX, layers), PassLimit.of(limit)
+        draws = uniform_NS if decoding.do_sample else None
+        return generate(
+            self._parts, self._next_scores, texts, tuned, client_of_text_N, decoding, draws, self.max_tokens, limit
+        )
+
+    def _next_scores(self, hidden_BD: Tensor) -> Tensor:
+        """Return the LM head's scores of the vocabulary."""
+        decoder: Any = self._model.get_output_embeddings()
+        scores_BV: Tensor = decoder(self._family.head_transform(self._model, hidden_BD))
+        cap = self._family.logit_cap(self._model.config)
+        return scores_BV if cap is None else cap * torch.tanh(scores_BV.float() / cap)
 
     def set_dropout(self, active: bool) -> None:
         """Switch the frozen model's dropout on, as in the published code, or off."""

@@ -25,6 +25,12 @@ def accuracy(confusion_CC: np.ndarray) -> float:
     return float(np.trace(confusion_CC) / confusion_CC.sum())
 
 
+@METRICS.register("token_accuracy")
+def token_accuracy(confusion_CC: np.ndarray) -> float:
+    """Return the share of a response's tokens that are the most likely ones behind all tokens before them."""
+    return accuracy(confusion_CC)
+
+
 @METRICS.register("matthews")
 def matthews(confusion_CC: np.ndarray) -> float:
     """Return the Matthews correlation in its multi-class form R_K (Gorodkin 2004, eq. 8).
@@ -83,3 +89,11 @@ def compute(name: str, confusion_CC: np.ndarray) -> float:
 def loss(evaluation: Evaluation) -> float:
     """Return an evaluation's mean loss; NaN if it has no examples."""
     return evaluation.loss_sum / evaluation.num_examples if evaluation.num_examples else math.nan
+
+
+def perplexity(loss: float) -> float:
+    """Return the exponential of a mean loss of tokens; infinite where that is too large for a number."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

@@ -19,6 +19,7 @@ from fedsim.core.errors import DataError, ModelError, listed, shown
 from fedsim.core.tokens import TokenTable
 from fedsim.data.config import TaskConfig
 from fedsim.data.examples import Examples
+from fedsim.data.responses import response_table
 from fedsim.data.several import encode_plain, encode_several
 from fedsim.data.spelt_out import with_special_tokens_apart
 from fedsim.data.templates import Field, FilledText, Piece, Template, fill, parse_template
@@ -36,7 +37,7 @@ def tokenize(
     task: TaskConfig,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    head_kind: Literal["verbalizer", "classifier"],
+    head_kind: Literal["verbalizer", "classifier", "generation"],
     causal: bool,
     max_length: int,
 ) -> TokenTable:
@@ -53,7 +54,8 @@ def tokenize(
     head_kind
         ``verbalizer``: the filled template, read at the mask token, or by a causal model at the last
         token of :meth:`Template.as_causal`. ``classifier``: the text or pair as the tokenizer encodes it (more
-        texts extend the pair format), read at the last token.
+        texts extend the pair format), read at the last token. ``generation``: prompt and response
+        (:mod:`fedsim.data.responses`).
     causal
         Whether the model is a decoder.
     max_length
@@ -70,6 +72,8 @@ def tokenize(
         raise ModelError(
             f"model: tokenizer {type(tokenizer).__name__} is not a fast one; use a model with a tokenizer.json"
         )
+    if task.of_responses:
+        return response_table(examples, task, tokenizer, max_length, pad_id(tokenizer))
     examples = replace(examples, texts=with_special_tokens_apart(tokenizer, examples.texts))
     types: list[Ids] | None = None
     if head_kind == "classifier":

@@ -18,12 +18,12 @@ from fedsim.configuration.schema import Config
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import PERSONAL, ClientState
 from fedsim.data.config import TaskConfig
-from fedsim.data.metrics import compute
+from fedsim.data.metrics import compute, loss, perplexity
 from fedsim.display.figure import Stamp
 from fedsim.display.page.write import write_run_page
 from fedsim.display.plots import write_plots
 from fedsim.display.progress import Progress
-from fedsim.display.run_words import run_words
+from fedsim.display.run_words import group_words, run_words
 from fedsim.planning.memory import kept_numbers
 from fedsim.prompts.prompt_file import GLOBAL_PROMPT, PERSONAL_PROMPTS, save_personal_prompts, save_prompt
 from fedsim.records.events import writing
@@ -66,11 +66,12 @@ def write_results(
     if owners:
         layers, rows = _personal(config, prepared, result, owners)
         save_personal_prompts(folder.prompt / PERSONAL_PROMPTS, [state.client for state in owners], rows, layers)
-    write_final_tables(folder, result.final, prepared.data.task.metric, prepared.spec.validation.labels_N)
+    spec = prepared.spec
+    write_final_tables(folder, result.final, prepared.data.task.metric, spec.validation.labels_N, spec.shards)
     # From the records: a resumed run chose its layers in an earlier part.
     chosen = folder.events("layers")[-1]
     task, dataset = prepared.data.task, prepared.data.dataset
-    counts_NC = prepared.data.shards.label_counts(dataset.train.labels_N, len(task.labels))
+    counts_NC = prepared.data.shards.label_counts(dataset.train.labels_N, len(task.groups))
     folder.flush()
     who = _participation(result, folder, counts_NC, class_names(task))
     summary = {**_figures(config, prepared, result, chosen), **who, **about}
@@ -89,6 +90,7 @@ def write_results(
             metric_name=task.metric,
             counts_NC=counts_NC,
             class_names=class_names(task),
+            words=group_words(config.model.head.kind),
             stamp=Stamp(run_words(config, task.name), svg=True),
             note=progress.note,
         )
@@ -122,11 +124,14 @@ def _personal(
 
 
 def class_names(task: TaskConfig) -> tuple[str, ...]:
-    """Return display names of the classes: their labels, with the label word added if the label is a number."""
-    words = task.label_words or ("",) * len(task.labels)
+    """Return display names of the classes: their labels, with the label word added if the label is a number.
+
+    Of a task of responses they are the groups of examples by which clients are counted.
+    """
+    words = task.label_words or ("",) * len(task.groups)
     names = (
         f"{label} ({word})" if word and _is_number(label) else label
-        for label, word in zip(task.labels, words, strict=True)
+        for label, word in zip(task.groups, words, strict=True)
     )
     return tuple(name if name.isprintable() else repr(name)[1:-1] for name in names)
 
@@ -164,6 +169,18 @@ def _sizes(
     }
 
 
+def _perplexities(config: Config, result: Result) -> dict[str, float | None]:
+    """Return the perplexity of responses, before any training and at the end; nothing of a run that tells classes apart."""
+    if config.model.head.kind != "generation":
+        return {}
+    totals, own = result.totals, result.final.personalised
+    return {
+        "first_global_perplexity": perplexity(totals.initial_loss),
+        "global_perplexity": perplexity(totals.global_loss),
+        "personalised_perplexity": None if own is None else perplexity(loss(own)),
+    }
+
+
 def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[str, Any]) -> dict[str, Any]:
     totals, layout = result.totals, result.layout
     in_turn = [layout.holding(arrays) for arrays in turns(config.tuner, layout.geometry)]
@@ -175,7 +192,7 @@ def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[st
     )
     return {
         "metric_name": metric,
-        "num_classes": len(prepared.data.task.labels),
+        "num_classes": prepared.data.task.num_classes,
         "global_metric": totals.global_metric,
         "best_global_metric": totals.best_global_metric,
         "best_global_round": totals.best_global_round,
@@ -187,7 +204,9 @@ def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[st
         "best_personalised_metric": best_personalised,
         "best_personalised_round": best_personalised_round,
         "first_global_metric": totals.initial_metric,
+        **_perplexities(config, result),
         "start_personalised_metric": None if start is None else compute(metric, start.confusion_CC),
+        **({} if (texts := result.final.texts) is None else {"generated": texts.summary()}),
         "rounds": result.rounds,
         "stopped": None if result.stopped is None else asdict(result.stopped),
         "clients": config.partition.population,

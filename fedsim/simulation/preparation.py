@@ -22,6 +22,7 @@ from fedsim.core.tokens import TokenTable
 from fedsim.data.config import TaskConfig
 from fedsim.data.examples import Examples
 from fedsim.data.sources import Dataset, load_dataset
+from fedsim.data.text_metrics import check_text_metrics
 from fedsim.kept.kept import NOTHING_KEPT, Account, Kept, Place
 from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_notes import on_cpus
@@ -29,7 +30,7 @@ from fedsim.planning.model_shape import model_shape
 from fedsim.simulation.fleet import check_clients
 from fedsim.simulation.frozen_model import frozen_model
 from fedsim.world.traces.read import Recorded, read_recorded
-from partitions.base import partition
+from partitions.base import PARTITIONERS, partition
 
 if TYPE_CHECKING:
     from clients.backbone.families import Family
@@ -76,15 +77,27 @@ def partition_data(config: Config) -> PartitionedData:
     _check_task(config, dataset.task)
     values = dataset.train.columns[column] if column is not None else None
     params = config.params.get(config.partition.kind)
+    _check_labels(config, dataset.task)
     shards = partition(config.partition, dataset.train.labels_N, values, config.seed, params)
     notes = () if values is None or config.partition.kind != "by_column" else _clients_note(config, values, shards)
     return PartitionedData(dataset, shards, (*dataset.notes, *notes, *_classes_note(dataset)))
 
 
+def _check_labels(config: Config, task: TaskConfig) -> None:
+    """Refuse to deal examples by labels that they do not have."""
+    kind = config.partition.kind
+    if not task.labels and PARTITIONERS[kind].by_labels:
+        others = ", ".join(name for name, other in PARTITIONERS.items() if not other.by_labels)
+        raise ConfigError(
+            f"partition.kind={kind} deals examples out by their labels, but task {task.name!r} has none; set "
+            f"partition.kind to one of {others}, or give data.task.labels and data.task.label_field"
+        )
+
+
 def _classes_note(dataset: Dataset) -> tuple[str, ...]:
     """Warn if all training examples are of one class: nothing can be learned from them."""
     classes = np.unique(dataset.train.labels_N)
-    if len(classes) > 1:
+    if len(classes) > 1 or dataset.task.of_responses:
         return ()
     label = shown(dataset.task.labels[int(classes[0])])
     return (f"warning: all {len(dataset.train):,} training examples are of the class {label}",)
@@ -179,7 +192,7 @@ def _begin(executor: Executor, config: Config, data: PartitionedData, location: 
     if shape is None:
         return False
     examples = len(data.dataset.train) + len(data.dataset.validation)
-    memory = estimate_memory(config, shape, examples, len(data.task.labels))
+    memory = estimate_memory(config, shape, examples, data.task.num_classes)
     module = modeling_module(location)
     # What is recorded in the end: with the number format of products settled.
     model = settled_products(config.model, shape.hidden_size, on_gpu=not on_cpus(config))
@@ -212,6 +225,7 @@ def make_spec(
     from fedsim.data.vocabulary import Vocabulary, check_label_words, fitted
     from fedsim.kept.tokens import kept_tokens, state_of
     from fedsim.prompts.starting_point import load_start
+    from fedsim.simulation.generation_spec import generation_spec
 
     model, weights = frozen_model(config)
     tokenizer = load_tokenizer(config.model)
@@ -237,7 +251,7 @@ def make_spec(
         weights=weights,
         model=model,
         tuner=tuner,
-        num_classes=len(data.task.labels),
+        num_classes=data.task.num_classes,
         label_word_ids_C=words_C,
         training=training_spec(config, len(train)),
         analysis=analysis_spec(config),
@@ -245,8 +259,26 @@ def make_spec(
         validation=validation,
         shards=data.shards,
         start=load_start(config, weights, tuner),
+        generation=generation_spec(config, data.task, tokenizer, len(validation)),
     )
     return spec, kept.account()
+
+
+def cut_notes(prepared: Prepared) -> tuple[str, ...]:
+    """Say how many prompts and responses were cut to fit ``data.max_length``."""
+    notes = []
+    for name, table in (("training", prepared.spec.train), ("validation", prepared.spec.validation)):
+        cut = [
+            f"{count:,} {what}"
+            for count, what in (
+                (table.cut_prompts, "prompts are shortened"),
+                (table.cut_responses, "responses have lost their end"),
+            )
+            if count
+        ]
+        if cut:
+            notes.append(f"warning: of {len(table):,} {name} examples {' and '.join(cut)} to fit data.max_length")
+    return tuple(notes)
 
 
 def tuner_of(config: Config, family: Family, described: dict[str, Any]) -> Tuner:
@@ -330,8 +362,19 @@ def check_lengths(config: Config, spec: WorkerSpec, max_tokens: int) -> None:
 
 
 def _check_task(config: Config, task: TaskConfig) -> None:
-    verbalizer = config.model.head.kind == "verbalizer"
-    if verbalizer and (task.template is None or task.label_words is None):
+    if config.evaluation.generate is not None:
+        check_text_metrics(config.evaluation.generate.metrics)
+    kind = config.model.head.kind
+    if task.of_responses and kind != "generation":
+        raise ConfigError(
+            f"task {task.name!r} is one of responses, which model.head.kind={kind} cannot read; set model.head.kind=generation"
+        )
+    if kind == "generation" and not task.of_responses:
+        raise ConfigError(
+            f"task {task.name!r} is one of classes, which model.head.kind=generation cannot read; give data.task.response, the "
+            "text to write, or set model.head.kind=verbalizer"
+        )
+    if kind == "verbalizer" and (task.template is None or task.label_words is None):
         missing = "template" if task.template is None else "label_words"
         raise ConfigError(
             f"task {task.name!r} has no {missing}, which model.head.kind=verbalizer needs; give data.task.{missing}, or set "
@@ -363,8 +406,8 @@ def _contents(spec: WorkerSpec) -> dict[str, str]:
 
 
 def _table_hash(table: TokenTable) -> str:
-    types = () if table.type_ids_Z is None else (table.type_ids_Z,)
-    return _hash(table.ids_Z, table.offsets_N1, table.read_positions_N, table.labels_N, *types)
+    optional = (array for array in (table.type_ids_Z, table.response_starts_N) if array is not None)
+    return _hash(table.ids_Z, table.offsets_N1, table.read_positions_N, table.labels_N, *optional)
 
 
 def _hash(*arrays: np.ndarray) -> str:
