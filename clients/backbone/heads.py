@@ -18,6 +18,7 @@ from torch.nn import functional
 from clients.backbone.device import to_device
 from fedsim.core.errors import ModelError
 from fedsim.core.tokens import PackedTokens
+from fedsim.core.words import Branches
 
 HeadShapes = tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -44,6 +45,7 @@ class Tokens:
     token_type_ids_BT: Tensor | None
     read_positions_B: Tensor
     labels_B: Tensor
+    branches: Branches | None = None
 
 
 class Head(Protocol):

@@ -11,6 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
+from fedsim.core.words import Branches, LabelWords
+
 
 @dataclass(frozen=True)
 class TokenBatch:
@@ -26,6 +28,8 @@ class TokenBatch:
     """int64; position of the mask token, or of the last token."""
     labels_B: np.ndarray
     """int64 class numbers."""
+    branches: Branches | None = None
+    """As in :class:`PackedTokens`."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class PackedTokens:
     """int64; index in ``ids_Z`` of each example's mask token, or of its last token."""
     labels_B: np.ndarray
     """int64 class numbers."""
+    branches: Branches | None = None
+    """Beginnings of label words, the last tokens of every example; None if there are none."""
 
     def __len__(self) -> int:
         return len(self.labels_B)
@@ -53,8 +59,22 @@ class PackedTokens:
 
     @cached_property
     def positions_Z(self) -> np.ndarray:
-        """int64; number of each token within its example, counted from 0."""
-        return np.arange(len(self.ids_Z)) - np.repeat(self.starts_B, self.lengths_B)
+        """int64; position of each token within its example, counted from 0."""
+        places_Z = np.arange(len(self.ids_Z)) - np.repeat(self.starts_B, self.lengths_B)
+        if self.branches is None:
+            return places_Z
+        longest = int(self.lengths_B.max())
+        return self.branches.positions(self.lengths_B, longest)[np.arange(longest) < self.lengths_B[:, None]]
+
+    @property
+    def longest(self) -> int:
+        """Positions that the longest example takes."""
+        return int(self.lengths_B.max()) - (0 if self.branches is None else self.branches.beyond)
+
+    @cached_property
+    def trunks_B(self) -> np.ndarray:
+        """int64 number of tokens of each example without its branches."""
+        return self.lengths_B - (0 if self.branches is None else len(self.branches))
 
 
 @dataclass(frozen=True)
@@ -73,6 +93,8 @@ class TokenTable:
     """Token id used for padding."""
     type_ids_Z: np.ndarray | None = None
     """uint8 token types, or None."""
+    words: LabelWords | None = None
+    """Label words of several tokens, or several a class; their branches are the last tokens of every example."""
 
     def __len__(self) -> int:
         return len(self.labels_N)
@@ -81,6 +103,17 @@ class TokenTable:
     def lengths_N(self) -> np.ndarray:
         """int64 number of tokens of each example."""
         return np.diff(self.offsets_N1)
+
+    @property
+    def branches(self) -> Branches | None:
+        """Beginnings of label words behind every example; None if there are none."""
+        return None if self.words is None else self.words.branches
+
+    @property
+    def longest(self) -> int:
+        """Positions that the longest example takes; 0 without examples."""
+        beyond = 0 if self.branches is None else self.branches.beyond
+        return max(int(self.lengths_N.max()) - beyond, 0) if len(self) else 0
 
     @property
     def nbytes(self) -> int:
@@ -98,6 +131,7 @@ class TokenTable:
             lengths_B=lengths_B,
             read_rows_B=np.cumsum(lengths_B) - lengths_B + self.read_positions_N[indices_B],
             labels_B=self.labels_N[indices_B].astype(np.int64),
+            branches=self.branches,
         )
 
     def batch(self, indices_B: np.ndarray) -> TokenBatch:
@@ -119,6 +153,7 @@ class TokenTable:
             token_type_ids_BT=types_BT,
             read_positions_B=self.read_positions_N[indices_B].astype(np.int64),
             labels_B=self.labels_N[indices_B].astype(np.int64),
+            branches=self.branches,
         )
 
 

@@ -12,13 +12,16 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
 from fedsim.core.registry import known_name
 from fedsim.core.schema import PathText, Schema
 from fedsim.core.uses import Use, Uses
+from fedsim.data.foreign_templates import translated
 
 
 def _value_as_text(value: Any) -> Any:
@@ -74,13 +77,32 @@ class TaskConfig(Schema):
     label_field: str = "label"
     """Label column."""
     template: str | None = None
-    """Text around the fields, with ``{field}`` for each field and one ``<mask>``; needed by the verbalizer head."""
+    """Text around the fields, with ``{field}`` for each field and one ``<mask>``; needed by the verbalizer head. OpenPrompt's
+    syntax and lists as in PET's code are translated."""
     labels: tuple[LabelText, ...] = Field(min_length=2)
     """Label values as they appear in the data (numbers and booleans are read as text), in class order."""
-    label_words: tuple[str, ...] | None = None
-    """One word per class, in class order, each a single token of the tokenizer; needed by the verbalizer head."""
+    label_words: tuple[str | tuple[str, ...], ...] | None = None
+    """One word per class, in class order, or a list of words per class; needed by the verbalizer head. A word may be of several
+    tokens."""
+    word_end: str | None = None
+    """Decoders: text behind the label word that is scored with it, for example " . <eos>"; ``<eos>``, at its end, is the
+    tokenizer's end token."""
     metric: MetricName = "accuracy"
     """Metric: accuracy, matthews (correlation), accuracy_f1 (mean of accuracy and F1), or that of a plug-in."""
+
+    uses: ClassVar[Uses] = {
+        "word_end": (Use("label_words", test=lambda words: words is not None, words="it stands behind label words"),)
+    }
+
+    @property
+    def words_of_classes(self) -> tuple[tuple[str, ...], ...]:
+        """The words of each class; none without label words."""
+        return tuple((words,) if isinstance(words, str) else words for words in self.label_words or ())
+
+    @field_validator("template")
+    @classmethod
+    def _in_our_syntax(cls, template: str | None, info: ValidationInfo) -> str | None:
+        return None if template is None else translated(template, info.data.get("fields", ()))
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskConfig:
@@ -90,6 +112,10 @@ class TaskConfig(Schema):
             raise ValueError(
                 f"{len(self.label_words)} label_words for {len(self.labels)} labels; give one word per label"
             )
+        if () in (self.label_words or ()):
+            raise ValueError("label_words has an empty list; give each label one word or more")
+        if self.word_end is not None and "<eos>" in self.word_end.removesuffix("<eos>"):
+            raise ValueError("word_end can have <eos> at its end alone")
         if self.metric == "accuracy_f1" and len(self.labels) != 2:
             raise ValueError("metric accuracy_f1 needs exactly two labels")
         if self.template is not None:
