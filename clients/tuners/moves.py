@@ -39,6 +39,15 @@ def take_rows(tensor_ZX: Tensor, rows_B: Tensor) -> Tensor:
     return _Rows.apply(tensor_ZX, rows_B)
 
 
+def add_rows(count: int, places_R: Tensor, added_RX: Tensor) -> Tensor:
+    """Return ``count`` rows, each the sum of those of ``added_RX`` that have its place, added up in a fixed order."""
+    total_X = added_RX.new_zeros((count, *added_RX.shape[1:]))
+    if added_RX.device.type == "cpu":
+        return total_X.index_add(0, places_R, added_RX)
+    # index_add has no fixed order on a GPU; this sorts the places first.
+    return total_X.index_put((places_R,), added_RX, accumulate=True)
+
+
 class _Rows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor_ZX: Tensor, rows_B: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
+from fedsim.core.reads import Reads, of_responses
 from fedsim.core.words import Branches, LabelWords
 
 
@@ -28,6 +29,8 @@ class TokenBatch:
     """int64; position of the mask token, or of the last token."""
     labels_B: np.ndarray
     """int64 class numbers."""
+    reads: Reads | None = None
+    """As in :class:`PackedTokens`: rows count tokens, not padding."""
     branches: Branches | None = None
     """As in :class:`PackedTokens`."""
 
@@ -46,6 +49,8 @@ class PackedTokens:
     """int64; index in ``ids_Z`` of each example's mask token, or of its last token."""
     labels_B: np.ndarray
     """int64 class numbers."""
+    reads: Reads | None = None
+    """What is read of each example where losses are of tokens; None where ``read_rows_B`` is all."""
     branches: Branches | None = None
     """Beginnings of label words, the last tokens of every example; None if there are none."""
 
@@ -86,13 +91,15 @@ class TokenTable:
     offsets_N1: np.ndarray
     """int64, one more than examples."""
     read_positions_N: np.ndarray
-    """int32; position of the mask or last token within its example."""
+    """int32; position within its example of the mask or last token; of an example with a response, the last before it."""
     labels_N: np.ndarray
     """int64 class numbers."""
     pad_id: int
     """Token id used for padding."""
     type_ids_Z: np.ndarray | None = None
     """uint8 token types, or None."""
+    response_starts_N: np.ndarray | None = None
+    """int32; position within its example of the first token of its response, which ends the example; None without responses."""
     words: LabelWords | None = None
     """Label words of several tokens, or several a class; their branches are the last tokens of every example."""
 
@@ -103,6 +110,13 @@ class TokenTable:
     def lengths_N(self) -> np.ndarray:
         """int64 number of tokens of each example."""
         return np.diff(self.offsets_N1)
+
+    @cached_property
+    def responses_N(self) -> np.ndarray:
+        """int64 number of response tokens of each example; ones where there are no responses."""
+        if self.response_starts_N is None:
+            return np.ones(len(self), dtype=np.int64)
+        return self.lengths_N - self.response_starts_N
 
     @property
     def branches(self) -> Branches | None:
@@ -119,18 +133,20 @@ class TokenTable:
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         arrays = (self.ids_Z, self.offsets_N1, self.read_positions_N, self.labels_N, self.type_ids_Z)
-        return sum(array.nbytes for array in arrays if array is not None)
+        return sum(array.nbytes for array in (*arrays, self.response_starts_N) if array is not None)
 
     def pack(self, indices_B: np.ndarray) -> PackedTokens:
         """Return the examples ``indices_B``, in that order, without padding."""
         lengths_B = self.lengths_N[indices_B]
         rows_Z = rows(self.offsets_N1[indices_B], lengths_B)
+        ids_Z = self.ids_Z[rows_Z].astype(np.int64)
         return PackedTokens(
-            ids_Z=self.ids_Z[rows_Z].astype(np.int64),
+            ids_Z=ids_Z,
             types_Z=None if self.type_ids_Z is None else self.type_ids_Z[rows_Z].astype(np.int64),
             lengths_B=lengths_B,
             read_rows_B=np.cumsum(lengths_B) - lengths_B + self.read_positions_N[indices_B],
             labels_B=self.labels_N[indices_B].astype(np.int64),
+            reads=self._reads(ids_Z, indices_B),
             branches=self.branches,
         )
 
@@ -153,8 +169,17 @@ class TokenTable:
             token_type_ids_BT=types_BT,
             read_positions_B=self.read_positions_N[indices_B].astype(np.int64),
             labels_B=self.labels_N[indices_B].astype(np.int64),
+            reads=self._reads(ids_BT[mask_BT], indices_B),
             branches=self.branches,
         )
+
+    def _reads(self, ids_Z: np.ndarray, indices_B: np.ndarray) -> Reads | None:
+        lengths_B = self.lengths_N[indices_B]
+        if self.words is not None:
+            return self.words.reads(np.cumsum(lengths_B) - lengths_B + self.read_positions_N[indices_B])
+        if self.response_starts_N is None:
+            return None
+        return of_responses(ids_Z, lengths_B, self.response_starts_N[indices_B].astype(np.int64))
 
 
 def rows(starts_B: np.ndarray, lengths_B: np.ndarray) -> np.ndarray:

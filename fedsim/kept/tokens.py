@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 _PLACES = ("name_or_path", "vocab_file", "merges_file", "tokenizer_file", "is_local", "local_files_only", "cache_dir")
 """Settings of a tokenizer that say where it was read, not how it encodes."""
 _ARRAYS = ("ids_Z", "offsets_N1", "read_positions_N", "labels_N")
-_DTYPES = {"ids_Z": "<i4", "offsets_N1": "<i8", "read_positions_N": "<i4", "labels_N": "<i8", "type_ids_Z": "|u1"}
+_OPTIONAL = ("type_ids_Z", "response_starts_N")
+_DTYPES = {
+    "ids_Z": "<i4",
+    "offsets_N1": "<i8",
+    "read_positions_N": "<i4",
+    "labels_N": "<i8",
+    "type_ids_Z": "|u1",
+    "response_starts_N": "<i4",
+}
 
 
 def kept_tokens(
@@ -91,8 +99,7 @@ def _packed(texts: Sequence[Sequence[str]]) -> list[Any]:
 
 def _record(table: TokenTable) -> Record:
     arrays = {name: getattr(table, name) for name in _ARRAYS}
-    if table.type_ids_Z is not None:
-        arrays["type_ids_Z"] = table.type_ids_Z
+    arrays |= {name: array for name in _OPTIONAL if (array := getattr(table, name)) is not None}
     return Record({"pad_id": table.pad_id}, arrays)
 
 
@@ -101,8 +108,9 @@ def _table(record: Record, examples: int) -> TokenTable:
     if any(array.dtype.str != _DTYPES[name] or array.ndim != 1 for name, array in arrays.items()):
         raise ValueError("an array of other numbers")
     table = TokenTable(**{name: arrays.pop(name) for name in _ARRAYS}, pad_id=int(record.values["pad_id"]), **arrays)
-    lengths = {len(table.offsets_N1) - 1, len(table.read_positions_N), len(table.labels_N)}
-    tokens = {len(table.ids_Z), *(len(array) for array in arrays.values())}
+    optional = [array for array in (table.response_starts_N,) if array is not None]
+    lengths = {len(table.offsets_N1) - 1, *map(len, (table.read_positions_N, table.labels_N, *optional))}
+    tokens = {len(array) for array in (table.ids_Z, table.type_ids_Z) if array is not None}
     if lengths != {examples} or tokens != {int(table.offsets_N1[-1])}:
         raise ValueError("arrays of other lengths")
     return table

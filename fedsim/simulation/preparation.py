@@ -363,8 +363,8 @@ def _contents(spec: WorkerSpec) -> dict[str, str]:
 
 
 def _table_hash(table: TokenTable) -> str:
-    types = () if table.type_ids_Z is None else (table.type_ids_Z,)
-    return _hash(table.ids_Z, table.offsets_N1, table.read_positions_N, table.labels_N, *types)
+    optional = (array for array in (table.type_ids_Z, table.response_starts_N) if array is not None)
+    return _hash(table.ids_Z, table.offsets_N1, table.read_positions_N, table.labels_N, *optional)
 
 
 def _hash(*arrays: np.ndarray) -> str:

@@ -129,6 +129,7 @@ def test_a_whole_entry_with_other_contents_is_made_again(tmp_path):
         {"labels_N": table.labels_N[:1]},
         {"ids_Z": table.ids_Z.astype(np.int64)},
         {"more": table.ids_Z},
+        {"response_starts_N": table.read_positions_N[:1]},
     ):
         kept._store.write("tokens", key, Record({"pad_id": 1}, {**arrays, **change}), "")
         again, computed = made(kept, examples)
@@ -143,3 +144,12 @@ def test_code_of_a_models_own_is_not_described():
 
     theirs.__class__ = Theirs
     assert state_of(theirs) is None and state_of(tokenizer()) is not None
+
+
+def test_where_responses_start_is_kept(tmp_path):
+    examples = some(["a good film", "bad"])
+    table = tokenize(examples, TASK, tokenizer(), **SETTINGS)
+    table = dataclasses.replace(table, response_starts_N=table.read_positions_N - 1)
+    state = state_of(tokenizer())
+    for compute in (lambda: table, lambda: pytest.fail("the tokens are kept")):
+        assert equal(kept_tokens(cache(tmp_path), examples, TASK, state, SETTINGS, compute), table)

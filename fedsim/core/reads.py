@@ -1,0 +1,59 @@
+"""Which tokens of packed examples a head reads, and what each of them has to predict.
+
+Shape suffixes: Z packed tokens, B examples, U rows that are read, R reads: pairs of a row and a token that it has to predict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a head reads of packed examples, several tokens an example."""
+
+    rows_U: np.ndarray
+    """int64; rows of ``ids_Z`` whose hidden state is read, each once, ascending."""
+    read_R: np.ndarray
+    """int64; place in ``rows_U`` of the row of each read."""
+    targets_R: np.ndarray
+    """int64; token id that it has to predict."""
+    groups_R: np.ndarray
+    """int64; group whose mean it enters: the example, or the example's candidate word; ascending."""
+    num_groups: int
+    """Number of groups, each with one read or more."""
+
+
+def of_responses(ids_Z: np.ndarray, lengths_B: np.ndarray, response_starts_B: np.ndarray) -> Reads:
+    """Return the reads of examples that end in a response: the row of each token predicts the next one; a group an example.
+
+    Parameters
+    ----------
+    ids_Z
+        int64 token ids of the examples, one after another.
+    lengths_B
+        Tokens of each example.
+    response_starts_B
+        Position in its example of each response's first token: at least 1, as a token before it predicts it.
+
+    Raises
+    ------
+    ValueError
+        If a response has no token, or none before it.
+    """
+    counts_B = lengths_B - response_starts_B
+    if (counts_B < 1).any() or (response_starts_B < 1).any():
+        raise ValueError("a response needs a token, and a token before it")
+    last_B = np.cumsum(lengths_B) - 1
+    place_Z = np.arange(len(ids_Z))
+    first_Z, last_Z = (np.repeat(edge_B, lengths_B) for edge_B in (last_B - counts_B, last_B))
+    rows_U = np.flatnonzero((place_Z >= first_Z) & (place_Z < last_Z))
+    return Reads(
+        rows_U=rows_U,
+        read_R=np.arange(len(rows_U)),
+        targets_R=ids_Z[rows_U + 1].astype(np.int64),
+        groups_R=np.repeat(np.arange(len(lengths_B)), counts_B),
+        num_groups=len(lengths_B),
+    )
