@@ -82,6 +82,7 @@ class WorkerSpec:
     tuner: Tuner
     num_classes: int
     label_word_ids_C: np.ndarray | None
+    """int64 token of each class's word; None where there are none, or several tokens or words (:attr:`TokenTable.words`)."""
     training: TrainingSpec
     analysis: AnalysisSpec
     train: TokenTable
@@ -89,6 +90,8 @@ class WorkerSpec:
     shards: Shards
     start: StartingPoint | None = None
     """Start of the prompt, if not random."""
+    empty: TokenTable | None = None
+    """The template without a text, whose class scores are subtracted; None without ``model.head.calibration``."""
 
     @property
     def device(self) -> str:

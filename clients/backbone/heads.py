@@ -108,6 +108,8 @@ class Verbalizer:
         self._decoder = decoder
         self._label_word_ids_C = label_word_ids_C
         self._loss = loss
+        self.offset_C: Tensor | None = None
+        """Class scores to subtract; see ``model.head.calibration``."""
         self._label_weight_CD = decoder.weight.detach()[label_word_ids_C]
         self._label_bias_C = None if decoder.bias is None else decoder.bias.detach()[label_word_ids_C]
 
@@ -118,12 +120,15 @@ class Verbalizer:
         hidden_BD = self._transform(pooled_BD)
         if self._loss == "labels":
             logits_BC = self._capped(functional.linear(hidden_BD, self._label_weight_CD, self._label_bias_C))
+            logits_BC = self._calibrated(logits_BC)
             return Reading(functional.cross_entropy(logits_BC, labels_B, reduction="none"), logits_BC)
         logits_BV = self._capped(self._decoder(hidden_BD))
         word_B = self._label_word_ids_C[labels_B]
-        return Reading(
-            functional.cross_entropy(logits_BV, word_B, reduction="none"), logits_BV[:, self._label_word_ids_C]
-        )
+        logits_BC = self._calibrated(logits_BV[:, self._label_word_ids_C])
+        return Reading(functional.cross_entropy(logits_BV, word_B, reduction="none"), logits_BC)
+
+    def _calibrated(self, logits_BC: Tensor) -> Tensor:
+        return logits_BC if self.offset_C is None else logits_BC - self.offset_C
 
     def _capped(self, logits: Tensor) -> Tensor:
         """Return scores in float32, bounded as the family's LM head does."""

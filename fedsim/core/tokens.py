@@ -6,7 +6,7 @@ Shape suffixes: N examples, Z all tokens one after another, B examples of a batc
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -122,6 +122,17 @@ class TokenTable:
     def branches(self) -> Branches | None:
         """Beginnings of label words behind every example; None if there are none."""
         return None if self.words is None else self.words.branches
+
+    @cached_property
+    def trunks(self) -> TokenTable:
+        """The table without label words and their branches: the texts alone."""
+        if self.branches is None:
+            return self
+        trunks_N = self.lengths_N - len(self.branches)
+        own_Z = rows(self.offsets_N1[:-1], trunks_N)
+        types_Z = None if self.type_ids_Z is None else self.type_ids_Z[own_Z]
+        ends_N1 = np.concatenate([[0], np.cumsum(trunks_N)])
+        return replace(self, ids_Z=self.ids_Z[own_Z], offsets_N1=ends_N1, type_ids_Z=types_Z, words=None)
 
     @property
     def longest(self) -> int:

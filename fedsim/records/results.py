@@ -123,7 +123,7 @@ def _personal(
 
 def class_names(task: TaskConfig) -> tuple[str, ...]:
     """Return display names of the classes: their labels, with the label word added if the label is a number."""
-    words = task.label_words or ("",) * len(task.labels)
+    words = [" / ".join(own) for own in task.words_of_classes] or [""] * len(task.labels)
     names = (
         f"{label} ({word})" if word and _is_number(label) else label
         for label, word in zip(task.labels, words, strict=True)
