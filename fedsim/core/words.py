@@ -50,8 +50,12 @@ class Branches:
         lengths_B
             Tokens of each example, branches included.
         num_tokens
-            T; what follows an example is numbered on.
+            T. Padding has no position beyond the last one that so long an example takes.
         """
+        return np.minimum(self._places(lengths_B, num_tokens), num_tokens - 1 - self.beyond)
+
+    def _places(self, lengths_B: np.ndarray, num_tokens: int) -> np.ndarray:
+        """Return the same with padding numbered on."""
         places_BT = np.broadcast_to(np.arange(num_tokens), (len(lengths_B), num_tokens))
         node_BT = places_BT - (lengths_B - len(self))[:, None]
         inside_BT = (node_BT >= 0) & (node_BT < len(self))
@@ -71,7 +75,7 @@ class Branches:
         node_BT = np.arange(num_tokens) - (lengths_B - len(self))[:, None]
         inside_BT = (node_BT >= 0) & (node_BT < len(self))
         node_BT = np.clip(node_BT, 0, len(self) - 1)
-        position_BT = self.positions(lengths_B, num_tokens)
+        position_BT = self._places(lengths_B, num_tokens)
         back_BTT = position_BT[:, :, None] - position_BT[:, None, :]
         own_BTT = inside_BT[:, :, None] & self.sees_YY[node_BT[:, :, None], node_BT[:, None, :]]
         seen_BTT = np.where(inside_BT[:, None, :], own_BTT, back_BTT >= 0)
