@@ -25,11 +25,12 @@ from fedsim.core.uses import Use, Uses
 
 
 class HeadConfig(Schema):
-    """Class scores from the backbone."""
+    """What is read from the backbone."""
 
-    kind: Literal["verbalizer", "classifier"] = "verbalizer"
+    kind: Literal["verbalizer", "classifier", "generation"] = "verbalizer"
     """verbalizer: label-word scores of the frozen LM head at the mask (or last) token; classifier: a linear layer, trained and
-    exchanged with the prompt."""
+    exchanged with the prompt; generation: losses of the tokens of a response (``data.task.response``), by the frozen LM head of
+    a decoder."""
     pooling: Literal["auto", "first", "mean", "last"] = "auto"
     """classifier: hidden state to classify: that of the first token, the mean over tokens, or that of the last token; auto is
     first for encoders and last for decoders."""

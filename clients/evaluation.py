@@ -1,5 +1,9 @@
 """Evaluation of vectors on examples: additive counts, so any split into shards gives the same metric.
 
+Of responses the tokens are counted, as of two classes: a token is the most likely one where it stands (1) or not (0), and every
+one of them should be. Losses are summed over tokens, so that their mean is that of transformers, and its exponential the
+perplexity.
+
 Shape suffixes: C vectors (clients), or classes in ``confusion_CC``; A parameters of a vector; N examples, B those of a batch.
 """
 
@@ -76,7 +80,7 @@ def evaluate(
         if cached is not None:
             entering = cached[to_device(rows(starts_N[chosen_B], kept_N[chosen_B]), cached.device)]
         reading, _ = backbone.read(tokens, tuned_CLX, layout.layers, head_C, owners_B, entering)
-        predicted_N[examples] = reading.logits_BC.argmax(dim=1)
+        predicted_N[examples] = reading.logits_BC.argmax(dim=1) if reading.hits_B is None else reading.hits_B
         loss_N[examples] = reading.loss_B.double()
 
     limit, size = PassLimit(), len(order_N)
@@ -87,8 +91,15 @@ def evaluate(
     confusion_CCC = np.zeros((count, num_classes, num_classes), dtype=np.int64)
     loss_C = np.zeros(count)
     sorted_N, found_N, lost_N = owners_N[order_N], predicted_N.cpu().numpy(), loss_N.cpu().numpy()
-    np.add.at(confusion_CCC, (sorted_N, table.labels_N[all_N[order_N]], found_N), 1)
-    np.add.at(loss_C, sorted_N, lost_N)
+    sums_N = lost_N
+    if table.response_starts_N is None:
+        np.add.at(confusion_CCC, (sorted_N, table.labels_N[all_N[order_N]], found_N), 1)
+    else:
+        tokens_N, hits_N = table.responses_N[all_N[order_N]], found_N
+        np.add.at(confusion_CCC, (sorted_N, 1, 1), hits_N)
+        np.add.at(confusion_CCC, (sorted_N, 1, 0), tokens_N - hits_N)
+        found_N, sums_N = (hits_N == tokens_N).astype(np.int64), lost_N * tokens_N
+    np.add.at(loss_C, sorted_N, sums_N)
     splits_C = [limit.splits, *[0] * (count - 1)]
     kept_C: list[Predictions | None] = [None] * count
     if keep_predictions:

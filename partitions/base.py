@@ -41,6 +41,8 @@ class Partitioner(ABC):
     keys: ClassVar[tuple[str, ...]] = ()
     """Keys of the section that this kind reads, besides ``clients``, ``min_size``, ``max_tries`` and ``holdout_fraction``; keys
     that only other kinds read are refused."""
+    by_labels: ClassVar[bool] = False
+    """Whether it deals by labels, so that a task without them is refused; other kinds get zeros in their place."""
     remedy: ClassVar[str] = ""
     """Advice for clients that stay too small, besides changing clients and min_size."""
 

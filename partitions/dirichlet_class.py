@@ -18,6 +18,7 @@ class DirichletClass(Partitioner):
     """
 
     keys = ("alpha",)
+    by_labels = True
 
     remedy = "raise partition.alpha, "
 

@@ -23,6 +23,7 @@ class DirichletLabel(Partitioner):
     """
 
     keys = ("alpha", "size_alpha")
+    by_labels = True
 
     remedy = "raise partition.size_alpha, "
 

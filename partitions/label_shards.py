@@ -22,6 +22,7 @@ class LabelShards(Partitioner):
     """
 
     keys = ("classes_per_client",)
+    by_labels = True
 
     def deal(self, labels_N: np.ndarray, column: Sequence[Any] | None, rng: np.random.Generator) -> list[np.ndarray]:
         """See :meth:`Partitioner.deal`."""

@@ -69,6 +69,6 @@ def refuse_missing(missing: list[str], model: PreTrainedModel, name: str, kind: 
     if kind != "base" and not any(key.startswith(f"{model.base_model_prefix}.") for key in missing):
         raise ModelError(
             f"model {name} has no LM head (its checkpoint lacks {names}), which model.head.kind=verbalizer "
-            "needs; set model.head.kind=classifier"
+            "and generation need; set model.head.kind=classifier"
         )
     raise ModelError(f"the checkpoint of model {name} is incomplete: it lacks {names}")

@@ -98,15 +98,20 @@ class LayerStack:
             handle.remove()
 
     @contextmanager
-    def narrowed(self, rows_B: Tensor) -> Iterator[None]:
-        """Run the top layer after its attention for the tokens ``rows_B`` only: the model outputs that many rows.
+    def narrowed(self, rows_U: Tensor, *, attended_alone: bool = True) -> Iterator[None]:
+        """Run the top layer after its attention for the tokens ``rows_U`` only: the model outputs that many rows.
 
-        Their attention output must be in the first rows of attention's result, where :class:`PackedPrefix` puts it.
+        Parameters
+        ----------
+        attended_alone
+            Attention is computed for these tokens alone and lies in the first rows of its result, where :class:`PackedPrefix`
+            puts it.
         """
 
         def narrow(module: nn.Module, arguments: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             attended_1ZD, entered_1ZD = arguments
-            return attended_1ZD[:, : len(rows_B)], take_rows(entered_1ZD[0], rows_B).unsqueeze(0)
+            own_UD = attended_1ZD[0, : len(rows_U)] if attended_alone else take_rows(attended_1ZD[0], rows_U)
+            return own_UD.unsqueeze(0), take_rows(entered_1ZD[0], rows_U).unsqueeze(0)
 
         assert self._behind is not None
         handle = self._behind.register_forward_pre_hook(narrow)

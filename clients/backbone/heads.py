@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from clients.backbone.device import to_device
 from fedsim.core.errors import ModelError
+from fedsim.core.reads import Reads
 from fedsim.core.tokens import PackedTokens
 from fedsim.core.words import Branches
 
@@ -31,9 +32,11 @@ class Reading:
     """Losses and class scores of a batch."""
 
     loss_B: Tensor
-    """float32 cross-entropy of each example, differentiable."""
+    """float32 cross-entropy of each example, or the mean over its response's tokens; differentiable."""
     logits_BC: Tensor
-    """float32 class scores."""
+    """float32 class scores; [B, 0] where there are no classes."""
+    hits_B: Tensor | None = None
+    """int64; tokens of each response that are the most likely ones where they stand. None where there are classes."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,20 @@ class Head(Protocol):
         client_of_example_B
             Row of ``head_C`` for each example; None if there is one client.
         """
+        ...
+
+
+@runtime_checkable
+class TokenHead(Protocol):
+    """Reads several tokens of each example."""
+
+    shapes: HeadShapes
+    """As of :class:`Head`."""
+    pooling: Pooling
+    """``last``: which single token stands for a text."""
+
+    def read_tokens(self, hidden_UD: Tensor, reads: Reads, labels_B: Tensor) -> Reading:
+        """Return loss and scores of each example from the last hidden states of ``reads.rows_U``."""
         ...
 
 

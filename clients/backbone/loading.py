@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from clients.backbone.families import Family, Kind, family_of
 from clients.backbone.fitting import check_padding, refuse_mismatched, refuse_missing
+from clients.backbone.generation_head import check_generates
 from clients.backbone.lean_imports import plain_meta
 from clients.backbone.location import folder_of, locate
 from clients.backbone.model_files import check_model_type, check_sentencepiece, check_weights, sentencepiece_file
@@ -98,7 +99,7 @@ def load_shared_weights(config: ModelConfig) -> SharedWeights:
     ------
     ModelError
         If the model cannot be found or read, its family is not supported, or it lacks the LM head that
-        ``model.head.kind=verbalizer`` needs.
+        ``model.head.kind`` needs.
     """
     location = locate(config)
     values = config_values(location, config.location)
@@ -111,6 +112,8 @@ def load_shared_weights(config: ModelConfig) -> SharedWeights:
         )
     if Path(location).is_dir():
         check_weights(Path(location), config.location)
+    if config.head.kind == "generation":
+        check_generates(family, described)
     kind: Kind = "base" if config.head.kind == "classifier" else family.lm_kind
     model = _load(location, config, family, described, kind)
     return _shared(model, family, kind, config.dtype)

@@ -18,17 +18,9 @@ from clients.backbone.compiling import CompiledLayers
 from clients.backbone.device import to_device
 from clients.backbone.families import Family
 from clients.backbone.frozen_states import LayerStack
-from clients.backbone.heads import (
-    Classifier,
-    Head,
-    Reading,
-    Verbalizer,
-    check_pooling,
-    label_words,
-    pool,
-    resolve_pooling,
-)
+from clients.backbone.heads import Head, Reading, TokenHead, pool
 from clients.backbone.loading import assemble
+from clients.backbone.make_head import make_head
 from clients.backbone.packed_passes import PackedPasses
 from clients.backbone.padded_passes import run_padded
 from clients.backbone.pass_texts import PassTexts
@@ -36,12 +28,15 @@ from clients.backbone.products import HalfProducts
 from clients.backbone.shared_weights import SharedWeights
 from clients.backbone.tuned_model import TunedModel
 from clients.config import ModelConfig
+from clients.tuners.moves import take_rows
 from clients.tuners.prefix import attach, detach
 from clients.tuners.prompt_dropout import PromptMask
 from clients.tuners.tuner import Tuner
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import LayerShape
-from fedsim.core.tokens import PackedTokens, TokenBatch
+from fedsim.core.reads import Reads
+from fedsim.core.tokens import PackedTokens, TokenBatch, TokenTable
+from fedsim.core.words import LabelWords
 
 __all__ = ["Backbone", "Reading"]
 
@@ -57,7 +52,7 @@ class Backbone:
         self,
         model: PreTrainedModel,
         family: Family,
-        head: Head,
+        head: Head | TokenHead,
         tuner: Tuner,
         autocast: str = "off",
         *,
@@ -76,7 +71,7 @@ class Backbone:
         self.device: torch.device = calls.device
         """Device of the model."""
         self.head_shapes: tuple[tuple[str, tuple[int, ...]], ...] = head.shapes
-        """Name and shape of each array of the head that a client trains; empty for the verbalizer."""
+        """Name and shape of each array of the head that a client trains; empty where it is the frozen LM head."""
         self.limit: str = family.limit(model.config)
         """Reason for ``max_tokens``, phrased to follow "the model"."""
         self.max_tokens: int = family.max_positions(model.config) - tuner.room
@@ -112,6 +107,8 @@ class Backbone:
         num_classes: int,
         label_word_ids_C: np.ndarray | None,
         device: str,
+        *,
+        words: LabelWords | None = None,
     ) -> Backbone:
         """Build a worker's backbone from shared weights; on a CPU it maps them without a copy.
 
@@ -124,11 +121,13 @@ class Backbone:
         tuner
             What is trained; see :func:`clients.tuners.make.make_tuner`.
         num_classes
-            Classes of the task.
+            Classes of the task; of no matter where responses are generated.
         label_word_ids_C
             Token id of each class's word; needed by the verbalizer.
         device
             ``cpu`` or ``cuda``.
+        words
+            Label words of several tokens, or several a class, in place of ``label_word_ids_C``.
 
         Raises
         ------
@@ -137,18 +136,8 @@ class Backbone:
         """
         frozen, family = assemble(weights, model.attention, device)
         attach(frozen)
-        if model.head.kind == "classifier":
-            pooling = resolve_pooling(model.head.pooling, predicts_next=family.predicts_next)
-            check_pooling(pooling, is_causal=family.causal_attention(frozen.config))
-            classifier = Classifier(num_classes, frozen.config.hidden_size, pooling)
-            return cls(frozen, family, classifier, tuner, model.autocast, compiled=model.compile)
-        if weights.kind == "base":
-            raise ModelError("model.head.kind=verbalizer needs a model with its LM head; these weights have none")
-        words_C = label_words(label_word_ids_C, num_classes, frozen.config.vocab_size, next(frozen.parameters()).device)
-        decoder = frozen.get_output_embeddings()
-        cap = family.logit_cap(frozen.config)
-        verbalizer = Verbalizer(lambda h: family.head_transform(frozen, h), decoder, words_C, model.head.loss, cap)
-        return cls(frozen, family, verbalizer, tuner, model.autocast, compiled=model.compile)
+        head = make_head(frozen, family, weights.kind, model.head, tuner, (num_classes, words or label_word_ids_C))
+        return cls(frozen, family, head, tuner, model.autocast, compiled=model.compile)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -208,11 +197,16 @@ class Backbone:
         """
         self._check(tuned_CLX, layers, head_C, client_of_example_B)
         tokens = self._parts.calls.tokens(batch)
-        self._check_length(tokens.input_ids_BT.shape[1])
+        beyond = 0 if batch.branches is None else batch.branches.beyond
+        self._check_length(tokens.input_ids_BT.shape[1] - beyond)
         owner_B = None if client_of_example_B is None else to_device(client_of_example_B, self.device)
-        output = run_padded(self._parts, tokens, tuned_CLX, layers, owner_B, mask)
-        pooled_BD = pool(output.last_hidden_state, tokens, self._head.pooling)
-        return self._head.read(pooled_BD, tokens.labels_B, head_C, owner_B)
+        hidden_BTD = run_padded(self._parts, tokens, tuned_CLX, layers, owner_B, mask).last_hidden_state
+        if batch.reads is None:
+            read = pool(hidden_BTD, tokens, self._head.pooling)
+        else:
+            rows_U = to_device(batch.reads.rows_U, self.device)
+            read = take_rows(hidden_BTD[tokens.attention_mask_BT.bool()], rows_U)
+        return self._reading(read, batch.reads, tokens.labels_B, head_C, owner_B)
 
     def read(
         self,
@@ -246,12 +240,31 @@ class Backbone:
             If an example is longer than ``max_tokens``, or a layer was never tuned in the pass.
         """
         self._check(tuned_CLX, layers, head_C, client_of_example_B)
-        self._check_length(int(tokens.lengths_B.max()))
+        self._check_length(tokens.longest)
         owner_B = None if client_of_example_B is None else to_device(client_of_example_B, self.device)
         pooled_BD, slots_B = self._packed.pooled(
             tokens, tuned_CLX, layers, (client_of_example_B, owner_B), cached_ZD, mask
         )
-        return self._head.read(pooled_BD, to_device(tokens.labels_B, self.device), head_C, owner_B), slots_B
+        labels_B = to_device(tokens.labels_B, self.device)
+        return self._reading(pooled_BD, tokens.reads, labels_B, head_C, owner_B), slots_B
+
+    def _reading(
+        self, read: Tensor, reads: Reads | None, labels_B: Tensor, head_C: dict[str, Tensor], owner_B: Tensor | None
+    ) -> Reading:
+        """Return what the head makes of the hidden states that it reads."""
+        head = self._head
+        if reads is not None and isinstance(head, TokenHead):
+            return head.read_tokens(read, reads, labels_B)
+        if reads is None and not isinstance(head, TokenHead):
+            return head.read(read, labels_B, head_C, owner_B)
+        raise ValueError("the head reads several tokens of an example, but the table says one, or the reverse")
+
+    @torch.no_grad()
+    def calibrate(self, table: TokenTable) -> None:
+        """Subtract the frozen model's class scores of a table's one example from all class scores that are read later."""
+        plain_1LX = torch.empty((1, 0, *self.geometry.layer_shape), device=self.device)
+        reading, _ = self.read(table.pack(np.arange(1)), plain_1LX, (), {})
+        self._head.offset_C = reading.logits_BC[0]  # type: ignore[union-attr]
 
     def cached_rows(self, lengths_N: np.ndarray) -> np.ndarray:
         """Return the rows of :meth:`cached` for each text, given its tokens."""
@@ -263,7 +276,7 @@ class Backbone:
         The input of the lowest of the tuned ``layers`` [Z, D], which must not be layer 0; with a tuner that reads the plain
         model's output, that of one token of each example [B, D]. With dropout off it depends only on the examples.
         """
-        self._check_length(int(tokens.lengths_B.max()))
+        self._check_length(tokens.longest)
         return self._packed.kept(tokens, layers)
 
     @torch.no_grad()

@@ -16,6 +16,7 @@ from clients.backbone.heads import Pooling, pool_packed, pooled_rows
 from clients.backbone.pass_texts import without_dropout
 from clients.backbone.tuned_model import TunedModel
 from clients.tuners.client_rows import PackedRows
+from clients.tuners.moves import take_rows
 from clients.tuners.packed_prefix import PackedPrefix
 from clients.tuners.prefix import AttentionHook
 from clients.tuners.prompt_dropout import PromptMask
@@ -49,6 +50,8 @@ class PackedPasses:
     ) -> tuple[Tensor, np.ndarray]:
         """Return what the head reads of each example [B, D], and the tokens that attention processed for it (int64 [B]).
 
+        Where several tokens of an example are read (``tokens.reads``), it is the hidden states of all of them, [U, D].
+
         Parameters
         ----------
         owners
@@ -63,7 +66,7 @@ class PackedPasses:
         """
         parts, tuner = self._parts, self._parts.tuner
         given_B, owner_B = owners
-        rows = PackedRows(given_B, tokens.lengths_B, parts.device)
+        rows = PackedRows(given_B, tokens.lengths_B, parts.device, _examples_read(tokens))
         tuned_CLX = parts.calls.precision.enter(tuned_CLX)
         prompt_CLKHPD, prompted = parts.prompts(tuned_CLX, layers)
         virtual = parts.virtual(tuned_CLX, layers)
@@ -71,8 +74,10 @@ class PackedPasses:
         if virtual is not None:
             longer = PackedTexts(tokens.lengths_B, virtual.length, parts.device, tokens.branches)
         output_BD = self._output(tokens, cached_ZD) if tuner.reads_output and virtual is not None else None
-        rows_B = self._rows_read(tokens, longer)
-        hook, prefix = self._attention(tokens, (prompt_CLKHPD, prompted, mask), (virtual, longer), owner_B, rows_B)
+        narrow = self._rows_read(tokens, longer)
+        # Of several tokens an example, attention is computed for all: they are no batch of one query each.
+        asked_B = narrow if tokens.reads is None else None
+        hook, prefix = self._attention(tokens, (prompt_CLKHPD, prompted, mask), (virtual, longer), owner_B, asked_B)
         with ExitStack() as stack:
             stack.enter_context(tuner.inserted(parts.geometry, parts.stack.all, (tuned_CLX, layers), rows))
             if cached_ZD is not None and not tuner.reads_output:
@@ -82,11 +87,11 @@ class PackedPasses:
                 owner = owner_B if len(tuned_CLX) > 1 else None
                 texts = parts.texts.packed(tokens, owner, rows, output_BD, parts.device)
                 stack.enter_context(entered(parts.stack, virtual, longer, texts))
-            if rows_B is not None:
-                stack.enter_context(parts.stack.narrowed(rows_B))
+            if narrow is not None:
+                stack.enter_context(parts.stack.narrowed(narrow, attended_alone=asked_B is not None))
             (hidden_ZD,) = parts.calls.packed(tokens, hook, parts.offset(prompt_CLKHPD, virtual)).last_hidden_state
         prefix.check_seen()
-        pooled_BD = hidden_ZD if rows_B is not None else pool_packed(hidden_ZD, tokens, self._pooling)
+        pooled_BD = hidden_ZD if narrow is not None else _read(hidden_ZD, tokens, self._pooling)
         return parts.calls.precision.leave(pooled_BD), prefix.slots_B
 
     @torch.no_grad()
@@ -146,12 +151,27 @@ class PackedPasses:
         )
 
     def _rows_read(self, tokens: PackedTokens, longer: PackedTexts | None) -> Tensor | None:
-        """Return the token of each example that the head reads, if the top layer can skip the others.
+        """Return the tokens that the head reads, if the top layer can skip the others.
 
         Not with dropout, which would be drawn for fewer tokens, and not compiled: each pass would create its own graph.
         """
         parts = self._parts
         if self._pooling == "mean" or not parts.stack.narrows or parts.calls.compiled or parts.model.training:
             return None
-        rows_B = pooled_rows(tokens, self._pooling)
-        return to_device(rows_B if longer is None else longer.rows_with(rows_B), parts.device)
+        reads = tokens.reads
+        rows_B = pooled_rows(tokens, self._pooling) if reads is None else reads.rows_U
+        return to_device(rows_B if longer is None else longer.rows_with(rows_B, _examples_read(tokens)), parts.device)
+
+
+def _read(hidden_ZD: Tensor, tokens: PackedTokens, pooling: Pooling) -> Tensor:
+    """Return what the head reads of the hidden states of all tokens."""
+    if tokens.reads is None:
+        return pool_packed(hidden_ZD, tokens, pooling)
+    return take_rows(hidden_ZD, to_device(tokens.reads.rows_U, hidden_ZD.device))
+
+
+def _examples_read(tokens: PackedTokens) -> np.ndarray | None:
+    """Return the int64 example of each row that is read, [U]; None where it is one of each example."""
+    if tokens.reads is None:
+        return None
+    return np.searchsorted(tokens.starts_B, tokens.reads.rows_U, side="right") - 1

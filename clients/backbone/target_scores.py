@@ -60,6 +60,13 @@ def target_scores(
     return TargetScores(logp_R, best_U)
 
 
+def group_means(values_R: Tensor, reads: Reads) -> Tensor:
+    """Return the mean of each group's values, [groups]; added up in a fixed order, so that a NaN stays in its group."""
+    counts_G = np.bincount(reads.groups_R, minlength=reads.num_groups)
+    sums_G = add_rows(reads.num_groups, to_device(reads.groups_R, values_R.device), values_R)
+    return sums_G / to_device(counts_G, values_R.device)
+
+
 @dataclass(frozen=True)
 class _Head:
     weight_VD: Tensor

@@ -13,7 +13,7 @@ from clients.backbone.device import to_device
 from clients.backbone.model import Backbone
 from clients.budget import STEP_VECTORS, population_of
 from clients.config import ClientConfig
-from clients.training.gradients import StepBatch, gradients, losses
+from clients.training.gradients import StepBatch, gradients, losses, shares
 from clients.training.local_job import batches
 from clients.tuners.prompt_dropout import draw_kept, kept_scale
 from fedsim.core import seeds
@@ -52,7 +52,7 @@ def try_fusing(
     tallies
         Number of vectors that corrections add to in a step.
     """
-    batch = _first_batches(config, indices_N, seed)
+    batch = _first_batches(config, table, indices_N, seed)
     if prompt_dropout:
         rng = seeds.stream(seed, seeds.NO_ROUND, seeds.NO_CLIENT, "prompt dropout")
         kept_BA = draw_kept(rng, prompt_dropout, len(batch), layout.tuned_size)
@@ -92,14 +92,14 @@ def try_fusing(
     )
 
 
-def _first_batches(config: ClientConfig, indices_N: Sequence[np.ndarray], seed: int) -> StepBatch:
+def _first_batches(config: ClientConfig, table: TokenTable, indices_N: Sequence[np.ndarray], seed: int) -> StepBatch:
     chosen = []
     for row, own_N in enumerate(indices_N):
         _, positions = next(batches(config, len(own_N), seeds.stream(seed, seeds.NO_ROUND, row, "shuffle")))
         chosen.append(own_N[positions])
-    sizes_C = np.array([len(own) for own in chosen])
-    owners_B = np.repeat(np.arange(len(chosen)), sizes_C)
-    return StepBatch(np.concatenate(chosen), owners_B, 1.0 / sizes_C[owners_B])
+    owners_B = np.repeat(np.arange(len(chosen)), [len(own) for own in chosen])
+    indices_B = np.concatenate(chosen)
+    return StepBatch(indices_B, owners_B, shares(table, indices_B, owners_B))
 
 
 def _seconds(device: torch.device, work: Callable[[], None]) -> float:

@@ -31,7 +31,7 @@ class StepBatch:
     owners_B: np.ndarray
     """int64; row of each example's client."""
     share_B: np.ndarray
-    """float64; 1 / size of the example's mini-batch."""
+    """float64; the example's share in the loss of its mini-batch; see :func:`shares`."""
     cached: Tensor | None = None
     """Input of the lowest prompted layer, for all examples of the clients [tokens, hidden]; None where all layers run."""
     cached_starts_B: np.ndarray | None = None
@@ -87,6 +87,22 @@ class Gradient:
     """int64; tokens in each client's mini-batch."""
     slots_C: np.ndarray
     """int64; tokens that attention computed for them, including padding."""
+
+
+def shares(table: TokenTable, indices_B: np.ndarray, owners_B: np.ndarray) -> np.ndarray:
+    """Return each example's share in the loss of its client's mini-batch, float64.
+
+    One over the mini-batch's size; with responses its share in their tokens, so that the loss is the mean over tokens.
+
+    Parameters
+    ----------
+    indices_B
+        Row numbers in the table.
+    owners_B
+        Each example's client.
+    """
+    tokens_B = table.responses_N[indices_B].astype(np.float64)
+    return tokens_B / np.bincount(owners_B, weights=tokens_B)[owners_B]
 
 
 def gradients(

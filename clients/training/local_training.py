@@ -22,7 +22,7 @@ from clients.backbone.model import Backbone
 from clients.backbone.passes import PassLimit
 from clients.config import ClientConfig
 from clients.training.candidates import Searches
-from clients.training.gradients import Gradient, StepBatch, gradients, losses
+from clients.training.gradients import Gradient, StepBatch, gradients, losses, shares
 from clients.training.local_job import LocalJob, Parts, TrainingResult, batches, num_steps
 from clients.training.local_rows import LocalRows
 from clients.training.optimizers import Moments, clip, decay_and_step, direction, learning_rate
@@ -216,7 +216,8 @@ class _Group:
         owners_B = np.repeat(np.arange(count), sizes_C)
         indices_B = np.concatenate([self._jobs[row].indices_N[own] for row, own in enumerate(positions)])
         starts_B = np.concatenate([self._cached_starts[row][own] for row, own in enumerate(positions)])
-        batch = StepBatch(indices_B, owners_B, 1.0 / sizes_C[owners_B], self._cached, starts_B)
+        share_B = shares(self._table, indices_B, owners_B)
+        batch = StepBatch(indices_B, owners_B, share_B, self._cached, starts_B)
         return batch if not self._prompt_dropout else self._with_dropout(batch, sizes_C)
 
     def _with_dropout(self, batch: StepBatch, sizes_C: np.ndarray) -> StepBatch:

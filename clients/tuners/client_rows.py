@@ -64,7 +64,7 @@ class PaddedRows:
 
 
 class PackedRows:
-    """Rows of a packed batch [1, Z, I], or one row per example [1, B, I], as the narrowed top layer has them.
+    """Rows of a packed batch [1, Z, I], or those that a head reads [1, U, I], as the narrowed top layer has them.
 
     Parameters
     ----------
@@ -73,12 +73,19 @@ class PackedRows:
         device, which waits for all earlier work there.
     lengths_B
         Tokens of each example, in packed order.
+    examples_U
+        int64 example of each row that the head reads; None for one row of each.
     """
 
     def __init__(
-        self, client_of_example_B: np.ndarray | Tensor | None, lengths_B: np.ndarray, device: torch.device
+        self,
+        client_of_example_B: np.ndarray | Tensor | None,
+        lengths_B: np.ndarray,
+        device: torch.device,
+        examples_U: np.ndarray | None = None,
     ) -> None:
         self._client_of_example_B, self._lengths_B, self._device = client_of_example_B, lengths_B, device
+        self._examples_U = examples_U
         self._groupings: dict[int, _Grouping] = {}
         self._last: tuple[Tensor, Tensor] | None = None
 
@@ -106,13 +113,19 @@ class PackedRows:
 
     def _grouping(self, num_rows: int) -> _Grouping:
         if num_rows not in self._groupings:
-            per_token = num_rows == int(self._lengths_B.sum())
-            owners_B = self._owners_B
-            owners_Z = np.repeat(owners_B, self._lengths_B) if per_token else owners_B
-            if len(owners_Z) != num_rows:
-                raise ValueError(f"{num_rows} rows are neither the tokens nor the examples of the pass")
-            self._groupings[num_rows] = _Grouping(owners_Z, self._device)
+            self._groupings[num_rows] = _Grouping(self._owners(num_rows), self._device)
         return self._groupings[num_rows]
+
+    def _owners(self, num_rows: int) -> np.ndarray:
+        """Return the client of each row."""
+        owners_B = self._owners_B
+        if num_rows == int(self._lengths_B.sum()):
+            return np.repeat(owners_B, self._lengths_B)
+        if self._examples_U is not None and num_rows == len(self._examples_U):
+            return owners_B[self._examples_U]
+        if num_rows == len(owners_B):  # as tuners map that make something of each text
+            return owners_B
+        raise ValueError(f"{num_rows} rows are neither the tokens nor the examples of the pass")
 
 
 def _low_rank(rows_GMI: Tensor, down_GIR: Tensor, up_GRO: Tensor) -> Tensor:

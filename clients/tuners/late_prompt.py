@@ -55,6 +55,11 @@ class LatePromptTuner(Tuner):
         return self.late.length if self.rotary else 0
 
     @property
+    def reads_text(self) -> bool:  # type: ignore[override]
+        """Whether its generator pools all tokens of a text."""
+        return self.late.generator in ("appg", "mppg")
+
+    @property
     def described(self) -> str:
         """What it trains, in words."""
         made = "" if self.late.generator == "none" else f" by {self.late.generator.upper()}"

@@ -44,6 +44,7 @@ class PromptMixtureTuner(Tuner):
 
     kind: ClassVar[str] = "prompt_mixture"
     embeds: ClassVar[bool] = True
+    reads_text: ClassVar[bool] = True  # type: ignore[misc]
     mixture: TunerConfig
     start_PD: np.ndarray | None = field(default=None, compare=False, repr=False)
     """float64 start of the trained prompt; None where it is not needed."""

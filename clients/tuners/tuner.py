@@ -36,6 +36,8 @@ class Tuner(ABC):
     """Key of the number of positions that the tuner takes."""
     reads_output: ClassVar[bool] = False
     """Whether it reads the last hidden state of one token of each text in the plain model, which is then what is cached."""
+    reads_text: bool = False
+    """Whether it makes something of all tokens of a text, not of one alone that sees those before it."""
     embeds: ClassVar[bool] = False
     """Whether what it trains, or makes for a text, stands among the word embeddings."""
     dropout: float = 0.0

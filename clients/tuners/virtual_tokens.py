@@ -130,9 +130,9 @@ class PackedTexts:
             return hidden_1YD
         return take_rows(hidden_1YD[0], self._text_rows).unsqueeze(0)
 
-    def rows_with(self, rows_B: np.ndarray) -> np.ndarray:
-        """Return where rows of the texts, one of each, are among the longer texts."""
-        return rows_B + self._length * np.arange(1, len(rows_B) + 1)
+    def rows_with(self, rows_U: np.ndarray, examples_U: np.ndarray | None = None) -> np.ndarray:
+        """Return where rows of the texts are among the longer texts; one row of each example if ``examples_U`` is not given."""
+        return rows_U + self._length * (1 + (np.arange(len(rows_U)) if examples_U is None else examples_U))
 
 
 class ByDepth:

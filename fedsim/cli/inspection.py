@@ -41,7 +41,7 @@ def partition(
             with_clients(resolved, data.shards.num_clients)
         except ConfigError as error:  # the partition can still be inspected
             console.print(f"warning: a run with this config is refused: {error}", markup=False, soft_wrap=True)
-    counts_NC = data.shards.label_counts(data.dataset.train.labels_N, len(data.task.labels))
+    counts_NC = data.shards.label_counts(data.dataset.train.labels_N, len(data.task.groups))
     console.print(partition_table(counts_NC, class_names(data.task)))
     with told(console.print, output):
         stamp = Stamp(run_words(resolved, data.task.name))
@@ -50,7 +50,7 @@ def partition(
     return {
         "clients": len(counts_NC),
         "examples": int(counts_NC.sum()),
-        "classes": list(data.task.labels),
+        "classes": list(data.task.groups),
         "counts": counts_NC.tolist(),
         "notes": list(data.notes),
         "picture": str(output),

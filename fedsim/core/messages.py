@@ -295,9 +295,10 @@ class Evaluation:
     """Counts from which every metric follows; evaluations add up."""
 
     confusion_CC: np.ndarray
-    """int64; row = true class, column = predicted class."""
+    """int64; row = true class, column = predicted class. Of responses it counts tokens, all in row 1: in column 1 those that
+    are the most likely ones where they stand, in column 0 the others."""
     loss_sum: float
-    """Sum of the examples' losses."""
+    """Sum of the examples' losses; of responses, of their tokens'."""
     memory_splits: int = 0
     """Number of passes through the backbone split in two for lack of device memory."""
     predictions: Predictions | None = None
@@ -305,7 +306,7 @@ class Evaluation:
 
     @property
     def num_examples(self) -> int:
-        """Number of examples counted."""
+        """Number of examples counted; of responses, of their tokens."""
         return int(self.confusion_CC.sum())
 
     def __add__(self, other: Evaluation) -> Evaluation:

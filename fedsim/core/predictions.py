@@ -12,9 +12,9 @@ class Predictions:
     """What was predicted for each of some examples, in their order."""
 
     predicted_N: np.ndarray
-    """int64 class numbers."""
+    """int64 class numbers; of responses, 1 if each of their tokens is the most likely one where it stands, else 0."""
     loss_N: np.ndarray
-    """float64 losses."""
+    """float64 losses; of responses, the mean over their tokens."""
 
     def __add__(self, other: Predictions) -> Predictions:
         return Predictions(

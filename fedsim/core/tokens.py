@@ -100,6 +100,10 @@ class TokenTable:
     """uint8 token types, or None."""
     response_starts_N: np.ndarray | None = None
     """int32; position within its example of the first token of its response, which ends the example; None without responses."""
+    cut_prompts: int = 0
+    """Number of examples whose prompt was shortened to fit ``data.max_length``."""
+    cut_responses: int = 0
+    """Number of examples whose response was cut to fit, so that it has no end."""
     words: LabelWords | None = None
     """Label words of several tokens, or several a class; their branches are the last tokens of every example."""
 

@@ -22,8 +22,8 @@ class Wanted:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The task's fields and its label field."""
-        return (*self.task.fields, self.task.label_field)
+        """The task's fields and, where it has labels, its label field."""
+        return self.task.columns
 
     def check_keys(self, column: str | None) -> None:
         """Refuse an entry of ``data.columns`` that nothing uses.
@@ -38,11 +38,17 @@ class Wanted:
             if name not in asked:
                 raise DataError(
                     f"data.columns: nothing uses {shown(name)}{suggestion(name, asked)}; a key of it is a field of task "
-                    f"{self.task.name} ({listed(self.task.fields)}), its label field ({shown(self.task.label_field)}), or a "
+                    f"{self.task.name} ({listed(self.task.fields)}), {self._label_words}or a "
                     f"name in data.keep_columns or partition.column"
                 )
+        if self.config.label_of_file and not self.task.labels:
+            raise DataError(f"data.label_of_file gives labels, but task {self.task.name} has none (data.task.labels)")
         if self.config.label_of_file and self.task.label_field in self.config.columns:
             raise DataError("data.label_of_file and data.columns both define the label; drop one of the two")
+
+    @property
+    def _label_words(self) -> str:
+        return f"its label field ({shown(self.task.label_field)}), " if self.task.labels else ""
 
     def columns(self, origin: str, names: Sequence[str], *, numbered: bool, fixed: bool, label: bool = True) -> Columns:
         """Return the mapping for columns whose names differ from the task's.
@@ -71,11 +77,12 @@ class Wanted:
         }
         asked = [name for name in self.names if name not in given and (label or name != self.task.label_field)]
         fields = [name for name in asked if name != self.task.label_field]
+        needed_fields = [name for name in fields if name not in self.task.optional_fields]
         own: tuple[Columns, ...] = ({self.task.fields[0]: TEXT, self.task.label_field: LABEL},)
         known = self.layout.columns + (own if numbered and len(self.task.fields) == 1 else ())
         fitting = (
             columns
-            for needed in (asked, fields)
+            for needed in (asked, fields, needed_fields)
             for columns in known
             if all(columns.get(name, name) in names for name in needed)
         )
@@ -115,11 +122,14 @@ class Wanted:
         known = (self.layout.headerless or {}).get(len(cells))
         if self.config.header is False:
             return known or numbers
-        default = None if known is None else known.index(self.task.label_field)
+        label = self.task.label_field
+        default = known.index(label) if known is not None and label in known else None
         place = self.config.columns.get(self.task.label_field, default)
         header = [cell.strip() for cell in cells]
         # pandas writes numbers as the header of unnamed columns
         if not isinstance(place, int) or place >= len(cells) or tuple(header) == numbers or self._names(header):
+            return None
+        if not self.task.labels:
             return None
         return (known or numbers) if header[place] in LabelIndex(self.task) else None
 

@@ -17,11 +17,13 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticKnownError
 
 from fedsim.core.registry import known_name
 from fedsim.core.schema import PathText, Schema
 from fedsim.core.uses import Use, Uses
 from fedsim.data.foreign_templates import translated
+from fedsim.data.response_rules import OF_RESPONSES, check_responses
 
 
 def _value_as_text(value: Any) -> Any:
@@ -66,21 +68,42 @@ _OF_NAMES = {"idna", "punycode"}
 MetricName = Annotated[str, known_name("fedsim.data.metrics:METRICS")]
 
 
+def _of_responses() -> Use:
+    words = "it is a key of tasks of responses, which give data.task.response"
+    return Use("response", test=lambda response: response is not None, words=words)
+
+
 class TaskConfig(Schema):
-    """A task: its text columns, prompt template, and label words."""
+    """A task: its text columns, and what is asked of the model: a class of each text, or a response to write."""
 
     name: str = Field(max_length=100)
     """Name of the task, used in reports."""
     fields: tuple[str, ...] = Field(min_length=1, max_length=MOST_FIELDS)
     """Text columns: one for single sentences, two for sentence pairs, more for example for a premise and two
     choices."""
+    dialogue: bool = False
+    """Whether the one field is a column of messages (role and content, or from and value): the last answer is the response,
+    and the messages before it are the prompt. Needs ``chat``; there is no template then."""
+    response: str | None = None
+    """Makes this a task of responses: the text that the model learns to write behind the prompt, with ``{field}`` for the
+    field or fields that it holds. ``template`` is then the prompt, without ``<mask>``."""
+    chat: bool = False
+    """Whether the prompt is a user's message and the response the assistant's, in the chat template of the tokenizer."""
+    system: str | None = None
+    """The system message of a chat; if not given, what the chat template puts there itself."""
+    optional_fields: tuple[str, ...] = ()
+    """Fields of a task of responses that may be empty or missing in a row."""
+    template_without: dict[str, str] = Field(default={})
+    """For an optional field, the template of the rows in which it is empty; of several, the first one listed counts."""
     label_field: str = "label"
     """Label column."""
     template: str | None = None
     """Text around the fields, with ``{field}`` for each field and one ``<mask>``; needed by the verbalizer head. OpenPrompt's
-    syntax and lists as in PET's code are translated."""
-    labels: tuple[LabelText, ...] = Field(min_length=2)
-    """Label values as they appear in the data (numbers and booleans are read as text), in class order."""
+    syntax and lists as in PET's code are translated. In a task of responses the prompt, without ``<mask>``; none means that the
+    model learns to write the texts from their first token on."""
+    labels: tuple[LabelText, ...] = ()
+    """Label values as they appear in the data (numbers and booleans are read as text), in class order. A task of responses
+    needs none: they are what label-based kinds of ``partition`` deal by, and are not predicted."""
     label_words: tuple[str | tuple[str, ...], ...] | None = None
     """One word per class, in class order, or a list of words per class; needed by the verbalizer head. A word may be of several
     tokens."""
@@ -88,11 +111,34 @@ class TaskConfig(Schema):
     """Decoders: text behind the label word that is scored with it, for example " . <eos>"; ``<eos>``, at its end, is the
     tokenizer's end token."""
     metric: MetricName = "accuracy"
-    """Metric: accuracy, matthews (correlation), accuracy_f1 (mean of accuracy and F1), or that of a plug-in."""
+    """Metric: accuracy, matthews (correlation), accuracy_f1 (mean of accuracy and F1), or that of a plug-in; of a task of
+    responses token_accuracy."""
 
     uses: ClassVar[Uses] = {
-        "word_end": (Use("label_words", test=lambda words: words is not None, words="it stands behind label words"),)
+        **dict.fromkeys(("optional_fields", "chat"), (_of_responses(),)),
+        "system": (Use("chat", (True,)),),
+        "template_without": (Use("optional_fields", test=bool, words="it is for fields of data.task.optional_fields"),),
+        "template": (Use("dialogue", (False,), words="it is for texts: the prompt of a dialogue is its messages"),),
+        "label_field": (Use("labels", test=bool, words="it is the column of data.task.labels"),),
+        "label_words": (Use("response", (None,), words="it is for tasks of classes"),),
+        "word_end": (Use("label_words", test=lambda words: words is not None, words="it stands behind label words"),),
     }
+
+    @field_validator("response", mode="after")
+    @classmethod
+    def _last_answer(cls, response: str | None, info: ValidationInfo) -> str | None:
+        """Return what a dialogue has for a response, if none is given: its messages' last answer."""
+        fields = info.data.get("fields")
+        return f"{{{fields[0]}}}" if response is None and info.data.get("dialogue") and fields else response
+
+    @field_validator("labels", mode="after")
+    @classmethod
+    def _two_or_more(cls, labels: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not labels and info.data.get("response") is None:
+            raise PydanticKnownError("missing")
+        if len(labels) == 1:
+            raise PydanticKnownError("too_short", {"field_type": "Tuple", "min_length": 2, "actual_length": 1})
+        return labels
 
     @property
     def words_of_classes(self) -> tuple[tuple[str, ...], ...]:
@@ -102,12 +148,18 @@ class TaskConfig(Schema):
     @field_validator("template")
     @classmethod
     def _in_our_syntax(cls, template: str | None, info: ValidationInfo) -> str | None:
-        return None if template is None else translated(template, info.data.get("fields", ()))
+        ours = template is None or "<mask>" in template or info.data.get("response") is not None
+        return template if ours else translated(template, info.data.get("fields", ()))
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskConfig:
         if len(set(self.labels)) != len(self.labels):
             raise ValueError(f"labels {list(self.labels)} list a label twice")
+        if self.response is not None:
+            if "metric" not in self.model_fields_set:
+                self.__dict__["metric"] = OF_RESPONSES
+            check_responses(self)
+            return self
         if self.label_words is not None and len(self.label_words) != len(self.labels):
             raise ValueError(
                 f"{len(self.label_words)} label_words for {len(self.labels)} labels; give one word per label"
@@ -116,6 +168,8 @@ class TaskConfig(Schema):
             raise ValueError("label_words has an empty list; give each label one word or more")
         if self.word_end is not None and "<eos>" in self.word_end.removesuffix("<eos>"):
             raise ValueError("word_end can have <eos> at its end alone")
+        if self.metric == OF_RESPONSES:
+            raise ValueError(f"metric {OF_RESPONSES} is that of tasks of responses, which give response")
         if self.metric == "accuracy_f1" and len(self.labels) != 2:
             raise ValueError("metric accuracy_f1 needs exactly two labels")
         if self.template is not None:
@@ -125,6 +179,26 @@ class TaskConfig(Schema):
             if self.template.count("<mask>") != 1:
                 raise ValueError("template must contain <mask> exactly once")
         return self
+
+    @property
+    def of_responses(self) -> bool:
+        """Whether the model learns to write responses, not to tell classes apart."""
+        return self.response is not None
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes that evaluation tells apart; of a task of responses two: a token is the right one, or is not."""
+        return 2 if self.of_responses else len(self.labels)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups by which the examples of clients are counted: the labels, or one group where there are none."""
+        return self.labels or ("examples",)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that every row needs, but for optional fields: the fields and, where there are labels, their column."""
+        return (*self.fields, self.label_field) if self.labels else self.fields
 
 
 class DataConfig(Schema):

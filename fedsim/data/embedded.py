@@ -1,4 +1,4 @@
-"""The embedded corpus: three synthetic tasks with natural clients, generated on the fly.
+"""The embedded corpus: synthetic tasks with natural clients, generated on the fly: three of classes, two of responses.
 
 ========= =============================================== ======================== ==========
 task      a row                                           label                    classes
@@ -6,6 +6,9 @@ task      a row                                           label                 
 reviews   ``text``: two or three judgements               majority of judgements   2
 topics    ``text``: two or three things someone spoke of  majority of the things   6
 agreement ``a``: a text, ``b``: a report of it           does b agree with a      2
+questions ``text``: a review or a text on a topic,        what is asked: the       none: the
+          ``question`` and ``answer``, a short sentence   verdict or the topic     answer is
+writing   ``text``: a review                              none                     written
 ========= =============================================== ======================== ==========
 
 Each row names its ``author``, one of :data:`NUM_AUTHORS`; authors differ in how much they write, in their topics, in
@@ -57,6 +60,14 @@ EMBEDDED_TASKS: dict[str, TaskConfig] = {
             labels=("false", "true"),
             label_words=("No", "Yes"),
         ),
+        TaskConfig(
+            name="questions",
+            fields=("text", "question", "answer"),
+            template="{text} .\nQuestion : {question}\nAnswer :",
+            response=" {answer}",
+            labels=("verdict", "topic"),
+        ),
+        TaskConfig(name="writing", fields=("text",), response="{text}"),
     )
 }
 """Tasks of the embedded corpus, by name."""
@@ -71,6 +82,8 @@ def authors() -> tuple[Author, ...]:
 
 def _leaning(author: Author, task: TaskConfig, label: int) -> float:
     """Return an author's preference for a label."""
+    if task.of_responses:
+        return 1.0
     if task.name == "topics":
         return author.topics[label]
     positive = author.kindness if task.name == "reviews" else author.accuracy
@@ -79,6 +92,8 @@ def _leaning(author: Author, task: TaskConfig, label: int) -> float:
 
 def _row(task: TaskConfig, label: int, author: Author, draws: Draws) -> Row:
     """Return one row of a task."""
+    if task.of_responses:
+        return _written(task, label, author, draws)
     if task.name == "reviews":
         texts: tuple[str, ...] = (grammar.review(author, label == 1, draws),)
     elif task.name == "topics":
@@ -89,10 +104,28 @@ def _row(task: TaskConfig, label: int, author: Author, draws: Draws) -> Row:
     return {**dict(zip(task.fields, texts, strict=True)), "label": task.labels[label], "author": author.name}
 
 
+def _written(task: TaskConfig, label: int, author: Author, draws: Draws) -> Row:
+    """Return one row of a task of responses."""
+    verdict, topic = draws.chance(author.kindness), draws.prefer(Preference.of(lexicon.TOPICS, author.topics))
+    if task.name == "writing":
+        return {"text": grammar.review(author, verdict, draws), "author": author.name}
+    if task.labels[label] == "verdict":
+        text, asked = grammar.review(author, verdict, draws), draws.pick(_VERDICT_QUESTIONS)
+        answer = f"it was {'great' if verdict else 'terrible'} ."
+    else:
+        text, asked = grammar.topical(author, topic, draws), draws.pick(_TOPIC_QUESTIONS)
+        answer = f"it is about {topic} ."
+    return {"text": text, "question": asked, "answer": answer, "label": task.labels[label], "author": author.name}
+
+
+_VERDICT_QUESTIONS = ("how was it ?", "was it good or bad ?")
+_TOPIC_QUESTIONS = ("what is it about ?", "what is the topic ?")
+
+
 def generate(task_name: str) -> tuple[list[Row], list[Row]]:
     """Return the training rows and the validation rows of an embedded task.
 
-    A row has the task's fields, ``label`` (one of the task's labels) and ``author``. Both lists are shuffled and
+    A row has the task's fields, ``label`` (one of the task's labels, if it has any) and ``author``. Both lists are shuffled and
     balanced over labels (to within one row).
 
     Raises
@@ -110,12 +143,12 @@ def generate(task_name: str) -> tuple[list[Row], list[Row]]:
     draws = Draws(rng)
     writers = [
         Preference.of(authors(), [author.productivity * _leaning(author, task, label) for author in authors()])
-        for label in range(len(task.labels))
+        for label in range(len(task.groups))
     ]
     rows: list[Row] = []
     seen: set[str] = set()
     while len(rows) < TRAIN_ROWS + VALIDATION_ROWS:
-        label = len(rows) % len(task.labels)
+        label = len(rows) % len(task.groups)
         row = _row(task, label, draws.prefer(writers[label]), draws)
         if row[task.fields[0]] not in seen:
             seen.add(row[task.fields[0]])

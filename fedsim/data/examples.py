@@ -11,6 +11,7 @@ import numpy as np
 
 from fedsim.core.errors import DataError, listed, shown, suggestion
 from fedsim.data.config import TaskConfig
+from fedsim.data.dialogue import as_text, read_messages
 from fedsim.data.tasks import LabelIndex
 
 Row = Mapping[str, object]
@@ -65,9 +66,10 @@ class Examples:
     """Texts and class numbers of one split. Shape suffix: N examples."""
 
     texts: list[tuple[str, ...]]
-    """For each example the text of each of the task's fields."""
+    """For each example the text of each of the task's fields: empty where a row lacks an optional one, and of a dialogue its
+    messages as JSON."""
     labels_N: np.ndarray
-    """int64 class numbers."""
+    """int64 class numbers; zeros for a task of responses without labels."""
     columns: dict[str, list[object]] = field(default_factory=dict)
     """Further kept columns by name, one value per example."""
     origin: str = ""
@@ -121,14 +123,14 @@ def collect(tables: Sequence[Table], check: RowCheck) -> Examples:
     skipped: Counter[str] = Counter()
     first_problem = ""
     for table in tables:
-        called = {name: table.columns.get(name, name) for name in (*task.fields, task.label_field, *columns)}
+        called = {name: table.columns.get(name, name) for name in (*task.columns, *columns)}
         for number, row in table.rows:
             if not isinstance(row, Problem):
                 seen.update(dict.fromkeys(row))
                 problem = _problem(row, check, labels, called, table.hint)
                 if problem is None:
-                    texts.append(tuple(str(row[called[name]]) for name in task.fields))
-                    classes.append(labels[row[called[task.label_field]]])
+                    texts.append(tuple(_text(task, name, row.get(called[name])) for name in task.fields))
+                    classes.append(labels[row[called[task.label_field]]] if task.labels else 0)
                     for name, values in columns.items():
                         values.append(row.get(called[name]))
                     continue
@@ -168,8 +170,10 @@ def _check_columns(origin: str, check: RowCheck, seen: dict[str, None], known: s
 def _problem(row: Row, check: RowCheck, labels: LabelIndex, called: Mapping[str, str], hint: str) -> Problem | None:
     """Return why a row cannot be used, or None."""
     task = check.task
-    for name in (*task.fields, task.label_field, *check.required):
+    for name in (*task.columns, *check.required):
         column = called[name]
+        if name in task.optional_fields and _is_empty(row.get(column)):
+            continue
         if row.get(column) is None:
             return _missing(row, name, column, None if name in check.required else hint)
         value = row[column]
@@ -182,9 +186,14 @@ def _problem(row: Row, check: RowCheck, labels: LabelIndex, called: Mapping[str,
         if isinstance(value := row.get(called[name]), Unread):
             return _unread(called[name], value)
     for name in task.fields:
-        problem = _text_problem(name, row[called[name]])
+        value = row.get(called[name])
+        if name in task.optional_fields and _is_empty(value):
+            continue
+        problem = _dialogue_problem(name, value) if task.dialogue else _text_problem(name, value)
         if problem is not None:
             return problem
+    if not task.labels:
+        return None
     value = row[called[task.label_field]]
     if value not in labels:
         known = listed(repr(label) for label in task.labels)
@@ -194,6 +203,25 @@ def _problem(row: Row, check: RowCheck, labels: LabelIndex, called: Mapping[str,
             f"label, data.on_bad_row=skip leaves such rows out",
         )
     return None
+
+
+def _is_empty(value: object) -> bool:
+    """Whether a field has no text: null, NaN (as pandas stores missing values), or white space."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def _text(task: TaskConfig, name: str, value: object) -> str:
+    """Return a checked field as text."""
+    if task.dialogue:
+        messages = read_messages(value)
+        assert not isinstance(messages, str)
+        return as_text(messages)
+    return "" if name in task.optional_fields and _is_empty(value) else str(value)
+
+
+def _dialogue_problem(name: str, value: object) -> Problem | None:
+    messages = read_messages(value)
+    return Problem("no dialogue", f"field {shown(name)} {messages}") if isinstance(messages, str) else None
 
 
 def _unread(column: str, value: Unread) -> Problem:

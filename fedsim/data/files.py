@@ -64,7 +64,8 @@ def _open_all(paths: Iterable[Path], found: Found, wanted: Wanted) -> list[Opene
 
 def _check_labelled(validation: Sequence[OpenedFile], wanted: Wanted, found: Found) -> None:
     """Refuse an unlabelled test split used for lack of another; GLUE's have no labels, or -1 throughout."""
-    if not validation or wanted.config.validation_file is not None or found.labels is not None:
+    settled = wanted.config.validation_file is not None or found.labels is not None or not wanted.task.labels
+    if not validation or settled:
         return
     first = validation[0].path
     if "test" not in (re.split(r"[.-]", first.name.lower())[0], first.parent.name.lower()):

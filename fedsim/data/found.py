@@ -117,7 +117,7 @@ def _find(folder: Path, card: CardConfig | None, wanted: Wanted) -> Found:
             validation = named.get(_VALIDATION, [])
             if config.reads_validation and not validation:
                 validation = _search(base, VALIDATION_STEMS, wanted.layout.validation_files, _VALIDATION, tsv)
-            return Found(train, validation, None, frozenset(tsv))
+            return Found(train, validation, None, frozenset(tsv), whole=wanted.layout.whole and not validation)
         if (files := class_files(base, wanted)) is not None:
             return _find_labelled(base, files, config, whole=True)
     hint = ""

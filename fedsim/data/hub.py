@@ -9,7 +9,7 @@ from fedsim.data.columns import Wanted
 from fedsim.data.config import DataConfig, TaskConfig
 from fedsim.data.examples import NAMES_COLUMNS, NumberedRows, Table
 from fedsim.data.files import Opened
-from fedsim.data.layouts import UNKNOWN
+from fedsim.data.layouts import HELD_OUT, UNKNOWN
 from fedsim.data.tasks import HUB_SOURCES, ClassNumber, HubSource
 
 
@@ -30,11 +30,17 @@ def open_hub(config: DataConfig, task: TaskConfig, column: str | None = None) ->
     wanted.check_keys(column)
     source = _source(config, task)
     validation_split = config.validation_split
-    if validation_split == DataConfig.model_fields["validation_split"].default:
-        validation_split = source.validation_split
+    usual = validation_split == DataConfig.model_fields["validation_split"].default
     train = _table(source, config.train_split, wanted)
     if not config.reads_validation:
         return Opened([train], [], config.holdout)
+    if usual and source.validation_split is None:
+        share = f"{100 * HELD_OUT:.3g}% of the examples, drawn with the seed, are held out for validation"
+        return Opened(
+            [train], [], HELD_OUT, (f"data: {train.origin}; {share} (the data have no split; see data.holdout)",)
+        )
+    if usual and source.validation_split is not None:
+        validation_split = source.validation_split
     return Opened([train], [_table(source, validation_split, wanted)])
 
 

@@ -32,7 +32,43 @@ class Layout:
     """Patterns of training files not named train.*; with an unknown extension they are TSV."""
     validation_files: tuple[str, ...] = ()
     """The same for validation files."""
+    whole: bool = False
+    """Whether the data come as one file, without a validation split."""
 
+
+_ALPACA_FILES = ("alpaca_data*.json", "alpaca_gpt4_data*.json", "code_alpaca*.json")
+_OUTPUT = {"response": "output"}
+
+OF_RESPONSES: dict[str, Layout] = {
+    "alpaca": Layout(("alpacagpt4", "stanfordalpaca"), ({},), train_files=_ALPACA_FILES, whole=True),
+    "dolly": Layout(
+        ("databricksdolly15k", "dolly15k"),
+        ({},),
+        train_files=("databricks-dolly-15k.jsonl", "dolly*.jsonl"),
+        whole=True,
+    ),
+    "flowertune_general": Layout(("alpacagpt4",), (_OUTPUT, {}), train_files=_ALPACA_FILES, whole=True),
+    "flowertune_finance": Layout(("fingptsentimenttrain",), (_OUTPUT, {}), whole=True),
+    "flowertune_medical": Layout(
+        ("medicalmeadowmedicalflashcards",),
+        ({**_OUTPUT, "instruction": "input"}, {}),
+        train_files=("medical_meadow*.json",),
+        whole=True,
+    ),
+    "flowertune_code": Layout(("codealpaca20k", "codealpaca"), (_OUTPUT, {}), train_files=_ALPACA_FILES, whole=True),
+    "fedllm_bench": Layout(
+        ("fedaya", "fedchatbotit", "fedwildchat"),
+        ({},),
+        train_files=("aya_*.json", "chatbotIT_*.json", "wildchat_*.json"),
+        whole=True,
+    ),
+    "fedllm_bench_dialogue": Layout(("fedwildchat", "multiturn"), ({},), train_files=("wildchat_*.json",), whole=True),
+    "xsum": Layout(),
+    "samsum": Layout((), ({}, {"document": "dialogue"})),
+    "cnn_dailymail": Layout(("cnndm",), ({}, {"document": "article", "summary": "highlights"})),
+    "messages": Layout((), ({}, {"messages": "conversations"}), whole=True),
+}
+"""Layouts of tasks of responses."""
 
 _SENTENCE = {"text": "sentence"}
 _PAIR = {"a": "sentence1", "b": "sentence2"}
@@ -82,6 +118,7 @@ LAYOUTS: dict[str, Layout] = {
         train_files=("training.1600000.*.csv",),
         validation_files=("testdata.manual.*.csv",),
     ),
+    **OF_RESPONSES,
 }
 """The layouts of the built-in tasks on real data, by name."""
 

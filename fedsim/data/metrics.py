@@ -25,6 +25,12 @@ def accuracy(confusion_CC: np.ndarray) -> float:
     return float(np.trace(confusion_CC) / confusion_CC.sum())
 
 
+@METRICS.register("token_accuracy")
+def token_accuracy(confusion_CC: np.ndarray) -> float:
+    """Return the share of a response's tokens that are the most likely ones behind all tokens before them."""
+    return accuracy(confusion_CC)
+
+
 @METRICS.register("matthews")
 def matthews(confusion_CC: np.ndarray) -> float:
     """Return the Matthews correlation in its multi-class form R_K (Gorodkin 2004, eq. 8).

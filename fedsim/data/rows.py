@@ -12,6 +12,7 @@ from typing import Literal
 
 from fedsim.core.errors import DataError, shown
 from fedsim.data.arrow_rows import arrow_rows, parquet_rows
+from fedsim.data.clients_json import clients_rows, read_clients
 from fedsim.data.columns import Wanted
 from fedsim.data.delimited import csv_rows, first_cells, tsv_rows
 from fedsim.data.examples import NAMES_COLUMNS, NumberedRows, Problem, Table
@@ -164,12 +165,18 @@ def _open_lines(path: Path, kind: Kind, wanted: Wanted, label: str | None) -> Op
 def _open_json(path: Path, wanted: Wanted, label: str | None) -> OpenedFile:
     encoding, whole = wanted.config.encoding, extension(path.name) in (".json", ".json.gz")
     by_user = read_leaf(path, encoding) if whole else None
-    by_line = by_user is None and not (whole and is_json_array(path, encoding))
+    by_client = read_clients(path, encoding) if whole and by_user is None else None
+    by_line = by_user is None and by_client is None and not (whole and is_json_array(path, encoding))
     of_leaf = by_user is not None
-    rows = leaf_rows(path, by_user or {}) if of_leaf else (json_rows if by_line else json_array_rows)(path, encoding)
+    if by_client is not None:
+        rows = clients_rows(path, by_client)
+    elif of_leaf:
+        rows = leaf_rows(path, by_user or {})
+    else:
+        rows = (json_rows if by_line else json_array_rows)(path, encoding)
     names, rows = _names_in(_guarded(path, rows))
     columns = wanted.columns(str(path), names, numbered=of_leaf, fixed=of_leaf, label=label is None)
-    how = ("LEAF's JSON",) if of_leaf else ()
+    how = ("LEAF's JSON",) if of_leaf else ("JSON by client, the column client",) if by_client is not None else ()
     return OpenedFile(path, "json", Table(str(path), rows, "line" if by_line else "row", columns, NAMES_COLUMNS), how)
 
 

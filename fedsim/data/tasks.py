@@ -1,6 +1,7 @@
 """The built-in tasks: fields, template, label words, metric, and hub dataset.
 
-They are FedPepTAO's ten tasks, and Sentiment140, whose users are natural clients.
+They are FedPepTAO's ten tasks, Sentiment140, whose users are natural clients, and the tasks of responses of
+:mod:`fedsim.data.response_tasks`.
 
 Templates and label words are the manual prompts of LM-BFF (Gao et al., ACL 2021, arXiv 2012.15723), which
 FedPepTAO (Che et al., EMNLP 2023) also uses.
@@ -20,6 +21,7 @@ from pydantic import ValidationError
 from fedsim.core.errors import DataError, PluginError, shown, suggestion
 from fedsim.core.registry import Registry
 from fedsim.data.config import MetricName, TaskConfig
+from fedsim.data.response_tasks import RESPONSE_TASKS
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class HubSource:
     """Name of its configuration, or None."""
     columns: dict[str, str]
     """A task's field or label field to the dataset's column; names not listed stay as they are."""
-    validation_split: str = "validation"
-    """Labelled split for validation."""
+    validation_split: str | None = "validation"
+    """Labelled split for validation; None if it has none."""
 
 
 def _single(name: str, words: tuple[str, ...], metric: MetricName = "accuracy", template: str = "") -> TaskConfig:
@@ -96,6 +98,8 @@ for _task in (
     _single("sent140", ("terrible", "great")),
 ):
     TASKS.register(_task.name)(_task)
+for _task in RESPONSE_TASKS:
+    TASKS.register(_task.name)(_task)
 
 
 _SENTIMENT = {"negative": "0", "positive": "1", "neg": "0", "pos": "1"}
@@ -117,6 +121,7 @@ LABEL_ALIASES: dict[str, dict[str, str]] = {
 """Other published spellings of a built-in task's labels, each mapped to the label in :data:`TASKS`."""
 
 _GLUE = "nyu-mll/glue"
+_OUTPUT = {"response": "output"}
 _SENTENCES = {"a": "sentence1", "b": "sentence2"}
 
 HUB_SOURCES: dict[str, HubSource] = {
@@ -130,8 +135,19 @@ HUB_SOURCES: dict[str, HubSource] = {
     "rte": HubSource(_GLUE, "rte", _SENTENCES),
     "qnli": HubSource(_GLUE, "qnli", {"a": "question", "b": "sentence"}),
     "boolq": HubSource("google/boolq", None, {"a": "question", "b": "passage", "label": "answer"}),
+    "alpaca": HubSource("tatsu-lab/alpaca", None, {}, None),
+    "dolly": HubSource("databricks/databricks-dolly-15k", None, {}, None),
+    "flowertune_general": HubSource("flwrlabs/alpaca-gpt4", None, _OUTPUT, None),
+    "flowertune_finance": HubSource("flwrlabs/fingpt-sentiment-train", None, _OUTPUT, None),
+    "flowertune_medical": HubSource(
+        "flwrlabs/medical-meadow-medical-flashcards", None, {**_OUTPUT, "instruction": "input"}, None
+    ),
+    "flowertune_code": HubSource("flwrlabs/code-alpaca-20k", None, _OUTPUT, None),
+    "xsum": HubSource("EdinburghNLP/xsum", None, {}),
+    "samsum": HubSource("knkarthick/samsum", None, {"document": "dialogue"}),
+    "cnn_dailymail": HubSource("abisee/cnn_dailymail", "3.0.0", {"document": "article", "summary": "highlights"}),
 }
-"""The hub's copy of each task of FedPepTAO, so that ``data.source=hub data.task=rte`` needs no further key."""
+"""The hub's copy of the tasks that it has, so that ``data.source=hub data.task=rte`` needs no further key."""
 
 
 def resolve_task(task: str | TaskConfig) -> TaskConfig:

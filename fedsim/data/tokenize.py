@@ -22,6 +22,7 @@ from fedsim.core.words import LabelWords
 from fedsim.data.config import TaskConfig
 from fedsim.data.examples import Examples
 from fedsim.data.label_words import label_words
+from fedsim.data.responses import response_table
 from fedsim.data.several import encode_plain, encode_several
 from fedsim.data.spelt_out import with_special_tokens_apart
 from fedsim.data.templates import Field, FilledText, Piece, Template, fill, parse_template
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Ids = list[int]
-HeadKind = Literal["verbalizer", "classifier"]
+HeadKind = Literal["verbalizer", "classifier", "generation"]
 _TEXTS_OF_A_PAIR = 2
 
 
@@ -57,7 +58,8 @@ def tokenize(
     head_kind
         ``verbalizer``: the filled template, read at the mask token, or by a causal model at the last
         token of :meth:`Template.as_causal`. ``classifier``: the text or pair as the tokenizer encodes it (more
-        texts extend the pair format), read at the last token.
+        texts extend the pair format), read at the last token. ``generation``: prompt and response
+        (:mod:`fedsim.data.responses`).
     causal
         Whether the model is a decoder.
     max_length
@@ -74,6 +76,8 @@ def tokenize(
         raise ModelError(
             f"model: tokenizer {type(tokenizer).__name__} is not a fast one; use a model with a tokenizer.json"
         )
+    if task.of_responses:
+        return response_table(examples, task, tokenizer, max_length, pad_id(tokenizer))
     examples = replace(examples, texts=with_special_tokens_apart(tokenizer, examples.texts))
     types: list[Ids] | None = None
     words: LabelWords | None = None

@@ -30,7 +30,9 @@ class Side:
         return [token for place, token in enumerate(self.ids) if place not in positions]
 
 
-def encode_with_fields(tokenizer: PreTrainedTokenizerBase, filled: list[FilledText]) -> list[Side]:
+def encode_with_fields(
+    tokenizer: PreTrainedTokenizerBase, filled: list[FilledText], split_special_tokens: bool = True
+) -> list[Side]:
     """Encode texts with the character span of each token."""
     if not filled:
         return []
@@ -38,7 +40,7 @@ def encode_with_fields(tokenizer: PreTrainedTokenizerBase, filled: list[FilledTe
         [side.text for side in filled],
         add_special_tokens=False,
         return_offsets_mapping=True,
-        split_special_tokens=True,
+        split_special_tokens=split_special_tokens,
         verbose=False,
     )
     pairs = zip(filled, encoded["input_ids"], encoded["offset_mapping"], strict=True)

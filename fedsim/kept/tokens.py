@@ -28,6 +28,7 @@ _DTYPES = {
     "type_ids_Z": "|u1",
     "response_starts_N": "<i4",
 }
+_COUNTS = ("pad_id", "cut_prompts", "cut_responses")
 
 
 def kept_tokens(
@@ -86,6 +87,7 @@ def state_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
         "settings": settings,
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "inputs": list(tokenizer.model_input_names),
+        "chat": repr(tokenizer.chat_template),
         "sides": [tokenizer.padding_side, tokenizer.truncation_side],
     }
 
@@ -98,18 +100,18 @@ def _packed(texts: Sequence[Sequence[str]]) -> list[Any]:
 
 
 def _record(table: TokenTable) -> Record:
-    arrays = {name: getattr(table, name) for name in _ARRAYS}
-    arrays |= {name: array for name in _OPTIONAL if (array := getattr(table, name)) is not None}
-    return Record({"pad_id": table.pad_id}, arrays)
+    optional = {name: getattr(table, name) for name in _OPTIONAL if getattr(table, name) is not None}
+    arrays = {name: getattr(table, name) for name in _ARRAYS} | optional
+    return Record({name: getattr(table, name) for name in _COUNTS}, arrays)
 
 
 def _table(record: Record, examples: int) -> TokenTable:
-    arrays = dict(record.arrays)
+    arrays: dict[str, Any] = dict(record.arrays)
     if any(array.dtype.str != _DTYPES[name] or array.ndim != 1 for name, array in arrays.items()):
         raise ValueError("an array of other numbers")
-    table = TokenTable(**{name: arrays.pop(name) for name in _ARRAYS}, pad_id=int(record.values["pad_id"]), **arrays)
-    optional = [array for array in (table.response_starts_N,) if array is not None]
-    lengths = {len(table.offsets_N1) - 1, *map(len, (table.read_positions_N, table.labels_N, *optional))}
+    table = TokenTable(**arrays, **{name: int(record.values[name]) for name in _COUNTS})
+    of_examples = (table.read_positions_N, table.labels_N, table.response_starts_N)
+    lengths = {len(table.offsets_N1) - 1, *(len(array) for array in of_examples if array is not None)}
     tokens = {len(array) for array in (table.ids_Z, table.type_ids_Z) if array is not None}
     if lengths != {examples} or tokens != {int(table.offsets_N1[-1])}:
         raise ValueError("arrays of other lengths")

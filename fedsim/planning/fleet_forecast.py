@@ -84,7 +84,7 @@ def forecast(
     check_clients(config, sizes_N, recorded)
     if shape is None or memory is None:
         return None
-    full, _ = layouts(config, shape, len(data.task.labels))
+    full, _ = layouts(config, shape, data.task.num_classes)
     work, counted = _work(config, data, memory.weights)
     known = known_ahead(config, full)
     check_clients(config, sizes_N, recorded, work.needed_bytes(config, full, stand_in(config, full, least=True)))

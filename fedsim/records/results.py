@@ -70,7 +70,7 @@ def write_results(
     # From the records: a resumed run chose its layers in an earlier part.
     chosen = folder.events("layers")[-1]
     task, dataset = prepared.data.task, prepared.data.dataset
-    counts_NC = prepared.data.shards.label_counts(dataset.train.labels_N, len(task.labels))
+    counts_NC = prepared.data.shards.label_counts(dataset.train.labels_N, len(task.groups))
     folder.flush()
     who = _participation(result, folder, counts_NC, class_names(task))
     summary = {**_figures(config, prepared, result, chosen), **who, **about}
@@ -122,11 +122,14 @@ def _personal(
 
 
 def class_names(task: TaskConfig) -> tuple[str, ...]:
-    """Return display names of the classes: their labels, with the label word added if the label is a number."""
-    words = [" / ".join(own) for own in task.words_of_classes] or [""] * len(task.labels)
+    """Return display names of the classes: their labels, with the label word added if the label is a number.
+
+    Of a task of responses they are the groups of examples by which clients are counted.
+    """
+    words = [" / ".join(own) for own in task.words_of_classes] or [""] * len(task.groups)
     names = (
         f"{label} ({word})" if word and _is_number(label) else label
-        for label, word in zip(task.labels, words, strict=True)
+        for label, word in zip(task.groups, words, strict=True)
     )
     return tuple(name if name.isprintable() else repr(name)[1:-1] for name in names)
 
@@ -175,7 +178,7 @@ def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[st
     )
     return {
         "metric_name": metric,
-        "num_classes": len(prepared.data.task.labels),
+        "num_classes": prepared.data.task.num_classes,
         "global_metric": totals.global_metric,
         "best_global_metric": totals.best_global_metric,
         "best_global_round": totals.best_global_round,

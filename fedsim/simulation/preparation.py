@@ -29,7 +29,7 @@ from fedsim.planning.model_shape import model_shape
 from fedsim.simulation.fleet import check_clients
 from fedsim.simulation.frozen_model import frozen_model
 from fedsim.world.traces.read import Recorded, read_recorded
-from partitions.base import partition
+from partitions.base import PARTITIONERS, partition
 
 if TYPE_CHECKING:
     from clients.backbone.families import Family
@@ -76,15 +76,27 @@ def partition_data(config: Config) -> PartitionedData:
     _check_task(config, dataset.task)
     values = dataset.train.columns[column] if column is not None else None
     params = config.params.get(config.partition.kind)
+    _check_labels(config, dataset.task)
     shards = partition(config.partition, dataset.train.labels_N, values, config.seed, params)
     notes = () if values is None or config.partition.kind != "by_column" else _clients_note(config, values, shards)
     return PartitionedData(dataset, shards, (*dataset.notes, *notes, *_classes_note(dataset)))
 
 
+def _check_labels(config: Config, task: TaskConfig) -> None:
+    """Refuse to deal examples by labels that they do not have."""
+    kind = config.partition.kind
+    if not task.labels and PARTITIONERS[kind].by_labels:
+        others = ", ".join(name for name, other in PARTITIONERS.items() if not other.by_labels)
+        raise ConfigError(
+            f"partition.kind={kind} deals examples out by their labels, but task {task.name!r} has none; set "
+            f"partition.kind to one of {others}, or give data.task.labels and data.task.label_field"
+        )
+
+
 def _classes_note(dataset: Dataset) -> tuple[str, ...]:
     """Warn if all training examples are of one class: nothing can be learned from them."""
     classes = np.unique(dataset.train.labels_N)
-    if len(classes) > 1:
+    if len(classes) > 1 or dataset.task.of_responses:
         return ()
     label = shown(dataset.task.labels[int(classes[0])])
     return (f"warning: all {len(dataset.train):,} training examples are of the class {label}",)
@@ -179,7 +191,7 @@ def _begin(executor: Executor, config: Config, data: PartitionedData, location: 
     if shape is None:
         return False
     examples = len(data.dataset.train) + len(data.dataset.validation)
-    memory = estimate_memory(config, shape, examples, len(data.task.labels))
+    memory = estimate_memory(config, shape, examples, data.task.num_classes)
     module = modeling_module(location)
     # What is recorded in the end: with the number format of products settled.
     model = settled_products(config.model, shape.hidden_size, on_gpu=not on_cpus(config))
@@ -241,7 +253,7 @@ def make_spec(
         weights=weights,
         model=model,
         tuner=tuner,
-        num_classes=len(data.task.labels),
+        num_classes=data.task.num_classes,
         label_word_ids_C=None if words is None else words.single_C,
         training=training_spec(config, len(train)),
         analysis=analysis_spec(config),
@@ -252,6 +264,23 @@ def make_spec(
         empty=empty_text(data.task, tokenizer, **settings) if calibrated else None,
     )
     return spec, kept.account()
+
+
+def cut_notes(prepared: Prepared) -> tuple[str, ...]:
+    """Say how many prompts and responses were cut to fit ``data.max_length``."""
+    notes = []
+    for name, table in (("training", prepared.spec.train), ("validation", prepared.spec.validation)):
+        cut = [
+            f"{count:,} {what}"
+            for count, what in (
+                (table.cut_prompts, "prompts are shortened"),
+                (table.cut_responses, "responses have lost their end"),
+            )
+            if count
+        ]
+        if cut:
+            notes.append(f"warning: of {len(table):,} {name} examples {' and '.join(cut)} to fit data.max_length")
+    return tuple(notes)
 
 
 def tuner_of(config: Config, family: Family, described: dict[str, Any]) -> Tuner:

@@ -26,7 +26,16 @@ PRIVATE = [
     "privacy={clip_norm: 1.0, noise_multiplier: 1.0}",
 ]  # fmt: skip
 
+TASK = "data.task={name: t, fields: [a, b], labels: [n, y]}"
+ANSWERS = "data.task={name: t, fields: [a, b], response: '{b}', template: '{a}'}"
 CASES = {
+    "data.task.chat": ([ANSWERS], [TASK], "true"),
+    "data.task.system": ([ANSWERS, "data.task.chat=true"], [ANSWERS], "Be brief."),
+    "data.task.optional_fields": ([ANSWERS], [TASK], "[a]"),
+    "data.task.template_without": ([ANSWERS, "data.task.optional_fields=[a]"], [ANSWERS], "{a: Say something.}"),
+    "data.task.template": ([TASK], ["data.task={name: t, fields: [a], dialogue: true, chat: true}"], "'{a} {b} <mask>'"),
+    "data.task.label_field": ([TASK], [ANSWERS], "y"),
+    "data.task.label_words": ([TASK], [ANSWERS], "[no, yes]"),
     "tracking.page_every_seconds": ([], ["tracking.plots=false"], "7"),
     "model.head.pooling": (["model.head.kind=classifier"], [], "mean"),
     "model.head.init_std": (["model.head.kind=classifier"], [], "0.5"),

@@ -10,22 +10,27 @@ from fedsim.data.tasks import HUB_SOURCES, LABEL_ALIASES, TASKS, ClassNumber, La
 
 
 def test_the_ten_tasks_of_the_paper_are_there():
-    assert set(HUB_SOURCES) == {"sst2", "mr", "mpqa", "cola", "subj", "trec", "mrpc", "rte", "qnli", "boolq"}
-    assert set(LABEL_ALIASES) == set(LAYOUTS) == set(TASKS) == {*HUB_SOURCES, "sent140"}
+    of_classes = {name for name in HUB_SOURCES if not TASKS[name].of_responses}
+    assert of_classes == {"sst2", "mr", "mpqa", "cola", "subj", "trec", "mrpc", "rte", "qnli", "boolq"}
+    of_responses = {name for name, task in TASKS.items() if task.of_responses}
+    assert set(LAYOUTS) == set(TASKS) == {*HUB_SOURCES, "sent140", "fedllm_bench", "fedllm_bench_dialogue", "messages"}
+    assert set(LABEL_ALIASES) == set(TASKS) - of_responses
     assert TASKS["trec"].label_words == ("Description", "Entity", "Expression", "Human", "Location", "Number")
     assert TASKS["rte"].label_words == ("Yes", "No")
-    assert {name: task.metric for name, task in TASKS.items() if task.metric != "accuracy"} == {
+    assert {name: task.metric for name, task in TASKS.items() if name in of_classes and task.metric != "accuracy"} == {
         "cola": "matthews",
         "mrpc": "accuracy_f1",
     }
+    assert {TASKS[name].metric for name in of_responses} == {"token_accuracy"}
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_alias_and_hub_column_belongs_to_its_task(name):
     task = TASKS[name]
-    assert set(LABEL_ALIASES[name].values()) == set(task.labels)
+    if not task.of_responses:
+        assert set(LABEL_ALIASES[name].values()) == set(task.labels)
     known = [*LAYOUTS[name].columns, *([HUB_SOURCES[name].columns] if name in HUB_SOURCES else [])]
-    assert all(set(columns) <= {*task.fields, task.label_field} for columns in known)
+    assert all(set(columns) <= set(task.columns) for columns in known)
     headerless = (LAYOUTS[name].headerless or {}).items()
     assert all(len(columns) == many and set(columns) >= {"text", "label"} for many, columns in headerless)
     assert all(set(labels.values()) == set(task.labels) for labels in LAYOUTS[name].class_files)

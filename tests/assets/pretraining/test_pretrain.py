@@ -60,9 +60,10 @@ def test_the_kept_backbone_is_small_and_was_made_by_the_present_constants(tokeni
 
 def test_label_words_of_all_tasks_are_single_tokens(tokenizer):
     for task in (*TASKS.values(), *EMBEDDED_TASKS.values()):
-        tokens = [tokenizer.encode(" " + word, add_special_tokens=False) for word in task.label_words]
+        words = task.label_words or ()
+        tokens = [tokenizer.encode(" " + word, add_special_tokens=False) for word in words]
         assert all(len(ids) == 1 for ids in tokens), task.name
-        assert len({ids[0] for ids in tokens}) == len(task.label_words)
+        assert len({ids[0] for ids in tokens}) == len(words)
 
 
 def test_the_tokenizer_reads_any_text(tokenizer):
@@ -113,7 +114,7 @@ def _accuracy(task, rows, tokenizer, backbone, cue=""):
     return float((at_mask[:, words].argmax(1) == labels).float().mean())
 
 
-@pytest.mark.parametrize("name", list(EMBEDDED_TASKS))
+@pytest.mark.parametrize("name", [name for name, task in EMBEDDED_TASKS.items() if not task.of_responses])
 def test_the_backbone_knows_the_task_but_does_not_say_so_unasked(name, tokenizer, backbone):
     task, (_, rows) = EMBEDDED_TASKS[name], generate(name)
     chance = 1 / len(task.labels)

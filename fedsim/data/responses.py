@@ -1,0 +1,185 @@
+"""Tokenise tasks of responses: the ids of prompt and response, and where the response begins.
+
+Prompt and response are encoded as one text, so the ids are those of the whole. The prompt's ids are also those that the
+prompt has by itself, as when it is generated from: where a token of the whole would reach from the prompt into the
+response, the two are encoded apart. A response ends with the tokenizer's end token, or as the chat template ends an answer.
+
+Too long an example loses the ends of the prompt's fields first, the longest field first, each down to one token, and then
+the end of its response. Of a dialogue whole turns go before that, the oldest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedsim.core.errors import DataError, ModelError, shown
+from fedsim.core.tokens import TokenTable
+from fedsim.data.chat import ChatTemplate
+from fedsim.data.config import TaskConfig
+from fedsim.data.dialogue import from_text
+from fedsim.data.examples import Examples
+from fedsim.data.several import encode_plain
+from fedsim.data.spelt_out import with_special_tokens_apart
+from fedsim.data.truncation import encode_with_fields, longest_first
+from fedsim.data.written import Writer, Written, without_oldest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Ids = list[int]
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Token ids of prompts with their responses, one list an example."""
+
+    ids: list[Ids]
+    starts: Ids
+    """Position of each response's first token."""
+    cut_prompts: int
+    """Number of examples whose prompt was shortened."""
+    cut_responses: int
+    """Number of those whose response was cut as well, so that it has no end."""
+
+
+class ResponseEncoder:
+    """Encodes the examples of a task of responses.
+
+    Raises
+    ------
+    ModelError
+        If the tokenizer lacks what the task needs: a chat template, or an end token.
+    """
+
+    def __init__(self, task: TaskConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._task, self._tokenizer = task, tokenizer
+        self._chat = ChatTemplate(tokenizer) if task.chat else None
+        self._writer = Writer(task, self._chat)
+        self._start = _begin(tokenizer) if self._chat is None else []
+        self._end = () if self._chat is not None and self._chat.end_id is not None else (_end_token(tokenizer),)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The tokens with which a response ends: where one of them is generated, generation is over."""
+        ended = None if self._chat is None else self._chat.end_id
+        both = (ended, self._tokenizer.eos_token_id)
+        return tuple(dict.fromkeys(int(token) for token in both if token is not None))
+
+    def encode(self, examples: Examples, max_length: int) -> Responses:
+        """Return the ids of examples, of at most ``max_length`` tokens each.
+
+        Raises
+        ------
+        DataError
+            If ``max_length`` leaves no room for prompt and response, a response has no token, or a text holds a token that
+            would end its turn.
+        """
+        texts = with_special_tokens_apart(self._tokenizer, examples.texts) if self._chat is None else examples.texts
+        written = [self._writer.write(row) for row in texts]
+        prompts, responses = self._ids(written, examples.origin)
+        cut_prompts = cut_responses = 0
+        for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+            if len(self._start) + len(prompt) + len(response) > max_length:
+                prompts[i], responses[i] = self._shortened(texts[i], written[i], max_length, examples.origin)
+                cut_prompts += len(prompts[i]) < len(prompt)
+                cut_responses += len(responses[i]) < len(response)
+        ids = [self._start + prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+        # The first token of all has nothing before it that could predict it.
+        starts = [max(1, len(self._start) + len(prompt)) for prompt in prompts]
+        return Responses(ids, starts, cut_prompts, cut_responses)
+
+    def _ids(self, written: list[Written], origin: str) -> tuple[list[Ids], list[Ids]]:
+        """Return the ids of prompts and of responses with their end."""
+        prompts = self._encoded([one.prompt.text for one in written])
+        wholes = self._encoded([one.prompt.text + one.response for one in written])
+        apart = [
+            i for i, (prompt, whole) in enumerate(zip(prompts, wholes, strict=True)) if whole[: len(prompt)] != prompt
+        ]
+        responses = [whole[len(prompt) :] for prompt, whole in zip(prompts, wholes, strict=True)]
+        for i, response in zip(apart, self._encoded([written[i].response for i in apart]), strict=True):
+            responses[i] = response
+        for one, prompt, response in zip(written, prompts, responses, strict=True):
+            if not response:
+                raise DataError(f"{origin}: the response {shown(one.response)} yields no token with this tokenizer")
+            self._check_turns(one, prompt, response, origin)
+            response.extend(self._end)
+        return prompts, responses
+
+    def _encoded(self, texts: Sequence[str]) -> list[Ids]:
+        """Encode texts; special tokens in them are recognised only where a chat template wrote them."""
+        if self._chat is None:
+            return encode_plain(self._tokenizer, texts)
+        return list(self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]) if texts else []
+
+    def _check_turns(self, one: Written, prompt: Ids, response: Ids, origin: str) -> None:
+        """Refuse a text that a tokenizer's normaliser turns into a token with which the template ends or begins a turn."""
+        whole = one.prompt.text + one.response
+        if self._chat is not None and self._chat.has_more(chain(prompt, response), whole):
+            raise DataError(
+                f"{origin}: a message of {shown(whole)} holds what this tokenizer reads as a special "
+                "token, which would end its turn; leave the row out"
+            )
+
+    def _shortened(self, texts: tuple[str, ...], written: Written, max_length: int, origin: str) -> tuple[Ids, Ids]:
+        """Return an example's ids cut to fit."""
+        room = max_length - len(self._start)
+        messages = from_text(texts[0]) if self._task.dialogue else None
+        while messages is not None and (messages := without_oldest(messages)) is not None:
+            written = self._writer.conversation(messages)
+            prompts, responses = self._ids([written], origin)
+            if len(prompts[0]) + len(responses[0]) <= room:
+                return prompts[0], responses[0]
+        _, (response,) = self._ids([written], origin)
+        (side,) = encode_with_fields(self._tokenizer, [written.prompt], split_special_tokens=self._chat is None)
+        lengths = [len(field) for field in side.fields]
+        literal, fewest = len(side.ids) - sum(lengths), sum(length > 0 for length in lengths)
+        if literal + fewest >= room:
+            raise DataError(
+                f"data.max_length: {max_length} tokens leave no room for the texts of {origin}, since prompt and special "
+                f"tokens take {literal + len(self._start)}"
+            )
+        quotas = longest_first(lengths, max(fewest, room - literal - len(response)))
+        prompt = side.without(
+            {place for field, quota in zip(side.fields, quotas, strict=True) for place in field[quota:]}
+        )
+        return prompt, response[: room - len(prompt)]
+
+
+def response_table(
+    examples: Examples, task: TaskConfig, tokenizer: PreTrainedTokenizerBase, max_length: int, pad: int
+) -> TokenTable:
+    """Return the token table of a task of responses; each example's label is 1, the class of tokens that are right."""
+    found = ResponseEncoder(task, tokenizer).encode(examples, max_length)
+    starts_N = np.asarray(found.starts, dtype=np.int32)
+    lengths_N = np.fromiter(map(len, found.ids), np.int64, len(found.ids))
+    offsets_N1 = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths_N)])
+    return TokenTable(
+        ids_Z=np.fromiter(chain.from_iterable(found.ids), np.int32, int(offsets_N1[-1])),
+        offsets_N1=offsets_N1,
+        read_positions_N=starts_N - 1,
+        labels_N=np.ones(len(starts_N), np.int64),
+        pad_id=pad,
+        response_starts_N=starts_N,
+        cut_prompts=found.cut_prompts,
+        cut_responses=found.cut_responses,
+    )
+
+
+def _begin(tokenizer: PreTrainedTokenizerBase) -> Ids:
+    """Return the special tokens that a tokenizer puts before a text."""
+    encoded = tokenizer("a", return_special_tokens_mask=True, verbose=False)
+    ids, special = list(encoded["input_ids"]), list(encoded["special_tokens_mask"])
+    return ids[: special.index(0)] if 0 in special else ids
+
+
+def _end_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"model: tokenizer {type(tokenizer).__name__} has no end token (eos_token), with which a response ends"
+        )
+    return int(tokenizer.eos_token_id)
