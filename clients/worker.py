@@ -57,7 +57,13 @@ class ClientWorker:
         make_deterministic(torch.device(device))
         self._spec = spec
         self._backbone = Backbone.build(
-            spec.weights, spec.model, spec.tuner, spec.num_classes, spec.label_word_ids_C, device, words=spec.train.words
+            spec.weights,
+            spec.model,
+            spec.tuner,
+            spec.num_classes,
+            spec.label_word_ids_C,
+            device,
+            words=spec.train.words,
         )
         if spec.empty is not None:
             self._backbone.calibrate(spec.empty)

@@ -148,8 +148,9 @@ class TaskConfig(Schema):
     @field_validator("template")
     @classmethod
     def _in_our_syntax(cls, template: str | None, info: ValidationInfo) -> str | None:
-        ours = template is None or "<mask>" in template or info.data.get("response") is not None
-        return template if ours else translated(template, info.data.get("fields", ()))
+        if template is None or "<mask>" in template or info.data.get("response") is not None:
+            return template
+        return translated(template, info.data.get("fields", ()))
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskConfig:

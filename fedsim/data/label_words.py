@@ -86,5 +86,7 @@ def word_tokens(word: str, template: Template, tokenizer: PreTrainedTokenizerBas
     if not end.endswith(END):
         return tokens
     if tokenizer.eos_token_id is None:
-        raise DataError(f"data.task.word_end: {shown(end)} has {END}, but this tokenizer has no end token; leave it out")
+        raise DataError(
+            f"data.task.word_end: {shown(end)} has {END}, but this tokenizer has no end token; leave it out"
+        )
     return [*tokens, int(tokenizer.eos_token_id)]

@@ -69,9 +69,7 @@ class PromptedModel:
             )
         if config.head.calibration == "empty_text":
             causal, longest = weights.kind == "causal_lm", self._max_length
-            empty = empty_text(
-                self.task, self.tokenizer, head_kind=config.head.kind, causal=causal, max_length=longest
-            )
+            empty = empty_text(self.task, self.tokenizer, head_kind=config.head.kind, causal=causal, max_length=longest)
             self.backbone.calibrate(empty)
         self.tuned_LX = torch.from_numpy(file.tuned_LX).to(self.backbone.device)
         self.head = {name: torch.from_numpy(array).to(self.backbone.device) for name, array in file.head.items()}

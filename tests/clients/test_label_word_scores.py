@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cohorts import Cohort, specification
 from peft import LoraConfig, get_peft_model
 from peft_oracle import LAYERS, random_numbers
 from support import sweep
@@ -223,7 +222,9 @@ def test_a_decoder_with_lora_scores_words_as_peft_does_alone(tmp_path, family, c
             mine[place, name] = found
     data, places = alone(table)
     lm, hidden = theirs.base_model.model, []
-    for row, (_, length) in zip(data.input_ids_BT, places, strict=True):  # no padding: eager attention may make NaN of it
+    for row, (_, length) in zip(
+        data.input_ids_BT, places, strict=True
+    ):  # no padding: eager attention may make NaN of it
         whole = lm.base_model(input_ids=torch.from_numpy(row[None, :length]), use_cache=False).last_hidden_state
         hidden.append(nn.functional.pad(whole[0], (0, 0, 0, len(row) - length)))
     expected = class_scores(table, log_likelihoods(lm, torch.stack(hidden)), places, data)
@@ -327,7 +328,9 @@ def test_words_of_one_token_have_the_scores_of_the_plain_head_up_to_a_constant(t
 
 def test_a_decoder_whose_text_sees_what_follows_is_refused(tmp_path):
     folder = folder_of(tmp_path, "llama", {"is_causal": False})
-    with pytest.raises(ModelError, match=r"data\.task\.label_words has words of several tokens, which a decoder with is_"):
+    with pytest.raises(
+        ModelError, match=r"data\.task\.label_words has words of several tokens, which a decoder with is_"
+    ):
         model_of(folder, HeadConfig(), words_of("llama"))
     model_of(folder, HeadConfig(), words_of("llama", [[[11], [5]], [[42]], [[7]]]))
 

@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerFast
 from fedsim.core.errors import DataError, ModelError
 from fedsim.data.config import TaskConfig
 from fedsim.data.examples import Examples
+from fedsim.data.label_words import label_words
 from fedsim.data.several import encode_several
 from fedsim.data.tasks import TASKS
 from fedsim.data.templates import parse_template
-from fedsim.data.label_words import label_words
 from fedsim.data.tokenize import pad_id, tokenize
 from fedsim.data.truncation import longest_first
 
@@ -252,7 +252,11 @@ def test_label_words_follow_the_place_of_the_mask(tokenizers, style):
 @pytest.mark.parametrize(
     ("style", "change", "sentence"),
     [
-        ("bert", {"label_words": ("great", "☃")}, r"'☃'.* is not known to this tokenizer, whose tokens are \['\[UNK\]'\]"),
+        (
+            "bert",
+            {"label_words": ("great", "☃")},
+            r"'☃'.* is not known to this tokenizer, whose tokens are \['\[UNK\]'\]",
+        ),
         ("bert", {"label_words": ("great", "great ☃")}, r"'great ☃'.* is not known to this tokenizer, whose"),
         ("bert", {"label_words": ("yes", "Yes")}, r"'yes' and 'Yes' are the same token 'yes' of this tokenizer"),
         ("bert", {"label_words": (("yes", "no"), "No")}, r"'no' and 'No' are the same token 'no' of this tokenizer"),
@@ -282,7 +286,9 @@ def test_an_end_token_is_one_that_the_tokenizer_has(tokenizers):
     tokenizer = copy.deepcopy(tokenizers["gpt2"])
     tokenizer.eos_token = None
     task = TASKS["sst2"].model_copy(update={"word_end": " . <eos>"})
-    with pytest.raises(DataError, match=r"data\.task\.word_end: ' \. <eos>' has <eos>, but this tokenizer has no end token"):
+    with pytest.raises(
+        DataError, match=r"data\.task\.word_end: ' \. <eos>' has <eos>, but this tokenizer has no end token"
+    ):
         label_words(task, tokenizer, causal=True)
 
 

@@ -15,8 +15,8 @@ import torch
 import transformers
 
 import fedsim
-from fedsim.data.sources import load_dataset
 from fedsim.data.label_words import label_words
+from fedsim.data.sources import load_dataset
 from fedsim.data.tokenize import tokenize
 from fedsim.prompts.peft_adapter import export_peft
 from fedsim.prompts.prompted_model import load_prompt
