@@ -3,8 +3,8 @@
 A word's score is the mean log-likelihood of its tokens over the whole vocabulary, a class's score the mean over its words, as
 OpenPrompt's verbalizers aggregate them. A decoder predicts each token behind the text and the tokens of the word before it:
 the published decoders do so, and choose the label of least mean loss. An encoder predicts a word of n tokens at the first n
-masks, all at once: PET's rule for training (Schick and Schütze 2021, arXiv 2009.07118), which takes the product where this is a mean.
-PET's step-by-step decoding for predictions is not done.
+masks, all at once: PET's rule for training (Schick and Schütze 2021, arXiv 2009.07118), which takes the product where this is
+a mean. PET's step-by-step decoding for predictions is not done.
 
 Shape suffixes: U rows that are read, R reads of an example, B examples, C classes, D hidden size.
 """

@@ -40,8 +40,8 @@ def label_words(task: TaskConfig, tokenizer: PreTrainedTokenizerBase, causal: bo
         )
     if task.word_end is not None and not causal:
         raise DataError(
-            f"data.task.word_end: {shown(task.word_end)} stands behind a word that a decoder writes, but this model reads words "
-            "at masks; leave it out, and write what follows into the template"
+            f"data.task.word_end: {shown(task.word_end)} stands behind a word that a decoder writes, but this model reads "
+            "words at masks; leave it out, and write what follows into the template"
         )
     owner: dict[tuple[int, ...], str] = {}
     words: list[list[Ids]] = []

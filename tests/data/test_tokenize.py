@@ -334,7 +334,7 @@ def test_a_decoders_branches_are_its_words_as_written_behind_the_text(tokenizers
     for read, target, group in zip(packed.reads.read_R, packed.reads.targets_R, packed.reads.groups_R, strict=True):
         node = packed.reads.rows_U[read] - len(ids_of(text))
         path = [] if node < 0 else table.branches.ids_Y[table.branches.sees_YY[node]].tolist()
-        assert tuple([*path, target]) == table.words.words[group][: len(path) + 1]
+        assert (*path, target) == table.words.words[group][: len(path) + 1]
 
 
 @pytest.mark.parametrize("style", MASKED)
