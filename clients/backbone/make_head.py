@@ -41,7 +41,8 @@ def make_head(
     tuner
         What is trained below it.
     classes
-        Number of classes, and the token id of each class's word, or all words; see :meth:`clients.backbone.model.Backbone.build`.
+        Number of classes, and the token id of each class's word, or all words; see
+        :meth:`clients.backbone.model.Backbone.build`.
 
     Raises
     ------

@@ -5,8 +5,8 @@ tokens that a word's later ones are predicted from, a branch for each word. Word
 branches are a tree. A branch token sees the trunk and those before it in its own branch, and has the position that it
 would have if its word alone stood there.
 
-Shape suffixes: B examples, T tokens of a padded batch, W words, C classes, Y branch tokens of an example, Q tokens of all words,
-R reads of an example.
+Shape suffixes: B examples, T tokens of a padded batch, W words, C classes, Y branch tokens of an example, Q tokens of all
+words, R reads of an example.
 """
 
 from __future__ import annotations

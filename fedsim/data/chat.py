@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
 TODAY = date(2024, 7, 26)
 """The date for templates that write one: that of LLaMA 3's own default, so that tokens do not change from day to day."""
+_DATE = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
+"""Tokens of single bytes, which some tokenizers list among their special tokens."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._frames: dict[tuple[str, ...], Frame] = {}
         try:
-            tokenizer.get_chat_template()
+            self._template = _DATE.sub(lambda call: repr(TODAY.strftime(call[2])), tokenizer.get_chat_template())
         except ValueError:
             raise ModelError(
                 f"model: tokenizer {type(tokenizer).__name__} has no chat template, which data.task.chat needs; use a model "
@@ -89,12 +92,12 @@ class ChatTemplate:
         try:
             text = self._tokenizer.apply_chat_template(
                 messages,
+                chat_template=self._template,
                 tokenize=False,
                 add_generation_prompt=cue,
                 # Templates of models that think put an empty thought before the answer: answers of data have none.
                 enable_thinking=False,
                 date_string=TODAY.strftime("%d %b %Y"),
-                strftime_now=TODAY.strftime,
             )
         except (jinja2.TemplateError, ValueError, TypeError) as error:
             roles = ", ".join(message["role"] for message in messages)
@@ -114,7 +117,8 @@ class ChatTemplate:
         """Tokens that a message must not hold: special ones, and those with which the template ends a turn."""
         frame = self.frame((USER, ASSISTANT))
         ends = {self._tokens.get(_first(self._tokens, text) or "") for text in (frame.prompt_end, frame.tail)}
-        special = {number for number, token in self._tokenizer.added_tokens_decoder.items() if token.special}
+        added = self._tokenizer.added_tokens_decoder.items()
+        special = {number for number, token in added if token.special and not _BYTE.fullmatch(str(token))}
         return frozenset(number for number in (*special, *self._tokenizer.all_special_ids, *ends) if number is not None)
 
     @cached_property

@@ -30,11 +30,14 @@ def read_clients(path: Path, encoding: str | None) -> dict[str, list[dict[str, A
         value = read_json(path, encoding)
     except (OSError, EOFError, zlib.error, DataError):
         return None  # reading the rows as JSON Lines will report the error
-    lists = list(value.values()) if isinstance(value, dict) else [None]
-    if not all(isinstance(rows, list) and all(isinstance(row, dict) for row in rows) for rows in lists):
+    if not isinstance(value, dict) or not all(map(_are_rows, value.values())):
         return None
-    first = next((row for rows in lists for row in rows), {})
-    return None if any(keys <= set(first) for keys in _MESSAGE) else value
+    first: set[str] = set(next((row for rows in value.values() for row in rows), {}))
+    return None if any(keys <= first for keys in _MESSAGE) else value
+
+
+def _are_rows(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(row, dict) for row in value)
 
 
 def clients_rows(path: Path, value: dict[str, list[dict[str, Any]]]) -> NumberedRows:

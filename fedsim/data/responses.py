@@ -179,7 +179,5 @@ def _begin(tokenizer: PreTrainedTokenizerBase) -> Ids:
 
 def _end_token(tokenizer: PreTrainedTokenizerBase) -> int:
     if tokenizer.eos_token_id is None:
-        raise ModelError(
-            f"model: tokenizer {type(tokenizer).__name__} has no end token (eos_token), with which a response ends"
-        )
+        raise ModelError(f"model: tokenizer {type(tokenizer).__name__} has no end token, with which a response ends")
     return int(tokenizer.eos_token_id)

@@ -17,6 +17,7 @@ from fedsim.core.words import LabelWords
 from fedsim.data.config import TaskConfig
 from fedsim.data.examples import Examples
 from fedsim.data.templates import parse_template
+from fedsim.data.written import literals
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -147,10 +148,13 @@ def _name(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _literal_ids(task: TaskConfig, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Return the tokens of the words in the task's template."""
-    if task.template is None:
+    if task.of_responses:
+        texts = literals(task)
+    elif task.template is None:
         return set()
-    template = parse_template(task)
-    texts = [piece.strip() for piece in (*template.before, *template.after) if isinstance(piece, str)]
+    else:
+        template = parse_template(task)
+        texts = [piece.strip() for piece in (*template.before, *template.after) if isinstance(piece, str)]
     ids: set[int] = set()
     for text in filter(None, texts):
         ids.update(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -31,6 +31,18 @@ def reference(texts: Texts, task: TaskConfig) -> str:
     return fill(_pieces(task.response or "", task.fields), texts).text
 
 
+def literals(task: TaskConfig) -> list[str]:
+    """Return the texts of a task of responses that stand in every row: those around its fields."""
+    texts = (
+        task.template or "",
+        *task.template_without.values(),
+        "" if task.dialogue else task.response or "",
+        task.system or "",
+    )
+    pieces = (piece for text in texts for piece in _pieces(text, task.fields))
+    return [piece.strip() for piece in pieces if isinstance(piece, str) and piece.strip()]
+
+
 class Writer:
     """Writes the examples of a task as prompt and response.
 

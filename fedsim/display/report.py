@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clients.tuners.config import ONE_PLACE
+from fedsim.display.run_words import CLASSES, GroupWords
 
 MISSING = "-"
 """Shown for a value that was not measured."""
@@ -94,6 +95,7 @@ def final_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ``model``, ``clients``, ``executor``, ``workers`` (a list), ``layers``, ``num_layers``, ``rounds``, ``stopped``,
         ``first_global_metric``, ``select_on``, ``selected_round``, ``selected_global_metric``,
         ``global_metric``, ``best_global_metric``, ``best_global_round``, ``personalised_metric``,
+        ``first_global_perplexity``, ``global_perplexity``, ``personalised_perplexity``,
         ``best_personalised_metric``, ``best_personalised_round``, ``client_updates``, ``clients_failed``, ``client_steps``,
         ``bytes_down``, ``bytes_up``, ``seconds_total``, ``seconds_per_round_median``, ``seconds_published``,
         ``seconds_simulated``, ``device_utilisation``, ``participation_by_speed``, ``clients_too_small``, ``fuse``,
@@ -115,6 +117,8 @@ def final_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         (f"{metric_name} by held-out examples", _selected(summary)),
         (f"personalised {metric_name}", _metric(summary, "personalised_metric")),
         (f"best personalised {metric_name}", _best(summary, "personalised")),
+        ("perplexity", _perplexity(summary)),
+        ("personalised perplexity", _metric(summary, "personalised_perplexity")),
         ("privacy", _privacy(summary)),
         ("client updates", _visits(summary)),
         ("local steps", _number(summary, "client_steps")),
@@ -197,8 +201,8 @@ def share_table(choice: Mapping[str, Any], spectra: Sequence[Mapping[str, Any]])
     return table
 
 
-def partition_table(counts_NC: np.ndarray, class_names: Sequence[str]) -> Table:
-    """Return the table of ``fedsim partition``: sizes and label skew of the clients.
+def partition_table(counts_NC: np.ndarray, class_names: Sequence[str], words: GroupWords = CLASSES) -> Table:
+    """Return the table of ``fedsim partition``: sizes and label skew of the clients; sizes alone where there is one group.
 
     Parameters
     ----------
@@ -206,6 +210,8 @@ def partition_table(counts_NC: np.ndarray, class_names: Sequence[str]) -> Table:
         Number of examples of each client (N) and class (C).
     class_names
         Name of each class.
+    words
+        What the classes are called.
     """
     counts = np.asarray(counts_NC, dtype=np.float64)
     sizes_N = counts.sum(axis=1)
@@ -214,13 +220,16 @@ def partition_table(counts_NC: np.ndarray, class_names: Sequence[str]) -> Table:
     terms_NC = np.where(shares_NC > 0, shares_NC * np.log(np.maximum(shares_NC, 1e-300)), 0.0)
     evenness_N = np.abs(terms_NC.sum(axis=1)) / math.log(max(len(class_names), 2))
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    table.title = f"{len(counts):,} clients, {int(sizes_N.sum()):,} examples, {len(class_names)} classes"
+    groups = f", {len(class_names)} {words.several}" if len(class_names) > 1 else ""
+    table.title = f"{len(counts):,} clients, {int(sizes_N.sum()):,} examples{groups}"
     table.add_column("over the clients")
     for name in ("min", "median", "mean", "max"):
         table.add_column(name, justify="right")
     _add_spread(table, "examples", sizes_N, "{:,.0f}")
-    _add_spread(table, "classes held", (counts > 0).sum(axis=1), "{:,.0f}")
-    _add_spread(table, "share of the largest class", shares_NC.max(axis=1), "{:.3f}")
+    if not groups:
+        return table
+    _add_spread(table, f"{words.several} held", (counts > 0).sum(axis=1), "{:,.0f}")
+    _add_spread(table, f"share of the largest {words.one}", shares_NC.max(axis=1), "{:.3f}")
     _add_spread(table, "label entropy / log C", evenness_N, "{:.3f}")
     table.add_section()
     largest = np.argsort(-counts.sum(axis=0), kind="stable")
@@ -229,7 +238,7 @@ def partition_table(counts_NC: np.ndarray, class_names: Sequence[str]) -> Table:
         _add_spread(table, f"share of {class_names[number]}", shares_NC[:, number], "{:.3f}")
     if rest := len(largest) - len(listed):
         others_N = np.delete(shares_NC, listed, axis=1).sum(axis=1)
-        _add_spread(table, f"share of the other {rest} classes", others_N, "{:.3f}")
+        _add_spread(table, f"share of the other {rest} {words.several}", others_N, "{:.3f}")
     return table
 
 
@@ -271,6 +280,11 @@ def _layers(summary: Mapping[str, Any]) -> str | None:
 
 def _course(summary: Mapping[str, Any]) -> str | None:
     first, last = _metric(summary, "first_global_metric"), _metric(summary, "global_metric")
+    return f"{first} -> {last}" if first and last else last
+
+
+def _perplexity(summary: Mapping[str, Any]) -> str | None:
+    first, last = _metric(summary, "first_global_perplexity"), _metric(summary, "global_perplexity")
     return f"{first} -> {last}" if first and last else last
 
 

@@ -109,7 +109,8 @@ def _table(record: Record, examples: int) -> TokenTable:
     arrays: dict[str, Any] = dict(record.arrays)
     if any(array.dtype.str != _DTYPES[name] or array.ndim != 1 for name, array in arrays.items()):
         raise ValueError("an array of other numbers")
-    table = TokenTable(**arrays, **{name: int(record.values[name]) for name in _COUNTS})
+    counts: dict[str, Any] = {name: int(record.values[name]) for name in _COUNTS}
+    table = TokenTable(**arrays, **counts)
     of_examples = (table.read_positions_N, table.labels_N, table.response_starts_N)
     lengths = {len(table.offsets_N1) - 1, *(len(array) for array in of_examples if array is not None)}
     tokens = {len(array) for array in (table.ids_Z, table.type_ids_Z) if array is not None}

@@ -60,7 +60,7 @@ class PromptedModel:
         tuner = make_tuner(trained, prompt, weights.family).as_filed()
         words_C = None if words is None else words.single_C
         several = words if words_C is None else None
-        classes = len(self.task.labels)
+        classes = self.task.num_classes
         self.backbone = Backbone.build(weights, config, tuner, classes, words_C, device, words=several)
         geometry = file.layout.geometry
         if self.backbone.geometry != geometry:
@@ -85,7 +85,8 @@ class PromptedModel:
         Raises
         ------
         FedsimError
-            If an example has the wrong number of texts, no token, or one that the model does not know.
+            If the task is one of responses, or an example has the wrong number of texts, no token, or one that the model does
+            not know.
         """
         import torch
 
@@ -93,6 +94,10 @@ class PromptedModel:
         from fedsim.data.tokenize import tokenize
         from fedsim.data.vocabulary import fitted
 
+        if self.task.of_responses:
+            raise ModelError(
+                f"task {self.task.name!r} is one of responses, which have no class scores; use generate to write responses"
+            )
         texts = [(example,) if isinstance(example, str) else tuple(example) for example in examples]
         wrong = next((text for text in texts if len(text) != len(self.task.fields)), None)
         if wrong is not None:

@@ -27,7 +27,7 @@ ROUNDS: dict[str, Column] = {
     "global_metric": Column(
         "float64", "", "the task's metric on the validation examples, with the state after the round"
     ),
-    "global_loss": Column("float64", "nats", "mean loss on the same examples"),
+    "global_loss": Column("float64", "nats", "mean loss on the same examples; of responses, of their tokens"),
     "personalised_metric": Column(
         "float64", "", "the metric on the clients' own held-out examples, with their own prompts"
     ),
@@ -149,7 +149,10 @@ PERSONAL: dict[str, Column] = {
     "metric": Column("float64", "", "on these, with its own prompts after the last round"),
     "loss": Column("float64", "nats", "mean loss on these"),
     "confusion": Column(
-        "list<int64>", "examples", "counts by class and predicted class, row by row; they add up over clients"
+        "list<int64>",
+        "examples",
+        "counts by class and predicted class, row by row; they add up over clients. Of responses: 0, 0, tokens that are not "
+        "the most likely ones, tokens that are",
     ),
     "start_metric": Column(
         "float64", "", "the metric with the prompts before any training (evaluation.personalised_start)"
@@ -161,9 +164,14 @@ PERSONAL: dict[str, Column] = {
 
 PREDICTIONS: dict[str, Column] = {
     "example": Column("int64", "", "number of the validation example, in the order of the data"),
-    "label": Column("int32", "", "number of its class"),
-    "prediction": Column("int32", "", "class predicted by the global prompt after the last round"),
-    "loss": Column("float64", "nats", "loss of this prediction"),
+    "label": Column("int32", "", "number of its class; of a response 1"),
+    "prediction": Column(
+        "int32",
+        "",
+        "class predicted by the global prompt after the last round; of a response 1 if each of its tokens is the most likely "
+        "one behind those before it, else 0",
+    ),
+    "loss": Column("float64", "nats", "loss of this prediction; of a response the mean of its tokens"),
     "best_prediction": Column("int32", "", "the same after the best round, that of prompt/best.safetensors"),
     "best_loss": Column("float64", "nats", "loss of this prediction"),
 }

@@ -24,6 +24,11 @@ SUMMARY: dict[str, Column] = {
     "best_personalised_metric": Column(_NUMBER, "", "the best of all rounds in which it was evaluated"),
     "best_personalised_round": Column(_COUNT, "", "the round of this best"),
     "first_global_metric": Column(_NUMBER, "", "on the validation examples, before any training"),
+    "first_global_perplexity": Column(
+        _NUMBER, "", "of a task of responses: the exponential of the mean loss of their tokens"
+    ),
+    "global_perplexity": Column(_NUMBER, "", "the same, with the state after the last round"),
+    "personalised_perplexity": Column(_NUMBER, "", "the same on clients' held-out examples, with their own prompts"),
     "start_personalised_metric": Column(
         _NUMBER, "", "on clients' held-out examples, before any training (evaluation.personalised_start)"
     ),
@@ -90,7 +95,9 @@ SUMMARY: dict[str, Column] = {
     "cache": Column(_GROUP, "", "entries taken from earlier runs and written for later ones, by kind; null without"),
     "skipped_rows": Column(_COUNT, "rows", "of the data that data.on_bad_row=skip left out"),
 }
-"""Fields of ``summary.json``. Those of simulated devices are left out where there are none."""
+"""Fields of ``summary.json``. Those of simulated devices, and of responses, are left out where there are none."""
+OF_RESPONSES = ("first_global_perplexity", "global_perplexity", "personalised_perplexity")
+"""Those of runs with ``model.head.kind=generation`` alone."""
 
 EVENT: dict[str, Column] = {
     "event": Column(_TEXT, "", "kind of event"),

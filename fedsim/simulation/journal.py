@@ -104,6 +104,7 @@ class Journal:
         run, metric = self._run, self._run.prepared.data.task.metric
         figures = {"global_metric": compute(metric, evaluation.confusion_CC), "global_loss": mean_loss(evaluation)}
         self.totals.initial_metric = self.totals.global_metric = figures["global_metric"]
+        self.totals.initial_loss = self.totals.global_loss = figures["global_loss"]
         self._start_is_evaluated = True
         run.folder.event("start", round=0, **figures)
         run.folder.round_record({"round": 0, **figures})
@@ -171,7 +172,7 @@ class Journal:
         if round and not self._evaluations.is_due(round):
             evaluation = self._evaluations.of_state(self._federation.state, round)
             metric = compute(self._run.prepared.data.task.metric, evaluation.confusion_CC)
-            self.totals = replace(self.totals, global_metric=metric)
+            self.totals = replace(self.totals, global_metric=metric, global_loss=mean_loss(evaluation))
 
     def personalised(self) -> Evaluation | None:
         """Evaluate the clients' own prompts; None if no client has held-out examples."""

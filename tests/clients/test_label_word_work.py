@@ -120,12 +120,12 @@ def test_products_with_the_hessian_are_finite_differences_of_gradients(folders, 
     batch, vector_F = spec.train.batch(np.arange(6)), torch.from_numpy(np.array(state.vector_F))
     hessian = PromptHessian(worker._backbone, batch, layout, vector_F)
     direction = torch.randn(hessian.size, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    step = 1e-5
+    step = 1e-3  # a LLaMA's norms compute in float32
     ends = [hessian.moved(sign * step * direction).gradient for sign in (1.0, -1.0)]
     expected = (ends[0] - ends[1]) / (2 * step)
     scale = float(expected.abs().max())
     assert scale > 1e-4
-    torch.testing.assert_close(hessian.product(direction), expected, rtol=1e-4, atol=1e-5 * scale)
+    torch.testing.assert_close(hessian.product(direction), expected, rtol=0.0, atol=2e-3 * scale)
 
 
 # -- calibration -------------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def test_a_task_has_the_translated_template():
     task = TaskConfig(**keys, template='{"placeholder":"text_a"} It was {"mask"} .')
     assert task.template == "{text} It was <mask> ."
     assert task.words_of_classes == (("bad",), ("good", "very good"))
-    with pytest.raises(ValidationError, match="template lacks {text}"):
+    with pytest.raises(ValidationError, match=r"template lacks \{text\}"):
         TaskConfig(**keys, template='It was {"mask"} .')
     with pytest.raises(ValidationError, match="'text_b' is no text of this task"):
         TaskConfig(**keys, template='{"placeholder":"text_b"} It was {"mask"} .')
