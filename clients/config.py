@@ -35,13 +35,16 @@ class HeadConfig(Schema):
     """classifier: hidden state to classify: that of the first token, the mean over tokens, or that of the last token; auto is
     first for encoders and last for decoders."""
     loss: Literal["labels", "vocabulary"] = "labels"
-    """verbalizer: cross-entropy over the label words, or over the whole vocabulary (published code)."""
+    """verbalizer: cross-entropy over the label words, or over the whole vocabulary (published code), where words of several
+    tokens count by the mean over their tokens."""
+    calibration: Literal["none", "empty_text"] = "none"
+    """verbalizer: empty_text subtracts from the class scores those of the frozen model for the template without a text."""
     init_std: PositiveFloat = 0.02
     """classifier: standard deviation of the initial weights."""
 
     uses: ClassVar[Uses] = {
         **dict.fromkeys(("pooling", "init_std"), (Use("kind", ("classifier",)),)),
-        "loss": (Use("kind", ("verbalizer",)),),
+        **dict.fromkeys(("loss", "calibration"), (Use("kind", ("verbalizer",)),)),
     }
 
 

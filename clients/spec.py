@@ -83,6 +83,7 @@ class WorkerSpec:
     tuner: Tuner
     num_classes: int
     label_word_ids_C: np.ndarray | None
+    """int64 token of each class's word; None where there are none, or several tokens or words (:attr:`TokenTable.words`)."""
     training: TrainingSpec
     analysis: AnalysisSpec
     train: TokenTable
@@ -92,6 +93,8 @@ class WorkerSpec:
     """Start of the prompt, if not random."""
     generation: GenerationSpec | None = None
     """What workers write; None where they do not."""
+    empty: TokenTable | None = None
+    """The template without a text, whose class scores are subtracted; None without ``model.head.calibration``."""
 
     @property
     def device(self) -> str:

@@ -63,8 +63,16 @@ class ClientWorker:
         make_deterministic(torch.device(device))
         self._spec = spec
         self._backbone = Backbone.build(
-            spec.weights, spec.model, spec.tuner, spec.num_classes, spec.label_word_ids_C, device
+            spec.weights,
+            spec.model,
+            spec.tuner,
+            spec.num_classes,
+            spec.label_word_ids_C,
+            device,
+            words=spec.train.words,
         )
+        if spec.empty is not None:
+            self._backbone.calibrate(spec.empty)
         self._full = VectorLayout.full(self._backbone.geometry, self._backbone.head_shapes)
         self._training = GroupTraining(spec, self._backbone, self._full)
 
@@ -284,7 +292,7 @@ class ClientWorker:
         rng = seeds.stream(self._spec.training.seed, state.round, client, "score")
         chosen = rng.permutation(indices_N)[: settings.batch_size]
         try:
-            batch = self._spec.train.batch(chosen)
+            batch = self._spec.train.trunks.batch(chosen)
             hidden = [h.float().cpu().numpy() for h in self._backbone.hidden_states(batch, prompt_1LKHPD, state.layers)]
             mask_BT = None if settings.padding else batch.attention_mask_BT
             scores_L = layer_scores(hidden, mask_BT, kind=settings.kind, score_last=settings.last)

@@ -76,7 +76,7 @@ class ModelCalls:
         arguments: dict[str, object] = {
             "input_ids": tokens.input_ids_BT,
             "attention_mask": tokens.attention_mask_BT,
-            "position_ids": self._family.position_ids(self._config, tokens.input_ids_BT, offset),
+            "position_ids": self._positions(tokens, offset),
             "use_cache": False,
             "output_hidden_states": output_hidden_states,
         }
@@ -85,6 +85,14 @@ class ModelCalls:
         if hook is not None:
             arguments[ARGUMENT] = hook
         return self._base(**arguments)
+
+    def _positions(self, tokens: Tokens, offset: int) -> Tensor:
+        """Return the position of each token, int64 [B, T] or [1, T]."""
+        if tokens.branches is None:
+            return self._family.position_ids(self._config, tokens.input_ids_BT, offset)
+        lengths_B = tokens.attention_mask_BT.sum(1).cpu().numpy()
+        places_BT = tokens.branches.positions(lengths_B, tokens.input_ids_BT.shape[1])
+        return to_device(places_BT + offset, self.device)
 
     def packed(self, tokens: PackedTokens, hook: AttentionHook, offset: int) -> Any:
         """Return the output for packed examples, one row of all tokens."""
@@ -133,6 +141,7 @@ class ModelCalls:
             None if types_BT is None else tensor(types_BT),
             tensor(batch.read_positions_B),
             tensor(batch.labels_B),
+            batch.branches,
         )
 
     @property

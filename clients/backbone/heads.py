@@ -19,6 +19,7 @@ from clients.backbone.device import to_device
 from fedsim.core.errors import ModelError
 from fedsim.core.reads import Reads
 from fedsim.core.tokens import PackedTokens
+from fedsim.core.words import Branches
 
 HeadShapes = tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -47,6 +48,7 @@ class Tokens:
     token_type_ids_BT: Tensor | None
     read_positions_B: Tensor
     labels_B: Tensor
+    branches: Branches | None = None
 
 
 class Head(Protocol):
@@ -123,6 +125,8 @@ class Verbalizer:
         self._decoder = decoder
         self._label_word_ids_C = label_word_ids_C
         self._loss = loss
+        self.offset_C: Tensor | None = None
+        """Class scores to subtract; see ``model.head.calibration``."""
         self._label_weight_CD = decoder.weight.detach()[label_word_ids_C]
         self._label_bias_C = None if decoder.bias is None else decoder.bias.detach()[label_word_ids_C]
 
@@ -133,12 +137,15 @@ class Verbalizer:
         hidden_BD = self._transform(pooled_BD)
         if self._loss == "labels":
             logits_BC = self._capped(functional.linear(hidden_BD, self._label_weight_CD, self._label_bias_C))
+            logits_BC = self._calibrated(logits_BC)
             return Reading(functional.cross_entropy(logits_BC, labels_B, reduction="none"), logits_BC)
         logits_BV = self._capped(self._decoder(hidden_BD))
         word_B = self._label_word_ids_C[labels_B]
-        return Reading(
-            functional.cross_entropy(logits_BV, word_B, reduction="none"), logits_BV[:, self._label_word_ids_C]
-        )
+        logits_BC = self._calibrated(logits_BV[:, self._label_word_ids_C])
+        return Reading(functional.cross_entropy(logits_BV, word_B, reduction="none"), logits_BC)
+
+    def _calibrated(self, logits_BC: Tensor) -> Tensor:
+        return logits_BC if self.offset_C is None else logits_BC - self.offset_C
 
     def _capped(self, logits: Tensor) -> Tensor:
         """Return scores in float32, bounded as the family's LM head does."""

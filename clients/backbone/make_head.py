@@ -17,9 +17,11 @@ from clients.backbone.heads import (
     label_words,
     resolve_pooling,
 )
+from clients.backbone.word_head import WordHead, check_words
 from clients.config import HeadConfig
 from clients.tuners.tuner import Tuner
 from fedsim.core.errors import ModelError
+from fedsim.core.words import LabelWords
 
 
 def make_head(
@@ -28,7 +30,7 @@ def make_head(
     kind: Kind,
     config: HeadConfig,
     tuner: Tuner,
-    classes: tuple[int, np.ndarray | None],
+    classes: tuple[int, np.ndarray | LabelWords | None],
 ) -> Head | TokenHead:
     """Return the head that a config asks for.
 
@@ -39,7 +41,8 @@ def make_head(
     tuner
         What is trained below it.
     classes
-        Number of classes, and the token id of each class's word; see :meth:`clients.backbone.model.Backbone.build`.
+        Number of classes, and the token id of each class's word, or all words; see
+        :meth:`clients.backbone.model.Backbone.build`.
 
     Raises
     ------
@@ -62,5 +65,9 @@ def make_head(
         check_tuner(tuner)
         return GenerationHead(transform, decoder, cap)
     num_classes, words = classes
+    if isinstance(words, LabelWords):
+        is_causal = family.causal_attention(model.config)
+        check_words(words, num_classes, model.config.vocab_size, is_causal=is_causal)
+        return WordHead(transform, decoder, words, config.loss, cap)
     words_C = label_words(words, num_classes, model.config.vocab_size, next(model.parameters()).device)
     return Verbalizer(transform, decoder, words_C, config.loss, cap)

@@ -39,7 +39,8 @@ from fedsim.core.decoding import Decoding
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import LayerShape
 from fedsim.core.reads import Reads
-from fedsim.core.tokens import PackedTokens, TokenBatch
+from fedsim.core.tokens import PackedTokens, TokenBatch, TokenTable
+from fedsim.core.words import LabelWords
 
 __all__ = ["Backbone", "Reading"]
 
@@ -110,6 +111,8 @@ class Backbone:
         num_classes: int,
         label_word_ids_C: np.ndarray | None,
         device: str,
+        *,
+        words: LabelWords | None = None,
     ) -> Backbone:
         """Build a worker's backbone from shared weights; on a CPU it maps them without a copy.
 
@@ -127,6 +130,8 @@ class Backbone:
             Token id of each class's word; needed by the verbalizer.
         device
             ``cpu`` or ``cuda``.
+        words
+            Label words of several tokens, or several a class, in place of ``label_word_ids_C``.
 
         Raises
         ------
@@ -135,7 +140,7 @@ class Backbone:
         """
         frozen, family = assemble(weights, model.attention, device)
         attach(frozen)
-        head = make_head(frozen, family, weights.kind, model.head, tuner, (num_classes, label_word_ids_C))
+        head = make_head(frozen, family, weights.kind, model.head, tuner, (num_classes, words or label_word_ids_C))
         return cls(frozen, family, head, tuner, model.autocast, compiled=model.compile)
 
     @property
@@ -196,7 +201,8 @@ class Backbone:
         """
         self._check(tuned_CLX, layers, head_C, client_of_example_B)
         tokens = self._parts.calls.tokens(batch)
-        self._check_length(tokens.input_ids_BT.shape[1])
+        beyond = 0 if batch.branches is None else batch.branches.beyond
+        self._check_length(tokens.input_ids_BT.shape[1] - beyond)
         owner_B = None if client_of_example_B is None else to_device(client_of_example_B, self.device)
         hidden_BTD = run_padded(self._parts, tokens, tuned_CLX, layers, owner_B, mask).last_hidden_state
         if batch.reads is None:
@@ -238,7 +244,7 @@ class Backbone:
             If an example is longer than ``max_tokens``, or a layer was never tuned in the pass.
         """
         self._check(tuned_CLX, layers, head_C, client_of_example_B)
-        self._check_length(int(tokens.lengths_B.max()))
+        self._check_length(tokens.longest)
         owner_B = None if client_of_example_B is None else to_device(client_of_example_B, self.device)
         pooled_BD, slots_B = self._packed.pooled(
             tokens, tuned_CLX, layers, (client_of_example_B, owner_B), cached_ZD, mask
@@ -257,6 +263,13 @@ class Backbone:
             return head.read(read, labels_B, head_C, owner_B)
         raise ValueError("the head reads several tokens of an example, but the table says one, or the reverse")
 
+    @torch.no_grad()
+    def calibrate(self, table: TokenTable) -> None:
+        """Subtract the frozen model's class scores of a table's one example from all class scores that are read later."""
+        plain_1LX = torch.empty((1, 0, *self.geometry.layer_shape), device=self.device)
+        reading, _ = self.read(table.pack(np.arange(1)), plain_1LX, (), {})
+        self._head.offset_C = reading.logits_BC[0]  # type: ignore[union-attr]
+
     def cached_rows(self, lengths_N: np.ndarray) -> np.ndarray:
         """Return the rows of :meth:`cached` for each text, given its tokens."""
         return self._tuner.cached_rows(lengths_N)
@@ -267,7 +280,7 @@ class Backbone:
         The input of the lowest of the tuned ``layers`` [Z, D], which must not be layer 0; with a tuner that reads the plain
         model's output, that of one token of each example [B, D]. With dropout off it depends only on the examples.
         """
-        self._check_length(int(tokens.lengths_B.max()))
+        self._check_length(tokens.longest)
         return self._packed.kept(tokens, layers)
 
     @torch.no_grad()

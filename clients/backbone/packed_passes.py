@@ -70,7 +70,9 @@ class PackedPasses:
         tuned_CLX = parts.calls.precision.enter(tuned_CLX)
         prompt_CLKHPD, prompted = parts.prompts(tuned_CLX, layers)
         virtual = parts.virtual(tuned_CLX, layers)
-        longer = None if virtual is None else PackedTexts(tokens.lengths_B, virtual.length, parts.device)
+        longer = None
+        if virtual is not None:
+            longer = PackedTexts(tokens.lengths_B, virtual.length, parts.device, tokens.branches)
         output_BD = self._output(tokens, cached_ZD) if tuner.reads_output and virtual is not None else None
         narrow = self._rows_read(tokens, longer)
         # Of several tokens an example, attention is computed for all: they are no batch of one query each.
@@ -143,7 +145,10 @@ class PackedPasses:
         prompt_CLKHPD, layers, mask = prompts or (parts.no_prompts, (), None)
         top = None if rows_B is None else (parts.geometry.num_layers - 1, rows_B)
         lengths_B = tokens.lengths_B if lengths_B is None else lengths_B
-        return PackedPrefix(prompt_CLKHPD, layers, owner_B, lengths_B, is_causal=parts.is_causal, top=top, mask=mask)
+        causal, branches = parts.is_causal, tokens.branches
+        return PackedPrefix(
+            prompt_CLKHPD, layers, owner_B, lengths_B, is_causal=causal, top=top, mask=mask, branches=branches
+        )
 
     def _rows_read(self, tokens: PackedTokens, longer: PackedTexts | None) -> Tensor | None:
         """Return the tokens that the head reads, if the top layer can skip the others.

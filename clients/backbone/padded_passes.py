@@ -44,11 +44,14 @@ def run_padded(
     owner_B = client_of_example_B if len(tuned_CLX) > 1 else None
     rows = PaddedRows(owner_B)
     hook: AttentionHook | None = prefix
+    if tokens.branches is not None and virtual is None:
+        lengths_B = tokens.attention_mask_BT.sum(1).cpu().numpy()
+        hook = PaddedAttention(lengths_B, is_causal=parts.is_causal, branches=tokens.branches, inner=prefix)
     with ExitStack() as stack:
         stack.enter_context(parts.tuner.inserted(parts.geometry, parts.stack.all, (tuned_CLX, layers), rows))
         if virtual is not None:
             hook = stack.enter_context(_virtual_tokens(parts, tokens, virtual, owner_B))
-        elif prefix is None:
+        elif hook is None:
             # Without a prompt the plain implementation runs, mask skipping included, with the original model's bits.
             stack.enter_context(detached(parts.model))
         offset = parts.offset(prompt_CLKHPD, virtual)
@@ -63,7 +66,11 @@ def _virtual_tokens(
     parts: TunedModel, tokens: Tokens, virtual: VirtualTokens, owner_B: Tensor | None
 ) -> Iterator[AttentionHook]:
     """Let virtual tokens enter a pass; yields its attention."""
-    below = Prefix(parts.no_prompts, ())
+    below: AttentionHook = Prefix(parts.no_prompts, ())
+    branches, causal = tokens.branches, parts.is_causal
+    if branches is not None:
+        own_B = tokens.attention_mask_BT.sum(1).cpu().numpy()
+        below = PaddedAttention(own_B, is_causal=causal, branches=branches)
 
     @torch.no_grad()
     def plain() -> Tensor:
@@ -71,6 +78,6 @@ def _virtual_tokens(
             return parts.calls.padded(tokens, below, 0).last_hidden_state
 
     lengths_B, texts = parts.texts.padded(tokens, owner_B, plain if parts.tuner.reads_output else None)
-    above = PaddedAttention(lengths_B + virtual.length, is_causal=parts.is_causal)
-    with entered(parts.stack, virtual, PaddedTexts(tokens.attention_mask_BT, virtual.length), texts):
+    above = PaddedAttention(lengths_B + virtual.length, is_causal=causal, branches=branches)
+    with entered(parts.stack, virtual, PaddedTexts(tokens.attention_mask_BT, virtual.length, branches), texts):
         yield ByDepth(virtual.depth, below, above)

@@ -25,6 +25,7 @@ from clients.tuners.prefix import Attend
 from clients.tuners.prompt_dropout import PromptMask, masked
 from clients.tuners.visibility import additive, visible_keys
 from fedsim.core.errors import ModelError
+from fedsim.core.words import Branches
 
 _MAX_PADDING_SLOTS = {"cpu": 192, "cuda": 8192}
 """Padding allowed per bucket, by device type. Attention is a few per cent of the work on short texts, so another bucket,
@@ -64,6 +65,8 @@ class PackedPrefix:
         first rows of the output.
     mask
         What each example sees of its client's prompts; None for all of them.
+    branches
+        Branches of a tree that the last tokens of each example are; None if there are none.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class PackedPrefix:
         is_causal: bool,
         top: tuple[int, Tensor] | None = None,
         mask: PromptMask | None = None,
+        branches: Branches | None = None,
     ) -> None:
         self._kept_BHPD = {} if mask is None else mask.of_layers(layers)
         if mask is not None:
@@ -87,7 +91,7 @@ class PackedPrefix:
             self._pairs_CHPD[layer] = key_CHPD, value_CHPD
         self._length = prompt_CLKHPD.shape[4]
         self._client_of_example_B = client_of_example_B if len(prompt_CLKHPD) > 1 else None
-        self._is_causal = is_causal
+        self._is_causal, self._branches = is_causal, branches
         self._lengths_B = lengths_B
         self._top = top
         self._device = prompt_CLKHPD.device
@@ -211,6 +215,7 @@ class PackedPrefix:
                 prompt_length=length,
                 is_causal=self._is_causal,
                 window=window,
+                branches=self._branches,
             )
             mask = None if visible is None else to_device(visible, self._device)
             self._masks[key] = additive(mask, dtype) if mask is not None and eager else mask

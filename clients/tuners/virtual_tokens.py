@@ -21,6 +21,7 @@ from clients.tuners.moves import take_rows, together
 from clients.tuners.prefix import Attend, AttentionHook
 from clients.tuners.texts import Texts, VirtualTokens
 from clients.tuners.visibility import additive, visible_keys
+from fedsim.core.words import Branches
 
 
 class Host(Protocol):
@@ -48,7 +49,7 @@ class Longer(Protocol):
     """Puts virtual tokens before texts, and takes them away."""
 
     positions: Tensor
-    """int64 [1, rows]; position of each row, virtual tokens first."""
+    """int64 [1, rows], or [B, S]; position of each row, virtual tokens first."""
 
     def packed(self, hidden: Tensor, /) -> Tensor:
         """Return the texts' rows [Z, D]."""
@@ -66,10 +67,13 @@ class Longer(Protocol):
 class PaddedTexts:
     """Texts padded on the right, [B, T, D]."""
 
-    def __init__(self, mask_BT: Tensor, length: int) -> None:
+    def __init__(self, mask_BT: Tensor, length: int, branches: Branches | None = None) -> None:
         self._mask_BT, self._length = mask_BT.bool(), length
-        self._num_tokens = mask_BT.shape[1]
-        self.positions = torch.arange(length + self._num_tokens, device=mask_BT.device).unsqueeze(0)
+        longer = length + mask_BT.shape[1]
+        self.positions = torch.arange(longer, device=mask_BT.device).unsqueeze(0)
+        if branches is not None:
+            lengths_B = self._mask_BT.sum(1).cpu().numpy() + length
+            self.positions = to_device(branches.positions(lengths_B, longer), mask_BT.device)
 
     def packed(self, hidden_BTD: Tensor) -> Tensor:
         """Return the texts' rows [Z, D]."""
@@ -87,7 +91,9 @@ class PaddedTexts:
 class PackedTexts:
     """Texts one after another, [1, Z, D]."""
 
-    def __init__(self, lengths_B: np.ndarray, length: int, device: torch.device) -> None:
+    def __init__(
+        self, lengths_B: np.ndarray, length: int, device: torch.device, branches: Branches | None = None
+    ) -> None:
         self._length = length
         self.lengths_B = lengths_B + length
         """int64; rows of each example with its virtual tokens."""
@@ -104,6 +110,10 @@ class PackedTexts:
             to_device(inverse, device),
             torch.empty(0, dtype=torch.int64, device=device),
         )
+        if branches is not None:
+            longest = int(self.lengths_B.max())
+            own_BS = np.arange(longest) < self.lengths_B[:, None]
+            within_Y = branches.positions(self.lengths_B, longest)[own_BS]
         self.positions = to_device(within_Y, device).unsqueeze(0)
 
     def packed(self, hidden_1ZD: Tensor) -> Tensor:
@@ -138,10 +148,27 @@ class ByDepth:
 
 
 class PaddedAttention:
-    """Attention over padded texts of given lengths, with a mask of its own."""
+    """Attention over padded texts of given lengths, with a mask of its own.
 
-    def __init__(self, lengths_B: np.ndarray, *, is_causal: bool) -> None:
+    Parameters
+    ----------
+    branches
+        Branches of a tree that the last tokens of each text are; None if there are none.
+    inner
+        What attends with that mask; None for the layer's own attention.
+    """
+
+    def __init__(
+        self,
+        lengths_B: np.ndarray,
+        *,
+        is_causal: bool,
+        branches: Branches | None = None,
+        inner: AttentionHook | None = None,
+    ) -> None:
         self._lengths_B, self._is_causal = lengths_B, is_causal
+        self._branches, self._inner = branches, inner
+        self._masks: dict[tuple[Any, ...], Tensor | None] = {}
 
     def attend(
         self,
@@ -155,17 +182,26 @@ class PaddedAttention:
     ) -> tuple[Tensor, Tensor | None]:
         """Attend within each text; ``mask`` is ignored."""
         kwargs["is_causal"] = False  # our mask is complete; without one everything is visible
-        visible = visible_keys(
-            self._lengths_B,
-            query_BHSD.shape[2],
-            prompt_length=0,
-            is_causal=self._is_causal,
-            window=kwargs.get("sliding_window"),
-        )
-        own = None if visible is None else to_device(visible, query_BHSD.device)
-        if own is not None and plain.__name__ == "eager_attention_forward":
-            own = additive(own, query_BHSD.dtype)
+        own = self._mask(query_BHSD, kwargs.get("sliding_window"), plain.__name__ == "eager_attention_forward")
+        if self._inner is not None:
+            return self._inner.attend(plain, module, query_BHSD, key_BHSD, value_BHSD, own, **kwargs)
         return plain(module, query_BHSD, key_BHSD, value_BHSD, own, **kwargs)
+
+    def _mask(self, query_BHSD: Tensor, window: int | None, eager: bool) -> Tensor | None:
+        """Return the mask of layers with a window, the same object for all of them."""
+        key = (query_BHSD.shape[2], window, eager)
+        if key not in self._masks:
+            visible = visible_keys(
+                self._lengths_B,
+                query_BHSD.shape[2],
+                prompt_length=0,
+                is_causal=self._is_causal,
+                window=window,
+                branches=self._branches,
+            )
+            own = None if visible is None else to_device(visible, query_BHSD.device)
+            self._masks[key] = additive(own, query_BHSD.dtype) if own is not None and eager else own
+        return self._masks[key]
 
 
 @contextmanager

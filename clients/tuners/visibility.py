@@ -9,9 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedsim.core.words import Branches
+
 
 def visible_keys(
-    lengths_B: np.ndarray, num_tokens: int, *, prompt_length: int, is_causal: bool, window: int | None
+    lengths_B: np.ndarray,
+    num_tokens: int,
+    *,
+    prompt_length: int,
+    is_causal: bool,
+    window: int | None,
+    branches: Branches | None = None,
 ) -> np.ndarray | None:
     """Return a bool mask that broadcasts to [B, 1, T, V]; None if everything is visible.
 
@@ -25,12 +33,16 @@ def visible_keys(
         P keys before those of the tokens, which every query sees.
     window
         Sliding window of the layer, as in transformers.
+    branches
+        Branches of a tree that the last tokens of each example are; attention is then causal.
     """
     tokens_T = np.arange(num_tokens)
     back_TT = tokens_T[:, None] - tokens_T[None, :]
     own_BT = tokens_T < lengths_B[:, None]
     visible_11TT: np.ndarray
-    if is_causal:
+    if branches is not None:
+        visible_11TT = branches.visible(lengths_B, num_tokens, window)[:, None]
+    elif is_causal:
         # Padding comes after all tokens of its example, so none of them sees it.
         visible_11TT = (back_TT >= 0)[None, None]
         if window is not None:

@@ -43,8 +43,10 @@ def sentence(error: ValidationError, schema: type[Schema], where: Where, values:
         The given values, nested.
     """
     complaints = error.errors(include_url=False)
-    # If a key takes a word, a number or a group and a group is given, only the errors inside the group matter.
-    inner = [item for item in complaints if not (isinstance(item["input"], dict) and _takes_no_group(item["loc"]))]
+    # If a key takes a word, a number, or a group or list, and one of these is given, only the errors inside it matter.
+    inner = [
+        item for item in complaints if not (isinstance(item["input"], dict | list) and _takes_no_group(item["loc"]))
+    ]
     complaints = _without_results(inner or complaints)
     first = min(complaints, key=lambda item: (item["type"] != "extra_forbidden", len(item["loc"])))
     key = _schema_path(first["loc"], schema)

@@ -92,7 +92,7 @@ def _wrapped(text: str, width: int) -> tuple[str, ...]:
 def scalar(value: Any, escaped: bool = False) -> str:
     """Return a value as YAML on one line, which any reader of YAML takes for the same value."""
     if isinstance(value, tuple):
-        value = list(value)
+        value = [list(item) if isinstance(item, tuple) else item for item in value]
     # Quoted, so that YAML 1.1 readers do not take a word for a boolean or a number.
     style = '"' if isinstance(value, str) and not value.isidentifier() else None
     if isinstance(value, str) and value.lower() in {"yes", "no", "on", "off", "true", "false", "null", "y", "n"}:

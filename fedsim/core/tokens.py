@@ -6,12 +6,13 @@ Shape suffixes: N examples, Z all tokens one after another, B examples of a batc
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from fedsim.core.reads import Reads, of_responses
+from fedsim.core.words import Branches, LabelWords
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class TokenBatch:
     """int64 class numbers."""
     reads: Reads | None = None
     """As in :class:`PackedTokens`: rows count tokens, not padding."""
+    branches: Branches | None = None
+    """As in :class:`PackedTokens`."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class PackedTokens:
     """int64 class numbers."""
     reads: Reads | None = None
     """What is read of each example where losses are of tokens; None where ``read_rows_B`` is all."""
+    branches: Branches | None = None
+    """Beginnings of label words, the last tokens of every example; None if there are none."""
 
     def __len__(self) -> int:
         return len(self.labels_B)
@@ -59,8 +64,22 @@ class PackedTokens:
 
     @cached_property
     def positions_Z(self) -> np.ndarray:
-        """int64; number of each token within its example, counted from 0."""
-        return np.arange(len(self.ids_Z)) - np.repeat(self.starts_B, self.lengths_B)
+        """int64; position of each token within its example, counted from 0."""
+        places_Z = np.arange(len(self.ids_Z)) - np.repeat(self.starts_B, self.lengths_B)
+        if self.branches is None:
+            return places_Z
+        longest = int(self.lengths_B.max())
+        return self.branches.positions(self.lengths_B, longest)[np.arange(longest) < self.lengths_B[:, None]]
+
+    @property
+    def longest(self) -> int:
+        """Positions that the longest example takes."""
+        return int(self.lengths_B.max()) - (0 if self.branches is None else self.branches.beyond)
+
+    @cached_property
+    def trunks_B(self) -> np.ndarray:
+        """int64 number of tokens of each example without its branches."""
+        return self.lengths_B - (0 if self.branches is None else len(self.branches))
 
 
 @dataclass(frozen=True)
@@ -85,6 +104,8 @@ class TokenTable:
     """Number of examples whose prompt was shortened to fit ``data.max_length``."""
     cut_responses: int = 0
     """Number of examples whose response was cut to fit, so that it has no end."""
+    words: LabelWords | None = None
+    """Label words of several tokens, or several a class; their branches are the last tokens of every example."""
 
     def __len__(self) -> int:
         return len(self.labels_N)
@@ -100,6 +121,28 @@ class TokenTable:
         if self.response_starts_N is None:
             return np.ones(len(self), dtype=np.int64)
         return self.lengths_N - self.response_starts_N
+
+    @property
+    def branches(self) -> Branches | None:
+        """Beginnings of label words behind every example; None if there are none."""
+        return None if self.words is None else self.words.branches
+
+    @cached_property
+    def trunks(self) -> TokenTable:
+        """The table without label words and their branches: the texts alone."""
+        if self.branches is None:
+            return self
+        trunks_N = self.lengths_N - len(self.branches)
+        own_Z = rows(self.offsets_N1[:-1], trunks_N)
+        types_Z = None if self.type_ids_Z is None else self.type_ids_Z[own_Z]
+        ends_N1 = np.concatenate([[0], np.cumsum(trunks_N)])
+        return replace(self, ids_Z=self.ids_Z[own_Z], offsets_N1=ends_N1, type_ids_Z=types_Z, words=None)
+
+    @property
+    def longest(self) -> int:
+        """Positions that the longest example takes; 0 without examples."""
+        beyond = 0 if self.branches is None else self.branches.beyond
+        return max(int(self.lengths_N.max()) - beyond, 0) if len(self) else 0
 
     @property
     def nbytes(self) -> int:
@@ -119,6 +162,7 @@ class TokenTable:
             read_rows_B=np.cumsum(lengths_B) - lengths_B + self.read_positions_N[indices_B],
             labels_B=self.labels_N[indices_B].astype(np.int64),
             reads=self._reads(ids_Z, indices_B),
+            branches=self.branches,
         )
 
     def batch(self, indices_B: np.ndarray) -> TokenBatch:
@@ -141,12 +185,16 @@ class TokenTable:
             read_positions_B=self.read_positions_N[indices_B].astype(np.int64),
             labels_B=self.labels_N[indices_B].astype(np.int64),
             reads=self._reads(ids_BT[mask_BT], indices_B),
+            branches=self.branches,
         )
 
     def _reads(self, ids_Z: np.ndarray, indices_B: np.ndarray) -> Reads | None:
+        lengths_B = self.lengths_N[indices_B]
+        if self.words is not None:
+            return self.words.reads(np.cumsum(lengths_B) - lengths_B + self.read_positions_N[indices_B])
         if self.response_starts_N is None:
             return None
-        return of_responses(ids_Z, self.lengths_N[indices_B], self.response_starts_N[indices_B].astype(np.int64))
+        return of_responses(ids_Z, lengths_B, self.response_starts_N[indices_B].astype(np.int64))
 
 
 def rows(starts_B: np.ndarray, lengths_B: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from pydantic_core import PydanticKnownError
 from fedsim.core.registry import known_name
 from fedsim.core.schema import PathText, Schema
 from fedsim.core.uses import Use, Uses
+from fedsim.data.foreign_templates import translated
 from fedsim.data.response_rules import OF_RESPONSES, check_responses
 
 
@@ -97,13 +98,18 @@ class TaskConfig(Schema):
     label_field: str = "label"
     """Label column."""
     template: str | None = None
-    """Text around the fields, with ``{field}`` for each field and one ``<mask>``; needed by the verbalizer head. In a task of
-    responses the prompt, without ``<mask>``; none means that the model learns to write the texts from their first token on."""
+    """Text around the fields, with ``{field}`` for each field and one ``<mask>``; needed by the verbalizer head. OpenPrompt's
+    syntax and lists as in PET's code are translated. In a task of responses the prompt, without ``<mask>``; none means that the
+    model learns to write the texts from their first token on."""
     labels: tuple[LabelText, ...] = ()
     """Label values as they appear in the data (numbers and booleans are read as text), in class order. A task of responses
     needs none: they are what label-based kinds of ``partition`` deal by, and are not predicted."""
-    label_words: tuple[str, ...] | None = None
-    """One word per class, in class order, each a single token of the tokenizer; needed by the verbalizer head."""
+    label_words: tuple[str | tuple[str, ...], ...] | None = None
+    """One word per class, in class order, or a list of words per class; needed by the verbalizer head. A word may be of several
+    tokens."""
+    word_end: str | None = None
+    """Decoders: text behind the label word that is scored with it, for example " . <eos>"; ``<eos>``, at its end, is the
+    tokenizer's end token."""
     metric: MetricName = "accuracy"
     """Metric: accuracy, matthews (correlation), accuracy_f1 (mean of accuracy and F1), or that of a plug-in; of a task of
     responses token_accuracy."""
@@ -115,6 +121,7 @@ class TaskConfig(Schema):
         "template": (Use("dialogue", (False,), words="it is for texts: the prompt of a dialogue is its messages"),),
         "label_field": (Use("labels", test=bool, words="it is the column of data.task.labels"),),
         "label_words": (Use("response", (None,), words="it is for tasks of classes"),),
+        "word_end": (Use("label_words", test=lambda words: words is not None, words="it stands behind label words"),),
     }
 
     @field_validator("response", mode="after")
@@ -133,6 +140,18 @@ class TaskConfig(Schema):
             raise PydanticKnownError("too_short", {"field_type": "Tuple", "min_length": 2, "actual_length": 1})
         return labels
 
+    @property
+    def words_of_classes(self) -> tuple[tuple[str, ...], ...]:
+        """The words of each class; none without label words."""
+        return tuple((words,) if isinstance(words, str) else words for words in self.label_words or ())
+
+    @field_validator("template")
+    @classmethod
+    def _in_our_syntax(cls, template: str | None, info: ValidationInfo) -> str | None:
+        if template is None or "<mask>" in template or info.data.get("response") is not None:
+            return template
+        return translated(template, info.data.get("fields", ()))
+
     @model_validator(mode="after")
     def _consistent(self) -> TaskConfig:
         if len(set(self.labels)) != len(self.labels):
@@ -146,6 +165,10 @@ class TaskConfig(Schema):
             raise ValueError(
                 f"{len(self.label_words)} label_words for {len(self.labels)} labels; give one word per label"
             )
+        if () in (self.label_words or ()):
+            raise ValueError("label_words has an empty list; give each label one word or more")
+        if self.word_end is not None and "<eos>" in self.word_end.removesuffix("<eos>"):
+            raise ValueError("word_end can have <eos> at its end alone")
         if self.metric == OF_RESPONSES:
             raise ValueError(f"metric {OF_RESPONSES} is that of tasks of responses, which give response")
         if self.metric == "accuracy_f1" and len(self.labels) != 2:

@@ -1,10 +1,11 @@
-"""Tokenise examples into the columnar token table, and label words into token ids.
+"""Tokenise examples into the columnar token table.
 
 The verbalizer head reads a template filled with the example's texts. The parts before and after the mask are encoded
 separately, with special tokens in the text split like ordinary characters, so that ``<mask>`` or ``</s>`` in a text
 stay text; the mask goes between the two. Tokenizers split at special tokens first, so the result equals the encoding
-of the whole. Only the texts' tokens are truncated to fit ``max_length``: template and mask always stay, unlike in the
-published code, whose truncation can drop the mask.
+of the whole. For label words of several tokens there are as many masks as the longest word has tokens, or, in a decoder, the
+branches of the words stand behind the text. Only the texts' tokens are truncated to fit ``max_length``: template and mask
+always stay, unlike in the published code, whose truncation can drop the mask.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from fedsim.core.errors import DataError, ModelError, listed, shown
+from fedsim.core.errors import DataError, ModelError, shown
 from fedsim.core.tokens import TokenTable
+from fedsim.core.words import LabelWords
 from fedsim.data.config import TaskConfig
 from fedsim.data.examples import Examples
+from fedsim.data.label_words import label_words
 from fedsim.data.responses import response_table
 from fedsim.data.several import encode_plain, encode_several
 from fedsim.data.spelt_out import with_special_tokens_apart
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Ids = list[int]
+HeadKind = Literal["verbalizer", "classifier", "generation"]
 _TEXTS_OF_A_PAIR = 2
 
 
@@ -37,7 +41,7 @@ def tokenize(
     task: TaskConfig,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    head_kind: Literal["verbalizer", "classifier", "generation"],
+    head_kind: HeadKind,
     causal: bool,
     max_length: int,
 ) -> TokenTable:
@@ -76,20 +80,39 @@ def tokenize(
         return response_table(examples, task, tokenizer, max_length, pad_id(tokenizer))
     examples = replace(examples, texts=with_special_tokens_apart(tokenizer, examples.texts))
     types: list[Ids] | None = None
+    words: LabelWords | None = None
     if head_kind == "classifier":
         ids, types = _encode_classifier(examples, tokenizer, max_length)
         positions = [len(row) - 1 for row in ids]
-    elif causal:
-        ids = _Verbalizer.build(task, tokenizer, causal).encode(examples, max_length)[0]
-        positions = [len(row) - 1 for row in ids]
     else:
-        ids, positions = _Verbalizer.build(task, tokenizer, causal).encode(examples, max_length)
+        words = several_words(task, tokenizer, causal)
+        ids, positions = _Verbalizer.build(task, tokenizer, causal, words).encode(examples, max_length)
+        if causal:
+            positions = [len(row) - 1 for row in ids]
     empty = next((i for i, row in enumerate(ids) if not row), None)
     if empty is not None:
         raise DataError(
             f"{examples.origin}: the text {shown(examples.texts[empty])} yields no token with this tokenizer"
         )
-    return _table(ids, types, positions, examples.labels_N, pad_id(tokenizer))
+    if words is not None and words.branches is not None:
+        behind = words.branches.ids_Y.tolist()
+        ids = [row + behind for row in ids]
+    table = _table(ids, types, positions, examples.labels_N, pad_id(tokenizer))
+    return replace(table, words=words)
+
+
+def empty_text(
+    task: TaskConfig, tokenizer: PreTrainedTokenizerBase, *, head_kind: HeadKind, causal: bool, max_length: int
+) -> TokenTable:
+    """Return the task's template with empty fields, as the one example of a table; parameters as of :func:`tokenize`."""
+    nothing = Examples([("",) * len(task.fields)], np.zeros(1, np.int64), origin="the empty text")
+    return tokenize(nothing, task, tokenizer, head_kind=head_kind, causal=causal, max_length=max_length)
+
+
+def several_words(task: TaskConfig, tokenizer: PreTrainedTokenizerBase, causal: bool) -> LabelWords | None:
+    """Return the task's label words if some are of several tokens, or several of a class; else None."""
+    words = None if task.label_words is None else label_words(task, tokenizer, causal)
+    return None if words is None or words.single_C is not None else words
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -144,26 +167,32 @@ class _Verbalizer:
     prefix: Ids
     mask: Ids
     suffix: Ids
+    behind: int = 0
+    """Positions to keep free behind the text."""
 
     @classmethod
-    def build(cls, task: TaskConfig, tokenizer: PreTrainedTokenizerBase, causal: bool) -> _Verbalizer:
+    def build(
+        cls, task: TaskConfig, tokenizer: PreTrainedTokenizerBase, causal: bool, words: LabelWords | None
+    ) -> _Verbalizer:
         template = parse_template(task)
         if causal:
             # No suffix: an end token would separate the text from the word that continues it.
-            return cls(tokenizer, template.as_causal(), _special_tokens(tokenizer, "a")[0], [], [])
+            behind = 0 if words is None or words.branches is None else int(words.branches.depths_Y.max())
+            return cls(tokenizer, template.as_causal(), _special_tokens(tokenizer, "a")[0], [], [], behind)
         if tokenizer.mask_token is None:
             raise ModelError(
                 f"model: tokenizer {type(tokenizer).__name__} has no mask token, which the verbalizer head of a masked "
                 f"language model needs; use the classifier head"
             )
         prefix, suffix = _special_tokens(tokenizer, tokenizer.mask_token)
-        return cls(tokenizer, template, prefix, [int(tokenizer.mask_token_id)], suffix)
+        masks = [int(tokenizer.mask_token_id)] * (1 if words is None else words.num_masks)
+        return cls(tokenizer, template, prefix, masks, suffix)
 
     def encode(self, examples: Examples, max_length: int) -> tuple[list[Ids], Ids]:
-        """Return the token ids of each example and the (virtual) position of the mask."""
+        """Return the token ids of each example and the (virtual) position of the first mask."""
         before, before_ids = self._side(self.template.before, examples, ends_at_mask=True)
         after, after_ids = self._side(self.template.after, examples, ends_at_mask=False)
-        budget = max_length - len(self.prefix) - len(self.mask) - len(self.suffix)
+        budget = max_length - len(self.prefix) - len(self.mask) - len(self.suffix) - self.behind
         long = [i for i in range(len(examples)) if len(before_ids[i]) + len(after_ids[i]) > budget]
         before_sides = encode_with_fields(self.tokenizer, [before[i] for i in long])
         after_sides = encode_with_fields(self.tokenizer, [after[i] for i in long])
@@ -197,57 +226,3 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase, probe: str) -> tuple[Ids
     start = special.index(0) if 0 in special else len(ids)
     stop = len(ids) - special[::-1].index(0) if 0 in special else len(ids)
     return ids[:start], ids[stop:]
-
-
-def label_word_ids(task: TaskConfig, tokenizer: PreTrainedTokenizerBase, causal: bool) -> np.ndarray:
-    """Return the token id of each class's label word, as written in place of the template's mask.
-
-    After a space this is the word-initial token (``Ġgreat`` in RoBERTa and GPT-2, ``▁great`` in LLaMA); directly
-    after other text, or at the very start, it is the tokenizer's encoding there.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64, shape (C,).
-
-    Raises
-    ------
-    DataError
-        If the task has no template or label words, a word is not a single known token, or two classes share a token.
-    """
-    template = parse_template(task)
-    if causal:
-        template = template.as_causal()
-    if task.label_words is None:
-        raise DataError(
-            f"data.task.label_words: task {shown(task.name)} has no label words, which the verbalizer head needs; give one "
-            f"word for each of {listed(task.labels)}, or use the classifier head"
-        )
-    owner: dict[int, str] = {}
-    for word in task.label_words:
-        token = label_word_id(word.strip(), template, tokenizer)
-        if token in owner:
-            name = tokenizer.convert_ids_to_tokens(token)
-            raise DataError(
-                f"data.task.label_words: {shown(owner[token])} and {shown(word)} are the same token {name!r} of this "
-                f"tokenizer; classes need different words"
-            )
-        owner[token] = word
-    return np.fromiter(owner, np.int64, len(owner))
-
-
-def label_word_id(word: str, template: Template, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Encode a word after the text before the mask, and return the token it adds; DataError if it is not one known token."""
-    context = ""
-    if template.before:
-        context = template.cue.strip(" ") or "a"
-    space = " " if template.cue.endswith(" ") else ""
-    alone, together = encode_plain(tokenizer, [context, context + space + word])
-    tokens = together[len(alone) :] if together[: len(alone)] == alone else together
-    if word and len(tokens) == 1 and tokens[0] != tokenizer.unk_token_id:
-        return tokens[0]
-    names = [str(name) for name in tokenizer.convert_ids_to_tokens(tokens)]
-    raise DataError(
-        f"data.task.label_words: {shown(word)}, written {shown(space + word)} in the template, is not one known token of this "
-        f"tokenizer but {shown(names)}; choose another word"
-    )

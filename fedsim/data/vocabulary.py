@@ -6,7 +6,6 @@ A tokenizer may have more tokens than its model, if words or a padding token wer
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from fedsim.core.errors import ModelError, shown
 from fedsim.core.tokens import TokenTable
+from fedsim.core.words import LabelWords
 from fedsim.data.config import TaskConfig
 from fedsim.data.examples import Examples
 from fedsim.data.templates import parse_template
@@ -112,24 +112,27 @@ def _check_types(table: TokenTable, examples: Examples, vocabulary: Vocabulary) 
 
 
 def check_label_words(
-    ids_C: np.ndarray, words: Sequence[str], tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary
+    words: LabelWords, task: TaskConfig, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary
 ) -> None:
     """Refuse label words that the model does not know.
 
     Parameters
     ----------
-    ids_C
-        Their tokens, from :func:`fedsim.data.tokenize.label_word_ids`.
+    words
+        Their tokens, from :func:`fedsim.data.label_words.label_words`.
 
     Raises
     ------
     ModelError
         Naming the first such word.
     """
-    place = _first(ids_C >= vocabulary.num_tokens)
+    place = _first(words.ids_Q >= vocabulary.num_tokens)
     if place is not None:
-        named = _name(int(ids_C[place]), tokenizer)
-        raise _unknown(f"data.task.label_words: {shown(words[place])} is the token {named}", vocabulary)
+        names = [word for own in task.words_of_classes for word in own]
+        word = shown(names[int(np.searchsorted(np.cumsum(words.lengths_W), place, side="right"))])
+        named = _name(int(words.ids_Q[place]), tokenizer)
+        is_it = "is" if words.single_C is not None else "has"
+        raise _unknown(f"data.task.label_words: {word} {is_it} the token {named}", vocabulary)
 
 
 def _unknown(what: str, vocabulary: Vocabulary) -> ModelError:

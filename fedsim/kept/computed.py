@@ -110,7 +110,7 @@ class Computed:
     def _at(self, state: GlobalState) -> dict[str, Any] | None:
         """Return what passes from a state depend on, beside the examples."""
         model, contents = self._model(), self.prepared.contents
-        names = ("weights", "model_config", "label_words", "constants", "start")
+        names = ("weights", "model_config", "label_words", "empty_text", "constants", "start")
         return model and {
             **model,
             "contents": {name: contents.get(name) for name in names},

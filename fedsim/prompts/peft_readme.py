@@ -45,7 +45,20 @@ A class's score is the logit of its label word, {words}, in `output.logits{text}
 
 {template}
 
-and the label word is the one token that the tokenizer makes of it in that place, with the space before it.
+and the label word is the one token that the tokenizer makes of it in that place, with the space before it. If a class has
+several words, or the tokenizer makes several tokens of one, {several} A class's score is the mean over its words of the mean
+log-probability of a word's tokens (`log_softmax` of the logits).
+"""
+
+_IN_BRANCHES = "each word is written behind the text, and each of its tokens is scored in the row before it."
+_AT_MASKS = (
+    "the text has as many masks as the longest word has tokens, and a word of n tokens is read at the first n masks."
+)
+_WORD_END = """\
+The text `{end}` behind a word is scored with it; `<eos>` stands for the tokenizer's end token.
+"""
+_CALIBRATED = """\
+From each class's score that of the base model without this adapter is subtracted, for the text with empty fields.
 """
 
 _RESPONSES = """\
@@ -142,6 +155,10 @@ def readme(
         parts.append(_RESPONSES.format(prompt=_prompts(task)))
     else:
         parts.append(_label_words(task, family, about.text))
+        if task.word_end is not None:
+            parts.append(_WORD_END.format(end=task.word_end))
+        if head.get("calibration") == "empty_text":
+            parts.append(_CALIBRATED)
     return "\n".join(parts)
 
 
@@ -164,6 +181,6 @@ def _label_words(task: TaskConfig, family: Family, rows: str) -> str:
     if family.predicts_next:
         pieces = template.as_causal().before
     text = "".join(piece if isinstance(piece, str) else f"{{{task.fields[piece.index]}}}" for piece in pieces)
-    words = ", ".join(map(inline, task.label_words or ()))
-    place = "last token" if family.predicts_next else "mask"
-    return _WORDS.format(words=words, text=rows, place=place, template=indented(text.rstrip()))
+    words = ", ".join(" or ".join(map(inline, own)) for own in task.words_of_classes)
+    place, several = ("last token", _IN_BRANCHES) if family.predicts_next else ("mask", _AT_MASKS)
+    return _WORDS.format(words=words, text=rows, place=place, template=indented(text.rstrip()), several=several)

@@ -32,7 +32,8 @@ class PromptedModel:
         from clients.backbone.loading import load_shared_weights, load_tokenizer
         from clients.backbone.model import Backbone
         from clients.tuners.make import make_tuner
-        from fedsim.data.tokenize import label_word_ids
+        from fedsim.data.label_words import label_words
+        from fedsim.data.tokenize import empty_text
         from fedsim.data.vocabulary import Vocabulary, check_label_words
 
         metadata = file.metadata
@@ -49,22 +50,29 @@ class PromptedModel:
         self._head_kind = config.head.kind
         weights = load_shared_weights(config).rounded(config.product_dtype)
         words = (
-            label_word_ids(self.task, self.tokenizer, weights.kind == "causal_lm")
+            label_words(self.task, self.tokenizer, weights.kind == "causal_lm")
             if config.head.kind == "verbalizer"
             else None
         )
         self._vocabulary = Vocabulary.of(weights, config.location)
-        if words is not None and self.task.label_words is not None:
-            check_label_words(words, self.task.label_words, self.tokenizer, self._vocabulary)
+        if words is not None:
+            check_label_words(words, self.task, self.tokenizer, self._vocabulary)
         prompt = PromptConfig.model_validate(metadata["prompt"], context=EVERY_KEY)
         trained = TunerConfig.model_validate(metadata["tuner"], context=EVERY_KEY)
         tuner = make_tuner(trained, prompt, weights.family).as_filed()
-        self.backbone = Backbone.build(weights, config, tuner, self.task.num_classes, words, device)
+        words_C = None if words is None else words.single_C
+        several = words if words_C is None else None
+        classes = self.task.num_classes
+        self.backbone = Backbone.build(weights, config, tuner, classes, words_C, device, words=several)
         geometry = file.layout.geometry
         if self.backbone.geometry != geometry:
             raise ModelError(
                 f"{file.path} was made for {geometry}, but the model {config.location} has {self.backbone.geometry}"
             )
+        if config.head.calibration == "empty_text":
+            causal, longest = weights.kind == "causal_lm", self._max_length
+            empty = empty_text(self.task, self.tokenizer, head_kind=config.head.kind, causal=causal, max_length=longest)
+            self.backbone.calibrate(empty)
         self.tuned_LX = torch.from_numpy(file.tuned_LX).to(self.backbone.device)
         self.head = {name: torch.from_numpy(array).to(self.backbone.device) for name, array in file.head.items()}
 
@@ -120,7 +128,7 @@ class PromptedModel:
         return np.concatenate(logits) if logits else np.empty((0, len(self.task.labels)), np.float32)
 
     def _check_lengths(self, table: TokenTable) -> None:
-        most = self.backbone.max_tokens
+        most = self.backbone.max_tokens + (0 if table.branches is None else table.branches.beyond)
         too_long = np.flatnonzero(table.lengths_N > most)
         if len(too_long):
             example, room = too_long[0], self.backbone.room

@@ -128,7 +128,7 @@ def class_names(task: TaskConfig) -> tuple[str, ...]:
 
     Of a task of responses they are the groups of examples by which clients are counted.
     """
-    words = task.label_words or ("",) * len(task.groups)
+    words = [" / ".join(own) for own in task.words_of_classes] or [""] * len(task.groups)
     names = (
         f"{label} ({word})" if word and _is_number(label) else label
         for label, word in zip(task.groups, words, strict=True)

@@ -24,6 +24,7 @@ _CONTENTS = {
     "training_data": ("other training data", ("data.path", "data.train_file", "data.hub_name")),
     "validation_data": ("other validation data", ("data.path", "data.validation_file", "data.hub_name")),
     "label_words": ("other tokens for the label words", ("model.path", "model.package")),
+    "empty_text": ("other tokens for the empty text", ("data.task", "model.path", "model.package")),
     "partition": ("another partition", ()),
     "constants": ("other frozen arrays of the tuner", ("tuner.sources", "model.path", "model.package")),
     "start": ("another starting point", ("prompt.start_from", "tuner.start_from")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +62,8 @@ class Prepared:
     spec: WorkerSpec
     contents: dict[str, str]
     """SHA-256 of what results depend on besides the config: ``weights``, ``model_config``, ``training_data`` and
-    ``validation_data`` (tokens and labels), ``partition``, and, where used, ``label_words`` (their tokens), ``start``,
-    ``devices`` and ``traces``."""
+    ``validation_data`` (tokens and labels), ``partition``, and, where used, ``label_words`` (their tokens),
+    ``empty_text`` (its tokens), ``start``, ``devices`` and ``traces``."""
     kept: Kept = NOTHING_KEPT
     """What earlier runs kept, and where this one does."""
     recorded: Recorded = field(default_factory=Recorded)
@@ -221,7 +221,8 @@ def make_spec(
     from clients.backbone.loading import load_tokenizer
     from clients.spec import WorkerSpec
     from clients.tuners.word_vectors import WordVectors
-    from fedsim.data.tokenize import label_word_ids, tokenize
+    from fedsim.data.label_words import label_words
+    from fedsim.data.tokenize import empty_text, tokenize
     from fedsim.data.vocabulary import Vocabulary, check_label_words, fitted
     from fedsim.kept.tokens import kept_tokens, state_of
     from fedsim.prompts.starting_point import load_start
@@ -233,26 +234,29 @@ def make_spec(
     phase("tokenising")
     head, causal = config.model.head.kind, weights.kind == "causal_lm"
     vocabulary = Vocabulary.of(weights, config.model.location)
-    words_C = label_word_ids(data.task, tokenizer, causal) if head == "verbalizer" else None
-    if words_C is not None and data.task.label_words is not None:
-        check_label_words(words_C, data.task.label_words, tokenizer, vocabulary)
+    words = label_words(data.task, tokenizer, causal) if head == "verbalizer" else None
+    if words is not None:
+        check_label_words(words, data.task, tokenizer, vocabulary)
+    settings: Any = {"head_kind": head, "causal": causal, "max_length": config.data.max_length}
 
     def tokens(examples: Examples) -> TokenTable:
-        settings: Any = {"head_kind": head, "causal": causal, "max_length": config.data.max_length}
         table = kept_tokens(
             kept, examples, data.task, state, settings, lambda: tokenize(examples, data.task, tokenizer, **settings)
         )
-        return fitted(table, examples, data.task, tokenizer, vocabulary)
+        table = fitted(table, examples, data.task, tokenizer, vocabulary)
+        return table if words is None or words.single_C is not None else replace(table, words=words)
 
     train, validation = tokens(data.dataset.train), tokens(data.dataset.validation)
-    words = WordVectors(weights, frozenset(tokenizer.all_special_ids), len(tokenizer), words_C)
-    tuner = tuner_of(config, weights.family, json.loads(weights.config_json)).knowing(words, config.seed)
+    asked = None if words is None else words.ids_Q
+    vectors = WordVectors(weights, frozenset(tokenizer.all_special_ids), len(tokenizer), asked)
+    tuner = tuner_of(config, weights.family, json.loads(weights.config_json)).knowing(vectors, config.seed)
+    calibrated = config.model.head.calibration == "empty_text" and words is not None
     spec = WorkerSpec(
         weights=weights,
         model=model,
         tuner=tuner,
         num_classes=data.task.num_classes,
-        label_word_ids_C=words_C,
+        label_word_ids_C=None if words is None else words.single_C,
         training=training_spec(config, len(train)),
         analysis=analysis_spec(config),
         train=train,
@@ -260,6 +264,7 @@ def make_spec(
         shards=data.shards,
         start=load_start(config, weights, tuner),
         generation=generation_spec(config, data.task, tokenizer, len(validation)),
+        empty=empty_text(data.task, tokenizer, **settings) if calibrated else None,
     )
     return spec, kept.account()
 
@@ -350,7 +355,7 @@ def check_lengths(config: Config, spec: WorkerSpec, max_tokens: int) -> None:
     ModelError
         With the longest text, the limit, and the key to change.
     """
-    longest = max((int(table.lengths_N.max()) for table in (spec.train, spec.validation) if len(table)), default=0)
+    longest = max(table.longest for table in (spec.train, spec.validation))
     if longest > max_tokens:
         taken = spec.tuner.room
         offset = f" beside a prompt of {taken}" if taken else ""
@@ -396,8 +401,13 @@ def _contents(spec: WorkerSpec) -> dict[str, str]:
         "validation_data": _table_hash(spec.validation),
         "partition": _hash(shards.indices_N, shards.offsets_C1, shards.train_stops_C),
     }
-    if spec.label_word_ids_C is not None:
+    words = spec.train.words
+    if words is not None:
+        contents["label_words"] = _hash(words.ids_Q, words.lengths_W, words.classes_W)
+    elif spec.label_word_ids_C is not None:
         contents["label_words"] = _hash(spec.label_word_ids_C)
+    if spec.empty is not None:
+        contents["empty_text"] = _table_hash(spec.empty)
     if spec.tuner.constants:
         contents["constants"] = _hash(*spec.tuner.constants.values())
     if spec.start is not None:

@@ -46,6 +46,12 @@ class Case:
     """Hash the estimated share of layers as well, of which the prompt file shows no more than it rounds up to."""
 
 
+_WORDY = (
+    'data.task={"name":"reviews","fields":["text"],"labels":["negative","positive"],"template":"{text}\\u0020It\\u0020was\\u0020<mask>",'
+    '"label_words":["terrible",["great","not\\u0020bad"]]}'
+)
+"""Words of one token and of two, for a class and for another; without spaces, as words of the command line are."""
+
 CASES: dict[str, Case] = {
     # -- server.kind, client.correction --------------------------------------------------------------------------------
     "fedavg": Case("server.kind=fedavg server.weighting=examples client.correction=none partition.kind=iid"),
@@ -274,6 +280,14 @@ CASES: dict[str, Case] = {
     "LLaMA, the classes of topics": Case(
         "server.kind=fedavg model.path={model:llama} model.head.kind=classifier model.head.pooling=auto "
         "data.task=topics"
+    ),
+    "words of several tokens, RoBERTa": Case(
+        "server.kind=fedavg layers.choose=top layers.share=0.5 layers.unselected=none model.path={model:roberta} "
+        f"model.head.calibration=empty_text {_WORDY}"
+    ),
+    "words of several tokens, LLaMA": Case(
+        "server.kind=fedavg layers.choose=top layers.share=0.5 layers.unselected=none model.path={model:llama} "
+        f"model.head.calibration=none model.head.loss=vocabulary {_WORDY} data.task.word_end=.<eos>"
     ),
     "float64, two blocks": Case(
         "server.kind=fedpeptao model.dtype=float64 group_size=1 client.fuse=off partition.clients=24 "

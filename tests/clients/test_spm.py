@@ -10,7 +10,7 @@ from clients.backbone.loading import load_tokenizer
 from clients.config import ModelConfig
 from fedsim.core.errors import ModelError
 from fedsim.data.config import TaskConfig
-from fedsim.data.tokenize import label_word_ids
+from fedsim.data.label_words import label_words
 
 CORPUS = [
     "It was great . It was terrible . It was acceptable .",
@@ -99,7 +99,7 @@ def test_label_words_are_single_tokens(tmp_path):
         label_words=("terrible", "great"),
         template="{text} It was <mask> .",
     )
-    ids_C = label_word_ids(task, tokenizer, causal=True)
+    ids_C = label_words(task, tokenizer, causal=True).single_C
     assert [processor.id_to_piece(token) for token in ids_C.tolist()] == ["▁terrible", "▁great"]
 
 

@@ -22,6 +22,7 @@ from clients.tuners.config import TunerConfig
 from clients.tuners.make import make_tuner
 from clients.tuners.word_vectors import WordVectors
 from fedsim.core.tokens import TokenBatch
+from fedsim.core.words import LabelWords
 
 VOCABULARY = 97
 PAD = 1
@@ -148,17 +149,18 @@ def backbone(
     dtype: str = "float32",
     tuner: TunerConfig | None = None,
     autocast: str = "off",
+    words: LabelWords | None = None,
 ) -> Backbone:
     name = "shared" if isinstance(path, SharedWeights) else str(path)
     attention = runnable(path.family.name if isinstance(path, SharedWeights) else model_type(path), attention)
     config = ModelConfig(path=name, head=head or HeadConfig(), attention=attention, dtype=dtype, autocast=autocast)
     weights = path if isinstance(path, SharedWeights) else load_shared_weights(config)
     prompt = PromptConfig(length=prompt_length, position_offset=position_offset)
-    words = LABEL_WORDS if config.head.kind == "verbalizer" else None
+    words_C = LABEL_WORDS if config.head.kind == "verbalizer" and words is None else None
     made = make_tuner(tuner or TunerConfig(), prompt, weights.family).knowing(
-        WordVectors(weights, frozenset(), VOCABULARY, words), 0
+        WordVectors(weights, frozenset(), VOCABULARY, words_C if words is None else words.ids_Q), 0
     )
-    return Backbone.build(weights, config, made, len(LABEL_WORDS), words, "cpu")
+    return Backbone.build(weights, config, made, len(LABEL_WORDS), words_C, "cpu", words=words)
 
 
 def batch(padding: str = "right", num_examples: int = 4, num_tokens: int = 9, seed: int = 0) -> TokenBatch:

@@ -316,7 +316,7 @@ def test_a_mistake_of_keys_together_is_not_blamed_on_another_key_of_their_sectio
 def test_a_word_that_yaml_takes_for_something_else_is_told_to_be_quoted(tmp_path, given, quoted):
     path = tmp_path / "words.yaml"
     path.write_text(f"data:\n  task: {{name: x, fields: [t], labels: [a, b], label_words: [{given}, c]}}\n")
-    with pytest.raises(ConfigError, match="must be a word or text; to make it text, quote it: ") as caught:
+    with pytest.raises(ConfigError, match="must be a word or text or a list; to make it text, quote it: ") as caught:
         read_config(path)
     assert quoted in str(caught.value).replace("\\", "")
 

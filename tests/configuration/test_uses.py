@@ -40,6 +40,12 @@ CASES = {
     "model.head.pooling": (["model.head.kind=classifier"], [], "mean"),
     "model.head.init_std": (["model.head.kind=classifier"], [], "0.5"),
     "model.head.loss": ([], ["model.head.kind=classifier"], "vocabulary"),
+    "model.head.calibration": ([], ["model.head.kind=classifier"], "empty_text"),
+    "data.task.word_end": (
+        ["data.task={name: t, fields: [x], labels: [a, b], template: '{x} <mask>', label_words: [no, [yes, sure]]}"],
+        ["data.task={name: t, fields: [x], labels: [a, b]}"],
+        " . <eos>",
+    ),
     "model.products": ([], ["model.dtype=float64"], "float32"),
     "model.trunk_cache.memory_mb": ([], ["model.trunk_cache.dtype=off"], "7"),
     "model.trunk_cache": ([], ["client.dropout=true"], "{dtype: bfloat16}"),

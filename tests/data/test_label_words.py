@@ -6,7 +6,7 @@ from clients.backbone.loading import load_tokenizer
 from clients.config import ModelConfig
 from fedsim.data.config import TaskConfig
 from fedsim.data.guessing.label_words import wording
-from fedsim.data.tokenize import label_word_ids
+from fedsim.data.label_words import label_words
 
 
 @pytest.fixture(scope="module")
@@ -31,4 +31,4 @@ def test_the_words_are_a_task_that_the_model_can_be_asked(tokenizer, labels, col
     assert (found and found.words) == words
     if found is not None:
         task = TaskConfig(name="t", fields=fields, labels=labels, template=found.template, label_words=found.words)
-        assert len(set(label_word_ids(task, tokenizer, causal=False))) == len(labels)
+        assert len(set(label_words(task, tokenizer, causal=False).single_C)) == len(labels)

@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast
 from fedsim.core.errors import ModelError
 from fedsim.data.config import TaskConfig
 from fedsim.data.examples import Examples
-from fedsim.data.tokenize import label_word_ids, tokenize
+from fedsim.data.label_words import label_words
+from fedsim.data.tokenize import tokenize
 from fedsim.data.vocabulary import Vocabulary, check_label_words, fitted
 
 STYLES = ("roberta", "bert", "gpt2", "llama")
@@ -94,12 +95,20 @@ def test_a_mask_that_was_added_is_not_blamed_on_a_text(tokenizers):
 def test_a_label_word_that_was_added_is_named(tokenizers):
     tokenizer = extended(tokenizers["bert"], "wonderful")
     task = TASK.model_copy(update={"label_words": ("no", "wonderful")})
-    ids_C = label_word_ids(task, tokenizer, causal=False)
-    check_label_words(ids_C, task.label_words, tokenizer, known(tokenizer))
+    words = label_words(task, tokenizer, causal=False)
+    check_label_words(words, task, tokenizer, known(tokenizer))
     with pytest.raises(
         ModelError, match=r"^data\.task\.label_words: 'wonderful' is the token 'wonderful' \(id \d+\), but the"
     ):
-        check_label_words(ids_C, task.label_words, tokenizer, known(tokenizers["bert"]))
+        check_label_words(words, task, tokenizer, known(tokenizers["bert"]))
+
+
+def test_a_label_word_with_an_added_token_is_named(tokenizers):
+    tokenizer = extended(tokenizers["bert"], "wonderful")
+    task = TASK.model_copy(update={"label_words": (("no", "not great"), ("yes", "so wonderful"))})
+    words = label_words(task, tokenizer, causal=False)
+    with pytest.raises(ModelError, match=r"^data\.task\.label_words: 'so wonderful' has the token 'wonderful' \(id"):
+        check_label_words(words, task, tokenizer, known(tokenizers["bert"]))
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ import torch
 import transformers
 
 import fedsim
+from fedsim.data.label_words import label_words
 from fedsim.data.sources import load_dataset
-from fedsim.data.tokenize import label_word_ids, tokenize
+from fedsim.data.tokenize import tokenize
 from fedsim.prompts.peft_adapter import export_peft
 from fedsim.prompts.prompted_model import load_prompt
 
@@ -52,7 +53,7 @@ def test_the_adapter_of_a_real_decoder_gives_the_scores_of_its_prompt_file(tiny_
     base = transformers.AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
     theirs = peft.PeftModel.from_pretrained(base, str(folder)).eval()
     table = tokenize(validation, ours.task, ours.tokenizer, head_kind="verbalizer", causal=True, max_length=32)
-    words_C = label_word_ids(ours.task, ours.tokenizer, True)
+    words_C = label_words(ours.task, ours.tokenizer, True).single_C
     scores_NC = ours.scores(validation.texts, batch_size=16)
     with torch.no_grad():
         for start in range(0, len(table), 16):

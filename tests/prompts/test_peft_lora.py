@@ -25,7 +25,8 @@ from fedsim import cli
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import VectorLayout
 from fedsim.data.examples import Examples
-from fedsim.data.tokenize import label_word_ids, tokenize
+from fedsim.data.label_words import label_words
+from fedsim.data.tokenize import tokenize
 from fedsim.prompts.peft_adapter import export_peft, read_peft
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
@@ -208,6 +209,6 @@ def test_the_adapter_of_a_run_predicts_what_the_run_predicts(tmp_path, monkeypat
     data = table.batch(np.arange(2))
     base = transformers.AutoModelForMaskedLM.from_pretrained(locate(ModelConfig()), dtype=torch.float32)
     output = of_peft(peft.PeftModel.from_pretrained(base, str(folder)).eval(), data)
-    words = label_word_ids(model.task, model.tokenizer, False)
+    words = label_words(model.task, model.tokenizer, False).single_C
     scores = output.logits[torch.arange(2), torch.from_numpy(data.read_positions_B)][:, words]
     np.testing.assert_allclose(scores.numpy(), model.scores(texts), rtol=0, atol=1e-5)

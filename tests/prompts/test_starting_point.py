@@ -49,7 +49,8 @@ from fedsim.core.messages import ClientState, GlobalState
 from fedsim.core.shards import Shards
 from fedsim.core.tokens import TokenTable
 from fedsim.data.examples import Examples
-from fedsim.data.tokenize import label_word_ids, tokenize
+from fedsim.data.label_words import label_words
+from fedsim.data.tokenize import tokenize
 from fedsim.prompts.peft_adapter import export_peft
 from fedsim.prompts.prompt_file import read_prompt, save_personal_prompts, save_prompt
 from fedsim.prompts.prompted_model import load_prompt
@@ -283,7 +284,7 @@ def test_the_exported_adapter_of_a_run_predicts_what_the_run_predicts(first_run)
     data = table.batch(np.arange(2))
     base = transformers.AutoModelForMaskedLM.from_pretrained(locate(ModelConfig()), dtype=torch.float32)
     output = of_peft(peft.PeftModel.from_pretrained(base, str(adapter)).eval(), data)
-    words = label_word_ids(model.task, model.tokenizer, False)
+    words = label_words(model.task, model.tokenizer, False).single_C
     scores = output.logits[torch.arange(2), torch.from_numpy(data.read_positions_B)][:, words]
     np.testing.assert_allclose(scores.numpy(), model.scores(texts), rtol=0, atol=1e-5)
 

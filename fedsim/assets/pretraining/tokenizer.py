@@ -22,7 +22,7 @@ def required_words() -> list[str]:
     words = {*lexicon.AGREE, *lexicon.DISAGREE, *lexicon.POSITIVE, *lexicon.NEGATIVE}
     words.update(itertools.chain(*lexicon.TOPIC_NOUNS.values()))
     for task in (*TASKS.values(), *EMBEDDED_TASKS.values()):
-        words.update(task.label_words or ())
+        words.update(itertools.chain(*task.words_of_classes))
     return sorted(words)
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from fedsim.core.errors import DataError
 from fedsim.data.config import TaskConfig
+from fedsim.data.label_words import word_tokens
 from fedsim.data.templates import parse_template
-from fedsim.data.tokenize import label_word_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -121,10 +121,10 @@ def _single_tokens(
     for words in candidates:
         for word in words:
             try:
-                token = label_word_id(word, parsed, tokenizer)
+                token, *more = word_tokens(word, parsed, tokenizer)
             except DataError:
                 continue
-            if token not in taken:
+            if not more and token not in taken:
                 taken[token] = word
                 break
         else:
