@@ -21,7 +21,7 @@ import numpy as np
 
 from clients.tuners.config import TunerConfig
 from clients.tuners.hooks import Hooks
-from clients.tuners.linear_maps import Arrays
+from clients.tuners.linear_maps import Arrays, layer_width
 from clients.tuners.tuner import Tuner
 from fedsim.core import seeds
 from fedsim.core.deferred import deferred
@@ -122,7 +122,7 @@ class AdapterTuner(Tuner):
                 raise ModelError(
                     f"tuner.kind=adapter needs a module {path} in each layer, which the model's layers lack"
                 )
-        hidden, bottleneck = _size(layer.get_submodule(self.norms[0])), self.adapter.width
+        hidden, bottleneck = layer_width(layer), self.adapter.width
         dims = ((bottleneck, hidden), (bottleneck,), (hidden, bottleneck), (hidden,))
         arrays = [(f"{name}.{part}", dim) for name in PLACES for part, dim in zip(BOTTLENECK, dims, strict=True)]
         for path in self._tuned_norms:

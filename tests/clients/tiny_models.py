@@ -46,6 +46,7 @@ _DECODER = _COMMON | {
     "intermediate_size": 48,
     "max_position_embeddings": 40,
 }
+_MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 CONFIGS: dict[str, dict[str, object]] = {
     "bert": _ENCODER | {"type_vocab_size": 2},
     "roberta": _ENCODER | {"type_vocab_size": 1},
@@ -76,12 +77,21 @@ CONFIGS: dict[str, dict[str, object]] = {
     "smollm3": _DECODER
     | {"no_rope_layer_interval": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
     "olmo2": _DECODER,
+    "olmo": _DECODER,
+    "olmo3": _DECODER | {"sliding_window": 40, "layer_types": _MIXED},
+    "granite": _DECODER
+    | {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.7, "attention_multiplier": 0.4},
+    "qwen3_moe": _DECODER
+    | {"head_dim": 16, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": True},
     "gemma": _DECODER | {"head_dim": 12},
     "gemma3_text": _DECODER | {"head_dim": 12, "sliding_window": 40, "sliding_window_pattern": 2},
 }
 WITHOUT_SDPA: dict[str, dict[str, object]] = {
     "gemma2": _DECODER
     | {"head_dim": 12, "attn_logit_softcapping": 2.0, "sliding_window": 40, "tie_word_embeddings": True},
+    "gpt_oss": _DECODER
+    | {"head_dim": 12, "num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 40, "layer_types": _MIXED}
+    | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
 }
 """Families that run with eager attention alone: the contract's tests have them too."""
 ESSENTIAL = ("bert", "roberta", "gpt2", "llama", "qwen3")
