@@ -94,6 +94,8 @@ class Family:
     """Whether the base model looks up what a layer needs by its place in the list."""
     partial_rotary: bool = False
     """Whether attention can turn a part of each head alone."""
+    relative_attention: bool = False
+    """Whether attention is DeBERTa's, out of reach of transformers' interface; see ``clients.tuners.relative_attention``."""
     scaled_embeddings: bool = False
     """Whether embeddings are multiplied by the square root of the hidden size."""
 

@@ -55,6 +55,10 @@ def _distilbert_embed(base: Any, vectors_BPD: Tensor) -> Tensor:
     return base.embeddings(None, vectors_BPD, _positions(vectors_BPD))
 
 
+def _deberta_embed(base: Any, vectors_BPD: Tensor) -> Tensor:
+    return base.embeddings(inputs_embeds=vectors_BPD, position_ids=_positions(vectors_BPD))
+
+
 def _modernbert_embed(base: Any, vectors_BPD: Tensor) -> Tensor:
     return base.embeddings(inputs_embeds=vectors_BPD)
 
@@ -133,6 +137,28 @@ _ENCODERS = (
         ia3_feedforward=("lin2",),
         sublayer_outputs=("attention.out_lin", "ffn.dropout"),
         norms=("sa_layer_norm", "output_layer_norm"),
+    ),
+    Family(
+        "deberta-v2",
+        "DebertaV2",
+        "masked_lm",
+        "ForMaskedLM",
+        head_transform=_bert_transform,
+        embed=_deberta_embed,
+        layers="encoder.layer",
+        has_cache=False,
+        attention="attention.self",
+        relative_attention=True,
+        attentions=("eager",),
+        lora_targets=("query_proj", "value_proj"),
+        ia3_targets=("key_proj", "value_proj", "output.dense"),
+        ia3_feedforward=("output.dense",),
+        sublayer_outputs=("attention.output.dropout", "output.dropout"),
+        before_activation=("intermediate.dense",),
+        norms=("attention.output.LayerNorm", "output.LayerNorm"),
+        refused={
+            "conv_kernel_size": "a convolution over neighbouring tokens is not supported; use a DeBERTa without one, such as v3"
+        },
     ),
     Family(
         "modernbert",

@@ -26,6 +26,7 @@ from clients.backbone.products import linear_maps
 from clients.backbone.shared_weights import SharedWeights
 from clients.backbone.variants import refuse_unsupported, relevant
 from clients.config import ModelConfig
+from clients.tuners import relative_attention
 from fedsim.core.errors import ModelError, shown
 
 _ALIGNMENT = 64
@@ -272,6 +273,8 @@ def _prepare_attention(model: PreTrainedModel, family: Family) -> None:
                 module.sliding_window -= family.window_argument
         if family.attention is not None:
             layer.get_submodule(family.attention).layer_idx = number
+        if family.relative_attention and family.attention is not None:
+            relative_attention.install(layer.get_submodule(family.attention))
 
 
 def _set(model: nn.Module, name: str, tensor: Tensor) -> None:

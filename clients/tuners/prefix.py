@@ -140,9 +140,16 @@ class Prefix:
 
 
 class KeyShapes:
-    """A hook that changes nothing and records the shape of each layer's keys."""
+    """A hook that changes nothing and records the shape of each layer's keys.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    with_scores
+        Whether keys carry scores behind their numbers, as in :mod:`clients.tuners.relative_attention`.
+    """
+
+    def __init__(self, *, with_scores: bool = False) -> None:
+        self._with_scores = with_scores
         self.heads_and_size: dict[int, tuple[int, int]] = {}
         """(key/value heads, head dimension) by layer."""
 
@@ -158,9 +165,9 @@ class KeyShapes:
     ) -> tuple[Tensor, Tensor | None]:
         """Record the shapes."""
         layer: int = module.layer_idx  # type: ignore[assignment]
-        if key_BHTD.shape != value_BHTD.shape:
+        if key_BHTD.shape != value_BHTD.shape and not self._with_scores:
             raise ModelError(f"keys and values of layer {layer} differ in shape; prompts need them alike")
-        self.heads_and_size[layer] = (key_BHTD.shape[1], key_BHTD.shape[3])
+        self.heads_and_size[layer] = (value_BHTD.shape[1], value_BHTD.shape[3])
         return plain(module, query_BHTD, key_BHTD, value_BHTD, mask_B1TT, **kwargs)
 
     def geometry(self, num_layers: int, prompt_length: int) -> PromptGeometry:

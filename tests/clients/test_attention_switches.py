@@ -23,9 +23,9 @@ from tiny_models import (
     LABEL_WORDS,
     PAD,
     PROMPT_LENGTH,
+    TINY,
     UNCACHED,
     VOCABULARY,
-    WITHOUT_SDPA,
     attention_modules,
     backbone,
     batch,
@@ -475,7 +475,7 @@ def test_a_switch_that_changes_no_result_changes_none_on_any_way(tmp_path, famil
 @pytest.mark.parametrize(("family", "name"), rows(REFUSED, wide_beyond_first=False))
 def test_a_switch_that_is_refused_is_named(tmp_path, family, name):
     _, values, sentence = REFUSED[name]
-    config = FAMILIES[family].config((CONFIGS | WITHOUT_SDPA)[family]).to_dict()
+    config = FAMILIES[family].config(TINY[family]).to_dict()
     (tmp_path / "config.json").write_text(json.dumps(config | values))  # it is refused before weights are looked for
     with pytest.raises(ModelError, match=sentence) as caught:
         load_shared_weights(ModelConfig(path=str(tmp_path), attention=runnable(family, "sdpa")))

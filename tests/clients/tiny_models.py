@@ -94,6 +94,15 @@ WITHOUT_SDPA: dict[str, dict[str, object]] = {
     | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
 }
 """Families that run with eager attention alone: the contract's tests have them too."""
+WITHOUT_PREFIX: dict[str, dict[str, object]] = {
+    # As DeBERTa-v3, but with so few buckets that texts of these tests use all.
+    "deberta-v2": _ENCODER
+    | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 6, "share_att_key": True}
+    | {"norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0},
+}
+"""Families whose attention is out of the prefix's reach: test_relative_attention.py is their contract."""
+TINY = CONFIGS | WITHOUT_SDPA | WITHOUT_PREFIX
+"""All families."""
 ESSENTIAL = ("bert", "roberta", "gpt2", "llama", "qwen3")
 """One family of each way to attend, to count positions and to normalise; the others are variants of these."""
 UNCACHED = {
@@ -102,6 +111,7 @@ UNCACHED = {
 }
 """Families without a cache of keys and values: the maps that make them, and which part of their output keys and values are."""
 families = pytest.mark.parametrize("family", sweep(CONFIGS, ESSENTIAL))
+all_families = pytest.mark.parametrize("family", sweep(TINY, (*ESSENTIAL, "deberta-v2")))
 every_family = pytest.mark.parametrize("family", (*CONFIGS, *WITHOUT_SDPA))
 
 
@@ -111,7 +121,7 @@ def tiny_model(family: str, kind: str | None = None, **changes: object) -> PreTr
     kind = kind or row.lm_kind
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model = row.model_class(kind)(row.config((CONFIGS | WITHOUT_SDPA)[family] | changes), **row.arguments(kind))
+        model = row.model_class(kind)(row.config(TINY[family] | changes), **row.arguments(kind))
         for parameter in model.parameters():
             parameter.data.add_(0.2 * torch.randn_like(parameter))
     return model.eval()
