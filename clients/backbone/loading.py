@@ -248,6 +248,8 @@ def assemble(weights: SharedWeights, attention: str, device: str) -> tuple[PreTr
     family = weights.family
     config = family.config(json.loads(weights.config_json))
     config._attn_implementation = attention
+    if weights.dtype == "float64":
+        config._experts_implementation = "eager"  # torch's grouped products are not for float64
     with torch.device("meta"), plain_meta():
         model = family.model_class(weights.kind)(config, **family.arguments(weights.kind))
     buffers = {name for name, _ in model.named_buffers()}

@@ -145,12 +145,12 @@ def shared(model: PreTrainedModel, folder: Path, **config: object) -> SharedWeig
 class SharedByFamily(dict[str, SharedWeights]):
     """Weights of each family's tiny model, made when they are asked for."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **config: object) -> None:
         super().__init__()
-        self._folder = folder
+        self._folder, self._config = folder, config
 
     def __missing__(self, family: str) -> SharedWeights:
-        self[family] = shared(tiny_model(family), self._folder / family)
+        self[family] = shared(tiny_model(family), self._folder / family, **self._config)
         return self[family]
 
 
