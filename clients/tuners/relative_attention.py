@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -148,8 +149,8 @@ def _attend(
         if "p2c" in module.pos_att_type:
             # A key's distance to a query is as far as the query's to it, to the same side: rows are keys here.
             scores_BHTT = scores_BHTT + key_BHTD[..., size:].gather(3, places.mT.expand(shape)).mT
-    scale = size * (1 + sum(kind in module.pos_att_type for kind in ("c2p", "p2c")))
-    scores_BHTT = scores_BHTT / scale**0.5
+    parts = 1 + sum(kind in module.pos_att_type for kind in ("c2p", "p2c"))
+    scores_BHTT = scores_BHTT / float(np.sqrt(np.float32(size * parts)))  # in float32, as in transformers
     if mask is not None:
         scores_BHTT = scores_BHTT.masked_fill(~mask.bool(), torch.finfo(scores_BHTT.dtype).min)
     shares_BHTT = module.dropout(torch.softmax(scores_BHTT, dim=-1))
