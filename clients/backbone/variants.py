@@ -94,7 +94,10 @@ def _legacy(values: Mapping[str, Any], family: Family) -> Misfit:
     """Refuse DeBERTa's other LM head, which transformers gives no output embeddings of its own."""
     if not family.relative_attention or values.get("legacy", True):
         return None
-    return "legacy to false", "that LM head is not supported; remove the key, which model.head.kind=classifier does not need"
+    return (
+        "legacy to false",
+        "that LM head is not supported; remove the key, which model.head.kind=classifier does not need",
+    )
 
 
 def _layers(values: Mapping[str, Any], config: PreTrainedConfig, family: Family) -> Misfit:
@@ -126,7 +129,10 @@ def _heads(config: PreTrainedConfig, family: Family) -> Misfit:
     heads, groups = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
     size = getattr(config, "attention_head_size", None) if family.relative_attention else None
     if size is not None and size * heads != config.hidden_size:
-        return f"attention_head_size to {size}", f"its {heads} heads have to be as wide as its layers, {config.hidden_size}"
+        return (
+            f"attention_head_size to {size}",
+            f"its {heads} heads have to be as wide as its layers, {config.hidden_size}",
+        )
     if rotary_class(family) is None or groups is None or (groups > 0 and heads % groups == 0):
         return None
     return f"num_key_value_heads to {groups}", f"it has to divide the {heads} attention heads"

@@ -18,7 +18,6 @@ from clients.tuners.soft_prompt import SoftPromptTuner
 from clients.tuners.tuner import Tuner
 from fedsim.core.errors import ModelError
 
-
 _PREFIXES = ("prefix", "projected_prefix")
 
 
@@ -26,7 +25,7 @@ def make_tuner(tuner: TunerConfig, prompt: PromptConfig, family: Family, seed: i
     """Return what ``tuner.kind`` names, for models of a family; the run's seed is for numbers that are never trained."""
     if family.relative_attention and tuner.kind in _PREFIXES:
         raise ModelError(
-            f"tuner.kind={tuner.kind} cannot be used with a {family.name}: its attention scores the distance of two tokens, and "
+            f"tuner.kind={tuner.kind} cannot be used with a {family.name}: its attention scores distances of tokens, and "
             "keys of a prefix are of no token; set tuner.kind to lora, ia3, adapter or soft_prompt, or use another model"
         )
     match tuner.kind:

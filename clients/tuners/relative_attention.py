@@ -41,7 +41,7 @@ class RelativePass:
     _places: dict[int, tuple[Tensor, slice]] = field(default_factory=dict)
 
     def places(self, module: Any, device: torch.device) -> tuple[Tensor, slice]:
-        """Return the distance of two tokens as a place among the pass's distances, int64 [T, T], and these among the model's."""
+        """Return the distance of two tokens as its place among those of the pass, int64 [T, T], and these among the model's."""
         span = module.pos_ebd_size
         if span not in self._places:
             rows = torch.empty((self.longest, 0), device=device)

@@ -28,8 +28,8 @@ class ModelShape:
     """Whether the feed-forward part is gated (SwiGLU), which adds a third array of its size."""
     vocab_size: int
     experts: bool = False
-    """Whether the feed-forward part is a mixture of experts, whose arrays are no linear maps; ``feed_forward_size`` is then that
-    of the experts that a token visits."""
+    """Whether the feed-forward part is a mixture of experts, whose arrays are no linear maps; ``feed_forward_size`` is then
+    that of the experts that a token visits."""
     relative_attention: bool = False
     """Whether attention is DeBERTa's, which keeps scores against distances, too."""
 

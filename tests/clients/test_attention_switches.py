@@ -155,8 +155,10 @@ ACCEPTED: dict[str, Switch] = {
     "a key/value head each": Switch(GROUPED, {}, {"num_key_value_heads": 4}),
     "size of a head": Switch((*WHOLE, "gemma3_text", "olmo3", *EAGER), {}, {"head_dim": 20}),
     "attention_bias": Switch(
-        ("llama", "qwen3", "olmo2", "smollm3", "gemma", "gemma3_text", "modernbert")
-        + ("olmo", "olmo3", "granite", "qwen3_moe", "gemma2"),
+        (
+            *("llama", "qwen3", "olmo2", "smollm3", "gemma", "gemma3_text", "modernbert"),
+            *("olmo", "olmo3", "granite", "qwen3_moe", "gemma2"),
+        ),
         {},
         {"attention_bias": True},
     ),
@@ -245,7 +247,7 @@ ACCEPTED: dict[str, Switch] = {
 }  # fmt: skip
 
 REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
-    "causal encoder": ((*ENCODERS, "deberta-v2"), {"is_causal": True}, r"sets is_causal in its config\.json: .* set it to false"),
+    "causal encoder": ((*ENCODERS, "deberta-v2"), {"is_causal": True}, r"sets is_causal in its .*: .* set it to false"),
     "is_causal of null": (DECODERS, {"is_causal": None}, "sets is_causal to null .* has to be true or false"),
     "is_causal of a word": (("llama",), {"is_causal": "no"}, 'sets is_causal to "no" .* has to be true or false'),
     "is_decoder": ((*ENCODERS, "deberta-v2"), {"is_decoder": True}, "sets is_decoder in its config.json"),

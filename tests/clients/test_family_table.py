@@ -6,10 +6,11 @@ import re
 from dataclasses import replace
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from support import ROOT
-from test_packing import OWNERS, SHUFFLED, texts
+from test_packing import LENGTHS, OWNERS, SHUFFLED, texts
 from test_tuners import TUNERS, numbers, places
 from tiny_models import SharedByFamily, backbone
 
@@ -29,7 +30,13 @@ for _row in _rows.splitlines():
     _family, *_cells = (cell.strip() for cell in _row.strip("|").split("|"))
     TABLE[_family] = dict(zip(_names, _cells, strict=True))
 
-FAST = {("bert", "lora"), ("deberta-v2", "lora"), ("deberta-v2", "adapter"), ("gpt_oss", "prefix"), ("qwen3_moe", "adapter")}
+FAST = {
+    ("bert", "lora"),
+    ("deberta-v2", "lora"),
+    ("deberta-v2", "adapter"),
+    ("gpt_oss", "prefix"),
+    ("qwen3_moe", "adapter"),
+}
 """The others are run by ``make test-wide``; test_packing.py and test_tuners.py run each tuner with a few families."""
 
 
@@ -79,9 +86,9 @@ def test_a_cell_that_says_yes_is_right_on_every_way(weights, family, tuner):
             agree(backbone(weights[family], head, dtype="float64", tuner=section), f"{head.kind} {head.pooling}")
 
 
-def agree(model: Backbone, case: str) -> None:
+def agree(model: Backbone, case: str, longest: int = 30) -> None:
     """Compare a packed pass of several clients with a padded one, with each client alone, and with one of cached states."""
-    table, owners = replace(texts(), type_ids_Z=None), OWNERS[SHUFFLED]
+    table, owners = replace(texts(np.minimum(LENGTHS, longest)), type_ids_Z=None), OWNERS[SHUFFLED]
     (layers,) = places(model.geometry, (1, 2))
     tuned = numbers(model.geometry, len(layers), 3)
     arrays = {name: torch.randn((3, *shape), dtype=torch.float64).requires_grad_() for name, shape in model.head_shapes}

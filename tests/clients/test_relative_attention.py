@@ -24,7 +24,9 @@ LAYERS = (0, 2)
 TARGETS = ("query_proj", "key_proj", "value_proj")
 LORA = TunerConfig(kind="lora", rank=3, alpha=5.0, targets=TARGETS)
 MEAN = HeadConfig(kind="classifier", pooling="mean")
-switches = pytest.mark.parametrize("name", sweep(RELATIVE, ("as DeBERTa-v3", "both maps of distances", "few distances")))
+switches = pytest.mark.parametrize(
+    "name", sweep(RELATIVE, ("as DeBERTa-v3", "both maps of distances", "few distances"))
+)
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +80,10 @@ def test_packed_padded_cached_and_alone_agree(tmp_path, name):
 
 def test_a_switch_changes_results(tmp_path):
     """Else it would be no switch: each that is run here is followed."""
-    same, data = {"as DeBERTa-v3", "written as one word", "size of a head", "no convolution"}, batch("right", num_tokens=20)
+    same, data = (
+        {"as DeBERTa-v3", "written as one word", "size of a head", "no convolution"},
+        batch("right", num_tokens=20),
+    )
     found = {}
     for name, changes in RELATIVE.items():
         model = tiny_model(FAMILY, "base", **changes)
@@ -94,7 +99,9 @@ def test_without_what_is_trained_bits_are_those_of_the_plain_model(tmp_path, pad
     data, model = batch(padding), backbone(made(tmp_path), tuner=LORA)
     ids, mask = torch.from_numpy(data.input_ids_BT), torch.from_numpy(data.attention_mask_BT)
     with torch.no_grad():
-        expected = tiny_model(FAMILY).base_model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        expected = (
+            tiny_model(FAMILY).base_model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        )
     none = torch.empty((1, 0, model.geometry.layer_size))
     assert all(
         torch.equal(mine, theirs) for mine, theirs in zip(model.hidden_states(data, none, ()), expected, strict=True)

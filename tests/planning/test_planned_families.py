@@ -41,7 +41,7 @@ def test_numbers_and_bytes_are_those_of_the_model_that_is_built(tmp_path, family
     for tuner in KINDS:
         config = planned(folder, family, tuner)
         if family == "deberta-v2" and tuner == "prefix":
-            with pytest.raises(ModelError, match="tuner.kind=prefix cannot be used with a deberta-v2"):
+            with pytest.raises(ModelError, match=r"tuner\.kind=prefix cannot be used with a deberta-v2"):
                 tuned_shape(config, shape)
             continue
         own = backbone(weights, tuner=config.tuner, prompt_length=config.prompt.length)
