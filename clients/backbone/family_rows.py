@@ -233,7 +233,7 @@ _DECODERS = (
     Family("qwen3", "Qwen3", "causal_lm", window="by layer", ia3_targets=_IA3_QUERIES),
     Family("smollm3", "SmolLM3", "causal_lm", window="by layer"),
     Family("olmo2", "Olmo2", "causal_lm", norms=("post_attention_layernorm", "post_feedforward_layernorm")),
-    Family("olmo", "Olmo", "causal_lm", norms=()),  # its norms have no numbers of their own
+    Family("olmo", "Olmo", "causal_lm"),
     Family(
         "olmo3",
         "Olmo3",

@@ -16,7 +16,7 @@ from clients.backbone.heads import Tokens
 from clients.backbone.pass_texts import without_dropout
 from clients.backbone.tuned_model import TunedModel
 from clients.tuners.client_rows import PaddedRows
-from clients.tuners.prefix import AttentionHook, Prefix, detached
+from clients.tuners.prefix import AttentionHook, Prefix, blinds_padding, detached
 from clients.tuners.prompt_dropout import PromptMask
 from clients.tuners.virtual_tokens import ByDepth, PaddedAttention, PaddedTexts, VirtualTokens, entered
 
@@ -50,7 +50,7 @@ def run_padded(
             hook = stack.enter_context(_virtual_tokens(parts, tokens, virtual, owner_B))
         elif parts.relative and layers:
             hook = Prefix(parts.no_prompts, ())
-        elif prefix is None:
+        elif prefix is None and not blinds_padding(parts.model):
             # Without a prompt the plain implementation runs, mask skipping included, with the original model's bits.
             stack.enter_context(detached(parts.model))
         offset = parts.offset(prompt_CLKHPD, virtual)

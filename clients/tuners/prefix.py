@@ -225,13 +225,18 @@ def _always_sdpa_mask(*args: Any, **kwargs: Any) -> Tensor | None:
 
 def _always_eager_mask(*args: Any, **kwargs: Any) -> Tensor | None:
     if kwargs.get("dtype") == torch.float64:
-        # Decoders compute softmax in float32, where float64's lowest number is -inf: padding that sees nothing would be NaN.
+        # Decoders compute softmax in float32, where float64's lowest number is -inf; see blinds_padding.
         kwargs["dtype"] = torch.float32
     return eager_mask(*args, **kwargs | {"allow_is_bidirectional_skip": False})
 
 
 _FUNCTIONS: dict[str, Attend] = {"sdpa": _prefix_sdpa, "eager": _prefix_eager}
 _MASKS = {"sdpa": _always_sdpa_mask, "eager": _always_eager_mask}
+
+
+def blinds_padding(model: PreTrainedModel) -> bool:
+    """Whether transformers' own mask may hide everything from padding, as eager attention's does in float64: NaN, then."""
+    return model.dtype == torch.float64 and model.config._attn_implementation == IMPLEMENTATIONS["eager"]
 
 
 def register() -> None:
