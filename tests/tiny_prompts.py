@@ -19,10 +19,13 @@ from tiny_models import (
     ESSENTIAL,
     LABEL_WORDS,
     PROMPT_LENGTH,
+    TINY,
     VOCABULARY,
+    all_families,
     backbone,
     batch,
     families,
+    runnable,
     save,
     tiny_model,
 )
@@ -44,6 +47,8 @@ __all__ = [
     "ESSENTIAL",
     "LABEL_WORDS",
     "PROMPT_LENGTH",
+    "TINY",
+    "all_families",
     "backbone",
     "batch",
     "families",
@@ -79,7 +84,7 @@ class Prompt:
         self.spread = 1.0 if own is None else 0.3  # a change by two matrices grows with its square
         self.vector_F = np.random.default_rng(1).normal(0.0, self.spread, self.layout.size).astype(np.float32)
         self.path = folder / "run" / "prompt" / "global.safetensors"
-        model = {"path": self.model, "head": self.head_config.model_dump()}
+        model = {"path": self.model, "head": self.head_config.model_dump(), "attention": runnable(family, "sdpa")}
         section = {"prompt": {"length": PROMPT_LENGTH, **keys}} if tuner is None else {"tuner": tuner}
         config = make_tiny(model=model, data={"max_length": max_length}, **section)
         save_prompt(self.path, self.vector_F, self.layout, config, task, constants=self.backbone._tuner.constants)

@@ -5,7 +5,7 @@ Shape suffixes: B examples, T tokens, Z packed tokens.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,9 @@ from clients.backbone.heads import Tokens
 from clients.backbone.precision import Precision
 from clients.backbone.product_format import multiplies_bfloat16
 from clients.backbone.products import HalfProducts
+from clients.tuners.client_rows import PaddedRows
 from clients.tuners.prefix import ARGUMENT, AttentionHook, KeyShapes
+from clients.tuners.relative_attention import RelativePass, carried
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import PromptGeometry
 from fedsim.core.tokens import PackedTokens, TokenBatch
@@ -70,7 +72,12 @@ class ModelCalls:
         return in_half and self.device.type == "cpu" and not multiplies_bfloat16()
 
     def padded(
-        self, tokens: Tokens, hook: AttentionHook | None, offset: int, *, output_hidden_states: bool = False
+        self,
+        tokens: Tokens,
+        hook: AttentionHook | RelativePass | None,
+        offset: int,
+        *,
+        output_hidden_states: bool = False,
     ) -> Any:
         """Return the output for a padded batch; the first ``offset`` positions are not the text's."""
         arguments: dict[str, object] = {
@@ -82,9 +89,18 @@ class ModelCalls:
         }
         if tokens.token_type_ids_BT is not None:
             arguments["token_type_ids"] = tokens.token_type_ids_BT
+        with self._hooked(hook, arguments):
+            return self._base(**arguments)
+
+    def _hooked(
+        self, hook: AttentionHook | RelativePass | None, arguments: dict[str, object]
+    ) -> AbstractContextManager[None]:
+        """Let a hook reach attention: as an argument of the base model, or the way that its family has."""
+        if isinstance(hook, RelativePass):
+            return carried(self._base.encoder, hook)
         if hook is not None:
             arguments[ARGUMENT] = hook
-        return self._base(**arguments)
+        return nullcontext()
 
     def _positions(self, tokens: Tokens, offset: int) -> Tensor:
         """Return the position of each token, int64 [B, T] or [1, T]."""
@@ -94,7 +110,7 @@ class ModelCalls:
         places_BT = tokens.branches.positions(lengths_B, tokens.input_ids_BT.shape[1])
         return to_device(places_BT + offset, self.device)
 
-    def packed(self, tokens: PackedTokens, hook: AttentionHook, offset: int) -> Any:
+    def packed(self, tokens: PackedTokens, hook: AttentionHook | RelativePass, offset: int) -> Any:
         """Return the output for packed examples, one row of all tokens."""
 
         def row(array_Z: np.ndarray) -> Tensor:
@@ -104,14 +120,13 @@ class ModelCalls:
             "input_ids": row(tokens.ids_Z),
             "position_ids": row(self._family.packed_position_ids(self._config, tokens, offset)),
             # Attention over packed tokens makes its own masks. A four-dimensional mask is passed through unchanged.
-            "attention_mask": torch.zeros((1, 1, 1, 1), device=self.device),
+            "attention_mask": self._mask_1111,
             "use_cache": False,
-            ARGUMENT: hook,
         }
         if tokens.types_Z is not None and self._has_types:
             arguments["token_type_ids"] = row(tokens.types_Z)
         compiled = nullcontext() if self._compiled is None else self._compiled.active()
-        with self.precision.products(), self._half.active(), compiled:
+        with self._hooked(hook, arguments), self.precision.products(), self._half.active(), compiled:
             return self._base(**arguments)
 
     def cached(self, ids_BT: np.ndarray, positions_BT: np.ndarray, cache: DynamicCache, hook: AttentionHook) -> Any:
@@ -127,6 +142,11 @@ class ModelCalls:
         }
         with self.precision.products(), self._half.active():
             return self._base(**arguments)
+    @property
+    def _mask_1111(self) -> Tensor:
+        """What hides nothing: DeBERTa multiplies embeddings by its mask."""
+        fill = torch.ones if self._family.relative_attention else torch.zeros
+        return fill((1, 1, 1, 1), device=self.device)
 
     def tokens(self, batch: TokenBatch) -> Tokens:
         """Return a padded batch on the device."""
@@ -160,9 +180,11 @@ class ModelCalls:
         one_token = 1 if self._config.pad_token_id == 0 else 0  # not padding
         ids_BT = torch.full((1, 1), one_token, device=self.device)
         zeros_B = torch.zeros(1, dtype=torch.int64, device=self.device)
-        shapes = KeyShapes()
+        relative = self._family.relative_attention
+        shapes = KeyShapes(with_scores=relative)
+        hook = RelativePass(shapes, PaddedRows(None), 1, 1) if relative else shapes
         try:
-            self.padded(Tokens(ids_BT, torch.ones_like(ids_BT), None, zeros_B, zeros_B), shapes, 0)
+            self.padded(Tokens(ids_BT, torch.ones_like(ids_BT), None, zeros_B, zeros_B), hook, 0)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, KeyError, IndexError) as error:

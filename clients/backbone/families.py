@@ -94,6 +94,8 @@ class Family:
     """Whether the base model looks up what a layer needs by its place in the list."""
     partial_rotary: bool = False
     """Whether attention can turn a part of each head alone."""
+    relative_attention: bool = False
+    """Whether attention is DeBERTa's, out of reach of transformers' interface; see ``clients.tuners.relative_attention``."""
     scaled_embeddings: bool = False
     """Whether embeddings are multiplied by the square root of the hidden size."""
 
@@ -196,6 +198,11 @@ def family_of(values: Mapping[str, Any], model: str) -> Family:
         If prompts do not work in such a model, or are untested in it.
     """
     name = str(values.get("model_type"))
+    if name not in FAMILIES and (values.get("is_encoder_decoder") or name in _RELATIVES):
+        why = _RELATIVES.get(
+            name, "it is an encoder and a decoder, of which prompts and heads would need one; use either"
+        )
+        raise ModelError(f"model {model} is of type {name!r}, which is not supported: {why}")
     if name not in FAMILIES:
         raise ModelError(
             f"model {model} is of type {name!r}, which is not supported{_other_spelling(name)}; "
@@ -218,6 +225,11 @@ def _other_spelling(name: str) -> str:
     return "" if same is None else f" (did you mean {same!r}?)"
 
 
+_RELATIVES = {
+    "deberta": "its attention joins its maps otherwise than deberta-v2, the type of DeBERTa-v2 and v3; use these",
+    "gemma3": "it is a model of texts and images; use a gemma3_text",
+}
+"""Model types that look like a family's."""
 _UNSUPPORTED = (
     ("is_decoder", "an encoder family used as a decoder is not supported; use a model of a decoder family"),
     ("is_encoder_decoder", "encoder-decoder models are not supported; use an encoder or a decoder"),

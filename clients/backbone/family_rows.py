@@ -40,6 +40,10 @@ def _modernbert_transform(model: Any, hidden_BD: Tensor) -> Tensor:
     return model.head(hidden_BD)
 
 
+def _granite_transform(model: Any, hidden_BD: Tensor) -> Tensor:
+    return hidden_BD / model.config.logits_scaling  # its LM head, which has no bias, divides scores by it
+
+
 def _bert_embed(base: Any, vectors_BPD: Tensor) -> Tensor:
     embeddings = base.embeddings
     first = 0 if embeddings.position_embeddings.padding_idx is None else embeddings.position_embeddings.padding_idx + 1
@@ -49,6 +53,10 @@ def _bert_embed(base: Any, vectors_BPD: Tensor) -> Tensor:
 
 def _distilbert_embed(base: Any, vectors_BPD: Tensor) -> Tensor:
     return base.embeddings(None, vectors_BPD, _positions(vectors_BPD))
+
+
+def _deberta_embed(base: Any, vectors_BPD: Tensor) -> Tensor:
+    return base.embeddings(inputs_embeds=vectors_BPD, position_ids=_positions(vectors_BPD))
 
 
 def _modernbert_embed(base: Any, vectors_BPD: Tensor) -> Tensor:
@@ -61,6 +69,10 @@ def _gpt2_embed(base: Any, vectors_BPD: Tensor) -> Tensor:
 
 def _gpt_neox_embed(base: Any, vectors_BPD: Tensor) -> Tensor:
     return base.emb_dropout(vectors_BPD)
+
+
+def _granite_embed(base: Any, vectors_BPD: Tensor) -> Tensor:
+    return vectors_BPD * base.embedding_multiplier
 
 
 def _opt_embed(base: Any, vectors_BPD: Tensor) -> Tensor:
@@ -125,6 +137,28 @@ _ENCODERS = (
         ia3_feedforward=("lin2",),
         sublayer_outputs=("attention.out_lin", "ffn.dropout"),
         norms=("sa_layer_norm", "output_layer_norm"),
+    ),
+    Family(
+        "deberta-v2",
+        "DebertaV2",
+        "masked_lm",
+        "ForMaskedLM",
+        head_transform=_bert_transform,
+        embed=_deberta_embed,
+        layers="encoder.layer",
+        has_cache=False,
+        attention="attention.self",
+        relative_attention=True,
+        attentions=("eager",),
+        lora_targets=("query_proj", "value_proj"),
+        ia3_targets=("key_proj", "value_proj", "output.dense"),
+        ia3_feedforward=("output.dense",),
+        sublayer_outputs=("attention.output.dropout", "output.dropout"),
+        before_activation=("intermediate.dense",),
+        norms=("attention.output.LayerNorm", "output.LayerNorm"),
+        refused={
+            "conv_kernel_size": "a convolution over neighbouring tokens is not supported; use a DeBERTa without one, such as v3"
+        },
     ),
     Family(
         "modernbert",
@@ -199,6 +233,37 @@ _DECODERS = (
     Family("qwen3", "Qwen3", "causal_lm", window="by layer", ia3_targets=_IA3_QUERIES),
     Family("smollm3", "SmolLM3", "causal_lm", window="by layer"),
     Family("olmo2", "Olmo2", "causal_lm", norms=("post_attention_layernorm", "post_feedforward_layernorm")),
+    Family("olmo", "Olmo", "causal_lm"),
+    Family(
+        "olmo3",
+        "Olmo3",
+        "causal_lm",
+        norms=("post_attention_layernorm", "post_feedforward_layernorm"),
+        window="by layer",
+        rotary_by_layer=True,
+        layers_by_index=True,
+    ),
+    Family("granite", "Granite", "causal_lm", head_transform=_granite_transform, embed=_granite_embed),
+    Family(
+        "qwen3_moe",
+        "Qwen3Moe",
+        "causal_lm",
+        ia3_targets=("q_proj", "v_proj"),  # the maps of experts lie in one array
+        ia3_feedforward=(),
+        sublayer_outputs=("self_attn.o_proj", "mlp"),
+        window="all",
+    ),
+    Family(
+        "gpt_oss",
+        "GptOss",
+        "causal_lm",
+        ia3_targets=("k_proj", "v_proj"),
+        ia3_feedforward=(),
+        sublayer_outputs=("self_attn.o_proj", "mlp"),
+        window="by layer",
+        layers_by_index=True,
+        attentions=("eager",),  # sdpa has no sinks
+    ),
     Family("gemma", "Gemma", "causal_lm", ia3_targets=_IA3_QUERIES, refused=_BOTH_SIDES, scaled_embeddings=True),
     Family(
         "gemma2",

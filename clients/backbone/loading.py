@@ -27,6 +27,7 @@ from clients.backbone.products import linear_maps
 from clients.backbone.shared_weights import SharedWeights
 from clients.backbone.variants import refuse_unsupported, relevant
 from clients.config import ModelConfig
+from clients.tuners import relative_attention
 from fedsim.core.errors import ModelError, shown
 
 _ALIGNMENT = 64
@@ -250,6 +251,8 @@ def assemble(weights: SharedWeights, attention: str, device: str) -> tuple[PreTr
     family = weights.family
     config = family.config(json.loads(weights.config_json))
     config._attn_implementation = attention
+    if weights.dtype == "float64":
+        config._experts_implementation = "eager"  # torch's grouped products are not for float64
     with torch.device("meta"), plain_meta():
         model = family.model_class(weights.kind)(config, **family.arguments(weights.kind))
     buffers = {name for name, _ in model.named_buffers()}
@@ -275,6 +278,8 @@ def _prepare_attention(model: PreTrainedModel, family: Family) -> None:
                 module.sliding_window -= family.window_argument
         if family.attention is not None:
             layer.get_submodule(family.attention).layer_idx = number
+        if family.relative_attention and family.attention is not None:
+            relative_attention.install(layer.get_submodule(family.attention))
 
 
 def _set(model: nn.Module, name: str, tensor: Tensor) -> None:

@@ -99,7 +99,7 @@ class Backbone:
         """What is trained in each layer."""
         causal = family.causal_attention(model.config)
         texts = PassTexts(model.base_model, is_causal=causal)
-        self._parts = TunedModel(model, calls, stack, texts, tuner, self.geometry, causal)
+        self._parts = TunedModel(model, calls, stack, texts, tuner, self.geometry, causal, family.relative_attention)
         self._packed = PackedPasses(self._parts, head.pooling)
 
     @classmethod

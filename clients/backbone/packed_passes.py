@@ -20,6 +20,7 @@ from clients.tuners.moves import take_rows
 from clients.tuners.packed_prefix import PackedPrefix
 from clients.tuners.prefix import AttentionHook
 from clients.tuners.prompt_dropout import PromptMask
+from clients.tuners.relative_attention import RelativePass
 from clients.tuners.virtual_tokens import ByDepth, PackedTexts, VirtualTokens, entered
 from fedsim.core.tokens import PackedTokens
 
@@ -89,7 +90,9 @@ class PackedPasses:
                 stack.enter_context(entered(parts.stack, virtual, longer, texts))
             if narrow is not None:
                 stack.enter_context(parts.stack.narrowed(narrow, attended_alone=asked_B is not None))
-            (hidden_ZD,) = parts.calls.packed(tokens, hook, parts.offset(prompt_CLKHPD, virtual)).last_hidden_state
+            longest = int((tokens.lengths_B if longer is None else longer.lengths_B).max())
+            carried = parts.hooked(hook, rows, len(tuned_CLX), longest)
+            (hidden_ZD,) = parts.calls.packed(tokens, carried, parts.offset(prompt_CLKHPD, virtual)).last_hidden_state
         prefix.check_seen()
         pooled_BD = hidden_ZD if narrow is not None else _read(hidden_ZD, tokens, self._pooling)
         return parts.calls.precision.leave(pooled_BD), prefix.slots_B
@@ -101,7 +104,7 @@ class PackedPasses:
         if parts.tuner.reads_output:
             return self._output(tokens, None)
         with parts.stack.below(min(layers)) as left:
-            parts.calls.packed(tokens, self._prefix(tokens), parts.tuner.offset)
+            parts.calls.packed(tokens, self._plain(tokens), parts.tuner.offset)
         return left[0]
 
     def _attention(
@@ -129,8 +132,13 @@ class PackedPasses:
         if cached_BD is not None:
             return to_device(cached_BD, parts.device).to(parts.model.dtype)
         with without_dropout(parts.model):
-            (hidden_ZD,) = parts.calls.packed(tokens, self._prefix(tokens), 0).last_hidden_state
+            (hidden_ZD,) = parts.calls.packed(tokens, self._plain(tokens), 0).last_hidden_state
         return hidden_ZD[to_device(parts.texts.summary_rows(tokens), parts.device)]
+
+    def _plain(self, tokens: PackedTokens) -> AttentionHook | RelativePass:
+        """Return the attention of a pass of the frozen model alone."""
+        rows = PackedRows(None, tokens.lengths_B, self._parts.device)
+        return self._parts.hooked(self._prefix(tokens), rows, 1, int(tokens.lengths_B.max()))
 
     def _prefix(
         self,

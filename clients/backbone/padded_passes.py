@@ -16,7 +16,7 @@ from clients.backbone.heads import Tokens
 from clients.backbone.pass_texts import without_dropout
 from clients.backbone.tuned_model import TunedModel
 from clients.tuners.client_rows import PaddedRows
-from clients.tuners.prefix import AttentionHook, Prefix, detached
+from clients.tuners.prefix import AttentionHook, Prefix, blinds_padding, detached
 from clients.tuners.prompt_dropout import PromptMask
 from clients.tuners.virtual_tokens import ByDepth, PaddedAttention, PaddedTexts, VirtualTokens, entered
 
@@ -51,11 +51,15 @@ def run_padded(
         stack.enter_context(parts.tuner.inserted(parts.geometry, parts.stack.all, (tuned_CLX, layers), rows))
         if virtual is not None:
             hook = stack.enter_context(_virtual_tokens(parts, tokens, virtual, owner_B))
-        elif hook is None:
+        elif parts.relative and layers:
+            hook = Prefix(parts.no_prompts, ())
+        elif hook is None and not blinds_padding(parts.model):
             # Without a prompt the plain implementation runs, mask skipping included, with the original model's bits.
             stack.enter_context(detached(parts.model))
         offset = parts.offset(prompt_CLKHPD, virtual)
-        output = parts.calls.padded(tokens, hook, offset, output_hidden_states=output_hidden_states)
+        longest = tokens.input_ids_BT.shape[1] + (0 if virtual is None else virtual.length)
+        carried = None if hook is None else parts.hooked(hook, rows, len(tuned_CLX), longest)
+        output = parts.calls.padded(tokens, carried, offset, output_hidden_states=output_hidden_states)
     if prefix:
         prefix.check_seen()
     return output
@@ -75,7 +79,8 @@ def _virtual_tokens(
     @torch.no_grad()
     def plain() -> Tensor:
         with without_dropout(parts.model):
-            return parts.calls.padded(tokens, below, 0).last_hidden_state
+            hook = parts.hooked(below, PaddedRows(None), 1, tokens.input_ids_BT.shape[1])
+            return parts.calls.padded(tokens, hook, 0).last_hidden_state
 
     lengths_B, texts = parts.texts.padded(tokens, owner_B, plain if parts.tuner.reads_output else None)
     above = PaddedAttention(lengths_B + virtual.length, is_causal=causal, branches=branches)

@@ -15,6 +15,9 @@ from transformers import PreTrainedModel
 from clients.backbone.calls import ModelCalls
 from clients.backbone.frozen_states import LayerStack
 from clients.backbone.pass_texts import PassTexts
+from clients.tuners.client_rows import PackedRows, PaddedRows
+from clients.tuners.prefix import AttentionHook
+from clients.tuners.relative_attention import RelativePass
 from clients.tuners.tuner import Tuner
 from clients.tuners.virtual_tokens import VirtualTokens
 from fedsim.core.layout import LayerShape
@@ -31,6 +34,8 @@ class TunedModel:
     tuner: Tuner
     geometry: LayerShape
     is_causal: bool
+    relative: bool
+    """Whether the family has ``relative_attention``."""
 
     @property
     def device(self) -> torch.device:
@@ -58,3 +63,17 @@ class TunedModel:
         if virtual is not None:
             return self.tuner.offset
         return prompt_CLKHPD.shape[4] if self.tuner.offset else 0
+
+    def hooked(
+        self, hook: AttentionHook, rows: PaddedRows | PackedRows, clients: int, longest: int
+    ) -> AttentionHook | RelativePass:
+        """Return a hook as the family's attention takes it.
+
+        Parameters
+        ----------
+        rows, clients
+            Whose the rows of the pass are.
+        longest
+            Tokens of the longest text, virtual ones included.
+        """
+        return RelativePass(hook, rows, clients, longest) if self.relative else hook

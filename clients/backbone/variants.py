@@ -61,6 +61,7 @@ def refuse_unsupported(values: Mapping[str, Any], config: PreTrainedConfig, fami
     for misfit in (
         _causality(values, family),
         _widths(config),
+        _legacy(values, family),
         _layers(values, config, family),
         _heads(config, family),
         _rope(config, family),
@@ -89,7 +90,19 @@ def _widths(config: PreTrainedConfig) -> Misfit:
     return f"word_embed_proj_dim to {words}", f"it has to be its hidden_size, {config.hidden_size}; use another model"
 
 
+def _legacy(values: Mapping[str, Any], family: Family) -> Misfit:
+    """Refuse DeBERTa's other LM head, which transformers gives no output embeddings of its own."""
+    if not family.relative_attention or values.get("legacy", True):
+        return None
+    return (
+        "legacy to false",
+        "that LM head is not supported; remove the key, which model.head.kind=classifier does not need",
+    )
+
+
 def _layers(values: Mapping[str, Any], config: PreTrainedConfig, family: Family) -> Misfit:
+    if family.window == "all" and "layer_types" in values and family.name != "mistral":
+        return "layer_types", f"all layers of a {family.name} are alike; remove it"
     if family.window == "all" and "layer_types" in values:
         # Its AutoConfig does; built by model_type, all layers would have the window.
         return (
@@ -114,6 +127,12 @@ def _layers(values: Mapping[str, Any], config: PreTrainedConfig, family: Family)
 
 def _heads(config: PreTrainedConfig, family: Family) -> Misfit:
     heads, groups = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
+    size = getattr(config, "attention_head_size", None) if family.relative_attention else None
+    if size is not None and size * heads != config.hidden_size:
+        return (
+            f"attention_head_size to {size}",
+            f"its {heads} heads have to be as wide as its layers, {config.hidden_size}",
+        )
     if rotary_class(family) is None or groups is None or (groups > 0 and heads % groups == 0):
         return None
     return f"num_key_value_heads to {groups}", f"it has to divide the {heads} attention heads"

@@ -21,7 +21,7 @@ import numpy as np
 
 from clients.tuners.config import TunerConfig
 from clients.tuners.hooks import Hooks
-from clients.tuners.linear_maps import Arrays
+from clients.tuners.linear_maps import Arrays, layer_width
 from clients.tuners.tuner import Tuner
 from fedsim.core import seeds
 from fedsim.core.deferred import deferred
@@ -109,7 +109,8 @@ class AdapterTuner(Tuner):
                     hooks.output(layer, path, _adapted(rows, [own[f"{name}.{part}"] for part in BOTTLENECK]))
                 for path in self._tuned_norms:
                     changes = [own[f"{path}.{part}"] for part in CHANGES if f"{path}.{part}" in own]
-                    hooks.output(layer, path, _renormed(rows, layers[layer].get_submodule(path), changes))
+                    if changes:
+                        hooks.output(layer, path, _renormed(rows, layers[layer].get_submodule(path), changes))
             yield
 
     @property
@@ -122,21 +123,18 @@ class AdapterTuner(Tuner):
                 raise ModelError(
                     f"tuner.kind=adapter needs a module {path} in each layer, which the model's layers lack"
                 )
-        hidden, bottleneck = _size(layer.get_submodule(self.norms[0])), self.adapter.width
+        hidden, bottleneck = layer_width(layer), self.adapter.width
         dims = ((bottleneck, hidden), (bottleneck,), (hidden, bottleneck), (hidden,))
         arrays = [(f"{name}.{part}", dim) for name in PLACES for part, dim in zip(BOTTLENECK, dims, strict=True)]
         for path in self._tuned_norms:
             norm = layer.get_submodule(path)
-            arrays += [(f"{path}.{part}", (_size(norm),)) for part in CHANGES[: 2 if _has_bias(norm) else 1]]
+            names = [part for part, name in zip(CHANGES, ("weight", "bias"), strict=True) if _has(norm, name)]
+            arrays += [(f"{path}.{part}", (hidden,)) for part in names]  # none where a norm has no numbers
         return tuple(arrays)
 
 
-def _size(norm: nn.Module) -> int:
-    return int(norm.weight.shape[0])  # type: ignore[index]
-
-
-def _has_bias(norm: nn.Module) -> bool:
-    return getattr(norm, "bias", None) is not None
+def _has(norm: nn.Module, name: str) -> bool:
+    return getattr(norm, name, None) is not None
 
 
 def _truncated_normal(rng: np.random.Generator, dims: tuple[int, ...]) -> np.ndarray:

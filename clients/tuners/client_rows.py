@@ -10,7 +10,8 @@ group, S = G x M slots, I and O features in and out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -23,7 +24,26 @@ RowMap = Callable[..., Tensor]
 """Maps rows [G, M, I] and arrays [G, ...] of the same clients to [G, M, O], every row by itself."""
 
 
-class PaddedRows:
+class _OfClients:
+    """Rows that can be those of clients, not of a pass."""
+
+    _by_client = False
+
+    @contextmanager
+    def of_clients(self) -> Iterator[None]:
+        """Take what is mapped in this block as [C, M, I]: rows of each client."""
+        self._by_client = True
+        try:
+            yield
+        finally:
+            self._by_client = False
+
+    @staticmethod
+    def _mapped_by_client(function: RowMap, input_CMI: Tensor, *arrays: Tensor) -> Tensor:
+        return function(input_CMI, *(array.to(input_CMI.dtype) for array in arrays))
+
+
+class PaddedRows(_OfClients):
     """Rows of a padded batch [B, T, I]: the plain way, each example times its client's matrices.
 
     Parameters
@@ -49,6 +69,8 @@ class PaddedRows:
         arrays
             Each client's arrays [C, ...], cast to the number format of the input.
         """
+        if self._by_client:
+            return self._mapped_by_client(function, input_BTI, *arrays)
         if input_BTI.ndim == 2:  # OPT runs its feed-forward on rows
             folded_BTI = input_BTI.unflatten(0, (self._examples, -1))
             return self.mapped(function, folded_BTI, *arrays).flatten(0, 1)
@@ -63,7 +85,7 @@ class PaddedRows:
         return self.mapped(_low_rank, input_BTI, down_CIR, up_CRO)
 
 
-class PackedRows:
+class PackedRows(_OfClients):
     """Rows of a packed batch [1, Z, I], or those that a head reads [1, U, I], as the narrowed top layer has them.
 
     Parameters
@@ -91,6 +113,8 @@ class PackedRows:
 
     def mapped(self, function: RowMap, input_1ZI: Tensor, *arrays: Tensor) -> Tensor:
         """Return ``function(input, own arrays)``, [1, Z, O]; parameters as in :meth:`PaddedRows.mapped`."""
+        if self._by_client:
+            return self._mapped_by_client(function, input_1ZI, *arrays)
         if input_1ZI.ndim == 2:  # OPT runs its feed-forward on rows
             return self.mapped(function, input_1ZI.unsqueeze(0), *arrays)[0]
         grouping = self._grouping(input_1ZI.shape[1])

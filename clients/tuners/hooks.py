@@ -29,11 +29,13 @@ class Hooks:
         self._ran: dict[tuple[int, str], list[bool]] = {}
 
     def output(self, layer: int, path: str, change: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """Replace the output of a module by ``change(input, output)``."""
+        """Replace the output of a module, or the first of several, by ``change(input, output)``."""
         ran = self._ran.setdefault((layer, path), [False])
 
-        def hook(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
+        def hook(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
             ran[0] = True
+            if isinstance(output, tuple):  # experts hand back whom they chose, too
+                return (change(arguments[0], output[0]), *output[1:])
             return change(arguments[0], output)
 
         self._handles.append(self._module(layer, path).register_forward_hook(hook))

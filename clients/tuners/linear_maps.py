@@ -73,8 +73,13 @@ def same_arrays(layers: nn.ModuleList, targets: tuple[str, ...], arrays: Callabl
 
 
 def hidden_size(layers: nn.ModuleList) -> int:
-    """Return the size of the hidden states: the features that a layer's first linear map reads."""
-    first = next(module for module in layers[0].modules() if _is_linear(module))
+    """Return the size of the hidden states."""
+    return layer_width(layers[0])
+
+
+def layer_width(layer: nn.Module) -> int:
+    """Return the size of a layer's hidden states: the features that its first linear map reads."""
+    first = next(module for module in layer.modules() if _is_linear(module))
     return _map("", first).size_in
 
 

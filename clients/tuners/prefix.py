@@ -140,9 +140,16 @@ class Prefix:
 
 
 class KeyShapes:
-    """A hook that changes nothing and records the shape of each layer's keys."""
+    """A hook that changes nothing and records the shape of each layer's keys.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    with_scores
+        Whether keys carry scores behind their numbers, as in :mod:`clients.tuners.relative_attention`.
+    """
+
+    def __init__(self, *, with_scores: bool = False) -> None:
+        self._with_scores = with_scores
         self.heads_and_size: dict[int, tuple[int, int]] = {}
         """(key/value heads, head dimension) by layer."""
 
@@ -158,9 +165,9 @@ class KeyShapes:
     ) -> tuple[Tensor, Tensor | None]:
         """Record the shapes."""
         layer: int = module.layer_idx  # type: ignore[assignment]
-        if key_BHTD.shape != value_BHTD.shape:
+        if key_BHTD.shape != value_BHTD.shape and not self._with_scores:
             raise ModelError(f"keys and values of layer {layer} differ in shape; prompts need them alike")
-        self.heads_and_size[layer] = (key_BHTD.shape[1], key_BHTD.shape[3])
+        self.heads_and_size[layer] = (value_BHTD.shape[1], value_BHTD.shape[3])
         return plain(module, query_BHTD, key_BHTD, value_BHTD, mask_B1TT, **kwargs)
 
     def geometry(self, num_layers: int, prompt_length: int) -> PromptGeometry:
@@ -218,13 +225,18 @@ def _always_sdpa_mask(*args: Any, **kwargs: Any) -> Tensor | None:
 
 def _always_eager_mask(*args: Any, **kwargs: Any) -> Tensor | None:
     if kwargs.get("dtype") == torch.float64:
-        # Decoders compute softmax in float32, where float64's lowest number is -inf: padding that sees nothing would be NaN.
+        # Decoders compute softmax in float32, where float64's lowest number is -inf; see blinds_padding.
         kwargs["dtype"] = torch.float32
     return eager_mask(*args, **kwargs | {"allow_is_bidirectional_skip": False})
 
 
 _FUNCTIONS: dict[str, Attend] = {"sdpa": _prefix_sdpa, "eager": _prefix_eager}
 _MASKS = {"sdpa": _always_sdpa_mask, "eager": _always_eager_mask}
+
+
+def blinds_padding(model: PreTrainedModel) -> bool:
+    """Whether transformers' own mask may hide everything from padding, as eager attention's does in float64: NaN, then."""
+    return model.dtype == torch.float64 and model.config._attn_implementation == IMPLEMENTATIONS["eager"]
 
 
 def register() -> None:

@@ -250,7 +250,8 @@ def _training_bytes(config: Config, shape: ModelShape, tuned: LayerShape, on_gpu
     numbers = tokens * layers * (9 * shape.hidden_size + feed_forward)
     numbers += tokens * layers * _tuner_numbers(config, shape.hidden_size, tuned)
     if config.model.attention == "eager":  # scores and softmax, which other implementations never materialise
-        numbers += 5 * tokens * layers * shape.num_heads * config.data.max_length // 2
+        each = 10 if shape.relative_attention else 5  # as many against distances
+        numbers += each * tokens * layers * shape.num_heads * config.data.max_length // 2
     if config.model.head.kind == "verbalizer" and config.model.head.loss == "vocabulary":
         numbers += 2 * min(examples, tokens) * shape.vocab_size
     return numbers * _compute_itemsize(config)
@@ -268,7 +269,7 @@ def _weight_bytes(config: Config, shape: ModelShape, on_gpu: bool) -> int:
     """Return the bytes of the frozen weights, with the matrices of the layers in the format of ``model.products``."""
     size = _itemsize(config.model.dtype)
     heads = (2 * shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
-    feed_forward = (3 if shape.gated else 2) * shape.feed_forward_size
+    feed_forward = 0 if shape.experts else (3 if shape.gated else 2) * shape.feed_forward_size
     matrices = shape.num_layers * shape.hidden_size * (heads + feed_forward)
     products = settled(config.model, shape.hidden_size, on_gpu=on_gpu).product_dtype
     return shape.num_parameters * size - matrices * (size - _itemsize(products))

@@ -27,6 +27,11 @@ class ModelShape:
     gated: bool
     """Whether the feed-forward part is gated (SwiGLU), which adds a third array of its size."""
     vocab_size: int
+    experts: bool = False
+    """Whether the feed-forward part is a mixture of experts, whose arrays are no linear maps; ``feed_forward_size`` is then
+    that of the experts that a token visits."""
+    relative_attention: bool = False
+    """Whether attention is DeBERTa's, which keeps scores against distances, too."""
 
     def geometry(self, prompt_length: int) -> PromptGeometry:
         """Return the shape of prompts of a given length."""
@@ -85,12 +90,15 @@ def _shape(values: dict[str, Any], numbers: int) -> ModelShape:
         feed_forward_size=_feed_forward(values) or 4 * hidden,
         gated=values.get("hidden_act") == "silu" or values.get("model_type") in _GATED,
         vocab_size=_first(values, "vocab_size"),
+        experts=bool(values.get("num_experts_per_tok")),
+        relative_attention=values.get("model_type") == "deberta-v2",
     )
 
 
 def _feed_forward(values: dict[str, Any]) -> int:
-    names = ("intermediate_size", "n_inner", "hidden_dim", "ffn_dim")
-    return next((int(values[name]) for name in names if values.get(name)), 0)
+    names = ("moe_intermediate_size", "intermediate_size", "n_inner", "hidden_dim", "ffn_dim")
+    size = next((int(values[name]) for name in names if values.get(name)), 0)
+    return size * int(values.get("num_experts_per_tok") or 1)
 
 
 def _first(values: dict[str, Any], *names: str) -> int:

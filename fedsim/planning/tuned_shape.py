@@ -22,7 +22,7 @@ def tuned_shape(config: Config, model: ModelShape) -> LayerShape:
     ModelError
         If the tuner does not fit the model.
     """
-    if config.tuner.kind == "prefix":
+    if config.tuner.kind == "prefix" and not model.relative_attention:
         return model.geometry(config.prompt.length)
     return _of_modules(config, model)
 

@@ -94,6 +94,9 @@ def test_changes_of_norms_act_as_if_the_model_had_other_weights(folders, family)
     output = plain(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
     same_at_tokens(model.hidden_states(data, tuned, LAYERS), list(output.hidden_states), data)
 
+    assert (family == "olmo") == (not any(name.endswith("_change") for name, _ in model.geometry.arrays))
+    if family == "olmo":  # its norms have no numbers
+        return
     path = f"{ROWS[family].norms[0]}.weight"
     weights = [layer.get_parameter(path) for layer in transformer_layers(plain)]
     positions = torch.from_numpy(data.read_positions_B)

@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from relative_switches import RELATIVE
 from tiny_models import (
     CONFIGS,
     ESSENTIAL,
     LABEL_WORDS,
     PAD,
     PROMPT_LENGTH,
+    TINY,
     UNCACHED,
     VOCABULARY,
-    WITHOUT_SDPA,
     attention_modules,
     backbone,
     batch,
@@ -43,6 +44,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from clients.backbone.families import FAMILIES
 from clients.backbone.loading import load_shared_weights
 from clients.backbone.model import Backbone
+from clients.backbone.shared_weights import SharedWeights
 from clients.config import HeadConfig, ModelConfig
 from clients.tuners import packed_prefix as packing
 from fedsim.core.errors import ModelError
@@ -51,17 +53,20 @@ from fedsim.core.tokens import TokenBatch, TokenTable
 SKIP_PADDING = ("roberta", "xlm-roberta", "camembert")
 ENCODERS = ("bert", *SKIP_PADDING, "electra", "distilbert", "modernbert")
 CHUNKING = ENCODERS[:-1]
-WHOLE = ("llama", "mistral", "qwen2", "qwen3", "olmo2", "smollm3", "gemma")
+WHOLE = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "olmo", "olmo2", "granite", "smollm3", "gemma")
 """Decoders whose attention turns heads as a whole, all layers alike."""
 ROTARY = (*WHOLE, "phi3", "gpt_neox")
 ROPED = (*WHOLE, "gpt_neox")
 """Those with all kinds of rotary positions; Phi-3 has two."""
-BY_LAYER = ("gemma3_text", "modernbert")
-DECODERS = ("gpt2", "opt", "gemma3_text", *ROTARY)
+BY_LAYER = ("gemma3_text", "modernbert", "olmo3")
+EAGER = ("gemma2", "gpt_oss")
+"""Those with eager attention alone."""
+DECODERS = ("gpt2", "opt", "gemma3_text", "olmo3", *EAGER, *ROTARY)
 QWEN = ("qwen2", "qwen3")
-GROUPED = (*WHOLE, "phi3", "gemma3_text")
-HEAD_SIZES = {"qwen3": 16, "gemma": 12}
+GROUPED = (*WHOLE, "phi3", "gemma3_text", "olmo3", *EAGER)
+HEAD_SIZES = {"qwen3": 16, "qwen3_moe": 16, "gemma": 12}
 """Sizes of a head in the tiny models; 8 in the others."""
+EXPERTS = ("qwen3_moe", "gpt_oss")
 ALL_LAYERS = (0, 1, 2)
 PROMPTED = ((0, 2), (2,))
 POOLED = HeadConfig(kind="classifier", pooling="mean")
@@ -129,11 +134,11 @@ ACCEPTED: dict[str, Switch] = {
     "rope dynamic": Switch(WHOLE, rope(rope_type="dynamic", factor=4.0), changes=False),
     "rope yarn": Switch(ROPED, rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=10)),
     "rope llama3": Switch(ROPED, rope(rope_type="llama3", **LLAMA3)),
-    "rope longrope": Switch(("llama", "mistral", "qwen2", "olmo2", "smollm3", "phi3"), long_rope(4)),
-    "rope longrope, larger heads": Switch(("qwen3",), long_rope(8)),
+    "rope longrope": Switch(("llama", "mistral", "qwen2", "olmo", "olmo2", "granite", "smollm3", "phi3"), long_rope(4)),
+    "rope longrope, larger heads": Switch(("qwen3", "qwen3_moe"), long_rope(8)),
     "rope by layer, linear": Switch(BY_LAYER, rope_by_layer(rope_type="linear", factor=4.0)),
     "rope by layer, yarn": Switch(
-        ("gemma3_text",), rope_by_layer(rope_type="yarn", factor=4.0, original_max_position_embeddings=10)
+        ("gemma3_text", "olmo3"), rope_by_layer(rope_type="yarn", factor=4.0, original_max_position_embeddings=10)
     ),
     "rope of a part of a head": Switch(("phi3",), rope(rope_type="default", partial_rotary_factor=0.5)),
     "rope of a smaller part of a head": Switch(("gpt_neox",), rope(rope_type="default", partial_rotary_factor=0.25)),
@@ -148,11 +153,16 @@ ACCEPTED: dict[str, Switch] = {
     "rope default turns heads as a whole": Switch(WHOLE, rope(partial_rotary_factor=0.5), changes=False),
     "one key/value head": Switch(GROUPED, {}, {"num_key_value_heads": 1}),
     "a key/value head each": Switch(GROUPED, {}, {"num_key_value_heads": 4}),
-    "size of a head": Switch((*WHOLE, "gemma3_text"), {}, {"head_dim": 20}),
+    "size of a head": Switch((*WHOLE, "gemma3_text", "olmo3", *EAGER), {}, {"head_dim": 20}),
     "attention_bias": Switch(
-        ("llama", "qwen3", "olmo2", "smollm3", "gemma", "gemma3_text", "modernbert"), {}, {"attention_bias": True}
+        (
+            *("llama", "qwen3", "olmo2", "smollm3", "gemma", "gemma3_text", "modernbert"),
+            *("olmo", "olmo3", "granite", "qwen3_moe", "gemma2"),
+        ),
+        {},
+        {"attention_bias": True},
     ),
-    "no attention_bias": Switch(("gpt_neox",), {}, {"attention_bias": False}),
+    "no attention_bias": Switch(("gpt_neox", "gpt_oss"), {}, {"attention_bias": False}),
     "attention_bias that is not read": Switch(
         ("bert", "gpt2", "mistral", "qwen2", "phi3", "opt"), {"attention_bias": True}, changes=False
     ),
@@ -168,7 +178,37 @@ ACCEPTED: dict[str, Switch] = {
     "window by layer of a SmolLM3": Switch(
         ("smollm3",), {"sliding_window": 3, "use_sliding_window": True, "layer_types": MIXED}, attentions=BOTH
     ),
-    "query_pre_attn_scalar": Switch(("gemma3_text",), {"query_pre_attn_scalar": 4}),
+    "query_pre_attn_scalar": Switch(("gemma3_text", "gemma2"), {"query_pre_attn_scalar": 4}),
+    "window by layer, eager": Switch(EAGER, {"sliding_window": 3, "layer_types": MIXED}),
+    "window by layer, eager, both sides": Switch(EAGER, {"sliding_window": 3, "layer_types": MIXED, "is_causal": False}),
+    "window of all layers, eager": Switch(EAGER, {"sliding_window": 3, "layer_types": ["sliding_attention"] * 3}),
+    "no window, eager": Switch(EAGER, {"layer_types": ["full_attention"] * 3}, changes=False),
+    "rope linear, eager": Switch(EAGER, rope(rope_type="linear", factor=4.0)),
+    "rope yarn, eager": Switch(EAGER, rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=10)),
+    "rope yarn of a gpt-oss": Switch(
+        ("gpt_oss",),
+        rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=10, beta_fast=32.0, beta_slow=1.0, truncate=False),
+    ),
+    "rope llama3, eager": Switch(EAGER, rope(rope_type="llama3", **LLAMA3)),
+    "attn_logit_softcapping": Switch(("gemma2",), {"attn_logit_softcapping": 1.0}),
+    "window by layer of an OLMo 3": Switch(("olmo3",), {"sliding_window": 3}, attentions=BOTH),
+    "window by layer of an OLMo 3, both sides": Switch(("olmo3",), {"sliding_window": 3, "is_causal": False}, attentions=BOTH),
+    "window of all layers of a mixture": Switch(
+        ("qwen3_moe",), {"sliding_window": 3, "use_sliding_window": True}, attentions=BOTH
+    ),
+    "window of a mixture, not used": Switch(("qwen3_moe",), {"sliding_window": 3}, changes=False),
+    "clip_qkv": Switch(("olmo",), {"clip_qkv": 0.5}, attentions=BOTH),
+    "multipliers": Switch(("granite",), {"embedding_multiplier": 2.0, "residual_multiplier": 0.5}),
+    "attention_multiplier": Switch(("granite",), {"attention_multiplier": 0.1}, attentions=BOTH),
+    "logits_scaling does not reach a classifier": Switch(("granite",), {"logits_scaling": 8.0}, changes=False),
+    "experts that a token visits": Switch(EXPERTS, {"num_experts_per_tok": 3}),
+    "weights of experts as they are": Switch(("qwen3_moe",), {"norm_topk_prob": False}),
+    "layers without experts": Switch(("qwen3_moe",), {}, {"mlp_only_layers": [1]}),
+    "every second layer with experts": Switch(("qwen3_moe",), {}, {"decoder_sparse_step": 2}),
+    "what experts compute": Switch(("gpt_oss",), {"swiglu_alpha": 1.0, "swiglu_limit": 0.5}),
+    "a loss that balances experts": Switch(
+        EXPERTS, {"output_router_logits": True, "router_aux_loss_coef": 0.5}, changes=False
+    ),
     "parts of a layer one after another": Switch(("gpt_neox",), {"use_parallel_residual": False}),
     "norms behind": Switch(("opt",), {}, {"do_layer_norm_before": False}),
     "no biases": Switch(("opt",), {}, {"enable_bias": False}),
@@ -180,13 +220,13 @@ ACCEPTED: dict[str, Switch] = {
     "scale_attn_weights": Switch(("gpt2",), {"scale_attn_weights": False}),
     "scale_attn_by_inverse_layer_idx": Switch(("gpt2",), {"scale_attn_by_inverse_layer_idx": True}),
     "attention_dropout": Switch(
-        (*ROTARY, "opt", "gemma3_text", "modernbert", "distilbert"), {"attention_dropout": 0.5}, changes=False
+        (*ROTARY, *EAGER, "olmo3", "opt", "gemma3_text", "modernbert", "distilbert"), {"attention_dropout": 0.5}, changes=False
     ),
     "attention_dropout of null": Switch(("llama",), {"attention_dropout": None}, changes=False),
     "layerdrop of zero": Switch(("opt",), {"layerdrop": 0.0}, changes=False),
     "chunk_size_feed_forward": Switch(CHUNKING, {"chunk_size_feed_forward": 3}, changes=False),
     "what a pass hands back, and by which code": Switch(
-        tuple(CONFIGS),
+        (*CONFIGS, *EAGER),
         {"output_attentions": True, "output_hidden_states": True, "tie_last_hidden_states": False, "return_dict": False}
         | {"use_cache": True, "gradient_checkpointing": True, "fusion_config": {"none": True}}
         | {"_attn_implementation": "flash_attention_2", "experts_implementation": "eager"},
@@ -207,10 +247,10 @@ ACCEPTED: dict[str, Switch] = {
 }  # fmt: skip
 
 REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
-    "causal encoder": (ENCODERS, {"is_causal": True}, r"sets is_causal in its config\.json: .* set it to false"),
+    "causal encoder": ((*ENCODERS, "deberta-v2"), {"is_causal": True}, r"sets is_causal in its .*: .* set it to false"),
     "is_causal of null": (DECODERS, {"is_causal": None}, "sets is_causal to null .* has to be true or false"),
     "is_causal of a word": (("llama",), {"is_causal": "no"}, 'sets is_causal to "no" .* has to be true or false'),
-    "is_decoder": (ENCODERS, {"is_decoder": True}, "sets is_decoder in its config.json"),
+    "is_decoder": ((*ENCODERS, "deberta-v2"), {"is_decoder": True}, "sets is_decoder in its config.json"),
     "add_cross_attention": (("gpt2",), {"add_cross_attention": True}, "sets add_cross_attention"),
     "reorder_and_upcast_attn": (("gpt2",), {"reorder_and_upcast_attn": True}, "sets reorder_and_upcast_attn"),
     "relative positions": (
@@ -225,7 +265,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
         "sets per_layer_config .* layers with different",
     ),
     "chunked layers": (
-        QWEN,
+        (*QWEN, "olmo3", "gpt_oss"),
         {"layer_types": ["full_attention", "chunked_attention", "full_attention"]},
         "sets layer_types with 'chunked_attention' .* full_attention and sliding_attention only",
     ),
@@ -238,6 +278,11 @@ REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
         ("mistral",),
         {"layer_types": MIXED},
         "sets layer_types in its config.json: transformers then loads it as a ministral",
+    ),
+    "layer_types of a family whose layers are alike": (
+        ("phi3", "qwen3_moe"),
+        {"layer_types": MIXED},
+        "sets layer_types in its config.json: all layers of a (phi3|qwen3_moe) are alike; remove it",
     ),
     "empty window": (("mistral",), {"sliding_window": 0}, "sets sliding_window to 0 "),
     "empty window by layer": (QWEN, windowed(sliding_window=0, max_window_layers=0), "sets sliding_window to 0 "),
@@ -254,7 +299,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
         r"sets rope_type linear with partial_rotary_factor 0\.5 .* would turn (4|6|8) of the (8|12|16) numbers of a head",
     ),
     "longrope by layer": (
-        ("modernbert",),
+        ("modernbert", "olmo3"),
         rope_by_layer(
             rope_type="longrope", factor=4.0, original_max_position_embeddings=15,
             short_factor=[1.0] * 4, long_factor=[4.0] * 4,
@@ -266,10 +311,13 @@ REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
         {"use_bidirectional_attention": True},
         "sets use_bidirectional_attention .* is_causal: false",
     ),
+    "a convolution": (("deberta-v2",), {"conv_kernel_size": 3}, "sets conv_kernel_size .* a convolution over neighbouring"),
+    "heads of another size": (("deberta-v2",), {"attention_head_size": 12}, "sets attention_head_size to 12 .* as wide as"),
+    "an LM head of another kind": (("deberta-v2",), {"legacy": False}, "sets legacy to false .* LM head is not supported"),
     "layers left out by chance": (("opt",), {"layerdrop": 0.1}, "sets layerdrop .* set it to 0.0"),
     "projected words": (("opt",), {"word_embed_proj_dim": 16}, "sets word_embed_proj_dim to 16 .* has to be its hidden_size"),
     "rope with too few factors": (
-        ("llama", "mistral", "qwen2", "qwen3", "olmo2", "smollm3", "gemma"),
+        WHOLE,
         long_rope(3),
         "sets rope_type longrope with values that give no frequencies .* The size of tensor",
     ),
@@ -312,6 +360,11 @@ def folder_of(root: Path, family: str, values: dict[str, Any], kind: str | None 
     return root
 
 
+def loaded(folder: Path, family: str, head: HeadConfig = POOLED) -> SharedWeights:
+    config = ModelConfig(path=str(folder), head=head, dtype="float64", attention=runnable(family, "sdpa"))
+    return load_shared_weights(config)
+
+
 def texts(lengths: np.ndarray) -> TokenTable:
     rng = np.random.default_rng(0)
     return TokenTable(
@@ -335,7 +388,7 @@ def without(family: str) -> dict[str, Tensor]:
     """Return the results of the family's tiny model without any switch, by way."""
     with TemporaryDirectory() as folder:
         path = folder_of(Path(folder), family, {})
-        weights = load_shared_weights(ModelConfig(path=str(path), head=POOLED, dtype="float64"))
+        weights = loaded(path, family)
     return all_ways(backbone(weights, POOLED, "sdpa", "paper", dtype="float64"))
 
 
@@ -388,9 +441,18 @@ def oracle(folder: Path, family: str, attention: str) -> PreTrainedModel:
     """Return transformers' own model of a folder, built from its config.json."""
     row = FAMILIES[family]
     made = row.model_class("base").from_pretrained(
-        folder, dtype=torch.float64, attn_implementation=attention, **row.arguments("base")
+        folder,
+        dtype=torch.float64,
+        attn_implementation=attention,
+        **plain_experts(family),
+        **row.arguments("base"),
     )
     return made.eval()
+
+
+def plain_experts(family: str) -> dict[str, str]:
+    """Return the argument with which experts run in float64."""
+    return {"experts_implementation": "eager"} if family in EXPERTS else {}
 
 
 def own_masks(model: PreTrainedModel, data: TokenBatch) -> dict[int, Tensor]:
@@ -435,9 +497,9 @@ def test_a_switch_that_is_followed_is_right_on_every_way(tmp_path, family, name)
     """Padded = packed = cached = alone = in a batch = transformers' own prefix; and shared memory is never written to."""
     switch = CHANGING[name]
     folder = folder_of(tmp_path, family, switch.values, **switch.shapes)
-    weights = load_shared_weights(ModelConfig(path=str(folder), head=POOLED, dtype="float64"))
+    weights = loaded(folder, family)
     before = weights.fingerprint()
-    for attention in switch.attentions:
+    for attention in {runnable(family, attention) for attention in switch.attentions}:
         model = backbone(weights, POOLED, attention, "paper", dtype="float64")
         same_as_transformers(model, folder, family, attention)
         for layers in PROMPTED:
@@ -464,7 +526,7 @@ def same_as_transformers(model: Backbone, folder: Path, family: str, attention: 
 @pytest.mark.parametrize(("family", "name"), rows(NEUTRAL))
 def test_a_switch_that_changes_no_result_changes_none_on_any_way(tmp_path, family, name):
     folder = folder_of(tmp_path, family, NEUTRAL[name].values)
-    weights = load_shared_weights(ModelConfig(path=str(folder), head=POOLED, dtype="float64"))
+    weights = loaded(folder, family)
     before = weights.fingerprint()
     answers = all_ways(backbone(weights, POOLED, "sdpa", "paper", dtype="float64"))
     for way, logits in without(family).items():
@@ -475,7 +537,7 @@ def test_a_switch_that_changes_no_result_changes_none_on_any_way(tmp_path, famil
 @pytest.mark.parametrize(("family", "name"), rows(REFUSED, wide_beyond_first=False))
 def test_a_switch_that_is_refused_is_named(tmp_path, family, name):
     _, values, sentence = REFUSED[name]
-    config = FAMILIES[family].config((CONFIGS | WITHOUT_SDPA)[family]).to_dict()
+    config = FAMILIES[family].config(TINY[family]).to_dict()
     (tmp_path / "config.json").write_text(json.dumps(config | values))  # it is refused before weights are looked for
     with pytest.raises(ModelError, match=sentence) as caught:
         load_shared_weights(ModelConfig(path=str(tmp_path), attention=runnable(family, "sdpa")))
@@ -498,6 +560,7 @@ NO_SWITCHES = {
     *("dim", "hidden_dim", "n_heads", "n_layers", "ffn_dim", "activation", "hidden_activation", "norm_eps"),
     *("dropout", "hidden_dropout", "embedding_dropout", "mlp_dropout"),
     *("initializer_cutoff_factor", "deterministic_flash_attn"),
+    *("moe_intermediate_size", "num_experts", "num_local_experts"),
     "standardize_rope_params",  # a method
 }
 """What the families' code reads of a configuration beside the switches above: sizes, functions of one token, dropout."""
@@ -519,7 +582,7 @@ def test_every_key_that_the_families_code_reads_is_in_a_row(monkeypatch):
 
     monkeypatch.setattr(PreTrainedConfig, "__getattribute__", noting)
     sliding = {"sliding_window": 3, "use_sliding_window": True, "max_window_layers": 1, "layer_types": None}
-    for family in CONFIGS:
+    for family in TINY:
         variants = [{}, {"is_causal": False}] + ([sliding] if FAMILIES[family].window != "none" else [])
         if family in ROTARY:
             kinds = ("linear", "dynamic", "yarn", "llama3", "proportional")
@@ -535,6 +598,7 @@ def test_every_key_that_the_families_code_reads_is_in_a_row(monkeypatch):
     monkeypatch.undo()
     switches = {key for switch in ACCEPTED.values() for key in (*switch.values, *switch.shapes)}
     switches |= {key for _, values, _ in REFUSED.values() for key in values}
+    switches |= {key for values in RELATIVE.values() for key in values}
     assert sorted(read - switches - NO_SWITCHES) == []
     assert {"is_causal", "sliding_window", "rope_parameters", "chunk_size_feed_forward", "scale_attn_weights"} <= read
 
@@ -542,7 +606,7 @@ def test_every_key_that_the_families_code_reads_is_in_a_row(monkeypatch):
 def longrope_model(tmp_path: Path, offset: str = "paper", family: str = "llama") -> Backbone:
     folder = folder_of(tmp_path, family, long_rope(HEAD_SIZES.get(family, 8) // 2))
     return backbone(
-        load_shared_weights(ModelConfig(path=str(folder), head=POOLED, dtype="float64")), POOLED, position_offset=offset,
+        loaded(folder, family), POOLED, position_offset=offset,
         dtype="float64",
     )  # fmt: skip
 
@@ -609,7 +673,7 @@ def test_the_lm_head_is_tied_as_config_json_says(tmp_path, family, tied):
     weights = load_shared_weights(ModelConfig(path=str(folder), dtype="float64"))
     assert bool(weights.aliases) == tied
     row, data = FAMILIES[family], batch("right")
-    theirs = row.model_class(row.lm_kind).from_pretrained(folder, dtype=torch.float64).eval()
+    theirs = row.model_class(row.lm_kind).from_pretrained(folder, dtype=torch.float64, **plain_experts(family)).eval()
     ids, mask = torch.from_numpy(data.input_ids_BT), torch.from_numpy(data.attention_mask_BT)
     with torch.no_grad():
         logits = theirs(input_ids=ids, attention_mask=mask, use_cache=False).logits

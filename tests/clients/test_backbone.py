@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_models import CONFIGS, LABEL_WORDS, backbone, batch, families, prompts, save, tiny_model, widened
 
+from clients.backbone.families import FAMILIES
 from clients.backbone.loading import load_shared_weights
 from clients.backbone.model import Backbone
 from clients.backbone.shared_weights import SharedWeights
@@ -99,9 +100,10 @@ def test_first_pooling_of_a_decoder_is_refused(folders):
 @families
 def test_geometry_is_that_of_the_keys(folders, family):
     model = backbone(folders[family], prompt_length=5)
-    kv_heads = 2 if family in ("llama", "mistral", "qwen2", "qwen3") else 4
-    assert model.geometry == PromptGeometry(3, kv_heads, 5, 16 if family == "qwen3" else 8)
-    assert model.is_causal == (family in ("gpt2", "llama", "mistral", "qwen2", "qwen3"))
+    values = CONFIGS[family]
+    kv_heads = values.get("num_key_value_heads", 4)
+    assert model.geometry == PromptGeometry(3, kv_heads, 5, values.get("head_dim", 8))
+    assert model.is_causal == FAMILIES[family].predicts_next
 
 
 @families

@@ -13,7 +13,7 @@ from peft.utils.constants import (
     TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as TARGETS,
 )
 from peft_oracle import LAYERS, assert_same_as_peft
-from tiny_models import CONFIGS, backbone, families, save, tiny_model
+from tiny_models import TINY, all_families, backbone, save, tiny_model
 
 from clients.backbone.families import FAMILIES
 from clients.tuners.config import TunerConfig
@@ -25,10 +25,10 @@ IA3 = TunerConfig(kind="ia3")
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("models")
-    return {family: save(tiny_model(family), root / family) for family in CONFIGS}
+    return {family: save(tiny_model(family), root / family) for family in TINY}
 
 
-@families
+@all_families
 def test_hidden_states_and_gradients_are_those_of_peft(folders, family):
     row = FAMILIES[family]
     kin = {"xlm-roberta": "roberta", "camembert": "roberta"}.get(family, family)

@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import CONFIGS, backbone, batch, families, prompts, save, tiny_model
-from transformers import AlbertConfig, AlbertForMaskedLM, BertTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AlbertConfig,
+    AlbertForMaskedLM,
+    BertTokenizerFast,
+    DebertaConfig,
+    DebertaModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from clients.backbone.families import FAMILIES
 from clients.backbone.loading import assemble, load_shared_weights, load_tokenizer, locate
@@ -121,21 +129,35 @@ def test_an_incomplete_checkpoint_is_refused(folders, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "model",
+    ("model", "why"),
     [
-        lambda: AlbertForMaskedLM(
-            AlbertConfig(vocab_size=50, hidden_size=16, num_attention_heads=2, intermediate_size=16)
+        (
+            lambda: AlbertForMaskedLM(
+                AlbertConfig(vocab_size=50, hidden_size=16, num_attention_heads=2, intermediate_size=16)
+            ),
+            "; use one of: bert, roberta, .*qwen3",
         ),
-        lambda: T5ForConditionalGeneration(
-            T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
+        (
+            lambda: T5ForConditionalGeneration(
+                T5Config(
+                    vocab_size=50, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
+                )
+            ),
+            ": it is an encoder and a decoder, .* use either$",
+        ),
+        (
+            lambda: DebertaModel(
+                DebertaConfig(vocab_size=50, hidden_size=16, num_attention_heads=2, intermediate_size=16)
+            ),
+            ": its attention joins .* deberta-v2, the type of DeBERTa-v2 and v3; use these$",
         ),
     ],
-    ids=["albert", "t5"],
+    ids=["albert", "t5", "deberta"],
 )
-def test_an_unsupported_family_is_refused_before_its_weights_are_read(model, tmp_path):
+def test_an_unsupported_family_is_refused_before_its_weights_are_read(model, why, tmp_path):
     folder = Path(save(model(), tmp_path))
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"not supported.*; use one of: bert, roberta, .*qwen3"):
+    with pytest.raises(ModelError, match=f"not supported{why}"):
         load(folder)
 
 

@@ -8,7 +8,7 @@ import torch
 from cohorts import Cohort, specification
 from peft import LoraConfig, get_peft_model
 from peft_oracle import LAYERS, assert_same_as_peft
-from tiny_models import CONFIGS, backbone, batch, families, save, tiny_model
+from tiny_models import TINY, all_families, backbone, batch, save, tiny_model
 
 from clients.backbone.families import FAMILIES
 from clients.tuners.config import TunerConfig
@@ -21,7 +21,7 @@ FEED_FORWARD = {"bert": "output.dense", "gpt2": "c_proj", "llama": "down_proj"}
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("models")
-    return {family: save(tiny_model(family), root / family) for family in CONFIGS}
+    return {family: save(tiny_model(family), root / family) for family in TINY}
 
 
 def peft_model(family: str, config: TunerConfig, layers: tuple[int, ...]):
@@ -38,7 +38,7 @@ def peft_model(family: str, config: TunerConfig, layers: tuple[int, ...]):
     return get_peft_model(tiny_model(family), own)
 
 
-@families
+@all_families
 @pytest.mark.parametrize("scaling", ["standard", "rslora"])
 def test_hidden_states_and_gradients_are_those_of_peft(folders, family, scaling):
     config = LORA.model_copy(update={"scaling": scaling})

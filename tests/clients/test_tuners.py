@@ -44,7 +44,10 @@ def _lora(family: str) -> dict:
         "kind": "lora",
         "rank": 2,
         "alpha": 2.0,
-        "targets": (*FAMILIES[family].lora_targets, _BEHIND.get(family, FAMILIES[family].ia3_feedforward[0])),
+        "targets": (
+            *FAMILIES[family].lora_targets,
+            _BEHIND.get(family, (*FAMILIES[family].ia3_feedforward, "o_proj")[0]),
+        ),
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PromptTuningConfig, TaskType, get_peft_model
 from test_packing import texts
-from tiny_models import CONFIGS, backbone, batch, families, save, tiny_model
+from tiny_models import TINY, all_families, backbone, batch, save, tiny_model
 from torch import nn
 from torch.nn import functional
 
@@ -27,14 +27,14 @@ SOFT = TunerConfig(kind="soft_prompt", length=LENGTH)
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("models")
-    return {family: save(tiny_model(family), root / family) for family in CONFIGS}
+    return {family: save(tiny_model(family), root / family) for family in TINY}
 
 
 def numbers(size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return (0.5 * torch.randn((1, 1, size), generator=torch.Generator().manual_seed(2))).to(dtype).requires_grad_()
 
 
-@families
+@all_families
 def test_a_soft_prompt_is_that_of_peft(folders, family):
     data, ours = batch("right"), backbone(folders[family], tuner=SOFT)
     tuned = numbers(ours.geometry.layer_size)

@@ -47,6 +47,7 @@ _DECODER = _COMMON | {
     "intermediate_size": 48,
     "max_position_embeddings": 40,
 }
+_MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 CONFIGS: dict[str, dict[str, object]] = {
     "bert": _ENCODER | {"type_vocab_size": 2},
     "roberta": _ENCODER | {"type_vocab_size": 1},
@@ -77,14 +78,32 @@ CONFIGS: dict[str, dict[str, object]] = {
     "smollm3": _DECODER
     | {"no_rope_layer_interval": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
     "olmo2": _DECODER,
+    "olmo": _DECODER,
+    "olmo3": _DECODER | {"sliding_window": 40, "layer_types": _MIXED},
+    "granite": _DECODER
+    | {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.7, "attention_multiplier": 0.4},
+    "qwen3_moe": _DECODER
+    | {"head_dim": 16, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": True},
     "gemma": _DECODER | {"head_dim": 12},
     "gemma3_text": _DECODER | {"head_dim": 12, "sliding_window": 40, "sliding_window_pattern": 2},
 }
 WITHOUT_SDPA: dict[str, dict[str, object]] = {
     "gemma2": _DECODER
     | {"head_dim": 12, "attn_logit_softcapping": 2.0, "sliding_window": 40, "tie_word_embeddings": True},
+    "gpt_oss": _DECODER
+    | {"head_dim": 12, "num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 40, "layer_types": _MIXED}
+    | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
 }
 """Families that run with eager attention alone: the contract's tests have them too."""
+WITHOUT_PREFIX: dict[str, dict[str, object]] = {
+    # As DeBERTa-v3, but with so few buckets that texts of these tests use all.
+    "deberta-v2": _ENCODER
+    | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 6, "share_att_key": True}
+    | {"norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0},
+}
+"""Families whose attention is out of the prefix's reach: test_relative_attention.py is their contract."""
+TINY = CONFIGS | WITHOUT_SDPA | WITHOUT_PREFIX
+"""All families."""
 ESSENTIAL = ("bert", "roberta", "gpt2", "llama", "qwen3")
 """One family of each way to attend, to count positions and to normalise; the others are variants of these."""
 UNCACHED = {
@@ -93,6 +112,7 @@ UNCACHED = {
 }
 """Families without a cache of keys and values: the maps that make them, and which part of their output keys and values are."""
 families = pytest.mark.parametrize("family", sweep(CONFIGS, ESSENTIAL))
+all_families = pytest.mark.parametrize("family", sweep(TINY, (*ESSENTIAL, "deberta-v2")))
 every_family = pytest.mark.parametrize("family", (*CONFIGS, *WITHOUT_SDPA))
 
 
@@ -102,7 +122,7 @@ def tiny_model(family: str, kind: str | None = None, **changes: object) -> PreTr
     kind = kind or row.lm_kind
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model = row.model_class(kind)(row.config((CONFIGS | WITHOUT_SDPA)[family] | changes), **row.arguments(kind))
+        model = row.model_class(kind)(row.config(TINY[family] | changes), **row.arguments(kind))
         for parameter in model.parameters():
             parameter.data.add_(0.2 * torch.randn_like(parameter))
     return model.eval()
@@ -126,12 +146,12 @@ def shared(model: PreTrainedModel, folder: Path, **config: object) -> SharedWeig
 class SharedByFamily(dict[str, SharedWeights]):
     """Weights of each family's tiny model, made when they are asked for."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **config: object) -> None:
         super().__init__()
-        self._folder = folder
+        self._folder, self._config = folder, config
 
     def __missing__(self, family: str) -> SharedWeights:
-        self[family] = shared(tiny_model(family), self._folder / family)
+        self[family] = shared(tiny_model(family), self._folder / family, **self._config)
         return self[family]
 
 

@@ -27,6 +27,23 @@ FAMILIES = {
         transformers.Qwen3ForCausalLM,
         {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 16},
     ),
+    "deberta-v2": (
+        transformers.DebertaV2Config,
+        transformers.DebertaV2ForMaskedLM,
+        {"intermediate_size": 64, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True}
+        | {"position_buckets": 8, "position_biased_input": False, "norm_rel_ebd": "layer_norm"},
+    ),
+    "qwen3_moe": (
+        transformers.Qwen3MoeConfig,
+        transformers.Qwen3MoeForCausalLM,
+        {"num_key_value_heads": 2, "head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
+    ),
+    "gpt_oss": (
+        transformers.GptOssConfig,
+        transformers.GptOssForCausalLM,
+        {"intermediate_size": 24, "num_key_value_heads": 2, "head_dim": 16, "sliding_window": 8}
+        | {"num_local_experts": 4, "num_experts_per_tok": 2},
+    ),
     "llama to both sides": (
         transformers.LlamaConfig,
         transformers.LlamaForCausalLM,
@@ -50,6 +67,13 @@ FAMILIES = {
 }
 
 
+NEEDS = {
+    "deberta-v2": {"model": {"attention": "eager"}, "tuner": {"kind": "lora", "rank": 2}},
+    "gpt_oss": {"model": {"attention": "eager"}},
+}
+"""What a config has to say with some families."""
+
+
 def model_folder(path, family):
     """Save a tiny random model of a family with the embedded model's tokenizer."""
     from clients.config import ModelConfig
@@ -69,17 +93,20 @@ def model_folder(path, family):
     ("family", "head"),
     sweep(
         [(family, head) for family in FAMILIES if family != "llama longrope" for head in ("verbalizer", "classifier")],
-        [("bert", "classifier"), ("roberta", "verbalizer"), ("gpt2", "verbalizer"), ("llama", "classifier")],
+        [("bert", "classifier"), ("roberta", "verbalizer"), ("gpt2", "verbalizer"), ("llama", "classifier")]
+        + [("deberta-v2", "classifier")],
     ),
 )
 def test_every_family_and_head_trains_and_its_prompt_file_gives_the_same_predictions(
     tiny_config, tmp_path, family, head
 ):
-    model = {"path": model_folder(tmp_path / "model", family), "head": {"kind": head}}
+    needs = NEEDS.get(family, {})
+    model = {"path": model_folder(tmp_path / "model", family), "head": {"kind": head}, **needs.get("model", {})}
+    tuner = {"tuner": needs["tuner"]} if "tuner" in needs else {}
     unselected = "local" if family in ("bert", "gpt2") else "none"
     config = tiny_config(
         output=str(tmp_path / "run"), executor="local", rounds=1, model=model, layers={"unselected": unselected},
-        tracking={"plots": False},
+        tracking={"plots": False}, **tuner,
     )  # fmt: skip
     summary = fedsim.run(config, progress=False)
     assert summary["client_updates"] == 5

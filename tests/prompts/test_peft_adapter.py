@@ -19,6 +19,7 @@ from tiny_prompts import (
     PROMPT_LENGTH,
     ROTARY,
     TASK,
+    TINY,
     TOLERANCE,
     TURNED,
     Prompt,
@@ -51,7 +52,7 @@ def assert_same_scores(prompt: Prompt, folder: Path, paddings=("none", "right", 
         torch.testing.assert_close(label_scores(model, data), prompt.scores(data), **tolerance)
 
 
-with_cache = pytest.mark.parametrize("family", sweep([f for f in CONFIGS if FAMILIES[f].has_cache], ESSENTIAL))
+with_cache = pytest.mark.parametrize("family", sweep([f for f in TINY if FAMILIES[f].has_cache], ESSENTIAL))
 
 
 @pytest.mark.parametrize("family", [f for f in CONFIGS if not FAMILIES[f].has_cache])

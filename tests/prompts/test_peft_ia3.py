@@ -11,7 +11,8 @@ import pytest
 import torch
 from peft.tuners.ia3 import IA3Layer
 from safetensors.numpy import load_file
-from tiny_prompts import ALL_LAYERS, Prompt, batch, label_scores, run_readme
+from support import sweep
+from tiny_prompts import ALL_LAYERS, TINY, Prompt, batch, label_scores, run_readme
 
 from clients.config import HeadConfig
 from fedsim.prompts.peft_adapter import export_peft
@@ -48,8 +49,11 @@ def trained(prompt: Prompt, layers: tuple[int, ...]) -> dict[str, bool]:
     return {f"{top}.{layer}.{name.removesuffix('.ia3_l')}": dims[0] == 1 for layer in layers for name, dims in arrays}
 
 
-@pytest.mark.parametrize("family", OWN)
-@pytest.mark.parametrize(("own", "layers"), [(False, ALL_LAYERS), (False, (0, 2)), (True, (1,))], ids=str)
+@pytest.mark.parametrize(
+    ("family", "own", "layers"),
+    [(family, *case) for family in OWN for case in ((False, ALL_LAYERS), (False, (0, 2)), (True, (1,)))]
+    + sweep([(family, False, (0, 2)) for family in TINY if family not in OWN], [("deberta-v2", False, (0, 2))]),
+)
 def test_an_exported_adapter_gives_the_same_logits_in_peft(tmp_path, family, own, layers):
     prompt = Prompt(tmp_path, family, layers=layers, tuner={**IA3, **(OWN[family] if own else {})})
     model = attached(prompt, export_peft(tmp_path / "run", tmp_path / "adapter"))

@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from support import make_tiny
-from tiny_prompts import ALL_LAYERS, TASK, Prompt, batch, families, label_scores, of_peft, run_readme
+from tiny_prompts import ALL_LAYERS, TASK, Prompt, all_families, batch, label_scores, of_peft, run_readme
 
 import fedsim
 from clients.backbone.loading import locate
@@ -65,7 +65,7 @@ def trained(prompt: Prompt, layers: tuple[int, ...], kind: str | None = None) ->
 @pytest.mark.parametrize(
     ("scaling", "layers"), [("standard", ALL_LAYERS), ("rslora", (0, 2)), ("standard", (1,))], ids=str
 )
-@families
+@all_families
 def test_an_exported_adapter_gives_the_same_logits_in_peft(tmp_path, family, scaling, layers):
     prompt = Prompt(tmp_path, family, layers=layers, tuner={**LORA, "scaling": scaling})
     model = attached(prompt, export_peft(tmp_path / "run", tmp_path / "adapter"))
@@ -147,7 +147,7 @@ def test_the_readme_says_if_the_run_multiplied_in_bfloat16(tmp_path, tuner, prod
     assert text.count("multiplied the layers' matrices in bfloat16") == (products == "bfloat16")
 
 
-@families
+@all_families
 def test_a_clients_own_layers_are_added(tmp_path, family):
     prompt = Prompt(tmp_path, family, layers=(1,), tuner=LORA)
     personal_NM = prompt.save_personal(clients=(3, 8))

@@ -12,7 +12,7 @@ import peft
 import pytest
 import torch
 from safetensors.numpy import load_file
-from tiny_prompts import LABEL_WORDS, TASK, Prompt, batch, families, of_peft, run_readme
+from tiny_prompts import LABEL_WORDS, TASK, Prompt, all_families, batch, of_peft, run_readme
 
 from clients.config import HeadConfig
 from fedsim.core.errors import ModelError
@@ -48,7 +48,7 @@ def check_logits(folder: Path, prompt: Prompt) -> None:
     assert (of_peft(prompt.base(), data).logits[rows][:, LABEL_WORDS] - found).abs().max() > 1e-2
 
 
-@families
+@all_families
 def test_an_exported_adapter_gives_the_same_logits_in_peft(tmp_path, family):
     prompt = soft(tmp_path, family)
     check_logits(export_peft(prompt.path, tmp_path / "adapter"), prompt)
