@@ -142,6 +142,7 @@ class ModelCalls:
         }
         with self.precision.products(), self._half.active():
             return self._base(**arguments)
+
     @property
     def _mask_1111(self) -> Tensor:
         """What hides nothing: DeBERTa multiplies embeddings by its mask."""

@@ -122,7 +122,9 @@ class CellPool:
 
         def create(slot: int) -> Any:
             named, shown = self._appearance.actor(f"cell-{slot}")
-            return actor_class.options(max_concurrency=2, **room.options(slot), **named).remote(self._modules, shown["label"])
+            return actor_class.options(max_concurrency=2, **room.options(slot), **named).remote(
+                self._modules, shown["label"]
+            )
 
         self._create = create
         self._members = [_Member(slot, self._create(slot)) for slot in range(plan.count)]
