@@ -36,7 +36,13 @@ FAMILIES = {
     "qwen3_moe": (
         transformers.Qwen3MoeConfig,
         transformers.Qwen3MoeForCausalLM,
-        {"num_key_value_heads": 2, "head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
+        {
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+        },
     ),
     "gpt_oss": (
         transformers.GptOssConfig,
@@ -93,8 +99,10 @@ def model_folder(path, family):
     ("family", "head"),
     sweep(
         [(family, head) for family in FAMILIES if family != "llama longrope" for head in ("verbalizer", "classifier")],
-        [("bert", "classifier"), ("roberta", "verbalizer"), ("gpt2", "verbalizer"), ("llama", "classifier")]
-        + [("deberta-v2", "classifier")],
+        [
+            *(("bert", "classifier"), ("roberta", "verbalizer"), ("gpt2", "verbalizer"), ("llama", "classifier")),
+            ("deberta-v2", "classifier"),
+        ],
     ),
 )
 def test_every_family_and_head_trains_and_its_prompt_file_gives_the_same_predictions(
