@@ -126,3 +126,34 @@ def same(ours: list[torch.Tensor], theirs: list[torch.Tensor], case: str) -> Non
 def test_a_cell_that_says_no_is_refused(weights, family, tuner):
     with pytest.raises(ModelError, match=f"^tuner.kind={tuner} cannot be used with a {family}: .* use another model$"):
         backbone(weights[family], tuner=TunerConfig(kind=tuner))
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+@pytest.mark.parametrize("kind", ["lora", "ia3"])
+def test_maps_of_experts_which_lie_in_one_array_are_no_targets(weights, family, kind):
+    sentence = (
+        "^tuner.targets names .down_proj., but no linear map of the model.s layers has such a name; use some of: self"
+    )
+    with pytest.raises(ModelError, match=sentence):
+        backbone(weights[family], tuner=TunerConfig(kind=kind, targets=("q_proj", "down_proj")))
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+def test_a_token_chooses_the_same_experts_in_any_company(weights, family):
+    """In a packed pass of all texts, and in a pass of its own."""
+    model, table, chosen = backbone(weights[family], dtype="float64"), texts(), []
+    tuned = numbers(model.geometry, 2, 1)
+    routers = [module for module in model.model.modules() if type(module).__name__.endswith("TopKRouter")]
+    for router in routers:
+        router.register_forward_hook(lambda _module, _read, output: chosen.append(output[2]))
+    assert len(routers) == 3
+    model.read(table.pack(SHUFFLED), tuned, (0, 2), {})
+    together = torch.stack(chosen)  # layers, tokens, experts
+    at = 0
+    for example in SHUFFLED:
+        chosen.clear()
+        model.read(table.pack(np.array([example])), tuned, (0, 2), {})
+        alone = torch.stack(chosen)
+        assert torch.equal(together[:, at : at + alone.shape[1]], alone)
+        at += alone.shape[1]
+    assert at == together.shape[1] and len(together.unique()) > 2

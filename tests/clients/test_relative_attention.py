@@ -12,12 +12,24 @@ from support import sweep
 from test_family_table import agree
 from test_packing import OWNERS, SHUFFLED, texts
 from test_tuners import numbers
-from tiny_models import WITHOUT_PREFIX, backbone, batch, same_at_tokens, save, tiny_model, transformer_layers
+from tiny_models import (
+    LABEL_WORDS,
+    WITHOUT_PREFIX,
+    backbone,
+    batch,
+    same_at_tokens,
+    save,
+    tiny_model,
+    transformer_layers,
+)
 
 from clients.backbone.families import FAMILIES
-from clients.config import HeadConfig
+from clients.backbone.loading import load_shared_weights
+from clients.backbone.model import Backbone
+from clients.config import HeadConfig, ModelConfig, PromptConfig
 from clients.tuners import packed_prefix
 from clients.tuners.config import TunerConfig
+from clients.tuners.make import make_tuner
 
 FAMILY = "deberta-v2"
 LAYERS = (0, 2)
@@ -139,3 +151,59 @@ def test_side_by_side_equals_one_by_one(tmp_path):
     for ours, theirs in zip(cohort.train(jobs), cohort.train_alone(jobs), strict=True):
         assert_same(ours, theirs, 1e-10)
         assert not np.array_equal(ours.vector_A, cohort.start(0))
+
+
+@pytest.mark.parametrize(
+    ("half", "tolerance"),
+    [({"dtype": "bfloat16"}, 0.15), ({"autocast": "bfloat16"}, 0.15), ({"products": "bfloat16"}, 0.1)],
+    ids=str,
+)
+def test_half_precision_is_near_to_float32(tmp_path, half, tolerance):
+    folder, table, gradients = made(tmp_path), texts(), []
+    for keys in ({}, half):
+        config = ModelConfig(path=folder, attention="eager", **keys)
+        weights = load_shared_weights(config).rounded(config.product_dtype)
+        model = Backbone.build(weights, config, make_tuner(LORA, PromptConfig(), weights.family), 3, LABEL_WORDS, "cpu")
+        tuned = (0.2 * numbers(model.geometry, 2, 3)).detach().float().requires_grad_()
+        reading, _ = model.read(table.pack(SHUFFLED), tuned, LAYERS, {}, OWNERS)
+        gradients.append(torch.autograd.grad(reading.loss_B.sum(), tuned)[0])
+    exact, near = gradients
+    assert near.dtype == torch.float32 and near.isfinite().all()
+    assert 0 < (near - exact).norm() / exact.norm() < tolerance
+
+
+@pytest.mark.parametrize("way", ["padded", "packed"])
+def test_second_derivatives_are_those_of_differences(tmp_path, way):
+    """What spectra need."""
+    model, table = backbone(made(tmp_path), dtype="float64", tuner=LORA), texts()
+    tuned, along = numbers(model.geometry, 2, 1), torch.randn_like(numbers(model.geometry, 2, 1))
+
+    def gradient(at: torch.Tensor, **keys) -> torch.Tensor:
+        reading = (
+            model.forward(table.batch(SHUFFLED), at, LAYERS, {})
+            if way == "padded"
+            else model.read(table.pack(SHUFFLED), at, LAYERS, {})[0]
+        )
+        return torch.autograd.grad(reading.loss_B.sum(), at, **keys)[0]
+
+    (product,) = torch.autograd.grad((gradient(tuned, create_graph=True) * along).sum(), tuned)
+    step = 1e-5
+    ahead, behind = (gradient((tuned + sign * step * along).detach().requires_grad_()) for sign in (1, -1))
+    difference = (ahead - behind) / (2 * step)
+    torch.testing.assert_close(product, difference, rtol=1e-4, atol=1e-5 * float(difference.abs().max()))
+
+
+def test_dropout_is_drawn_in_attention_too(tmp_path):
+    rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.3}
+    model, table = backbone(made(tmp_path, **rates), MEAN, tuner=LORA), texts()
+    tuned = numbers(model.geometry, 2, 1).float()
+    heads = {name: torch.ones((1, *shape)) for name, shape in model.head_shapes}
+    heads["head.weight"] = torch.randn_like(heads["head.weight"])
+
+    def scores() -> torch.Tensor:
+        torch.manual_seed(1)
+        return model.read(table.pack(SHUFFLED), tuned, LAYERS, heads)[0].logits_BC.detach()
+
+    plain = scores()
+    model.set_dropout(True)
+    assert not torch.allclose(scores(), plain) and torch.equal(scores(), scores())

@@ -100,7 +100,7 @@ def model_folder(path, family):
     sweep(
         [(family, head) for family in FAMILIES if family != "llama longrope" for head in ("verbalizer", "classifier")],
         [
-            *[("bert", "classifier"), ("roberta", "verbalizer"), ("gpt2", "verbalizer"), ("llama", "classifier")],
+            *(("bert", "classifier"), ("roberta", "verbalizer"), ("gpt2", "verbalizer"), ("llama", "classifier")),
             ("deberta-v2", "classifier"),
         ],
     ),
