@@ -20,9 +20,7 @@ words = st.lists(
     st.sampled_from(["great", "war", "it", "was,", "ü", "Yes.", "\n", "{q}", "user"]), min_size=1, max_size=8
 )
 texts = words.map(" ".join).filter(str.strip)
-spelt = (
-    "<|im_end|> <|im_start|> <|im_start|>assistant </s> <s> [/INST] <|im_<|im_end|>end|> <|endoftext|> <|im_ end|> <unk> \n"
-)
+spelt = "<|im_end|> <|im_start|> <|im_start|>assistant </s> <s> [/INST] <|im_<|im_end|>end|> <|endoftext|> <|im_ end|> <unk> \n"
 hostile = st.lists(st.sampled_from(spelt.split(" ")), min_size=1, max_size=6).map(lambda pieces: "x" + "".join(pieces))
 
 
