@@ -15,6 +15,9 @@ _CPU_NUMBERS, _CPU_TOKENS = 196_608, (256, 4096)
 """Hidden-state entries per pass on a CPU with ``client.micro_batch_tokens: auto``, and the fewest and most tokens: small enough
 that a layer's activations stay in the cache, large enough to amortise a small model's calls."""
 _GPU_TOKENS = 16384
+_SCORES_BYTES, _FEWEST_SCORED = (2**25, 2**28), 64
+"""Most bytes of the scores of all words that are held at once, on a CPU and on a GPU, and the fewest rows of them: with fewer,
+reading the LM head takes longer than the products."""
 
 
 def tokens_of_pass(asked: int | str, hidden_size: int, *, on_gpu: bool) -> int:
@@ -30,3 +33,8 @@ def population_of(config: OptimizerConfig, size: int) -> int:
     if config.kind != "cma_es":
         return 1
     return config.population or usual_population(size)
+
+
+def rows_of_scores(vocab_size: int, itemsize: int, *, on_gpu: bool) -> int:
+    """Return the tokens whose scores of all words are held at once; ``itemsize`` is the bytes of one of the LM head's numbers."""
+    return max(_FEWEST_SCORED, _SCORES_BYTES[on_gpu] // (vocab_size * max(4, itemsize)))

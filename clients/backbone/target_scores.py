@@ -17,13 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from clients.backbone.device import to_device
+from clients.budget import rows_of_scores
 from clients.tuners.moves import add_rows
 from fedsim.core.reads import Reads
-
-_CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**28}
-"""Most bytes of a chunk's scores, by device type."""
-_FEWEST_ROWS = 32
-"""Rows of a chunk at least: with fewer, reading the weights takes longer than the products."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +75,13 @@ class _Head:
         scores_MV = scores_MV.to(torch.promote_types(scores_MV.dtype, torch.float32))
         return scores_MV if self.cap is None else self.cap * torch.tanh(scores_MV / self.cap)
 
-    def slope(self, scores: Tensor) -> Tensor:
-        """Return the derivative of bounded scores in what they were before."""
-        assert self.cap is not None
-        return 1 - (scores / self.cap).square()
+    def slope(self, scores: Tensor) -> Tensor | None:
+        """Return the derivative of bounded scores in what they were before; None without a bound."""
+        return None if self.cap is None else 1 - (scores / self.cap).square()
 
     def chunk(self, device: torch.device) -> int:
-        row_bytes = len(self.weight_VD) * max(4, self.weight_VD.element_size())
-        return max(_FEWEST_ROWS, _CHUNK_BYTES.get(device.type, 2**25) // row_bytes)
+        """Return the rows of a chunk."""
+        return rows_of_scores(len(self.weight_VD), self.weight_VD.element_size(), on_gpu=device.type == "cuda")
 
 
 @dataclass(frozen=True)
@@ -114,10 +109,9 @@ class _Scores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_UD: Tensor, head: _Head, places: _Places, wanted: bool) -> tuple[Tensor, Tensor]:
         wanted = wanted and ctx.needs_input_grad[0]
-        count = len(hidden_UD)
-        exact = torch.promote_types(hidden_UD.dtype, torch.float32)
+        count, exact = len(hidden_UD), torch.promote_types(hidden_UD.dtype, torch.float32)
         logp_R = hidden_UD.new_empty(len(places.row_R), dtype=exact)
-        slope_R = None if head.cap is None or not wanted else torch.empty_like(logp_R)
+        slope_R = torch.empty_like(logp_R) if wanted and head.cap is not None else None
         mean_UD = torch.empty_like(hidden_UD, dtype=exact) if wanted else None
         best_U = torch.empty(count, dtype=torch.int64, device=hidden_UD.device)
         step = head.chunk(hidden_UD.device)
@@ -125,19 +119,18 @@ class _Scores(torch.autograd.Function):
             rows = slice(start, min(start + step, count))
             reads = slice(*places.ends_U1[[rows.start, rows.stop]].tolist())
             scores_MV = head.scores(hidden_UD[rows])
+            slope_MV = head.slope(scores_MV) if wanted else None
             top_M, best_U[rows] = scores_MV.max(1)
-            row = places.row_R[reads] - start
-            of_targets = scores_MV[row, places.target_R[reads]]
-            if slope_R is not None:
-                slope_R[reads] = head.slope(of_targets)
-            shares_MV = scores_MV.sub(top_M.unsqueeze(1)).exp_()
+            row, target = places.row_R[reads] - start, places.target_R[reads]
+            of_targets = scores_MV[row, target]
+            shares_MV = scores_MV.sub_(top_M.unsqueeze(1)).exp_()
             total_M = shares_MV.sum(1)
             logp_R[reads] = of_targets - top_M[row] - total_M.log()[row]
+            if slope_R is not None and slope_MV is not None:
+                slope_R[reads] = slope_MV[row, target]
+                shares_MV.mul_(slope_MV)
             if mean_UD is not None:
-                if head.cap is not None:
-                    shares_MV.mul_(head.slope(scores_MV))
-                mean_MD = shares_MV.div_(total_M.unsqueeze(1)).to(head.weight_VD.dtype) @ head.weight_VD
-                mean_UD[rows] = mean_MD.to(exact)
+                mean_UD[rows] = shares_MV.div_(total_M.unsqueeze(1)).to(head.weight_VD.dtype) @ head.weight_VD
         ctx.save_for_backward(hidden_UD, mean_UD, slope_R)
         ctx.head, ctx.places = head, places
         ctx.mark_non_differentiable(best_U)

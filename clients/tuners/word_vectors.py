@@ -65,8 +65,8 @@ class WordVectors:
         if kind == "label_words":
             if self.label_word_ids_W is None:
                 raise ModelError(
-                    "tuner.start=label_words needs label words, but with model.head.kind=classifier there are none; set "
-                    "tuner.start=vocabulary, or model.head.kind=verbalizer"
+                    "tuner.start=label_words needs label words, which only model.head.kind=verbalizer has; set "
+                    "tuner.start=vocabulary"
                 )
             first = list(dict.fromkeys(int(word) for word in self.label_word_ids_W))[:length]
         table_VD = self._table()

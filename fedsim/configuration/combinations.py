@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedsim.configuration.buffered import check_buffered
+from fedsim.configuration.generation_rules import check_generation
 from fedsim.configuration.privacy_rules import check_privacy
 from fedsim.configuration.world_rules import check_devices, check_world
 from fedsim.core.compression.links import is_changed, problem_down, problem_up
@@ -69,11 +70,12 @@ def check_combinations(config: Config) -> None:
         raise ValueError(
             f"model.compile=true needs tuner.kind=prefix, but tuner.kind={config.tuner.kind}; set model.compile=false"
         )
-    if config.tuner.start == "label_words" and config.model.head.kind == "classifier":
+    if config.tuner.start == "label_words" and config.model.head.kind != "verbalizer":
         raise ValueError(
-            "tuner.start=label_words needs label words, but with model.head.kind=classifier there are none; set "
+            f"tuner.start=label_words needs label words, but with model.head.kind={config.model.head.kind} there are none; set "
             "tuner.start=vocabulary, or model.head.kind=verbalizer"
         )
+    check_generation(config)
     if config.data.source == "files" and config.data.path is None:
         raise ValueError("data.source=files needs data.path, a folder with train.* and validation.*")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clients.backbone.product_format import settled
-from clients.budget import CONTEXT_BYTES, STEP_VECTORS, population_of, tokens_of_pass
+from clients.budget import CONTEXT_BYTES, STEP_VECTORS, population_of, rows_of_scores, tokens_of_pass
 from clients.tuners.config import VIRTUAL_TOKENS
 from clients.tuners.lora_halves import shared, turns
 from fedsim.configuration.schema import Config
@@ -126,7 +126,9 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
         whole=exchanged,
         in_turn=tuple(layout.size * exchange_bytes for layout in in_turn),
         travelling=in_turn or (exchanged,),
-        activations=_training_bytes(config, shape, full.geometry, on_gpu) + _evaluation_bytes(config, shape),
+        activations=_training_bytes(config, shape, full.geometry, on_gpu)
+        + _evaluation_bytes(config, shape)
+        + _scores_bytes(config, shape, on_gpu),
         vectors=(_step_bytes(config, trained) + _candidate_bytes(config, shape)) * _side_by_side(config)
         + (0 if on_gpu else _projection_bytes(config, shape)),
         on_gpu=on_gpu,
@@ -276,6 +278,15 @@ def _evaluation_bytes(config: Config, shape: ModelShape) -> int:
     """Return the activations of a pass without gradients: one layer's."""
     tokens = config.evaluation.batch_size * config.data.max_length
     return tokens * (5 * shape.hidden_size + 2 * shape.feed_forward_size) * _compute_itemsize(config)
+
+
+def _scores_bytes(config: Config, shape: ModelShape, on_gpu: bool) -> int:
+    """Return the bytes of the scores of all words that a pass of responses holds at once: two copies, in float32 at least."""
+    if config.model.head.kind != "generation":
+        return 0
+    itemsize = _itemsize(config.model.dtype)
+    rows = rows_of_scores(shape.vocab_size, itemsize, on_gpu=on_gpu)
+    return 2 * rows * shape.vocab_size * max(4, itemsize)
 
 
 def _compute_itemsize(config: Config) -> int:

@@ -359,8 +359,17 @@ def check_lengths(config: Config, spec: WorkerSpec, max_tokens: int) -> None:
 
 
 def _check_task(config: Config, task: TaskConfig) -> None:
-    verbalizer = config.model.head.kind == "verbalizer"
-    if verbalizer and (task.template is None or task.label_words is None):
+    kind = config.model.head.kind
+    if task.of_responses and kind != "generation":
+        raise ConfigError(
+            f"task {task.name!r} is one of responses, which model.head.kind={kind} cannot read; set model.head.kind=generation"
+        )
+    if kind == "generation" and not task.of_responses:
+        raise ConfigError(
+            f"task {task.name!r} is one of classes, which model.head.kind=generation cannot read; give data.task.response, the "
+            "text to write, or set model.head.kind=verbalizer"
+        )
+    if kind == "verbalizer" and (task.template is None or task.label_words is None):
         missing = "template" if task.template is None else "label_words"
         raise ConfigError(
             f"task {task.name!r} has no {missing}, which model.head.kind=verbalizer needs; give data.task.{missing}, or set "

@@ -52,8 +52,7 @@ def plain(
 @pytest.fixture(params=["one chunk", "chunks of two rows"])
 def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param != "one chunk":
-        monkeypatch.setattr(module, "_FEWEST_ROWS", 2)
-        monkeypatch.setitem(module._CHUNK_BYTES, "cpu", 1)
+        monkeypatch.setattr(module, "rows_of_scores", lambda *sizes, on_gpu: 2)
 
 
 @pytest.mark.parametrize("cap", [None, 1.5])
