@@ -1,12 +1,15 @@
 """The built-in tasks of responses on files as their data sets have them, and rows that cannot be used."""
 
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support import ROOT
 
+from fedsim.configuration.schema import read_config
 from fedsim.core.errors import ConfigError, DataError
 from fedsim.data.config import DataConfig, TaskConfig
 from fedsim.data.dialogue import from_text
@@ -253,6 +256,19 @@ def test_a_dialogue_needs_the_chat_template_alone():
     ):
         with pytest.raises(ValueError, match=sentence):
             TaskConfig.model_validate({"name": "t", "fields": ("messages",), "dialogue": True, "chat": True, **keys})
+
+
+def test_the_example_of_the_docs_is_read(tmp_path):
+    example = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), re.DOTALL)[0]
+    (tmp_path / "config.yaml").write_text(example)
+    rows = [{"instruction": f"i{n}", "input": "x" * (n % 2), "output": "o", "user": f"u{n % 3}"} for n in range(30)]
+    put(tmp_path / "train.jsonl", rows)
+    data = partition_data(
+        read_config(tmp_path / "config.yaml", [f"data.path={tmp_path}", "sampling.clients_per_round=2"])
+    )
+    assert (len(data.dataset.train), data.shards.num_clients) == (27, 3)
+    one = Writer(data.task, None).write(("i1", "x", "o"))
+    assert (one.prompt.text, one.response) == ("Task: i1\nInput: x\nAnswer:", " o")
 
 
 # -- clients -----------------------------------------------------------------------------------------------------------
