@@ -8,13 +8,14 @@ import pytest
 import torch
 from byte_guard.models import save_model
 from safetensors.numpy import load_file
-from support import make_tiny, merged
+from support import make_tiny, merged, sweep
 
 import fedsim
 from clients.backbone.end_tokens import end_tokens
 from clients.config import ModelConfig
 from fedsim.core.errors import ConfigError, ModelError
 from fedsim.data.text_metrics import score_texts
+from fedsim.display.page.run_page import run_page
 from fedsim.simulation.generation_spec import decoded
 from fedsim.simulation.preparation import prepare
 
@@ -82,8 +83,6 @@ def test_records_are_of_due_rounds_and_of_the_end(straight, config):
         assert {name: generated[name] for name in names} == expected and generated["examples"] == len(chosen)
     events = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [event["round"] for event in events if event["event"] == "generated"] == [2]
-    page = (path / "report.html").read_text() if (path / "report.html").exists() else ""
-    assert not page  # this run draws no pictures
 
 
 def test_texts_are_those_of_load_adapter(straight):
@@ -127,7 +126,7 @@ def test_the_same_texts_on_actors(session_ray, straight, config, tmp_path):
     assert rows(tmp_path / "run") == rows(straight[0])
 
 
-@pytest.mark.parametrize("rounds", [1, 2])
+@pytest.mark.parametrize("rounds", sweep([1, 2], [2]))
 def test_a_run_that_was_left_and_goes_on_writes_the_same(straight, config, tmp_path, rounds):
     path = tmp_path / "run"
     with fedsim.Run(config(path), progress=False) as going:
@@ -158,7 +157,7 @@ def test_a_finished_run_that_wrote_nothing_writes_at_its_end(straight, config, t
 
 
 def test_draws_repeat_whatever_shares_their_passes(config, tmp_path):
-    sampled = {"do_sample": True, "temperature": 1.3, "top_k": 50, "top_p": 0.9, "client_examples": 0}
+    sampled = {"every": 0, "do_sample": True, "temperature": 1.3, "top_k": 50, "top_p": 0.9, "client_examples": 0}
     texts = {}
     for name, changes in {
         "one": {},
@@ -166,19 +165,20 @@ def test_draws_repeat_whatever_shares_their_passes(config, tmp_path):
         "other": {"evaluation": {"generate": {"seed": 5}}},
     }.items():
         path = tmp_path / name
-        fedsim.run(config(path, **merged({"evaluation": {"generate": sampled}}, changes)), progress=False)
+        given = merged({"rounds": 1, "evaluation": {"generate": sampled}}, changes)
+        fedsim.run(config(path, **given), progress=False)
         texts[name] = [(row["round"], row["example"], row["text"]) for row in rows(path)]
     assert texts["one"] == texts["again"]
     assert [place[:2] for place in texts["one"]] == [place[:2] for place in texts["other"]] != texts["other"]
 
 
-def test_the_page_shows_texts_beside_those_of_the_data(config, tmp_path):
-    path = tmp_path / "run"
-    fedsim.run(config(path, rounds=1, tracking={"plots": True}), progress=False)
-    page = (path / "report.html").read_text()
-    assert "Responses after round 1" in page and "response of the model" in page
-    for row in rows(path)[:3]:
-        assert row["reference"] in page
+def test_the_page_shows_texts_beside_those_of_the_data(straight):
+    path, _ = straight
+    page = run_page(fedsim.load_run(path))
+    assert "Responses after round 3" in page and "response of the model" in page
+    last = [row for row in rows(path) if row["round"] == 3]
+    assert all(row["reference"] in page for row in last if row["client"] is None)
+    assert page.count(">of client ") == 4
 
 
 @pytest.mark.parametrize(
