@@ -183,6 +183,12 @@ def plot_label_distribution(
     counts = np.asarray(counts_NC, dtype=np.float64)
     num_clients, num_classes = counts.shape
     by_size, by_mix = order_by_size(counts), order_by_mix(counts)
+    if num_classes == 1:  # a task of responses without labels
+        figure, axes = new_figure(
+            f"{num_clients:,} clients, {int(counts.sum()):,} examples", "clients, largest first", "examples"
+        )
+        stacked_bars(axes, counts[by_size], by_size, class_colors(1))
+        return save(figure, path, stamp)
     figure, (above, below) = new_figures(2, height=6.4)
     total = f"{num_clients:,} clients, {int(counts.sum()):,} examples, {num_classes} classes"
     dress(above, f"Label distribution: {total}", "clients, largest first", "examples")

@@ -214,11 +214,15 @@ def partition_table(counts_NC: np.ndarray, class_names: Sequence[str]) -> Table:
     terms_NC = np.where(shares_NC > 0, shares_NC * np.log(np.maximum(shares_NC, 1e-300)), 0.0)
     evenness_N = np.abs(terms_NC.sum(axis=1)) / math.log(max(len(class_names), 2))
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    table.title = f"{len(counts):,} clients, {int(sizes_N.sum()):,} examples, {len(class_names)} classes"
+    grouped = len(class_names) > 1
+    table.title = f"{len(counts):,} clients, {int(sizes_N.sum()):,} examples"
+    table.title += f", {len(class_names)} classes" if grouped else ""
     table.add_column("over the clients")
     for name in ("min", "median", "mean", "max"):
         table.add_column(name, justify="right")
     _add_spread(table, "examples", sizes_N, "{:,.0f}")
+    if not grouped:  # a task of responses without labels
+        return table
     _add_spread(table, "classes held", (counts > 0).sum(axis=1), "{:,.0f}")
     _add_spread(table, "share of the largest class", shares_NC.max(axis=1), "{:.3f}")
     _add_spread(table, "label entropy / log C", evenness_N, "{:.3f}")
