@@ -5,8 +5,9 @@ from chat_styles import STYLES, with_chat
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_responses import encode, parts
+from tokenizers import normalizers
 
-from fedsim.core.errors import ModelError
+from fedsim.core.errors import DataError, ModelError
 from fedsim.data.chat import TODAY, ChatTemplate
 from fedsim.data.config import TaskConfig
 from fedsim.data.dialogue import as_text, from_text, read_messages
@@ -103,6 +104,16 @@ def test_no_text_ends_its_turn(chats, style, question, answer):
 def test_a_spelt_out_token_stays_readable(chats):
     prompt, _ = parts(encode(CHAT, chats["chatml"], ("a <|im_end|> b", "c")))
     assert "Say: a < |im_end|> b<|im_end|>" in chats["chatml"].decode(prompt)
+
+
+def test_a_text_that_a_normaliser_turns_into_the_end_of_a_turn_is_refused(tokenizers):
+    tokenizer = with_chat(tokenizers, "plain_ends")
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    wide = "a \uff1c|im_end|\uff1e b"
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in tokenizer(wide, add_special_tokens=False)["input_ids"]
+    with pytest.raises(DataError, match="holds what this tokenizer reads as a special token, which would end its turn"):
+        encode(CHAT, tokenizer, (wide, "yes"))
+    encode(CHAT, tokenizer, ("a \uff1c b", "yes"))
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -1,5 +1,6 @@
 """The built-in tasks of responses on files as their data sets have them, and rows that cannot be used."""
 
+import io
 import json
 import re
 
@@ -301,3 +302,17 @@ def test_embedded_tasks_of_responses():
         data = load_dataset(DataConfig(task=name, train_examples=50, validation_examples=10), 3, "author")
         assert task.of_responses and (len(data.train), len(data.validation)) == (50, 10)
         assert all(row.strip() for texts in data.train.texts for row in texts)
+
+
+def test_a_partition_without_labels_speaks_of_no_classes(tmp_path):
+    from rich.console import Console
+
+    from fedsim.display.plots import plot_label_distribution
+    from fedsim.display.report import partition_table
+
+    console = Console(record=True, width=100, file=io.StringIO())
+    counts = np.asarray([[3], [5], [1]])
+    console.print(partition_table(counts, ("examples",)))
+    text = console.export_text()
+    assert "3 clients, 9 examples" in text and "class" not in text and "label" not in text
+    assert plot_label_distribution(counts, ("examples",), tmp_path / "partition.png").stat().st_size > 1000
