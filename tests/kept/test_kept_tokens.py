@@ -165,6 +165,6 @@ def test_label_words_are_those_of_the_task_whether_its_tokens_were_kept_or_not(t
         prepared = prepare(config, kept=cache(tmp_path))
         tables.append(prepared.spec.train)
     first, second = tables
-    assert prepared.kept.account().taken["tokens"] == 2
+    assert prepared.kept.summary()["taken"]["tokens"] == 2
     assert first.words.words == second.words.words and max(map(len, first.words.words)) > 1
     assert equal(dataclasses.replace(first, words=None), dataclasses.replace(second, words=None))
