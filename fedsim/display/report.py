@@ -99,7 +99,8 @@ def final_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ``best_personalised_metric``, ``best_personalised_round``, ``client_updates``, ``clients_failed``, ``client_steps``,
         ``bytes_down``, ``bytes_up``, ``seconds_total``, ``seconds_per_round_median``, ``seconds_published``,
         ``seconds_simulated``, ``device_utilisation``, ``participation_by_speed``, ``clients_too_small``, ``fuse``,
-        ``padding_share``, ``trunk_cache``, ``privacy``, ``folder`` and ``interrupted``. Missing values and NaN get no row.
+        ``padding_share``, ``trunk_cache``, ``generated``, ``privacy``, ``folder`` and ``interrupted``. Missing values
+        and NaN get no row.
     """
     metric_name = _metric_name(summary)
     rows: list[tuple[str, str | None]] = [
@@ -119,6 +120,8 @@ def final_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         (f"best personalised {metric_name}", _best(summary, "personalised")),
         ("perplexity", _perplexity(summary)),
         ("personalised perplexity", _metric(summary, "personalised_perplexity")),
+        ("responses", _generated(summary)),
+        ("responses of clients' models", _generated(summary, "personal")),
         ("privacy", _privacy(summary)),
         ("client updates", _visits(summary)),
         ("local steps", _number(summary, "client_steps")),
@@ -132,6 +135,23 @@ def final_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("folder", _text(summary, "folder")),
     ]
     return [(name, value) for name, value in rows if value is not None]
+
+
+def generated_words(generated: Mapping[str, Any]) -> str:
+    """Return how responses compare to those of the data: their metrics, and of how many they are."""
+    about = ("examples", "tokens", "ended", "personal")
+    scores = [
+        f"{name.replace('_', ' ')} {format_metric(value, 3)}" for name, value in generated.items() if name not in about
+    ]
+    ended = generated.get("ended")
+    share = [] if ended is None else [f"{ended:.0%} ended by the model"]
+    return ", ".join([*scores, *share, f"of {generated['examples']:,} written"])
+
+
+def _generated(summary: Mapping[str, Any], part: str | None = None) -> str | None:
+    found = summary.get("generated") or {}
+    found = found if part is None else found.get(part) or {}
+    return generated_words(found) if found.get("examples") else None
 
 
 def layers_table(scores_L: Sequence[float] | np.ndarray, share: float, chosen: Sequence[int]) -> Table:

@@ -1,4 +1,4 @@
-"""Columns of a run's tables: ``rounds``, ``clients``, ``personal``, ``predictions`` and ``labels``, each ``.parquet``."""
+"""Columns of a run's tables: ``rounds``, ``clients``, ``personal``, ``generations`` and the others, each ``.parquet``."""
 
 from __future__ import annotations
 
@@ -177,6 +177,25 @@ PREDICTIONS: dict[str, Column] = {
 }
 """Columns of ``predictions.parquet``: one row per validation example."""
 
+GENERATIONS: dict[str, Column] = {
+    "round": Column("int32", "rounds", "done when the model wrote"),
+    "client": Column("int32", "", "whose own model wrote, to an example that it holds out; null for the global model"),
+    "example": Column("int64", "", "number of the validation example, or of a client's training example, in the data"),
+    "prompt": Column("string", "", "what the model was given, decoded from its tokens"),
+    "reference": Column("string", "", "the response of the data"),
+    "text": Column("string", "", "the response of the model, without its end token"),
+    "tokens": Column("int32", "tokens", "of this response, its end token included"),
+    "ended": Column(
+        "bool", "", "whether the model ended it, or else evaluation.generate.max_new_tokens or its positions"
+    ),
+    "at_end": Column(
+        "bool",
+        "",
+        "written at the end of the run only, in no round of evaluation.generate.every; gone when a run goes on",
+    ),
+}
+"""Columns of ``generations.parquet``: one row per response."""
+
 LABELS: dict[str, Column] = {
     "client": Column("int32", "", "number of the client, from 0"),
     "label": Column("int32", "", "number of the class"),
@@ -196,6 +215,7 @@ CLIENT_COLUMNS = kinds(CLIENTS)
 VISIT_COLUMNS, DEVICE_COLUMNS = kinds(VISITS), kinds(DEVICES)
 PERSONAL_COLUMNS = kinds(PERSONAL)
 PREDICTION_COLUMNS = kinds(PREDICTIONS)
+GENERATION_COLUMNS = kinds(GENERATIONS)
 
 _OF_VISIT = ("began_seconds", "arrived_seconds", "version")
 _OTHERS = ("round", "staleness", "status", "message", *_OF_VISIT)

@@ -19,7 +19,8 @@ from fedsim.simulation.final import FinalEvaluations
 def write_final_tables(
     folder: RunFolder, final: FinalEvaluations, metric: str, labels_N: np.ndarray, shards: Shards
 ) -> None:
-    """Write ``personal.parquet`` if clients hold out examples, and ``predictions.parquet`` if predictions are kept.
+    """Write ``personal.parquet`` if clients hold out examples, ``predictions.parquet`` if predictions are kept, and the
+    last rows of ``generations.parquet`` if the model wrote.
 
     Parameters
     ----------
@@ -34,6 +35,8 @@ def write_final_tables(
         write_table(folder.personal, PERSONAL_COLUMNS, _personal(final, metric, shards))
     if final.predictions is not None:
         write_table(folder.predictions, PREDICTION_COLUMNS, _predictions(final, labels_N))
+    if final.texts is not None:
+        folder.generation_records(final.texts.new)
 
 
 def _personal(final: FinalEvaluations, metric: str, shards: Shards) -> dict[str, list[Any]]:

@@ -206,6 +206,7 @@ def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[st
         "first_global_metric": totals.initial_metric,
         **_perplexities(config, result),
         "start_personalised_metric": None if start is None else compute(metric, start.confusion_CC),
+        **({} if (texts := result.final.texts) is None else {"generated": texts.summary()}),
         "rounds": result.rounds,
         "stopped": None if result.stopped is None else asdict(result.stopped),
         "clients": config.partition.population,

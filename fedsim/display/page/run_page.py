@@ -16,6 +16,7 @@ from fedsim.display.page.client_figure import client_figure
 from fedsim.display.page.parts import Block, Commands, Facts, Figures, Page, Section, Sentences, Table, text_cells
 from fedsim.display.page.render import render
 from fedsim.display.page.run_figures import course, label_figures, score_figures
+from fedsim.display.page.text_samples import text_samples
 from fedsim.display.page.world_figures import world_figures
 from fedsim.display.report import MISSING, final_rows, format_bytes, format_clock, format_metric, format_seconds
 from fedsim.display.run_words import group_words, model_words, partition_words, run_words
@@ -109,6 +110,8 @@ def _sections(
         yield Section("layers", "Layers", (scores,), intro)
     if clients := _clients(run, metric_name):
         yield Section("clients", "Clients", (clients,), "Who holds what, and how each fares.")
+    if samples := text_samples(run.generations.to_pylist(), summary.get("generated")):
+        yield Section("responses", "Responses", (samples,), "What the model writes by itself, token by token.")
     if summary:
         rows = [(name, value) for name, value in final_rows(summary) if name not in ("folder",)]
         yield Section("facts", "Facts", (Facts(tuple(rows)),))
