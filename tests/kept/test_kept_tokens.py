@@ -9,6 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from support import make_tiny
 
 from clients.backbone.loading import load_tokenizer
 from clients.backbone.location import locate
@@ -22,6 +23,7 @@ from fedsim.kept.config import CacheConfig
 from fedsim.kept.kept import Kept
 from fedsim.kept.store import Record, entries
 from fedsim.kept.tokens import kept_tokens, state_of
+from fedsim.simulation.preparation import prepare
 
 TASK = resolve_task("reviews")
 SETTINGS = {"head_kind": "verbalizer", "causal": False, "max_length": 24}
@@ -153,3 +155,16 @@ def test_where_responses_start_is_kept(tmp_path):
     state = state_of(tokenizer())
     for compute in (lambda: table, lambda: pytest.fail("the tokens are kept")):
         assert equal(kept_tokens(cache(tmp_path), examples, TASK, state, SETTINGS, compute), table)
+
+
+def test_label_words_are_those_of_the_task_whether_its_tokens_were_kept_or_not(tmp_path):
+    words = {"label_words": ["not great", ["great", "very good"]]}
+    config = make_tiny(data={"task": {**TASK.model_dump(mode="json"), **words}, "train_examples": 60})
+    tables = []
+    for _ in range(2):
+        prepared = prepare(config, kept=cache(tmp_path))
+        tables.append(prepared.spec.train)
+    first, second = tables
+    assert prepared.kept.summary()["taken"]["tokens"] == 2
+    assert first.words.words == second.words.words and max(map(len, first.words.words)) > 1
+    assert equal(dataclasses.replace(first, words=None), dataclasses.replace(second, words=None))
