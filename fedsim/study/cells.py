@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -138,6 +139,8 @@ class Study:
             keys = tuple(key.split("."))
             if key.partition(".")[0] in _OURS:
                 raise ConfigError(f"{self.path}, {place}: a study sets {keys[0]} itself; leave it out")
+            if isinstance(value, dict) and value and not isinstance(_held(values, keys), dict | NoneType):
+                set_key(values, keys, {}, key)  # a task of one's own takes the place of a task's name
             for inner, leaf in leaves(value, keys) if isinstance(value, dict) and value else [(keys, value)]:
                 said = as_override(inner, leaf)
                 try:
@@ -171,6 +174,13 @@ class Study:
             yield from ((f"arms.{arm}", *item) for item in of_arm.items())
         yield from ((f"datasets.{dataset}", *item) for item in (study.datasets[dataset] or {}).items())
         yield from (("search", *item) for item in also.items())
+
+
+def _held(values: Any, keys: tuple[str, ...]) -> Any:
+    """Return what is there for a key; None if nothing is."""
+    for key in keys:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
 
 
 def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:

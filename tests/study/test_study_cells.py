@@ -43,6 +43,16 @@ def test_groups_of_keys_are_merged_not_replaced(study):
     assert (cell.config.client.batch_size, cell.config.client.epochs) == (3, 3)
 
 
+def test_a_task_of_ones_own_takes_the_place_of_a_named_one(study):
+    own = "{name: own, fields: [text], labels: [a, b]}"
+    found = study(
+        f"set: {{data.task: sst2, model.head.kind: classifier}}\narms: {{a: }}\ndatasets: {{d: {{data.task: {own}}}, e: }}\n"
+    )
+    first, second = found.cells()
+    assert first.config.data.task.labels == ("a", "b")
+    assert second.config.data.task == "sst2"
+
+
 def test_one_seed_of_everything_comes_before_the_next(study):
     found = study("arms: {a: , b: }\nseeds: 2\narm_seeds: {b: [1, 7]}\ndatasets: {d: , e: }\n").cells()
     assert [(c.seed, c.dataset, c.arm) for c in found] == [
