@@ -120,6 +120,14 @@ class ClientActor:
         """See :meth:`clients.worker.ClientWorker.evaluate_clients`; client states are passed as in :meth:`train`."""
         return self._worker.evaluate_clients(state, *_states(clients, fetched), fuse=fuse, personal=personal)
 
+    def generate(self, *arguments: Any) -> Any:
+        """See :meth:`clients.worker.ClientWorker.generate`."""
+        return self._worker.generate(*arguments)
+
+    def generate_clients(self, state: Any, fuse: int, clients: Any, *fetched: Any) -> Any:
+        """See :meth:`clients.worker.ClientWorker.generate_clients`; client states are passed as in :meth:`train`."""
+        return self._worker.generate_clients(state, *_states(clients, fetched), fuse=fuse)
+
     def score(self, *arguments: Any) -> Any:
         """See :meth:`clients.worker.ClientWorker.score`."""
         return self._worker.score(*arguments)

@@ -36,5 +36,5 @@ def population_of(config: OptimizerConfig, size: int) -> int:
 
 
 def rows_of_scores(vocab_size: int, itemsize: int, *, on_gpu: bool) -> int:
-    """Return the tokens whose scores of all words are held at once; ``itemsize`` is the bytes of one of the LM head's numbers."""
+    """Return the tokens whose scores of all words are held at once; ``itemsize``: bytes of a number of the LM head."""
     return max(_FEWEST_SCORED, _SCORES_BYTES[on_gpu] // (vocab_size * max(4, itemsize)))

@@ -13,6 +13,7 @@ from clients.analysis.scoring import ScoreSettings
 from clients.analysis.spectrum_settings import SpectrumSettings
 from clients.backbone.shared_weights import SharedWeights
 from clients.config import ClientConfig, ModelConfig
+from clients.generation_settings import GenerationSpec
 from clients.training.local_job import Parts, sees_all
 from clients.tuners.initial import StartingPoint, initial_vector
 from clients.tuners.tuner import Tuner
@@ -89,6 +90,8 @@ class WorkerSpec:
     shards: Shards
     start: StartingPoint | None = None
     """Start of the prompt, if not random."""
+    generation: GenerationSpec | None = None
+    """What workers write; None where they do not."""
 
     @property
     def device(self) -> str:

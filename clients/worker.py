@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,12 +21,15 @@ from clients.backbone.frozen_states import CachedStates, compute_states
 from clients.backbone.model import Backbone
 from clients.backbone.processor import describe_processor
 from clients.evaluation import evaluate
+from clients.generation import respond
+from clients.generation_settings import GenerationSpec
 from clients.spec import WorkerInfo, WorkerSpec
 from clients.training.fuse_trial import try_fusing
 from clients.training.group import GroupTraining, failure_of
 from clients.training.local_job import Parts
 from fedsim.core import seeds
 from fedsim.core.deferred import import_deferred
+from fedsim.core.generated import Generated
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import (
     PERSONAL,
@@ -42,6 +46,8 @@ from fedsim.core.returns import TrainReturns
 from fedsim.core.tokens import TokenTable
 
 __all__ = ["ClientWorker", "WorkerInfo", "WorkerSpec"]
+
+T = TypeVar("T")
 
 
 class ClientWorker:
@@ -167,23 +173,78 @@ class ClientWorker:
             If false, only the global prompt is evaluated, and ``client_states`` are fresh ones.
         """
         parts = Parts.of(self._full, state.layers, self._spec.training.keep_local and personal, self._spec.tuner)
-        results: list[Evaluation | ClientFailure] = []
+
+        def act(vector_CA: np.ndarray, clients: Sequence[int]) -> Sequence[Evaluation]:
+            holdouts = [self._spec.shards.holdout(client) for client in clients]
+            return self._evaluate(self._spec.train, holdouts, parts.trained, vector_CA)
+
+        return self._of_each(parts, state, client_states, fuse, act)
+
+    # -- generation --------------------------------------------------------------------------------------------------
+
+    def generate(self, state: GlobalState, start: int, stop: int) -> Generated:
+        """Write responses with the global vector to the chosen validation examples from ``start`` to before ``stop``."""
+        parts = Parts.of(self._full, state.layers, keep_local=False, tuner=self._spec.tuner)
+        vector_1A = self._personal_vector(parts, state, ClientState(-1))[None]
+        indices_N = self._written.examples_N[start:stop]
+        names = state.round, [seeds.NO_CLIENT]
+        table = self._spec.validation
+        return respond(self._backbone, table, [indices_N], parts.trained, vector_1A, self._written, names)[0]
+
+    def generate_clients(
+        self, state: GlobalState, *client_states: ClientState, fuse: int = 1
+    ) -> tuple[Generated | ClientFailure, ...]:
+        """Write responses with each client's own vector to its first held-out examples.
+
+        A client that fails returns its failure in place of its responses; ``fuse`` is as in :meth:`evaluate_clients`.
+        """
+        parts = Parts.of(self._full, state.layers, self._spec.training.keep_local, self._spec.tuner)
+        most, table = self._written.client_examples, self._spec.train
+
+        def act(vector_CA: np.ndarray, clients: Sequence[int]) -> Sequence[Generated]:
+            holdouts = [self._spec.shards.holdout(client)[:most] for client in clients]
+            names = state.round, clients
+            return respond(self._backbone, table, holdouts, parts.trained, vector_CA, self._written, names)
+
+        return self._of_each(parts, state, client_states, fuse, act)
+
+    @property
+    def _written(self) -> GenerationSpec:
+        if self._spec.generation is None:
+            raise RuntimeError("the run writes no responses")
+        return self._spec.generation
+
+    # -- clients' own vectors ----------------------------------------------------------------------------------------
+
+    def _of_each(
+        self,
+        parts: Parts,
+        state: GlobalState,
+        client_states: Sequence[ClientState],
+        fuse: int,
+        act: Callable[[np.ndarray, Sequence[int]], Sequence[T]],
+    ) -> tuple[T | ClientFailure, ...]:
+        """Return what ``act`` makes of the own vector of each client, ``fuse`` at a time, or what made it fail."""
+        results: list[T | ClientFailure] = []
         for start in range(0, len(client_states), fuse):
-            results += self._evaluate_some(parts, state, client_states[start : start + fuse])
+            results += self._of_some(parts, state, client_states[start : start + fuse], act)
         return tuple(results)
 
-    def _evaluate_some(
-        self, parts: Parts, state: GlobalState, some: Sequence[ClientState]
-    ) -> Sequence[Evaluation | ClientFailure]:
+    def _of_some(
+        self,
+        parts: Parts,
+        state: GlobalState,
+        some: Sequence[ClientState],
+        act: Callable[[np.ndarray, Sequence[int]], Sequence[T]],
+    ) -> Sequence[T | ClientFailure]:
         try:
             vector_CA = np.stack([self._personal_vector(parts, state, client) for client in some])
-            holdouts = [self._spec.shards.holdout(client.client) for client in some]
-            return self._evaluate(self._spec.train, holdouts, parts.trained, vector_CA)
+            return act(vector_CA, [client.client for client in some])
         except Exception as error:
             if len(some) == 1:
                 return [failure_of(error)]
         # One client's failure must not affect the others, so each is retried alone.
-        return [result for client in some for result in self._evaluate_some(parts, state, [client])]
+        return [result for client in some for result in self._of_some(parts, state, [client], act)]
 
     def _personal_vector(self, parts: Parts, state: GlobalState, client: ClientState) -> np.ndarray:
         personal_M = client.arrays.get(PERSONAL)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from clients.backbone.compiling import CompiledLayers
 from clients.backbone.device import to_device
@@ -104,6 +104,20 @@ class ModelCalls:
             arguments["token_type_ids"] = row(tokens.types_Z)
         compiled = nullcontext() if self._compiled is None else self._compiled.active()
         with self.precision.products(), self._half.active(), compiled:
+            return self._base(**arguments)
+
+    def cached(self, ids_BT: np.ndarray, positions_BT: np.ndarray, cache: DynamicCache, hook: AttentionHook) -> Any:
+        """Return the output for tokens behind those of a cache, which grows by them; formats are those of packed passes."""
+        arguments = {
+            "input_ids": to_device(ids_BT, self.device),
+            "position_ids": to_device(positions_BT, self.device),
+            # The hook makes masks. A four-dimensional one is passed through unchanged.
+            "attention_mask": torch.zeros((1, 1, 1, 1), device=self.device),
+            "past_key_values": cache,
+            "use_cache": True,
+            ARGUMENT: hook,
+        }
+        with self.precision.products(), self._half.active():
             return self._base(**arguments)
 
     def tokens(self, batch: TokenBatch) -> Tokens:

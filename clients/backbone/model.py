@@ -6,6 +6,7 @@ D hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,14 @@ from clients.backbone.compiling import CompiledLayers
 from clients.backbone.device import to_device
 from clients.backbone.families import Family
 from clients.backbone.frozen_states import LayerStack
+from clients.backbone.generating import generate, refuse_generation
 from clients.backbone.heads import Head, Reading, TokenHead, pool
 from clients.backbone.loading import assemble
 from clients.backbone.make_head import make_head
 from clients.backbone.packed_passes import PackedPasses
 from clients.backbone.padded_passes import run_padded
 from clients.backbone.pass_texts import PassTexts
+from clients.backbone.passes import PassLimit
 from clients.backbone.products import HalfProducts
 from clients.backbone.shared_weights import SharedWeights
 from clients.backbone.tuned_model import TunedModel
@@ -32,6 +35,7 @@ from clients.tuners.moves import take_rows
 from clients.tuners.prefix import attach, detach
 from clients.tuners.prompt_dropout import PromptMask
 from clients.tuners.tuner import Tuner
+from fedsim.core.decoding import Decoding
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import LayerShape
 from fedsim.core.reads import Reads
@@ -285,6 +289,57 @@ class Backbone:
         tokens = self._parts.calls.tokens(batch)
         self._check_length(tokens.input_ids_BT.shape[1])
         return run_padded(self._parts, tokens, tuned_CLX, layers, None, output_hidden_states=output_hidden_states)
+
+    def generate(
+        self,
+        texts: Sequence[np.ndarray],
+        tuned_CLX: Tensor,
+        layers: tuple[int, ...],
+        decoding: Decoding,
+        client_of_text_N: np.ndarray | None = None,
+        uniform_NS: np.ndarray | None = None,
+        limit: PassLimit | int | None = None,
+    ) -> list[np.ndarray]:
+        """Continue texts with the frozen LM head; return the new tokens of each, int64, with the end token if there is one.
+
+        What is written depends neither on the other texts of the call nor on how they are cut into passes, but for the last
+        bits of scores.
+
+        Parameters
+        ----------
+        texts
+            int64 token ids of each text, of one client or of several; at least one token each.
+        tuned_CLX, layers
+            As in :meth:`forward`.
+        decoding
+            How tokens are chosen. A text also ends where the model's positions do.
+        client_of_text_N
+            int64 row of ``tuned_CLX`` for each text; needed if there are several clients.
+        uniform_NS
+            float64 numbers in [0, 1) that choose the tokens of each text, from :meth:`Decoding.uniform_S`; needed to sample.
+        limit
+            Most tokens of a pass, new ones included.
+
+        Raises
+        ------
+        ModelError
+            If the model or the tuner cannot generate, or a text is longer than ``max_tokens``.
+        """
+        self._check(tuned_CLX, layers, {}, client_of_text_N)
+        refuse_generation(self._parts, predicts_next=self.predicts_next)
+        self._check_length(max((len(text) for text in texts), default=0))
+        tuned, limit = (tuned_CLX, layers), PassLimit.of(limit)
+        draws = uniform_NS if decoding.do_sample else None
+        return generate(
+            self._parts, self._next_scores, texts, tuned, client_of_text_N, decoding, draws, self.max_tokens, limit
+        )
+
+    def _next_scores(self, hidden_BD: Tensor) -> Tensor:
+        """Return the LM head's scores of the vocabulary."""
+        decoder: Any = self._model.get_output_embeddings()
+        scores_BV: Tensor = decoder(self._family.head_transform(self._model, hidden_BD))
+        cap = self._family.logit_cap(self._model.config)
+        return scores_BV if cap is None else cap * torch.tanh(scores_BV.float() / cap)
 
     def set_dropout(self, active: bool) -> None:
         """Switch the frozen model's dropout on, as in the published code, or off."""

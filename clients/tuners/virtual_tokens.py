@@ -185,27 +185,35 @@ def entered(host: Host, virtual: VirtualTokens, longer: Longer, texts: Callable[
             vectors_BPD = host.embed(vectors_BPD)
         return (longer.join(hidden, vectors_BPD), *arguments[1:]), kwargs
 
+    def leave(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
+        return (longer.drop(output[0]), *output[1:]) if isinstance(output, tuple) else longer.drop(output)
+
+    layers = host.all
+    with ExitStack() as stack:
+        stack.callback(layers[virtual.depth].register_forward_pre_hook(enter, with_kwargs=True).remove)
+        stack.enter_context(turned(host, virtual.depth, longer.positions))
+        stack.callback(layers[-1].register_forward_hook(leave).remove)
+        yield
+
+
+@contextmanager
+def turned(host: Host, depth: int, positions: Tensor) -> Iterator[None]:
+    """Give the rows of layers from ``depth`` up the rotary angles of ``positions`` for the length of one forward pass."""
+
     def turn(kind: str | None, arguments: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
         if "position_embeddings" not in kwargs:
             return None
         if kind not in angles:
-            angles[kind] = host.rotary(arguments[0], longer.positions, kind)
-        turned = {"position_embeddings": angles[kind], "position_ids": longer.positions}
+            angles[kind] = host.rotary(arguments[0], positions, kind)
+        turned = {"position_embeddings": angles[kind], "position_ids": positions}
         return arguments, kwargs | {key: value for key, value in turned.items() if key in kwargs}
-
-    def leave(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
-        return (longer.drop(output[0]), *output[1:]) if isinstance(output, tuple) else longer.drop(output)
 
     def turning(layer: int) -> Callable[..., tuple[Any, ...] | None]:
         kind = host.rotary_kind(layer)
         return lambda module, arguments, kwargs: turn(kind, arguments, kwargs)
 
     angles: dict[str | None, Any] = {}
-    layers = host.all
     with ExitStack() as stack:
-        turns = ((turning(layer), layers[layer]) for layer in range(virtual.depth, len(layers)))
-        for hooked, layer in ((enter, layers[virtual.depth]), *turns):
-            handle = layer.register_forward_pre_hook(hooked, with_kwargs=True)
-            stack.callback(handle.remove)
-        stack.callback(layers[-1].register_forward_hook(leave).remove)
+        for layer in range(depth, len(host.all)):
+            stack.callback(host.all[layer].register_forward_pre_hook(turning(layer), with_kwargs=True).remove)
         yield

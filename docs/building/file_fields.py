@@ -23,6 +23,10 @@ TABLES: dict[str, tuple[str, Mapping[str, Column]]] = {
         "One row per validation example, with `evaluation.keep_predictions=true`.",
         columns.PREDICTIONS,
     ),
+    "generations.parquet": (
+        "One row per response that the model wrote, with `evaluation.generate`.",
+        columns.GENERATIONS,
+    ),
     "labels.parquet": ("One row per client and class: who holds what.", columns.LABELS),
 }
 """The tables of a run, with what a row is."""

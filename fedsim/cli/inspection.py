@@ -25,7 +25,7 @@ def partition(
     from fedsim.display.figure import Stamp, check_target, told
     from fedsim.display.plots import plot_label_distribution
     from fedsim.display.report import partition_table
-    from fedsim.display.run_words import run_words
+    from fedsim.display.run_words import group_words, run_words
     from fedsim.display.screen import Screen
     from fedsim.records.results import class_names
     from fedsim.simulation.preparation import partition_data, with_clients
@@ -42,10 +42,11 @@ def partition(
         except ConfigError as error:  # the partition can still be inspected
             console.print(f"warning: a run with this config is refused: {error}", markup=False, soft_wrap=True)
     counts_NC = data.shards.label_counts(data.dataset.train.labels_N, len(data.task.groups))
-    console.print(partition_table(counts_NC, class_names(data.task)))
+    words = group_words(resolved.model.head.kind)
+    console.print(partition_table(counts_NC, class_names(data.task), words))
     with told(console.print, output):
         stamp = Stamp(run_words(resolved, data.task.name))
-        plot_label_distribution(counts_NC, class_names(data.task), output, stamp)
+        plot_label_distribution(counts_NC, class_names(data.task), output, stamp, words)
     console.print(f"picture: {output}", soft_wrap=True)
     return {
         "clients": len(counts_NC),

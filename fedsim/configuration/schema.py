@@ -141,6 +141,22 @@ class Config(Schema):
             Use("buffer_size", (None,), by="buffer.size", words="it is the cohort of synchronous rounds"),
         ),
         "client.proximal_mu": (Use("correction", ("proximal",), by="client.correction"),),
+        "evaluation.generate": (
+            Use("model.head.kind", ("generation",), words="it is for tasks of responses (model.head.kind=generation)"),
+        ),
+        "evaluation.generate.client_examples": (
+            Use(
+                "keeps_own",
+                test=lambda kept: kept != "none",
+                by="layers.unselected",
+                words="all clients have the global model; see layers.unselected=local and tuner.exchange",
+            ),
+            Use(
+                "partition.holdout_fraction",
+                test=lambda fraction: fraction > 0,
+                words="it is for examples that clients hold out",
+            ),
+        ),
         "model.trunk_cache": (
             Use("client.dropout", (False,), words="with dropout the hidden states differ in every pass"),
             Use("layers.unselected", ("none",), words="all layers are trained"),
@@ -189,6 +205,11 @@ class Config(Schema):
         """Name of the active local correction: the chosen one, or with ``auto`` the method's."""
         chosen = self.client.correction
         return METHODS[self.server.kind].correction if chosen == "auto" else chosen
+
+    @property
+    def keeps_own(self) -> str:
+        """What of the model clients keep as their own: none, local (layers), or the half of LoRA that travels: a or b."""
+        return "local" if self.layers.unselected == "local" else self.tuner.exchange.replace("both", "none")
 
     @property
     def buffer_size(self) -> int | None:
@@ -271,8 +292,8 @@ class Config(Schema):
         if self.client.schedule.total_steps != "all_data" and (self.privacy is None or self.privacy.noise_multiplier):
             values.pop("rounds")
         values["model"].pop("device")
-        for key in ("overlap", "personalised_start", "keep_predictions"):
-            values["evaluation"].pop(key)
+        for key in ("overlap", "personalised_start", "keep_predictions", "generate"):
+            values["evaluation"].pop(key, None)
         values["model"].get("trunk_cache", {}).pop("memory_mb", None)
         if (
             devices := values.get("world", {}).get("devices")

@@ -89,3 +89,11 @@ def compute(name: str, confusion_CC: np.ndarray) -> float:
 def loss(evaluation: Evaluation) -> float:
     """Return an evaluation's mean loss; NaN if it has no examples."""
     return evaluation.loss_sum / evaluation.num_examples if evaluation.num_examples else math.nan
+
+
+def perplexity(loss: float) -> float:
+    """Return the exponential of a mean loss of tokens; infinite where that is too large for a number."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

@@ -97,6 +97,13 @@ class ResponseEncoder:
             cut_responses=sum(len(responses[i]) < sizes[i][1] for i in long),
         )
 
+    def prompts(self, rows: list[tuple[str, ...]]) -> list[Ids]:
+        """Return the ids of prompts alone, for texts whose response is to be written; nothing is cut."""
+        texts = with_special_tokens_apart(self._tokenizer, rows) if self._chat is None else rows
+        written = [self._writer.write(tuple(row)) for row in texts]
+        encoded = self._encoded([one.prompt.text for one in written])
+        return [self._start + prompt for prompt in encoded]
+
     def _ids(self, written: list[Written], origin: str) -> tuple[list[Ids], list[Ids]]:
         """Return the ids of prompts and of responses with their end."""
         prompts = self._encoded([one.prompt.text for one in written])

@@ -33,6 +33,7 @@ from fedsim.display.label_plot import (
     shares,
     stacked_bars,
 )
+from fedsim.display.run_words import CLASSES, GroupWords
 from fedsim.display.score_plot import Scores, draw_scores
 from fedsim.display.timeline import draw_timeline, first_steps
 from fedsim.records.run_folder import RunFolder
@@ -53,6 +54,7 @@ def write_plots(
     metric_name: str | None = None,
     counts_NC: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
+    words: GroupWords = CLASSES,
     stamp: Stamp | None = None,
     note: Callable[[str], None] = warnings.warn,
 ) -> list[Path]:
@@ -66,6 +68,8 @@ def write_plots(
         Name of the metric; if not given, that of ``summary.json``.
     counts_NC, class_names
         Number of examples per client and class, for the label distribution.
+    words
+        What the classes are called there.
     stamp
         What is written below each plot, and whether it has an SVG beside it.
     note
@@ -90,7 +94,7 @@ def write_plots(
             pictures["timeline.png"] = lambda path: plot_timeline(rounds, visits, path, stamp)
     if counts_NC is not None:
         names = class_names or [str(number) for number in range(counts_NC.shape[1])]
-        pictures["label_distribution.png"] = lambda path: plot_label_distribution(counts_NC, names, path, stamp)
+        pictures["label_distribution.png"] = lambda path: plot_label_distribution(counts_NC, names, path, stamp, words)
     choices = folder.events("layers")
     if choices and choices[-1]["scores"] is not None:
         choice = choices[-1]
@@ -164,7 +168,11 @@ def plot_timeline(rounds: Columns, visits: Columns, path: Path, stamp: Stamp | N
 
 @drawn
 def plot_label_distribution(
-    counts_NC: np.ndarray, class_names: Sequence[str], path: Path, stamp: Stamp | None = None
+    counts_NC: np.ndarray,
+    class_names: Sequence[str],
+    path: Path,
+    stamp: Stamp | None = None,
+    words: GroupWords = CLASSES,
 ) -> Path:
     """Draw how many examples of each class every client holds, and their proportions.
 
@@ -179,21 +187,21 @@ def plot_label_distribution(
         Name of each class.
     path
         The PNG to write.
+    words
+        What the classes are called.
     """
     counts = np.asarray(counts_NC, dtype=np.float64)
     num_clients, num_classes = counts.shape
     by_size, by_mix = order_by_size(counts), order_by_mix(counts)
-    if num_classes == 1:  # a task of responses without labels
-        figure, axes = new_figure(
-            f"{num_clients:,} clients, {int(counts.sum()):,} examples", "clients, largest first", "examples"
-        )
-        stacked_bars(axes, counts[by_size], by_size, class_colors(1))
+    colors = class_colors(num_classes)
+    total = f"{num_clients:,} clients, {int(counts.sum()):,} examples"
+    if num_classes == 1:
+        figure, axes = new_figure(f"Examples of each client: {total}", "clients, largest first", "examples")
+        stacked_bars(axes, counts[by_size], by_size, colors)
         return save(figure, path, stamp)
     figure, (above, below) = new_figures(2, height=6.4)
-    total = f"{num_clients:,} clients, {int(counts.sum()):,} examples, {num_classes} classes"
-    dress(above, f"Label distribution: {total}", "clients, largest first", "examples")
-    dress(below, None, "clients, ordered by class mix", "share of examples")
-    colors = class_colors(num_classes)
+    dress(above, f"Label distribution: {total}, {num_classes} {words.several}", "clients, largest first", "examples")
+    dress(below, None, f"clients, ordered by {words.one} mix", "share of examples")
     stacked_bars(above, counts[by_size], by_size, colors)
     stacked_bars(below, shares(counts)[by_mix], by_mix, colors)
     below.set_ylim(0, 1)

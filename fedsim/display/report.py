@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clients.tuners.config import ONE_PLACE
+from fedsim.display.run_words import CLASSES, GroupWords
 
 MISSING = "-"
 """Shown for a value that was not measured."""
@@ -94,10 +95,12 @@ def final_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ``model``, ``clients``, ``executor``, ``workers`` (a list), ``layers``, ``num_layers``, ``rounds``, ``stopped``,
         ``first_global_metric``, ``select_on``, ``selected_round``, ``selected_global_metric``,
         ``global_metric``, ``best_global_metric``, ``best_global_round``, ``personalised_metric``,
+        ``first_global_perplexity``, ``global_perplexity``, ``personalised_perplexity``,
         ``best_personalised_metric``, ``best_personalised_round``, ``client_updates``, ``clients_failed``, ``client_steps``,
         ``bytes_down``, ``bytes_up``, ``seconds_total``, ``seconds_per_round_median``, ``seconds_published``,
         ``seconds_simulated``, ``device_utilisation``, ``participation_by_speed``, ``clients_too_small``, ``fuse``,
-        ``padding_share``, ``trunk_cache``, ``privacy``, ``folder`` and ``interrupted``. Missing values and NaN get no row.
+        ``padding_share``, ``trunk_cache``, ``generated``, ``privacy``, ``folder`` and ``interrupted``. Missing values
+        and NaN get no row.
     """
     metric_name = _metric_name(summary)
     rows: list[tuple[str, str | None]] = [
@@ -115,6 +118,10 @@ def final_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         (f"{metric_name} by held-out examples", _selected(summary)),
         (f"personalised {metric_name}", _metric(summary, "personalised_metric")),
         (f"best personalised {metric_name}", _best(summary, "personalised")),
+        ("perplexity", _perplexity(summary)),
+        ("personalised perplexity", _metric(summary, "personalised_perplexity")),
+        ("responses", _generated(summary)),
+        ("responses of clients' models", _generated(summary, "personal")),
         ("privacy", _privacy(summary)),
         ("client updates", _visits(summary)),
         ("local steps", _number(summary, "client_steps")),
@@ -128,6 +135,23 @@ def final_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("folder", _text(summary, "folder")),
     ]
     return [(name, value) for name, value in rows if value is not None]
+
+
+def generated_words(generated: Mapping[str, Any]) -> str:
+    """Return how responses compare to those of the data: their metrics, and of how many they are."""
+    about = ("examples", "tokens", "ended", "personal")
+    scores = [
+        f"{name.replace('_', ' ')} {format_metric(value, 3)}" for name, value in generated.items() if name not in about
+    ]
+    ended = generated.get("ended")
+    share = [] if ended is None else [f"{ended:.0%} ended by the model"]
+    return ", ".join([*scores, *share, f"of {generated['examples']:,} written"])
+
+
+def _generated(summary: Mapping[str, Any], part: str | None = None) -> str | None:
+    found = summary.get("generated") or {}
+    found = found if part is None else found.get(part) or {}
+    return generated_words(found) if found.get("examples") else None
 
 
 def layers_table(scores_L: Sequence[float] | np.ndarray, share: float, chosen: Sequence[int]) -> Table:
@@ -197,8 +221,8 @@ def share_table(choice: Mapping[str, Any], spectra: Sequence[Mapping[str, Any]])
     return table
 
 
-def partition_table(counts_NC: np.ndarray, class_names: Sequence[str]) -> Table:
-    """Return the table of ``fedsim partition``: sizes and label skew of the clients.
+def partition_table(counts_NC: np.ndarray, class_names: Sequence[str], words: GroupWords = CLASSES) -> Table:
+    """Return the table of ``fedsim partition``: sizes and label skew of the clients; sizes alone where there is one group.
 
     Parameters
     ----------
@@ -206,6 +230,8 @@ def partition_table(counts_NC: np.ndarray, class_names: Sequence[str]) -> Table:
         Number of examples of each client (N) and class (C).
     class_names
         Name of each class.
+    words
+        What the classes are called.
     """
     counts = np.asarray(counts_NC, dtype=np.float64)
     sizes_N = counts.sum(axis=1)
@@ -214,17 +240,16 @@ def partition_table(counts_NC: np.ndarray, class_names: Sequence[str]) -> Table:
     terms_NC = np.where(shares_NC > 0, shares_NC * np.log(np.maximum(shares_NC, 1e-300)), 0.0)
     evenness_N = np.abs(terms_NC.sum(axis=1)) / math.log(max(len(class_names), 2))
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    grouped = len(class_names) > 1
-    table.title = f"{len(counts):,} clients, {int(sizes_N.sum()):,} examples"
-    table.title += f", {len(class_names)} classes" if grouped else ""
+    groups = f", {len(class_names)} {words.several}" if len(class_names) > 1 else ""
+    table.title = f"{len(counts):,} clients, {int(sizes_N.sum()):,} examples{groups}"
     table.add_column("over the clients")
     for name in ("min", "median", "mean", "max"):
         table.add_column(name, justify="right")
     _add_spread(table, "examples", sizes_N, "{:,.0f}")
-    if not grouped:  # a task of responses without labels
+    if not groups:
         return table
-    _add_spread(table, "classes held", (counts > 0).sum(axis=1), "{:,.0f}")
-    _add_spread(table, "share of the largest class", shares_NC.max(axis=1), "{:.3f}")
+    _add_spread(table, f"{words.several} held", (counts > 0).sum(axis=1), "{:,.0f}")
+    _add_spread(table, f"share of the largest {words.one}", shares_NC.max(axis=1), "{:.3f}")
     _add_spread(table, "label entropy / log C", evenness_N, "{:.3f}")
     table.add_section()
     largest = np.argsort(-counts.sum(axis=0), kind="stable")
@@ -233,7 +258,7 @@ def partition_table(counts_NC: np.ndarray, class_names: Sequence[str]) -> Table:
         _add_spread(table, f"share of {class_names[number]}", shares_NC[:, number], "{:.3f}")
     if rest := len(largest) - len(listed):
         others_N = np.delete(shares_NC, listed, axis=1).sum(axis=1)
-        _add_spread(table, f"share of the other {rest} classes", others_N, "{:.3f}")
+        _add_spread(table, f"share of the other {rest} {words.several}", others_N, "{:.3f}")
     return table
 
 
@@ -275,6 +300,11 @@ def _layers(summary: Mapping[str, Any]) -> str | None:
 
 def _course(summary: Mapping[str, Any]) -> str | None:
     first, last = _metric(summary, "first_global_metric"), _metric(summary, "global_metric")
+    return f"{first} -> {last}" if first and last else last
+
+
+def _perplexity(summary: Mapping[str, Any]) -> str | None:
+    first, last = _metric(summary, "first_global_perplexity"), _metric(summary, "global_perplexity")
     return f"{first} -> {last}" if first and last else last
 
 

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from fedsim.configuration.schema import Config
     from partitions.config import PartitionConfig
+
+
+class GroupWords(NamedTuple):
+    """What the groups are called by which a client's examples are counted."""
+
+    one: str
+    several: str
+
+
+CLASSES = GroupWords("class", "classes")
+LABELS = GroupWords("label", "labels")
+"""Of tasks of responses, whose labels are dealt by, not predicted."""
+
+
+def group_words(head: str) -> GroupWords:
+    """Return what the groups are called; ``head`` is ``model.head.kind``."""
+    return LABELS if head == "generation" else CLASSES
 
 
 def run_words(config: Config, task: str | None = None) -> str:

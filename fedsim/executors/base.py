@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fedsim.core.generated import Generated
 from fedsim.core.imports import large_imports
 from fedsim.core.low_rank import LowRank
 from fedsim.core.memory import peak_memory_bytes
@@ -268,6 +269,18 @@ class Executor(ABC):
     ) -> list[Evaluation | ClientFailure]:
         """Evaluate each client of the groups on its held-out examples; one result per client, in order: the counts, or what
         made it fail. With its own prompts, or else, from fresh client states, with the global prompt.
+        """
+
+    @abstractmethod
+    def generate(self, state: Handle, ranges: Ranges) -> list[Generated]:
+        """Write responses with the global vector to ranges of the chosen validation examples; one result a range, in order."""
+
+    @abstractmethod
+    def generate_clients(
+        self, state: Handle, groups: Sequence[tuple[int, ...]], client_states: Mapping[int, Handle]
+    ) -> list[Generated | ClientFailure]:
+        """Write responses with the own vector of each client of the groups to its held-out examples; one result per client, in
+        order: the responses, or what made it fail.
         """
 
     @abstractmethod

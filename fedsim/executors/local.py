@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedsim.core.generated import Generated
 from fedsim.core.low_rank import LowRank
 from fedsim.core.messages import ClientFailure, Evaluation, FuseTrial, ScoreReport, SpectrumReport, WorkGroup
 from fedsim.core.method import Method
@@ -143,6 +144,23 @@ class LocalExecutor(Executor):
             results += self._running_worker.evaluate_clients(
                 state, *(client_states[client] for client in clients), fuse=self.fuse, personal=personal
             )
+        return results
+
+    def generate(self, state: Handle, ranges: Ranges) -> list[Generated]:
+        made: list[Generated] = []
+        for start, stop in ranges:
+            self._check_interrupt()
+            made.append(self._running_worker.generate(state, start, stop))
+        return made
+
+    def generate_clients(
+        self, state: Handle, groups: Sequence[tuple[int, ...]], client_states: Mapping[int, Handle]
+    ) -> list[Generated | ClientFailure]:
+        results: list[Generated | ClientFailure] = []
+        for clients in groups:
+            self._check_interrupt()
+            states = (client_states[client] for client in clients)
+            results += self._running_worker.generate_clients(state, *states, fuse=self.fuse)
         return results
 
     def score(self, state: Handle, groups: Sequence[tuple[int, ...]]) -> list[ScoreReport]:

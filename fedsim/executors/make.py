@@ -54,7 +54,7 @@ def _actor_bytes(config: Config) -> int | None:
     return (
         None
         if shape is None
-        else estimate_memory(config, shape, None, len(resolve_task(config.data.task).labels)).actor
+        else estimate_memory(config, shape, None, resolve_task(config.data.task).num_classes).actor
     )
 
 

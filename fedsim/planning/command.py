@@ -43,7 +43,7 @@ def print_plan(config: Config, console: Console) -> dict[str, Any]:
     config, data = _settled(config)
     privacy_plan(config)  # refuses noise that cannot be found
     shape = model_shape(config.model)
-    classes = len(resolve_task(config.data.task).labels)
+    classes = resolve_task(config.data.task).num_classes
     examples = None if data is None else len(data.dataset.train) + len(data.dataset.validation)
     memory = None if shape is None else estimate_memory(config, shape, examples, classes)
     fleet = None if data is None else forecast(config, data, shape, memory)

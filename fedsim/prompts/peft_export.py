@@ -61,12 +61,12 @@ class TrainedModel:
 
     @property
     def with_lm_head(self) -> bool:
-        """Whether class scores are read from the model's LM head."""
-        return self.model.head.kind == "verbalizer"
+        """Whether what is read comes from the model's LM head."""
+        return self.model.head.kind != "classifier"
 
     @property
     def needs_token_types(self) -> bool:
-        """Whether texts of an example are told apart by token types; a verbalizer's template makes one text of them."""
+        """Whether texts of an example are told apart by token types; a template makes one text of them."""
         with_types = getattr(self.config, "type_vocab_size", 0) > 1
         return with_types and not self.with_lm_head and len(self.file.metadata["task"]["fields"]) > 1
 

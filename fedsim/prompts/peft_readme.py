@@ -1,4 +1,4 @@
-"""The README.md of an exported adapter: how to use it and how class scores are read."""
+"""The README.md of an exported adapter: how to use it, and how class scores are read or responses written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedsim.prompts.provenance.escaping import code, indented, inline
 _LOAD = """\
 # {title}
 
-{trained} trained by fedsim for the task {task}: {what}. Labels: {labels}.
+{trained} trained by fedsim for the task {task}: {what}.{labels}
 
 ```python
 import torch
@@ -46,6 +46,10 @@ A class's score is the logit of its label word, {words}, in `output.logits{text}
 {template}
 
 and the label word is the one token that the tokenizer makes of it in that place, with the space before it.
+"""
+
+_RESPONSES = """\
+The model writes a response behind a prompt, token by token (`model.generate`), up to its end token. {prompt}
 """
 
 _HEAD = """\
@@ -119,7 +123,7 @@ def readme(
             task=code(task.name),
             what=about.what,
             calls=about.calls,
-            labels=", ".join(map(inline, task.labels)),
+            labels="" if task.of_responses else f" Labels: {', '.join(map(inline, task.labels))}.",
             auto=auto,
             # A path is of this machine alone; adapter_config.json holds it for PEFT.
             peft="PeftModel" if hub else "PeftConfig, PeftModel",
@@ -134,9 +138,24 @@ def readme(
             parts.append(about.token_types)
         pool = _POOL[resolve_pooling(head["pooling"], predicts_next=family.predicts_next)]
         parts.append(_HEAD.format(pool=pool, text=about.text))
+    elif task.of_responses:
+        parts.append(_RESPONSES.format(prompt=_prompts(task)))
     else:
         parts.append(_label_words(task, family, about.text))
     return "\n".join(parts)
+
+
+def _prompts(task: TaskConfig) -> str:
+    """Describe the prompts of a task of responses."""
+    if task.dialogue:
+        return "The prompt is a conversation, written by the tokenizer's chat template."
+    if task.template is None:
+        return "There is no prompt: the model learnt to write texts from their first token on."
+    how = "The prompt is a user's message in the tokenizer's chat template" if task.chat else "The prompt is"
+    parts = [f"{how}:\n\n{indented(task.template)}"]
+    for name, template in task.template_without.items():
+        parts.append(f"or, without {inline(name)}:\n\n{indented(template)}")
+    return "\n\n".join(parts)
 
 
 def _label_words(task: TaskConfig, family: Family, rows: str) -> str:

@@ -17,6 +17,7 @@ from fedsim.data.config import TaskConfig
 if TYPE_CHECKING:
     from fedsim.core.tokens import TokenTable
 from fedsim.prompts.prompt_file import PromptFile, local_prompt, read_prompt
+from fedsim.prompts.writing import Prompt, prompt_rows
 
 
 class PromptedModel:
@@ -43,6 +44,7 @@ class PromptedModel:
         self.task = TaskConfig.model_validate(metadata["task"], context=EVERY_KEY)
         self.layers: tuple[int, ...] = file.layout.layers
         self.tokenizer = load_tokenizer(config)
+        self._config = config
         self._max_length: int = metadata["max_length"]
         self._head_kind = config.head.kind
         weights = load_shared_weights(config).rounded(config.product_dtype)
@@ -57,7 +59,7 @@ class PromptedModel:
         prompt = PromptConfig.model_validate(metadata["prompt"], context=EVERY_KEY)
         trained = TunerConfig.model_validate(metadata["tuner"], context=EVERY_KEY)
         tuner = make_tuner(trained, prompt, weights.family).as_filed()
-        self.backbone = Backbone.build(weights, config, tuner, len(self.task.labels), words, device)
+        self.backbone = Backbone.build(weights, config, tuner, self.task.num_classes, words, device)
         geometry = file.layout.geometry
         if self.backbone.geometry != geometry:
             raise ModelError(
@@ -77,7 +79,8 @@ class PromptedModel:
         Raises
         ------
         FedsimError
-            If an example has the wrong number of texts, no token, or one that the model does not know.
+            If the task is one of responses, or an example has the wrong number of texts, no token, or one that the model does
+            not know.
         """
         import torch
 
@@ -85,6 +88,10 @@ class PromptedModel:
         from fedsim.data.tokenize import tokenize
         from fedsim.data.vocabulary import fitted
 
+        if self.task.of_responses:
+            raise ModelError(
+                f"task {self.task.name!r} is one of responses, which have no class scores; use generate to write responses"
+            )
         texts = [(example,) if isinstance(example, str) else tuple(example) for example in examples]
         wrong = next((text for text in texts if len(text) != len(self.task.fields)), None)
         if wrong is not None:
@@ -120,6 +127,74 @@ class PromptedModel:
             raise ModelError(
                 f"example {example} has {table.lengths_N[example]} tokens, but the model {room}; shorten it"
             )
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 64,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        seed: int = 0,
+        max_pass_tokens: int = 8192,
+    ) -> list[str]:
+        """Write a response to each prompt, for a model of a task of responses.
+
+        Parameters
+        ----------
+        prompts
+            A text each; or texts, in the order of the fields that the task's prompt has, or by their names; for a dialogue its
+            messages, each with ``role`` and ``content``, the last one a question.
+        max_new_tokens
+            Most tokens of a response.
+        do_sample
+            Draw each token; else the most likely one is taken.
+        temperature, top_k, top_p
+            What is drawn from, as in section ``evaluation.generate`` of a config.
+        seed
+            Root of the draws, which depend on it and on the number of the prompt in ``prompts`` alone.
+        max_pass_tokens
+            Most tokens that share a pass, new ones included: fewer need less memory.
+
+        Raises
+        ------
+        ModelError
+            If the model's task is one of classes, a prompt does not fit the task, or is too long for the model.
+        """
+        from fedsim.core import seeds
+        from fedsim.core.decoding import Decoding
+        from fedsim.data.responses import ResponseEncoder
+        from fedsim.simulation.generation_spec import decoded, end_ids
+
+        rows = prompt_rows(self.task, prompts)
+        encoder = ResponseEncoder(self.task, self.tokenizer)
+        texts = [np.array(ids, dtype=np.int64) for ids in encoder.prompts(rows)]
+        self._check_prompts(texts)
+        ends = end_ids(self._config, self.task, self.tokenizer)
+        decoding = Decoding(max_new_tokens, ends, do_sample, temperature, top_k, top_p)
+        names = seeds.NO_ROUND, seeds.NO_CLIENT
+        drawn = [decoding.uniform_S(seed, *names, number) for number in range(len(texts))] if do_sample else []
+        written = self.backbone.generate(
+            texts,
+            self.tuned_LX.unsqueeze(0),
+            self.layers,
+            decoding,
+            uniform_NS=np.stack(drawn) if drawn else None,
+            limit=max_pass_tokens,
+        )
+        return [decoded(self.tokenizer, ids[:-1] if len(ids) and ids[-1] in ends else ids) for ids in written]
+
+    def _check_prompts(self, texts: Sequence[np.ndarray]) -> None:
+        for number, ids in enumerate(texts):
+            if not len(ids):
+                raise ModelError(f"prompt {number} has no token; give it a text")
+            if len(ids) >= self.backbone.max_tokens:
+                room = self.backbone.room
+                raise ModelError(
+                    f"prompt {number} has {len(ids)} tokens, but the model {room}, the response included; shorten it"
+                )
 
     def predict(self, examples: Sequence[str | tuple[str, ...]], batch_size: int = 64) -> list[str]:
         """Return the predicted label of each example, as written in the task's ``labels``."""

@@ -1,4 +1,4 @@
-"""Columns of a run's tables: ``rounds``, ``clients``, ``personal``, ``predictions`` and ``labels``, each ``.parquet``."""
+"""Columns of a run's tables: ``rounds``, ``clients``, ``personal``, ``generations`` and the others, each ``.parquet``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROUNDS: dict[str, Column] = {
     "global_metric": Column(
         "float64", "", "the task's metric on the validation examples, with the state after the round"
     ),
-    "global_loss": Column("float64", "nats", "mean loss on the same examples"),
+    "global_loss": Column("float64", "nats", "mean loss on the same examples; of responses, of their tokens"),
     "personalised_metric": Column(
         "float64", "", "the metric on the clients' own held-out examples, with their own prompts"
     ),
@@ -149,7 +149,10 @@ PERSONAL: dict[str, Column] = {
     "metric": Column("float64", "", "on these, with its own prompts after the last round"),
     "loss": Column("float64", "nats", "mean loss on these"),
     "confusion": Column(
-        "list<int64>", "examples", "counts by class and predicted class, row by row; they add up over clients"
+        "list<int64>",
+        "examples",
+        "counts by class and predicted class, row by row; they add up over clients. Of responses: 0, 0, tokens that are not "
+        "the most likely ones, tokens that are",
     ),
     "start_metric": Column(
         "float64", "", "the metric with the prompts before any training (evaluation.personalised_start)"
@@ -161,13 +164,37 @@ PERSONAL: dict[str, Column] = {
 
 PREDICTIONS: dict[str, Column] = {
     "example": Column("int64", "", "number of the validation example, in the order of the data"),
-    "label": Column("int32", "", "number of its class"),
-    "prediction": Column("int32", "", "class predicted by the global prompt after the last round"),
-    "loss": Column("float64", "nats", "loss of this prediction"),
+    "label": Column("int32", "", "number of its class; of a response 1"),
+    "prediction": Column(
+        "int32",
+        "",
+        "class predicted by the global prompt after the last round; of a response 1 if each of its tokens is the most likely "
+        "one behind those before it, else 0",
+    ),
+    "loss": Column("float64", "nats", "loss of this prediction; of a response the mean of its tokens"),
     "best_prediction": Column("int32", "", "the same after the best round, that of prompt/best.safetensors"),
     "best_loss": Column("float64", "nats", "loss of this prediction"),
 }
 """Columns of ``predictions.parquet``: one row per validation example."""
+
+GENERATIONS: dict[str, Column] = {
+    "round": Column("int32", "rounds", "done when the model wrote"),
+    "client": Column("int32", "", "whose own model wrote, to an example that it holds out; null for the global model"),
+    "example": Column("int64", "", "number of the validation example, or of a client's training example, in the data"),
+    "prompt": Column("string", "", "what the model was given, decoded from its tokens"),
+    "reference": Column("string", "", "the response of the data"),
+    "text": Column("string", "", "the response of the model, without its end token"),
+    "tokens": Column("int32", "tokens", "of this response, its end token included"),
+    "ended": Column(
+        "bool", "", "whether the model ended it, or else evaluation.generate.max_new_tokens or its positions"
+    ),
+    "at_end": Column(
+        "bool",
+        "",
+        "written at the end of the run only, in no round of evaluation.generate.every; gone when a run goes on",
+    ),
+}
+"""Columns of ``generations.parquet``: one row per response."""
 
 LABELS: dict[str, Column] = {
     "client": Column("int32", "", "number of the client, from 0"),
@@ -188,6 +215,7 @@ CLIENT_COLUMNS = kinds(CLIENTS)
 VISIT_COLUMNS, DEVICE_COLUMNS = kinds(VISITS), kinds(DEVICES)
 PERSONAL_COLUMNS = kinds(PERSONAL)
 PREDICTION_COLUMNS = kinds(PREDICTIONS)
+GENERATION_COLUMNS = kinds(GENERATIONS)
 
 _OF_VISIT = ("began_seconds", "arrived_seconds", "version")
 _OTHERS = ("round", "staleness", "status", "message", *_OF_VISIT)

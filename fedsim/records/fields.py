@@ -8,6 +8,16 @@ from __future__ import annotations
 
 from fedsim.records.columns import ROUNDS, Column
 
+TEXT_METRIC_WORDS = {
+    "exact_match": "exact match with that of the data, normalised as SQuAD does",
+    "f1": "F1 of the normalised words",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "chrf": "chrF",
+}
+"""Metrics of texts (evaluation.generate.metrics) in words."""
+
 _COUNT, _NUMBER, _TEXT, _LIST, _GROUP = "integer", "number", "text", "list", "group"
 
 SUMMARY: dict[str, Column] = {
@@ -24,8 +34,16 @@ SUMMARY: dict[str, Column] = {
     "best_personalised_metric": Column(_NUMBER, "", "the best of all rounds in which it was evaluated"),
     "best_personalised_round": Column(_COUNT, "", "the round of this best"),
     "first_global_metric": Column(_NUMBER, "", "on the validation examples, before any training"),
+    "first_global_perplexity": Column(
+        _NUMBER, "", "of a task of responses: the exponential of the mean loss of their tokens"
+    ),
+    "global_perplexity": Column(_NUMBER, "", "the same, with the state after the last round"),
+    "personalised_perplexity": Column(_NUMBER, "", "the same on clients' held-out examples, with their own prompts"),
     "start_personalised_metric": Column(
         _NUMBER, "", "on clients' held-out examples, before any training (evaluation.personalised_start)"
+    ),
+    "generated": Column(
+        _GROUP, "", "responses that the model wrote last, compared to those of the data (evaluation.generate)"
     ),
     "rounds": Column(_COUNT, "rounds", "done"),
     "stopped": Column(_GROUP, "", "rule and reason, if a rule or a program ended the run before its last round"),
@@ -90,7 +108,9 @@ SUMMARY: dict[str, Column] = {
     "cache": Column(_GROUP, "", "entries taken from earlier runs and written for later ones, by kind; null without"),
     "skipped_rows": Column(_COUNT, "rows", "of the data that data.on_bad_row=skip left out"),
 }
-"""Fields of ``summary.json``. Those of simulated devices are left out where there are none."""
+"""Fields of ``summary.json``. Those of simulated devices, and of responses, are left out where there are none."""
+OF_RESPONSES = ("first_global_perplexity", "global_perplexity", "personalised_perplexity", "generated")
+"""Those of runs with ``model.head.kind=generation`` alone."""
 
 EVENT: dict[str, Column] = {
     "event": Column(_TEXT, "", "kind of event"),
@@ -156,6 +176,19 @@ EVENTS: dict[str, tuple[str, dict[str, Column]]] = {
     "round": (
         "A round is done; the fields are the columns of `rounds.parquet`.",
         {**ROUNDS, "update_norm": Column(_NUMBER, "", "L2 norm of the server's step")},
+    ),
+    "generated": (
+        "The global model wrote responses in a round of evaluation.generate.every.",
+        {
+            "round": _ROUND,
+            "examples": Column(_COUNT, "examples", "that it answered"),
+            "tokens": Column(_NUMBER, "tokens", "of a response, the mean"),
+            "ended": Column(_NUMBER, "0 to 1", "share of the responses that it ended by itself"),
+            **{
+                name: Column(_NUMBER, "0 to 1", f"mean over the responses of {words}")
+                for name, words in TEXT_METRIC_WORDS.items()
+            },
+        },
     ),
     "tracker_failed": (
         "A tracker failed; the run goes on without it.",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fedsim.core.messages import Evaluation
+from fedsim.core.shards import Shards
 from fedsim.data import metrics
 from fedsim.records.columns import PERSONAL_COLUMNS, PREDICTION_COLUMNS
 from fedsim.records.run_folder import RunFolder
@@ -15,8 +16,11 @@ from fedsim.records.tables import write_table
 from fedsim.simulation.final import FinalEvaluations
 
 
-def write_final_tables(folder: RunFolder, final: FinalEvaluations, metric: str, labels_N: np.ndarray) -> None:
-    """Write ``personal.parquet`` if clients hold out examples, and ``predictions.parquet`` if predictions are kept.
+def write_final_tables(
+    folder: RunFolder, final: FinalEvaluations, metric: str, labels_N: np.ndarray, shards: Shards
+) -> None:
+    """Write ``personal.parquet`` if clients hold out examples, ``predictions.parquet`` if predictions are kept, and the
+    last rows of ``generations.parquet`` if the model wrote.
 
     Parameters
     ----------
@@ -24,19 +28,23 @@ def write_final_tables(folder: RunFolder, final: FinalEvaluations, metric: str, 
         Name of the task's metric.
     labels_N
         Classes of the validation examples.
+    shards
+        Who holds out what.
     """
     if final.clients:
-        write_table(folder.personal, PERSONAL_COLUMNS, _personal(final, metric))
+        write_table(folder.personal, PERSONAL_COLUMNS, _personal(final, metric, shards))
     if final.predictions is not None:
         write_table(folder.predictions, PREDICTION_COLUMNS, _predictions(final, labels_N))
+    if final.texts is not None:
+        folder.generation_records(final.texts.new)
 
 
-def _personal(final: FinalEvaluations, metric: str) -> dict[str, list[Any]]:
+def _personal(final: FinalEvaluations, metric: str, shards: Shards) -> dict[str, list[Any]]:
     clients = list(final.clients)
     return {
         "client": clients,
         "rounds": [final.rounds[client] for client in clients],
-        "examples": [evaluation.num_examples for evaluation in final.clients.values()],
+        "examples": [len(shards.holdout(client)) for client in clients],
         **_figures([final.clients[client] for client in clients], metric, ""),
         **_figures([final.clients_start.get(client) for client in clients], metric, "start_"),
     }

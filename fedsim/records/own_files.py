@@ -17,6 +17,8 @@ _PATTERNS = (
     "devices.parquet",
     "personal.parquet",
     "predictions.parquet",
+    "generations.parquet",
+    "generations-[0-9]*.parquet",
     "labels.parquet",
     "report.html",
     "trackers.json",

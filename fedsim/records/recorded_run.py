@@ -13,6 +13,7 @@ from fedsim.core.errors import CheckpointError, ConfigError
 from fedsim.records.columns import (
     CLIENT_COLUMNS,
     DEVICE_COLUMNS,
+    GENERATION_COLUMNS,
     PERSONAL_COLUMNS,
     PREDICTION_COLUMNS,
     ROUND_COLUMNS,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 _RECORDS = (
     "config.yaml", "summary.json", "metrics.jsonl", "rounds", "clients", "visits", "devices", "personal", "predictions",
-    "labels",
+    "generations", "labels",
 )  # fmt: skip
 """Prefixes of the names of the files that are downloaded from a URL."""
 
@@ -108,6 +109,11 @@ class RecordedRun:
     def predictions(self) -> pa.Table:
         """One row per validation example, :data:`fedsim.records.columns.PREDICTION_COLUMNS`; empty if they were not kept."""
         return read_table(self._path / "predictions.parquet", PREDICTION_COLUMNS)
+
+    @cached_property
+    def generations(self) -> pa.Table:
+        """One row per response, :data:`fedsim.records.columns.GENERATION_COLUMNS`; empty if the model wrote none."""
+        return read_table(self._path / "generations.parquet", GENERATION_COLUMNS)
 
     @cached_property
     def labels(self) -> tuple[np.ndarray, tuple[str, ...]] | None:

@@ -18,12 +18,12 @@ from fedsim.configuration.schema import Config
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import PERSONAL, ClientState
 from fedsim.data.config import TaskConfig
-from fedsim.data.metrics import compute
+from fedsim.data.metrics import compute, loss, perplexity
 from fedsim.display.figure import Stamp
 from fedsim.display.page.write import write_run_page
 from fedsim.display.plots import write_plots
 from fedsim.display.progress import Progress
-from fedsim.display.run_words import run_words
+from fedsim.display.run_words import group_words, run_words
 from fedsim.planning.memory import kept_numbers
 from fedsim.prompts.prompt_file import GLOBAL_PROMPT, PERSONAL_PROMPTS, save_personal_prompts, save_prompt
 from fedsim.records.events import writing
@@ -66,7 +66,8 @@ def write_results(
     if owners:
         layers, rows = _personal(config, prepared, result, owners)
         save_personal_prompts(folder.prompt / PERSONAL_PROMPTS, [state.client for state in owners], rows, layers)
-    write_final_tables(folder, result.final, prepared.data.task.metric, prepared.spec.validation.labels_N)
+    spec = prepared.spec
+    write_final_tables(folder, result.final, prepared.data.task.metric, spec.validation.labels_N, spec.shards)
     # From the records: a resumed run chose its layers in an earlier part.
     chosen = folder.events("layers")[-1]
     task, dataset = prepared.data.task, prepared.data.dataset
@@ -89,6 +90,7 @@ def write_results(
             metric_name=task.metric,
             counts_NC=counts_NC,
             class_names=class_names(task),
+            words=group_words(config.model.head.kind),
             stamp=Stamp(run_words(config, task.name), svg=True),
             note=progress.note,
         )
@@ -167,6 +169,18 @@ def _sizes(
     }
 
 
+def _perplexities(config: Config, result: Result) -> dict[str, float | None]:
+    """Return the perplexity of responses, before any training and at the end; nothing of a run that tells classes apart."""
+    if config.model.head.kind != "generation":
+        return {}
+    totals, own = result.totals, result.final.personalised
+    return {
+        "first_global_perplexity": perplexity(totals.initial_loss),
+        "global_perplexity": perplexity(totals.global_loss),
+        "personalised_perplexity": None if own is None else perplexity(loss(own)),
+    }
+
+
 def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[str, Any]) -> dict[str, Any]:
     totals, layout = result.totals, result.layout
     in_turn = [layout.holding(arrays) for arrays in turns(config.tuner, layout.geometry)]
@@ -190,7 +204,9 @@ def _figures(config: Config, prepared: Prepared, result: Result, chosen: dict[st
         "best_personalised_metric": best_personalised,
         "best_personalised_round": best_personalised_round,
         "first_global_metric": totals.initial_metric,
+        **_perplexities(config, result),
         "start_personalised_metric": None if start is None else compute(metric, start.confusion_CC),
+        **({} if (texts := result.final.texts) is None else {"generated": texts.summary()}),
         "rounds": result.rounds,
         "stopped": None if result.stopped is None else asdict(result.stopped),
         "clients": config.partition.population,

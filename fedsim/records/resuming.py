@@ -253,7 +253,9 @@ def _has_what_is_asked(summary: Mapping[str, Any], config: Config, path: Path) -
     # Without held-out examples there is neither of the two metrics.
     no_start = summary.get("start_personalised_metric") is None and summary.get("personalised_metric") is not None
     no_predictions = not (path / "predictions.parquet").exists()
-    return not (asked.personalised_start and no_start) and not (asked.keep_predictions and no_predictions)
+    no_texts = asked.generate is not None and summary.get("generated") is None
+    lacks = (asked.personalised_start and no_start, asked.keep_predictions and no_predictions, no_texts)
+    return not any(lacks)
 
 
 def _ended_by_a_rule(summary: Mapping[str, Any], config: Config, path: Path) -> bool:

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 from fedsim import __version__
 from fedsim.core.errors import ConfigError, ResourceError
 from fedsim.core.messages import ClientReport
-from fedsim.records.columns import CLIENT_COLUMNS, ROUND_COLUMNS, VISIT_COLUMNS, client_row, visit_row
+from fedsim.records.columns import (
+    CLIENT_COLUMNS,
+    GENERATION_COLUMNS,
+    ROUND_COLUMNS,
+    VISIT_COLUMNS,
+    client_row,
+    visit_row,
+)
 from fedsim.records.events import EventLog, open_locked, plain, write_atomically, writing
 from fedsim.records.folder_check import CREATED, Held, check_usable, what_is_in
 from fedsim.records.own_files import remove_run
@@ -37,8 +44,8 @@ class RunFolder:
 
     Attributes
     ----------
-    path, config, metrics, rounds, clients, visits, devices, personal, predictions, labels, summary, report, plots, prompt,
-    checkpoints, ray_logs
+    path, config, metrics, rounds, clients, visits, devices, personal, predictions, generations, labels, summary, report, plots,
+    prompt, checkpoints, ray_logs
         Paths of the folder and of its contents. Subfolders are created by the code that writes to them.
     location
         The folder's name in messages: its path, or the URL that it is synced to.
@@ -56,6 +63,7 @@ class RunFolder:
         self.devices = path / "devices.parquet"
         self.personal = path / "personal.parquet"
         self.predictions = path / "predictions.parquet"
+        self.generations = path / "generations.parquet"
         self.labels = path / "labels.parquet"
         self.summary = path / "summary.json"
         self.report = path / "report.html"
@@ -69,6 +77,7 @@ class RunFolder:
             self._rounds = ParquetRows(self.rounds, ROUND_COLUMNS)
             self._clients = ParquetRows(self.clients, CLIENT_COLUMNS)
             self._visits = ParquetRows(self.visits, VISIT_COLUMNS)
+            self._generations = ParquetRows(self.generations, GENERATION_COLUMNS)
         except BaseException:
             self._log.close()
             raise
@@ -216,6 +225,18 @@ class RunFolder:
         with writing(self.visits):
             self._visits.append([visit_row(round, visit, devices, failed) for visit in visits])
 
+    def generation_records(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows to ``generations.parquet``; see :data:`fedsim.records.columns.GENERATION_COLUMNS`."""
+        with writing(self.generations):
+            self._generations.append(rows)
+
+    def recorded_generations(self) -> list[dict[str, Any]]:
+        """Return the rows of ``generations.parquet`` so far."""
+        with writing(self.generations):
+            self._generations.flush()
+            rows: list[dict[str, Any]] = read_table(self.generations, GENERATION_COLUMNS).to_pylist()
+        return rows
+
     def flush(self) -> None:
         """Sync all records to disk; call it before writing a checkpoint."""
         with writing(self.rounds):
@@ -224,6 +245,8 @@ class RunFolder:
             self._clients.flush()
         with writing(self.visits):
             self._visits.flush()
+        with writing(self.generations):
+            self._generations.flush()
         with writing(self.metrics):
             self._log.sync()
 
@@ -253,6 +276,8 @@ class RunFolder:
             self._clients.truncate(round)
         with writing(self.visits):
             self._visits.truncate(round)
+        with writing(self.generations):
+            self._generations.truncate(round, also="at_end")
 
     def write_config(self, text: str) -> None:
         """Write ``config.yaml``, atomically."""
@@ -272,7 +297,7 @@ class RunFolder:
                 return
         with ExitStack() as stack:
             stack.callback(_close, self.metrics, self._log)
-            for table in (self._clients, self._visits, self._rounds):
+            for table in (self._clients, self._visits, self._generations, self._rounds):
                 stack.callback(_close, table.path, table)
 
 

@@ -85,8 +85,8 @@ class ParquetRows:
             self._part += 1
             self._tail, self._num_tail = [], 0
 
-    def truncate(self, first_round: int) -> int:
-        """Drop all rows whose ``round`` is at least ``first_round``; return how many."""
+    def truncate(self, first_round: int, also: str | None = None) -> int:
+        """Drop all rows whose ``round`` is at least ``first_round``, or whose column ``also`` is true; return how many."""
         import pyarrow.compute as pc
 
         self.flush()
@@ -94,7 +94,8 @@ class ParquetRows:
         for path in _files(self.path):
             next_part = _next_part(self._read_schema(path))
             table = self._read(path)
-            kept = table.filter(pc.less(table["round"], first_round))
+            stays = pc.less(table["round"], first_round)
+            kept = table.filter(stays if also is None else pc.and_(stays, pc.invert(table[also])))
             if kept.num_rows < table.num_rows:
                 dropped += table.num_rows - kept.num_rows
                 if kept.num_rows == 0 and path != self.path:

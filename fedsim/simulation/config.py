@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from fedsim.core.schema import Schema
+from fedsim.core.uses import Use, Uses
+
+TextMetric = Literal["exact_match", "f1", "rouge1", "rouge2", "rougeL", "chrf"]
+"""Names of :data:`fedsim.data.text_metrics.TEXT_METRICS`."""
+
+
+class GenerateConfig(Schema):
+    """Responses that the model writes by itself, token by token."""
+
+    every: NonNegativeInt = 0
+    """Rounds between two times that the global model writes; 0 for at the end alone, when it writes in any case."""
+    examples: PositiveInt = 64
+    """Validation examples whose prompts it answers, drawn with the seed, the same ones each time."""
+    client_examples: NonNegativeInt = 4
+    """Held-out examples of each client that the client's own model answers, at the end, where clients keep something of their
+    own (``layers.unselected: local``, ``tuner.exchange``); 0 for none."""
+    max_new_tokens: PositiveInt = 64
+    """Most tokens of a response. It also ends at the tokenizer's end token, at those of the model's generation_config.json, and
+    where the model's positions do."""
+    do_sample: bool = False
+    """Draw each token by its probability; otherwise the most likely one is taken."""
+    temperature: PositiveFloat = 1.0
+    """do_sample: what scores are divided by; below 1 likely tokens become likelier."""
+    top_k: PositiveInt | None = None
+    """do_sample: draw from so many of the most likely tokens; null for all."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """do_sample: draw from the fewest most likely tokens whose probabilities add up to this."""
+    seed: NonNegativeInt | None = None
+    """do_sample: root of the draws, the run's seed if not given. They depend on it, round, client and example alone."""
+    metrics: tuple[TextMetric, ...] = Field(default=("exact_match", "f1"), min_length=1)
+    """How texts are compared to those of the data: exact_match and f1 (of words, both as SQuAD normalises), rouge1, rouge2,
+    rougeL and chrf; ROUGE and chrF need ``pip install fedsim[text]``."""
+
+    uses: ClassVar[Uses] = dict.fromkeys(("temperature", "top_k", "top_p", "seed"), (Use("do_sample", (True,)),))
 
 
 class EvaluationConfig(Schema):
@@ -23,6 +57,8 @@ class EvaluationConfig(Schema):
     keep_predictions: bool = False
     """Write to ``predictions.parquet`` what the global prompt predicts for each validation example, after the last round and
     after the best one; each takes an evaluation."""
+    generate: GenerateConfig | None = None
+    """Tasks of responses: let the model write, and compare its texts to those of the data; null for losses alone."""
     select_on: Literal["validation", "holdout"] = "validation"
     """Examples used to choose the best round and to apply ``stop.target`` and ``stop.patience``: validation, or holdout (the
     clients' held-out examples, with the global prompt). With holdout, validation figures are not biased by the choice of

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fedsim.simulation.config import EvaluationConfig
     from fedsim.simulation.evaluations import Evaluations
     from fedsim.simulation.federation import Federation
+    from fedsim.simulation.generations import FinalTexts, Generations
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,16 @@ class FinalEvaluations:
     """Of the global prompt for the validation examples, after the last round; None if not asked for."""
     predictions_best: Predictions | None = None
     """The same after the best round; None if no round was evaluated."""
+    texts: FinalTexts | None = None
+    """What the model wrote; None if not asked for."""
 
 
 def evaluate_end(
-    asked: EvaluationConfig, evaluations: Evaluations, federation: Federation, best: BestState
+    asked: EvaluationConfig,
+    evaluations: Evaluations,
+    federation: Federation,
+    best: BestState,
+    generations: Generations | None = None,
 ) -> FinalEvaluations:
     """Evaluate the states after the last round, and, where asked for, before any training and after the best round."""
     state, states, round = federation.state, federation.clients, federation.round
@@ -55,4 +62,5 @@ def evaluate_end(
         clients_start=start,
         predictions=last,
         predictions_best=of_best,
+        texts=None if generations is None else generations.at_end(federation),
     )

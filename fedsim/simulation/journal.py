@@ -21,6 +21,8 @@ from fedsim.simulation.context import RunContext
 from fedsim.simulation.evaluations import Evaluations
 from fedsim.simulation.federation import Federation
 from fedsim.simulation.final import FinalEvaluations, evaluate_end
+from fedsim.simulation.generations import Generations
+from fedsim.simulation.generations import figures as figures_of_texts
 from fedsim.simulation.open_round import Evaluated, OpenRound, mean_loss
 from fedsim.simulation.round import Round
 from fedsim.simulation.stopping import Stopped, rule_that_applies
@@ -54,6 +56,7 @@ class Journal:
         self._run = run
         self._federation = federation
         self._evaluations = Evaluations(run.config, run.prepared.spec, run.executor, run.failures, run.progress.note)
+        self._generations = Generations.of(run)
         self._saved_round = saved_round
         self._started = started
         self._best = BestState(run, federation)
@@ -65,7 +68,8 @@ class Journal:
     @property
     def can_wait(self) -> bool:
         """Whether the last round can stay open and be evaluated while the next one trains."""
-        return self._evaluations.can_wait(self._federation.round)
+        round = self._federation.round
+        return self._evaluations.can_wait(round) and not self._writes(round)
 
     @property
     def seconds(self) -> float:
@@ -104,6 +108,7 @@ class Journal:
         run, metric = self._run, self._run.prepared.data.task.metric
         figures = {"global_metric": compute(metric, evaluation.confusion_CC), "global_loss": mean_loss(evaluation)}
         self.totals.initial_metric = self.totals.global_metric = figures["global_metric"]
+        self.totals.initial_loss = self.totals.global_loss = figures["global_loss"]
         self._start_is_evaluated = True
         run.folder.event("start", round=0, **figures)
         run.folder.round_record({"round": 0, **figures})
@@ -155,8 +160,13 @@ class Journal:
             evaluation = due.of_state(state, round) if due.is_due(round) else None
             holdout = due.of_holdout(state, round) if due.of_holdout_is_due(round) else None
             personalised = self.personalised() if due.of_clients_is_due(round) else None
+            rows = self._generations.of_state(state, round) if self._generations and self._writes(round) else ()
         seconds = time.monotonic() - started
-        return self._record(self.open, Evaluated(evaluation, personalised, holdout, seconds))
+        return self._record(self.open, Evaluated(evaluation, personalised, holdout, seconds, rows))
+
+    def _writes(self, round: int) -> bool:
+        """Whether the global model writes after a round."""
+        return self._generations is not None and self._generations.is_due(round)
 
     def end(self) -> None:
         """Save the final state, also after an early stop, and evaluate it if that is still to do.
@@ -171,7 +181,7 @@ class Journal:
         if round and not self._evaluations.is_due(round):
             evaluation = self._evaluations.of_state(self._federation.state, round)
             metric = compute(self._run.prepared.data.task.metric, evaluation.confusion_CC)
-            self.totals = replace(self.totals, global_metric=metric)
+            self.totals = replace(self.totals, global_metric=metric, global_loss=mean_loss(evaluation))
 
     def personalised(self) -> Evaluation | None:
         """Evaluate the clients' own prompts; None if no client has held-out examples."""
@@ -180,7 +190,9 @@ class Journal:
 
     def final(self) -> FinalEvaluations:
         """Evaluate what is evaluated once, at the end."""
-        return evaluate_end(self._run.config.evaluation, self._evaluations, self._federation, self._best)
+        return evaluate_end(
+            self._run.config.evaluation, self._evaluations, self._federation, self._best, self._generations
+        )
 
     def _record(self, done: OpenRound, evaluated: Evaluated) -> RoundRecord:
         """Record a round and save it; nothing later has changed the state yet."""
@@ -191,6 +203,10 @@ class Journal:
         self.totals.count(done.reports, record, run.config.evaluation.select_on)
         self._best.note(self.totals.selected_round)
         run.folder.round_record(record.row())
+        if evaluated.generated and self._generations is not None:
+            run.folder.generation_records(evaluated.generated)
+            texts = figures_of_texts(evaluated.generated, self._generations.metrics)
+            run.folder.event("generated", round=done.round, **texts)
         if run.config.tracking.client_records:
             self._record_clients(done)
         for name, clients in (("absent", done.plan.absent), ("late", done.plan.late)):

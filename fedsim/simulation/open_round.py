@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,8 @@ class Evaluated:
     holdout: Evaluation | None = None
     seconds: float = 0.0
     """Time the driver waited for them; time overlapped with other work does not count."""
+    generated: Sequence[Mapping[str, Any]] = ()
+    """Rows of what the model wrote."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from fedsim.core.tokens import TokenTable
 from fedsim.data.config import TaskConfig
 from fedsim.data.examples import Examples
 from fedsim.data.sources import Dataset, load_dataset
+from fedsim.data.text_metrics import check_text_metrics
 from fedsim.kept.kept import NOTHING_KEPT, Account, Kept, Place
 from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_notes import on_cpus
@@ -224,6 +225,7 @@ def make_spec(
     from fedsim.data.vocabulary import Vocabulary, check_label_words, fitted
     from fedsim.kept.tokens import kept_tokens, state_of
     from fedsim.prompts.starting_point import load_start
+    from fedsim.simulation.generation_spec import generation_spec
 
     model, weights = frozen_model(config)
     tokenizer = load_tokenizer(config.model)
@@ -257,6 +259,7 @@ def make_spec(
         validation=validation,
         shards=data.shards,
         start=load_start(config, weights, tuner),
+        generation=generation_spec(config, data.task, tokenizer, len(validation)),
     )
     return spec, kept.account()
 
@@ -359,6 +362,8 @@ def check_lengths(config: Config, spec: WorkerSpec, max_tokens: int) -> None:
 
 
 def _check_task(config: Config, task: TaskConfig) -> None:
+    if config.evaluation.generate is not None:
+        check_text_metrics(config.evaluation.generate.metrics)
     kind = config.model.head.kind
     if task.of_responses and kind != "generation":
         raise ConfigError(

@@ -26,6 +26,8 @@ class Totals:
     bytes_down: int = 0
     initial_metric: float = math.nan
     global_metric: float = math.nan
+    initial_loss: float = math.nan
+    global_loss: float = math.nan
     best_global_metric: float = math.nan
     best_global_round: int | None = None
     """The first round with the best metric, counted from 1."""
@@ -51,7 +53,11 @@ class Totals:
     def anew(self) -> Totals:
         """Return the figures of a run that starts over after the evaluation of its initial state."""
         return Totals(
-            initial_metric=self.initial_metric, global_metric=self.initial_metric, seconds_before=self.seconds_before
+            initial_metric=self.initial_metric,
+            global_metric=self.initial_metric,
+            initial_loss=self.initial_loss,
+            global_loss=self.initial_loss,
+            seconds_before=self.seconds_before,
         )
 
     def count(self, reports: Sequence[ClientReport], record: RoundRecord, select_on: str = "validation") -> None:
@@ -69,6 +75,7 @@ class Totals:
         self.seconds_rounds.append(record.seconds_round)
         if (value := record.global_metric) is not None:
             self.global_metric = value
+            self.global_loss = math.nan if record.global_loss is None else record.global_loss
             best = self.best_global_metric, self.best_global_round
             self.best_global_metric, self.best_global_round = better(*best, value, record.round)
         if (value := record.holdout_metric if select_on == "holdout" else record.global_metric) is not None:

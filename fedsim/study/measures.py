@@ -72,7 +72,7 @@ SIMULATED = {
     "target_seconds_modelled": "simulated time to the target",
 }
 """Labels of modelled times where they are those of simulated devices (world.devices)."""
-BOUNDS = {**dict.fromkeys(("accuracy", "accuracy_f1"), (0.0, 1.0)), "matthews": (-1.0, 1.0)}
+BOUNDS = {**dict.fromkeys(("accuracy", "accuracy_f1", "token_accuracy"), (0.0, 1.0)), "matthews": (-1.0, 1.0)}
 """Range of each metric by name; of a plug-in's nothing is known."""
 
 

@@ -26,6 +26,7 @@ PRIVATE = [
     "privacy={clip_norm: 1.0, noise_multiplier: 1.0}",
 ]  # fmt: skip
 
+WRITES = ["model.head.kind=generation", "evaluation.generate.examples=3"]
 TASK = "data.task={name: t, fields: [a, b], labels: [n, y]}"
 ANSWERS = "data.task={name: t, fields: [a, b], response: '{b}', template: '{a}'}"
 CASES = {
@@ -36,6 +37,10 @@ CASES = {
     "data.task.template": ([TASK], ["data.task={name: t, fields: [a], dialogue: true, chat: true}"], "'{a} {b} <mask>'"),
     "data.task.label_field": ([TASK], [ANSWERS], "y"),
     "data.task.label_words": ([TASK], [ANSWERS], "[no, yes]"),
+    "evaluation.generate": (WRITES, [], "{examples: 4}"),
+    "evaluation.generate.client_examples": ([*WRITES, "layers.unselected=local"], WRITES, "3"),
+    **{f"evaluation.generate.{key}": ([*WRITES, "evaluation.generate.do_sample=true"], WRITES, value)
+       for key, value in {"temperature": "0.5", "top_k": "9", "top_p": "0.9", "seed": "7"}.items()},
     "tracking.page_every_seconds": ([], ["tracking.plots=false"], "7"),
     "model.head.pooling": (["model.head.kind=classifier"], [], "mean"),
     "model.head.init_std": (["model.head.kind=classifier"], [], "0.5"),

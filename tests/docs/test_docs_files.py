@@ -9,12 +9,14 @@ import file_fields
 import pyarrow.parquet as pq
 import pytest
 import study_fields
+from byte_guard.models import save_model
 from safetensors import safe_open
 from study_cells import summary_of
 from support import ROOT, make_tiny
 
 import fedsim
 from fedsim.core.messages import FuseTrial
+from fedsim.data.text_metrics import TEXT_METRICS
 from fedsim.records import columns, fields
 from fedsim.scaling.accounting import ActorSeconds
 from fedsim.scaling.points import Point
@@ -46,9 +48,26 @@ def run(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def writing(tmp_path_factory):
+    """Return the folder of a run whose model writes responses."""
+    path = tmp_path_factory.mktemp("texts")
+    config = make_tiny(
+        output=str(path / "run"),
+        executor="local",
+        rounds=1,
+        model={"path": save_model("llama", path / "model"), "head": {"kind": "generation"}},
+        data={"task": "questions"},
+        layers={"choose": "fixed", "fixed": [2]},
+        evaluation={"generate": {"every": 1, "examples": 2, "max_new_tokens": 2}},
+    )
+    fedsim.run(config, progress=False)
+    return path / "run"
+
+
 @pytest.mark.parametrize("name", file_fields.TABLES)
-def test_a_table_has_the_columns_of_the_dictionary(run, name):
-    schema = pq.read_schema(run / name)
+def test_a_table_has_the_columns_of_the_dictionary(run, writing, name):
+    schema = pq.read_schema((writing if name == "generations.parquet" else run) / name)
     found = {field.name: re.sub(r"dictionary<values=(\w+).*", r"\1", str(field.type)) for field in schema}
     written = {
         known: {"double": "float64", "list<element: int64>": "list<int64>"}.get(kind, kind)
@@ -57,19 +76,24 @@ def test_a_table_has_the_columns_of_the_dictionary(run, name):
     assert written == columns.kinds(file_fields.TABLES[name][1])
 
 
-def test_a_summary_has_the_fields_of_the_dictionary(run):
-    assert list(json.loads((run / "summary.json").read_text())) == list(fields.SUMMARY)
+def test_a_summary_has_the_fields_of_the_dictionary(run, writing):
+    expected = [name for name in fields.SUMMARY if name not in fields.OF_RESPONSES]
+    assert list(json.loads((run / "summary.json").read_text())) == expected
+    devices = ("participation_by", "clients_never", "clients_too", "device_")
+    expected = [name for name in fields.SUMMARY if not name.startswith(devices)]
+    assert list(json.loads((writing / "summary.json").read_text())) == expected
 
 
-def test_events_have_the_fields_of_the_dictionary(run):
+def test_events_have_the_fields_of_the_dictionary(run, writing):
     events = defaultdict(set)
-    for line in (run / "metrics.jsonl").read_text().splitlines():
-        event = json.loads(line)
-        events[event["event"]] |= set(event)
+    for folder in (run, writing):
+        for line in (folder / "metrics.jsonl").read_text().splitlines():
+            event = json.loads(line)
+            events[event["event"]] |= set(event)
     for kind, found in events.items():
         known = set(fields.EVENT) | set(fields.EVENTS[kind][1])
-        assert found <= known and known - found <= OF_TRIALS, kind
-    assert {"created", "layers", "start", "round", "end"} <= set(events)
+        assert found <= known and known - found <= OF_TRIALS | set(TEXT_METRICS), kind
+    assert {"created", "layers", "start", "round", "generated", "end"} <= set(events)
 
 
 def test_the_dictionary_has_the_kinds_of_events_that_the_code_writes():
@@ -96,11 +120,14 @@ def test_safetensors_have_the_metadata_of_the_dictionary(run):
         assert held <= set(known) and set(known) - held <= SOMETIMES, name
 
 
-def test_a_run_writes_no_file_that_is_not_in_the_dictionary(run):
+def test_a_run_writes_no_file_that_is_not_in_the_dictionary(run, writing):
     named = {*file_fields.TABLES, *(part for name in file_fields.JSON for part in name.split(", ")), "metrics.jsonl"}
     named = {re.sub("ROUND", "*", name) for name in named} | {"checkpoints/round-*.sha256", "config.yaml"}
     lost = [
-        path for path in run.rglob("*") if path.is_file() and not any(path.relative_to(run).match(n) for n in named)
+        path
+        for folder in (run, writing)
+        for path in folder.rglob("*")
+        if path.is_file() and not any(path.relative_to(folder).match(n) for n in named)
     ]
     assert not lost
 

@@ -37,6 +37,7 @@ from fedsim.display.page.parts import Cell, Figure, Figures, Key, Table, number_
 from fedsim.display.page.small import as_figure, legend_above, small
 from fedsim.display.page.swatches import patch
 from fedsim.display.report import format_bytes, format_clock
+from fedsim.display.run_words import CLASSES, GroupWords
 from fedsim.display.score_plot import draw_scores
 
 if TYPE_CHECKING:
@@ -148,8 +149,14 @@ def _lines_table(
 
 
 @drawn
-def label_figures(counts_NC: np.ndarray, class_names: Sequence[str], key: str = "labels", where: str = "") -> Figures:
-    """Return who holds what: class mixes and sizes of the clients.
+def label_figures(
+    counts_NC: np.ndarray,
+    class_names: Sequence[str],
+    key: str = "labels",
+    where: str = "",
+    words: GroupWords = CLASSES,
+) -> Figures:
+    """Return who holds what: class mixes and sizes of the clients; sizes alone where there is one group of examples.
 
     Parameters
     ----------
@@ -157,6 +164,8 @@ def label_figures(counts_NC: np.ndarray, class_names: Sequence[str], key: str = 
         Prefix of the figures' keys.
     where
         Of which data set, where a page has several.
+    words
+        What the classes are called.
     """
     colors = class_colors(len(class_names))
     most = min(240, max(_FEW_CLIENTS, _MOST_BARS // len(class_names)))
@@ -164,7 +173,7 @@ def label_figures(counts_NC: np.ndarray, class_names: Sequence[str], key: str = 
     few = len(class_names) <= LISTED_CLASSES
     drawings = []
     for rows, heights_NC, xlabel, ylabel in (
-        (by_mix, shares(counts_NC)[by_mix], "clients, ordered by class mix", "share of examples"),
+        (by_mix, shares(counts_NC)[by_mix], f"clients, ordered by {words.one} mix", "share of examples"),
         (by_size, np.asarray(counts_NC, dtype=float)[by_size], "clients, largest first", "examples"),
     ):
         figure, axes = small(xlabel, ylabel)
@@ -174,17 +183,19 @@ def label_figures(counts_NC: np.ndarray, class_names: Sequence[str], key: str = 
             class_bar(figure, [axes], class_names, colors)
         drawings.append(figure)
     drawings[0].axes[0].set_ylim(0, 1)
-    data = _labels_table(counts_NC, class_names)
+    data = _labels_table(counts_NC, class_names, words)
     sizes = replace(data, columns=data.columns[:2], rows=tuple(row[:2] for row in data.rows))
     sizes_N = np.asarray(counts_NC).sum(axis=1)
     text = f"From {sizes_N.min():,} to {sizes_N.max():,} examples, median {np.median(sizes_N):,.0f}, held-out ones included."
     some = f" {len(by_mix)} of {len(sizes_N):,} clients." if len(by_mix) < len(sizes_N) else ""
     largest_N = shares(counts_NC).max(axis=1)
-    mix = f"The largest class has {np.median(largest_N):.0%} of a client's examples (median).{some}"
+    mix = f"The largest {words.one} has {np.median(largest_N):.0%} of a client's examples (median).{some}"
     figures = (
-        as_figure(drawings[0], f"{key}-mix", f"Class mix of each client{where}", mix, data),
+        as_figure(drawings[0], f"{key}-mix", f"{words.one.capitalize()} mix of each client{where}", mix, data),
         as_figure(drawings[1], f"{key}-size", f"Examples of each client{where}", f"{text}{some}", sizes),
     )
+    if len(class_names) == 1:
+        return Figures(figures[1:])
     legend = tuple(Key(name, patch(color)) for name, color in zip(class_names, colors, strict=True)) if few else ()
     return Figures(figures, legend)
 
@@ -203,7 +214,7 @@ def _few_ticks(axes: Axes, rows: np.ndarray) -> None:
         axes.set_xticks([])
 
 
-def _labels_table(counts_NC: np.ndarray, class_names: Sequence[str]) -> Table:
+def _labels_table(counts_NC: np.ndarray, class_names: Sequence[str], words: GroupWords) -> Table:
     most = min(100, max(10, _MOST_CELLS // (len(class_names) + 2)))
     clients = [int(client) for client in order_by_size(counts_NC)]
     rows = [
@@ -216,7 +227,8 @@ def _labels_table(counts_NC: np.ndarray, class_names: Sequence[str]) -> Table:
     ]
     all_shown = len(rows) == len(clients)
     note = "" if all_shown else f"The {len(rows)} largest of {len(clients):,} clients; all are in labels.parquet."
-    return Table("Examples of each client and class", ("client", "examples", *class_names), tuple(rows), note)
+    title = f"Examples of each client and {words.one}" if len(class_names) > 1 else "Examples of each client"
+    return Table(title, ("client", "examples", *class_names), tuple(rows), note)
 
 
 @drawn

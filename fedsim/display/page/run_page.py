@@ -16,9 +16,10 @@ from fedsim.display.page.client_figure import client_figure
 from fedsim.display.page.parts import Block, Commands, Facts, Figures, Page, Section, Sentences, Table, text_cells
 from fedsim.display.page.render import render
 from fedsim.display.page.run_figures import course, label_figures, score_figures
+from fedsim.display.page.text_samples import text_samples
 from fedsim.display.page.world_figures import world_figures
 from fedsim.display.report import MISSING, final_rows, format_bytes, format_clock, format_metric, format_seconds
-from fedsim.display.run_words import model_words, partition_words, run_words
+from fedsim.display.run_words import group_words, model_words, partition_words, run_words
 from fedsim.records.recorded_run import RecordedRun
 from fedsim.study.per_client import client_figures as figures_of_clients
 
@@ -109,6 +110,8 @@ def _sections(
         yield Section("layers", "Layers", (scores,), intro)
     if clients := _clients(run, metric_name):
         yield Section("clients", "Clients", (clients,), "Who holds what, and how each fares.")
+    if samples := text_samples(run.generations.to_pylist(), summary.get("generated")):
+        yield Section("responses", "Responses", (samples,), "What the model writes by itself, token by token.")
     if summary:
         rows = [(name, value) for name, value in final_rows(summary) if name not in ("folder",)]
         yield Section("facts", "Facts", (Facts(tuple(rows)),))
@@ -121,7 +124,8 @@ _WORLD = "What the clients' devices did on the virtual clock, and whose results 
 
 def _clients(run: RecordedRun, metric_name: str) -> Figures | None:
     """Return what the clients hold and how they fare, as far as it is on record."""
-    held = label_figures(*run.labels) if run.labels is not None else Figures(())
+    words = group_words(run.config.model.head.kind)
+    held = label_figures(*run.labels, words=words) if run.labels is not None else Figures(())
     spread = client_figure(figures_of_clients(run.personal)["clients"], metric_name)
     figures = (*held.figures, *([spread] if spread is not None else []))
     return Figures(figures, held.legend) if figures else None

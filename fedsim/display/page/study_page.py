@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim import __version__
+from fedsim.data.response_rules import OF_RESPONSES
 from fedsim.display.page.arms import ArmStyle, arm_legend, arm_styles
 from fedsim.display.page.parts import (
     Figure,
@@ -22,6 +23,7 @@ from fedsim.display.page.study_curves import AXES, curve_figure
 from fedsim.display.page.study_differences import forest
 from fedsim.display.page.study_spread import client_spread, exchanged_layers, layer_scores
 from fedsim.display.page.study_tables import configs, failed_table, mistakes_table, repeat, search_table, sheet_table
+from fedsim.display.run_words import CLASSES, LABELS
 from fedsim.records.labels import read_labels
 from fedsim.study import words
 from fedsim.study.config import StudyConfig
@@ -240,7 +242,9 @@ def _labels(summary: StudySummary, of_dataset: Mapping[str, ByArm]) -> list[Figu
         labels = next((held for path in paths if (held := read_labels(path)) is not None), None)
         if labels is not None:
             where = f", {dataset}" if len(summary.datasets) > 1 else ""
-            found.append(label_figures(*labels, key=f"labels-{at}", where=where))
+            of_responses = any(cell.metric_name == OF_RESPONSES for cells in arms.values() for cell in cells)
+            called = LABELS if of_responses else CLASSES
+            found.append(label_figures(*labels, key=f"labels-{at}", where=where, words=called))
     return found
 
 

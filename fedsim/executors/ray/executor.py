@@ -16,6 +16,7 @@ import ray
 from ray import exceptions as ray_errors
 
 from fedsim.core.errors import ResourceError
+from fedsim.core.generated import Generated
 from fedsim.core.messages import (
     ClientFailure,
     ClientReport,
@@ -256,6 +257,22 @@ class RayExecutor(Executor):
             return state, self.fuse, personal, clients, *references(client_states, clients)
 
         return self._of_clients("evaluate_clients", groups, arguments, "evaluation", lambda _, failure: failure)
+
+    def generate(self, state: Handle, ranges: Ranges) -> list[Generated]:
+        calls = [
+            Call(index, "generate", (state, start, stop), what=f"responses to examples {start} to {stop}")
+            for index, (start, stop) in enumerate(ranges)
+        ]
+        done = [outcome for outcome in self._dispatcher.run(calls) if isinstance(outcome, Done)]
+        return [outcome.value for outcome in sorted(done, key=lambda outcome: outcome.call.index)]
+
+    def generate_clients(
+        self, state: Handle, groups: Sequence[tuple[int, ...]], client_states: Mapping[int, Handle]
+    ) -> list[Generated | ClientFailure]:
+        def arguments(clients: tuple[int, ...]) -> tuple[Any, ...]:
+            return state, self.fuse, clients, *references(client_states, clients)
+
+        return self._of_clients("generate_clients", groups, arguments, "responses", lambda _, failure: failure)
 
     def score(self, state: Handle, groups: Sequence[tuple[int, ...]]) -> list[ScoreReport]:
         def failed(client: int, failure: ClientFailure) -> ScoreReport:

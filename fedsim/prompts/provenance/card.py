@@ -10,14 +10,16 @@ from huggingface_hub import EvalResult, ModelCardData
 from fedsim.prompts.provenance.escaping import code, inline
 from fedsim.prompts.provenance.origin import Origin
 
-_TASK = "text-classification"
+_TASKS = {"generation": "text-generation"}
+"""Kind of task on the hub, by ``model.head.kind``; others are text-classification."""
 
 
 def front_matter(origin: Origin, title: str) -> str:
     """Return the card's YAML block, with its fences."""
+    kind = _TASKS.get(origin.metadata["model"]["head"]["kind"], "text-classification")
     results = [
         EvalResult(
-            task_type=_TASK,
+            task_type=kind,
             dataset_type=origin.dataset or f"fedsim-{_word(origin.task)}",
             dataset_name=origin.task,
             metric_type=figure.metric,
@@ -31,7 +33,7 @@ def front_matter(origin: Origin, title: str) -> str:
     data = ModelCardData(
         base_model=origin.base,
         library_name="peft",
-        pipeline_tag=_TASK,
+        pipeline_tag=kind,
         tags=["fedsim", "federated-learning", origin.kind],
         datasets=[origin.dataset] if origin.dataset else None,
         metrics=[metric],

@@ -1,0 +1,238 @@
+"""``evaluation.generate``: what the model wrote is on record, the same however a run goes, and that of ``load_adapter``."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from byte_guard.models import save_model
+from safetensors.numpy import load_file
+from support import make_tiny, merged, sweep
+
+import fedsim
+from clients.backbone.end_tokens import end_tokens
+from clients.config import ModelConfig
+from fedsim.core.errors import ConfigError, ModelError
+from fedsim.data.text_metrics import score_texts
+from fedsim.display.page.run_page import run_page
+from fedsim.simulation.generation_spec import decoded
+from fedsim.simulation.preparation import prepare
+
+GENERATE = {"every": 2, "examples": 5, "client_examples": 2, "max_new_tokens": 6}
+PERSONAL = {"choose": "fixed", "fixed": [0, 2], "unselected": "local"}
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    return save_model("llama", tmp_path_factory.mktemp("decoder") / "llama")
+
+
+@pytest.fixture(scope="module")
+def config(decoder):
+    """Return a function that makes a config of a run that writes answers; clients have prompts of their own in one layer."""
+
+    def make(path, **changes):
+        given = {
+            "output": str(path),
+            "executor": "local",
+            "model": {"path": decoder, "head": {"kind": "generation"}},
+            "data": {"task": "questions"},
+            "client": {"fuse": 2, "optimizer": {"lr": 0.05}},
+            "layers": PERSONAL,
+            "evaluation": {"generate": GENERATE, "shard_size": 2},
+        }
+        return make_tiny(**merged(given, changes))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def straight(config, tmp_path_factory):
+    path = tmp_path_factory.mktemp("straight") / "run"
+    return path, fedsim.run(config(path), progress=False)
+
+
+def rows(path) -> list[dict]:
+    return pq.read_table(path / "generations.parquet").to_pylist()
+
+
+def test_records_are_of_due_rounds_and_of_the_end(straight, config):
+    path, summary = straight
+    found = rows(path)
+    by_place = {(row["round"], row["client"] is None, row["at_end"]) for row in found}
+    assert by_place == {(2, True, False), (3, True, True), (3, False, True)}
+    last = [row for row in found if row["round"] == 3 and row["client"] is None]
+    assert [row["example"] for row in last] == [row["example"] for row in found if row["round"] == 2]
+    assert len(last) == 5 and len({row["text"] for row in last}) > 1
+    own = [row for row in found if row["client"] is not None]
+    holdouts = {row["client"]: row["examples"] for row in pq.read_table(path / "personal.parquet").to_pylist()}
+    counts = {client: sum(row["client"] == client for row in own) for client in holdouts}
+    assert counts == {client: min(2, examples) for client, examples in holdouts.items()}
+
+    data = prepare(config(path)).data.dataset
+    for row in found:
+        examples = data.validation if row["client"] is None else data.train
+        text, question, answer = examples.texts[row["example"]]
+        assert row["prompt"] == f"{text} .\nQuestion : {question}\nAnswer :" and row["reference"] == answer
+        assert 1 <= row["tokens"] <= 6
+
+    names = ("exact_match", "f1")
+    for chosen, generated in ((last, summary["generated"]), (own, summary["generated"]["personal"])):
+        expected = score_texts([row["text"] for row in chosen], [row["reference"] for row in chosen], names)
+        assert {name: generated[name] for name in names} == expected and generated["examples"] == len(chosen)
+    events = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [event["round"] for event in events if event["event"] == "generated"] == [2]
+
+
+def test_texts_are_those_of_load_adapter(straight):
+    path, _ = straight
+    last = [row for row in rows(path) if row["round"] == 3 and row["client"] is None]
+    model = fedsim.load_adapter(path)
+    prompts = [dict(zip(("text", "question"), row["prompt"].split(" .\nQuestion : "), strict=True)) for row in last]
+    for prompt in prompts:
+        prompt["question"] = prompt["question"].removesuffix("\nAnswer :")
+    texts = [row["text"] for row in last]
+    assert model.generate(prompts, max_new_tokens=6) == texts
+    assert model.generate([tuple(prompt.values()) for prompt in prompts], max_new_tokens=6, max_pass_tokens=40) == texts
+    drawn = model.generate(prompts, max_new_tokens=6, do_sample=True, seed=1)
+    assert drawn == model.generate(prompts, max_new_tokens=6, do_sample=True, seed=1, max_pass_tokens=40) != texts
+    assert drawn[:2] == model.generate(prompts[:2], max_new_tokens=6, do_sample=True, seed=1)
+    assert drawn != model.generate(prompts, max_new_tokens=6, do_sample=True, seed=2)
+    assert model.generate([]) == []
+
+
+def test_clients_write_with_prompts_of_their_own(straight, config):
+    path, _ = straight
+    spec = prepare(config(path)).spec
+    model, personal = fedsim.load_adapter(path), load_file(path / "prompt" / "personal.safetensors")
+    whole = torch.zeros((1, 3, *model.tuned_LX.shape[1:]))
+    own = [row for row in rows(path) if row["client"] is not None]
+    trained = [row for row in own if row["client"] in personal["clients"]]
+    assert trained
+    for row in trained:
+        place = personal["clients"].tolist().index(row["client"])
+        whole[0, [0, 2]] = model.tuned_LX
+        whole[0, 1] = torch.from_numpy(personal["personal"][place]).view(model.tuned_LX.shape[1:])
+        start = int(spec.train.offsets_N1[row["example"]])
+        ids = spec.train.ids_Z[start : start + int(spec.train.response_starts_N[row["example"]])].astype(np.int64)
+        decoding = spec.generation.decoding
+        (written,) = model.backbone.generate([ids], whole, (0, 1, 2), decoding)
+        assert decoded(model.tokenizer, written) == row["text"]
+
+
+def test_the_same_texts_on_actors(session_ray, straight, config, tmp_path):
+    fedsim.run(config(tmp_path / "run", executor="ray", ray={"address": "auto", "actors": 2}), progress=False)
+    assert rows(tmp_path / "run") == rows(straight[0])
+
+
+@pytest.mark.parametrize("rounds", sweep([1, 2], [2]))
+def test_a_run_that_was_left_and_goes_on_writes_the_same(straight, config, tmp_path, rounds):
+    path = tmp_path / "run"
+    with fedsim.Run(config(path), progress=False) as going:
+        while next(going).round < rounds:
+            pass
+    fedsim.run(config(path), resume=True, progress=False)
+    assert rows(path) == rows(straight[0])
+
+
+def test_what_is_written_at_an_early_end_is_gone_when_the_run_goes_on(straight, config, tmp_path):
+    path = tmp_path / "run"
+    with fedsim.Run(config(path), progress=False) as going:
+        next(going)
+        going.stop("enough")
+        going.finish()
+    assert {(row["round"], row["at_end"]) for row in rows(path)} == {(1, True)}
+    fedsim.run(config(path), resume=True, progress=False)
+    assert rows(path) == rows(straight[0])
+
+
+def test_a_finished_run_that_wrote_nothing_writes_at_its_end(straight, config, tmp_path):
+    path = tmp_path / "run"
+    summary = fedsim.run(config(path, evaluation={"generate": None}), progress=False)
+    assert not (path / "generations.parquet").exists() and "generated" not in summary
+    again = fedsim.run(config(path), resume=True, progress=False)
+    assert again["config_hash"] == summary["config_hash"] == straight[1]["config_hash"]
+    assert rows(path) == [row for row in rows(straight[0]) if row["round"] == 3]
+
+
+def test_draws_repeat_whatever_shares_their_passes(config, tmp_path):
+    sampled = {"every": 0, "do_sample": True, "temperature": 1.3, "top_k": 50, "top_p": 0.9, "client_examples": 0}
+    texts = {}
+    for name, changes in {
+        "one": {},
+        "again": {"evaluation": {"shard_size": 1, "batch_size": 1}},
+        "other": {"evaluation": {"generate": {"seed": 5}}},
+    }.items():
+        path = tmp_path / name
+        given = merged({"rounds": 1, "evaluation": {"generate": sampled}}, changes)
+        fedsim.run(config(path, **given), progress=False)
+        texts[name] = [(row["round"], row["example"], row["text"]) for row in rows(path)]
+    assert texts["one"] == texts["again"]
+    assert [place[:2] for place in texts["one"]] == [place[:2] for place in texts["other"]] != texts["other"]
+
+
+def test_the_page_shows_texts_beside_those_of_the_data(straight):
+    path, _ = straight
+    page = run_page(fedsim.load_run(path))
+    assert "Responses after round 3" in page and "response of the model" in page
+    last = [row for row in rows(path) if row["round"] == 3]
+    assert all(row["reference"] in page for row in last if row["client"] is None)
+    assert page.count(">of client ") == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model": {"head": {"kind": "classifier"}}, "data": {"task": "reviews"}},
+            r"evaluation.generate.* has no use with model.head.kind=classifier; it is for tasks of responses",
+        ),
+        ({"evaluation": {"generate": {"top_p": 0.5}}}, r"top_p has no use with evaluation.generate.do_sample=false"),
+        (
+            {"layers": {"unselected": "none"}},
+            r"client_examples has no use with layers.unselected=none; all clients have",
+        ),
+        ({"partition": {"holdout_fraction": 0.0}}, r"client_examples has no use with partition.holdout_fraction=0"),
+    ],
+    ids=["classes", "greedy", "global", "no holdout"],
+)
+def test_what_makes_no_sense_is_refused(config, tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        config(tmp_path / "run", **changes)
+
+
+def test_prompts_that_do_not_fit_are_one_sentence(straight):
+    model = fedsim.load_adapter(straight[0])
+    for prompts, message in {
+        ("one text",): r"prompt 0 has 1 texts, but task 'questions' takes 2: text, question",
+        (("a", "b"), ("a", 5)): r"prompt 1 has 5, which is no text",
+    }.items():
+        with pytest.raises(ModelError, match=message):
+            model.generate(prompts)
+    with pytest.raises(ModelError, match=r"prompt 0 lacks 'question'; task 'questions' has the fields text, question"):
+        model.generate([{"text": "a"}])
+    with pytest.raises(ModelError, match=r"prompt 0 has 'title'"):
+        model.generate([{"text": "a", "question": "b", "title": "c"}])
+    with pytest.raises(ModelError, match=r"prompt 0 has \d+ tokens, but the model has positions for \d+"):
+        model.generate([("word " * 400, "what ?")])
+
+
+def test_a_model_of_classes_generates_nothing(decoder, tmp_path):
+    fedsim.run(
+        make_tiny(output=str(tmp_path / "run"), executor="local", rounds=1, model={"path": decoder}), progress=False
+    )
+    with pytest.raises(
+        ModelError, match="task 'reviews' tells classes apart; generate is for models of tasks of responses"
+    ):
+        fedsim.load_adapter(tmp_path / "run").generate(["a text"])
+
+
+def test_end_tokens_are_all_that_the_model_names(decoder, tmp_path):
+    folder = save_model("llama", tmp_path / "model")
+    named = ModelConfig(path=folder)
+    assert end_tokens(named) == (2,)
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9]}))
+    assert end_tokens(named) == (7, 9)
+    (tmp_path / "model" / "generation_config.json").unlink()
+    assert end_tokens(named) == (2,)
