@@ -82,16 +82,20 @@ class ResponseEncoder:
         texts = with_special_tokens_apart(self._tokenizer, examples.texts) if self._chat is None else examples.texts
         written = [self._writer.write(row) for row in texts]
         prompts, responses = self._ids(written, examples.origin)
-        cut_prompts = cut_responses = 0
-        for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-            if len(self._start) + len(prompt) + len(response) > max_length:
-                prompts[i], responses[i] = self._shortened(texts[i], written[i], max_length, examples.origin)
-                cut_prompts += len(prompts[i]) < len(prompt)
-                cut_responses += len(responses[i]) < len(response)
+        sizes = [(len(prompt), len(response)) for prompt, response in zip(prompts, responses, strict=True)]
+        room = max_length - len(self._start)
+        long = [i for i, (prompt, response) in enumerate(sizes) if prompt + response > room]
+        if self._task.dialogue:
+            self._drop_turns(texts, written, prompts, responses, long, room, examples.origin)
+        self._cut(written, prompts, responses, room, max_length, examples.origin)
         ids = [self._start + prompt + response for prompt, response in zip(prompts, responses, strict=True)]
-        # The first token of all has nothing before it that could predict it.
-        starts = [max(1, len(self._start) + len(prompt)) for prompt in prompts]
-        return Responses(ids, starts, cut_prompts, cut_responses)
+        return Responses(
+            ids=ids,
+            # The first token of all has nothing before it that could predict it.
+            starts=[max(1, len(self._start) + len(prompt)) for prompt in prompts],
+            cut_prompts=sum(len(prompts[i]) < sizes[i][0] for i in long),
+            cut_responses=sum(len(responses[i]) < sizes[i][1] for i in long),
+        )
 
     def prompts(self, rows: list[tuple[str, ...]]) -> list[Ids]:
         """Return the ids of prompts alone, for texts whose response is to be written; nothing is cut."""
@@ -132,29 +136,50 @@ class ResponseEncoder:
                 "token, which would end its turn; leave the row out"
             )
 
-    def _shortened(self, texts: tuple[str, ...], written: Written, max_length: int, origin: str) -> tuple[Ids, Ids]:
-        """Return an example's ids cut to fit."""
-        room = max_length - len(self._start)
-        messages = from_text(texts[0]) if self._task.dialogue else None
-        while messages is not None and (messages := without_oldest(messages)) is not None:
-            written = self._writer.conversation(messages)
-            prompts, responses = self._ids([written], origin)
-            if len(prompts[0]) + len(responses[0]) <= room:
-                return prompts[0], responses[0]
-        _, (response,) = self._ids([written], origin)
-        (side,) = encode_with_fields(self._tokenizer, [written.prompt], split_special_tokens=self._chat is None)
-        lengths = [len(field) for field in side.fields]
-        literal, fewest = len(side.ids) - sum(lengths), sum(length > 0 for length in lengths)
-        if literal + fewest >= room:
-            raise DataError(
-                f"data.max_length: {max_length} tokens leave no room for the texts of {origin}, since prompt and special "
-                f"tokens take {literal + len(self._start)}"
-            )
-        quotas = longest_first(lengths, max(fewest, room - literal - len(response)))
-        prompt = side.without(
-            {place for field, quota in zip(side.fields, quotas, strict=True) for place in field[quota:]}
-        )
-        return prompt, response[: room - len(prompt)]
+    def _drop_turns(
+        self,
+        texts: list[tuple[str, ...]],
+        written: list[Written],
+        prompts: list[Ids],
+        responses: list[Ids],
+        long: list[int],
+        room: int,
+        origin: str,
+    ) -> None:
+        """Leave out the oldest questions and answers of dialogues that are too long, until they fit or one is left."""
+        left = {i: from_text(texts[i][0]) for i in long}
+        while left := {i: less for i, messages in left.items() if (less := without_oldest(messages)) is not None}:
+            shorter = [self._writer.conversation(messages) for messages in left.values()]
+            for i, one, prompt, response in zip(list(left), shorter, *self._ids(shorter, origin), strict=True):
+                written[i], prompts[i], responses[i] = one, prompt, response
+                if len(prompt) + len(response) <= room:
+                    del left[i]
+
+    def _cut(
+        self,
+        written: list[Written],
+        prompts: list[Ids],
+        responses: list[Ids],
+        room: int,
+        max_length: int,
+        origin: str,
+    ) -> None:
+        """Cut the fields of prompts that are too long, then responses."""
+        long = [i for i in range(len(written)) if len(prompts[i]) + len(responses[i]) > room]
+        filled = [written[i].prompt for i in long]
+        sides = encode_with_fields(self._tokenizer, filled, split_special_tokens=self._chat is None)
+        for i, side in zip(long, sides, strict=True):
+            lengths = [len(field) for field in side.fields]
+            literal, fewest = len(side.ids) - sum(lengths), sum(length > 0 for length in lengths)
+            if literal + fewest >= room:
+                raise DataError(
+                    f"data.max_length: {max_length} tokens leave no room for the texts of {origin}, since prompt and special "
+                    f"tokens take {literal + max_length - room}"
+                )
+            quotas = longest_first(lengths, max(fewest, room - literal - len(responses[i])))
+            cut = {place for field, quota in zip(side.fields, quotas, strict=True) for place in field[quota:]}
+            prompts[i] = side.without(cut)
+            responses[i] = responses[i][: room - len(prompts[i])]
 
 
 def response_table(

@@ -451,6 +451,21 @@ def test_types_of_labels_are_decoded_or_refused(tmp_path, kind):
             load_dataset(files(tmp_path), 0)
 
 
+def test_hub_data_without_a_split_have_a_part_held_out(tmp_path, hub_cache, monkeypatch):
+    """As those of FlowerTune's medical questions, whose instruction is not read."""
+    from fedsim.data.tasks import HUB_SOURCES, HubSource
+
+    rows = {"instruction": ["unused"] * 10, "input": [f"q{n}" for n in range(10)], "output": ["a"] * 10}
+    datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "train.parquet"))
+    known = HUB_SOURCES["flowertune_medical"]
+    there = HubSource(str(tmp_path), None, known.columns, known.validation_split)
+    monkeypatch.setitem(HUB_SOURCES, "flowertune_medical", there)
+    dataset = load_dataset(DataConfig(task="flowertune_medical", source="hub"), 0)
+    assert (len(dataset.train), len(dataset.validation)) == (8, 2)
+    assert {answer for _, answer in dataset.train.texts} == {"a"} and dataset.train.texts[0][0].startswith("q")
+    assert "20% of the examples, drawn with the seed, are held out" in dataset.notes[0]
+
+
 def test_hub_columns_and_a_held_out_part(tmp_path, hub_cache):
     write(tmp_path / "hub", "train.csv", delimited([{"phrase": row["text"], "stars": row["label"]} for row in ROWS]))
     config = {"task": "sst2", "source": "hub", "hub_name": str(tmp_path / "hub"), "holdout": 0.25}
