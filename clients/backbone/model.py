@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from clients.backbone.calls import ModelCalls
+from clients.backbone.checkpointing import CheckpointedLayers
 from clients.backbone.compiling import CompiledLayers
 from clients.backbone.device import to_device
 from clients.backbone.families import Family
@@ -61,7 +62,9 @@ class Backbone:
         tuner: Tuner,
         autocast: str = "off",
         *,
+        products: str = "float32",
         compiled: bool = False,
+        checkpointed: bool = False,
     ) -> None:
         self._model = model
         self._family = family
@@ -71,8 +74,11 @@ class Backbone:
         # What a tuner adds to a map's output, or scales, stays in the weights' precision.
         acts_on_maps = type(tuner).inserted is not Tuner.inserted
         activation = getattr(model.config, "hidden_act", "")
-        half = HalfProducts(stack.all, model.dtype, family, activation, narrow=not acts_on_maps)
-        calls = ModelCalls(model, family, autocast, half, CompiledLayers(stack.all) if compiled else None)
+        formats = model.dtype, getattr(torch, products)
+        half = HalfProducts(stack.all, formats, family, activation, narrow=not acts_on_maps)
+        compiled_layers = CompiledLayers(stack.all) if compiled else None
+        checkpointed_layers = CheckpointedLayers(stack.all, half) if checkpointed else None
+        calls = ModelCalls(model, family, autocast, half, compiled_layers, checkpointed_layers)
         self.device: torch.device = calls.device
         """Device of the model."""
         self.head_shapes: tuple[tuple[str, tuple[int, ...]], ...] = head.shapes
@@ -137,18 +143,20 @@ class Backbone:
         """
         frozen, family = assemble(weights, model.attention, device)
         attach(frozen)
+        how: dict[str, Any] = {"products": model.product_dtype, "compiled": model.compile}
+        how["checkpointed"] = model.gradient_checkpointing
         if model.head.kind == "classifier":
             pooling = resolve_pooling(model.head.pooling, predicts_next=family.predicts_next)
             check_pooling(pooling, is_causal=family.causal_attention(frozen.config))
             classifier = Classifier(num_classes, frozen.config.hidden_size, pooling)
-            return cls(frozen, family, classifier, tuner, model.autocast, compiled=model.compile)
+            return cls(frozen, family, classifier, tuner, model.autocast, **how)
         if weights.kind == "base":
             raise ModelError("model.head.kind=verbalizer needs a model with its LM head; these weights have none")
         words_C = label_words(label_word_ids_C, num_classes, frozen.config.vocab_size, next(frozen.parameters()).device)
         decoder = frozen.get_output_embeddings()
         cap = family.logit_cap(frozen.config)
         verbalizer = Verbalizer(lambda h: family.head_transform(frozen, h), decoder, words_C, model.head.loss, cap)
-        return cls(frozen, family, verbalizer, tuner, model.autocast, compiled=model.compile)
+        return cls(frozen, family, verbalizer, tuner, model.autocast, **how)
 
     @property
     def model(self) -> PreTrainedModel:

@@ -45,7 +45,7 @@ class PromptedModel:
         self.tokenizer = load_tokenizer(config)
         self._max_length: int = metadata["max_length"]
         self._head_kind = config.head.kind
-        weights = load_shared_weights(config).rounded(config.product_dtype)
+        weights = load_shared_weights(config).stored(config)
         words = (
             label_word_ids(self.task, self.tokenizer, weights.kind == "causal_lm")
             if config.head.kind == "verbalizer"
