@@ -28,6 +28,14 @@ class ModelShape:
     """Whether the feed-forward part is gated (SwiGLU), which adds a third array of its size."""
     vocab_size: int
 
+    @property
+    def matrices(self) -> tuple[tuple[int, int], ...]:
+        """Outputs and inputs of each linear map of a layer."""
+        heads, kv_heads = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        up = ((self.feed_forward_size, self.hidden_size),) * (2 if self.gated else 1)
+        attention = ((heads, self.hidden_size), *((kv_heads, self.hidden_size),) * 2, (self.hidden_size, heads))
+        return (*attention, *up, (self.hidden_size, self.feed_forward_size))
+
     def geometry(self, prompt_length: int) -> PromptGeometry:
         """Return the shape of prompts of a given length."""
         return PromptGeometry(self.num_layers, self.num_kv_heads, prompt_length, self.head_dim)

@@ -275,6 +275,13 @@ CASES: dict[str, Case] = {
         "server.kind=fedavg model.path={model:llama} model.head.kind=classifier model.head.pooling=auto "
         "data.task=topics"
     ),
+    "int8 weights and layers run twice, LLaMA": Case(
+        "server.kind=fedavg model.path={model:llama} tuner.kind=lora prompt= tuner.rank=2 model.quantize=int8 "
+        "model.gradient_checkpointing=true"
+    ),
+    "int4 weights, GPT-2": Case(
+        "server.kind=fedavg model.path={model:gpt2} model.head.kind=classifier model.quantize=int4"
+    ),
     "float64, two blocks": Case(
         "server.kind=fedpeptao model.dtype=float64 group_size=1 client.fuse=off partition.clients=24 "
         "sampling.clients_per_round=20",

@@ -27,7 +27,11 @@ from clients.tuners.word_vectors import WordVectors
 from fedsim.core.errors import ConfigError
 from fedsim.simulation.run import run
 
-SECTIONS = {"prefix": lambda family: {}, **{name: kind.of_family for name, kind in TUNERS.items()}}
+SECTIONS = {
+    "prefix": lambda family: {},
+    "lora of what enters": lambda family: {"kind": "lora", "rank": 2},
+    **{name: kind.of_family for name, kind in TUNERS.items()},
+}
 
 
 @pytest.fixture(scope="module")

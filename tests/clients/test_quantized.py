@@ -74,7 +74,7 @@ def tensor(array: np.ndarray) -> Tensor:
 def as_plain_numbers(weights: SharedWeights) -> SharedWeights:
     """Return quantised weights as weights that hold, in float64, the numbers that the integers stand for."""
     arrays = dict(weights.arrays)
-    for name in [name for name in arrays if name.endswith(SCALE)]:
+    for name in [name for name in arrays if name.endswith(f"weight{SCALE}")]:
         plain_OI = dense(*(tensor(arrays.pop(key)) for key in (name.removesuffix(SCALE), name)), torch.float64)
         arrays[name.removesuffix(SCALE)] = (
             (plain_OI.mT if weights.family.transposed_weights else plain_OI).contiguous().numpy()
@@ -219,7 +219,7 @@ def test_cached_layers_and_several_clients_change_nothing(tmp_path, kind):
         save(tiny_model("roberta"), tmp_path / "model"), HeadConfig(kind="classifier"), "float64", model={"quantize": kind},
         tuner=TUNERS["lora"].of_family("roberta"),
     )  # fmt: skip
-    assert any(name.endswith(SCALE) for name in spec.weights.arrays)
+    assert any(name.endswith(f"weight{SCALE}") for name in spec.weights.arrays)
     cohort = Cohort(spec, layers=(1, 2))
     model, jobs, layers = cohort.worker._backbone, cohort.jobs(), cohort.parts.exchanged.layers
     cached = [

@@ -32,6 +32,7 @@ CASES = {
     "model.head.init_std": (["model.head.kind=classifier"], [], "0.5"),
     "model.head.loss": ([], ["model.head.kind=classifier"], "vocabulary"),
     "model.products": ([], ["model.dtype=float64"], "float32"),
+    "model.gradient_checkpointing": ([], ["model.compile=true"], "true"),
     "model.trunk_cache.memory_mb": ([], ["model.trunk_cache.dtype=off"], "7"),
     "model.trunk_cache": ([], ["client.dropout=true"], "{dtype: bfloat16}"),
     "prompt.init_std": ([], ["prompt.start_from=x"], "0.5"),
