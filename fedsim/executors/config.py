@@ -25,8 +25,8 @@ def _unit_fraction(value: Any) -> Any:
         return 0.0
     if value > 1:
         raise ValueError(
-            f"{shown(value)} is not a share of one GPU, and a model that spans several is not supported; give 1 or 1/n, and for a "
-            "model that does not fit model.dtype=bfloat16, model.quantize=int8 or model.gradient_checkpointing=true"
+            f"{shown(value)} is not a share of one GPU, and a model cannot span several; give 1 or 1/n, and for a model "
+            "that does not fit model.dtype=bfloat16, model.quantize=int8 or model.gradient_checkpointing=true"
         )
     if not 0 < value <= 1:
         raise ValueError(f"{shown(value)} is not a share of one GPU; give 0 or 1/n, for example 1/4")
