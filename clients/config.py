@@ -86,7 +86,7 @@ class ModelConfig(Schema):
     head and what is trained are as without it. Part of a result's identity, as weights are rounded."""
     gradient_checkpointing: bool = False
     """Keep of each layer only what enters it, and compute the layer again for its gradients, its prompt or adapter included: a
-    fraction of a training pass's memory for about a third more time. Results are the same."""
+    fraction of a training pass's memory for up to half more time. Results are the same."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """cpu, cuda (an error if there is no GPU), or auto: cuda if the actor was given a GPU, else cpu."""
     attention: Literal["sdpa", "eager"] = "sdpa"

@@ -69,8 +69,8 @@ class CheckpointedLayers:
             return nullcontext(), _AsItWas(layer, self._half)
 
         # Random numbers are drawn with dropout alone.
-        drawing = {"preserve_rng_state": layer.training}
-        return checkpoint(run, hidden, *arguments, use_reentrant=False, context_fn=contexts, **drawing, **kwargs)
+        how: dict[str, Any] = {"use_reentrant": False, "context_fn": contexts, "preserve_rng_state": layer.training}
+        return checkpoint(run, hidden, *arguments, **how, **kwargs)
 
 
 class _AsItWas:

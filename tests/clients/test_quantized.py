@@ -6,8 +6,10 @@ import dataclasses
 import hashlib
 
 import numpy as np
+import peft
 import pytest
 import torch
+import transformers
 from cohorts import Cohort, assert_same, specification
 from support import make_tiny, sweep
 from test_packing import EXACT, LENGTHS, OWNERS, SHUFFLED, texts
@@ -29,7 +31,8 @@ from torch import Tensor
 
 from clients.analysis.hessian import PromptHessian
 from clients.backbone.frozen_states import compute_states
-from clients.backbone.loading import round_array
+from clients.backbone.loading import load_shared_weights, round_array
+from clients.backbone.location import locate
 from clients.backbone.model import Backbone
 from clients.backbone.quantized import SCALE, dense, quantized
 from clients.backbone.quantized_sizes import matrix_bytes
@@ -39,6 +42,7 @@ from clients.tuners.config import TunerConfig
 from clients.tuners.prefix_tuner import PrefixTuner
 from fedsim.core.errors import CheckpointError, ConfigError, ModelError
 from fedsim.core.layout import VectorLayout
+from fedsim.prompts.peft_adapter import export_peft
 from fedsim.prompts.prompted_model import load_adapter
 from fedsim.simulation.run import run
 
@@ -333,3 +337,25 @@ def test_weights_that_are_rounded_are_not_quantised_and_the_other_way_round(load
     assert weights.stored(ModelConfig(dtype="float64")) is weights
     assert weights.stored(ModelConfig(dtype="float64", quantize="int8")).nbytes == weights.quantized("int8").nbytes
     assert round_array(np.ones(3, np.float32), "bfloat16").dtype == np.uint16
+
+
+def test_an_exported_adapter_is_that_of_the_same_model(tmp_path):
+    """PEFT, with the numbers that the integers stand for in the model, gives the scores of ``load_adapter``."""
+    folder = locate(ModelConfig())
+    run(make_tiny(executor="local", output=str(tmp_path / "run"), rounds=1, model={"quantize": "int4"},
+                  tuner={"kind": "lora", "rank": 2}, client={"optimizer": {"lr": 0.05}}))  # fmt: skip
+    ours = load_adapter(tmp_path / "run")
+    adapter = export_peft(tmp_path / "run", tmp_path / "adapter")
+    assert peft.PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path == folder
+    model = transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
+    plain = as_plain_numbers(load_shared_weights(ModelConfig()).quantized("int4"))
+    for name in plain.linear_maps:
+        model.get_parameter(name).data = torch.from_numpy(plain.arrays[name].astype(np.float32))
+    theirs = peft.PeftModel.from_pretrained(model, str(adapter)).eval()
+    data = ours.backbone._parts.calls.tokens(batch())
+    with torch.no_grad():
+        hidden = theirs.base_model.model.base_model(data.input_ids_BT, attention_mask=data.attention_mask_BT)
+    mine = ours.backbone.last_hidden_state(batch(), ours.tuned_LX.unsqueeze(0), ours.layers)
+    real = data.attention_mask_BT.bool()
+    torch.testing.assert_close(hidden.last_hidden_state[real], mine[real], rtol=1e-4, atol=1e-5)
+    assert ours.tuned_LX.abs().max() > 0
