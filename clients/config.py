@@ -83,6 +83,14 @@ class ModelConfig(Schema):
     speed or more on processors with instructions for it (AVX-512 BF16, AMX). auto is bfloat16 on these for models with a
     hidden size of 128 or more, else float32, and float32 on a GPU; the choice is made at the start, recorded, and part of a
     result's identity. Layer scores and spectra are computed in float32, with the rounded weights."""
+    quantize: Literal["none", "int8", "int4"] = "none"
+    """Keep the frozen linear maps of the layers as small integers, made when the model is loaded: int8 with a scale for each
+    output (a quarter of float32), or int4 with one for every 32 numbers (0.14 of it). Each product computes the numbers that
+    they stand for, in the format of ``products`` (or ``dtype``): less memory, not less work. Embeddings, norms, biases, the LM
+    head and what is trained are as without it. Part of a result's identity, as weights are rounded."""
+    gradient_checkpointing: bool = False
+    """Keep of each layer only what enters it, and compute the layer again for its gradients, its prompt or adapter included: a
+    fraction of a training pass's memory for up to half more time. Results are the same."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """cpu, cuda (an error if there is no GPU), or auto: cuda if the actor was given a GPU, else cpu."""
     attention: Literal["sdpa", "eager"] = "sdpa"
@@ -99,6 +107,9 @@ class ModelConfig(Schema):
         "products": (
             Use("dtype", ("float32",), words="it is for float32 weights"),
             Use("autocast", ("off",), words="give one of the two"),
+        ),
+        "gradient_checkpointing": (
+            Use("compile", (False,), words="it computes layers again as they are written; set compile=false"),
         ),
     }
 
@@ -119,6 +130,15 @@ class ModelConfig(Schema):
             raise ValueError(
                 f"autocast={self.autocast} is for float32 weights, but dtype={self.dtype} is for {why}; set autocast=off, or "
                 "dtype=float32"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _quantized_maps_are_multiplied_as_they_are(self) -> ModelConfig:
+        if self.quantize != "none" and self.autocast != "off":
+            raise ValueError(
+                f"quantize={self.quantize} multiplies in the format of products, not in that of autocast={self.autocast}; set "
+                f"autocast=off and products={self.autocast}"
             )
         return self
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from clients.backbone.checkpointing import CheckpointedLayers
 from clients.backbone.compiling import CompiledLayers
 from clients.backbone.device import to_device
 from clients.backbone.families import Family
@@ -41,6 +42,8 @@ class ModelCalls:
         The layers' linear maps, which packed passes run in half precision.
     compiled
         The layers compiled, for packed passes; None to run them as they are.
+    checkpointed
+        The layers that packed passes compute again for their gradients; None to keep what gradients need.
     """
 
     def __init__(
@@ -50,12 +53,14 @@ class ModelCalls:
         autocast: str,
         half: HalfProducts,
         compiled: CompiledLayers | None,
+        checkpointed: CheckpointedLayers | None = None,
     ) -> None:
         self._config: Any = model.config
         self._base: Any = model.base_model
         self._family = family
         self._half = half
         self._compiled = compiled
+        self._changed_layers = compiled or checkpointed
         self.device: torch.device = next(model.parameters()).device
         self.precision = Precision(model.dtype, autocast, half.format, self.device)
         self._plain = model.dtype
@@ -125,8 +130,8 @@ class ModelCalls:
         }
         if tokens.types_Z is not None and self._has_types:
             arguments["token_type_ids"] = row(tokens.types_Z)
-        compiled = nullcontext() if self._compiled is None else self._compiled.active()
-        with self._hooked(hook, arguments), self.precision.products(), self._half.active(), compiled:
+        layers = nullcontext() if self._changed_layers is None else self._changed_layers.active()
+        with self._hooked(hook, arguments), self.precision.products(), self._half.active(), layers:
             return self._base(**arguments)
 
     def cached(self, ids_BT: np.ndarray, positions_BT: np.ndarray, cache: DynamicCache, hook: AttentionHook) -> Any:

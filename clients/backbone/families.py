@@ -236,5 +236,8 @@ _UNSUPPORTED = (
     ("per_layer_config", "layers with different configurations are not supported; use another model"),
     ("add_cross_attention", "cross-attention is not supported; use a plain encoder or decoder"),
     ("reorder_and_upcast_attn", "this variant of attention is not supported; set it to false or use another model"),
-    ("quantization_config", "quantized weights are not supported; use the unquantized model with model.dtype"),
+    (
+        "quantization_config",
+        "its weights are quantized already; use the unquantized model, with model.quantize=int8 or int4",
+    ),
 )

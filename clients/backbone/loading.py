@@ -24,6 +24,7 @@ from clients.backbone.lean_imports import plain_meta
 from clients.backbone.location import folder_of, locate
 from clients.backbone.model_files import check_model_type, check_sentencepiece, check_weights, sentencepiece_file
 from clients.backbone.products import linear_maps
+from clients.backbone.quantized import SCALE, quantized
 from clients.backbone.shared_weights import SharedWeights
 from clients.backbone.variants import refuse_unsupported, relevant
 from clients.config import ModelConfig
@@ -229,6 +230,21 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
 def round_array(array: np.ndarray, dtype: str) -> np.ndarray:
     """Return numbers of a :class:`SharedWeights` in another number format, each rounded to the nearest."""
     return _to_numpy(_to_torch(array).to(getattr(torch, dtype)))
+
+
+def quantize_array(name: str, array: np.ndarray, kind: str, *, transposed: bool) -> dict[str, np.ndarray]:
+    """Return a matrix of a :class:`SharedWeights` as integers and their scales, by name, outputs first.
+
+    Parameters
+    ----------
+    kind
+        ``int8`` or ``int4``.
+    transposed
+        Whether the matrix is [in, out].
+    """
+    weight = _to_torch(array)
+    whole, scale_OG = quantized(weight.mT if transposed else weight, kind, name)
+    return {name: _to_numpy(whole), f"{name}{SCALE}": _to_numpy(scale_OG)}
 
 
 # -- rebuilding, in a worker -------------------------------------------------------------------------------------------

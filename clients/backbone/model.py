@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from clients.backbone.calls import ModelCalls
+from clients.backbone.checkpointing import CheckpointedLayers
 from clients.backbone.compiling import CompiledLayers
 from clients.backbone.device import to_device
 from clients.backbone.families import Family
@@ -60,7 +61,9 @@ class Backbone:
         tuner: Tuner,
         autocast: str = "off",
         *,
+        products: str = "float32",
         compiled: bool = False,
+        checkpointed: bool = False,
     ) -> None:
         self._model = model
         self._family = family
@@ -70,8 +73,11 @@ class Backbone:
         # What a tuner adds to a map's output, or scales, stays in the weights' precision.
         acts_on_maps = type(tuner).inserted is not Tuner.inserted
         activation = getattr(model.config, "hidden_act", "")
-        half = HalfProducts(stack.all, model.dtype, family, activation, narrow=not acts_on_maps)
-        calls = ModelCalls(model, family, autocast, half, CompiledLayers(stack.all) if compiled else None)
+        formats = model.dtype, getattr(torch, products)
+        half = HalfProducts(stack.all, formats, family, activation, narrow=not acts_on_maps)
+        compiled_layers = CompiledLayers(stack.all) if compiled else None
+        checkpointed_layers = CheckpointedLayers(stack.all, half) if checkpointed else None
+        calls = ModelCalls(model, family, autocast, half, compiled_layers, checkpointed_layers)
         self.device: torch.device = calls.device
         """Device of the model."""
         self.head_shapes: tuple[tuple[str, tuple[int, ...]], ...] = head.shapes
@@ -141,7 +147,9 @@ class Backbone:
         frozen, family = assemble(weights, model.attention, device)
         attach(frozen)
         head = make_head(frozen, family, weights.kind, model.head, tuner, (num_classes, words or label_word_ids_C))
-        return cls(frozen, family, head, tuner, model.autocast, compiled=model.compile)
+        how: dict[str, Any] = {"products": model.product_dtype, "compiled": model.compile}
+        how["checkpointed"] = model.gradient_checkpointing
+        return cls(frozen, family, head, tuner, model.autocast, **how)
 
     @property
     def model(self) -> PreTrainedModel:

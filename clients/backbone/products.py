@@ -1,4 +1,4 @@
-"""Frozen linear maps in half precision, everything else in float32: ``model.products``.
+"""Frozen linear maps in half precision, everything else in float32: ``model.products``; and quantised ones.
 
 Matrix products of frozen weights are most of a pass, and processors with instructions for bfloat16 compute them at twice the
 speed or more. Here the weights of the layers' linear maps are rounded once, a map rounds its input, and its output, which
@@ -9,6 +9,9 @@ is several times slower.
 Between the two maps of an encoder's feed-forward part the activation runs in half precision: its input is a rounded output and
 its result the next map's rounded input, so that nothing changes but the bytes moved. Gated parts, and activations that are
 several functions, would round more often: there it runs in float32.
+
+Of a quantised map (``model.quantize``) the integers are all that is kept. Each product makes the numbers that they stand for
+anew, in its own number format, and so does its gradient, which would otherwise keep them for every layer of a pass.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from clients.backbone.families import Family
+from clients.backbone.quantized import SCALE, dense
 
 _STEP, _LARGE = 32, 512
 """Numbers of rows are rounded up to multiples of the first, beyond the second to a 16th of the next power of two. Large passes
@@ -40,16 +44,16 @@ def linear_maps(layers: nn.ModuleList) -> Iterator[tuple[str, nn.Module]]:
 
 
 class HalfProducts:
-    """Switches a model's linear maps, whose weights are in half precision, between half precision and float32.
+    """Switches a model's linear maps, whose weights are in half precision or quantised, between half precision and float32.
 
-    Outside of :meth:`active` they compute in float32, with the same rounded weights.
+    Outside of :meth:`active` they compute in float32, with the same weights.
 
     Parameters
     ----------
     layers
-        The layers; maps whose weights are in ``plain`` are left alone.
-    plain
-        Number format of everything else.
+        The layers; maps whose weights are in the plain format are left alone.
+    formats
+        Plain number format, that of everything else, and the format in which quantised maps multiply.
     family
         Tells which maps an activation follows.
     activation
@@ -59,16 +63,23 @@ class HalfProducts:
     """
 
     def __init__(
-        self, layers: nn.ModuleList, plain: torch.dtype, family: Family, activation: str, *, narrow: bool
+        self,
+        layers: nn.ModuleList,
+        formats: tuple[torch.dtype, torch.dtype],
+        family: Family,
+        activation: str,
+        *,
+        narrow: bool,
     ) -> None:
         self.on = False
-        self.plain = self.format = plain
+        self.plain = self.format = formats[0]
         narrow = narrow and activation in _ONE_FUNCTION
         for name, module in linear_maps(layers):
             weight: Tensor = module.weight  # type: ignore[assignment]
-            if weight.dtype != plain:
-                self.format = weight.dtype
-                module.__class__ = _HalfConv1D if isinstance(module, Conv1D) else _HalfLinear
+            if weight.dtype != self.plain:
+                whole = not weight.is_floating_point()
+                self.format = formats[1] if whole else weight.dtype
+                module.__class__ = _KINDS[isinstance(module, Conv1D), whole]
                 module.products = self  # type: ignore[assignment]
                 module.narrow = narrow and name.endswith(family.before_activation)  # type: ignore[assignment]
 
@@ -96,6 +107,62 @@ class _HalfConv1D(Conv1D):
 
     def forward(self, x: Tensor) -> Tensor:
         return _product(self, x, self.weight.mT, self.bias)
+
+
+class _QuantizedLinear(nn.Linear):
+    products: HalfProducts
+    narrow: bool
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _quantized_product(self, input)
+
+
+class _QuantizedConv1D(Conv1D):
+    products: HalfProducts
+    narrow: bool
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _quantized_product(self, x)
+
+
+_KINDS: dict[tuple[bool, bool], type[nn.Module]] = {
+    (False, False): _HalfLinear,
+    (True, False): _HalfConv1D,
+    (False, True): _QuantizedLinear,
+    (True, True): _QuantizedConv1D,
+}
+"""By whether the map is GPT-2's, and whether it is quantised."""
+
+
+def _quantized_product(map: _QuantizedLinear | _QuantizedConv1D, input: Tensor) -> Tensor:
+    products = map.products
+    format = products.format if products.on else products.plain
+    output = _Dense.apply(input, map.weight, getattr(map, f"weight{SCALE}"), map.bias, format, False)
+    return output if map.narrow and products.on else output.to(products.plain)
+
+
+class _Dense(torch.autograd.Function):
+    """A product with a quantised matrix [O, I] or its transpose, whose numbers live as long as the product."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, whole: Tensor, scale_OG: Tensor, bias_O: Tensor | None, format: torch.dtype, back: bool
+    ) -> Tensor:
+        ctx.save_for_backward(whole, scale_OG)
+        ctx.formats, ctx.back = (input.dtype, format), back
+        rows = input.flatten(0, -2)
+        short = format.itemsize < 4 and input.device.type == "cpu"
+        filled = _filled(rows, format) if short else rows.to(format)
+        weight = dense(whole, scale_OG, format)
+        bias = None if bias_O is None else bias_O.to(format)
+        product = functional.linear(filled, weight.mT if back else weight, bias)
+        return product[: len(rows)].view(*input.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        # Again such a product, so that spectra have their second derivatives.
+        product = _Dense.apply(gradients[0], *ctx.saved_tensors, None, ctx.formats[1], not ctx.back)
+        return product.to(ctx.formats[0]), None, None, None, None, None
 
 
 def _product(map: _HalfLinear | _HalfConv1D, input: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:

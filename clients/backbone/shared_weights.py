@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from clients.backbone.families import Family
+
+if TYPE_CHECKING:
+    from clients.config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class SharedWeights:
     """With the LM head of its family, or without one."""
     arrays: dict[str, np.ndarray]
     """Every parameter and buffer by name, contiguous, tied ones once; also those missing from a checkpoint (rotary
-    frequencies). NumPy has no bfloat16: such numbers are stored as uint16 with the same bits."""
+    frequencies), and the scales of quantised matrices. NumPy has no bfloat16: such numbers are stored as uint16 with the
+    same bits."""
     dtype: str
     """Number format of the parameters: float32, bfloat16 or float16."""
     aliases: tuple[tuple[str, str], ...] = ()
@@ -34,12 +38,38 @@ class SharedWeights:
     linear_maps: tuple[str, ...] = ()
     """Names in ``arrays`` of the weights and biases of the layers' linear maps."""
     loaded_as: str | None = None
-    """Fingerprint before the linear maps were rounded; None if they are as loaded."""
+    """Fingerprint before the linear maps were rounded or quantised; None if they are as loaded."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         return sum(array.nbytes for array in self.arrays.values())
+
+    def stored(self, model: ModelConfig) -> SharedWeights:
+        """Return the weights with the layers' linear maps as the config's ``quantize`` or ``products`` says.
+
+        Raises
+        ------
+        ModelError
+            If a matrix cannot be quantised.
+        """
+        return self.rounded(model.product_dtype) if model.quantize == "none" else self.quantized(model.quantize)
+
+    def quantized(self, kind: str) -> SharedWeights:
+        """Return the weights with the matrices of the layers' linear maps as ``int8`` or ``int4`` and scales.
+
+        Raises
+        ------
+        ModelError
+            If a matrix cannot be cut into groups, or holds a number that is not finite.
+        """
+        from clients.backbone.loading import quantize_array
+
+        arrays, transposed = dict(self.arrays), self.family.transposed_weights
+        for name in self.linear_maps:
+            if arrays[name].ndim == 2:
+                arrays |= quantize_array(name, arrays[name], kind, transposed=transposed)
+        return replace(self, arrays=arrays, loaded_as=self.fingerprint())
 
     def rounded(self, dtype: str) -> SharedWeights:
         """Return the weights with the layers' linear maps in another number format, each number rounded to the nearest."""

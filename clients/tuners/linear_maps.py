@@ -84,11 +84,10 @@ def layer_width(layer: nn.Module) -> int:
 
 
 def _map(name: str, module: nn.Module) -> LinearMap:
-    """Return a module's place and size; GPT-2 keeps its weight transposed."""
-    size_out, size_in = map(int, module.weight.shape)  # type: ignore[arg-type]
+    """Return a module's place and size, which a quantised weight's shape does not tell."""
     if isinstance(module, pytorch_utils.Conv1D):
-        return LinearMap(name, size_out, size_in)
-    return LinearMap(name, size_in, size_out)
+        return LinearMap(name, module.nx, module.nf)
+    return LinearMap(name, int(module.in_features), int(module.out_features))  # type: ignore[arg-type]
 
 
 def _is_linear(module: nn.Module) -> bool:

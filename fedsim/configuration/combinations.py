@@ -148,6 +148,11 @@ def _check_search(config: Config) -> None:
         )
     if config.model.head.kind == "classifier":
         raise ValueError(f"{key} cannot train a classifier; set model.head.kind=verbalizer")
+    if config.model.gradient_checkpointing:
+        raise ValueError(
+            f"model.gradient_checkpointing=true computes layers again for gradients, which {key} does not have; set "
+            "model.gradient_checkpointing=false"
+        )
     if any(part.needs_gradients for part in config.method.corrections):
         chosen = "" if config.client.correction == "auto" else f" with client.correction={config.client.correction}"
         raise ValueError(

@@ -23,6 +23,11 @@ def _unit_fraction(value: Any) -> Any:
         return value
     if value == 0:
         return 0.0
+    if value > 1:
+        raise ValueError(
+            f"{shown(value)} is not a share of one GPU, and a model cannot span several; give 1 or 1/n, and for a model "
+            "that does not fit model.dtype=bfloat16, model.quantize=int8 or model.gradient_checkpointing=true"
+        )
     if not 0 < value <= 1:
         raise ValueError(f"{shown(value)} is not a share of one GPU; give 0 or 1/n, for example 1/4")
     if value < 1e-4:
@@ -74,7 +79,7 @@ class RayConfig(Schema):
     num_cpus_per_actor: CpuShare | None = None
     """CPUs reserved for an actor; if not given, ``client.threads``."""
     num_gpus_per_actor: UnitFraction = 0.0
-    """GPU share of an actor: 0 or exactly 1/n, written 0.25 or 1/4."""
+    """GPU share of an actor: 0 or exactly 1/n, written 0.25 or 1/4. A model is on one GPU; it cannot span several."""
     num_cpus: MachineCount | None = None
     """CPUs to declare for a local cluster; if not given, those of this machine."""
     num_gpus: int | None = Field(default=None, ge=0, le=100_000)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clients.backbone.product_format import settled
+from clients.backbone.quantized_sizes import matrix_bytes
 from clients.budget import CONTEXT_BYTES, STEP_VECTORS, population_of, rows_of_scores, tokens_of_pass
 from clients.tuners.config import VIRTUAL_TOKENS
 from clients.tuners.lora_halves import shared, turns
@@ -65,6 +66,9 @@ class MemoryEstimate:
     """Sums that a round's work groups send to the server."""
     lean_driver: bool = False
     """Whether an actor reads model and data into the object store, rather than the driver."""
+    loading: int = 0
+    """Weights as they are read, which are held beside the stored ones while these are rounded or quantised; 0 where they are
+    stored as they are read."""
 
     @property
     def stored(self) -> int:
@@ -96,7 +100,8 @@ class MemoryEstimate:
     @property
     def driver(self) -> int:
         """The driver's private main memory; one that reads weights and tokens holds them before storing them."""
-        return LEAN_DRIVER_BYTES if self.lean_driver else DRIVER_BYTES + self.weights + (self.tokens or 0)
+        read = self.loading + self.weights + (self.tokens or 0)
+        return LEAN_DRIVER_BYTES if self.lean_driver else DRIVER_BYTES + read
 
 
 def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None, num_classes: int) -> MemoryEstimate:
@@ -115,10 +120,11 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
     in_turn = tuple(exchanged.holding(own) for own in turns(config.tuner, full.geometry))
     tokens = None if num_examples is None else num_examples * (_EXAMPLE_BYTES + _TOKEN_BYTES * config.data.max_length)
     trained = full if config.layers.unselected == "local" else whole
+    weights, read = _weight_bytes(config, shape, on_gpu), shape.num_parameters * _itemsize(config.model.dtype)
     kept = kept_numbers(config, exchanged.size, trained.size - exchanged.size, trained.size)
     state_bytes, cohort = exchange_bytes * kept, config.clients_at_once
     return MemoryEstimate(
-        weights=_weight_bytes(config, shape, on_gpu) + _projection_bytes(config, shape),
+        weights=weights + _projection_bytes(config, shape),
         tokens=tokens,
         caches=_cached_bytes(config, shape, num_examples, full),
         client_states=min(config.partition.population, config.rounds * config.clients_per_step) * state_bytes,
@@ -135,6 +141,7 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
         new_states=cohort * state_bytes,
         sums=_sum_bytes(config, exchanged),
         lean_driver=config.specified_by_an_actor,
+        loading=0 if weights == read else read,
     )
 
 
@@ -246,9 +253,14 @@ def _training_bytes(config: Config, shape: ModelShape, tuned: LayerShape, on_gpu
     tokens = min(asked, examples * config.data.max_length)
     if config.tuner.kind in VIRTUAL_TOKENS:
         tokens += -(-tokens // config.data.max_length) * config.tuner.length
+    inputs = 0
+    if config.model.gradient_checkpointing:  # of all layers what enters them, and all of the layer that runs again
+        inputs, layers = tokens * shape.num_layers * shape.hidden_size, 1
     feed_forward = (3 if shape.gated else 2) * shape.feed_forward_size
-    numbers = tokens * layers * (9 * shape.hidden_size + feed_forward)
+    numbers = inputs + tokens * layers * (9 * shape.hidden_size + feed_forward)
     numbers += tokens * layers * _tuner_numbers(config, shape.hidden_size, tuned)
+    if config.model.quantize != "none":  # the matrix of one product
+        numbers += shape.hidden_size * shape.feed_forward_size
     if config.model.attention == "eager":  # scores and softmax, which other implementations never materialise
         each = 10 if shape.relative_attention else 5  # as many against distances
         numbers += each * tokens * layers * shape.num_heads * config.data.max_length // 2
@@ -266,13 +278,14 @@ def _tuner_numbers(config: Config, hidden_size: int, tuned: LayerShape) -> int:
 
 
 def _weight_bytes(config: Config, shape: ModelShape, on_gpu: bool) -> int:
-    """Return the bytes of the frozen weights, with the matrices of the layers in the format of ``model.products``."""
-    size = _itemsize(config.model.dtype)
-    heads = (2 * shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
-    feed_forward = 0 if shape.experts else (3 if shape.gated else 2) * shape.feed_forward_size
-    matrices = shape.num_layers * shape.hidden_size * (heads + feed_forward)
+    """Return the bytes of the frozen weights, with the matrices of the layers as ``model.quantize`` or ``products`` says."""
+    size, kind = _itemsize(config.model.dtype), config.model.quantize
+    numbers = shape.num_layers * sum(size_out * size_in for size_out, size_in in shape.matrices)
+    if kind != "none":
+        stored = shape.num_layers * sum(matrix_bytes(kind, *each) for each in shape.matrices)
+        return (shape.num_parameters - numbers) * size + stored
     products = settled(config.model, shape.hidden_size, on_gpu=on_gpu).product_dtype
-    return shape.num_parameters * size - matrices * (size - _itemsize(products))
+    return shape.num_parameters * size - numbers * (size - _itemsize(products))
 
 
 def _evaluation_bytes(config: Config, shape: ModelShape) -> int:

@@ -33,6 +33,16 @@ class ModelShape:
     relative_attention: bool = False
     """Whether attention is DeBERTa's, which keeps scores against distances, too."""
 
+    @property
+    def matrices(self) -> tuple[tuple[int, int], ...]:
+        """Outputs and inputs of each linear map of a layer; experts are no linear maps."""
+        heads, kv_heads = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        up = ((self.feed_forward_size, self.hidden_size),) * (2 if self.gated else 1)
+        attention = ((heads, self.hidden_size), *((kv_heads, self.hidden_size),) * 2, (self.hidden_size, heads))
+        if self.experts:
+            return attention
+        return (*attention, *up, (self.hidden_size, self.feed_forward_size))
+
     def geometry(self, prompt_length: int) -> PromptGeometry:
         """Return the shape of prompts of a given length."""
         return PromptGeometry(self.num_layers, self.num_kv_heads, prompt_length, self.head_dim)

@@ -192,9 +192,12 @@ def _check_weights(config: Config, nodes: Sequence[PlanNode], memory: MemoryEsti
             continue
         halved = config.model.dtype == "float32" and memory.weights // 2 <= node.memory_bytes
         remedy = "set model.dtype=bfloat16" if halved else f"{format_bytes(memory.weights)} are needed on every node"
+        if config.model.quantize != "int4":
+            remedy += f", or set model.quantize={'int4' if config.model.quantize == 'int8' else 'int8 or int4'}"
+        kind = "" if config.model.quantize == "none" else f" with model.quantize={config.model.quantize}"
         raise ResourceError(
-            f"the weights of model {config.model.location} take {format_bytes(memory.weights)} in {config.model.dtype}, but "
-            f"{node.name} has {format_bytes(node.memory_bytes)} of memory; {remedy}"
+            f"the weights of model {config.model.location} take {format_bytes(memory.weights)} in {config.model.dtype}{kind}, "
+            f"but {node.name} has {format_bytes(node.memory_bytes)} of memory; {remedy}"
         )
 
 

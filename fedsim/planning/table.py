@@ -130,7 +130,7 @@ def _memory(config: Config, plan: Plan, memory: MemoryEstimate) -> list[tuple[st
         "the data are not on this machine yet" if memory.tokens is None else f"at most {format_bytes(memory.tokens)}"
     )
     rows = [
-        ("frozen weights", f"{format_bytes(memory.weights)}, once on each node, in its object store"),
+        ("frozen weights", f"{format_bytes(memory.weights)}, once on each node, in its object store{_loading(memory)}"),
         ("tokens", f"{tokens}, once on each node" if memory.tokens is not None else tokens),
         ("frozen-layer cache", f"at most {format_bytes(memory.caches)}, shared" if memory.caches else "none"),
         (
@@ -148,6 +148,10 @@ def _memory(config: Config, plan: Plan, memory: MemoryEstimate) -> list[tuple[st
         rows.append(("an actor's GPU memory", f"about {format_bytes(memory.actor_gpu)} (estimate: {parts})"))
     rows.append(("the driver's own", f"about {format_bytes(memory.driver)} (estimate)"))
     return rows
+
+
+def _loading(memory: MemoryEstimate) -> str:
+    return f"; {format_bytes(memory.loading)} besides while they are read" if memory.loading else ""
 
 
 def _privacy(config: Config) -> list[tuple[str, str]]:

@@ -48,7 +48,7 @@ class PromptedModel:
         self._config = config
         self._max_length: int = metadata["max_length"]
         self._head_kind = config.head.kind
-        weights = load_shared_weights(config).rounded(config.product_dtype)
+        weights = load_shared_weights(config).stored(config)
         words = (
             label_words(self.task, self.tokenizer, weights.kind == "causal_lm")
             if config.head.kind == "verbalizer"

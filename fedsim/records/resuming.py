@@ -95,7 +95,10 @@ def check_config(checkpoint: Checkpoint, config: Config, folder: str) -> None:
     _check_plugins(checkpoint.config.get("plugins", {}), config.plugins, folder)
     default = Config().identity_values
     default["model"]["products"] = "float32"  # that of versions without the key
-    differences = list(_differences(checkpoint.config, config.identity_values, default))
+    now = config.identity_values
+    for values in (default, now):
+        values["model"].setdefault("quantize", "none")
+    differences = list(_differences(checkpoint.config, now, default))
     if differences:
         raise CheckpointError(
             f"the checkpoint in {folder} belongs to another configuration: {listed(differences, 5, 200)}; resume with the same "

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def frozen_model(config: Config) -> tuple[ModelConfig, SharedWeights]:
-    """Return the section ``model`` with its number format settled, and the weights with their linear maps in that format.
+    """Return the section ``model`` with its number format settled, and the weights with their linear maps as it says.
 
     Raises
     ------
     ModelError
-        If the model cannot be read.
+        If the model cannot be read, or not quantised.
     """
     from clients.backbone.loading import load_shared_weights
 
@@ -29,4 +29,4 @@ def frozen_model(config: Config) -> tuple[ModelConfig, SharedWeights]:
     weights = load_shared_weights(config.model) if before is None else before
     hidden_size = weights.family.config(json.loads(weights.config_json)).hidden_size
     model = settled(config.model, hidden_size, on_gpu=not on_cpus(config))
-    return model, weights.rounded(model.product_dtype) if before is None else before
+    return model, weights.stored(model) if before is None else before

@@ -297,6 +297,13 @@ CASES: dict[str, Case] = {
         "server.kind=fedavg layers.choose=top layers.share=0.5 layers.unselected=none model.path={model:llama} "
         f"model.head.calibration=none model.head.loss=vocabulary {_WORDY} data.task.word_end=.<eos>"
     ),
+    "int8 weights and layers run twice, LLaMA": Case(
+        "server.kind=fedavg model.path={model:llama} tuner.kind=lora prompt= tuner.rank=2 model.quantize=int8 "
+        "model.gradient_checkpointing=true"
+    ),
+    "int4 weights, GPT-2": Case(
+        "server.kind=fedavg model.path={model:gpt2} model.head.kind=classifier model.quantize=int4"
+    ),
     "float64, two blocks": Case(
         "server.kind=fedpeptao model.dtype=float64 group_size=1 client.fuse=off partition.clients=24 "
         "sampling.clients_per_round=20",

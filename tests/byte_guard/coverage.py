@@ -17,6 +17,7 @@ NOT_HERE: dict[str, set[str]] = {
     # What is set by leaving the key out.
     "client.micro_batch_tokens": {"auto"},
     "client.optimizer.moments": {"restart"},
+    "model.quantize": {"none"},
     "attack.kind": {"none"},
     # Who accounts and what is public changes no number of a run with given noise.
     "privacy.accountant": {"auto", "rdp", "pld"},

@@ -74,7 +74,7 @@ def specification(folder: str | Path, head: HeadConfig | None = None, dtype: str
     dealt = shards()
     table = examples(len(dealt.indices_N))
     words = LABEL_WORDS if config.model.head.kind == "verbalizer" else None
-    weights = load_shared_weights(config.model)
+    weights = load_shared_weights(config.model).stored(config.model)
     return WorkerSpec(
         weights=weights,
         model=config.model,

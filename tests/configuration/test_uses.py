@@ -52,6 +52,7 @@ CASES = {
         " . <eos>",
     ),
     "model.products": ([], ["model.dtype=float64"], "float32"),
+    "model.gradient_checkpointing": ([], ["model.compile=true"], "true"),
     "model.trunk_cache.memory_mb": ([], ["model.trunk_cache.dtype=off"], "7"),
     "model.trunk_cache": ([], ["client.dropout=true"], "{dtype: bfloat16}"),
     "prompt.init_std": ([], ["prompt.start_from=x"], "0.5"),

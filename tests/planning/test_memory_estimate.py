@@ -173,6 +173,29 @@ def test_a_run_makes_room_for_what_is_planned():
     assert planned.stored >= spec.nbytes + planned.client_states + planned.new_states
 
 
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_quantised_weights_take_what_is_foretold(kind, dtype):
+    """Bytes of the shared arrays against the plan, for the difference to the model as it is as well."""
+    stored, estimated = {}, {}
+    for quantize in ("none", kind):
+        config = make_tiny(model={"quantize": quantize, "dtype": dtype})
+        estimate = estimate_memory(config, model_shape(config.model), 10, 2)
+        stored[quantize], estimated[quantize] = prepare(config).spec.weights.nbytes, estimate.weights
+        assert estimate.loading == (0 if quantize == "none" else estimated["none"])
+        assert 0.95 * stored[quantize] < estimated[quantize] < 1.05 * stored[quantize]
+    saved = stored["none"] - stored[kind]
+    assert saved > 0 and estimated["none"] - estimated[kind] == saved
+
+
+def test_layers_that_are_run_twice_need_less_for_a_pass():
+    """What a pass keeps of each layer is one hidden state for every token."""
+    shape = model_shape(ModelConfig())
+    plain, checkpointed = (memory(model={"gradient_checkpointing": on}).activations for on in (False, True))
+    assert checkpointed < 0.65 * plain
+    assert memory(model={"quantize": "int8"}).activations - plain == 4 * shape.hidden_size * shape.feed_forward_size
+
+
 def test_matrices_rounded_for_products_take_less():
     stored, estimated = {}, {}
     for products in ("float32", "bfloat16"):

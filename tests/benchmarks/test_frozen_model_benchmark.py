@@ -1,0 +1,26 @@
+"""The benchmark of the frozen model: what it counts as a peak, and that its sides differ as they say."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks.frozen_model import PLAIN, SIDES, measure, peak_above
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it reads Linux's peak of resident memory")
+
+
+def test_the_peak_is_that_of_the_work_and_not_of_before():
+    np.ones(60_000_000, np.uint8).sum()
+    assert peak_above(lambda: None) < 10_000_000
+    assert 30_000_000 < peak_above(lambda: np.ones(30_000_000, np.uint8).sum()) < 45_000_000
+
+
+def test_a_side_is_measured_against_the_model_as_it_is():
+    both = "int8, layers run twice"
+    rows = {row.case: row for row in measure("embedded", "lora", 100, 40, 1, (PLAIN, both))}
+    assert len(rows) == 6 and {row.ratio_to.partition(": ")[2] for row in rows.values()} == {PLAIN}
+    assert both in SIDES and rows[f"peak of a pass: {both}"].ratio < 0.8
+    assert 0.25 < rows[f"weights: {both}"].ratio < 1.0 == rows[f"weights: {PLAIN}"].ratio
