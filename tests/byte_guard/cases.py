@@ -270,6 +270,14 @@ CASES: dict[str, Case] = {
         "server.kind=fedavg model.path={model:bert} model.head.kind=classifier model.head.pooling=first "
         "model.attention=eager"
     ),
+    "responses": Case(
+        "server.kind=fedavg model.path={model:llama} model.head.kind=generation data.task=questions partition.kind=iid "
+        "tuner.kind=lora prompt= tuner.rank=2 client.optimizer.kind=sgd client.optimizer.lr=0.2"
+    ),
+    "responses, prefix above a frozen layer": Case(
+        "server.kind=fedavg model.path={model:qwen3} model.head.kind=generation data.task=writing partition.kind=iid "
+        "layers.choose=fixed layers.fixed=[1,2] client.optimizer.kind=sgd client.optimizer.lr=0.2"
+    ),
     "Qwen3": Case("server.kind=fedavg model.path={model:qwen3} model.attention=sdpa prompt.position_offset=paper"),
     "LLaMA, the classes of topics": Case(
         "server.kind=fedavg model.path={model:llama} model.head.kind=classifier model.head.pooling=auto "

@@ -14,12 +14,16 @@ from fedsim.core.errors import ConfigError, DataError, shown
 from fedsim.core.imports import large_imports
 from fedsim.data.guessing.config_file import Guess, config_yaml
 from fedsim.data.guessing.profile import Column, Profile, look
-from fedsim.data.guessing.roles import Roles, choose_roles
+from fedsim.data.guessing.roles import Roles, choose_client, choose_roles
+from fedsim.data.guessing.written import Parts, WrittenGuess, find_parts, written_yaml
 from fedsim.data.splits import TRAIN_STEMS, VALIDATION_STEMS
 
 _USUAL_LENGTH = 128
 _TEMPLATE_TOKENS = 16
 """Room for a template beside the text."""
+_PROMPT_TOKENS = 64
+"""Room for the text around an instruction."""
+_DIALOGUE_TOKENS = 1024
 _UNKNOWN_SHARE = 0.05
 """Share of unknown tokens from which on it is worth a note."""
 
@@ -35,7 +39,7 @@ class Wishes:
     model: str = "embedded"
 
 
-def guess_config(wishes: Wishes) -> tuple[Guess, tuple[str, ...]]:
+def guess_config(wishes: Wishes) -> tuple[Guess | WrittenGuess, tuple[str, ...]]:
     """Return what a config for a data file would say, and notes.
 
     Raises
@@ -46,6 +50,9 @@ def guess_config(wishes: Wishes) -> tuple[Guess, tuple[str, ...]]:
         If the model cannot be read.
     """
     profile = look(wishes.data)
+    parts = None if wishes.text or wishes.label else find_parts(profile)
+    if parts is not None:
+        return _written(wishes, profile, parts), ()
     roles = choose_roles(profile, wishes.text, wishes.label, wishes.client)
     labels = _labels(roles.label.columns[0])
     fields = Guess(profile, roles, labels, None, wishes.model, "", None, None, 0).fields
@@ -71,6 +78,40 @@ def guess_config(wishes: Wishes) -> tuple[Guess, tuple[str, ...]]:
         bad_rows=_bad_rows(profile, roles),
     )
     return guess, tuple(_notes(guess, facts.has_lm_head, unknown))
+
+
+def _written(wishes: Wishes, profile: Profile, parts: Parts) -> WrittenGuess:
+    """Return what a config for prompts and responses would say."""
+    client = choose_client(profile, parts.columns, wishes.client)
+    with large_imports():
+        from fedsim.data.guessing.model_facts import ModelFacts
+
+        facts = ModelFacts.of(_model_config(wishes.model))
+        chat = facts.tokenizer.chat_template is not None
+        if not facts.causal or (parts.dialogue and not chat):
+            needed = "with a chat template, which tells messages apart" if facts.causal else "which writes them"
+            raise DataError(
+                f"--data: {profile.path} has prompts and responses ({' and '.join(parts.columns)}); give the folder or "
+                f"name of a decoder {needed}, with --model, or name a text and a label with --text and --label"
+            )
+        columns = [profile.column(name, "--data") for name in parts.columns]
+        joined = [
+            " ".join(texts) for texts in zip(*(column.sample for column in columns if column.filled), strict=False)
+        ]
+        tokens = _DIALOGUE_TOKENS if parts.dialogue else facts.measure(joined)[0] + _PROMPT_TOKENS
+    needed_columns = [column for column in columns if column.name != parts.context and not parts.dialogue]
+    lacking = max((profile.rows - column.filled for column in needed_columns), default=0)
+    return WrittenGuess(
+        profile=profile,
+        parts=parts,
+        client=client,
+        model=wishes.model,
+        folder=_folder(wishes.data),
+        validation=_validation(profile),
+        max_length=max(_USUAL_LENGTH, min(-(-tokens // 16) * 16, facts.max_positions)),
+        chat=chat,
+        bad_rows=profile.broken + lacking,
+    )
 
 
 def _notes(guess: Guess, has_lm_head: bool, unknown: float) -> list[str]:
@@ -100,7 +141,7 @@ def _notes(guess: Guess, has_lm_head: bool, unknown: float) -> list[str]:
     return notes
 
 
-def checked_text(guess: Guess, command: str, name: str) -> str:
+def checked_text(guess: Guess | WrittenGuess, command: str, name: str) -> str:
     """Return the config's text, once its data have been read and dealt out to clients as a run will do it.
 
     Raises
@@ -110,7 +151,7 @@ def checked_text(guess: Guess, command: str, name: str) -> str:
     """
     from fedsim.simulation.preparation import partition_data, with_clients
 
-    text = config_yaml(guess, command, name)
+    text = written_yaml(guess, command, name) if isinstance(guess, WrittenGuess) else config_yaml(guess, command, name)
     config = build_config(parse_yaml(text, name), lambda key: name)
     data = partition_data(config)
     if config.partition.clients is None:

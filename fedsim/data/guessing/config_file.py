@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ LABEL = "label"
 HOLDOUT = 0.2
 _COLUMN = 34
 """Where comments begin."""
-_CLIENTS, _ROWS_PER_CLIENT, _COHORT = 100, 20, 10
+_CLIENTS, _ROWS_PER_CLIENT, COHORT = 100, 20, 10
 _SHOWN_LABELS = 5
 
 
@@ -72,7 +72,12 @@ class Guess:
         """Number of clients, natural or drawn."""
         if self.roles.client is not None:
             return self.roles.client.columns[0].different or 1
-        return max(2, min(_CLIENTS, int(self.profile.rows * (1 - HOLDOUT)) // _ROWS_PER_CLIENT))
+        return usual_clients(self.profile.rows)
+
+
+def usual_clients(rows: int) -> int:
+    """Return how many clients are drawn for a file of some rows."""
+    return max(2, min(_CLIENTS, int(rows * (1 - HOLDOUT)) // _ROWS_PER_CLIENT))
 
 
 def config_yaml(guess: Guess, command: str, name: str) -> str:
@@ -85,39 +90,45 @@ def config_yaml(guess: Guess, command: str, name: str) -> str:
     name
         File name of the config.
     """
-    name = _on_one_line(name)
+    return joined((run_keys(), _model(guess), _data(guess), _partition(guess), _training(guess)), command, name)
+
+
+def joined(parts: Iterable[Iterable[str]], command: str, name: str) -> str:
+    """Return the lines of a config's parts as its text, below what every config says; see :func:`config_yaml`."""
+    name = on_one_line(name)
     head = (
-        f"# Written by: {_on_one_line(command)}",
+        f"# Written by: {on_one_line(command)}",
         "# What was guessed, and why, stands beside the keys. Every other key has a default:",
         f"#   fedsim config {name}       prints them all, with their meanings",
         f"#   fedsim partition {name}    shows which client holds what",
         f"#   fedsim run {name}",
     )
-    parts = (_run(), _model(guess), _data(guess), _partition(guess), _training(guess))
     return "\n\n".join("\n".join(part) for part in (head, *parts)) + "\n"
 
 
-def _key(depth: int, name: str, value: Any = None, comment: str = "") -> str:
+def entry(depth: int, name: str, value: Any = None, comment: str = "") -> str:
+    """Return the line of a key, with its comment."""
     line = f"{'  ' * depth}{name}:" + ("" if value is None else f" {scalar(value)}")
-    return f"{line:{_COLUMN}} # {_on_one_line(comment)}" if comment else line
+    return f"{line:{_COLUMN}} # {on_one_line(comment)}" if comment else line
 
 
-def _on_one_line(text: str) -> str:
+def on_one_line(text: str) -> str:
     """Return what a comment can hold: no line ends, and none of the characters that YAML has no place for."""
     return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
 
 
-def _run() -> Iterator[str]:
-    yield _key(0, "rounds", 20, "draw a cohort, train locally, aggregate, step")
-    yield _key(0, "seed", 0)
+def run_keys() -> Iterator[str]:
+    """Yield the lines of the first keys."""
+    yield entry(0, "rounds", 20, "draw a cohort, train locally, aggregate, step")
+    yield entry(0, "seed", 0)
 
 
 def _model(guess: Guess) -> Iterator[str]:
-    yield _key(0, "model")
+    yield entry(0, "model")
     if guess.model.startswith("package:"):
-        yield _key(1, "package", guess.model.removeprefix("package:"))
+        yield entry(1, "package", guess.model.removeprefix("package:"))
     elif guess.model == "embedded":
-        yield _key(
+        yield entry(
             1,
             "path",
             guess.model,
@@ -125,10 +136,10 @@ def _model(guess: Guess) -> Iterator[str]:
         )
         yield f"{'':{_COLUMN}} # of a Hugging Face model (--model), which chooses label words for it as well"
     else:
-        yield _key(1, "path", guess.model)
+        yield entry(1, "path", guess.model)
     if guess.wording is None:
-        yield _key(1, "head")
-        yield _key(
+        yield entry(1, "head")
+        yield entry(
             2,
             "kind",
             "classifier",
@@ -137,41 +148,46 @@ def _model(guess: Guess) -> Iterator[str]:
         yield f"{'':{_COLUMN}} # template and a word for each label: data.task.template, data.task.label_words"
 
 
+def file_keys(profile: Profile, folder: str, validation: Path | None) -> Iterator[str]:
+    """Yield the lines that say where the data are and how they are read."""
+    yield entry(0, "data")
+    yield entry(1, "path", folder, "" if Path(folder).is_absolute() else "seen from where fedsim runs")
+    yield entry(1, "train_file", profile.path.name, f"{profile.rows:,} rows")
+    if validation is not None:
+        yield entry(1, "validation_file", validation.name, "lies beside it, with the same columns")
+    else:
+        yield entry(1, "holdout", HOLDOUT, "share of the rows that validates and is not trained on")
+    for key, value in profile.keys.items():
+        yield entry(1, key, value, _READING[key])
+
+
 def _data(guess: Guess) -> Iterator[str]:
     profile, roles = guess.profile, guess.roles
-    yield _key(0, "data")
-    yield _key(1, "path", guess.folder, "" if Path(guess.folder).is_absolute() else "seen from where fedsim runs")
-    yield _key(1, "train_file", profile.path.name, f"{profile.rows:,} rows")
-    if guess.validation is not None:
-        yield _key(1, "validation_file", guess.validation.name, "lies beside it, with the same columns")
-    else:
-        yield _key(1, "holdout", HOLDOUT, "share of the rows that validates and is not trained on")
-    for key, value in profile.keys.items():
-        yield _key(1, key, value, _READING[key])
+    yield from file_keys(profile, guess.folder, guess.validation)
     called = [
         *zip(guess.fields, (column.name for column in roles.text.columns), strict=True),
         (LABEL, guess.label_column),
     ]
     columns = {name: _place(profile, column) for name, column in called}
     if any(name != column for name, column in columns.items()):
-        yield _key(1, "columns", columns)
+        yield entry(1, "columns", columns)
     if guess.bad_rows:
-        yield _key(
+        yield entry(
             1,
             "on_bad_row",
             "skip",
             f"rows that lack a text, a label or a client, or cannot be read: {guess.bad_rows:,}",
         )
     if guess.max_length is not None:
-        yield _key(1, "max_length", guess.max_length, "tokens; 1 in 100 texts is longer, and cut")
-    yield _key(1, "task")
-    yield _key(2, "name", _word(profile.path.name.partition(".")[0]))
-    yield _key(2, "fields", list(guess.fields), f"{_names(roles.text.columns)}: {roles.text.why}")
-    yield _key(2, "labels", list(guess.labels), f"{guess.label_column}: {roles.label.why}; {_shares(guess)}")
+        yield entry(1, "max_length", guess.max_length, "tokens; 1 in 100 texts is longer, and cut")
+    yield entry(1, "task")
+    yield entry(2, "name", word(profile.path.name.partition(".")[0]))
+    yield entry(2, "fields", list(guess.fields), f"{_names(roles.text.columns)}: {roles.text.why}")
+    yield entry(2, "labels", list(guess.labels), f"{guess.label_column}: {roles.label.why}; {_shares(guess)}")
     if guess.wording is not None:
-        yield _key(2, "template", guess.wording.template)
-        yield _key(2, "label_words", list(guess.wording.words), f"{guess.wording.why}; each is one token of the model")
-    yield _key(2, "metric", "accuracy", "or matthews" + (", accuracy_f1" if len(guess.labels) == 2 else ""))
+        yield entry(2, "template", guess.wording.template)
+        yield entry(2, "label_words", list(guess.wording.words), f"{guess.wording.why}; each is one token of the model")
+    yield entry(2, "metric", "accuracy", "or matthews" + (", accuracy_f1" if len(guess.labels) == 2 else ""))
 
 
 _READING = {
@@ -183,38 +199,38 @@ _READING = {
 
 def _partition(guess: Guess) -> Iterator[str]:
     client = guess.roles.client
-    yield _key(0, "partition")
+    yield entry(0, "partition")
     if client is not None:
-        yield _key(1, "kind", "by_column", "natural clients")
-        yield _key(1, "column", client.columns[0].name, client.why)
+        yield entry(1, "kind", "by_column", "natural clients")
+        yield entry(1, "column", client.columns[0].name, client.why)
     else:
-        yield _key(1, "kind", "dirichlet_label", "no column names clients: each gets its own mix of labels")
-        yield _key(1, "clients", guess.clients)
-        yield _key(1, "alpha", 1.0, "smaller is more skewed")
+        yield entry(1, "kind", "dirichlet_label", "no column names clients: each gets its own mix of labels")
+        yield entry(1, "clients", guess.clients)
+        yield entry(1, "alpha", 1.0, "smaller is more skewed")
     yield ""
-    yield _key(0, "sampling")
-    yield _key(1, "clients_per_round", min(_COHORT, guess.clients), "the cohort")
+    yield entry(0, "sampling")
+    yield entry(1, "clients_per_round", min(COHORT, guess.clients), "the cohort")
 
 
 def _training(guess: Guess) -> Iterator[str]:
     tiny = guess.model == "embedded"
-    yield _key(0, "prompt")
-    yield _key(1, "length", 8 if tiny else 20, "virtual tokens in front of each layer")
-    yield _key(
+    yield entry(0, "prompt")
+    yield entry(1, "length", 8 if tiny else 20, "virtual tokens in front of each layer")
+    yield entry(
         1, "position_offset", "paper", "number positions as PEFT does, so that 'fedsim export RUN --to peft' works"
     )
     yield ""
-    yield _key(0, "layers")
-    yield _key(1, "choose", "all", "or score: only the best half is exchanged (which PEFT has no adapter for)")
+    yield entry(0, "layers")
+    yield entry(1, "choose", "all", "or score: only the best half is exchanged (which PEFT has no adapter for)")
     yield ""
-    yield _key(0, "client")
-    yield _key(1, "epochs", 2)
-    yield _key(1, "batch_size", 8)
-    yield _key(1, "optimizer")
-    yield _key(2, "lr", 0.04 if tiny else 0.03, "the first key to tune; large models take less, about 0.01")
+    yield entry(0, "client")
+    yield entry(1, "epochs", 2)
+    yield entry(1, "batch_size", 8)
+    yield entry(1, "optimizer")
+    yield entry(2, "lr", 0.04 if tiny else 0.03, "the first key to tune; large models take less, about 0.01")
     yield ""
-    yield _key(0, "server")
-    yield _key(1, "kind", "fedavgm", "or fedpeptao, fedavg, fedadam, scaffold, fedprox and others")
+    yield entry(0, "server")
+    yield entry(1, "kind", "fedavgm", "or fedpeptao, fedavg, fedadam, scaffold, fedprox and others")
 
 
 def _names(columns: Any) -> str:
@@ -235,5 +251,6 @@ def _place(profile: Profile, name: str) -> str | int:
     return int(name) if profile.keys.get("header") is False else name
 
 
-def _word(text: str) -> str:
+def word(text: str) -> str:
+    """Return a text as a name of a task."""
     return "".join(character if character.isalnum() or character in "_-" else "_" for character in text)[:100] or "own"

@@ -96,6 +96,29 @@ def choose_roles(
     return Roles(texts, labels, *_client(profile, free()))
 
 
+def choose_client(profile: Profile, taken: Sequence[str], client: str | None) -> Role | None:
+    """Return the column of the clients: that of the option, or the one that is called like it; None if there is none.
+
+    Parameters
+    ----------
+    taken
+        Columns with another part.
+    client
+        The option.
+
+    Raises
+    ------
+    DataError
+        If two columns fit equally well, or the option names none.
+    """
+    if client == NONE:
+        return None
+    if client is not None:
+        return Role((profile.column(client, "--client"),), "--client")
+    free = [column for column in profile.columns if column.name not in taken and not column.unread and column.filled]
+    return _client(profile, free)[0]
+
+
 # -- text --------------------------------------------------------------------------------------------------------------
 
 
@@ -122,7 +145,7 @@ def _has(prose: Sequence[Column]) -> str:
 
 
 def _pair(texts: Sequence[Column]) -> tuple[Column, Column] | None:
-    by_name = {_plain(column.name): column for column in texts}
+    by_name = {plain(column.name): column for column in texts}
     found = [(by_name[a], by_name[b]) for a, b in _PAIRS if a in by_name and b in by_name]
     return found[0] if len(found) == 1 else None
 
@@ -204,7 +227,7 @@ def _may_be_clients(column: Column) -> bool:
 # -- names -------------------------------------------------------------------------------------------------------------
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """Return a name as words in lower case: userID and user_id are ``user id``."""
     return re.sub(r"[\W_]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)).strip().lower()
 
@@ -212,8 +235,8 @@ def _plain(name: str) -> str:
 def _called(columns: Sequence[Column], names: Sequence[str], endings: bool = False) -> list[Column]:
     """Return the columns with such a name: exactly, or else as the last word of theirs."""
     short: Callable[[str], str] = (lambda name: _ENDINGS.sub("", name) or name) if endings else (lambda name: name)
-    exact = [column for column in columns if short(_plain(column.name)) in names]
-    return exact or [column for column in columns if short(_plain(column.name)).rpartition(" ")[2] in names]
+    exact = [column for column in columns if short(plain(column.name)) in names]
+    return exact or [column for column in columns if short(plain(column.name)).rpartition(" ")[2] in names]
 
 
 def _tie(profile: Profile, columns: Sequence[Column], what: str, option: str, also: str = "") -> DataError:

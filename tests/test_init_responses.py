@@ -1,0 +1,118 @@
+"""``fedsim init`` on rows of prompts and responses: a config that a decoder learns to write from."""
+
+import json
+
+import pytest
+import torch
+import transformers
+
+from clients.backbone.loading import load_tokenizer
+from clients.config import ModelConfig
+from fedsim.configuration.schema import read_config
+from fedsim.data.guessing.profile import look
+from fedsim.data.guessing.written import find_parts
+from fedsim.simulation.preparation import partition_data
+
+CHATML = (
+    "{% for m in messages %}{{ '<s>' + m.role + '\n' + m.content + '</s>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def decoders(tmp_path_factory):
+    """Folders of a tiny decoder with a chat template, and without one."""
+    folders = {}
+    for name, template in (("chat", CHATML), ("plain", None)):
+        folders[name] = str(tmp_path_factory.mktemp(name))
+        tokenizer = load_tokenizer(ModelConfig(path="embedded"))
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(folders[name])
+        sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            config = transformers.LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=256, **sizes)
+            transformers.LlamaForCausalLM(config).save_pretrained(folders[name])
+    return folders
+
+
+def put(path, columns, rows=40):
+    path.write_text("".join(json.dumps({name: make(n) for name, make in columns.items()}) + "\n" for n in range(rows)))
+    return path
+
+
+def say(n):
+    return f"say the number {n} in words"
+
+
+INSTRUCTIONS = {
+    "instruction": say,
+    "input": lambda n: "please" * (n % 2),
+    "output": lambda n: f"it is number {n} .",
+    "user_id": lambda n: f"u{n % 5}",
+}
+
+
+@pytest.mark.parametrize("kind", ["plain", "chat"])
+def test_instructions_are_known_by_their_columns_and_run_as_they_are(fedsim, tmp_path, decoders, kind):
+    put(tmp_path / "mine.jsonl", INSTRUCTIONS)
+    status, out, err = fedsim("init", "--data", "mine.jsonl", "--model", decoders[kind])
+    assert (status, err) == (0, "")
+    assert "prompt" in out and "input may be empty" in out and "5 clients with 8.0 rows each" in out
+    config = read_config(tmp_path / "mine.yaml")
+    task = config.data.task
+    assert (task.fields, task.response, task.optional_fields) == (
+        ("instruction", "input", "output"),
+        "{output}",
+        ("input",),
+    )
+    assert (task.chat, task.template.startswith("Below is an instruction")) == (kind == "chat", kind == "plain")
+    assert "{input}" not in task.template_without["input"]
+    assert (config.model.head.kind, config.partition.column) == ("generation", "user_id")
+    status, out, _ = fedsim("run", "mine.yaml", "executor=local", "rounds=1", "tracking.plots=false")
+    assert status == 0
+
+
+def test_dialogues_need_a_chat_template(fedsim, tmp_path, decoders):
+    turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good morning"}]
+    put(tmp_path / "talks.jsonl", {"messages": lambda n: turns})
+    status, _, err = fedsim("init", "--data", "talks.jsonl", "--model", decoders["plain"])
+    assert status == 2 and "give the folder or name of a decoder with a chat template" in err
+    assert fedsim("init", "--data", "talks.jsonl", "--model", decoders["chat"])[0] == 0
+    config = read_config(tmp_path / "talks.yaml")
+    assert config.data.task.dialogue and config.partition.kind == "iid"
+    assert len(partition_data(config).dataset.train) == 32
+
+
+def test_an_encoder_cannot_write(fedsim, tmp_path):
+    put(tmp_path / "mine.jsonl", INSTRUCTIONS)
+    status, _, err = fedsim("init", "--data", "mine.jsonl")
+    assert status == 2
+    assert (
+        "has prompts and responses (instruction and input and output); give the folder or name of a decoder which writes"
+        in err
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "parts"),
+    [
+        ({"question": say, "answer": lambda n: f"the answer is {n}"}, ("question", "answer", None)),
+        ({"Prompt": say, "Completion": say, "context": say}, ("Prompt", "Completion", "context")),
+        ({"document": say, "summary": say}, ("document", "summary", None)),
+        ({"question": say, "answer": lambda n: ("yes", "no")[n % 2]}, None),
+        ({"question": say, "passage": say, "label": lambda n: n % 2}, None),
+        ({"text": say, "output": say}, None),
+        ({"conversations": lambda n: [{"from": "human", "value": "a"}]}, ("conversations", "conversations", None)),
+    ],
+)
+def test_which_columns_are_prompt_and_response(tmp_path, columns, parts):
+    found = find_parts(look(put(tmp_path / "data.jsonl", columns)))
+    assert (found and (found.prompt, found.response, found.context)) == parts
+
+
+def test_a_named_label_asks_for_classes(fedsim, tmp_path):
+    columns = {**INSTRUCTIONS, "kind": lambda n: ("order", "question")[n % 2]}
+    put(tmp_path / "mine.jsonl", columns)
+    assert fedsim("init", "--data", "mine.jsonl", "--text", "instruction", "--label", "kind")[0] == 0
+    assert read_config(tmp_path / "mine.yaml").data.task.labels == ("order", "question")
