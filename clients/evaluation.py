@@ -95,9 +95,9 @@ def evaluate(
     if table.response_starts_N is None:
         np.add.at(confusion_CCC, (sorted_N, table.labels_N[all_N[order_N]], found_N), 1)
     else:
-        tokens_N, hits_N = table.responses_N[all_N[order_N]], found_N
-        np.add.at(confusion_CCC, (sorted_N, 1, 1), hits_N)
-        np.add.at(confusion_CCC, (sorted_N, 1, 0), tokens_N - hits_N)
+        tokens_N, hits_N, right_N = table.responses_N[all_N[order_N]], found_N, np.ones_like(sorted_N)
+        np.add.at(confusion_CCC, (sorted_N, right_N, right_N), hits_N)
+        np.add.at(confusion_CCC, (sorted_N, right_N, 0 * right_N), tokens_N - hits_N)
         found_N, sums_N = (hits_N == tokens_N).astype(np.int64), lost_N * tokens_N
     np.add.at(loss_C, sorted_N, sums_N)
     splits_C = [limit.splits, *[0] * (count - 1)]
