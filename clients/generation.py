@@ -53,9 +53,10 @@ def respond(
         uniform_NS = np.stack(
             [decoding.uniform_S(spec.seed, round, clients[owner], example) for owner, example in drawn]
         )
-    limit = PassLimit(spec.max_pass_tokens)
+    limit = PassLimit()
     prompts = [prompt_ids(table, example) for example in all_N.tolist()]
-    written = backbone.generate(prompts, tuned_CLX, layout.layers, decoding, owners_N, uniform_NS, limit)
+    sizes = spec.batch_size, limit
+    written = backbone.generate(prompts, tuned_CLX, layout.layers, decoding, owners_N, uniform_NS, *sizes)
     parts = np.split(np.arange(len(all_N)), np.cumsum(counts)[:-1])
     splits = [limit.splits, *[0] * (len(parts) - 1)]
     return [

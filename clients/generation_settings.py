@@ -20,5 +20,5 @@ class GenerationSpec:
     """int64 numbers of the validation examples, ascending."""
     client_examples: int
     """Most held-out examples of each client, the first ones."""
-    max_pass_tokens: int
-    """Most tokens of a pass, new ones included."""
+    batch_size: int
+    """Texts per pass."""

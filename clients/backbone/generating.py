@@ -18,7 +18,6 @@ from clients.backbone.passes import PassLimit, run_passes
 from clients.backbone.tuned_model import TunedModel
 from fedsim.core.decoding import Decoding
 from fedsim.core.errors import ModelError
-from fedsim.core.tokens import cut
 
 Scores = Callable[[Tensor], Tensor]
 """Maps last hidden states [B, D] to scores of the vocabulary [B, V]."""
@@ -54,6 +53,7 @@ def generate(
     decoding: Decoding,
     uniform_NS: np.ndarray | None,
     max_tokens: int,
+    batch_size: int,
     limit: PassLimit,
 ) -> list[np.ndarray]:
     """Continue texts; return the new tokens of each, int64, up to an end token or the most that is allowed.
@@ -68,8 +68,8 @@ def generate(
         Numbers in [0, 1) that choose each text's tokens; needed to sample.
     max_tokens
         Most tokens of a text together with what is written.
-    limit
-        Most tokens of a pass, all new ones included.
+    batch_size, limit
+        Most texts of a pass, and most tokens, all new ones included.
     """
     lengths_N = np.array([len(text) for text in texts], dtype=np.int64)
     new_N = np.minimum(decoding.max_new_tokens, max_tokens - lengths_N)
@@ -91,10 +91,11 @@ def generate(
         for row, tokens in zip(rows_B, _written(growing, scores, new_N[rows_B], decoding, uniform_BS), strict=True):
             written[row] = np.array(tokens, dtype=np.int64)
 
-    whole_N = (lengths_N + new_N)[order_N]
+    whole_N, size = (lengths_N + new_N)[order_N], len(order_N)
     with torch.inference_mode():
+        pieces = [slice(start, min(start + batch_size, size)) for start in range(0, size, batch_size)]
         # The longest come first, so that all later passes find room in what they leave.
-        run_passes(whole_N, cut(whole_N, limit.tokens)[::-1], limit, run)
+        run_passes(whole_N, pieces[::-1], limit, run)
     return written
 
 

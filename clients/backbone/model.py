@@ -319,6 +319,7 @@ class Backbone:
         decoding: Decoding,
         client_of_text_N: np.ndarray | None = None,
         uniform_NS: np.ndarray | None = None,
+        batch_size: int = 64,
         limit: PassLimit | int | None = None,
     ) -> list[np.ndarray]:
         """Continue texts with the frozen LM head; return the new tokens of each, int64, with the end token if there is one.
@@ -338,6 +339,8 @@ class Backbone:
             int64 row of ``tuned_CLX`` for each text; needed if there are several clients.
         uniform_NS
             float64 numbers in [0, 1) that choose the tokens of each text, from :meth:`Decoding.uniform_S`; needed to sample.
+        batch_size
+            Texts per pass.
         limit
             Most tokens of a pass, new ones included.
 
@@ -349,11 +352,10 @@ class Backbone:
         self._check(tuned_CLX, layers, {}, client_of_text_N)
         refuse_generation(self._parts, predicts_next=self.predicts_next)
         self._check_length(max((len(text) for text in texts), default=0))
-        tuned, limit = (tuned_CLX, layers), PassLimit.of(limit)
+        sizes = self.max_tokens, batch_size, PassLimit.of(limit)
         draws = uniform_NS if decoding.do_sample else None
-        return generate(
-            self._parts, self._next_scores, texts, tuned, client_of_text_N, decoding, draws, self.max_tokens, limit
-        )
+        tuned = tuned_CLX, layers
+        return generate(self._parts, self._next_scores, texts, tuned, client_of_text_N, decoding, draws, *sizes)
 
     def _next_scores(self, hidden_BD: Tensor) -> Tensor:
         """Return the LM head's scores of the vocabulary."""

@@ -134,7 +134,8 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
         travelling=in_turn or (exchanged,),
         activations=_training_bytes(config, shape, full.geometry, on_gpu)
         + _evaluation_bytes(config, shape)
-        + _scores_bytes(config, shape, on_gpu),
+        + _scores_bytes(config, shape, on_gpu)
+        + _generation_bytes(config, shape),
         vectors=(_step_bytes(config, trained) + _candidate_bytes(config, shape)) * _side_by_side(config)
         + (0 if on_gpu else _projection_bytes(config, shape)),
         on_gpu=on_gpu,
@@ -292,6 +293,19 @@ def _evaluation_bytes(config: Config, shape: ModelShape) -> int:
     """Return the activations of a pass without gradients: one layer's."""
     tokens = config.evaluation.batch_size * config.data.max_length
     return tokens * (5 * shape.hidden_size + 2 * shape.feed_forward_size) * _compute_itemsize(config)
+
+
+def _generation_bytes(config: Config, shape: ModelShape) -> int:
+    """Return the bytes of keys and values of a pass that writes, and of its scores of all words."""
+    asked = config.evaluation.generate
+    if asked is None:
+        return 0
+    texts = config.evaluation.batch_size
+    prompt = config.prompt.length if config.tuner.kind == "prefix" else 0
+    tokens = texts * (prompt + config.data.max_length + asked.max_new_tokens)
+    kept = 2 * tokens * shape.num_layers * shape.num_kv_heads * shape.head_dim * _compute_itemsize(config)
+    # Draws are made in float64: scores, their order, probabilities and sums.
+    return kept + texts * shape.vocab_size * (40 if asked.do_sample else 8)
 
 
 def _scores_bytes(config: Config, shape: ModelShape, on_gpu: bool) -> int:

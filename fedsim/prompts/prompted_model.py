@@ -146,7 +146,7 @@ class PromptedModel:
         top_k: int | None = None,
         top_p: float = 1.0,
         seed: int = 0,
-        max_pass_tokens: int = 8192,
+        batch_size: int = 32,
     ) -> list[str]:
         """Write a response to each prompt, for a model of a task of responses.
 
@@ -163,8 +163,8 @@ class PromptedModel:
             What is drawn from, as in section ``evaluation.generate`` of a config.
         seed
             Root of the draws, which depend on it and on the number of the prompt in ``prompts`` alone.
-        max_pass_tokens
-            Most tokens that share a pass, new ones included: fewer need less memory.
+        batch_size
+            Prompts per pass.
 
         Raises
         ------
@@ -190,7 +190,7 @@ class PromptedModel:
             self.layers,
             decoding,
             uniform_NS=np.stack(drawn) if drawn else None,
-            limit=max_pass_tokens,
+            batch_size=batch_size,
         )
         return [decoded(self.tokenizer, ids[:-1] if len(ids) and ids[-1] in ends else ids) for ids in written]
 

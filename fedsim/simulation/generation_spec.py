@@ -47,7 +47,7 @@ def generation_spec(
         seed=config.seed if asked.seed is None else asked.seed,
         examples_N=np.sort(rng.permutation(num_validation)[: asked.examples]),
         client_examples=asked.client_examples if config.keeps_own != "none" else 0,
-        max_pass_tokens=config.evaluation.batch_size * (config.data.max_length + asked.max_new_tokens),
+        batch_size=config.evaluation.batch_size,
     )
 
 

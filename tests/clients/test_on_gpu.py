@@ -22,6 +22,7 @@ from clients.config import ClientConfig, ModelConfig, PromptConfig
 from clients.evaluation import evaluate
 from clients.training.local_training import _Group
 from clients.tuners.prefix_tuner import PrefixTuner
+from fedsim.core.decoding import Decoding
 from fedsim.methods.preconditioner import Preconditioner
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -156,3 +157,19 @@ def test_evaluation_counts_what_it_counts_on_a_cpu(folders, family):
     for on_gpu, on_cpu in zip(*counts, strict=True):
         assert on_gpu.loss_sum == pytest.approx(on_cpu.loss_sum, rel=1e-3)
         assert np.abs(on_gpu.confusion_CC - on_cpu.confusion_CC).sum() <= 2  # a tie may fall to the other side
+
+
+@pytest.mark.parametrize("do_sample", [False, True], ids=["greedy", "sampled"])
+def test_it_writes_what_it_writes_on_a_cpu(folders, do_sample):
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(3, 97, length) for length in (5, 1, 30, 12)]
+    decoding = Decoding(16, (), do_sample)
+    uniform_NS = np.stack([decoding.uniform_S(0, 1, 2, example) for example in range(len(texts))])
+    owners_N, written = np.array([1, 0, 1, 2]), {}
+    for device in ("cuda", "cpu"):
+        model = build(folders["llama"], device, dtype="float64")
+        prompt = torch.from_numpy(np.random.default_rng(1).normal(size=(3, 2, *model.geometry.layer_shape)))
+        tuned = to_device(prompt, model.device)
+        found = model.generate(texts, tuned, (0, 2), decoding, owners_N, uniform_NS)
+        written[device] = [tokens.tolist() for tokens in found]
+    assert written["cuda"] == written["cpu"]

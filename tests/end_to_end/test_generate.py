@@ -94,9 +94,9 @@ def test_texts_are_those_of_load_adapter(straight):
         prompt["question"] = prompt["question"].removesuffix("\nAnswer :")
     texts = [row["text"] for row in last]
     assert model.generate(prompts, max_new_tokens=6) == texts
-    assert model.generate([tuple(prompt.values()) for prompt in prompts], max_new_tokens=6, max_pass_tokens=40) == texts
+    assert model.generate([tuple(prompt.values()) for prompt in prompts], max_new_tokens=6, batch_size=2) == texts
     drawn = model.generate(prompts, max_new_tokens=6, do_sample=True, seed=1)
-    assert drawn == model.generate(prompts, max_new_tokens=6, do_sample=True, seed=1, max_pass_tokens=40) != texts
+    assert drawn == model.generate(prompts, max_new_tokens=6, do_sample=True, seed=1, batch_size=2) != texts
     assert drawn[:2] == model.generate(prompts[:2], max_new_tokens=6, do_sample=True, seed=1)
     assert drawn != model.generate(prompts, max_new_tokens=6, do_sample=True, seed=2)
     assert model.generate([]) == []

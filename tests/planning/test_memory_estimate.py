@@ -206,3 +206,13 @@ def test_matrices_rounded_for_products_take_less():
         estimated[products] = estimate_memory(config, shape, 10, 2).weights
     saved = stored["float32"] - stored["bfloat16"]  # with biases, which the estimate leaves out
     assert 0.9 * saved < estimated["float32"] - estimated["bfloat16"] <= saved
+
+
+def test_what_writes_keeps_keys_and_values_of_its_pass():
+    generation = {"model": {"head": {"kind": "generation"}}, "data": {"max_length": 16}}
+    batch = {"batch_size": 2}
+    before = memory(**generation, evaluation=batch).activations
+    writes = {"generate": {"examples": 9, "max_new_tokens": 10}}
+    # 2 texts of 4 prompts, 16 tokens and 10 new ones; 4 layers of 4 heads of 16 numbers, for keys and for values; scores twice.
+    kept, scores = 2 * (4 + 16 + 10) * 2 * 4 * 4 * 16 * 4, 2 * 1299 * 8
+    assert memory(**generation, evaluation={**batch, **writes}).activations - before == kept + scores
