@@ -91,15 +91,14 @@ def evaluate(
     confusion_CCC = np.zeros((count, num_classes, num_classes), dtype=np.int64)
     loss_C = np.zeros(count)
     sorted_N, found_N, lost_N = owners_N[order_N], predicted_N.cpu().numpy(), loss_N.cpu().numpy()
-    sums_N = lost_N
+    tokens_N = table.responses_N[all_N[order_N]]
     if table.response_starts_N is None:
         np.add.at(confusion_CCC, (sorted_N, table.labels_N[all_N[order_N]], found_N), 1)
     else:
-        tokens_N, hits_N = table.responses_N[all_N[order_N]], found_N
-        np.add.at(confusion_CCC, (sorted_N, 1, 1), hits_N)
-        np.add.at(confusion_CCC, (sorted_N, 1, 0), tokens_N - hits_N)
-        found_N, sums_N = (hits_N == tokens_N).astype(np.int64), lost_N * tokens_N
-    np.add.at(loss_C, sorted_N, sums_N)
+        np.add.at(confusion_CCC[:, 1, 1], sorted_N, found_N)
+        np.add.at(confusion_CCC[:, 1, 0], sorted_N, tokens_N - found_N)
+        found_N = (found_N == tokens_N).astype(np.int64)
+    np.add.at(loss_C, sorted_N, lost_N * tokens_N)
     splits_C = [limit.splits, *[0] * (count - 1)]
     kept_C: list[Predictions | None] = [None] * count
     if keep_predictions:

@@ -69,7 +69,7 @@ def step_of(table, indices_B, owners_B) -> StepBatch:
 
 
 def close(mine: torch.Tensor, other: torch.Tensor, tolerance: float, case: object = "") -> None:
-    scale = float(other.abs().max())
+    scale = float(other.detach().abs().max())
     assert scale > 0, case
     torch.testing.assert_close(mine, other, rtol=tolerance, atol=tolerance * scale, msg=lambda m: f"{case}: {m}")
 
