@@ -209,8 +209,7 @@ class Backbone:
         """
         self._check(tuned_CLX, layers, head_C, client_of_example_B)
         tokens = self._parts.calls.tokens(batch)
-        beyond = 0 if batch.branches is None else batch.branches.beyond
-        self._check_length(tokens.input_ids_BT.shape[1] - beyond)
+        self._check_length(batch.longest)
         owner_B = None if client_of_example_B is None else to_device(client_of_example_B, self.device)
         hidden_BTD = run_padded(self._parts, tokens, tuned_CLX, layers, owner_B, mask).last_hidden_state
         if batch.reads is None:
@@ -308,7 +307,7 @@ class Backbone:
     ) -> Any:
         self._check(tuned_CLX, layers, {}, None)
         tokens = self._parts.calls.tokens(batch)
-        self._check_length(tokens.input_ids_BT.shape[1])
+        self._check_length(batch.longest)
         return run_padded(self._parts, tokens, tuned_CLX, layers, None, output_hidden_states=output_hidden_states)
 
     def generate(

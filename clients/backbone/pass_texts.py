@@ -48,7 +48,7 @@ class PassTexts:
         """Return a function from hidden states [Z, D] to the texts of a packed pass."""
         lengths_B, trunk_Z = tokens.trunks_B, _trunk(tokens.lengths_B, tokens.branches, device)
         if trunk_Z is not None:
-            rows = PackedRows(owner_B, lengths_B, device)
+            rows = rows.of_lengths(lengths_B)
         words = self._words(_those(to_device(tokens.ids_Z, device), trunk_Z))
         summary_B = self._summary_rows(lengths_B, tokens.read_rows_B - tokens.starts_B)
         return lambda hidden_ZD: Texts(

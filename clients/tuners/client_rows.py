@@ -111,6 +111,10 @@ class PackedRows(_OfClients):
         self._groupings: dict[int, _Grouping] = {}
         self._last: tuple[Tensor, Tensor] | None = None
 
+    def of_lengths(self, lengths_B: np.ndarray) -> PackedRows:
+        """Return the rows of the same examples with other numbers of tokens."""
+        return PackedRows(self._client_of_example_B, lengths_B, self._device)
+
     def mapped(self, function: RowMap, input_1ZI: Tensor, *arrays: Tensor) -> Tensor:
         """Return ``function(input, own arrays)``, [1, Z, O]; parameters as in :meth:`PaddedRows.mapped`."""
         if self._by_client:

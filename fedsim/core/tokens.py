@@ -34,6 +34,11 @@ class TokenBatch:
     branches: Branches | None = None
     """As in :class:`PackedTokens`."""
 
+    @property
+    def longest(self) -> int:
+        """Positions that the longest example takes."""
+        return self.input_ids_BT.shape[1] - (0 if self.branches is None else self.branches.beyond)
+
 
 @dataclass(frozen=True)
 class PackedTokens:

@@ -56,9 +56,9 @@ def tokenize(
     tokenizer
         A fast transformers tokenizer, left unchanged; without a padding token it pads with its end token.
     head_kind
-        ``verbalizer``: the filled template, read at the mask token, or by a causal model at the last
-        token of :meth:`Template.as_causal`. ``classifier``: the text or pair as the tokenizer encodes it (more
-        texts extend the pair format), read at the last token. ``generation``: prompt and response
+        ``verbalizer``: the filled template, read at the mask token or tokens, or by a causal model at the last
+        token of :meth:`Template.as_causal` and in the branches behind it. ``classifier``: the text or pair as the tokenizer
+        encodes it (more texts extend the pair format), read at the last token. ``generation``: prompt and response
         (:mod:`fedsim.data.responses`).
     causal
         Whether the model is a decoder.

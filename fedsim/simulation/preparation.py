@@ -247,7 +247,7 @@ def make_spec(
         return table if words is None or words.single_C is not None else replace(table, words=words)
 
     train, validation = tokens(data.dataset.train), tokens(data.dataset.validation)
-    asked = None if words is None else words.ids_Q
+    asked = None if words is None else words.ids_Q[~np.isin(words.ids_Q, tokenizer.all_special_ids)]
     vectors = WordVectors(weights, frozenset(tokenizer.all_special_ids), len(tokenizer), asked)
     tuner = tuner_of(config, weights.family, json.loads(weights.config_json)).knowing(vectors, config.seed)
     calibrated = config.model.head.calibration == "empty_text" and words is not None
