@@ -110,6 +110,10 @@ def load_shared_weights(config: ModelConfig) -> SharedWeights:
             f"model {config.location} is a {family.name}, which cannot run with model.attention={config.attention}; set it to "
             f"{family.attentions[0]}"
         )
+    if config.compile and family.relative_attention:
+        raise ModelError(
+            f"model {config.location} is a {family.name}, whose attention torch.compile cannot take apart; set model.compile=false"
+        )
     if Path(location).is_dir():
         check_weights(Path(location), config.location)
     kind: Kind = "base" if config.head.kind == "classifier" else family.lm_kind
