@@ -112,7 +112,7 @@ def load_shared_weights(config: ModelConfig) -> SharedWeights:
         )
     if config.compile and family.relative_attention:
         raise ModelError(
-            f"model {config.location} is a {family.name}, whose attention torch.compile cannot take apart; set model.compile=false"
+            f"model {config.location} is a {family.name}, whose attention cannot be compiled; set model.compile=false"
         )
     if Path(location).is_dir():
         check_weights(Path(location), config.location)
