@@ -179,7 +179,8 @@ def _is_long(config: PreTrainedConfig) -> bool:
 FAMILIES: Registry[Family] = Registry(
     "model family", modules=("clients.backbone.family_rows",), check=instance_of(Family)
 )
-"""Supported families by model type. A new row only has to pass ``tests/clients/test_injection.py``."""
+"""Supported families by model type. A new row has to pass ``tests/clients/test_injection.py`` and ``test_family_table.py``,
+which reads docs/models.md."""
 
 
 def family_of(values: Mapping[str, Any], model: str) -> Family:

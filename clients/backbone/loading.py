@@ -112,6 +112,10 @@ def load_shared_weights(config: ModelConfig) -> SharedWeights:
             f"model {config.location} is a {family.name}, which cannot run with model.attention={config.attention}; set it to "
             f"{family.attentions[0]}"
         )
+    if config.compile and family.relative_attention:
+        raise ModelError(
+            f"model {config.location} is a {family.name}, whose attention cannot be compiled; set model.compile=false"
+        )
     if Path(location).is_dir():
         check_weights(Path(location), config.location)
     if config.head.kind == "generation":

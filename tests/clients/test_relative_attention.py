@@ -30,6 +30,7 @@ from clients.config import HeadConfig, ModelConfig, PromptConfig
 from clients.tuners import packed_prefix
 from clients.tuners.config import TunerConfig
 from clients.tuners.make import make_tuner
+from fedsim.core.errors import ModelError
 
 FAMILY = "deberta-v2"
 LAYERS = (0, 2)
@@ -207,3 +208,8 @@ def test_dropout_is_drawn_in_attention_too(tmp_path):
     plain = scores()
     model.set_dropout(True)
     assert not torch.allclose(scores(), plain) and torch.equal(scores(), scores())
+
+
+def test_it_is_not_compiled(tmp_path):
+    with pytest.raises(ModelError, match=r"is a deberta-v2, whose attention .*; set model\.compile=false$"):
+        load_shared_weights(ModelConfig(path=made(tmp_path), attention="eager", compile=True))

@@ -235,6 +235,8 @@ def folders(tmp_path_factory):
 def test_products_equal_finite_differences_of_the_gradient(folders, family, attention):
     hessian, layout, _ = hessian_of(backbone(folders(family), attention=attention, dtype="float64"))
     step, tolerance = (3e-2, 1e-3) if family not in DOUBLE_INSIDE else (1e-4, 1e-7)
+    if family == "opt":  # a coarse step would cross a kink of its relu
+        step, tolerance = 1e-3, 2e-3
     first, second = start(hessian.size, 1), start(hessian.size, 2)
     first, second = first / first.norm(), second / second.norm()
     product = hessian.product(first)
