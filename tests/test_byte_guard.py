@@ -18,7 +18,9 @@ def digests():
 @pytest.mark.skipif(NOT_COMPARABLE is not None, reason=NOT_COMPARABLE or "")
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_ends_with_the_bytes_on_record(digests, name):
-    assert digests[name] == table.read()["digests"].get(name), (
+    if name not in table.here():
+        pytest.skip(f"newer than the table of this vendor's CPUs, made elsewhere; {table.REMAKE} adds it")
+    assert digests[name] == table.here()[name], (
         f"the run {name!r} ends with other bytes than on record; if that is meant: {table.REMAKE}"
     )
 
@@ -32,8 +34,11 @@ def test_no_two_cases_are_the_same_run(digests):
     assert len(set(others)) == len(others)
 
 
-def test_the_table_has_exactly_the_cases():
-    assert list(table.read()["digests"]) == list(CASES)
+def test_the_tables_have_exactly_the_cases():
+    """One of them all, in their order; another may have been made before the newest ones."""
+    held = [list(each["digests"]) for each in table.tables()]
+    assert list(CASES) in held
+    assert all(names == [name for name in CASES if name in names] for names in held)
 
 
 def test_every_choice_of_the_config_is_made_by_some_case():

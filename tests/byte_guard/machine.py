@@ -43,7 +43,7 @@ PINNED: dict[str, str] = {
     "FEDSIM_CACHE": "off",
 }
 """What is set, beside NPY_DISABLE_CPU_FEATURES: all loops that NumPy was built with beyond its baseline, since its exp, log and
-pow differ by them. Not pinned, since nothing pins it: MKL's vector functions, of which the rotary models take sin and cos."""
+pow differ by them. What is left differs between Intel's and AMD's CPUs, nothing pins it, and so each vendor has its table."""
 
 
 def environment() -> dict[str, str]:
@@ -59,9 +59,19 @@ def made_with() -> dict[str, str]:
 
     return {
         "machine": platform.machine(),
+        "vendor": _vendor(),
         "libc": " ".join(platform.libc_ver()),
         **{package: version(package) for package in ("numpy", "torch", "transformers")},
     }
+
+
+def _vendor() -> str:
+    """Return who made the CPU, as it calls itself; empty where nobody says so."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
 
 
 def run_all(names: Sequence[str] = (), env: dict[str, str] | None = None, cwd: Path | None = None) -> dict[str, str]:

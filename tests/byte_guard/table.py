@@ -1,9 +1,10 @@
-"""The digests on record, and whether they can be compared on this machine."""
+"""The digests on record, a table for each vendor of CPUs, and whether they can be compared on this machine."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from .machine import made_with
 
@@ -11,23 +12,41 @@ PATH = Path(__file__).with_suffix(".json")
 REMAKE = "python -m tests.byte_guard --remake (or make bytes)"
 
 
-def read() -> dict[str, dict[str, str]]:
-    """Return ``made_with`` and ``digests``; both empty before the table is first made."""
-    return json.loads(PATH.read_text()) if PATH.exists() else {"made_with": {}, "digests": {}}
+def tables() -> list[dict[str, Any]]:
+    """Return all tables: ``made_with`` and ``digests`` of each."""
+    return json.loads(PATH.read_text()) if PATH.exists() else []
+
+
+def here() -> dict[str, str]:
+    """Return the digests on record for such a machine; none if it has no table."""
+    return next((each["digests"] for each in tables() if each["made_with"] == made_with()), {})
 
 
 def write(digests: dict[str, str]) -> None:
-    """Put digests on record."""
-    PATH.write_text(json.dumps({"made_with": made_with(), "digests": digests}, indent=2) + "\n")
+    """Put this machine's digests on record, in place of those of its vendor; those of others stay."""
+    vendor = made_with()["vendor"]
+    others = [each for each in tables() if each["made_with"]["vendor"] != vendor]
+    every = sorted(
+        [*others, {"made_with": made_with(), "digests": digests}], key=lambda each: each["made_with"]["vendor"]
+    )
+    PATH.write_text(json.dumps(every, indent=2) + "\n")
 
 
 def why_not_comparable() -> str | None:
-    """Return why the table says nothing on this machine, or None."""
-    made, here = read()["made_with"], made_with()
-    differing = [f"{key} {made.get(key)}, here {value}" for key, value in here.items() if made.get(key) != value]
-    if not differing:
+    """Return why no table says anything on this machine, or None."""
+    if here():
         return None
+    made = made_with()
+    known = "; ".join(_differing(made, each["made_with"]) for each in tables())
     return (
-        f"the table of bytes was made with {'; '.join(differing)}. To compare here, check out a commit that is known to be "
-        f"right, remake it there with {REMAKE}, and come back"
+        f"the tables of bytes were made with {known}; here it is {_listed(made)}. To compare here, check out a commit that is "
+        f"known to be right, remake it there with {REMAKE}, and come back"
     )
+
+
+def _differing(here: dict[str, str], there: dict[str, str]) -> str:
+    return _listed({key: there.get(key, "") for key, value in here.items() if there.get(key) != value})
+
+
+def _listed(values: dict[str, str]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
