@@ -59,7 +59,7 @@ __all__ = [
 ALL_LAYERS = (0, 1, 2)
 ROTARY = ("llama", "mistral", "qwen2", "qwen3")
 TOLERANCE = {"rtol": 0.0, "atol": 3e-6}
-TURNED = {"rtol": 0.0, "atol": 1e-5}
+TURNED = {"rtol": 0.0, "atol": 3e-5}
 """Where the text is numbered otherwise, a model's own rotations of the text are rounded otherwise."""
 TASK = TaskConfig(
     name="own", fields=("text",), template="{text} . It was <mask> .", labels=("a", "b", "c"), label_words=("x", "y", "z")

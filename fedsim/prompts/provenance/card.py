@@ -16,7 +16,7 @@ _TASKS = {"generation": "text-generation"}
 
 def front_matter(origin: Origin, title: str) -> str:
     """Return the card's YAML block, with its fences."""
-    kind = _TASKS.get(origin.metadata["model"]["head"]["kind"], "text-classification")
+    kind = _TASKS.get(origin.metadata["model"].get("head", {}).get("kind"), "text-classification")
     results = [
         EvalResult(
             task_type=kind,
