@@ -43,7 +43,7 @@ PINNED: dict[str, str] = {
     "FEDSIM_CACHE": "off",
 }
 """What is set, beside NPY_DISABLE_CPU_FEATURES: all loops that NumPy was built with beyond its baseline, since its exp, log and
-pow differ by them. What is left differs between Intel's and AMD's CPUs, nothing pins it, and so each vendor has its table."""
+pow differ by them. What is left differs between Intel's and AMD's CPUs, nothing pins it, and so each has its table."""
 
 
 def environment() -> dict[str, str]:
@@ -59,19 +59,21 @@ def made_with() -> dict[str, str]:
 
     return {
         "machine": platform.machine(),
-        "vendor": _vendor(),
+        "cpu": _cpu(),
         "libc": " ".join(platform.libc_ver()),
         **{package: version(package) for package in ("numpy", "torch", "transformers")},
     }
 
 
-def _vendor() -> str:
-    """Return who made the CPU, as it calls itself; empty where nobody says so."""
+def _cpu() -> str:
+    """Return whose CPU it is; of Intel's, which one, too: AMD's have been seen to give the same bits, of Intel's one has been tried."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
     except OSError:
         return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
+    said = {key.strip(): value.strip() for key, _, value in reversed(lines)}
+    vendor = said.get("vendor_id", "")
+    return vendor if vendor == "AuthenticAMD" else f"{vendor} {said.get('cpu family')}/{said.get('model')}"
 
 
 def run_all(names: Sequence[str] = (), env: dict[str, str] | None = None, cwd: Path | None = None) -> dict[str, str]:

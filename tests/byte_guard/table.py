@@ -1,4 +1,4 @@
-"""The digests on record, a table for each vendor of CPUs, and whether they can be compared on this machine."""
+"""The digests on record, a table for each kind of CPU, and whether they can be compared on this machine."""
 
 from __future__ import annotations
 
@@ -23,12 +23,9 @@ def here() -> dict[str, str]:
 
 
 def write(digests: dict[str, str]) -> None:
-    """Put this machine's digests on record, in place of those of its vendor; those of others stay."""
-    vendor = made_with()["vendor"]
-    others = [each for each in tables() if each["made_with"]["vendor"] != vendor]
-    every = sorted(
-        [*others, {"made_with": made_with(), "digests": digests}], key=lambda each: each["made_with"]["vendor"]
-    )
+    """Put this machine's digests on record, in place of those of such a CPU; those of others stay."""
+    others = [each for each in tables() if each["made_with"]["cpu"] != made_with()["cpu"]]
+    every = sorted([*others, {"made_with": made_with(), "digests": digests}], key=lambda each: each["made_with"]["cpu"])
     PATH.write_text(json.dumps(every, indent=2) + "\n")
 
 
