@@ -66,7 +66,7 @@ def made_with() -> dict[str, str]:
 
 
 def _cpu() -> str:
-    """Return whose CPU it is; of Intel's, which one, too: AMD's have been seen to give the same bits, of Intel's one has been tried."""
+    """Return whose CPU it is; of Intel's which one, too: AMD's give the same bits, of Intel's only one has been tried."""
     try:
         lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
     except OSError:
