@@ -77,7 +77,7 @@ class FaultySpec(WorkerSpec):
 
 _train_clients = clients.training.group.train_clients
 _score_one = ClientWorker._score_one
-_evaluate_some = ClientWorker._evaluate_some
+_of_some = ClientWorker._of_some
 
 
 def install(faults: tuple[Fault, ...]) -> None:
@@ -104,13 +104,13 @@ def install(faults: tuple[Fault, ...]) -> None:
         strike("score", [client], state.round)
         return _score_one(worker, prompt_1LKHPD, state, client)
 
-    def evaluate_some(worker: Any, parts: Any, state: Any, some: Any) -> Any:
+    def of_some(worker: Any, parts: Any, state: Any, some: Any, act: Any) -> Any:
         strike("evaluate", [each.client for each in some], state.round)
-        return _evaluate_some(worker, parts, state, some)
+        return _of_some(worker, parts, state, some, act)
 
     clients.training.group.train_clients = train_clients
     ClientWorker._score_one = score_one  # type: ignore[method-assign]
-    ClientWorker._evaluate_some = evaluate_some  # type: ignore[method-assign]
+    ClientWorker._of_some = of_some  # type: ignore[method-assign]
 
 
 def _kill(fault: Fault) -> None:

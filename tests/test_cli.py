@@ -112,10 +112,6 @@ MISTAKES = {
         "sentence",
     ),
     "more training examples than there are": (lambda tmp: ["data.train_examples=1000000"], "train_examples"),
-    "label word of several tokens": (
-        lambda tmp: [SPLIT_WORD_TASK, f"data.path={data_folder(tmp / 'd', GOOD_ROWS)}"],
-        "xylophonist",
-    ),
     "verbalizer without template": (
         lambda tmp: [
             'data.task={name: own, fields: [text], labels: ["0", "1"]}',

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it reads Linux'
 def test_the_peak_is_that_of_the_work_and_not_of_before():
     np.ones(60_000_000, np.uint8).sum()
     assert peak_above(lambda: None) < 10_000_000
-    assert 30_000_000 < peak_above(lambda: np.ones(30_000_000, np.uint8).sum()) < 45_000_000
+    assert 29_000_000 < peak_above(lambda: np.ones(30_000_000, np.uint8).sum()) < 45_000_000
 
 
 def test_a_side_is_measured_against_the_model_as_it_is():

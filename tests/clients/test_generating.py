@@ -13,6 +13,7 @@ from tiny_models import (
     SharedByFamily,
     backbone,
     cache_oracle,
+    doubled,
     prompts,
     runnable,
     save,
@@ -101,7 +102,7 @@ EAGER = [(family, "eager") for family in DECODERS]
 )
 def test_without_a_tuner_it_is_what_transformers_generates(weights, family, attention):
     model, some = backbone(weights[family], None, attention, dtype="float64"), texts()
-    theirs = tiny_model(family).double()
+    theirs = doubled(tiny_model(family))
     theirs.config._attn_implementation = runnable(family, attention)
     found = lists(model.generate(some, prompts(model, ()).detach(), (), GREEDY))
     assert found == generated_alone(theirs, some)
@@ -115,7 +116,7 @@ def test_without_a_tuner_it_is_what_transformers_generates(weights, family, atte
 def test_a_prefix_is_that_of_a_cache_filled_by_hand(weights, family, layers, offset):
     model, some = backbone(weights[family], dtype="float64", position_offset=offset), texts()
     prompt = prompts(model, layers).detach()
-    theirs = tiny_model(family).double()
+    theirs = doubled(tiny_model(family))
     theirs.config._attn_implementation = runnable(family, "sdpa")
 
     def last_hidden(data: TokenBatch) -> Tensor:

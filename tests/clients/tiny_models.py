@@ -128,6 +128,12 @@ def tiny_model(family: str, kind: str | None = None, **changes: object) -> PreTr
     return model.eval()
 
 
+def doubled(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model in float64, its experts one by one: torch's grouped products are not for float64."""
+    model.config._experts_implementation = "eager"
+    return model.double()
+
+
 def runnable(family: str, attention: str) -> str:
     """Return the attention if the family can run with it, else the one that it has."""
     return attention if attention in FAMILIES[family].attentions else FAMILIES[family].attentions[0]
