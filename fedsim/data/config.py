@@ -23,7 +23,7 @@ from fedsim.core.registry import known_name
 from fedsim.core.schema import PathText, Schema
 from fedsim.core.uses import Use, Uses
 from fedsim.data.foreign_templates import translated
-from fedsim.data.response_rules import OF_RESPONSES, check_responses
+from fedsim.data.response_rules import OF_RESPONSES, check_placeholders, check_responses
 
 
 def _value_as_text(value: Any) -> Any:
@@ -156,6 +156,7 @@ class TaskConfig(Schema):
     def _consistent(self) -> TaskConfig:
         if len(set(self.labels)) != len(self.labels):
             raise ValueError(f"labels {list(self.labels)} list a label twice")
+        check_placeholders(self)
         if self.response is not None:
             if "metric" not in self.model_fields_set:
                 self.__dict__["metric"] = OF_RESPONSES

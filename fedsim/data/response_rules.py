@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
+
+from fedsim.core.errors import suggestion
 
 if TYPE_CHECKING:
     from fedsim.data.config import TaskConfig
 
 OF_RESPONSES = "token_accuracy"
 """The metric of tasks of responses."""
+_PLACEHOLDER = re.compile(r"(?<!\{)\{([A-Za-z_]\w*)\}(?!\})")
 _OF_CLASSES = ("accuracy", "matthews", "accuracy_f1")
 
 
@@ -29,6 +33,25 @@ def check_responses(task: TaskConfig) -> None:
         _check_dialogue(task)
     else:
         _check_texts(task)
+
+
+def check_placeholders(task: TaskConfig) -> None:
+    """Refuse a placeholder that names no field, which would be read as text. Other braces are text.
+
+    Raises
+    ------
+    ValueError
+        With a sentence that begins with the key.
+    """
+    texts = {"template": task.template, "response": task.response}
+    texts |= {f"template_without.{name}": text for name, text in task.template_without.items()}
+    for key, text in texts.items():
+        unknown = next((name for name in _PLACEHOLDER.findall(text or "") if name not in task.fields), None)
+        if unknown is not None:
+            raise ValueError(
+                f"{key} has {{{unknown}}}, but {unknown!r} is none of fields {list(task.fields)}"
+                f"{suggestion(unknown, task.fields)}; every placeholder is the name of a field"
+            )
 
 
 def used_fields(text: str, fields: tuple[str, ...]) -> list[str]:

@@ -39,7 +39,8 @@ def after_run(summary: Mapping[str, Any], config: Config) -> Text | None:
         steps[f"open {shlex.quote(f'{folder}/report.html')}"] = "the run as a page, in a browser"
     if _has_peft_adapter(summary, config):
         steps[f"fedsim export {shlex.quote(folder)} --to peft"] = "what it trained, as an adapter for PEFT"
-    steps[f"fedsim.load_adapter({folder!r}).predict([...])"] = "use it in Python"
+    used = "generate" if config.model.head.kind == "generation" else "predict"
+    steps[f"fedsim.load_adapter({folder!r}).{used}([...])"] = "use it in Python"
     return next_steps(steps)
 
 

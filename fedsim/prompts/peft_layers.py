@@ -77,4 +77,5 @@ def about_layers(trained: TrainedModel, layers: Sequence[int], title: str, subje
         what=f"{what} {maps} in {where}",
         calls="Give every call an `attention_mask`, and pad on the right.",
         token_types=_TOKEN_TYPES,
+        pads=True,
     )

@@ -50,6 +50,7 @@ several words, or the tokenizer makes several tokens of one, {several} A class's
 log-probability of a word's tokens (`log_softmax` of the logits).
 """
 
+_MASKED = "Give every call an `attention_mask`."
 _IN_BRANCHES = "each word is written behind the text, and each of its tokens is scored in the row before it."
 _AT_MASKS = (
     "the text has as many masks as the longest word has tokens, and a word of n tokens is read at the first n masks."
@@ -62,8 +63,21 @@ From each class's score that of the base model without this adapter is subtracte
 """
 
 _RESPONSES = """\
-The model writes a response behind a prompt, token by token (`model.generate`), up to its end token. {prompt}
+The model writes a response behind a prompt, token by token, up to its end token:
+
+```python
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({base}, padding_side="left")
+batch = tokenizer({texts}, return_tensors="pt", padding=True{special})
+written = model.generate(**batch, max_new_tokens=64, do_sample=False)[:, batch["input_ids"].shape[1]:]
+print(tokenizer.batch_decode(written, skip_special_tokens=True))
+```
+
+Here `prompts` is a list of {several}. {prompt}
 """
+_TURNS = '[tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)\n'
+_CHATS = f"{_TURNS}         for prompt in prompts]"
 
 _HEAD = """\
 A class's score comes from the trained head in `head.safetensors`:
@@ -98,6 +112,8 @@ class AboutAdapter:
     """What a call of the model must heed."""
     token_types: str
     """How token types reach the model."""
+    pads: bool = False
+    """Whether texts may be padded on either side."""
     before: int = 0
     """Rows of the output before those of the text."""
 
@@ -135,7 +151,7 @@ def readme(
             trained=about.trained,
             task=code(task.name),
             what=about.what,
-            calls=about.calls,
+            calls=_MASKED if task.of_responses and about.pads else about.calls,
             labels="" if task.of_responses else f" Labels: {', '.join(map(inline, task.labels))}.",
             auto=auto,
             # A path is of this machine alone; adapter_config.json holds it for PEFT.
@@ -152,7 +168,14 @@ def readme(
         pool = _POOL[resolve_pooling(head["pooling"], predicts_next=family.predicts_next)]
         parts.append(_HEAD.format(pool=pool, text=about.text))
     elif task.of_responses:
-        parts.append(_RESPONSES.format(prompt=_prompts(task)))
+        texts, special = (_CHATS, ", add_special_tokens=False") if task.chat else ("prompts", "")
+        several = (
+            "texts, padded on the left"
+            if about.pads
+            else "one text, since padding would move it"
+        )
+        named = {"base": repr(hub) if hub else "name", "texts": texts, "special": special, "several": several}
+        parts.append(_RESPONSES.format(prompt=_prompts(task), **named))
     else:
         parts.append(_label_words(task, family, about.text))
         if task.word_end is not None:
