@@ -45,8 +45,8 @@ A class's score is the logit of its label word, {words}, in `output.logits{text}
 
 {template}
 
-and the label word is the one token that the tokenizer makes of it in that place, with the space before it. If a class has
-several words, or the tokenizer makes several tokens of one, {several} A class's score is the mean over its words of the mean
+and the label word is the one token that the tokenizer makes of it in that place, with the space before it. Where instead a class
+has several words, or the tokenizer makes several tokens of one, {several} A class's score is the mean over its words of the mean
 log-probability of a word's tokens (`log_softmax` of the logits).
 """
 
