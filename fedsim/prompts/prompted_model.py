@@ -17,7 +17,7 @@ from fedsim.data.config import TaskConfig
 if TYPE_CHECKING:
     from fedsim.core.tokens import TokenTable
 from fedsim.prompts.prompt_file import PromptFile, local_prompt, read_prompt
-from fedsim.prompts.writing import Prompt, prompt_rows
+from fedsim.prompts.writing import Prompt, as_list, prompt_rows, settings, texts_of
 
 
 class PromptedModel:
@@ -87,8 +87,8 @@ class PromptedModel:
         Raises
         ------
         FedsimError
-            If the task is one of responses, or an example has the wrong number of texts, no token, or one that the model does
-            not know.
+            If the task is one of responses, ``examples`` is no list of texts, or an example has the wrong number of texts, no
+            token, or one that the model does not know.
         """
         import torch
 
@@ -100,7 +100,7 @@ class PromptedModel:
             raise ModelError(
                 f"task {self.task.name!r} is one of responses, which have no class scores; use generate to write responses"
             )
-        texts = [(example,) if isinstance(example, str) else tuple(example) for example in examples]
+        texts = [texts_of(each, f"example {number}") for number, each in enumerate(as_list(examples, "examples"))]
         wrong = next((text for text in texts if len(text) != len(self.task.fields)), None)
         if wrong is not None:
             raise ModelError(
@@ -142,10 +142,10 @@ class PromptedModel:
         *,
         max_new_tokens: int = 64,
         do_sample: bool = False,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
-        top_p: float = 1.0,
-        seed: int = 0,
+        top_p: float | None = None,
+        seed: int | None = None,
         batch_size: int = 32,
     ) -> list[str]:
         """Write a response to each prompt, for a model of a task of responses.
@@ -160,16 +160,20 @@ class PromptedModel:
         do_sample
             Draw each token; else the most likely one is taken.
         temperature, top_k, top_p
-            What is drawn from, as in section ``evaluation.generate`` of a config.
+            What is drawn from, as in section ``evaluation.generate`` of a config, with its defaults; for ``do_sample`` alone.
         seed
-            Root of the draws, which depend on it and on the number of the prompt in ``prompts`` alone.
+            Root of the draws, which depend on it and on the number of the prompt in ``prompts`` alone; 0 if not given. For
+            ``do_sample`` alone.
         batch_size
             Prompts per pass.
 
         Raises
         ------
         ModelError
-            If the model's task is one of classes, a prompt does not fit the task, or is too long for the model.
+            If the model's task is one of classes, ``prompts`` is no list, or a prompt does not fit the task or is too long for
+            the model.
+        ConfigError
+            If a setting has a value that is not allowed, or no use.
         """
         from fedsim.core import seeds
         from fedsim.core.decoding import Decoding
@@ -177,13 +181,23 @@ class PromptedModel:
         from fedsim.simulation.generation_spec import decoded, end_ids
 
         rows = prompt_rows(self.task, prompts)
+        chosen = settings(
+            max_new_tokens=max_new_tokens,
+            do_sample=do_sample,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+        )
         encoder = ResponseEncoder(self.task, self.tokenizer)
         texts = [np.array(ids, dtype=np.int64) for ids in encoder.prompts(rows)]
         self._check_prompts(texts)
         ends = end_ids(self._config, self.task, self.tokenizer)
-        decoding = Decoding(max_new_tokens, ends, do_sample, temperature, top_k, top_p)
-        names = seeds.NO_ROUND, seeds.NO_CLIENT
-        drawn = [decoding.uniform_S(seed, *names, number) for number in range(len(texts))] if do_sample else []
+        decoding = Decoding(
+            chosen.max_new_tokens, ends, chosen.do_sample, chosen.temperature, chosen.top_k, chosen.top_p
+        )
+        root, names = chosen.seed or 0, (seeds.NO_ROUND, seeds.NO_CLIENT)
+        drawn = [decoding.uniform_S(root, *names, number) for number in range(len(texts))] if chosen.do_sample else []
         written = self.backbone.generate(
             texts,
             self.tuned_LX.unsqueeze(0),
@@ -205,7 +219,7 @@ class PromptedModel:
                 )
 
     def predict(self, examples: Sequence[str | tuple[str, ...]], batch_size: int = 64) -> list[str]:
-        """Return the predicted label of each example, as written in the task's ``labels``."""
+        """Return the predicted label of each example, as written in the task's ``labels``; takes what :meth:`scores` takes."""
         return [self.task.labels[i] for i in self.scores(examples, batch_size).argmax(axis=1)]
 
 
