@@ -45,9 +45,9 @@ A class's score is the logit of its label word, {words}, in `output.logits{text}
 
 {template}
 
-and the label word is the one token that the tokenizer makes of it in that place, with the space before it. Where instead a class
-has several words, or the tokenizer makes several tokens of one, {several} A class's score is the mean over its words of the mean
-log-probability of a word's tokens (`log_softmax` of the logits).
+and the label word is the one token that the tokenizer makes of it in that place, with the space before it. Where instead a
+class has several words, or the tokenizer makes several tokens of one, {several} A class's score is the mean over its words of
+the mean log-probability of a word's tokens (`log_softmax` of the logits).
 """
 
 _MASKED = "Give every call an `attention_mask`."
@@ -169,11 +169,7 @@ def readme(
         parts.append(_HEAD.format(pool=pool, text=about.text))
     elif task.of_responses:
         texts, special = (_CHATS, ", add_special_tokens=False") if task.chat else ("prompts", "")
-        several = (
-            "texts, padded on the left"
-            if about.pads
-            else "one text, since padding would move it"
-        )
+        several = "texts, padded on the left" if about.pads else "one text, since padding would move it"
         named = {"base": repr(hub) if hub else "name", "texts": texts, "special": special, "several": several}
         parts.append(_RESPONSES.format(prompt=_prompts(task), **named))
     else:

@@ -214,7 +214,10 @@ def test_labels_of_files_are_refused_where_there_are_none(tmp_path):
         ({"response": "yes"}, r"response has none of the fields \['q', 'r'\], as in \{r\}"),
         ({"template": "{q} {r}"}, r"template has \{r\}, which is the response; the prompt would give it away"),
         ({"template": "{q} <mask>"}, "template of a task of responses is the prompt, without <mask>"),
-        ({"template": "{q} {hint}"}, r"template has \{hint\}, but 'hint' is none of fields \['q', 'r'\]; every placeholder"),
+        (
+            {"template": "{q} {hint}"},
+            r"template has \{hint\}, but 'hint' is none of fields \['q', 'r'\]; every placeholder",
+        ),
         ({"response": "{r} {qq}"}, r"response has \{qq\}, but 'qq' is none of fields .* \(did you mean 'q'\?\)"),
         ({"template": "say"}, r"template lacks \{q\}, and so does response"),
         ({"fields": ["r"], "template": None, "chat": True}, "chat needs template, the user's message"),
