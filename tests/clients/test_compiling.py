@@ -60,6 +60,7 @@ def test_hooks_of_all_layers_share_their_graphs(where: str) -> None:
     assert 0 < graphs[0] == graphs[1]
 
 
+@pytest.mark.wide(alone="a compiler takes a minute")
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler")
 def test_compiled_layers_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(

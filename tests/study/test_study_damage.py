@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 from rich.console import Console
-from support import tiny_values
+from support import sweep, tiny_values
 
 import fedsim
 from fedsim import cli
@@ -44,7 +44,9 @@ def copy(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "copy")
 
 
-@pytest.mark.parametrize(("name", "content"), [("rounds.parquet", b"PAR1"), ("personal.parquet", None)])
+@pytest.mark.parametrize(
+    ("name", "content"), sweep([("rounds.parquet", b"PAR1"), ("personal.parquet", None)], [("rounds.parquet", b"PAR1")])
+)
 def test_a_damaged_run_stands_in_the_table_and_the_others_are_reported(copy, name, content):
     file = copy / "out/cells/base/a/seed-0" / name
     file.unlink() if content is None else file.write_bytes(content)
@@ -57,7 +59,7 @@ def test_a_damaged_run_stands_in_the_table_and_the_others_are_reported(copy, nam
     assert not compared(copy).failed
 
 
-@pytest.mark.parametrize("content", ["{", "[]"])
+@pytest.mark.parametrize("content", sweep(["{", "[]"], ["{"]))
 def test_a_run_with_a_damaged_summary_is_done_again(copy, content):
     (copy / "out/cells/base/a/seed-0/summary.json").write_text(content)
     assert [cell.arm for cell in load_study(copy / "out")[1].failed] == ["a"]
@@ -72,7 +74,7 @@ def test_a_run_with_a_damaged_summary_is_done_again(copy, content):
             "study.json",
             '{"holds": "fedsim study", "name": "study", "file": "x", "overrides": [], "study": {"base": 3}}',
         ),
-        ("failures.json", "["),
+        pytest.param("failures.json", "[", marks=pytest.mark.wide),
         ("failures.json", '[{"seed": 1}]'),
     ],
 )
@@ -169,7 +171,7 @@ def test_a_comparison_whose_runs_are_gone_says_how_to_write_it_anew(copy):
         write_report(str(copy / "both"), "md", None, print)
 
 
-@pytest.mark.parametrize("content", [None, "{"])
+@pytest.mark.parametrize("content", sweep([None, "{"], ["{"]))
 def test_a_study_whose_study_json_is_gone_goes_on(copy, content):
     file = copy / "out/study.json"
     before = file.read_text()
@@ -189,7 +191,10 @@ def contents(file):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("prompt/global.safetensors", None), ("prompt/best.safetensors", b"\0{"), ("config.yaml", None)],
+    sweep(
+        [("prompt/global.safetensors", None), ("prompt/best.safetensors", b"\0{"), ("config.yaml", None)],
+        [("prompt/best.safetensors", b"\0{")],
+    ),
 )
 def test_a_finished_run_without_its_prompt_or_config_is_finished_again(copy, name, content):
     """To the same bytes, from its newest checkpoint, and it is said; what runs next begins with these files."""
@@ -206,6 +211,7 @@ def test_a_finished_run_without_its_prompt_or_config_is_finished_again(copy, nam
     assert contents(file) == before
 
 
+@pytest.mark.wide(alone="three studies")
 def test_a_finished_run_needs_no_checkpoint_until_it_has_more_rounds(copy):
     run = copy / "out/cells/base/a/seed-0"
     shutil.rmtree(run / "checkpoints")
@@ -237,6 +243,7 @@ def test_while_a_search_goes_on_no_earlier_run_is_shown(copy, monkeypatch):
     assert all("has not chosen its settings yet" in cell.sentence for cell in summary.failed)
 
 
+@pytest.mark.wide(alone="three studies with a search")
 def test_runs_of_another_search_are_no_failed_trials_of_this_one(tmp_path):
     search = {"keys": {"client.optimizer.lr": [0.01, 0.02]}}
     compared(tmp_path, {**STUDY, "search": search})
