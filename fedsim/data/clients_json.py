@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import zlib
 from pathlib import Path
 from typing import Any
 
 from fedsim.core.errors import DataError
 from fedsim.data.examples import NumberedRows
-from fedsim.data.lines import open_bytes
-from fedsim.data.text_rows import read_json
+from fedsim.data.text_rows import read_json_with_head
 
 CLIENT = "client"
 """Column of a row that names its client."""
@@ -23,13 +21,7 @@ def read_clients(path: Path, encoding: str | None) -> dict[str, list[dict[str, A
 
     A list of messages is no list of rows, so a file with one dialogue is not by client.
     """
-    try:
-        with open_bytes(path) as file:
-            if _HEAD.match(file.read(4096).removeprefix(b"\xef\xbb\xbf")) is None:
-                return None
-        value = read_json(path, encoding)
-    except (OSError, EOFError, zlib.error, DataError):
-        return None  # reading the rows as JSON Lines will report the error
+    value = read_json_with_head(path, encoding, _HEAD)
     if not isinstance(value, dict) or not all(map(_are_rows, value.values())):
         return None
     first: set[str] = set(next((row for rows in value.values() for row in rows), {}))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fedsim.core.errors import DataError, shown
 from fedsim.data.examples import NumberedRows, Row
-from fedsim.data.lines import open_bytes
-from fedsim.data.text_rows import read_json
+from fedsim.data.text_rows import read_json_with_head
 
 USER, TEXT, LABEL = "user", "x", "y"
 """Columns of a row; if ``x`` is a list, its entries are numbered columns instead."""
@@ -20,13 +18,7 @@ _HEAD = re.compile(rb'\s*\{\s*"(?:users|num_samples|user_data|hierarchies)"\s*:'
 
 def read_leaf(path: Path, encoding: str | None) -> dict[str, Any] | None:
     """Return the contents of a LEAF file; None if it is not one."""
-    try:
-        with open_bytes(path) as file:
-            if _HEAD.match(file.read(4096).removeprefix(b"\xef\xbb\xbf")) is None:
-                return None
-        value = read_json(path, encoding)
-    except (OSError, EOFError, zlib.error, DataError):
-        return None  # reading the rows as JSON Lines will report the error
+    value = read_json_with_head(path, encoding, _HEAD)
     return value if isinstance(value, dict) and isinstance(value.get("user_data"), dict) else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,20 @@ def read_json(path: Path, encoding: str | None) -> Any:
     except (ValueError, RecursionError) as error:
         sentence = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{path}: is not valid JSON: {sentence}") from error
+
+
+def read_json_with_head(path: Path, encoding: str | None, head: re.Pattern[bytes]) -> Any:
+    """Parse a whole file as JSON if its first bytes match ``head``; None if they do not, or it cannot be read.
+
+    Reading the rows as JSON Lines will then report the error.
+    """
+    try:
+        with open_bytes(path) as file:
+            if head.match(file.read(4096).removeprefix(b"\xef\xbb\xbf")) is None:
+                return None
+        return read_json(path, encoding)
+    except (OSError, EOFError, zlib.error, DataError):
+        return None
 
 
 def _json_row(line: str) -> Row | Problem:

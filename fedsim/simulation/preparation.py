@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -27,6 +26,7 @@ from fedsim.kept.kept import NOTHING_KEPT, Account, Kept, Place
 from fedsim.planning.memory import estimate_memory
 from fedsim.planning.model_notes import on_cpus
 from fedsim.planning.model_shape import model_shape
+from fedsim.simulation.fingerprints import contents_of
 from fedsim.simulation.fleet import check_clients
 from fedsim.simulation.frozen_model import frozen_model
 from fedsim.world.traces.read import Recorded, read_recorded
@@ -183,7 +183,7 @@ def prepare(
     kept.take_in(account)
     if executor is not None and not begun:
         _begin(executor, config, data, location)  # by now the model has been fetched
-    return Prepared(data, spec, _contents(spec) | dict(recorded.contents), kept, recorded)
+    return Prepared(data, spec, contents_of(spec) | dict(recorded.contents), kept, recorded)
 
 
 def _begin(executor: Executor, config: Config, data: PartitionedData, location: str) -> bool:
@@ -385,44 +385,3 @@ def _check_task(config: Config, task: TaskConfig) -> None:
             f"task {task.name!r} has no {missing}, which model.head.kind=verbalizer needs; give data.task.{missing}, or set "
             "model.head.kind=classifier"
         )
-
-
-_OF_NO_MATTER = ("transformers_version", "architectures", "dtype", "torch_dtype")
-"""Keys of a model's config.json that describe only how it was saved."""
-
-
-def _contents(spec: WorkerSpec) -> dict[str, str]:
-    shards, values = spec.shards, json.loads(spec.weights.config_json)
-    described = {key: value for key, value in values.items() if key not in _OF_NO_MATTER}
-    contents = {
-        "weights": spec.weights.fingerprint(),
-        "model_config": hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest(),
-        "training_data": _table_hash(spec.train),
-        "validation_data": _table_hash(spec.validation),
-        "partition": _hash(shards.indices_N, shards.offsets_C1, shards.train_stops_C),
-    }
-    words = spec.train.words
-    if words is not None:
-        contents["label_words"] = _hash(words.ids_Q, words.lengths_W, words.classes_W)
-    elif spec.label_word_ids_C is not None:
-        contents["label_words"] = _hash(spec.label_word_ids_C)
-    if spec.empty is not None:
-        contents["empty_text"] = _table_hash(spec.empty)
-    if spec.tuner.constants:
-        contents["constants"] = _hash(*spec.tuner.constants.values())
-    if spec.start is not None:
-        contents["start"] = spec.start.fingerprint()
-    return contents
-
-
-def _table_hash(table: TokenTable) -> str:
-    optional = (array for array in (table.type_ids_Z, table.response_starts_N) if array is not None)
-    return _hash(table.ids_Z, table.offsets_N1, table.read_positions_N, table.labels_N, *optional)
-
-
-def _hash(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
