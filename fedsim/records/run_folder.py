@@ -263,7 +263,8 @@ class RunFolder:
         """
 
         def stays(event: dict[str, Any]) -> bool:
-            return not isinstance(event.get("round"), int) or event["round"] < round
+            later = isinstance(event.get("round"), int) and event["round"] >= round
+            return not later and not event.get("only_at_end")
 
         for path in (self.summary, self.personal, self.predictions, self.report):
             with writing(path):
@@ -277,7 +278,7 @@ class RunFolder:
         with writing(self.visits):
             self._visits.truncate(round)
         with writing(self.generations):
-            self._generations.truncate(round, also="at_end")
+            self._generations.truncate(round, also="only_at_end")
 
     def write_config(self, text: str) -> None:
         """Write ``config.yaml``, atomically."""

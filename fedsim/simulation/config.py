@@ -17,7 +17,10 @@ class GenerateConfig(Schema):
     """Responses that the model writes by itself, token by token."""
 
     every: NonNegativeInt = 0
-    """Rounds between two times that the global model writes; 0 for at the end alone, when it writes in any case."""
+    """Rounds between two times that the global model writes; 0 for after the last round alone, when it writes in any case."""
+    at_start: bool = True
+    """Let the global model write before any training as well, in round 0: the text metrics of a run say nothing of what tuning
+    did without it. It costs as much as another such round, more where an untuned model does not end its responses."""
     examples: PositiveInt = 64
     """Validation examples whose prompts it answers, drawn with the seed, the same ones each time."""
     client_examples: NonNegativeInt = 4

@@ -26,7 +26,7 @@ class Evaluated:
     holdout: Evaluation | None = None
     seconds: float = 0.0
     """Time the driver waited for them; time overlapped with other work does not count."""
-    generated: Sequence[Mapping[str, Any]] = ()
+    generated: tuple[Mapping[str, Any], ...] = ()
     """Rows of what the model wrote."""
 
 
