@@ -280,6 +280,15 @@ class RunFolder:
         with writing(self.generations):
             self._generations.truncate(round, also="only_at_end")
 
+    def forget_responses(self) -> None:
+        """Drop what the model has written, and the figures of it in events and rounds."""
+        with writing(self.generations):
+            self._generations.truncate(0)
+        with writing(self.rounds):
+            self._rounds.clear([name for name in ROUND_COLUMNS if name.startswith("generated_")])
+        with writing(self.metrics):
+            self._log.keep(lambda event: event["event"] != "generated")
+
     def write_config(self, text: str) -> None:
         """Write ``config.yaml``, atomically."""
         write_atomically(self.config, text)
