@@ -88,11 +88,11 @@ def write_plots(
     pictures: dict[str, Callable[[Path], Path | None]] = {}
     if folder.rounds.exists():
         rounds = with_final(read_columns(folder.rounds), summary.get("personalised_metric"))
-        written = with_generated(rounds, summary.get("generated"))
+        texts = with_generated(rounds, summary.get("generated"))
         pictures["metric.png"] = lambda path: plot_metric(rounds, path, metric, guessing, stamp)
         pictures["loss.png"] = lambda path: plot_loss(rounds, path, stamp)
         pictures["bytes.png"] = lambda path: plot_bytes(rounds, path, metric, guessing, stamp)
-        pictures["generated.png"] = lambda path: plot_generated(written, path, stamp)
+        pictures["generated.png"] = lambda path: plot_generated(texts, path, stamp)
         if folder.visits.exists():
             visits = read_columns(folder.visits)
             pictures["timeline.png"] = lambda path: plot_timeline(rounds, visits, path, stamp)

@@ -100,7 +100,8 @@ class Progress:
 
     def start(self, metric: float, loss: float, generated: tuple[str, float] | None = None) -> None:
         """Show the evaluation before any training: metric and loss on the validation examples, and the main text metric of what
-        the model wrote, if it did."""
+        the model wrote, if it did.
+        """
         self._end_phase()
         self._add_metric(metric)
         self._refresh()

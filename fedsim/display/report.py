@@ -139,7 +139,8 @@ def final_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def generated_words(generated: Mapping[str, Any]) -> str:
     """Return how responses compare to those of the data: their metrics, after those before any training where these are known,
-    and of how many they are."""
+    and of how many they are.
+    """
     about, start = ("examples", "tokens", "ended", "personal", "start"), generated.get("start") or {}
     scores = [
         f"{name.replace('_', ' ')} {format_metric(start[name], 3) + ' -> ' if name in start else ''}{format_metric(value, 3)}"

@@ -45,7 +45,8 @@ class RoundLine:
     @classmethod
     def of(cls, event: Mapping[str, Any], generated: tuple[str, float] | None = None) -> RoundLine:
         """Return the line of a recorded round, from the fields of its event; what an earlier version did not write counts as
-        0."""
+        0.
+        """
         return cls(
             round=event["round"],
             metric=event.get("global_metric"),

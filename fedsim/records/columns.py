@@ -48,7 +48,9 @@ ROUNDS: dict[str, Column] = {
     "holdout_loss": Column("float64", "nats", "mean loss on the same examples"),
     **{
         f"generated_{name}": Column(
-            "float64", "0 to 1", f"mean over the responses that the global model then wrote of {words} (evaluation.generate)"
+            "float64",
+            "0 to 1",
+            f"mean over the responses that the global model then wrote of {words} (evaluation.generate)",
         )
         for name, words in TEXT_METRIC_WORDS.items()
     },
@@ -207,8 +209,8 @@ GENERATIONS: dict[str, Column] = {
     "only_at_end": Column(
         "bool",
         "",
-        "no part of a round's record, but made when the run ended: by clients' own models, after an early stop, or for a finished "
-        "run that is resumed with evaluation.generate; made anew when the run goes on",
+        "no part of a round's record, but made when the run ended: by clients' own models, after an early stop, or for a run "
+        "that was finished and resumed with evaluation.generate; made anew when the run goes on",
     ),
 }
 """Columns of ``generations.parquet``: one row per response."""

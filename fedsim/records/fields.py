@@ -35,7 +35,7 @@ SUMMARY: dict[str, Column] = {
     "generated": Column(
         _GROUP,
         "",
-        "responses that the model wrote last, compared to those of the data (evaluation.generate); within it start: those before "
+        "responses that the model wrote last, compared to those of the data (evaluation.generate); in it start: those before "
         "any training, personal: those of clients' own models",
     ),
     "rounds": Column(_COUNT, "rounds", "done"),
@@ -171,7 +171,7 @@ EVENTS: dict[str, tuple[str, dict[str, Column]]] = {
         {**ROUNDS, "update_norm": Column(_NUMBER, "", "L2 norm of the server's step")},
     ),
     "generated": (
-        "The global model wrote responses: before any training (round 0), after a round of evaluation.generate.every, or at the end.",
+        "The global model wrote responses: before any training (round 0), after one of evaluation.generate.every, at the end.",
         {
             "round": _ROUND,
             "only_at_end": GENERATIONS["only_at_end"],

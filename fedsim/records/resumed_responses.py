@@ -25,8 +25,7 @@ _OF_CLIENTS = ("client_examples",)
 
 
 def other_responses(config: Config, path: Path) -> list[str]:
-    """Return each key of ``evaluation.generate``, with its values, by which the global model's texts on record in ``path`` would
-    be others.
+    """Return each key of ``evaluation.generate``, with its values, by which the global model's texts on record would be others.
 
     None differs where the recorded run wrote nothing, or the config asks for nothing.
     """

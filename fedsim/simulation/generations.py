@@ -91,8 +91,7 @@ class Generations:
         return None if spec is None else cls(run, spec)
 
     def is_due(self, round: int) -> bool:
-        """Whether what the global model writes after a round, counted from 1, is part of that round's record; of round 0, of the
-        start's."""
+        """Whether the global model writes after a round, counted from 1, for that round's record; 0 stands for the start."""
         if round == 0:
             return self.at_start
         return round == self._rounds or (self._every > 0 and round % self._every == 0)
@@ -129,7 +128,8 @@ class Generations:
 
     def at_end(self, federation: Federation) -> FinalTexts:
         """Return what is written last, by the global model and by clients' own, and before any training, in so far as this is
-        not on record."""
+        not on record.
+        """
         state, states, round = federation.state, federation.clients, federation.round
         known: dict[int, Rows] = {}
         for row in self._run.folder.recorded_generations():

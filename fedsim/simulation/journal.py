@@ -212,7 +212,7 @@ class Journal:
         run, metric = self._run, self._run.prepared.data.task.metric
         epsilon = None if run.privacy is None else run.privacy.accounting.epsilon(done.round)
         texts = {} if self._generations is None else self._generations.record(evaluated.generated, done.round)
-        record = replace(done.record(metric, evaluated, run.executor.replaced_workers, epsilon), **texts)
+        record = done.record(metric, evaluated, run.executor.replaced_workers, epsilon, texts)
         self.totals.count(done.reports, record, run.config.evaluation.select_on)
         self._best.note(self.totals.selected_round)
         run.folder.round_record(record.row())

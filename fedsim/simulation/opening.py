@@ -19,8 +19,8 @@ from fedsim.planning.model_notes import model_notes
 from fedsim.records.checkpoint import Checkpoint, load_latest, newest_round
 from fedsim.records.folder_check import what_is_in
 from fedsim.records.location import RunLocation, open_location
-from fedsim.records.resuming import as_recorded, check_config, check_contents, finished, from_same_place, sources_of
 from fedsim.records.resumed_responses import check_rounds, check_when
+from fedsim.records.resuming import as_recorded, check_config, check_contents, finished, from_same_place, sources_of
 from fedsim.records.run_folder import RunFolder
 from fedsim.records.trackers.trackers import Trackers, make_trackers
 from fedsim.simulation.interrupt import InterruptWatch, RunInterrupted

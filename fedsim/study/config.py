@@ -94,8 +94,8 @@ class ArmBand(Band):
     """Where the figures of an arm are expected: the band of the last global metric, and others."""
 
     generated: dict[TextMetric, Band] = Field(default={})
-    """Bands of the text metrics of what the global model writes at the end (``evaluation.generate``), ``{exact_match: {at_least:
-    0.5}}``."""
+    """Bands of text metrics of what the global model writes at the end, ``{exact_match: {at_least: 0.5}}``; see
+    ``evaluation.generate``."""
 
 
 class StudyConfig(Schema):
@@ -125,5 +125,5 @@ class StudyConfig(Schema):
     devices: DevicesConfig | None = None
     """Devices and network for the modelled time of runs that simulate none themselves (world.devices)."""
     expect: dict[Name, dict[Name, ArmBand]] = Field(default={})
-    """Expected bands of the last global metric, ``{DATASET: {ARM: {at_least: 0.9}}}``, and under ``generated`` of text metrics of
-    written responses; ``--check`` compares them."""
+    """Expected bands of the last global metric, ``{DATASET: {ARM: {at_least: 0.9}}}``, and under ``generated`` of text metrics
+    of written responses; ``--check`` compares them."""

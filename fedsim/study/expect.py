@@ -83,7 +83,9 @@ def _check(summary: StudySummary, dataset: str, arm: str, measure: str, band: Ba
         )
     above = band.at_least is None or found.mean >= band.at_least - _ROUNDING
     below = band.at_most is None or found.mean <= band.at_most + _ROUNDING
-    return answer(above and below, f"{name} {found.mean:.4g} over {words.count(found.n, 'seed')}, {expected}", found.mean)
+    return answer(
+        above and below, f"{name} {found.mean:.4g} over {words.count(found.n, 'seed')}, {expected}", found.mean
+    )
 
 
 def _band(band: Band) -> str:

@@ -47,9 +47,15 @@ MEASURES: dict[str, Measure] = {
         Measure("first_personalised", "personalised before tuning", "metric"),
         Measure("personalised", "last personalised", "metric"),
         Measure("best_personalised", "best personalised", "metric"),
-        *(Measure(f"first_generated.{name}", f"{words} before tuning", "text") for name, words in _TEXT_METRICS.items()),
+        *(
+            Measure(f"first_generated.{name}", f"{words} before tuning", "text")
+            for name, words in _TEXT_METRICS.items()
+        ),
         *(Measure(f"generated.{name}", words, "text") for name, words in _TEXT_METRICS.items()),
-        *(Measure(f"personal_generated.{name}", f"personalised {words}", "text") for name, words in _TEXT_METRICS.items()),
+        *(
+            Measure(f"personal_generated.{name}", f"personalised {words}", "text")
+            for name, words in _TEXT_METRICS.items()
+        ),
         Measure("client_median", "median client", "metric"),
         Measure("client_worst_decile", "worst decile of clients", "metric"),
         Measure("client_better_share", "share of clients better than without tuning", "share"),

@@ -128,7 +128,11 @@ def _metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _written(generated: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Return the text metrics of what the models of a run wrote, as far as they did."""
-    parts = {"generated": generated, "first_generated": generated.get("start"), "personal_generated": generated.get("personal")}
+    parts = {
+        "generated": generated,
+        "first_generated": generated.get("start"),
+        "personal_generated": generated.get("personal"),
+    }
     return {
         field: {name: float(part[name]) for name in TEXT_METRIC_WORDS if part.get(name) is not None}
         for field, part in parts.items()

@@ -57,7 +57,8 @@ class Sheet:
 
 def sheets(summary: StudySummary) -> tuple[Sheet, ...]:
     """Return the tables of a study: results, written responses, clients, costs, devices; without what nothing was measured
-    for."""
+    for.
+    """
     names = _names(summary)
     found = [Sheet("Results", (*names, *_results(summary)))]
     for title, columns in (

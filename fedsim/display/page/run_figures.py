@@ -55,7 +55,8 @@ _MOST_CELLS = 1500
 @drawn
 def course(rounds: Columns, metric_name: str, guessing: float | None) -> Figures | None:
     """Return the curves of metric, written responses and loss by round, and of the metric by simulated time and traffic; None
-    without any."""
+    without any.
+    """
     found = [
         *_by_round(rounds, metric_name, guessing),
         *_generated(rounds),

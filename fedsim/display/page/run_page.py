@@ -123,7 +123,7 @@ def _sections(
     if clients := _clients(run, metric_name):
         yield Section("clients", "Clients", (clients,), "Who holds what, and how each fares.")
     if samples := text_samples(run.generations.to_pylist(), summary.get("generated")):
-        yield Section("responses", "Responses", (samples,), "What the model writes by itself, token by token.")
+        yield Section("responses", "Responses", samples, "What the model writes by itself, token by token.")
     if summary:
         rows = [(name, value) for name, value in final_rows(summary) if name not in ("folder",)]
         yield Section("facts", "Facts", (Facts(tuple(rows)),))

@@ -54,7 +54,10 @@ ROUNDS = Definition("gauge", "fedsim_rounds", "Rounds of the whole run.")
 METRIC = Definition("gauge", "fedsim_metric", "The task's metric after the round.", ("evaluated",))
 LOSS = Definition("gauge", "fedsim_loss", "Mean loss of the round.", ("evaluated",))
 GENERATED = Definition(
-    "gauge", "fedsim_generated", "Mean of a text metric over the responses that the model wrote after the round.", ("metric",)
+    "gauge",
+    "fedsim_generated",
+    "Mean of a text metric over the responses that the model wrote after the round.",
+    ("metric",),
 )
 CLIENTS = Definition("sum", "fedsim_clients", "Clients of recorded rounds by outcome.", ("outcome",))
 TRAFFIC = Definition(
