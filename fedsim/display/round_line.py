@@ -95,7 +95,7 @@ def recent_table(lines: Sequence[RoundLine], metric_name: str, width: int) -> Ta
         ("round", [str(line.round) for line in lines]),
         (metric_name, [format_metric(line.metric) for line in lines]),
         *_generated(lines),
-        (TRAIN_LOSS, [format_metric(line.loss) for line in lines]),
+        (TRAIN_LOSS.replace("_", "\n"), [format_metric(line.loss) for line in lines]),
         ("ok", [str(line.clients_ok) for line in lines]),
         ("failed", [str(line.clients_failed) for line in lines]),
         ("time", [format_seconds(line.seconds) for line in lines]),
@@ -108,7 +108,7 @@ def recent_table(lines: Sequence[RoundLine], metric_name: str, width: int) -> Ta
     rows: list[list[str]] = [[] for _ in lines]
     used = 1
     for name, cells in columns:
-        used += max(len(name), *map(len, cells)) + 3
+        used += max(map(len, (*name.split("\n"), *cells))) + 3
         if used > width:
             break
         table.add_column(name, justify="right", no_wrap=True)
