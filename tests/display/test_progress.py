@@ -106,7 +106,7 @@ def test_plain_lines_are_pairs_in_columns_that_stand_under_each_other():
     assert parsed[0]["round"] == "1/300" and parsed[0]["matthews"] == "0.5100"
     assert parsed[1]["matthews"] == parsed[1]["train_loss"] == "-" and parsed[1]["MB_up"] == "1000.000"
     assert parsed[2]["matthews"] == "-0.2500" and parsed[2]["failed"] == "3" and parsed[2]["eta"] == "1:06:40"
-    for name in ("loss", "ok", "seconds", "MB_down"):
+    for name in ("train_loss", "ok", "seconds", "MB_down"):
         assert len({text.index(f" {name} ") for text in lines}) == 1, name
 
 

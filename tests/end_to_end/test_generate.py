@@ -210,9 +210,7 @@ def test_responses_of_earlier_rounds_are_not_mixed_with_others(straight, config,
     path = tmp_path / "run"
     shutil.copytree(straight[0], path)
     held = rows(path)
-    with pytest.raises(
-        CheckpointError, match=r"responses after round 2, .* max_new_tokens was 6 and is 9; resume with"
-    ):
+    with pytest.raises(CheckpointError, match=r"responses after round 2, .*max_new_tokens was 6 and is 9; resume with"):
         fedsim.run(config(path, evaluation={"generate": {"max_new_tokens": 9}}), resume=True, progress=False)
     assert rows(path) == held
 
@@ -283,7 +281,7 @@ def test_prompts_that_do_not_fit_are_one_sentence(straight):
         with pytest.raises(ModelError, match=message):
             model.generate(prompts)
     for size in (0, -1, 1.5, None, True):
-        with pytest.raises(ConfigError, match="batch_size is .*; give a whole number of texts per pass, 1 or more"):
+        with pytest.raises(ConfigError, match=r"batch_size is .*; give a whole number of texts per pass, 1 or more"):
             model.generate([("a", "b")], batch_size=size)
     with pytest.raises(ModelError, match=r"prompt 0 lacks 'question'; task 'questions' has the fields text, question"):
         model.generate([{"text": "a"}])
