@@ -101,7 +101,7 @@ class ChatTemplate:
     def _earlier(self, messages: list[dict[str, str]], whole: str, frame: Frame, number: int) -> Around:
         """Return what is learned around an earlier answer."""
         start = whole.index(messages[number]["content"])
-        # Where answers have an empty thought, earlier ones mostly have none: their cue is that of an answer with a thought to come.
+        # Where the last answer has an empty thought, earlier ones mostly have none: their cue is that of one that thinks.
         cues = (self._rendered(messages[:number], cue=True, thinks=thinks) for thinks in (False, True))
         cue = next((cue for cue in cues if whole.startswith(cue)), None)
         if cue is None:

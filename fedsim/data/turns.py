@@ -133,4 +133,4 @@ def _common(ids: Ids, others: Ids) -> int:
     """Return how many tokens at the beginning of two texts are the same."""
     if ids[: len(others)] == others:
         return len(others)
-    return next(n for n, (one, other) in enumerate(zip(ids + [-1], others, strict=False)) if one != other)
+    return next(n for n, (one, other) in enumerate(zip([*ids, -1], others, strict=False)) if one != other)
