@@ -118,7 +118,9 @@ class TaskConfig(Schema):
     responses token_accuracy."""
 
     uses: ClassVar[Uses] = {
-        **dict.fromkeys(("optional_fields", "chat"), (_of_responses(),)),
+        "optional_fields": (_of_responses(),),
+        # Not by response, which a dialogue has without giving it: the JSON Schema would refuse its chat.
+        "chat": (Use("of_responses", (True,), by="response", words=_of_responses().words),),
         "system": (Use("chat", (True,)),),
         "learn": (Use("dialogue", (True,), words="it is for dialogues, which may have several answers"),),
         "template_without": (Use("optional_fields", test=bool, words="it is for fields of data.task.optional_fields"),),
