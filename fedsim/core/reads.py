@@ -57,3 +57,35 @@ def of_responses(ids_Z: np.ndarray, lengths_B: np.ndarray, response_starts_B: np
         groups_R=np.repeat(np.arange(len(lengths_B)), counts_B),
         num_groups=len(lengths_B),
     )
+
+
+def of_learned(ids_Z: np.ndarray, lengths_B: np.ndarray, learned_Z: np.ndarray) -> Reads:
+    """Return the reads of the tokens that are learned, each predicted by the row before it; a group an example.
+
+    Parameters
+    ----------
+    ids_Z
+        int64 token ids of the examples, one after another.
+    lengths_B
+        Tokens of each example.
+    learned_Z
+        bool; the tokens that are learned: one or more of each example, and never its first, before which there is nothing.
+
+    Raises
+    ------
+    ValueError
+        If an example has no such token, or its first token is one.
+    """
+    example_Z = np.repeat(np.arange(len(lengths_B)), lengths_B)
+    groups_R = example_Z[learned_Z]
+    first_B = np.cumsum(lengths_B) - lengths_B
+    if len(np.unique(groups_R)) < len(lengths_B) or learned_Z[first_B].any():
+        raise ValueError("an example needs a token that is learned, and a token before it")
+    rows_U = np.flatnonzero(learned_Z) - 1
+    return Reads(
+        rows_U=rows_U,
+        read_R=np.arange(len(rows_U)),
+        targets_R=ids_Z[rows_U + 1].astype(np.int64),
+        groups_R=groups_R,
+        num_groups=len(lengths_B),
+    )
