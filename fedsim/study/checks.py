@@ -86,7 +86,7 @@ def _check_bands(path: Path, config: StudyConfig) -> None:
 
 
 def _check_band(key: str, band: Band, optional: bool = False) -> None:
-    if band.at_least is None and band.at_most is None and not optional:
+    if not band.has_end and not optional:
         raise ConfigError(f"{key} expects nothing; give at_least, at_most or both")
     if band.at_least is not None and band.at_most is not None and band.at_least > band.at_most:
         raise ConfigError(f"{key}: at_least {band.at_least:g} is more than at_most {band.at_most:g}")

@@ -89,6 +89,11 @@ class Band(Schema):
     at_most: float | None = None
     """Greatest value of the mean over seeds."""
 
+    @property
+    def has_end(self) -> bool:
+        """Whether something can lie outside."""
+        return self.at_least is not None or self.at_most is not None
+
 
 class ArmBand(Band):
     """Where the figures of an arm are expected: the band of the last global metric, and others."""

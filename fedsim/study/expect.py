@@ -52,12 +52,7 @@ def check(summary: StudySummary, expect: Mapping[str, Mapping[str, ArmBand]]) ->
 def _bands(bands: ArmBand) -> dict[str, Band]:
     """Return the bands of an arm by figure: that of the last metric, unless only others are given."""
     written = {f"generated.{name}": band for name, band in bands.generated.items()}
-    return written if written and not has_end(bands) else {"last": bands, **written}
-
-
-def has_end(band: Band) -> bool:
-    """Whether a band has an end, so that something can lie outside."""
-    return band.at_least is not None or band.at_most is not None
+    return written if written and not bands.has_end else {"last": bands, **written}
 
 
 def _check(summary: StudySummary, dataset: str, arm: str, measure: str, band: Band) -> Expectation:
@@ -66,7 +61,7 @@ def _check(summary: StudySummary, dataset: str, arm: str, measure: str, band: Ba
 
     if dataset not in summary.datasets or arm not in summary.arms:
         return answer(False, "expect names it, but the study does not have it")
-    if not has_end(band):
+    if not band.has_end:
         return answer(False, "its band in expect has neither at_least nor at_most")
     row = summary.row(dataset, arm)
     name = row.metric_name if measure == "last" else f"{MEASURES[measure].label} of written responses"

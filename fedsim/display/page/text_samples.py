@@ -13,6 +13,7 @@ _MOST_GLOBAL, _MOST_PERSONAL = 6, 4
 _MOST_CHARACTERS = 400
 _LEAST_SHARED = 20
 """Characters that all prompts begin with from which they are shown once."""
+_BEFORE = "before any training"
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -40,13 +41,10 @@ def text_samples(rows: Rows, generated: Mapping[str, Any] | None) -> tuple[Block
     shared = shared_beginning([row["prompt"] for row in rows])
     start = {row["example"]: row["text"] for row in rows if row["client"] is None and row["round"] == 0 < last}
     note = "" if not generated else f"All together: {generated_words(generated)}."
-    columns = ("model", "prompt", "response of the data", *_BEFORE[: bool(start)], "response of the model")
+    columns = ("model", "prompt", "response of the data", *((_BEFORE,) if start else ()), "response of the model")
     cells = tuple(_cells(row, len(shared), start) for row in shown)
     table = Table(f"Responses after round {last}", columns, cells, note, sortable=False, of_texts=True)
     return (Sentences((f"All prompts begin with: {_cut(shared)}",)), table) if shared else (table,)
-
-
-_BEFORE = ("before any training",)
 
 
 def shared_beginning(prompts: Sequence[str]) -> str:
