@@ -65,7 +65,8 @@ class GrowingTexts:
         prompt_CLKHPD, prompted = parts.prompts(tuned_CLX, layers)
         self._offset = parts.offset(prompt_CLKHPD, self._virtual)
         for layer, prompt_CKHPD in zip(prompted, prompt_CLKHPD.unbind(1), strict=True):
-            self._cache.update(*self._of_examples(prompt_CKHPD), layer)
+            device = parts.placement.of_layers[layer]
+            self._cache.update(*(part.to(device) for part in self._of_examples(prompt_CKHPD)), layer)
             self._prefixed[layer] = prompt_CKHPD.shape[3]
 
     def __len__(self) -> int:
@@ -84,7 +85,10 @@ class GrowingTexts:
     def keep(self, kept_B: np.ndarray) -> None:
         """Drop the texts that are not kept (bool [B])."""
         rows = np.flatnonzero(kept_B)
-        self._cache.batch_select_indices(to_device(rows, self._parts.device))
+        for device, layers in self._parts.placement.places(range(len(self._cache.layers))):
+            own_rows = to_device(rows, device)
+            for layer in layers:
+                self._cache.layers[layer].batch_select_indices(own_rows)
         self._lengths_B, self._pads_B = self._lengths_B[rows], self._pads_B[rows]
         self._owner_B = None if self._owner_B is None else self._owner_B[rows]
 
@@ -98,7 +102,7 @@ class GrowingTexts:
         parts = self._parts
         tuned = self._tuned_CLX, self._layers
         hook = _CachedAttention(self._pads_B, self._prefixed)
-        with parts.tuner.inserted(parts.geometry, parts.stack.all, tuned, PaddedRows(self._owner)), inside:
+        with parts.inserted(*tuned, PaddedRows(self._owner)), inside:
             output = parts.calls.cached(ids_BT, positions_BT + self._offset, self._cache, hook)
         return parts.calls.precision.leave(output.last_hidden_state[:, -1])
 
@@ -144,7 +148,7 @@ class GrowingTexts:
 
     def _texts(self, own_BT: Tensor, output_BD: Tensor | None, hidden_ZD: Tensor) -> Texts:
         """Return the texts as virtual tokens see them; the last token stands for each."""
-        rows = PackedRows(self._owner_B, self._lengths_B, self._parts.device)
+        rows = PackedRows(self._owner_B, self._lengths_B)
         embeddings = self._parts.model.get_input_embeddings()
         ids_Z = to_device(self._ids_BT, self._parts.device)[own_BT]
         last_B = np.cumsum(self._lengths_B) - 1
@@ -200,12 +204,13 @@ class _CachedAttention:
         """Attend to the prefix and to all earlier tokens of the same text; ``mask`` is ignored."""
         prefix = self._prefixed.get(module.layer_idx, 0)  # type: ignore[call-overload]
         eager = plain.__name__ == "eager_attention_forward"
-        shape = query_BHTD.shape[2], key_BHVD.shape[2], prefix, kwargs.get("sliding_window"), eager
-        if shape not in self._masks:
-            visible = to_device(seen_keys(self._pads_B, *shape[:4]), query_BHTD.device)
-            self._masks[shape] = additive(visible, query_BHTD.dtype) if eager else visible
+        shape = query_BHTD.shape[2], key_BHVD.shape[2], prefix, kwargs.get("sliding_window")
+        kind = (*shape, eager, query_BHTD.device)
+        if kind not in self._masks:
+            visible = to_device(seen_keys(self._pads_B, *shape), query_BHTD.device)
+            self._masks[kind] = additive(visible, query_BHTD.dtype) if eager else visible
         kwargs["is_causal"] = False  # our mask is complete
-        return plain(module, query_BHTD, key_BHVD, value_BHVD, self._masks[shape], **kwargs)
+        return plain(module, query_BHTD, key_BHVD, value_BHVD, self._masks[kind], **kwargs)
 
 
 def seen_keys(pads_B: np.ndarray, num_queries: int, num_keys: int, prefix: int, window: int | None) -> np.ndarray:

@@ -18,6 +18,7 @@ from clients.backbone.compiling import CompiledLayers
 from clients.backbone.device import to_device
 from clients.backbone.families import Family
 from clients.backbone.heads import Tokens
+from clients.backbone.placed_layers import PlacedLayers
 from clients.backbone.precision import Precision
 from clients.backbone.product_format import multiplies_bfloat16
 from clients.backbone.products import HalfProducts
@@ -44,6 +45,8 @@ class ModelCalls:
         The layers compiled, for packed passes; None to run them as they are.
     checkpointed
         The layers that packed passes compute again for their gradients; None to keep what gradients need.
+    placed
+        The layers on their devices; None if all is on one.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class ModelCalls:
         half: HalfProducts,
         compiled: CompiledLayers | None,
         checkpointed: CheckpointedLayers | None = None,
+        placed: PlacedLayers | None = None,
     ) -> None:
         self._config: Any = model.config
         self._base: Any = model.base_model
@@ -61,6 +65,7 @@ class ModelCalls:
         self._half = half
         self._compiled = compiled
         self._changed_layers = compiled or checkpointed
+        self._placed = placed
         self.device: torch.device = next(model.parameters()).device
         self.precision = Precision(model.dtype, autocast, half.format, self.device)
         self._plain = model.dtype
@@ -94,7 +99,7 @@ class ModelCalls:
         }
         if tokens.token_type_ids_BT is not None:
             arguments["token_type_ids"] = tokens.token_type_ids_BT
-        with self._hooked(hook, arguments):
+        with self._hooked(hook, arguments), self._crossing():
             return self._base(**arguments)
 
     def _hooked(
@@ -131,7 +136,7 @@ class ModelCalls:
         if tokens.types_Z is not None and self._has_types:
             arguments["token_type_ids"] = row(tokens.types_Z)
         layers = nullcontext() if self._changed_layers is None else self._changed_layers.active()
-        with self._hooked(hook, arguments), self.precision.products(), self._half.active(), layers:
+        with self._hooked(hook, arguments), self.precision.products(), self._half.active(), self._crossing(), layers:
             return self._base(**arguments)
 
     def cached(self, ids_BT: np.ndarray, positions_BT: np.ndarray, cache: DynamicCache, hook: AttentionHook) -> Any:
@@ -145,8 +150,11 @@ class ModelCalls:
             "use_cache": True,
             ARGUMENT: hook,
         }
-        with self.precision.products(), self._half.active():
+        with self.precision.products(), self._half.active(), self._crossing():
             return self._base(**arguments)
+
+    def _crossing(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._placed is None else self._placed.active()
 
     @property
     def _mask_1111(self) -> Tensor:

@@ -54,6 +54,11 @@ class LayerStack:
         """All layers, from the lowest."""
         return self._all
 
+    def running(self) -> nn.ModuleList:
+        """Return the layers that the model runs now."""
+        layers: nn.ModuleList = getattr(self._parent, self._name)
+        return layers
+
     def embed(self, vectors_BPD: Tensor) -> Tensor:
         """Return the input of layer 0 for input embeddings at the first positions."""
         return self._family.embed(self._base, vectors_BPD)

@@ -23,6 +23,7 @@ from clients.backbone.generation_head import check_generates
 from clients.backbone.lean_imports import plain_meta
 from clients.backbone.location import folder_of, locate
 from clients.backbone.model_files import check_model_type, check_sentencepiece, check_weights, sentencepiece_file
+from clients.backbone.placement import Placement
 from clients.backbone.products import linear_maps
 from clients.backbone.quantized import SCALE, quantized
 from clients.backbone.shared_weights import SharedWeights
@@ -254,7 +255,7 @@ def quantize_array(name: str, array: np.ndarray, kind: str, *, transposed: bool)
 # -- rebuilding, in a worker -------------------------------------------------------------------------------------------
 
 
-def assemble(weights: SharedWeights, attention: str, device: str) -> tuple[PreTrainedModel, Family]:
+def assemble(weights: SharedWeights, attention: str, placement: str | Placement) -> tuple[PreTrainedModel, Family]:
     """Rebuild the frozen model in evaluation mode; on a CPU its weights are the shared arrays themselves.
 
     Its buffers are copies: a forward pass may write to them, as transformers does with the frequencies of rope_type longrope.
@@ -265,8 +266,8 @@ def assemble(weights: SharedWeights, attention: str, device: str) -> tuple[PreTr
         May be read-only memory: the model never writes to its parameters.
     attention
         ``sdpa`` or ``eager``.
-    device
-        ``cpu`` or ``cuda``.
+    placement
+        Device of each part, or the one of all, such as ``cpu``.
     """
     family = weights.family
     config = family.config(json.loads(weights.config_json))
@@ -277,6 +278,7 @@ def assemble(weights: SharedWeights, attention: str, device: str) -> tuple[PreTr
         model = family.model_class(weights.kind)(config, **family.arguments(weights.kind))
     buffers = {name for name, _ in model.named_buffers()}
     for name, array in weights.arrays.items():
+        device = placement if isinstance(placement, str) else placement.of_array(weights.layer_of(name))
         _set(model, name, _to_torch(array).to(device, copy=name in buffers))
     for name, source in weights.aliases:
         _set(model, name, model.get_parameter(source))

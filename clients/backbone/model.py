@@ -28,6 +28,8 @@ from clients.backbone.packed_passes import PackedPasses
 from clients.backbone.padded_passes import run_padded
 from clients.backbone.pass_texts import PassTexts
 from clients.backbone.passes import PassLimit
+from clients.backbone.placed_layers import PlacedLayers
+from clients.backbone.placement import Placement
 from clients.backbone.products import HalfProducts
 from clients.backbone.shared_weights import SharedWeights
 from clients.backbone.tuned_model import TunedModel
@@ -64,6 +66,7 @@ class Backbone:
         products: str = "float32",
         compiled: bool = False,
         checkpointed: bool = False,
+        placement: Placement | None = None,
     ) -> None:
         self._model = model
         self._family = family
@@ -77,9 +80,14 @@ class Backbone:
         half = HalfProducts(stack.all, formats, family, activation, narrow=not acts_on_maps)
         compiled_layers = CompiledLayers(stack.all) if compiled else None
         checkpointed_layers = CheckpointedLayers(stack.all, half) if checkpointed else None
-        calls = ModelCalls(model, family, autocast, half, compiled_layers, checkpointed_layers)
-        self.device: torch.device = calls.device
-        """Device of the model."""
+        here: torch.device = next(model.parameters()).device
+        placement = placement or Placement.on(here, len(stack.all))
+        placed = None if placement.is_one else PlacedLayers(stack.all, stack.running, placement)
+        calls = ModelCalls(model, family, autocast, half, compiled_layers, checkpointed_layers, placed)
+        self.device: torch.device = placement.first
+        """Device of what a pass begins and ends with, and of all that is trained."""
+        self.devices: tuple[torch.device, ...] = placement.devices
+        """All devices of the model."""
         self.head_shapes: tuple[tuple[str, tuple[int, ...]], ...] = head.shapes
         """Name and shape of each array of the head that a client trains; empty where it is the frozen LM head."""
         self.limit: str = family.limit(model.config)
@@ -105,7 +113,8 @@ class Backbone:
         """What is trained in each layer."""
         causal = family.causal_attention(model.config)
         texts = PassTexts(model.base_model, is_causal=causal)
-        self._parts = TunedModel(model, calls, stack, texts, tuner, self.geometry, causal, family.relative_attention)
+        relative = family.relative_attention
+        self._parts = TunedModel(model, calls, stack, texts, tuner, self.geometry, causal, relative, placement)
         self._packed = PackedPasses(self._parts, head.pooling)
 
     @classmethod
@@ -116,7 +125,7 @@ class Backbone:
         tuner: Tuner,
         num_classes: int,
         label_word_ids_C: np.ndarray | None,
-        device: str,
+        device: str | tuple[str, ...],
         *,
         words: LabelWords | None = None,
     ) -> Backbone:
@@ -135,20 +144,23 @@ class Backbone:
         label_word_ids_C
             Token id of each class's word; needed by the verbalizer.
         device
-            ``cpu`` or ``cuda``.
+            ``cpu`` or ``cuda``; or several, over which the layers are spread.
         words
             Label words of several tokens, or several a class, in place of ``label_word_ids_C``.
 
         Raises
         ------
         ModelError
-            If the head does not fit the model, or the prompt leaves no room for text.
+            If the head does not fit the model, the prompt leaves no room for text, or the model has fewer layers than
+            devices.
         """
-        frozen, family = assemble(weights, model.attention, device)
+        names = (device,) if isinstance(device, str) else device
+        placement = Placement.over([torch.device(name) for name in names], weights) if len(names) > 1 else None
+        frozen, family = assemble(weights, model.attention, placement or names[0])
         attach(frozen)
         head = make_head(frozen, family, weights.kind, model.head, tuner, (num_classes, words or label_word_ids_C))
         how: dict[str, Any] = {"products": model.product_dtype, "compiled": model.compile}
-        how["checkpointed"] = model.gradient_checkpointing
+        how |= {"checkpointed": model.gradient_checkpointing, "placement": placement}
         return cls(frozen, family, head, tuner, model.autocast, **how)
 
     @property

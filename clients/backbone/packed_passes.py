@@ -6,6 +6,7 @@ Shape suffixes: C clients, L tuned layers, X axes of one layer's trained numbers
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from clients.backbone.device import to_device
 from clients.backbone.heads import Pooling, pool_packed, pooled_rows
 from clients.backbone.pass_texts import without_dropout
+from clients.backbone.placed_layers import ByDevice, by_device
 from clients.backbone.tuned_model import TunedModel
 from clients.tuners.client_rows import PackedRows
 from clients.tuners.moves import take_rows
@@ -67,7 +69,7 @@ class PackedPasses:
         """
         parts, tuner = self._parts, self._parts.tuner
         given_B, owner_B = owners
-        rows = PackedRows(given_B, tokens.lengths_B, parts.device, _examples_read(tokens))
+        rows = PackedRows(given_B, tokens.lengths_B, _examples_read(tokens))
         tuned_CLX = parts.calls.precision.enter(tuned_CLX)
         prompt_CLKHPD, prompted = parts.prompts(tuned_CLX, layers)
         virtual = parts.virtual(tuned_CLX, layers)
@@ -80,7 +82,7 @@ class PackedPasses:
         asked_B = narrow if tokens.reads is None else None
         hook, prefix = self._attention(tokens, (prompt_CLKHPD, prompted, mask), (virtual, longer), owner_B, asked_B)
         with ExitStack() as stack:
-            stack.enter_context(tuner.inserted(parts.geometry, parts.stack.all, (tuned_CLX, layers), rows))
+            stack.enter_context(parts.inserted(tuned_CLX, layers, rows))
             if cached_ZD is not None and not tuner.reads_output:
                 entering_ZD = to_device(cached_ZD, parts.device).to(parts.model.dtype)
                 stack.enter_context(parts.stack.above(min(layers), entering_ZD))
@@ -93,9 +95,10 @@ class PackedPasses:
             longest = int((tokens.lengths_B if longer is None else longer.lengths_B).max())
             carried = parts.hooked(hook, rows, len(tuned_CLX), longest)
             (hidden_ZD,) = parts.calls.packed(tokens, carried, parts.offset(prompt_CLKHPD, virtual)).last_hidden_state
-        prefix.check_seen()
+        for own in prefix.hooks.values():
+            own.check_seen()
         pooled_BD = hidden_ZD if narrow is not None else _read(hidden_ZD, tokens, self._pooling)
-        return parts.calls.precision.leave(pooled_BD), prefix.slots_B
+        return parts.calls.precision.leave(pooled_BD), own.slots_B
 
     @torch.no_grad()
     def kept(self, tokens: PackedTokens, layers: tuple[int, ...]) -> Tensor:
@@ -114,7 +117,7 @@ class PackedPasses:
         inserted: tuple[VirtualTokens | None, PackedTexts | None],
         owner_B: Tensor | None,
         rows_B: Tensor | None,
-    ) -> tuple[AttentionHook, PackedPrefix]:
+    ) -> tuple[AttentionHook, ByDevice[PackedPrefix]]:
         """Return the hook of a pass, and the part of it that runs in the top layer."""
         virtual, longer = inserted
         if virtual is None or longer is None:
@@ -137,7 +140,7 @@ class PackedPasses:
 
     def _plain(self, tokens: PackedTokens) -> AttentionHook | RelativePass:
         """Return the attention of a pass of the frozen model alone."""
-        rows = PackedRows(None, tokens.lengths_B, self._parts.device)
+        rows = PackedRows(None, tokens.lengths_B)
         return self._parts.hooked(self._prefix(tokens), rows, 1, int(tokens.lengths_B.max()))
 
     def _prefix(
@@ -147,16 +150,20 @@ class PackedPasses:
         owner_B: Tensor | None = None,
         rows_B: Tensor | None = None,
         lengths_B: np.ndarray | None = None,
-    ) -> PackedPrefix:
+    ) -> ByDevice[PackedPrefix]:
         """Return the attention of a pass, or of a part of it: of the texts alone unless there are prompts."""
         parts = self._parts
-        prompt_CLKHPD, layers, mask = prompts or (parts.no_prompts, (), None)
         top = None if rows_B is None else (parts.geometry.num_layers - 1, rows_B)
         lengths_B = tokens.lengths_B if lengths_B is None else lengths_B
-        causal, branches = parts.is_causal, tokens.branches
-        return PackedPrefix(
-            prompt_CLKHPD, layers, owner_B, lengths_B, is_causal=causal, top=top, mask=mask, branches=branches
-        )
+        fixed: dict[str, Any] = {"is_causal": parts.is_causal, "top": top, "branches": tokens.branches}
+
+        def make(
+            device: torch.device, prompt_CLKHPD: Tensor, layers: tuple[int, ...], mask: PromptMask | None
+        ) -> PackedPrefix:
+            owner = None if owner_B is None else owner_B.to(device)
+            return PackedPrefix(prompt_CLKHPD, layers, owner, lengths_B, mask=mask, **fixed)
+
+        return by_device(parts.placement, prompts or (parts.no_prompts, (), None), make)
 
     def _rows_read(self, tokens: PackedTokens, longer: PackedTexts | None) -> Tensor | None:
         """Return the tokens that the head reads, if the top layer can skip the others.
@@ -168,7 +175,8 @@ class PackedPasses:
             return None
         reads = tokens.reads
         rows_B = pooled_rows(tokens, self._pooling) if reads is None else reads.rows_U
-        return to_device(rows_B if longer is None else longer.rows_with(rows_B, _examples_read(tokens)), parts.device)
+        last = parts.placement.of_layers[-1]
+        return to_device(rows_B if longer is None else longer.rows_with(rows_B, _examples_read(tokens)), last)
 
 
 def _read(hidden_ZD: Tensor, tokens: PackedTokens, pooling: Pooling) -> Tensor:

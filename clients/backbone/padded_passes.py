@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clients.backbone.heads import Tokens
 from clients.backbone.pass_texts import without_dropout
+from clients.backbone.placed_layers import ByDevice, by_device
 from clients.backbone.tuned_model import TunedModel
 from clients.tuners.client_rows import PaddedRows
 from clients.tuners.prefix import AttentionHook, Prefix, blinds_padding, detached
@@ -39,7 +40,7 @@ def run_padded(
         If a layer was never tuned in the pass.
     """
     prompt_CLKHPD, prompted = parts.prompts(tuned_CLX, layers)
-    prefix = Prefix(prompt_CLKHPD, prompted, client_of_example_B, mask) if prompted else None
+    prefix = _prefix(parts, (prompt_CLKHPD, prompted, mask), client_of_example_B) if prompted else None
     virtual = parts.virtual(tuned_CLX, layers)
     owner_B = client_of_example_B if len(tuned_CLX) > 1 else None
     rows = PaddedRows(owner_B)
@@ -48,7 +49,7 @@ def run_padded(
         lengths_B = tokens.attention_mask_BT.sum(1).cpu().numpy()
         hook = PaddedAttention(lengths_B, is_causal=parts.is_causal, branches=tokens.branches, inner=prefix)
     with ExitStack() as stack:
-        stack.enter_context(parts.tuner.inserted(parts.geometry, parts.stack.all, (tuned_CLX, layers), rows))
+        stack.enter_context(parts.inserted(tuned_CLX, layers, rows))
         if virtual is not None:
             hook = stack.enter_context(_virtual_tokens(parts, tokens, virtual, owner_B))
         elif parts.relative and layers:
@@ -60,9 +61,21 @@ def run_padded(
         longest = tokens.input_ids_BT.shape[1] + (0 if virtual is None else virtual.length)
         carried = None if hook is None else parts.hooked(hook, rows, len(tuned_CLX), longest)
         output = parts.calls.padded(tokens, carried, offset, output_hidden_states=output_hidden_states)
-    if prefix:
-        prefix.check_seen()
+    for own in prefix.hooks.values() if prefix else ():
+        own.check_seen()
     return output
+
+
+def _prefix(
+    parts: TunedModel, prompts: tuple[Tensor, tuple[int, ...], PromptMask | None], client_of_example_B: Tensor | None
+) -> ByDevice[Prefix]:
+    """Return the attention of a pass with prompts."""
+
+    def make(device: torch.device, prompt_CLKHPD: Tensor, layers: tuple[int, ...], mask: PromptMask | None) -> Prefix:
+        owner_B = None if client_of_example_B is None else client_of_example_B.to(device)
+        return Prefix(prompt_CLKHPD, layers, owner_B, mask)
+
+    return by_device(parts.placement, prompts, make)
 
 
 @contextmanager

@@ -72,7 +72,7 @@ class PassTexts:
         output_BD = None
         if plain is not None:
             output_BD = plain()[mask_BT][to_device(self._summary_rows(lengths_B, read_B), device)]
-        rows = PackedRows(owner_B, trunks_B, device)
+        rows = PackedRows(owner_B, trunks_B)
         words = self._words(_those(tokens.input_ids_BT[mask_BT], trunk_Z))
         summary_B = self._summary_rows(trunks_B, read_B)
         return lengths_B, lambda hidden_ZD: Texts(

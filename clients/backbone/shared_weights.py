@@ -45,6 +45,25 @@ class SharedWeights:
         """Bytes of all arrays."""
         return sum(array.nbytes for array in self.arrays.values())
 
+    @property
+    def layers_prefix(self) -> str:
+        """What the names of the layers' arrays begin with; the number of a layer and a dot follow."""
+        base = self.family.model_class(self.kind).base_model_prefix
+        return f"{self.family.layers}." if self.kind == "base" else f"{base}.{self.family.layers}."
+
+    def layer_of(self, name: str) -> int | None:
+        """Return the layer that an array belongs to; None if it is in none."""
+        prefix = self.layers_prefix
+        return int(name[len(prefix) :].partition(".")[0]) if name.startswith(prefix) else None
+
+    def layer_bytes(self) -> list[int]:
+        """Return the bytes of each layer's arrays."""
+        found: dict[int, int] = {}
+        for name, array in self.arrays.items():
+            if (layer := self.layer_of(name)) is not None:
+                found[layer] = found.get(layer, 0) + array.nbytes
+        return [found[layer] for layer in range(len(found))]
+
     def stored(self, model: ModelConfig) -> SharedWeights:
         """Return the weights with the layers' linear maps as the config's ``quantize`` or ``products`` says.
 

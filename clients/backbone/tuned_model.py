@@ -6,6 +6,8 @@ trained numbers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +17,7 @@ from transformers import PreTrainedModel
 from clients.backbone.calls import ModelCalls
 from clients.backbone.frozen_states import LayerStack
 from clients.backbone.pass_texts import PassTexts
+from clients.backbone.placement import Placement
 from clients.tuners.client_rows import PackedRows, PaddedRows
 from clients.tuners.prefix import AttentionHook
 from clients.tuners.relative_attention import RelativePass
@@ -36,11 +39,12 @@ class TunedModel:
     is_causal: bool
     relative: bool
     """Whether the family has ``relative_attention``."""
+    placement: Placement
 
     @property
     def device(self) -> torch.device:
-        """Device of the model."""
-        return self.calls.device
+        """Device of what a pass begins and ends with, and of all that is trained."""
+        return self.placement.first
 
     @property
     def no_prompts(self) -> Tensor:
@@ -57,6 +61,14 @@ class TunedModel:
     def virtual(self, tuned_CLX: Tensor, layers: tuple[int, ...]) -> VirtualTokens | None:
         """Return the virtual tokens of a pass; None where the tuner has none."""
         return self.tuner.virtual_tokens(self.geometry, tuned_CLX) if layers else None
+
+    @contextmanager
+    def inserted(self, tuned_CLX: Tensor, layers: tuple[int, ...], rows: PaddedRows | PackedRows) -> Iterator[None]:
+        """Let the tuner change the layers' modules for the length of a pass, with its numbers on each layer's device."""
+        with ExitStack() as stack:
+            for _, own_CLX, there in self.placement.shared_out(tuned_CLX, layers):
+                stack.enter_context(self.tuner.inserted(self.geometry, self.stack.all, (own_CLX, there), rows))
+            yield
 
     def offset(self, prompt_CLKHPD: Tensor, virtual: VirtualTokens | None) -> int:
         """Return the positions before the text: one for each virtual token of the pass, if the tuner takes any."""

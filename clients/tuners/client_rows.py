@@ -78,7 +78,8 @@ class PaddedRows(_OfClients):
         if self._client_of_example_B is None:
             return function(input_BTI, *arrays)
         # Indexing, not index_select: on a GPU only its gradient adds up in a fixed order.
-        return function(input_BTI, *(array[self._client_of_example_B] for array in arrays))
+        owner_B = self._client_of_example_B.to(input_BTI.device)
+        return function(input_BTI, *(array[owner_B] for array in arrays))
 
     def low_rank(self, input_BTI: Tensor, down_CIR: Tensor, up_CRO: Tensor) -> Tensor:
         """Return ``input @ down @ up`` with each example's own matrices, [B, T, O]."""
@@ -103,17 +104,16 @@ class PackedRows(_OfClients):
         self,
         client_of_example_B: np.ndarray | Tensor | None,
         lengths_B: np.ndarray,
-        device: torch.device,
         examples_U: np.ndarray | None = None,
     ) -> None:
-        self._client_of_example_B, self._lengths_B, self._device = client_of_example_B, lengths_B, device
+        self._client_of_example_B, self._lengths_B = client_of_example_B, lengths_B
         self._examples_U = examples_U
-        self._groupings: dict[int, _Grouping] = {}
+        self._groupings: dict[tuple[int, torch.device], _Grouping] = {}
         self._last: tuple[Tensor, Tensor] | None = None
 
     def of_lengths(self, lengths_B: np.ndarray) -> PackedRows:
         """Return the rows of the same examples with other numbers of tokens."""
-        return PackedRows(self._client_of_example_B, lengths_B, self._device)
+        return PackedRows(self._client_of_example_B, lengths_B)
 
     def mapped(self, function: RowMap, input_1ZI: Tensor, *arrays: Tensor) -> Tensor:
         """Return ``function(input, own arrays)``, [1, Z, O]; parameters as in :meth:`PaddedRows.mapped`."""
@@ -121,7 +121,7 @@ class PackedRows(_OfClients):
             return self._mapped_by_client(function, input_1ZI, *arrays)
         if input_1ZI.ndim == 2:  # OPT runs its feed-forward on rows
             return self.mapped(function, input_1ZI.unsqueeze(0), *arrays)[0]
-        grouping = self._grouping(input_1ZI.shape[1])
+        grouping = self._grouping(input_1ZI.shape[1], input_1ZI.device)
         # The targets of a layer often read the same tensor, as query and value do: it is grouped once.
         if self._last is None or self._last[0] is not input_1ZI:
             self._last = (input_1ZI, grouping.grouped(input_1ZI[0]))
@@ -139,10 +139,10 @@ class PackedRows(_OfClients):
             return np.zeros(len(self._lengths_B), dtype=np.int64)
         return owners_B.cpu().numpy() if isinstance(owners_B, Tensor) else owners_B
 
-    def _grouping(self, num_rows: int) -> _Grouping:
-        if num_rows not in self._groupings:
-            self._groupings[num_rows] = _Grouping(self._owners(num_rows), self._device)
-        return self._groupings[num_rows]
+    def _grouping(self, num_rows: int, device: torch.device) -> _Grouping:
+        if (num_rows, device) not in self._groupings:
+            self._groupings[num_rows, device] = _Grouping(self._owners(num_rows), device)
+        return self._groupings[num_rows, device]
 
     def _owners(self, num_rows: int) -> np.ndarray:
         """Return the client of each row."""

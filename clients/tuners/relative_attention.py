@@ -38,19 +38,19 @@ class RelativePass:
     clients: int
     longest: int
     """Tokens of the longest text, virtual ones included."""
-    _places: dict[int, tuple[Tensor, slice]] = field(default_factory=dict)
+    _places: dict[tuple[int, torch.device], tuple[Tensor, slice]] = field(default_factory=dict)
 
     def places(self, module: Any, device: torch.device) -> tuple[Tensor, slice]:
         """Return the distance of two tokens as its place among those of the pass, int64 [T, T], and these among the model's."""
         span = module.pos_ebd_size
-        if span not in self._places:
+        if (span, device) not in self._places:
             rows = torch.empty((self.longest, 0), device=device)
             build = sys.modules[type(module).__module__].build_relative_position
             found_1TT = build(rows, rows, module.position_buckets, module.max_relative_positions)
             all_TT = torch.clamp(found_1TT[0] + span, 0, 2 * span - 1)
             first, last = int(all_TT.min()), int(all_TT.max())
-            self._places[span] = all_TT - first, slice(first, last + 1)
-        return self._places[span]
+            self._places[span, device] = all_TT - first, slice(first, last + 1)
+        return self._places[span, device]
 
 
 def install(module: nn.Module) -> None:

@@ -189,7 +189,7 @@ class PaddedAttention:
 
     def _mask(self, query_BHSD: Tensor, window: int | None, eager: bool) -> Tensor | None:
         """Return the mask of layers with a window, the same object for all of them."""
-        key = (query_BHSD.shape[2], window, eager)
+        key = (query_BHSD.shape[2], window, eager, query_BHSD.device)
         if key not in self._masks:
             visible = visible_keys(
                 self._lengths_B,
@@ -215,7 +215,7 @@ def entered(host: Host, virtual: VirtualTokens, longer: Longer, texts: Callable[
     """
 
     def enter(module: nn.Module, arguments: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        hidden: Tensor = arguments[0]
+        hidden: Tensor = arguments[0].to(longer.positions.device)
         vectors_BPD = virtual.vectors(texts(longer.packed(hidden))).to(hidden.dtype)
         if virtual.embedded:
             vectors_BPD = host.embed(vectors_BPD)
@@ -240,7 +240,10 @@ def turned(host: Host, depth: int, positions: Tensor) -> Iterator[None]:
         if "position_embeddings" not in kwargs:
             return None
         if kind not in angles:
-            angles[kind] = host.rotary(arguments[0], positions, kind)
+            # Of the hidden states only number format and device matter, and another device's are not needed for that.
+            hidden: Tensor = arguments[0]
+            own = hidden if hidden.device == positions.device else hidden[:, :0].to(positions.device)
+            angles[kind] = host.rotary(own, positions, kind)
         turned = {"position_embeddings": angles[kind], "position_ids": positions}
         return arguments, kwargs | {key: value for key, value in turned.items() if key in kwargs}
 
