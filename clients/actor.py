@@ -72,13 +72,13 @@ class ClientActor:
         """
         import torch
 
-        from clients.backbone.device import limit_memory, resolve_device
+        from clients.backbone.device import limit_memory, resolve_devices
 
         share = gpu_share()
-        name = resolve_device(device, gpu_granted=share > 0)
-        limit_memory(share, torch.device(name))
+        names = resolve_devices(device, share, gpu_granted=share > 0)
+        limit_memory(share, torch.device(names[0]))
         keep_freed_memory()  # from here on: what loading has freed goes back to the system
-        self._worker = spec.build(name)
+        self._worker = spec.build(names)
         self._keeps_state = spec.keeps_state
         return self.info()
 
@@ -146,7 +146,7 @@ def _import_lean(modules: tuple[str, ...]) -> None:
 
 
 def gpu_share() -> float:
-    """Return the share of a GPU that this actor reserved, 0 for none."""
+    """Return the share of a GPU that this actor reserved, or the number of GPUs; 0 for none."""
     context = ray.get_runtime_context()
     return float(context.get_assigned_resources().get("GPU", 0.0)) if context.get_accelerator_ids().get("GPU") else 0.0
 

@@ -144,8 +144,8 @@ class WorkerSpec:
         layout = self.exchanged(full, layers)
         return tuple(layout.positions(layout.holding(arrays)) for arrays in self.tuner.turns(full.geometry))
 
-    def build(self, device: str) -> ClientWorker:
-        """Return a worker; call it in the process that runs the worker."""
+    def build(self, device: str | tuple[str, ...]) -> ClientWorker:
+        """Return a worker on a device, or on several; call it in the process that runs the worker."""
         from clients.worker import ClientWorker
 
         return ClientWorker(self, device)

@@ -57,10 +57,10 @@ class ClientWorker:
     any other worker and returns the same bits.
     """
 
-    def __init__(self, spec: WorkerSpec, device: str = "cpu") -> None:
+    def __init__(self, spec: WorkerSpec, device: str | tuple[str, ...] = "cpu") -> None:
         import_deferred("clients")
         torch.set_num_threads(spec.training.client.threads)
-        make_deterministic(torch.device(device))
+        make_deterministic(torch.device(device if isinstance(device, str) else device[0]))
         self._spec = spec
         self._backbone = Backbone.build(
             spec.weights,
@@ -81,7 +81,7 @@ class ClientWorker:
         return WorkerInfo(
             node=socket.gethostname(),
             pid=os.getpid(),
-            device=str(self._backbone.device),
+            device=", ".join(map(str, self._backbone.devices)),
             threads=torch.get_num_threads(),
             full=self._full,
             max_tokens=self._backbone.max_tokens,

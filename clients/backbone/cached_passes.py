@@ -66,7 +66,8 @@ class GrowingTexts:
         self._offset = parts.offset(prompt_CLKHPD, self._virtual)
         for layer, prompt_CKHPD in zip(prompted, prompt_CLKHPD.unbind(1), strict=True):
             device = parts.placement.of_layers[layer]
-            self._cache.update(*(part.to(device) for part in self._of_examples(prompt_CKHPD)), layer)
+            keys_BHPD, values_BHPD = self._of_examples(prompt_CKHPD)
+            self._cache.update(keys_BHPD.to(device), values_BHPD.to(device), layer)
             self._prefixed[layer] = prompt_CKHPD.shape[3]
 
     def __len__(self) -> int:
@@ -88,7 +89,8 @@ class GrowingTexts:
         for device, layers in self._parts.placement.places(range(len(self._cache.layers))):
             own_rows = to_device(rows, device)
             for layer in layers:
-                self._cache.layers[layer].batch_select_indices(own_rows)
+                held: Any = self._cache.layers[layer]
+                held.batch_select_indices(own_rows)
         self._lengths_B, self._pads_B = self._lengths_B[rows], self._pads_B[rows]
         self._owner_B = None if self._owner_B is None else self._owner_B[rows]
 

@@ -43,6 +43,33 @@ def resolve_device(asked: str, *, gpu_granted: bool) -> str:
     return "cuda" if usable and asked != "cpu" else "cpu"
 
 
+def resolve_devices(asked: str, gpus: float, *, gpu_granted: bool) -> tuple[str, ...]:
+    """Return the devices of a worker: ``cpu`` or ``cuda`` alone, or each GPU that its model is spread over.
+
+    Parameters
+    ----------
+    asked, gpu_granted
+        As in :func:`resolve_device`.
+    gpus
+        GPUs that the process was granted, ``ray.num_gpus_per_actor``: a share of one, or several.
+
+    Raises
+    ------
+    ResourceError
+        If cuda was asked for and this process has none, or torch sees fewer GPUs than were granted.
+    """
+    name = resolve_device(asked, gpu_granted=gpu_granted)
+    if name == "cpu" or gpus <= 1:
+        return (name,)
+    visible = torch.cuda.device_count()
+    if visible < gpus:
+        raise ResourceError(
+            f"ray.num_gpus_per_actor={gpus:g} spreads the model over {gpus:g} GPUs, but torch sees {visible} here; set "
+            f"ray.num_gpus_per_actor={visible}"
+        )
+    return tuple(f"{name}:{number}" for number in range(int(gpus)))
+
+
 def to_device(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """Move an array to a device.
 

@@ -124,10 +124,9 @@ def by_device(
         Returns the attention of a device, from its part of these.
     """
     prompt_CLKHPD, layers, mask = prompts
-    parts = list(placement.shared_out(prompt_CLKHPD, layers))
-    masks: list[PromptMask | None] = [None] * len(parts)
+    masks: list[PromptMask | None] = [None] * len(placement.devices)
     if mask is not None:
         kept = placement.shared_out(mask.kept_BLKHPD, layers)
         masks = [PromptMask(kept_BLKHPD, mask.scale) for _, kept_BLKHPD, _ in kept]
-    hooks = {device: make(device, *own, seen) for (device, *own), seen in zip(parts, masks, strict=True)}
-    return ByDevice(hooks, placement)
+    parts = zip(placement.shared_out(prompt_CLKHPD, layers), masks, strict=False)  # the first may hold no layers
+    return ByDevice({device: make(device, own, there, seen) for (device, own, there), seen in parts}, placement)

@@ -88,7 +88,7 @@ def try_fusing(
         seconds_alone=min(pair[0] for pair in pairs),
         seconds_together=min(pair[1] for pair in pairs),
         bytes_per_client=(STEP_VECTORS + tallies + population - 1) * vector_A.nbytes + masks // len(indices_N),
-        bytes_free=_free_bytes(backbone.device),
+        bytes_free=_free_bytes(backbone.devices),
     )
 
 
@@ -115,8 +115,8 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _free_bytes(device: torch.device) -> int | None:
-    """Return the free memory of the device, or None if the system does not report it."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+def _free_bytes(devices: tuple[torch.device, ...]) -> int | None:
+    """Return the free memory of the fullest device, or None if the system does not report it."""
+    if devices[0].type == "cuda":
+        return min(torch.cuda.mem_get_info(device)[0] for device in devices)
     return free_memory_bytes()

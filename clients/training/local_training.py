@@ -40,7 +40,7 @@ def _dropout(backbone: Backbone, active: bool, seed: int) -> Iterator[None]:
     if not active:
         yield
         return
-    devices = [backbone.device] if backbone.device.type == "cuda" else []
+    devices = [device for device in backbone.devices if device.type == "cuda"]
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         backbone.set_dropout(True)

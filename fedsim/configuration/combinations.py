@@ -45,6 +45,11 @@ def check_combinations(config: Config) -> None:
             "model.device=cuda needs a share of a GPU for each actor, but ray.num_gpus_per_actor is 0; set "
             "ray.num_gpus_per_actor=1, or a fraction such as 1/4, or model.device=auto"
         )
+    if config.ray.num_gpus_per_actor > 1 and config.model.compile:
+        raise ValueError(
+            f"ray.num_gpus_per_actor={config.ray.num_gpus_per_actor:g} spreads the layers over GPUs, which has not been tried "
+            "with compiled layers; set model.compile=false"
+        )
     if partition.kind == "by_column" and partition.column is None:
         raise ValueError("partition.kind=by_column needs partition.column, the column whose values are the clients")
     if (

@@ -10,9 +10,12 @@ from fedsim.core.errors import shown
 from fedsim.core.schema import Schema
 from fedsim.core.uses import Use, Uses
 
+MOST_GPUS = 64
+"""GPUs that an actor can have: those of one machine."""
 
-def _unit_fraction(value: Any) -> Any:
-    """Round a GPU share to 0 or exactly 1/n, so that n actors fill one GPU."""
+
+def _gpus_of_an_actor(value: Any) -> Any:
+    """Round a GPU share to 0 or exactly 1/n, so that n actors fill one GPU; or return a whole number of GPUs."""
     if isinstance(value, str):
         top, slash, bottom = value.partition("/")
         try:
@@ -23,13 +26,13 @@ def _unit_fraction(value: Any) -> Any:
         return value
     if value == 0:
         return 0.0
-    if value > 1:
+    if not 0 < value <= MOST_GPUS or (value > 1 and value != int(value)):
         raise ValueError(
-            f"{shown(value)} is not a share of one GPU, and a model cannot span several; give 1 or 1/n, and for a model "
-            "that does not fit model.dtype=bfloat16, model.quantize=int8 or model.gradient_checkpointing=true"
+            f"{shown(value)} is neither a share of one GPU nor a whole number of them up to {MOST_GPUS}; give 0, 1/n such as "
+            "1/4, or 1, 2, 3, ..."
         )
-    if not 0 < value <= 1:
-        raise ValueError(f"{shown(value)} is not a share of one GPU; give 0 or 1/n, for example 1/4")
+    if value > 1:
+        return float(value)
     if value < 1e-4:
         raise ValueError(f"{value:g} is less than Ray counts; give 0, or 1/10000 or more")
     parts = round(1 / value)
@@ -47,11 +50,16 @@ CpuShare = Annotated[float, Field(ge=1e-4)]
 """Ray's resource granularity is 1/10000."""
 MachineCount = Annotated[int, Field(gt=0, le=100_000)]
 
-UnitFraction = Annotated[
+GpuAmount = Annotated[
     float,
-    BeforeValidator(_unit_fraction),
+    BeforeValidator(_gpus_of_an_actor),
     WithJsonSchema(
-        {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": "^[0-9./ ]+$"}]}
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": MOST_GPUS},
+                {"type": "string", "pattern": "^[0-9./ ]+$"},
+            ]
+        }
     ),
 ]
 _LABEL = r"^[A-Za-z0-9]([\w./-]*[A-Za-z0-9])?$"
@@ -78,8 +86,9 @@ class RayConfig(Schema):
     trial), else the cluster that this machine or job belongs to; or host:port."""
     num_cpus_per_actor: CpuShare | None = None
     """CPUs reserved for an actor; if not given, ``client.threads``."""
-    num_gpus_per_actor: UnitFraction = 0.0
-    """GPU share of an actor: 0 or exactly 1/n, written 0.25 or 1/4. A model is on one GPU; it cannot span several."""
+    num_gpus_per_actor: GpuAmount = 0.0
+    """GPUs of an actor: 0; a share of one, exactly 1/n, written 0.25 or 1/4; or a whole number of GPUs of one node. With two or
+    more the layers of the model are spread over them, for models that one does not hold."""
     num_cpus: MachineCount | None = None
     """CPUs to declare for a local cluster; if not given, those of this machine."""
     num_gpus: int | None = Field(default=None, ge=0, le=100_000)

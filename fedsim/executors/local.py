@@ -70,10 +70,17 @@ class LocalServer:
 
 
 class LocalExecutor(Executor):
-    """Runs work groups one after another in this process; a handle is the value itself."""
+    """Runs work groups one after another in this process; a handle is the value itself.
 
-    def __init__(self, check_interrupt: Callable[[], None]) -> None:
+    Parameters
+    ----------
+    gpus
+        ``ray.num_gpus_per_actor``: of several GPUs the model is spread over as many, otherwise it is on the first one.
+    """
+
+    def __init__(self, check_interrupt: Callable[[], None], gpus: float = 0.0) -> None:
         super().__init__(check_interrupt)
+        self._gpus = gpus
         self._worker: ClientWorker | None = None
         self._server = LocalServer()
         self._threads_before: int | None = None
@@ -81,10 +88,10 @@ class LocalExecutor(Executor):
     def start(self, spec: WorkerSpec) -> list[WorkerInfo]:
         import torch  # imported late: an executor is made before quick config mistakes are reported
 
-        from clients.backbone.device import resolve_device
+        from clients.backbone.device import resolve_devices
 
         self._threads_before = torch.get_num_threads()
-        self._worker = spec.build(resolve_device(spec.device, gpu_granted=True))
+        self._worker = spec.build(resolve_devices(spec.device, self._gpus, gpu_granted=True))
         return [self._worker.info()]
 
     @property

@@ -27,7 +27,7 @@ def make_executor(config: Config, check: Callable[[], None], note: Callable[[str
     if config.executor == "local":
         from fedsim.executors.local import LocalExecutor
 
-        return LocalExecutor(check)
+        return LocalExecutor(check, config.ray.num_gpus_per_actor)
     if config.ray.address is None and "ray" not in sys.modules:
         local_cluster.secure()
     _import_ray()

@@ -8,12 +8,14 @@ docs/clusters.md compares it with measured runs.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 import numpy as np
 
 from clients.backbone.product_format import settled
 from clients.backbone.quantized_sizes import matrix_bytes
+from clients.backbone.splitting import split
 from clients.budget import CONTEXT_BYTES, STEP_VECTORS, population_of, rows_of_scores, tokens_of_pass
 from clients.tuners.config import VIRTUAL_TOKENS
 from clients.tuners.lora_halves import shared, turns
@@ -66,6 +68,12 @@ class MemoryEstimate:
     """Sums that a round's work groups send to the server."""
     lean_driver: bool = False
     """Whether an actor reads model and data into the object store, rather than the driver."""
+    layers: tuple[int, int] = (1, 0)
+    """Number of layers, and bytes of the frozen weights of one."""
+    gpus: int = 1
+    """GPUs over which an actor spreads the model."""
+    in_layers: int = 0
+    """The part of ``activations`` that layers keep for gradients, each its own."""
     loading: int = 0
     """Weights as they are read, which are held beside the stored ones while these are rounded or quantised; 0 where they are
     stored as they are read."""
@@ -94,8 +102,35 @@ class MemoryEstimate:
 
     @property
     def actor_gpu(self) -> int | None:
-        """An actor's GPU memory, including CUDA's context; None on a CPU."""
-        return CONTEXT_BYTES + self.weights + self.activations + self.vectors if self.on_gpu else None
+        """An actor's GPU memory, including CUDA's context; of several GPUs the fullest; None on a CPU."""
+        if not self.on_gpu:
+            return None
+        if self.gpus == 1:
+            return CONTEXT_BYTES + self.weights + self.activations + self.vectors
+        held = [self.in_layers * count // self.layers[0] for count in self._split(self.gpus)]
+        held[0] += self.activations - self.in_layers + self.vectors
+        return CONTEXT_BYTES + max(map(operator.add, held, self.gpu_weights))
+
+    @property
+    def gpu_weights(self) -> tuple[int, ...]:
+        """Bytes of the frozen weights on each GPU of an actor."""
+        return self.weights_over(self.gpus)
+
+    def weights_over(self, gpus: int) -> tuple[int, ...]:
+        """Return the bytes of the frozen weights on each of several GPUs; the first holds what is in no layer.
+
+        Raises
+        ------
+        ModelError
+            If there are fewer layers than GPUs.
+        """
+        number, each = self.layers
+        first, *others = (count * each for count in self._split(gpus))
+        return (first + self.weights - number * each, *others)
+
+    def _split(self, gpus: int) -> tuple[int, ...]:
+        number, each = self.layers
+        return split(self.weights - number * each, [each] * number, gpus)
 
     @property
     def driver(self) -> int:
@@ -121,6 +156,7 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
     tokens = None if num_examples is None else num_examples * (_EXAMPLE_BYTES + _TOKEN_BYTES * config.data.max_length)
     trained = full if config.layers.unselected == "local" else whole
     weights, read = _weight_bytes(config, shape, on_gpu), shape.num_parameters * _itemsize(config.model.dtype)
+    in_layers = _training_bytes(config, shape, full.geometry, on_gpu)
     kept = kept_numbers(config, exchanged.size, trained.size - exchanged.size, trained.size)
     state_bytes, cohort = exchange_bytes * kept, config.clients_at_once
     return MemoryEstimate(
@@ -132,7 +168,7 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
         whole=exchanged,
         in_turn=tuple(layout.size * exchange_bytes for layout in in_turn),
         travelling=in_turn or (exchanged,),
-        activations=_training_bytes(config, shape, full.geometry, on_gpu)
+        activations=in_layers
         + _evaluation_bytes(config, shape)
         + _scores_bytes(config, shape, on_gpu)
         + _generation_bytes(config, shape),
@@ -142,6 +178,9 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
         new_states=cohort * state_bytes,
         sums=_sum_bytes(config, exchanged),
         lean_driver=config.specified_by_an_actor,
+        layers=(shape.num_layers, _layer_bytes(config, shape, weights)),
+        gpus=max(1, int(config.ray.num_gpus_per_actor)) if on_gpu else 1,
+        in_layers=in_layers,
         loading=0 if weights == read else read,
     )
 
@@ -287,6 +326,12 @@ def _weight_bytes(config: Config, shape: ModelShape, on_gpu: bool) -> int:
         return (shape.num_parameters - numbers) * size + stored
     products = settled(config.model, shape.hidden_size, on_gpu=on_gpu).product_dtype
     return shape.num_parameters * size - numbers * (size - _itemsize(products))
+
+
+def _layer_bytes(config: Config, shape: ModelShape, weights: int) -> int:
+    """Return the bytes of the frozen weights of one layer: all but word embeddings and an LM head of its own."""
+    outside = 2 * shape.vocab_size * shape.hidden_size * _itemsize(config.model.dtype)
+    return max(0, weights - outside) // shape.num_layers
 
 
 def _evaluation_bytes(config: Config, shape: ModelShape) -> int:

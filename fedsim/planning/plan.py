@@ -11,31 +11,12 @@ from fedsim.configuration.schema import Config
 from fedsim.core.errors import ResourceError
 from fedsim.display.report import format_bytes
 from fedsim.executors.cluster.placement import memory_note, memory_of_an_actor, place
-from fedsim.executors.cluster.sizing import ActorPlan, NodeResources, capacity, is_possible, plan_actors
-from fedsim.executors.cluster.suggestions import Request, most_actors
+from fedsim.executors.cluster.sizing import ActorPlan, NodeResources, capacity, plan_actors
+from fedsim.planning.gpus import PlanNode, check_gpu, too_little_gpu_memory
 from fedsim.planning.memory import MemoryEstimate
 
 _FILLED_SHARE = 0.8
 """Fraction of an object store that Ray fills before it spills to disk (its setting ``object_spilling_threshold``)."""
-
-
-@dataclass(frozen=True)
-class PlanNode:
-    """A node's resources for the run; None where unknown from here."""
-
-    name: str
-    free: NodeResources
-    memory_bytes: int | None = None
-    store_bytes: int | None = None
-    """Largest possible object store on the node."""
-    gpu_bytes: int | None = None
-    """Memory of its smallest GPU."""
-    id: str = ""
-    """Ray's node id; breaks ties between nodes with equally many actors."""
-    whole: NodeResources | None = None
-    """What a node of a joined cluster has in all."""
-    unreserved_bytes: int | None = None
-    """Main memory of a joined cluster's node that nobody has reserved with Ray."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +69,7 @@ def make_plan(config: Config, nodes: Sequence[PlanNode], memory: MemoryEstimate 
     warnings += _idle(config, actors, cohort, groups)
     if memory is not None:
         memory = _within_stores(memory, nodes)
-        _check_gpu(config, nodes, placed, memory)
+        check_gpu(config, nodes, placed, memory)
         _check_weights(config, nodes, memory)
         warnings += _tight(config, nodes, placed, memory, actors)
     limit, reserved = _limit(config, actors, free), 0
@@ -157,34 +138,6 @@ def _idle(config: Config, actors: ActorPlan, cohort: int, groups: int) -> list[s
     ]
 
 
-def _check_gpu(config: Config, nodes: Sequence[PlanNode], placed: Sequence[int], memory: MemoryEstimate) -> None:
-    """Refuse a GPU share too small for the model alone."""
-    if memory.actor_gpu is None:
-        return
-    least = memory.actor_gpu - memory.activations
-    used = [
-        (node.gpu_bytes, node.name) for node, actors in zip(nodes, placed, strict=True) if actors and node.gpu_bytes
-    ]
-    if not used or least <= config.ray.num_gpus_per_actor * min(used)[0]:
-        return
-    smallest, name = min(used)
-    remedy = "choose a smaller model or a shorter model.dtype"
-    if parts := smallest // least:
-        remedy = f"set {_larger_share(config, parts, [node.free for node in nodes])}"
-    raise ResourceError(
-        f"a share of {config.ray.num_gpus_per_actor:.4g} of a GPU with {format_bytes(smallest)} on {name} does not hold the "
-        f"{format_bytes(least)} that an actor takes before its first pass; {remedy}"
-    )
-
-
-def _larger_share(config: Config, parts: int, free: Sequence[NodeResources]) -> str:
-    """Return the overrides for a GPU in ``parts``, and for fewer actors if not all fit then."""
-    request = Request(config.ray, config.client.threads, config.partition.population).with_gpu_parts(parts)
-    if not is_possible(request, free):
-        request = request.with_actors(most_actors(request, lambda other: is_possible(other, free)))
-    return " and ".join(request.words)
-
-
 def _check_weights(config: Config, nodes: Sequence[PlanNode], memory: MemoryEstimate) -> None:
     """Refuse weights that do not fit a node's memory even though actors share them."""
     for node in nodes:
@@ -213,7 +166,7 @@ def _tight(
         found += [
             _too_little_memory(node, count, shared, memory, sum(placed) - count),
             _too_little_shared_memory(config, node, stored, memory),
-            _too_little_gpu_memory(node, count, memory, actors.num_gpus),
+            too_little_gpu_memory(node, count, memory, actors.num_gpus),
         ]
     return [sentence for sentence in found if sentence is not None]
 
@@ -245,16 +198,4 @@ def _too_little_shared_memory(config: Config, node: PlanNode, stored: int, memor
         f"{node.name}: up to {format_bytes(stored)} will be stored, but the object store has room for "
         f"{format_bytes(node.store_bytes)}, and Ray spills to disk above {_FILLED_SHARE:.0%} of it; {remedy}"
         f"{', or lower model.trunk_cache.memory_mb' if memory.caches else ''}"
-    )
-
-
-def _too_little_gpu_memory(node: PlanNode, actors: int, memory: MemoryEstimate, share: float) -> str | None:
-    if memory.actor_gpu is None or node.gpu_bytes is None or not actors or memory.actor_gpu <= share * node.gpu_bytes:
-        return None
-    fits = node.gpu_bytes // memory.actor_gpu
-    fewer = f"set ray.num_gpus_per_actor=1/{fits}, or " if fits else ""
-    return (
-        f"{node.name}: an actor is expected to need {format_bytes(memory.actor_gpu)} of its GPU share of "
-        f"{format_bytes(share * node.gpu_bytes)}; passes that do not fit are split in two, which takes time: {fewer}lower "
-        "client.micro_batch_tokens"
     )

@@ -117,7 +117,7 @@ def _nodes(plan: Plan) -> Table:
         needed = None
         if plan.memory is not None and count:
             needed = plan.memory.stored_beside(count, plan.actors.count) + count * plan.memory.actor
-        a_gpu = f"{min(count, round(1 / plan.actors.num_gpus))}" if plan.actors.num_gpus and count else MISSING
+        a_gpu = f"{min(count, max(1, round(1 / plan.actors.num_gpus)))}" if plan.actors.num_gpus and count else MISSING
         table.add_row(
             node.name, f"{node.free.cpus:g}", f"{node.free.gpus:g}", str(count), a_gpu, format_bytes(needed),
             format_bytes(node.memory_bytes),
@@ -145,6 +145,8 @@ def _memory(config: Config, plan: Plan, memory: MemoryEstimate) -> list[tuple[st
     ]
     if memory.actor_gpu is not None:
         parts = f"weights {format_bytes(memory.weights)}, passes about {format_bytes(memory.activations)}"
+        if memory.gpus > 1:
+            parts = f"of {memory.gpus} GPUs the fullest; {format_bytes(max(memory.gpu_weights))} of the weights"
         rows.append(("an actor's GPU memory", f"about {format_bytes(memory.actor_gpu)} (estimate: {parts})"))
     rows.append(("the driver's own", f"about {format_bytes(memory.driver)} (estimate)"))
     return rows

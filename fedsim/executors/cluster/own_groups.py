@@ -142,8 +142,8 @@ class OwnGroups(Room):
         assert self.plan is not None
         amounts = {"CPU": self.plan.num_cpus * actors, "memory": memory * actors}
         if share := self.plan.num_gpus:
-            # Shares are rounded down: as many as a GPU has are a whole one.
-            amounts["GPU"] = 1.0 if actors == _parts(share) else share * actors
+            # Shares are rounded down: as many as a GPU has are a whole one. GPUs of an actor are in one bundle, so on one node.
+            amounts["GPU"] = 1.0 if share <= 1 and actors == _parts(share) else share * actors
         return {name: amount for name, amount in amounts.items() if amount}
 
     def _remove(self, group: PlacementGroup) -> None:

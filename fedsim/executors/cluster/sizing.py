@@ -41,14 +41,20 @@ def _floor(value: float) -> float:
     return math.floor(value / RESOURCE_STEP + 1e-6) * RESOURCE_STEP
 
 
+def _shares(node: NodeResources, num_gpus: float) -> int:
+    """Return how many shares of a GPU, or sets of several, a node has."""
+    if num_gpus > 1:
+        return int(node.gpus) // int(num_gpus)
+    return int(node.gpus) * math.floor(1 / num_gpus + 1e-6) + math.floor(node.gpu_part / num_gpus + 1e-6)
+
+
 def capacity(nodes: Sequence[NodeResources], num_cpus: float, num_gpus: float) -> int:
     """Return how many actors fit, counted per node, since an actor cannot span two."""
     total = 0
     for node in nodes:
         fits = node.cpus / num_cpus if num_cpus else math.inf
         if num_gpus:
-            shares = int(node.gpus) * math.floor(1 / num_gpus + 1e-6) + math.floor(node.gpu_part / num_gpus + 1e-6)
-            fits = min(fits, shares)
+            fits = min(fits, _shares(node, num_gpus))
         total += math.floor(fits + 1e-6)
     return total
 

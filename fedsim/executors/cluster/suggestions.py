@@ -44,6 +44,10 @@ class Request:
         """Return the request for one GPU shared by ``parts`` actors."""
         return self._with(f"ray.num_gpus_per_actor=1/{parts}", num_gpus_per_actor=1 / parts)
 
+    def with_gpus(self, count: int) -> Request:
+        """Return the request for this many whole GPUs per actor."""
+        return self._with(f"ray.num_gpus_per_actor={count}", num_gpus_per_actor=float(count))
+
     def without_gpus(self) -> Request:
         """Return the request for CPU-only actors."""
         return self._with("ray.num_gpus_per_actor=0", num_gpus_per_actor=0.0)
@@ -84,8 +88,12 @@ def _by_one_key(request: Request, accepts: Accepts) -> list[Request]:
     if request.count is not None:
         if count := most_actors(request, accepts):
             found.append(request.with_actors(count))
-        if parts := _fewest_parts(request, accepts):
+        if (gpus := _most_gpus(request, accepts)) > 0:
+            found.append(request.with_gpus(gpus))
+        elif parts := _fewest_parts(request, accepts):
             found.append(request.with_gpu_parts(parts))
+    elif (gpus := _most_gpus(request, accepts)) > 0:
+        found.append(request.with_gpus(gpus))
     elif (
         config.num_cpus_per_actor is None
         and (threads := _largest(request.threads - 1, lambda number: accepts(request.with_threads(number)))) > 0
@@ -114,11 +122,17 @@ def _most_cpus(request: Request, accepts: Accepts) -> int:
     return _largest(round(given * _STEPS_OF_A_CPU), lambda steps: accepts(request.with_cpus(steps)))
 
 
+def _most_gpus(request: Request, accepts: Accepts) -> int:
+    """Return the largest number of whole GPUs, fewer than asked for, that fits; 0 if none does."""
+    asked = int(request.config.num_gpus_per_actor)
+    return _largest(asked - 1, lambda count: accepts(request.with_gpus(count)))
+
+
 def _fewest_parts(request: Request, accepts: Accepts) -> int:
     """Return the smallest number of parts a GPU must be split into; 0 if no split suffices."""
     if not request.config.num_gpus_per_actor:
         return 0
-    cuts = range(round(1 / request.config.num_gpus_per_actor) + 1, _STEPS_OF_A_CPU + 1)
+    cuts = range(max(2, round(1 / request.config.num_gpus_per_actor) + 1), _STEPS_OF_A_CPU + 1)
     place = bisect_left(cuts, True, key=lambda parts: accepts(request.with_gpu_parts(parts)))
     return cuts[place] if place < len(cuts) else 0
 
