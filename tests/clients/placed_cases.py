@@ -42,7 +42,9 @@ def weights(family: str, dtype: str = "float64", quantize: str = "none") -> Shar
     return loaded.stored(ModelConfig(dtype=dtype, quantize=quantize))
 
 
-def build(devices: tuple[str, ...], family: str, tuner: str = "prefix", head: HeadConfig | None = None, **model: object) -> Backbone:
+def build(
+    devices: tuple[str, ...], family: str, tuner: str = "prefix", head: HeadConfig | None = None, **model: object
+) -> Backbone:
     head = head or HeadConfig()
     kept = {name: model[name] for name in ("quantize",) if name in model}
     source = weights(family, **({"dtype": model["dtype"]} if "dtype" in model else {}), **kept)
@@ -63,7 +65,9 @@ def layers_of(model: Backbone) -> tuple[int, ...]:
 def trained(model: Backbone, clients: int = 3) -> Tensor:
     """Return the numbers of each client, a leaf on the model's first device."""
     drawn = numbers(model.geometry, len(layers_of(model)), clients).detach()
-    return drawn.to(model.device, torch.float64 if model.model.dtype == torch.float64 else torch.float32).requires_grad_()
+    return drawn.to(
+        model.device, torch.float64 if model.model.dtype == torch.float64 else torch.float32
+    ).requires_grad_()
 
 
 def packed(model: Backbone, **kwargs: object) -> list[Tensor]:
@@ -87,14 +91,15 @@ def both(model: Backbone) -> list[Tensor]:
 
 def same(work: Callable[[Backbone], list[Tensor]], *case: object, tolerance: float = 1e-11, **model: object) -> None:
     """Hold two devices to one, to the bit, and to a model in main memory."""
+    plain = work(build(("cpu",), *case, **model))  # which also loads the weights, where nothing is pretended
     with pretended():
         one = [result.cpu() for result in work(build(ONE, *case, **model))]
         COPIES.clear()
         two = [result.cpu() for result in work(build(TWO, *case, **model))]
         assert COPIES[TWO] and COPIES[TWO[::-1]], "no pass crossed the devices"
     assert all(map(torch.equal, one, two)), "two devices have other bits than one"
-    for ours, plain in zip(two, work(build(("cpu",), *case, **model)), strict=True):
-        torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance)
+    for ours, theirs in zip(two, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
     assert any(result.abs().max() > 0 for result in two)
 
 
@@ -192,7 +197,9 @@ def masks_cross_once() -> None:
     """What all layers share is copied to a device once a pass: more layers there, no more copies but those of their own."""
     counts = []
     for layers in (3, 9):
-        source = shared(tiny_model("llama", num_hidden_layers=layers), Path(tempfile.mkdtemp()) / "llama", dtype="float64")
+        source = shared(
+            tiny_model("llama", num_hidden_layers=layers), Path(tempfile.mkdtemp()) / "llama", dtype="float64"
+        )
         config = ModelConfig(path="x", dtype="float64")
         made = make_tuner(TunerConfig(), PromptConfig(length=4), source.family)
         with pretended():
@@ -206,7 +213,10 @@ def masks_cross_once() -> None:
 
 CASES: dict[str, Callable[[], None]] = {
     **{f"{family} {tuner}": (lambda f=family, t=tuner: passes(f, t)) for family in TINY for tuner in SECTIONS},
-    **{f"cached {tuner}": (lambda t=tuner: cached(t)) for tuner in ("prefix", "lora", "late prompt", "generated prompt")},
+    **{
+        f"cached {tuner}": (lambda t=tuner: cached(t))
+        for tuner in ("prefix", "lora", "late prompt", "generated prompt")
+    },
     **{f"written {tuner}": (lambda t=tuner: written(t)) for tuner in ("prefix", "lora", "soft prompt", "late prompt")},
     **{f"checkpointed {tuner}": (lambda t=tuner: checkpointed(t)) for tuner in ("prefix", "lora", "late prompt")},
     **{

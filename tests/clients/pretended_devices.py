@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -34,6 +35,9 @@ class _Backend(_DummyBackendModule):
 
     def set_rng_state(self, state: Tensor, device: object = None) -> None:
         pass
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16]
 
 
 class Pretended(Tensor):
@@ -64,9 +68,18 @@ class _Everywhere(TorchDispatchMode):
 @contextmanager
 def pretended() -> Iterator[None]:
     """Have pretended devices in this block."""
-    # Without threads of its own for each device, which it has none of.
-    with _Everywhere(), torch.autograd.set_multithreading_enabled(False):
+    # Without autograd's threads for each device, and without what such tensors cannot do: be of inference mode, or be made of
+    # lists by torch itself.
+    inference = mock.patch.object(torch, "inference_mode", torch.no_grad)
+    listed = mock.patch.object(torch, "tensor", _of_list)
+    with _Everywhere(), torch.autograd.set_multithreading_enabled(False), inference, listed:
         yield
+
+
+def _of_list(values: Any, *, device: Any = None, made: Any = torch.tensor, **kwargs: Any) -> Tensor:
+    if device is None or torch.device(device).type != NAME:
+        return made(values, device=device, **kwargs)
+    return made(values, **kwargs).to(device)
 
 
 def _computed(function: Any, arguments: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -85,7 +98,7 @@ def _computed(function: Any, arguments: tuple[Any, ...], kwargs: dict[str, Any])
         return value
 
     inputs, options = tree_map(held, arguments), tree_map(held, kwargs)
-    if asked is not None:
+    if asked is not None and torch.device(asked).type == NAME:
         options["device"] = "cpu"
         options.pop("pin_memory", None)
     target = torch.device("cpu") if not devices else devices[0]
