@@ -91,6 +91,10 @@ class ModelConfig(Schema):
     gradient_checkpointing: bool = False
     """Keep of each layer only what enters it, and compute the layer again for its gradients, its prompt or adapter included: a
     fraction of a training pass's memory for up to half more time. Results are the same."""
+    offload: bool = False
+    """Keep the frozen weights of the layers in main memory, and copy those of a layer to the GPU whenever it runs, for its gradients
+    once more: a model that a GPU does not hold, at the speed of the bus. Embeddings and LM head stay on the GPU. Results are the
+    same; it goes well with ``gradient_checkpointing`` and ``quantize``."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """cpu, cuda (an error if there is no GPU), or auto: cuda if the actor was given a GPU, else cpu."""
     attention: Literal["sdpa", "eager"] = "sdpa"
@@ -107,6 +111,13 @@ class ModelConfig(Schema):
         "products": (
             Use("dtype", ("float32",), words="it is for float32 weights"),
             Use("autocast", ("off",), words="give one of the two"),
+        ),
+        "offload": (
+            Use("device", ("auto", "cuda"), words="it brings weights from main memory to a GPU"),
+            Use("compile", (False,), words="it has not been tried with compiled layers; set compile=false"),
+            Use(
+                "autocast", ("off",), words="autocast keeps a copy of each weight; give a half-precision dtype instead"
+            ),
         ),
         "gradient_checkpointing": (
             Use("compile", (False,), words="it computes layers again as they are written; set compile=false"),

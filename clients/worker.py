@@ -29,6 +29,7 @@ from clients.training.group import GroupTraining, failure_of
 from clients.training.local_job import Parts
 from fedsim.core import seeds
 from fedsim.core.deferred import import_deferred
+from fedsim.core.errors import ResourceError
 from fedsim.core.generated import Generated
 from fedsim.core.layout import VectorLayout
 from fedsim.core.messages import (
@@ -60,6 +61,11 @@ class ClientWorker:
     def __init__(self, spec: WorkerSpec, device: str | tuple[str, ...] = "cpu") -> None:
         import_deferred("clients")
         torch.set_num_threads(spec.training.client.threads)
+        if spec.model.offload and device in ("cpu", ("cpu",)):
+            raise ResourceError(
+                "model.offload brings layers from main memory to a GPU, but this worker computes on a CPU, where they are in any "
+                "case; set model.offload=false"
+            )
         make_deterministic(torch.device(device if isinstance(device, str) else device[0]))
         self._spec = spec
         self._backbone = Backbone.build(

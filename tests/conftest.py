@@ -118,7 +118,7 @@ def session_ray():
         ray.init(
             address="local",
             num_cpus=4,
-            num_gpus=1,
+            num_gpus=2,
             labels={"zone": "here"},
             object_store_memory=300 * 2**20,
             include_dashboard=False,
@@ -132,7 +132,7 @@ def session_ray():
         time.sleep(0.2)
     resources = {name: left().get(name) for name in ("CPU", "GPU")}
     ray.shutdown()
-    assert resources == {"CPU": 4, "GPU": 1}, "some run, one of many in a row, has left an actor behind"
+    assert resources == {"CPU": 4, "GPU": 2}, "some run, one of many in a row, has left an actor behind"
 
 
 @pytest.fixture(scope="session")

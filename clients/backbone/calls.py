@@ -46,7 +46,7 @@ class ModelCalls:
     checkpointed
         The layers that packed passes compute again for their gradients; None to keep what gradients need.
     placed
-        The layers on their devices; None if all is on one.
+        The layers on their devices; None if all is on one, and rests there.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class ModelCalls:
         self._half = half
         self._compiled = compiled
         self._changed_layers = compiled or checkpointed
+        self._runs_again = checkpointed is not None
         self._placed = placed
         self.device: torch.device = next(model.parameters()).device
         self.precision = Precision(model.dtype, autocast, half.format, self.device)
@@ -136,7 +137,13 @@ class ModelCalls:
         if tokens.types_Z is not None and self._has_types:
             arguments["token_type_ids"] = row(tokens.types_Z)
         layers = nullcontext() if self._changed_layers is None else self._changed_layers.active()
-        with self._hooked(hook, arguments), self.precision.products(), self._half.active(), self._crossing(), layers:
+        with (
+            self._hooked(hook, arguments),
+            self.precision.products(),
+            self._half.active(),
+            self._crossing(run_again=self._runs_again),
+            layers,
+        ):
             return self._base(**arguments)
 
     def cached(self, ids_BT: np.ndarray, positions_BT: np.ndarray, cache: DynamicCache, hook: AttentionHook) -> Any:
@@ -153,8 +160,8 @@ class ModelCalls:
         with self.precision.products(), self._half.active(), self._crossing():
             return self._base(**arguments)
 
-    def _crossing(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._placed is None else self._placed.active()
+    def _crossing(self, *, run_again: bool = False) -> AbstractContextManager[None]:
+        return nullcontext() if self._placed is None else self._placed.active(run_again=run_again)
 
     @property
     def _mask_1111(self) -> Tensor:

@@ -9,7 +9,7 @@ nothing: they come as an argument of the layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from clients.backbone.offloading import forward_as
 from clients.backbone.products import HalfProducts
 
 _HOOKS = (
@@ -47,13 +48,10 @@ class CheckpointedLayers:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Checkpoint the layers in this block."""
-        for layer in self._layers:
-            layer.forward = partial(self._run, layer, layer.forward)
-        try:
-            yield
-        finally:
+        with ExitStack() as stack:
             for layer in self._layers:
-                del layer.forward
+                stack.enter_context(forward_as(layer, partial(self._run, layer, layer.forward)))
+            yield
 
     def _run(
         self, layer: nn.Module, forward: Callable[..., Any], hidden: Tensor, *arguments: Any, **kwargs: Any

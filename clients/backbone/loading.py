@@ -23,6 +23,7 @@ from clients.backbone.generation_head import check_generates
 from clients.backbone.lean_imports import plain_meta
 from clients.backbone.location import folder_of, locate
 from clients.backbone.model_files import check_model_type, check_sentencepiece, check_weights, sentencepiece_file
+from clients.backbone.offloading import at_rest
 from clients.backbone.placement import Placement
 from clients.backbone.products import linear_maps
 from clients.backbone.quantized import SCALE, quantized
@@ -278,8 +279,12 @@ def assemble(weights: SharedWeights, attention: str, placement: str | Placement)
         model = family.model_class(weights.kind)(config, **family.arguments(weights.kind))
     buffers = {name for name, _ in model.named_buffers()}
     for name, array in weights.arrays.items():
-        device = placement if isinstance(placement, str) else placement.of_array(weights.layer_of(name))
-        _set(model, name, _to_torch(array).to(device, copy=name in buffers))
+        tensor, layer = _to_torch(array), weights.layer_of(name)
+        device = placement if isinstance(placement, str) else placement.of_array(layer)
+        if isinstance(placement, Placement) and placement.offload and layer is not None and name not in buffers:
+            _set(model, name, at_rest(tensor, placement.of_array(layer)))
+        else:
+            _set(model, name, tensor.to(device, copy=name in buffers))
     for name, source in weights.aliases:
         _set(model, name, model.get_parameter(source))
     _prepare_attention(model, family)

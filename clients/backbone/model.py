@@ -82,7 +82,8 @@ class Backbone:
         checkpointed_layers = CheckpointedLayers(stack.all, half) if checkpointed else None
         here: torch.device = next(model.parameters()).device
         placement = placement or Placement.on(here, len(stack.all))
-        placed = None if placement.is_one else PlacedLayers(stack.all, stack.running, placement)
+        plain = placement.is_one and not placement.offload
+        placed = None if plain else PlacedLayers(stack.all, stack.running, placement)
         calls = ModelCalls(model, family, autocast, half, compiled_layers, checkpointed_layers, placed)
         self.device: torch.device = placement.first
         """Device of what a pass begins and ends with, and of all that is trained."""
@@ -155,7 +156,10 @@ class Backbone:
             devices.
         """
         names = (device,) if isinstance(device, str) else device
-        placement = Placement.over([torch.device(name) for name in names], weights) if len(names) > 1 else None
+        offload = model.offload and names[0] != "cpu"
+        placement = None
+        if offload or len(names) > 1:
+            placement = Placement.over([torch.device(name) for name in names], weights, offload=offload)
         frozen, family = assemble(weights, model.attention, placement or names[0])
         attach(frozen)
         head = make_head(frozen, family, weights.kind, model.head, tuner, (num_classes, words or label_word_ids_C))

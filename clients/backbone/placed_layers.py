@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from clients.backbone.offloading import OffloadedLayers
 from clients.backbone.placement import Placement
 from clients.tuners.prefix import Attend, AttentionHook
 from clients.tuners.prompt_dropout import PromptMask
@@ -39,15 +40,24 @@ class PlacedLayers:
             (layer, device) for layer, device in zip(layers, placement.of_layers, strict=True) if device != first
         ]
         self._first = first
+        self._offloaded = OffloadedLayers(layers, placement.of_layers) if placement.offload else None
 
     @contextmanager
-    def active(self) -> Iterator[None]:
+    def active(self, *, run_again: bool) -> Iterator[None]:
         """Let a pass cross devices in this block.
 
-        It is entered last of what changes a pass: what others put before a layer is on the first device.
+        It is entered behind what tuners change in a pass: what they put before a layer is on the first device; and before what
+        runs layers again.
+
+        Parameters
+        ----------
+        run_again
+            Whether layers are computed again for their gradients.
         """
         shared = _Copies()
         with ExitStack() as stack:
+            if self._offloaded is not None:
+                stack.enter_context(self._offloaded.active(run_again=run_again))
             for layer, device in self._elsewhere:
                 hook = _entering(device, shared)
                 stack.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)

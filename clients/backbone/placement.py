@@ -30,6 +30,8 @@ class Placement:
     """Device of everything that is in no layer."""
     of_layers: tuple[torch.device, ...]
     """Device that each layer runs on, from the lowest."""
+    offload: bool = False
+    """Whether the weights of layers rest in main memory between their runs."""
 
     @classmethod
     def on(cls, device: torch.device, num_layers: int) -> Placement:
@@ -37,8 +39,10 @@ class Placement:
         return cls(device, (device,) * num_layers)
 
     @classmethod
-    def over(cls, devices: Sequence[torch.device], weights: SharedWeights) -> Placement:
+    def over(cls, devices: Sequence[torch.device], weights: SharedWeights, *, offload: bool = False) -> Placement:
         """Return the placement of a model over devices, balanced by bytes.
+
+        With ``offload`` too: what passes keep of layers is balanced by it.
 
         Raises
         ------
@@ -47,9 +51,8 @@ class Placement:
         """
         layer_bytes = weights.layer_bytes()
         counts = split(weights.nbytes - sum(layer_bytes), layer_bytes, len(devices))
-        return cls(
-            devices[0], tuple(device for device, count in zip(devices, counts, strict=True) for _ in range(count))
-        )
+        of_layers = (device for device, count in zip(devices, counts, strict=True) for _ in range(count))
+        return cls(devices[0], tuple(of_layers), offload)
 
     @property
     def devices(self) -> tuple[torch.device, ...]:

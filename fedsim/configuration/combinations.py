@@ -45,6 +45,11 @@ def check_combinations(config: Config) -> None:
             "model.device=cuda needs a share of a GPU for each actor, but ray.num_gpus_per_actor is 0; set "
             "ray.num_gpus_per_actor=1, or a fraction such as 1/4, or model.device=auto"
         )
+    if config.executor == "ray" and config.model.offload and not config.ray.num_gpus_per_actor:
+        raise ValueError(
+            "model.offload=true brings layers to an actor's GPU, but ray.num_gpus_per_actor is 0; set ray.num_gpus_per_actor=1, or "
+            "model.offload=false"
+        )
     if config.ray.num_gpus_per_actor > 1 and config.model.compile:
         raise ValueError(
             f"ray.num_gpus_per_actor={config.ray.num_gpus_per_actor:g} spreads the layers over GPUs, which has not been tried "

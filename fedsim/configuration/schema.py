@@ -292,7 +292,8 @@ class Config(Schema):
         if self.client.schedule.total_steps != "all_data" and (self.privacy is None or self.privacy.noise_multiplier):
             values.pop("rounds")
         values["model"].pop("device")
-        values["model"].pop("gradient_checkpointing", None)  # the same bits in less memory
+        for key in ("gradient_checkpointing", "offload"):  # the same bits in less memory
+            values["model"].pop(key, None)
         if self.model.quantize == "none":
             values["model"].pop("quantize")
         for key in ("overlap", "personalised_start", "keep_predictions", "generate"):

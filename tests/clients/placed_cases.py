@@ -151,16 +151,17 @@ def cached(tuner: str) -> None:
 def written(tuner: str) -> None:
     """Texts of three clients are continued with a cache, from which they leave one after another."""
 
-    def work(model: Backbone) -> list[Tensor]:
-        rng = np.random.default_rng(0)
-        starts = [rng.integers(3, 97, length) for length in LENGTHS[:6]]
-        decoding = Decoding(max_new_tokens=8, end_ids=(5, 17, 40, 60))
-        with torch.no_grad():
-            found = model.generate(starts, trained(model), layers_of(model), decoding, OWNERS[:6])
-        assert len({len(each) for each in found}) > 1, "all texts end together"
-        return [torch.from_numpy(each) for each in found]
+    same(continued, "llama", tuner)
 
-    same(work, "llama", tuner)
+
+def continued(model: Backbone) -> list[Tensor]:
+    rng = np.random.default_rng(0)
+    starts = [rng.integers(3, 97, length) for length in LENGTHS[:6]]
+    decoding = Decoding(max_new_tokens=8, end_ids=(5, 17, 40, 60))
+    with torch.no_grad():
+        found = model.generate(starts, trained(model), layers_of(model), decoding, OWNERS[:6])
+    assert len({len(each) for each in found}) > 1, "all texts end together"
+    return [torch.from_numpy(each) for each in found]
 
 
 def hidden_states() -> None:
@@ -174,15 +175,16 @@ def hidden_states() -> None:
 
 
 def second_derivatives() -> None:
-    """Products with the Hessian, as spectra need them; without a top layer that is cut short."""
+    """Products with the Hessian, as spectra need them."""
+    same(curvature, "llama", attention="eager", tolerance=1e-5)
+    offloaded(curvature, "llama", attention="eager")
 
-    def work(model: Backbone) -> list[Tensor]:
-        tuned = trained(model, clients=1)
-        reading = model.forward(texts().batch(SHUFFLED[:4]), tuned, layers_of(model), {})
-        (gradient,) = torch.autograd.grad(reading.loss_B.sum(), tuned, create_graph=True)
-        return list(torch.autograd.grad(gradient.square().sum(), tuned))
 
-    same(work, "llama", attention="eager", tolerance=1e-5)
+def curvature(model: Backbone) -> list[Tensor]:
+    tuned = trained(model, clients=1)
+    reading = model.forward(texts().batch(SHUFFLED[:4]), tuned, layers_of(model), {})
+    (gradient,) = torch.autograd.grad(reading.loss_B.sum(), tuned, create_graph=True)
+    return list(torch.autograd.grad(gradient.square().sum(), tuned))
 
 
 def checkpointed(tuner: str) -> None:
@@ -191,6 +193,28 @@ def checkpointed(tuner: str) -> None:
 
 def quantised() -> None:
     same(both, "llama", "lora", dtype="float32", quantize="int4", tolerance=1e-4)
+
+
+def offloaded(work: Callable[[Backbone], list[Tensor]], *case: object, **model: object) -> None:
+    """Hold one device and two, whose layers' weights rest in main memory, to one that has them."""
+    plain = work(build(("cpu",), *case, **model))
+    with pretended():
+        held = [result.cpu() for result in work(build(ONE, *case, **model))]
+        for devices in (ONE, TWO):
+            found = build(devices, *case, offload=True, **model)
+            resting = [weight for layer in found.layers for weight in layer.parameters()]
+            assert all(weight.device.type == "cpu" for weight in resting)
+            COPIES.clear()
+            results = [result.cpu() for result in work(found)]
+            assert COPIES["cpu", devices[-1]] > 2 * len(resting) // 3, "weights do not come"
+            assert all(map(torch.equal, held, results)), f"other bits than without offload on {devices}"
+            assert all(weight.device.type == "cpu" for layer in found.layers for weight in layer.parameters())
+    for ours, theirs in zip(held, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def written_offloaded() -> None:
+    offloaded(continued, "llama", "lora")
 
 
 def masks_cross_once() -> None:
@@ -220,8 +244,29 @@ CASES: dict[str, Callable[[], None]] = {
     **{f"written {tuner}": (lambda t=tuner: written(t)) for tuner in ("prefix", "lora", "soft prompt", "late prompt")},
     **{f"checkpointed {tuner}": (lambda t=tuner: checkpointed(t)) for tuner in ("prefix", "lora", "late prompt")},
     **{
+        f"offloaded {family} {tuner}": (lambda f=family, t=tuner: offloaded(both, f, t))
+        for family in TINY
+        for tuner in ("prefix", "lora", "adapter", "soft prompt")
+    },
+    **{
+        f"offloaded {name}": (lambda k=keys: offloaded(packed, "llama", "lora", **k))
+        for name, keys in {
+            "checkpointed": {"gradient_checkpointing": True},
+            "int8": {"dtype": "float32", "quantize": "int8"},
+            "int4 checkpointed": {"dtype": "float32", "quantize": "int4", "gradient_checkpointing": True},
+        }.items()
+    },
+    **{
         case.__name__: case
-        for case in (classifier, dropped_prompts, hidden_states, second_derivatives, quantised, masks_cross_once)
+        for case in (
+            classifier,
+            dropped_prompts,
+            hidden_states,
+            second_derivatives,
+            quantised,
+            masks_cross_once,
+            written_offloaded,
+        )
     },
 }
 

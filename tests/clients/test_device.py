@@ -27,6 +27,7 @@ from clients.backbone.device import (
     make_deterministic,
     memory_fraction,
     resolve_device,
+    resolve_devices,
     to_device,
 )
 from clients.backbone.model import Backbone
@@ -152,6 +153,31 @@ def test_an_actor_knows_the_part_of_a_gpu_that_it_reserved(session_ray):
 
     shares = [session_ray.remote(num_gpus=num_gpus)(gpu_share).remote() for num_gpus in (0, 0.25)]
     assert session_ray.get(shares) == [0.0, 0.25]
+
+
+def _devices_of_an_actor() -> tuple[str, ...]:
+    """Return the devices of a process, as far as torch goes by what Ray lets it see."""
+    from clients.actor import gpu_share
+
+    torch.cuda.is_available = lambda: True
+    torch.cuda.device_count = lambda: len(os.environ["CUDA_VISIBLE_DEVICES"].split(","))
+    return resolve_devices("auto", gpu_share(), gpu_granted=True)
+
+
+def test_an_actor_of_several_gpus_has_a_device_for_each(session_ray):
+    """Ray says which they are, whether or not there are real ones."""
+    granted = [session_ray.remote(num_gpus=gpus)(_devices_of_an_actor).remote() for gpus in (2, 1)]
+    assert session_ray.get(granted) == [("cuda:0", "cuda:1"), ("cuda",)]
+
+
+def test_devices_are_as_many_as_are_granted_and_there(monkeypatch):
+    assert resolve_devices("cpu", 2, gpu_granted=True) == ("cpu",)
+    assert resolve_devices("auto", 2, gpu_granted=False) == ("cpu",)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_devices("cuda", 0.5, gpu_granted=True) == ("cuda",)
+    with pytest.raises(ResourceError, match=r"over 3 GPUs, but torch sees 2 here; set ray\.num_gpus_per_actor=2$"):
+        resolve_devices("auto", 3, gpu_granted=True)
 
 
 @families

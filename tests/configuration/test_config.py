@@ -108,6 +108,8 @@ def test_any_name_of_a_config_file_makes_a_name_of_a_run(tmp_path, stem):
 def test_gpu_shares_are_snapped_to_one_nth():
     for given_share in ("1/12", 0.0833, 1 / 12):
         assert build_config({"ray": {"num_gpus_per_actor": given_share}}).ray.num_gpus_per_actor == 1 / 12
+    for given_number in (2, "2", 2.0, "4/2"):
+        assert build_config({"ray": {"num_gpus_per_actor": given_number}}).ray.num_gpus_per_actor == 2
 
 
 def test_server_defaults_follow_the_kind_and_published_choices_are_fixed():
@@ -221,7 +223,7 @@ MISTAKES = [
     ("data:\n  max_length: 2", "data.max_length is 2, but must be at least 8"),
     ("ray:\n  actors: many", "must be a whole number or one of pool, per_client"),
     ("ray:\n  num_gpus_per_actor: 0.3", "the nearest is 1/3"),
-    ("ray:\n  num_gpus_per_actor: 2", "is not a share of one GPU"),
+    ("ray:\n  num_gpus_per_actor: 1.5", "1.5 is neither a share of one GPU nor a whole number of them up to 64; give 0, 1/n"),
     ("ray:\n  num_gpus_per_actor: half", "neither a number nor a fraction"),
     ("name: a/b", "must be made of letters"),
     ("output: 3", "output is 3, but must be a word or text"),
@@ -246,7 +248,10 @@ MISTAKES = [
     ("data: {max_length: 1000000000000}", "must be at most 131072"),
     ("ray: {num_cpus_per_actor: 1.0e-9}", "must be at least 0.0001"),
     ("ray: {num_gpus_per_actor: 5.0e-324}", "is less than Ray counts; give 0, or 1/10000 or more"),
-    ("ray: {num_gpus_per_actor: 2}", "2 is not a share of one GPU"),
+    ("ray: {num_gpus_per_actor: 65}", "65 is neither a share of one GPU nor a whole number of them up to 64"),
+    ("ray: {num_gpus_per_actor: -1}", "-1 is neither a share of one GPU"),
+    ("ray: {num_gpus_per_actor: .inf}", "neither a share of one GPU"),
+    ("ray: {num_gpus_per_actor: 2}\nmodel: {compile: true}", "num_gpus_per_actor=2 spreads the layers over GPUs"),
     ("model: {path: " + "a" * 300 + "}", "model.path: the path has 300 bytes, its longest name 300; at most"),
     ("data: {path: " + "a/" * 3000 + "}", "data.path: the path has 6000 bytes"),
     ("prompt: {start_from: ~nobody.such/run}", "prompt.start_from: the path begins with ~, but there is no such user"),

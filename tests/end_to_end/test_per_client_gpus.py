@@ -1,4 +1,4 @@
-"""Clients as actors, each with its share of the one GPU that Ray was told of: the bits of a run in one process."""
+"""Actors with shares of a GPU that Ray was told of, or with two of them: the bits of a run in one process."""
 
 import json
 
@@ -36,7 +36,7 @@ def test_an_actor_for_each_client_shares_one_declared_gpu(session_ray, tiny_conf
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["event"] == "end"
     assert summary["client_updates"] == 3
     # Everything was given back.
-    assert session_ray.cluster_resources()["GPU"] == 1
+    assert session_ray.cluster_resources()["GPU"] == 2
 
     local = fedsim.run(tiny_config(output=str(tmp_path / "local"), executor="local", **FEW), progress=False)
     for name in ("prompt/global.safetensors", *FINAL_TABLES):
@@ -49,3 +49,17 @@ def test_an_actor_for_each_client_shares_one_declared_gpu(session_ray, tiny_conf
         for each in (summary, local)
     ]
     assert costs[0] == costs[1]
+
+
+def test_an_actor_with_both_declared_gpus_does_the_run(session_ray, tiny_config, tmp_path, capsys):
+    """Where torch sees them the model is spread over both; without real ones the run says so, and its results are the same."""
+    small = {"rounds": 1, "tracking": {"plots": False}}
+    both = {"address": "auto", "actors": 1, "num_gpus_per_actor": 2}
+    summary = fedsim.run(tiny_config(output=str(tmp_path / "run"), ray=both, **small), progress=False)
+    (worker,) = summary["workers"]
+    assert worker["device"] in ("cpu", "cuda:0, cuda:1")
+    if worker["device"] == "cpu":
+        assert "torch sees no GPU there; they compute on the CPU" in capsys.readouterr().out
+        fedsim.run(tiny_config(output=str(tmp_path / "local"), executor="local", **small), progress=False)
+        found = [(tmp_path / name / "prompt" / "global.safetensors").read_bytes() for name in ("run", "local")]
+        assert found[0] == found[1]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ray.util import placement_group, remove_placement_group
 from support import ROOT, sweep
 
+from clients.actor import gpu_share
 from fedsim.core.errors import ResourceError
 from fedsim.executors.cluster.labels import matches
 from fedsim.executors.cluster.own_groups import OwnGroups, bundle_counts
@@ -28,10 +29,10 @@ GIGABYTE = 10**9
 
 @pytest.fixture
 def empty(session_ray):
-    """The session's Ray, once nobody holds anything of it: 4 CPUs, 1 GPU."""
-    until(lambda: free("CPU") == 4 and free("GPU") == 1)
+    """The session's Ray, once nobody holds anything of it: 4 CPUs, 2 GPUs."""
+    until(lambda: free("CPU") == 4 and free("GPU") == 2)
     yield session_ray
-    until(lambda: free("CPU") == 4 and free("GPU") == 1)
+    until(lambda: free("CPU") == 4 and free("GPU") == 2)
 
 
 @pytest.fixture
@@ -121,17 +122,30 @@ def test_a_run_grows_but_not_past_one_that_waits(rooms):
 
 
 def test_shares_of_a_gpu_are_packed(rooms):
-    room = rooms(num_gpus_per_actor=1 / 3, num_cpus_per_actor=0.5)
+    room = rooms(num_gpus_per_actor=1 / 3, num_cpus_per_actor=0.5, actors=3)
     assert room.reserve(1, 100).count == 3
     bundle = {room.options(slot)["scheduling_strategy"].placement_group_bundle_index for slot in range(3)}
-    assert bundle == {0} and free("GPU") == 0
+    assert bundle == {0} and free("GPU") == 1
 
 
-@given(st.lists(st.sampled_from("abc"), max_size=30), st.sampled_from([0.0, 1.0, 1 / 2, 0.3333]))
+def test_gpus_of_an_actor_are_in_one_bundle_and_the_actor_is_given_all(rooms):
+    room = rooms(num_gpus_per_actor=2, num_cpus_per_actor=1)
+    assert room.reserve(1, 100).count == 1 and free("GPU") == 0
+    options = room.options(0)
+    (bundle,) = options["scheduling_strategy"].placement_group.bundle_specs
+    assert (bundle["CPU"], bundle["GPU"]) == (1, 2)
+    assert ray.get(ray.remote(gpu_share).options(**options).remote(), timeout=SECONDS) == 2
+    with pytest.raises(
+        ResourceError, match=r"no actor of 1 CPUs and 3 GPUs fits a node .*; set ray\.num_gpus_per_actor=2$"
+    ):
+        rooms(num_gpus_per_actor=3).reserve(1, 100)
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=30), st.sampled_from([0.0, 1.0, 2.0, 1 / 2, 0.3333]))
 def test_bundles_hold_every_actor_and_none_spans_two_nodes_or_gpus(nodes, share):
     counts = bundle_counts(nodes, share)
     assert sum(counts) == len(nodes)
-    assert all(1 <= count <= (round(1 / share) if share else 1) for count in counts)
+    assert all(1 <= count <= (max(1, round(1 / share)) if share else 1) for count in counts)
     assert len(counts) >= len(set(nodes))
 
 

@@ -53,6 +53,10 @@ PLANS = [
     ([(16, 4), (16, 1)], {"num_gpus_per_actor": 1 / 2, "threads": 4}, (6, 4, False)),
     ([(2, 1)], {"num_gpus_per_actor": 1 / 4, "actors": 4}, (4, 0.5, False)),
     ([(2, 1.5)], {"num_gpus_per_actor": 1 / 2, "actors": 2}, (2, 1, False)),
+    # several GPUs of one node for each actor
+    ([(16, 8)], {"num_gpus_per_actor": 2}, (4, 1, False)),
+    ([(16, 3), (16, 1), (16, 5)], {"num_gpus_per_actor": 2}, (3, 1, False)),
+    ([(2, 4)], {"num_gpus_per_actor": 4, "actors": 1}, (1, 1, False)),
 ]
 
 
@@ -89,15 +93,17 @@ def changed(request, changes):
 
 def one_more(key, value):
     """Return the next larger value; None where there is none."""
+    if key == "ray.num_gpus_per_actor" and "/" not in value:
+        return None if value == "0" else str(int(value) + 1)
     if key == "ray.num_gpus_per_actor":
-        return f"1/{int(value.removeprefix('1/')) - 1}" if value not in ("0", "1/1") else None
+        return f"1/{int(value.removeprefix('1/')) - 1}" if value != "1/1" else None
     return f"{float(value) + 1e-4:.4f}" if key == "ray.num_cpus_per_actor" else str(int(value) + 1)
 
 
 @given(
     st.lists(st.tuples(st.sampled_from([0, 0.5, 1, 2, 3, 7, 16]), st.integers(0, 4)), max_size=4),
     st.one_of(st.sampled_from(["pool", "per_client"]), st.integers(1, 40)),
-    st.sampled_from([0.0, 1.0, 1 / 2, 1 / 3, 1 / 7]),
+    st.sampled_from([0.0, 1.0, 2.0, 3.0, 1 / 2, 1 / 3, 1 / 7]),
     st.sampled_from([None, 0.25, 0.3, 1.0, 5.0, 64.0]),
     st.sampled_from([1, 2, 5, 64]),
 )
@@ -137,6 +143,9 @@ NAMED = [
         "set ray.actors=4 and ray.num_cpus_per_actor=0.5",
     ),
     ([(2, 0)], {"num_gpus_per_actor": 1 / 2}, "set ray.num_gpus_per_actor=0, or declare GPUs with ray.num_gpus"),
+    ([(8, 3), (8, 2)], {"num_gpus_per_actor": 4}, "set ray.num_gpus_per_actor=3"),
+    ([(8, 4)], {"num_gpus_per_actor": 3, "actors": 2}, "only 1 fit; set ray.actors=1, or ray.num_gpus_per_actor=2"),
+    ([(8, 1)], {"num_gpus_per_actor": 2, "actors": 3}, "only 0 fit; set ray.num_gpus_per_actor=1/3"),
     ([(0, 4), (2, 0)], {"num_gpus_per_actor": 1 / 2}, "set ray.num_gpus_per_actor=0"),
     ([(0, 0)], {}, "every actor needs a part of a CPU, and none is free"),
     ([(2, 0)], {"actors": "pool", "num_cpus_per_actor": 1e308}, "set ray.num_cpus_per_actor=2"),

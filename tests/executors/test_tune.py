@@ -94,6 +94,8 @@ def test_what_tune_draws_is_a_config(tmp_path):
     [
         ({"executor": "local", "client": {"threads": 2}}, [{"CPU": 2.0}]),
         ({"ray": {"num_gpus_per_actor": 0.25}}, [{"CPU": 1.0, "GPU": 0.25}]),
+        ({"ray": {"num_gpus_per_actor": 2}}, [{"CPU": 1.0, "GPU": 2.0}]),
+        ({"ray": {"actors": 2, "num_gpus_per_actor": 2}}, [{"CPU": 1.0, "GPU": 2.0}] * 2),
         ({"ray": {"actors": 3, "num_cpus_per_actor": 0.5}}, [{"CPU": 0.5}] * 3),
     ],
 )

@@ -5,10 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from support import make_tiny, merged
 
 import fedsim
+from clients.backbone.loading import load_shared_weights
 from clients.backbone.location import locate
+from clients.backbone.placement import Placement
 from clients.config import ModelConfig
 from clients.worker import ClientWorker
 from fedsim.core.messages import ClientState, WorkGroup
@@ -216,3 +219,17 @@ def test_what_writes_keeps_keys_and_values_of_its_pass():
     # 2 texts of 4 prompts, 16 tokens and 10 new ones; 4 layers of 4 heads of 16 numbers, for keys and for values; scores twice.
     kept, scores = 2 * (4 + 16 + 10) * 2 * 4 * 4 * 16 * 4, 2 * 1299 * 8
     assert memory(**generation, evaluation={**batch, **writes}).activations - before == kept + scores
+
+
+def test_each_gpu_of_an_actor_holds_a_part_of_the_weights_that_a_worker_puts_there(tiny_config):
+    """As many layers as the backbone's placement gives it; the estimate tells no norms from word embeddings."""
+    config = tiny_config(ray={"num_gpus_per_actor": 2})
+    foretold = memory(ray={"num_gpus_per_actor": 2})
+    weights = load_shared_weights(config.model)
+    placed = Placement.over([torch.device("cuda", 0), torch.device("cuda", 1)], weights)
+    held = dict.fromkeys(placed.devices, 0)
+    for name, array in weights.arrays.items():
+        held[placed.of_array(weights.layer_of(name))] += array.nbytes
+    assert foretold.gpus == 2 and sum(foretold.gpu_weights) == foretold.weights
+    assert foretold.gpu_weights == pytest.approx(tuple(held.values()), rel=0.1)
+    assert foretold.actor_gpu < memory(ray={"num_gpus_per_actor": 1}).actor_gpu

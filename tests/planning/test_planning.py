@@ -40,6 +40,14 @@ PLANS = [
     ([node(8)], {"ray": {"actors": 2}}, (2,), 2, 1, "ray.actors=2"),
     ([node(64, 2)], {"ray": {"num_gpus_per_actor": 0.25}, "group_size": 1}, (8,), 10, 2, "GPUs: room for 8"),
     ([node(2, 2)], {"ray": {"num_gpus_per_actor": 0.25}}, (2,), 2, 1, "CPUs: room for 2"),
+    (
+        [node(8, 3), node(8, 4, id="b")],
+        {"ray": {"num_gpus_per_actor": 2}, "group_size": 1},
+        (1, 2),
+        10,
+        4,
+        "GPUs: room for 3 actors of 2",
+    ),
     ([node(4)], {"client": {"threads": 2}}, (2,), 2, 1, "CPUs: room for 2 actors of 2 CPUs"),
     (
         [node(100), node(2, id="b")],
@@ -143,6 +151,23 @@ def test_a_larger_share_of_a_gpu_is_named_with_the_actors_that_then_fit():
         plan(nodes, ON_GPU, ray={"num_gpus_per_actor": 1 / 8, "actors": 16}, group_size=1)
     assert str(refused.value).endswith("; set ray.num_gpus_per_actor=1/4 and ray.actors=8")
     plan(nodes, ON_GPU, ray={"num_gpus_per_actor": 1 / 4, "actors": 8}, group_size=1)
+
+
+LARGE = replace(ON_GPU, weights=22 * GB, layers=(10, 2 * GB), activations=3 * GB, in_layers=2 * GB)
+"""2 GB are in no layer, and ten layers are 20."""
+
+
+def test_weights_that_one_gpu_does_not_hold_are_refused_with_the_fewest_gpus_that_do():
+    with pytest.raises(ResourceError, match=r"does not hold the 22\.8 GB .*; set ray\.num_gpus_per_actor=3, or choose"):
+        plan([node(64, 4, gpu=10 * GB)], LARGE, ray={"num_gpus_per_actor": 1, "actors": 1}, group_size=10)
+    with pytest.raises(ResourceError, match=r"does not hold the 22\.8 GB [^;]*; choose a smaller model"):
+        plan([node(64, 2, gpu=10 * GB)], LARGE, ray={"num_gpus_per_actor": 1, "actors": 1}, group_size=10)
+    over = replace(LARGE, gpus=3)
+    assert over.gpu_weights == (8 * GB, 6 * GB, 8 * GB) or sorted(over.gpu_weights) == [6 * GB, 8 * GB, 8 * GB]
+    assert not plan(
+        [node(64, 4, gpu=12 * GB)], over, ray={"num_gpus_per_actor": 3, "actors": 1}, group_size=10
+    ).warnings
+    assert LARGE.actor_gpu - over.actor_gpu > 13 * GB
 
 
 @pytest.fixture
