@@ -63,8 +63,8 @@ class ClientWorker:
         torch.set_num_threads(spec.training.client.threads)
         if spec.model.offload and device in ("cpu", ("cpu",)):
             raise ResourceError(
-                "model.offload brings layers from main memory to a GPU, but this worker computes on a CPU, where they are in any "
-                "case; set model.offload=false"
+                "model.offload brings layers from main memory to a GPU, but this worker computes on a CPU, which has them "
+                "there already; set model.offload=false"
             )
         make_deterministic(torch.device(device if isinstance(device, str) else device[0]))
         self._spec = spec

@@ -137,13 +137,8 @@ class ModelCalls:
         if tokens.types_Z is not None and self._has_types:
             arguments["token_type_ids"] = row(tokens.types_Z)
         layers = nullcontext() if self._changed_layers is None else self._changed_layers.active()
-        with (
-            self._hooked(hook, arguments),
-            self.precision.products(),
-            self._half.active(),
-            self._crossing(run_again=self._runs_again),
-            layers,
-        ):
+        crossing = self._crossing(run_again=self._runs_again)
+        with self._hooked(hook, arguments), self.precision.products(), self._half.active(), crossing, layers:
             return self._base(**arguments)
 
     def cached(self, ids_BT: np.ndarray, positions_BT: np.ndarray, cache: DynamicCache, hook: AttentionHook) -> Any:
