@@ -92,7 +92,7 @@ class ModelConfig(Schema):
     """Keep of each layer only what enters it, and compute the layer again for its gradients, its prompt or adapter included: a
     fraction of a training pass's memory for up to half more time. Results are the same."""
     offload: bool = False
-    """Keep the frozen weights of the layers in main memory, and copy those of a layer to the GPU whenever it runs, and once more
+    """Keep the frozen weights of the layers in main memory, and copy those of a layer to the GPU whenever it runs, and again
     for its gradients: a model that a GPU does not hold, at the speed of the bus. Embeddings and LM head stay on the GPU.
     Results are the same; it goes well with ``gradient_checkpointing`` and ``quantize``."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -47,8 +47,8 @@ def check_combinations(config: Config) -> None:
         )
     if config.executor == "ray" and config.model.offload and not config.ray.num_gpus_per_actor:
         raise ValueError(
-            "model.offload=true brings layers to an actor's GPU, but ray.num_gpus_per_actor is 0; set ray.num_gpus_per_actor=1, "
-            "or model.offload=false"
+            "model.offload=true brings layers to an actor's GPU, but ray.num_gpus_per_actor is 0; set "
+            "ray.num_gpus_per_actor=1, or model.offload=false"
         )
     if config.ray.num_gpus_per_actor > 1 and config.model.compile:
         raise ValueError(

@@ -43,7 +43,7 @@ def check_gpu(config: Config, nodes: Sequence[PlanNode], placed: Sequence[int], 
     """
     if memory.actor_gpu is None:
         return
-    least = memory.actor_gpu - memory.activations if memory.gpus == 1 else CONTEXT_BYTES + max(memory.gpu_weights)
+    least = CONTEXT_BYTES + max(memory.gpu_weights) + memory.vectors
     used = [
         (node.gpu_bytes, node.name) for node, actors in zip(nodes, placed, strict=True) if actors and node.gpu_bytes
     ]
@@ -52,6 +52,8 @@ def check_gpu(config: Config, nodes: Sequence[PlanNode], placed: Sequence[int], 
         return
     smallest, name = min(used)
     remedy = "choose a smaller model or a shorter model.dtype"
+    if not memory.offload and memory.layers[1]:
+        remedy += ", or set model.offload=true"
     if parts := smallest // least:
         remedy = f"set {_larger_share(config, parts, [node.free for node in nodes])}"
     elif more := _more_gpus(config, nodes, memory, smallest):

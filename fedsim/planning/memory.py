@@ -72,6 +72,8 @@ class MemoryEstimate:
     """Number of layers, and bytes of the frozen weights of one."""
     gpus: int = 1
     """GPUs over which an actor spreads the model."""
+    offload: bool = False
+    """Whether an actor keeps the weights of layers in main memory, pinned, and one layer's at a time on a GPU."""
     in_layers: int = 0
     """The part of ``activations`` that layers keep for gradients, each its own."""
     loading: int = 0
@@ -98,22 +100,21 @@ class MemoryEstimate:
     @property
     def actor(self) -> int:
         """An actor's private main memory, beside what it shares with others on its node."""
-        return PROCESS_BYTES + (0 if self.on_gpu else self.activations + self.vectors)
+        resting = self.layers[0] * self.layers[1] if self.offload else 0
+        return PROCESS_BYTES + (resting if self.on_gpu else self.activations + self.vectors)
 
     @property
     def actor_gpu(self) -> int | None:
         """An actor's GPU memory, including CUDA's context; of several GPUs the fullest; None on a CPU."""
         if not self.on_gpu:
             return None
-        if self.gpus == 1:
-            return CONTEXT_BYTES + self.weights + self.activations + self.vectors
         held = [self.in_layers * count // self.layers[0] for count in self._split(self.gpus)]
         held[0] += self.activations - self.in_layers + self.vectors
         return CONTEXT_BYTES + max(map(operator.add, held, self.gpu_weights))
 
     @property
     def gpu_weights(self) -> tuple[int, ...]:
-        """Bytes of the frozen weights on each GPU of an actor."""
+        """Bytes of the frozen weights that are at once on each GPU of an actor."""
         return self.weights_over(self.gpus)
 
     def weights_over(self, gpus: int) -> tuple[int, ...]:
@@ -125,7 +126,8 @@ class MemoryEstimate:
             If there are fewer layers than GPUs.
         """
         number, each = self.layers
-        first, *others = (count * each for count in self._split(gpus))
+        # Of layers that rest in main memory, one runs and one is let go of.
+        first, *others = ((min(count, 2) if self.offload else count) * each for count in self._split(gpus))
         return (first + self.weights - number * each, *others)
 
     def _split(self, gpus: int) -> tuple[int, ...]:
@@ -178,8 +180,9 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
         new_states=cohort * state_bytes,
         sums=_sum_bytes(config, exchanged),
         lean_driver=config.specified_by_an_actor,
-        layers=(shape.num_layers, _layer_bytes(config, shape, weights)),
+        layers=(shape.num_layers, _layer_bytes(config, shape, weights, on_gpu)),
         gpus=max(1, int(config.ray.num_gpus_per_actor)) if on_gpu else 1,
+        offload=config.model.offload and on_gpu,
         in_layers=in_layers,
         loading=0 if weights == read else read,
     )
@@ -319,17 +322,24 @@ def _tuner_numbers(config: Config, hidden_size: int, tuned: LayerShape) -> int:
 
 def _weight_bytes(config: Config, shape: ModelShape, on_gpu: bool) -> int:
     """Return the bytes of the frozen weights, with the matrices of the layers as ``model.quantize`` or ``products`` says."""
-    size, kind = _itemsize(config.model.dtype), config.model.quantize
     numbers = shape.num_layers * sum(size_out * size_in for size_out, size_in in shape.matrices)
-    if kind != "none":
-        stored = shape.num_layers * sum(matrix_bytes(kind, *each) for each in shape.matrices)
-        return (shape.num_parameters - numbers) * size + stored
+    others = (shape.num_parameters - numbers) * _itemsize(config.model.dtype)
+    return others + shape.num_layers * _map_bytes(config, shape, on_gpu)
+
+
+def _map_bytes(config: Config, shape: ModelShape, on_gpu: bool) -> int:
+    """Return the bytes of the linear maps of a layer."""
+    if config.model.quantize != "none":
+        return sum(matrix_bytes(config.model.quantize, *each) for each in shape.matrices)
     products = settled(config.model, shape.hidden_size, on_gpu=on_gpu).product_dtype
-    return shape.num_parameters * size - numbers * (size - _itemsize(products))
+    return sum(size_out * size_in for size_out, size_in in shape.matrices) * _itemsize(products)
 
 
-def _layer_bytes(config: Config, shape: ModelShape, weights: int) -> int:
-    """Return the bytes of the frozen weights of one layer: all but word embeddings and an LM head of its own."""
+def _layer_bytes(config: Config, shape: ModelShape, weights: int, on_gpu: bool) -> int:
+    """Return the bytes of the frozen weights of one layer, without what is small: norms and biases."""
+    if not shape.experts:
+        return min(_map_bytes(config, shape, on_gpu), weights // shape.num_layers)
+    # Experts are known by what is left: all but word embeddings and an LM head of its own.
     outside = 2 * shape.vocab_size * shape.hidden_size * _itemsize(config.model.dtype)
     return max(0, weights - outside) // shape.num_layers
 

@@ -145,8 +145,9 @@ def _memory(config: Config, plan: Plan, memory: MemoryEstimate) -> list[tuple[st
     ]
     if memory.actor_gpu is not None:
         parts = f"weights {format_bytes(memory.weights)}, passes about {format_bytes(memory.activations)}"
-        if memory.gpus > 1:
-            parts = f"of {memory.gpus} GPUs the fullest; {format_bytes(max(memory.gpu_weights))} of the weights"
+        if memory.gpus > 1 or memory.offload:
+            fullest = f"of {memory.gpus} GPUs the fullest, " if memory.gpus > 1 else ""
+            parts = f"{fullest}{format_bytes(max(memory.gpu_weights))} of the weights"
         rows.append(("an actor's GPU memory", f"about {format_bytes(memory.actor_gpu)} (estimate: {parts})"))
     rows.append(("the driver's own", f"about {format_bytes(memory.driver)} (estimate)"))
     return rows

@@ -155,18 +155,21 @@ def test_an_actor_knows_the_part_of_a_gpu_that_it_reserved(session_ray):
     assert session_ray.get(shares) == [0.0, 0.25]
 
 
-def _devices_of_an_actor() -> tuple[str, ...]:
-    """Return the devices of a process, as far as torch goes by what Ray lets it see."""
-    from clients.actor import gpu_share
-
-    torch.cuda.is_available = lambda: True
-    torch.cuda.device_count = lambda: len(os.environ["CUDA_VISIBLE_DEVICES"].split(","))
-    return resolve_devices("auto", gpu_share(), gpu_granted=True)
-
-
 def test_an_actor_of_several_gpus_has_a_device_for_each(session_ray):
     """Ray says which they are, whether or not there are real ones."""
-    granted = [session_ray.remote(num_gpus=gpus)(_devices_of_an_actor).remote() for gpus in (2, 1)]
+
+    def devices() -> tuple[str, ...]:
+        """Return the devices of a process, as far as torch goes by what Ray lets it see."""
+        import torch
+
+        from clients.actor import gpu_share
+        from clients.backbone.device import resolve_devices
+
+        torch.cuda.is_available = lambda: True
+        torch.cuda.device_count = lambda: len(os.environ["CUDA_VISIBLE_DEVICES"].split(","))
+        return resolve_devices("auto", gpu_share(), gpu_granted=True)
+
+    granted = [session_ray.remote(num_gpus=gpus)(devices).remote() for gpus in (2, 1)]
     assert session_ray.get(granted) == [("cuda:0", "cuda:1"), ("cuda",)]
 
 

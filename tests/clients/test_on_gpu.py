@@ -52,7 +52,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {family: save(tiny_model(family, **changes), root / family) for family, changes in FAMILIES.items()}
 
 
-def build(path: str, device: str = "cuda", **model: object) -> Backbone:
+def build(path: str, device: str | tuple[str, ...] = "cuda", **model: object) -> Backbone:
     config = ModelConfig(path=path, **model)
     return Backbone.build(
         load_shared_weights(config), config, PrefixTuner(PromptConfig(length=4)), 3, LABEL_WORDS, device
@@ -173,3 +173,36 @@ def test_it_writes_what_it_writes_on_a_cpu(folders, do_sample):
         found = model.generate(texts, tuned, (0, 2), decoding, owners_N, uniform_NS)
         written[device] = [tokens.tolist() for tokens in found]
     assert written["cuda"] == written["cpu"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_layers_that_rest_in_main_memory_have_the_same_bits_and_take_less(folders, family, checkpointed):
+    found = []
+    for offload in (False, True):
+        model = build(folders[family], offload=offload, gradient_checkpointing=checkpointed)
+        torch.cuda.empty_cache()
+        held = torch.cuda.memory_allocated()
+        found.append((one_step(model), held))
+        del model
+    assert all(map(torch.equal, found[0][0], found[1][0]))
+    assert found[1][1] < found[0][1]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("offload", [False, True])
+def test_layers_on_two_gpus_have_the_bits_of_one(folders, family, offload):
+    one, two = (
+        one_step(build(folders[family], devices, offload=offload)) for devices in ("cuda", ("cuda:0", "cuda:1"))
+    )
+    assert all(map(torch.equal, one, two))
+
+
+def one_step(model: Backbone) -> tuple[torch.Tensor, ...]:
+    """Return losses of a pass of three clients, and the gradient in their prompts."""
+    table, owners = token_table(24), np.arange(24) % 3
+    drawn = torch.randn((3, 2, *model.geometry.layer_shape), generator=torch.Generator().manual_seed(0))
+    tuned = to_device(drawn, model.device).requires_grad_()
+    reading, _ = model.read(table.pack(np.arange(24)), tuned, (0, 2), {}, owners)
+    return reading.loss_B.detach(), *torch.autograd.grad(reading.loss_B.sum(), tuned)

@@ -39,11 +39,15 @@ OTHERS = [
     *(f"cached {tuner}" for tuner in ("prefix", "lora", "late prompt", "generated prompt")),
     *(f"written {tuner}" for tuner in ("prefix", "lora", "soft prompt", "late prompt")),
     *(f"checkpointed {tuner}" for tuner in ("prefix", "lora", "late prompt")),
+    *(f"offloaded {family} {tuner}" for family in TINY for tuner in ("lora", "adapter", "soft prompt")),
+    *(f"offloaded {family} prefix" for family in TINY if family not in WITHOUT_PREFIX),
+    *("offloaded checkpointed", "offloaded int8", "offloaded int4 checkpointed", "written_offloaded"),
     *("classifier", "dropped_prompts", "hidden_states", "second_derivatives", "quantised", "masks_cross_once"),
 ]
 ESSENTIAL = (
     *("llama prefix", "bert lora", "gemma3_text late prompt", "deberta-v2 lora", "cached prefix", "written prefix"),
     *("checkpointed lora", "dropped_prompts", "hidden_states", "masks_cross_once"),
+    *("offloaded llama prefix", "offloaded int4 checkpointed", "written_offloaded"),
 )
 
 pretending = pytest.mark.skipif(
@@ -68,7 +72,7 @@ def outcomes(essential: bool) -> dict[str, str | None]:
 
 @pretending
 @pytest.mark.parametrize("case", sweep((*PASSES, *OTHERS), ESSENTIAL))
-def test_two_devices_have_the_bits_of_one(case):
+def test_placed_and_offloaded_layers_have_the_bits_of_one_device(case):
     assert (wrong := outcomes(case in ESSENTIAL)[case]) is None, wrong
 
 

@@ -54,6 +54,7 @@ CASES = {
     ),
     "model.products": ([], ["model.dtype=float64"], "float32"),
     "model.gradient_checkpointing": ([], ["model.compile=true"], "true"),
+    "model.offload": (["ray.num_gpus_per_actor=1"], ["model.device=cpu"], "true"),
     "model.trunk_cache.memory_mb": ([], ["model.trunk_cache.dtype=off"], "7"),
     "model.trunk_cache": ([], ["client.dropout=true"], "{dtype: bfloat16}"),
     "prompt.init_std": ([], ["prompt.start_from=x"], "0.5"),

@@ -170,6 +170,21 @@ def test_weights_that_one_gpu_does_not_hold_are_refused_with_the_fewest_gpus_tha
     assert LARGE.actor_gpu - over.actor_gpu > 13 * GB
 
 
+def test_layers_that_rest_in_main_memory_are_planned_there():
+    offloaded = replace(LARGE, offload=True)
+    assert offloaded.gpu_weights == (6 * GB,), "what is in no layer, the layer that runs and the one before"
+    assert offloaded.actor - LARGE.actor == 20 * GB and LARGE.actor_gpu - offloaded.actor_gpu == 16 * GB
+    with pytest.raises(
+        ResourceError, match=r"; choose a smaller model or a shorter model\.dtype, or set model\.offload=true$"
+    ):
+        plan([node(64, 1, gpu=10 * GB)], LARGE, ray={"num_gpus_per_actor": 1}, group_size=10)
+    plan([node(64, 1, gpu=10 * GB)], offloaded, ray={"num_gpus_per_actor": 1}, group_size=10)
+    (sentence,) = plan(
+        [node(64, 1, 40 * GB, gpu=12 * GB)], offloaded, ray={"num_gpus_per_actor": 1}, group_size=10
+    ).warnings
+    assert "1 actors are expected to need" in sentence
+
+
 @pytest.fixture
 def printed(monkeypatch, capsys):
     """Return a function that runs ``fedsim ARGUMENTS`` and returns (status, out, err)."""
