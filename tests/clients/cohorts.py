@@ -99,8 +99,14 @@ def changed(spec: WorkerSpec, **settings) -> WorkerSpec:
 class Cohort:
     """The clients of a specification and a worker that runs them."""
 
-    def __init__(self, spec: WorkerSpec, layers: tuple[int, ...] = (0, 2), keep_local: bool = False) -> None:
-        self.spec, self.worker = spec, ClientWorker(spec)
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        layers: tuple[int, ...] = (0, 2),
+        keep_local: bool = False,
+        devices: tuple[str, ...] = ("cpu",),
+    ) -> None:
+        self.spec, self.worker = spec, ClientWorker(spec, devices)
         full = self.worker.info().full
         layers = layers if len(full.layers) == full.geometry.num_layers else full.layers
         self.parts = Parts.of(full, layers, keep_local)

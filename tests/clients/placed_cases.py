@@ -9,23 +9,28 @@ import json
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pretended_devices
 import torch
+from cohorts import Cohort, assert_same, specification
 from pretended_devices import COPIES, pretended
 from test_packing import LENGTHS, OWNERS, SHUFFLED, texts
 from test_tuners import TUNERS, numbers
-from tiny_models import LABEL_WORDS, TINY, runnable, shared, tiny_model
+from tiny_models import LABEL_WORDS, TINY, runnable, save, shared, tiny_model
 from torch import Tensor
 
 from clients.backbone.frozen_states import compute_states
 from clients.backbone.model import Backbone
 from clients.backbone.shared_weights import SharedWeights
 from clients.config import HeadConfig, ModelConfig, PromptConfig
+from clients.training.local_job import TrainingResult
 from clients.tuners.config import TunerConfig
 from clients.tuners.make import make_tuner
 from clients.tuners.prompt_dropout import PromptMask
@@ -217,6 +222,36 @@ def written_offloaded() -> None:
     offloaded(continued, "llama", "lora")
 
 
+def local_training(tuner: str) -> None:
+    """Local training of a worker: five clients side by side, with moments, prompt dropout and what a correction keeps."""
+    folder = Path(tempfile.mkdtemp()) / "llama"
+    save(tiny_model("llama"), folder)
+    section = {"tuner": SECTIONS[tuner]("llama")} if tuner != "prefix" else {"prompt": {"dropout": 0.2}}
+    spec = specification(folder, HeadConfig(kind="classifier"), "float64", **section)
+
+    def results(devices: tuple[str, ...], **model: object) -> list[TrainingResult]:
+        cohort = Cohort(replace(spec, model=spec.model.model_copy(update=model)), devices=devices)
+        assert cohort.worker.info().device == ", ".join(devices)
+        return cohort.train(cohort.jobs(kept_steps=(3,) * 5, drift=True), "control")
+
+    with pretended(), silent_determinism():
+        one = results(ONE)
+        for devices, model in (
+            (TWO, {}),
+            (ONE, {"offload": True}),
+            (TWO, {"offload": True, "gradient_checkpointing": True}),
+        ):
+            for ours, theirs in zip(results(devices, **model), one, strict=True):
+                assert_same(ours, theirs, 0.0, f"{devices} {model}")
+
+
+@contextmanager
+def silent_determinism() -> Iterator[None]:
+    """Let torch's CPU kernels be those of a run; a worker asks for others on all devices but a CPU."""
+    with mock.patch("clients.worker.make_deterministic"):
+        yield
+
+
 def masks_cross_once() -> None:
     """What all layers share is copied to a device once a pass: more layers there, no more copies but those of their own."""
     counts = []
@@ -242,6 +277,7 @@ CASES: dict[str, Callable[[], None]] = {
         for tuner in ("prefix", "lora", "late prompt", "generated prompt")
     },
     **{f"written {tuner}": (lambda t=tuner: written(t)) for tuner in ("prefix", "lora", "soft prompt", "late prompt")},
+    **{f"trained {tuner}": (lambda t=tuner: local_training(t)) for tuner in ("prefix", "lora", "soft prompt")},
     **{f"checkpointed {tuner}": (lambda t=tuner: checkpointed(t)) for tuner in ("prefix", "lora", "late prompt")},
     **{
         f"offloaded {family} {tuner}": (lambda f=family, t=tuner: offloaded(both, f, t))

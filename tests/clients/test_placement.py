@@ -38,6 +38,7 @@ PASSES = [
 OTHERS = [
     *(f"cached {tuner}" for tuner in ("prefix", "lora", "late prompt", "generated prompt")),
     *(f"written {tuner}" for tuner in ("prefix", "lora", "soft prompt", "late prompt")),
+    *(f"trained {tuner}" for tuner in ("prefix", "lora", "soft prompt")),
     *(f"checkpointed {tuner}" for tuner in ("prefix", "lora", "late prompt")),
     *(f"offloaded {family} {tuner}" for family in TINY for tuner in ("lora", "adapter", "soft prompt")),
     *(f"offloaded {family} prefix" for family in TINY if family not in WITHOUT_PREFIX),
@@ -47,7 +48,7 @@ OTHERS = [
 ESSENTIAL = (
     *("llama prefix", "bert lora", "gemma3_text late prompt", "deberta-v2 lora", "cached prefix", "written prefix"),
     *("checkpointed lora", "dropped_prompts", "hidden_states", "masks_cross_once"),
-    *("offloaded llama prefix", "offloaded int4 checkpointed", "written_offloaded"),
+    *("offloaded llama prefix", "offloaded int4 checkpointed", "written_offloaded", "trained lora"),
 )
 
 pretending = pytest.mark.skipif(
