@@ -159,7 +159,8 @@ class Backbone:
         offload = model.offload and names[0] != "cpu"
         placement = None
         if offload or len(names) > 1:
-            placement = Placement.over([torch.device(name) for name in names], weights, offload=offload)
+            devices = [torch.device("cuda:0" if name == "cuda" else name) for name in names]
+            placement = Placement.over(devices, weights, offload=offload)
         frozen, family = assemble(weights, model.attention, placement or names[0])
         attach(frozen)
         head = make_head(frozen, family, weights.kind, model.head, tuner, (num_classes, words or label_word_ids_C))

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clients.backbone.product_format import settled
-from clients.backbone.quantized_sizes import matrix_bytes
 from clients.backbone.splitting import split
 from clients.budget import CONTEXT_BYTES, STEP_VECTORS, population_of, rows_of_scores, tokens_of_pass
 from clients.tuners.config import VIRTUAL_TOKENS
@@ -25,6 +23,7 @@ from fedsim.core.layout import LayerShape, VectorLayout
 from fedsim.core.messages import VECTOR
 from fedsim.planning.model_shape import ModelShape
 from fedsim.planning.tuned_shape import tuned_shape
+from fedsim.planning.weights import itemsize, layer_bytes, weight_bytes
 from server.selection import num_chosen
 
 PROCESS_BYTES = 480 * 10**6
@@ -157,7 +156,7 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
     in_turn = tuple(exchanged.holding(own) for own in turns(config.tuner, full.geometry))
     tokens = None if num_examples is None else num_examples * (_EXAMPLE_BYTES + _TOKEN_BYTES * config.data.max_length)
     trained = full if config.layers.unselected == "local" else whole
-    weights, read = _weight_bytes(config, shape, on_gpu), shape.num_parameters * _itemsize(config.model.dtype)
+    weights, read = weight_bytes(config, shape, on_gpu), shape.num_parameters * itemsize(config.model.dtype)
     in_layers = _training_bytes(config, shape, full.geometry, on_gpu)
     kept = kept_numbers(config, exchanged.size, trained.size - exchanged.size, trained.size)
     state_bytes, cohort = exchange_bytes * kept, config.clients_at_once
@@ -180,7 +179,7 @@ def estimate_memory(config: Config, shape: ModelShape, num_examples: int | None,
         new_states=cohort * state_bytes,
         sums=_sum_bytes(config, exchanged),
         lean_driver=config.specified_by_an_actor,
-        layers=(shape.num_layers, _layer_bytes(config, shape, weights, on_gpu)),
+        layers=(shape.num_layers, layer_bytes(config, shape, weights, on_gpu)),
         gpus=max(1, int(config.ray.num_gpus_per_actor)) if on_gpu else 1,
         offload=config.model.offload and on_gpu,
         in_layers=in_layers,
@@ -245,7 +244,7 @@ def _cached_bytes(config: Config, shape: ModelShape, num_examples: int | None, f
     if num_examples is None:
         return bound
     numbers = num_examples * (1 if reads_output else config.data.max_length) * shape.hidden_size
-    return min(bound, numbers * _itemsize(config.model.cache_dtype))
+    return min(bound, numbers * itemsize(config.model.cache_dtype))
 
 
 def _may_freeze(config: Config, shape: ModelShape, full: VectorLayout) -> bool:
@@ -320,30 +319,6 @@ def _tuner_numbers(config: Config, hidden_size: int, tuned: LayerShape) -> int:
     return {"prefix": 0, "ia3": tuned.layer_size}.get(config.tuner.kind, hidden_size)
 
 
-def _weight_bytes(config: Config, shape: ModelShape, on_gpu: bool) -> int:
-    """Return the bytes of the frozen weights, with the matrices of the layers as ``model.quantize`` or ``products`` says."""
-    numbers = shape.num_layers * sum(size_out * size_in for size_out, size_in in shape.matrices)
-    others = (shape.num_parameters - numbers) * _itemsize(config.model.dtype)
-    return others + shape.num_layers * _map_bytes(config, shape, on_gpu)
-
-
-def _map_bytes(config: Config, shape: ModelShape, on_gpu: bool) -> int:
-    """Return the bytes of the linear maps of a layer."""
-    if config.model.quantize != "none":
-        return sum(matrix_bytes(config.model.quantize, *each) for each in shape.matrices)
-    products = settled(config.model, shape.hidden_size, on_gpu=on_gpu).product_dtype
-    return sum(size_out * size_in for size_out, size_in in shape.matrices) * _itemsize(products)
-
-
-def _layer_bytes(config: Config, shape: ModelShape, weights: int, on_gpu: bool) -> int:
-    """Return the bytes of the frozen weights of one layer, without what is small: norms and biases."""
-    if not shape.experts:
-        return min(_map_bytes(config, shape, on_gpu), weights // shape.num_layers)
-    # Experts are known by what is left: all but word embeddings and an LM head of its own.
-    outside = 2 * shape.vocab_size * shape.hidden_size * _itemsize(config.model.dtype)
-    return max(0, weights - outside) // shape.num_layers
-
-
 def _evaluation_bytes(config: Config, shape: ModelShape) -> int:
     """Return the activations of a pass without gradients: one layer's."""
     tokens = config.evaluation.batch_size * config.data.max_length
@@ -367,14 +342,10 @@ def _scores_bytes(config: Config, shape: ModelShape, on_gpu: bool) -> int:
     """Return the bytes of the scores of all words that a pass of responses holds at once: two copies, in float32 at least."""
     if config.model.head.kind != "generation":
         return 0
-    itemsize = _itemsize(config.model.dtype)
-    rows = rows_of_scores(shape.vocab_size, itemsize, on_gpu=on_gpu)
-    return 2 * rows * shape.vocab_size * max(4, itemsize)
+    size = itemsize(config.model.dtype)
+    rows = rows_of_scores(shape.vocab_size, size, on_gpu=on_gpu)
+    return 2 * rows * shape.vocab_size * max(4, size)
 
 
 def _compute_itemsize(config: Config) -> int:
-    return _itemsize(config.model.dtype if config.model.autocast == "off" else config.model.autocast)
-
-
-def _itemsize(dtype: str) -> int:
-    return {"float64": 8, "float32": 4}.get(dtype, 2)
+    return itemsize(config.model.dtype if config.model.autocast == "off" else config.model.autocast)
