@@ -248,6 +248,20 @@ def test_the_room_that_is_printed_is_the_store_that_a_run_makes(monkeypatch):
     assert given.store_bytes == 100 * 2**20
 
 
+def test_plan_tells_what_each_gpu_of_an_actor_holds_and_what_rests_in_main_memory(printed):
+    words = [QUICK, "ray.num_gpus=4", "ray.num_cpus=8", "ray.num_gpus_per_actor=2"]
+    status, out, err = printed("plan", *words)
+    assert (status, err) == (0, "")
+    assert re.search(r"actors +2, 1 CPUs and 2 GPUs each", out)
+    whole = re.search(
+        r"an actor's GPU memory +about \d+ MB \(estimate: of 2 GPUs the fullest, (\d+) kB of the weights\)", out
+    )
+    part = re.search(
+        r"of 2 GPUs the fullest, (\d+) kB of the weights", printed("plan", *words, "model.offload=true")[1]
+    )
+    assert 941 > int(whole[1]) >= int(part[1]) > 0
+
+
 def test_plan_of_a_local_run_has_no_actors(printed):
     status, out, _ = printed("plan", QUICK, "executor=local", "layers.share_rule=density", "server.kind=fedavg")
     assert status == 0 and "one process, 1 thread, no actors" in out
@@ -256,6 +270,18 @@ def test_plan_of_a_local_run_has_no_actors(printed):
 
 REFUSED = {
     "more actors than CPUs": (["ray.num_cpus=2", "ray.actors=4", "ray.num_cpus_per_actor=1"], "set ray.actors=2"),
+    "more GPUs for an actor than a node has": (
+        ["ray.num_gpus=2", "ray.num_gpus_per_actor=4"],
+        "set ray.num_gpus_per_actor=2",
+    ),
+    "more GPUs than layers": (
+        ["ray.num_gpus=8", "ray.num_gpus_per_actor=8"],
+        "a model of 4 layers cannot be over 8 GPUs, each of which holds whole layers; set ray.num_gpus_per_actor=4",
+    ),
+    "offload without a GPU": (
+        ["model.offload=true"],
+        "brings layers to an actor's GPU, but ray.num_gpus_per_actor is 0",
+    ),
     "a GPU where there is none": (["ray.num_gpus=0", "ray.num_gpus_per_actor=1/2"], "ray.num_gpus_per_actor=0.5"),
     "cuda without a share of a GPU": (["model.device=cuda"], "model.device=cuda needs a share of a GPU for each actor"),
     "more threads than CPUs": (["ray.num_cpus=2", "client.threads=64"], "set client.threads=2"),
