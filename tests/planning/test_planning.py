@@ -302,6 +302,7 @@ NOT_HERE = (
     "more threads than CPUs",
     "a client's address",
     "no cluster",
+    "more GPUs for an actor than a node has",
 )
 """What another machine or cluster may have."""
 
