@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from support import FINAL, FINAL_TABLES
 
 import fedsim
@@ -51,6 +52,7 @@ def test_an_actor_for_each_client_shares_one_declared_gpu(session_ray, tiny_conf
     assert costs[0] == costs[1]
 
 
+@pytest.mark.wide(alone="4 s; what Ray gives such an actor is tested always, in test_rooms.py and test_device.py")
 def test_an_actor_with_both_declared_gpus_does_the_run(session_ray, tiny_config, tmp_path, capsys):
     """Where torch sees them the model is spread over both; without real ones the run says so, and its results are the same."""
     small = {"rounds": 1, "tracking": {"plots": False}}
