@@ -1,6 +1,6 @@
 """``model.offload``: weights come when their layer runs, are let go of, and change no bit.
 
-Here both places are main memory; what is pretended to be elsewhere is in test_placement.py.
+Here both places are main memory; what is pretended to be elsewhere is in test_placed_backbone.py.
 """
 
 from __future__ import annotations
