@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 from transformers.utils import logging as transformers_logging
 
 from clients.backbone.families import Family, Kind, family_of
-from clients.backbone.fitting import check_padding, refuse_mismatched, refuse_missing
+from clients.backbone.fitting import check_padding, check_used, refuse_mismatched, refuse_missing
 from clients.backbone.generation_head import check_generates
 from clients.backbone.lean_imports import plain_meta
 from clients.backbone.location import folder_of, locate
@@ -28,7 +28,8 @@ from clients.backbone.quantized import SCALE, quantized
 from clients.backbone.shared_weights import SharedWeights
 from clients.backbone.variants import refuse_unsupported, relevant
 from clients.config import ModelConfig
-from clients.tuners import relative_attention
+from clients.tuners import position_bias, relative_attention
+from clients.tuners.prefix import is_attached
 from fedsim.core.errors import ModelError, shown
 
 _ALIGNMENT = 64
@@ -112,10 +113,11 @@ def load_shared_weights(config: ModelConfig) -> SharedWeights:
             f"model {config.location} is a {family.name}, which cannot run with model.attention={config.attention}; set it to "
             f"{family.attentions[0]}"
         )
-    if config.compile and family.relative_attention:
+    if config.compile and (family.relative_attention or family.position_bias):
         raise ModelError(
             f"model {config.location} is a {family.name}, whose attention cannot be compiled; set model.compile=false"
         )
+    check_used(family, config)
     if Path(location).is_dir():
         check_weights(Path(location), config.location)
     if config.head.kind == "generation":
@@ -292,6 +294,8 @@ def _prepare_attention(model: PreTrainedModel, family: Family) -> None:
     if family.attention is None and not family.window_argument:
         return
     layers: Any = reduce(getattr, family.layers.split("."), model.base_model)
+    if family.position_bias and family.attention is not None:
+        position_bias.install(model.base_model, layers, family.attention, partial(is_attached, model))
     for number, layer in enumerate(layers):
         for module in layer.modules():
             if getattr(module, "sliding_window", None) is not None:

@@ -50,7 +50,7 @@ def make_head(
         If the head does not fit the model, the tuner or the words.
     """
     if config.kind == "classifier":
-        pooling = resolve_pooling(config.pooling, predicts_next=family.predicts_next)
+        pooling = resolve_pooling(config.pooling, family)
         check_pooling(pooling, is_causal=family.causal_attention(model.config))
         return Classifier(classes[0], model.config.hidden_size, pooling)
     if kind == "base":

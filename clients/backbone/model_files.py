@@ -39,6 +39,9 @@ MODEL_TITLES = {
     "gemma": "Gemma",
     "gemma2": "Gemma2",
     "gemma3_text": "Gemma3",
+    "t5": "T5",
+    "mt5": "MT5",
+    "umt5": "UMT5",
 }
 """Prefixes of transformers' class names by ``model_type``, as in ``clients.backbone.families``, which imports
 torch."""
@@ -198,7 +201,7 @@ def check_model_type(values: Mapping[str, Any], name: str) -> None:
 def _is_of(title: str, architecture: object) -> bool:
     rest = str(architecture).removeprefix(title)
     return str(architecture).startswith(title) and rest.startswith(
-        ("For", "Model", "TextModel", "LMHead", "PreTrained", "DoubleHeads")
+        ("For", "Model", "TextModel", "EncoderModel", "LMHead", "PreTrained", "DoubleHeads")
     )
 
 

@@ -145,6 +145,8 @@ def readme(
     task, head = TaskConfig.model_validate(metadata["task"], context=EVERY_KEY), metadata["model"]["head"]
     classifier = head["kind"] == "classifier"
     auto = "AutoModel" if classifier else f"AutoModelFor{'CausalLM' if family.predicts_next else 'MaskedLM'}"
+    if family.encoder_alone:  # of which AutoModel would load the decoder, too
+        auto = family.model_class("base").__name__
     parts = [
         _LOAD.format(
             title=about.title,
@@ -165,7 +167,7 @@ def readme(
     if classifier:
         if token_types:
             parts.append(about.token_types)
-        pool = _POOL[resolve_pooling(head["pooling"], predicts_next=family.predicts_next)]
+        pool = _POOL[resolve_pooling(head["pooling"], family)]
         parts.append(_HEAD.format(pool=pool, text=about.text))
     elif task.of_responses:
         texts, special = (_CHATS, ", add_special_tokens=False") if task.chat else ("prompts", "")

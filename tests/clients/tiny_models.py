@@ -102,7 +102,20 @@ WITHOUT_PREFIX: dict[str, dict[str, object]] = {
     | {"norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0},
 }
 """Families whose attention is out of the prefix's reach: test_relative_attention.py is their contract."""
-TINY = CONFIGS | WITHOUT_SDPA | WITHOUT_PREFIX
+_T5 = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "eos_token_id": 2, "decoder_start_token_id": PAD} | {
+    **{"d_model": 32, "num_layers": 3, "num_heads": 4, "d_kv": 6, "d_ff": 48, "dropout_rate": 0.0},
+    # So few that texts of these tests use all.
+    **{"relative_attention_num_buckets": 10, "relative_attention_max_distance": 16},
+}
+ENCODERS_ALONE: dict[str, dict[str, object]] = {
+    "t5": _T5 | {"feed_forward_proj": "relu"},
+    "mt5": _T5 | {"feed_forward_proj": "gated-gelu"},
+    "umt5": _T5 | {"feed_forward_proj": "gated-gelu"},
+}
+"""Encoders without an LM head: test_position_bias.py is their contract."""
+WITH_LM_HEAD = CONFIGS | WITHOUT_SDPA | WITHOUT_PREFIX
+"""All families but these."""
+TINY = WITH_LM_HEAD | ENCODERS_ALONE
 """All families."""
 ESSENTIAL = ("bert", "roberta", "gpt2", "llama", "qwen3")
 """One family of each way to attend, to count positions and to normalise; the others are variants of these."""
@@ -112,7 +125,7 @@ UNCACHED = {
 }
 """Families without a cache of keys and values: the maps that make them, and which part of their output keys and values are."""
 families = pytest.mark.parametrize("family", sweep(CONFIGS, ESSENTIAL))
-all_families = pytest.mark.parametrize("family", sweep(TINY, (*ESSENTIAL, "deberta-v2")))
+all_families = pytest.mark.parametrize("family", sweep(WITH_LM_HEAD, (*ESSENTIAL, "deberta-v2")))
 every_family = pytest.mark.parametrize("family", (*CONFIGS, *WITHOUT_SDPA))
 
 
@@ -145,8 +158,10 @@ def model_type(path: str | Path) -> str:
 
 def shared(model: PreTrainedModel, folder: Path, **config: object) -> SharedWeights:
     """Save a model and load its weights as a run does."""
-    attention = runnable(model.config.model_type, "sdpa")
-    return load_shared_weights(ModelConfig(path=save(model, folder), attention=attention, **config))
+    family = model.config.model_type
+    if family in ENCODERS_ALONE:
+        config = {"head": HeadConfig(kind="classifier")} | config
+    return load_shared_weights(ModelConfig(path=save(model, folder), attention=runnable(family, "sdpa"), **config))
 
 
 class SharedByFamily(dict[str, SharedWeights]):
