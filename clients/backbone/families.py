@@ -102,8 +102,8 @@ class Family:
     scaled_embeddings: bool = False
     """Whether embeddings are multiplied by the square root of the hidden size."""
     encoder_alone: bool = False
-    """Whether the model type is an encoder and a decoder, of which the encoder alone is used, with the mean over a text's tokens
-    for its classifier."""
+    """Whether the model type is an encoder and a decoder, of which the encoder alone is used; a classifier reads the mean over
+    a text's tokens unless told otherwise."""
     position_bias: bool = False
     """Whether attention is T5's, which adds a bias by distance and has no other positions; see
     ``clients.tuners.position_bias``."""
@@ -118,7 +118,8 @@ class Family:
     @property
     def pooling(self) -> Literal["first", "mean", "last"]:
         """What a classifier reads with ``pooling: auto``: the token at which the LM head is read, or the mean where no token
-        stands for a text."""
+        stands for a text.
+        """
         return "mean" if self.encoder_alone else "last" if self.predicts_next else "first"
 
     def causal_attention(self, config: PreTrainedConfig) -> bool:
@@ -230,7 +231,7 @@ def family_of(values: Mapping[str, Any], model: str) -> Family:
         )
     family = FAMILIES[name]
     for key, why in (*_UNSUPPORTED, *family.refused.items()):
-        used = key == "is_decoder" and family.predicts_next or key == "is_encoder_decoder" and family.encoder_alone
+        used = (key == "is_decoder" and family.predicts_next) or (key == "is_encoder_decoder" and family.encoder_alone)
         if values.get(key) and not used:
             raise ModelError(f"model {model} sets {key} in its config.json: {why}")
     position_type = values.get("position_embedding_type") or "absolute"

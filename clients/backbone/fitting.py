@@ -42,15 +42,15 @@ def check_used(family: Family, config: ModelConfig) -> None:
     """
     if family.lm_kind == "base" and config.head.kind != "classifier":
         raise ModelError(
-            f"model {config.location} is a {family.name}, of which the encoder alone is used, without the LM head of its decoder "
-            f"that model.head.kind={config.head.kind} needs; set model.head.kind=classifier"
+            f"model {config.location} is a {family.name}, of which the encoder alone is used, and the LM head that "
+            f"model.head.kind={config.head.kind} needs is its decoder's; set model.head.kind=classifier, or use a decoder"
         )
     half = {"dtype": config.dtype, "autocast": config.autocast, "products": config.products}
     key = next((key for key, format in half.items() if format == "float16"), None)
     if family.overflows and key is not None:
         raise ModelError(
-            f"model {config.location} is a {family.name}, trained in bfloat16, whose hidden states overflow in float16; set "
-            f"model.{key}={'off' if key == 'autocast' else 'float32'} or bfloat16"
+            f"model {config.location} is a {family.name}, trained in bfloat16, whose hidden states may leave the range of "
+            f"float16; set model.{key}={'off' if key == 'autocast' else 'float32'} or bfloat16"
         )
     if family.position_bias and not hasattr(modeling(family), "eager_attention_forward"):
         raise ModelError(

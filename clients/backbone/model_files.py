@@ -45,6 +45,8 @@ MODEL_TITLES = {
 }
 """Prefixes of transformers' class names by ``model_type``, as in ``clients.backbone.families``, which imports
 torch."""
+ENCODERS_ALONE = ("t5", "mt5", "umt5")
+"""Model types of an encoder and a decoder, of which the encoder alone is used."""
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """Errors raised on reading a file of another format."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from clients.backbone.families import FAMILIES, Family
+from clients.backbone.model_files import ENCODERS_ALONE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +29,7 @@ def _encoder(name: str, title: str, feed_forward: str = "wo") -> Family:
         ia3_feedforward=("wo",) if feed_forward == "wo" else (),
         sublayer_outputs=("layer.0.dropout", "layer.1.dropout"),
         norms=("layer.0.layer_norm", "layer.1.layer_norm"),
-        encoder_alone=True,
+        encoder_alone=name in ENCODERS_ALONE,
         position_bias=True,
         overflows=True,
     )

@@ -2,9 +2,9 @@
 (Raffel et al. 2020, arXiv 1910.10683).
 
 transformers makes the bias for all rows of a pass, which on packed tokens are of many texts and would be a square of thousands.
-Here attention's own module makes none while :mod:`clients.tuners.prefix` is attached; each attention that is computed, within a
-bucket or a padded batch, adds the bias of as many tokens as it has. A bias depends on distances alone, so it is kept as one number
-for each distance and head.
+Here attention's own module makes none while :mod:`clients.tuners.prefix` is attached; each attention that is computed, within
+a bucket or a padded batch, adds the bias of as many tokens as it has. A bias depends on distances alone, so it is kept as one
+number for each distance and head.
 
 Shape suffixes: H heads, T tokens, W distances.
 """
@@ -37,16 +37,17 @@ class PositionBias:
         self._distances_HW: Tensor | None = None
         self._kept: dict[tuple[int, torch.dtype], Tensor] = {}
 
-    @torch.no_grad()
     def of(self, tokens: int, dtype: torch.dtype) -> Tensor:
         """Return the bias of a text, [1, H, T, T]."""
         key = (tokens, dtype)
         if key in self._kept:
             return self._kept[key]
-        distances_HW = self._distances(tokens)
-        place_T = torch.arange(tokens, device=distances_HW.device)
-        middle = distances_HW.shape[1] // 2
-        bias_1HTT = distances_HW[:, place_T - place_T.unsqueeze(1) + middle].unsqueeze(0).to(dtype)
+        # An evaluation may ask first, and no gradient goes through what is made in its inference mode.
+        with torch.inference_mode(mode=False), torch.no_grad():
+            distances_HW = self._distances(tokens)
+            place_T = torch.arange(tokens, device=distances_HW.device)
+            middle = distances_HW.shape[1] // 2
+            bias_1HTT = distances_HW[:, place_T - place_T.unsqueeze(1) + middle].unsqueeze(0).to(dtype)
         if tokens <= _SHORT:
             if len(self._kept) >= _KEPT:
                 self._kept.pop(next(iter(self._kept)))
@@ -96,27 +97,24 @@ def install(base: nn.Module, layers: nn.ModuleList, attention: str, attached: Ca
         Whether attention goes through :func:`within` now.
     """
     config: Any = base.config
-    for module in base.modules():
-        if isinstance(getattr(module, "config", None), type(config)):
-            module.config = config
-    shared: PositionBias | None = None
+    for each in base.modules():
+        if isinstance(getattr(each, "config", None), type(config)):
+            each.config = config
+    lowest: Any = layers[0].get_submodule(attention)
+    shared, compute = PositionBias(lowest.compute_bias), lowest.compute_bias
     for layer in layers:
-        module = layer.get_submodule(attention)
-        plain = module.compute_bias
-        if module.has_relative_attention_bias:
-            bias = PositionBias(plain)
-            shared = shared or bias
-        assert shared is not None
-        own = bias if module.has_relative_attention_bias else shared
-        setattr(module, _NAME, own)
+        module: Any = layer.get_submodule(attention)
+        has_own = module.has_relative_attention_bias and module is not lowest
+        plain = module.compute_bias if has_own else compute
+        setattr(module, _NAME, PositionBias(plain) if has_own else shared)
         module.has_relative_attention_bias = True  # else it would make one of zeros
-        module.compute_bias = partial(_unless_attached, plain, own, attached)
-        feed_forward = layer.layer[-1].DenseReluDense  # type: ignore[union-attr, index]
+        module.compute_bias = partial(_unless_attached, plain, attached)
+        feed_forward: Any = layer.get_submodule("layer.1.DenseReluDense")
         feed_forward.forward = partial(_feed_forward, feed_forward)
 
 
 def _unless_attached(
-    plain: Callable[..., Tensor], own: PositionBias, attached: Callable[[], bool], *arguments: Any, **kwargs: Any
+    plain: Callable[..., Tensor], attached: Callable[[], bool], *arguments: Any, **kwargs: Any
 ) -> Tensor | None:
     return None if attached() else plain(*arguments, **kwargs)
 
@@ -125,4 +123,4 @@ def _feed_forward(module: Any, hidden: Tensor) -> Tensor:
     """Run a feed-forward part without transformers' cast to the format in which its last map is kept, such as uint8."""
     gated = hasattr(module, "wi_1")
     inner = module.act(module.wi_0(hidden)) * module.wi_1(hidden) if gated else module.act(module.wi(hidden))
-    return module.wo(module.dropout(inner))
+    return module.wo(module.dropout(inner))  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ from peft.utils.constants import (
     TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as TARGETS,
 )
 from peft_oracle import LAYERS, assert_same_as_peft
-from tiny_models import TINY, all_families, backbone, save, tiny_model
+from tiny_models import TINY, backbone, save, tiny_model, tuned_families
 
 from clients.backbone.families import FAMILIES
 from clients.tuners.config import TunerConfig
@@ -28,7 +28,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {family: save(tiny_model(family), root / family) for family in TINY}
 
 
-@all_families
+@tuned_families
 def test_hidden_states_and_gradients_are_those_of_peft(folders, family):
     row = FAMILIES[family]
     kin = {"xlm-roberta": "roberta", "camembert": "roberta"}.get(family, family)
