@@ -158,6 +158,11 @@ def runnable(family: str, attention: str) -> str:
     return attention if attention in FAMILIES[family].attentions else FAMILIES[family].attentions[0]
 
 
+def settled(family: str) -> str:
+    """Return the number format in which rounding does not show: T5's scores, which are not scaled, enlarge it."""
+    return "float64" if family in ENCODERS_ALONE else "float32"
+
+
 def default_head(family: str) -> HeadConfig:
     """Return the head that reads a family unless told otherwise."""
     return HeadConfig(kind="classifier") if family in ENCODERS_ALONE else HeadConfig()
