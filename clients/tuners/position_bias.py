@@ -90,17 +90,17 @@ def install(base: nn.Module, layers: nn.ModuleList, attention: str, attached: Ca
     Parameters
     ----------
     base
-        The model. Its modules get its own configuration, of which UMT5's have a copy.
+        The model. It gets the configuration of its layers, which a UMT5's have a copy of.
     layers, attention
         Its layers, and where their attention is. A layer without a table of its own has that of the lowest.
     attached
         Whether attention goes through :func:`within` now.
     """
-    config: Any = base.config
+    lowest: Any = layers[0].get_submodule(attention)
+    config: Any = lowest.config
     for each in base.modules():
         if isinstance(getattr(each, "config", None), type(config)):
             each.config = config
-    lowest: Any = layers[0].get_submodule(attention)
     shared, compute = PositionBias(lowest.compute_bias), lowest.compute_bias
     for layer in layers:
         module: Any = layer.get_submodule(attention)

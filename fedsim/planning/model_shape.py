@@ -111,7 +111,8 @@ def _shape(values: dict[str, Any], numbers: int) -> ModelShape:
 def _is_gated(values: dict[str, Any]) -> bool:
     kind = values.get("model_type")
     if kind in ENCODERS_ALONE:
-        return str(values.get("feed_forward_proj", "relu" if kind == "t5" else "gated")).startswith("gated")
+        named = str(values.get("feed_forward_proj", "relu" if kind == "t5" else "gated-gelu"))
+        return bool(values.get("is_gated_act", named.startswith("gated")))
     return values.get("hidden_act") == "silu" or kind in _GATED
 
 

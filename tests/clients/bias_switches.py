@@ -4,7 +4,10 @@ BIASED: dict[str, dict[str, object]] = {
     "as it is": {},
     "one map before the activation": {"feed_forward_proj": "gelu"},
     "two maps before it": {"feed_forward_proj": "gated-silu"},
-    "each distance of the texts by itself": {"relative_attention_num_buckets": 128},
+    "each distance of the texts by itself": {
+        "relative_attention_num_buckets": 128,
+        "relative_attention_max_distance": 64,
+    },
     "as few buckets as can be": {"relative_attention_num_buckets": 4},
     "few distances": {"relative_attention_max_distance": 4},
     "larger heads": {"d_kv": 10},

@@ -42,7 +42,7 @@ from fedsim.core.errors import ModelError
 LAYERS = (0, 2)
 LORA = TunerConfig(kind="lora", rank=3, alpha=5.0, targets=("q", "k", "v", "o", "wo"))
 MEAN = HeadConfig(kind="classifier")
-families = pytest.mark.parametrize("family", ENCODERS_ALONE)
+families = pytest.mark.parametrize("family", sweep(ENCODERS_ALONE, [f for f in ("t5", "umt5") if f in ENCODERS_ALONE]))
 switches = pytest.mark.parametrize(
     ("family", "name"),
     sweep(
@@ -100,15 +100,16 @@ def test_a_switch_changes_results_and_what_is_of_the_decoder_changes_none(tmp_pa
     data, found = batch("right", num_tokens=20), {}
     for name, changes in BIASED.items():
         found[name] = backbone(made(tmp_path / name, family, **changes), tuner=LORA, dtype="float64")
-    plain = found.pop("as it is")
-    none = torch.empty((1, 0, plain.geometry.layer_size), dtype=torch.float64)
-    expected = plain.last_hidden_state(data, none, ())
+
+    def plain(model: Backbone) -> torch.Tensor:
+        return model.last_hidden_state(data, torch.empty((1, 0, model.geometry.layer_size), dtype=torch.float64), ())
+
+    expected = plain(found.pop("as it is"))
     for name, model in found.items():
-        assert not torch.equal(model.last_hidden_state(data, none, ()), expected), name
+        assert not torch.equal(plain(model), expected), name
     config = tmp_path / "as it is" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | OF_THE_DECODER))
-    again = backbone(config.parent, tuner=LORA, dtype="float64")
-    assert torch.equal(again.last_hidden_state(data, none, ()), expected)
+    assert torch.equal(plain(backbone(config.parent, tuner=LORA, dtype="float64")), expected)
 
 
 @families
@@ -210,7 +211,7 @@ def test_side_by_side_equals_one_by_one(tmp_path, family):
 def test_other_formats_are_near_to_float32_and_layers_that_run_twice_the_same(tmp_path, family, changed, tolerance):
     folder, table, gradients = made(tmp_path, family), texts(), []
     for keys in ({}, changed):
-        model = built(folder, **{"products": "float32", **keys})
+        model = built(folder, **keys)
         tuned = (0.1 * numbers(model.geometry, 2, 3)).detach().float().requires_grad_()
         reading, _ = model.read(table.pack(SHUFFLED), tuned, LAYERS, heads_of(model, 3), OWNERS)
         gradients.append(torch.autograd.grad(reading.loss_B.sum(), tuned)[0])
@@ -230,7 +231,8 @@ def test_quantised_maps_are_right_on_every_way(tmp_path, family, kind):
 @families
 def test_second_derivatives_are_those_of_differences(tmp_path, family, way):
     """What spectra need; they use eager attention."""
-    model, table = backbone(made(tmp_path, family), MEAN, "eager", dtype="float64", tuner=LORA), texts()
+    folder = made(tmp_path, family, feed_forward_proj="gelu")  # relu has kinks
+    model, table = backbone(folder, MEAN, "eager", dtype="float64", tuner=LORA), texts()
     tuned, heads = 0.3 * numbers(model.geometry, 2, 1), {k: v.double() for k, v in heads_of(model, 1).items()}
     along = torch.randn(tuned.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
 
@@ -244,10 +246,10 @@ def test_second_derivatives_are_those_of_differences(tmp_path, family, way):
 
     at = tuned.detach().requires_grad_()
     (product,) = torch.autograd.grad((gradient(at, create_graph=True) * along).sum(), at)
-    step = 1e-6
+    step = 1e-3  # its norms run in float32
     ahead, behind = (gradient((tuned + sign * step * along).detach().requires_grad_()) for sign in (1, -1))
     difference = (ahead - behind) / (2 * step)
-    torch.testing.assert_close(product, difference, rtol=1e-3, atol=1e-4 * float(difference.abs().max()))
+    torch.testing.assert_close(product, difference, rtol=1e-2, atol=2e-3 * float(difference.abs().max()))
 
 
 @families
@@ -326,7 +328,10 @@ def test_what_it_cannot_do_is_refused(tmp_path, family, keys, sentence):
         ),
         ({"feed_forward_proj": "relu-gated"}, "describes no M?T5|UMT5 model"),
         ({"feed_forward_proj": "no-such"}, "describes no|cannot be built as its config.json says"),
-        ({"feed_forward_proj": "gated-nosuch"}, "cannot be built as its config.json says: KeyError"),
+        (
+            {"feed_forward_proj": "gated-nosuch", "dense_act_fn": "nosuch"},
+            "cannot be built as its config.json says: KeyError",
+        ),
     ],
     ids=str,
 )
