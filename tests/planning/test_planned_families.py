@@ -9,7 +9,7 @@ import pytest
 from support import make_tiny, sweep
 
 sys.path.append(str(Path(__file__).parents[1] / "clients"))
-from tiny_models import TINY, backbone, runnable, save, tiny_model
+from tiny_models import ENCODERS_ALONE, TINY, backbone, default_head, runnable, save, tiny_model
 
 from clients.backbone.loading import load_shared_weights
 from fedsim.configuration.schema import Config
@@ -19,12 +19,13 @@ from fedsim.planning.model_shape import model_shape
 from fedsim.planning.tuned_shape import tuned_shape
 
 KINDS = ("prefix", "soft_prompt", "lora", "ia3", "adapter")
-FAST = ("bert", "deberta-v2", "modernbert", "gpt2", "phi3", "qwen3_moe", "gpt_oss", "olmo")
+FAST = ("bert", "deberta-v2", "t5", "modernbert", "gpt2", "phi3", "qwen3_moe", "gpt_oss", "olmo")
 """Families whose files or layers name sizes in ways of their own."""
 
 
 def planned(folder: str, family: str, tuner: str, products: str = "float32") -> Config:
     model = {"path": folder, "attention": runnable(family, "sdpa"), "products": products}
+    model["head"] = default_head(family).model_dump()
     return make_tiny(executor="local", model=model, tuner={"kind": tuner})
 
 
@@ -40,8 +41,8 @@ def test_numbers_and_bytes_are_those_of_the_model_that_is_built(tmp_path, family
         assert estimate_memory(config, shape, 300, 3).weights == pytest.approx(stored, rel=0.05)
     for tuner in KINDS:
         config = planned(folder, family, tuner)
-        if family == "deberta-v2" and tuner == "prefix":
-            with pytest.raises(ModelError, match=r"tuner\.kind=prefix cannot be used with a deberta-v2"):
+        if family in ("deberta-v2", *ENCODERS_ALONE) and tuner == "prefix":
+            with pytest.raises(ModelError, match=rf"tuner\.kind=prefix cannot be used with a {family}"):
                 tuned_shape(config, shape)
             continue
         own = backbone(weights, tuner=config.tuner, prompt_length=config.prompt.length)
