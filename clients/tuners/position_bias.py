@@ -123,4 +123,4 @@ def _feed_forward(module: Any, hidden: Tensor) -> Tensor:
     """Run a feed-forward part without transformers' cast to the format in which its last map is kept, such as uint8."""
     gated = hasattr(module, "wi_1")
     inner = module.act(module.wi_0(hidden)) * module.wi_1(hidden) if gated else module.act(module.wi(hidden))
-    return module.wo(module.dropout(inner))  # type: ignore[no-any-return]
+    return module.wo(module.dropout(inner))
