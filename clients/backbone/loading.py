@@ -88,7 +88,9 @@ def _tokenizer_problem(folder: Path | None, error: Exception) -> str:
     """Describe the problem; for a damaged SentencePiece model transformers blames an unneeded package."""
     file = None if folder is None else sentencepiece_file(folder)
     if file is not None and "tiktoken" in str(error):
-        return f"{file.name} is not a SentencePiece model, or is damaged"
+        from clients.backbone.spm import unread
+
+        return unread(file)
     return _first_line(error)
 
 
