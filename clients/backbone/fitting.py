@@ -55,7 +55,7 @@ def check_used(family: Family, config: ModelConfig) -> None:
     if family.position_bias and not hasattr(modeling(family), "eager_attention_forward"):
         raise ModelError(
             f"model {config.location} is a {family.name}, whose attention this version of transformers computes out of reach; "
-            "install transformers 5.16.1 or later"
+            "install transformers 5.15.0 or later"
         )
 
 

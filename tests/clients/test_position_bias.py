@@ -348,5 +348,5 @@ def test_an_older_version_of_transformers_is_named(tmp_path, monkeypatch, family
     module = __import__(row.model_class("base").__module__, fromlist=["_"])
     monkeypatch.delattr(module, "eager_attention_forward", raising=False)
     (tmp_path / "config.json").write_text(json.dumps(row.config({}).to_dict() | {"model_type": family}))
-    with pytest.raises(ModelError, match=r"computes out of reach; install transformers 5\.16\.1 or later$"):
+    with pytest.raises(ModelError, match=r"computes out of reach; install transformers 5\.15\.0 or later$"):
         load_shared_weights(ModelConfig(path=str(tmp_path), head=MEAN))

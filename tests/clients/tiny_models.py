@@ -115,7 +115,7 @@ ENCODERS_ALONE: dict[str, dict[str, object]] = {
     "umt5": _T5 | {"feed_forward_proj": "gated-gelu"},
 }
 """Encoders without an LM head: test_position_bias.py is their contract."""
-if not hasattr(modeling_t5, "eager_attention_forward"):  # before transformers 5.16.1, with which they are refused
+if not hasattr(modeling_t5, "eager_attention_forward"):  # before transformers 5.15.0, with which they are refused
     ENCODERS_ALONE = {}
 WITH_LM_HEAD = CONFIGS | WITHOUT_SDPA | WITHOUT_PREFIX
 """All families but these."""

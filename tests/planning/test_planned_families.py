@@ -47,3 +47,11 @@ def test_numbers_and_bytes_are_those_of_the_model_that_is_built(tmp_path, family
             continue
         own = backbone(weights, tuner=config.tuner, prompt_length=config.prompt.length)
         assert tuned_shape(config, shape).layer_size == own.geometry.layer_size, tuner
+
+
+@pytest.mark.parametrize("family", ENCODERS_ALONE)
+def test_a_head_that_an_encoder_alone_lacks_is_refused_by_a_plan_too(tmp_path, family):
+    model = {"path": save(tiny_model(family), tmp_path)}
+    config = make_tiny(executor="local", model=model, tuner={"kind": "lora"})
+    with pytest.raises(ModelError, match=r"model\.head\.kind=verbalizer needs is its decoder's; set"):
+        tuned_shape(config, model_shape(config.model))
