@@ -71,11 +71,16 @@ def run_study(
         predict=parse_predicted(predict),
     )
     _check_enough(points)
-    folder = StudyFolder(output or Path("runs") / f"scaling-{config.stem}", points)
+    folder = StudyFolder(study_folder(config, output), points)
     # All points run once before any runs twice: a slow hour of the machine then affects all points alike.
     jobs = [(point, repeat) for repeat in range(1, repeats + 1) for point in points.configs]
     with folder.opened(points, jobs):
         return _run(folder, points, jobs, console)
+
+
+def study_folder(config: Path, output: Path | None) -> Path:
+    """Return where a study goes: ``runs/scaling-NAME`` if nothing else is said, NAME that of the config file."""
+    return output or Path("runs") / f"scaling-{config.stem}"
 
 
 def _run(folder: StudyFolder, points: Points, jobs: Sequence[Job], console: Console) -> StudySummary:
