@@ -141,6 +141,15 @@ class Config(Schema):
             Use("buffer_size", (None,), by="buffer.size", words="it is the cohort of synchronous rounds"),
         ),
         "client.proximal_mu": (Use("correction", ("proximal",), by="client.correction"),),
+        "stop.metric": (
+            Use("model.head.kind", ("generation",), words="it is for what a model writes (model.head.kind=generation)"),
+            Use(
+                "stop.aim",
+                test=lambda aim: aim is not None,
+                by="stop.target",
+                words="it is the metric of stop.target and stop.patience, so give one of them",
+            ),
+        ),
         "evaluation.generate": (
             Use("model.head.kind", ("generation",), words="it is for tasks of responses (model.head.kind=generation)"),
         ),
