@@ -189,7 +189,8 @@ def test_a_study_without_its_record_is_answered_with_one_sentence_and_goes_on(st
 
 
 def test_the_tables_fit_a_terminal_and_say_what_is_missing(study):
-    _, printed = study
+    printed, _, following = study[1].partition("\nnext: ")
+    assert following.startswith(f"fedsim report {study[0]}")
     assert re.findall(r"^\d/2  (\d+) clients, 4 a round, 1 actor: [\d.]+ s a round$", printed, re.MULTILINE) == [
         "6",
         "12",
