@@ -302,8 +302,9 @@ class Config(Schema):
             values.pop("rounds")
         values["model"].pop("device")
         values["model"].pop("gradient_checkpointing", None)  # the same bits in less memory
-        if self.model.quantize == "none":
-            values["model"].pop("quantize")
+        for key, without in (("quantize", "none"), ("shared_beginnings", "off")):
+            if getattr(self.model, key) == without:
+                values["model"].pop(key)
         for key in ("overlap", "personalised_start", "keep_predictions", "generate"):
             values["evaluation"].pop(key, None)
         values["model"].get("trunk_cache", {}).pop("memory_mb", None)
