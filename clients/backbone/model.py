@@ -64,6 +64,7 @@ class Backbone:
         products: str = "float32",
         compiled: bool = False,
         checkpointed: bool = False,
+        share: bool = True,
     ) -> None:
         self._model = model
         self._family = family
@@ -106,7 +107,7 @@ class Backbone:
         causal = family.causal_attention(model.config)
         texts = PassTexts(model.base_model, is_causal=causal)
         self._parts = TunedModel(model, calls, stack, texts, tuner, self.geometry, causal, family.relative_attention)
-        self._packed = PackedPasses(self._parts, head.pooling)
+        self._packed = PackedPasses(self._parts, head.pooling, share=share)
 
     @classmethod
     def build(
@@ -148,7 +149,7 @@ class Backbone:
         attach(frozen)
         head = make_head(frozen, family, weights.kind, model.head, tuner, (num_classes, words or label_word_ids_C))
         how: dict[str, Any] = {"products": model.product_dtype, "compiled": model.compile}
-        how["checkpointed"] = model.gradient_checkpointing
+        how |= {"checkpointed": model.gradient_checkpointing, "share": model.shared_beginnings == "auto"}
         return cls(frozen, family, head, tuner, model.autocast, **how)
 
     @property

@@ -70,6 +70,31 @@ _STUDY_SEEN = _object(
     searched=_WHOLE,
     running=_list(_object(cell=_TEXT, rounds=_WHOLE, rounds_total=_MAYBE_WHOLE, metric=_MAYBE_NUMBER)),
 )
+_SCALING_SEEN = _object(
+    what=_one_of("scaling study"),
+    place=_TEXT,
+    name=_TEXT,
+    state=_one_of(*_STATES),
+    ended=_MAYBE_TEXT,
+    points=_WHOLE,
+    finished=_WHOLE,
+    failed=_WHOLE,
+    rounds_total=_WHOLE,
+    runs=_list(
+        _object(
+            clients=_WHOLE,
+            cohort=_WHOLE,
+            actors={"type": ["integer", "string"]},
+            repeat=_WHOLE,
+            state=_one_of("finished", "failed", "running", "waiting"),
+            rounds=_WHOLE,
+            seconds_round=_MAYBE_NUMBER,
+            client_updates_per_second=_MAYBE_NUMBER,
+            sentence=_MAYBE_TEXT,
+        )
+    ),
+    predictions=_list(_object(clients=_WHOLE, cohort=_WHOLE, actors=_WHOLE, seconds=_NUMBER, measured=_MAYBE_NUMBER)),
+)
 
 RESULTS: dict[str, Values] = {
     "init": _object(config=_TEXT),
@@ -118,7 +143,7 @@ RESULTS: dict[str, Values] = {
         pictures=_TEXTS,
     ),
     "scale": _object(points=_list(_object(clients=_WHOLE, cohort=_WHOLE)), failures=_list(_ANY_OBJECT)),
-    "watch": {"anyOf": [_RUN_SEEN, _STUDY_SEEN]},
+    "watch": {"anyOf": [_RUN_SEEN, _STUDY_SEEN, _SCALING_SEEN]},
     "report": _object(files=_TEXTS),
     "compare": {
         "anyOf": [

@@ -287,7 +287,11 @@ CASES: dict[str, Case] = {
     "Qwen3": Case("server.kind=fedavg model.path={model:qwen3} model.attention=sdpa prompt.position_offset=paper"),
     "LLaMA, the classes of topics": Case(
         "server.kind=fedavg model.path={model:llama} model.head.kind=classifier model.head.pooling=auto "
-        "data.task=topics"
+        "data.task=topics model.shared_beginnings=off"
+    ),
+    "beginnings that topics share, LLaMA": Case(
+        "server.kind=fedavg model.path={model:llama} model.head.kind=classifier model.shared_beginnings=auto "
+        "tuner.kind=lora prompt= tuner.rank=2 data.task=topics"
     ),
     "words of several tokens, RoBERTa": Case(
         "server.kind=fedavg layers.choose=top layers.share=0.5 layers.unselected=none model.path={model:roberta} "
