@@ -61,6 +61,8 @@ __all__ = [
 ]
 
 ALL_LAYERS = (0, 1, 2)
+CLASSIFIED = ("bert", "roberta", "gpt2", "llama", *ENCODERS_ALONE)
+"""Families whose exported classifiers are looked at; the last ones are alike."""
 ROTARY = ("llama", "mistral", "qwen2", "qwen3")
 TOLERANCE = {"rtol": 0.0, "atol": 3e-6}
 TURNED = {"rtol": 0.0, "atol": 3e-5}

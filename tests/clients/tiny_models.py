@@ -114,7 +114,7 @@ ENCODERS_ALONE: dict[str, dict[str, object]] = {
     "mt5": _T5 | {"feed_forward_proj": "gated-gelu"},
     "umt5": _T5 | {"feed_forward_proj": "gated-gelu"},
 }
-"""Encoders without an LM head: test_position_bias.py is their contract."""
+"""Encoders without an LM head: test_position_bias.py and test_encoders_alone.py are their contract."""
 if not hasattr(modeling_t5, "eager_attention_forward"):  # before transformers 5.15.0, with which they are refused
     ENCODERS_ALONE = {}
 WITH_LM_HEAD = CONFIGS | WITHOUT_SDPA | WITHOUT_PREFIX
