@@ -293,9 +293,14 @@ CASES: dict[str, Case] = {
         "server.kind=fedavg layers.choose=top layers.share=0.5 layers.unselected=none model.path={model:roberta} "
         f"model.head.calibration=empty_text {_WORDY}"
     ),
+    "words of several tokens, masks filled one by one": Case(
+        "server.kind=fedavg layers.choose=top layers.share=0.5 layers.unselected=none model.path={model:roberta} "
+        f"model.head.calibration=empty_text model.head.decoding=stepwise {_WORDY} evaluation.select_on=holdout",
+        losses=True,
+    ),
     "words of several tokens, LLaMA": Case(
         "server.kind=fedavg layers.choose=top layers.share=0.5 layers.unselected=none model.path={model:llama} "
-        f"model.head.calibration=none model.head.loss=vocabulary {_WORDY} data.task.word_end=.<eos>"
+        f"model.head.calibration=none model.head.decoding=parallel model.head.loss=vocabulary {_WORDY} data.task.word_end=.<eos>"
     ),
     "int8 weights and layers run twice, LLaMA": Case(
         "server.kind=fedavg model.path={model:llama} tuner.kind=lora prompt= tuner.rank=2 model.quantize=int8 "
