@@ -300,7 +300,8 @@ CASES: dict[str, Case] = {
     ),
     "words of several tokens, LLaMA": Case(
         "server.kind=fedavg layers.choose=top layers.share=0.5 layers.unselected=none model.path={model:llama} "
-        f"model.head.calibration=none model.head.decoding=parallel model.head.loss=vocabulary {_WORDY} data.task.word_end=.<eos>"
+        f"model.head.calibration=none model.head.decoding=parallel model.head.loss=vocabulary {_WORDY} "
+        "data.task.word_end=.<eos>"
     ),
     "int8 weights and layers run twice, LLaMA": Case(
         "server.kind=fedavg model.path={model:llama} tuner.kind=lora prompt= tuner.rank=2 model.quantize=int8 "
