@@ -96,7 +96,7 @@ def test_actors_train_and_predict_the_same(session_ray, tmp_path, name):
     made = []
     for executor in "local", "ray":
         folder = tmp_path / executor
-        own = config(folder, name, executor=executor, rounds=2, ray={"address": "auto", "actors": 2})
+        own = config(folder, name, executor=executor, rounds=2, ray={"address": "auto", "actors": 1})
         summary = fedsim.run(own, progress=False)
         files = {path.name: path.read_bytes() for path in (folder / "run" / "prompt").glob("*.safetensors")}
         rounds = pq.read_table(folder / "run" / "rounds.parquet").select(["global_loss", "personalised_metric"])
