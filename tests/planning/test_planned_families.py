@@ -46,3 +46,17 @@ def test_numbers_and_bytes_are_those_of_the_model_that_is_built(tmp_path, family
             continue
         own = backbone(weights, tuner=config.tuner, prompt_length=config.prompt.length)
         assert tuned_shape(config, shape).layer_size == own.geometry.layer_size, tuner
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("family", sweep(TINY, ("qwen3_moe", "gpt_oss", "modernbert")))
+def test_quantised_weights_take_what_is_planned(tmp_path, family, kind):
+    """Also of a mixture of experts, whose attention alone is quantised: experts are no linear maps."""
+    folder = save(tiny_model(family), tmp_path)
+    config = planned(folder, family, "lora")
+    weights, shape = load_shared_weights(config.model), model_shape(config.model)
+    quantised = config.model_copy(update={"model": config.model.model_copy(update={"quantize": kind})})
+    stored = weights.quantized(kind).nbytes
+    estimates = [estimate_memory(each, shape, 300, 3).weights for each in (config, quantised)]
+    assert estimates[1] == pytest.approx(stored, rel=0.08)
+    assert estimates[0] - estimates[1] == weights.nbytes - stored > 0
