@@ -39,12 +39,16 @@ class HeadConfig(Schema):
     tokens count by the mean over their tokens."""
     calibration: Literal["none", "empty_text"] = "none"
     """verbalizer: empty_text subtracts from the class scores those of the frozen model for the template without a text."""
+    decoding: Literal["parallel", "stepwise"] = "parallel"
+    """verbalizer, encoders: how label words of several tokens are predicted. parallel: all masks in one pass, as in training;
+    stepwise: as PET predicts, each word at as many masks as it has tokens, one filled after the other, the most likely first,
+    in as many passes as the longest word has tokens."""
     init_std: PositiveFloat = 0.02
     """classifier: standard deviation of the initial weights."""
 
     uses: ClassVar[Uses] = {
         **dict.fromkeys(("pooling", "init_std"), (Use("kind", ("classifier",)),)),
-        **dict.fromkeys(("loss", "calibration"), (Use("kind", ("verbalizer",)),)),
+        **dict.fromkeys(("loss", "calibration", "decoding"), (Use("kind", ("verbalizer",)),)),
     }
 
 

@@ -27,6 +27,7 @@ from clients.backbone.products import linear_maps
 from clients.backbone.quantized import SCALE, quantized
 from clients.backbone.shared_weights import SharedWeights
 from clients.backbone.variants import refuse_unsupported, relevant
+from clients.backbone.word_head import check_decoding
 from clients.config import ModelConfig
 from clients.tuners import position_bias, relative_attention
 from clients.tuners.prefix import is_attached
@@ -104,7 +105,7 @@ def load_shared_weights(config: ModelConfig) -> SharedWeights:
     ------
     ModelError
         If the model cannot be found or read, its family is not supported, or it lacks the LM head that
-        ``model.head.kind`` needs.
+        ``model.head.kind`` needs, or the masks that ``model.head.decoding`` needs.
     """
     location = locate(config)
     values = config_values(location, config.location)
@@ -124,6 +125,7 @@ def load_shared_weights(config: ModelConfig) -> SharedWeights:
         check_weights(Path(location), config.location)
     if config.head.kind == "generation":
         check_generates(family, described)
+    check_decoding(config.head.decoding, predicts_next=family.predicts_next)
     kind: Kind = "base" if config.head.kind == "classifier" else family.lm_kind
     model = _load(location, config, family, described, kind)
     return _shared(model, family, kind, config.dtype)

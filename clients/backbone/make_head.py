@@ -68,6 +68,6 @@ def make_head(
     if isinstance(words, LabelWords):
         is_causal = family.causal_attention(model.config)
         check_words(words, num_classes, model.config.vocab_size, is_causal=is_causal)
-        return WordHead(transform, decoder, words, config.loss, cap)
+        return WordHead(transform, decoder, words, config.loss, cap, stepwise=config.decoding == "stepwise")
     words_C = label_words(words, num_classes, model.config.vocab_size, next(model.parameters()).device)
     return Verbalizer(transform, decoder, words_C, config.loss, cap)

@@ -48,6 +48,7 @@ CASES = {
     "model.head.init_std": (["model.head.kind=classifier"], [], "0.5"),
     "model.head.loss": ([], ["model.head.kind=classifier"], "vocabulary"),
     "model.head.calibration": ([], ["model.head.kind=classifier"], "empty_text"),
+    "model.head.decoding": ([], ["model.head.kind=classifier"], "stepwise"),
     "data.task.word_end": (
         ["data.task={name: t, fields: [x], labels: [a, b], template: '{x} <mask>', label_words: [no, [yes, sure]]}"],
         ["data.task={name: t, fields: [x], labels: [a, b]}"],

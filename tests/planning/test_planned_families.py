@@ -55,3 +55,17 @@ def test_a_head_that_an_encoder_alone_lacks_is_refused_by_a_plan_too(tmp_path, f
     config = make_tiny(executor="local", model=model, tuner={"kind": "lora"})
     with pytest.raises(ModelError, match=r"model\.head\.kind=verbalizer needs is its decoder's; set"):
         tuned_shape(config, model_shape(config.model))
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("family", sweep(TINY, ("qwen3_moe", "gpt_oss", "modernbert")))
+def test_quantised_weights_take_what_is_planned(tmp_path, family, kind):
+    """Also of a mixture of experts, whose attention alone is quantised: experts are no linear maps."""
+    folder = save(tiny_model(family), tmp_path)
+    config = planned(folder, family, "lora")
+    weights, shape = load_shared_weights(config.model), model_shape(config.model)
+    quantised = config.model_copy(update={"model": config.model.model_copy(update={"quantize": kind})})
+    stored = weights.quantized(kind).nbytes
+    estimates = [estimate_memory(each, shape, 300, 3).weights for each in (config, quantised)]
+    assert estimates[1] == pytest.approx(stored, rel=0.08)
+    assert estimates[0] - estimates[1] == weights.nbytes - stored > 0
