@@ -65,7 +65,7 @@ def alike(table: TokenTable) -> TokenTable:
 
 
 def packed(table: TokenTable) -> PackedTokens:
-    return table.pack(np.concatenate([SHUFFLED[SHUFFLED < len(table)]] * 2))
+    return table.pack(np.concatenate([SHUFFLED[len(table) > SHUFFLED]] * 2))
 
 
 def owners(tokens: PackedTokens) -> np.ndarray:
