@@ -3,8 +3,8 @@
     python -m benchmarks.generation_training --model FOLDER [--alpaca] [--clients 8] [--steps 2] [--batch-size 4]
         [--runs 5] [--json FILE]
 
-FOLDER holds a decoder, such as SmolLM2-135M; the task is ``questions`` of the embedded corpus. With ``--alpaca`` its prompts are
-in the template of Alpaca, whose first sentences all texts share, and ``beginnings apart`` is fedsim without
+FOLDER holds a decoder, such as SmolLM2-135M; the task is ``questions`` of the embedded corpus. With ``--alpaca`` its prompts
+are in Alpaca's template, whose first sentences all texts share, and ``beginnings apart`` is fedsim without
 ``model.shared_beginnings``. Two processes with one
 thread each share the clients on all sides. All train the same LoRA on the same mini-batches, in float32 unless a side says
 otherwise (fedsim's bfloat16 products, PyTorch's autocast around PEFT's), and end with the same numbers, which is checked.
@@ -95,7 +95,12 @@ def config_of(model: Path, alpaca: bool, clients: int, steps: int, batch_size: i
         {
             "executor": "local",
             "model": {"path": str(model), "head": {"kind": "generation"}, "products": "float32"},
-            "data": {"task": task, "source": "embedded", "train_examples": clients * steps * batch_size, "validation_examples": 8},
+            "data": {
+                "task": task,
+                "source": "embedded",
+                "train_examples": clients * steps * batch_size,
+                "validation_examples": 8,
+            },
             "partition": {"kind": "iid", "clients": clients, "holdout_fraction": 0.0},
             "sampling": {"clients_per_round": clients},
             "server": {"kind": "fedavg"},

@@ -96,9 +96,9 @@ class ModelConfig(Schema):
     """Keep of each layer only what enters it, and compute the layer again for its gradients, its prompt or adapter included: a
     fraction of a training pass's memory for up to half more time. Results are the same."""
     shared_beginnings: Literal["auto", "off"] = "auto"
-    """Tokens with which several texts of a client begin in a pass, such as an instruction, a chat template or a prompt with two
-    responses: auto computes their layers once, in decoders, where that saves an eighth of the pass's tokens or more. Results are
-    the same up to rounding. Not with ``client.dropout``, ``prompt.dropout``, ``compile`` or tuners that put virtual tokens before texts."""
+    """Tokens with which several texts of a client begin in a pass, such as an instruction or a chat template: auto computes
+    their layers once, in decoders, where that saves an eighth of a pass's tokens or more. Results are the same up to rounding.
+    Not with ``client.dropout``, ``prompt.dropout``, ``compile`` or tuners that put virtual tokens before texts."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """cpu, cuda (an error if there is no GPU), or auto: cuda if the actor was given a GPU, else cpu."""
     attention: Literal["sdpa", "eager"] = "sdpa"

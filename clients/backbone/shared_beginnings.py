@@ -1,8 +1,8 @@
-"""Beginnings that texts of one client share, computed once a pass: an instruction, a chat template, a prompt with two responses.
+"""Beginnings that texts of one client share, computed once a pass: an instruction, a chat template, a prompt given twice.
 
-In a causal model the hidden state of a token depends on the tokens before it alone. Of texts of a client that begin alike, all
-work but attention is done for the first one's beginning; attention copies keys and values to where each text needs them, so that
-it stays what it is. Gradients of a beginning are the sum of what its texts give.
+In a causal model the hidden state of a token depends on it and the tokens before it alone. Where texts of a client begin alike,
+all work but attention is done for the first of them; attention copies keys and values to where each text needs them, so that it
+stays what it is. Gradients of a beginning are the sum of what its texts give.
 
 Shape suffixes: B examples, Z packed tokens, N of them that are computed, U rows that are read, H heads, D head dimension or
 hidden size, X all other axes.
@@ -33,7 +33,7 @@ class SharedBeginnings:
     """Which tokens of a pass are computed, and where the others are found."""
 
     first_N: np.ndarray
-    """int64; rows of the packed batch that are computed, ascending: of each text what no earlier one of its client begins with."""
+    """int64; rows of the packed batch that are computed, ascending: of each text what no earlier one of its client has."""
     places_Z: np.ndarray
     """int64; place in ``first_N`` of each token of the batch."""
     own_B: np.ndarray

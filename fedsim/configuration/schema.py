@@ -302,8 +302,8 @@ class Config(Schema):
             values.pop("rounds")
         values["model"].pop("device")
         values["model"].pop("gradient_checkpointing", None)  # the same bits in less memory
-        for key, without in (("quantize", "none"), ("shared_beginnings", "off")):
-            if getattr(self.model, key) == without:
+        for key, off in (("quantize", "none"), ("shared_beginnings", "off")):
+            if getattr(self.model, key) == off:
                 values["model"].pop(key)
         for key in ("overlap", "personalised_start", "keep_predictions", "generate"):
             values["evaluation"].pop(key, None)

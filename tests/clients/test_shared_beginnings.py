@@ -167,7 +167,9 @@ def test_one_client_needs_no_owners(loaded):
         with torch.inference_mode():
             losses.append(model.read(tokens, numbers(model.geometry, 2, 1), (0, 2), {})[0].loss_B)
     torch.testing.assert_close(*losses, rtol=1e-6, atol=1e-6)
-    assert len(SharedBeginnings.of(tokens, None, CPU).first_N) < len(SharedBeginnings.of(tokens, owners(tokens), CPU).first_N)
+    assert len(SharedBeginnings.of(tokens, None, CPU).first_N) < len(
+        SharedBeginnings.of(tokens, owners(tokens), CPU).first_N
+    )
 
 
 @pytest.mark.parametrize("family", sweep([name for name in CONFIGS if name not in DECODERS], ["bert"]))
