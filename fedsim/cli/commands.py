@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -104,7 +105,7 @@ def doctor(
     findings = examine(words or [], Screen())
     problems = sum(finding.status == "problem" for finding in findings)
     counted = f"{problems} problem{'s' * (problems != 1)}"
-    return Outcome({"findings": [vars(finding) for finding in findings]}, problems > 0, counted if problems else "")
+    return Outcome({"findings": [asdict(finding) for finding in findings]}, problems > 0, counted if problems else "")
 
 
 @app.command()

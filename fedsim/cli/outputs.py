@@ -71,6 +71,8 @@ _STUDY_SEEN = _object(
     running=_list(_object(cell=_TEXT, rounds=_WHOLE, rounds_total=_MAYBE_WHOLE, metric=_MAYBE_NUMBER)),
 )
 
+_RESERVED = _object(by=_TEXT, state=_TEXT, groups=_WHOLE, cpus=_NUMBER, gpus=_NUMBER, memory_bytes=_WHOLE)
+
 RESULTS: dict[str, Values] = {
     "init": _object(config=_TEXT),
     "presets": _object(presets=_list(_object(name=_TEXT, headline=_TEXT, path=_TEXT))),
@@ -101,7 +103,9 @@ RESULTS: dict[str, Values] = {
         warnings=_TEXTS,
     ),
     "doctor": _object(
-        findings=_list(_object(what=_TEXT, status=_one_of("ok", "warning", "problem"), text=_TEXT)),
+        findings=_list(
+            _object(what=_TEXT, status=_one_of("ok", "warning", "problem"), text=_TEXT, reserved=_list(_RESERVED))
+        ),
     ),
     "config": _object(rounds=_WHOLE, seed=_WHOLE, model=_ANY_OBJECT, server=_ANY_OBJECT, client=_ANY_OBJECT),
     "version": _object(version=_TEXT),
