@@ -167,6 +167,19 @@ def test_a_trial_reserves_what_its_config_needs(values, bundles):
     assert needs.head_bundle_is_empty == (len(bundles) > 1)
 
 
+@pytest.mark.parametrize("actors", ["pool", 2])
+def test_a_trial_is_on_nodes_with_the_labels(session_ray, actors):
+    placed = {}
+    for zone, seconds in ("here", 30), ("there", 1):
+        config = make_tiny(
+            ray={"address": "auto", "actors": actors, "num_cpus_per_actor": 0.5, "labels": {"zone": zone}}
+        )
+        group = fedsim.tune.resources(config)()
+        placed[zone] = group.wait(seconds)
+        session_ray.util.remove_placement_group(group)
+    assert placed == {"here": True, "there": False}
+
+
 @pytest.mark.wide(alone="9 s, and 60 for the whole search; the trial that died is tested always")
 @pytest.mark.parametrize(("trials", "rounds"), [(2, 2), (8, 8)])
 def test_the_example_searches_and_asha_ends_what_falls_behind(session_ray, tmp_path, trials, rounds):

@@ -32,7 +32,10 @@ def resources(config: Config | str | Path) -> Any:
     bundle = {"CPU": cpus, **({"GPU": share} if (share := config.ray.num_gpus_per_actor) else {})}
     factory = imported_tune().PlacementGroupFactory
     actors = num_actors(config)
-    return factory([bundle]) if actors is None else factory([{}] + [bundle] * actors)
+    selector = config.ray.selector
+    # Tune leaves out an empty first bundle, so that labels are those of the others.
+    labels = {"bundle_label_selector": [selector] * (actors or 1)} if selector else {}
+    return factory([bundle], **labels) if actors is None else factory([{}] + [bundle] * actors, **labels)
 
 
 def callbacks() -> list[Any]:
