@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -112,7 +113,7 @@ def doctor(
     if (steps := after_doctor(words or [], problems)) is not None:
         screen.print(steps, soft_wrap=True)
     counted = f"{problems} problem{'s' * (problems != 1)}"
-    return Outcome({"findings": [vars(finding) for finding in findings]}, problems > 0, counted if problems else "")
+    return Outcome({"findings": [asdict(finding) for finding in findings]}, problems > 0, counted if problems else "")
 
 
 @app.command()

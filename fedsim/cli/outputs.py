@@ -96,6 +96,8 @@ _SCALING_SEEN = _object(
     predictions=_list(_object(clients=_WHOLE, cohort=_WHOLE, actors=_WHOLE, seconds=_NUMBER, measured=_MAYBE_NUMBER)),
 )
 
+_RESERVED = _object(by=_TEXT, state=_TEXT, groups=_WHOLE, cpus=_NUMBER, gpus=_NUMBER, memory_bytes=_WHOLE)
+
 RESULTS: dict[str, Values] = {
     "init": _object(config=_TEXT),
     "presets": _object(presets=_list(_object(name=_TEXT, headline=_TEXT, path=_TEXT))),
@@ -126,7 +128,9 @@ RESULTS: dict[str, Values] = {
         warnings=_TEXTS,
     ),
     "doctor": _object(
-        findings=_list(_object(what=_TEXT, status=_one_of("ok", "warning", "problem"), text=_TEXT)),
+        findings=_list(
+            _object(what=_TEXT, status=_one_of("ok", "warning", "problem"), text=_TEXT, reserved=_list(_RESERVED))
+        ),
     ),
     "config": _object(rounds=_WHOLE, seed=_WHOLE, model=_ANY_OBJECT, server=_ANY_OBJECT, client=_ANY_OBJECT),
     "version": _object(version=_TEXT),
