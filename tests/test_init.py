@@ -1,6 +1,7 @@
 """``fedsim init`` as a new user types it: what it writes runs as it is, and what it cannot know is one sentence."""
 
 import csv
+import shlex
 
 import pytest
 
@@ -28,6 +29,7 @@ def reviews(tmp_path):
 def test_what_it_writes_runs_as_it_is(fedsim, reviews, tmp_path):
     status, out, err = fedsim("init", "--data", "reviews.csv")
     assert (status, err) == (0, "")
+    assert "left out" in out and "reviews.csv:7: field 'text'" in " ".join(out.split())
     assert "customer_id" in out and "8 clients with 15.0 rows each" in out
     assert "wrote reviews.yaml" in out and "next: fedsim run reviews.yaml" in out
     config = read_config(tmp_path / "reviews.yaml")
@@ -37,6 +39,11 @@ def test_what_it_writes_runs_as_it_is(fedsim, reviews, tmp_path):
     assert status == 0 and "clients                      8" in out
     assert "fedsim export runs/reviews --to peft" in out.partition("next: ")[2]
     assert (tmp_path / "runs/reviews/prompt/global.safetensors").is_file()
+
+
+def test_a_file_in_place_of_the_folder_is_the_data(fedsim, reviews, tmp_path):
+    assert fedsim("init", "reviews.csv")[0] == 0
+    assert read_config(tmp_path / "reviews.yaml").partition.column == "customer_id"
 
 
 def test_it_overwrites_only_what_it_may(fedsim, reviews, tmp_path):
@@ -85,6 +92,16 @@ def test_names_that_yaml_has_no_place_for_end_up_in_no_comment(fedsim, reviews, 
     assert (status, err) == (0, "")
     (written,) = tmp_path.glob("*.yaml")
     assert read_config(written).data.columns["text"] == "the: #text\x07"
+
+
+def test_the_commands_in_its_head_can_be_copied_whatever_the_file_is_called(fedsim, reviews, tmp_path):
+    (tmp_path / "my reviews.csv").write_bytes(reviews.read_bytes())
+    assert fedsim("init", "my reviews.csv")[0] == 0
+    lines = (tmp_path / "my reviews.yaml").read_text().splitlines()
+    words = [shlex.split(line[1:]) for line in lines if line.startswith("#   fedsim")]
+    assert [each[:3] for each in words] == [
+        ["fedsim", name, "my reviews.yaml"] for name in ("config", "partition", "run")
+    ]
 
 
 def test_without_data_the_quickstart_is_there_to_edit(fedsim, tmp_path):

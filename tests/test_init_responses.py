@@ -84,6 +84,38 @@ def test_dialogues_need_a_chat_template(fedsim, tmp_path, decoders):
     assert len(partition_data(config).dataset.train) == 32
 
 
+def test_rows_without_an_answer_are_counted_and_left_out_as_a_run_leaves_them_out(fedsim, tmp_path, decoders):
+    asked = {"role": "user", "content": "hello"}
+    put(
+        tmp_path / "talks.jsonl",
+        {"messages": lambda n: [asked, {"role": "assistant", "content": "hi " * (1 + n)}][: 1 + (n not in (3, 8))]},
+    )
+    status, out, err = fedsim("init", "talks.jsonl", "--model", decoders["chat"])
+    assert (status, err) == (0, "")
+    assert "talks.jsonl:4: field 'messages' has no answer of the assistant" in " ".join(out.split())
+    config = read_config(tmp_path / "talks.yaml")
+    train = partition_data(config).dataset.train
+    assert (config.data.on_bad_row, train.skipped, len(train)) == ("skip", 2, 30)
+    assert train.first_skipped.endswith("talks.jsonl:4: field 'messages' has no answer of the assistant")
+
+
+@pytest.mark.parametrize("kind", ["numbers.csv", "numbers.jsonl", "excel.csv"])
+def test_numbers_to_answer_are_learnt_and_written(fedsim, tmp_path, decoders, kind):
+    rows = [(f"what is {n} times 7 ?", 7 * n) for n in range(60)]
+    if kind == "numbers.jsonl":
+        text = "".join(json.dumps({"question": question, "answer": answer}) + "\n" for question, answer in rows)
+    else:
+        mark, between = ("\ufeff", ";") if kind == "excel.csv" else ("", ",")
+        text = f"{mark}prompt{between}completion\r\n" + "".join(f'"{q}"{between}{a}\r\n' for q, a in rows)
+    (tmp_path / kind).write_bytes(text.encode())
+    status, _, err = fedsim("init", kind, "--model", decoders["plain"])
+    assert (status, err) == (0, "")
+    config = read_config(tmp_path / kind.replace(kind.partition(".")[2], "yaml"))
+    assert {row[1] for row in partition_data(config).dataset.train.texts} <= {str(7 * n) for n in range(60)}
+    assert (config.evaluation.generate.examples, config.data.on_bad_row) == (16, "raise")
+    assert config.data.max_length < 256  # of the data, not of a guess
+
+
 def test_an_encoder_cannot_write(fedsim, tmp_path):
     put(tmp_path / "mine.jsonl", INSTRUCTIONS)
     status, _, err = fedsim("init", "--data", "mine.jsonl")
@@ -101,6 +133,11 @@ def test_an_encoder_cannot_write(fedsim, tmp_path):
         ({"Prompt": say, "Completion": say, "context": say}, ("Prompt", "Completion", "context")),
         ({"document": say, "summary": say}, ("document", "summary", None)),
         ({"question": say, "answer": lambda n: ("yes", "no")[n % 2]}, None),
+        ({"question": say, "answer": lambda n: n % 2}, None),
+        ({"prompt": say, "label": lambda n: 1 + n % 5}, None),
+        ({"question": say, "answer": lambda n: 7 * n}, ("question", "answer", None)),
+        ({"question": lambda n: f"{n} * 7 =", "answer": lambda n: 7 * (n % 25)}, ("question", "answer", None)),
+        ({"prompt": say, "completion": lambda n: str(n / 2)}, ("prompt", "completion", None)),
         ({"question": say, "passage": say, "label": lambda n: n % 2}, None),
         ({"text": say, "output": say}, None),
         ({"conversations": lambda n: [{"from": "human", "value": "a"}]}, ("conversations", "conversations", None)),

@@ -73,6 +73,8 @@ def init(
     from fedsim.display.screen import Screen
 
     screen, said = Screen(), dict[str, Any]()
+    if data is None and folder.is_file():
+        data, folder = folder, Path()  # as in: fedsim init reviews.csv
     if data is None:
         if text or label or client or model != "embedded":
             raise ConfigError(
@@ -86,7 +88,10 @@ def init(
         wishes = command.Wishes(data, tuple(text or ()), label, client, model)
         guess, notes = command.guess_config(wishes)
         typed = shlex.join(["fedsim", *sys.argv[1:]])
-        screen.print(guess_table(guess))
+        try:
+            guess = command.as_read(guess)
+        finally:
+            screen.print(guess_table(guess))  # also of data that a run refuses: what was taken for what
         said = guess.record() | {"notes": list(notes)}
         for note in notes:
             screen.print(f"note: {note}", markup=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,6 +79,8 @@ class Examples:
     """Number of skipped rows."""
     skipped_reasons: dict[str, int] = field(default_factory=dict)
     """Number of skipped rows by reason."""
+    first_skipped: str = ""
+    """Where the first skipped row is, and what is wrong with it; empty if none was skipped."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -91,6 +94,7 @@ class Examples:
             origin=self.origin,
             skipped=self.skipped,
             skipped_reasons=dict(self.skipped_reasons),
+            first_skipped=self.first_skipped,
         )
 
 
@@ -150,7 +154,8 @@ def collect(tables: Sequence[Table], check: RowCheck) -> Examples:
             if skipped
             else f"{origin}: holds no rows"
         )
-    return Examples(texts, np.asarray(classes, np.int64), columns, origin, skipped.total(), dict(skipped))
+    reasons = skipped.total(), dict(skipped), first_problem
+    return Examples(texts, np.asarray(classes, np.int64), columns, origin, *reasons)
 
 
 def together(origins: Sequence[str]) -> str:
@@ -189,6 +194,8 @@ def _problem(row: Row, check: RowCheck, labels: LabelIndex, called: Mapping[str,
         value = row.get(called[name])
         if name in task.optional_fields and _is_empty(value):
             continue
+        if task.of_responses and (number := _number_as_text(value)) is not None:
+            value = number
         problem = _dialogue_problem(name, value) if task.dialogue else _text_problem(name, value)
         if problem is not None:
             return problem
@@ -216,7 +223,18 @@ def _text(task: TaskConfig, name: str, value: object) -> str:
         messages = read_messages(value)
         assert not isinstance(messages, str)
         return as_text(messages)
-    return "" if name in task.optional_fields and _is_empty(value) else str(value)
+    if name in task.optional_fields and _is_empty(value):
+        return ""
+    return (_number_as_text(value) if task.of_responses else None) or str(value)
+
+
+def _number_as_text(value: object) -> str | None:
+    """Return a number or boolean as labels are written, since answers are often numbers; None for anything else."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return (str(int(value)) if value.is_integer() else str(value)) if math.isfinite(value) else None
+    return str(value) if isinstance(value, int) else None
 
 
 def _dialogue_problem(name: str, value: object) -> Problem | None:
@@ -238,10 +256,17 @@ def _missing(row: Row, name: str, column: str, help_with_field: str | None) -> P
     return Problem("missing field", f"{what}{called} is missing{hint}; fields present: {present}{key}")
 
 
+def _as_messages(value: object) -> str:
+    """Return what would read a list of messages; empty for anything else."""
+    named = "; data.task.dialogue=true (with chat and no template) reads messages"
+    return named if isinstance(value, list) and value and not isinstance(read_messages(value), str) else ""
+
+
 def _text_problem(name: str, text: object) -> Problem | None:
     if not isinstance(text, str):
         return Problem(
-            "text is not a string", f"field {shown(name)} is not text but {type(text).__name__} {shown(text, 40)}"
+            "text is not a string",
+            f"field {shown(name)} is not text but {type(text).__name__} {shown(text, 40)}{_as_messages(text)}",
         )
     if not text.strip():
         return Problem("empty text", f"field {shown(name)} is empty")

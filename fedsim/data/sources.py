@@ -134,7 +134,7 @@ def _split_off(train: Examples, share: float, seed: int, key: str) -> tuple[Exam
             f"one or more each"
         )
     order_N = stream(seed, NO_ROUND, NO_CLIENT, _DRAWS[key]).permutation(len(train))
-    held = replace(train.take(np.sort(order_N[:many])), columns={}, skipped=0, skipped_reasons={})
+    held = replace(train.take(np.sort(order_N[:many])), columns={}, skipped=0, skipped_reasons={}, first_skipped="")
     return train.take(np.sort(order_N[many:])), replace(held, origin=f"the held-out part of {train.origin}")
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clients.config import ModelConfig
@@ -14,7 +13,7 @@ from fedsim.core.errors import ConfigError, DataError, shown
 from fedsim.core.imports import large_imports
 from fedsim.data.guessing.config_file import Guess, config_yaml
 from fedsim.data.guessing.profile import Column, Profile, look
-from fedsim.data.guessing.roles import Roles, choose_client, choose_roles
+from fedsim.data.guessing.roles import choose_client, choose_roles
 from fedsim.data.guessing.written import Parts, WrittenGuess, find_parts, written_yaml
 from fedsim.data.splits import TRAIN_STEMS, VALIDATION_STEMS
 
@@ -24,6 +23,8 @@ _TEMPLATE_TOKENS = 16
 _PROMPT_TOKENS = 64
 """Room for the text around an instruction."""
 _DIALOGUE_TOKENS = 1024
+"""Room before the lengths of dialogues are known."""
+_LEAST_LENGTH = 64
 _UNKNOWN_SHARE = 0.05
 """Share of unknown tokens from which on it is worth a note."""
 
@@ -55,7 +56,7 @@ def guess_config(wishes: Wishes) -> tuple[Guess | WrittenGuess, tuple[str, ...]]
         return _written(wishes, profile, parts), ()
     roles = choose_roles(profile, wishes.text, wishes.label, wishes.client)
     labels = _labels(roles.label.columns[0])
-    fields = Guess(profile, roles, labels, None, wishes.model, "", None, None, 0).fields
+    fields = Guess(profile, roles, labels, None, wishes.model, "", None, None).fields
     with large_imports():
         from fedsim.data.guessing.label_words import wording
         from fedsim.data.guessing.model_facts import ModelFacts
@@ -75,7 +76,6 @@ def guess_config(wishes: Wishes) -> tuple[Guess | WrittenGuess, tuple[str, ...]]
         folder=_folder(wishes.data),
         validation=_validation(profile),
         max_length=_max_length(tokens + _TEMPLATE_TOKENS, facts.max_positions, wishes.model),
-        bad_rows=_bad_rows(profile, roles),
     )
     return guess, tuple(_notes(guess, facts.has_lm_head, unknown))
 
@@ -99,8 +99,6 @@ def _written(wishes: Wishes, profile: Profile, parts: Parts) -> WrittenGuess:
             " ".join(texts) for texts in zip(*(column.sample for column in columns if column.filled), strict=False)
         ]
         tokens = _DIALOGUE_TOKENS if parts.dialogue else facts.measure(joined)[0] + _PROMPT_TOKENS
-    needed_columns = [column for column in columns if column.name != parts.context and not parts.dialogue]
-    lacking = max((profile.rows - column.filled for column in needed_columns), default=0)
     return WrittenGuess(
         profile=profile,
         parts=parts,
@@ -110,7 +108,6 @@ def _written(wishes: Wishes, profile: Profile, parts: Parts) -> WrittenGuess:
         validation=_validation(profile),
         max_length=max(_USUAL_LENGTH, min(-(-tokens // 16) * 16, facts.max_positions)),
         chat=chat,
-        bad_rows=profile.broken + lacking,
     )
 
 
@@ -139,6 +136,35 @@ def _notes(guess: Guess, has_lm_head: bool, unknown: float) -> list[str]:
         )
         notes.append(f"no column is called like clients; if they are in one, give {names}")
     return notes
+
+
+def as_read(guess: Guess | WrittenGuess) -> Guess | WrittenGuess:
+    """Return a guess with what reading its data as a run does has shown: rows that are left out, lengths of examples.
+
+    Raises
+    ------
+    FedsimError
+        If a run with it would be refused.
+    """
+    from fedsim.simulation.preparation import partition_data
+
+    name = "the config"
+    draft = written_yaml(guess, "", name) if isinstance(guess, WrittenGuess) else config_yaml(guess, "", name)
+    values = parse_yaml(draft, name)
+    values["data"]["on_bad_row"] = "skip"
+    config = build_config(values, lambda key: name)
+    dataset = partition_data(config).dataset
+    parts = dataset.train, dataset.validation
+    bad, first = sum(part.skipped for part in parts), next((p.first_skipped for p in parts if p.skipped), "")
+    if not isinstance(guess, WrittenGuess):
+        return replace(guess, bad_rows=bad, first_bad=first)
+    with large_imports():
+        from fedsim.data.guessing.model_facts import ModelFacts
+
+        facts = ModelFacts.of(_model_config(guess.model))
+        longest = facts.measure_responses(dataset.task, dataset.train)
+    length = max(_LEAST_LENGTH, min(-(-longest[0] // 16) * 16, facts.max_positions))
+    return replace(guess, bad_rows=bad, first_bad=first, longest=longest, max_length=length)
 
 
 def checked_text(guess: Guess | WrittenGuess, command: str, name: str) -> str:
@@ -231,17 +257,6 @@ def _max_length(tokens: int, most: int, model: str) -> int | None:
     room = most - (8 if model == "embedded" else 20)
     wanted = min(-(-tokens // 16) * 16, room)
     return wanted if wanted > _USUAL_LENGTH or room < _USUAL_LENGTH else None
-
-
-def _bad_rows(profile: Profile, roles: Roles) -> int:
-    """Return how many rows a run would refuse, at least: as many as lack a value in the worst of the columns."""
-    needed: Sequence[Column] = (
-        *roles.text.columns,
-        *roles.label.columns,
-        *(roles.client.columns if roles.client else ()),
-    )
-    lacking = max(profile.rows - column.filled for column in needed)
-    return profile.broken + lacking
 
 
 __all__ = ["DataError", "Guess", "Wishes", "checked_text", "guess_config", "refuse_existing", "write"]

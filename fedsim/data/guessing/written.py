@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsim.data.guessing.config_file import COHORT, entry, file_keys, joined, run_keys, usual_clients, word
+from fedsim.data.guessing.config_file import COHORT, entry, file_keys, joined, left_out, run_keys, usual_clients, word
 from fedsim.data.guessing.profile import Column, Profile
 from fedsim.data.guessing.roles import Role, plain
 from fedsim.data.tasks import TASKS
@@ -22,6 +22,11 @@ _RESPONSES = ("response", "output", "completion", "answer", "summary", "highligh
 _SUMMARIES = ("summary", "highlights")
 _LEAST_DIFFERENT = 0.5
 """Share of different values from which on a column holds responses rather than labels."""
+_MANY, _MANY_WORDS = 20, 200
+"""Different values from which on, however often they come again, they are responses; words in a column that may be a label."""
+_ANSWERED, _MOST_WRITTEN = 16, 64
+"""Prompts that the model answers at the end, and the most tokens of an answer: seconds for a small model."""
+_MAY_BE_LABELS = ("answer",)
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def find_parts(profile: Profile) -> Parts | None:
     for name in _DIALOGUES:
         if name in by_name and by_name[name].unread == "list":
             return Parts(by_name[name].name, by_name[name].name)
-    prompt = next((by_name[name] for name in _PROMPTS if name in by_name and by_name[name].is_text), None)
+    prompt = next((by_name[name] for name in _PROMPTS if name in by_name and _is_prompt(by_name[name])), None)
     response = next((by_name[name] for name in _RESPONSES if name in by_name and _is_written(by_name[name])), None)
     if prompt is None or response is None:
         return None
@@ -58,9 +63,17 @@ def find_parts(profile: Profile) -> Parts | None:
     return Parts(prompt.name, response.name, None if context is None else context.name)
 
 
+def _is_prompt(column: Column) -> bool:
+    """Whether a column holds texts, such as ``12 * 7 =``, which has no letter; and not bare numbers."""
+    return not column.unread and column.numbers < column.filled / 2
+
+
 def _is_written(column: Column) -> bool:
-    many = column.different
-    return column.is_text and (many is None or many > _LEAST_DIFFERENT * column.filled)
+    """Whether a column that is called like responses holds some, in words or numbers, and not a few labels."""
+    if column.unread or not column.filled:
+        return False
+    many, words = column.different, plain(column.name) in _MAY_BE_LABELS and column.is_text
+    return many is None or many > _LEAST_DIFFERENT * column.filled or many > (_MANY_WORDS if words else _MANY)
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,12 @@ class WrittenGuess:
     max_length: int
     chat: bool
     """Whether the model's tokenizer has a chat template."""
-    bad_rows: int
+    bad_rows: int = 0
+    """Rows that a run leaves out."""
+    first_bad: str = ""
+    """The first of them, and what is wrong with it."""
+    longest: tuple[int, int] | None = None
+    """Tokens that 99 of 100 examples, and 99 of 100 responses, stay within; None before they are known."""
 
     @property
     def clients(self) -> int:
@@ -94,6 +112,7 @@ class WrittenGuess:
             "clients": self.clients,
             "validation": None if self.validation is None else str(self.validation),
             "bad_rows": self.bad_rows,
+            "first_bad_row": self.first_bad or None,
         }
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
@@ -141,7 +160,9 @@ class WrittenGuess:
 
 def written_yaml(guess: WrittenGuess, command: str, name: str) -> str:
     """Return the config of a guess; see :func:`fedsim.data.guessing.config_file.config_yaml`."""
-    return joined((run_keys(), _model(guess), _data(guess), _partition(guess), _training()), command, name)
+    return joined(
+        (run_keys(), _model(guess), _data(guess), _partition(guess), _training(), _evaluation(guess)), command, name
+    )
 
 
 def _model(guess: WrittenGuess) -> Iterator[str]:
@@ -155,8 +176,8 @@ def _model(guess: WrittenGuess) -> Iterator[str]:
 def _data(guess: WrittenGuess) -> Iterator[str]:
     yield from file_keys(guess.profile, guess.folder, guess.validation)
     if guess.bad_rows:
-        yield entry(1, "on_bad_row", "skip", f"rows that lack a prompt, a response or a client: {guess.bad_rows:,}")
-    yield entry(1, "max_length", guess.max_length, "tokens of prompt and response")
+        yield entry(1, "on_bad_row", "skip", left_out(guess.bad_rows, guess.first_bad))
+    yield entry(1, "max_length", guess.max_length, f"tokens of prompt and response; {_lengths(guess)}")
     yield entry(1, "task")
     yield entry(2, "name", word(guess.profile.path.name.partition(".")[0]))
     why = {
@@ -167,6 +188,23 @@ def _data(guess: WrittenGuess) -> Iterator[str]:
     }
     for key, value in guess.task().items():
         yield entry(2, key, value, why.get(key, ""))
+
+
+def _lengths(guess: WrittenGuess) -> str:
+    if guess.longest is None:
+        return "longer ones are cut"
+    whole = guess.longest[0]
+    if whole > guess.max_length:
+        return f"99 of 100 examples have at most {whole:,}, but the model has positions for no more than this"
+    return f"99 of 100 examples have at most {whole:,}"
+
+
+def _evaluation(guess: WrittenGuess) -> Iterator[str]:
+    tokens = 64 if guess.longest is None else max(8, min(_MOST_WRITTEN, -(-guess.longest[1] // 8) * 8))
+    yield entry(0, "evaluation")
+    yield entry(1, "generate", None, "at the end the model writes answers itself, to be read and compared")
+    yield entry(2, "examples", _ANSWERED, "validation examples; more take longer")
+    yield entry(2, "max_new_tokens", tokens, "an answer ends here at the latest")
 
 
 def _partition(guess: WrittenGuess) -> Iterator[str]:
