@@ -5,9 +5,10 @@
 
 FOLDER holds a decoder, such as SmolLM2-135M; the task is one of responses of the embedded corpus. Two processes with one
 thread each share the clients on all sides. All train the same LoRA on the same mini-batches, in float32 unless a side says
-otherwise, and end with the same numbers, which is checked. ``peft`` is the loop of PEFT's examples: batches padded to their
-longest, labels of -100 on prompts and padding, and the model's own loss, which takes the scores of all words at every token.
-``peft, head on responses`` computes these where a token of a response is predicted alone.
+otherwise (fedsim's bfloat16 products, PyTorch's autocast around PEFT's), and end with the same numbers, which is checked.
+``peft`` is the loop of PEFT's examples: batches padded to their longest, labels of -100 on prompts and padding, and the
+model's own loss, which takes the scores of all words at every token. ``peft, head on responses`` computes these where a token
+of a response is predicted alone.
 
 Shape suffixes: F entries of the exchanged vector, B examples of a batch, R tokens of responses.
 """
@@ -46,7 +47,7 @@ class Side:
 
     name: str
     products: str = "float32"
-    """``model.products`` of fedsim."""
+    """``model.products`` of fedsim; PyTorch's autocast around the loop of PEFT."""
     fuse: bool = False
     head_alone: bool = False
     """The PEFT loop computes the LM head for responses alone."""
@@ -67,7 +68,9 @@ def sides() -> list[Side]:
         Side("fedsim, one by one"),
         Side("fedsim, shared passes", fuse=True),
     ]
-    return found + ([Side("fedsim, shared passes, bfloat16", "bfloat16", fuse=True)] if multiplies_bfloat16() else [])
+    if multiplies_bfloat16():
+        found += [Side("peft, bfloat16", "bfloat16"), Side("fedsim, shared passes, bfloat16", "bfloat16", fuse=True)]
+    return found
 
 
 def config_of(model: Path, task: str, clients: int, steps: int, batch_size: int) -> Config:
@@ -108,7 +111,7 @@ class PeftLoop:
         )
         self._model: Any = get_peft_model(model, adapter)
 
-    def train(self, client: int, layout: Any, start_F: np.ndarray, head_alone: bool) -> np.ndarray:
+    def train(self, client: int, layout: Any, start_F: np.ndarray, side: Side) -> np.ndarray:
         """Return the client's vector after its steps."""
         import torch
 
@@ -127,7 +130,8 @@ class PeftLoop:
         optimizer = torch.optim.AdamW(trained, lr=own.lr, betas=betas, eps=own.eps, weight_decay=own.weight_decay)
         rng = seeds.stream(self._spec.training.seed, 0, client, "shuffle")
         for _, positions in batches(config, len(indices_N), rng):
-            loss = self._loss(indices_N[positions], head_alone)
+            with torch.autocast("cpu", torch.bfloat16, enabled=side.products == "bfloat16"):
+                loss = self._loss(indices_N[positions], side.head_alone)
             optimizer.zero_grad()
             loss.backward()
             if own.clip_norm is not None:
@@ -190,7 +194,7 @@ class Share:
         if side.is_peft:
             total_F = np.zeros(self._layout.size)
             for client in clients:
-                total_F += self._sizes_C[client] * self._loop.train(client, self._layout, self.start(), side.head_alone)
+                total_F += self._sizes_C[client] * self._loop.train(client, self._layout, self.start(), side)
             return total_F
         from fedsim.core.messages import ClientState, WorkGroup
 
@@ -269,7 +273,7 @@ def measure(config: Config, runs: int) -> list[Row]:
     first, *others = sides()
     way_F = ends[first.name] - config.data.train_examples * start_F  # type: ignore[operator]
     rows = []
-    for base in ("peft", "peft, head on responses"):
+    for base in (side.name for side in sides() if side.is_peft):
         rows += [row for row in compare("generation_training", figures, "seconds", base) if row.ratio_to != row.case]
     for side in others:
         apart = float(np.linalg.norm(ends[side.name] - ends[first.name]) / np.linalg.norm(way_F))

@@ -31,6 +31,13 @@ def check_generation(config: Config) -> None:
             f"{made} makes its prompt of a whole text, so a response would be among what it is made of; with "
             "model.head.kind=generation use another tuner, such as lora or prefix"
         )
+    task = config.data.task
+    of_question = tuner.kind == "generated_prompt" or (tuner.kind == "late_prompt" and tuner.generator == "npg")
+    if of_question and not isinstance(task, str) and task.learns_all:
+        raise ValueError(
+            f"tuner.kind={tuner.kind} makes its prompt of the last question, which earlier answers would see; with "
+            "data.task.learn=all_answers use another tuner, such as lora or prefix"
+        )
     if attack is not None and type(attack).labels is not Attack.labels:
         raise ValueError(
             f"attack.kind={config.attack.kind} changes labels, which are not learned with model.head.kind=generation; use an "

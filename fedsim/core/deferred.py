@@ -27,7 +27,7 @@ def deferred(name: str) -> ModuleType:
 
 def import_deferred(package: str) -> None:
     """Put the modules in place of their stand-ins in all imported modules of a package, for a process that computes."""
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():  # a tracker's thread may import meanwhile
         if name.partition(".")[0] != package:
             continue
         for attribute, value in list(vars(module).items()):

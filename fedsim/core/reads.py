@@ -50,10 +50,35 @@ def of_responses(ids_Z: np.ndarray, lengths_B: np.ndarray, response_starts_B: np
     place_Z = np.arange(len(ids_Z))
     first_Z, last_Z = (np.repeat(edge_B, lengths_B) for edge_B in (last_B - counts_B, last_B))
     rows_U = np.flatnonzero((place_Z >= first_Z) & (place_Z < last_Z))
-    return Reads(
-        rows_U=rows_U,
-        read_R=np.arange(len(rows_U)),
-        targets_R=ids_Z[rows_U + 1].astype(np.int64),
-        groups_R=np.repeat(np.arange(len(lengths_B)), counts_B),
-        num_groups=len(lengths_B),
-    )
+    return _next_tokens(ids_Z, rows_U, np.repeat(np.arange(len(lengths_B)), counts_B), len(lengths_B))
+
+
+def of_learned(ids_Z: np.ndarray, lengths_B: np.ndarray, learned_Z: np.ndarray) -> Reads:
+    """Return the reads of the tokens that are learned, each predicted by the row before it; a group an example.
+
+    Parameters
+    ----------
+    ids_Z
+        int64 token ids of the examples, one after another.
+    lengths_B
+        Tokens of each example.
+    learned_Z
+        bool; the tokens that are learned: one or more of each example, and never its first, before which there is nothing.
+
+    Raises
+    ------
+    ValueError
+        If an example has no such token, or its first token is one.
+    """
+    example_Z = np.repeat(np.arange(len(lengths_B)), lengths_B)
+    groups_R = example_Z[learned_Z]
+    first_B = np.cumsum(lengths_B) - lengths_B
+    if len(np.unique(groups_R)) < len(lengths_B) or learned_Z[first_B].any():
+        raise ValueError("an example needs a token that is learned, and a token before it")
+    return _next_tokens(ids_Z, np.flatnonzero(learned_Z) - 1, groups_R, len(lengths_B))
+
+
+def _next_tokens(ids_Z: np.ndarray, rows_U: np.ndarray, groups_R: np.ndarray, num_groups: int) -> Reads:
+    """Return the reads of rows each of which predicts the token behind it."""
+    targets_R = ids_Z[rows_U + 1].astype(np.int64)
+    return Reads(rows_U, np.arange(len(rows_U)), targets_R, groups_R, num_groups)

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fedsim.core.reads import Reads, of_responses
+from fedsim.core.reads import Reads, of_learned, of_responses
 from fedsim.core.words import Branches, LabelWords
 
 
@@ -105,10 +105,14 @@ class TokenTable:
     """uint8 token types, or None."""
     response_starts_N: np.ndarray | None = None
     """int32; position within its example of the first token of its response, which ends the example; None without responses."""
+    learned_Z: np.ndarray | None = None
+    """uint8; 1 for the tokens of responses that are learned, where these are not only the last ones; None otherwise."""
     cut_prompts: int = 0
     """Number of examples whose prompt was shortened to fit ``data.max_length``."""
     cut_responses: int = 0
     """Number of examples whose response was cut to fit, so that it has no end."""
+    cut_answers: int = 0
+    """Number of earlier answers that were left out to fit, of dialogues of which all answers are learned."""
     words: LabelWords | None = None
     """Label words of several tokens, or several a class; their branches are the last tokens of every example."""
 
@@ -122,9 +126,11 @@ class TokenTable:
 
     @cached_property
     def responses_N(self) -> np.ndarray:
-        """int64 number of response tokens of each example; ones where there are no responses."""
+        """int64 number of tokens of each example that are learned; ones where there are no responses."""
         if self.response_starts_N is None:
             return np.ones(len(self), dtype=np.int64)
+        if self.learned_Z is not None:
+            return np.diff(np.concatenate([[0], np.cumsum(self.learned_Z, dtype=np.int64)])[self.offsets_N1])
         return self.lengths_N - self.response_starts_N
 
     @property
@@ -153,7 +159,8 @@ class TokenTable:
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         arrays = (self.ids_Z, self.offsets_N1, self.read_positions_N, self.labels_N, self.type_ids_Z)
-        return sum(array.nbytes for array in (*arrays, self.response_starts_N) if array is not None)
+        more = self.response_starts_N, self.learned_Z
+        return sum(array.nbytes for array in (*arrays, *more) if array is not None)
 
     def pack(self, indices_B: np.ndarray) -> PackedTokens:
         """Return the examples ``indices_B``, in that order, without padding."""
@@ -199,6 +206,9 @@ class TokenTable:
             return self.words.reads(np.cumsum(lengths_B) - lengths_B + self.read_positions_N[indices_B])
         if self.response_starts_N is None:
             return None
+        if self.learned_Z is not None:
+            learned_Z = self.learned_Z[rows(self.offsets_N1[indices_B], lengths_B)]
+            return of_learned(ids_Z, lengths_B, learned_Z.astype(bool))
         return of_responses(ids_Z, lengths_B, self.response_starts_N[indices_B].astype(np.int64))
 
 

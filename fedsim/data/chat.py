@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fedsim.core.errors import ModelError, shown
+from fedsim.data.turns import Around, by_marks, cannot_be_found, common_end, with_marks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,6 +53,7 @@ class ChatTemplate:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._frames: dict[tuple[str, ...], Frame] = {}
+        self._answers: dict[tuple[str, ...], tuple[Around, ...]] = {}
         try:
             self._template = _DATE.sub(lambda call: repr(TODAY.strftime(call[2])), tokenizer.get_chat_template())
         except ValueError:
@@ -72,9 +74,46 @@ class ChatTemplate:
             self._frames[roles] = self._made(roles)
         return self._frames[roles]
 
+    def answers(self, roles: tuple[str, ...]) -> tuple[Around, ...]:
+        """Return what of the text around each of the assistant's messages is learned with it.
+
+        Raises
+        ------
+        ModelError
+            Where :meth:`frame` does, or if earlier answers cannot be told from the text around them.
+        """
+        if roles not in self._answers:
+            self._answers[roles] = self._found(roles)
+        return self._answers[roles]
+
+    def _found(self, roles: tuple[str, ...]) -> tuple[Around, ...]:
+        frame, (messages, marks) = self.frame(roles), _marked(roles)
+        numbers = [number for number, role in enumerate(roles) if role == ASSISTANT]
+        whole, marked = self._rendered(messages, cue=False), with_marks(self._template)
+        if marked is not None:
+            by_itself = by_marks(self._rendered(messages, cue=False, template=marked), whole, marks, numbers)
+            if isinstance(by_itself, str):
+                raise cannot_be_found(self._tokenizer, by_itself)
+            return tuple(by_itself)
+        last = Around(len(frame.lead), len(frame.tail))
+        return (*(self._earlier(messages, whole, frame, number) for number in numbers[:-1]), last)
+
+    def _earlier(self, messages: list[dict[str, str]], whole: str, frame: Frame, number: int) -> Around:
+        """Return what is learned around an earlier answer."""
+        start = whole.index(messages[number]["content"])
+        # Where the last answer has an empty thought, earlier ones mostly have none: their cue is that of one that thinks.
+        cues = (self._rendered(messages[:number], cue=True, thinks=thinks) for thinks in (False, True))
+        cue = next((cue for cue in cues if whole.startswith(cue)), None)
+        if cue is None:
+            raise cannot_be_found(self._tokenizer, "does not write earlier answers behind its generation prompt")
+        end = _first(self._tokens, frame.tail)
+        behind = common_end(frame.tail, frame.before[number + 1], list(self._tokens), end)
+        if behind is None:
+            raise cannot_be_found(self._tokenizer, "does not end earlier answers with the token that ends the last one")
+        return Around(start - len(cue), len(behind))
+
     def _made(self, roles: tuple[str, ...]) -> Frame:
-        marks = [f"fedsim{number}message" for number in range(len(roles))]
-        messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+        messages, marks = _marked(roles)
         prompt, whole = self._rendered(messages[:-1], cue=True), self._rendered(messages, cue=False)
         if any(whole.count(mark) != 1 for mark in marks) or not whole.startswith(prompt):
             raise ModelError(
@@ -86,17 +125,19 @@ class ChatTemplate:
         lead, tail = whole[len(prompt) :].split(marks[-1])
         return Frame(tuple(before), prompt_end, lead, tail)
 
-    def _rendered(self, messages: list[dict[str, str]], cue: bool) -> str:
+    def _rendered(
+        self, messages: list[dict[str, str]], cue: bool, *, thinks: bool = False, template: str | None = None
+    ) -> str:
         import jinja2
 
         try:
             text = self._tokenizer.apply_chat_template(
                 messages,
-                chat_template=self._template,
+                chat_template=template or self._template,
                 tokenize=False,
                 add_generation_prompt=cue,
                 # Templates of models that think put an empty thought before the answer: answers of data have none.
-                enable_thinking=False,
+                enable_thinking=thinks,
                 date_string=TODAY.strftime("%d %b %Y"),
             )
         except (jinja2.TemplateError, ValueError, TypeError) as error:
@@ -139,6 +180,12 @@ class ChatTemplate:
     def apart(self, text: str) -> str:
         """Insert a space into each marker that a message spells out, so that it stays text: ``< |im_end|>``."""
         return self._spelt.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+
+def _marked(roles: tuple[str, ...]) -> tuple[list[dict[str, str]], list[str]]:
+    """Return messages of these roles with a mark as the text of each, and the marks."""
+    marks = [f"fedsim{number}message" for number in range(len(roles))]
+    return [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)], marks
 
 
 def _first(tokens: Iterable[str], text: str) -> str | None:

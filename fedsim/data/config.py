@@ -87,6 +87,9 @@ class TaskConfig(Schema):
     response: str | None = None
     """Makes this a task of responses: the text that the model learns to write behind the prompt, with ``{field}`` for the
     field or fields that it holds. ``template`` is then the prompt, without ``<mask>``."""
+    learn: Literal["last_answer", "all_answers"] = "last_answer"
+    """Of a dialogue, what loss, perplexity and token accuracy are of: the tokens of its last answer, or those of every answer,
+    each with its end, in one pass. Generated responses are compared with the last answer in both."""
     chat: bool = False
     """Whether the prompt is a user's message and the response the assistant's, in the chat template of the tokenizer."""
     system: str | None = None
@@ -115,8 +118,11 @@ class TaskConfig(Schema):
     responses token_accuracy."""
 
     uses: ClassVar[Uses] = {
-        **dict.fromkeys(("optional_fields", "chat"), (_of_responses(),)),
+        "optional_fields": (_of_responses(),),
+        # Not by response, which a dialogue has without giving it: the JSON Schema would refuse its chat.
+        "chat": (Use("of_responses", (True,), by="response", words=_of_responses().words),),
         "system": (Use("chat", (True,)),),
+        "learn": (Use("dialogue", (True,), words="it is for dialogues, which may have several answers"),),
         "template_without": (Use("optional_fields", test=bool, words="it is for fields of data.task.optional_fields"),),
         "template": (Use("dialogue", (False,), words="it is for texts: the prompt of a dialogue is its messages"),),
         "label_field": (Use("labels", test=bool, words="it is the column of data.task.labels"),),
@@ -186,6 +192,11 @@ class TaskConfig(Schema):
     def of_responses(self) -> bool:
         """Whether the model learns to write responses, not to tell classes apart."""
         return self.response is not None
+
+    @property
+    def learns_all(self) -> bool:
+        """Whether every answer of a dialogue is learned."""
+        return self.learn == "all_answers"
 
     @property
     def num_classes(self) -> int:

@@ -4,6 +4,8 @@ Prompt and response are encoded as one text, so the ids are those of the whole. 
 prompt has by itself, as when it is generated from: where a token of the whole would reach from the prompt into the
 response, the two are encoded apart. A response ends with the tokenizer's end token, or as the chat template ends an answer.
 
+Of a dialogue the tokens of every answer may be learned (``task.learn``), each where it stands in the whole.
+
 Too long an example loses the ends of the prompt's fields first, the longest field first, each down to one token, and then
 the end of its response. Of a dialogue whole turns go before that, the oldest first.
 """
@@ -26,6 +28,7 @@ from fedsim.data.examples import Examples
 from fedsim.data.several import encode_plain
 from fedsim.data.spelt_out import with_special_tokens_apart
 from fedsim.data.truncation import encode_with_fields, longest_first
+from fedsim.data.turns import token_spans
 from fedsim.data.written import Writer, Written, without_oldest
 
 if TYPE_CHECKING:
@@ -45,6 +48,10 @@ class Responses:
     """Number of examples whose prompt was shortened."""
     cut_responses: int
     """Number of those whose response was cut as well, so that it has no end."""
+    learned: list[list[tuple[int, int]]] | None = None
+    """Tokens of each example's answers, first and behind the last; None where the response is all that is learned."""
+    cut_answers: int = 0
+    """Number of earlier answers that were left out."""
 
 
 class ResponseEncoder:
@@ -85,6 +92,7 @@ class ResponseEncoder:
         sizes = [(len(prompt), len(response)) for prompt, response in zip(prompts, responses, strict=True)]
         room = max_length - len(self._start)
         long = [i for i, (prompt, response) in enumerate(sizes) if prompt + response > room]
+        answers = sum(len(one.answers) for one in written)
         if self._task.dialogue:
             self._drop_turns(texts, written, prompts, responses, long, room, examples.origin)
         self._cut(written, prompts, responses, room, max_length, examples.origin)
@@ -95,7 +103,23 @@ class ResponseEncoder:
             starts=[max(1, len(self._start) + len(prompt)) for prompt in prompts],
             cut_prompts=sum(len(prompts[i]) < sizes[i][0] for i in long),
             cut_responses=sum(len(responses[i]) < sizes[i][1] for i in long),
+            learned=self._learned(written, prompts, responses) if self._task.learns_all else None,
+            cut_answers=answers - sum(len(one.answers) for one in written),
         )
+
+    def _learned(self, written: list[Written], prompts: list[Ids], responses: list[Ids]) -> list[list[tuple[int, int]]]:
+        """Return the tokens of each dialogue's answers; what is cut of the last one is not among them."""
+        found = []
+        for one, prompt, response in zip(written, prompts, responses, strict=True):
+            start, stop = one.answers[-1]
+            last = len(prompt), len(prompt) + len(response)
+            earlier = token_spans(one.prompt.text, one.answers[:-1], prompt, self._encoded)
+            if (start, stop) != (len(one.prompt.text), len(one.whole)):  # the template's own marks say where it is
+                inside = tuple(max(0, edge - len(one.prompt.text)) for edge in (start, stop))
+                ((first, behind),) = token_spans(one.response, ((inside[0], inside[1]),), response, self._encoded)
+                last = len(prompt) + first, len(prompt) + (behind or len(response))
+            found.append([*earlier, last])
+        return found
 
     def prompts(self, rows: list[tuple[str, ...]]) -> list[Ids]:
         """Return the ids of prompts alone, for texts whose response is to be written; nothing is cut."""
@@ -190,6 +214,12 @@ def response_table(
     starts_N = np.asarray(found.starts, dtype=np.int32)
     lengths_N = np.fromiter(map(len, found.ids), np.int64, len(found.ids))
     offsets_N1 = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths_N)])
+    learned_Z = None
+    if found.learned is not None:
+        learned_Z = np.zeros(int(offsets_N1[-1]), np.uint8)
+        for offset, spans in zip(offsets_N1.tolist(), found.learned, strict=False):
+            for first, behind in spans:
+                learned_Z[offset + first : offset + behind] = 1
     return TokenTable(
         ids_Z=np.fromiter(chain.from_iterable(found.ids), np.int32, int(offsets_N1[-1])),
         offsets_N1=offsets_N1,
@@ -197,8 +227,10 @@ def response_table(
         labels_N=np.ones(len(starts_N), np.int64),
         pad_id=pad,
         response_starts_N=starts_N,
+        learned_Z=learned_Z,
         cut_prompts=found.cut_prompts,
         cut_responses=found.cut_responses,
+        cut_answers=found.cut_answers,
     )
 
 

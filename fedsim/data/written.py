@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedsim.data.chat import ASSISTANT, SYSTEM, USER, ChatTemplate, Frame
 from fedsim.data.config import TaskConfig
@@ -22,6 +22,14 @@ class Written:
     """With the spans of its fields, which may be shortened."""
     response: str
     """With what a chat template puts around it."""
+    answers: tuple[tuple[int, int], ...] = ()
+    """First character, and that behind the last, of each answer in the whole text; empty where the response is all that is
+    learned."""
+
+    @property
+    def whole(self) -> str:
+        """Prompt and response as one text."""
+        return self.prompt.text + self.response
 
 
 def reference(texts: Texts, task: TaskConfig) -> str:
@@ -79,7 +87,8 @@ class Writer:
         said = [(role, self._chat.apart(text)) for role, text in messages]
         if self._task.system is not None and said[0][0] != SYSTEM:
             said.insert(0, (SYSTEM, self._task.system))
-        return _framed(self._chat, said, ((0, len(said[-2][1])),))
+        written = _framed(self._chat, said, ((0, len(said[-2][1])),))
+        return replace(written, answers=_answers(self._chat, said)) if self._task.learns_all else written
 
     def _filled(self, texts: Texts) -> FilledText:
         pieces = next((pieces for place, pieces in self._without.items() if not texts[place].strip()), self._prompt)
@@ -102,6 +111,20 @@ def _framed(chat: ChatTemplate, messages: Messages, spans: Sequence[tuple[int, i
         start, prompt = len(prompt), prompt + text
     moved = tuple((start + first, start + last) for first, last in spans)
     return Written(FilledText(prompt + frame.prompt_end, moved), frame.lead + messages[-1][1] + frame.tail)
+
+
+def _answers(chat: ChatTemplate, messages: Messages) -> tuple[tuple[int, int], ...]:
+    """Return where each answer of a dialogue stands in its text, with what is learned around it."""
+    roles = tuple(role for role, _ in messages)
+    frame, around = chat.frame(roles), iter(chat.answers(roles))
+    spans, place = [], 0
+    for literal, (role, text) in zip((*frame.before, frame.prompt_end + frame.lead), messages, strict=True):
+        start = place + len(literal)
+        place = start + len(text)
+        if role == ASSISTANT:
+            own = next(around)
+            spans.append((start - own.before, place + own.behind))
+    return tuple(spans)
 
 
 def _stripped(filled: FilledText) -> FilledText:

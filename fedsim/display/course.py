@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fedsim.display.figure import BLUE, FAINT, GREEN, GREY, ORANGE
+from fedsim.display.figure import BLUE, FAINT, GREEN, GREY, INK, ORANGE
 from fedsim.display.timeline import unit_of
 
 if TYPE_CHECKING:
@@ -26,6 +26,14 @@ LOSS_LINES = (
     ("train_loss_last", "training, last local epoch", {"color": BLUE, "marker": "o", "ls": "-"}),
     ("global_loss", "validation, global model", {"color": ORANGE, "marker": "D", "ls": (0, (5, 2))}),
     ("personalised_loss", "held-out, personalised", {"color": GREEN, "marker": "^", "ls": (0, (3, 1, 1, 1))}),
+)
+GENERATED_LINES = (
+    ("generated_exact_match", "exact match", {"color": BLUE, "marker": "o", "ls": "-"}),
+    ("generated_f1", "F1 of words", {"color": ORANGE, "marker": "D", "ls": (0, (5, 2))}),
+    ("generated_rouge1", "ROUGE-1", {"color": GREEN, "marker": "^", "ls": (0, (3, 1, 1, 1))}),
+    ("generated_rouge2", "ROUGE-2", {"color": GREY, "marker": "s", "ls": (0, (1, 1))}),
+    ("generated_rougeL", "ROUGE-L", {"color": INK, "marker": "v", "ls": (0, (8, 2))}),
+    ("generated_chrf", "chrF", {"color": FAINT, "marker": "P", "ls": (0, (2, 2))}),
 )
 """Column, name and style of each line; lines differ in colour, dash and marker."""
 _MARKED_POINTS = 40
@@ -50,6 +58,29 @@ def with_final(rounds: Columns, personalised: float | None) -> Columns:
     return {**rounds, "personalised_metric": column}
 
 
+def with_generated(rounds: Columns, generated: Mapping[str, Any] | None) -> Columns:
+    """Return the rounds with the text metrics of the start and of the end of the run, where these are not of a round's record.
+
+    Parameters
+    ----------
+    generated
+        Field ``generated`` of the summary.
+    """
+    if not generated or not len(rounds["round"]):
+        return rounds
+    order = np.argsort(rounds["round"], kind="stable")
+    found = dict(rounds)
+    for column, _, _ in GENERATED_LINES:
+        name = column.removeprefix("generated_")
+        values = np.array(rounds.get(column, np.full(len(order), math.nan)), dtype=float)
+        start = generated.get("start", {}) if rounds["round"][order[0]] == 0 else {}
+        for at, part in ((order[-1], generated), (order[0], start)):
+            if not math.isfinite(values[at]) and isinstance(part.get(name), float):
+                values[at] = part[name]
+        found[column] = values
+    return found
+
+
 def draw_metric(axes: Axes, rounds: Columns, guessing: float | None = None) -> bool:
     """Draw the global and the personalised metric by round, and chance; return whether there was any."""
     x = _sorted(rounds, "round")
@@ -65,6 +96,16 @@ def draw_loss(axes: Axes, rounds: Columns) -> bool:
     x = _sorted(rounds, "round")
     drawn = [_line(axes, x, _sorted(rounds, column), name, style) for column, name, style in LOSS_LINES]
     if any(drawn):
+        _round_axis(axes, x)
+    return any(drawn)
+
+
+def draw_generated(axes: Axes, rounds: Columns) -> bool:
+    """Draw the metrics of written responses by round; return whether there was any."""
+    x = _sorted(rounds, "round")
+    drawn = [_line(axes, x, _sorted(rounds, column), name, style) for column, name, style in GENERATED_LINES]
+    if any(drawn):
+        axes.set_ylim(-0.02, 1.02)
         _round_axis(axes, x)
     return any(drawn)
 

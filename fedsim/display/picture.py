@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from fedsim.core.errors import ConfigError, ResourceError, shown, suggestion
-from fedsim.display.plots import plot_bytes, plot_loss, plot_metric
+from fedsim.display.plots import plot_bytes, plot_generated, plot_loss, plot_metric
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,12 +38,13 @@ def picture_of_rounds(rounds: pa.Table, what: str, metric_name: str) -> Picture:
     Raises
     ------
     ConfigError
-        If ``what`` is none of metric, loss and bytes, or there is nothing to draw.
+        If ``what`` is none of metric, loss, bytes and generated, or there is nothing to draw.
     """
     plots = {
         "metric": lambda columns, path: plot_metric(columns, path, metric_name),
         "loss": plot_loss,
         "bytes": lambda columns, path: plot_bytes(columns, path, metric_name),
+        "generated": plot_generated,
     }
     if what not in plots:
         raise ConfigError(f"there is no picture {shown(what)}{suggestion(what, plots)}; give one of {', '.join(plots)}")

@@ -16,11 +16,13 @@ import numpy as np
 from fedsim.display.course import (
     Columns,
     chance,
+    draw_generated,
     draw_loss,
     draw_metric,
     draw_metric_by_bytes,
     metric_words,
     with_final,
+    with_generated,
 )
 from fedsim.display.figure import INK, Stamp, attempt, drawn, dress, new_figure, new_figures, save
 from fedsim.display.label_plot import (
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = [
-    "plot_bytes", "plot_label_distribution", "plot_layer_scores", "plot_loss", "plot_metric", "plot_timeline",
+    "plot_bytes", "plot_generated", "plot_label_distribution", "plot_layer_scores", "plot_loss", "plot_metric", "plot_timeline",
     "write_plots",
 ]  # fmt: skip
 
@@ -86,9 +88,11 @@ def write_plots(
     pictures: dict[str, Callable[[Path], Path | None]] = {}
     if folder.rounds.exists():
         rounds = with_final(read_columns(folder.rounds), summary.get("personalised_metric"))
+        texts = with_generated(rounds, summary.get("generated"))
         pictures["metric.png"] = lambda path: plot_metric(rounds, path, metric, guessing, stamp)
         pictures["loss.png"] = lambda path: plot_loss(rounds, path, stamp)
         pictures["bytes.png"] = lambda path: plot_bytes(rounds, path, metric, guessing, stamp)
+        pictures["generated.png"] = lambda path: plot_generated(texts, path, stamp)
         if folder.visits.exists():
             visits = read_columns(folder.visits)
             pictures["timeline.png"] = lambda path: plot_timeline(rounds, visits, path, stamp)
@@ -130,6 +134,16 @@ def plot_loss(rounds: Columns, path: Path, stamp: Stamp | None = None) -> Path |
     """Draw training and evaluation losses by round; None if none was measured."""
     figure, axes = new_figure("Loss by round", "round", "cross-entropy (nats)")
     if not draw_loss(axes, rounds):
+        return None
+    _legend(axes)
+    return save(figure, path, stamp)
+
+
+@drawn
+def plot_generated(rounds: Columns, path: Path, stamp: Stamp | None = None) -> Path | None:
+    """Draw the metrics of written responses by round; None if the model wrote none."""
+    figure, axes = new_figure("Written responses by round", "round", "mean over responses")
+    if not draw_generated(axes, rounds):
         return None
     _legend(axes)
     return save(figure, path, stamp)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import TracebackType
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -19,38 +18,13 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsim.display.notebook import NotebookLive, notebook_display
-from fedsim.display.report import MISSING, format_bytes, format_clock, format_metric, format_seconds
+from fedsim.display.report import format_clock, format_metric, format_seconds
+from fedsim.display.round_line import START_LOSS, RoundLine, plain_line, recent_table
 from fedsim.display.screen import Screen
 
 _RECENT_ROUNDS = 5
 _ETA_ROUNDS = 10
 _BLOCKS = "▁▂▃▄▅▆▇█"
-
-
-@dataclass(frozen=True)
-class RoundLine:
-    """Progress line of one round."""
-
-    round: int
-    """Round number, from 1."""
-    metric: float | None
-    """Global metric after the round; None if it was not evaluated."""
-    loss: float | None
-    """Mean training loss of the round's clients."""
-    clients_ok: int
-    clients_failed: int
-    seconds: float
-    """Wall time of the round."""
-    bytes_up: int
-    bytes_down: int
-    clients_retried: int = 0
-    """Retries of a client's work after a lost actor or a missed deadline."""
-    clock_seconds: float | None = None
-    """The virtual clock at the end of the round; None without simulated devices."""
-    eta_seconds: float | None = None
-    """Time until the last round is done; if None, estimated from recent rounds."""
-    epsilon: float | None = None
-    """What a private run has spent."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +98,17 @@ class Progress:
         if not self._live:
             self._print(f"phase  {text}")
 
-    def start(self, metric: float, loss: float) -> None:
-        """Show the evaluation before any training."""
+    def start(self, metric: float, loss: float, generated: tuple[str, float] | None = None) -> None:
+        """Show the evaluation before any training: metric and loss on the validation examples, and the main text metric of what
+        the model wrote, if it did.
+        """
         self._end_phase()
         self._add_metric(metric)
         self._refresh()
         if not self._live:
-            self._print(f"start  {self._metric_name} {format_metric(metric)}  loss {format_metric(loss)}")
+            written = [] if generated is None else [generated]
+            pairs = [(self._metric_name, metric), *written, (START_LOSS, loss)]
+            self._print("start  " + "  ".join(f"{name} {format_metric(value)}" for name, value in pairs))
 
     def clients_done(self, round: int, done: int, total: int) -> None:
         """Show how many clients of the current round are done; on a terminal only."""
@@ -233,27 +211,6 @@ class Progress:
         return grid
 
 
-def plain_line(line: RoundLine, total_rounds: int, metric_name: str) -> str:
-    """Return the round as one line of name-value pairs; ``-`` where not measured."""
-    digits = len(str(total_rounds))
-    pairs = [
-        ("round", f"{line.round}/{total_rounds}".rjust(2 * digits + 1)),
-        (metric_name, format_metric(line.metric).rjust(7)),
-        ("loss", format_metric(line.loss).rjust(7)),
-        ("ok", f"{line.clients_ok:>3}"),
-        ("failed", f"{line.clients_failed}"),
-        ("retried", f"{line.clients_retried}"),
-        ("seconds", f"{line.seconds:6.2f}"),
-        ("MB_down", f"{line.bytes_down / 1e6:8.3f}"),
-        ("MB_up", f"{line.bytes_up / 1e6:8.3f}"),
-        *([] if line.clock_seconds is None else [("clock", format_clock(line.clock_seconds))]),
-        ("eta", format_clock(line.eta_seconds)),
-    ]
-    if line.epsilon is not None:
-        pairs.append(("epsilon", f"{line.epsilon:.4g}"))
-    return "  ".join(f"{name} {value}" for name, value in pairs)
-
-
 def sparkline(values: Sequence[float], width: int) -> str:
     """Return a line of block characters, one per value, or per mean of neighbours if ``width`` is too small."""
     width = max(1, min(width, len(values)))
@@ -262,36 +219,3 @@ def sparkline(values: Sequence[float], width: int) -> str:
     low, high = min(means), max(means)
     scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
     return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
-
-
-def _epsilon(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.4g}"
-
-
-def recent_table(lines: Sequence[RoundLine], metric_name: str, width: int) -> Table:
-    """Return the last rounds, with as many columns as fit ``width``."""
-    columns = [
-        ("round", [str(line.round) for line in lines]),
-        (metric_name, [format_metric(line.metric) for line in lines]),
-        ("loss", [format_metric(line.loss) for line in lines]),
-        ("ok", [str(line.clients_ok) for line in lines]),
-        ("failed", [str(line.clients_failed) for line in lines]),
-        ("time", [format_seconds(line.seconds) for line in lines]),
-        *([] if lines[-1].epsilon is None else [("epsilon", [_epsilon(line.epsilon) for line in lines])]),
-        *([] if lines[-1].clock_seconds is None else [("clock", [format_clock(line.clock_seconds) for line in lines])]),
-        ("down", [format_bytes(line.bytes_down) for line in lines]),
-        ("up", [format_bytes(line.bytes_up) for line in lines]),
-    ]
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="dim")
-    rows: list[list[str]] = [[] for _ in lines]
-    used = 1
-    for name, cells in columns:
-        used += max(len(name), *map(len, cells)) + 3
-        if used > width:
-            break
-        table.add_column(name, justify="right", no_wrap=True)
-        for row, cell in zip(rows, cells, strict=True):
-            row.append(cell)
-    for row, line in zip(rows, lines, strict=True):
-        table.add_row(*row, style="red" if line.clients_failed else "")
-    return table

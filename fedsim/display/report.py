@@ -138,10 +138,14 @@ def final_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def generated_words(generated: Mapping[str, Any]) -> str:
-    """Return how responses compare to those of the data: their metrics, and of how many they are."""
-    about = ("examples", "tokens", "ended", "personal")
+    """Return how responses compare to those of the data: their metrics, after those before any training where these are known,
+    and of how many they are.
+    """
+    about, start = ("examples", "tokens", "ended", "personal", "start"), generated.get("start") or {}
     scores = [
-        f"{name.replace('_', ' ')} {format_metric(value, 3)}" for name, value in generated.items() if name not in about
+        f"{name.replace('_', ' ')} {format_metric(start[name], 3) + ' -> ' if name in start else ''}{format_metric(value, 3)}"
+        for name, value in generated.items()
+        if name not in about
     ]
     ended = generated.get("ended")
     share = [] if ended is None else [f"{ended:.0%} ended by the model"]

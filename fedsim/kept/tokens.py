@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _PLACES = ("name_or_path", "vocab_file", "merges_file", "tokenizer_file", "is_local", "local_files_only", "cache_dir")
 """Settings of a tokenizer that say where it was read, not how it encodes."""
 _ARRAYS = ("ids_Z", "offsets_N1", "read_positions_N", "labels_N")
-_OPTIONAL = ("type_ids_Z", "response_starts_N")
+_OPTIONAL = ("type_ids_Z", "response_starts_N", "learned_Z")
 _DTYPES = {
     "ids_Z": "<i4",
     "offsets_N1": "<i8",
@@ -27,8 +27,9 @@ _DTYPES = {
     "labels_N": "<i8",
     "type_ids_Z": "|u1",
     "response_starts_N": "<i4",
+    "learned_Z": "|u1",
 }
-_COUNTS = ("pad_id", "cut_prompts", "cut_responses")
+_COUNTS = ("pad_id", "cut_prompts", "cut_responses", "cut_answers")
 
 
 def kept_tokens(
@@ -113,7 +114,7 @@ def _table(record: Record, examples: int) -> TokenTable:
     table = TokenTable(**arrays, **counts)
     of_examples = (table.read_positions_N, table.labels_N, table.response_starts_N)
     lengths = {len(table.offsets_N1) - 1, *(len(array) for array in of_examples if array is not None)}
-    tokens = {len(array) for array in (table.ids_Z, table.type_ids_Z) if array is not None}
+    tokens = {len(array) for array in (table.ids_Z, table.type_ids_Z, table.learned_Z) if array is not None}
     if lengths != {examples} or tokens != {int(table.offsets_N1[-1])}:
         raise ValueError("arrays of other lengths")
     return table

@@ -17,7 +17,7 @@ from fedsim.data.config import TaskConfig
 if TYPE_CHECKING:
     from fedsim.core.tokens import TokenTable
 from fedsim.prompts.prompt_file import PromptFile, local_prompt, read_prompt
-from fedsim.prompts.writing import Prompt, as_list, prompt_rows, settings, texts_of
+from fedsim.prompts.writing import Prompt, as_list, check_batch_size, prompt_rows, settings, texts_of
 
 
 class PromptedModel:
@@ -118,6 +118,7 @@ class PromptedModel:
         )
         table = fitted(table, given, self.task, self.tokenizer, self._vocabulary)
         self._check_lengths(table)
+        check_batch_size(batch_size)
         head_1 = {name: array.unsqueeze(0) for name, array in self.head.items()}
         logits = []
         with torch.no_grad():
@@ -181,6 +182,7 @@ class PromptedModel:
         from fedsim.simulation.generation_spec import decoded, end_ids
 
         rows = prompt_rows(self.task, prompts)
+        check_batch_size(batch_size)
         chosen = settings(
             max_new_tokens=max_new_tokens,
             do_sample=do_sample,

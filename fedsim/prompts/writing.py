@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import ValidationError
 
-from fedsim.core.errors import ModelError, listed, shown
+from fedsim.core.errors import ConfigError, ModelError, listed, shown
 from fedsim.data.chat import ASSISTANT, SYSTEM, USER
 from fedsim.data.config import TaskConfig
 from fedsim.data.dialogue import Messages, as_text, read_messages
@@ -71,6 +72,18 @@ def settings(**given: Any) -> GenerateConfig:
         return GenerateConfig.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise refused(error, GenerateConfig, lambda key: "generate") from None
+
+
+def check_batch_size(batch_size: Any) -> None:
+    """Refuse a number of texts per pass that is no whole number of at least 1.
+
+    Raises
+    ------
+    ConfigError
+        Saying what it is.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise ConfigError(f"batch_size is {shown(batch_size)}; give a whole number of texts per pass, 1 or more")
 
 
 def prompt_fields(task: TaskConfig) -> list[str]:

@@ -22,6 +22,16 @@ class Column(NamedTuple):
     meaning: str
 
 
+TEXT_METRIC_WORDS = {
+    "exact_match": "exact match with that of the data, normalised as SQuAD does",
+    "f1": "F1 of the normalised words",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "chrf": "chrF",
+}
+"""Metrics of texts (evaluation.generate.metrics) in words."""
+
 ROUNDS: dict[str, Column] = {
     "round": Column("int32", "rounds", "rounds completed: 1 for the first; 0 for the evaluation before any training"),
     "global_metric": Column(
@@ -36,6 +46,14 @@ ROUNDS: dict[str, Column] = {
         "float64", "", "the global state on the clients' held-out examples, with evaluation.select_on=holdout"
     ),
     "holdout_loss": Column("float64", "nats", "mean loss on the same examples"),
+    **{
+        f"generated_{name}": Column(
+            "float64",
+            "0 to 1",
+            f"mean over the responses that the global model then wrote of {words} (evaluation.generate)",
+        )
+        for name, words in TEXT_METRIC_WORDS.items()
+    },
     "train_loss_first": Column(
         "float64", "nats", "mean over usable clients, weighted by examples, of their first local epoch's loss"
     ),
@@ -188,10 +206,11 @@ GENERATIONS: dict[str, Column] = {
     "ended": Column(
         "bool", "", "whether the model ended it, or else evaluation.generate.max_new_tokens or its positions"
     ),
-    "at_end": Column(
+    "only_at_end": Column(
         "bool",
         "",
-        "written at the end of the run only, in no round of evaluation.generate.every; gone when a run goes on",
+        "no part of a round's record, but made when the run ended: by clients' own models, after an early stop, or for a run "
+        "that was finished and resumed with evaluation.generate; made anew when the run goes on",
     ),
 }
 """Columns of ``generations.parquet``: one row per response."""

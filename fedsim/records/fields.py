@@ -6,17 +6,7 @@ from it, and a test holds it against the files of real runs.
 
 from __future__ import annotations
 
-from fedsim.records.columns import ROUNDS, Column
-
-TEXT_METRIC_WORDS = {
-    "exact_match": "exact match with that of the data, normalised as SQuAD does",
-    "f1": "F1 of the normalised words",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
-    "chrf": "chrF",
-}
-"""Metrics of texts (evaluation.generate.metrics) in words."""
+from fedsim.records.columns import GENERATIONS, ROUNDS, TEXT_METRIC_WORDS, Column
 
 _COUNT, _NUMBER, _TEXT, _LIST, _GROUP = "integer", "number", "text", "list", "group"
 
@@ -43,7 +33,10 @@ SUMMARY: dict[str, Column] = {
         _NUMBER, "", "on clients' held-out examples, before any training (evaluation.personalised_start)"
     ),
     "generated": Column(
-        _GROUP, "", "responses that the model wrote last, compared to those of the data (evaluation.generate)"
+        _GROUP,
+        "",
+        "responses that the model wrote last, compared to those of the data (evaluation.generate); in it start: those before "
+        "any training, personal: those of clients' own models",
     ),
     "rounds": Column(_COUNT, "rounds", "done"),
     "stopped": Column(_GROUP, "", "rule and reason, if a rule or a program ended the run before its last round"),
@@ -178,9 +171,10 @@ EVENTS: dict[str, tuple[str, dict[str, Column]]] = {
         {**ROUNDS, "update_norm": Column(_NUMBER, "", "L2 norm of the server's step")},
     ),
     "generated": (
-        "The global model wrote responses in a round of evaluation.generate.every.",
+        "The global model wrote responses: before any training (round 0), after one of evaluation.generate.every, at the end.",
         {
             "round": _ROUND,
+            "only_at_end": GENERATIONS["only_at_end"],
             "examples": Column(_COUNT, "examples", "that it answered"),
             "tokens": Column(_NUMBER, "tokens", "of a response, the mean"),
             "ended": Column(_NUMBER, "0 to 1", "share of the responses that it ended by itself"),

@@ -20,7 +20,7 @@ def write_final_tables(
     folder: RunFolder, final: FinalEvaluations, metric: str, labels_N: np.ndarray, shards: Shards
 ) -> None:
     """Write ``personal.parquet`` if clients hold out examples, ``predictions.parquet`` if predictions are kept, and the
-    last rows of ``generations.parquet`` if the model wrote.
+    last rows of ``generations.parquet``, with their events, if the model wrote.
 
     Parameters
     ----------
@@ -37,6 +37,8 @@ def write_final_tables(
         write_table(folder.predictions, PREDICTION_COLUMNS, _predictions(final, labels_N))
     if final.texts is not None:
         folder.generation_records(final.texts.new)
+        for round, figures in final.texts.new_figures().items():
+            folder.event("generated", round=round, only_at_end=True, **figures)
 
 
 def _personal(final: FinalEvaluations, metric: str, shards: Shards) -> dict[str, list[Any]]:

@@ -168,7 +168,7 @@ class RecordedRun:
             return export_peft(path, default_output(path) if output is None else output, client)
 
     def plot(self, what: str = "metric") -> Picture:
-        """Return a plot of ``metric``, ``loss`` or ``bytes`` by round, which a notebook displays.
+        """Return a plot of ``metric``, ``loss``, ``bytes`` or ``generated`` (responses) by round, which a notebook displays.
 
         Raises
         ------

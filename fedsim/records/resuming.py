@@ -16,6 +16,7 @@ from fedsim.configuration.schema import Config, read_config
 from fedsim.core.errors import CheckpointError, FedsimError, listed
 from fedsim.prompts.prompt_file import BEST_PROMPT, GLOBAL_PROMPT
 from fedsim.records.checkpoint import Checkpoint, load_latest, newest_round
+from fedsim.records.resumed_responses import lacks_responses
 
 _LONGEST_VALUE = 60
 _CONTENTS = {
@@ -257,9 +258,8 @@ def _has_what_is_asked(summary: Mapping[str, Any], config: Config, path: Path) -
     # Without held-out examples there is neither of the two metrics.
     no_start = summary.get("start_personalised_metric") is None and summary.get("personalised_metric") is not None
     no_predictions = not (path / "predictions.parquet").exists()
-    no_texts = asked.generate is not None and summary.get("generated") is None
-    lacks = (asked.personalised_start and no_start, asked.keep_predictions and no_predictions, no_texts)
-    return not any(lacks)
+    lacks = (asked.personalised_start and no_start, asked.keep_predictions and no_predictions)
+    return not any(lacks) and not lacks_responses(config, summary, path)
 
 
 def _ended_by_a_rule(summary: Mapping[str, Any], config: Config, path: Path) -> bool:

@@ -50,6 +50,12 @@ class RoundRecord:
     epsilon: float | None = None
     clip_norm: float | None = None
     clip_share: float | None = None
+    generated_exact_match: float | None = None
+    generated_f1: float | None = None
+    generated_rouge1: float | None = None
+    generated_rouge2: float | None = None
+    generated_rougeL: float | None = None
+    generated_chrf: float | None = None
 
     @property
     def metric(self) -> float | None:

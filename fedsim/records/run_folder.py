@@ -263,7 +263,8 @@ class RunFolder:
         """
 
         def stays(event: dict[str, Any]) -> bool:
-            return not isinstance(event.get("round"), int) or event["round"] < round
+            later = isinstance(event.get("round"), int) and event["round"] >= round
+            return not later and not event.get("only_at_end")
 
         for path in (self.summary, self.personal, self.predictions, self.report):
             with writing(path):
@@ -277,7 +278,16 @@ class RunFolder:
         with writing(self.visits):
             self._visits.truncate(round)
         with writing(self.generations):
-            self._generations.truncate(round, also="at_end")
+            self._generations.truncate(round, also="only_at_end")
+
+    def forget_responses(self) -> None:
+        """Drop what the model has written, and the figures of it in events and rounds."""
+        with writing(self.generations):
+            self._generations.truncate(0)
+        with writing(self.rounds):
+            self._rounds.clear([name for name in ROUND_COLUMNS if name.startswith("generated_")])
+        with writing(self.metrics):
+            self._log.keep(lambda event: event["event"] != "generated")
 
     def write_config(self, text: str) -> None:
         """Write ``config.yaml``, atomically."""

@@ -105,6 +105,20 @@ class ParquetRows:
         self._open()
         return dropped
 
+    def clear(self, columns: Sequence[str]) -> None:
+        """Set some columns to null in all rows."""
+        import pyarrow as pa
+
+        self.flush()
+        for path in _files(self.path):
+            next_part, table = _next_part(self._read_schema(path)), self._read(path)
+            for name in columns:
+                place = table.schema.get_field_index(name)
+                field = table.schema.field(place)
+                table = table.set_column(place, field, pa.nulls(table.num_rows, field.type))
+            self._write(path, [table], next_part)
+        self._open()
+
     def close(self) -> None:
         """Write pending rows and join the parts into one file, in bounded memory."""
         self.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from fedsim.core.schema import Schema
 from fedsim.core.uses import Use, Uses
@@ -17,9 +17,12 @@ class GenerateConfig(Schema):
     """Responses that the model writes by itself, token by token."""
 
     every: NonNegativeInt = 0
-    """Rounds between two times that the global model writes; 0 for at the end alone, when it writes in any case."""
+    """Rounds between two times that the global model writes; 0 for after the last round alone, when it writes in any case."""
+    at_start: bool = True
+    """Let the global model write before any training as well, in round 0: the text metrics of a run say nothing of what tuning
+    did without it. It costs as much as another such round, more where an untuned model does not end its responses."""
     examples: PositiveInt = 64
-    """Validation examples whose prompts it answers, drawn with the seed, the same ones each time."""
+    """Validation examples whose prompts it answers, drawn with the seed, the same ones each time; all, if there are fewer."""
     client_examples: NonNegativeInt = 4
     """Held-out examples of each client that the client's own model answers, at the end, where clients keep something of their
     own (``layers.unselected: local``, ``tuner.exchange``); 0 for none."""
@@ -38,9 +41,17 @@ class GenerateConfig(Schema):
     """do_sample: root of the draws, the run's seed if not given. They depend on it, round, client and example alone."""
     metrics: tuple[TextMetric, ...] = Field(default=("exact_match", "f1"), min_length=1)
     """How texts are compared to those of the data: exact_match and f1 (of words, both as SQuAD normalises), rouge1, rouge2,
-    rougeL and chrf; ROUGE and chrF need ``pip install fedsim[text]``."""
+    rougeL and chrf; ROUGE and chrF need ``pip install fedsim[text]``. The first one stands in the lines of rounds."""
 
     uses: ClassVar[Uses] = dict.fromkeys(("temperature", "top_k", "top_p", "seed"), (Use("do_sample", (True,)),))
+
+    @field_validator("metrics")
+    @classmethod
+    def _once(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        twice = next((name for name in metrics if metrics.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice} is there twice; name each metric once")
+        return metrics
 
 
 class EvaluationConfig(Schema):

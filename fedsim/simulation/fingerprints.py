@@ -43,7 +43,7 @@ def contents_of(spec: WorkerSpec) -> dict[str, str]:
 
 
 def _table_hash(table: TokenTable) -> str:
-    optional = (array for array in (table.type_ids_Z, table.response_starts_N) if array is not None)
+    optional = (a for a in (table.type_ids_Z, table.response_starts_N, table.learned_Z) if a is not None)
     return _hash(table.ids_Z, table.offsets_N1, table.read_positions_N, table.labels_N, *optional)
 
 

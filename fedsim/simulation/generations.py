@@ -31,12 +31,14 @@ Rows = tuple[Mapping[str, Any], ...]
 
 @dataclass(frozen=True)
 class FinalTexts:
-    """What the model wrote last."""
+    """What the model wrote last, and before any training."""
 
     metrics: tuple[str, ...]
     """Names of the text metrics."""
     rows: Rows
     """Of the global model."""
+    start: Rows
+    """Of the global model before any training; none if it did not write then."""
     personal: Rows
     """Of clients' own models."""
     new: Rows
@@ -44,8 +46,15 @@ class FinalTexts:
 
     def summary(self) -> dict[str, Any]:
         """Return how the texts compare to those of the data."""
-        own = {"personal": figures(self.personal, self.metrics)} if self.personal else {}
-        return {**figures(self.rows, self.metrics), **own}
+        parts = {"start": self.start, "personal": self.personal}
+        others = {name: figures(rows, self.metrics) for name, rows in parts.items() if rows}
+        return {**figures(self.rows, self.metrics), **others}
+
+    def new_figures(self) -> dict[int, dict[str, Any]]:
+        """Return, by round, how the global model's texts that are not on record yet compare to those of the data."""
+        new = [row for row in self.new if row["client"] is None]
+        rounds = sorted({row["round"] for row in new})
+        return {round: figures([row for row in new if row["round"] == round], self.metrics) for round in rounds}
 
 
 def figures(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> dict[str, Any]:
@@ -64,9 +73,11 @@ class Generations:
         self._run, self._spec = run, spec
         config, total = run.config, len(spec.examples_N)
         assert config.evaluation.generate is not None
-        self._every = config.evaluation.generate.every
+        self._every, self._rounds = config.evaluation.generate.every, config.rounds
+        self.at_start = config.evaluation.generate.at_start
+        """Whether the global model writes before any training."""
         self.metrics: tuple[str, ...] = config.evaluation.generate.metrics
-        """Names of the text metrics."""
+        """Names of the text metrics, the main one first."""
         size = config.evaluation.shard_size
         self._ranges = [(start, min(start + size, total)) for start in range(0, total, size)]
         shards = run.prepared.spec.shards
@@ -80,8 +91,19 @@ class Generations:
         return None if spec is None else cls(run, spec)
 
     def is_due(self, round: int) -> bool:
-        """Whether the global model writes after a round, counted from 1, whatever becomes of the run."""
-        return self._every > 0 and round % self._every == 0
+        """Whether the global model writes after a round, counted from 1, for that round's record; 0 stands for the start."""
+        if round == 0:
+            return self.at_start
+        return round == self._rounds or (self._every > 0 and round % self._every == 0)
+
+    def record(self, rows: Rows, round: int) -> dict[str, float]:
+        """Record what the global model wrote after a round; return the columns of the round's record that it fills."""
+        if not rows:
+            return {}
+        found = figures(rows, self.metrics)
+        self._run.folder.generation_records(rows)
+        self._run.folder.event("generated", round=round, only_at_end=False, **found)
+        return {f"generated_{name}": found[name] for name in self.metrics}
 
     def of_state(self, state: Handle, round: int) -> Rows:
         """Return what a global state writes to the validation examples chosen for it."""
@@ -105,13 +127,24 @@ class Generations:
         return tuple(found)
 
     def at_end(self, federation: Federation) -> FinalTexts:
-        """Return what is written last: by the global model, unless that is on record, and by clients' own models."""
+        """Return what is written last, by the global model and by clients' own, and before any training, in so far as this is
+        not on record.
+        """
         state, states, round = federation.state, federation.clients, federation.round
-        known = self._run.folder.recorded_generations() if round and self.is_due(round) else []
-        last = tuple(row for row in known if row["round"] == round and row["client"] is None)
-        written = () if last else tuple({**row, "at_end": True} for row in self.of_state(state, round))
-        personal = tuple({**row, "at_end": True} for row in self.of_clients(state, states, round))
-        return FinalTexts(self.metrics, last or written, personal, (*written, *personal))
+        known: dict[int, Rows] = {}
+        for row in self._run.folder.recorded_generations():
+            known[row["round"]] = (*known.get(row["round"], ()), row)
+        last = known.get(round) or self._at_end(self.of_state(state, round))
+        start: Rows = ()
+        if self.at_start and round:
+            start = known.get(0) or self._at_end(self.of_state(federation.initial_state(), 0))
+        personal = self._at_end(self.of_clients(state, states, round))
+        new = tuple(row for row in (*start, *last, *personal) if row["only_at_end"])
+        return FinalTexts(self.metrics, last, start, personal, new)
+
+    @staticmethod
+    def _at_end(rows: Rows) -> Rows:
+        return tuple({**row, "only_at_end": True} for row in rows)
 
     def _rows(self, made: Generated, examples: Examples, round: int, client: int | None) -> Rows:
         from clients.generation import prompt_ids
@@ -133,7 +166,7 @@ class Generations:
                     "text": decoded(self._tokenizer, ids[:-1] if ended else ids),
                     "tokens": len(ids),
                     "ended": ended,
-                    "at_end": False,
+                    "only_at_end": False,
                 }
             )
         return tuple(rows)

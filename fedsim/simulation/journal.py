@@ -7,12 +7,12 @@ recording and saving until the server steps again.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fedsim.core.messages import Evaluation
 from fedsim.data.metrics import compute
-from fedsim.display.progress import RoundLine
+from fedsim.display.round_line import RoundLine, main_metric
 from fedsim.executors.base import EvaluatedShard, StateLost
 from fedsim.records.checkpoint import Checkpoint, save_checkpoint
 from fedsim.records.round_record import RoundRecord
@@ -21,8 +21,7 @@ from fedsim.simulation.context import RunContext
 from fedsim.simulation.evaluations import Evaluations
 from fedsim.simulation.federation import Federation
 from fedsim.simulation.final import FinalEvaluations, evaluate_end
-from fedsim.simulation.generations import Generations
-from fedsim.simulation.generations import figures as figures_of_texts
+from fedsim.simulation.generations import Generations, Rows
 from fedsim.simulation.open_round import Evaluated, OpenRound, mean_loss
 from fedsim.simulation.round import Round
 from fedsim.simulation.stopping import Stopped, rule_that_applies
@@ -93,27 +92,28 @@ class Journal:
         state = self._federation.state
         evaluation = self._evaluations.kept_start(state, self._federation.computed)
         if evaluation is None:
-            if self._run.config.evaluation.overlap:
+            if self._run.config.evaluation.overlap and not self._writes(0):
                 return
             self._run.progress.start_phase("evaluating the start")
             evaluation = self._evaluations.of_state(state, 0)
             self._evaluations.keep_start(evaluation)
-        self._record_start(evaluation)
+        self._record_start(evaluation, self._written(0))
 
     @property
     def _start_is_due(self) -> bool:
         return self._federation.round == 0 and not self._start_is_evaluated
 
-    def _record_start(self, evaluation: Evaluation) -> None:
+    def _record_start(self, evaluation: Evaluation, written: Rows = ()) -> None:
         run, metric = self._run, self._run.prepared.data.task.metric
         figures = {"global_metric": compute(metric, evaluation.confusion_CC), "global_loss": mean_loss(evaluation)}
+        texts = {} if self._generations is None else self._generations.record(written, 0)
         self.totals.initial_metric = self.totals.global_metric = figures["global_metric"]
         self.totals.initial_loss = self.totals.global_loss = figures["global_loss"]
         self._start_is_evaluated = True
         run.folder.event("start", round=0, **figures)
-        run.folder.round_record({"round": 0, **figures})
-        run.trackers.round({"round": 0, **figures})
-        run.progress.start(figures["global_metric"], figures["global_loss"])
+        run.folder.round_record({"round": 0, **figures, **texts})
+        run.trackers.round({"round": 0, **figures, **texts})
+        run.progress.start(figures["global_metric"], figures["global_loss"], self._main(texts))
 
     def train(self, round: Round) -> RoundRecord | None:
         """Train a round and evaluate the state that it starts from alongside, if that is still to do.
@@ -160,13 +160,25 @@ class Journal:
             evaluation = due.of_state(state, round) if due.is_due(round) else None
             holdout = due.of_holdout(state, round) if due.of_holdout_is_due(round) else None
             personalised = self.personalised() if due.of_clients_is_due(round) else None
-            rows = self._generations.of_state(state, round) if self._generations and self._writes(round) else ()
+            rows = self._written(round)
         seconds = time.monotonic() - started
         return self._record(self.open, Evaluated(evaluation, personalised, holdout, seconds, rows))
 
     def _writes(self, round: int) -> bool:
-        """Whether the global model writes after a round."""
+        """Whether the global model writes after a round, 0 for the start."""
         return self._generations is not None and self._generations.is_due(round)
+
+    def _written(self, round: int) -> Rows:
+        """Let the global model write after a round, if it does then."""
+        if self._generations is None or not self._writes(round):
+            return ()
+        if round == 0:
+            self._run.progress.start_phase("writing responses before any training")
+        return self._generations.of_state(self._federation.state, round)
+
+    def _main(self, texts: Mapping[str, float | None]) -> tuple[str, float] | None:
+        """Return name and value of the main text metric among the columns of a round, if it is there."""
+        return None if self._generations is None else main_metric(texts, self._generations.metrics)
 
     def end(self) -> None:
         """Save the final state, also after an early stop, and evaluate it if that is still to do.
@@ -174,7 +186,7 @@ class Journal:
         This evaluation is not recorded, so that a resumed run has the same records as one that was never stopped.
         """
         if self._start_is_due:  # stopped before the first round
-            self._record_start(self._evaluations.of_state(self._federation.state, 0))
+            self._record_start(self._evaluations.of_state(self._federation.state, 0), self._written(0))
         self.save_if_due(force=True)
         self._best.write()
         round = self._federation.round
@@ -199,14 +211,11 @@ class Journal:
         self.open = None
         run, metric = self._run, self._run.prepared.data.task.metric
         epsilon = None if run.privacy is None else run.privacy.accounting.epsilon(done.round)
-        record = done.record(metric, evaluated, run.executor.replaced_workers, epsilon)
+        texts = {} if self._generations is None else self._generations.record(evaluated.generated, done.round)
+        record = done.record(metric, evaluated, run.executor.replaced_workers, epsilon, texts)
         self.totals.count(done.reports, record, run.config.evaluation.select_on)
         self._best.note(self.totals.selected_round)
         run.folder.round_record(record.row())
-        if evaluated.generated and self._generations is not None:
-            run.folder.generation_records(evaluated.generated)
-            texts = figures_of_texts(evaluated.generated, self._generations.metrics)
-            run.folder.event("generated", round=done.round, **texts)
         if run.config.tracking.client_records:
             self._record_clients(done)
         for name, clients in (("absent", done.plan.absent), ("late", done.plan.late)):
@@ -215,7 +224,7 @@ class Journal:
         run.folder.event("round", **record.event())
         run.executor.recorded(record)
         run.trackers.round(record.row())
-        run.progress.round(_line(record))
+        run.progress.round(RoundLine.of(record.event(), self._main(texts)))
         self.save_if_due()
         if run.page is not None:
             run.page.round_done()
@@ -282,20 +291,3 @@ class Journal:
         if checkpoint is None:
             self.totals = self.totals.anew()
             self._best.restore(None, None)
-
-
-def _line(record: RoundRecord) -> RoundLine:
-    """Return the display line of a recorded round."""
-    return RoundLine(
-        round=record.round,
-        metric=record.global_metric,
-        loss=record.train_loss_last,
-        clients_ok=record.clients_ok,
-        clients_failed=record.clients_failed,
-        clients_retried=record.clients_retried,
-        seconds=record.seconds_round,
-        bytes_up=record.bytes_up,
-        bytes_down=record.bytes_down,
-        epsilon=record.epsilon,
-        clock_seconds=record.clock_seconds,
-    )

@@ -26,7 +26,7 @@ class Evaluated:
     holdout: Evaluation | None = None
     seconds: float = 0.0
     """Time the driver waited for them; time overlapped with other work does not count."""
-    generated: Sequence[Mapping[str, Any]] = ()
+    generated: tuple[Mapping[str, Any], ...] = ()
     """Rows of what the model wrote."""
 
 
@@ -47,7 +47,12 @@ class OpenRound:
     seconds_server: float
 
     def record(
-        self, metric: str, evaluated: Evaluated, actors_replaced: int, epsilon: float | None = None
+        self,
+        metric: str,
+        evaluated: Evaluated,
+        actors_replaced: int,
+        epsilon: float | None = None,
+        texts: Mapping[str, float] | None = None,
     ) -> RoundRecord:
         """Return the record of the round.
 
@@ -59,8 +64,10 @@ class OpenRound:
             Actors that were lost and replaced since the run began.
         epsilon
             What the run has spent after the round; None without privacy.
+        texts
+            Columns of what the model wrote; None if it did not.
         """
-        figures: dict[str, float | None] = {}
+        figures: dict[str, float | None] = {**(texts or {})}
         parts = (evaluated.validation, evaluated.personalised, evaluated.holdout)
         for name, evaluation in zip(("global", "personalised", "holdout"), parts, strict=True):
             figures[f"{name}_metric"] = None if evaluation is None else compute(metric, evaluation.confusion_CC)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedsim.configuration.schema import Config
+from fedsim.core.errors import listed
 from fedsim.display.progress import Progress
 from fedsim.executors.about import submission
 from fedsim.executors.cluster import local_cluster
@@ -18,6 +19,7 @@ from fedsim.planning.model_notes import model_notes
 from fedsim.records.checkpoint import Checkpoint, load_latest, newest_round
 from fedsim.records.folder_check import what_is_in
 from fedsim.records.location import RunLocation, open_location
+from fedsim.records.resumed_responses import check_rounds, check_when
 from fedsim.records.resuming import as_recorded, check_config, check_contents, finished, from_same_place, sources_of
 from fedsim.records.run_folder import RunFolder
 from fedsim.records.trackers.trackers import Trackers, make_trackers
@@ -121,6 +123,7 @@ def _check_finished(
     place: RunLocation, config: Config, progress: Progress, done: dict[str, Any], data: PartitionedData | None
 ) -> None:
     """Refuse a finished run if its data or weights, which may have moved, have changed."""
+    check_when(config, place.path, place.location)
     if from_same_place(config, place.path):
         progress.note(f"{place.location} is finished; nothing to resume")
         return
@@ -139,7 +142,10 @@ def _checkpoint(config: Config, folder: RunFolder, progress: Progress) -> Checkp
         progress.note(f"{folder.location} has no checkpoint yet; the run starts over")
         return None
     check_config(checkpoint, config, folder.location)
+    anew = check_rounds(config, folder.path, checkpoint.round, folder.location)
     progress.note(f"resuming {folder.location} after round {checkpoint.round}")
+    if anew:
+        progress.note(f"its responses are written anew: {listed(anew, 5, 200)}")
     return checkpoint
 
 

@@ -281,6 +281,8 @@ def cut_notes(prepared: Prepared) -> tuple[str, ...]:
             )
             if count
         ]
+        if table.cut_answers:
+            cut.append(f"{table.cut_answers:,} earlier answers, the oldest ones, are left out and not learned")
         if cut:
             notes.append(f"warning: of {len(table):,} {name} examples {' and '.join(cut)} to fit data.max_length")
     return tuple(notes)

@@ -16,6 +16,7 @@ from fedsim.prompts.prompt_file import BEST_PROMPT, GLOBAL_PROMPT
 from fedsim.records.checkpoint import Checkpoint
 from fedsim.records.folder_check import ATTACK, STOPPED
 from fedsim.records.results import write_results
+from fedsim.records.resumed_responses import other_responses
 from fedsim.records.round_record import RoundRecord
 from fedsim.records.trackers.base import Status, TrackedRun
 from fedsim.records.versions import versions
@@ -100,6 +101,8 @@ def _first_round(checkpoint: Checkpoint | None) -> int:
 
 def _begin(run: RunContext, checkpoint: Checkpoint | None) -> None:
     run.folder.truncate(_first_round(checkpoint))
+    if other_responses(run.config, run.folder.path):
+        run.folder.forget_responses()
     run.folder.write_config(config_text(run.config))
     if checkpoint is None and (attackers := run.prepared.spec.training.attackers):
         run.folder.event(ATTACK, round=0, kind=run.config.attack.kind, clients=attackers)

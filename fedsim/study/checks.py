@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedsim.core.errors import ConfigError, listed, shown, suggestion
 from fedsim.data.config import DataConfig
-from fedsim.study.config import StudyConfig
+from fedsim.study.config import Band, StudyConfig
 
 
 def check_names(path: Path, config: StudyConfig) -> None:
@@ -80,7 +80,13 @@ def _check_bands(path: Path, config: StudyConfig) -> None:
             )
         for arm, band in bands.items():
             key = f"{path}: expect.{dataset}.{arm}"
-            if band.at_least is None and band.at_most is None:
-                raise ConfigError(f"{key} expects nothing; give at_least, at_most or both")
-            if band.at_least is not None and band.at_most is not None and band.at_least > band.at_most:
-                raise ConfigError(f"{key}: at_least {band.at_least:g} is more than at_most {band.at_most:g}")
+            _check_band(key, band, optional=bool(band.generated))
+            for name, of_texts in band.generated.items():
+                _check_band(f"{key}.generated.{name}", of_texts)
+
+
+def _check_band(key: str, band: Band, optional: bool = False) -> None:
+    if not band.has_end and not optional:
+        raise ConfigError(f"{key} expects nothing; give at_least, at_most or both")
+    if band.at_least is not None and band.at_most is not None and band.at_least > band.at_most:
+        raise ConfigError(f"{key}: at_least {band.at_least:g} is more than at_most {band.at_most:g}")

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, Pos
 
 from fedsim.core.errors import shown
 from fedsim.core.schema import PathText, Schema
+from fedsim.simulation.config import TextMetric
 from fedsim.study.devices import DevicesConfig
 
 _MOST_SEEDS = 10_000
@@ -88,6 +89,19 @@ class Band(Schema):
     at_most: float | None = None
     """Greatest value of the mean over seeds."""
 
+    @property
+    def has_end(self) -> bool:
+        """Whether something can lie outside."""
+        return self.at_least is not None or self.at_most is not None
+
+
+class ArmBand(Band):
+    """Where the figures of an arm are expected: the band of the last global metric, and others."""
+
+    generated: dict[TextMetric, Band] = Field(default={})
+    """Bands of text metrics of what the global model writes at the end, ``{exact_match: {at_least: 0.5}}``; see
+    ``evaluation.generate``."""
+
 
 class StudyConfig(Schema):
     """A study: every arm on every data set with every seed."""
@@ -115,5 +129,6 @@ class StudyConfig(Schema):
     """Choose each arm's settings first."""
     devices: DevicesConfig | None = None
     """Devices and network for the modelled time of runs that simulate none themselves (world.devices)."""
-    expect: dict[Name, dict[Name, Band]] = Field(default={})
-    """Expected bands of the last global metric, ``{DATASET: {ARM: {at_least: 0.9}}}``; ``--check`` compares them."""
+    expect: dict[Name, dict[Name, ArmBand]] = Field(default={})
+    """Expected bands of the last global metric, ``{DATASET: {ARM: {at_least: 0.9}}}``, and under ``generated`` of text metrics
+    of written responses; ``--check`` compares them."""

@@ -48,6 +48,14 @@ class CellFigures:
     personalised: float = NAN
     best_personalised: float = NAN
 
+    # -- what models wrote by themselves (evaluation.generate): by text metric, such as exact_match
+    generated: dict[str, float] = field(default_factory=dict)
+    """Of the global model, at the end."""
+    first_generated: dict[str, float] = field(default_factory=dict)
+    """The same before any tuning."""
+    personal_generated: dict[str, float] = field(default_factory=dict)
+    """Of clients' own models, at the end."""
+
     # -- distribution over clients of the metric on their held-out examples, at the end, with their own prompts
     client_median: float = NAN
     client_worst_decile: float = NAN

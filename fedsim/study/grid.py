@@ -37,6 +37,10 @@ class Grid:
         """Whether any run on a data set has a figure."""
         return any(self.values(dataset, arm, measure) for arm in self.arms)
 
+    def is_written(self, measure: str) -> bool:
+        """Whether any run has a figure of written responses; most studies have none of them."""
+        return any(self.measured(dataset, measure) for dataset in self.datasets)
+
     def metric_name(self, dataset: str) -> str:
         """Return the name of the metric on a data set."""
         return next((cell.metric_name for arm in self.arms for cell in self.finished[dataset, arm].values()), "metric")

@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from fedsim.records.columns import TEXT_METRIC_WORDS
 from fedsim.study.figures import CellFigures
 
-Kind = Literal["metric", "share", "round", "bytes", "seconds", "count"]
+Kind = Literal["metric", "text", "share", "round", "bytes", "seconds", "count"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Measure:
     """A figure of a cell."""
 
     name: str
-    """The field of :class:`~fedsim.study.figures.CellFigures`."""
+    """The field of :class:`~fedsim.study.figures.CellFigures`; of one that holds several figures, with the name of this one
+    behind a dot."""
     label: str
     """In a sentence or at the head of a column."""
     kind: Kind
@@ -24,8 +26,15 @@ class Measure:
 
     def of(self, cell: CellFigures) -> float:
         """Return the figure of a cell as a number; NaN if it has none."""
-        value = getattr(cell, self.name)
+        field, _, key = self.name.partition(".")
+        value = getattr(cell, field)
+        value = value.get(key) if key else value
         return float(value) if value is not None and math.isfinite(value) else math.nan
+
+
+GENERATED = tuple(f"generated.{name}" for name in TEXT_METRIC_WORDS)
+"""What the global model wrote at the end, by text metric."""
+_TEXT_METRICS = {name: name.replace("_", " ") for name in TEXT_METRIC_WORDS}
 
 
 MEASURES: dict[str, Measure] = {
@@ -38,6 +47,15 @@ MEASURES: dict[str, Measure] = {
         Measure("first_personalised", "personalised before tuning", "metric"),
         Measure("personalised", "last personalised", "metric"),
         Measure("best_personalised", "best personalised", "metric"),
+        *(
+            Measure(f"first_generated.{name}", f"{words} before tuning", "text")
+            for name, words in _TEXT_METRICS.items()
+        ),
+        *(Measure(f"generated.{name}", words, "text") for name, words in _TEXT_METRICS.items()),
+        *(
+            Measure(f"personal_generated.{name}", f"personalised {words}", "text")
+            for name, words in _TEXT_METRICS.items()
+        ),
         Measure("client_median", "median client", "metric"),
         Measure("client_worst_decile", "worst decile of clients", "metric"),
         Measure("client_better_share", "share of clients better than without tuning", "share"),
@@ -78,15 +96,17 @@ BOUNDS = {**dict.fromkeys(("accuracy", "accuracy_f1", "token_accuracy"), (0.0, 1
 
 def bounds(measure: Measure, metric_name: str) -> tuple[float, float]:
     """Return between which values a figure, and so its mean, can lie."""
-    if measure.kind == "share":
+    if measure.kind in ("share", "text"):
         return 0.0, 1.0
     if measure.kind != "metric" or measure.name == "epsilon":
         return 0.0, math.inf
     return BOUNDS.get(metric_name, (-math.inf, math.inf))
 
 
-COMPARED = ("last", "best", "personalised", "best_personalised")
-"""Metrics whose differences between arms are tested; higher is better in each."""
+OF_TASK = ("last", "best", "personalised", "best_personalised")
+"""Figures of the task's metric whose differences between arms are tested; higher is better in each."""
+COMPARED = (*OF_TASK, *GENERATED)
+"""All figures whose differences between arms are tested; higher is better in each."""
 
 TO_TARGET = (
     "target_round", "target_bytes", "target_seconds_published", "target_seconds_modelled", "target_seconds_wall",

@@ -165,7 +165,8 @@ class ArmSummary:
     reached: tuple[int, ...]
     """Seeds that reach the target."""
     figures: dict[str, Estimate]
-    """By names of ``measures.MEASURES``; those of ``measures.TO_TARGET`` are over the seeds that reach the target."""
+    """By names of ``measures.MEASURES``; those of ``measures.TO_TARGET`` are over the seeds that reach the target, and text
+    metrics are left out where no run of the study has them."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.core.errors import CheckpointError, ConfigError
+from fedsim.records.columns import TEXT_METRIC_WORDS
 from fedsim.records.recorded_run import RecordedRun, load_run
 from fedsim.study.course import Course, cohorts_digest
 from fedsim.study.devices import DevicesConfig
@@ -121,6 +122,21 @@ def _metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
         "first_personalised": _number(summary["start_personalised_metric"]),
         "personalised": _number(summary["personalised_metric"]),
         "best_personalised": _number(summary["best_personalised_metric"]),
+        **_written(summary.get("generated") or {}),
+    }
+
+
+def _written(generated: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the text metrics of what the models of a run wrote, as far as they did."""
+    parts = {
+        "generated": generated,
+        "first_generated": generated.get("start"),
+        "personal_generated": generated.get("personal"),
+    }
+    return {
+        field: {name: float(part[name]) for name in TEXT_METRIC_WORDS if part.get(name) is not None}
+        for field, part in parts.items()
+        if part
     }
 
 

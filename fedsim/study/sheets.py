@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from rich.cells import cell_len
 
 from fedsim.display.report import MISSING
 from fedsim.study import words
-from fedsim.study.measures import COMPARED, MEASURES, SIMULATED
+from fedsim.study.measures import GENERATED, MEASURES, OF_TASK, SIMULATED
 from fedsim.study.outcome import ArmSummary, Estimate, StudySummary
 
 _PROSE_WIDTH = 28
@@ -55,10 +56,13 @@ class Sheet:
 
 
 def sheets(summary: StudySummary) -> tuple[Sheet, ...]:
-    """Return the tables of a study: results, clients, costs, devices; without what nothing was measured for."""
+    """Return the tables of a study: results, written responses, clients, costs, devices; without what nothing was measured
+    for.
+    """
     names = _names(summary)
     found = [Sheet("Results", (*names, *_results(summary)))]
     for title, columns in (
+        ("Written responses", _written(summary)),
         ("Clients", _clients(summary)),
         ("Costs", _costs(summary)),
         ("Simulated devices", _devices(summary)),
@@ -77,11 +81,12 @@ def _names(summary: StudySummary) -> tuple[Column, ...]:
 
 def _results(summary: StudySummary) -> list[Column]:
     columns = [_column(summary, "seeds", _seeds, 1)]
-    for measure, rank in zip(COMPARED, (0, 4, 3, 5), strict=True):
+    for measure, rank in zip(OF_TASK, (0, 4, 3, 5), strict=True):
         if measure == "last" or _measured(summary, measure):
             columns.append(_metric(summary, measure, rank))
         if measure == "last":
             columns.append(_column(summary, "95 % interval", lambda row: interval(row.figures["last"]), 6))
+    columns += [_text_metric(summary, measure) for measure in GENERATED if _measured(summary, measure)]
     if len(summary.arms) > 1:
         columns.append(_column(summary, f"against {summary.reference}", lambda row: against(summary, row), 2))
         columns.append(
@@ -93,6 +98,24 @@ def _results(summary: StudySummary) -> list[Column]:
     if summary.failed:
         columns.append(replace(_column(summary, FAILED, failures, 0), prose=True))
     return columns
+
+
+def _written(summary: StudySummary) -> list[Column]:
+    """Return the text metrics of what the models wrote: before tuning, clients' own, and the global model's differences."""
+    others = [f"{part}_{measure}" for part in ("first", "personal") for measure in GENERATED]
+    found = [_figure(summary, measure, 8) for measure in others if _measured(summary, measure)]
+    for measure in (measure for measure in GENERATED if _measured(summary, measure)):
+        label, own = MEASURES[measure].label, partial(_interval_of, measure=measure)
+        found.append(_column(summary, f"95 % interval of {label}", own, 9))
+        if len(summary.arms) > 1:
+            differs = partial(against, summary, measure=measure)
+            found.append(_column(summary, f"{label} against {summary.reference}", differs, 7))
+            found.append(_column(summary, f"p of {label}", partial(_p, summary, measure=measure), 7))
+    return found
+
+
+def _interval_of(row: ArmSummary, measure: str) -> str:
+    return interval(row.figures[measure])
 
 
 def _clients(summary: StudySummary) -> list[Column]:
@@ -122,11 +145,11 @@ def interval(estimate: Estimate) -> str:
     return f"{estimate.low:.3f} to {estimate.high:.3f}" if math.isfinite(estimate.low) else MISSING
 
 
-def against(summary: StudySummary, row: ArmSummary) -> str:
+def against(summary: StudySummary, row: ArmSummary, measure: str = "last") -> str:
     """Format an arm's difference from the reference, with its interval where there is one."""
     if row.is_reference:
         return "reference"
-    pair = summary.pair(row.dataset, row.arm)
+    pair = summary.pair(row.dataset, row.arm, measure)
     if pair is None or not pair.difference.n:
         return MISSING
     d = pair.difference
@@ -142,8 +165,8 @@ def failures(row: ArmSummary) -> str:
     return "; ".join(f"{words.seeds_text(seeds)}: {reason}" for reason, seeds in reasons.items())
 
 
-def _p(summary: StudySummary, row: ArmSummary) -> str:
-    pair = summary.pair(row.dataset, row.arm)
+def _p(summary: StudySummary, row: ArmSummary, measure: str = "last") -> str:
+    pair = summary.pair(row.dataset, row.arm, measure)
     if pair is None or not pair.difference.n:
         return MISSING
     if pair.verdict == "cannot show":
@@ -166,7 +189,7 @@ def _reached(row: ArmSummary) -> str:
 
 
 def _measured(summary: StudySummary, measure: str) -> bool:
-    return any(row.figures[measure].n for row in summary.rows)
+    return any(measure in row.figures and row.figures[measure].n for row in summary.rows)
 
 
 def _metric(summary: StudySummary, measure: str, rank: int) -> Column:
@@ -177,6 +200,14 @@ def _metric(summary: StudySummary, measure: str, rank: int) -> Column:
         for row in summary.rows
     )
     return Column(head, cells, rank)
+
+
+def _text_metric(summary: StudySummary, measure: str) -> Column:
+    cells = tuple(
+        Cell(words.mean_sd(row.figures[measure], "text"), summary.is_bold(row.dataset, row.arm, measure))
+        for row in summary.rows
+    )
+    return Column(MEASURES[measure].label, cells, 2)
 
 
 def _figure(summary: StudySummary, measure: str, rank: int) -> Column:

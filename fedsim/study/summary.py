@@ -68,6 +68,7 @@ def _row(grid: Grid, dataset: str, arm: str) -> ArmSummary:
             {seed: measure.of(cell) for seed, cell in cells.items()}, bounds=bounds(measure, metric_name)
         )
         for name, measure in MEASURES.items()
+        if measure.kind != "text" or grid.is_written(name)
     }
     return ArmSummary(
         dataset=dataset,

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedsim.display.report import MISSING
+from fedsim.study.measures import GENERATED
 from fedsim.study.outcome import StudySummary
 from fedsim.study.sheets import Column, Sheet, sheets
 
@@ -97,7 +98,7 @@ def _text(column: Column, row: int) -> Text:
 
 def _sentences(summary: StudySummary, dataset: str) -> Iterator[str]:
     for pair in summary.pairs:
-        if pair.dataset == dataset and pair.measure == "last":
+        if pair.dataset == dataset and (pair.measure == "last" or pair.measure in GENERATED):
             yield f"{pair.sentence}."
     best = summary.best_arm(dataset)
     if best is not None and len(summary.arms) > 2:

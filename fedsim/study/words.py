@@ -36,7 +36,7 @@ def amount(value: float) -> str:
 
 def mean_sd(estimate: Estimate, kind: Kind = "metric") -> str:
     """Format ``mean ± SD``, or the mean of a single seed or of equal values that are no metric."""
-    if not math.isfinite(estimate.sd) or (kind != "metric" and not estimate.sd):
+    if not math.isfinite(estimate.sd) or (kind not in ("metric", "text") and not estimate.sd):
         return number(estimate.mean, kind)
     return f"{number(estimate.mean, kind)} ± {number(estimate.sd, kind)}"
 
@@ -68,6 +68,8 @@ def on_dataset(dataset: str, datasets: Sequence[str]) -> str:
 
 def in_measure(measure: str, metric_name: str) -> str:
     """Return `` in MEASURE``, or nothing for the last global metric, which is meant if none is named."""
+    if MEASURES[measure].kind == "text":
+        return f" in {MEASURES[measure].label} of written responses"
     return "" if measure == "last" else f" in {MEASURES[measure].label} {metric_name}"
 
 

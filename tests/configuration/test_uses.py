@@ -32,6 +32,7 @@ ANSWERS = "data.task={name: t, fields: [a, b], response: '{b}', template: '{a}'}
 CASES = {
     "data.task.chat": ([ANSWERS], [TASK], "true"),
     "data.task.system": ([ANSWERS, "data.task.chat=true"], [ANSWERS], "Be brief."),
+    "data.task.learn": (["data.task={name: t, fields: [a], dialogue: true, chat: true}"], [ANSWERS], "all_answers"),
     "data.task.optional_fields": ([ANSWERS], [TASK], "[a]"),
     "data.task.template_without": ([ANSWERS, "data.task.optional_fields=[a]"], [ANSWERS], "{a: Say something.}"),
     "data.task.template": ([TASK], ["data.task={name: t, fields: [a], dialogue: true, chat: true}"], "'{a} {b} <mask>'"),

@@ -1,11 +1,13 @@
 """Reads of responses: each of their tokens is predicted by the row before it, in its own example."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.core.reads import of_responses
+from fedsim.core.reads import of_learned, of_responses
 from fedsim.core.tokens import TokenTable
 
 examples = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 5)), min_size=1, max_size=9)
@@ -73,3 +75,21 @@ def test_a_response_without_a_token_or_without_one_before_it_is_refused(start):
 def _response(pair):
     prompt, response = pair
     return prompt, prompt + response
+
+
+@pytest.mark.parametrize("learned", [[0, 1, 0, 0, 0], [1, 1, 0, 0, 1], [0, 1, 1, 0, 1]])
+def test_an_example_without_a_learned_token_or_with_nothing_before_one_is_refused(learned):
+    with pytest.raises(ValueError, match="an example needs a token that is learned, and a token before it"):
+        of_learned(np.arange(5), np.array([2, 3]), np.array(learned, bool))
+
+
+@given(examples)
+def test_the_last_tokens_marked_as_learned_are_a_response(pairs):
+    table = table_of(pairs)
+    learned_Z = np.concatenate([np.repeat([0, 1], pair) for pair in pairs]).astype(np.uint8)
+    marked, order = replace(table, learned_Z=learned_Z), np.arange(len(pairs))[::-1]
+    ours, theirs = marked.pack(order).reads, table.pack(order).reads
+    for name in ("rows_U", "read_R", "targets_R", "groups_R"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+    assert marked.responses_N.tolist() == table.responses_N.tolist()
+    assert marked.nbytes == table.nbytes + len(learned_Z)

@@ -8,7 +8,8 @@ import re
 import pytest
 from rich.console import Console
 
-from fedsim.display.progress import Progress, RoundLine, plain_line, sparkline
+from fedsim.display.progress import Progress, sparkline
+from fedsim.display.round_line import RoundLine, main_metric, plain_line
 from fedsim.display.screen import RunConsole
 
 
@@ -75,13 +76,22 @@ def test_plain_lines_when_not_a_terminal():
         "phase  starting Ray",
         "warning: 3 rows of train.jsonl skipped [not markup]",
         "phase  scoring layers",
-        "start  accuracy 0.5000  loss 0.6930",
+        "start  accuracy 0.5000  validation_loss 0.6930",
     ]
     assert text.splitlines()[5] == (
-        "round  2/20  accuracy  0.5200  loss  0.6800  ok   9  failed 1  retried 0  seconds   0.80  MB_down    2.000"
+        "round  2/20  accuracy  0.5200  train_loss  0.6800  ok   9  failed 1  retried 0  seconds   0.80  MB_down    2.000"
         "  MB_up    1.235  eta 0:00:14"
     )
     assert len(text.splitlines()) == 4 + 3
+
+
+def test_a_line_shows_the_main_text_metric_of_a_round_in_which_the_model_wrote():
+    event = {"round": 4, "global_metric": 0.5, "train_loss_last": 1.5, "generated_f1": 0.25, "generated_chrf": 0.125}
+    assert main_metric(event, ("chrf", "f1")) == ("chrf", 0.125) and main_metric(event, ()) is None
+    assert main_metric({**event, "generated_f1": None}, ("f1",)) is None
+    wrote = RoundLine.of(event, main_metric(event, ("f1", "chrf")))
+    assert "round 4/9  accuracy  0.5000  f1 0.2500  train_loss  1.5000" in plain_line(wrote, 9, "accuracy")
+    assert " f1 " not in plain_line(RoundLine.of(event), 9, "accuracy")
 
 
 def test_plain_lines_are_pairs_in_columns_that_stand_under_each_other():
@@ -94,9 +104,9 @@ def test_plain_lines_are_pairs_in_columns_that_stand_under_each_other():
     ]
     parsed = [dict(zip(*[iter(text.split())] * 2, strict=True)) for text in lines]
     assert parsed[0]["round"] == "1/300" and parsed[0]["matthews"] == "0.5100"
-    assert parsed[1]["matthews"] == parsed[1]["loss"] == "-" and parsed[1]["MB_up"] == "1000.000"
+    assert parsed[1]["matthews"] == parsed[1]["train_loss"] == "-" and parsed[1]["MB_up"] == "1000.000"
     assert parsed[2]["matthews"] == "-0.2500" and parsed[2]["failed"] == "3" and parsed[2]["eta"] == "1:06:40"
-    for name in ("loss", "ok", "seconds", "MB_down"):
+    for name in ("train_loss", "ok", "seconds", "MB_down"):
         assert len({text.index(f" {name} ") for text in lines}) == 1, name
 
 

@@ -1,6 +1,7 @@
 """``evaluation.generate``: what the model wrote is on record, the same however a run goes, and that of ``load_adapter``."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,11 +14,15 @@ from support import make_tiny, merged, sweep
 import fedsim
 from clients.backbone.end_tokens import end_tokens
 from clients.config import ModelConfig
-from fedsim.core.errors import ConfigError, ModelError
+from fedsim.core.errors import CheckpointError, ConfigError, ModelError
 from fedsim.data.text_metrics import score_texts
 from fedsim.display.page.run_page import run_page
+from fedsim.display.page.text_samples import shared_beginning, text_samples
+from fedsim.display.report import final_rows
+from fedsim.records.trackers.base import scalars
 from fedsim.simulation.generation_spec import decoded
 from fedsim.simulation.preparation import prepare
+from fedsim.study.reading import read_figures
 
 GENERATE = {"every": 2, "examples": 5, "client_examples": 2, "max_new_tokens": 6}
 PERSONAL = {"choose": "fixed", "fixed": [0, 2], "unselected": "local"}
@@ -60,11 +65,14 @@ def rows(path) -> list[dict]:
 def test_records_are_of_due_rounds_and_of_the_end(straight, config):
     path, summary = straight
     found = rows(path)
-    by_place = {(row["round"], row["client"] is None, row["at_end"]) for row in found}
-    assert by_place == {(2, True, False), (3, True, True), (3, False, True)}
+    by_place = {(row["round"], row["client"] is None, row["only_at_end"]) for row in found}
+    assert by_place == {(0, True, False), (2, True, False), (3, True, False), (3, False, True)}
     last = [row for row in found if row["round"] == 3 and row["client"] is None]
     assert [row["example"] for row in last] == [row["example"] for row in found if row["round"] == 2]
     assert len(last) == 5 and len({row["text"] for row in last}) > 1
+    start = [row for row in found if row["round"] == 0]
+    assert [row["example"] for row in start] == [row["example"] for row in last]
+    assert [row["text"] for row in start] != [row["text"] for row in last]
     own = [row for row in found if row["client"] is not None]
     holdouts = {row["client"]: row["examples"] for row in pq.read_table(path / "personal.parquet").to_pylist()}
     counts = {client: sum(row["client"] == client for row in own) for client in holdouts}
@@ -78,11 +86,31 @@ def test_records_are_of_due_rounds_and_of_the_end(straight, config):
         assert 1 <= row["tokens"] <= 6
 
     names = ("exact_match", "f1")
-    for chosen, generated in ((last, summary["generated"]), (own, summary["generated"]["personal"])):
+    parts = summary["generated"]
+    for chosen, generated in ((last, parts), (own, parts["personal"]), (start, parts["start"])):
         expected = score_texts([row["text"] for row in chosen], [row["reference"] for row in chosen], names)
         assert {name: generated[name] for name in names} == expected and generated["examples"] == len(chosen)
     events = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    assert [event["round"] for event in events if event["event"] == "generated"] == [2]
+    assert [event["round"] for event in events if event["event"] == "generated"] == [0, 2, 3]
+
+
+def test_each_round_that_writes_has_its_text_metrics_everywhere(straight):
+    path, summary = straight
+    run = fedsim.load_run(path)
+    table = {row["round"]: row for row in run.rounds.to_pylist()}
+    for event in run.events("generated"):
+        for name in ("exact_match", "f1"):
+            assert table[event["round"]][f"generated_{name}"] == event[name]
+        sent = scalars(table[event["round"]])
+        assert sent["generated/generated_f1"] == event["f1"] and "generated/generated_chrf" not in sent
+    assert table[1]["generated_f1"] is None and table[3]["generated_f1"] == summary["generated"]["f1"]
+    assert "Written responses by round" in run_page(run)
+    assert run.plot("generated").png.startswith(b"\x89PNG")
+    cell = read_figures(path, "d", "a", 0)
+    assert cell.generated == {name: summary["generated"][name] for name in ("exact_match", "f1")}
+    assert cell.first_generated["f1"] == summary["generated"]["start"]["f1"]
+    (row,) = [value for name, value in final_rows(summary) if name == "responses"]
+    assert row.startswith("exact match 0.000 -> 0.000, f1 ")
 
 
 def test_texts_are_those_of_load_adapter(straight):
@@ -142,7 +170,7 @@ def test_what_is_written_at_an_early_end_is_gone_when_the_run_goes_on(straight, 
         next(going)
         going.stop("enough")
         going.finish()
-    assert {(row["round"], row["at_end"]) for row in rows(path)} == {(1, True)}
+    assert {(row["round"], row["only_at_end"]) for row in rows(path)} == {(0, False), (1, True)}
     fedsim.run(config(path), resume=True, progress=False)
     assert rows(path) == rows(straight[0])
 
@@ -153,7 +181,38 @@ def test_a_finished_run_that_wrote_nothing_writes_at_its_end(straight, config, t
     assert not (path / "generations.parquet").exists() and "generated" not in summary
     again = fedsim.run(config(path), resume=True, progress=False)
     assert again["config_hash"] == summary["config_hash"] == straight[1]["config_hash"]
-    assert rows(path) == [row for row in rows(straight[0]) if row["round"] == 3]
+    expected = [row for row in rows(straight[0]) if row["round"] in (0, 3)]
+    assert rows(path) == [{**row, "only_at_end": True} for row in expected]
+    assert again["generated"] == straight[1]["generated"]
+
+
+def test_a_finished_run_writes_anew_with_other_keys_or_says_why_not(config, tmp_path):
+    path = tmp_path / "run"
+
+    def go(**keys):
+        return fedsim.run(
+            config(path, evaluation={"generate": {"every": 0, **keys}}), resume=path.exists(), progress=False
+        )
+
+    before = go()
+    assert before["generated"]["tokens"] <= 6
+    after = go(max_new_tokens=9, metrics=["f1"])
+    assert after["generated"]["tokens"] > 6 and "exact_match" not in after["generated"]
+    assert after["generated"]["start"]["tokens"] > 6
+    assert {(row["round"], row["only_at_end"]) for row in rows(path)} == {(0, True), (3, True)}
+    assert [row["generated_f1"] for row in fedsim.load_run(path).rounds.to_pylist()] == [None] * 4
+    assert go(max_new_tokens=9, metrics=["f1"]) == after
+    with pytest.raises(CheckpointError, match=r"is finished, .* evaluation.generate.every was 0 and is 1; leave it"):
+        go(max_new_tokens=9, metrics=["f1"], every=1)
+
+
+def test_responses_of_earlier_rounds_are_not_mixed_with_others(straight, config, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(straight[0], path)
+    held = rows(path)
+    with pytest.raises(CheckpointError, match=r"responses after round 2, .*max_new_tokens was 6 and is 9; resume with"):
+        fedsim.run(config(path, evaluation={"generate": {"max_new_tokens": 9}}), resume=True, progress=False)
+    assert rows(path) == held
 
 
 def test_draws_repeat_whatever_shares_their_passes(config, tmp_path):
@@ -178,7 +237,17 @@ def test_the_page_shows_texts_beside_those_of_the_data(straight):
     assert "Responses after round 3" in page and "response of the model" in page
     last = [row for row in rows(path) if row["round"] == 3]
     assert all(row["reference"] in page for row in last if row["client"] is None)
-    assert page.count(">of client ") == 4
+    assert page.count(">of client ") == 4 and "before any training" in page
+
+
+def test_what_all_prompts_begin_with_stands_once():
+    system = "system\nAnswer in one short sentence.\nuser\n"
+    row = {"round": 2, "client": None, "reference": "r", "text": "t"}
+    made = [{**row, "example": at, "prompt": f"{system}{text}"} for at, text in enumerate(("how ?", "hot ?"))]
+    shared, table = text_samples(made, None)
+    assert shared.lines == ("All prompts begin with: system Answer in one short sentence. user",)
+    assert [cells[1].text for cells in table.rows] == ["how ?", "hot ?"]
+    assert shared_beginning(["the soup", "the soap"]) == "" == shared_beginning([system + "a"] * 2)
 
 
 @pytest.mark.parametrize(
@@ -193,9 +262,10 @@ def test_the_page_shows_texts_beside_those_of_the_data(straight):
             {"layers": {"unselected": "none"}},
             r"client_examples has no use with layers.unselected=none; all clients have",
         ),
+        ({"evaluation": {"generate": {"metrics": ["f1", "f1"]}}}, r"f1 is there twice; name each metric once"),
         ({"partition": {"holdout_fraction": 0.0}}, r"client_examples has no use with partition.holdout_fraction=0"),
     ],
-    ids=["classes", "greedy", "global", "no holdout"],
+    ids=["classes", "greedy", "global", "metric twice", "no holdout"],
 )
 def test_what_makes_no_sense_is_refused(config, tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
@@ -210,6 +280,9 @@ def test_prompts_that_do_not_fit_are_one_sentence(straight):
     }.items():
         with pytest.raises(ModelError, match=message):
             model.generate(prompts)
+    for size in (0, -1, 1.5, None, True):
+        with pytest.raises(ConfigError, match=r"batch_size is .*; give a whole number of texts per pass, 1 or more"):
+            model.generate([("a", "b")], batch_size=size)
     with pytest.raises(ModelError, match=r"prompt 0 lacks 'question'; task 'questions' has the fields text, question"):
         model.generate([{"text": "a"}])
     with pytest.raises(ModelError, match=r"prompt 0 has 'title'"):

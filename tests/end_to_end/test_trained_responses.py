@@ -180,7 +180,12 @@ def test_a_task_and_a_head_that_do_not_fit_are_refused(decoder, tmp_path):
         fedsim.run(config_of(decoder, tmp_path / "b", data={"task": "reviews"}), progress=False)
     with pytest.raises(ModelError, match=r"^model\.head\.kind=generation needs a decoder, .* fills in masked ones$"):
         fedsim.run(config_of(decoder, tmp_path / "c", model={"path": "embedded"}), progress=False)
+    dialogue = {"name": "t", "fields": ["m"], "dialogue": True, "chat": True, "learn": "all_answers"}
     for changes, words in (
+        (
+            {"tuner": {"kind": "generated_prompt", "length": 2}, "data": {"task": dialogue, "path": "x"}},
+            r"makes its prompt of the last question, which earlier answers would see; with data\.task\.learn=all_answers",
+        ),
         ({"attack": {"kind": "label_flip", "clients": 1}}, r"attack\.kind=label_flip changes labels"),
         ({"tuner": {"kind": "soft_prompt", "length": 2, "start": "label_words"}}, "there are none; set tuner.start"),
         ({"tuner": {"kind": "prompt_mixture", "length": 2, "random_sources": 2}}, "makes its prompt of a whole text"),

@@ -96,6 +96,8 @@ def test_a_submitted_job_knows_its_id(monkeypatch, told, found):
 
 
 def test_metrics_are_refused_where_ray_exports_none(session_ray, tmp_path):
+    if metrics.endpoints():
+        pytest.skip("this version of Ray keeps its own agent, which exports metrics (fedsim/executors/cluster/lean.py)")
     config = make_tiny(output=str(tmp_path / "run"), ray={"address": "auto", "actors": 1, "metrics": True})
     with pytest.raises(
         ResourceError, match=r"^ray.metrics=true, but this Ray exports no metrics: .* set ray.metrics=auto"

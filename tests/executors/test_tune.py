@@ -68,7 +68,7 @@ def test_a_trial_that_died_goes_on_to_the_same_bytes(session_ray, tmp_path, dies
     )
     summary = fedsim.run(undisturbed, progress=False)
     rounds = list(good.metrics_dataframe["round"])
-    assert rounds in ([1, 2, 3], [2, 3])  # Tune may lose the row whose process dies right behind its report
+    assert rounds in ([1, 2, 3], [2, 3])  # see docs/clusters.md: Tune takes its older copy of the log back
     assert good.metrics["global_metric"] == summary["global_metric"]
     total = summary["bytes_up"] + summary["bytes_down"]
     assert good.metrics_dataframe["bytes"].sum() == total * len(rounds) / 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import subprocess
 import sys
@@ -18,13 +19,15 @@ from fedsim.executors.cluster.connect import _EXCLUDES
 
 LIMIT_BYTES = 5 * 10**6
 PACKAGES = ("fedsim", "clients", "server", "partitions")
+# Older Rays always look at .gitignore, and have no such parameter.
+_GITIGNORE = {"include_gitignore": True} if "include_gitignore" in inspect.signature(create_package).parameters else {}
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """Return a copy of this checkout with what gathers in one: results anywhere, a virtual environment, a history."""
     folder = tmp_path_factory.mktemp("checkout") / "fedsim"
-    ignored = shutil.ignore_patterns(".*_cache", "__pycache__", "runs", ".venv", ".git", "*.egg-info", ".bench")
+    ignored = shutil.ignore_patterns(".*_cache", "__pycache__", "runs", ".venv*", ".git", "*.egg-info", ".bench")
     shutil.copytree(ROOT, folder, ignore=ignored)
     noise = np.random.default_rng(0).bytes(6 * 10**6)  # does not get smaller by packing
     for name in (
@@ -45,12 +48,12 @@ def checkout(tmp_path_factory):
 def packed(folder: Path, target: Path, excludes: list[str]) -> zipfile.ZipFile:
     """Return the archive that Ray would upload; ``ray job submit`` and ``ray.init`` both go this way."""
 
-    def pack(path, excludes, is_file=False):
-        create_package(path, target, include_gitignore=True, excludes=excludes)
+    def pack(path, excludes, *more, **options):
+        create_package(path, target, excludes=excludes, **_GITIGNORE)
 
     environment = {"working_dir": str(folder), "excludes": excludes}
     # Where the package goes is up to the function handed in; what is left out is up to Ray.
-    upload_working_dir_if_needed(environment, include_gitignore=True, scratch_dir=str(target.parent), upload_fn=pack)
+    upload_working_dir_if_needed(environment, scratch_dir=str(target.parent), upload_fn=pack, **_GITIGNORE)
     return zipfile.ZipFile(target)
 
 

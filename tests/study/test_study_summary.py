@@ -8,6 +8,7 @@ import pytest
 from study_cells import study_of, summary_of
 
 from fedsim.core.errors import ConfigError
+from fedsim.data.text_metrics import TEXT_METRICS
 from fedsim.study.figures import CellFigures, FailedCell
 from fedsim.study.measures import MEASURES
 from fedsim.study.outcome import McNemar
@@ -248,7 +249,10 @@ def test_mcnemar_compares_predictions_by_seed_where_both_were_kept():
 
 def test_every_number_of_a_cell_is_averaged():
     numbers = {f.name for f in fields(CellFigures) if f.type in ("int", "float", "int | None")}
-    assert set(MEASURES) == numbers - {"seed", "num_classes", "target"}
+    written = {
+        f"{part}.{name}" for part in ("first_generated", "generated", "personal_generated") for name in TEXT_METRICS
+    }
+    assert set(MEASURES) == numbers - {"seed", "num_classes", "target"} | written
 
 
 def test_the_reference_is_the_first_arm_or_the_one_that_is_named():

@@ -85,6 +85,8 @@ class LivePage:
             self._run = RunState()
         self._run.add(found.events)
         self._run.total_rounds = self._config.rounds
+        asked = self._config.evaluation.generate
+        self._run.text_metrics = () if asked is None else asked.metrics
         try:
             _replace(self._path, render(live_page(self._run, self._config, ended, refresh_seconds)))
             self._written = True

@@ -79,12 +79,14 @@ def _curves(run: RunState, name: str) -> Figures:
     losses = [
         (each["round"], each["train_loss_last"]) for each in run.rounds if each.get("train_loss_last") is not None
     ]
-    return Figures(
-        (
-            _figure("metric", name.capitalize(), f"{name.capitalize()} of the global model by round.", measured),
-            _figure("loss", "Training loss", "Mean training loss of a round's clients.", losses),
-        )
-    )
+    figures = [
+        _figure("metric", name.capitalize(), f"{name.capitalize()} of the global model by round.", measured),
+        _figure("loss", "Training loss", "Mean training loss of a round's clients.", losses),
+    ]
+    if written := run.written_course:
+        title = f"Written responses: {metric_words(run.text_metrics[0])}"
+        figures.append(_figure("generated", title, "Mean over what the global model wrote by itself.", written))
+    return Figures(tuple(figures))
 
 
 def _figure(key: str, title: str, text: str, points: Sequence[tuple[int, float]]) -> Figure:

@@ -35,6 +35,8 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
     sortable: bool = True
+    of_texts: bool = False
+    """Whether its cells are texts, which wrap; on a narrow screen its rows are blocks, one cell below another."""
     kind = "table"
 
     @property

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedsim.display.course import (
+    GENERATED_LINES,
     LOSS_LINES,
     METRIC_LINES,
     Columns,
     clock,
+    draw_generated,
     draw_loss,
     draw_metric,
     draw_metric_by_bytes,
@@ -52,9 +54,12 @@ _MOST_CELLS = 1500
 
 @drawn
 def course(rounds: Columns, metric_name: str, guessing: float | None) -> Figures | None:
-    """Return the curves of metric and loss by round, and of the metric by simulated time and traffic; None without any."""
+    """Return the curves of metric, written responses and loss by round, and of the metric by simulated time and traffic; None
+    without any.
+    """
     found = [
         *_by_round(rounds, metric_name, guessing),
+        *_generated(rounds),
         *_by_clock(rounds, metric_name, guessing),
         *_by_traffic(rounds, metric_name, guessing),
         *_loss(rounds),
@@ -70,6 +75,17 @@ def _by_round(rounds: Columns, metric_name: str, guessing: float | None) -> Iter
         text = f"The global model on the validation examples{_points(rounds)}{_guess(guessing)}."
         data = _lines_table("round", rounds["round"], rounds, METRIC_LINES, f"{name.capitalize()} by round")
         yield as_figure(figure, "by-round", f"{name.capitalize()} by round", text, data, axes)
+
+
+def _generated(rounds: Columns) -> Iterator[Figure]:
+    figure, axes = small("round", "mean over responses")
+    if draw_generated(axes, rounds):
+        legend_above(axes, 1)
+        data = _lines_table("round", rounds["round"], rounds, GENERATED_LINES, "Written responses by round")
+        text = "What the global model writes by itself, compared to the responses of the data; round 0 is before any training."
+        if not np.isfinite([rounds[column][0] for column, _, _ in GENERATED_LINES if column in rounds]).any():
+            text = text.partition(";")[0] + "."
+        yield as_figure(figure, "generated", "Written responses by round", text, data, axes)
 
 
 def _by_clock(rounds: Columns, metric_name: str, guessing: float | None) -> Iterator[Figure]:

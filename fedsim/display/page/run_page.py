@@ -11,7 +11,7 @@ import numpy as np
 
 from fedsim import __version__
 from fedsim.configuration.changed import changed, value_text
-from fedsim.display.course import chance, metric_words, with_final
+from fedsim.display.course import chance, metric_words, with_final, with_generated
 from fedsim.display.page.client_figure import client_figure
 from fedsim.display.page.parts import Block, Commands, Facts, Figures, Page, Section, Sentences, Table, text_cells
 from fedsim.display.page.render import render
@@ -36,6 +36,7 @@ def run_page(run: RecordedRun) -> str:
     rounds = with_final(
         {name: run.rounds[name].to_numpy() for name in run.rounds.column_names}, summary.get("personalised_metric")
     )
+    rounds = with_generated(rounds, summary.get("generated"))
     page = Page(
         kind="run",
         title=str(run.config.name or PurePath(run.location).name),
@@ -83,6 +84,7 @@ def _tiles(summary: Mapping[str, Any], metric_name: str) -> Iterator[tuple[str, 
     ):
         if (text := format_metric(summary.get(key), 3)) != MISSING:
             yield text, label, remark
+    yield from _written_tile(summary.get("generated") or {})
     if summary:
         total = summary["bytes_down"] + summary["bytes_up"]
         yield format_bytes(total), "traffic", f"{format_bytes(summary['bytes_up'])} of it up"
@@ -90,6 +92,16 @@ def _tiles(summary: Mapping[str, Any], metric_name: str) -> Iterator[tuple[str, 
         if (simulated := summary.get("seconds_simulated")) is not None:
             yield format_clock(simulated), "simulated time", "virtual clock at the end"
         yield format_seconds(summary["seconds_total"]), "wall time", f"{workers} worker{'s' * (workers != 1)}"
+
+
+def _written_tile(generated: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield the main text metric of what the global model wrote last, the first one of the summary."""
+    about = ("examples", "tokens", "ended", "personal", "start")
+    name = next((name for name in generated if name not in about), None)
+    if name is not None and (text := format_metric(generated[name], 3)) != MISSING:
+        before = (generated.get("start") or {}).get(name)
+        remark = "written responses" if before is None else f"written responses, {before:.3f} before"
+        yield text, metric_words(name), remark
 
 
 def _sections(
@@ -111,7 +123,7 @@ def _sections(
     if clients := _clients(run, metric_name):
         yield Section("clients", "Clients", (clients,), "Who holds what, and how each fares.")
     if samples := text_samples(run.generations.to_pylist(), summary.get("generated")):
-        yield Section("responses", "Responses", (samples,), "What the model writes by itself, token by token.")
+        yield Section("responses", "Responses", samples, "What the model writes by itself, token by token.")
     if summary:
         rows = [(name, value) for name, value in final_rows(summary) if name not in ("folder",)]
         yield Section("facts", "Facts", (Facts(tuple(rows)),))

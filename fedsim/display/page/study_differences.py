@@ -32,7 +32,8 @@ def forest(
     pairs = [pair for pair in pairs if pair.difference.n]
     if not pairs:
         return None
-    name = f"{MEASURES[measure].label} {metric_words(metric_name)}"
+    of_texts = MEASURES[measure].kind == "text"
+    name = MEASURES[measure].label if of_texts else f"{MEASURES[measure].label} {metric_words(metric_name)}"
     reference = pairs[0].reference
     figure, axes = small(f"difference in {name}", "", 0.9 + _ROW * len(pairs))
     for row, pair in enumerate(pairs):

@@ -28,7 +28,7 @@ from fedsim.records.labels import read_labels
 from fedsim.study import words
 from fedsim.study.config import StudyConfig
 from fedsim.study.figures import CellFigures
-from fedsim.study.measures import COMPARED
+from fedsim.study.measures import COMPARED, GENERATED, MEASURES
 from fedsim.study.outcome import PairSummary, StudySummary
 from fedsim.study.sheets import sheets
 
@@ -156,6 +156,8 @@ def _sections(
     if curves := _curves(summary, of_dataset, styles):
         yield Section("curves", "Curves", tuple(curves))
     tables = {sheet.title: sheet_table(sheet) for sheet in others}
+    if "Written responses" in tables:
+        yield Section("written", "Written responses", (tables["Written responses"],), _WRITTEN)
     spread = [
         client_spread(f"clients-{at}", _named(summary, d), arms, styles)
         for at, (d, arms) in enumerate(of_dataset.items())
@@ -192,6 +194,7 @@ _SEARCH = (
 _LABELS = (
     "Of one seed; another seed deals the examples out anew, and all arms with the same seed have the same clients."
 )
+_WRITTEN = "What the models write by themselves, compared to the responses of the data (evaluation.generate)."
 _WORLD = (
     "Who was left out: without bias the slowest fifth of the clients has a fifth of the results that count. Clients without a "
     "result hold examples that the model never saw."
@@ -201,7 +204,7 @@ _COSTS = "Means over seeds. To the target: over the seeds that reach it."
 
 def _forests(summary: StudySummary, styles: Mapping[str, ArmStyle]) -> list[Figure]:
     drawn = []
-    for measure in COMPARED[:3]:
+    for measure in (*COMPARED[:3], *GENERATED):
         for at, dataset in enumerate(summary.datasets):
             pairs = _pairs(summary, dataset, measure)
             metric = next(
@@ -261,9 +264,10 @@ def _target(summary: StudySummary, dataset: str) -> float:
 
 
 def _sentences(summary: StudySummary) -> list[str]:
-    """Return what the comparisons of the last metric show, and which arms are the best."""
-    found = [pair.sentence for pair in summary.pairs if pair.measure == "last"]
-    found += [best.sentence for best in summary.best if best.measure == "last" and len(summary.arms) > 2]
+    """Return what the comparisons of the last metric and of written responses show, and which arms are the best."""
+    told = [measure for measure in COMPARED if measure == "last" or MEASURES[measure].kind == "text"]
+    found = [pair.sentence for pair in summary.pairs if pair.measure in told]
+    found += [best.sentence for best in summary.best if best.measure in told and len(summary.arms) > 2]
     return [f"{_upper(sentence, summary)}." for sentence in found]
 
 

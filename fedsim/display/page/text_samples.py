@@ -1,19 +1,25 @@
-"""A table of some responses that a run's model wrote, beside those of the data."""
+"""Some responses that a run's model wrote, beside those of the data."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedsim.display.page.parts import Cell, Table, text_cells
-from fedsim.display.report import generated_words
+from fedsim.display.page.parts import Block, Cell, Sentences, Table, text_cells
+from fedsim.display.report import MISSING, generated_words
 
 _MOST_GLOBAL, _MOST_PERSONAL = 6, 4
 _MOST_CHARACTERS = 400
+_LEAST_SHARED = 20
+"""Characters that all prompts begin with from which they are shown once."""
+_BEFORE = "before any training"
+
+Rows = Sequence[Mapping[str, Any]]
 
 
-def text_samples(rows: Sequence[Mapping[str, Any]], generated: Mapping[str, Any] | None) -> Table | None:
-    """Return the table; None for a run whose model wrote nothing.
+def text_samples(rows: Rows, generated: Mapping[str, Any] | None) -> tuple[Block, ...]:
+    """Return what all prompts begin with, and the table of samples; nothing for a run whose model wrote nothing.
 
     Parameters
     ----------
@@ -23,7 +29,7 @@ def text_samples(rows: Sequence[Mapping[str, Any]], generated: Mapping[str, Any]
         Field ``generated`` of the summary, if the run is finished.
     """
     if not rows:
-        return None
+        return ()
     last = max(row["round"] for row in rows)
     latest = [row for row in rows if row["round"] == last]
     shown = [row for row in latest if row["client"] is None][:_MOST_GLOBAL]
@@ -32,14 +38,34 @@ def text_samples(rows: Sequence[Mapping[str, Any]], generated: Mapping[str, Any]
         if row["client"] is not None:
             own.setdefault(row["client"], row)  # one of each client, as they differ
     shown += list(own.values())[:_MOST_PERSONAL]
+    shared = shared_beginning([row["prompt"] for row in rows])
+    start = {row["example"]: row["text"] for row in rows if row["client"] is None and row["round"] == 0 < last}
     note = "" if not generated else f"All together: {generated_words(generated)}."
-    columns = ("model", "prompt", "response of the data", "response of the model")
-    return Table(f"Responses after round {last}", columns, tuple(map(_cells, shown)), note, sortable=False)
+    columns = ("model", "prompt", "response of the data", *((_BEFORE,) if start else ()), "response of the model")
+    cells = tuple(_cells(row, len(shared), start) for row in shown)
+    table = Table(f"Responses after round {last}", columns, cells, note, sortable=False, of_texts=True)
+    return (Sentences((f"All prompts begin with: {_cut(shared)}",)), table) if shared else (table,)
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[Cell, ...]:
-    who = "global" if row["client"] is None else f"of client {row['client']}"
-    return text_cells(who, *(_cut(row[name]) for name in ("prompt", "reference", "text")))
+def shared_beginning(prompts: Sequence[str]) -> str:
+    """Return what all prompts begin with, such as a system message, up to the end of a line or else of a word; empty if that is
+    next to nothing, or there is one prompt alone.
+    """
+    if len(set(prompts)) < 2:
+        return ""
+    least, most = min(prompts), max(prompts)  # what these two share, all that lie between them share
+    same = next((at for at, pair in enumerate(zip(least, most, strict=False)) if pair[0] != pair[1]), len(least))
+    common = least[:same]
+    line = common.rfind("\n") + 1
+    whole = common[: line or max((space.end() for space in re.finditer(r"\s", common)), default=0)]
+    return whole if len(whole.strip()) >= _LEAST_SHARED else ""
+
+
+def _cells(row: Mapping[str, Any], shared: int, start: Mapping[int, str]) -> tuple[Cell, ...]:
+    is_global = row["client"] is None
+    before = (_cut(start.get(row["example"], MISSING)) if is_global else MISSING,) if start else ()
+    who = "global" if is_global else f"of client {row['client']}"
+    return text_cells(who, _cut(row["prompt"][shared:]), _cut(row["reference"]), *before, _cut(row["text"]))
 
 
 def _cut(text: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from fedsim.display.progress import RoundLine
 from fedsim.display.report import format_layers, format_metric
+from fedsim.display.round_line import RoundLine, main_metric
 from fedsim.records.folder_check import ATTACK, CREATED, STOPPED
 
 State = Literal["running", "finished", "interrupted", "failed", "silent"]
@@ -25,6 +25,10 @@ class RunState:
     total_rounds: int | None = None
     """Rounds of the whole run; None before its config is on record."""
     metric_name: str = "metric"
+    text_metrics: Sequence[str] = ()
+    """Metrics of what the model writes (evaluation.generate.metrics), the main one first."""
+    start: dict[str, Any] | None = None
+    """The event of what the model wrote before any training."""
     rounds: list[dict[str, Any]] = field(default_factory=list)
     """The events ``round``, each round once."""
     told: list[tuple[str, str, str]] = field(default_factory=list)
@@ -55,6 +59,8 @@ class RunState:
         elif kind == "start":
             self.first_metric = event.get("global_metric")
             self._paces = [(0, self.clock_seconds)]
+        elif kind == "generated" and event.get("round") == 0:
+            self.start = dict(event)
         elif kind in ("resumed", "recovered"):
             self._cut(int(event.get("round") or 0))
         elif kind == "end":
@@ -91,6 +97,16 @@ class RunState:
         return [value for value in values if value is not None]
 
     @property
+    def written_course(self) -> list[tuple[int, float]]:
+        """Round and main text metric of each time that the global model wrote, that before any training first."""
+        if not self.text_metrics:
+            return []
+        name = self.text_metrics[0]
+        values = [(0, (self.start or {}).get(name))]
+        values += [(each["round"], each.get(f"generated_{name}")) for each in self.rounds]
+        return [(round, value) for round, value in values if value is not None]
+
+    @property
     def seconds_per_round(self) -> float | None:
         """Mean over the last rounds, with what lies between them; None before the first."""
         if len(self._paces) > 1:
@@ -112,24 +128,7 @@ class RunState:
 
     def lines(self, last: int = 0) -> list[RoundLine]:
         """Return the rounds as the progress display shows them; the last so many, if given."""
-        return [round_line(each) for each in self.rounds[-last:]]
-
-
-def round_line(event: Mapping[str, Any]) -> RoundLine:
-    """Return an event ``round`` as a line of the progress display."""
-    return RoundLine(
-        round=event["round"],
-        metric=event.get("global_metric"),
-        loss=event.get("train_loss_last"),
-        clients_ok=event.get("clients_ok") or 0,
-        clients_failed=event.get("clients_failed") or 0,
-        clients_retried=event.get("clients_retried") or 0,
-        seconds=event.get("seconds_round") or 0.0,
-        bytes_up=event.get("bytes_up") or 0,
-        bytes_down=event.get("bytes_down") or 0,
-        clock_seconds=event.get("clock_seconds"),
-        epsilon=event.get("epsilon"),
-    )
+        return [RoundLine.of(each, main_metric(each, self.text_metrics)) for each in self.rounds[-last:]]
 
 
 def sentence(event: Mapping[str, Any]) -> str | None:

@@ -11,8 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedsim.display.progress import plain_line, recent_table, sparkline
+from fedsim.display.progress import sparkline
 from fedsim.display.report import MISSING, format_bytes, format_clock, format_metric, format_seconds
+from fedsim.display.round_line import plain_line, recent_table
 from fedsim.display.watch.run_state import RunState
 from fedsim.display.watch.watched_run import WatchedRun
 

@@ -98,6 +98,11 @@ class WatchedRun:
         if isinstance(values.get("rounds"), int):
             self.run.total_rounds = values["rounds"]
         self.run.name = str(values.get("name") or self.run.name)
+        evaluation = values.get("evaluation")
+        asked = evaluation.get("generate") if isinstance(evaluation, Mapping) else None
+        named = asked.get("metrics") if isinstance(asked, Mapping) else None
+        if isinstance(named, list):
+            self.run.text_metrics = [str(name) for name in named]
         data = values.get("data")
         self.run.metric_name = _metric_name(data.get("task") if isinstance(data, Mapping) else None)
 

@@ -20,6 +20,7 @@ import ray
 from ray.util import metrics as ray_metrics
 
 from fedsim.core.memory import peak_memory_bytes
+from fedsim.records.columns import TEXT_METRIC_WORDS
 
 if TYPE_CHECKING:
     from fedsim.core.messages import ClientReport
@@ -52,6 +53,12 @@ ROUND = Definition("gauge", "fedsim_round", "The round recorded last.")
 ROUNDS = Definition("gauge", "fedsim_rounds", "Rounds of the whole run.")
 METRIC = Definition("gauge", "fedsim_metric", "The task's metric after the round.", ("evaluated",))
 LOSS = Definition("gauge", "fedsim_loss", "Mean loss of the round.", ("evaluated",))
+GENERATED = Definition(
+    "gauge",
+    "fedsim_generated",
+    "Mean of a text metric over the responses that the model wrote after the round.",
+    ("metric",),
+)
 CLIENTS = Definition("sum", "fedsim_clients", "Clients of recorded rounds by outcome.", ("outcome",))
 TRAFFIC = Definition(
     "sum", "fedsim_traffic_bytes", "Bytes that devices received and sent in recorded rounds.", ("direction",)
@@ -63,7 +70,7 @@ CLIENT_SECONDS = Definition(
     "histogram", "fedsim_client_seconds", "Seconds of a client update, the mean of a work group.", ("actor",)
 )
 MEMORY = Definition("gauge", "fedsim_memory_bytes", "Peak resident bytes of a process.", ("actor",))
-ALL = (ROUND, ROUNDS, METRIC, LOSS, CLIENTS, TRAFFIC, SECONDS, REPLACED, STORE, CLIENT_SECONDS, MEMORY)
+ALL = (ROUND, ROUNDS, METRIC, LOSS, GENERATED, CLIENTS, TRAFFIC, SECONDS, REPLACED, STORE, CLIENT_SECONDS, MEMORY)
 
 OUTCOMES = ("ok", "failed", "retried", "absent", "late", "too_small")
 EVALUATED = ("global", "personalised", "holdout")
@@ -178,6 +185,8 @@ class RunMetrics:
             to.set(METRIC, getattr(record, f"{evaluated}_metric"), evaluated=evaluated)
             to.set(LOSS, getattr(record, f"{evaluated}_loss"), evaluated=evaluated)
         to.set(LOSS, record.train_loss_last, evaluated="train")
+        for name in TEXT_METRIC_WORDS:
+            to.set(GENERATED, getattr(record, f"generated_{name}"), metric=name)
         for outcome in OUTCOMES:
             to.add(CLIENTS, getattr(record, f"clients_{outcome}"), outcome=outcome)
         to.add(TRAFFIC, record.bytes_down, direction="down")

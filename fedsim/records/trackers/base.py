@@ -18,7 +18,7 @@ from fedsim.core.schema import Schema
 Status = Literal["finished", "stopped", "failed"]
 """How a run ended: with its summary; before that, by a signal or a program, so that it can be resumed; by an error."""
 
-_GROUPS = ("metric", "loss", "clients", "bytes", "seconds")
+_GROUPS = ("generated", "metric", "loss", "clients", "bytes", "seconds")
 _SECRET = re.compile(r"key|token|secret|password", re.IGNORECASE)
 _SHORTEST_SECRET = 6
 
