@@ -65,12 +65,14 @@ MOST_FIELDS = 16
 """Fields of a task."""
 _OF_NAMES = {"idna", "punycode"}
 """Codecs for domain names, not for text."""
+_OF_RESPONSES = (
+    "it is a key of tasks of responses, which give data.task.response, or data.task.dialogue=true for messages"
+)
 MetricName = Annotated[str, known_name("fedsim.data.metrics:METRICS")]
 
 
 def _of_responses(key: str = "response") -> Use:
-    words = "it is a key of tasks of responses, which give data.task.response, or data.task.dialogue=true for a column of messages"
-    return Use(key, test=lambda response: response is not None, by="response", words=words)
+    return Use(key, test=lambda response: response is not None, by="response", words=_OF_RESPONSES)
 
 
 class TaskConfig(Schema):

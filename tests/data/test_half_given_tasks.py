@@ -6,25 +6,26 @@ from fedsim.configuration.schema import build_config, read_config
 from fedsim.core.errors import ConfigError
 
 PAIR, TALK = {"fields": ["q", "r"]}, {"fields": ["messages"]}
+ASKED, ANSWER, CLASSES = {"template": "{q}"}, {"template": "{q}", "response": "{r}"}, {"labels": ["a", "b"]}
 DIALOGUE = {"dialogue": True, "chat": True}
 HALF = [
-    (PAIR, "neither labels nor response is given, .*; give labels, the values of column 'label', ", {"labels": ["a", "b"]}),
-    (PAIR | {"template": "{q}"}, r"or response, the text for it to write, such as '\{r\}'$", {"response": "{r}"}),
+    (PAIR, "neither labels nor response is given, .*; give labels, the values of column 'label'", CLASSES),
+    (PAIR | ASKED, r"or response, the text for it to write, such as '\{r\}'$", {"response": "{r}"}),
     (TALK, "or dialogue: true with chat: true if 'messages' is a column of messages", DIALOGUE),
     (TALK | {"dialogue": False}, "or dialogue: true with chat: true", DIALOGUE),
     (TALK | {"labels": []}, "or dialogue: true with chat: true", DIALOGUE),
-    (TALK | {"dialogue": False, "chat": True}, r"chat has no use with .*response=null; .* or data\.task\.dialogue=true", DIALOGUE),
+    (TALK | {"dialogue": False, "chat": True}, "chat has no use with .*response=null; .* data.task.dialogue=true", DIALOGUE),
     (TALK | {"chat": True, "response": "{messages}"}, "chat needs template, .*, or dialogue: true if 'messages'", DIALOGUE),
     (TALK | {"dialogue": True}, "dialogue needs chat: true", DIALOGUE),
     (TALK | {"learn": "all_answers"}, "learn has no use with data.task.dialogue=false", DIALOGUE),
-    (TALK | DIALOGUE | {"label_words": ["n", "y"]}, "label_words has no use with data.task.dialogue=true", {"label_words": None}),
-    (PAIR | {"chat": True, "template": "{q}"}, "chat has no use with data.task.response=null; .* give data.task.response,", {"response": "{r}"}),
-    (PAIR | {"response": "{r}", "template": "{q}", "system": "Be brief."}, "system has no use .* data.task.chat=true makes", {"chat": True}),
-    (PAIR | {"optional_fields": ["q"]}, "optional_fields has no use with data.task.response=null", {"response": "{r}", "template": "{q}"}),
-    (PAIR | {"metric": "token_accuracy"}, "metric token_accuracy is one of responses, but neither", {"response": "{r}", "template": "{q}"}),
-    (PAIR | {"template": "{q} {r} <mask>"}, "template has <mask>, .* but labels is not given", {"labels": ["a", "b"]}),
-    (PAIR | {"label_words": ["n", "y"]}, "label_words has the words of classes, but labels is not given", {"labels": ["a", "b"]}),
-    (PAIR | {"label_field": "k"}, r"label_field has no use with data.task.labels=\[\]", {"labels": ["a", "b"]}),
+    (TALK | DIALOGUE | {"label_words": ["n", "y"]}, "label_words has no use .*dialogue=true", {"label_words": None}),
+    (PAIR | {"chat": True} | ASKED, "chat has no use with .*response=null; .* give data.task.response,", {"response": "{r}"}),
+    (PAIR | {"system": "Be brief."} | ANSWER, "system has no use .* data.task.chat=true makes", {"chat": True}),
+    (PAIR | {"optional_fields": ["q"]}, "optional_fields has no use with data.task.response=null", ANSWER),
+    (PAIR | {"metric": "token_accuracy"}, "metric token_accuracy is one of responses, but neither", ANSWER),
+    (PAIR | {"template": "{q} {r} <mask>"}, "template has <mask>, .* but labels is not given", CLASSES),
+    (PAIR | {"label_words": ["n", "y"]}, "label_words has the words of classes, but labels is not given", CLASSES),
+    (PAIR | {"label_field": "k"}, r"label_field has no use with data.task.labels=\[\]", CLASSES),
     ({"fields": ["q", "q"], "labels": ["a", "b"]}, "fields has 'q' twice", {"fields": ["q"]}),
 ]  # fmt: skip
 
