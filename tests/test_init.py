@@ -1,6 +1,7 @@
 """``fedsim init`` as a new user types it: what it writes runs as it is, and what it cannot know is one sentence."""
 
 import csv
+import json
 import shlex
 
 import pytest
@@ -122,3 +123,56 @@ def read_text(name):
     from fedsim.configuration.presets import located
 
     return located(name).read_text()
+
+
+@pytest.mark.parametrize("name", ["nofile.csv", "sub/nofile.jsonl.gz", "book.xlsx"])
+def test_a_file_that_is_not_there_makes_no_folder_called_like_it(fedsim, tmp_path, name):
+    status, _, err = fedsim("init", name)
+    assert status == 2 and f"{name} does not exist" in err
+    assert not (tmp_path / name).exists()
+
+
+def test_data_named_twice_are_one_sentence(fedsim, reviews):
+    status, _, err = fedsim("init", "reviews.csv", "--data", "reviews.csv")
+    assert status == 2 and "FOLDER: reviews.csv is a file" in err
+
+
+def test_a_spreadsheet_is_told_to_be_saved_as_csv(fedsim, tmp_path):
+    (tmp_path / "book.xlsx").write_bytes(b"PK\3\4")
+    status, _, err = fedsim("init", "book.xlsx")
+    assert status == 2 and "book.xlsx is a spreadsheet, which is not read; save its sheet as CSV" in err
+
+
+@pytest.mark.parametrize(
+    ("label", "sentence"),
+    [
+        (lambda n: 1, "label has 1 different value in 60 rows; name the label"),
+        (lambda n: n / 7, "label has 60 different values in 60 rows; name the label"),
+        (lambda n: ["a", "b"], "label is of type list; name the label"),
+        (None, "has no label, a column with 2 to 20 values that come again, beside its text; name the label"),
+    ],
+)
+def test_data_without_a_label_say_what_stands_there_instead(fedsim, tmp_path, label, sentence):
+    rows = [{"text": f"a film of kind {n}"} | ({} if label is None else {"label": label(n)}) for n in range(60)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, _, err = fedsim("init", "mine.jsonl")
+    assert status == 2 and sentence in err
+
+
+def test_options_that_are_offered_can_be_copied(fedsim, tmp_path):
+    rows = [(f"a film of kind {n}", ("gut", "schlecht")[n % 2], ("Nord", "Süd")[n // 2 % 2]) for n in range(60)]
+    with (tmp_path / "mine.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("📝 Text", "Gefühl 😊", "my place"), *rows])
+    status, _, err = fedsim("init", "mine.csv")
+    assert status == 2 and "choose with --label 'Gefühl 😊' or --label 'my place'" in err
+    offered = shlex.split(err[err.index("--label") :].partition(" or ")[0])
+    status, out, err = fedsim("init", "mine.csv", *offered)
+    assert (status, err) == (0, "") and "give --client 'my place' (2)" in out
+    assert read_config(tmp_path / "mine.yaml").data.columns == {"text": "📝 Text", "label": "Gefühl 😊"}
+
+
+def test_a_run_says_which_rows_it_leaves_out(fedsim, reviews):
+    assert fedsim("init", "reviews.csv")[0] == 0
+    status, out, _ = fedsim("run", "reviews.yaml", "rounds=1", "executor=local")
+    assert status == 0 and "data: 1 row is left out (data.on_bad_row=skip; empty text: 1); the first is " in out
+    assert "reviews.csv:7: field 'text'" in " ".join(out.split())

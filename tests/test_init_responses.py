@@ -77,7 +77,7 @@ def test_dialogues_need_a_chat_template(fedsim, tmp_path, decoders):
     turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good morning"}]
     put(tmp_path / "talks.jsonl", {"messages": lambda n: turns})
     status, _, err = fedsim("init", "--data", "talks.jsonl", "--model", decoders["plain"])
-    assert status == 2 and "give the folder or name of a decoder with a chat template" in err
+    assert status == 2 and "give the folder or the name on the hub of a decoder with a chat template" in err
     assert fedsim("init", "--data", "talks.jsonl", "--model", decoders["chat"])[0] == 0
     config = read_config(tmp_path / "talks.yaml")
     assert config.data.task.dialogue and config.partition.kind == "iid"
@@ -121,7 +121,7 @@ def test_an_encoder_cannot_write(fedsim, tmp_path):
     status, _, err = fedsim("init", "--data", "mine.jsonl")
     assert status == 2
     assert (
-        "has prompts and responses (instruction and input and output); give the folder or name of a decoder which writes"
+        "has prompts and responses (instruction, input, output), but the model embedded is an encoder, which writes no text"
         in err
     )
 

@@ -38,7 +38,9 @@ def presets(
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where the config goes.")] = Path(),
+    folder: Annotated[
+        Path, typer.Argument(metavar="[FOLDER]", help="Where the config goes, or your data in place of --data.")
+    ] = Path(),
     data: Annotated[
         Path | None,
         typer.Option(
@@ -73,8 +75,9 @@ def init(
     from fedsim.display.screen import Screen
 
     screen, said = Screen(), dict[str, Any]()
-    if data is None and folder.is_file():
+    if data is None and command.names_data(folder):
         data, folder = folder, Path()  # as in: fedsim init reviews.csv
+    command.check_folder(folder)
     if data is None:
         if text or label or client or model != "embedded":
             raise ConfigError(

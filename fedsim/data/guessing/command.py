@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from fedsim.configuration.schema import build_config
 from fedsim.core.errors import ConfigError, DataError, shown
 from fedsim.core.imports import large_imports
 from fedsim.data.guessing.config_file import Guess, config_yaml
-from fedsim.data.guessing.profile import Column, Profile, look
+from fedsim.data.guessing.profile import SPREADSHEETS, Column, Profile, look
 from fedsim.data.guessing.roles import choose_client, choose_roles
 from fedsim.data.guessing.written import Parts, WrittenGuess, find_parts, written_yaml
+from fedsim.data.rows import extension
 from fedsim.data.splits import TRAIN_STEMS, VALIDATION_STEMS
 
 _USUAL_LENGTH = 128
@@ -25,6 +27,7 @@ _PROMPT_TOKENS = 64
 _DIALOGUE_TOKENS = 1024
 """Room before the lengths of dialogues are known."""
 _LEAST_LENGTH = 64
+_A_DECODER = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _UNKNOWN_SHARE = 0.05
 """Share of unknown tokens from which on it is worth a note."""
 
@@ -89,11 +92,7 @@ def _written(wishes: Wishes, profile: Profile, parts: Parts) -> WrittenGuess:
         facts = ModelFacts.of(_model_config(wishes.model))
         chat = facts.tokenizer.chat_template is not None
         if not facts.causal or (parts.dialogue and not chat):
-            needed = "with a chat template, which tells messages apart" if facts.causal else "which writes them"
-            raise DataError(
-                f"--data: {profile.path} has prompts and responses ({' and '.join(parts.columns)}); give the folder or "
-                f"name of a decoder {needed}, with --model, or name a text and a label with --text and --label"
-            )
+            raise DataError(_no_writer(wishes, profile, parts, facts.causal))
         columns = [profile.column(name, "--data") for name in parts.columns]
         joined = [
             " ".join(texts) for texts in zip(*(column.sample for column in columns if column.filled), strict=False)
@@ -108,6 +107,17 @@ def _written(wishes: Wishes, profile: Profile, parts: Parts) -> WrittenGuess:
         validation=_validation(profile),
         max_length=max(_USUAL_LENGTH, min(-(-tokens // 16) * 16, facts.max_positions)),
         chat=chat,
+    )
+
+
+def _no_writer(wishes: Wishes, profile: Profile, parts: Parts, causal: bool) -> str:
+    """Return the error for a model that cannot write what the data have."""
+    has = f"messages ({parts.prompt})" if parts.dialogue else f"prompts and responses ({', '.join(parts.columns)})"
+    lacks = "has no chat template, which tells messages apart" if causal else "is an encoder, which writes no text"
+    needed = "a decoder with a chat template" if parts.dialogue or causal else "a decoder"
+    return (
+        f"--data: {profile.path} has {has}, but the model {wishes.model} {lacks}; give the folder or the name on the hub of "
+        f"{needed}, such as --model {_A_DECODER}, or, to tell classes apart, name a text and a label with --text and --label"
     )
 
 
@@ -132,7 +142,7 @@ def _notes(guess: Guess, has_lm_head: bool, unknown: float) -> list[str]:
         )
     if guess.roles.client is None and guess.roles.might_be_clients:
         names = " or ".join(
-            f"--client {column.name} ({column.different:,})" for column in guess.roles.might_be_clients[:3]
+            f"--client {shlex.quote(column.name)} ({column.different:,})" for column in guess.roles.might_be_clients[:3]
         )
         notes.append(f"no column is called like clients; if they are in one, give {names}")
     return notes
@@ -199,6 +209,26 @@ def write(path: Path, text: str, force: bool) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def names_data(path: Path) -> bool:
+    """Return whether a path given in place of the folder names data: it is a file, or is called like one and is nothing yet."""
+    called = extension(path.name) is not None or path.suffix.lower() in SPREADSHEETS
+    return path.is_file() or (called and not path.exists())
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder for the config that is a file.
+
+    Raises
+    ------
+    ConfigError
+        Naming it.
+    """
+    if folder.is_file():
+        raise ConfigError(
+            f"FOLDER: {folder} is a file, where the folder for the config is expected; data are named once"
+        )
 
 
 def refuse_existing(path: Path, force: bool) -> None:

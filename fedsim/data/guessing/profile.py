@@ -27,6 +27,7 @@ _LINES = 50
 _MOST_VALUES = 500_000
 """Different values of a column that are counted; with more it holds neither labels nor clients."""
 _SAMPLE = 1000
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 _LONG_CELL = 60
 """Characters; a cell of the first line that is longer is no column's name."""
 _NO_TASK = TaskConfig(name="look", fields=("text",), labels=("0", "1"))
@@ -130,6 +131,8 @@ def look(path: Path) -> Profile:
     if not path.is_file():
         what = "is a folder; name one file in it" if path.is_dir() else "does not exist"
         raise DataError(f"--data: {path} {what}")
+    if path.suffix.lower() in SPREADSHEETS:
+        raise DataError(f"--data: {path} is a spreadsheet, which is not read; save its sheet as CSV, or as Parquet")
     keys = dict(_reading(path))
     wanted = Wanted(_NO_TASK, DataConfig(path=str(path.parent), **keys), UNKNOWN)
     columns: dict[str, Column] = {}
