@@ -81,7 +81,7 @@ def test_labels_that_say_nothing_get_a_classifier_and_a_validation_file_is_used(
         (tmp_path / f"{name}.csv").write_text("text,label\n" + "".join(lines))
     status, out, _ = fedsim("init", "--data", "train.csv")
     assert status == 0 and "note: model.head.kind is classifier: no word of one token" in out
-    config = read_config(tmp_path / "train.yaml")
+    config = read_config(tmp_path / f"{tmp_path.name}.yaml")  # not train.yaml, which says nothing
     assert (config.model.head.kind, config.data.holdout) == ("classifier", None)
     assert len(load_dataset(config.data, 0).validation) == 20
 

@@ -86,7 +86,7 @@ def init(
         path = folder / "quickstart.yaml"
         _copy_quickstart(path, force)
     else:
-        path = folder / f"{data.name.partition('.')[0] or 'own'}.yaml"
+        path = folder / f"{command.config_name(data)}.yaml"
         command.refuse_existing(path, force)
         wishes = command.Wishes(data, tuple(text or ()), label, client, model)
         guess, notes = command.guess_config(wishes)

@@ -12,7 +12,7 @@ from fedsim.configuration.given import parse_yaml
 from fedsim.configuration.schema import build_config
 from fedsim.core.errors import ConfigError, DataError, shown
 from fedsim.core.imports import large_imports
-from fedsim.data.guessing.config_file import Guess, config_yaml
+from fedsim.data.guessing.config_file import Guess, config_name, config_yaml
 from fedsim.data.guessing.profile import SPREADSHEETS, Column, Profile, look
 from fedsim.data.guessing.roles import choose_client, choose_roles
 from fedsim.data.guessing.written import Parts, WrittenGuess, find_parts, written_yaml
@@ -213,8 +213,8 @@ def write(path: Path, text: str, force: bool) -> None:
 
 def names_data(path: Path) -> bool:
     """Return whether a path given in place of the folder names data: it is a file, or is called like one and is nothing yet."""
-    called = extension(path.name) is not None or path.suffix.lower() in SPREADSHEETS
-    return path.is_file() or (called and not path.exists())
+    of_data = extension(path.name) is not None or path.suffix.lower() in SPREADSHEETS
+    return path.is_file() or (of_data and not path.exists())
 
 
 def check_folder(folder: Path) -> None:
@@ -289,4 +289,4 @@ def _max_length(tokens: int, most: int, model: str) -> int | None:
     return wanted if wanted > _USUAL_LENGTH or room < _USUAL_LENGTH else None
 
 
-__all__ = ["DataError", "Guess", "Wishes", "checked_text", "guess_config", "refuse_existing", "write"]
+__all__ = ["DataError", "Guess", "Wishes", "checked_text", "config_name", "guess_config", "refuse_existing", "write"]

@@ -12,6 +12,7 @@ from fedsim.configuration.text import scalar
 from fedsim.data.guessing.label_words import Wording
 from fedsim.data.guessing.profile import Profile
 from fedsim.data.guessing.roles import Roles
+from fedsim.data.splits import TRAIN_STEMS
 
 FIELDS = (("text",), ("a", "b"))
 """Names of a task's fields, for one text and for two."""
@@ -190,7 +191,7 @@ def _data(guess: Guess) -> Iterator[str]:
     if guess.max_length is not None:
         yield entry(1, "max_length", guess.max_length, "tokens; 1 in 100 texts is longer, and cut")
     yield entry(1, "task")
-    yield entry(2, "name", word(profile.path.name.partition(".")[0]))
+    yield entry(2, "name", word(config_name(profile.path)))
     yield entry(2, "fields", list(guess.fields), f"{_names(roles.text.columns)}: {roles.text.why}")
     yield entry(2, "labels", list(guess.labels), f"{guess.label_column}: {roles.label.why}; {_shares(guess)}")
     if guess.wording is not None:
@@ -258,6 +259,12 @@ def _shares(guess: Guess) -> str:
 def _place(profile: Profile, name: str) -> str | int:
     """Return how the config names a column: by its number where the file has no header."""
     return int(name) if profile.keys.get("header") is False else name
+
+
+def config_name(data: Path) -> str:
+    """Return what a config of a file is called: like the file, or like its folder if it is one of those, as ``train.csv``."""
+    stem, folder = data.name.partition(".")[0], data.absolute().parent.name
+    return (folder if stem in TRAIN_STEMS else stem) or "own"
 
 
 def word(text: str) -> str:

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsim.data.guessing.config_file import COHORT, entry, file_keys, joined, left_out, run_keys, usual_clients, word
+from fedsim.data.guessing.config_file import (
+    COHORT,
+    config_name,
+    entry,
+    file_keys,
+    joined,
+    left_out,
+    run_keys,
+    usual_clients,
+    word,
+)
 from fedsim.data.guessing.profile import Column, Profile
 from fedsim.data.guessing.roles import Role, plain
 from fedsim.data.tasks import TASKS
@@ -179,7 +189,7 @@ def _data(guess: WrittenGuess) -> Iterator[str]:
         yield entry(1, "on_bad_row", "skip", left_out(guess.bad_rows, guess.first_bad))
     yield entry(1, "max_length", guess.max_length, f"tokens of prompt and response; {_lengths(guess)}")
     yield entry(1, "task")
-    yield entry(2, "name", word(guess.profile.path.name.partition(".")[0]))
+    yield entry(2, "name", word(config_name(guess.profile.path)))
     why = {
         "dialogue": "the last answer is the response, the messages before it are the prompt",
         "template": "the prompt",
