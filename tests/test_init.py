@@ -176,3 +176,21 @@ def test_a_run_says_which_rows_it_leaves_out(fedsim, reviews):
     status, out, _ = fedsim("run", "reviews.yaml", "rounds=1", "executor=local")
     assert status == 0 and "data: 1 row is left out (data.on_bad_row=skip; empty text: 1); the first is " in out
     assert "reviews.csv:7: field 'text'" in " ".join(out.split())
+
+
+def test_row_numbers_as_pandas_writes_them_leave_the_header_a_header(fedsim, tmp_path):
+    rows = [(n, f"a film of kind {n}", n % 2) for n in range(40)]
+    with (tmp_path / "frame.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("", "text", "label"), *rows])
+    status, out, err = fedsim("init", "frame.csv")
+    assert (status, err) == (0, "") and "frame.csv: 40 rows" in out
+    data = load_dataset(read_config(tmp_path / "frame.yaml").data, 0)
+    assert (data.task.labels, len(data.train) + len(data.validation)) == (("0", "1"), 40)
+
+
+def test_what_would_help_is_not_said_of_rows_that_are_left_out(fedsim, tmp_path):
+    rows = [(f"a film of kind {n}", ("no", "yes", "")[n % 3]) for n in range(90)]
+    with (tmp_path / "holes.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    status, out, err = fedsim("init", "holes.csv")
+    assert (status, err) == (0, "") and "unknown label ''" in out and "data.on_bad_row" not in out

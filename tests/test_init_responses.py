@@ -1,5 +1,6 @@
 """``fedsim init`` on rows of prompts and responses: a config that a decoder learns to write from."""
 
+import csv
 import json
 
 import pytest
@@ -153,3 +154,33 @@ def test_a_named_label_asks_for_classes(fedsim, tmp_path):
     put(tmp_path / "mine.jsonl", columns)
     assert fedsim("init", "--data", "mine.jsonl", "--text", "instruction", "--label", "kind")[0] == 0
     assert read_config(tmp_path / "mine.yaml").data.task.labels == ("order", "question")
+
+
+@pytest.mark.parametrize("header", [True, False], ids=["header", "none"])
+def test_options_name_prompt_and_response_where_the_columns_do_not(fedsim, tmp_path, decoders, header):
+    rows = [(f"Was ist {n} mal 3?", 3 * n) for n in range(60)]
+    names = ("Frage, neu", "Antwort 😊") if header else ("0", "1")
+    with (tmp_path / "fragen.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([names, *rows] if header else rows)
+    asked = ("init", "fragen.csv", "--model", decoders["plain"])
+    status, _, err = fedsim(*asked)
+    assert status == 2 and "the prompt with --text and the answer with --response" in err
+    status, out, err = fedsim(*asked, "--text", names[0], "--response", names[1])
+    assert (status, err) == (0, "") and "as told" in out
+    train = partition_data(read_config(tmp_path / "fragen.yaml")).dataset.train
+    assert set(train.texts) <= {(prompt, str(answer)) for prompt, answer in rows}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--response", "answer"], "--response is the text to write: give it with --text"),
+        (["--text", "question", "--response", "answer", "--label", "kind"], "--response is the text to write"),
+        (["--text", "answer", "--response", "answer"], "cannot be both what is read (--text) and what is written"),
+        (["--text", "question", "--response", "nothing"], "--response: mine.jsonl has no column 'nothing'"),
+    ],
+)
+def test_a_response_is_named_with_its_prompt(fedsim, tmp_path, options, sentence):
+    put(tmp_path / "mine.jsonl", {"question": say, "answer": say, "kind": lambda n: n % 2})
+    status, _, err = fedsim("init", "mine.jsonl", *options)
+    assert status == 2 and sentence in err

@@ -56,6 +56,14 @@ def init(
     label: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column with the label.", show_default=False)
     ] = None,
+    response: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column with a text that the model learns to write behind that of --text.",
+            show_default=False,
+        ),
+    ] = None,
     client: Annotated[
         str | None,
         typer.Option(
@@ -79,16 +87,16 @@ def init(
         data, folder = folder, Path()  # as in: fedsim init reviews.csv
     command.check_folder(folder)
     if data is None:
-        if text or label or client or model != "embedded":
+        if text or label or response or client or model != "embedded":
             raise ConfigError(
-                "--text, --label, --client and --model are about your own data; give them with --data FILE"
+                "--text, --label, --response, --client and --model are about your own data; give them with --data FILE"
             )
         path = folder / "quickstart.yaml"
         _copy_quickstart(path, force)
     else:
         path = folder / f"{command.config_name(data)}.yaml"
         command.refuse_existing(path, force)
-        wishes = command.Wishes(data, tuple(text or ()), label, client, model)
+        wishes = command.Wishes(data, tuple(text or ()), label, client, model, response)
         guess, notes = command.guess_config(wishes)
         typed = shlex.join(["fedsim", *sys.argv[1:]])
         try:

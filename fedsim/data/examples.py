@@ -35,6 +35,8 @@ class Problem:
     """Short name for counting such rows."""
     message: str
     """What is wrong with this row."""
+    help: str = ""
+    """Which keys would help, to go on the message with; said where the row stops a run, not where it is skipped."""
 
 
 NAMES_COLUMNS = "data.columns maps column names"
@@ -125,7 +127,7 @@ def collect(tables: Sequence[Table], check: RowCheck) -> Examples:
     columns: dict[str, list[object]] = {name: [] for name in (*check.required, *check.kept)}
     seen: dict[str, None] = {}
     skipped: Counter[str] = Counter()
-    first_problem = ""
+    first_problem = help_with_first = ""
     for table in tables:
         called = {name: table.columns.get(name, name) for name in (*task.columns, *columns)}
         for number, row in table.rows:
@@ -142,15 +144,16 @@ def collect(tables: Sequence[Table], check: RowCheck) -> Examples:
                 problem = row
             sentence = f"{table.place(number)}: {problem.message}"
             if check.on_bad_row == "raise":
-                raise DataError(sentence)
-            first_problem = first_problem or sentence
+                raise DataError(sentence + problem.help)
+            if not skipped:
+                first_problem, help_with_first = sentence, problem.help
             skipped[problem.reason] += 1
     origin = together([table.origin for table in tables])
     known = {name for table in tables for name in table.columns}
     _check_columns(origin, check, seen, known)
     if not texts:
         raise DataError(
-            f"{origin}: all {skipped.total()} rows are bad, the first is {first_problem}"
+            f"{origin}: all {skipped.total()} rows are bad, the first is {first_problem}{help_with_first}"
             if skipped
             else f"{origin}: holds no rows"
         )
@@ -206,8 +209,8 @@ def _problem(row: Row, check: RowCheck, labels: LabelIndex, called: Mapping[str,
         known = listed(repr(label) for label in task.labels)
         return Problem(
             "unknown label",
-            f"unknown label {shown(value)}; labels of task {task.name} are {known}; data.columns tells which column is the "
-            f"label, data.on_bad_row=skip leaves such rows out",
+            f"unknown label {shown(value)}; labels of task {task.name} are {known}",
+            "; data.columns tells which column is the label, data.on_bad_row=skip leaves such rows out",
         )
     return None
 
@@ -253,7 +256,7 @@ def _missing(row: Row, name: str, column: str, help_with_field: str | None) -> P
     what = f"partition.column {shown(name)}" if help_with_field is None else f"field {shown(name)}"
     called = "" if column == name else f", column {shown(column)},"
     key = f"; {help_with_field}" if help_with_field and column not in row else ""
-    return Problem("missing field", f"{what}{called} is missing{hint}; fields present: {present}{key}")
+    return Problem("missing field", f"{what}{called} is missing{hint}; fields present: {present}", key)
 
 
 def _as_messages(value: object) -> str:

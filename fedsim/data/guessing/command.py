@@ -15,7 +15,7 @@ from fedsim.core.imports import large_imports
 from fedsim.data.guessing.config_file import Guess, config_name, config_yaml
 from fedsim.data.guessing.profile import SPREADSHEETS, Column, Profile, look
 from fedsim.data.guessing.roles import choose_client, choose_roles
-from fedsim.data.guessing.written import Parts, WrittenGuess, find_parts, written_yaml
+from fedsim.data.guessing.written import Parts, WrittenGuess, find_parts, named_parts, written_yaml
 from fedsim.data.rows import extension
 from fedsim.data.splits import TRAIN_STEMS, VALIDATION_STEMS
 
@@ -41,6 +41,7 @@ class Wishes:
     label: str | None = None
     client: str | None = None
     model: str = "embedded"
+    response: str | None = None
 
 
 def guess_config(wishes: Wishes) -> tuple[Guess | WrittenGuess, tuple[str, ...]]:
@@ -53,8 +54,16 @@ def guess_config(wishes: Wishes) -> tuple[Guess | WrittenGuess, tuple[str, ...]]
     ModelError
         If the model cannot be read.
     """
+    if wishes.response is not None and (
+        wishes.label is not None or not 1 <= len(wishes.text) <= len(("prompt", "context"))
+    ):
+        raise DataError(
+            "--response is the text to write: give it with --text, the prompt (twice with a context that may be empty)"
+        )
     profile = look(wishes.data)
-    parts = None if wishes.text or wishes.label else find_parts(profile)
+    parts = named_parts(profile, wishes.text, wishes.response) if wishes.response is not None else None
+    if not (parts or wishes.text or wishes.label):
+        parts = find_parts(profile)
     if parts is not None:
         return _written(wishes, profile, parts), ()
     roles = choose_roles(profile, wishes.text, wishes.label, wishes.client)

@@ -117,7 +117,7 @@ class Profile:
     @property
     def names(self) -> str:
         """The columns' names, for messages."""
-        return ", ".join(column.name for column in self.columns)
+        return ", ".join(column.name for column in self.columns if column.name)
 
 
 def look(path: Path) -> Profile:
@@ -238,11 +238,14 @@ def _delimiter(tables: Mapping[str, list[list[str]]], usual: str | None) -> str 
 
 
 def _is_header(cells: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first line has names: short, different, no numbers, and not values that come again below them."""
+    """Whether the first line has names: short, different, no numbers, and not values that come again below them.
+
+    The first may be empty, above the row numbers that pandas writes.
+    """
     names = [cell.strip() for cell in cells]
-    if len(set(names)) < len(names) or not all(names) or any(_is_number(name) for name in names):
+    if len(set(names)) < len(names) or not all(names[1:]) or any(_is_number(name) for name in names):
         return False
     if any(len(name) > _LONG_CELL for name in names):
         return False
     below = [{row[place].strip() for row in rows if place < len(row)} for place in range(len(names))]
-    return not any(name in values for name, values in zip(names, below, strict=True))
+    return not any(name and name in values for name, values in zip(names, below, strict=True))

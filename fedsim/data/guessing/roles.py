@@ -180,7 +180,7 @@ def _no_label(profile: Profile, free: Sequence[Column]) -> DataError:
     held = f": {listed(seen, 4, 80)}" if seen else ""
     return DataError(
         f"--data: {profile.path} has no label, a column with 2 to {_FEW_LABELS} values that come again, beside its text{held}; "
-        "name the label with --label COLUMN"
+        "name the label with --label COLUMN, or, for a model that writes, the prompt with --text and the answer with --response"
     )
 
 

@@ -5,11 +5,12 @@ They are known by the names of their columns, where no option names a text or a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedsim.core.errors import DataError
 from fedsim.data.guessing.config_file import (
     COHORT,
     config_name,
@@ -47,6 +48,7 @@ class Parts:
     response: str
     context: str | None = None
     """A column that may be empty."""
+    why: str = "by its name"
 
     @property
     def dialogue(self) -> bool:
@@ -71,6 +73,26 @@ def find_parts(profile: Profile) -> Parts | None:
         return None
     context = next((by_name[name] for name in _CONTEXTS if name in by_name and not by_name[name].unread), None)
     return Parts(prompt.name, response.name, None if context is None else context.name)
+
+
+def named_parts(profile: Profile, text: Sequence[str], response: str) -> Parts:
+    """Return the columns of prompt and response that options name.
+
+    Parameters
+    ----------
+    text
+        The prompt, and a context that may be empty.
+
+    Raises
+    ------
+    DataError
+        If there is no such column, or one is named twice.
+    """
+    for name, option in (*((name, "--text") for name in text), (response, "--response")):
+        profile.column(name, option)
+    if len({*text, response}) <= len(text):
+        raise DataError("--response: a column cannot be both what is read (--text) and what is written")
+    return Parts(text[0], response, text[1] if len(text) > 1 else None, "as told")
 
 
 def _is_prompt(column: Column) -> bool:
@@ -132,8 +154,8 @@ class WrittenGuess:
         else:
             names = [name for name in self.parts.columns if name != self.parts.response]
             may = f"; {self.parts.context} may be empty" if self.parts.context is not None else ""
-            yield "prompt", " and ".join(names), f"by its name{may}"
-            yield "response", self.parts.response, "by its name"
+            yield "prompt", " and ".join(names), f"{self.parts.why}{may}"
+            yield "response", self.parts.response, self.parts.why
         if self.client is not None:
             yield "clients", self.client.columns[0].name, self.client.why
         else:
@@ -185,6 +207,8 @@ def _model(guess: WrittenGuess) -> Iterator[str]:
 
 def _data(guess: WrittenGuess) -> Iterator[str]:
     yield from file_keys(guess.profile, guess.folder, guess.validation)
+    if guess.profile.keys.get("header") is False:
+        yield entry(1, "columns", {name: int(name) for name in guess.parts.columns})
     if guess.bad_rows:
         yield entry(1, "on_bad_row", "skip", left_out(guess.bad_rows, guess.first_bad))
     yield entry(1, "max_length", guess.max_length, f"tokens of prompt and response; {_lengths(guess)}")
