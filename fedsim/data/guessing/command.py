@@ -15,7 +15,7 @@ from fedsim.core.imports import large_imports
 from fedsim.data.guessing.config_file import Guess, config_name, config_yaml
 from fedsim.data.guessing.profile import SPREADSHEETS, Column, Profile, look
 from fedsim.data.guessing.roles import choose_client, choose_roles
-from fedsim.data.guessing.written import Parts, WrittenGuess, find_parts, named_parts, written_yaml
+from fedsim.data.guessing.written import Parts, WrittenGuess, find_parts, named_parts, no_writer, written_yaml
 from fedsim.data.rows import extension
 from fedsim.data.splits import TRAIN_STEMS, VALIDATION_STEMS
 
@@ -27,7 +27,6 @@ _PROMPT_TOKENS = 64
 _DIALOGUE_TOKENS = 1024
 """Room before the lengths of dialogues are known."""
 _LEAST_LENGTH = 64
-_A_DECODER = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _UNKNOWN_SHARE = 0.05
 """Share of unknown tokens from which on it is worth a note."""
 
@@ -101,7 +100,7 @@ def _written(wishes: Wishes, profile: Profile, parts: Parts) -> WrittenGuess:
         facts = ModelFacts.of(_model_config(wishes.model))
         chat = facts.tokenizer.chat_template is not None
         if not facts.causal or (parts.dialogue and not chat):
-            raise DataError(_no_writer(wishes, profile, parts, facts.causal))
+            raise DataError(no_writer(wishes.model, profile, parts, facts.causal))
         columns = [profile.column(name, "--data") for name in parts.columns]
         joined = [
             " ".join(texts) for texts in zip(*(column.sample for column in columns if column.filled), strict=False)
@@ -116,17 +115,6 @@ def _written(wishes: Wishes, profile: Profile, parts: Parts) -> WrittenGuess:
         validation=_validation(profile),
         max_length=max(_USUAL_LENGTH, min(-(-tokens // 16) * 16, facts.max_positions)),
         chat=chat,
-    )
-
-
-def _no_writer(wishes: Wishes, profile: Profile, parts: Parts, causal: bool) -> str:
-    """Return the error for a model that cannot write what the data have."""
-    has = f"messages ({parts.prompt})" if parts.dialogue else f"prompts and responses ({', '.join(parts.columns)})"
-    lacks = "has no chat template, which tells messages apart" if causal else "is an encoder, which writes no text"
-    needed = "a decoder with a chat template" if parts.dialogue or causal else "a decoder"
-    return (
-        f"--data: {profile.path} has {has}, but the model {wishes.model} {lacks}; give the folder or the name on the hub of "
-        f"{needed}, such as --model {_A_DECODER}, or, to tell classes apart, name a text and a label with --text and --label"
     )
 
 

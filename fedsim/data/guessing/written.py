@@ -37,6 +37,7 @@ _MANY, _MANY_WORDS = 20, 200
 """Different values from which on, however often they come again, they are responses; words in a column that may be a label."""
 _ANSWERED, _MOST_WRITTEN = 16, 64
 """Prompts that the model answers at the end, and the most tokens of an answer: seconds for a small model."""
+_A_DECODER = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _MAY_BE_LABELS = ("answer",)
 
 
@@ -106,6 +107,17 @@ def _is_written(column: Column) -> bool:
         return False
     many, words = column.different, plain(column.name) in _MAY_BE_LABELS and column.is_text
     return many is None or many > _LEAST_DIFFERENT * column.filled or many > (_MANY_WORDS if words else _MANY)
+
+
+def no_writer(model: str, profile: Profile, parts: Parts, causal: bool) -> str:
+    """Return the error for a model that cannot write what the data have."""
+    has = f"messages ({parts.prompt})" if parts.dialogue else f"prompts and responses ({', '.join(parts.columns)})"
+    lacks = "has no chat template, which tells messages apart" if causal else "is an encoder, which writes no text"
+    needed = "a decoder with a chat template" if parts.dialogue or causal else "a decoder"
+    return (
+        f"--data: {profile.path} has {has}, but the model {model} {lacks}; give the folder or the name on the hub of "
+        f"{needed}, such as --model {_A_DECODER}, or, to tell classes apart, name a text and a label with --text and --label"
+    )
 
 
 @dataclass(frozen=True)
