@@ -30,7 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="A Ray-native simulator of federated prompt tuning.",
-    epilog="Begin with: fedsim run quickstart, or with your own data: fedsim init --data FILE.",
+    epilog="Begin with: fedsim run quickstart, or with your own data: fedsim init FILE.",
 )
 app.add_typer(cache_cli.app, name="cache")
 
