@@ -1,9 +1,11 @@
 """Training on responses by a loop with PEFT and by fedsim, at a real decoder's size: one by one, and in shared passes.
 
-    python -m benchmarks.generation_training --model FOLDER [--task questions] [--clients 8] [--steps 2] [--batch-size 4]
+    python -m benchmarks.generation_training --model FOLDER [--alpaca] [--clients 8] [--steps 2] [--batch-size 4]
         [--runs 5] [--json FILE]
 
-FOLDER holds a decoder, such as SmolLM2-135M; the task is one of responses of the embedded corpus. Two processes with one
+FOLDER holds a decoder, such as SmolLM2-135M; the task is ``questions`` of the embedded corpus. With ``--alpaca`` its prompts
+are in Alpaca's template, whose first sentences all texts share, and ``beginnings apart`` is fedsim without
+``model.shared_beginnings``. Two processes with one
 thread each share the clients on all sides. All train the same LoRA on the same mini-batches, in float32 unless a side says
 otherwise (fedsim's bfloat16 products, PyTorch's autocast around PEFT's), and end with the same numbers, which is checked.
 ``peft`` is the loop of PEFT's examples: batches padded to their longest, labels of -100 on prompts and padding, and the
@@ -31,6 +33,8 @@ import typer
 
 from benchmarks.measure import RUNS, Row, compare, in_turn, present
 from fedsim.configuration.schema import Config, build_config
+from fedsim.data.embedded import EMBEDDED_TASKS
+from fedsim.data.tasks import TASKS
 
 if TYPE_CHECKING:
     from clients.spec import WorkerSpec
@@ -51,6 +55,13 @@ class Side:
     fuse: bool = False
     head_alone: bool = False
     """The PEFT loop computes the LM head for responses alone."""
+    beginnings: str = "auto"
+    """``model.shared_beginnings`` of fedsim."""
+
+    @property
+    def worker(self) -> str:
+        """Name of the worker that trains; sides with the same model share one."""
+        return f"{self.products}-{self.beginnings}"
 
     @property
     def is_peft(self) -> bool:
@@ -58,7 +69,7 @@ class Side:
         return self.name.startswith("peft")
 
 
-def sides() -> list[Side]:
+def sides(alpaca: bool) -> list[Side]:
     """Return the sides; those with products in bfloat16 where the processor multiplies it."""
     from clients.backbone.product_format import multiplies_bfloat16
 
@@ -66,6 +77,7 @@ def sides() -> list[Side]:
         Side("peft"),
         Side("peft, head on responses", head_alone=True),
         Side("fedsim, one by one"),
+        *([Side("fedsim, shared passes, beginnings apart", fuse=True, beginnings="off")] if alpaca else []),
         Side("fedsim, shared passes", fuse=True),
     ]
     if multiplies_bfloat16():
@@ -73,13 +85,22 @@ def sides() -> list[Side]:
     return found
 
 
-def config_of(model: Path, task: str, clients: int, steps: int, batch_size: int) -> Config:
+def config_of(model: Path, alpaca: bool, clients: int, steps: int, batch_size: int) -> Config:
     """Return the config of the run whose local training is measured."""
+    task: Any = "questions"
+    if alpaca:
+        template = TASKS["alpaca"].template.format(instruction="{question}", input="{text}")
+        task = EMBEDDED_TASKS[task].model_copy(update={"template": template}).model_dump(exclude_unset=True)
     return build_config(
         {
             "executor": "local",
             "model": {"path": str(model), "head": {"kind": "generation"}, "products": "float32"},
-            "data": {"task": task, "train_examples": clients * steps * batch_size, "validation_examples": 8},
+            "data": {
+                "task": task,
+                "source": "embedded",
+                "train_examples": clients * steps * batch_size,
+                "validation_examples": 8,
+            },
             "partition": {"kind": "iid", "clients": clients, "holdout_fraction": 0.0},
             "sampling": {"clients_per_round": clients},
             "server": {"kind": "fedavg"},
@@ -176,9 +197,10 @@ class Share:
         from fedsim.core.messages import GlobalState
 
         specs = {path.stem: pickle.loads(path.read_bytes()) for path in Path(folder).glob("*.pickle")}
-        self._workers = {products: spec.build("cpu") for products, spec in specs.items()}
-        spec = specs["float32"]
-        self._layout = self._workers["float32"].info().full
+        self._workers = {name: spec.build("cpu") for name, spec in specs.items()}
+        first = Side("").worker
+        spec = specs[first]
+        self._layout = self._workers[first].info().full
         start_F = spec.initial_vector(self._layout)
         # Away from starts at which some arrays have no gradient yet.
         start_F += np.random.default_rng(0).normal(0.0, 0.01, len(start_F)).astype(np.float32)
@@ -199,7 +221,7 @@ class Share:
         from fedsim.core.messages import ClientState, WorkGroup
 
         group = WorkGroup(0, 0, tuple(clients), fuse=len(clients) if side.fuse else 1)
-        made = self._workers[side.products].train(group, self._state, *map(ClientState, clients))
+        made = self._workers[side.worker].train(group, self._state, *map(ClientState, clients))
         failed = [report.failure for report in made.reports if report.failure is not None]
         if failed:
             raise RuntimeError(failed[0].traceback)
@@ -218,16 +240,17 @@ def _serve(connection: Connection, folder: str) -> None:
 
 
 @contextmanager
-def processes(config: Config) -> Iterator[list[Connection]]:
+def processes(config: Config, measured: list[Side]) -> Iterator[list[Connection]]:
     """Start the processes, which load model and data."""
     from fedsim.simulation.preparation import prepare
 
     context = multiprocessing.get_context("spawn")
     with TemporaryDirectory() as folder:
-        for products in {side.products for side in sides()}:
-            model = config.model.model_copy(update={"products": products})
+        for side in measured:
+            own = {"products": side.products, "shared_beginnings": side.beginnings}
+            model = config.model.model_copy(update=own)
             spec = prepare(config.model_copy(update={"model": model})).spec
-            (Path(folder) / f"{products}.pickle").write_bytes(pickle.dumps(spec, protocol=5))
+            (Path(folder) / f"{side.worker}.pickle").write_bytes(pickle.dumps(spec, protocol=5))
         started = []
         for _ in range(_PROCESSES):
             here, there = context.Pipe()
@@ -245,7 +268,7 @@ def processes(config: Config) -> Iterator[list[Connection]]:
                 process.kill()
 
 
-def measure(config: Config, runs: int) -> list[Row]:
+def measure(config: Config, measured: list[Side], runs: int) -> list[Row]:
     """Return a row for each side, with its ratio to the PEFT loop.
 
     Raises
@@ -256,7 +279,7 @@ def measure(config: Config, runs: int) -> list[Row]:
     clients = list(range(config.partition.population))
     parts = [clients[place::_PROCESSES] for place in range(_PROCESSES)]
     ends: dict[str, np.ndarray] = {}
-    with processes(config) as connections:
+    with processes(config, measured) as connections:
 
         def work(side: Side) -> float:
             started = time.perf_counter()
@@ -265,15 +288,15 @@ def measure(config: Config, runs: int) -> list[Row]:
             ends[side.name] = sum(connection.recv() for connection in connections)
             return time.perf_counter() - started
 
-        for side in sides():
+        for side in measured:
             work(side)
         connections[0].send(("start", ()))
         start_F = connections[0].recv().astype(np.float64)
-        figures = in_turn({side.name: lambda side=side: work(side) for side in sides()}, runs)
-    first, *others = sides()
+        figures = in_turn({side.name: lambda side=side: work(side) for side in measured}, runs)
+    first, *others = measured
     way_F = ends[first.name] - config.data.train_examples * start_F  # type: ignore[operator]
     rows = []
-    for base in (side.name for side in sides() if side.is_peft):
+    for base in (side.name for side in measured if side.is_peft):
         rows += [row for row in compare("generation_training", figures, "seconds", base) if row.ratio_to != row.case]
     for side in others:
         apart = float(np.linalg.norm(ends[side.name] - ends[first.name]) / np.linalg.norm(way_F))
@@ -285,7 +308,7 @@ def measure(config: Config, runs: int) -> list[Row]:
 
 def main(
     model: Annotated[Path, typer.Option(help="Folder of a decoder, such as SmolLM2-135M.")],
-    task: Annotated[str, typer.Option(help="Task of responses of the embedded corpus.")] = "questions",
+    alpaca: Annotated[bool, typer.Option("--alpaca", help="Put prompts into Alpaca's template.")] = False,
     clients: Annotated[int, typer.Option(help="Clients that train.", min=2)] = 8,
     steps: Annotated[int, typer.Option(help="Local steps of each.", min=1)] = 2,
     batch_size: Annotated[int, typer.Option(help="Examples of a mini-batch.", min=1)] = 4,
@@ -293,7 +316,7 @@ def main(
     json: Annotated[Path | None, typer.Option(help="File for JSON lines.")] = None,
 ) -> None:
     """Measure and print."""
-    rows = measure(config_of(model.absolute(), task, clients, steps, batch_size), runs)
+    rows = measure(config_of(model.absolute(), alpaca, clients, steps, batch_size), sides(alpaca), runs)
     present(
         rows,
         json,

@@ -45,7 +45,8 @@ def evaluate(
     vector_CA
         One vector per row; all share the passes through the backbone.
     batch_size
-        Examples per pass. They are sorted by length across vectors; the counts do not depend on the order.
+        Examples per pass, or texts where each label word of an example has its own. Examples are sorted by length across
+        vectors; the counts do not depend on the order.
     cached
         Input of the lowest prompted layer [tokens, hidden] for all examples, those of the first vector first; or None.
     keep_predictions
@@ -79,11 +80,12 @@ def evaluate(
         entering = None
         if cached is not None:
             entering = cached[to_device(rows(starts_N[chosen_B], kept_N[chosen_B]), cached.device)]
-        reading, _ = backbone.read(tokens, tuned_CLX, layout.layers, head_C, owners_B, entering)
+        reading = backbone.predict(tokens, tuned_CLX, layout.layers, head_C, owners_B, entering)
         predicted_N[examples] = reading.logits_BC.argmax(dim=1) if reading.hits_B is None else reading.hits_B
         loss_N[examples] = reading.loss_B.double()
 
     limit, size = PassLimit(), len(order_N)
+    batch_size = max(batch_size // backbone.texts_of_example, 1)
     pieces = [slice(start, min(start + batch_size, size)) for start in range(0, size, batch_size)]
     with torch.inference_mode():
         # The longest come first, so that all later passes find room in what they leave.

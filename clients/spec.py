@@ -123,7 +123,7 @@ class WorkerSpec:
             return 0
         values = json.loads(self.weights.config_json)
         hidden_size = values.get("hidden_size") or values.get("n_embd") or 0
-        tables = (self.train, self.validation)
+        tables = (self.train, self.validation) if self.caches_predictions((1,)) else (self.train,)
         num_rows = sum(int(self.tuner.cached_rows(table.lengths_N).sum()) for table in tables)
         return min(self.model.trunk_cache.memory_mb * 2**20, num_rows * hidden_size * self._cache_itemsize)
 
@@ -163,6 +163,12 @@ class WorkerSpec:
             return False
         return self.tuner.reads_output or min(layers) > 0
 
+    def caches_predictions(self, layers: tuple[int, ...]) -> bool:
+        """Whether evaluation keeps what :meth:`caches` says: not where masks are filled, as texts then change."""
+        words = self.train.words
+        stepwise = self.model.head.decoding == "stepwise" and words is not None and words.num_masks > 1
+        return self.caches(layers) and not stepwise
+
     def cached_bytes(self, key: int | tuple[int, int], layers: tuple[int, ...], hidden_size: int) -> int:
         """Return the bytes of the frozen-layer cache of a client or a range of validation examples; 0 if it has none."""
         if isinstance(key, int):
@@ -170,7 +176,7 @@ class WorkerSpec:
             num_rows = int(self.tuner.cached_rows(self.train.lengths_N[indices_N]).sum())
         else:
             lengths_N = self.validation.lengths_N[slice(*key)]
-            num_rows = int(self.tuner.cached_rows(lengths_N).sum()) if self.caches(layers) else 0
+            num_rows = int(self.tuner.cached_rows(lengths_N).sum()) if self.caches_predictions(layers) else 0
         return num_rows * hidden_size * self._cache_itemsize
 
     def uses_cache(self, client: int, layers: tuple[int, ...]) -> bool:

@@ -165,7 +165,7 @@ class ClientWorker:
         parts = Parts.of(self._full, state.layers, keep_local=False, tuner=self._spec.tuner)
         layout, vector_1A = parts.trained, self._personal_vector(parts, state, ClientState(client=-1))[None]
         indices_N = np.arange(start, stop)
-        if cached is None and self._spec.caches(state.layers):
+        if cached is None and self._spec.caches_predictions(state.layers):
             dtype, table = self._spec.model.cache_dtype, self._spec.validation
             cached = compute_states(self._backbone, table, indices_N, state.layers, dtype, self._training.max_tokens)
         hidden_ZD = None if cached is None else cached.tensor()

@@ -42,7 +42,12 @@ def search(trials: int, rounds: int, storage: str) -> tune.ResultGrid:
         metric="global_metric", mode="max", num_samples=trials, scheduler=asha, reuse_actors=True
     )
     kept = tune.RunConfig(
-        name="fedsim-search", storage_path=storage, verbose=0, checkpoint_config=tune.CheckpointConfig(num_to_keep=1)
+        name="fedsim-search",
+        storage_path=storage,
+        verbose=0,
+        checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+        failure_config=tune.FailureConfig(max_failures=2),
+        callbacks=fedsim.tune.callbacks(),  # a trial that starts again keeps its rows
     )
     return tune.Tuner(fedsim.tune.trainable(config), param_space=SPACE, tune_config=settings, run_config=kept).fit()
 

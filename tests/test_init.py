@@ -1,6 +1,8 @@
 """``fedsim init`` as a new user types it: what it writes runs as it is, and what it cannot know is one sentence."""
 
 import csv
+import json
+import shlex
 
 import pytest
 
@@ -28,6 +30,7 @@ def reviews(tmp_path):
 def test_what_it_writes_runs_as_it_is(fedsim, reviews, tmp_path):
     status, out, err = fedsim("init", "--data", "reviews.csv")
     assert (status, err) == (0, "")
+    assert "left out" in out and "reviews.csv:7: field 'text'" in " ".join(out.split())
     assert "customer_id" in out and "8 clients with 15.0 rows each" in out
     assert "wrote reviews.yaml" in out and "next: fedsim run reviews.yaml" in out
     config = read_config(tmp_path / "reviews.yaml")
@@ -37,6 +40,11 @@ def test_what_it_writes_runs_as_it_is(fedsim, reviews, tmp_path):
     assert status == 0 and "clients                      8" in out
     assert "fedsim export runs/reviews --to peft" in out.partition("next: ")[2]
     assert (tmp_path / "runs/reviews/prompt/global.safetensors").is_file()
+
+
+def test_a_file_in_place_of_the_folder_is_the_data(fedsim, reviews, tmp_path):
+    assert fedsim("init", "reviews.csv")[0] == 0
+    assert read_config(tmp_path / "reviews.yaml").partition.column == "customer_id"
 
 
 def test_it_overwrites_only_what_it_may(fedsim, reviews, tmp_path):
@@ -73,7 +81,7 @@ def test_labels_that_say_nothing_get_a_classifier_and_a_validation_file_is_used(
         (tmp_path / f"{name}.csv").write_text("text,label\n" + "".join(lines))
     status, out, _ = fedsim("init", "--data", "train.csv")
     assert status == 0 and "note: model.head.kind is classifier: no word of one token" in out
-    config = read_config(tmp_path / "train.yaml")
+    config = read_config(tmp_path / f"{tmp_path.name}.yaml")  # not train.yaml, which says nothing
     assert (config.model.head.kind, config.data.holdout) == ("classifier", None)
     assert len(load_dataset(config.data, 0).validation) == 20
 
@@ -85,6 +93,16 @@ def test_names_that_yaml_has_no_place_for_end_up_in_no_comment(fedsim, reviews, 
     assert (status, err) == (0, "")
     (written,) = tmp_path.glob("*.yaml")
     assert read_config(written).data.columns["text"] == "the: #text\x07"
+
+
+def test_the_commands_in_its_head_can_be_copied_whatever_the_file_is_called(fedsim, reviews, tmp_path):
+    (tmp_path / "my reviews.csv").write_bytes(reviews.read_bytes())
+    assert fedsim("init", "my reviews.csv")[0] == 0
+    lines = (tmp_path / "my reviews.yaml").read_text().splitlines()
+    words = [shlex.split(line[1:]) for line in lines if line.startswith("#   fedsim")]
+    assert [each[:3] for each in words] == [
+        ["fedsim", name, "my reviews.yaml"] for name in ("config", "partition", "run")
+    ]
 
 
 def test_without_data_the_quickstart_is_there_to_edit(fedsim, tmp_path):
@@ -105,3 +123,74 @@ def read_text(name):
     from fedsim.configuration.presets import located
 
     return located(name).read_text()
+
+
+@pytest.mark.parametrize("name", ["nofile.csv", "sub/nofile.jsonl.gz", "book.xlsx"])
+def test_a_file_that_is_not_there_makes_no_folder_called_like_it(fedsim, tmp_path, name):
+    status, _, err = fedsim("init", name)
+    assert status == 2 and f"{name} does not exist" in err
+    assert not (tmp_path / name).exists()
+
+
+def test_data_named_twice_are_one_sentence(fedsim, reviews):
+    status, _, err = fedsim("init", "reviews.csv", "--data", "reviews.csv")
+    assert status == 2 and "FOLDER: reviews.csv is a file" in err
+
+
+def test_a_spreadsheet_is_told_to_be_saved_as_csv(fedsim, tmp_path):
+    (tmp_path / "book.xlsx").write_bytes(b"PK\3\4")
+    status, _, err = fedsim("init", "book.xlsx")
+    assert status == 2 and "book.xlsx is a spreadsheet, which is not read; save its sheet as CSV" in err
+
+
+@pytest.mark.parametrize(
+    ("label", "sentence"),
+    [
+        (lambda n: 1, "label has 1 different value in 60 rows; name the label"),
+        (lambda n: n / 7, "label has 60 different values in 60 rows; name the label"),
+        (lambda n: ["a", "b"], "label is of type list; name the label"),
+        (None, "has no label, a column with 2 to 20 values that come again, beside its text; name the label"),
+    ],
+)
+def test_data_without_a_label_say_what_stands_there_instead(fedsim, tmp_path, label, sentence):
+    rows = [{"text": f"a film of kind {n}"} | ({} if label is None else {"label": label(n)}) for n in range(60)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, _, err = fedsim("init", "mine.jsonl")
+    assert status == 2 and sentence in err
+
+
+def test_options_that_are_offered_can_be_copied(fedsim, tmp_path):
+    rows = [(f"a film of kind {n}", ("gut", "schlecht")[n % 2], ("Nord", "Süd")[n // 2 % 2]) for n in range(60)]
+    with (tmp_path / "mine.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("📝 Text", "Gefühl 😊", "my place"), *rows])
+    status, _, err = fedsim("init", "mine.csv")
+    assert status == 2 and "choose with --label 'Gefühl 😊' or --label 'my place'" in err
+    offered = shlex.split(err[err.index("--label") :].partition(" or ")[0])
+    status, out, err = fedsim("init", "mine.csv", *offered)
+    assert (status, err) == (0, "") and "give --client 'my place' (2)" in out
+    assert read_config(tmp_path / "mine.yaml").data.columns == {"text": "📝 Text", "label": "Gefühl 😊"}
+
+
+def test_a_run_says_which_rows_it_leaves_out(fedsim, reviews):
+    assert fedsim("init", "reviews.csv")[0] == 0
+    status, out, _ = fedsim("run", "reviews.yaml", "rounds=1", "executor=local")
+    assert status == 0 and "data: 1 row is left out (data.on_bad_row=skip; empty text: 1); the first is " in out
+    assert "reviews.csv:7: field 'text'" in " ".join(out.split())
+
+
+def test_row_numbers_as_pandas_writes_them_leave_the_header_a_header(fedsim, tmp_path):
+    rows = [(n, f"a film of kind {n}", n % 2) for n in range(40)]
+    with (tmp_path / "frame.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("", "text", "label"), *rows])
+    status, out, err = fedsim("init", "frame.csv")
+    assert (status, err) == (0, "") and "frame.csv: 40 rows" in out
+    data = load_dataset(read_config(tmp_path / "frame.yaml").data, 0)
+    assert (data.task.labels, len(data.train) + len(data.validation)) == (("0", "1"), 40)
+
+
+def test_what_would_help_is_not_said_of_rows_that_are_left_out(fedsim, tmp_path):
+    rows = [(f"a film of kind {n}", ("no", "yes", "")[n % 3]) for n in range(90)]
+    with (tmp_path / "holes.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    status, out, err = fedsim("init", "holes.csv")
+    assert (status, err) == (0, "") and "unknown label ''" in out and "data.on_bad_row" not in out

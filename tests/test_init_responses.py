@@ -1,5 +1,6 @@
 """``fedsim init`` on rows of prompts and responses: a config that a decoder learns to write from."""
 
+import csv
 import json
 
 import pytest
@@ -77,11 +78,43 @@ def test_dialogues_need_a_chat_template(fedsim, tmp_path, decoders):
     turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good morning"}]
     put(tmp_path / "talks.jsonl", {"messages": lambda n: turns})
     status, _, err = fedsim("init", "--data", "talks.jsonl", "--model", decoders["plain"])
-    assert status == 2 and "give the folder or name of a decoder with a chat template" in err
+    assert status == 2 and "give the folder or the name on the hub of a decoder with a chat template" in err
     assert fedsim("init", "--data", "talks.jsonl", "--model", decoders["chat"])[0] == 0
     config = read_config(tmp_path / "talks.yaml")
     assert config.data.task.dialogue and config.partition.kind == "iid"
     assert len(partition_data(config).dataset.train) == 32
+
+
+def test_rows_without_an_answer_are_counted_and_left_out_as_a_run_leaves_them_out(fedsim, tmp_path, decoders):
+    asked = {"role": "user", "content": "hello"}
+    put(
+        tmp_path / "talks.jsonl",
+        {"messages": lambda n: [asked, {"role": "assistant", "content": "hi " * (1 + n)}][: 1 + (n not in (3, 8))]},
+    )
+    status, out, err = fedsim("init", "talks.jsonl", "--model", decoders["chat"])
+    assert (status, err) == (0, "")
+    assert "talks.jsonl:4: field 'messages' has no answer of the assistant" in " ".join(out.split())
+    config = read_config(tmp_path / "talks.yaml")
+    train = partition_data(config).dataset.train
+    assert (config.data.on_bad_row, train.skipped, len(train)) == ("skip", 2, 30)
+    assert train.first_skipped.endswith("talks.jsonl:4: field 'messages' has no answer of the assistant")
+
+
+@pytest.mark.parametrize("kind", ["numbers.csv", "numbers.jsonl", "excel.csv"])
+def test_numbers_to_answer_are_learnt_and_written(fedsim, tmp_path, decoders, kind):
+    rows = [(f"what is {n} times 7 ?", 7 * n) for n in range(60)]
+    if kind == "numbers.jsonl":
+        text = "".join(json.dumps({"question": question, "answer": answer}) + "\n" for question, answer in rows)
+    else:
+        mark, between = ("\ufeff", ";") if kind == "excel.csv" else ("", ",")
+        text = f"{mark}prompt{between}completion\r\n" + "".join(f'"{q}"{between}{a}\r\n' for q, a in rows)
+    (tmp_path / kind).write_bytes(text.encode())
+    status, _, err = fedsim("init", kind, "--model", decoders["plain"])
+    assert (status, err) == (0, "")
+    config = read_config(tmp_path / kind.replace(kind.partition(".")[2], "yaml"))
+    assert {row[1] for row in partition_data(config).dataset.train.texts} <= {str(7 * n) for n in range(60)}
+    assert (config.evaluation.generate.examples, config.data.on_bad_row) == (16, "raise")
+    assert config.data.max_length < 256  # of the data, not of a guess
 
 
 def test_an_encoder_cannot_write(fedsim, tmp_path):
@@ -89,7 +122,7 @@ def test_an_encoder_cannot_write(fedsim, tmp_path):
     status, _, err = fedsim("init", "--data", "mine.jsonl")
     assert status == 2
     assert (
-        "has prompts and responses (instruction and input and output); give the folder or name of a decoder which writes"
+        "has prompts and responses (instruction, input, output), but the model embedded is an encoder, which writes no text"
         in err
     )
 
@@ -101,6 +134,11 @@ def test_an_encoder_cannot_write(fedsim, tmp_path):
         ({"Prompt": say, "Completion": say, "context": say}, ("Prompt", "Completion", "context")),
         ({"document": say, "summary": say}, ("document", "summary", None)),
         ({"question": say, "answer": lambda n: ("yes", "no")[n % 2]}, None),
+        ({"question": say, "answer": lambda n: n % 2}, None),
+        ({"prompt": say, "label": lambda n: 1 + n % 5}, None),
+        ({"question": say, "answer": lambda n: 7 * n}, ("question", "answer", None)),
+        ({"question": lambda n: f"{n} * 7 =", "answer": lambda n: 7 * (n % 25)}, ("question", "answer", None)),
+        ({"prompt": say, "completion": lambda n: str(n / 2)}, ("prompt", "completion", None)),
         ({"question": say, "passage": say, "label": lambda n: n % 2}, None),
         ({"text": say, "output": say}, None),
         ({"conversations": lambda n: [{"from": "human", "value": "a"}]}, ("conversations", "conversations", None)),
@@ -116,3 +154,33 @@ def test_a_named_label_asks_for_classes(fedsim, tmp_path):
     put(tmp_path / "mine.jsonl", columns)
     assert fedsim("init", "--data", "mine.jsonl", "--text", "instruction", "--label", "kind")[0] == 0
     assert read_config(tmp_path / "mine.yaml").data.task.labels == ("order", "question")
+
+
+@pytest.mark.parametrize("header", [True, False], ids=["header", "none"])
+def test_options_name_prompt_and_response_where_the_columns_do_not(fedsim, tmp_path, decoders, header):
+    rows = [(f"Was ist {n} mal 3?", 3 * n) for n in range(60)]
+    names = ("Frage, neu", "Antwort 😊") if header else ("0", "1")
+    with (tmp_path / "fragen.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([names, *rows] if header else rows)
+    asked = ("init", "fragen.csv", "--model", decoders["plain"])
+    status, _, err = fedsim(*asked)
+    assert status == 2 and "the prompt with --text and the answer with --response" in err
+    status, out, err = fedsim(*asked, "--text", names[0], "--response", names[1])
+    assert (status, err) == (0, "") and "as told" in out
+    train = partition_data(read_config(tmp_path / "fragen.yaml")).dataset.train
+    assert set(train.texts) <= {(prompt, str(answer)) for prompt, answer in rows}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--response", "answer"], "--response is the text to write: give it with --text"),
+        (["--text", "question", "--response", "answer", "--label", "kind"], "--response is the text to write"),
+        (["--text", "answer", "--response", "answer"], "cannot be both what is read (--text) and what is written"),
+        (["--text", "question", "--response", "nothing"], "--response: mine.jsonl has no column 'nothing'"),
+    ],
+)
+def test_a_response_is_named_with_its_prompt(fedsim, tmp_path, options, sentence):
+    put(tmp_path / "mine.jsonl", {"question": say, "answer": say, "kind": lambda n: n % 2})
+    status, _, err = fedsim("init", "mine.jsonl", *options)
+    assert status == 2 and sentence in err

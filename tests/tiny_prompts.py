@@ -16,11 +16,13 @@ from support import make_tiny
 sys.path.append(str(Path(__file__).parent / "clients"))
 from tiny_models import (
     CONFIGS,
+    ENCODERS_ALONE,
     ESSENTIAL,
     LABEL_WORDS,
     PROMPT_LENGTH,
     TINY,
     VOCABULARY,
+    WITH_LM_HEAD,
     all_families,
     backbone,
     batch,
@@ -44,10 +46,12 @@ from fedsim.prompts.starting_point import check_start, load_start
 
 __all__ = [
     "CONFIGS",
+    "ENCODERS_ALONE",
     "ESSENTIAL",
     "LABEL_WORDS",
     "PROMPT_LENGTH",
     "TINY",
+    "WITH_LM_HEAD",
     "all_families",
     "backbone",
     "batch",
@@ -57,6 +61,8 @@ __all__ = [
 ]
 
 ALL_LAYERS = (0, 1, 2)
+CLASSIFIED = ("bert", "roberta", "gpt2", "llama", *ENCODERS_ALONE)
+"""Families whose exported classifiers are looked at; the last ones are alike."""
 ROTARY = ("llama", "mistral", "qwen2", "qwen3")
 TOLERANCE = {"rtol": 0.0, "atol": 3e-6}
 TURNED = {"rtol": 0.0, "atol": 3e-5}

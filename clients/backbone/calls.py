@@ -1,6 +1,6 @@
 """Calls of the frozen base model, padded and packed: its arguments, and the number formats of a pass.
 
-Shape suffixes: B examples, T tokens, Z packed tokens.
+Shape suffixes: B examples, T tokens, Z packed tokens, N of them that are computed.
 """
 
 from __future__ import annotations
@@ -121,11 +121,17 @@ class ModelCalls:
         places_BT = tokens.branches.positions(lengths_B, tokens.input_ids_BT.shape[1])
         return to_device(places_BT + offset, self.device)
 
-    def packed(self, tokens: PackedTokens, hook: AttentionHook | RelativePass, offset: int) -> Any:
-        """Return the output for packed examples, one row of all tokens."""
+    def packed(
+        self,
+        tokens: PackedTokens,
+        hook: AttentionHook | RelativePass,
+        offset: int,
+        rows_N: np.ndarray | None = None,
+    ) -> Any:
+        """Return the output for packed examples, one row of all tokens, or of ``rows_N`` of them."""
 
         def row(array_Z: np.ndarray) -> Tensor:
-            return to_device(array_Z, self.device).unsqueeze(0)
+            return to_device(array_Z if rows_N is None else array_Z[rows_N], self.device).unsqueeze(0)
 
         arguments: dict[str, object] = {
             "input_ids": row(tokens.ids_Z),

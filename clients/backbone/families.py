@@ -26,6 +26,8 @@ else:
 
 Kind = Literal["masked_lm", "causal_lm", "base"]
 """Part of a model to build: with its family's LM head, or without."""
+UNLIMITED = 2**31 - 1
+"""Tokens of the longest text of a model that counts no positions."""
 
 
 def _as_they_are(base: Any, vectors_BPD: Tensor) -> Tensor:
@@ -45,6 +47,7 @@ class Family:
     title: str
     """Name of the classes in transformers, without their suffix."""
     lm_kind: Kind
+    """What its LM head predicts; ``base`` if it has none, and is read by a classifier alone."""
     lm_suffix: str = "ForCausalLM"
     base_arguments: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the base model's class."""
@@ -98,11 +101,26 @@ class Family:
     """Whether attention is DeBERTa's, out of reach of transformers' interface; see ``clients.tuners.relative_attention``."""
     scaled_embeddings: bool = False
     """Whether embeddings are multiplied by the square root of the hidden size."""
+    encoder_alone: bool = False
+    """Whether the model type is an encoder and a decoder, of which the encoder alone is used; a classifier reads the mean over
+    a text's tokens unless told otherwise."""
+    position_bias: bool = False
+    """Whether attention is T5's, which adds a bias by distance and has no other positions; see
+    ``clients.tuners.position_bias``."""
+    overflows: bool = False
+    """Whether hidden states leave the range of float16, which is then refused."""
 
     @property
     def predicts_next(self) -> bool:
         """Whether its LM head predicts the next token: a template is then read at its end, not at a mask."""
         return self.lm_kind == "causal_lm"
+
+    @property
+    def pooling(self) -> Literal["first", "mean", "last"]:
+        """What a classifier reads with ``pooling: auto``: the token at which the LM head is read, or the mean where no token
+        stands for a text.
+        """
+        return "mean" if self.encoder_alone else "last" if self.predicts_next else "first"
 
     def causal_attention(self, config: PreTrainedConfig) -> bool:
         """Return whether attention is causal: in a decoder, unless ``is_causal`` is false."""
@@ -122,8 +140,8 @@ class Family:
 
     def model_class(self, kind: Kind) -> type[PreTrainedModel]:
         """Return the class to build."""
-        name = f"{self.title}{self.part}Model" if kind == "base" else f"{self.title}{self.lm_suffix}"
-        return getattr(transformers, name)
+        base = f"{self.title}{self.part}{'EncoderModel' if self.encoder_alone else 'Model'}"
+        return getattr(transformers, base if kind == "base" else f"{self.title}{self.lm_suffix}")
 
     def arguments(self, kind: Kind) -> dict[str, Any]:
         """Return the arguments that :meth:`model_class` takes beside the configuration."""
@@ -131,6 +149,8 @@ class Family:
 
     def max_positions(self, config: PreTrainedConfig) -> int:
         """Return the longest text, in tokens, that the model has positions for; :meth:`limit` explains it."""
+        if self.position_bias:
+            return UNLIMITED
         unused = config.pad_token_id + 1 if self.positions_skip_padding else 0
         longest: int = config.max_position_embeddings - unused
         return min(longest, config.rope_parameters["original_max_position_embeddings"]) if _is_long(config) else longest
@@ -177,7 +197,7 @@ def _is_long(config: PreTrainedConfig) -> bool:
 
 
 FAMILIES: Registry[Family] = Registry(
-    "model family", modules=("clients.backbone.family_rows",), check=instance_of(Family)
+    "model family", modules=("clients.backbone.family_rows", "clients.backbone.t5_rows"), check=instance_of(Family)
 )
 """Supported families by model type. A new row has to pass ``tests/clients/test_injection.py`` and ``test_family_table.py``,
 which reads docs/models.md."""
@@ -211,7 +231,8 @@ def family_of(values: Mapping[str, Any], model: str) -> Family:
         )
     family = FAMILIES[name]
     for key, why in (*_UNSUPPORTED, *family.refused.items()):
-        if values.get(key) and not (key == "is_decoder" and family.predicts_next):
+        used = (key == "is_decoder" and family.predicts_next) or (key == "is_encoder_decoder" and family.encoder_alone)
+        if values.get(key) and not used:
             raise ModelError(f"model {model} sets {key} in its config.json: {why}")
     position_type = values.get("position_embedding_type") or "absolute"
     if position_type != "absolute":

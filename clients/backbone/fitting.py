@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from clients.backbone.families import Family, Kind
+from clients.config import ModelConfig
 from fedsim.core.errors import ModelError, shown
 
 
@@ -27,6 +30,38 @@ def check_padding(family: Family, described: PreTrainedConfig, name: str) -> Non
             f'it: it must be the id of a token, 0 to {words - 1}; set "pad_token_id": 1, which such models are made with'
         )
     described.pad_token_id = None
+
+
+def check_used(family: Family, config: ModelConfig) -> None:
+    """Refuse what an encoder of which the decoder is left out cannot do, in heads and number formats.
+
+    Raises
+    ------
+    ModelError
+        With what can be used instead.
+    """
+    if family.lm_kind == "base" and config.head.kind != "classifier":
+        raise ModelError(
+            f"model {config.location} is a {family.name}, of which the encoder alone is used, and the LM head that "
+            f"model.head.kind={config.head.kind} needs is its decoder's; set model.head.kind=classifier, or use a decoder"
+        )
+    half = {"dtype": config.dtype, "autocast": config.autocast, "products": config.products}
+    key = next((key for key, format in half.items() if format == "float16"), None)
+    if family.overflows and key is not None:
+        raise ModelError(
+            f"model {config.location} is a {family.name}, trained in bfloat16, whose hidden states may leave the range of "
+            f"float16; set model.{key}={'off' if key == 'autocast' else 'float32'} or bfloat16"
+        )
+    if family.position_bias and not hasattr(modeling(family), "eager_attention_forward"):
+        raise ModelError(
+            f"model {config.location} is a {family.name}, whose attention this version of transformers computes out of reach; "
+            "install transformers 5.15.0 or later"
+        )
+
+
+def modeling(family: Family) -> ModuleType:
+    """Return transformers' module of a family."""
+    return sys.modules[family.model_class("base").__module__]
 
 
 def refuse_mismatched(mismatched: list[tuple[str, Any, Any]], vocab_size: int, name: str) -> None:

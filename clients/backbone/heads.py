@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clients.backbone.device import to_device
+from clients.backbone.families import Family
 from fedsim.core.errors import ModelError
 from fedsim.core.reads import Reads
 from fedsim.core.tokens import PackedTokens
@@ -231,11 +232,9 @@ def pooled_rows(tokens: PackedTokens, pooling: Pooling) -> np.ndarray:
     return tokens.starts_B if pooling == "first" else tokens.read_rows_B
 
 
-def resolve_pooling(asked: Literal["auto", "first", "mean", "last"], *, predicts_next: bool) -> Pooling:
-    """Resolve the pooling: ``auto`` is the token at which the family's own LM head is read."""
-    if asked == "auto":
-        return "last" if predicts_next else "first"
-    return asked
+def resolve_pooling(asked: Literal["auto", "first", "mean", "last"], family: Family) -> Pooling:
+    """Resolve the pooling: ``auto`` is that of the family."""
+    return family.pooling if asked == "auto" else asked
 
 
 def check_pooling(pooling: Pooling, *, is_causal: bool) -> None:

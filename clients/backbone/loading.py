@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 from transformers.utils import logging as transformers_logging
 
 from clients.backbone.families import Family, Kind, family_of
-from clients.backbone.fitting import check_padding, refuse_mismatched, refuse_missing
+from clients.backbone.fitting import check_padding, check_used, refuse_mismatched, refuse_missing
 from clients.backbone.generation_head import check_generates
 from clients.backbone.lean_imports import plain_meta
 from clients.backbone.location import folder_of, locate
@@ -29,8 +29,10 @@ from clients.backbone.products import linear_maps
 from clients.backbone.quantized import SCALE, quantized
 from clients.backbone.shared_weights import SharedWeights
 from clients.backbone.variants import refuse_unsupported, relevant
+from clients.backbone.word_head import check_decoding
 from clients.config import ModelConfig
-from clients.tuners import relative_attention
+from clients.tuners import position_bias, relative_attention
+from clients.tuners.prefix import is_attached
 from fedsim.core.errors import ModelError, shown
 
 _ALIGNMENT = 64
@@ -89,7 +91,9 @@ def _tokenizer_problem(folder: Path | None, error: Exception) -> str:
     """Describe the problem; for a damaged SentencePiece model transformers blames an unneeded package."""
     file = None if folder is None else sentencepiece_file(folder)
     if file is not None and "tiktoken" in str(error):
-        return f"{file.name} is not a SentencePiece model, or is damaged"
+        from clients.backbone.spm import unread
+
+        return unread(file)
     return _first_line(error)
 
 
@@ -103,7 +107,7 @@ def load_shared_weights(config: ModelConfig) -> SharedWeights:
     ------
     ModelError
         If the model cannot be found or read, its family is not supported, or it lacks the LM head that
-        ``model.head.kind`` needs.
+        ``model.head.kind`` needs, or the masks that ``model.head.decoding`` needs.
     """
     location = locate(config)
     values = config_values(location, config.location)
@@ -114,14 +118,16 @@ def load_shared_weights(config: ModelConfig) -> SharedWeights:
             f"model {config.location} is a {family.name}, which cannot run with model.attention={config.attention}; set it to "
             f"{family.attentions[0]}"
         )
-    if config.compile and family.relative_attention:
+    if config.compile and (family.relative_attention or family.position_bias):
         raise ModelError(
             f"model {config.location} is a {family.name}, whose attention cannot be compiled; set model.compile=false"
         )
+    check_used(family, config)
     if Path(location).is_dir():
         check_weights(Path(location), config.location)
     if config.head.kind == "generation":
         check_generates(family, described)
+    check_decoding(config.head.decoding, predicts_next=family.predicts_next)
     kind: Kind = "base" if config.head.kind == "classifier" else family.lm_kind
     model = _load(location, config, family, described, kind)
     return _shared(model, family, kind, config.dtype)
@@ -299,6 +305,8 @@ def _prepare_attention(model: PreTrainedModel, family: Family) -> None:
     if family.attention is None and not family.window_argument:
         return
     layers: Any = reduce(getattr, family.layers.split("."), model.base_model)
+    if family.position_bias and family.attention is not None:
+        position_bias.install(model.base_model, layers, family.attention, partial(is_attached, model))
     for number, layer in enumerate(layers):
         for module in layer.modules():
             if getattr(module, "sliding_window", None) is not None:

@@ -9,7 +9,7 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-from clients.backbone.model_files import adapter_in, gguf_error, weight_files
+from clients.backbone.model_files import ENCODERS_ALONE, adapter_in, gguf_error, read_json, weight_files
 from clients.config import ModelConfig
 from fedsim.core.errors import ModelError
 
@@ -96,18 +96,33 @@ def modeling_module(location: str) -> str | None:
 
 
 def num_parameters(location: str) -> int | None:
-    """Return the number of parameters in a folder's weight files; None if unknown."""
+    """Return the number of parameters in a folder's weight files, of those that are used; None if unknown."""
+    numbers: dict[str, int] = {}
     try:
-        return sum(_numbers_in(file) for file in weight_files(Path(location))) or None
+        for file in weight_files(Path(location)):
+            numbers |= _numbers_in(file)
+        if read_json(Path(location) / "config.json").get("model_type") in ENCODERS_ALONE:
+            numbers = _of_encoder(numbers)
+        return sum(numbers.values()) or None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _numbers_in(file: Path) -> int:
+def _of_encoder(numbers: dict[str, int]) -> dict[str, int]:
+    """Return those of an encoder; word embeddings may be stored once for both parts, or again for each."""
+    plain = {name.removeprefix("transformer."): number for name, number in numbers.items()}
+    words, again = "shared.weight", "encoder.embed_tokens.weight"
+    own = {name: number for name, number in plain.items() if name == words or name.startswith("encoder.")}
+    if words in own:
+        own.pop(again, None)
+    return own
+
+
+def _numbers_in(file: Path) -> dict[str, int]:
     """Read the header of a safetensors file: 8 bytes with the length of a JSON text, then that text."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         if length > file.stat().st_size:
             raise ValueError(f"{file} is damaged")
         head = json.loads(opened.read(length))
-    return sum(math.prod(tensor["shape"]) for name, tensor in head.items() if name != "__metadata__")
+    return {name: math.prod(tensor["shape"]) for name, tensor in head.items() if name != "__metadata__"}

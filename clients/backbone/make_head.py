@@ -50,7 +50,7 @@ def make_head(
         If the head does not fit the model, the tuner or the words.
     """
     if config.kind == "classifier":
-        pooling = resolve_pooling(config.pooling, predicts_next=family.predicts_next)
+        pooling = resolve_pooling(config.pooling, family)
         check_pooling(pooling, is_causal=family.causal_attention(model.config))
         return Classifier(classes[0], model.config.hidden_size, pooling)
     if kind == "base":
@@ -68,6 +68,6 @@ def make_head(
     if isinstance(words, LabelWords):
         is_causal = family.causal_attention(model.config)
         check_words(words, num_classes, model.config.vocab_size, is_causal=is_causal)
-        return WordHead(transform, decoder, words, config.loss, cap)
+        return WordHead(transform, decoder, words, config.loss, cap, stepwise=config.decoding == "stepwise")
     words_C = label_words(words, num_classes, model.config.vocab_size, next(model.parameters()).device)
     return Verbalizer(transform, decoder, words_C, config.loss, cap)

@@ -32,7 +32,9 @@ from clients.backbone.placed_layers import PlacedLayers
 from clients.backbone.placement import Placement
 from clients.backbone.products import HalfProducts
 from clients.backbone.shared_weights import SharedWeights
+from clients.backbone.stepwise import read_stepwise
 from clients.backbone.tuned_model import TunedModel
+from clients.backbone.word_head import WordHead
 from clients.config import ModelConfig
 from clients.tuners.moves import take_rows
 from clients.tuners.prefix import attach, detach
@@ -67,6 +69,7 @@ class Backbone:
         compiled: bool = False,
         checkpointed: bool = False,
         placement: Placement | None = None,
+        share: bool = True,
     ) -> None:
         self._model = model
         self._family = family
@@ -116,7 +119,7 @@ class Backbone:
         texts = PassTexts(model.base_model, is_causal=causal)
         relative = family.relative_attention
         self._parts = TunedModel(model, calls, stack, texts, tuner, self.geometry, causal, relative, placement)
-        self._packed = PackedPasses(self._parts, head.pooling)
+        self._packed = PackedPasses(self._parts, head.pooling, share=share)
 
     @classmethod
     def build(
@@ -165,7 +168,8 @@ class Backbone:
         attach(frozen)
         head = make_head(frozen, family, weights.kind, model.head, tuner, (num_classes, words or label_word_ids_C))
         how: dict[str, Any] = {"products": model.product_dtype, "compiled": model.compile}
-        how |= {"checkpointed": model.gradient_checkpointing, "placement": placement}
+        how |= {"checkpointed": model.gradient_checkpointing, "share": model.shared_beginnings == "auto"}
+        how["placement"] = placement
         return cls(frozen, family, head, tuner, model.autocast, **how)
 
     @property
@@ -276,6 +280,40 @@ class Backbone:
         labels_B = to_device(tokens.labels_B, self.device)
         return self._reading(pooled_BD, tokens.reads, labels_B, head_C, owner_B), slots_B
 
+    @property
+    def texts_of_example(self) -> int:
+        """Texts that a pass of :meth:`predict` may have for each example: one, or one for each label word."""
+        head = self._head
+        return len(head.words.lengths_W) if isinstance(head, WordHead) and head.steps > 1 else 1
+
+    def predict(
+        self,
+        tokens: PackedTokens,
+        tuned_CLX: Tensor,
+        layers: tuple[int, ...],
+        head_C: dict[str, Tensor],
+        client_of_example_B: np.ndarray | None = None,
+        cached_ZD: Tensor | None = None,
+    ) -> Reading:
+        """Compute loss and class scores as predictions have them: those of :meth:`read`, but for label words read stepwise.
+
+        With ``model.head.decoding: stepwise`` the masks of a word are filled one after the other, in as many passes as the
+        longest word has tokens; ``cached_ZD`` is then of no use. Parameters and errors are those of :meth:`read`.
+        """
+        head = self._head
+        if not isinstance(head, WordHead) or head.steps <= 1:
+            return self.read(tokens, tuned_CLX, layers, head_C, client_of_example_B, cached_ZD)[0]
+        self._check(tuned_CLX, layers, head_C, client_of_example_B)
+        self._check_length(tokens.longest)
+
+        def log_likelihoods(texts: PackedTokens, owner_B: np.ndarray | None) -> Tensor:
+            owners = owner_B, None if owner_B is None else to_device(owner_B, self.device)
+            read_UD, _ = self._packed.pooled(texts, tuned_CLX, layers, owners, None, None)
+            assert texts.reads is not None
+            return head.log_likelihoods(read_UD, texts.reads)
+
+        return read_stepwise(head, log_likelihoods, tokens, client_of_example_B)
+
     def _reading(
         self, read: Tensor, reads: Reads | None, labels_B: Tensor, head_C: dict[str, Tensor], owner_B: Tensor | None
     ) -> Reading:
@@ -291,8 +329,12 @@ class Backbone:
     def calibrate(self, table: TokenTable) -> None:
         """Subtract the frozen model's class scores of a table's one example from all class scores that are read later."""
         plain_1LX = torch.empty((1, 0, *self.geometry.layer_shape), device=self.device)
-        reading, _ = self.read(table.pack(np.arange(1)), plain_1LX, (), {})
-        self._head.offset_C = reading.logits_BC[0]  # type: ignore[union-attr]
+        head = self._head
+        given: tuple[PackedTokens, Tensor, tuple[int, ...], dict[str, Tensor]]
+        given = table.pack(np.arange(1)), plain_1LX, (), {}
+        if isinstance(head, WordHead) and head.steps > 1:  # its predictions have scores of their own
+            head.stepwise_offset_C = self.predict(*given).logits_BC[0]
+        head.offset_C = self.read(*given)[0].logits_BC[0]  # type: ignore[union-attr]
 
     def cached_rows(self, lengths_N: np.ndarray) -> np.ndarray:
         """Return the rows of :meth:`cached` for each text, given its tokens."""

@@ -39,9 +39,14 @@ MODEL_TITLES = {
     "gemma": "Gemma",
     "gemma2": "Gemma2",
     "gemma3_text": "Gemma3",
+    "t5": "T5",
+    "mt5": "MT5",
+    "umt5": "UMT5",
 }
 """Prefixes of transformers' class names by ``model_type``, as in ``clients.backbone.families``, which imports
 torch."""
+ENCODERS_ALONE = ("t5", "mt5", "umt5")
+"""Model types of an encoder and a decoder, of which the encoder alone is used."""
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """Errors raised on reading a file of another format."""
@@ -198,7 +203,7 @@ def check_model_type(values: Mapping[str, Any], name: str) -> None:
 def _is_of(title: str, architecture: object) -> bool:
     rest = str(architecture).removeprefix(title)
     return str(architecture).startswith(title) and rest.startswith(
-        ("For", "Model", "TextModel", "LMHead", "PreTrained", "DoubleHeads")
+        ("For", "Model", "TextModel", "EncoderModel", "LMHead", "PreTrained", "DoubleHeads")
     )
 
 

@@ -1,6 +1,7 @@
 """Passes of packed examples through a tuned model: training and evaluation.
 
-Shape suffixes: C clients, L tuned layers, X axes of one layer's trained numbers, B examples, Z packed tokens, D hidden size.
+Shape suffixes: C clients, L tuned layers, X axes of one layer's trained numbers, B examples, Z packed tokens, N of them that
+are computed, U rows that are read, D hidden size.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from clients.backbone.device import to_device
 from clients.backbone.heads import Pooling, pool_packed, pooled_rows
 from clients.backbone.pass_texts import without_dropout
 from clients.backbone.placed_layers import ByDevice, by_device
+from clients.backbone.shared_beginnings import SharedAttention, SharedBeginnings
 from clients.backbone.tuned_model import TunedModel
 from clients.tuners.client_rows import PackedRows
 from clients.tuners.moves import take_rows
@@ -36,11 +38,14 @@ class PackedPasses:
         The model.
     pooling
         Hidden state that the head reads.
+    share
+        Compute beginnings once that texts of a client share, where that pays.
     """
 
-    def __init__(self, parts: TunedModel, pooling: Pooling) -> None:
+    def __init__(self, parts: TunedModel, pooling: Pooling, *, share: bool = True) -> None:
         self._parts = parts
         self._pooling = pooling
+        self._share = share
 
     def pooled(
         self,
@@ -69,23 +74,27 @@ class PackedPasses:
         """
         parts, tuner = self._parts, self._parts.tuner
         given_B, owner_B = owners
-        rows = PackedRows(given_B, tokens.lengths_B, _examples_read(tokens))
         tuned_CLX = parts.calls.precision.enter(tuned_CLX)
         prompt_CLKHPD, prompted = parts.prompts(tuned_CLX, layers)
         virtual = parts.virtual(tuned_CLX, layers)
         longer = None
         if virtual is not None:
             longer = PackedTexts(tokens.lengths_B, virtual.length, parts.device, tokens.branches)
+        shared = self._shared(tokens, given_B) if virtual is None and mask is None else None
+        rows = _rows(tokens, given_B, shared, self._pooling)
         output_BD = self._output(tokens, cached_ZD) if tuner.reads_output and virtual is not None else None
-        narrow = self._rows_read(tokens, longer)
+        narrow = self._rows_read(tokens, longer, shared)
         # Of several tokens an example, attention is computed for all: they are no batch of one query each.
-        asked_B = narrow if tokens.reads is None else None
+        asked_B = narrow if tokens.reads is None and shared is None else None
         hook, prefix = self._attention(tokens, (prompt_CLKHPD, prompted, mask), (virtual, longer), owner_B, asked_B)
+        if shared is not None:
+            hook = SharedAttention(hook, shared)
         with ExitStack() as stack:
             stack.enter_context(parts.inserted(tuned_CLX, layers, rows))
             if cached_ZD is not None and not tuner.reads_output:
-                entering_ZD = to_device(cached_ZD, parts.device).to(parts.model.dtype)
-                stack.enter_context(parts.stack.above(min(layers), entering_ZD))
+                entering_ND = to_device(cached_ZD, parts.device).to(parts.model.dtype)
+                entering_ND = entering_ND if shared is None else take_rows(entering_ND, shared.on(parts.device)[0])
+                stack.enter_context(parts.stack.above(min(layers), entering_ND))
             if virtual is not None and longer is not None:
                 owner = owner_B if len(tuned_CLX) > 1 else None
                 texts = parts.texts.packed(tokens, owner, rows, output_BD, parts.device)
@@ -94,10 +103,14 @@ class PackedPasses:
                 stack.enter_context(parts.stack.narrowed(narrow, attended_alone=asked_B is not None))
             longest = int((tokens.lengths_B if longer is None else longer.lengths_B).max())
             carried = parts.hooked(hook, rows, len(tuned_CLX), longest)
-            (hidden_ZD,) = parts.calls.packed(tokens, carried, parts.offset(prompt_CLKHPD, virtual)).last_hidden_state
+            offset, computed_N = parts.offset(prompt_CLKHPD, virtual), None if shared is None else shared.first_N
+            (hidden_ND,) = parts.calls.packed(tokens, carried, offset, computed_N).last_hidden_state
         for own in prefix.hooks.values():
             own.check_seen()
-        pooled_BD = hidden_ZD if narrow is not None else _read(hidden_ZD, tokens, self._pooling)
+        if shared is not None:
+            rows_U = _rows_asked(tokens, self._pooling)
+            hidden_ND = shared.spread(hidden_ND) if narrow is None else shared.spread_read(hidden_ND, rows_U)
+        pooled_BD = hidden_ND if narrow is not None else _read(hidden_ND, tokens, self._pooling)
         return parts.calls.precision.leave(pooled_BD), own.slots_B
 
     @torch.no_grad()
@@ -165,7 +178,20 @@ class PackedPasses:
 
         return by_device(parts.placement, prompts or (parts.no_prompts, (), None), make)
 
-    def _rows_read(self, tokens: PackedTokens, longer: PackedTexts | None) -> Tensor | None:
+    def _shared(self, tokens: PackedTokens, client_of_example_B: Tensor | np.ndarray | None) -> SharedBeginnings | None:
+        """Return the beginnings that texts share, if the model's layers can compute them once.
+
+        Not with dropout, which differs from text to text, and not compiled: each pass would create its own graph.
+        """
+        parts = self._parts
+        if not (self._share and parts.is_causal) or parts.calls.compiled or parts.model.training:
+            return None
+        owners_B = client_of_example_B.cpu().numpy() if isinstance(client_of_example_B, Tensor) else client_of_example_B
+        return SharedBeginnings.of(tokens, owners_B)
+
+    def _rows_read(
+        self, tokens: PackedTokens, longer: PackedTexts | None, shared: SharedBeginnings | None
+    ) -> Tensor | None:
         """Return the tokens that the head reads, if the top layer can skip the others.
 
         Not with dropout, which would be drawn for fewer tokens, and not compiled: each pass would create its own graph.
@@ -173,10 +199,29 @@ class PackedPasses:
         parts = self._parts
         if self._pooling == "mean" or not parts.stack.narrows or parts.calls.compiled or parts.model.training:
             return None
-        reads = tokens.reads
-        rows_B = pooled_rows(tokens, self._pooling) if reads is None else reads.rows_U
+        rows_U = _rows_asked(tokens, self._pooling)
         last = parts.placement.of_layers[-1]
-        return to_device(rows_B if longer is None else longer.rows_with(rows_B, _examples_read(tokens)), last)
+        if shared is not None:
+            return to_device(shared.rows_read(rows_U), last)
+        return to_device(rows_U if longer is None else longer.rows_with(rows_U, _examples_read(tokens)), last)
+
+
+def _rows(
+    tokens: PackedTokens,
+    client_of_example_B: Tensor | np.ndarray | None,
+    shared: SharedBeginnings | None,
+    pooling: Pooling,
+) -> PackedRows:
+    """Return whose the rows of a pass are."""
+    if shared is None:
+        return PackedRows(client_of_example_B, tokens.lengths_B, _examples_read(tokens))
+    examples_U = None if pooling == "mean" else shared.examples_of(shared.rows_read(_rows_asked(tokens, pooling)))
+    return PackedRows(client_of_example_B, shared.own_B, examples_U)
+
+
+def _rows_asked(tokens: PackedTokens, pooling: Pooling) -> np.ndarray:
+    """Return the rows that the head reads, unless it is all."""
+    return pooled_rows(tokens, pooling) if tokens.reads is None else tokens.reads.rows_U
 
 
 def _read(hidden_ZD: Tensor, tokens: PackedTokens, pooling: Pooling) -> Tensor:

@@ -59,6 +59,20 @@ def exact(tokenizer: PreTrainedTokenizerBase, file: Path, name: str) -> PreTrain
     return tokenizer
 
 
+def unread(file: Path) -> str:
+    """Return why transformers reads no tokenizer from a SentencePiece model."""
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        SentencePieceProcessor(model_file=str(file))
+    except (RuntimeError, OSError):
+        return f"{file.name} is not a SentencePiece model, or is damaged"
+    return (
+        f"transformers does not convert {file.name} for a model of this type; give the folder a tokenizer.json, which "
+        "save_pretrained of a tokenizer class that reads the file writes (for a umt5: T5Tokenizer)"
+    )
+
+
 def _difference(tokenizer: PreTrainedTokenizerBase, processor: Any) -> tuple[str, list[str], list[str]] | None:
     """Return the first probe that both encode differently, with the tokens, or None."""
     for text in _PROBES:

@@ -65,6 +65,7 @@ def refuse_unsupported(values: Mapping[str, Any], config: PreTrainedConfig, fami
         _layers(values, config, family),
         _heads(config, family),
         _rope(config, family),
+        _distances(config, family),
     ):
         if misfit is not None:
             what, why = misfit
@@ -136,6 +137,22 @@ def _heads(config: PreTrainedConfig, family: Family) -> Misfit:
     if rotary_class(family) is None or groups is None or (groups > 0 and heads % groups == 0):
         return None
     return f"num_key_value_heads to {groups}", f"it has to divide the {heads} attention heads"
+
+
+def _distances(config: PreTrainedConfig, family: Family) -> Misfit:
+    """Refuse numbers of T5's buckets of distances with which transformers divides by zero, or finds no bucket."""
+    if not family.position_bias:
+        return None
+    buckets, longest = config.relative_attention_num_buckets, config.relative_attention_max_distance
+    near = buckets // 4  # distances to each side that have a bucket of their own
+    if near < 1:
+        return f"relative_attention_num_buckets to {buckets}", "each side needs two of them; set it to 4 or more"
+    if longest > near:
+        return None
+    return (
+        f"relative_attention_max_distance to {longest}",
+        f"it has to be greater than the {near} nearest distances, a quarter of relative_attention_num_buckets",
+    )
 
 
 def _rope(config: PreTrainedConfig, family: Family) -> Misfit:

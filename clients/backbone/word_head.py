@@ -4,7 +4,7 @@ A word's score is the mean log-likelihood of its tokens over the whole vocabular
 OpenPrompt's verbalizers aggregate them. A decoder predicts each token behind the text and the tokens of the word before it:
 the published decoders do so, and choose the label of least mean loss. An encoder predicts a word of n tokens at the first n
 masks, all at once: PET's rule for training (Schick and Schütze 2021, arXiv 2009.07118), which takes the product where this is
-a mean. PET's step-by-step decoding for predictions is not done.
+a mean. PET's rule for predictions is that of :mod:`clients.backbone.stepwise`.
 
 Shape suffixes: U rows that are read, R reads of an example, B examples, C classes, D hidden size.
 """
@@ -41,6 +41,8 @@ class WordHead:
         log-likelihood of its words.
     cap
         Bound c of the scores, c tanh(score / c); None for none.
+    stepwise
+        Predictions fill the masks of a word one after the other.
     """
 
     shapes: HeadShapes = ()
@@ -53,24 +55,54 @@ class WordHead:
         words: LabelWords,
         loss: Literal["labels", "vocabulary"],
         cap: float | None,
+        *,
+        stepwise: bool = False,
     ) -> None:
+        self.words = words
+        self.steps = words.num_masks if stepwise else 1
+        """Passes of a prediction."""
         self._transform, self._decoder, self._cap = transform, decoder, cap
         self._loss = loss
         self._shares_RC = torch.from_numpy(words.shares_RC).to(decoder.weight.device)
         self.offset_C: Tensor | None = None
         """Class scores to subtract; see ``model.head.calibration``."""
+        self.stepwise_offset_C: Tensor | None = None
+        """The same, of scores of masks that are filled one after the other."""
+
+    def log_likelihoods(self, hidden_UD: Tensor, reads: Reads) -> Tensor:
+        """Return the log-probability of each target, [R], from the last hidden states of ``reads.rows_U``."""
+        return target_scores(hidden_UD, reads, self._transform, self._decoder, self._cap).logp_R
 
     def read_tokens(self, hidden_UD: Tensor, reads: Reads, labels_B: Tensor) -> Reading:
         """Return loss and class scores of each example from the last hidden states of ``reads.rows_U``."""
-        logp_R = target_scores(hidden_UD, reads, self._transform, self._decoder, self._cap).logp_R
+        logp_R = self.log_likelihoods(hidden_UD, reads)
         # Row by row: a NaN of one example stays in its scores.
         logits_BC = logp_R.view(len(labels_B), -1) @ self._shares_RC.to(logp_R.dtype)
+        return self.reading(logits_BC, labels_B, self.offset_C)
+
+    def reading(self, logits_BC: Tensor, labels_B: Tensor, offset_C: Tensor | None) -> Reading:
+        """Return loss and class scores, given the scores before ``offset_C`` is subtracted."""
         loss_B = -logits_BC.gather(1, labels_B.unsqueeze(1)).squeeze(1)
-        if self.offset_C is not None:
-            logits_BC = logits_BC - self.offset_C
+        if offset_C is not None:
+            logits_BC = logits_BC - offset_C
         if self._loss == "labels":
             loss_B = functional.cross_entropy(logits_BC, labels_B, reduction="none")
         return Reading(loss_B, logits_BC)
+
+
+def check_decoding(decoding: str, *, predicts_next: bool) -> None:
+    """Refuse to fill masks one after the other in a model that has none.
+
+    Raises
+    ------
+    ModelError
+        If the model is a decoder.
+    """
+    if decoding == "stepwise" and predicts_next:
+        raise ModelError(
+            "model.head.decoding=stepwise fills masks one after the other, but a decoder has none: it reads each token of a "
+            "word behind those before it; set model.head.decoding=parallel, or use an encoder"
+        )
 
 
 def check_words(words: LabelWords, num_classes: int, vocab_size: int, *, is_causal: bool) -> None:

@@ -23,7 +23,7 @@ _PREFIXES = ("prefix", "projected_prefix")
 
 def make_tuner(tuner: TunerConfig, prompt: PromptConfig, family: Family, seed: int = 0) -> Tuner:
     """Return what ``tuner.kind`` names, for models of a family; the run's seed is for numbers that are never trained."""
-    if family.relative_attention and tuner.kind in _PREFIXES:
+    if (family.relative_attention or family.position_bias) and tuner.kind in _PREFIXES:
         raise ModelError(
             f"tuner.kind={tuner.kind} cannot be used with a {family.name}: its attention scores distances of tokens, and "
             "keys of a prefix are of no token; set tuner.kind to lora, ia3, adapter or soft_prompt, or use another model"

@@ -3,7 +3,7 @@
 PyTorch's own gradient of ``index_select`` adds up in no fixed order on a GPU. Here every row has a slot of its own, so there
 is nothing to add.
 
-Shape suffixes: Z packed tokens, S slots with padding, B examples; X stands for all other axes.
+Shape suffixes: Z packed tokens, N rows, S slots with padding, B examples; X stands for all other axes.
 """
 
 from __future__ import annotations
@@ -39,6 +39,11 @@ def take_rows(tensor_ZX: Tensor, rows_B: Tensor) -> Tensor:
     return _Rows.apply(tensor_ZX, rows_B)
 
 
+def spread_rows(tensor_NX: Tensor, rows_Z: Tensor) -> Tensor:
+    """Select rows, each as often as it is asked for; gradients add up in a fixed order."""
+    return _Spread.apply(tensor_NX, rows_Z)
+
+
 def add_rows(count: int, places_R: Tensor, added_RX: Tensor) -> Tensor:
     """Return ``count`` rows, each the sum of those of ``added_RX`` that have its place, added up in a fixed order."""
     total_X = added_RX.new_zeros((count, *added_RX.shape[1:]))
@@ -61,6 +66,19 @@ class _Rows(torch.autograd.Function):
         grad_ZX = grad_BX[0].new_zeros((ctx.count, *grad_BX[0].shape[1:]))
         grad_ZX[rows_B] = grad_BX[0]
         return grad_ZX, None
+
+
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor_NX: Tensor, rows_Z: Tensor) -> Tensor:
+        ctx.save_for_backward(rows_Z)
+        ctx.count = len(tensor_NX)
+        return tensor_NX.index_select(0, rows_Z)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_ZX: Tensor) -> tuple[Tensor, None]:
+        (rows_Z,) = ctx.saved_tensors
+        return add_rows(ctx.count, rows_Z, grad_ZX[0]), None
 
 
 class _Apart(torch.autograd.Function):

@@ -23,6 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
+from clients.tuners.position_bias import within
 from clients.tuners.prompt_dropout import PromptMask, masked
 from fedsim.core.errors import ModelError
 from fedsim.core.layout import PromptGeometry
@@ -195,11 +196,10 @@ def _prefix_sdpa(
     fedsim_prefix: AttentionHook | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
+    plain = within(module, sdpa_attention_forward)
     if fedsim_prefix is None:
-        return sdpa_attention_forward(module, query_BHTD, key_BHTD, value_BHTD, attention_mask, **kwargs)
-    return fedsim_prefix.attend(
-        sdpa_attention_forward, module, query_BHTD, key_BHTD, value_BHTD, attention_mask, **kwargs
-    )
+        return plain(module, query_BHTD, key_BHTD, value_BHTD, attention_mask, **kwargs)
+    return fedsim_prefix.attend(plain, module, query_BHTD, key_BHTD, value_BHTD, attention_mask, **kwargs)
 
 
 def _prefix_eager(
@@ -212,7 +212,7 @@ def _prefix_eager(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     # Each family defines its own eager function beside its attention class; the registry has no common one.
-    eager = sys.modules[type(module).__module__].eager_attention_forward
+    eager = within(module, sys.modules[type(module).__module__].eager_attention_forward)
     if fedsim_prefix is None:
         return eager(module, query_BHTD, key_BHTD, value_BHTD, attention_mask, **kwargs)
     return fedsim_prefix.attend(eager, module, query_BHTD, key_BHTD, value_BHTD, attention_mask, **kwargs)
@@ -251,6 +251,11 @@ def keep_out_of_graphs() -> None:
     for plain, function in ("sdpa", _prefix_sdpa), ("eager", _prefix_eager):
         _FUNCTIONS[plain] = torch.compiler.disable(function)
     register()
+
+
+def is_attached(model: PreTrainedModel) -> bool:
+    """Whether a model's attention goes through this module."""
+    return model.config._attn_implementation in IMPLEMENTATIONS.values()
 
 
 def attach(model: PreTrainedModel) -> None:

@@ -55,6 +55,7 @@ STUDIES: dict[str, tuple[str, Mapping[str, Column]]] = {
     "pairs.parquet, pairs.csv": ("One row per comparison with the reference.", study_fields.pairs()),
     "scaling.parquet": ("One row per point, repeat and round of `fedsim scale`.", study_fields.scaling()),
     "scaling.json": ("The summary of `fedsim scale`.", study_fields.scaling_summary()),
+    "progress.json of a scaling study": ("How far it is, for `fedsim watch`.", fields.SCALING_PROGRESS),
     "an entry of points in scaling.json": ("Medians over rounds and repeats.", study_fields.scaling_point()),
 }
 """Files of studies."""

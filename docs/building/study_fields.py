@@ -7,7 +7,7 @@ import inspect
 from dataclasses import fields
 from typing import Any
 
-from fedsim.records.columns import Column
+from fedsim.records.columns import TEXT_METRIC_WORDS, Column
 from fedsim.scaling.accounting import PARTS
 from fedsim.scaling.records import SCALING_COLUMNS
 from fedsim.scaling.summary import PointSummary as ScalingPoint
@@ -35,6 +35,10 @@ _MEANINGS = {
     "best_personalised": "the best of all rounds in which it was evaluated",
     "client_median": "median over clients of the metric on their held-out examples",
     "target": "the study's target; NaN without one",
+    **{
+        f"generated_{name}": f"{words}, of what the global model then wrote"
+        for name, words in TEXT_METRIC_WORDS.items()
+    },
     "target_round": "first round that reaches it",
     "target_bytes": "traffic until then, up and down",
     "target_seconds_published": "published time until then",

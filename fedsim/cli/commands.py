@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -29,7 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="A Ray-native simulator of federated prompt tuning.",
-    epilog="Begin with: fedsim run quickstart, or with your own data: fedsim init --data FILE.",
+    epilog="Begin with: fedsim run quickstart, or with your own data: fedsim init FILE.",
 )
 app.add_typer(cache_cli.app, name="cache")
 
@@ -76,10 +77,14 @@ def run(
 @app.command()
 def plan(config: ConfigPath, overrides: Overrides = None, load: Load = None) -> dict[str, Any]:
     """Show what would run where, the memory it needs, and what limits the number of actors; nothing is started."""
+    from fedsim.display.next_steps import after_plan
     from fedsim.display.screen import Screen
     from fedsim.planning.command import print_plan
 
-    return print_plan(read(config, overrides, load), Screen())
+    screen = Screen()
+    planned = print_plan(read(config, overrides, load), screen)
+    screen.print(after_plan(config, overrides or []), soft_wrap=True)
+    return planned
 
 
 @app.command()
@@ -97,14 +102,18 @@ def doctor(
 ) -> Outcome:
     """Check what a run needs: on this machine, with ray.address on every node, with CONFIG also model and data."""
     from fedsim.core.plugins import load_files
+    from fedsim.display.next_steps import after_doctor
     from fedsim.display.screen import Screen
     from fedsim.doctor.command import examine
 
     load_files(load)
-    findings = examine(words or [], Screen())
+    screen = Screen()
+    findings = examine(words or [], screen)
     problems = sum(finding.status == "problem" for finding in findings)
+    if (steps := after_doctor(words or [], problems)) is not None:
+        screen.print(steps, soft_wrap=True)
     counted = f"{problems} problem{'s' * (problems != 1)}"
-    return Outcome({"findings": [vars(finding) for finding in findings]}, problems > 0, counted if problems else "")
+    return Outcome({"findings": [asdict(finding) for finding in findings]}, problems > 0, counted if problems else "")
 
 
 @app.command()

@@ -23,6 +23,7 @@ def partition(
 ) -> dict[str, Any]:
     """Partition the examples over clients, print a summary and save a plot of the label distribution."""
     from fedsim.display.figure import Stamp, check_target, told
+    from fedsim.display.next_steps import after_partition
     from fedsim.display.plots import plot_label_distribution
     from fedsim.display.report import partition_table
     from fedsim.display.run_words import group_words, run_words
@@ -36,11 +37,13 @@ def partition(
     data = partition_data(resolved)
     for note in data.notes:
         console.print(note, markup=False, soft_wrap=True)
+    refused = False
     if resolved.partition.clients is None:
         try:
             with_clients(resolved, data.shards.num_clients)
         except ConfigError as error:  # the partition can still be inspected
             console.print(f"warning: a run with this config is refused: {error}", markup=False, soft_wrap=True)
+            refused = True
     counts_NC = data.shards.label_counts(data.dataset.train.labels_N, len(data.task.groups))
     words = group_words(resolved.model.head.kind)
     console.print(partition_table(counts_NC, class_names(data.task), words))
@@ -48,6 +51,8 @@ def partition(
         stamp = Stamp(run_words(resolved, data.task.name))
         plot_label_distribution(counts_NC, class_names(data.task), output, stamp, words)
     console.print(f"picture: {output}", soft_wrap=True)
+    if not refused:
+        console.print(after_partition(config, overrides or []), soft_wrap=True)
     return {
         "clients": len(counts_NC),
         "examples": int(counts_NC.sum()),

@@ -70,6 +70,33 @@ _STUDY_SEEN = _object(
     searched=_WHOLE,
     running=_list(_object(cell=_TEXT, rounds=_WHOLE, rounds_total=_MAYBE_WHOLE, metric=_MAYBE_NUMBER)),
 )
+_SCALING_SEEN = _object(
+    what=_one_of("scaling study"),
+    place=_TEXT,
+    name=_TEXT,
+    state=_one_of(*_STATES),
+    ended=_MAYBE_TEXT,
+    points=_WHOLE,
+    finished=_WHOLE,
+    failed=_WHOLE,
+    rounds_total=_WHOLE,
+    runs=_list(
+        _object(
+            clients=_WHOLE,
+            cohort=_WHOLE,
+            actors={"type": ["integer", "string"]},
+            repeat=_WHOLE,
+            state=_one_of("finished", "failed", "running", "waiting"),
+            rounds=_WHOLE,
+            seconds_round=_MAYBE_NUMBER,
+            client_updates_per_second=_MAYBE_NUMBER,
+            sentence=_MAYBE_TEXT,
+        )
+    ),
+    predictions=_list(_object(clients=_WHOLE, cohort=_WHOLE, actors=_WHOLE, seconds=_NUMBER, measured=_MAYBE_NUMBER)),
+)
+
+_RESERVED = _object(by=_TEXT, state=_TEXT, groups=_WHOLE, cpus=_NUMBER, gpus=_NUMBER, memory_bytes=_WHOLE)
 
 RESULTS: dict[str, Values] = {
     "init": _object(config=_TEXT),
@@ -101,7 +128,9 @@ RESULTS: dict[str, Values] = {
         warnings=_TEXTS,
     ),
     "doctor": _object(
-        findings=_list(_object(what=_TEXT, status=_one_of("ok", "warning", "problem"), text=_TEXT)),
+        findings=_list(
+            _object(what=_TEXT, status=_one_of("ok", "warning", "problem"), text=_TEXT, reserved=_list(_RESERVED))
+        ),
     ),
     "config": _object(rounds=_WHOLE, seed=_WHOLE, model=_ANY_OBJECT, server=_ANY_OBJECT, client=_ANY_OBJECT),
     "version": _object(version=_TEXT),
@@ -118,7 +147,7 @@ RESULTS: dict[str, Values] = {
         pictures=_TEXTS,
     ),
     "scale": _object(points=_list(_object(clients=_WHOLE, cohort=_WHOLE)), failures=_list(_ANY_OBJECT)),
-    "watch": {"anyOf": [_RUN_SEEN, _STUDY_SEEN]},
+    "watch": {"anyOf": [_RUN_SEEN, _STUDY_SEEN, _SCALING_SEEN]},
     "report": _object(files=_TEXTS),
     "compare": {
         "anyOf": [

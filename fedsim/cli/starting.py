@@ -38,7 +38,9 @@ def presets(
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where the config goes.")] = Path(),
+    folder: Annotated[
+        Path, typer.Argument(metavar="[FOLDER]", help="Where the config goes, or your data in place of --data.")
+    ] = Path(),
     data: Annotated[
         Path | None,
         typer.Option(
@@ -53,6 +55,14 @@ def init(
     ] = None,
     label: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column with the label.", show_default=False)
+    ] = None,
+    response: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column with a text that the model learns to write behind that of --text.",
+            show_default=False,
+        ),
     ] = None,
     client: Annotated[
         str | None,
@@ -73,20 +83,26 @@ def init(
     from fedsim.display.screen import Screen
 
     screen, said = Screen(), dict[str, Any]()
+    if data is None and command.names_data(folder):
+        data, folder = folder, Path()  # as in: fedsim init reviews.csv
+    command.check_folder(folder)
     if data is None:
-        if text or label or client or model != "embedded":
+        if text or label or response or client or model != "embedded":
             raise ConfigError(
-                "--text, --label, --client and --model are about your own data; give them with --data FILE"
+                "--text, --label, --response, --client and --model are about your own data; give them with --data FILE"
             )
         path = folder / "quickstart.yaml"
         _copy_quickstart(path, force)
     else:
-        path = folder / f"{data.name.partition('.')[0] or 'own'}.yaml"
+        path = folder / f"{command.config_name(data)}.yaml"
         command.refuse_existing(path, force)
-        wishes = command.Wishes(data, tuple(text or ()), label, client, model)
+        wishes = command.Wishes(data, tuple(text or ()), label, client, model, response)
         guess, notes = command.guess_config(wishes)
         typed = shlex.join(["fedsim", *sys.argv[1:]])
-        screen.print(guess_table(guess))
+        try:
+            guess = command.as_read(guess)
+        finally:
+            screen.print(guess_table(guess))  # also of data that a run refuses: what was taken for what
         said = guess.record() | {"notes": list(notes)}
         for note in notes:
             screen.print(f"note: {note}", markup=False, soft_wrap=True)

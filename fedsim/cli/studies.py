@@ -43,8 +43,9 @@ def scale(
     Run the same command again to continue an interrupted study.
     """
     from fedsim.core.plugins import load_files
+    from fedsim.display.next_steps import after_scale
     from fedsim.display.screen import RunConsole
-    from fedsim.scaling.command import run_study
+    from fedsim.scaling.command import run_study, study_folder
     from fedsim.scaling.table import scaling_tables
 
     load_files(load)
@@ -67,6 +68,11 @@ def scale(
         raise
     console.print(scaling_tables(study))
     failed = len(study.failures)
+    options = {"--cohort": cohort, "--actors": actors}
+    varied = [word for name, value in options.items() if value is not None for word in (name, value)]
+    asked = [word for point in predict or () for word in ("--predict", point)]
+    command = [str(config), *(overrides or []), "--clients", clients, *varied, "--rounds", str(rounds), *asked]
+    console.print(after_scale(command, study_folder(config, output), repeats, failed), soft_wrap=True)
     return Outcome(study.record(), failed > 0, f"{failed} run{'s' * (failed != 1)} failed" if failed else "")
 
 

@@ -8,6 +8,40 @@ from fedsim.core.attack import Attack
 
 if TYPE_CHECKING:
     from fedsim.configuration.schema import Config
+    from fedsim.simulation.config import GenerateConfig
+
+
+def check_written(generate: GenerateConfig | None, metric: str, key: str, in_rounds: bool) -> None:
+    """Refuse to look at a metric of written responses where it is not on record.
+
+    Parameters
+    ----------
+    key
+        The key that names it, with its value.
+    in_rounds
+        Whether it is looked at in rounds before the last one.
+
+    Raises
+    ------
+    ValueError
+        Naming the key, and what would be right.
+    """
+    if generate is None:
+        raise ValueError(
+            f"{key} is a metric of what the model writes, but it writes nothing; give evaluation.generate"
+            f"{'.every, such as 1' if in_rounds else ', such as {examples: 64}'}"
+        )
+    if metric not in generate.metrics:
+        raise ValueError(
+            f"{key} is not among evaluation.generate.metrics={list(generate.metrics)}; add {metric} to them".replace(
+                "'", ""
+            )
+        )
+    if in_rounds and not generate.every:
+        raise ValueError(
+            f"{key} is looked at in the rounds in which the model writes, but with evaluation.generate.every=0 it writes after "
+            "the last one alone; set evaluation.generate.every=1, or to more rounds"
+        )
 
 
 def check_generation(config: Config) -> None:
@@ -20,6 +54,8 @@ def check_generation(config: Config) -> None:
     """
     if config.model.head.kind != "generation":
         return
+    if (metric := config.stop.metric) is not None:
+        check_written(config.evaluation.generate, metric, f"stop.metric={metric}", in_rounds=True)
     tuner, attack = config.tuner, config.attacker
     made = None
     if tuner.kind == "prompt_mixture":

@@ -141,6 +141,15 @@ class Config(Schema):
             Use("buffer_size", (None,), by="buffer.size", words="it is the cohort of synchronous rounds"),
         ),
         "client.proximal_mu": (Use("correction", ("proximal",), by="client.correction"),),
+        "stop.metric": (
+            Use("model.head.kind", ("generation",), words="it is for what a model writes (model.head.kind=generation)"),
+            Use(
+                "stop.aim",
+                test=lambda aim: aim is not None,
+                by="stop.target",
+                words="it is the metric of stop.target and stop.patience, so give one of them",
+            ),
+        ),
         "evaluation.generate": (
             Use("model.head.kind", ("generation",), words="it is for tasks of responses (model.head.kind=generation)"),
         ),
@@ -294,8 +303,9 @@ class Config(Schema):
         values["model"].pop("device")
         for key in ("gradient_checkpointing", "offload"):  # the same bits in less memory
             values["model"].pop(key, None)
-        if self.model.quantize == "none":
-            values["model"].pop("quantize")
+        for key, off in (("quantize", "none"), ("shared_beginnings", "off")):
+            if getattr(self.model, key) == off:
+                values["model"].pop(key)
         for key in ("overlap", "personalised_start", "keep_predictions", "generate"):
             values["evaluation"].pop(key, None)
         values["model"].get("trunk_cache", {}).pop("memory_mb", None)

@@ -107,6 +107,10 @@ class TokenTable:
     """int32; position within its example of the first token of its response, which ends the example; None without responses."""
     learned_Z: np.ndarray | None = None
     """uint8; 1 for the tokens of responses that are learned, where these are not only the last ones; None otherwise."""
+    cut_examples: int = 0
+    """Number of examples of which something was left out to fit ``data.max_length``."""
+    longest_uncut: int = 0
+    """Tokens that the longest of them had before; 0 if there are none."""
     cut_prompts: int = 0
     """Number of examples whose prompt was shortened to fit ``data.max_length``."""
     cut_responses: int = 0

@@ -23,7 +23,7 @@ from fedsim.core.registry import known_name
 from fedsim.core.schema import PathText, Schema
 from fedsim.core.uses import Use, Uses
 from fedsim.data.foreign_templates import translated
-from fedsim.data.response_rules import OF_RESPONSES, check_placeholders, check_responses
+from fedsim.data.response_rules import OF_RESPONSES, check_kind, check_placeholders, check_responses
 
 
 def _value_as_text(value: Any) -> Any:
@@ -65,12 +65,14 @@ MOST_FIELDS = 16
 """Fields of a task."""
 _OF_NAMES = {"idna", "punycode"}
 """Codecs for domain names, not for text."""
+_OF_RESPONSES = (
+    "it is a key of tasks of responses, which give data.task.response, or data.task.dialogue=true for messages"
+)
 MetricName = Annotated[str, known_name("fedsim.data.metrics:METRICS")]
 
 
-def _of_responses() -> Use:
-    words = "it is a key of tasks of responses, which give data.task.response"
-    return Use("response", test=lambda response: response is not None, words=words)
+def _of_responses(key: str = "response") -> Use:
+    return Use(key, test=lambda response: response is not None, by="response", words=_OF_RESPONSES)
 
 
 class TaskConfig(Schema):
@@ -119,14 +121,17 @@ class TaskConfig(Schema):
 
     uses: ClassVar[Uses] = {
         "optional_fields": (_of_responses(),),
-        # Not by response, which a dialogue has without giving it: the JSON Schema would refuse its chat.
-        "chat": (Use("of_responses", (True,), by="response", words=_of_responses().words),),
-        "system": (Use("chat", (True,)),),
+        # Not by the key response, which a dialogue has without giving it: the JSON Schema would refuse its chat.
+        "chat": (_of_responses("written"),),
+        "system": (Use("chat", (True,), words="it is the first message of a chat, which data.task.chat=true makes"),),
         "learn": (Use("dialogue", (True,), words="it is for dialogues, which may have several answers"),),
         "template_without": (Use("optional_fields", test=bool, words="it is for fields of data.task.optional_fields"),),
         "template": (Use("dialogue", (False,), words="it is for texts: the prompt of a dialogue is its messages"),),
         "label_field": (Use("labels", test=bool, words="it is the column of data.task.labels"),),
-        "label_words": (Use("response", (None,), words="it is for tasks of classes"),),
+        "label_words": tuple(
+            Use(key, (value,), words="it is for tasks of classes")
+            for key, value in (("dialogue", False), ("response", None))
+        ),
         "word_end": (Use("label_words", test=lambda words: words is not None, words="it stands behind label words"),),
     }
 
@@ -139,9 +144,7 @@ class TaskConfig(Schema):
 
     @field_validator("labels", mode="after")
     @classmethod
-    def _two_or_more(cls, labels: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if not labels and info.data.get("response") is None:
-            raise PydanticKnownError("missing")
+    def _two_or_more(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
         if len(labels) == 1:
             raise PydanticKnownError("too_short", {"field_type": "Tuple", "min_length": 2, "actual_length": 1})
         return labels
@@ -160,6 +163,7 @@ class TaskConfig(Schema):
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskConfig:
+        check_kind(self)
         if len(set(self.labels)) != len(self.labels):
             raise ValueError(f"labels {list(self.labels)} list a label twice")
         check_placeholders(self)
@@ -187,6 +191,11 @@ class TaskConfig(Schema):
             if self.template.count("<mask>") != 1:
                 raise ValueError("template must contain <mask> exactly once")
         return self
+
+    @property
+    def written(self) -> str | None:
+        """The text that the model learns to write, given or of a dialogue; None in a task of classes."""
+        return self.response
 
     @property
     def of_responses(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ class Problem:
     """Short name for counting such rows."""
     message: str
     """What is wrong with this row."""
+    help: str = ""
+    """Which keys would help, to go on the message with; said where the row stops a run, not where it is skipped."""
 
 
 NAMES_COLUMNS = "data.columns maps column names"
@@ -78,6 +81,8 @@ class Examples:
     """Number of skipped rows."""
     skipped_reasons: dict[str, int] = field(default_factory=dict)
     """Number of skipped rows by reason."""
+    first_skipped: str = ""
+    """Where the first skipped row is, and what is wrong with it; empty if none was skipped."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -91,6 +96,7 @@ class Examples:
             origin=self.origin,
             skipped=self.skipped,
             skipped_reasons=dict(self.skipped_reasons),
+            first_skipped=self.first_skipped,
         )
 
 
@@ -121,7 +127,7 @@ def collect(tables: Sequence[Table], check: RowCheck) -> Examples:
     columns: dict[str, list[object]] = {name: [] for name in (*check.required, *check.kept)}
     seen: dict[str, None] = {}
     skipped: Counter[str] = Counter()
-    first_problem = ""
+    first_problem = help_with_first = ""
     for table in tables:
         called = {name: table.columns.get(name, name) for name in (*task.columns, *columns)}
         for number, row in table.rows:
@@ -138,19 +144,21 @@ def collect(tables: Sequence[Table], check: RowCheck) -> Examples:
                 problem = row
             sentence = f"{table.place(number)}: {problem.message}"
             if check.on_bad_row == "raise":
-                raise DataError(sentence)
-            first_problem = first_problem or sentence
+                raise DataError(sentence + problem.help)
+            if not skipped:
+                first_problem, help_with_first = sentence, problem.help
             skipped[problem.reason] += 1
     origin = together([table.origin for table in tables])
     known = {name for table in tables for name in table.columns}
     _check_columns(origin, check, seen, known)
     if not texts:
         raise DataError(
-            f"{origin}: all {skipped.total()} rows are bad, the first is {first_problem}"
+            f"{origin}: all {skipped.total()} rows are bad, the first is {first_problem}{help_with_first}"
             if skipped
             else f"{origin}: holds no rows"
         )
-    return Examples(texts, np.asarray(classes, np.int64), columns, origin, skipped.total(), dict(skipped))
+    reasons = skipped.total(), dict(skipped), first_problem
+    return Examples(texts, np.asarray(classes, np.int64), columns, origin, *reasons)
 
 
 def together(origins: Sequence[str]) -> str:
@@ -189,6 +197,8 @@ def _problem(row: Row, check: RowCheck, labels: LabelIndex, called: Mapping[str,
         value = row.get(called[name])
         if name in task.optional_fields and _is_empty(value):
             continue
+        if task.of_responses and (number := _number_as_text(value)) is not None:
+            value = number
         problem = _dialogue_problem(name, value) if task.dialogue else _text_problem(name, value)
         if problem is not None:
             return problem
@@ -199,8 +209,8 @@ def _problem(row: Row, check: RowCheck, labels: LabelIndex, called: Mapping[str,
         known = listed(repr(label) for label in task.labels)
         return Problem(
             "unknown label",
-            f"unknown label {shown(value)}; labels of task {task.name} are {known}; data.columns tells which column is the "
-            f"label, data.on_bad_row=skip leaves such rows out",
+            f"unknown label {shown(value)}; labels of task {task.name} are {known}",
+            "; data.columns tells which column is the label, data.on_bad_row=skip leaves such rows out",
         )
     return None
 
@@ -216,7 +226,18 @@ def _text(task: TaskConfig, name: str, value: object) -> str:
         messages = read_messages(value)
         assert not isinstance(messages, str)
         return as_text(messages)
-    return "" if name in task.optional_fields and _is_empty(value) else str(value)
+    if name in task.optional_fields and _is_empty(value):
+        return ""
+    return (_number_as_text(value) if task.of_responses else None) or str(value)
+
+
+def _number_as_text(value: object) -> str | None:
+    """Return a number or boolean as labels are written, since answers are often numbers; None for anything else."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return (str(int(value)) if value.is_integer() else str(value)) if math.isfinite(value) else None
+    return str(value) if isinstance(value, int) else None
 
 
 def _dialogue_problem(name: str, value: object) -> Problem | None:
@@ -235,13 +256,20 @@ def _missing(row: Row, name: str, column: str, help_with_field: str | None) -> P
     what = f"partition.column {shown(name)}" if help_with_field is None else f"field {shown(name)}"
     called = "" if column == name else f", column {shown(column)},"
     key = f"; {help_with_field}" if help_with_field and column not in row else ""
-    return Problem("missing field", f"{what}{called} is missing{hint}; fields present: {present}{key}")
+    return Problem("missing field", f"{what}{called} is missing{hint}; fields present: {present}", key)
+
+
+def _as_messages(value: object) -> str:
+    """Return what would read a list of messages; empty for anything else."""
+    named = "; data.task.dialogue=true (with chat and no template) reads messages"
+    return named if isinstance(value, list) and value and not isinstance(read_messages(value), str) else ""
 
 
 def _text_problem(name: str, text: object) -> Problem | None:
     if not isinstance(text, str):
         return Problem(
-            "text is not a string", f"field {shown(name)} is not text but {type(text).__name__} {shown(text, 40)}"
+            "text is not a string",
+            f"field {shown(name)} is not text but {type(text).__name__} {shown(text, 40)}{_as_messages(text)}",
         )
     if not text.strip():
         return Problem("empty text", f"field {shown(name)} is empty")

@@ -1,4 +1,4 @@
-"""What the keys of a task of responses have to fit: prompt, response, chat and optional fields."""
+"""What the keys of a task have to fit: what is asked of the model; prompt, response, chat and optional fields of responses."""
 
 from __future__ import annotations
 
@@ -14,6 +14,37 @@ OF_RESPONSES = "token_accuracy"
 """The metric of tasks of responses."""
 _PLACEHOLDER = re.compile(r"(?<!\{)\{([A-Za-z_]\w*)\}(?!\})")
 _OF_CLASSES = ("accuracy", "matthews", "accuracy_f1")
+
+
+def check_kind(task: TaskConfig) -> None:
+    """Refuse a task of which nothing says what is asked: no classes, and no response.
+
+    Raises
+    ------
+    ValueError
+        With what is given of either, and what each of them takes.
+    """
+    twice = next((name for name in task.fields if task.fields.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"fields has {twice!r} twice; every field is one column")
+    if task.labels or task.response is not None:
+        return
+    classes = f"labels, the values of column {task.label_field!r}"
+    of_classes = {"label_words": bool(task.label_words), "template": "<mask>" in (task.template or "")}
+    asked = next((key for key, given in of_classes.items() if given), None)
+    if asked is not None:
+        has = "has <mask>, the place of a label word" if asked == "template" else "has the words of classes"
+        raise ValueError(f"{asked} {has}, but labels is not given; give {classes}, in the order of the words")
+    begun = f"metric {OF_RESPONSES} is one of responses, but " if task.metric == OF_RESPONSES else ""
+    messages = (
+        f", or dialogue: true with chat: true if {task.fields[0]!r} is a column of messages"
+        if len(task.fields) == 1
+        else ""
+    )
+    raise ValueError(
+        f"{begun}neither labels nor response is given, so nothing is asked of the model; give {classes}, for it to tell apart, "
+        f"or response, the text for it to write, such as '{{{task.fields[-1]}}}'{messages}"
+    )
 
 
 def check_responses(task: TaskConfig) -> None:
@@ -79,7 +110,10 @@ def _check_texts(task: TaskConfig) -> None:
     if len(optional) == len(written):
         raise ValueError(f"optional_fields has {optional[0]!r}, without which the response would be empty")
     if task.chat and task.template is None:
-        raise ValueError("chat needs template, the user's message")
+        raise ValueError(
+            "chat needs template, the user's message"
+            + ("" if len(task.fields) > 1 else f", or dialogue: true if {task.fields[0]!r} is a column of messages")
+        )
     prompts = {"template": task.template or ""}
     prompts |= {f"template_without.{name}": text for name, text in task.template_without.items()}
     for key, prompt in prompts.items():

@@ -27,7 +27,7 @@ from fedsim.data.dialogue import from_text
 from fedsim.data.examples import Examples
 from fedsim.data.several import encode_plain
 from fedsim.data.spelt_out import with_special_tokens_apart
-from fedsim.data.truncation import encode_with_fields, longest_first
+from fedsim.data.truncation import cut_counts, encode_with_fields, longest_first
 from fedsim.data.turns import token_spans
 from fedsim.data.written import Writer, Written, without_oldest
 
@@ -44,6 +44,8 @@ class Responses:
     ids: list[Ids]
     starts: Ids
     """Position of each response's first token."""
+    wholes: Ids
+    """Number of tokens of each example before anything was cut."""
     cut_prompts: int
     """Number of examples whose prompt was shortened."""
     cut_responses: int
@@ -101,6 +103,7 @@ class ResponseEncoder:
             ids=ids,
             # The first token of all has nothing before it that could predict it.
             starts=[max(1, len(self._start) + len(prompt)) for prompt in prompts],
+            wholes=[len(self._start) + prompt + response for prompt, response in sizes],
             cut_prompts=sum(len(prompts[i]) < sizes[i][0] for i in long),
             cut_responses=sum(len(responses[i]) < sizes[i][1] for i in long),
             learned=self._learned(written, prompts, responses) if self._task.learns_all else None,
@@ -228,6 +231,7 @@ def response_table(
         pad_id=pad,
         response_starts_N=starts_N,
         learned_Z=learned_Z,
+        **cut_counts(found.wholes, max_length),
         cut_prompts=found.cut_prompts,
         cut_responses=found.cut_responses,
         cut_answers=found.cut_answers,

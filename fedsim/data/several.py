@@ -33,7 +33,7 @@ def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
 
 def encode_several(
     columns: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int, origin: str
-) -> tuple[list[Ids], list[Ids] | None]:
+) -> tuple[list[Ids], list[Ids] | None, Ids]:
     """Encode examples of several texts by extending the pair format: its separator goes between any two texts.
 
     All texts but the first have the token type of a pair's second. The longest text is truncated to fit.
@@ -46,7 +46,8 @@ def encode_several(
     Returns
     -------
     tuple
-        Token ids of each example, and token types, None for tokenizers without.
+        Token ids of each example, token types, None for tokenizers without, and the number of tokens of each before it was
+        truncated.
 
     Raises
     ------
@@ -58,9 +59,10 @@ def encode_several(
     around = _AroundPair.of(tokenizer)
     taken = len(around.start) + len(around.stop) + len(around.between) * (len(columns) - 1)
     room = max_length - taken
-    all_ids, all_types = [], []
+    all_ids, all_types, wholes = [], [], []
     for texts in zip(*(encode_plain(tokenizer, column) for column in columns), strict=True):
         lengths = [len(text) for text in texts]
+        wholes.append(sum(lengths) + taken)
         if sum(lengths) > room:
             if room < sum(length > 0 for length in lengths):
                 raise DataError(
@@ -76,7 +78,7 @@ def encode_several(
         ids += around.stop
         all_ids.append(ids)
         all_types.append([0] * of_first + [1] * (len(ids) - of_first))
-    return all_ids, all_types if around.has_types else None
+    return all_ids, all_types if around.has_types else None, wholes
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -63,10 +64,24 @@ def load_dataset(config: DataConfig, seed: int, column: str | None = None) -> Da
             f"data: {len(validation):,} training examples, drawn with the seed, validate in place of the examples that would "
             f"(data.validation_from_train); {len(train):,} train",
         )
-        return Dataset(task, train, validation, notes)
+        return Dataset(task, train, validation, notes + _skipped(train))
     if validation is None:
         validation = collect(opened.validation, RowCheck(task, on_bad_row=config.on_bad_row))
-    return Dataset(task, train, _cut(validation, config.validation_examples, seed, "validation_examples"), notes)
+    validation = _cut(validation, config.validation_examples, seed, "validation_examples")
+    return Dataset(task, train, validation, notes + _skipped(train, validation))
+
+
+def _skipped(*parts: Examples) -> tuple[str, ...]:
+    """Say which rows ``data.on_bad_row=skip`` leaves out, and why."""
+    reasons = Counter[str]()
+    for part in parts:
+        reasons.update(part.skipped_reasons)
+    if not reasons:
+        return ()
+    many, first = reasons.total(), next(part.first_skipped for part in parts if part.skipped)
+    counted = ", ".join(f"{reason}: {count:,}" for reason, count in reasons.most_common())
+    rows = "1 row is" if many == 1 else f"{many:,} rows are"
+    return (f"data: {rows} left out (data.on_bad_row=skip; {counted}); the first is {first}",)
 
 
 def find_source(config: DataConfig, column: str | None = None) -> float | None:
@@ -134,7 +149,7 @@ def _split_off(train: Examples, share: float, seed: int, key: str) -> tuple[Exam
             f"one or more each"
         )
     order_N = stream(seed, NO_ROUND, NO_CLIENT, _DRAWS[key]).permutation(len(train))
-    held = replace(train.take(np.sort(order_N[:many])), columns={}, skipped=0, skipped_reasons={})
+    held = replace(train.take(np.sort(order_N[:many])), columns={}, skipped=0, skipped_reasons={}, first_skipped="")
     return train.take(np.sort(order_N[many:])), replace(held, origin=f"the held-out part of {train.origin}")
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from fedsim.data.responses import response_table
 from fedsim.data.several import encode_plain, encode_several
 from fedsim.data.spelt_out import with_special_tokens_apart
 from fedsim.data.templates import Field, FilledText, Piece, Template, fill, parse_template
-from fedsim.data.truncation import encode_with_fields, shorten
+from fedsim.data.truncation import cut_counts, encode_with_fields, shorten
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,11 +82,11 @@ def tokenize(
     types: list[Ids] | None = None
     words: LabelWords | None = None
     if head_kind == "classifier":
-        ids, types = _encode_classifier(examples, tokenizer, max_length)
+        ids, types, wholes = _encode_classifier(examples, tokenizer, max_length)
         positions = [len(row) - 1 for row in ids]
     else:
         words = several_words(task, tokenizer, causal)
-        ids, positions = _Verbalizer.build(task, tokenizer, causal, words).encode(examples, max_length)
+        ids, positions, wholes = _Verbalizer.build(task, tokenizer, causal, words).encode(examples, max_length)
         if causal:
             positions = [len(row) - 1 for row in ids]
     empty = next((i for i, row in enumerate(ids) if not row), None)
@@ -98,7 +98,7 @@ def tokenize(
         behind = words.branches.ids_Y.tolist()
         ids = [row + behind for row in ids]
     table = _table(ids, types, positions, examples.labels_N, pad_id(tokenizer))
-    return replace(table, words=words)
+    return replace(table, words=words, **cut_counts(wholes, max_length))
 
 
 def empty_text(
@@ -140,22 +140,26 @@ def _table(ids: list[Ids], types: list[Ids] | None, positions: Ids, labels_N: np
 
 def _encode_classifier(
     examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> tuple[list[Ids], list[Ids] | None]:
-    """Return token ids and, for tokenizers that tell the texts of a pair apart, token types."""
+) -> tuple[list[Ids], list[Ids] | None, Ids]:
+    """Return token ids, for tokenizers that tell the texts of a pair apart token types, and lengths before truncation."""
     if not examples.texts:
-        return [], None
+        return [], None, []
     columns = [[text.strip() for text in column] for column in zip(*examples.texts, strict=True)]
     if len(columns) > _TEXTS_OF_A_PAIR:
         return encode_several(columns, tokenizer, max_length, examples.origin)
-    encoded = tokenizer(
-        *columns,
-        truncation="longest_first",
-        max_length=max_length,
-        return_attention_mask=False,
-        split_special_tokens=True,
-        verbose=False,
-    )
-    return encoded["input_ids"], encoded.get("token_type_ids")
+    settings: Any = {"return_attention_mask": False, "split_special_tokens": True, "verbose": False}
+    whole = tokenizer(*columns, **settings)
+    ids, types = whole["input_ids"], whole.get("token_type_ids")
+    wholes = [len(row) for row in ids]
+    long = [i for i, length in enumerate(wholes) if length > max_length]
+    if long:
+        rows = [[column[i] for i in long] for column in columns]
+        cut = tokenizer(*rows, truncation="longest_first", max_length=max_length, **settings)
+        for place, i in enumerate(long):
+            ids[i] = cut["input_ids"][place]
+            if types is not None:
+                types[i] = cut["token_type_ids"][place]
+    return ids, types, wholes
 
 
 @dataclass(frozen=True)
@@ -188,12 +192,15 @@ class _Verbalizer:
         masks = [int(tokenizer.mask_token_id)] * (1 if words is None else words.num_masks)
         return cls(tokenizer, template, prefix, masks, suffix)
 
-    def encode(self, examples: Examples, max_length: int) -> tuple[list[Ids], Ids]:
-        """Return the token ids of each example and the (virtual) position of the first mask."""
+    def encode(self, examples: Examples, max_length: int) -> tuple[list[Ids], Ids, Ids]:
+        """Return of each example the token ids, the (virtual) position of the first mask, and the tokens before truncation."""
         before, before_ids = self._side(self.template.before, examples, ends_at_mask=True)
         after, after_ids = self._side(self.template.after, examples, ends_at_mask=False)
         budget = max_length - len(self.prefix) - len(self.mask) - len(self.suffix) - self.behind
-        long = [i for i in range(len(examples)) if len(before_ids[i]) + len(after_ids[i]) > budget]
+        wholes = [
+            len(left) + len(right) + max_length - budget for left, right in zip(before_ids, after_ids, strict=True)
+        ]
+        long = [i for i, whole in enumerate(wholes) if whole > max_length]
         before_sides = encode_with_fields(self.tokenizer, [before[i] for i in long])
         after_sides = encode_with_fields(self.tokenizer, [after[i] for i in long])
         for i, *sides in zip(long, before_sides, after_sides, strict=True):
@@ -203,7 +210,7 @@ class _Verbalizer:
             self.prefix + left + self.mask + right + self.suffix
             for left, right in zip(before_ids, after_ids, strict=True)
         ]
-        return ids, positions
+        return ids, positions, wholes
 
     def _side(
         self, pieces: tuple[Piece, ...], examples: Examples, ends_at_mask: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Ids = list[int]
+
+
+def cut_counts(wholes: Sequence[int], max_length: int) -> dict[str, Any]:
+    """Return how many examples are too long, and the length of the longest of them, as fields of a token table.
+
+    Parameters
+    ----------
+    wholes
+        Number of tokens of each example before anything is cut.
+    """
+    long = [length for length in wholes if length > max_length]
+    return {"cut_examples": len(long), "longest_uncut": max(long, default=0)}
 
 
 @dataclass(frozen=True)

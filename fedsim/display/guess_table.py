@@ -53,4 +53,4 @@ def _left(guess: Guess | WrittenGuess) -> Iterator[tuple[str, str, str]]:
     else:
         yield "validation", "20 %", "of the rows, held out"
     if guess.bad_rows:
-        yield "left out", f"{guess.bad_rows:,}", "rows lack a text, a label or a client, or cannot be read"
+        yield "left out", f"{guess.bad_rows:,}", f"rows that a run cannot use; the first: {guess.first_bad}"

@@ -58,7 +58,9 @@ def address_finding(config: RayConfig) -> Finding:
 
 def cluster_findings(config: RayConfig, own: NodeFacts) -> list[Finding]:
     """Join the cluster at ``ray.address`` and return the findings about each of its nodes."""
+    from fedsim.doctor.reserved import node_finding, waiting_findings
     from fedsim.executors.cluster.nodes import NoAnswer, ask_every_node, cluster_nodes, joined
+    from fedsim.executors.cluster.reservations import reservations
     from fedsim.executors.ray.failures import first_line
 
     with tempfile.TemporaryFile("w+") as native:
@@ -66,6 +68,7 @@ def cluster_findings(config: RayConfig, own: NodeFacts) -> list[Finding]:
             # Ray's native code prints to standard error why it cannot connect; its exception does not tell.
             with _standard_error_to(native), joined(config):
                 nodes = cluster_nodes()
+                reserved = reservations()
                 answers = ask_every_node(nodes, node_facts, NODE_SECONDS)
         except ResourceError as error:
             native.seek(0)
@@ -77,12 +80,14 @@ def cluster_findings(config: RayConfig, own: NodeFacts) -> list[Finding]:
     found = [ok("cluster", f"{number_of_nodes} at ray.address={config.address}, {cpus:g} CPUs and {gpus:g} GPUs free")]
     for number, (node, answer) in enumerate(zip(nodes, answers, strict=True)):
         name = f"node {number}, {node.address}"
+        if node.id in reserved.nodes:  # else it has come since
+            found.append(node_finding(name, reserved.nodes[node.id]))
         if isinstance(answer, NoAnswer):
             found.append(problem(name, f"cannot run fedsim: {answer.reason}"))
             continue
         found += [_versions(name, own.versions, answer.versions), _room(name, answer, node.store_bytes)]
         found += [_gpu(f"{name}, GPU {index}", gpu) for index, gpu in enumerate(answer.machine.gpus)]
-    return found
+    return found + waiting_findings(reserved)
 
 
 def _why(error: ResourceError, native: str) -> str:

@@ -9,12 +9,26 @@ Status = Literal["ok", "warning", "problem"]
 
 
 @dataclass(frozen=True)
+class Reserved:
+    """What somebody holds of a node of the cluster, or waits for."""
+
+    by: str
+    state: str
+    groups: int
+    cpus: float
+    gpus: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
 class Finding:
     """One line of the report: what was checked, its state, and how to fix a problem."""
 
     what: str
     status: Status
     text: str
+    reserved: tuple[Reserved, ...] = ()
+    """Of findings about that, for ``--json``."""
 
 
 def ok(what: str, text: str) -> Finding:
@@ -22,9 +36,9 @@ def ok(what: str, text: str) -> Finding:
     return Finding(what, "ok", text)
 
 
-def warning(what: str, text: str) -> Finding:
+def warning(what: str, text: str, reserved: tuple[Reserved, ...] = ()) -> Finding:
     """Return a finding that may break a run or slow it down."""
-    return Finding(what, "warning", text)
+    return Finding(what, "warning", text, reserved)
 
 
 def problem(what: str, text: str) -> Finding:

@@ -65,7 +65,7 @@ class Computed:
                 "data": contents["validation_data"],
                 "shards": [list(shard) for shard in shards],
                 "batch_size": spec.analysis.evaluation_batch_size,
-                "caches": spec.caches(start.layers),
+                "caches": spec.caches_predictions(start.layers),
                 "pass_tokens": client.micro_batch_tokens,
             }
 

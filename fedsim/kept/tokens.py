@@ -29,7 +29,7 @@ _DTYPES = {
     "response_starts_N": "<i4",
     "learned_Z": "|u1",
 }
-_COUNTS = ("pad_id", "cut_prompts", "cut_responses", "cut_answers")
+_COUNTS = ("pad_id", "cut_examples", "longest_uncut", "cut_prompts", "cut_responses", "cut_answers")
 
 
 def kept_tokens(

@@ -306,6 +306,8 @@ def _training_bytes(config: Config, shape: ModelShape, tuned: LayerShape, on_gpu
     if config.model.attention == "eager":  # scores and softmax, which other implementations never materialise
         each = 10 if shape.relative_attention else 5  # as many against distances
         numbers += each * tokens * layers * shape.num_heads * config.data.max_length // 2
+    elif shape.position_bias:  # the mask that holds the bias
+        numbers += tokens * layers * shape.num_heads * config.data.max_length
     if config.model.head.kind == "verbalizer" and config.model.head.loss == "vocabulary":
         numbers += 2 * min(examples, tokens) * shape.vocab_size
     return numbers * _compute_itemsize(config)

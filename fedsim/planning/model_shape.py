@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clients.backbone.location import folder_of, locate, num_parameters
-from clients.backbone.model_files import check_model_type, check_weights
+from clients.backbone.model_files import ENCODERS_ALONE, check_model_type, check_weights
 from clients.config import ModelConfig
 from fedsim.core.layout import PromptGeometry
 
@@ -32,6 +32,8 @@ class ModelShape:
     that of the experts that a token visits."""
     relative_attention: bool = False
     """Whether attention is DeBERTa's, which keeps scores against distances, too."""
+    position_bias: bool = False
+    """Whether attention is T5's, which adds a bias by distance to each head's scores."""
 
     @property
     def matrices(self) -> tuple[tuple[int, int], ...]:
@@ -88,25 +90,34 @@ def model_folder(config: ModelConfig) -> Path | None:
 
 
 def _shape(values: dict[str, Any], numbers: int) -> ModelShape:
-    hidden = _first(values, "hidden_size", "n_embd", "dim")
-    heads = _first(values, "num_attention_heads", "n_head", "n_heads")
+    hidden = _first(values, "hidden_size", "n_embd", "dim", "d_model")
+    heads = _first(values, "num_attention_heads", "n_head", "n_heads", "num_heads")
     return ModelShape(
         num_parameters=numbers,
-        num_layers=_first(values, "num_hidden_layers", "n_layer", "n_layers"),
+        num_layers=_first(values, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
         hidden_size=hidden,
         num_heads=heads,
         num_kv_heads=int(values.get("num_key_value_heads") or heads),
-        head_dim=int(values.get("head_dim") or hidden // heads),
+        head_dim=int(values.get("head_dim") or values.get("d_kv") or hidden // heads),
         feed_forward_size=_feed_forward(values) or 4 * hidden,
-        gated=values.get("hidden_act") == "silu" or values.get("model_type") in _GATED,
+        gated=_is_gated(values),
         vocab_size=_first(values, "vocab_size"),
         experts=bool(values.get("num_experts_per_tok")),
         relative_attention=values.get("model_type") == "deberta-v2",
+        position_bias=values.get("model_type") in ENCODERS_ALONE,
     )
 
 
+def _is_gated(values: dict[str, Any]) -> bool:
+    kind = values.get("model_type")
+    if kind in ENCODERS_ALONE:
+        named = str(values.get("feed_forward_proj", "relu" if kind == "t5" else "gated-gelu"))
+        return bool(values.get("is_gated_act", named.startswith("gated")))
+    return values.get("hidden_act") == "silu" or kind in _GATED
+
+
 def _feed_forward(values: dict[str, Any]) -> int:
-    names = ("moe_intermediate_size", "intermediate_size", "n_inner", "hidden_dim", "ffn_dim")
+    names = ("moe_intermediate_size", "intermediate_size", "n_inner", "hidden_dim", "ffn_dim", "d_ff")
     size = next((int(values[name]) for name in names if values.get(name)), 0)
     return size * int(values.get("num_experts_per_tok") or 1)
 

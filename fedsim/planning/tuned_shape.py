@@ -22,7 +22,7 @@ def tuned_shape(config: Config, model: ModelShape) -> LayerShape:
     ModelError
         If the tuner does not fit the model.
     """
-    if config.tuner.kind == "prefix" and not model.relative_attention:
+    if config.tuner.kind == "prefix" and not (model.relative_attention or model.position_bias):
         return model.geometry(config.prompt.length)
     return _of_modules(config, model)
 
@@ -32,12 +32,14 @@ def _of_modules(config: Config, model: ModelShape) -> LayerShape:
     import torch
 
     from clients.backbone.families import family_of
+    from clients.backbone.fitting import check_used
     from clients.backbone.loading import config_values
     from clients.tuners.make import make_tuner
 
     name = config.model.location
     values = config_values(locate(config.model), name)
     family = family_of(values, name)
+    check_used(family, config.model)
     with torch.device("meta"):
         base: Any = family.model_class("base")(family.config(values), **family.arguments("base"))
     layers = reduce(getattr, family.layers.split("."), base)

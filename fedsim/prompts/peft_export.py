@@ -119,7 +119,7 @@ class TrainedModel:
 
     def _write_head(self, path: Path) -> None:
         about: Mapping[str, Any] = {
-            "pooling": resolve_pooling(self.model.head.pooling, predicts_next=self.family.predicts_next),
+            "pooling": resolve_pooling(self.model.head.pooling, self.family),
             "labels": self.file.metadata["task"]["labels"],
         }
         arrays = {name: np.ascontiguousarray(array) for name, array in self.file.head.items()}

@@ -47,13 +47,17 @@ A class's score is the logit of its label word, {words}, in `output.logits{text}
 
 and the label word is the one token that the tokenizer makes of it in that place, with the space before it. Where instead a
 class has several words, or the tokenizer makes several tokens of one, {several} A class's score is the mean over its words of
-the mean log-probability of a word's tokens (`log_softmax` of the logits).
+the {mean} of a word's tokens (`log_softmax` of the logits).
 """
 
 _MASKED = "Give every call an `attention_mask`."
 _IN_BRANCHES = "each word is written behind the text, and each of its tokens is scored in the row before it."
 _AT_MASKS = (
     "the text has as many masks as the longest word has tokens, and a word of n tokens is read at the first n masks."
+)
+_STEPWISE = (
+    "a word of n tokens is read in a text of its own with n masks: the mask whose token of the word is the most likely is "
+    "filled with it, and the model runs again, until all are filled."
 )
 _WORD_END = """\
 The text `{end}` behind a word is scored with it; `<eos>` stands for the tokenizer's end token.
@@ -145,6 +149,8 @@ def readme(
     task, head = TaskConfig.model_validate(metadata["task"], context=EVERY_KEY), metadata["model"]["head"]
     classifier = head["kind"] == "classifier"
     auto = "AutoModel" if classifier else f"AutoModelFor{'CausalLM' if family.predicts_next else 'MaskedLM'}"
+    if family.encoder_alone:  # of which AutoModel would load the decoder, too
+        auto = family.model_class("base").__name__
     parts = [
         _LOAD.format(
             title=about.title,
@@ -165,7 +171,7 @@ def readme(
     if classifier:
         if token_types:
             parts.append(about.token_types)
-        pool = _POOL[resolve_pooling(head["pooling"], predicts_next=family.predicts_next)]
+        pool = _POOL[resolve_pooling(head["pooling"], family)]
         parts.append(_HEAD.format(pool=pool, text=about.text))
     elif task.of_responses:
         texts, special = (_CHATS, ", add_special_tokens=False") if task.chat else ("prompts", "")
@@ -173,7 +179,8 @@ def readme(
         named = {"base": repr(hub) if hub else "name", "texts": texts, "special": special, "several": several}
         parts.append(_RESPONSES.format(prompt=_prompts(task), **named))
     else:
-        parts.append(_label_words(task, family, about.text))
+        stepwise = head.get("decoding") == "stepwise"
+        parts.append(_label_words(task, family, about.text, stepwise=stepwise))
         if task.word_end is not None:
             parts.append(_WORD_END.format(end=task.word_end))
         if head.get("calibration") == "empty_text":
@@ -194,7 +201,7 @@ def _prompts(task: TaskConfig) -> str:
     return "\n\n".join(parts)
 
 
-def _label_words(task: TaskConfig, family: Family, rows: str) -> str:
+def _label_words(task: TaskConfig, family: Family, rows: str, *, stepwise: bool) -> str:
     template = parse_template(task)
     pieces: tuple[Piece, ...] = (*template.before, MASK, *template.after)
     if family.predicts_next:
@@ -202,4 +209,6 @@ def _label_words(task: TaskConfig, family: Family, rows: str) -> str:
     text = "".join(piece if isinstance(piece, str) else f"{{{task.fields[piece.index]}}}" for piece in pieces)
     words = ", ".join(" or ".join(map(inline, own)) for own in task.words_of_classes)
     place, several = ("last token", _IN_BRANCHES) if family.predicts_next else ("mask", _AT_MASKS)
-    return _WORDS.format(words=words, text=rows, place=place, template=indented(text.rstrip()), several=several)
+    several, mean = (_STEPWISE, "summed log-probability") if stepwise else (several, "mean log-probability")
+    written = {"words": words, "template": indented(text.rstrip()), "several": several, "mean": mean}
+    return _WORDS.format(text=rows, place=place, **written)

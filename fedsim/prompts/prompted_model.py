@@ -83,6 +83,8 @@ class PromptedModel:
         ----------
         examples
             Texts, or tuples of texts for a task of several fields.
+        batch_size
+            Texts per pass.
 
         Raises
         ------
@@ -120,11 +122,17 @@ class PromptedModel:
         self._check_lengths(table)
         check_batch_size(batch_size)
         head_1 = {name: array.unsqueeze(0) for name, array in self.head.items()}
+        trained = self.tuned_LX.unsqueeze(0), self.layers, head_1
+        texts_each = self.backbone.texts_of_example
+        size = max(batch_size // texts_each, 1)
         logits = []
         with torch.no_grad():
-            for start in range(0, len(texts), batch_size):
-                batch = table.batch(np.arange(start, min(start + batch_size, len(texts))))
-                reading = self.backbone.forward(batch, self.tuned_LX.unsqueeze(0), self.layers, head_1)
+            for start in range(0, len(texts), size):
+                own = np.arange(start, min(start + size, len(texts)))
+                if texts_each > 1:
+                    reading = self.backbone.predict(table.pack(own), *trained)
+                else:
+                    reading = self.backbone.forward(table.batch(own), *trained)
                 logits.append(reading.logits_BC.cpu().numpy())
         return np.concatenate(logits) if logits else np.empty((0, len(self.task.labels)), np.float32)
 

@@ -256,3 +256,11 @@ CHECKPOINT: dict[str, Column] = {
     "fuse": SUMMARY["fuse"],
 }
 """Metadata ``fedsim`` (JSON) of ``checkpoints/round-….safetensors``."""
+
+SCALING_PROGRESS: dict[str, Column] = {
+    "rounds": Column(_COUNT, "rounds", "of each run"),
+    "runs": Column(_LIST, "", "runs that the last command was asked for, in order: clients, cohort, actors, repeat"),
+    "running": Column(_GROUP, "", "the one under way; null between two, and at the end"),
+    "failures": Column(_LIST, "", "runs that failed in the last command, each with its sentence"),
+}
+"""Fields of ``progress.json`` of a scaling study."""

@@ -83,6 +83,44 @@ def check_when(config: Config, path: Path, folder: str) -> None:
         )
 
 
+def other_rounds(config: Config, path: Path, done: int) -> str | None:
+    """Return why a finished run lacks responses of rounds that the config asks for, or has others; None if it has them all.
+
+    Parameters
+    ----------
+    done
+        Rounds of the run. Responses after its last one, and before any training, can still be written.
+    """
+    asked = config.evaluation.generate
+    if asked is None:
+        return None
+    due = _due(asked.every, done)
+    changed = _differing(config, path).get("every")
+    recorded = _recorded(config, path) if changed is not None else None
+    if recorded is not None and _due(recorded.every, done) != due:
+        return f"it is finished, and {changed}: what its model was after earlier rounds is gone"
+    try:
+        lacking = due - _written_rounds(path, due)
+    except CheckpointError as error:
+        return str(error)
+    if lacking:
+        first = min(lacking)
+        return f"it is finished without responses after round {first}, and what its model was then is gone"
+    return None
+
+
+def _due(every: int, done: int) -> set[int]:
+    """Return the rounds before the last one after which the global model writes."""
+    return set(range(every, done, every)) if every else set()
+
+
+def _written_rounds(path: Path, wanted: set[int]) -> set[int]:
+    if not wanted:
+        return set()
+    table = read_table(path / "generations.parquet", GENERATION_COLUMNS).select(["round", "only_at_end"])
+    return {row["round"] for row in table.to_pylist() if not row["only_at_end"]}
+
+
 def _differing(config: Config, path: Path) -> dict[str, str]:
     """Return each key of ``evaluation.generate`` that differs from the recorded run's, with both values in words."""
     asked, recorded = config.evaluation.generate, _recorded(config, path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from fedsim.records.columns import TEXT_METRIC_WORDS
+
 
 @dataclass(frozen=True)
 class RoundRecord:
@@ -61,6 +63,12 @@ class RoundRecord:
     def metric(self) -> float | None:
         """The global metric."""
         return self.global_metric
+
+    @property
+    def written(self) -> dict[str, float]:
+        """Metrics of what the global model wrote after the round, by name; empty if it did not."""
+        columns = {name: getattr(self, f"generated_{name}") for name in TEXT_METRIC_WORDS}
+        return {name: value for name, value in columns.items() if value is not None}
 
     @property
     def loss(self) -> float | None:

@@ -20,6 +20,7 @@ from fedsim.scaling.cost_model import LEAST_POINTS
 from fedsim.scaling.points import Points, make_points, parse_numbers, parse_predicted
 from fedsim.scaling.prediction import Predictions
 from fedsim.scaling.prediction import predict as predicted
+from fedsim.scaling.progress import Job
 from fedsim.scaling.records import SCALING_COLUMNS, Run
 from fedsim.scaling.study import Failure, StudyFolder, run_points
 from fedsim.scaling.summary import StudySummary, summarise
@@ -70,18 +71,29 @@ def run_study(
         predict=parse_predicted(predict),
     )
     _check_enough(points)
-    folder = StudyFolder(output or Path("runs") / f"scaling-{config.stem}", points)
-    folder.create(points)
+    folder = StudyFolder(study_folder(config, output), points)
     # All points run once before any runs twice: a slow hour of the machine then affects all points alike.
     jobs = [(point, repeat) for repeat in range(1, repeats + 1) for point in points.configs]
+    with folder.opened(points, jobs):
+        return _run(folder, points, jobs, console)
+
+
+def study_folder(config: Path, output: Path | None) -> Path:
+    """Return where a study goes: ``runs/scaling-NAME`` if nothing else is said, NAME that of the config file."""
+    return output or Path("runs") / f"scaling-{config.stem}"
+
+
+def _run(folder: StudyFolder, points: Points, jobs: Sequence[Job], console: Console) -> StudySummary:
+    """Run what is missing of a study, and write what is known, however it ends."""
     runs: list[Run] = folder.finished_before(jobs)
     failures: list[Failure] = []
 
     def say(text: str) -> None:
         console.print(Text(text), soft_wrap=True)
 
-    size = f"{_count(len(points.configs), 'point')}, {_count(rounds, 'round')} each, {_count(repeats, 'time')}"
-    say(f"study  {folder.path}: {size}")
+    config = next(iter(points.configs.values()))
+    times = _count(len(jobs) // len(points.configs), "time")
+    say(f"study  {folder.path}: {_count(len(points.configs), 'point')}, {_count(config.rounds, 'round')} each, {times}")
     if is_thrown_away(folder.path):
         say(f"warning: {thrown_away(folder.path)}; give --output FOLDER with a path elsewhere")
     try:
@@ -97,7 +109,7 @@ def run_study(
                     failures.append(result)
     finally:
         study = summarise(runs, failures, points.notes, _predictions(folder, points, runs))
-        _write(folder, runs, study, say, run_words(next(iter(points.configs.values()))))
+        _write(folder, runs, study, say, run_words(config))
     return study
 
 

@@ -22,6 +22,9 @@ def is_scaling_study(folder: Path) -> bool:
     return isinstance(held, dict) and held.get("holds") == HOLDS
 
 
+_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)
+
+
 def load_scaling(folder: Path) -> StudySummary:
     """Return the summary of a study from its finished runs; failures, notes and predictions are those of the last command.
 
@@ -32,15 +35,38 @@ def load_scaling(folder: Path) -> StudySummary:
     """
     path = folder / "scaling.json"
     try:
-        record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        record = _record(path)
         failures = [_failure(entry) for entry in record.get("failures", ())]
         notes = [str(note) for note in record.get("notes", ())]
         predictions = Predictions.of_record(record.get("predictions", {}))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} cannot be read as the summary of a scaling study ({error})") from error
+    except _DAMAGED as error:
+        raise _unreadable(path, error) from error
     runs = finished_runs(folder / "points")
     own = summarise(runs, failures, ()).notes
     return summarise(runs, failures, [note for note in notes if note not in own], predictions)
+
+
+def load_predictions(folder: Path) -> Predictions:
+    """Return the predictions of the last command that ended; none before the first.
+
+    Raises
+    ------
+    CheckpointError
+        If ``scaling.json`` cannot be read.
+    """
+    path = folder / "scaling.json"
+    try:
+        return Predictions.of_record(_record(path).get("predictions", {}))
+    except _DAMAGED as error:
+        raise _unreadable(path, error) from error
+
+
+def _record(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be read as the summary of a scaling study ({error})")
 
 
 def _failure(entry: dict[str, Any]) -> Failure:

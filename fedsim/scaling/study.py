@@ -3,6 +3,7 @@
 ::
 
     STUDY/study.json                  settings of the study: no other study writes here
+    STUDY/progress.json, .lock        runs that were asked for, and which is under way; held while a command works here
     STUDY/points/POINT/config.yaml    the point's config
     STUDY/points/POINT/run-1/         the run's folder, as ``fedsim run`` leaves it
     STUDY/points/POINT/run-1.log      the run's output
@@ -16,6 +17,7 @@ import json
 import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,14 +25,16 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim import __version__
 from fedsim.core.errors import ConfigError
-from fedsim.records.events import write_atomically
+from fedsim.records.events import open_locked, write_atomically
 from fedsim.scaling.points import Point, Points
 from fedsim.scaling.process import RunFailed, mark_of, run_process
+from fedsim.scaling.progress import FIRST, LOCK, Job, Progress, words
 from fedsim.scaling.records import Run, read_run, usual
 from fedsim.simulation.interrupt import InterruptWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from io import FileIO
 
     from fedsim.configuration.schema import Config
 
@@ -65,17 +69,35 @@ class StudyFolder:
         self._file = path / "study.json"
         self._check(points)
 
-    def create(self, points: Points) -> None:
-        """Create the folder if it does not exist."""
+    @contextmanager
+    def opened(self, points: Points, jobs: Sequence[Job]) -> Iterator[None]:
+        """Create the folder if it does not exist, record what is asked for, and hold the folder against other commands."""
+        rounds = next(iter(points.configs.values())).rounds
+        with ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(self._locked())
+                Progress(rounds, tuple(jobs)).write(self.path)
+                self.points.mkdir(exist_ok=True)
+                if not self._file.exists():
+                    write_atomically(self._file, json.dumps(_subject(points), indent=2, ensure_ascii=False) + "\n")
+            except OSError as error:
+                raise ConfigError(
+                    f"{self.path} cannot be written ({error.strerror}); choose another --output"
+                ) from error
+            yield
+
+    def _locked(self) -> FileIO:
         try:
-            self.points.mkdir(parents=True, exist_ok=True)
-            if not self._file.exists():
-                write_atomically(self._file, json.dumps(_subject(points), indent=2, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise ConfigError(f"{self.path} cannot be written ({error.strerror}); choose another --output") from error
+            return open_locked(self.path / LOCK)
+        except ConfigError:
+            raise ConfigError(
+                f"another fedsim scale works on {self.path}; wait for it, stop it, or choose another --output"
+            ) from None
 
     def _check(self, points: Points) -> None:
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        # Another command may have made the folder a moment ago: its first files say so.
+        if not self.path.exists() or (self.path.is_dir() and all(each.name in FIRST for each in self.path.iterdir())):
             return
         try:
             held = json.loads(self._file.read_text(encoding="utf-8"))
@@ -125,7 +147,7 @@ def finished_runs(points: Path, without: Collection[tuple[Point, int]] = ()) -> 
 def run_points(
     folder: StudyFolder,
     points: Points,
-    jobs: Sequence[tuple[Point, int]],
+    jobs: Sequence[Job],
     say: Callable[[str], None],
     show: Callable[[str, str], None],
 ) -> Iterator[Run | Failure]:
@@ -145,19 +167,26 @@ def run_points(
     RunInterrupted
         After SIGINT or SIGTERM; the current run has been stopped and will be repeated from the start.
     """
+    progress = Progress(next(iter(points.configs.values())).rounds, tuple(jobs))
     with InterruptWatch() as watch:
         for number, (point, repeat) in enumerate(jobs, start=1):
-            what = f"{number}/{len(jobs)}  {point}" + (f", repeat {repeat}" if jobs[-1][1] > 1 else "")
+            what = f"{number}/{len(jobs)}  {words((point, repeat), jobs)}"
             if (run := folder.finished(point, repeat)) is not None:
                 say(f"{what}: finished before")
                 yield run
                 continue
+            progress = progress.begun((point, repeat))
+            progress.write(folder.path)
             try:
                 run_process(points.configs[point], folder.run_folder(point, repeat), watch.check, partial(show, what))
             except RunFailed as error:
+                progress = progress.ended((point, repeat), str(error))
+                progress.write(folder.path)
                 say(f"{what}: failed: {error}")
                 yield Failure(point, repeat, str(error))
                 continue
+            progress = progress.ended((point, repeat))
+            progress.write(folder.path)
             run = folder.finished(point, repeat)
             assert run is not None
             say(f"{what}: {_usual(run)} s a {'server step' if run.buffered else 'round'}")

@@ -100,9 +100,17 @@ class StopConfig(Schema):
     """Stop when the metric reaches this value; see ``evaluation.select_on``."""
     patience: PositiveInt | None = None
     """Stop after this many rounds without a better metric, checked at evaluated rounds."""
+    metric: TextMetric | None = None
+    """Metric of ``target`` and ``patience``: null for the task's own, or one of ``evaluation.generate.metrics``, of what the
+    global model writes to the validation examples, checked at the rounds that ``evaluation.generate.every`` names."""
     seconds: Annotated[float, Field(gt=0.0)] | None = None
     """Stop after this running time, counted across resumes; the current round is finished first."""
     bytes: Annotated[float, Field(gt=0.0)] | None = None
     """Stop when simulated traffic reaches this many bytes, up and down, all clients together."""
     epsilon: Annotated[float, Field(gt=0.0)] | None = None
     """Stop where another round would spend more than this epsilon (``privacy``)."""
+
+    @property
+    def aim(self) -> float | None:
+        """What a metric is held against; None without."""
+        return self.patience if self.target is None else self.target

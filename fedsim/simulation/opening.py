@@ -150,13 +150,15 @@ def _checkpoint(config: Config, folder: RunFolder, progress: Progress) -> Checkp
 
 
 def _prepared(config: Config, progress: Progress, executor: Executor, data: PartitionedData | None) -> Prepared:
-    from fedsim.simulation.preparation import cut_notes, prepare
+    from fedsim.simulation.cut_notes import cut_notes
+    from fedsim.simulation.preparation import prepare
 
     if (warning := availability_warning(config)) is not None:
         progress.note(warning)
     for sentence in model_notes(config):
         progress.note(f"warning: {sentence}")
     prepared = prepare(config, progress.start_phase, executor, data, Kept.of(config.cache, progress.note))
-    for note in (*prepared.data.notes, *cut_notes(prepared)):
+    tables = {"training": prepared.spec.train, "validation": prepared.spec.validation}
+    for note in (*prepared.data.notes, *cut_notes(tables, config.data.max_length)):
         progress.note(note)
     return prepared

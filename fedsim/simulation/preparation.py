@@ -269,25 +269,6 @@ def make_spec(
     return spec, kept.account()
 
 
-def cut_notes(prepared: Prepared) -> tuple[str, ...]:
-    """Say how many prompts and responses were cut to fit ``data.max_length``."""
-    notes = []
-    for name, table in (("training", prepared.spec.train), ("validation", prepared.spec.validation)):
-        cut = [
-            f"{count:,} {what}"
-            for count, what in (
-                (table.cut_prompts, "prompts are shortened"),
-                (table.cut_responses, "responses have lost their end"),
-            )
-            if count
-        ]
-        if table.cut_answers:
-            cut.append(f"{table.cut_answers:,} earlier answers, the oldest ones, are left out and not learned")
-        if cut:
-            notes.append(f"warning: of {len(table):,} {name} examples {' and '.join(cut)} to fit data.max_length")
-    return tuple(notes)
-
-
 def tuner_of(config: Config, family: Family, described: dict[str, Any]) -> Tuner:
     """Return what a run trains, as far as it does not read the model's weights.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from fedsim.configuration.schema import Config
@@ -26,14 +27,12 @@ def rule_that_applies(
 
     Rules look at the figures of the whole run, so a run killed just as a rule applied still ends at the same round.
     """
-    rules, on = config.stop, f"on the {config.evaluation.select_on} examples"
-    value, best_round = totals.selected_metric, totals.selected_round or 0
+    rules = config.stop
+    metric, value, best_round, judged_round = _judged(config, totals)
     if rules.target is not None and value >= rules.target:
-        return Stopped("target", f"the metric {on}, {value:.4g}, has reached stop.target={rules.target:g}")
-    if rules.patience is not None and totals.judged_round - best_round >= rules.patience:
-        return Stopped(
-            "patience", f"the metric {on} was best after round {best_round}; stop.patience={rules.patience} rounds"
-        )
+        return Stopped("target", f"{metric}, {value:.4g}, has reached stop.target={rules.target:g}")
+    if rules.patience is not None and judged_round - best_round >= rules.patience:
+        return Stopped("patience", f"{metric} was best after round {best_round}; stop.patience={rules.patience} rounds")
     if rules.seconds is not None and seconds >= rules.seconds:
         return Stopped("seconds", f"{seconds:.0f} s have passed; stop.seconds={rules.seconds:g}")
     traffic = totals.bytes_up + totals.bytes_down
@@ -46,6 +45,15 @@ def rule_that_applies(
                 "epsilon", f"another round would take epsilon to {following:.4g}; stop.epsilon={rules.epsilon:g}"
             )
     return None
+
+
+def _judged(config: Config, totals: Totals) -> tuple[str, float, int, int]:
+    """Return the metric that is judged in words, the best of it so far, the first round with it, and the last that has one."""
+    if (name := config.stop.metric) is not None:
+        best, best_round, last = totals.written.get(name, (math.nan, 0, 0))
+        return f"{name} of written responses", best, int(best_round), int(last)
+    words = f"the metric on the {config.evaluation.select_on} examples"
+    return words, totals.selected_metric, totals.selected_round or 0, totals.judged_round
 
 
 class Stop:

@@ -39,6 +39,8 @@ class Totals:
     """That metric."""
     selected_global_metric: float = math.nan
     """The metric on the validation examples after that round."""
+    written: dict[str, list[float]] = field(default_factory=dict)
+    """By metric of what the global model wrote in rounds: the best, the first round with it, the last round with any."""
     best_personalised_metric: float = math.nan
     """Over the rounds with a personalised evaluation."""
     best_personalised_round: int | None = None
@@ -84,6 +86,10 @@ class Totals:
             self.selected_metric, self.selected_round = better(*selected, value, record.round)
             if self.selected_round != before:
                 self.selected_global_metric = math.nan if record.global_metric is None else record.global_metric
+        for name, value in record.written.items():
+            held = self.written.get(name, [math.nan, 0, 0])
+            highest, first = better(held[0], int(held[1]), value, record.round)
+            self.written = {**self.written, name: [highest, first or 0, record.round]}
         if (value := record.personalised_metric) is not None:
             best = self.best_personalised_metric, self.best_personalised_round
             self.best_personalised_metric, self.best_personalised_round = better(*best, value, record.round)

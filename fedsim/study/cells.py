@@ -20,7 +20,7 @@ from fedsim.configuration.schema import Config, build_config
 from fedsim.configuration.values import as_override, leaves, plain
 from fedsim.core.errors import ConfigError, shown
 from fedsim.core.plugins import load_installed
-from fedsim.study.checks import check_names
+from fedsim.study.checks import check_names, check_written_metrics
 from fedsim.study.config import StudyConfig
 from partitions.config import PartitionConfig
 
@@ -210,7 +210,7 @@ def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
         raise ConfigError(f"{path}: a study cannot hold these values: {error}") from None
     study = Study(path, config, tuple(overrides))
     check_names(path, config)
-    study.cells()
+    check_written_metrics(path, config, study.cells())
     return study
 
 

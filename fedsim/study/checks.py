@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from fedsim.configuration.generation_rules import check_written
 from fedsim.core.errors import ConfigError, listed, shown, suggestion
 from fedsim.data.config import DataConfig
-from fedsim.study.config import Band, StudyConfig
+from fedsim.study.config import Band, SearchConfig, StudyConfig
+
+if TYPE_CHECKING:
+    from fedsim.study.cells import Cell
 
 
 def check_names(path: Path, config: StudyConfig) -> None:
@@ -28,8 +33,44 @@ def check_names(path: Path, config: StudyConfig) -> None:
     _refuse(path, given, arms, "arm")
     given = [(f"expect.{name}", name) for name in config.expect]
     given += [(f"target.{name}", name) for name in (config.target if isinstance(config.target, dict) else {})]
+    of_target = config.target_metric
+    given += [(f"target_metric.{name}", name) for name in (of_target if isinstance(of_target, dict) else {})]
     _refuse(path, given, datasets, "data set")
+    aimless = [name for name in datasets if config.target_of(name)[0] is None]
+    named = [name for name in of_target if name in aimless] if isinstance(of_target, dict) else aimless == datasets
+    if of_target is not None and named:
+        where = f".{named[0]}" if isinstance(named, list) else ""
+        raise ConfigError(
+            f"{path}: target_metric{where} says what a target is a value of, and there is none; give target, or leave it out"
+        )
     _check_bands(path, config)
+
+
+def check_written_metrics(path: Path, config: StudyConfig, cells: Sequence[Cell]) -> None:
+    """Refuse text metrics to reach, or to search by, where runs do not record them.
+
+    Raises
+    ------
+    ConfigError
+        Naming the arm, the data set, and what would be right.
+    """
+    for cell in {(cell.dataset, cell.arm): cell for cell in reversed(cells)}.values():
+        target, metric = config.target_of(cell.dataset)
+        asked: list[tuple[str, str | None, bool]] = [("target_metric", metric, True)] if target is not None else []
+        if config.search is not None and (by := text_metric_of(config.search, cell.arm)) is not None:
+            asked.append(("search.metric", by, False))
+        for key, name, in_rounds in asked:
+            try:
+                if name is not None:
+                    check_written(cell.config.evaluation.generate, name, f"{key}={name}", in_rounds)
+            except ValueError as error:
+                raise ConfigError(f"{path}: arm {cell.arm} on data set {cell.dataset}: {error}") from None
+
+
+def text_metric_of(search: SearchConfig, arm: str) -> str | None:
+    """Return the text metric by which an arm's settings are chosen; None if it is another metric."""
+    named = search.metric.get(arm, "global") if isinstance(search.metric, dict) else search.metric
+    return None if named in ("global", "personalised") else named
 
 
 def refuse_reported_examples(

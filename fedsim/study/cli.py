@@ -12,10 +12,11 @@ from rich.text import Text
 
 from fedsim.configuration.presets import ENDINGS, STUDIES, located
 from fedsim.core.errors import ConfigError, shown
+from fedsim.display.next_steps import after_compare, next_steps, typed
 from fedsim.records.remote import is_url, refuse_url
 from fedsim.study.cells import read_study
 from fedsim.study.command import compare as run_study
-from fedsim.study.command import expectations, write_report
+from fedsim.study.command import expectations, study_folder, write_report
 from fedsim.study.plan import print_plan
 from fedsim.study.search import check_search
 from fedsim.study.table import StudyTable
@@ -50,6 +51,11 @@ def compare(
             commands = [shlex.join(["fedsim", "compare", *words, "--output", str(output)])]
             write_report(output, config, found, lambda text: console.print(Text(text), soft_wrap=True), commands)
         console.print(StudyTable(found))
+        after = {typed("report", output, "--to", "md"): "its tables, for a text"} if output is not None else {}
+        if output is None and not (page := Path("runs", "comparison")).exists():
+            after[typed("compare", *words, "--output", page)] = "the same as a page"
+        if after:
+            console.print(next_steps(after), soft_wrap=True)
         return True, {**found.record(), "expectations": []}
     if located(first, STUDIES).suffix not in ENDINGS:
         raise ConfigError(
@@ -60,8 +66,13 @@ def compare(
     check_search(study)
     if dry_run and checked:
         raise ConfigError("--check has no use with --dry-run, which makes no runs to check")
+    options = {"--output": output, "--at-once": at_once}
+    given = [word for name, value in options.items() if value is not None for word in (name, value)]
+    command = typed("compare", *words, *given)
     if dry_run:
-        return True, print_plan(study, output, at_once, console)
+        plan = print_plan(study, output, at_once, console)
+        console.print(next_steps({command: "run it"}), soft_wrap=True)
+        return True, plan
     if checked and not study.config.expect:
         raise ConfigError(f"{first}: --check needs the key expect, with a band for each data set and arm to check")
     summary = run_study(first, words[1:], output=output, at_once=at_once, console=console)
@@ -71,6 +82,10 @@ def compare(
     for expectation in checks:
         console.print(Text(f"{'ok' if expectation.ok else 'FAILED'}  {expectation.sentence}"), soft_wrap=True)
         fine = fine and expectation.ok
+    unchecked = bool(study.config.expect) and not checked
+    folder = study_folder(study, output).path
+    steps = after_compare(command, folder, failed=len(summary.failed), unchecked=unchecked)
+    console.print(steps, soft_wrap=True)
     return fine, {**summary.record(), "expectations": [{"ok": each.ok, "sentence": each.sentence} for each in checks]}
 
 

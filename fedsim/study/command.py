@@ -244,7 +244,9 @@ def _summary(run: Path) -> dict[str, Any]:
 
 
 def _metric(run: Path, name: str) -> float:
-    value = _summary(run).get(name)
+    value: Any = _summary(run)
+    for part in name.split("."):
+        value = (value or {}).get(part)
     return math.nan if value is None else float(value)
 
 

@@ -57,7 +57,7 @@ Seeds = Annotated[
     WithJsonSchema(_NUMBER_OR_LIST),
 ]
 
-Metric = Literal["global", "personalised"]
+Metric = Literal["global", "personalised", TextMetric]
 
 
 class SearchConfig(Schema):
@@ -75,7 +75,8 @@ class SearchConfig(Schema):
     rounds: PositiveInt | None = None
     """Rounds of a run of the search; if not given, the study's."""
     metric: Metric | dict[Name, Metric] = "global"
-    """Last metric that chooses, of the global prompt or the personalised one; or by arm, global if not named."""
+    """Last metric that chooses: of the global prompt, of the personalised one, or a text metric of what the global model writes
+    at the end (``evaluation.generate``), such as exact_match; or by arm, global if not named."""
     share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     """Share of the training examples that validates; see ``data.validation_from_train``. The validation examples of the
     report are never read."""
@@ -125,6 +126,9 @@ class StudyConfig(Schema):
     """Seeds of single arms, in place of ``seeds``."""
     target: float | dict[Name, float] | None = None
     """Metric to reach, for rounds, bytes and seconds to a target; or by data set."""
+    target_metric: TextMetric | dict[Name, TextMetric] | None = None
+    """What ``target`` is a value of: if not given the task's metric, or a text metric of what the global model writes in the
+    rounds that ``evaluation.generate.every`` names, such as exact_match; or by data set."""
     search: SearchConfig | None = None
     """Choose each arm's settings first."""
     devices: DevicesConfig | None = None
@@ -132,3 +136,9 @@ class StudyConfig(Schema):
     expect: dict[Name, dict[Name, ArmBand]] = Field(default={})
     """Expected bands of the last global metric, ``{DATASET: {ARM: {at_least: 0.9}}}``, and under ``generated`` of text metrics
     of written responses; ``--check`` compares them."""
+
+    def target_of(self, dataset: str) -> tuple[float | None, TextMetric | None]:
+        """Return the target on a data set, if any, and the text metric that it is a value of; None for the task's metric."""
+        target = self.target.get(dataset) if isinstance(self.target, dict) else self.target
+        metric = self.target_metric
+        return target, metric.get(dataset) if isinstance(metric, dict) else metric

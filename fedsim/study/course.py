@@ -7,11 +7,12 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedsim.records.columns import TEXT_METRIC_WORDS
 from fedsim.records.published import first_reaching, seconds_so_far
 from fedsim.study.devices import DevicesConfig
 from fedsim.study.figures import CurvePoint
@@ -34,6 +35,8 @@ class Course:
     """On the devices of the study, else on those of the run; NaN without, or from a round on whose tokens are not on record."""
     seconds_wall_R: np.ndarray
     """Of the rounds, on the machine that ran them."""
+    written: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """By text metric, each round's value; NaN where the global model did not write."""
 
     @classmethod
     def of(cls, rounds: pa.Table, clients: pa.Table, devices: DevicesConfig | None) -> Course:
@@ -48,15 +51,28 @@ class Course:
             seconds_published_R=seconds_so_far(columns["seconds_longest_client"]),
             seconds_modelled_R=np.cumsum(_modelled(round_R, columns, clients, devices)),
             seconds_wall_R=np.cumsum(np.nan_to_num(columns["seconds_round"].astype(np.float64))),
+            written={
+                name: columns[f"generated_{name}"].astype(np.float64)
+                for name in TEXT_METRIC_WORDS
+                if f"generated_{name}" in columns
+            },
         )
 
     def curve(self) -> tuple[CurvePoint, ...]:
-        """Return the evaluated rounds."""
-        return tuple(self._point(index) for index in np.flatnonzero(~np.isnan(self.metric_R)).tolist())
+        """Return the rounds that were evaluated, or in which the global model wrote."""
+        known_R = ~np.isnan([self.metric_R, *self.written.values()]).all(axis=0)
+        return tuple(self._point(index) for index in np.flatnonzero(known_R).tolist())
 
-    def reaching(self, target: float) -> CurvePoint | None:
-        """Return the first round that reaches a target; None if none does."""
-        first = first_reaching(self.metric_R, target)
+    def reaching(self, target: float, metric: str | None = None) -> CurvePoint | None:
+        """Return the first round that reaches a target; None if none does.
+
+        Parameters
+        ----------
+        metric
+            The text metric that it is a value of; None for the task's metric.
+        """
+        values_R = self.metric_R if metric is None else self.written.get(metric, np.full_like(self.metric_R, np.nan))
+        first = first_reaching(values_R, target)
         return None if first is None else self._point(first)
 
     @property
@@ -72,6 +88,7 @@ class Course:
             seconds_published=float(self.seconds_published_R[index]),
             seconds_modelled=float(self.seconds_modelled_R[index]),
             seconds_wall=float(self.seconds_wall_R[index]),
+            **{f"generated_{name}": float(values_R[index]) for name, values_R in self.written.items()},
         )
 
 

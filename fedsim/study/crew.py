@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from fedsim.executors.cluster import local_cluster
 from fedsim.simulation.interrupt import InterruptWatch
 from fedsim.study.cells import Cell
-from fedsim.study.fitting import fitting, stored_bytes
+from fedsim.study.fitting import fitting, run_bytes, stored_bytes
 from fedsim.study.folder import StudyFolder
+from fedsim.study.sharing import shared_ray
 
 if TYPE_CHECKING:
     from fedsim.executors.cells.pool import CellPool
+    from fedsim.executors.config import RayConfig
 
 
 class Crew:
@@ -39,6 +41,8 @@ class Crew:
         self._most = most
         self._stack = ExitStack()
         self._pool: CellPool | None = None
+        self._first: list[Cell] = []
+        """A run that the actors were started for."""
         self._note: Callable[[str], None] = lambda text: None
 
     def __enter__(self) -> Crew:
@@ -67,18 +71,20 @@ class Crew:
             Called with messages for the user from here on.
         """
         self._note = note
+        shared = shared_ray([*self._first, *cells])
         if self._pool is None:
-            self._pool = self._stack.enter_context(self._started(cells))
+            self._first = list(cells[:1])
+            self._pool = self._stack.enter_context(self._started(cells, shared))
         return self._pool
 
-    def _started(self, cells: Sequence[Cell]) -> CellPool:
-        if cells[0].config.ray.address is None:
+    def _started(self, cells: Sequence[Cell], shared: RayConfig) -> CellPool:
+        if shared.address is None:
             local_cluster.secure()
         from fedsim.executors.cells.pool import CellPool
 
         most = min(self.at_once or self._most, self._most, fitting(cells, self._note))
         return CellPool(
-            cells[0].config.ray.model_copy(update={"actors": "pool"}),
+            shared,
             max(cell.config.client.threads for cell in cells),
             most,
             stored_bytes(cells),
@@ -87,6 +93,8 @@ class Crew:
             self.folder.path.absolute().name,
             self.watch.check,
             lambda text: self._note(text),
+            # Read for it where data are: a frozen-layer cache may be far smaller than it may grow.
+            run_bytes(cells) if shared.address is not None and shared.memory == "estimate" else None,
         )
 
 

@@ -11,10 +11,13 @@ NAN = math.nan
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A run after an evaluated round; totals are from the run's start, over all clients."""
+    """A run after a round that was evaluated, or in which the global model wrote; totals are from the run's start, over all
+    clients.
+    """
 
     round: int
     metric: float
+    """NaN where only responses were written."""
     bytes: int
     """Simulated traffic, up and down."""
     seconds_published: float
@@ -23,6 +26,12 @@ class CurvePoint:
     """Time by the study's devices and network, or on the virtual clock of simulated devices."""
     seconds_wall: float = NAN
     """Wall time of the rounds so far, on the machine that ran them."""
+    generated_exact_match: float = NAN
+    generated_f1: float = NAN
+    generated_rouge1: float = NAN
+    generated_rouge2: float = NAN
+    generated_rougeL: float = NAN
+    generated_chrf: float = NAN
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,8 @@ class CellFigures:
 
     # -- until the target is reached for the first time
     target: float = NAN
+    target_metric: str = ""
+    """The text metric that it is a value of; empty for the task's metric."""
     target_round: int | None = None
     target_bytes: int | None = None
     target_seconds_published: float = NAN

@@ -28,6 +28,7 @@ from fedsim.core.plugins import loaded
 from fedsim.records.checkpoint import newest_round
 from fedsim.records.events import open_locked, write_atomically
 from fedsim.records.folder_check import what_is_in
+from fedsim.records.resumed_responses import other_rounds
 from fedsim.records.resuming import as_recorded, finished, is_of_another_config, lost
 from fedsim.study.cells import Cell, Study
 from fedsim.study.config import StudyConfig
@@ -99,7 +100,8 @@ class StudyFolder:
     def is_finished(self, cell: Cell) -> bool:
         """Whether a cell has been done, with the same config."""
         path = self.run(cell)
-        return path.exists() and finished(as_recorded(cell.config, path), path) is not None
+        summary = finished(as_recorded(cell.config, path), path) if path.exists() else None
+        return summary is not None and other_rounds(cell.config, path, summary["rounds"]) is None
 
     def has_ended(self, cell: Cell) -> bool:
         """Whether a cell's folder holds a run that has ended, maybe one of an earlier state of the study."""
@@ -114,10 +116,17 @@ class StudyFolder:
         return "its checkpoints are gone: it starts over" if at is None and self.has_ended(cell) else None
 
     def why_not(self, cell: Cell) -> str | None:
-        """Return why a cell cannot be run: its place is taken by a run of another config, which has no checkpoint to say so."""
-        if not is_of_another_config(cell.config, self.run(cell)):
-            return None
-        return f"{self.run(cell)} is a run of another configuration, without checkpoints; delete it and compare again"
+        """Return why a cell cannot be run: its place is taken by a run of another config, which has no checkpoint to say so, or
+        by a finished one whose model wrote after other rounds.
+        """
+        path = self.run(cell)
+        if is_of_another_config(cell.config, path):
+            return f"{path} is a run of another configuration, without checkpoints; delete it and compare again"
+        summary = finished(as_recorded(cell.config, path), path)
+        why = None if summary is None else other_rounds(cell.config, path, summary["rounds"])
+        return (
+            None if why is None else f"{path}: {why}; leave evaluation.generate.every, or delete it and compare again"
+        )
 
     def refuse_other_trials(self, cells: Sequence[Cell]) -> None:
         """Refuse to search where another search has begun: its runs would count as failed ones of this.

@@ -101,17 +101,19 @@ def _figures(
 ) -> tuple[list[CellFigures], list[FailedCell]]:
     """Return the figures of all finished cells of a study's folder, and the cells whose records cannot be read."""
     without = {(cell.dataset, cell.arm, cell.seed) for cell in failed}
-    target = config.target if isinstance(config.target, dict) else dict.fromkeys(config.datasets, config.target)
     found, lost = [], []
     for dataset in config.datasets:
+        target, metric = config.target_of(dataset)
         for arm in config.arms:
             for seed in config.arm_seeds.get(arm, config.seeds):
                 run = path / "cells" / dataset / arm / f"seed-{seed}"
                 if (dataset, arm, seed) in without or not (run / "summary.json").exists():
                     continue
-                aim = target.get(dataset)
                 try:
-                    found.append(read_figures(run, dataset, arm, seed, target=aim, devices=config.devices))
+                    figures = read_figures(
+                        run, dataset, arm, seed, target=target, target_metric=metric, devices=config.devices
+                    )
+                    found.append(figures)
                 except (CheckpointError, ConfigError) as error:
                     lost.append(FailedCell(dataset, arm, seed, f"{error}; delete {run} and compare again"))
     return found, lost

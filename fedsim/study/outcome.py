@@ -162,6 +162,8 @@ class ArmSummary:
     finished: tuple[int, ...]
     failed: tuple[FailedCell, ...]
     target: float
+    target_metric: str
+    """The text metric that it is a value of; empty for the task's metric."""
     reached: tuple[int, ...]
     """Seeds that reach the target."""
     figures: dict[str, Estimate]

@@ -32,6 +32,7 @@ def read_figures(
     seed: int,
     *,
     target: float | None = None,
+    target_metric: str | None = None,
     devices: DevicesConfig | None = None,
 ) -> CellFigures:
     """Return the figures of a finished run.
@@ -43,7 +44,9 @@ def read_figures(
     dataset, arm, seed
         The run's place in a study.
     target
-        Global metric to reach, for rounds, bytes and seconds to it.
+        Metric to reach, for rounds, bytes and seconds to it.
+    target_metric
+        The text metric that it is a value of; None for the task's metric on the validation examples.
     devices
         Devices and network for the modelled time of runs without a clock of their own; NaN without.
 
@@ -79,7 +82,7 @@ def read_figures(
         run.location,
         **_metrics(run.summary),
         **client_figures(run.personal),
-        **_to_target(course, target),
+        **_to_target(course, target, target_metric),
         **_costs(run.summary),
         **_on_devices(run.summary),
         seconds_modelled=course.seconds_modelled,
@@ -140,14 +143,15 @@ def _written(generated: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     }
 
 
-def _to_target(course: Course, target: float | None) -> dict[str, Any]:
+def _to_target(course: Course, target: float | None, metric: str | None) -> dict[str, Any]:
     if target is None:
         return {}
-    reached = course.reaching(target)
+    about = {"target": target, "target_metric": metric or ""}
+    reached = course.reaching(target, metric)
     if reached is None:
-        return {"target": target}
+        return about
     return {
-        "target": target,
+        **about,
         "target_round": reached.round,
         "target_bytes": reached.bytes,
         "target_seconds_published": reached.seconds_published,

@@ -14,6 +14,7 @@ from fedsim.configuration.schema import Config
 from fedsim.configuration.values import leaves
 from fedsim.core.errors import ConfigError, listed, shown
 from fedsim.study.cells import Cell, Study
+from fedsim.study.checks import text_metric_of
 from fedsim.study.config import SearchConfig
 
 Values = dict[str, Any]
@@ -132,7 +133,9 @@ def trials(study: Study) -> list[Cell]:
 
 
 def metric_of(search: SearchConfig, arm: str) -> str:
-    """Return the entry of a run's summary by which an arm's settings are chosen."""
+    """Return the entry of a run's summary by which an arm's settings are chosen, dotted if it is inside another."""
+    if (written := text_metric_of(search, arm)) is not None:
+        return f"generated.{written}"
     named = search.metric.get(arm, "global") if isinstance(search.metric, dict) else search.metric
     return f"{named}_metric"
 

@@ -79,6 +79,7 @@ def _row(grid: Grid, dataset: str, arm: str) -> ArmSummary:
         finished=tuple(cells),
         failed=grid.failed[dataset, arm],
         target=next((cell.target for cell in cells.values() if math.isfinite(cell.target)), math.nan),
+        target_metric=next((cell.target_metric for cell in cells.values()), ""),
         reached=tuple(seed for seed, cell in cells.items() if cell.target_round is not None),
         figures=figures,
     )
@@ -102,12 +103,28 @@ def _notes(grid: Grid, pairs: Sequence[PairSummary]) -> list[str]:
             "Bold: better than every other arm, with the largest p of these comparisons, adjusted by Holm over data sets, at "
             "most 0.05."
         )
+    notes += _targets(grid)
     failed = [cell for cells in grid.failed.values() for cell in cells]
     if failed:
         total = len(grid.datasets) * sum(map(len, grid.seeds.values()))
         notes.append(f"{len(failed)} of {words.count(total, 'cell')} have no figures; see what they say.")
     notes += _not_numbers(grid)
     return notes
+
+
+def _targets(grid: Grid) -> list[str]:
+    """Say of which text metric a target is."""
+    found = {
+        dataset: cell.target_metric
+        for (dataset, _), cells in grid.finished.items()
+        for cell in cells.values()
+        if cell.target_metric
+    }
+    return [
+        f"The target{words.on_dataset(dataset, grid.datasets)} is one of {MEASURES[f'generated.{name}'].label} of written "
+        "responses, in the rounds in which the model wrote."
+        for dataset, name in found.items()
+    ]
 
 
 def _families(grid: Grid, pairs: Sequence[PairSummary]) -> str:

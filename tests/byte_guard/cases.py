@@ -36,7 +36,8 @@ class Case:
     """One run, in one part or in two."""
 
     words: str
-    """``KEY=VALUE`` words. ``{model:FAMILY}`` stands for a tiny model, ``{run:NAME}`` for the folder of an earlier case."""
+    """``KEY=VALUE`` words. ``{model:FAMILY}`` stands for a tiny model, ``{run:NAME}`` for the folder of an earlier case,
+    ``{data:dialogues}`` for files of dialogues."""
     stop_after: int | None = None
     """End after so many rounds, then resume to the end."""
     losses: bool = False
@@ -51,6 +52,11 @@ _WORDY = (
     '"label_words":["terrible",["great","not\\u0020bad"]]}'
 )
 """Words of one token and of two, for a class and for another; without spaces, as words of the command line are."""
+
+_TALKS = (
+    'data.source=files data.path={data:dialogues} data.task={"name":"talks","fields":["messages"],"dialogue":true,"chat":true,'
+    '"learn":"all_answers"}'
+)
 
 CASES: dict[str, Case] = {
     # -- server.kind, client.correction --------------------------------------------------------------------------------
@@ -284,18 +290,32 @@ CASES: dict[str, Case] = {
         "server.kind=fedavg model.path={model:qwen3} model.head.kind=generation data.task=writing partition.kind=iid "
         "layers.choose=fixed layers.fixed=[1,2] client.optimizer.kind=sgd client.optimizer.lr=0.2"
     ),
+    "all answers of dialogues, LoRA": Case(
+        "server.kind=fedavg model.path={model:llama-chat} model.head.kind=generation partition.kind=iid "
+        f"tuner.kind=lora prompt= tuner.rank=2 client.optimizer.kind=sgd client.optimizer.lr=0.2 {_TALKS}"
+    ),
     "Qwen3": Case("server.kind=fedavg model.path={model:qwen3} model.attention=sdpa prompt.position_offset=paper"),
     "LLaMA, the classes of topics": Case(
         "server.kind=fedavg model.path={model:llama} model.head.kind=classifier model.head.pooling=auto "
-        "data.task=topics"
+        "data.task=topics model.shared_beginnings=off"
+    ),
+    "beginnings that topics share, LLaMA": Case(
+        "server.kind=fedavg model.path={model:llama} model.head.kind=classifier model.shared_beginnings=auto "
+        "tuner.kind=lora prompt= tuner.rank=2 data.task=topics"
     ),
     "words of several tokens, RoBERTa": Case(
         "server.kind=fedavg layers.choose=top layers.share=0.5 layers.unselected=none model.path={model:roberta} "
         f"model.head.calibration=empty_text {_WORDY}"
     ),
+    "words of several tokens, masks filled one by one": Case(
+        "server.kind=fedavg layers.choose=top layers.share=0.5 layers.unselected=none model.path={model:roberta} "
+        f"model.head.calibration=empty_text model.head.decoding=stepwise {_WORDY} evaluation.select_on=holdout",
+        losses=True,
+    ),
     "words of several tokens, LLaMA": Case(
         "server.kind=fedavg layers.choose=top layers.share=0.5 layers.unselected=none model.path={model:llama} "
-        f"model.head.calibration=none model.head.loss=vocabulary {_WORDY} data.task.word_end=.<eos>"
+        f"model.head.calibration=none model.head.decoding=parallel model.head.loss=vocabulary {_WORDY} "
+        "data.task.word_end=.<eos>"
     ),
     "int8 weights and layers run twice, LLaMA": Case(
         "server.kind=fedavg model.path={model:llama} tuner.kind=lora prompt= tuner.rank=2 model.quantize=int8 "

@@ -24,6 +24,12 @@ FAMILIES = {
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, _DECODER),
     "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM, _DECODER | {"head_dim": 8}),
 }
+FAMILIES["llama-chat"] = FAMILIES["llama"]
+CHAT = (
+    "{% for m in messages %}{{ '<s>' + m.role + '\n' + m.content + '</s>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
+)
+"""Chat template of a family whose name ends so."""
 
 
 def save_model(family: str, folder: Path) -> str:
@@ -34,6 +40,8 @@ def save_model(family: str, folder: Path) -> str:
     assets = next(Path(fedsim.__file__).parent.rglob("tokenizer.json")).parent
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(assets / name, folder)
+    if family.endswith("-chat"):
+        (folder / "chat_template.jinja").write_text(CHAT)
     vocabulary = len(transformers.AutoTokenizer.from_pretrained(folder))
     config_class, model_class, values = FAMILIES[family]
     model = model_class(config_class(vocab_size=vocabulary, **_TOKENS, **values))

@@ -67,12 +67,16 @@ def _run(words: list[str], folder: Path, resume: bool = False) -> dict[str, Any]
 
 
 def _filled(word: str, folder: Path) -> str:
-    """Return a word with a path in place of ``{model:FAMILY}`` or ``{run:NAME}``."""
-    match = re.fullmatch(r"(.+=)\{(model|run):(.+)\}", word)
+    """Return a word with a path in place of ``{model:FAMILY}``, ``{run:NAME}`` or ``{data:dialogues}``."""
+    match = re.fullmatch(r"(.+=)\{(model|run|data):([^}]+)\}", word)
     if match is None:
         return word
     if match[2] == "run":
         return match[1] + str(_folder_of(match[3], folder))
+    if match[2] == "data":
+        from byte_guard.dialogues import save_dialogues
+
+        return match[1] + save_dialogues(folder / "data" / match[3])
     from byte_guard.models import save_model
 
     return match[1] + save_model(match[3], folder / "models" / match[3])

@@ -21,14 +21,15 @@ def random_numbers(shape: LayerArrays) -> Tensor:
 
 
 def assert_same_as_peft(ours: Backbone, theirs: PeftModel, family: str, end: str, origin: float = 0.0) -> None:
-    """Compare hidden states and gradients to 1e-5; ``end`` follows our name and PEFT's of the adapter.
+    """Compare hidden states and gradients to 1e-5, in our number format; ``end`` follows our name and PEFT's of the adapter.
 
     Parameters
     ----------
     origin
         What PEFT's arrays add to ours.
     """
-    data, tuned = batch("right"), random_numbers(ours.geometry)
+    theirs = theirs.to(ours.model.dtype)
+    data, tuned = batch("right"), random_numbers(ours.geometry).detach().to(ours.model.dtype).requires_grad_()
     arrays, mine = ours.geometry.split(tuned), {}
     for place, layer in enumerate(LAYERS):
         for name, array in arrays.items():
@@ -44,7 +45,7 @@ def assert_same_as_peft(ours: Backbone, theirs: PeftModel, family: str, end: str
     same_at_tokens(ours.hidden_states(data, tuned, LAYERS), list(states), data)
 
     rows, positions = torch.arange(len(ids)), torch.from_numpy(data.read_positions_B)
-    weights = torch.randn(states[-1][:, 0].shape, generator=torch.Generator().manual_seed(1))
+    weights = torch.randn(states[-1][:, 0].shape, generator=torch.Generator().manual_seed(1)).to(tuned.dtype)
     expected = torch.autograd.grad((states[-1][rows, positions] * weights).sum(), list(mine.values()))
     output = ours.last_hidden_state(data, tuned, LAYERS)
     (gradient,) = torch.autograd.grad((output[rows, positions] * weights).sum(), tuned)

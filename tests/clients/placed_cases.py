@@ -22,12 +22,14 @@ import torch
 from cohorts import Cohort, assert_same, specification
 from pretended_devices import COPIES, pretended
 from test_packing import LENGTHS, OWNERS, SHUFFLED, texts
+from test_shared_beginnings import alike
 from test_tuners import TUNERS, numbers
-from tiny_models import LABEL_WORDS, TINY, runnable, save, shared, tiny_model
+from tiny_models import LABEL_WORDS, TINY, default_head, runnable, save, shared, tiny_model
 from torch import Tensor
 
 from clients.backbone.frozen_states import compute_states
 from clients.backbone.model import Backbone
+from clients.backbone.shared_beginnings import SharedBeginnings
 from clients.backbone.shared_weights import SharedWeights
 from clients.config import HeadConfig, ModelConfig, PromptConfig
 from clients.training.local_job import TrainingResult
@@ -50,7 +52,7 @@ def weights(family: str, dtype: str = "float64", quantize: str = "none") -> Shar
 def build(
     devices: tuple[str, ...], family: str, tuner: str = "prefix", head: HeadConfig | None = None, **model: object
 ) -> Backbone:
-    head = head or HeadConfig()
+    head = head or default_head(family)
     kept = {name: model[name] for name in ("quantize",) if name in model}
     source = weights(family, **({"dtype": model["dtype"]} if "dtype" in model else {}), **kept)
     given = {"path": "x", "dtype": source.dtype, "attention": runnable(family, "sdpa"), "head": head.model_dump()}
@@ -75,10 +77,17 @@ def trained(model: Backbone, clients: int = 3) -> Tensor:
     ).requires_grad_()
 
 
+def heads(model: Backbone, clients: int = 3) -> dict[str, Tensor]:
+    """Return random heads of each client."""
+    generator = torch.Generator().manual_seed(4)
+    drawn = {name: torch.randn((clients, *shape), generator=generator) for name, shape in model.head_shapes}
+    return {name: array.to(model.device, model.model.dtype) for name, array in drawn.items()}
+
+
 def packed(model: Backbone, **kwargs: object) -> list[Tensor]:
     """Return losses of a packed pass of three clients, and the gradient in what is trained."""
     tuned = trained(model)
-    reading, _ = model.read(texts().pack(SHUFFLED), tuned, layers_of(model), {}, OWNERS[SHUFFLED], **kwargs)
+    reading, _ = model.read(texts().pack(SHUFFLED), tuned, layers_of(model), heads(model), OWNERS[SHUFFLED], **kwargs)
     return [reading.loss_B.detach(), *torch.autograd.grad(reading.loss_B.sum(), tuned)]
 
 
@@ -86,7 +95,7 @@ def padded(model: Backbone) -> list[Tensor]:
     """Return the same of a padded pass."""
     tuned = trained(model)
     owners_B = torch.from_numpy(OWNERS[SHUFFLED]).to(model.device)
-    reading = model.forward(texts().batch(SHUFFLED), tuned, layers_of(model), {}, owners_B)
+    reading = model.forward(texts().batch(SHUFFLED), tuned, layers_of(model), heads(model), owners_B)
     return [reading.loss_B.detach(), *torch.autograd.grad(reading.loss_B.sum(), tuned)]
 
 
@@ -135,6 +144,20 @@ def dropped_prompts() -> None:
         return packed(model, mask=PromptMask(kept, 1.25))
 
     same(work, "llama")
+
+
+def shared_beginnings(tuner: str) -> None:
+    """What texts of a client begin with is computed once, on each device."""
+
+    def read(model: Backbone) -> list[Tensor]:
+        tuned = trained(model)
+        table = alike(texts())
+        order = np.concatenate([SHUFFLED, SHUFFLED])
+        assert SharedBeginnings.of(table.pack(order), np.resize(OWNERS, len(order))) is not None
+        reading, _ = model.read(table.pack(order), tuned, layers_of(model), {}, np.resize(OWNERS, len(order)))
+        return [reading.loss_B.detach(), *torch.autograd.grad(reading.loss_B.sum(), tuned)]
+
+    same(read, "gpt2", tuner)
 
 
 def cached(tuner: str) -> None:
@@ -276,6 +299,7 @@ CASES: dict[str, Callable[[], None]] = {
         f"cached {tuner}": (lambda t=tuner: cached(t))
         for tuner in ("prefix", "lora", "late prompt", "generated prompt")
     },
+    **{f"alike {tuner}": (lambda t=tuner: shared_beginnings(t)) for tuner in ("prefix", "lora")},
     **{f"written {tuner}": (lambda t=tuner: written(t)) for tuner in ("prefix", "lora", "soft prompt", "late prompt")},
     **{f"trained {tuner}": (lambda t=tuner: local_training(t)) for tuner in ("prefix", "lora", "soft prompt")},
     **{f"checkpointed {tuner}": (lambda t=tuner: checkpointed(t)) for tuner in ("prefix", "lora", "late prompt")},

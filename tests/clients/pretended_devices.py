@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -65,12 +65,16 @@ class _Everywhere(TorchDispatchMode):
         return _computed(function, arguments, kwargs or {})
 
 
+def _no_gradients(mode: bool = True) -> AbstractContextManager[None]:
+    return torch.no_grad() if mode else nullcontext()
+
+
 @contextmanager
 def pretended() -> Iterator[None]:
     """Have pretended devices in this block."""
     # Without autograd's threads for each device, and without what such tensors cannot do: be of inference mode, or be made of
     # lists by torch itself.
-    inference = mock.patch.object(torch, "inference_mode", torch.no_grad)
+    inference = mock.patch.object(torch, "inference_mode", _no_gradients)
     listed = mock.patch.object(torch, "tensor", _of_list)
     with _Everywhere(), torch.autograd.set_multithreading_enabled(False), inference, listed:
         yield

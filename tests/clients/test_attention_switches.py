@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bias_switches import BIASED, OF_THE_DECODER
 from relative_switches import RELATIVE
 from tiny_models import (
     CONFIGS,
@@ -561,6 +562,7 @@ NO_SWITCHES = {
     *("dropout", "hidden_dropout", "embedding_dropout", "mlp_dropout"),
     *("initializer_cutoff_factor", "deterministic_flash_attn"),
     *("moe_intermediate_size", "num_experts", "num_local_experts"),
+    *("d_model", "d_ff", "num_heads", "dense_act_fn", "is_gated_act"),  # the last two as feed_forward_proj says
     "standardize_rope_params",  # a method
 }
 """What the families' code reads of a configuration beside the switches above: sizes, functions of one token, dropout."""
@@ -598,7 +600,7 @@ def test_every_key_that_the_families_code_reads_is_in_a_row(monkeypatch):
     monkeypatch.undo()
     switches = {key for switch in ACCEPTED.values() for key in (*switch.values, *switch.shapes)}
     switches |= {key for _, values, _ in REFUSED.values() for key in values}
-    switches |= {key for values in RELATIVE.values() for key in values}
+    switches |= {key for values in (*RELATIVE.values(), *BIASED.values(), OF_THE_DECODER) for key in values}
     assert sorted(read - switches - NO_SWITCHES) == []
     assert {"is_causal", "sliding_window", "rope_parameters", "chunk_size_feed_forward", "scale_attn_weights"} <= read
 

@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 import torch
 from cohorts import ARRAYS, Cohort, poolings, specification
+from response_work import responses
 from safetensors.numpy import load_file
 from support import make_tiny, sweep
+from test_label_word_scores import texts as wordy_texts
+from test_label_word_scores import words_of
 from test_packing import LENGTHS, OWNERS, SHUFFLED, texts
 from test_tuners import TUNERS, numbers
 from tiny_models import CONFIGS, LABEL_WORDS, SharedByFamily, families, runnable, save, shared, tiny_model
 from torch import Tensor
 
+from clients.backbone.families import FAMILIES
 from clients.backbone.frozen_states import compute_states
 from clients.backbone.model import Backbone
 from clients.backbone.shared_weights import SharedWeights
@@ -25,6 +29,7 @@ from clients.tuners.make import make_tuner
 from clients.tuners.prompt_dropout import PromptMask
 from clients.tuners.word_vectors import WordVectors
 from fedsim.core.errors import ConfigError
+from fedsim.core.words import LabelWords
 from fedsim.simulation.run import run
 
 SECTIONS = {
@@ -46,7 +51,13 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> SharedByFamily:
     return InFloat64(tmp_path_factory.mktemp("models"))
 
 
-def build(weights: SharedWeights, tuner: str = "prefix", head: HeadConfig | None = None, **model: object) -> Backbone:
+def build(
+    weights: SharedWeights,
+    tuner: str = "prefix",
+    head: HeadConfig | None = None,
+    words: LabelWords | None = None,
+    **model: object,
+) -> Backbone:
     head, family = head or HeadConfig(), weights.family
     config = ModelConfig.model_validate(
         {
@@ -58,9 +69,11 @@ def build(weights: SharedWeights, tuner: str = "prefix", head: HeadConfig | None
         }
     )
     section = TunerConfig.model_validate(SECTIONS[tuner](family.name))
-    words = LABEL_WORDS if head.kind == "verbalizer" else None
-    made = make_tuner(section, PromptConfig(length=4), family).knowing(WordVectors(weights, frozenset(), 97, words), 0)
-    return Backbone.build(weights, config, made, len(LABEL_WORDS), words, "cpu")
+    asked = LABEL_WORDS if words is None else words.ids_Q
+    vectors = WordVectors(weights, frozenset(), 97, asked if head.kind == "verbalizer" else None)
+    made = make_tuner(section, PromptConfig(length=4), family).knowing(vectors, 0)
+    single = LABEL_WORDS if head.kind == "verbalizer" and words is None else None
+    return Backbone.build(weights, config, made, len(LABEL_WORDS), single, "cpu", words=words)
 
 
 def layers_of(model: Backbone) -> tuple[int, ...]:
@@ -96,6 +109,33 @@ def test_gradients_are_the_same_with_and_without(loaded, family, tuner):
         plain = build(loaded[family], tuner, head)
         layers = layers_of(plain)
         assert_equal(step(build(loaded[family], tuner, head, gradient_checkpointing=True), layers), step(plain, layers))
+
+
+OF_WHOLE_TEXTS = ("late prompt of segments", "prompt mixture")
+"""Tuners that make something of a whole text, and so of no response."""
+WORDS = [(family, tuner, "label words") for family in CONFIGS for tuner in SECTIONS]
+RESPONSES = [(family, tuner, "responses") for family in CONFIGS for tuner in SECTIONS
+             if FAMILIES[family].predicts_next and tuner not in OF_WHOLE_TEXTS]  # fmt: skip
+ESSENTIAL = [("llama", "lora"), ("gpt2", "adapter"), ("bert", "prefix"), ("llama", "prefix"), ("llama", "soft prompt")]
+
+
+@pytest.mark.parametrize(("family", "tuner", "what"), sweep(
+    [*WORDS, *RESPONSES], [*((*each, "label words") for each in ESSENTIAL), *((*each, "responses") for each in ESSENTIAL[3:])],
+))  # fmt: skip
+def test_gradients_of_tokens_are_the_same_with_and_without(loaded, family, tuner, what):
+    """Label words of several tokens, in branches on the trunk of their text or at masks; and the tokens of responses."""
+    words = words_of(family) if what == "label words" else None
+    table = responses() if words is None else wordy_texts(words)
+    order = np.random.default_rng(0).permutation(len(table))
+    results = []
+    for checkpointed in (True, False):
+        head = HeadConfig(kind="generation") if words is None else HeadConfig()
+        model = build(loaded[family], tuner, head, words=words, gradient_checkpointing=checkpointed)
+        layers = layers_of(model)
+        tuned = numbers(model.geometry, len(layers), 3)
+        reading, _ = model.read(table.pack(order), tuned, layers, {}, np.arange(len(table)) % 3)
+        results.append((reading.loss_B.detach(), *torch.autograd.grad(reading.loss_B.sum(), tuned)))
+    assert_equal(*results)
 
 
 @pytest.mark.parametrize("tuner", ["prefix", "lora", "adapter"])

@@ -53,6 +53,10 @@ UNORDERED = {
 """Operations that add up on a GPU in no fixed order, or are slow if they have to keep one (PyTorch's list at
 ``torch.use_deterministic_algorithms``)."""
 
+OF_EXPERTS = {"qwen3_moe": {"cumsum", "histc"}}
+"""How transformers counts the tokens of experts: exact in any order, and on a GPU in whole numbers, of which PyTorch does not
+complain."""
+
 
 @pytest.fixture(autouse=True)
 def attention_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +203,7 @@ def test_training_and_evaluation_neither_wait_for_the_device_nor_add_up_in_its_o
         run_evaluation(model, batch_size=5)
     assert operations.counts["index_select"] > 0 and operations.counts["nll_loss_backward"] > 0
     assert not operations.counts.keys() & SYNCHRONISES
-    assert not operations.counts.keys() & UNORDERED
+    assert operations.counts.keys() & UNORDERED == OF_EXPERTS.get(family, set())
 
 
 def test_more_steps_and_more_passes_are_no_more_copies_to_the_host(folders, monkeypatch):

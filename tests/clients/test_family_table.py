@@ -12,7 +12,7 @@ import torch
 from support import ROOT
 from test_packing import LENGTHS, OWNERS, SHUFFLED, texts
 from test_tuners import TUNERS, numbers, places
-from tiny_models import SharedByFamily, backbone
+from tiny_models import TINY, SharedByFamily, backbone
 
 from clients.backbone.families import FAMILIES
 from clients.backbone.model import Backbone
@@ -34,6 +34,8 @@ FAST = {
     ("bert", "lora"),
     ("deberta-v2", "lora"),
     ("deberta-v2", "adapter"),
+    ("t5", "lora"),
+    ("umt5", "soft_prompt"),
     ("gpt_oss", "prefix"),
     ("qwen3_moe", "adapter"),
 }
@@ -43,6 +45,7 @@ FAST = {
 def cells(said: str) -> list:
     """Return the cells, family and tuner, that say so."""
     found = [(family, tuner) for family, row in TABLE.items() for tuner in _names[1:] if row[tuner].startswith(said)]
+    found = [cell for cell in found if cell[0] in TINY]
     return [pytest.param(*cell, marks=() if cell in FAST or said == "no" else pytest.mark.wide) for cell in found]
 
 
@@ -74,9 +77,10 @@ def test_the_table_has_every_family_and_tuner():
     assert set(TABLE) == set(FAMILIES)
     assert set(_names[1:]) == set(get_args(TunerConfig.model_fields["kind"].annotation))
     for family, row in FAMILIES.items():
-        assert [head.pooling for head in heads(family)[1:]] == (
-            ["mean", "last"] if row.predicts_next else ["first", "mean", "last"]
-        )
+        pooled = ["mean", "last"] if row.predicts_next else ["first", "mean", "last"]
+        words = [] if row.lm_kind == "base" else ["verbalizer"]
+        assert [head.kind for head in heads(family)] == [*words, *["classifier"] * len(pooled)]
+        assert [head.pooling for head in heads(family)[len(words) :]] == pooled
 
 
 @pytest.mark.parametrize(("family", "tuner"), cells("yes"))

@@ -15,11 +15,11 @@ from tiny_models import CONFIGS, backbone, batch, families, prompts, save, tiny_
 from transformers import (
     AlbertConfig,
     AlbertForMaskedLM,
+    BartConfig,
+    BartModel,
     BertTokenizerFast,
     DebertaConfig,
     DebertaModel,
-    T5Config,
-    T5ForConditionalGeneration,
 )
 
 from clients.backbone.families import FAMILIES
@@ -138,11 +138,7 @@ def test_an_incomplete_checkpoint_is_refused(folders, tmp_path):
             "; use one of: bert, roberta, .*qwen3",
         ),
         (
-            lambda: T5ForConditionalGeneration(
-                T5Config(
-                    vocab_size=50, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
-                )
-            ),
+            lambda: BartModel(BartConfig(vocab_size=50, d_model=16, encoder_layers=1, decoder_layers=1)),
             ": it is an encoder and a decoder, .* use either$",
         ),
         (
@@ -152,7 +148,7 @@ def test_an_incomplete_checkpoint_is_refused(folders, tmp_path):
             ": its attention joins .* deberta-v2, the type of DeBERTa-v2 and v3; use these$",
         ),
     ],
-    ids=["albert", "t5", "deberta"],
+    ids=["albert", "bart", "deberta"],
 )
 def test_an_unsupported_family_is_refused_before_its_weights_are_read(model, why, tmp_path):
     folder = Path(save(model(), tmp_path))

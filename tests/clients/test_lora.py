@@ -8,7 +8,7 @@ import torch
 from cohorts import Cohort, specification
 from peft import LoraConfig, get_peft_model
 from peft_oracle import LAYERS, assert_same_as_peft
-from tiny_models import TINY, all_families, backbone, batch, save, tiny_model
+from tiny_models import TINY, backbone, batch, save, settled, tiny_model, tuned_families
 
 from clients.backbone.families import FAMILIES
 from clients.tuners.config import TunerConfig
@@ -33,16 +33,18 @@ def peft_model(family: str, config: TunerConfig, layers: tuple[int, ...]):
         use_rslora=config.scaling == "rslora",
         target_modules=list(config.targets or FAMILIES[family].lora_targets),
         layers_to_transform=list(layers),
+        layers_pattern=FAMILIES[family].layers.rpartition(".")[2],
         fan_in_fan_out=family == "gpt2",
     )
     return get_peft_model(tiny_model(family), own)
 
 
-@all_families
+@tuned_families
 @pytest.mark.parametrize("scaling", ["standard", "rslora"])
 def test_hidden_states_and_gradients_are_those_of_peft(folders, family, scaling):
     config = LORA.model_copy(update={"scaling": scaling})
-    assert_same_as_peft(backbone(folders[family], tuner=config), peft_model(family, config, LAYERS), family, ".weight")
+    ours = backbone(folders[family], tuner=config, dtype=settled(family))
+    assert_same_as_peft(ours, peft_model(family, config, LAYERS), family, ".weight")
 
 
 def test_a_text_that_is_too_long_is_refused_without_talk_of_a_prompt(folders):

@@ -199,7 +199,7 @@ def test_the_type_that_is_missing_is_told_by_the_architectures(tmp_path, family)
     ("architectures", "expected"),
     [
         ("absent", r'add "model_type", which can be one of: bert, roberta, .*qwen3'),
-        (["T5ForConditionalGeneration"], r"T5ForConditionalGeneration\) are of none of the supported types: bert"),
+        (["BartForConditionalGeneration"], r"BartForConditionalGeneration\) are of none of the supported types: bert"),
         (["Qwen2MoeForCausalLM"], r"Qwen2MoeForCausalLM\) are of none of the supported types"),
         ("GPT2LMHeadModel", r'add "model_type": "gpt2"'),
         (7, r'add "model_type", which can be one of'),

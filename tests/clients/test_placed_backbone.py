@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import ROOT, sweep
 from test_tuners import TUNERS
-from tiny_models import CONFIGS, TINY, WITHOUT_PREFIX, shared, tiny_model
+from tiny_models import CONFIGS, ENCODERS_ALONE, TINY, WITHOUT_PREFIX, shared, tiny_model
 
 from clients.backbone.placement import Placement
 from clients.backbone.splitting import split
@@ -28,26 +28,32 @@ from fedsim.core.errors import ModelError
 
 HERE = Path(__file__).parent
 PREFIXES = ("prefix", "projected prefix")
+NO_PREFIX = WITHOUT_PREFIX | ENCODERS_ALONE
 SECTIONS = ("prefix", *TUNERS)
 PASSES = [
-    f"{family} {tuner}"
-    for family in TINY
-    for tuner in SECTIONS
-    if family not in WITHOUT_PREFIX or tuner not in PREFIXES
+    f"{family} {tuner}" for family in TINY for tuner in SECTIONS if family not in NO_PREFIX or tuner not in PREFIXES
 ]
 OTHERS = [
     *(f"cached {tuner}" for tuner in ("prefix", "lora", "late prompt", "generated prompt")),
+    *("alike prefix", "alike lora"),
     *(f"written {tuner}" for tuner in ("prefix", "lora", "soft prompt", "late prompt")),
     *(f"trained {tuner}" for tuner in ("prefix", "lora", "soft prompt")),
     *(f"checkpointed {tuner}" for tuner in ("prefix", "lora", "late prompt")),
     *(f"offloaded {family} {tuner}" for family in TINY for tuner in ("lora", "adapter", "soft prompt")),
-    *(f"offloaded {family} prefix" for family in TINY if family not in WITHOUT_PREFIX),
+    *(f"offloaded {family} prefix" for family in TINY if family not in NO_PREFIX),
     *("offloaded checkpointed", "offloaded int8", "offloaded int4 checkpointed", "written_offloaded"),
     *("classifier", "dropped_prompts", "hidden_states", "second_derivatives", "quantised", "masks_cross_once"),
 ]
 ESSENTIAL = (
     *("llama prefix", "gemma3_text late prompt", "deberta-v2 lora", "cached prefix", "written prefix"),
-    *("checkpointed lora", "masks_cross_once", "offloaded llama prefix", "offloaded int4 checkpointed", "trained lora"),
+    *(
+        "alike lora",
+        "checkpointed lora",
+        "masks_cross_once",
+        "offloaded llama prefix",
+        "offloaded int4 checkpointed",
+        "trained lora",
+    ),
 )
 
 pretending = pytest.mark.skipif(

@@ -27,6 +27,8 @@ from tiny_models import (
     tiny_model,
 )
 from tiny_models import backbone as build
+from tiny_texts import DECODERS, GREEDY, lists
+from tiny_texts import texts as some_texts
 from torch import Tensor
 
 from clients.analysis.hessian import PromptHessian
@@ -90,9 +92,12 @@ def both(
     weights: SharedWeights, kind: str, tuner: str = "prefix", head: HeadConfig | None = None
 ) -> tuple[Backbone, Backbone]:
     """Return a quantised model, and a plain one of the numbers that its integers stand for."""
-    whole = weights.quantized(kind)
-    section = None if tuner == "prefix" else TunerConfig.model_validate(TUNERS[tuner].of_family(weights.family.name))
+    whole, section = weights.quantized(kind), _section(tuner, weights.family.name)
     return tuple(build(each, head, dtype="float64", tuner=section) for each in (whole, as_plain_numbers(whole)))  # type: ignore[return-value]
+
+
+def _section(tuner: str, family: str) -> TunerConfig | None:
+    return None if tuner == "prefix" else TunerConfig.model_validate(TUNERS[tuner].of_family(family))
 
 
 def layers_of(model: Backbone) -> tuple[int, ...]:
@@ -174,6 +179,27 @@ def test_a_map_that_int4_cannot_cut_and_numbers_that_have_no_scale_are_refused(t
 
 
 # -- what is computed --------------------------------------------------------------------------------------------------
+
+
+WRITERS = [(family, tuner) for family in DECODERS for tuner in ("prefix", "lora", "adapter", "soft prompt")]
+
+
+@quantize
+@pytest.mark.parametrize(("family", "tuner"), sweep(WRITERS, [("llama", "prefix"), ("gpt2", "lora")]))
+def test_what_is_written_is_what_a_model_of_these_numbers_writes(loaded, family, tuner, kind):
+    """Greedy, with kept keys and values, of two clients in one batch; and not what the model before it was quantised writes."""
+    written = []
+    for model in (
+        *both(loaded[family], kind, tuner),
+        build(loaded[family], dtype="float64", tuner=_section(tuner, family)),
+    ):
+        layers = layers_of(model)
+        tuned = numbers(model.geometry, len(layers), 2).detach()
+        owners = np.arange(12) % 2
+        written.append(lists(model.generate(some_texts(12), tuned, layers, GREEDY, owners)))
+    assert written[0] == written[1]
+    # int8 of so small a model may write the same.
+    assert kind == "int8" or written[0] != written[2]
 
 
 @quantize

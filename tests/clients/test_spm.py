@@ -4,6 +4,7 @@ import io
 import json
 
 import pytest
+from transformers import T5Tokenizer
 
 from clients.backbone import model_files
 from clients.backbone.loading import load_tokenizer
@@ -28,6 +29,7 @@ TEXTS = (
     "12345 0.5",
 )
 LLAMA = {"model_type": "bpe", "byte_fallback": True, "vocab_size": 500}
+T5 = {"model_type": "unigram", "vocab_size": 60, "pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
 PLAIN = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
 KINDS = {
     "llama": ("llama", "tokenizer.model", LLAMA | PLAIN),
@@ -36,6 +38,8 @@ KINDS = {
     "mistral, normalised": ("mistral", "tokenizer.model", LLAMA),
     "xlm-roberta": ("xlm-roberta", "sentencepiece.bpe.model", {"model_type": "unigram", "vocab_size": 60}),
     "camembert": ("camembert", "sentencepiece.bpe.model", {"model_type": "unigram", "vocab_size": 60}),
+    "t5": ("t5", "spiece.model", T5),
+    "mt5": ("mt5", "spiece.model", T5),
 }
 
 
@@ -45,7 +49,7 @@ def make(folder, model_type, name, options):
     written = io.BytesIO()
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS), model_writer=written, hard_vocab_limit=False, minloglevel=2, num_threads=1,
-        unk_id=0, bos_id=1, eos_id=2, pad_id=-1, **options,
+        **({"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1} | options),
     )  # fmt: skip
     (folder / name).write_bytes(written.getvalue())
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
@@ -65,8 +69,22 @@ def test_the_tokens_are_those_of_sentencepiece(tmp_path, kind):
         if KINDS[kind][0] in ("llama", "mistral"):
             assert ids == processor.encode(text)
             assert tokenizer(text)["input_ids"] == [1, *ids]
+        elif kind in ("t5", "mt5"):
+            assert tokenizer(text)["input_ids"] == [*ids, tokenizer.eos_token_id]
         else:
             assert tokenizer(text)["input_ids"] == [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id]
+
+
+def test_a_model_that_transformers_does_not_convert_is_not_called_damaged(tmp_path):
+    """Of a UMT5, which has a tokenizer.json on the hub; as the sentence says, T5's class makes one."""
+    make(tmp_path, "umt5", *KINDS["t5"][1:])
+    with pytest.raises(
+        ModelError, match=r"does not convert spiece\.model .*; give the folder a tokenizer\.json, .* T5Tokenizer"
+    ):
+        load_tokenizer(ModelConfig(path=str(tmp_path)))
+    ids = T5Tokenizer.from_pretrained(tmp_path)("a great film")["input_ids"]
+    T5Tokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    assert load_tokenizer(ModelConfig(path=str(tmp_path)))("a great film")["input_ids"] == ids
 
 
 @pytest.mark.parametrize("asked", [True, False])

@@ -35,7 +35,7 @@ class Kind:
     """How far the scores at the start are from the plain model's, at most; None if they are others."""
 
 
-_BEHIND = dict.fromkeys(("roberta", "xlm-roberta", "camembert", "electra"), "dense")
+_BEHIND = dict.fromkeys(("roberta", "xlm-roberta", "camembert", "electra"), "dense") | {"mt5": "o"}
 """A map behind attention, where the top layer of encoders runs for one token of each example."""
 
 

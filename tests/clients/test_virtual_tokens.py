@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PromptTuningConfig, TaskType, get_peft_model
 from test_packing import texts
-from tiny_models import TINY, all_families, backbone, batch, save, tiny_model
+from tiny_models import TINY, backbone, batch, save, tiny_model, tuned_families
 from torch import nn
 from torch.nn import functional
 
@@ -34,7 +34,7 @@ def numbers(size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return (0.5 * torch.randn((1, 1, size), generator=torch.Generator().manual_seed(2))).to(dtype).requires_grad_()
 
 
-@all_families
+@tuned_families
 def test_a_soft_prompt_is_that_of_peft(folders, family):
     data, ours = batch("right"), backbone(folders[family], tuner=SOFT)
     tuned = numbers(ours.geometry.layer_size)

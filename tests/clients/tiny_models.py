@@ -12,6 +12,7 @@ import torch
 from support import sweep
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
+from transformers.models.t5 import modeling_t5
 
 from clients.backbone.families import FAMILIES
 from clients.backbone.loading import load_shared_weights
@@ -102,7 +103,23 @@ WITHOUT_PREFIX: dict[str, dict[str, object]] = {
     | {"norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0},
 }
 """Families whose attention is out of the prefix's reach: test_relative_attention.py is their contract."""
-TINY = CONFIGS | WITHOUT_SDPA | WITHOUT_PREFIX
+_T5 = (
+    {"vocab_size": VOCABULARY, "pad_token_id": PAD, "eos_token_id": 2, "decoder_start_token_id": PAD}
+    | {"d_model": 32, "num_layers": 3, "num_heads": 4, "d_kv": 12, "d_ff": 48, "dropout_rate": 0.0}
+    # So few that texts of these tests use all.
+    | {"relative_attention_num_buckets": 10, "relative_attention_max_distance": 16}
+)
+ENCODERS_ALONE: dict[str, dict[str, object]] = {
+    "t5": _T5 | {"feed_forward_proj": "relu"},
+    "mt5": _T5 | {"feed_forward_proj": "gated-gelu"},
+    "umt5": _T5 | {"feed_forward_proj": "gated-gelu"},
+}
+"""Encoders without an LM head: test_position_bias.py and test_encoders_alone.py are their contract."""
+if not hasattr(modeling_t5, "eager_attention_forward"):  # before transformers 5.15.0, with which they are refused
+    ENCODERS_ALONE = {}
+WITH_LM_HEAD = CONFIGS | WITHOUT_SDPA | WITHOUT_PREFIX
+"""All families but these."""
+TINY = WITH_LM_HEAD | ENCODERS_ALONE
 """All families."""
 ESSENTIAL = ("bert", "roberta", "gpt2", "llama", "qwen3")
 """One family of each way to attend, to count positions and to normalise; the others are variants of these."""
@@ -112,7 +129,9 @@ UNCACHED = {
 }
 """Families without a cache of keys and values: the maps that make them, and which part of their output keys and values are."""
 families = pytest.mark.parametrize("family", sweep(CONFIGS, ESSENTIAL))
-all_families = pytest.mark.parametrize("family", sweep(TINY, (*ESSENTIAL, "deberta-v2")))
+all_families = pytest.mark.parametrize("family", sweep(WITH_LM_HEAD, (*ESSENTIAL, "deberta-v2")))
+tuned_families = pytest.mark.parametrize("family", sweep(TINY, (*ESSENTIAL, "deberta-v2", *ENCODERS_ALONE)))
+"""All families, where it does not matter what reads them."""
 every_family = pytest.mark.parametrize("family", (*CONFIGS, *WITHOUT_SDPA))
 
 
@@ -125,6 +144,9 @@ def tiny_model(family: str, kind: str | None = None, **changes: object) -> PreTr
         model = row.model_class(kind)(row.config(TINY[family] | changes), **row.arguments(kind))
         for parameter in model.parameters():
             parameter.data.add_(0.2 * torch.randn_like(parameter))
+        for name, parameter in model.named_parameters():
+            if name.endswith("SelfAttention.q.weight"):  # T5's scores are not scaled: its queries are
+                parameter.data.mul_(0.25)
     return model.eval()
 
 
@@ -139,14 +161,25 @@ def runnable(family: str, attention: str) -> str:
     return attention if attention in FAMILIES[family].attentions else FAMILIES[family].attentions[0]
 
 
+def settled(family: str) -> str:
+    """Return the number format in which rounding does not show: T5's scores, which are not scaled, enlarge it."""
+    return "float64" if family in ENCODERS_ALONE else "float32"
+
+
+def default_head(family: str) -> HeadConfig:
+    """Return the head that reads a family unless told otherwise."""
+    return HeadConfig(kind="classifier") if family in ENCODERS_ALONE else HeadConfig()
+
+
 def model_type(path: str | Path) -> str:
     return json.loads((Path(path) / "config.json").read_text())["model_type"]
 
 
 def shared(model: PreTrainedModel, folder: Path, **config: object) -> SharedWeights:
     """Save a model and load its weights as a run does."""
-    attention = runnable(model.config.model_type, "sdpa")
-    return load_shared_weights(ModelConfig(path=save(model, folder), attention=attention, **config))
+    family = model.config.model_type
+    config = {"head": default_head(family)} | config
+    return load_shared_weights(ModelConfig(path=save(model, folder), attention=runnable(family, "sdpa"), **config))
 
 
 class SharedByFamily(dict[str, SharedWeights]):
@@ -178,8 +211,11 @@ def backbone(
     words: LabelWords | None = None,
 ) -> Backbone:
     name = "shared" if isinstance(path, SharedWeights) else str(path)
-    attention = runnable(path.family.name if isinstance(path, SharedWeights) else model_type(path), attention)
-    config = ModelConfig(path=name, head=head or HeadConfig(), attention=attention, dtype=dtype, autocast=autocast)
+    family = path.family.name if isinstance(path, SharedWeights) else model_type(path)
+    attention = runnable(family, attention)
+    config = ModelConfig(
+        path=name, head=head or default_head(family), attention=attention, dtype=dtype, autocast=autocast
+    )
     weights = path if isinstance(path, SharedWeights) else load_shared_weights(config)
     prompt = PromptConfig(length=prompt_length, position_offset=position_offset)
     words_C = LABEL_WORDS if config.head.kind == "verbalizer" and words is None else None

@@ -38,6 +38,7 @@ CASES = {
     "data.task.template": ([TASK], ["data.task={name: t, fields: [a], dialogue: true, chat: true}"], "'{a} {b} <mask>'"),
     "data.task.label_field": ([TASK], [ANSWERS], "y"),
     "data.task.label_words": ([TASK], [ANSWERS], "[no, yes]"),
+    "stop.metric": ([*WRITES, "evaluation.generate.every=1", "stop.target=0.5"], WRITES, "exact_match"),
     "evaluation.generate": (WRITES, [], "{examples: 4}"),
     "evaluation.generate.client_examples": ([*WRITES, "layers.unselected=local"], WRITES, "3"),
     **{f"evaluation.generate.{key}": ([*WRITES, "evaluation.generate.do_sample=true"], WRITES, value)
@@ -47,6 +48,7 @@ CASES = {
     "model.head.init_std": (["model.head.kind=classifier"], [], "0.5"),
     "model.head.loss": ([], ["model.head.kind=classifier"], "vocabulary"),
     "model.head.calibration": ([], ["model.head.kind=classifier"], "empty_text"),
+    "model.head.decoding": ([], ["model.head.kind=classifier"], "stepwise"),
     "data.task.word_end": (
         ["data.task={name: t, fields: [x], labels: [a, b], template: '{x} <mask>', label_words: [no, [yes, sure]]}"],
         ["data.task={name: t, fields: [x], labels: [a, b]}"],

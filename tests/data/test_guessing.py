@@ -110,7 +110,7 @@ def test_what_columns_hold_and_are_called_says_what_they_are(tmp_path, columns, 
         (
             {"t": prose, "n": lambda n: n},
             {},
-            "no column with 2 to 20 values that come again, among t, n; name the label",
+            "has no label, .* beside its text: n has 40 different values in 40 rows; name the label",
         ),
         (
             {"n": lambda n: n, "label": lambda n: n % 2},

@@ -183,7 +183,9 @@ QUESTION = {"name": "own", "fields": ["q", "r"], "template": "{q}", "response": 
     [
         ({"q": "a"}, "train.jsonl:2: field 'r' is missing"),
         ({"q": "a", "r": " "}, "train.jsonl:2: field 'r' is empty"),
-        ({"q": "a", "r": 3}, "field 'r' is not text but int 3"),
+        ({"q": "a", "r": [3]}, r"field 'r' is not text but list \[3\]"),
+        ({"q": "a", "r": float("inf")}, "field 'r' is not text but float inf"),
+        ({"q": "a", "r": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "dialogue=true"),
         ({"q": "a", "r": "\ud800"}, "half of a surrogate pair"),
     ],
 )
@@ -194,6 +196,13 @@ def test_bad_rows_are_named_and_can_be_skipped(tmp_path, row, sentence):
     with pytest.raises(DataError, match=sentence):
         load(task, tmp_path)
     assert (len(skipped := load(task, tmp_path, on_bad_row="skip").train), skipped.skipped) == (1, 1)
+
+
+def test_numbers_are_read_as_text_as_labels_are(tmp_path):
+    put(tmp_path / "train.jsonl", [{"q": n, "r": n} for n in (3, -2.5, 7.0, True)])
+    put(tmp_path / "validation.jsonl", [{"q": "a", "r": "b"}])
+    texts = load(TaskConfig.model_validate(QUESTION), tmp_path).train.texts
+    assert texts == [("3", "3"), ("-2.5", "-2.5"), ("7", "7"), ("true", "true")]
 
 
 def test_a_bad_dialogue_is_one_sentence(tmp_path):

@@ -10,7 +10,7 @@ MARKS = {
     ("README.md", "Run finished"): "not run: output of make run",
     (
         "README.md",
-        "fedsim init --data reviews.csv",
+        "fedsim init reviews.csv",
     ): "not run: tests/test_cli.py, tests/study and tests/doctor run each command",
     ("README.md", "import fedsim"): "not run: tutorials/first_run.md runs the same",
     ("CONTRIBUTING.md", "make test"): "not run: runs the tests",

@@ -43,7 +43,9 @@ def doctor(plain, capsys, tmp_path):
             cli.main()
         out, err = capsys.readouterr()
         assert not err
-        *lines, last = out.splitlines()
+        report, _, following = out.partition("next: ")
+        *lines, last = report.splitlines()
+        assert not following or last.startswith("problems: 0,")
         found = [re.fullmatch(r"(ok|warning|problem) +([^:]*): (.*)", line).groups() for line in lines]
         counts = [sum(status == name for status, _, _ in found) for name in ("problem", "warning", "ok")]
         assert last == "problems: {}, warnings: {}, ok: {}".format(*counts)

@@ -215,6 +215,65 @@ def test_responses_of_earlier_rounds_are_not_mixed_with_others(straight, config,
     assert rows(path) == held
 
 
+F1 = {"every": 1, "examples": 30, "client_examples": None, "metrics": ["f1"]}
+LONG = {
+    "rounds": 4,
+    "client": {"steps": 4},
+    "data": {"train_examples": 60},
+    "layers": {"choose": "all", "fixed": None, "unselected": None},
+    "evaluation": {"generate": F1, "shard_size": 64},
+}
+
+
+def written_f1(path):
+    """Return F1 of written responses by round; None where the model did not write."""
+    return {row["round"]: row["generated_f1"] for row in fedsim.load_run(path).rounds.to_pylist()}
+
+
+def test_a_run_ends_where_its_written_responses_reach_the_target_or_get_no_better(config, tmp_path):
+    whole, path = tmp_path / "whole", tmp_path / "run"
+    fedsim.run(config(whole, **LONG), progress=False)
+    course = written_f1(whole)
+    first = max(range(1, 4), key=lambda round: (course[round], -round))
+    assert course[first] > 0
+    aimed = merged(LONG, {"stop": {"metric": "f1", "target": course[first]}})
+    summary = fedsim.run(config(path, **aimed), progress=False)
+    assert (summary["rounds"], summary["stopped"]["rule"]) == (first, "target")
+    assert summary["stopped"]["reason"].startswith("f1 of written responses, ")
+    assert written_f1(path) == {round: value for round, value in course.items() if round <= first}
+    assert fedsim.run(config(path, **aimed), resume=True, progress=False)["rounds"] == first
+
+    patient = merged(aimed, {"stop": {"target": None, "patience": 1}})
+    summary = fedsim.run(config(tmp_path / "patient", **patient), progress=False)
+    ends = next((at for at in (2, 3, 4) if max(course[r] for r in range(1, at)) >= course[at]), None)
+    assert (summary["rounds"], summary["stopped"] is None) == (ends or 4, ends in (None, 4))
+
+    # Left and gone on with: the best of the rounds before is that of the checkpoint.
+    again = tmp_path / "again"
+    with fedsim.Run(config(again, **patient), progress=False) as going:
+        next(going)
+    assert fedsim.run(config(again, **patient), resume=True, progress=False)["stopped"] == summary["stopped"]
+
+
+@pytest.mark.parametrize(
+    ("generate", "said"),
+    [
+        (
+            None,
+            "stop.metric=f1 is a metric of what the model writes, but it writes nothing; give evaluation.generate.every",
+        ),
+        ({"metrics": ["chrf"]}, r"stop.metric=f1 is not among evaluation.generate.metrics=\[chrf\]; add f1 to them"),
+        (
+            {"every": 0},
+            "with evaluation.generate.every=0 it writes after the last one alone; set evaluation.generate.every=1",
+        ),
+    ],
+)
+def test_a_metric_that_is_not_on_record_in_rounds_ends_none(config, generate, said):
+    with pytest.raises(ConfigError, match=said):
+        config("run", evaluation={"generate": generate}, stop={"metric": "f1", "target": 0.5})
+
+
 def test_draws_repeat_whatever_shares_their_passes(config, tmp_path):
     sampled = {"every": 0, "do_sample": True, "temperature": 1.3, "top_k": 50, "top_p": 0.9, "client_examples": 0}
     texts = {}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import transformers
 from support import sweep
+from transformers.models.t5 import modeling_t5
 
 import fedsim
 from clients.backbone.loading import load_tokenizer
@@ -32,6 +33,11 @@ FAMILIES = {
         transformers.DebertaV2ForMaskedLM,
         {"intermediate_size": 64, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True}
         | {"position_buckets": 8, "position_biased_input": False, "norm_rel_ebd": "layer_norm"},
+    ),
+    "t5": (
+        transformers.T5Config,
+        transformers.T5ForConditionalGeneration,
+        {"d_kv": 12, "d_ff": 64, "decoder_start_token_id": 0, "num_decoder_layers": 1},
     ),
     "qwen3_moe": (
         transformers.Qwen3MoeConfig,
@@ -72,10 +78,12 @@ FAMILIES = {
     ),
 }
 
-
+HAS_T5 = hasattr(modeling_t5, "eager_attention_forward")
+"""Whether transformers is new enough for one."""
 NEEDS = {
     "deberta-v2": {"model": {"attention": "eager"}, "tuner": {"kind": "lora", "rank": 2}},
     "gpt_oss": {"model": {"attention": "eager"}},
+    "t5": {"tuner": {"kind": "lora", "rank": 2}},
 }
 """What a config has to say with some families."""
 
@@ -98,10 +106,15 @@ def model_folder(path, family):
 @pytest.mark.parametrize(
     ("family", "head"),
     sweep(
-        [(family, head) for family in FAMILIES if family != "llama longrope" for head in ("verbalizer", "classifier")],
+        [
+            (family, head)
+            for family in FAMILIES
+            for head in ("verbalizer", "classifier")
+            if family != "llama longrope" and (((family, head) == ("t5", "classifier") and HAS_T5) or family != "t5")
+        ],
         [
             *(("bert", "classifier"), ("roberta", "verbalizer"), ("gpt2", "verbalizer"), ("llama", "classifier")),
-            ("deberta-v2", "classifier"),
+            *(("deberta-v2", "classifier"), ("t5", "classifier")),
         ],
     ),
 )

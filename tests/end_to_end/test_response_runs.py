@@ -73,4 +73,5 @@ def test_a_decoder_learns_to_write(written, task):
 def test_what_was_cut_is_said(written, capsys):
     written("writing", max_length=12)
     said = capsys.readouterr().out
-    assert "training examples" in said and "responses have lost their end to fit data.max_length" in said
+    assert "of 120 training examples have more than data.max_length=12 tokens, the longest" in said
+    assert "responses have lost their end; data.max_length=" in said

@@ -4,6 +4,11 @@ import pytest
 import ray
 from ray.util import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from support import sweep
+
+from fedsim.core.errors import ResourceError
+from fedsim.executors.cluster.callers_group import on_nodes
+from fedsim.executors.cluster.sizing import NodeResources
 
 SECONDS = 60.0
 
@@ -47,9 +52,28 @@ def in_group(session_ray):
         remove_placement_group(group)
 
 
-def test_actors_are_in_the_bundles_and_as_many_as_those_hold(in_group):
+LABELS = {"no labels": {}, "labels": {"labels": {"zone": "here"}}}
+
+
+@pytest.mark.parametrize("labels", sweep(LABELS, ["no labels"]))
+def test_actors_are_in_the_bundles_and_as_many_as_those_hold(in_group, labels):
     """The cluster has a fourth CPU free, which is not this run's."""
-    assert in_group([{"CPU": 1}, {"CPU": 1}, {"CPU": 1}]) == (2, 1, [])
+    assert in_group([{"CPU": 1}, {"CPU": 1}, {"CPU": 1}], **LABELS[labels]) == (2, 1, [])
+
+
+def test_labels_that_no_node_has_are_refused(in_group):
+    actors, _, (sentence,) = in_group([{"CPU": 1}, {"CPU": 1}], labels={"zone": "there"})
+    assert not actors and sentence.startswith("no node of the cluster has the labels zone=there (ray.labels)")
+
+
+def test_bundles_on_other_nodes_are_left_out():
+    """Without a second machine: on what Ray says of a group that is on two."""
+    found = {"000000": NodeResources(1.0, 0.0), "000001": NodeResources(2.0, 0.0)}
+    assert on_nodes(found, {0: "one", 1: "two"}, {"two"}, "the labels zone=eu") == {"000001": NodeResources(2.0, 0.0)}
+    with pytest.raises(
+        ResourceError, match="no bundle is on a node with the labels zone=eu; make the group with bundle_l"
+    ):
+        on_nodes(found, {0: "one", 1: "two"}, {"three"}, "the labels zone=eu")
 
 
 def test_a_group_that_is_too_small_is_refused_in_words_of_its_bundles(in_group):

@@ -13,10 +13,11 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.numpy import load_file, save_file
 from support import make_tiny, merged, sweep
-from tiny_prompts import ALL_LAYERS, Prompt, batch, label_scores, read_start
+from tiny_prompts import ALL_LAYERS, ENCODERS_ALONE, TINY, Prompt, batch, label_scores, of_peft, read_start
 from tiny_prompts import start_scores as scores
 
 import fedsim
+from clients.backbone.families import FAMILIES
 from clients.config import HeadConfig
 from fedsim.core.errors import ModelError
 from fedsim.prompts.peft_adapter import export_peft
@@ -95,6 +96,34 @@ def test_a_run_starts_at_the_logits_of_the_peft_model(tmp_path, family, case):
         torch.testing.assert_close(scores(model, layout, vector_F, data), expected, rtol=1e-5, atol=1e-5)
     plain = scores(model, layout, np.zeros_like(vector_F), data)
     assert (plain - expected).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("family", ENCODERS_ALONE)
+def test_an_adapter_of_a_t5s_encoder_is_a_start_and_one_of_its_decoder_too_is_refused(tmp_path, family):
+    prompt, row = Prompt(tmp_path, family, HeadConfig(kind="classifier"), tuner=LORA), FAMILIES[family]
+    section, data = {**LORA, "targets": ["q", "wo"]}, batch("none")
+
+    def adapted(base: transformers.PreTrainedModel, folder: Path) -> PeftModel:
+        theirs = get_peft_model(base, LoraConfig(r=3, lora_alpha=5, target_modules=["q", "wo"])).eval()
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.data.normal_(0.0, 0.1)
+        theirs.save_pretrained(folder)
+        return theirs
+
+    theirs = adapted(row.model_class("base").from_pretrained(prompt.model), tmp_path / "encoder")
+    model, layout, vector_F, _, _ = read_start(prompt, tmp_path / "encoder", section)
+    tuned_LX, _ = layout.split(torch.from_numpy(vector_F))
+    found = model.last_hidden_state(data, tuned_LX.unsqueeze(0), layout.layers)
+    torch.testing.assert_close(found, of_peft(theirs, data).last_hidden_state, rtol=1e-5, atol=1e-5)
+    with theirs.disable_adapter():
+        assert (of_peft(theirs, data).last_hidden_state - found).abs().max() > 1e-2
+    whole = getattr(transformers, f"{row.title}ForConditionalGeneration")
+    adapted(whole(row.config(TINY[family])), tmp_path / "both")
+    with pytest.raises(
+        ModelError, match=r"also trained base_model\.model\.decoder\.block\.0.*, which is no linear map in"
+    ):
+        read_start(prompt, tmp_path / "both", section)
 
 
 @pytest.mark.parametrize("head", ["verbalizer", "classifier"])

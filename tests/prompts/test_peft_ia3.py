@@ -12,7 +12,7 @@ import torch
 from peft.tuners.ia3 import IA3Layer
 from safetensors.numpy import load_file
 from support import sweep
-from tiny_prompts import ALL_LAYERS, TINY, Prompt, batch, label_scores, run_readme
+from tiny_prompts import ALL_LAYERS, ENCODERS_ALONE, WITH_LM_HEAD, Prompt, batch, label_scores, run_readme
 
 from clients.config import HeadConfig
 from fedsim.prompts.peft_adapter import export_peft
@@ -52,7 +52,7 @@ def trained(prompt: Prompt, layers: tuple[int, ...]) -> dict[str, bool]:
 @pytest.mark.parametrize(
     ("family", "own", "layers"),
     [(family, *case) for family in OWN for case in ((False, ALL_LAYERS), (False, (0, 2)), (True, (1,)))]
-    + sweep([(family, False, (0, 2)) for family in TINY if family not in OWN], [("deberta-v2", False, (0, 2))]),
+    + sweep([(family, False, (0, 2)) for family in WITH_LM_HEAD if family not in OWN], [("deberta-v2", False, (0, 2))]),
 )
 def test_an_exported_adapter_gives_the_same_logits_in_peft(tmp_path, family, own, layers):
     prompt = Prompt(tmp_path, family, layers=layers, tuner={**IA3, **(OWN[family] if own else {})})
@@ -73,7 +73,7 @@ def test_peft_finds_the_maps_of_a_model_of_many_layers(tmp_path):
     assert scaled(model) == trained(prompt, layers)
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "gpt2", *ENCODERS_ALONE])
 def test_a_classifier_head_reads_the_same_scores_from_the_peft_model(tmp_path, family):
     prompt = Prompt(tmp_path, family, HeadConfig(kind="classifier"), layers=(1, 2), tuner=IA3)
     folder = export_peft(tmp_path / "run", tmp_path / "adapter")

@@ -15,8 +15,18 @@ import transformers
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from support import make_tiny
-from tiny_prompts import ALL_LAYERS, TASK, Prompt, all_families, batch, label_scores, of_peft, run_readme
+from support import make_tiny, sweep
+from tiny_prompts import (
+    ALL_LAYERS,
+    CLASSIFIED,
+    TASK,
+    Prompt,
+    all_families,
+    batch,
+    label_scores,
+    of_peft,
+    run_readme,
+)
 
 import fedsim
 from clients.backbone.loading import locate
@@ -89,7 +99,7 @@ def test_peft_wraps_the_maps_that_were_trained_and_no_others(tmp_path, family, k
 
 
 @pytest.mark.parametrize("pooling", ["auto", "mean", "last"])
-@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "llama"])
+@pytest.mark.parametrize("family", sweep(CLASSIFIED, CLASSIFIED[:5]))
 def test_a_classifier_head_reads_the_same_scores_from_the_peft_model(tmp_path, family, pooling):
     prompt = Prompt(tmp_path, family, HeadConfig(kind="classifier", pooling=pooling), layers=(1, 2), tuner=LORA)
     folder = export_peft(tmp_path / "run", tmp_path / "adapter")

@@ -12,7 +12,8 @@ import peft
 import pytest
 import torch
 from safetensors.numpy import load_file
-from tiny_prompts import LABEL_WORDS, TASK, Prompt, all_families, batch, of_peft, run_readme
+from support import sweep
+from tiny_prompts import CLASSIFIED, LABEL_WORDS, TASK, Prompt, all_families, batch, of_peft, run_readme
 
 from clients.config import HeadConfig
 from fedsim.core.errors import ModelError
@@ -60,7 +61,7 @@ def test_virtual_tokens_fall_out_of_a_window_as_in_peft(tmp_path):
 
 
 @pytest.mark.parametrize("pooling", ["auto", "mean", "last"])
-@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "llama"])
+@pytest.mark.parametrize("family", sweep(CLASSIFIED, CLASSIFIED[:5]))
 def test_a_classifier_head_reads_the_same_scores_from_the_peft_model(tmp_path, family, pooling):
     prompt = soft(tmp_path, family, "classifier", pooling=pooling)
     folder = export_peft(prompt.path, tmp_path / "adapter")

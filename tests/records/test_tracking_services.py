@@ -9,7 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from support import ROOT, make_tiny
+from byte_guard.models import save_model
+from support import ROOT, make_tiny, sweep
 
 import fedsim
 from fedsim.records.trackers.base import TrackedRun
@@ -119,6 +120,72 @@ def test_a_run_that_is_left_and_resumed_is_one_run_everywhere_with_each_round_on
     assert len(held) > 50
     for secret in SECRETS.values():
         assert not [path for path in held if secret.encode() in path.read_bytes()]
+
+
+WRITES = {"every": 2, "examples": 4, "at_start": True, "max_new_tokens": 4}
+FIGURES = ("generated_exact_match", "generated_f1")
+
+
+def told_by_mlflow(folder, name):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=(folder.parent / "store").as_uri())
+    (found,) = client.search_runs([client.get_experiment_by_name("fedsim").experiment_id])
+    history = client.get_metric_history(found.info.run_id, name)
+    return [(metric.step, metric.value) for metric in history], found.data.metrics
+
+
+def told_by_wandb(folder, name):
+    history, said = [], {}
+    for record in wandb_records(folder):
+        items = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        history += [(int(items["_step"]), items[name])] if name in items else []
+        said |= {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.summary.update}
+    return history, said
+
+
+def told_by_tensorboard(folder, name):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    points = EventAccumulator(str(folder / "tensorboard")).Reload().Scalars(name)
+    return [(point.step, point.value) for point in points], None
+
+
+SERVICES = {
+    "tensorboard": (told_by_tensorboard, True),
+    "mlflow": (told_by_mlflow, None),
+    "wandb": (told_by_wandb, {"mode": "offline"}),
+}
+
+
+@pytest.mark.parametrize("service", sweep(SERVICES, ["tensorboard"]))
+def test_metrics_of_what_was_written_arrive_in_the_rounds_that_write(tmp_path, quiet, service):
+    """And in no other round; of the end also those in the summary, where a service takes one."""
+    pytest.importorskip(service, reason=f"pip install fedsim[{service}]")
+    folder, (told, section) = tmp_path / "run", SERVICES[service]
+    section = section or {"uri": str(tmp_path / "store")}
+    summary = fedsim.run(
+        make_tiny(
+            executor="local",
+            output=str(folder),
+            model={"path": save_model("llama", tmp_path / "model"), "head": {"kind": "generation"}},
+            data={"task": "questions"},
+            client={"fuse": 2, "optimizer": {"lr": 0.05}},
+            evaluation={"generate": WRITES},
+            tracking={"plots": False, service: section},
+        ),
+        progress=False,
+    )
+    run = fedsim.load_run(folder)
+    assert not run.events("tracker_failed")
+    for name in FIGURES:
+        expected = [(row["round"], row[name]) for row in run.rounds.to_pylist() if row[name] is not None]
+        history, said = told(folder, f"generated/{name}")
+        assert [step for step, _ in history] == [step for step, _ in expected] == [0, 2, 3]
+        assert [value for _, value in history] == pytest.approx([value for _, value in expected])
+        if said is not None:
+            assert said[f"summary/generated.{name.removeprefix('generated_')}"] == expected[-1][1]
+    assert summary["generated"]["f1"] == expected[-1][1]
 
 
 def test_mlflow_gets_no_step_twice_whatever_was_noted(tmp_path, quiet):

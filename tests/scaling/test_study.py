@@ -1,5 +1,6 @@
 """A real study through the command line: interrupted, gone on with, extended, and taken apart."""
 
+import io
 import json
 import os
 import re
@@ -9,19 +10,27 @@ import subprocess
 import sys
 import time
 
+import jsonschema
 import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from rich.cells import cell_len
 from rich.console import Console
 from support import ROOT, TINY, make_tiny, merged
+from terminals import on_a_terminal, plain_lines
 
 import fedsim
 from fedsim import cli
-from fedsim.core.errors import CheckpointError
+from fedsim.cli.outputs import output_schema
+from fedsim.core.errors import CheckpointError, ConfigError
 from fedsim.display.page.report import write_report
+from fedsim.display.watch.command import open_watched, watch, why_failed
 from fedsim.records.events import plain
+from fedsim.records.fields import SCALING_PROGRESS
+from fedsim.records.following import is_held
 from fedsim.scaling.accounting import PARTS
+from fedsim.scaling.command import run_study
 from fedsim.scaling.load import load_scaling
 from fedsim.scaling.points import Point, Points, make_points
 from fedsim.scaling.records import Run, read_run
@@ -47,6 +56,18 @@ def call(monkeypatch, capsys, words):
     return ended.value.code or 0, *capsys.readouterr()
 
 
+def run_here(folder):
+    """Run the study in this process."""
+    numbers = {"clients": "6,12", "cohort": None, "actors": None, "rounds": 2, "repeats": 1}
+    return run_study(folder.parent / "tiny.yaml", (), **numbers, output=folder, console=Console(file=io.StringIO()))
+
+
+def looked_at(folder):
+    watched = open_watched(str(folder))
+    watched.look()
+    return watched
+
+
 def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -66,9 +87,12 @@ def interrupted(tmp_path_factory):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     (child,) = psutil.Process(process.pid).children()
+    seen = looked_at(folder).record()
+    with pytest.raises(ConfigError, match=r"another fedsim scale works on .*choose another --output"):
+        run_here(folder)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    return folder, process.returncode, errors, child
+    return folder, process.returncode, errors, child, [seen, looked_at(folder).record()]
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +108,89 @@ def study(interrupted):
 
 
 def test_ctrl_c_ends_the_run_under_way_and_keeps_the_study(interrupted):
-    folder, status, errors, child = interrupted
+    folder, status, errors, child, _ = interrupted
     assert status == 128 + signal.SIGINT, errors
     assert errors == "interrupted by SIGINT: finished runs are kept; run the same command again to continue\n"
     assert not child.is_running()
     assert (folder / "study.json").exists() and not list(folder.glob("points/*/run-1.json"))
 
 
+def test_a_study_is_watched_while_it_goes_on_and_after_it_was_left(interrupted):
+    going, left = interrupted[-1]
+    assert (going["state"], going["points"], going["finished"], going["rounds_total"]) == ("running", 2, 0, 2)
+    assert [(run["clients"], run["repeat"], run["state"]) for run in going["runs"]] == [
+        (6, 1, "running"),
+        (12, 1, "waiting"),
+    ]
+    if is_held(interrupted[0] / "study.json") is None:
+        pytest.skip("this system does not list its locks")
+    assert left["state"] == "silent" and "0 of 2 runs finished; no process works on it" in why_failed(left)
+    assert {run["state"] for run in left["runs"]} == {"waiting"}
+
+
+def test_a_finished_study_is_watched_in_a_pipe_and_as_json(study, fedsim):
+    folder, _ = study
+    out = fedsim("watch", folder)[1].splitlines()
+    (pace, _) = [f"{point['seconds_round']:.3f} s" for point in load_scaling(folder).record()["points"]]
+    assert out[0] == "study  study  finished  2 of 2 runs finished"
+    assert out[1] == f"run    6 clients, 4 a round, 1 actor  finished  round 2/2  {pace} a round"
+    assert [line.split()[1] for line in out[1:]] == ["6", "12"]
+    document = json.loads(fedsim("watch", folder, "--json")[1])
+    jsonschema.validate(document, output_schema(), jsonschema.Draft202012Validator)
+    assert [run["state"] for run in document["result"]["runs"]] == ["finished", "finished"]
+    held = json.loads((folder / "progress.json").read_text())
+    assert held.keys() == SCALING_PROGRESS.keys() and held["running"] is None and held["failures"] == []
+
+
+@pytest.mark.parametrize("columns", [80, pytest.param(200, marks=pytest.mark.wide)])
+def test_a_terminal_gets_a_table_of_the_runs_that_fits(study, columns):
+    status, output = on_a_terminal(columns, "-m", "fedsim", "watch", str(study[0]))
+    lines = plain_lines(output)
+    assert status == 0 and max(map(cell_len, lines)) <= columns and "…" not in output
+    rows = [line.split() for line in lines if "finished" in line]
+    assert ["6", "4", "1", "finished", "2/2"] in [row[:5] for row in rows]
+
+
+def test_a_long_study_shows_the_runs_around_the_one_under_way(study, tmp_path):
+    """Points beside one that ran are asked for and wait; this process holds the folder as their command would."""
+    folder = tmp_path / "study"
+    shutil.copytree(study[0], folder)
+    points = make_points(study[0].parent / "tiny.yaml", (), clients=range(6, 12), cohorts=None, actors=None, rounds=2)
+    jobs = [(point, repeat) for repeat in range(1, 6) for point in points.configs]
+    with StudyFolder(folder, points).opened(points, jobs):
+        watched = looked_at(folder)
+        assert watched.state == "running" or is_held(folder / ".lock") is None
+        drawn = Console(file=io.StringIO(), width=80)
+        drawn.print(watched.picture(80))
+    text = drawn.file.getvalue()
+    assert text.count("waiting") == 19 and text.count("finished  ") == 1 and "10 more runs" in text
+
+
+def no_record(folder):
+    (folder / "progress.json").unlink()
+    return "holds a scaling study of an earlier version.*fedsim report"
+
+
+def damaged_record(folder):
+    (folder / "progress.json").write_text('{"rounds": 2}')
+    return "progress.json is damaged; the same fedsim scale command writes it anew"
+
+
+@pytest.mark.parametrize("spoil", [no_record, damaged_record])
+def test_a_study_without_its_record_is_answered_with_one_sentence_and_goes_on(study, tmp_path, spoil):
+    folder = tmp_path / "study"
+    shutil.copytree(study[0], folder)
+    shutil.copy(study[0].parent / "tiny.yaml", tmp_path)
+    with pytest.raises((ConfigError, CheckpointError), match=spoil(folder)) as error:
+        open_watched(str(folder))
+    assert "\n" not in str(error.value)
+    run_here(folder)
+    assert looked_at(folder).state == "finished"
+
+
 def test_the_tables_fit_a_terminal_and_say_what_is_missing(study):
-    _, printed = study
+    printed, _, following = study[1].partition("\nnext: ")
+    assert following.startswith(f"fedsim report {study[0]}")
     assert re.findall(r"^\d/2  (\d+) clients, 4 a round, 1 actor: [\d.]+ s a round$", printed, re.MULTILINE) == [
         "6",
         "12",
@@ -204,6 +302,10 @@ def test_a_point_is_predicted_from_those_that_ran(study, tmp_path, monkeypatch, 
     assert [each["cohort"] for each in predictions["asked"]] == [12]
     assert len(predictions["left_out"]) == 4  # of the folder: earlier commands' points are fitted to as well
     assert load_scaling(folder).predictions.record() == predictions
+    console = Console(file=io.StringIO(), width=80)
+    seen = watch(str(folder), console)
+    assert seen["predictions"] == predictions["asked"] and [run["state"] for run in seen["runs"]] == 3 * ["finished"]
+    assert "predicted: 12 clients, 12 a round, 1 actor: " in console.file.getvalue()
 
 
 def test_repeats_of_earlier_commands_stay_in_the_figures(study, tmp_path, monkeypatch, capsys):
@@ -238,6 +340,9 @@ def test_a_failed_point_is_reported_and_the_study_goes_on(study, tmp_path):
     assert isinstance(failure, Failure) and (failure.point, failure.repeat) == (failing, 1)
     assert "no/such/model" in failure.sentence and "\n" not in failure.sentence
     assert isinstance(finished, Run) and finished.point == whole
+    seen = watch(str(folder), Console(file=io.StringIO(), width=80))
+    assert (seen["state"], seen["failed"], seen["runs"][0]["sentence"]) == ("failed", 1, failure.sentence)
+    assert "1 of 2 runs finished, 1 failed" in why_failed(seen)
 
     from fedsim.scaling.summary import summarise
     from fedsim.scaling.table import scaling_tables

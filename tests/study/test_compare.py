@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -16,10 +17,13 @@ from support import ROOT, sweep
 
 import fedsim
 from fedsim import cli
-from fedsim.core.errors import ConfigError
+from fedsim.core.errors import ConfigError, ResourceError
 from fedsim.executors.cells.pool import CellPool
+from fedsim.executors.cluster.reservations import Amounts, reservations
 from fedsim.study.cells import read_study
+from fedsim.study.fitting import run_bytes
 from fedsim.study.loading import load_study
+from fedsim.study.sharing import shared_ray
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +45,58 @@ def test_every_cell_has_the_bytes_of_a_separate_run(alone, tmp_path):
 
 @pytest.mark.parametrize("at_once", sweep([2, 1], [2]))
 def test_the_number_of_runs_at_a_time_changes_no_byte(alone, session_ray, tmp_path, monkeypatch, at_once):
-    names, run = set(), CellPool.run
+    names, held, run = set(), {}, CellPool.run
 
     def run_and_look(pool, jobs):
+        (node,) = reservations().nodes.values()
+        held.update({each.by: each.amounts for each in node.held})
         names.update(each["name"] for each in session_ray.util.list_named_actors(all_namespaces=True))
         yield from run(pool, jobs)
 
     monkeypatch.setattr(CellPool, "run", run_and_look)
-    path = written(tmp_path, FEDAVG, ray={"address": "auto", "actors": at_once})
+    path = written(tmp_path, FEDAVG, ray={"address": "auto", "actors": at_once, "labels": {"zone": "here"}})
     said = io.StringIO()
     summary = fedsim.compare(path, output=tmp_path / "out", at_once=at_once, console=Console(file=said, width=300))
     assert prompts(tmp_path / "out/cells/base/fedavg") == prompts(alone[0] / "out/cells/base/fedavg")
     assert ("2 runs at a time" in said.getvalue()) == (at_once == 2)
-    assert at_once == 1 or {"fedsim/out/cell-0", "fedsim/out/cell-1"} <= names
+    if at_once == 2:
+        assert {"fedsim/out/cell-0", "fedsim/out/cell-1"} <= names
+        # Each reserves what a run is expected to need.
+        needed = run_bytes(read_study(path).cells())
+        assert held == {"fedsim/out": Amounts(cpus=2, memory_bytes=2 * needed)} and needed > 10**8
     assert figures(summary).items() <= figures(alone[1]).items()
+
+
+@pytest.mark.parametrize(
+    ("ray", "sentence"),
+    [
+        ({"labels": {"zone": "there"}}, "no node of the cluster has the labels zone=there (ray.labels)"),
+        ({"accelerator_type": "H100"}, "ray.io/accelerator-type=H100 (ray.accelerator_type=H100)"),
+        (
+            {"metrics": True},
+            "ray.metrics=true exports metrics of actors of a single run, but several runs at a time have",
+        ),
+        ({"round_timeout_seconds": 5.0}, "ray.round_timeout_seconds=5.0 limits a round on actors of a single run"),
+        ({"group_timeout_seconds": 5.0}, "ray.group_timeout_seconds=5.0 limits a work group"),
+    ],
+)
+def test_what_its_actors_cannot_have_is_refused(session_ray, tmp_path, ray, sentence):
+    path = written(tmp_path, FEDAVG, ray={"address": "auto", **ray})
+    with pytest.raises((ConfigError, ResourceError)) as refused:
+        fedsim.compare(path, output=tmp_path / "out", at_once=2, console=silent())
+    assert sentence in str(refused.value)
+
+
+def test_arms_that_want_other_actors_are_refused(tmp_path):
+    arms = {"a": None, "b": {"ray.address": "auto", "ray.labels": {"zone": "here"}}}
+    cells = read_study(written(tmp_path, {**STUDY, "arms": arms})).cells()
+    sentence = (
+        'ray.address is null for base, a, seed 0 and "auto" for base, b, seed 0, but all runs of a study share their'
+    )
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        shared_ray(cells)
+    (section,) = {shared_ray([cell]).model_dump_json() for cell in cells if cell.arm == "a"}
+    assert '"actors":"pool"' in section
 
 
 def figures(summary):

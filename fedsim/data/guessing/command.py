@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clients.config import ModelConfig
@@ -12,10 +12,11 @@ from fedsim.configuration.given import parse_yaml
 from fedsim.configuration.schema import build_config
 from fedsim.core.errors import ConfigError, DataError, shown
 from fedsim.core.imports import large_imports
-from fedsim.data.guessing.config_file import Guess, config_yaml
-from fedsim.data.guessing.profile import Column, Profile, look
-from fedsim.data.guessing.roles import Roles, choose_client, choose_roles
-from fedsim.data.guessing.written import Parts, WrittenGuess, find_parts, written_yaml
+from fedsim.data.guessing.config_file import Guess, config_name, config_yaml
+from fedsim.data.guessing.profile import SPREADSHEETS, Column, Profile, look
+from fedsim.data.guessing.roles import choose_client, choose_roles
+from fedsim.data.guessing.written import Parts, WrittenGuess, find_parts, named_parts, no_writer, written_yaml
+from fedsim.data.rows import extension
 from fedsim.data.splits import TRAIN_STEMS, VALIDATION_STEMS
 
 _USUAL_LENGTH = 128
@@ -24,6 +25,8 @@ _TEMPLATE_TOKENS = 16
 _PROMPT_TOKENS = 64
 """Room for the text around an instruction."""
 _DIALOGUE_TOKENS = 1024
+"""Room before the lengths of dialogues are known."""
+_LEAST_LENGTH = 64
 _UNKNOWN_SHARE = 0.05
 """Share of unknown tokens from which on it is worth a note."""
 
@@ -37,6 +40,7 @@ class Wishes:
     label: str | None = None
     client: str | None = None
     model: str = "embedded"
+    response: str | None = None
 
 
 def guess_config(wishes: Wishes) -> tuple[Guess | WrittenGuess, tuple[str, ...]]:
@@ -49,13 +53,21 @@ def guess_config(wishes: Wishes) -> tuple[Guess | WrittenGuess, tuple[str, ...]]
     ModelError
         If the model cannot be read.
     """
+    if wishes.response is not None and (
+        wishes.label is not None or not 1 <= len(wishes.text) <= len(("prompt", "context"))
+    ):
+        raise DataError(
+            "--response is the text to write: give it with --text, the prompt (twice with a context that may be empty)"
+        )
     profile = look(wishes.data)
-    parts = None if wishes.text or wishes.label else find_parts(profile)
+    parts = named_parts(profile, wishes.text, wishes.response) if wishes.response is not None else None
+    if not (parts or wishes.text or wishes.label):
+        parts = find_parts(profile)
     if parts is not None:
         return _written(wishes, profile, parts), ()
     roles = choose_roles(profile, wishes.text, wishes.label, wishes.client)
     labels = _labels(roles.label.columns[0])
-    fields = Guess(profile, roles, labels, None, wishes.model, "", None, None, 0).fields
+    fields = Guess(profile, roles, labels, None, wishes.model, "", None, None).fields
     with large_imports():
         from fedsim.data.guessing.label_words import wording
         from fedsim.data.guessing.model_facts import ModelFacts
@@ -75,7 +87,6 @@ def guess_config(wishes: Wishes) -> tuple[Guess | WrittenGuess, tuple[str, ...]]
         folder=_folder(wishes.data),
         validation=_validation(profile),
         max_length=_max_length(tokens + _TEMPLATE_TOKENS, facts.max_positions, wishes.model),
-        bad_rows=_bad_rows(profile, roles),
     )
     return guess, tuple(_notes(guess, facts.has_lm_head, unknown))
 
@@ -89,18 +100,12 @@ def _written(wishes: Wishes, profile: Profile, parts: Parts) -> WrittenGuess:
         facts = ModelFacts.of(_model_config(wishes.model))
         chat = facts.tokenizer.chat_template is not None
         if not facts.causal or (parts.dialogue and not chat):
-            needed = "with a chat template, which tells messages apart" if facts.causal else "which writes them"
-            raise DataError(
-                f"--data: {profile.path} has prompts and responses ({' and '.join(parts.columns)}); give the folder or "
-                f"name of a decoder {needed}, with --model, or name a text and a label with --text and --label"
-            )
+            raise DataError(no_writer(wishes.model, profile, parts, facts.causal))
         columns = [profile.column(name, "--data") for name in parts.columns]
         joined = [
             " ".join(texts) for texts in zip(*(column.sample for column in columns if column.filled), strict=False)
         ]
         tokens = _DIALOGUE_TOKENS if parts.dialogue else facts.measure(joined)[0] + _PROMPT_TOKENS
-    needed_columns = [column for column in columns if column.name != parts.context and not parts.dialogue]
-    lacking = max((profile.rows - column.filled for column in needed_columns), default=0)
     return WrittenGuess(
         profile=profile,
         parts=parts,
@@ -110,7 +115,6 @@ def _written(wishes: Wishes, profile: Profile, parts: Parts) -> WrittenGuess:
         validation=_validation(profile),
         max_length=max(_USUAL_LENGTH, min(-(-tokens // 16) * 16, facts.max_positions)),
         chat=chat,
-        bad_rows=profile.broken + lacking,
     )
 
 
@@ -135,10 +139,39 @@ def _notes(guess: Guess, has_lm_head: bool, unknown: float) -> list[str]:
         )
     if guess.roles.client is None and guess.roles.might_be_clients:
         names = " or ".join(
-            f"--client {column.name} ({column.different:,})" for column in guess.roles.might_be_clients[:3]
+            f"--client {shlex.quote(column.name)} ({column.different:,})" for column in guess.roles.might_be_clients[:3]
         )
         notes.append(f"no column is called like clients; if they are in one, give {names}")
     return notes
+
+
+def as_read(guess: Guess | WrittenGuess) -> Guess | WrittenGuess:
+    """Return a guess with what reading its data as a run does has shown: rows that are left out, lengths of examples.
+
+    Raises
+    ------
+    FedsimError
+        If a run with it would be refused.
+    """
+    from fedsim.simulation.preparation import partition_data
+
+    name = "the config"
+    draft = written_yaml(guess, "", name) if isinstance(guess, WrittenGuess) else config_yaml(guess, "", name)
+    values = parse_yaml(draft, name)
+    values["data"]["on_bad_row"] = "skip"
+    config = build_config(values, lambda key: name)
+    dataset = partition_data(config).dataset
+    parts = dataset.train, dataset.validation
+    bad, first = sum(part.skipped for part in parts), next((p.first_skipped for p in parts if p.skipped), "")
+    if not isinstance(guess, WrittenGuess):
+        return replace(guess, bad_rows=bad, first_bad=first)
+    with large_imports():
+        from fedsim.data.guessing.model_facts import ModelFacts
+
+        facts = ModelFacts.of(_model_config(guess.model))
+        longest = facts.measure_responses(dataset.task, dataset.train)
+    length = max(_LEAST_LENGTH, min(-(-longest[0] // 16) * 16, facts.max_positions))
+    return replace(guess, bad_rows=bad, first_bad=first, longest=longest, max_length=length)
 
 
 def checked_text(guess: Guess | WrittenGuess, command: str, name: str) -> str:
@@ -173,6 +206,26 @@ def write(path: Path, text: str, force: bool) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def names_data(path: Path) -> bool:
+    """Return whether a path given in place of the folder names data: it is a file, or is called like one and is nothing yet."""
+    of_data = extension(path.name) is not None or path.suffix.lower() in SPREADSHEETS
+    return path.is_file() or (of_data and not path.exists())
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder for the config that is a file.
+
+    Raises
+    ------
+    ConfigError
+        Naming it.
+    """
+    if folder.is_file():
+        raise ConfigError(
+            f"FOLDER: {folder} is a file, where the folder for the config is expected; data are named once"
+        )
 
 
 def refuse_existing(path: Path, force: bool) -> None:
@@ -233,15 +286,4 @@ def _max_length(tokens: int, most: int, model: str) -> int | None:
     return wanted if wanted > _USUAL_LENGTH or room < _USUAL_LENGTH else None
 
 
-def _bad_rows(profile: Profile, roles: Roles) -> int:
-    """Return how many rows a run would refuse, at least: as many as lack a value in the worst of the columns."""
-    needed: Sequence[Column] = (
-        *roles.text.columns,
-        *roles.label.columns,
-        *(roles.client.columns if roles.client else ()),
-    )
-    lacking = max(profile.rows - column.filled for column in needed)
-    return profile.broken + lacking
-
-
-__all__ = ["DataError", "Guess", "Wishes", "checked_text", "guess_config", "refuse_existing", "write"]
+__all__ = ["DataError", "Guess", "Wishes", "checked_text", "config_name", "guess_config", "refuse_existing", "write"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from fedsim.configuration.text import scalar
 from fedsim.data.guessing.label_words import Wording
 from fedsim.data.guessing.profile import Profile
 from fedsim.data.guessing.roles import Roles
+from fedsim.data.splits import TRAIN_STEMS
 
 FIELDS = (("text",), ("a", "b"))
 """Names of a task's fields, for one text and for two."""
@@ -38,8 +40,10 @@ class Guess:
     """The file beside the data that validates, if there is one that fits."""
     max_length: int | None
     """Most tokens of an example where the default would cut many texts."""
-    bad_rows: int
-    """Rows without a text, label or client, and those that cannot be read."""
+    bad_rows: int = 0
+    """Rows that a run leaves out: without a text, label or client, or not readable."""
+    first_bad: str = ""
+    """The first of them, and what is wrong with it."""
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -65,6 +69,7 @@ class Guess:
             "label_words": None if self.wording is None else list(self.wording.words),
             "validation": None if self.validation is None else str(self.validation),
             "bad_rows": self.bad_rows,
+            "first_bad_row": self.first_bad or None,
         }
 
     @property
@@ -73,6 +78,11 @@ class Guess:
         if self.roles.client is not None:
             return self.roles.client.columns[0].different or 1
         return usual_clients(self.profile.rows)
+
+
+def left_out(rows: int, first: str) -> str:
+    """Return how many rows a run leaves out, and which is the first."""
+    return f"leaves out {rows:,} {'row' if rows == 1 else 'rows'}; the first: {first}"
 
 
 def usual_clients(rows: int) -> int:
@@ -95,7 +105,7 @@ def config_yaml(guess: Guess, command: str, name: str) -> str:
 
 def joined(parts: Iterable[Iterable[str]], command: str, name: str) -> str:
     """Return the lines of a config's parts as its text, below what every config says; see :func:`config_yaml`."""
-    name = on_one_line(name)
+    name = on_one_line(shlex.quote(name))
     head = (
         f"# Written by: {on_one_line(command)}",
         "# What was guessed, and why, stands beside the keys. Every other key has a default:",
@@ -176,12 +186,12 @@ def _data(guess: Guess) -> Iterator[str]:
             1,
             "on_bad_row",
             "skip",
-            f"rows that lack a text, a label or a client, or cannot be read: {guess.bad_rows:,}",
+            left_out(guess.bad_rows, guess.first_bad),
         )
     if guess.max_length is not None:
         yield entry(1, "max_length", guess.max_length, "tokens; 1 in 100 texts is longer, and cut")
     yield entry(1, "task")
-    yield entry(2, "name", word(profile.path.name.partition(".")[0]))
+    yield entry(2, "name", word(config_name(profile.path)))
     yield entry(2, "fields", list(guess.fields), f"{_names(roles.text.columns)}: {roles.text.why}")
     yield entry(2, "labels", list(guess.labels), f"{guess.label_column}: {roles.label.why}; {_shares(guess)}")
     if guess.wording is not None:
@@ -249,6 +259,12 @@ def _shares(guess: Guess) -> str:
 def _place(profile: Profile, name: str) -> str | int:
     """Return how the config names a column: by its number where the file has no header."""
     return int(name) if profile.keys.get("header") is False else name
+
+
+def config_name(data: Path) -> str:
+    """Return what a config of a file is called: like the file, or like its folder if it is one of those, as ``train.csv``."""
+    stem, folder = data.name.partition(".")[0], data.absolute().parent.name
+    return (folder if stem in TRAIN_STEMS else stem) or "own"
 
 
 def word(text: str) -> str:

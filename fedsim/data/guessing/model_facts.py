@@ -12,11 +12,15 @@ from clients.backbone.families import family_of
 from clients.backbone.loading import config_values, load_tokenizer
 from clients.backbone.location import locate
 from clients.config import ModelConfig
+from fedsim.data.config import TaskConfig
+from fedsim.data.examples import Examples
+from fedsim.data.responses import ResponseEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _LM_CLASSES = ("ForMaskedLM", "ForCausalLM", "LMHeadModel", "ForPreTraining")
+_SAMPLE, _NO_LIMIT = 1000, 2**30
 _SHARE_COVERED = 99.0
 """Percent of the texts that are not cut."""
 
@@ -49,6 +53,14 @@ class ModelFacts:
             has_lm_head=any(str(name).endswith(_LM_CLASSES) for name in named),
             max_positions=family.max_positions(family.config(values)),
         )
+
+    def measure_responses(self, task: TaskConfig, examples: Examples) -> tuple[int, int]:
+        """Return the tokens that almost all examples, and almost all responses, stay within; of the first examples."""
+        first = examples.take(range(min(_SAMPLE, len(examples))))
+        found = ResponseEncoder(task, self.tokenizer).encode(first, _NO_LIMIT)
+        whole = [len(ids) for ids in found.ids]
+        responses = [length - start for length, start in zip(whole, found.starts, strict=True)]
+        return tuple(int(np.ceil(np.percentile(each, _SHARE_COVERED))) for each in (whole, responses))  # type: ignore[return-value]
 
     def measure(self, texts: Iterable[str]) -> tuple[int, float]:
         """Return the tokens that almost all texts stay below, and the share of tokens that the tokenizer does not know."""

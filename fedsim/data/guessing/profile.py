@@ -27,6 +27,7 @@ _LINES = 50
 _MOST_VALUES = 500_000
 """Different values of a column that are counted; with more it holds neither labels nor clients."""
 _SAMPLE = 1000
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 _LONG_CELL = 60
 """Characters; a cell of the first line that is longer is no column's name."""
 _NO_TASK = TaskConfig(name="look", fields=("text",), labels=("0", "1"))
@@ -116,7 +117,7 @@ class Profile:
     @property
     def names(self) -> str:
         """The columns' names, for messages."""
-        return ", ".join(column.name for column in self.columns)
+        return ", ".join(column.name for column in self.columns if column.name)
 
 
 def look(path: Path) -> Profile:
@@ -130,6 +131,8 @@ def look(path: Path) -> Profile:
     if not path.is_file():
         what = "is a folder; name one file in it" if path.is_dir() else "does not exist"
         raise DataError(f"--data: {path} {what}")
+    if path.suffix.lower() in SPREADSHEETS:
+        raise DataError(f"--data: {path} is a spreadsheet, which is not read; save its sheet as CSV, or as Parquet")
     keys = dict(_reading(path))
     wanted = Wanted(_NO_TASK, DataConfig(path=str(path.parent), **keys), UNKNOWN)
     columns: dict[str, Column] = {}
@@ -235,11 +238,14 @@ def _delimiter(tables: Mapping[str, list[list[str]]], usual: str | None) -> str 
 
 
 def _is_header(cells: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first line has names: short, different, no numbers, and not values that come again below them."""
+    """Whether the first line has names: short, different, no numbers, and not values that come again below them.
+
+    The first may be empty, above the row numbers that pandas writes.
+    """
     names = [cell.strip() for cell in cells]
-    if len(set(names)) < len(names) or not all(names) or any(_is_number(name) for name in names):
+    if len(set(names)) < len(names) or not all(names[1:]) or any(_is_number(name) for name in names):
         return False
     if any(len(name) > _LONG_CELL for name in names):
         return False
     below = [{row[place].strip() for row in rows if place < len(row)} for place in range(len(names))]
-    return not any(name in values for name, values in zip(names, below, strict=True))
+    return not any(name and name in values for name, values in zip(names, below, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -169,9 +170,17 @@ def _label(profile: Profile, free: Sequence[Column], may_be_client: bool) -> Rol
         return Role((plain[0],), f"the only column with few values: {_counted(plain[0])}")
     if plain:
         raise _tie(profile, plain, "the label", "--label")
-    raise DataError(
-        f"--data: {profile.path} has no column with 2 to {_FEW_LABELS} values that come again, among {profile.names}; name the "
-        "label with --label COLUMN"
+    raise _no_label(profile, free)
+
+
+def _no_label(profile: Profile, free: Sequence[Column]) -> DataError:
+    """Return the error for data without a column of classes, with what the other columns hold instead."""
+    unread = [f"{column.name} is of type {column.unread}" for column in profile.columns if column.unread]
+    seen = [*(f"{column.name} has {_counted(column)} in {column.filled:,} rows" for column in free), *unread]
+    held = f": {listed(seen, 4, 80)}" if seen else ""
+    return DataError(
+        f"--data: {profile.path} has no label, a column with 2 to {_FEW_LABELS} values that come again, beside its text{held}; "
+        "name the label with --label COLUMN, or, for a model that writes, the prompt with --text and the answer with --response"
     )
 
 
@@ -241,7 +250,7 @@ def _called(columns: Sequence[Column], names: Sequence[str], endings: bool = Fal
 
 def _tie(profile: Profile, columns: Sequence[Column], what: str, option: str, also: str = "") -> DataError:
     """Return the error for columns that fit equally well."""
-    names = [column.name for column in columns]
+    names = [shlex.quote(column.name) for column in columns]
     seen = [f"{column.name} (such as {shown(column.sample[0], 24)})" for column in columns]
     return DataError(
         f"--data: in {profile.path} {', '.join(seen[:-1])} and {seen[-1]} may each be {what}; choose with {option} {names[0]}"

@@ -5,12 +5,23 @@ They are known by the names of their columns, where no option names a text or a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsim.data.guessing.config_file import COHORT, entry, file_keys, joined, run_keys, usual_clients, word
+from fedsim.core.errors import DataError
+from fedsim.data.guessing.config_file import (
+    COHORT,
+    config_name,
+    entry,
+    file_keys,
+    joined,
+    left_out,
+    run_keys,
+    usual_clients,
+    word,
+)
 from fedsim.data.guessing.profile import Column, Profile
 from fedsim.data.guessing.roles import Role, plain
 from fedsim.data.tasks import TASKS
@@ -22,6 +33,12 @@ _RESPONSES = ("response", "output", "completion", "answer", "summary", "highligh
 _SUMMARIES = ("summary", "highlights")
 _LEAST_DIFFERENT = 0.5
 """Share of different values from which on a column holds responses rather than labels."""
+_MANY, _MANY_WORDS = 20, 200
+"""Different values from which on, however often they come again, they are responses; words in a column that may be a label."""
+_ANSWERED, _MOST_WRITTEN = 16, 64
+"""Prompts that the model answers at the end, and the most tokens of an answer: seconds for a small model."""
+_A_DECODER = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_MAY_BE_LABELS = ("answer",)
 
 
 @dataclass(frozen=True)
@@ -32,6 +49,7 @@ class Parts:
     response: str
     context: str | None = None
     """A column that may be empty."""
+    why: str = "by its name"
 
     @property
     def dialogue(self) -> bool:
@@ -50,7 +68,7 @@ def find_parts(profile: Profile) -> Parts | None:
     for name in _DIALOGUES:
         if name in by_name and by_name[name].unread == "list":
             return Parts(by_name[name].name, by_name[name].name)
-    prompt = next((by_name[name] for name in _PROMPTS if name in by_name and by_name[name].is_text), None)
+    prompt = next((by_name[name] for name in _PROMPTS if name in by_name and _is_prompt(by_name[name])), None)
     response = next((by_name[name] for name in _RESPONSES if name in by_name and _is_written(by_name[name])), None)
     if prompt is None or response is None:
         return None
@@ -58,9 +76,48 @@ def find_parts(profile: Profile) -> Parts | None:
     return Parts(prompt.name, response.name, None if context is None else context.name)
 
 
+def named_parts(profile: Profile, text: Sequence[str], response: str) -> Parts:
+    """Return the columns of prompt and response that options name.
+
+    Parameters
+    ----------
+    text
+        The prompt, and a context that may be empty.
+
+    Raises
+    ------
+    DataError
+        If there is no such column, or one is named twice.
+    """
+    for name, option in (*((name, "--text") for name in text), (response, "--response")):
+        profile.column(name, option)
+    if len({*text, response}) <= len(text):
+        raise DataError("--response: a column cannot be both what is read (--text) and what is written")
+    return Parts(text[0], response, text[1] if len(text) > 1 else None, "as told")
+
+
+def _is_prompt(column: Column) -> bool:
+    """Whether a column holds texts, such as ``12 * 7 =``, which has no letter; and not bare numbers."""
+    return not column.unread and column.numbers < column.filled / 2
+
+
 def _is_written(column: Column) -> bool:
-    many = column.different
-    return column.is_text and (many is None or many > _LEAST_DIFFERENT * column.filled)
+    """Whether a column that is called like responses holds some, in words or numbers, and not a few labels."""
+    if column.unread or not column.filled:
+        return False
+    many, words = column.different, plain(column.name) in _MAY_BE_LABELS and column.is_text
+    return many is None or many > _LEAST_DIFFERENT * column.filled or many > (_MANY_WORDS if words else _MANY)
+
+
+def no_writer(model: str, profile: Profile, parts: Parts, causal: bool) -> str:
+    """Return the error for a model that cannot write what the data have."""
+    has = f"messages ({parts.prompt})" if parts.dialogue else f"prompts and responses ({', '.join(parts.columns)})"
+    lacks = "has no chat template, which tells messages apart" if causal else "is an encoder, which writes no text"
+    needed = "a decoder with a chat template" if parts.dialogue or causal else "a decoder"
+    return (
+        f"--data: {profile.path} has {has}, but the model {model} {lacks}; give the folder or the name on the hub of "
+        f"{needed}, such as --model {_A_DECODER}, or, to tell classes apart, name a text and a label with --text and --label"
+    )
 
 
 @dataclass(frozen=True)
@@ -76,7 +133,12 @@ class WrittenGuess:
     max_length: int
     chat: bool
     """Whether the model's tokenizer has a chat template."""
-    bad_rows: int
+    bad_rows: int = 0
+    """Rows that a run leaves out."""
+    first_bad: str = ""
+    """The first of them, and what is wrong with it."""
+    longest: tuple[int, int] | None = None
+    """Tokens that 99 of 100 examples, and 99 of 100 responses, stay within; None before they are known."""
 
     @property
     def clients(self) -> int:
@@ -94,6 +156,7 @@ class WrittenGuess:
             "clients": self.clients,
             "validation": None if self.validation is None else str(self.validation),
             "bad_rows": self.bad_rows,
+            "first_bad_row": self.first_bad or None,
         }
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
@@ -103,8 +166,8 @@ class WrittenGuess:
         else:
             names = [name for name in self.parts.columns if name != self.parts.response]
             may = f"; {self.parts.context} may be empty" if self.parts.context is not None else ""
-            yield "prompt", " and ".join(names), f"by its name{may}"
-            yield "response", self.parts.response, "by its name"
+            yield "prompt", " and ".join(names), f"{self.parts.why}{may}"
+            yield "response", self.parts.response, self.parts.why
         if self.client is not None:
             yield "clients", self.client.columns[0].name, self.client.why
         else:
@@ -141,7 +204,9 @@ class WrittenGuess:
 
 def written_yaml(guess: WrittenGuess, command: str, name: str) -> str:
     """Return the config of a guess; see :func:`fedsim.data.guessing.config_file.config_yaml`."""
-    return joined((run_keys(), _model(guess), _data(guess), _partition(guess), _training()), command, name)
+    return joined(
+        (run_keys(), _model(guess), _data(guess), _partition(guess), _training(), _evaluation(guess)), command, name
+    )
 
 
 def _model(guess: WrittenGuess) -> Iterator[str]:
@@ -154,11 +219,13 @@ def _model(guess: WrittenGuess) -> Iterator[str]:
 
 def _data(guess: WrittenGuess) -> Iterator[str]:
     yield from file_keys(guess.profile, guess.folder, guess.validation)
+    if guess.profile.keys.get("header") is False:
+        yield entry(1, "columns", {name: int(name) for name in guess.parts.columns})
     if guess.bad_rows:
-        yield entry(1, "on_bad_row", "skip", f"rows that lack a prompt, a response or a client: {guess.bad_rows:,}")
-    yield entry(1, "max_length", guess.max_length, "tokens of prompt and response")
+        yield entry(1, "on_bad_row", "skip", left_out(guess.bad_rows, guess.first_bad))
+    yield entry(1, "max_length", guess.max_length, f"tokens of prompt and response; {_lengths(guess)}")
     yield entry(1, "task")
-    yield entry(2, "name", word(guess.profile.path.name.partition(".")[0]))
+    yield entry(2, "name", word(config_name(guess.profile.path)))
     why = {
         "dialogue": "the last answer is the response, the messages before it are the prompt",
         "template": "the prompt",
@@ -167,6 +234,23 @@ def _data(guess: WrittenGuess) -> Iterator[str]:
     }
     for key, value in guess.task().items():
         yield entry(2, key, value, why.get(key, ""))
+
+
+def _lengths(guess: WrittenGuess) -> str:
+    if guess.longest is None:
+        return "longer ones are cut"
+    whole = guess.longest[0]
+    if whole > guess.max_length:
+        return f"99 of 100 examples have at most {whole:,}, but the model has positions for no more than this"
+    return f"99 of 100 examples have at most {whole:,}"
+
+
+def _evaluation(guess: WrittenGuess) -> Iterator[str]:
+    tokens = 64 if guess.longest is None else max(8, min(_MOST_WRITTEN, -(-guess.longest[1] // 8) * 8))
+    yield entry(0, "evaluation")
+    yield entry(1, "generate", None, "at the end the model writes answers itself, to be read and compared")
+    yield entry(2, "examples", _ANSWERED, "validation examples; more take longer")
+    yield entry(2, "max_new_tokens", tokens, "an answer ends here at the latest")
 
 
 def _partition(guess: WrittenGuess) -> Iterator[str]:

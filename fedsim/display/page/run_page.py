@@ -56,7 +56,8 @@ def _lead(run: RecordedRun, summary: Mapping[str, Any], metric_name: str, guessi
         return
     what = f"{summary['method']} on {summary['task']}: {summary.get('trained', 'prompts')} of {model_words(config)}"
     partition = partition_words(config.partition)
-    yield f"{what}, trained for {summary['rounds']} rounds over {summary['clients']:,} clients ({partition})."
+    rounds = "1 round" if summary["rounds"] == 1 else f"{summary['rounds']} rounds"
+    yield f"{what}, trained for {rounds} over {summary['clients']:,} clients ({partition})."
     last, first = summary.get("global_metric"), summary.get("first_global_metric")
     if last is not None:
         name = metric_words(metric_name).capitalize()

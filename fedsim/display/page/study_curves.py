@@ -14,14 +14,18 @@ import numpy as np
 
 from fedsim.display.course import byte_unit, chance, draw_chance, metric_words, whole_numbers
 from fedsim.display.figure import FAINT, drawn
-from fedsim.display.page.arms import ArmStyle
-from fedsim.display.page.parts import Cell, Figure, Table, number_cell, thinned
+from fedsim.display.page.arms import ArmStyle, arm_legend
+from fedsim.display.page.parts import Cell, Figure, Figures, Table, number_cell, thinned
 from fedsim.display.page.small import as_figure, small
+from fedsim.records.columns import TEXT_METRIC_WORDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from fedsim.study.figures import CellFigures
+    from fedsim.study.outcome import StudySummary
+
+    ByArm = Mapping[str, Sequence[CellFigures]]
 
 _MOST_POINTS = 80
 """Of a line."""
@@ -38,6 +42,8 @@ _MEANINGS = {
     "seconds_published": " The longest local training of each round, summed over rounds.",
     "seconds_modelled": " Computing and sending on the devices and the network that the study models.",
 }
+_SHORT = {"exact_match": "exact match", "f1": "F1"}
+"""Names of text metrics whose words are a whole sentence."""
 _OF_CLOCK = "by simulated time", " On the virtual clock of the simulated devices."
 """The same of modelled time where runs have a clock of their own."""
 
@@ -52,10 +58,15 @@ class Curve:
     most_R: np.ndarray
 
 
-def curve(cells: Sequence[CellFigures], axis: str) -> Curve | None:
+def curve(cells: Sequence[CellFigures], axis: str, figure: str = "metric") -> Curve | None:
     """Return the mean over seeds by evaluated round, with the least and the most; None if there is nothing to draw.
 
     Rounds count that all seeds evaluate. Where x differs between seeds, it is their mean.
+
+    Parameters
+    ----------
+    axis, figure
+        Fields of :class:`fedsim.study.figures.CurvePoint`.
     """
     by_round = [{point.round: point for point in cell.curve} for cell in cells if cell.curve]
     if not by_round:
@@ -63,7 +74,7 @@ def curve(cells: Sequence[CellFigures], axis: str) -> Curve | None:
     rounds = sorted(set.intersection(*(set(each) for each in by_round)))
     y_SR, x_SR = (
         np.array([[getattr(each[round], name) for round in rounds] for each in by_round], dtype=float)
-        for name in ("metric", axis)
+        for name in (figure, axis)
     )
     known = np.isfinite(y_SR).all(axis=0) & np.isfinite(x_SR).all(axis=0)
     if not known.any():
@@ -74,6 +85,53 @@ def curve(cells: Sequence[CellFigures], axis: str) -> Curve | None:
     return Curve(x_SR.mean(axis=0), y_SR.mean(axis=0), y_SR.min(axis=0), y_SR.max(axis=0))
 
 
+def curve_rows(summary: StudySummary, of_dataset: Mapping[str, ByArm], styles: dict[str, ArmStyle]) -> list[Figures]:
+    """Return a row of figures for each axis, the legend above the first."""
+    rows: list[Figures] = []
+    for axis in AXES:
+        drawn = [
+            curve_figure(
+                f"curve-{axis}-{at}", _named(summary, dataset), axis, arms, styles, _target(summary, dataset, "")
+            )
+            for at, (dataset, arms) in enumerate(of_dataset.items())
+        ]
+        if figures := tuple(each for each in drawn if each is not None):
+            rows.append(Figures(figures, () if rows else arm_legend(styles, summary.reference)))
+    rows += _written_curves(summary, of_dataset, styles)
+    if all(len(row.figures) == 1 for row in rows):  # one data set: all in one row
+        return [Figures(tuple(row.figures[0] for row in rows), rows[0].legend)] if rows else []
+    return rows
+
+
+def _written_curves(
+    summary: StudySummary, of_dataset: Mapping[str, ByArm], styles: dict[str, ArmStyle]
+) -> list[Figures]:
+    """Return a row of figures for each text metric by round, and for one with a target against all else."""
+    rows = []
+    for name in TEXT_METRIC_WORDS:
+        targets = {dataset: _target(summary, dataset, name) for dataset in of_dataset}
+        for axis in AXES if any(map(math.isfinite, targets.values())) else ("round",):
+            drawn = [
+                curve_figure(
+                    f"curve-{name}-{axis}-{at}", _named(summary, dataset), axis, arms, styles, targets[dataset], name
+                )
+                for at, (dataset, arms) in enumerate(of_dataset.items())
+            ]
+            if figures := tuple(each for each in drawn if each is not None):
+                rows.append(Figures(figures, ()))
+    return rows
+
+
+def _target(summary: StudySummary, dataset: str, metric: str) -> float:
+    """Return the target on a data set if it is one of a text metric, empty for the task's; NaN without."""
+    rows = (row for row in summary.rows if row.dataset == dataset and row.target_metric == metric)
+    return next((row.target for row in rows if math.isfinite(row.target)), math.nan)
+
+
+def _named(summary: StudySummary, dataset: str) -> str:
+    return dataset if len(summary.datasets) > 1 else ""
+
+
 @drawn
 def curve_figure(
     key: str,
@@ -82,6 +140,7 @@ def curve_figure(
     cells: Mapping[str, Sequence[CellFigures]],
     styles: Mapping[str, ArmStyle],
     target: float,
+    written: str | None = None,
 ) -> Figure | None:
     """Return the curves of all arms on a data set against one axis; None if there is nothing to draw.
 
@@ -93,17 +152,21 @@ def curve_figure(
         By arm.
     target
         Metric to reach; NaN without.
+    written
+        Text metric of what the global model writes; None for the task's metric.
     """
-    found = {arm: got for arm, each in cells.items() if (got := curve(each, axis)) is not None}
+    field = "metric" if written is None else f"generated_{written}"
+    found = {arm: got for arm, each in cells.items() if (got := curve(each, axis, field)) is not None}
     if not found:
         return None
     one = next(cell for each in cells.values() for cell in each)
-    name = metric_words(one.metric_name)
+    name = metric_words(one.metric_name) if written is None else _SHORT.get(written, TEXT_METRIC_WORDS[written])
     label, factor = _unit(axis, max(float(each.x_R[-1]) for each in found.values()))
     figure, axes = small(label, name)
     for arm, each in found.items():
         _draw(axes, each, factor, styles[arm], 0.16 if len(found) < 5 else 0.1)
-    draw_chance(axes, chance(one.metric_name, one.num_classes))
+    guess = chance(one.metric_name, one.num_classes) if written is None else None
+    draw_chance(axes, guess)
     if math.isfinite(target):
         axes.axhline(target, color=FAINT, lw=1.0, ls=(0, (6, 3)), zorder=1.5)
         place = ("axes fraction", "data")
@@ -116,14 +179,11 @@ def curve_figure(
     band = f"Mean over {seeds} seeds; band: the least and the most." if seeds > 1 else "One seed."
     clocks = axis == "seconds_modelled" and one.about.get("seconds_simulated") is not None
     by, meaning = _OF_CLOCK if clocks else (AXES[axis], _MEANINGS[axis])
-    title = f"{name.capitalize()} {by}{f', {dataset}' if dataset else ''}"
+    title = f"{name.capitalize() if name.islower() else name}{'' if written is None else ' of written responses'} {by}"
+    title += f", {dataset}" if dataset else ""
     data = _by_round(title, found) if axis == "round" else _in_turn(title, label, found, factor)
-    text = f"{band}{meaning}{_guess(one)}"
+    text = f"{band}{meaning}{'' if guess is None else ' Dotted: chance.'}"
     return as_figure(figure, key, title, text, data, axes if axis == "round" else None)
-
-
-def _guess(cell: CellFigures) -> str:
-    return " Dotted: chance." if chance(cell.metric_name, cell.num_classes) is not None else ""
 
 
 def _draw(axes: Axes, each: Curve, factor: float, style: ArmStyle, shade: float) -> None:

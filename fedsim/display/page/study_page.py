@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from fedsim.display.page.parts import (
 )
 from fedsim.display.page.render import render
 from fedsim.display.page.run_figures import label_figures
-from fedsim.display.page.study_curves import AXES, curve_figure
+from fedsim.display.page.study_curves import curve_rows
 from fedsim.display.page.study_differences import forest
 from fedsim.display.page.study_spread import client_spread, exchanged_layers, layer_scores
 from fedsim.display.page.study_tables import configs, failed_table, mistakes_table, repeat, search_table, sheet_table
@@ -153,7 +152,7 @@ def _sections(
         pictures = [Figures(tuple(forests))] if forests else []
         said = [Sentences(tuple(sentences), bullets=True)] if sentences else []
         yield Section("differences", "Differences", (*pictures, *said))
-    if curves := _curves(summary, of_dataset, styles):
+    if curves := curve_rows(summary, of_dataset, styles):
         yield Section("curves", "Curves", tuple(curves))
     tables = {sheet.title: sheet_table(sheet) for sheet in others}
     if "Written responses" in tables:
@@ -214,21 +213,6 @@ def _forests(summary: StudySummary, styles: Mapping[str, ArmStyle]) -> list[Figu
     return [each for each in drawn if each is not None]
 
 
-def _curves(summary: StudySummary, of_dataset: Mapping[str, ByArm], styles: dict[str, ArmStyle]) -> list[Figures]:
-    """Return a row of figures for each axis, the legend above the first."""
-    rows: list[Figures] = []
-    for axis in AXES:
-        drawn = [
-            curve_figure(f"curve-{axis}-{at}", _named(summary, dataset), axis, arms, styles, _target(summary, dataset))
-            for at, (dataset, arms) in enumerate(of_dataset.items())
-        ]
-        if figures := tuple(each for each in drawn if each is not None):
-            rows.append(Figures(figures, () if rows else arm_legend(styles, summary.reference)))
-    if all(len(row.figures) == 1 for row in rows):  # one data set: all in one row
-        return [Figures(tuple(row.figures[0] for row in rows), rows[0].legend)] if rows else []
-    return rows
-
-
 def _layers(summary: StudySummary, of_dataset: Mapping[str, ByArm], styles: Mapping[str, ArmStyle]) -> list[Figure]:
     """Return the scores on all data sets, then what is exchanged on them."""
     arms = [(at, _named(summary, dataset), arms) for at, (dataset, arms) in enumerate(of_dataset.items())]
@@ -257,10 +241,6 @@ def _pairs(summary: StudySummary, dataset: str, measure: str) -> list[PairSummar
 
 def _named(summary: StudySummary, dataset: str) -> str:
     return dataset if len(summary.datasets) > 1 else ""
-
-
-def _target(summary: StudySummary, dataset: str) -> float:
-    return next((row.target for row in summary.rows if row.dataset == dataset and math.isfinite(row.target)), math.nan)
 
 
 def _sentences(summary: StudySummary) -> list[str]:

@@ -16,13 +16,15 @@ from fedsim.display.notebook import NotebookLive, notebook_display
 from fedsim.display.report import final_table
 from fedsim.display.watch.run_view import PlainLines, picture
 from fedsim.display.watch.watched_run import WatchedRun
+from fedsim.display.watch.watched_scaling import WatchedScaling
 from fedsim.display.watch.watched_study import WatchedStudy
 from fedsim.records.remote import Remote, is_url
+from fedsim.scaling.load import is_scaling_study
 from fedsim.study.folder import read_subject
 
 HERE_SECONDS, AWAY_SECONDS = 1.0, 10.0
 """Between two looks at a folder, and at a URL, which changes at checkpoints only."""
-Watched = WatchedRun | WatchedStudy
+Watched = WatchedRun | WatchedStudy | WatchedScaling
 
 
 def open_watched(place: str) -> Watched:
@@ -31,7 +33,7 @@ def open_watched(place: str) -> Watched:
     Raises
     ------
     ConfigError
-        If it holds neither a run nor a study.
+        If it holds neither a run nor a study, or a scaling study that does not say what it was asked for.
     """
     if is_url(place):
         if Remote(place).holds() == "run":
@@ -40,6 +42,8 @@ def open_watched(place: str) -> Watched:
         return WatchedRun(place)
     elif read_subject(Path(place)) is not None:
         return WatchedStudy(Path(place))
+    elif is_scaling_study(Path(place)):
+        return WatchedScaling(Path(place))
     missing = (
         "there is no folder" if not is_url(place) and not Path(place).exists() else "neither a run nor a study is in"
     )
@@ -116,7 +120,7 @@ class _Lines:
         if self._plain is not None:
             yield from self._plain.new()
             return
-        assert isinstance(self._watched, WatchedStudy)
+        assert not isinstance(self._watched, WatchedRun)
         lines = list(self._watched.lines())
         yield from (line for line in lines if line not in self._last)
         self._last = lines

@@ -67,6 +67,8 @@ class CellPool:
         Raises when the user has interrupted.
     note
         Called with messages for the user.
+    actor_bytes
+        Main memory that an actor is expected to need; None if that is not known, or nobody asks.
 
     Raises
     ------
@@ -85,8 +87,11 @@ class CellPool:
         name: str,
         check: Callable[[], None],
         note: Callable[[str], None],
+        actor_bytes: int | None = None,
     ) -> None:
         self._config = config
+        self._name = name
+        self._actor_bytes = actor_bytes
         self._threads = threads
         self._most = most
         self._data_bytes = data_bytes
@@ -115,7 +120,7 @@ class CellPool:
 
         actor_class: Any = actor.CellActor
         retake_signals()
-        room = self._room = room_for(self._config, "compare", group_of_caller(self._config))
+        room = self._room = room_for(self._config, self._name, group_of_caller(self._config), self._actor_bytes)
         plan = self._reserved(room)
         for note in filter(None, (plan.note, *room.notes)):
             self._note(note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group_table
 
 from fedsim.core.errors import ResourceError
-from fedsim.executors.cluster.placement import in_bundle, on_node, place
+from fedsim.executors.cluster.placement import in_bundle, on_node, place, usable_nodes, written
 from fedsim.executors.cluster.rooms import Room
 from fedsim.executors.cluster.sizing import ActorPlan, NodeResources, plan_actors
 from fedsim.executors.config import RayConfig
@@ -25,16 +26,18 @@ class CallersGroup(Room):
     def __init__(self, config: RayConfig, group: PlacementGroup, actor_bytes: int | None = None) -> None:
         super().__init__(config, actor_bytes)
         self._group = group
+        self._bundle_of: dict[int, int] = {}
 
     def reserve(self, threads: int, most: int) -> ActorPlan:
         """Plan the actors for what the bundles have free."""
-        free = self._bundles()
+        free = self._bundles()  # which refuses labels that no bundle's node has
         try:
             # A bundle is on one node, as an actor is.
             plan = self._planned(plan_actors(self._config, threads, most, list(free.values())))
         except ResourceError as error:
             raise ResourceError(self._refusal(error, threads, most)) from None
         placed = place(plan, free)
+        self._bundle_of = {slot: int(key) for slot, key in enumerate(placed)}
         rest = self._rest()
         memory = self._memory(placed, {key: int(rest.get(f"memory_group_{int(key)}_{self._id}", 0)) for key in free})
         self._places = {
@@ -53,7 +56,8 @@ class CallersGroup(Room):
         return f"free in the bundles of the placement group now: {_told(self._bundles())}"
 
     def _elsewhere(self, slot: int) -> dict[str, Any]:
-        return in_bundle(self._group, -1)
+        # Of a group that is only in part on nodes with the labels, an actor stays in the bundle that it was given.
+        return in_bundle(self._group, self._bundle_of[slot] if self._config.selector else -1)
 
     def _memory(self, placed: list[str], free: dict[str, int]) -> int:
         # Bundles without memory have none to reserve, which is the caller's choice.
@@ -79,7 +83,13 @@ class CallersGroup(Room):
             # A bundle with less than one GPU has it of a single GPU.
             part = gpus if 0 < self._group.bundle_specs[index].get("GPU", 0) < 1 else 0.0
             found[f"{index:06d}"] = NodeResources(cpus, gpus, part)
-        return self._without_caller(found)
+        return self._with_labels(self._without_caller(found))
+
+    def _with_labels(self, found: dict[str, NodeResources]) -> dict[str, NodeResources]:
+        if not self._config.selector:
+            return found
+        nodes = placement_group_table(self._group)["bundles_to_node_id"]
+        return on_nodes(found, nodes, usable_nodes(self._config), written(self._config))
 
     def _without_caller(self, found: dict[str, NodeResources]) -> dict[str, NodeResources]:
         """Take off the caller's own CPUs, which Ray calls free whenever the caller waits for something.
@@ -108,6 +118,32 @@ class CallersGroup(Room):
             f"for actors: {error}; or give the group {count} more bundle{'' if count == 1 else 's'} of "
             f"{{'CPU': {cpus:g}{gpu}}} (in Tune: fedsim.tune.resources), or set executor=local"
         )
+
+
+def on_nodes(
+    found: dict[str, NodeResources], nodes: Mapping[int, str], usable: Collection[str], labels: str
+) -> dict[str, NodeResources]:
+    """Return the bundles, of all that are found, that are on usable nodes.
+
+    Parameters
+    ----------
+    nodes
+        Node id of each bundle, by its number.
+    labels
+        What the config says of the nodes' labels.
+
+    Raises
+    ------
+    ResourceError
+        If there is none.
+    """
+    left = {key: free for key, free in found.items() if nodes.get(int(key)) in usable}
+    if not left:
+        raise ResourceError(
+            f"this run is inside a placement group of which no bundle is on a node with {labels}; make the group with "
+            "bundle_label_selector (in Tune: fedsim.tune.resources does), or leave the labels out"
+        )
+    return left
 
 
 def _own_cpus() -> float:

@@ -20,7 +20,7 @@ from fedsim.executors.config import RayConfig
 
 _CONNECT_SECONDS = 5.0
 _EXCLUDES = [".git", "**/__pycache__"]
-"""Beside what .rayignore leaves out, which Ray reads itself."""
+"""What stays here beside what .rayignore leaves out."""
 
 
 def connect(config: RayConfig, data_bytes: int, about: About | None = None) -> bool:
@@ -156,4 +156,12 @@ def _runtime_env() -> dict[str, Any]:
     root = _project_root()
     if JOB_VARIABLE in os.environ or not (root / "pyproject.toml").exists():
         return {}
-    return {"working_dir": str(root), "excludes": _EXCLUDES}
+    return {"working_dir": str(root), "excludes": _excludes(root)}
+
+
+def _excludes(root: Path) -> list[str]:
+    """Return the patterns of what is not shipped, those of .rayignore among them: before 2.53 Ray does not read it."""
+    file = root / ".rayignore"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    # Of all patterns that fit the last one holds: our own come after those that let folders through.
+    return [*(line for line in lines if line and not line.startswith("#")), *_EXCLUDES]

@@ -1,4 +1,4 @@
-"""What a trial reserves: a placement group for its own process, or for its actors."""
+"""What a search has beside its trainable: callbacks, and what a trial reserves for its own process, or for its actors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,26 @@ def resources(config: Config | str | Path) -> Any:
     bundle = {"CPU": cpus, **({"GPU": share} if (share := config.ray.num_gpus_per_actor) else {})}
     factory = imported_tune().PlacementGroupFactory
     actors = num_actors(config)
-    return factory([bundle]) if actors is None else factory([{}] + [bundle] * actors)
+    selector = config.ray.selector
+    # Tune leaves out an empty first bundle, so that labels are those of the others.
+    labels = {"bundle_label_selector": [selector] * (actors or 1)} if selector else {}
+    return factory([bundle], **labels) if actors is None else factory([{}] + [bundle] * actors, **labels)
+
+
+def callbacks() -> list[Any]:
+    """Return callbacks for the ``ray.tune.RunConfig`` of a search whose trials may start again.
+
+    They keep rows that Tune would lose then: its logger goes on with a copy of its log that is ten seconds old or more.
+
+    Raises
+    ------
+    FedsimError
+        If Tune is not installed.
+    """
+    imported_tune()
+    from fedsim.executors.tune.logs import WholeLogs
+
+    return [WholeLogs()]
 
 
 def num_actors(config: Config) -> int | None:
