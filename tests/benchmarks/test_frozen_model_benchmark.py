@@ -19,6 +19,7 @@ def test_the_peak_is_that_of_the_work_and_not_of_before():
     assert 29_000_000 < peak_above(lambda: np.ones(30_000_000, np.uint8).sum()) < 45_000_000
 
 
+@pytest.mark.wide(alone="10 s: what it measures is tested always, in test_checkpointing.py and test_quantized.py")
 def test_a_side_is_measured_against_the_model_as_it_is(tmp_path):
     both = "int8, layers run twice"
     # Deep enough that what the layers keep is most of the peak, on any machine.

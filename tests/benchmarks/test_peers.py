@@ -83,6 +83,7 @@ def test_the_peers_evaluation_in_parts_counts_what_fedsim_counts(folder):
     assert sum(part.loss_sum for part in parts) == pytest.approx(expected.loss_sum, rel=1e-5)
 
 
+@pytest.mark.wide(alone="6 s: the loop is held to fedsim one client at a time always")
 def test_a_whole_run_of_fedsim_ends_where_the_peers_loop_ends(folder, tmp_path):
     outcome = fedsim_tuning(SMALL, (), ROUNDS)(tmp_path)
     plain, plan = PlainClients(Work.load(folder)), Plan.load(folder)
