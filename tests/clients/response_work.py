@@ -12,6 +12,7 @@ from tiny_models import (
     WITHOUT_SDPA,
     _hide,
     attention_modules,
+    doubled,
     plain_positions,
     tiny_model,
 )
@@ -68,7 +69,7 @@ def theirs(family: str, tuner: str, layout: VectorLayout, vector_A: Tensor, tabl
     for row, index in enumerate(indices):
         labels[row, : int(table.response_starts_N[index])] = OFF_LABEL
     labels[mask == 0] = OFF_LABEL
-    model = tiny_model(family).double()
+    model = doubled(tiny_model(family))
     vector = vector_A.detach().clone().requires_grad_()
     tuned_CLX, _ = layout.split_rows(vector[None])
     output = {"prefix": _prefixed, "lora": _with_lora, "soft_prompt": _soft_prompted}[tuner](

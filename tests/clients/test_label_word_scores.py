@@ -21,6 +21,7 @@ from tiny_models import (
     WITHOUT_SDPA,
     backbone,
     cache_oracle,
+    doubled,
     prompts,
     runnable,
     save,
@@ -101,9 +102,9 @@ def model_of(folder: str, head: HeadConfig, words: LabelWords, **keys: object) -
 
 def theirs_of(folder: str, family: str) -> nn.Module:
     """Return transformers' own model; of families that slide, with the attention whose masks can be widened."""
-    attention = "eager" if family in WINDOWS else "sdpa"
+    attention = "eager" if family in WINDOWS else runnable(family, "sdpa")
     kind = FAMILIES[family].model_class(FAMILIES[family].lm_kind)
-    return kind.from_pretrained(folder, dtype=torch.float64, attn_implementation=attention).eval()
+    return doubled(kind.from_pretrained(folder, dtype=torch.float64, attn_implementation=attention).eval())
 
 
 def alone(table: TokenTable) -> tuple[TokenBatch, list[tuple[int, int]]]:
@@ -141,7 +142,7 @@ def losses(scores_BC: Tensor, table: TokenTable, loss: str) -> Tensor:
 
 def log_likelihoods(theirs: nn.Module, hidden_XTD: Tensor) -> Tensor:
     cap = getattr(theirs.config, "final_logit_softcapping", None)
-    logits = theirs.get_output_embeddings()(hidden_XTD)
+    logits = theirs.get_output_embeddings()(hidden_XTD) / getattr(theirs.config, "logits_scaling", 1.0)
     return (logits if cap is None else cap * torch.tanh(logits / cap)).log_softmax(-1)
 
 
