@@ -186,6 +186,22 @@ def test_layers_that_rest_in_main_memory_are_planned_there():
     assert "1 actors are expected to need" in sentence
 
 
+@pytest.mark.parametrize(
+    ("model", "gpus", "gpu", "remedy"),
+    [
+        ({"compile": True}, 4, 10 * GB, ""),
+        ({"autocast": "bfloat16"}, 1, 10 * GB, ""),
+        ({"autocast": "bfloat16"}, 4, 10 * GB, "set ray.num_gpus_per_actor=3, or "),
+        ({}, 1, 5 * GB, ""),  # what is in no layer, and two layers, are 6 GB
+    ],
+)
+def test_no_remedy_is_named_that_is_refused_or_does_not_do(model, gpus, gpu, remedy):
+    """Compiled layers are neither spread nor offloaded, autocast is not offloaded, and offload may not be enough."""
+    with pytest.raises(ResourceError) as refused:
+        plan([node(64, gpus, gpu=gpu)], LARGE, ray={"num_gpus_per_actor": 1, "actors": 1}, group_size=10, model=model)
+    assert str(refused.value).endswith(f"; {remedy}choose a smaller model or a shorter model.dtype")
+
+
 @pytest.fixture
 def printed(monkeypatch, capsys):
     """Return a function that runs ``fedsim ARGUMENTS`` and returns (status, out, err)."""
