@@ -290,12 +290,7 @@ class Config(Schema):
         for key in ("name", "output", "executor", "ray", "cache", "tracking", "checkpoint", "stop", "callbacks"):
             values.pop(key)
         # Where a later section has no effect, a run is the one that it was before there was such a section.
-        for key, without in (
-            ("privacy", None),
-            ("buffer", None),
-            ("world", WorldConfig()),
-            ("compression", CompressionConfig()),
-        ):
+        for key, without in WITHOUT_EFFECT.items():
             if getattr(self, key) == without:
                 values.pop(key)
         if self.client.schedule.total_steps != "all_data" and (self.privacy is None or self.privacy.noise_multiplier):
@@ -345,6 +340,14 @@ class Config(Schema):
             "world.devices.availability.file": None if devices is None else devices.availability.file,
         }
 
+
+WITHOUT_EFFECT: dict[str, Schema | None] = {
+    "privacy": None,
+    "buffer": None,
+    "world": WorldConfig(),
+    "compression": CompressionConfig(),
+}
+"""Sections of later versions as they are where they have no effect, and which identities then leave out."""
 
 _DATA_ITSELF = ("task", "train_examples", "validation_examples", "validation_from_train", "max_length")
 """Keys of ``data`` that define what is learned rather than where the data are."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clients.budget import CONTEXT_BYTES
 from fedsim.configuration.schema import Config
@@ -52,7 +52,7 @@ def check_gpu(config: Config, nodes: Sequence[PlanNode], placed: Sequence[int], 
         return
     smallest, name = min(used)
     remedy = "choose a smaller model or a shorter model.dtype"
-    if not memory.offload and memory.layers[1]:
+    if _offload_helps(config, memory, smallest):
         remedy += ", or set model.offload=true"
     if parts := smallest // least:
         remedy = f"set {_larger_share(config, parts, [node.free for node in nodes])}"
@@ -64,8 +64,18 @@ def check_gpu(config: Config, nodes: Sequence[PlanNode], placed: Sequence[int], 
     )
 
 
+def _offload_helps(config: Config, memory: MemoryEstimate, gpu_bytes: int) -> bool:
+    """Return whether a GPU holds the weights with layers in main memory, if the config can have that."""
+    if memory.offload or not memory.layers[1] or config.model.compile or config.model.autocast != "off":
+        return False
+    offloaded = replace(memory, offload=True)
+    return CONTEXT_BYTES + max(offloaded.gpu_weights) + memory.vectors <= gpu_bytes
+
+
 def _more_gpus(config: Config, nodes: Sequence[PlanNode], memory: MemoryEstimate, gpu_bytes: int) -> int | None:
     """Return the fewest GPUs of one node, more than asked for, over which the weights fit; None if there are none."""
+    if config.model.compile:  # which is refused over several
+        return None
     room = max(int(node.free.gpus) for node in nodes)
     for gpus in range(int(config.ray.num_gpus_per_actor) + 1, min(room, memory.layers[0]) + 1):
         if gpus > 1 and CONTEXT_BYTES + max(memory.weights_over(gpus)) + memory.vectors <= gpu_bytes:

@@ -18,7 +18,7 @@ def model_notes(config: Config) -> list[str]:
     ModelError
         If the model is not there.
     """
-    return [sentence for sentence in (_adapter(config), _slow_format(config)) if sentence is not None]
+    return [sentence for sentence in (_adapter(config), _slow_format(config), _no_gpus(config)) if sentence is not None]
 
 
 def _adapter(config: Config) -> str | None:
@@ -46,6 +46,23 @@ def _slow_format(config: Config) -> str | None:
         return None
     return (
         f"model.{key}=float16 runs on CPUs here, where it is many times slower than bfloat16; set model.{key}=bfloat16"
+    )
+
+
+def _no_gpus(config: Config) -> str | None:
+    """Note that a run in this process asks for GPUs that are not here: on a cluster, Ray's plan says so."""
+    if config.executor != "local" or config.model.device == "cpu":
+        return None
+    wanted, here = max(1, int(config.ray.num_gpus_per_actor)), len(visible_gpus())
+    keys = {"model.device=cuda": config.model.device == "cuda", "model.offload=true": config.model.offload}
+    keys[f"ray.num_gpus_per_actor={wanted}"] = wanted > 1
+    asking = [key for key, asks in keys.items() if asks]
+    if not asking or here >= wanted:
+        return None
+    outcome = "a run is refused" if here or len(asking) > (wanted > 1) else "a run computes on the CPU alone"
+    return (
+        f"{' with '.join(asking)} needs {wanted} GPU{'s' * (wanted > 1)} for executor=local, but nvidia-smi lists {here} here: "
+        f"{outcome}"
     )
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from fedsim.configuration.schema import Config, read_config
+from clients.config import ModelConfig
+from fedsim.configuration.schema import WITHOUT_EFFECT, Config, read_config
 from fedsim.core.errors import CheckpointError, FedsimError, listed
 from fedsim.prompts.prompt_file import BEST_PROMPT, GLOBAL_PROMPT
 from fedsim.records.checkpoint import Checkpoint, load_latest, newest_round
@@ -38,8 +39,10 @@ _CONTENTS = {
 def as_recorded(config: Config, path: Path) -> Config:
     """Return the config with what the run in ``path`` settled at its start, where the config leaves it open.
 
-    That is ``model.products``, which is float32 in records of versions without the key.
+    That is ``model.products``, which is float32 in records of versions without the key, and ``model.shared_beginnings``, which
+    is off there.
     """
+    config = _with_recorded_beginnings(config, path)
     model = config.model
     if model.products != "auto" or not model.has_products:
         return config
@@ -50,8 +53,25 @@ def as_recorded(config: Config, path: Path) -> Config:
     return config if products is None else _with_products(config, products)
 
 
+def _with_recorded_beginnings(config: Config, path: Path) -> Config:
+    if config.model.shared_beginnings == "off":
+        return config
+    try:
+        before = read_config(path / "config.yaml").model
+    except FedsimError:
+        checkpoint, _ = load_latest(path / "checkpoints")
+        recorded = checkpoint is None or "shared_beginnings" in checkpoint.config["model"]
+    else:
+        recorded = "shared_beginnings" in before.model_fields_set
+    return config if recorded else config.model_copy(update={"model": _model_with(config, shared_beginnings="off")})
+
+
+def _model_with(config: Config, **keys: str) -> ModelConfig:
+    return config.model.model_copy(update=keys)
+
+
 def _with_products(config: Config, products: str) -> Config:
-    return config.model_copy(update={"model": config.model.model_copy(update={"products": products})})
+    return config.model_copy(update={"model": _model_with(config, products=products)})
 
 
 def _recorded_products(path: Path) -> str | None:
@@ -99,6 +119,11 @@ def check_config(checkpoint: Checkpoint, config: Config, folder: str) -> None:
     now = config.identity_values
     for values in (default, now):
         values["model"].setdefault("quantize", "none")
+    default["model"]["shared_beginnings"] = "off"  # which records leave out
+    now["model"].setdefault("shared_beginnings", "off")
+    for key, without in WITHOUT_EFFECT.items():
+        for values in (default, now):
+            values.setdefault(key, None if without is None else without.model_dump(mode="json"))
     differences = list(_differences(checkpoint.config, now, default))
     if differences:
         raise CheckpointError(

@@ -15,6 +15,7 @@ from fedsim.executors.cluster.local_cluster import store_bytes
 from fedsim.executors.cluster.sizing import NodeResources
 from fedsim.planning.command import _own_node
 from fedsim.planning.memory import MemoryEstimate, estimate_memory
+from fedsim.planning.model_notes import model_notes
 from fedsim.planning.model_shape import model_shape
 from fedsim.planning.plan import PlanNode, make_plan
 
@@ -183,6 +184,22 @@ def test_layers_that_rest_in_main_memory_are_planned_there():
         [node(64, 1, 40 * GB, gpu=12 * GB)], offloaded, ray={"num_gpus_per_actor": 1}, group_size=10
     ).warnings
     assert "1 actors are expected to need" in sentence
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "gpu", "remedy"),
+    [
+        ({"compile": True}, 4, 10 * GB, ""),
+        ({"autocast": "bfloat16"}, 1, 10 * GB, ""),
+        ({"autocast": "bfloat16"}, 4, 10 * GB, "set ray.num_gpus_per_actor=3, or "),
+        ({}, 1, 5 * GB, ""),  # what is in no layer, and two layers, are 6 GB
+    ],
+)
+def test_no_remedy_is_named_that_is_refused_or_does_not_do(model, gpus, gpu, remedy):
+    """Compiled layers are neither spread nor offloaded, autocast is not offloaded, and offload may not be enough."""
+    with pytest.raises(ResourceError) as refused:
+        plan([node(64, gpus, gpu=gpu)], LARGE, ray={"num_gpus_per_actor": 1, "actors": 1}, group_size=10, model=model)
+    assert str(refused.value).endswith(f"; {remedy}choose a smaller model or a shorter model.dtype")
 
 
 @pytest.fixture
@@ -354,3 +371,25 @@ def test_the_plan_needs_neither_torch_nor_transformers():
     imported = set(done.stdout.splitlines()[-1].split())
     assert "rich" in imported
     assert not imported & {"torch", "transformers", "datasets"}
+
+
+NO_GPUS = [
+    # keys of a run in this process, GPUs here, what is said; None for nothing
+    ({"model": {"offload": True}}, 0, "model.offload=true needs 1 GPU .* lists 0 here: a run is refused"),
+    ({"model": {"device": "cuda"}}, 0, "model.device=cuda needs 1 GPU .* a run is refused"),
+    ({"ray": {"num_gpus_per_actor": 2}}, 1, "ray.num_gpus_per_actor=2 needs 2 GPUs .* lists 1 here: a run is refused"),
+    ({"ray": {"num_gpus_per_actor": 2}}, 0, "needs 2 GPUs .* a run computes on the CPU alone"),
+    ({"ray": {"num_gpus_per_actor": 2}}, 2, None),
+    ({"model": {"offload": True}}, 1, None),
+    ({"ray": {"num_gpus_per_actor": 2}, "model": {"device": "cpu"}}, 0, None),
+    ({"ray": {"num_gpus_per_actor": 0.5}}, 0, None),
+    ({"ray": {"num_gpus_per_actor": 1}, "model": {"offload": True}, "executor": "ray"}, 0, None),
+]
+
+
+@pytest.mark.parametrize(("keys", "here", "said"), NO_GPUS)
+def test_a_run_in_this_process_without_its_gpus_is_noted(monkeypatch, keys, here, said):
+    monkeypatch.setattr("fedsim.planning.model_notes.visible_gpus", lambda: ("a GPU",) * here)
+    notes = model_notes(make_tiny(**{"executor": "local", **keys}))
+    assert len(notes) == (said is not None)
+    assert said is None or re.search(said, notes[0])

@@ -1,13 +1,14 @@
 """Resuming compares contents: paths may change, contents and keys may not, and a refusal names what did."""
 
 import json
+import re
 import shutil
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
-from support import make_tiny
+from support import make_tiny, merged
 
 import fedsim
 from fedsim.core.errors import CheckpointError
@@ -36,7 +37,7 @@ def config(folder, output="run", rounds=1, **changes):
     data = {"path": str(folder / "data"), "task": TASK, "train_examples": None, "validation_examples": None}
     return make_tiny(
         rounds=rounds, executor="local", client={"fuse": 2}, output=str(folder / output),
-        model={"path": str(folder / "model")}, data=data | changes.pop("data", {}), **changes,
+        model={"path": str(folder / "model")} | changes.pop("model", {}), data=data | changes.pop("data", {}), **changes,
     )  # fmt: skip
 
 
@@ -130,6 +131,43 @@ def test_other_keys_are_refused_by_name_with_both_values(place):
         'prompt.length was 4 and is 5, data.task.label_words was ["terrible", "great"] and is ["bad", "good"], data.max_length '
         "was 128 and is 64; resume with the same one"
     ) in str(refused.value)
+
+
+SWITCHED = {
+    "model.shared_beginnings": ({}, {"model": {"shared_beginnings": "off"}}),
+    "compression.up.kind": ({}, {"compression": {"up": {"kind": "int8"}}}),
+    "privacy": ({}, {"privacy": {"noise_multiplier": 0.5, "clip_norm": 1.0}}),
+    "world.devices": ({}, {"world": {"devices": {}}}),
+}
+"""Keys that identities leave out where they have no effect."""
+
+
+@pytest.mark.parametrize("key", SWITCHED)
+def test_what_has_no_effect_is_no_reason_to_leave_it_out_half_way(tmp_path, key):
+    """A run that began with privacy does not go on without, nor the reverse."""
+    base = {
+        "executor": "local", "partition": {"clients": 6, "holdout_fraction": 0}, "sampling": {"clients_per_round": 3},
+        "data": {"train_examples": 60, "validation_examples": 40}, "layers": {"choose": "all"},
+        "server": {"kind": "fedavg", "weighting": "uniform"}, "client": {"fuse": 2},
+    }  # fmt: skip
+    for number, (first, then) in enumerate((SWITCHED[key], SWITCHED[key][::-1])):
+        own = base | {"output": str(tmp_path / str(number))}
+        fedsim.run(make_tiny(**merged(own, {**first, "rounds": 1})), progress=False)
+        with pytest.raises(CheckpointError, match=rf"belongs to another configuration: {re.escape(key)} was "):
+            fedsim.run(make_tiny(**merged(own, {**then, "rounds": 2})), resume=True, progress=False)
+        assert fedsim.run(make_tiny(**merged(own, {**first, "rounds": 2})), resume=True, progress=False)["rounds"] == 2
+
+
+def test_a_run_of_before_beginnings_were_shared_goes_on_without(moved):
+    """Its record lacks the key; by the default it would go on in other last bits."""
+    apart = {"model": {"shared_beginnings": "off"}}
+    fedsim.run(config(moved, "old", **apart), progress=False)
+    recorded = moved / "old" / "config.yaml"
+    lines = recorded.read_text().splitlines(keepends=True)
+    recorded.write_text("".join(line for line in lines if "shared_beginnings" not in line))
+    resumed = fedsim.run(config(moved, "old", rounds=2), resume=True, progress=False)
+    straight = fedsim.run(config(moved, "apart", rounds=2, **apart), progress=False)
+    assert resumed["config_hash"] == straight["config_hash"]
 
 
 def test_runs_on_different_data_do_not_look_the_same(place, tmp_path):
