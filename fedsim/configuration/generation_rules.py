@@ -40,7 +40,7 @@ def check_written(generate: GenerateConfig | None, metric: str, key: str, in_rou
     if in_rounds and not generate.every:
         raise ValueError(
             f"{key} is looked at in the rounds in which the model writes, but with evaluation.generate.every=0 it writes after "
-            "the last one alone; set evaluation.generate.every=1, or to more rounds"
+            "the last one alone; set evaluation.generate.every to 1, or to more rounds"
         )
 
 

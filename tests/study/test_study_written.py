@@ -147,7 +147,7 @@ def test_a_finished_cell_that_wrote_after_other_rounds_is_no_cell_of_the_study(d
     held = {path: path.read_bytes() for path in out.rglob("*.safetensors")}
     (failed,) = again(generate={**GENERATE, "every": every}).failed
     assert f"it is finished, and evaluation.generate.every was 1 and is {every}: what its model was" in failed.sentence
-    assert failed.sentence.endswith("leave evaluation.generate.every, or delete it and compare again")
+    assert failed.sentence.endswith("leave evaluation.generate.every as it was, or delete the run and compare again")
     assert {path: path.read_bytes() for path in out.rglob("*.safetensors")} == held
     assert not again().failed
     # Responses of rounds that are gone from the records are noticed, too; those of the end can be written again.
