@@ -109,7 +109,7 @@ def test_without_data_the_quickstart_is_there_to_edit(fedsim, tmp_path):
     assert fedsim("init", "new folder")[0] == 0
     assert read_config(tmp_path / "new folder/quickstart.yaml") == read_config("quickstart")
     status, _, err = fedsim("init", "--label", "x")
-    assert status == 2 and "give them with --data FILE" in err
+    assert status == 2 and "name these, too: fedsim init FILE" in err
 
 
 def test_presets_are_listed_and_printed(fedsim):

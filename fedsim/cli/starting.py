@@ -39,7 +39,12 @@ def presets(
 
 def init(
     folder: Annotated[
-        Path, typer.Argument(metavar="[FOLDER]", help="Where the config goes, or your data in place of --data.")
+        Path,
+        typer.Argument(
+            metavar="[FILE|FOLDER]",
+            help="Your data, whose config is written here; or, with --data or without data, the folder where it goes.",
+            show_default=False,
+        ),
     ] = Path(),
     data: Annotated[
         Path | None,
@@ -89,7 +94,7 @@ def init(
     if data is None:
         if text or label or response or client or model != "embedded":
             raise ConfigError(
-                "--text, --label, --response, --client and --model are about your own data; give them with --data FILE"
+                "--text, --label, --response, --client and --model are about your own data; name these, too: fedsim init FILE"
             )
         path = folder / "quickstart.yaml"
         _copy_quickstart(path, force)

@@ -40,8 +40,20 @@ def check_written(generate: GenerateConfig | None, metric: str, key: str, in_rou
     if in_rounds and not generate.every:
         raise ValueError(
             f"{key} is looked at in the rounds in which the model writes, but with evaluation.generate.every=0 it writes after "
-            "the last one alone; set evaluation.generate.every=1, or to more rounds"
+            "the last one alone; set evaluation.generate.every to 1, or to more rounds"
         )
+
+
+def check_reachable(target: float | None, metric: str, key: str) -> None:
+    """Refuse a target that no text metric can reach, such as one in per cent.
+
+    Raises
+    ------
+    ValueError
+        Naming the key, and what would be right.
+    """
+    if target is not None and target > 1:
+        raise ValueError(f"{key}={target:g} cannot be reached, since {metric} is at most 1; 40 % is 0.4")
 
 
 def check_generation(config: Config) -> None:
@@ -56,6 +68,7 @@ def check_generation(config: Config) -> None:
         return
     if (metric := config.stop.metric) is not None:
         check_written(config.evaluation.generate, metric, f"stop.metric={metric}", in_rounds=True)
+        check_reachable(config.stop.target, metric, "stop.target")
     tuner, attack = config.tuner, config.attacker
     made = None
     if tuner.kind == "prompt_mixture":

@@ -79,7 +79,8 @@ def _data(what: str, config: Config) -> Finding:
         f"{data.task.name}: {len(data.dataset.train):,} training and {len(data.dataset.validation):,} validation examples for "
         f"{data.shards.num_clients:,} clients, sha256 {digest.hexdigest()[:_DIGITS]}"
     )
-    return warning(what, f"{text}; {skipped:,} rows cannot be used and are skipped") if skipped else ok(what, text)
+    rows = "1 row cannot be used and is skipped" if skipped == 1 else f"{skipped:,} rows cannot be used and are skipped"
+    return warning(what, f"{text}; {rows}") if skipped else ok(what, text)
 
 
 def _results(what: str, config: Config) -> Finding:

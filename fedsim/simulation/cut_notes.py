@@ -22,12 +22,14 @@ def cut_notes(tables: Mapping[str, TokenTable], max_length: int) -> tuple[str, .
 
 def _note(name: str, table: TokenTable, max_length: int) -> str:
     of_responses = table.response_starts_N is not None
-    lost = " and ".join(_lost(table)) if of_responses else "their texts are shortened"
-    has, longest = ("has", "with") if table.cut_examples == 1 else ("have", "the longest")
+    one = table.cut_examples == 1
+    has, longest, them = ("has", "with", "it") if one else ("have", "the longest", "them")
+    shortened = "its text is shortened" if one else "their texts are shortened"
+    lost = " and ".join(_lost(table)) if of_responses else shortened
     return (
         f"{'warning: ' if of_responses else ''}{table.cut_examples:,} of {len(table):,} {name} examples {has} more than "
         f"data.max_length={max_length} tokens, {longest} {table.longest_uncut}: {lost}; data.max_length={table.longest_uncut} "
-        "keeps them whole, if the model has positions for as many"
+        f"keeps {them} whole, if the model has positions for as many"
     )
 
 

@@ -132,6 +132,12 @@ class Study:
     def _config(self, dataset: str, arm: str, seed: int, also: Mapping[str, Any], last: Mapping[str, Any]) -> Config:
         of_arm = self.config.arms[arm]
         path = self.path.parent / (of_arm if isinstance(of_arm, str) else self.config.base)
+        if not path.suffix and not path.exists():
+            said = "base" if path == self.path.parent / self.config.base else f"arms.{arm}"
+            raise ConfigError(
+                f"{self.path}, {said}: there is no config file {path}; presets' names are not taken here: give a file, "
+                "relative to the study file"
+            )
         text, values = read_yaml(path)
         sources: dict[tuple[str, ...], str] = {}
         given: dict[tuple[str, tuple[str, ...]], str] = {}

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedsim.configuration.generation_rules import check_written
+from fedsim.configuration.generation_rules import check_reachable, check_written
 from fedsim.core.errors import ConfigError, listed, shown, suggestion
 from fedsim.data.config import DataConfig
 from fedsim.study.config import Band, SearchConfig, StudyConfig
@@ -63,6 +63,8 @@ def check_written_metrics(path: Path, config: StudyConfig, cells: Sequence[Cell]
             try:
                 if name is not None:
                     check_written(cell.config.evaluation.generate, name, f"{key}={name}", in_rounds)
+                    if in_rounds:
+                        check_reachable(target, name, "target")
             except ValueError as error:
                 raise ConfigError(f"{path}: arm {cell.arm} on data set {cell.dataset}: {error}") from None
 

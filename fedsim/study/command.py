@@ -17,6 +17,7 @@ from fedsim.records.location import is_thrown_away, thrown_away
 from fedsim.records.remote import refuse_url
 from fedsim.simulation.interrupt import InterruptWatch, RunInterrupted
 from fedsim.study.cells import Cell, Study, read_study
+from fedsim.study.checks import text_metric_of
 from fedsim.study.config import StudyConfig
 from fedsim.study.crew import Crew
 from fedsim.study.expect import Expectation, check
@@ -207,7 +208,9 @@ def _searched(crew: Crew, study: Study, console: Console) -> tuple[list[Choice],
         values = ", ".join(f"{key}={value}" for key, value in choice.values.items())
         if not values:
             vain[choice.dataset, choice.arm] = _vain(choice, failures, metric_of(search, choice.arm))
-        _say(console, f"search: {choice.arm} on {choice.dataset} takes {values or 'nothing'}")
+        by = text_metric_of(search, choice.arm)
+        why = f", by {by} of written responses" if by is not None and values else ""
+        _say(console, f"search: {choice.arm} on {choice.dataset} takes {values or 'nothing'}{why}")
     return choices, vain
 
 

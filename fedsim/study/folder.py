@@ -125,7 +125,9 @@ class StudyFolder:
         summary = finished(as_recorded(cell.config, path), path)
         why = None if summary is None else other_rounds(cell.config, path, summary["rounds"])
         return (
-            None if why is None else f"{path}: {why}; leave evaluation.generate.every, or delete it and compare again"
+            None
+            if why is None
+            else f"{path}: {why}; leave evaluation.generate.every as it was, or delete the run and compare again"
         )
 
     def refuse_other_trials(self, cells: Sequence[Cell]) -> None:

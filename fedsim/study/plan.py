@@ -17,6 +17,7 @@ from fedsim.study.command import study_folder
 from fedsim.study.fitting import fitting, run_bytes, stored_bytes
 from fedsim.study.folder import StudyFolder
 from fedsim.study.inputs import check_inputs
+from fedsim.study.running import check_together
 from fedsim.study.search import trials
 
 
@@ -26,7 +27,8 @@ def print_plan(study: Study, output: str | Path | None, at_once: int | None, con
     Raises
     ------
     ConfigError
-        After the table, if a run would not find what it reads; see :func:`fedsim.study.inputs.check_inputs`.
+        After the table, if a run would not find what it reads; see :func:`fedsim.study.inputs.check_inputs`. If runs cannot
+        share actors.
     """
     folder = study_folder(study, output)
     searched, reported = trials(study), study.cells()
@@ -43,6 +45,8 @@ def print_plan(study: Study, output: str | Path | None, at_once: int | None, con
     _add(table, "all", cells)
     console.print(table)
     check_inputs(study, folder)
+    for phase in (searched, reported):
+        check_together([cell for cell in phase if not folder.is_finished(cell)], at_once)
     lines = _lines(folder, study, cells, at_once)
     for line in lines:
         console.print(Text(line), soft_wrap=True)

@@ -19,6 +19,7 @@ from fedsim.executors.cluster import local_cluster
 from fedsim.study.cells import Cell
 from fedsim.study.crew import Crew
 from fedsim.study.fitting import stored_bytes
+from fedsim.study.sharing import shared_ray
 from fedsim.study.words import count
 
 if TYPE_CHECKING:
@@ -78,6 +79,20 @@ def run_cells(crew: Crew, cells: Sequence[Cell], shows: Shows) -> Iterator[CellE
     alone = _alone(missing) if crew.at_once is None else crew.at_once == 1
     run = _one_by_one if alone and not crew.is_there else _side_by_side
     yield from run(crew, missing, shows)
+
+
+def check_together(cells: Sequence[Cell], at_once: int | None) -> None:
+    """Refuse missing runs that cannot be done at the number at a time that is asked for.
+
+    Raises
+    ------
+    ConfigError
+        Naming what they cannot have.
+    """
+    if at_once is not None and at_once > 1:
+        _refuse_together(cells, at_once)
+    if cells and not (_alone(cells) if at_once is None else at_once == 1):
+        shared_ray(cells)
 
 
 def _refuse_together(cells: Sequence[Cell], at_once: int) -> None:

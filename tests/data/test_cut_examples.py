@@ -61,9 +61,12 @@ def test_what_is_lost_is_counted_in_words():
         **numbers, pad_id=0, response_starts_N=np.zeros(3), cut_examples=1, longest_uncut=70, cut_prompts=1
     )
     texts = TokenTable(**numbers, pad_id=0, cut_examples=2, longest_uncut=99)
-    assert cut_notes({"training": asked, "validation": texts}, 64) == (
+    one = TokenTable(**numbers, pad_id=0, cut_examples=1, longest_uncut=80)
+    assert cut_notes({"training": asked, "validation": texts, "holdout": one}, 64) == (
         "warning: 1 of 3 training examples has more than data.max_length=64 tokens, with 70: 1 prompt is shortened; "
-        "data.max_length=70 keeps them whole, if the model has positions for as many",
+        "data.max_length=70 keeps it whole, if the model has positions for as many",
         "2 of 3 validation examples have more than data.max_length=64 tokens, the longest 99: their texts are shortened; "
         "data.max_length=99 keeps them whole, if the model has positions for as many",
+        "1 of 3 holdout examples has more than data.max_length=64 tokens, with 80: its text is shortened; "
+        "data.max_length=80 keeps it whole, if the model has positions for as many",
     )

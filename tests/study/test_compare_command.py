@@ -48,6 +48,10 @@ def test_a_search_chooses_without_the_reported_examples(tmp_path):
         (["tests"], "at least two run folders"),
         (["tests", "docs", "--check"], "--check has no use with runs"),
         (["configs/studies/quickstart.yaml", "--dry-run", "--check"], "--check has no use with --dry-run"),
+        (
+            ["configs/studies/quickstart.yaml", "--dry-run", "ray.metrics=true"],
+            "ray.metrics=true exports .*--at-once 1 does",
+        ),
         (["configs/studies/quickstart.yaml", "seed=1"], "a study sets seed itself"),
         (["configs/studies/quickstart.yaml", "--output", "README.md"], "README.md is a file"),
         (["configs/studies/quickstart.yaml", "--output", "docs"], "docs holds files but no study"),

@@ -69,6 +69,10 @@ def test_one_seed_of_everything_comes_before_the_next(study):
         ("arms: {a: }\nset: {rounds: 0}\n", r"study.yaml, set: rounds=0.*rounds"),
         ("arms: {a: {seed: 2}}\n", r"arms.a: a study sets seed itself"),
         ("arms: {a: nowhere.yaml}\n", r"there is no config file .*nowhere.yaml"),
+        (
+            "arms: {a: quickstart}\n",
+            r"study.yaml, arms.a: there is no config file .*quickstart; presets' names are not taken here",
+        ),
         ("arms: {a: }\nreference: b\n", r"reference names the arm 'b', which does not exist"),
         ("arms: {a: }\narm_seeds: {aa: 3}\n", r"arm_seeds.aa .*did you mean 'a'"),
         ("arms: {a: }\nexpect: {base: {b: {at_least: 1}}}\n", r"expect.base.b"),

@@ -13,6 +13,8 @@ from study_cells import summary_of
 from support import tiny_values
 
 from fedsim.core.errors import ConfigError
+from fedsim.display.page.arms import arm_styles
+from fedsim.display.page.study_differences import forest
 from fedsim.display.page.study_page import study_page
 from fedsim.records.recorded_run import load_run
 from fedsim.study.cells import read_study
@@ -84,9 +86,25 @@ def test_a_search_chooses_by_what_the_model_writes_at_the_end(done):
     assert choice["chosen"] == {"client.optimizer.lr": SEARCH["keys"]["client.optimizer.lr"][found.index(max(found))]}
 
 
+@pytest.mark.parametrize(
+    ("measure", "words"),
+    [
+        ("generated.chrf", "chrF of written responses"),
+        ("generated.exact_match", "Exact match of written responses"),
+        ("personal_generated.f1", "Personalised F1 of written responses"),
+        ("last", "Last global accuracy"),
+    ],
+)
+def test_differences_name_a_metric_as_its_curves_do(measure, words):
+    summary = summary_of({"d": {"a": [0.7, 0.9], "b": [0.8, 0.9]}}, {})
+    drawn = forest("key", "", measure, "accuracy", summary.pairs, arm_styles(["a", "b"], "a"))
+    assert drawn.title == f"{words} against a"
+
+
 def test_the_page_has_a_curve_of_each_text_metric(done):
     page = (done[0] / "out" / "report.html").read_text()
     assert "F1 of written responses by round" in page and "chrF of written responses by round" in page
+    assert "mean of chrF of written responses" in page
     assert "chrF of written responses by traffic" in page and "F1 of written responses by traffic" not in page
 
 
@@ -109,6 +127,7 @@ MISTAKES = {
     "nothing is written": ({"generate": None}, "it writes nothing; give evaluation.generate.every"),
     "at the end alone": ({"generate": {**GENERATE, "every": 0}}, "it writes after the last one alone; set"),
     "another metric": ({"target_metric": "rouge1"}, r"=rouge1 is not among evaluation.generate.metrics=\[f1, chrf\]"),
+    "a target in per cent": ({"target": 40}, "base: target=40 cannot be reached, since f1 is at most 1; 40 % is 0.4"),
     "no target": ({"target": None}, "target_metric says what a target is a value of, and there is none"),
     "no such data set": ({"target_metric": {"news": "f1"}}, "target_metric.news names the data set 'news', which does not"),
     "an arm that writes nothing": (
@@ -147,7 +166,7 @@ def test_a_finished_cell_that_wrote_after_other_rounds_is_no_cell_of_the_study(d
     held = {path: path.read_bytes() for path in out.rglob("*.safetensors")}
     (failed,) = again(generate={**GENERATE, "every": every}).failed
     assert f"it is finished, and evaluation.generate.every was 1 and is {every}: what its model was" in failed.sentence
-    assert failed.sentence.endswith("leave evaluation.generate.every, or delete it and compare again")
+    assert failed.sentence.endswith("leave evaluation.generate.every as it was, or delete the run and compare again")
     assert {path: path.read_bytes() for path in out.rglob("*.safetensors")} == held
     assert not again().failed
     # Responses of rounds that are gone from the records are noticed, too; those of the end can be written again.

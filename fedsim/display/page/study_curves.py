@@ -132,6 +132,16 @@ def _named(summary: StudySummary, dataset: str) -> str:
     return dataset if len(summary.datasets) > 1 else ""
 
 
+def text_metric(name: str) -> str:
+    """Return the name of a text metric in words."""
+    return _SHORT.get(name, TEXT_METRIC_WORDS[name])
+
+
+def titled(name: str) -> str:
+    """Return a title's first words with a capital, unless they begin with a name such as chrF."""
+    return name if name.startswith("chrF") else f"{name[:1].upper()}{name[1:]}"
+
+
 @drawn
 def curve_figure(
     key: str,
@@ -160,7 +170,7 @@ def curve_figure(
     if not found:
         return None
     one = next(cell for each in cells.values() for cell in each)
-    name = metric_words(one.metric_name) if written is None else _SHORT.get(written, TEXT_METRIC_WORDS[written])
+    name = metric_words(one.metric_name) if written is None else text_metric(written)
     label, factor = _unit(axis, max(float(each.x_R[-1]) for each in found.values()))
     figure, axes = small(label, name)
     for arm, each in found.items():

@@ -13,6 +13,7 @@ from fedsim.display.figure import FAINT, INK, drawn
 from fedsim.display.page.arms import ArmStyle
 from fedsim.display.page.parts import Cell, Figure, Table, number_cell
 from fedsim.display.page.small import as_figure, small
+from fedsim.display.page.study_curves import text_metric, titled
 from fedsim.study.measures import MEASURES
 from fedsim.study.outcome import PairSummary
 from fedsim.study.words import p_value
@@ -33,7 +34,7 @@ def forest(
     if not pairs:
         return None
     of_texts = MEASURES[measure].kind == "text"
-    name = MEASURES[measure].label if of_texts else f"{MEASURES[measure].label} {metric_words(metric_name)}"
+    name = _in_words(measure) if of_texts else f"{MEASURES[measure].label} {metric_words(metric_name)}"
     reference = pairs[0].reference
     figure, axes = small(f"difference in {name}", "", 0.9 + _ROW * len(pairs))
     for row, pair in enumerate(pairs):
@@ -54,12 +55,18 @@ def forest(
     room = 0.06 * (max(high, 0.0) - min(low, 0.0))
     axes.set_xlim(min(low, -room), max(high, room))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-    title = f"{name[:1].upper()}{name[1:]} against {reference}{f', {dataset}' if dataset else ''}"
+    title = f"{titled(name)} against {reference}{f', {dataset}' if dataset else ''}"
     text = (
         f"Right of zero the arm is better than {reference}. Bars: 95% intervals of the mean; filled: the difference is shown; "
         "small strokes: single seeds."
     )
     return as_figure(figure, key, title, text, _table(title, pairs))
+
+
+def _in_words(measure: str) -> str:
+    """Return the figure of a text metric as curves call it."""
+    whose, _, metric = measure.rpartition(".")
+    return f"{'personalised ' if whose.startswith('personal') else ''}{text_metric(metric)} of written responses"
 
 
 def _short(name: str) -> str:

@@ -18,11 +18,12 @@ from fedsim.display.page.parts import (
 )
 from fedsim.display.page.render import render
 from fedsim.display.page.run_figures import label_figures
-from fedsim.display.page.study_curves import curve_rows
+from fedsim.display.page.study_curves import curve_rows, text_metric
 from fedsim.display.page.study_differences import forest
 from fedsim.display.page.study_spread import client_spread, exchanged_layers, layer_scores
 from fedsim.display.page.study_tables import configs, failed_table, mistakes_table, repeat, search_table, sheet_table
 from fedsim.display.run_words import CLASSES, LABELS
+from fedsim.records.columns import TEXT_METRIC_WORDS
 from fedsim.records.labels import read_labels
 from fedsim.study import words
 from fedsim.study.config import StudyConfig
@@ -176,7 +177,7 @@ def _sections(
         yield Section("mistakes", "Same mistakes?", (mistakes,), _MISTAKES)
     yield Section("configs", "What differs", tuple(configs(study)))
     if search:
-        yield Section("search", "Search", (search_table(search),), _SEARCH)
+        yield Section("search", "Search", (search_table(search, _judged_by(study)),), _SEARCH)
     if summary.failed:
         yield Section("failed", "Failed runs", (failed_table(summary),))
     if summary.notes:
@@ -199,6 +200,16 @@ _WORLD = (
     "result hold examples that the model never saw."
 )
 _COSTS = "Means over seeds. To the target: over the seeds that reach it."
+
+
+def _judged_by(study: StudyConfig) -> str:
+    """Return what a search goes by in words."""
+    by = study.search.metric if study.search is not None else None
+    return (
+        f"{text_metric(by)} of written responses"
+        if isinstance(by, str) and by in TEXT_METRIC_WORDS
+        else "the last metric"
+    )
 
 
 def _forests(summary: StudySummary, styles: Mapping[str, ArmStyle]) -> list[Figure]:

@@ -80,8 +80,8 @@ def mistakes_table(summary: StudySummary) -> Table | None:
     return Table("Examples on which only one of two runs is right", columns, rows) if rows else None
 
 
-def search_table(search: Sequence[Mapping[str, Any]]) -> Table:
-    """Return what each arm tried and what was chosen, in bold."""
+def search_table(search: Sequence[Mapping[str, Any]], by: str = "the last metric") -> Table:
+    """Return what each arm tried, the mean of what it is judged by, and what was chosen, in bold."""
     rows = []
     for choice in search:
         for trial in choice["trials"]:
@@ -91,7 +91,7 @@ def search_table(search: Sequence[Mapping[str, Any]]) -> Table:
             chosen = trial["values"] == choice["chosen"]
             names = (*text_cells(choice["dataset"], choice["arm"]), Cell(tried, strong=chosen))
             rows.append((*names, number_cell(mean, strong=chosen), Cell("yes" if chosen else "")))
-    columns = ("data set", "arm", "tried", "mean of the last metric", "chosen")
+    columns = ("data set", "arm", "tried", f"mean of {by}", "chosen")
     return Table("What the search tried", columns, tuple(rows))
 
 
