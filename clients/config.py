@@ -237,7 +237,8 @@ class ClientConfig(Schema):
     used, which may affect the last bits of results. With ``dropout`` clients train one by one."""
     micro_batch_tokens: PositiveInt | Literal["auto"] = "auto"
     """Most tokens in one pass through the backbone; larger steps are cut by length, which bounds memory and changes only last
-    bits. auto: on a CPU by the model's hidden size, from 256 to 4096 (512 for a hidden size of 384); on a GPU 16384."""
+    bits. Of a beginning that texts share (``model.shared_beginnings``) tokens count once. auto: on a CPU by the model's hidden
+    size, from 256 to 4096 (512 for a hidden size of 384); on a GPU 16384."""
     dropout: bool = False
     """Keep the backbone's dropout active in training (published code). No effect on backbones without dropout, such as LLaMA;
     dropout on the prompt itself is ``prompt.dropout``."""

@@ -281,6 +281,11 @@ class Backbone:
         return self._reading(pooled_BD, tokens.reads, labels_B, head_C, owner_B), slots_B
 
     @property
+    def shares_beginnings(self) -> bool:
+        """Whether a pass computes once what several texts of a client begin with, where that pays."""
+        return self._packed.shares
+
+    @property
     def texts_of_example(self) -> int:
         """Texts that a pass of :meth:`predict` may have for each example: one, or one for each label word."""
         head = self._head

@@ -25,6 +25,7 @@ from clients.tuners.packed_prefix import PackedPrefix
 from clients.tuners.prefix import AttentionHook
 from clients.tuners.prompt_dropout import PromptMask
 from clients.tuners.relative_attention import RelativePass
+from clients.tuners.tuner import Tuner
 from clients.tuners.virtual_tokens import ByDepth, PackedTexts, VirtualTokens, entered
 from fedsim.core.tokens import PackedTokens
 
@@ -46,6 +47,16 @@ class PackedPasses:
         self._parts = parts
         self._pooling = pooling
         self._share = share
+
+    @property
+    def shares(self) -> bool:
+        """Whether layers may compute once what texts begin with.
+
+        Not with dropout, which differs from text to text, and not compiled: each pass would create its own graph.
+        """
+        parts = self._parts
+        alone = type(parts.tuner).virtual_tokens is Tuner.virtual_tokens
+        return self._share and alone and parts.is_causal and not parts.calls.compiled and not parts.model.training
 
     def pooled(
         self,
@@ -80,7 +91,7 @@ class PackedPasses:
         longer = None
         if virtual is not None:
             longer = PackedTexts(tokens.lengths_B, virtual.length, parts.device, tokens.branches)
-        shared = self._shared(tokens, given_B) if virtual is None and mask is None else None
+        shared = self._shared(tokens, given_B) if mask is None else None
         rows = _rows(tokens, given_B, shared, self._pooling)
         output_BD = self._output(tokens, cached_ZD) if tuner.reads_output and virtual is not None else None
         narrow = self._rows_read(tokens, longer, shared)
@@ -179,12 +190,8 @@ class PackedPasses:
         return by_device(parts.placement, prompts or (parts.no_prompts, (), None), make)
 
     def _shared(self, tokens: PackedTokens, client_of_example_B: Tensor | np.ndarray | None) -> SharedBeginnings | None:
-        """Return the beginnings that texts share, if the model's layers can compute them once.
-
-        Not with dropout, which differs from text to text, and not compiled: each pass would create its own graph.
-        """
-        parts = self._parts
-        if not (self._share and parts.is_causal) or parts.calls.compiled or parts.model.training:
+        """Return the beginnings that texts share, if that pays."""
+        if not self.shares:
             return None
         owners_B = client_of_example_B.cpu().numpy() if isinstance(client_of_example_B, Tensor) else client_of_example_B
         return SharedBeginnings.of(tokens, owners_B)

@@ -24,9 +24,11 @@ from clients.backbone.model import Backbone
 from clients.backbone.shared_beginnings import SharedBeginnings
 from clients.backbone.shared_weights import SharedWeights
 from clients.config import HeadConfig, ModelConfig, PromptConfig
+from clients.training.gradients import StepBatch, gradients, shares
 from clients.tuners.config import TunerConfig
 from clients.tuners.make import make_tuner
 from clients.tuners.word_vectors import WordVectors
+from fedsim.core.layout import VectorLayout
 from fedsim.core.tokens import PackedTokens, TokenTable
 
 IN_LAYERS = ("prefix", "lora", "ia3", "adapter")
@@ -207,3 +209,28 @@ def test_a_run_says_whether_beginnings_are_shared():
     """It is part of a result's identity, as it changes its last bits; off is how runs were before."""
     shared_one, apart = (make_tiny(model={"shared_beginnings": how}) for how in ("auto", "off"))
     assert shared_one.identity != apart.identity
+
+
+@pytest.mark.parametrize("limit", [None, 40, 1])
+def test_a_step_cut_into_passes_keeps_a_clients_texts_together(loaded, limit):
+    """Whatever the cut, losses and gradients are those of texts apart; without one, each beginning is computed once."""
+    table = table_of("responses", "llama")
+    order = np.concatenate([SHUFFLED, SHUFFLED])
+    owners_B = np.resize(OWNERS, len(order))
+    results, rows = [], []
+    for beginnings in ("auto", "off"):
+        model = build(loaded["llama"], "responses", "lora", shared_beginnings=beginnings)
+        layout = VectorLayout.full(model.geometry, model.head_shapes)
+        vectors = torch.randn((3, layout.size), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        seen: list[int] = []
+        model.layers[2].register_forward_pre_hook(lambda module, given, seen=seen: seen.append(given[0].shape[1]))
+        step_batch = StepBatch(order, owners_B, shares(table, order, owners_B))
+        found = gradients(model, table, step_batch, layout, 0.1 * vectors, limit)
+        results.append((found.loss_C, found.gradient_CA, found.tokens_C))
+        rows.append(seen)
+    for ours, apart in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, apart, rtol=1e-5, atol=1e-7)
+    assert (len(rows[0]) == 1) == (limit is None) and sum(rows[1]) == table.lengths_N[order].sum()
+    by_client = np.lexsort((table.lengths_N[order], owners_B))
+    least = len(SharedBeginnings.of(table.pack(order[by_client]), owners_B[by_client]).first_N)
+    assert sum(rows[0]) == least if limit is None else least <= sum(rows[0]) <= sum(rows[1])
