@@ -130,7 +130,7 @@ class LayerStack:
         kept = self._all[part]
         if self._family.layers_by_index:
             inside = range(*part.indices(len(self._all)))
-            kept = nn.ModuleList(layer if place in inside else _Passed() for place, layer in enumerate(self._all))
+            kept = nn.ModuleList(layer if place in inside else _Passed(layer) for place, layer in enumerate(self._all))
         setattr(self._parent, self._name, kept)
         try:
             yield
@@ -139,7 +139,12 @@ class LayerStack:
 
 
 class _Passed(nn.Module):
-    """Stands where a layer is left out."""
+    """Stands where a layer is left out; some versions of transformers choose a mask by its kind of attention."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        if hasattr(layer, "attention_type"):
+            self.attention_type = layer.attention_type
 
     def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
         return hidden
