@@ -43,6 +43,7 @@ class Quadratic:
     """A differentiable model of one layer whose prompt is x; an example's class says whose loss it is."""
 
     device, hidden_size = torch.device("cpu"), 1
+    shares_beginnings = False
 
     def __init__(self, h_NF, a_NF):
         self.h_NF, self.a_NF = torch.from_numpy(h_NF), torch.from_numpy(a_NF)

@@ -68,7 +68,7 @@ def test_the_doctor_says_who_has_reserved_what_and_who_waits(shared, fedsim):
         "search": {"state": "CREATED", "groups": 1, "cpus": 0.5, "gpus": 1, "memory_bytes": 0},
         OUTSIDE: {"state": "", "groups": 0, "cpus": 0.25, "gpus": 0, "memory_bytes": 30 * MB},
     }
-    assert node["status"] == "ok" and node["text"].startswith("1.75 of 4 CPUs, 1 of 1 GPUs and 110 MB of ")
+    assert node["status"] == "ok" and node["text"].startswith("1.75 of 4 CPUs, 1 of 2 GPUs and 110 MB of ")
     assert "fedsim/sst2: 1 CPUs and 80 MB of memory (1 placement group, CREATED)" in node["text"]
     waiting = findings["waiting for room"]
     assert waiting["status"] == "warning" and waiting["reserved"] == [

@@ -265,7 +265,7 @@ def test_a_run_ends_where_its_written_responses_reach_the_target_or_get_no_bette
         ({"metrics": ["chrf"]}, r"stop.metric=f1 is not among evaluation.generate.metrics=\[chrf\]; add f1 to them"),
         (
             {"every": 0},
-            "with evaluation.generate.every=0 it writes after the last one alone; set evaluation.generate.every=1",
+            "with evaluation.generate.every=0 it writes after the last one alone; set evaluation.generate.every to 1",
         ),
     ],
 )
