@@ -58,13 +58,7 @@ tuners = pytest.mark.parametrize("tuner", ("prefix", *TUNERS))
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> SharedByFamily:
     """Return the weights of each family's tiny model, in float64."""
-
-    class InFloat64(SharedByFamily):
-        def __missing__(self, family: str) -> SharedWeights:
-            self[family] = shared(tiny_model(family), self._folder / family, dtype="float64")
-            return self[family]
-
-    return InFloat64(tmp_path_factory.mktemp("models"))
+    return SharedByFamily(tmp_path_factory.mktemp("models"), dtype="float64")
 
 
 def matrix(rows: int, columns: int, seed: int = 0) -> Tensor:

@@ -16,7 +16,7 @@ from test_label_word_scores import texts as texts_of_words
 from test_label_word_scores import words_of
 from test_packing import LENGTHS, OWNERS, SHUFFLED, texts
 from test_tuners import numbers
-from tiny_models import CONFIGS, LABEL_WORDS, SharedByFamily, runnable, shared, tiny_model
+from tiny_models import CONFIGS, LABEL_WORDS, SharedByFamily, runnable
 from torch import Tensor
 
 from clients.backbone.frozen_states import compute_states
@@ -47,12 +47,8 @@ HEADS = {
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> SharedByFamily:
-    class InFloat64(SharedByFamily):
-        def __missing__(self, family: str) -> SharedWeights:
-            self[family] = shared(tiny_model(family), self._folder / family, dtype="float64")
-            return self[family]
-
-    return InFloat64(tmp_path_factory.mktemp("models"))
+    """Return the weights of each family's tiny model, in float64."""
+    return SharedByFamily(tmp_path_factory.mktemp("models"), dtype="float64")
 
 
 def alike(table: TokenTable) -> TokenTable:
